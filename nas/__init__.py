@@ -1,0 +1,42 @@
+"""Hardware-aware architecture search over mobile hybrid transformers.
+
+Everything here is loaded when it is first used, so that what needs no torch imports none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nas.errors import InputError, NasError
+
+if TYPE_CHECKING:
+    from nas.latency import Estimate, LatencyTable, load_table
+    from nas.network import Network, build
+    from nas.search import Found, Scores, load_scores, search
+    from nas.space import Architecture, Operation, Space, load_architecture, load_space
+    from nas.weights import import_weights
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "nas.latency": ("Estimate", "LatencyTable", "load_table"),
+    "nas.network": ("Network", "build"),
+    "nas.search": ("Found", "Scores", "load_scores", "search"),
+    "nas.space": ("Architecture", "Operation", "Space", "load_architecture", "load_space"),
+    "nas.weights": ("import_weights",),
+}
+_MODULES = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Architecture", "Estimate", "Found", "InputError", "LatencyTable", "NasError", "Network", "Operation", "Scores",
+    "Space", "build", "import_weights", "load_architecture", "load_scores", "load_space", "load_table", "search",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'nas' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,26 @@
+"""What can go wrong in a way the user can mend: one line that names the file, the key and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NasError(Exception):
+    """The work failed (exit code 1). The message is one line for the user; no traceback is shown."""
+
+    exit_code = 1
+
+
+class InputError(NasError, ValueError):
+    """The input was wrong (exit code 2): a file, a key, a name or an option."""
+
+    exit_code = 2
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'? (known: ...)` for an unknown `name`, to be put at the end of a message."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f", did you mean '{close[0]}'?" if close else ";"
+    return f"{hint} known: {', '.join(known) or 'none'}"

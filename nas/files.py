@@ -1,0 +1,132 @@
+"""Reading and writing the project's files: YAML whose errors carry the line, and writes that never leave half a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import InputError, NasError
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` and renames it there once the block ends without an error.
+
+    A full disk or a kill while writing leaves the old file whole. Raises NasError naming the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise NasError(f"{path}: could not be written ({error.strerror or error}); what was there is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+
+
+def dump_yaml(data: Any) -> str:
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+
+
+def write_yaml(path: str | Path, data: Any) -> None:
+    write_text(path, dump_yaml(data))
+
+
+class YamlFile:
+    """A YAML mapping with the line of every key, so that an error can point at it.
+
+    Raises InputError for malformed YAML, a file that is no mapping, or a key that stands twice.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        text = read_text(path)
+        try:
+            self._root = yaml.compose(text, Loader=_Loader)
+            self.data: dict[str, Any] = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            raise InputError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', error)}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: malformed YAML: {error}") from None
+        if not isinstance(self.data, dict):
+            raise InputError(f"{path}: expected a mapping of keys, found {type(self.data).__name__}")
+        self._refuse_duplicates(self._root)
+
+    def line(self, keys: Sequence[str | int]) -> int:
+        """The line of the value at this path of keys, or of the deepest part of the path that is there."""
+        node, line = self._root, 1
+        for key in keys:
+            if isinstance(node, yaml.MappingNode):
+                found = next(((k, v) for k, v in node.value if k.value == str(key)), None)
+                if found is None:
+                    break
+                line, node = found[0].start_mark.line + 1, found[1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                node = node.value[key]
+                line = node.start_mark.line + 1
+            else:
+                break
+        return line
+
+    def error(self, keys: Sequence[str | int], reason: str) -> InputError:
+        """An error that names the file, the line, the key and the reason."""
+        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+        return InputError(f"{self.path}:{self.line(keys)}: {where + ': ' if where else ''}{reason}")
+
+    def parse(self, parse: Callable[[Any], Any], keys: Sequence[str | int], value: Any) -> Any:
+        """`parse(value)`, its ValueError turned into an error at this path of keys."""
+        try:
+            return parse(value)
+        except InputError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise self.error(keys, str(error)) from None
+
+    def _refuse_duplicates(self, node: Any) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if key.value in seen:
+                    raise InputError(f"{self.path}:{key.start_mark.line + 1}: {key.value}: this key stands twice")
+                seen.add(key.value)
+                self._refuse_duplicates(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self._refuse_duplicates(item)

@@ -1,0 +1,58 @@
+"""Where named things are found: a user's own in the working directory first, then what ships with the package.
+
+Spaces, latency tables and recorded experiments stand at the top of the repository, and travel in the wheel as
+`nas/_shipped/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nas.errors import InputError, nearest
+
+SPACES = "search_spaces"
+TABLES = "latency_tables"
+EXPERIMENTS = "experiments"
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def roots(folder: str) -> list[Path]:
+    """The folders of this name, the one that wins first."""
+    shipped = _PACKAGE / "_shipped" / folder
+    candidates = [Path.cwd() / folder, shipped if shipped.is_dir() else _PACKAGE.parent / folder]
+    return [root for root in dict.fromkeys(candidates) if root.is_dir()]
+
+
+def shipped(folder: str) -> Path:
+    """The folder of this name that belongs to the package."""
+    return roots(folder)[-1]
+
+
+def names(folder: str, pattern: str) -> dict[str, Path]:
+    """What is there by name: a file's stem, or the folder that holds `pattern` when it has a slash."""
+    return dict(sorted(reversed(list(_entries(folder, pattern)))))
+
+
+def _entries(folder: str, pattern: str) -> Iterator[tuple[str, Path]]:
+    for root in roots(folder):
+        for path in root.glob(pattern):
+            yield (path.parent.name if "/" in pattern else path.stem), path
+
+
+def find(what: str, folder: str, pattern: str, name: str) -> Path:
+    """The path of the `what` called `name`, or `name` itself when it is a path.
+
+    Raises:
+        InputError: when there is neither, with the nearest name that exists.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1 or path.is_dir():
+        if not path.exists():
+            raise InputError(f"{name}: there is no such {what} file")
+        return path
+    known = names(folder, pattern)
+    if name not in known:
+        raise InputError(f"unknown {what} '{name}'{nearest(name, known)}")
+    return known[name]

@@ -1,0 +1,269 @@
+"""Architecture: one member of a space as plain frozen data, and the chain of operations that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from nas.errors import InputError
+from nas.files import YamlFile, write_yaml
+from nas.specs import BlockSpec, Flatten, Identity, Shape, Unflatten, from_dict
+
+FORMAT = "nas-architecture-1"
+STRIDE = 32
+"""How much the four stages reduce the input: 4, 8, 16, 32."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One child module of the network, one row of a latency table, one bar of a breakdown.
+
+    Attributes:
+        name: where it stands in the network: stem, stage2_entry, stage3_block5, stage4_flatten, head.
+        spec: kind and hyperparameters.
+        input: the shape that comes in; the one that goes out follows from both.
+    """
+
+    name: str
+    spec: BlockSpec
+    input: Shape
+
+    @property
+    def output(self) -> Shape:
+        return self.spec.output_shape(self.input)
+
+    @property
+    def macs(self) -> int:
+        return self.spec.macs(self.input)
+
+    @property
+    def params(self) -> int:
+        return self.spec.params(self.input)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What a latency depends on: kind, hyperparameters, input shape. The name is no part of it."""
+        return _key(self.spec, self.input)
+
+    def __str__(self) -> str:
+        kind, hyperparameters, shape = self.key
+        return f"{kind}({hyperparameters}) on {shape}"
+
+
+@lru_cache(maxsize=65536)
+def _key(spec: BlockSpec, shape: Shape) -> tuple[str, str, str]:
+    return spec.kind, str(spec), str(shape)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage at one resolution: how it is entered (stem or embedding) and what stands at its positions."""
+
+    entry: BlockSpec
+    blocks: tuple[BlockSpec, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels of the stage's residual stream."""
+        return int(self.entry.width)  # type: ignore[attr-defined]
+
+    @cached_property
+    def depth(self) -> int:
+        """Blocks that are there, dropped positions not counted."""
+        return sum(not isinstance(block, Identity) for block in self.blocks)
+
+    def with_width(self, width: int) -> Stage:
+        return replace(self, entry=replace(self.entry, width=width))  # type: ignore[call-arg]
+
+    def with_block(self, position: int, block: BlockSpec) -> Stage:
+        return replace(self, blocks=(*self.blocks[:position], block, *self.blocks[position + 1 :]))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network, fully explicit: it rebuilds with no space file at hand.
+
+    A stage's positions may hold `identity` where a block was dropped, so that an architecture that was sliced out of
+    a supernet remembers which of its positions are which; `compact()` leaves them out.
+    """
+
+    space: str
+    resolution: tuple[int, int]
+    stages: tuple[Stage, ...]
+    head: BlockSpec
+    name: str = ""
+
+    def operations(self) -> tuple[Operation, ...]:
+        """The chain of operations from image to logits, layout changes included."""
+        return self._operations
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(stage.width for stage in self.stages)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return tuple(stage.depth for stage in self.stages)
+
+    @property
+    def classes(self) -> int:
+        return int(self.head.classes)  # type: ignore[attr-defined]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(operation.macs for operation in self.operations())
+
+    @property
+    def params(self) -> int:
+        """Learned parameters."""
+        return sum(operation.params for operation in self.operations())
+
+    def with_stage(self, index: int, stage: Stage) -> Architecture:
+        return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
+
+    def at(self, resolution: int | tuple[int, int] | None = None, classes: int | None = None) -> Architecture:
+        """The same network for another input size or another number of classes."""
+        size = (resolution, resolution) if isinstance(resolution, int) else resolution or self.resolution
+        check_resolution(size)
+        head = replace(self.head, classes=classes) if classes else self.head  # type: ignore[call-arg]
+        return replace(self, resolution=size, head=head)
+
+    def compact(self) -> Architecture:
+        """The same network without its dropped positions."""
+        return replace(self, stages=tuple(
+            replace(stage, blocks=tuple(block for block in stage.blocks if not isinstance(block, Identity)))
+            for stage in self.stages
+        ))  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "space": self.space,
+            "resolution": list(self.resolution),
+            "stages": [
+                {"entry": stage.entry.to_dict(), "blocks": [_block_to_data(block) for block in stage.blocks]}
+                for stage in self.stages
+            ],
+            "head": self.head.to_dict(),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Writes the YAML file that `load_architecture` reads."""
+        write_yaml(path, self.to_dict())
+
+    @cached_property
+    def _operations(self) -> tuple[Operation, ...]:
+        return tuple(_chain(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_operations"}
+
+
+def check_resolution(resolution: Sequence[int]) -> None:
+    """Raises ValueError unless both sides are positive multiples of 32, the stride of the last stage."""
+    if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
+        size = "x".join(map(str, resolution))
+        raise ValueError(f"resolution {size}: both sides must be multiples of {STRIDE}, at least {STRIDE}")
+
+
+def _chain(arch: Architecture) -> Iterator[Operation]:
+    shape = Shape(3, *arch.resolution)
+    for index, stage in enumerate(arch.stages, start=1):
+        steps = [("stem" if index == 1 else f"stage{index}_entry", stage.entry)]
+        steps += [(f"stage{index}_block{position}", block) for position, block in enumerate(stage.blocks, start=1)]
+        for name, spec in steps:
+            if isinstance(spec, Identity):
+                continue
+            for operation in _with_layout(f"stage{index}", name, spec, shape):
+                yield operation
+                shape = operation.output
+    yield from _with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
+
+
+def _with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterator[Operation]:
+    """The operation, after the change of layout that it needs."""
+    if spec.layout != shape.layout:
+        change = Flatten() if spec.layout == "tokens" else Unflatten()
+        reshape = Operation(f"{stage}_{change.kind}", change, shape)
+        yield reshape
+        shape = reshape.output
+    try:
+        spec.check(shape)
+    except ValueError as error:
+        raise InputError(f"{name}: {spec.kind} does not fit its input {shape}: {error}") from None
+    yield Operation(name, spec, shape)
+
+
+def _block_to_data(block: BlockSpec) -> dict[str, Any] | str:
+    return block.kind if isinstance(block, Identity) else block.to_dict()
+
+
+def load_architecture(path: str | Path) -> Architecture:
+    """Reads an architecture's YAML file.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
+    return architecture_from(YamlFile(path))
+
+
+def architecture_from(file: YamlFile) -> Architecture:
+    """The architecture in an opened YAML file, every mistake reported with its line."""
+    data = file.data
+    if data.get("format") != FORMAT:
+        raise file.error(["format"], f"is {data.get('format')!r}, expected '{FORMAT}'; this is no architecture file")
+    known = {"format", "name", "space", "resolution", "stages", "head"}
+    for key in data:
+        if key not in known:
+            raise file.error([key], f"unknown key; known: {', '.join(sorted(known))}")
+    resolution = file.parse(_resolution, ["resolution"], data.get("resolution"))
+    stages = data.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise file.error(["stages"], "expected a list of stages")
+    arch = Architecture(
+        space=str(data.get("space", "")),
+        name=str(data.get("name", "")),
+        resolution=resolution,
+        stages=tuple(_stage(file, index, stage) for index, stage in enumerate(stages)),
+        head=_spec(file, ["head"], data.get("head")),
+    )
+    if not hasattr(arch.head, "classes"):
+        raise file.error(["head"], f"{arch.head.kind} is no classifier: it has no classes")
+    try:
+        arch.operations()
+    except ValueError as error:
+        raise file.error([], str(error)) from None
+    return arch
+
+
+def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
+    keys = ["stages", index]
+    if not isinstance(stage, dict) or set(stage) != {"entry", "blocks"}:
+        raise file.error(keys, "expected the keys entry and blocks")
+    if not isinstance(stage["blocks"], list):
+        raise file.error([*keys, "blocks"], "expected a list of blocks")
+    entry = _spec(file, [*keys, "entry"], stage["entry"])
+    if not hasattr(entry, "width"):
+        raise file.error([*keys, "entry"], f"{entry.kind} cannot enter a stage: it sets no width")
+    blocks = (_spec(file, [*keys, "blocks", i], block) for i, block in enumerate(stage["blocks"]))
+    return Stage(entry, tuple(blocks))
+
+
+def _spec(file: YamlFile, keys: Sequence[str | int], data: Any) -> BlockSpec:
+    if not isinstance(data, (dict, str)):
+        raise file.error(keys, f"expected a block, found {data!r}")
+    parse: Callable[[Any], BlockSpec] = from_dict
+    spec: BlockSpec = file.parse(parse, keys, data)
+    return spec
+
+
+def _resolution(value: Any) -> tuple[int, int]:
+    if not isinstance(value, list) or not all(isinstance(side, int) and not isinstance(side, bool) for side in value):
+        raise ValueError(f"{value!r} is no list of two whole numbers")
+    check_resolution(value)
+    return value[0], value[1]

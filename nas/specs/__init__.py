@@ -1,0 +1,89 @@
+"""The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block by formula.
+
+A block is added by one file here (its spec) and one in `nas.blocks` (its module), each named in its package's dict.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from nas.errors import nearest
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec
+from nas.specs.conv_embedding import ConvEmbedding
+from nas.specs.conv_stem import ConvStem
+from nas.specs.identity import Identity
+from nas.specs.layers import Layer, Trace
+from nas.specs.mb3d import MB3D
+from nas.specs.mb4d import MB4D
+from nas.specs.reshape import Flatten, Unflatten
+from nas.specs.shape import Layout, Shape
+from nas.specs.token_head import TokenHead
+
+SPECS: dict[str, type[BlockSpec]] = {
+    spec.kind: spec for spec in (Identity, Flatten, Unflatten, ConvStem, ConvEmbedding, MB4D, MB3D, TokenHead)
+}
+
+
+def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
+    """The spec that `{"kind": ..., hyperparameter: value, ...}` describes; a bare string is a kind alone.
+
+    Raises:
+        ValueError: for an unknown kind or hyperparameter, a missing one, or a value that its type or rule refuses.
+    """
+    values = {"kind": data} if isinstance(data, str) else dict(data)
+    kind = values.pop("kind", None)
+    return _make(kind, lambda model: model.model_validate(values))
+
+
+def parse(kind: str, hyperparameters: str) -> BlockSpec:
+    """The spec that a table row names: its kind and `str(spec)`, as in ('mb4d', 'expansion=4;pool=3').
+
+    Raises:
+        ValueError: as `from_dict`.
+    """
+    items = (item.partition("=") for item in hyperparameters.split(";") if item)
+    return _make(kind, lambda model: model.model_validate_strings({name: value for name, _, value in items}))
+
+
+def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) -> BlockSpec:
+    if kind not in SPECS:
+        raise ValueError(f"unknown block kind '{kind}'{nearest(str(kind), SPECS)}")
+    try:
+        return SPECS[kind](**dict(validate(_model(SPECS[kind]))))
+    except ValidationError as error:
+        raise ValueError(f"{kind}: {explain(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from None
+
+
+@cache
+def _model(cls: type[BlockSpec]) -> type[BaseModel]:
+    """A pydantic model of the spec's fields, which checks names and types."""
+    hints = typing.get_type_hints(cls)
+    columns: dict[str, Any] = {
+        field.name: (hints[field.name], ... if field.default is MISSING else field.default) for field in fields(cls)
+    }
+    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
+
+
+def explain(error: ValidationError) -> str:
+    """The first mistake that pydantic found, in one line with its key."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("missing", "extra_forbidden"):
+        return f"{where}: {'is missing' if first['type'] == 'missing' else 'unknown key'}"
+    given = "" if first["type"] == "value_error" else f", found {first['input']!r}"
+    return f"{where + ': ' if where else ''}{reason}{given}"
+
+
+__all__ = [
+    "ACTIVATIONS", "MB3D", "MB4D", "SPECS", "Activation", "BlockSpec", "ConvEmbedding", "ConvStem", "Flatten",
+    "Identity", "Layer", "Layout", "Shape", "TokenHead", "Trace", "Unflatten", "explain", "from_dict", "parse",
+]  # fmt: skip

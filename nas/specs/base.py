@@ -1,0 +1,73 @@
+"""What every entry of the block vocabulary tells about itself without torch."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, get_args
+
+from nas.specs.layers import Layer, Trace
+from nas.specs.shape import Layout, Shape
+
+Activation = Literal["relu", "gelu", "hardswish", "silu"]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+
+
+@dataclass(frozen=True)
+class BlockSpec(abc.ABC):
+    """The hyperparameters of one block; a subclass a kind, its fields the hyperparameters.
+
+    A subclass names its `kind`, the `layout` it takes, and lists its layers in `trace`. Rules that hold for any input
+    belong in `__post_init__`, rules that depend on the input shape in `check`; both raise ValueError with the reason.
+    """
+
+    kind: ClassVar[str]
+    layout: ClassVar[Layout] = "map"
+
+    @abc.abstractmethod
+    def trace(self, shape: Shape) -> Trace:
+        """Walks through the block's layers from its input `shape`."""
+
+    def check(self, shape: Shape) -> None:
+        """Raises ValueError when the block cannot take an input of this shape."""
+
+    def layers(self, shape: Shape) -> tuple[Layer, ...]:
+        return _traced(self, shape)[0]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return _traced(self, shape)[1]
+
+    def macs(self, shape: Shape) -> int:
+        """Multiply-accumulates of one forward pass at batch size 1."""
+        return sum(layer.macs for layer in self.layers(shape))
+
+    def params(self, shape: Shape) -> int:
+        """Learned parameters."""
+        return sum(layer.params for layer in self.layers(shape))
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """`kind` and hyperparameters as plain data; `nas.specs.from_dict` is the inverse."""
+        return {"kind": self.kind, **self.hyperparameters()}
+
+    def __str__(self) -> str:
+        return ";".join(f"{name}={_plain(value)}" for name, value in self.hyperparameters().items())
+
+
+@lru_cache(maxsize=65536)
+def _traced(spec: BlockSpec, shape: Shape) -> tuple[tuple[Layer, ...], Shape]:
+    trace = spec.trace(shape)
+    return tuple(trace.layers), trace.shape
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def require(condition: bool, reason: str) -> None:
+    """Raises ValueError with `reason` unless `condition` holds."""
+    if not condition:
+        raise ValueError(reason)

@@ -1,0 +1,59 @@
+"""The shape of one activation, without its batch dimension."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Layout = Literal["map", "tokens", "vector"]
+
+_TEXT = re.compile(r"(?:(tokens|vector):)?(\d+)x(\d+)x(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An activation of `channels` at `height` x `width` positions.
+
+    `layout` says how it lies in memory: a map (B, C, H, W), tokens (B, H*W, C), or a vector (B, C).
+    Tokens keep their grid, because attention biases are tied to it.
+    """
+
+    channels: int
+    height: int
+    width: int
+    layout: Layout = "map"
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width
+
+    @property
+    def elements(self) -> int:
+        return self.channels * self.height * self.width
+
+    def resized(self, stride: int) -> Shape:
+        """The shape after a convolution of this stride with `same` padding."""
+        return replace(self, height=-(-self.height // stride), width=-(-self.width // stride))
+
+    def tensor(self, batch: int = 1) -> tuple[int, ...]:
+        """The dimensions of a tensor of this shape."""
+        if self.layout == "map":
+            return (batch, self.channels, self.height, self.width)
+        if self.layout == "tokens":
+            return (batch, self.tokens, self.channels)
+        return (batch, self.channels)
+
+    def __str__(self) -> str:
+        prefix = "" if self.layout == "map" else f"{self.layout}:"
+        return f"{prefix}{self.channels}x{self.height}x{self.width}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """The inverse of `str()`. Raises ValueError for anything else."""
+        match = _TEXT.fullmatch(text)
+        if not match:
+            raise ValueError(f"'{text}' is no shape; expected CHANNELSxHEIGHTxWIDTH, as 48x56x56 or tokens:448x7x7")
+        layout, *sizes = match.groups()
+        channels, height, width = (int(size) for size in sizes)
+        return cls(channels, height, width, layout or "map")  # type: ignore[arg-type]
