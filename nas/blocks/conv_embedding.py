@@ -1,0 +1,25 @@
+"""The strided convolution between two stages."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from nas.blocks.base import Axes, Block
+from nas.blocks.layers import ConvNorm
+from nas.specs import ConvEmbedding, Shape
+
+
+class ConvEmbeddingBlock(Block):
+    """(B, C, H, W) to (B, width, H/2, W/2); see `nas.specs.ConvEmbedding`."""
+
+    axes: ClassVar[Axes] = ConvNorm.axes("projection", "in", "out")
+
+    def __init__(self, spec: ConvEmbedding, shape: Shape) -> None:
+        super().__init__()
+        self.projection = ConvNorm(shape.channels, spec.width, kernel=3, stride=2)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        x_bchw = self.projection(x_bchw)
+        return x_bchw

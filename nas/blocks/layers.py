@@ -1,0 +1,79 @@
+"""Layers that several blocks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas.blocks.base import Axes
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "gelu": nn.GELU, "hardswish": nn.Hardswish, "silu": nn.SiLU,
+}  # fmt: skip
+
+LAYER_SCALE_INIT = 1e-5
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution with `same` padding and the batch norm that deployment folds into it."""
+
+    def __init__(self, channels: int, width: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, kernel, stride, kernel // 2)
+        self.norm = nn.BatchNorm2d(width)
+
+    @staticmethod
+    def axes(name: str, channels: str | None, width: str) -> Axes:
+        """The axes of a ConvNorm called `name`."""
+        vectors = ("conv.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+        return {f"{name}.conv.weight": (width, channels, None, None), **{f"{name}.{v}": (width,) for v in vectors}}
+
+
+def linear_axes(name: str, channels: str | None, width: str | None) -> Axes:
+    """The axes of a linear layer called `name`."""
+    return {f"{name}.weight": (width, channels), f"{name}.bias": (width,)}
+
+
+def norm_axes(name: str, channels: str) -> Axes:
+    """The axes of a layer norm called `name`."""
+    return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
+
+
+def layer_scale(channels: int) -> nn.Parameter:
+    """A learned factor a channel (CaiT, arXiv:2103.17239)."""
+    return nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal weights of std 0.02 and zero biases, as the authors initialise linear layers and MLPs."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
+    """The grid that holds this many tokens and has the aspect ratio of `grid`.
+
+    Raises:
+        ValueError: when there is none, because the input's aspect ratio is not the one the network was built for.
+    """
+    if tokens == grid[0] * grid[1]:
+        return grid
+    height = round((tokens * grid[0] / grid[1]) ** 0.5)
+    if height < 1 or tokens % height or height * grid[1] != tokens // height * grid[0]:
+        raise ValueError(
+            f"{tokens} tokens do not form a grid of the shape {grid[0]}x{grid[1]} that this network was built for; "
+            "build it for this input with nas.build(arch.at((height, width)))"
+        )
+    return height, tokens // height
+
+
+def to_tokens(x_bchw: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, H*W, C)."""
+    return x_bchw.flatten(2).transpose(1, 2)
+
+
+def to_map(x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, H*W, C) to (B, C, H, W)."""
+    return x_bnc.transpose(1, 2).unflatten(2, grid)

@@ -1,0 +1,88 @@
+"""EfficientFormer's global block."""
+
+from __future__ import annotations
+
+import warnings
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.blocks.base import Axes, Block
+from nas.blocks.layers import ACTIVATIONS, grid_of, init_linear, layer_scale, linear_axes, norm_axes
+from nas.specs import MB3D, Shape
+
+
+class MB3DBlock(Block):
+    """Self-attention with a learned bias and MLP on (B, N, C); see `nas.specs.MB3D` for the equations.
+
+    `bias` is a table (heads, H, W): one value for each distance (|dy|, |dx|) on the grid that the block was built for.
+    Tokens of another grid of the same aspect ratio are taken too: the table is resized bilinearly, with a warning.
+    """
+
+    axes: ClassVar[Axes] = {
+        **norm_axes("mixer_norm", "out"),
+        **linear_axes("qkv", "out", None),
+        **linear_axes("mixer_projection", None, "out"),
+        "mixer_scale": ("out",),
+        **norm_axes("mlp_norm", "out"),
+        **linear_axes("expand", "out", "hidden"),
+        **linear_axes("project", "hidden", "out"),
+        "mlp_scale": ("out",),
+    }
+
+    def __init__(self, spec: MB3D, shape: Shape) -> None:
+        super().__init__()
+        channels = shape.channels
+        self.heads, self.split = spec.heads, [spec.key_dim, spec.key_dim, spec.value_dim]
+        self.grid = (shape.height, shape.width)
+        self.mixer_norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, spec.heads * sum(self.split))
+        self.bias = nn.Parameter(torch.zeros(spec.heads, *self.grid))
+        self.mixer_projection = nn.Linear(spec.heads * spec.value_dim, channels)
+        self.mixer_scale = layer_scale(channels)
+        self.mlp_norm = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, spec.expansion * channels)
+        self.activation = ACTIVATIONS[spec.activation]()
+        self.project = nn.Linear(spec.expansion * channels, channels)
+        self.mlp_scale = layer_scale(channels)
+        self.register_buffer("distances", _distances(self.grid), persistent=False)
+        self.register_buffer("constant_bias", None, persistent=False)
+        self.apply(init_linear)
+
+    def forward(self, x_bnc: Tensor) -> Tensor:
+        x_bnc = x_bnc + self.mixer_scale * self._attention(self.mixer_norm(x_bnc))
+        hidden = self.activation(self.expand(self.mlp_norm(x_bnc)))
+        return x_bnc + self.mlp_scale * self.project(hidden)
+
+    def deploy(self) -> None:
+        with torch.no_grad():
+            self.constant_bias = self._bias(self.grid).clone()
+
+    def _attention(self, x_bnc: Tensor) -> Tensor:
+        batch, tokens, _ = x_bnc.shape
+        qkv = self.qkv(x_bnc).reshape(batch, tokens, self.heads, -1).transpose(1, 2)
+        q, k, v = qkv.split(self.split, dim=3)
+        scores = q @ k.transpose(2, 3) * self.split[0] ** -0.5 + self._bias(grid_of(tokens, self.grid))
+        mixed = scores.softmax(dim=3) @ v
+        projected: Tensor = self.mixer_projection(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+    def _bias(self, grid: tuple[int, int]) -> Tensor:
+        """The bias (heads, N, N) between all tokens of the grid."""
+        if grid == self.grid:
+            return self.bias.flatten(1)[:, self.distances] if self.constant_bias is None else self.constant_bias
+        warnings.warn(f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution", stacklevel=2)
+        return resize_bias(self.bias, grid).flatten(1)[:, _distances(grid).to(self.bias.device)]
+
+
+def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The bias table (heads, H, W) for another grid, resized bilinearly."""
+    return F.interpolate(table[None], size=grid, mode="bilinear", align_corners=True)[0]
+
+
+def _distances(grid: tuple[int, int]) -> Tensor:
+    """For every pair of tokens the index |dy| * W + |dx| into a flattened bias table: (N, N)."""
+    y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"))
+    return (y[:, None] - y).abs() * grid[1] + (x[:, None] - x).abs()

@@ -1,0 +1,56 @@
+"""Network: an architecture as a torch module, one child an operation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nas.blocks import Block, build_block
+from nas.blocks.layers import to_map
+from nas.space import Architecture
+
+
+class Network(nn.Module):
+    """(B, 3, H, W) to logits (B, classes) in eval mode.
+
+    Every operation of `architecture` is the child module of its name: stem, stage2_entry, stage3_block5, head. In
+    training mode a distillation head returns a pair of logits.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        for operation in architecture.operations():
+            self.add_module(operation.name, build_block(operation.spec, operation.input))
+
+    def forward(self, x_bchw: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x: Tensor = x_bchw
+        for block in self.children():
+            x = block(x)
+        return x
+
+    def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
+        features: dict[str, Tensor] = {}
+        x, grid = x_bchw, (0, 0)
+        for name, block in self.named_children():
+            if name == "head":
+                break
+            x = block(x)
+            if x.dim() == 4:
+                grid = (x.shape[2], x.shape[3])
+            stage = "stage1" if name == "stem" else name.partition("_")[0]
+            if not name.endswith("_unflatten"):
+                features[stage] = x if x.dim() == 4 else to_map(x, grid)
+        return tuple(features.values())
+
+    def deploy(self) -> Network:
+        """Replaces what only training needs by constants, in place: merged heads, constant attention biases."""
+        for block in self.children():
+            if isinstance(block, Block):
+                block.deploy()
+        return self
+
+
+def build(architecture: Architecture) -> Network:
+    """The network of an architecture, freshly initialised, in training mode."""
+    return Network(architecture)
