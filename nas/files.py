@@ -82,7 +82,8 @@ class YamlFile:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
-            raise InputError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', error)}") from None
+            reason = str(getattr(error, "problem", error)).splitlines()[0]
+            raise InputError(f"{path}{line}: malformed YAML: {reason}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: malformed YAML: {error}") from None
         if not isinstance(self.data, dict):
@@ -119,14 +120,18 @@ class YamlFile:
         except (ValueError, TypeError) as error:
             raise self.error(keys, str(error)) from None
 
-    def _refuse_duplicates(self, node: Any) -> None:
+    def _refuse_duplicates(self, node: Any, visited: set[int] | None = None) -> None:
+        visited = set() if visited is None else visited
+        if id(node) in visited:  # an alias, which may even stand inside what it repeats
+            return
+        visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
                 if key.value in seen:
                     raise InputError(f"{self.path}:{key.start_mark.line + 1}: {key.value}: this key stands twice")
                 seen.add(key.value)
-                self._refuse_duplicates(value)
+                self._refuse_duplicates(value, visited)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
-                self._refuse_duplicates(item)
+                self._refuse_duplicates(item, visited)

@@ -19,10 +19,13 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        for operation in architecture.operations():
+        operations = architecture.operations()
+        self._has_tokens = any(operation.output.layout == "tokens" for operation in operations[:-1])
+        for operation in operations:
             self.add_module(operation.name, build_block(operation.spec, operation.input))
 
     def forward(self, x_bchw: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        self._check_aspect(x_bchw)
         x: Tensor = x_bchw
         for block in self.children():
             x = block(x)
@@ -30,6 +33,7 @@ class Network(nn.Module):
 
     def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
+        self._check_aspect(x_bchw)
         features: dict[str, Tensor] = {}
         x, grid = x_bchw, (0, 0)
         for name, block in self.named_children():
@@ -42,6 +46,15 @@ class Network(nn.Module):
             if not name.endswith("_unflatten"):
                 features[stage] = x if x.dim() == 4 else to_map(x, grid)
         return tuple(features.values())
+
+    def _check_aspect(self, x_bchw: Tensor) -> None:
+        """Token blocks cannot see their grid: it follows from their number, if the aspect ratio is the one built for."""
+        height, width = self.architecture.resolution
+        if self._has_tokens and x_bchw.shape[2] * width != x_bchw.shape[3] * height:
+            raise ValueError(
+                f"an input of {x_bchw.shape[2]}x{x_bchw.shape[3]} for a network built for {height}x{width}: its tokens need "
+                "the same aspect ratio; build it for this input with nas.build(arch.at((height, width)))"
+            )
 
     def deploy(self) -> Network:
         """Replaces what only training needs by constants, in place: merged heads, constant attention biases."""

@@ -32,7 +32,10 @@ def shipped(folder: str) -> Path:
 
 def names(folder: str, pattern: str) -> dict[str, Path]:
     """What is there by name: a file's stem, or the folder that holds `pattern` when it has a slash."""
-    return dict(sorted(reversed(list(_entries(folder, pattern)))))
+    found: dict[str, Path] = {}
+    for name, path in _entries(folder, pattern):
+        found.setdefault(name, path)
+    return dict(sorted(found.items()))
 
 
 def _entries(folder: str, pattern: str) -> Iterator[tuple[str, Path]]:
@@ -48,7 +51,7 @@ def find(what: str, folder: str, pattern: str, name: str) -> Path:
         InputError: when there is neither, with the nearest name that exists.
     """
     path = Path(name)
-    if path.suffix or len(path.parts) > 1 or path.is_dir():
+    if path.suffix or len(path.parts) > 1 or ("/" in pattern and path.is_dir()):
         if not path.exists():
             raise InputError(f"{name}: there is no such {what} file")
         return path

@@ -9,6 +9,8 @@ from torch import nn
 
 Axes = Mapping[str, tuple[str | None, ...]]
 """Tensor name to the channel group of each of its dimensions; None where a dimension is never sliced."""
+Published = Mapping[str, Mapping[str, str]]
+"""Checkpoint layout (a name in `nas.weights.LAYOUTS`) to our tensor names, or prefixes of them, and theirs."""
 
 
 class Block(nn.Module):
@@ -21,7 +23,7 @@ class Block(nn.Module):
     """
 
     axes: ClassVar[Axes] = {}
-    published: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    published: ClassVar[Published] = {}
 
     def deploy(self) -> None:
         """Replaces what only training needs by constants, in place. The output in eval mode stays the same."""

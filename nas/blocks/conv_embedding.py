@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nas.blocks.base import Axes, Block
+from nas.blocks.base import Axes, Block, Published
 from nas.blocks.layers import ConvNorm
 from nas.specs import ConvEmbedding, Shape
 
@@ -15,6 +15,10 @@ class ConvEmbeddingBlock(Block):
     """(B, C, H, W) to (B, width, H/2, W/2); see `nas.specs.ConvEmbedding`."""
 
     axes: ClassVar[Axes] = ConvNorm.axes("projection", "in", "out")
+    published: ClassVar[Published] = {
+        "efficientformer/official": {"projection.conv": "proj", "projection.norm": "norm"},
+        "efficientformer/timm": {"projection.conv": "conv", "projection.norm": "norm"},
+    }
 
     def __init__(self, spec: ConvEmbedding, shape: Shape) -> None:
         super().__init__()

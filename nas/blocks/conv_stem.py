@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nas.blocks.base import Axes, Block
+from nas.blocks.base import Axes, Block, Published
 from nas.blocks.layers import ACTIVATIONS, ConvNorm
 from nas.specs import ConvStem, Shape
 
@@ -15,6 +15,14 @@ class ConvStemBlock(Block):
     """(B, 3, H, W) to (B, width, H/4, W/4); see `nas.specs.ConvStem`."""
 
     axes: ClassVar[Axes] = {**ConvNorm.axes("first", None, "hidden"), **ConvNorm.axes("second", "hidden", "out")}
+    published: ClassVar[Published] = {
+        "efficientformer/official": {
+            "first.conv": "0", "first.norm": "1", "second.conv": "3", "second.norm": "4",
+        },
+        "efficientformer/timm": {
+            "first.conv": "conv1", "first.norm": "norm1", "second.conv": "conv2", "second.norm": "norm2",
+        },
+    }  # fmt: skip
 
     def __init__(self, spec: ConvStem, shape: Shape) -> None:
         super().__init__()

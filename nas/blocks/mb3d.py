@@ -9,9 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.blocks.base import Axes, Block
+from nas.blocks.base import Axes, Block, Published
 from nas.blocks.layers import ACTIVATIONS, grid_of, init_linear, layer_scale, linear_axes, norm_axes
 from nas.specs import MB3D, Shape
+
+_PUBLISHED = {
+    "mixer_norm": "norm1", "qkv": "token_mixer.qkv", "bias": "token_mixer.attention_biases",
+    "mixer_projection": "token_mixer.proj", "mlp_norm": "norm2", "expand": "mlp.fc1", "project": "mlp.fc2",
+}  # fmt: skip
 
 
 class MB3DBlock(Block):
@@ -31,6 +36,10 @@ class MB3DBlock(Block):
         **linear_axes("project", "hidden", "out"),
         "mlp_scale": ("out",),
     }
+    published: ClassVar[Published] = {
+        "efficientformer/official": {**_PUBLISHED, "mixer_scale": "layer_scale_1", "mlp_scale": "layer_scale_2"},
+        "efficientformer/timm": {**_PUBLISHED, "mixer_scale": "ls1.gamma", "mlp_scale": "ls2.gamma"},
+    }
 
     def __init__(self, spec: MB3D, shape: Shape) -> None:
         super().__init__()
@@ -47,7 +56,6 @@ class MB3DBlock(Block):
         self.activation = ACTIVATIONS[spec.activation]()
         self.project = nn.Linear(spec.expansion * channels, channels)
         self.mlp_scale = layer_scale(channels)
-        self.register_buffer("distances", _distances(self.grid), persistent=False)
         self.register_buffer("constant_bias", None, persistent=False)
         self.apply(init_linear)
 
@@ -71,10 +79,13 @@ class MB3DBlock(Block):
 
     def _bias(self, grid: tuple[int, int]) -> Tensor:
         """The bias (heads, N, N) between all tokens of the grid."""
-        if grid == self.grid:
-            return self.bias.flatten(1)[:, self.distances] if self.constant_bias is None else self.constant_bias
-        warnings.warn(f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution", stacklevel=2)
-        return resize_bias(self.bias, grid).flatten(1)[:, _distances(grid).to(self.bias.device)]
+        if grid == self.grid and self.constant_bias is not None:
+            return self.constant_bias
+        table = self.bias
+        if grid != self.grid:
+            warnings.warn(f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution", stacklevel=2)
+            table = resize_bias(table, grid)
+        return table.flatten(1)[:, _distances(grid, table.device)]
 
 
 def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -82,7 +93,7 @@ def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(table[None], size=grid, mode="bilinear", align_corners=True)[0]
 
 
-def _distances(grid: tuple[int, int]) -> Tensor:
+def _distances(grid: tuple[int, int], device: torch.device) -> Tensor:
     """For every pair of tokens the index |dy| * W + |dx| into a flattened bias table: (N, N)."""
     y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"))
-    return (y[:, None] - y).abs() * grid[1] + (x[:, None] - x).abs()
+    return ((y[:, None] - y).abs() * grid[1] + (x[:, None] - x).abs()).to(device)

@@ -6,9 +6,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from nas.blocks.base import Axes, Block
+from nas.blocks.base import Axes, Block, Published
 from nas.blocks.layers import ACTIVATIONS, ConvNorm, init_linear, layer_scale
 from nas.specs import MB4D, Shape
+
+_MLP = {
+    "expand.conv": "mlp.fc1", "expand.norm": "mlp.norm1", "project.conv": "mlp.fc2", "project.norm": "mlp.norm2",
+}  # fmt: skip
 
 
 class MB4DBlock(Block):
@@ -19,6 +23,10 @@ class MB4DBlock(Block):
         **ConvNorm.axes("expand", "out", "hidden"),
         **ConvNorm.axes("project", "hidden", "out"),
         "mlp_scale": ("out",),
+    }
+    published: ClassVar[Published] = {
+        "efficientformer/official": {**_MLP, "mixer_scale": "layer_scale_1", "mlp_scale": "layer_scale_2"},
+        "efficientformer/timm": {**_MLP, "mixer_scale": "ls1.gamma", "mlp_scale": "ls2.gamma"},
     }
 
     def __init__(self, spec: MB4D, shape: Shape) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from nas.blocks.base import Axes, Block
+from nas.blocks.base import Axes, Block, Published
 from nas.blocks.layers import init_linear, linear_axes, norm_axes
 from nas.specs import Shape, TokenHead
 
@@ -19,6 +19,10 @@ class TokenHeadBlock(Block):
         **norm_axes("norm", "in"),
         **linear_axes("classifier", "in", None),
         **linear_axes("distilled", "in", None),
+    }
+    published: ClassVar[Published] = {
+        "efficientformer/official": {"norm": "norm", "classifier": "head", "distilled": "dist_head"},
+        "efficientformer/timm": {"norm": "norm", "classifier": "head", "distilled": "head_dist"},
     }
 
     def __init__(self, spec: TokenHead, shape: Shape) -> None:

@@ -182,6 +182,8 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
             for operation in _with_layout(f"stage{index}", name, spec, shape):
                 yield operation
                 shape = operation.output
+            if spec is not stage.entry and shape != operation.input:
+                raise InputError(f"{name}: {spec.kind} changes its input {operation.input} to {shape}: it is no block")
     yield from _with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
 
 
@@ -242,7 +244,7 @@ def architecture_from(file: YamlFile) -> Architecture:
 
 
 def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
-    keys = ["stages", index]
+    keys: list[str | int] = ["stages", index]
     if not isinstance(stage, dict) or set(stage) != {"entry", "blocks"}:
         raise file.error(keys, "expected the keys entry and blocks")
     if not isinstance(stage["blocks"], list):

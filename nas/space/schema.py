@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
+from nas.errors import InputError
 from nas.files import YamlFile
 from nas.space.architecture import check_resolution
 from nas.space.space import Placement, Space, StageSpace
-from nas.specs import BlockSpec, explain, from_dict
+from nas.specs import BlockSpec, Identity, explain, from_dict
 
 FORMAT = "nas-space-1"
 
@@ -36,9 +46,20 @@ class _Range(_Model):
         return tuple(range(self.min, self.max + 1, self.step))
 
 
+def _form(width: Any) -> str | None:
+    return _RANGE if isinstance(width, dict) else _LIST if isinstance(width, list) else None
+
+
+_RANGE, _LIST = "<range>", "<list>"
+_Widths = Annotated[
+    Annotated[_Range, Tag(_RANGE)] | Annotated[list[PositiveInt], Field(min_length=1), Tag(_LIST)],
+    Discriminator(_form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"),
+]
+
+
 class _Stage(_Model):
     entry: dict[str, Any]
-    width: _Range | Annotated[list[PositiveInt], Field(min_length=1)]
+    width: _Widths
     depth: _Range
     local: dict[str, Any]
     global_: dict[str, Any] | None = Field(default=None, alias="global")
@@ -76,7 +97,7 @@ def read_space(path: str | Path) -> Space:
         data = _SpaceFile.model_validate(file.data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        keys = [key for key in first["loc"] if key not in ("_Range", "list[constrained-int]")]
+        keys = [key for key in first["loc"] if key not in (_RANGE, _LIST)]
         raise file.error(keys, explain(error).split(": ", 1)[-1]) from None
     file.parse(check_resolution, ["resolution"], data.resolution)
     space = Space(
@@ -89,12 +110,18 @@ def read_space(path: str | Path) -> Space:
         default_scores=data.scores,
         path=str(path),
     )
+    if not hasattr(space.head, "classes"):
+        raise file.error(["head"], f"{space.head.kind} is no classifier: it has no classes")
     _check_shapes(file, space)
     members = {}
     for name, entry in data.published.items():
         keys = ["published", name]
         if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
             raise file.error(keys, f"widths, depths and attention need {len(space.stages)} values, one a stage")
+        for index, (stage, depth, count) in enumerate(zip(space.stages, entry.depths, entry.attention, strict=True)):
+            if count > (depth if stage.global_ else 0):
+                room = f"the stage has {depth} blocks" if stage.global_ else "the stage has no global block"
+                raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
         member = space.member(entry.widths, entry.depths, entry.attention, name=name)
         file.parse(space.validate, keys, member)
         members[name] = member
@@ -102,7 +129,7 @@ def read_space(path: str | Path) -> Space:
 
 
 def _stage(file: YamlFile, index: int, stage: _Stage) -> StageSpace:
-    keys = ["stages", index]
+    keys: list[str | int] = ["stages", index]
     widths = stage.widths()
     entry = _block(file, [*keys, "entry"], {**stage.entry, "width": widths[-1]})
     for width in widths[:-1]:
@@ -111,14 +138,21 @@ def _stage(file: YamlFile, index: int, stage: _Stage) -> StageSpace:
         entry=entry,
         widths=widths,
         depths=(stage.depth.min, stage.depth.max),
-        local=_block(file, [*keys, "local"], stage.local),
-        global_=_block(file, [*keys, "global"], stage.global_) if stage.global_ else None,
+        local=_candidate(file, [*keys, "local"], stage.local),
+        global_=_candidate(file, [*keys, "global"], stage.global_) if stage.global_ else None,
     )
 
 
 def _block(file: YamlFile, keys: list[str | int], data: dict[str, Any]) -> BlockSpec:
     spec: BlockSpec = file.parse(from_dict, keys, data)
     return spec
+
+
+def _candidate(file: YamlFile, keys: list[str | int], data: dict[str, Any]) -> BlockSpec:
+    block = _block(file, keys, data)
+    if isinstance(block, Identity):
+        raise file.error(keys, "identity is a choice at every position and is not listed; expected a block")
+    return block
 
 
 def _check_shapes(file: YamlFile, space: Space) -> None:
@@ -129,4 +163,7 @@ def _check_shapes(file: YamlFile, space: Space) -> None:
             widths[index] = width
             for attention in space.attention_extremes():
                 arch = space.member(widths, [s.depths[1] for s in space.stages], attention)
-                file.parse(lambda a: a.operations(), ["stages", index], arch)
+                try:
+                    arch.operations()
+                except InputError as error:
+                    raise file.error(["stages", index], str(error)) from None

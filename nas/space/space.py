@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import chain, product
 from typing import Literal
 
 from nas.errors import InputError
@@ -150,7 +150,7 @@ class Space:
             if stage.entry != replace(space.entry, width=stage.width):  # type: ignore[call-arg]
                 raise ValueError(f"stage {index}: entered by {stage.entry.kind}({stage.entry}), not {space.entry.kind}")
         kinds = [self._kinds(index, stage) for index, stage in enumerate(arch.stages)]
-        groups = [sum(kinds, [])] if self.placement == "network_suffix" else kinds
+        groups = [list(chain(*kinds))] if self.placement == "network_suffix" else kinds
         for group in groups:
             if "local" in group[group.index("global") :] if "global" in group else False:
                 where = "network" if self.placement == "network_suffix" else "stage"

@@ -37,7 +37,7 @@ class GumbelSoftmax:
         if self.sampling == "soft":
             return soft
         hard = torch.zeros_like(soft).index_fill_(0, soft.argmax(), 1.0)
-        return hard + soft - soft.detach()
+        return hard + (soft - soft.detach())
 
     def _noise(self, alpha: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.noise == "none":

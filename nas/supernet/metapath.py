@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from nas.blocks import build_block
 from nas.blocks.layers import to_map, to_tokens
 from nas.specs import BlockSpec, Shape
+
+
+Call = Callable[[Any, BlockSpec, Tensor], Tensor]
 
 
 class MetaPath(nn.Module):
@@ -20,18 +27,20 @@ class MetaPath(nn.Module):
     def __init__(self, candidates: tuple[BlockSpec, ...], shape: Shape) -> None:
         super().__init__()
         self.specs = candidates
-        self.inputs = [Shape(shape.channels, shape.height, shape.width, spec.layout) for spec in candidates]
         self.candidates = nn.ModuleDict(
-            {spec.kind: build_block(spec, given) for spec, given in zip(candidates, self.inputs, strict=True)}
+            {spec.kind: build_block(spec, replace(shape, layout=spec.layout)) for spec in candidates}
         )
         self.alpha = nn.Parameter(torch.zeros(len(candidates) + 1))
 
-    def forward(self, x_bchw: Tensor, weights: Tensor) -> Tensor:
-        """sum_n w_n MP_n(x), written as x + sum w_n (MP_n(x) - x): identity is never computed, nor is a weight of 0."""
+    def forward(self, x_bchw: Tensor, weights: Tensor, call: Call = lambda block, spec, x: block(x)) -> Tensor:
+        """sum_n w_n MP_n(x), written as x + sum w_n (MP_n(x) - x): identity is never computed, nor is a weight of 0.
+
+        `call` runs a candidate; the supernet gives one that slices it first.
+        """
         mixed = x_bchw
         for weight, spec, block in zip(weights, self.specs, self.candidates.values(), strict=False):
             if weight != 0:
-                mixed = mixed + weight * (_on_map(block, spec, x_bchw) - x_bchw)
+                mixed = mixed + weight * (_on_map(block, spec, x_bchw, call) - x_bchw)
         return mixed
 
     @torch.no_grad()
@@ -41,8 +50,7 @@ class MetaPath(nn.Module):
         return float(share[:-1].sum() / share[-1])
 
 
-def _on_map(block: nn.Module, spec: BlockSpec, x_bchw: Tensor) -> Tensor:
+def _on_map(block: Any, spec: BlockSpec, x_bchw: Tensor, call: Call) -> Tensor:
     if spec.layout == "map":
-        mapped: Tensor = block(x_bchw)
-        return mapped
-    return to_map(block(to_tokens(x_bchw)), (x_bchw.shape[2], x_bchw.shape[3]))
+        return call(block, spec, x_bchw)
+    return to_map(call(block, spec, to_tokens(x_bchw)), (x_bchw.shape[2], x_bchw.shape[3]))

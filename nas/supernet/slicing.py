@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
-from nas.blocks import Block
+from nas.blocks import Block, build_block
+from nas.specs import BlockSpec, Shape
 
 Keep = Mapping[str, Tensor]
 """Channel group (`in`, `out`) to the ascending indices of the channels that stay."""
 
 
-def group_importance(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
-    """How much each channel of a group matters: its squared norm, over every tensor that holds it.
+@dataclass(frozen=True)
+class Ranking:
+    """The channels of every group, the most important first.
+
+    Attributes:
+        streams: for each stage, those of its residual stream.
+        inner: for each block, those of the groups inside it.
+    """
+
+    streams: Sequence[Tensor]
+    inner: Mapping[Block, Mapping[str, Tensor]]
+
+
+def group_order(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
+    """The channels of a group in descending importance: the squared norm of a channel over every tensor that holds it.
 
     Each tensor is divided by its mean first, so that all have one vote (the group norm of DepGraph, arXiv:2301.12900).
     `tensors` are pairs of a tensor and the dimension along which the channels lie.
@@ -23,7 +40,7 @@ def group_importance(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
     for tensor, dim in tensors:
         norms = tensor.detach().float().square().transpose(0, dim).flatten(1).sum(dim=1)
         scores.append(norms / norms.mean().clamp_min(1e-12))
-    return torch.stack(scores).sum(dim=0)
+    return torch.argsort(torch.stack(scores).sum(dim=0), descending=True, stable=True)
 
 
 def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
@@ -36,35 +53,46 @@ def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
     ]
 
 
-def strongest(importance: Tensor, count: int) -> Tensor:
-    """The indices of the `count` most important channels, ascending; fewer are always a subset of more."""
-    order = torch.argsort(importance, descending=True, stable=True)
+def inner_orders(block: Block) -> dict[str, Tensor]:
+    """The order of every channel group that lies inside a block."""
+    groups = {group for dims in block.axes.values() for group in dims if group not in (None, "in", "out")}
+    return {str(group): group_order(group_tensors(block, str(group))) for group in groups}
+
+
+def first(order: Tensor, count: int) -> Tensor:
+    """The `count` most important channels, ascending; fewer are always a subset of more."""
     return order[:count].sort().values
 
 
-def slice_block(wide: Block, narrow: Block, keep: Keep) -> dict[str, Tensor]:
+def slice_block(wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of `narrow`, cut out of those of `wide`; gradients flow back to `wide`.
 
-    Channels inside the block (`hidden`) stay by their own importance; `keep` names those of the residual streams.
+    `keep` names the channels of the residual streams; inside the block the first of `inner` stay.
     """
-    shapes = {name: tensor.shape for name, tensor in narrow.state_dict().items()}
     source = {**dict(wide.named_parameters()), **dict(wide.named_buffers())}
-    keep = {**keep, **_inner_groups(wide, shapes, keep)}
     sliced = {}
-    for name in shapes:
+    for name, target in narrow.state_dict().items():
         tensor = source[name]
         for dim, group in enumerate(wide.axes.get(name, ())):
-            if group is not None and len(keep[group]) != tensor.shape[dim]:
-                tensor = tensor.index_select(dim, keep[group].to(tensor.device))
+            size = target.shape[dim]
+            if group is not None and size != tensor.shape[dim]:
+                index = keep[group] if group in keep else first(inner[group], size)
+                tensor = tensor.index_select(dim, index)
         sliced[name] = tensor
     return sliced
 
 
-def _inner_groups(wide: Block, shapes: Mapping[str, torch.Size], keep: Keep) -> dict[str, Tensor]:
-    """For every channel group that lies inside the block, the channels that stay."""
-    sizes = {
-        group: shapes[name][dim]
-        for name, dims in wide.axes.items() if name in shapes
-        for dim, group in enumerate(dims) if group is not None and group not in keep
-    }  # fmt: skip
-    return {group: strongest(group_importance(group_tensors(wide, group)), size) for group, size in sizes.items()}
+def call_sliced(
+    wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor], x: Tensor
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The output of the block that `spec` and its input `shape` describe, with the weights of a wider one."""
+    narrow = _skeleton(spec, shape).train(wide.training)
+    output: Tensor | tuple[Tensor, Tensor] = functional_call(narrow, slice_block(wide, narrow, keep, inner), (x,))
+    return output
+
+
+@lru_cache(maxsize=4096)
+def _skeleton(spec: BlockSpec, shape: Shape) -> Block:
+    """A module of the right form that holds no memory: its tensors come with each call."""
+    with torch.device("meta"):
+        return build_block(spec, shape)

@@ -1,0 +1,83 @@
+"""`nas check`: a latency table's predictions against whole networks that its calibration never saw."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.common import Json, emit, next_step
+from nas.cli.progress import bars
+
+if TYPE_CHECKING:
+    from nas.latency import LatencyTable
+    from nas.latency.networks import NetworkTime
+    from nas.space import Space
+
+
+def check(
+    device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
+    space: Annotated[str | None, typer.Option(help="A space to draw from; by default what was profiled last.")] = None,
+    nets: Annotated[int, typer.Option(min=1, help="Random networks to measure.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other networks.")] = 0,
+    resolution: Annotated[int | None, typer.Option(help="Input size; the profiled one by default.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Classes of the head; the profiled ones by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure random whole networks on a device and compare them with its latency table."""
+    from nas.devices import open_device
+    from nas.latency import load_table
+    from nas.latency.check import check as run
+
+    table = load_table(device)
+    chosen = _space(table, space, resolution, classes)
+    unit = open_device(table.device.name, table.device.threads)
+    try:
+        with bars() as progress:
+            table, times = run(table, chosen, unit, nets, seed, progress)
+    finally:
+        unit.close()
+    following = shlex.join(["nas", "search", "--space", space or times[0].space, "--device", device])
+    emit(_document(table, times, following), as_json, _text(table, times))
+    next_step(following)
+
+
+def _space(table: LatencyTable, name: str | None, resolution: int | None, classes: int | None) -> Space:
+    """The space that is named, or the last one that the table was profiled for, at its input size and classes."""
+    from nas.cli.profile import at
+    from nas.errors import InputError
+    from nas.latency.networks import at_resolution_id, profiled_spaces
+    from nas.space import load_space
+
+    profiled = [entry for entry in profiled_spaces(table.device) if name in (None, entry[0])]
+    if not name and not profiled:
+        raise InputError(f"the table of {table.device.name} does not say which space it was made for; give --space")
+    space = load_space(name or profiled[-1][0])
+    if profiled:
+        space = at_resolution_id(space, profiled[-1][1])
+    return at(space, resolution, classes) if resolution or classes else space
+
+
+def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    assert table.device.check is not None
+    return {
+        "device": table.device.name, "table": str(table.path), **table.device.check.model_dump(),
+        "networks": [asdict(time) for time in times], "next": following,
+    }  # fmt: skip
+
+
+def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
+    found = table.device.check
+    assert found is not None
+    lines = [f"{'network':<32}{'measured ms':>12}{'predicted':>12}{'error':>9}"]
+    for time in times:
+        lines.append(
+            f"{time.network:<32}{time.measured_ms:>12.4f}{time.predicted_ms:>12.4f}{time.error_percent:>7.2f} %"
+        )
+    rank = "none" if found.spearman is None else f"{found.spearman:.4f}"
+    lines.append(f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5 %: "
+                 f"{found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}")  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,78 @@
+"""`nas predict`: how long an architecture takes on a device, operation by operation, by its latency table."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.common import Json, emit, next_step
+
+if TYPE_CHECKING:
+    from nas.latency import Estimate, LatencyTable
+    from nas.space import Architecture
+
+
+def predict(
+    arch: Annotated[str, typer.Argument(help="An architecture's YAML file, or the name of a published member.")],
+    device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
+    as_json: Json = False,
+) -> None:
+    """Predict an architecture's latency from a device's table."""
+    from nas.latency import load_table
+
+    table, network = load_table(device), _architecture(arch)
+    estimate = table.predict(network)
+    if estimate.missing:
+        raise table.missing_rows(network)
+    following = f"nas check --device {shlex.quote(device)}"
+    if estimate.provenance == "estimated" and network.space:
+        options = ["--space", network.space, "--device", device, "--latency-ms", f"{estimate.ms:.4g}"]
+        following = shlex.join(["nas", "search", *options])
+    emit(_document(network, table, estimate, following), as_json, _text(network, table, estimate))
+    next_step(following)
+
+
+def _architecture(name: str) -> Architecture:
+    """The architecture in this file or run folder, or the published member of this name."""
+    from nas.errors import InputError, nearest
+    from nas.space import load_architecture, load_space, space_names
+
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1:
+        return load_architecture(path / "architecture.yaml" if path.is_dir() else path)
+    members = {member: arch for space in space_names() for member, arch in load_space(space).published.items()}
+    if name in members:
+        return members[name]
+    if path.is_dir():
+        return load_architecture(path / "architecture.yaml")
+    raise InputError(f"unknown architecture '{name}'{nearest(name, members)}; or the path of a YAML file")
+
+
+def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, following: str) -> dict[str, Any]:
+    return {
+        "architecture": arch.name, "space": arch.space, "device": table.device.name, "ms": estimate.ms,
+        "provenance": estimate.provenance, "expected_error": estimate.expected_error,
+        "expected_error_source": table.expected_error_source, "params": arch.params, "macs": arch.macs,
+        "breakdown": [
+            {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance, "key": list(bar.key)}
+            for bar in estimate.breakdown
+        ],
+        "next": following,
+    }  # fmt: skip
+
+
+def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
+    error = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
+    lines = [f"{'operation':<20}{'kind':<16}{'ms':>9}{'share':>8}  rows"]
+    for bar in estimate.breakdown:
+        share = 100 * bar.ms / estimate.ms if estimate.ms else 0.0
+        lines.append(f"{bar.name:<20}{bar.kind:<16}{bar.ms:>9.4f}{share:>6.1f} %  {bar.provenance}")
+    lines += [
+        f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f} ms, {estimate.provenance}, "
+        f"{arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G MACs",
+        f"expected error {error} ({table.expected_error_source})",
+    ]
+    return "\n".join(lines)

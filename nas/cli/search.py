@@ -1,0 +1,171 @@
+"""`nas search`: from a space, a device and a latency to an architecture."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.common import Json, emit, next_step, say
+
+if TYPE_CHECKING:
+    from nas.search import Found, Problem, Scores, Step
+    from nas.space import Architecture, Space
+
+
+def search(
+    space: Annotated[str, typer.Option(help="A space by name (see `nas spaces`), or its YAML file.")],
+    device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
+    latency_ms: Annotated[
+        float | None, typer.Option(help="The target; by default what the smallest published member takes.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="How to search: slimming.")] = "slimming",
+    candidates: Annotated[str, typer.Option(help="Moves to weigh at each step: all, or those of the paper.")] = "all",
+    scores: Annotated[
+        str | None, typer.Option(help="A scores.csv or its folder; by default what ships with the space.")
+    ] = None,
+    supernet: Annotated[
+        str | None, typer.Option(help="A training run's folder: its scores are used, its weights inherited.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Input side; by default the supernet's or the space's.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="Classes; by default the supernet's or the space's.")] = None,
+    out: Annotated[str | None, typer.Option(help="A new folder for the run; by default one under runs/.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the member of a space that a device runs in time at the least cost in accuracy."""
+    from nas.latency import load_table
+    from nas.search import default_scores, load_scores, pose, solve
+    from nas.search.run import new_folder, write_run
+    from nas.space import load_space
+
+    whole = load_space(space)
+    given = _supernet_folder(supernet) if supernet else scores
+    known = load_scores(given) if given else default_scores(whole)
+    chosen = _at(whole, known if supernet else None, resolution, classes)
+    with _naming_size(whole, chosen):
+        problem = pose(chosen, load_table(device), known, latency_ms, engine, candidates, _tell_step)  # type: ignore[arg-type]
+    folder = new_folder(out, chosen.name, problem.table.device.name)
+    _tell_problem(problem)
+    found = solve(problem)
+    if supernet:
+        _inherit(_supernet_folder(supernet), found, folder)
+    write_run(folder, problem, found, ["nas", *sys.argv[1:]])
+    following = f"nas predict {shlex.quote(str(folder / 'architecture.yaml'))} --device {shlex.quote(device)}"
+    emit(_document(problem, found, folder, following), as_json, _text(problem, found, folder))
+    next_step(following)
+
+
+def _supernet_folder(supernet: str) -> str:
+    from nas.errors import InputError
+
+    path = Path(supernet)
+    if not path.exists():
+        raise InputError(f"--supernet {supernet}: there is no such training run; `nas train` makes one")
+    folder = path.parent if path.is_file() else path
+    if not (folder / "scores.csv").is_file():
+        raise InputError(f"--supernet {supernet}: no scores.csv there; the same `nas train` again finishes the run")
+    return str(folder)
+
+
+def _at(space: Space, trained: Scores | None, resolution: int | None, classes: int | None) -> Space:
+    """The space at the asked resolution and classes, else at those that the supernet was trained with."""
+    from nas.errors import InputError
+
+    if trained and trained.classes and classes not in (None, trained.classes):
+        raise InputError(f"--classes {classes}: the supernet was trained on {trained.classes}")
+    size = (resolution, resolution) if resolution else trained.resolution if trained else None
+    try:
+        return space.at(size, classes or (trained.classes if trained else None))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+@contextmanager
+def _naming_size(whole: Space, chosen: Space) -> Iterator[None]:
+    """Where the table lacks rows, lets the command that measures them have the size and classes of this search."""
+    from nas.latency import MissingRows
+
+    try:
+        yield
+    except MissingRows as error:
+        size = f" --resolution {chosen.resolution[0]}" if chosen.resolution != whole.resolution else ""
+        size += f" --classes {chosen.largest().classes}" if chosen.head != whole.head else ""
+        raise MissingRows(f"{error}{size}", error.operations) from None
+
+
+def _inherit(supernet: str, found: Found, folder: Path) -> None:
+    from nas.supernet.inherit import extract_to
+
+    extract_to(supernet, found.architecture, folder / "weights.safetensors")
+
+
+def _tell_problem(problem: Problem) -> None:
+    space, table, scores, device = problem.space, problem.table, problem.scores, problem.table.device
+    error = "unknown" if table.expected_error is None else f"{table.expected_error:.1f} %"
+    say(f"table    {table.path}: {table.provenance.upper()}, {len(table.rows)} operations")
+    say(f"         {device.name}: {device.soc}, {device.os}, {device.runtime} {device.runtime_version}, "
+        f"{device.compute_unit}, {device.precision}")  # fmt: skip
+    say(f"         expected error {error} ({table.expected_error_source})")
+    say(f"scores   {scores.path}: {scores.provenance}")
+    if scores.resolution and scores.resolution != space.resolution:
+        say(f"         measured at {_size(scores.resolution)} with {scores.classes} classes; "
+            f"this search is for {_size(space.resolution)} with {space.largest().classes}")  # fmt: skip
+    say(f"target   {problem.target_ms:.4g} ms, {problem.target_reason} (--latency-ms sets it)")
+    say(f"\n{'step':>4}  {'':2}  {'move':<30}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
+
+
+def _tell_step(step: Step) -> None:
+    say(f"{step.step:>4}  {step.action}  {step.move!s:<30}{step.ms:>9.4f}{step.saved_ms:>10.4f}{step.cost:>+9.3f}"
+        f"{step.total_cost:>+9.3f}")  # fmt: skip
+
+
+def _published(problem: Problem) -> dict[str, dict[str, Any]]:
+    """The published members by the same table and scores."""
+    return {
+        name: _row(problem, arch, problem.table.total_ms(arch), problem.scores.cost(arch))
+        for name, arch in problem.space.published.items()
+    }
+
+
+def _row(problem: Problem, arch: Architecture, ms: float, cost: float) -> dict[str, Any]:
+    from nas.search.run import summary
+
+    return {"latency_ms": ms, "cost": cost, **summary(problem.space, arch)}
+
+
+def _document(problem: Problem, found: Found, folder: Path, following: str) -> dict[str, Any]:
+    table, device = problem.table, problem.table.device
+    return {
+        "space": problem.space.name, "device": device.name, "engine": problem.engine, "candidates": problem.candidates,
+        "target_ms": problem.target_ms, "target_reason": problem.target_reason, "steps": len(found.trace),
+        **_row(problem, found.architecture, found.ms, found.cost), "published": _published(problem),
+        "table": {"provenance": table.provenance, "expected_error": table.expected_error,
+                  "expected_error_source": table.expected_error_source, "path": str(table.path),
+                  "soc": device.soc, "os": device.os, "runtime": f"{device.runtime} {device.runtime_version}"},
+        "scores": {"provenance": problem.scores.provenance, "path": problem.scores.path},
+        "run": str(folder), "architecture": str(folder / "architecture.yaml"), "next": following,
+    }  # fmt: skip
+
+
+def _text(problem: Problem, found: Found, folder: Path) -> str:
+    rows = {"found": _row(problem, found.architecture, found.ms, found.cost), **_published(problem)}
+    lines = [f"{'':<22}{'ms':>8}{'points':>9}{'params':>10}{'MACs':>10}  {'widths':<18}{'depths':<12}attention"]
+    for name, row in rows.items():
+        shape = ("-".join(map(str, row[key])) for key in ("widths", "depths", "attention"))
+        lines.append(f"{name:<22}{row['latency_ms']:>8.3f}{row['cost']:>+9.2f}{row['params'] / 1e6:>8.2f} M"
+                     f"{row['macs'] / 1e9:>8.3f} G  {next(shape):<18}{next(shape):<12}{next(shape)}")  # fmt: skip
+    device = problem.table.device.name
+    lines += [f"ms are predicted on {device} ({problem.table.provenance} table), points are the expected drop of top-1 "
+              "against the space's largest member", f"run      {folder}"]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _size(resolution: tuple[int, int]) -> str:
+    return "x".join(map(str, resolution))

@@ -1,0 +1,103 @@
+"""`nas spaces`: the search spaces there are, their published members, and what one of them lets a search choose."""
+
+from __future__ import annotations
+
+import shlex
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.common import Json, emit, next_step
+
+if TYPE_CHECKING:
+    from nas.space import Architecture, Space, StageSpace
+
+
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="A space, by name or by the path of its YAML file.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """List the search spaces with their published members, or the choices of one."""
+    from nas.space import load_space, space_names
+
+    chosen = [load_space(each) for each in ([name] if name else space_names())]
+    text = [_choices(chosen[0])] if name else []
+    emit([_document(space) for space in chosen], as_json, "\n".join([*text, *map(_members, chosen)]).rstrip())
+    if name:
+        next_step(f"nas search --space {shlex.quote(name)} --device iphone12")
+    elif chosen:
+        next_step(f"nas spaces {chosen[0].name}")
+
+
+def _document(space: Space) -> dict[str, Any]:
+    members = [{"name": name, **_facts(space, arch)} for name, arch in space.published.items()]
+    return {
+        "name": space.name,
+        "paper": space.paper,
+        "path": space.path,
+        "resolution": list(space.resolution),
+        "classes": space.largest().classes,
+        "networks": space.count(),
+        "attention": space.placement,
+        "stages": [_stage(stage) for stage in space.stages],
+        "members": members,
+    }
+
+
+def _stage(stage: StageSpace) -> dict[str, Any]:
+    return {
+        "widths": list(stage.widths),
+        "depths": list(stage.depths),
+        "local": stage.local.to_dict(),
+        "global": stage.global_.to_dict() if stage.global_ else None,
+    }
+
+
+def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
+    attention = [
+        sum(block == choices.global_ for block in stage.blocks)
+        for choices, stage in zip(space.stages, arch.stages, strict=True)
+    ]
+    return {
+        "params": arch.params, "macs": arch.macs, "widths": list(arch.widths), "depths": list(arch.depths),
+        "attention": attention,
+    }  # fmt: skip
+
+
+def _members(space: Space) -> str:
+    """The published members, and the space's smallest and largest network."""
+    height, width = space.resolution
+    rows = [["", "params", "MACs", "widths", "depths", "attention"]]
+    for arch in (*space.published.values(), space.smallest(), space.largest()):
+        facts = _facts(space, arch)
+        figures = [f"{arch.params / 1e6:.2f} M", f"{arch.macs / 1e9:.2f} G"]
+        rows.append([arch.name, *figures, *(_row(facts[key]) for key in ("widths", "depths", "attention"))])
+    return f"{space.name}: {space.count():,} networks, {height}x{width} pixels\n{_table(rows)}"
+
+
+def _choices(space: Space) -> str:
+    """What each stage may be."""
+    rows = [["stage", "widths", "depth", "local block", "global block (attention)"]]
+    for index, stage in enumerate(space.stages, start=1):
+        blocks = [f"{block.kind}({block})" if block else "-" for block in (stage.local, stage.global_)]
+        rows.append([str(index), _widths(stage.widths), "{}..{}".format(*stage.depths), *blocks])
+    where = {"network_suffix": "the network", "stage_suffix": "their stage"}[space.placement]
+    about = [line for line in (space.paper, space.path) if line]
+    return "\n".join([*about, "", f"{_table(rows)}", f"Attention blocks are the last ones of {where}.", ""])
+
+
+def _widths(widths: tuple[int, ...]) -> str:
+    steps = {after - before for before, after in pairwise(widths)}
+    if len(widths) > 2 and len(steps) == 1:
+        return f"{widths[0]}..{widths[-1]} by {steps.pop()}"
+    return _row(widths)
+
+
+def _row(values: Any) -> str:
+    return " ".join(map(str, values))
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)

@@ -1,0 +1,203 @@
+"""Decoding a data set once into memory-mapped uint8 files, and finding it there the next time.
+
+A cached data set is a folder: `train.u8` (N, 3, H, W) and `train.labels.npy` (and `test.*`) and `data.json`. It is made
+under another name and renamed when whole, so that a kill or a full disk leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data.images import ImageData, note, stratified_order
+from nas.data.sources import Encoded, RawSplit, Source
+from nas.errors import InputError, NasError
+
+_FORMAT = "nas-data-1"
+_CHUNK = 256
+_NAMED = 3
+"""So many broken images are named in a message."""
+_PATIENCE_S = 2.0
+"""A progress bar shows after so many seconds."""
+
+
+def cached(source: Source, resolution: tuple[int, int], limit: int | None, seed: int) -> dict[str, ImageData]:
+    """The splits ('train', perhaps 'test') of a source, decoded now or earlier, in stratified order."""
+    from filelock import FileLock
+
+    key = hashlib.sha256(repr((_FORMAT, source.key, resolution, limit, seed)).encode()).hexdigest()[:20]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
+    folder = root / f"{Path(source.name).name.replace('*', '_')}-{resolution[0]}x{resolution[1]}-{key}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not _whole(folder):
+                _make(folder, source, resolution, limit, seed)
+        return _open(folder)
+    except OSError as error:
+        raise NasError(
+            f"{folder}: the decoded images could not be kept ({error.strerror or error}); "
+            "set XDG_CACHE_HOME to a folder with room"
+        ) from error
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        splits = json.loads((folder / "data.json").read_text(encoding="utf-8"))["splits"]
+        return all((folder / f"{name}.u8").stat().st_size == np.prod(split["shape"]) for name, split in splits.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _open(folder: Path) -> dict[str, ImageData]:
+    about = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    found = {}
+    for name, split in about["splits"].items():
+        if split["skipped"]:
+            note(split["broken"])
+        found[name] = ImageData(
+            images=np.memmap(folder / f"{name}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])),
+            labels=np.load(folder / f"{name}.labels.npy", allow_pickle=False),
+            classes=tuple(about["classes"]),
+            skipped=split["skipped"],
+            source=about["source"] + ("" if name == "train" else f"; {name} split"),
+            fingerprint=split["fingerprint"],
+        )
+    return found
+
+
+def _make(folder: Path, source: Source, resolution: tuple[int, int], limit: int | None, seed: int) -> None:
+    part = folder.with_name(f"{folder.name}.part")
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir()
+    try:
+        raw = source.read()
+        classes, labels = _classes(source.name, raw)
+        size = f"{resolution[0]}x{resolution[1]}"
+        about: dict[str, Any] = {
+            "format": _FORMAT,
+            "source": f"{source.description}, {len(classes)} classes, resized to {size}",
+            "classes": classes,
+            "splits": {},
+        }
+        for name, split in raw.items():
+            order = stratified_order(labels[name], seed)[:limit]
+            about["splits"][name] = _write_split(
+                part, source.name, name, split, labels[name], order, resolution, classes
+            )
+        (part / "data.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _classes(name: str, raw: dict[str, RawSplit]) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
+    """The classes' names and each split's labels as indices into them.
+
+    A test split whose labels are withheld (-1 or None, as on the hub) is left out of `raw`.
+    """
+    train = raw["train"]
+    for label in train.labels:
+        if label is None or (train.names is not None and not 0 <= label < len(train.names)):
+            raise InputError(f"data {name}: an image to train on has no label ({label})")
+    values: list[Any] = list(range(len(train.names))) if train.names else sorted(set(train.labels))
+    classes = train.names or tuple(str(value) for value in values)
+    there = sorted(set(train.labels))
+    if len(there) < 2:
+        only = f"only the class '{classes[values.index(there[0])]}'" if there else "no class at all"
+        raise InputError(f"data {name}: there is {only} to train on; at least two classes are needed")
+    if "test" in raw and all(label is None or label == -1 for label in raw["test"].labels):
+        note(f"data {name}: its test split has no labels and is not used")
+        del raw["test"]
+    index = {value: position for position, value in enumerate(values)}
+    for split in raw.values():
+        unknown = next((label for label in split.labels if label not in index), None)
+        if unknown is not None:
+            raise InputError(f"data {name}: the test split has the class '{unknown}' that the train split has not")
+    labels = {k: np.array([index[label] for label in split.labels], dtype=np.int64) for k, split in raw.items()}
+    return classes, labels
+
+
+def _write_split(
+    part: Path, data: str, name: str, split: RawSplit, labels: NDArray[np.int64], order: NDArray[np.int64],
+    resolution: tuple[int, int], classes: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Decodes a split in this order into `name`.u8 and gives what is to be said of it in data.json."""
+    broken: list[str] = []
+    kept: list[int] = []
+    digest = hashlib.sha256(repr((tuple(classes), resolution)).encode())
+    # Written as a plain file, not through a memory map: on a full disk a map kills the process, a file raises.
+    with (part / f"{name}.u8").open("wb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for chunk in _with_progress(order, f"decoding {data} ({name})"):
+            decoded = pool.map(lambda item: decode(item[1], resolution), found := split.fetch(chunk))
+            for index, (where, _), pixels in zip(chunk, found, decoded, strict=True):
+                if isinstance(pixels, str):
+                    broken.append(f"{where}: {pixels}")
+                else:
+                    kept.append(index)
+                    data_bytes = pixels.tobytes()
+                    digest.update(data_bytes)
+                    file.write(data_bytes)
+    warning = (
+        f"data {data}: skipped {len(broken)} of {len(order)} images that are broken ({'; '.join(broken[:_NAMED])})"
+    )
+    if len(broken) > len(order) / 2 or len(np.unique(labels[kept])) < min(2, len(np.unique(labels))):
+        raise InputError(warning.replace("skipped ", "", 1) + "; mend or remove them")
+    np.save(part / f"{name}.labels.npy", labels[kept], allow_pickle=False)
+    digest.update(labels[kept].tobytes())
+    return {
+        "shape": [len(kept), 3, *resolution],
+        "skipped": len(broken),
+        "broken": warning,
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def decode(encoded: Encoded, resolution: tuple[int, int]) -> NDArray[np.uint8] | str:
+    """An image as (3, H, W) uint8: the short side resized (bicubic), the centre cropped; or why that cannot be."""
+    from PIL import Image, ImageOps
+
+    if encoded is None:
+        return "it has no data"
+    try:
+        if isinstance(encoded, np.ndarray):
+            image = Image.fromarray(encoded)
+        else:
+            image = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+            image = ImageOps.exif_transpose(image)
+        height, width = resolution
+        fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    except Exception as error:  # PIL's readers raise whatever a malformed file leads them to
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
+
+
+def _with_progress(order: NDArray[np.int64], what: str) -> Iterator[list[int]]:
+    """The order in chunks, with a progress bar on stderr once it takes long."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started = time.monotonic()
+    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    task = bar.add_task(what, total=len(order))
+    try:
+        for start in range(0, len(order), _CHUNK):
+            if time.monotonic() - started > _PATIENCE_S:
+                bar.start()
+            yield order[start : start + _CHUNK].tolist()
+            bar.advance(task, _CHUNK)
+    finally:
+        bar.stop()

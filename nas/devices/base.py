@@ -1,0 +1,93 @@
+"""What measures: the chain of blocks that is measured, the timing that comes back, and what every device can do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nas.errors import NasError
+from nas.latency.device_info import DeviceInfo
+from nas.space import Operation
+from nas.specs import BlockSpec, Shape, from_dict
+
+
+class OperationFailed(NasError):
+    """This chain cannot be converted or run here; the device itself is well and takes the next one."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Blocks that run one after the other on an input: a stack of copies of one operation, or a whole network.
+
+    Attributes:
+        tied: equal blocks share one set of weights. The file is smaller and converts sooner; a runtime that packs the
+            weights of every layer by itself (LiteRT's XNNPACK does) takes the same time for it.
+    """
+
+    blocks: tuple[BlockSpec, ...]
+    input: Shape
+    tied: bool = False
+
+    @classmethod
+    def stack(cls, operation: Operation, copies: int = 1) -> Chain:
+        """`copies` of an operation in a row; its output must have the shape of its input if there are several."""
+        return cls((operation.spec,) * copies, operation.input, tied=True)
+
+    @classmethod
+    def network(cls, operations: Iterable[Operation]) -> Chain:
+        """A whole network: the chain of its operations."""
+        operations = tuple(operations)
+        return cls(tuple(operation.spec for operation in operations), operations[0].input)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Chain:
+        return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"])
+
+    def digest(self, *more: str) -> str:
+        """A name for this chain that is the same in every process; `more` is what else the content depends on."""
+        text = json.dumps([self.to_dict(), *more], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def __str__(self) -> str:
+        first = f"{self.blocks[0].kind}({self.blocks[0]}) on {self.input}"
+        return first if len(self.blocks) == 1 else f"{len(self.blocks)} blocks from {first}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one run of a chain, over the quietest of several rounds of runs."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+class Device(Protocol):
+    """Something that measures an exported chain of blocks.
+
+    Life cycle: `info` says what it is before anything runs; `prepare` converts in the background, so that the next
+    chain is ready when this one is measured; `measure` blocks; `close` frees what was started.
+    """
+
+    def info(self) -> DeviceInfo:
+        """The fields of `device.yaml` that do not depend on what is measured. Raises NasError if it cannot measure."""
+        ...
+
+    def prepare(self, chain: Chain) -> Future[Path]:
+        """The chain as a file that this device runs. The future raises OperationFailed."""
+        ...
+
+    def measure(self, artifact: Path) -> Timing:
+        """Runs a prepared file. Raises OperationFailed when the device cannot run it."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,104 @@
+"""Calibrates a table on a few whole networks, and checks its predictions on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+
+from nas.devices.base import Device
+from nas.errors import InputError
+from nas.latency.device_info import Calibration, Check
+from nas.latency.journal import check_settings, journal
+from nas.latency.networks import (
+    NetworkTime,
+    Progress,
+    check_members,
+    measure_networks,
+    read_networks,
+    resolution_id,
+    space_id,
+    write_networks,
+)  # fmt: skip
+from nas.latency.table import DEVICE_FILE, LatencyTable
+from nas.space import Architecture, Space
+
+JOURNAL_FILE = "check-journal.jsonl"
+
+
+def calibrate(networks: Sequence[NetworkTime]) -> tuple[float, float]:
+    """Scale and intercept (ms, at least 0) that carry sums of rows over to measured networks.
+
+    Least squares on relative errors. Fewer than two networks give a scale alone.
+    """
+    from scipy.optimize import nnls
+
+    measured = np.array([network.measured_ms for network in networks])
+    columns = [np.array([network.sum_ms for network in networks]) / measured]
+    if len(networks) > 1:
+        columns.append(1 / measured)
+    solution = nnls(np.column_stack(columns), np.ones(len(networks)))[0]
+    return float(solution[0]), float(solution[1]) if len(networks) > 1 else 0.0
+
+
+def sums(table: LatencyTable, networks: Sequence[NetworkTime], members: Sequence[Architecture]) -> list[NetworkTime]:
+    """The networks with the sum of their operations' rows. Raises MissingRows where a row is missing."""
+    bare = replace(table, device=replace(table.device, intercept_ms=0.0, calibration=Calibration()))
+    return [replace(network, sum_ms=round(bare.total_ms(member), 6))
+            for network, member in zip(networks, members, strict=True)]  # fmt: skip
+
+
+def check(
+    table: LatencyTable, space: Space, device: Device, nets: int = 20, seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> tuple[LatencyTable, list[NetworkTime]]:  # fmt: skip
+    """Measures `nets` random members of `space` that no calibration used, and stores how well they were predicted.
+
+    Raises:
+        InputError: when the table lacks rows for them, was measured with other settings, or its path is not known.
+    """
+    if table.path is None:
+        raise InputError("the table stands in no folder to keep its check in; save it first")
+    members = check_members(space, nets, seed)
+    for member in members:
+        table.total_ms(member)
+    info = device.info()
+    check_settings(table.path / DEVICE_FILE, vars(table.device), info)
+    with journal(table.path, JOURNAL_FILE, info) as book:
+        known = [NetworkTime(**entry["network"]) for entry in book.entries]
+        times = measure_networks(device, space, members, "check", known, book, progress)
+        scale, intercept = table.device.calibration.scale, table.device.intercept_ms
+        times = [time.predicted(scale, intercept) for time in sums(table, times, members)]
+        replaced = ("check", space_id(space), resolution_id(space))
+        stored = read_networks(table.path)
+        others = [net for net in stored if (net.role, net.space, net.resolution) != replaced]
+        write_networks(table.path, [*others, *times])
+        checked = replace(table, device=replace(table.device, check=Check(**statistics(times))))
+        checked.device.save(table.path / DEVICE_FILE)
+        book.remove()
+    return checked, times
+
+
+def statistics(times: Sequence[NetworkTime]) -> dict[str, Any]:
+    """The fields of `nas.latency.device_info.Check`."""
+    from scipy.stats import spearmanr
+
+    errors = np.array([100 * (time.predicted_ms / time.measured_ms - 1) for time in times])
+    ranks = None
+    if len(times) > 2:
+        ranks = float(spearmanr([time.predicted_ms for time in times], [time.measured_ms for time in times]).statistic)
+    return {
+        "nets": len(times),
+        "mape": round(float(np.abs(errors).mean()), 3),
+        "bias": round(float(errors.mean()), 3),
+        "worst": round(float(np.abs(errors).max()), 3),
+        "within_5": round(100 * float((np.abs(errors) <= 5).mean()), 1),
+        "within_10": round(100 * float((np.abs(errors) <= 10).mean()), 1),
+        "spearman": None if ranks is None or np.isnan(ranks) else round(ranks, 4),
+        "date": date.today().isoformat(),
+        "space": times[0].space,
+        "resolution": times[0].resolution,
+    }

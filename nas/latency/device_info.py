@@ -1,0 +1,156 @@
+"""What a latency table was taken on, and how far it can be trusted: `device.yaml`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from nas.files import YamlFile, write_yaml
+from nas.specs import explain
+
+Provenance = Literal["measured", "interpolated", "estimated"]
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_OPEN = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+def iso_date(value: Any) -> str:
+    """`value` as an ISO date or time. Raises ValueError when it is none."""
+    text = value.isoformat() if isinstance(value, datetime.date) else str(value)
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is no ISO date, as 2026-01-31") from None
+    return text
+
+
+IsoDate = Annotated[str, BeforeValidator(iso_date)]
+Milliseconds = Annotated[float, Field(ge=0)]
+Percent = Annotated[float, Field(ge=0)]
+
+
+class Calibration(BaseModel):
+    """How sums of rows are carried over to whole networks: ms = intercept + scale * sum. Further keys are free."""
+
+    model_config = _OPEN
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    nets: Annotated[int, Field(ge=0)] = 0
+
+
+class Check(BaseModel):
+    """Predictions against measured whole networks that the calibration never saw. Further keys are free.
+
+    Attributes:
+        nets: networks measured.
+        mape: mean absolute error in percent.
+        bias: mean signed error in percent; negative where the table predicts too little.
+        within_5, within_10: share of networks in percent whose error is at most 5 and 10 percent.
+        spearman: rank correlation.
+        date: when it was done.
+    """
+
+    model_config = _OPEN
+    nets: Annotated[int, Field(ge=1)]
+    mape: Percent
+    bias: float
+    within_5: Percent
+    within_10: Percent
+    spearman: float | None
+    date: IsoDate
+
+
+class EstimateInfo(BaseModel):
+    """How an estimated table was made, and its error on models left out of the fit. Further keys are free."""
+
+    model_config = _OPEN
+    method: str
+    leave_one_out_mape: Percent
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DeviceInfo:
+    """The device, its software, how it was asked and what it gave.
+
+    Attributes:
+        name: what `--device` takes; the folder of the table.
+        kind: what measures it: litert-host, litert-android, coreml, ...
+        soc, os: the chip, and the operating system with its build.
+        runtime, runtime_version: what ran the operations.
+        compute_unit: the unit that was asked for.
+        placement: the unit that the operations got.
+        precision: of the weights and activations while running.
+        threads: CPU threads, where there is a choice.
+        affinity: the cores or the mask that the threads were pinned to.
+        tools: versions of what converted and measured.
+        date: of the last change.
+        provenance: how the rows came about; the worst of them.
+        intercept_ms: what one call costs before any operation.
+        source: where the figures are from, in words.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    kind: str
+    soc: str
+    os: str
+    runtime: str
+    runtime_version: str
+    compute_unit: str
+    precision: str
+    provenance: Provenance
+    date: IsoDate
+    format: Literal["nas-device-1"] = "nas-device-1"
+    description: str = ""
+    placement: str = ""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    affinity: str = ""
+    tools: dict[str, str] = field(default_factory=dict)
+    intercept_ms: Milliseconds = 0.0
+    calibration: Calibration = field(default_factory=Calibration)
+    check: Check | None = None
+    estimate: EstimateInfo | None = None
+    source: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the order of the file, `format` first."""
+        data = TypeAdapter(DeviceInfo).dump_python(self)
+        return {"format": data.pop("format"), **data}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the YAML file that `load_device_info` reads."""
+        write_yaml(path, self.to_dict())
+
+
+def load_device_info(path: str | Path) -> DeviceInfo:
+    """Reads and validates a `device.yaml`.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
+    file = YamlFile(path)
+    known = {entry.name for entry in fields(DeviceInfo)}
+    for key in file.data:
+        if key not in known:
+            raise file.error([key], f"unknown key; known: {', '.join(sorted(known))}")
+    if file.data.get("format") != "nas-device-1":
+        raise file.error(["format"], f"is {file.data.get('format')!r}, expected 'nas-device-1'; this is no device file")
+    return make_device_info(file, (), file.data)
+
+
+def make_device_info(file: YamlFile, keys: Sequence[str | int], data: Mapping[str, Any], **more: Any) -> DeviceInfo:
+    """The device that `data` describes, which stands at `keys` of `file`; `more` is from elsewhere.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
+    try:
+        return DeviceInfo(**data, **more)
+    except ValidationError as error:
+        where = error.errors(include_url=False)[0]["loc"]
+        reason = explain(error).removeprefix(f"{'.'.join(map(str, where))}: ")
+        raise file.error([*keys, *where], reason) from None

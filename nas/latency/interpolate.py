@@ -1,0 +1,92 @@
+"""Latencies between measured widths: a roofline fit for the trend, a Gaussian process for what it leaves over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.latency.plan import widths
+from nas.space import Operation
+
+LENGTH = 0.5
+"""Over which ratio of widths (natural logarithm) what the trend leaves over stays alike."""
+NOISE = 0.01
+"""Relative standard deviation of one measured row."""
+FLOOR_MS = 1e-3
+"""Below a microsecond, errors count against a microsecond."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """Predicted milliseconds of some operations, and the standard error of each in ms."""
+
+    ms: Array
+    error_ms: Array
+
+
+def interpolate(measured: Sequence[Operation], ms: Sequence[float], wanted: Sequence[Operation]) -> Interpolated:
+    """Predicts the `wanted` operations of a group from at least two `measured` ones.
+
+    The trend is t = a + b MACs + c (elements read and written) + d parameters, all coefficients at least 0, fitted to
+    relative errors (non-negative least squares). The ratio of measured to trend is smoothed over the logarithms of
+    the widths by a Gaussian process with a squared-exponential kernel. The standard error is the process's own.
+    """
+    times = np.array(ms, dtype=np.float64)
+    weights = 1 / np.maximum(times, FLOOR_MS)
+    known, asked = _features(measured), _features(wanted)
+    coefficients = _non_negative(known * weights[:, None], times * weights)
+    trend, asked_trend = known @ coefficients, asked @ coefficients
+    residual = (times - trend) / np.maximum(trend, FLOOR_MS)
+    mean, deviation = _smooth(_coordinates(measured), residual, _coordinates(wanted))
+    scale = np.maximum(asked_trend, FLOOR_MS)
+    return Interpolated(np.maximum(asked_trend + scale * mean, 0.0), scale * deviation)
+
+
+def leave_one_out(measured: Sequence[Operation], ms: Sequence[float]) -> Array:
+    """Each measured operation as predicted from the others of its group (at least three in all), in ms."""
+    indices = range(len(measured))
+    return np.array([
+        interpolate([measured[j] for j in indices if j != i], [ms[j] for j in indices if j != i], [measured[i]]).ms[0]
+        for i in indices
+    ])  # fmt: skip
+
+
+def _features(operations: Sequence[Operation]) -> Array:
+    return np.array([
+        [1.0, operation.macs, sum(layer.read + layer.written for layer in operation.spec.layers(operation.input)),
+         operation.params]
+        for operation in operations
+    ])  # fmt: skip
+
+
+def _coordinates(operations: Sequence[Operation]) -> Array:
+    return np.log(np.array([widths(operation) for operation in operations], dtype=np.float64))
+
+
+def _non_negative(a: Array, b: Array) -> Array:
+    from scipy.optimize import nnls
+
+    norms = np.maximum(np.linalg.norm(a, axis=0), 1e-30)
+    solution: Array = nnls(a / norms, b)[0] / norms
+    return solution
+
+
+def _smooth(known: Array, values: Array, asked: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of a zero-mean Gaussian process at `asked`."""
+    variance = max(float(np.mean(values**2)), NOISE**2)
+    covariance = _kernel(known, known) * variance + NOISE**2 * np.eye(len(known))
+    cross = _kernel(asked, known) * variance
+    solved = np.linalg.solve(covariance, np.column_stack([values[:, None], cross.T]))
+    spread = variance - np.einsum("ij,ji->i", cross, solved[:, 1:])
+    return cross @ solved[:, 0], np.sqrt(np.maximum(spread, 0.0) + NOISE**2)
+
+
+def _kernel(a: Array, b: Array) -> Array:
+    squared: Array = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
+    kernel: Array = np.exp(-squared / (2 * LENGTH**2))
+    return kernel

@@ -1,0 +1,142 @@
+"""Whole networks: measured to calibrate a table, and others to check it. `networks.csv` beside the table has them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from nas.devices.base import Chain, Device
+from nas.errors import InputError
+from nas.files import read_text, write_text
+from nas.latency.device_info import DeviceInfo
+from nas.latency.journal import Journal
+from nas.space import Architecture, Space, space_names
+
+NETWORKS_FILE = "networks.csv"
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and how many there are."""
+Role = Literal["calibration", "check"]
+CALIBRATION_NETWORKS = 5
+_CANDIDATES = 100
+"""Calibration networks are chosen among the members of the first seeds; a check draws from later ones."""
+
+
+@dataclass(frozen=True)
+class NetworkTime:
+    """A whole network as measured, and as predicted. Times in ms.
+
+    Attributes:
+        sum_ms: the sum of its operations' rows, before calibration.
+        predicted_ms: after calibration.
+        error_percent: of the prediction; positive where it is too high.
+    """
+
+    role: Role
+    space: str
+    resolution: str
+    network: str
+    measured_ms: float
+    sum_ms: float = 0.0
+    predicted_ms: float = 0.0
+    error_percent: float = 0.0
+    date: str = ""
+
+    def predicted(self, scale: float, intercept_ms: float) -> NetworkTime:
+        ms = intercept_ms + scale * self.sum_ms
+        return replace(self, predicted_ms=round(ms, 5), error_percent=round(100 * (ms / self.measured_ms - 1), 3))
+
+
+def calibration_members(space: Space, count: int = CALIBRATION_NETWORKS) -> list[Architecture]:
+    """Random members that spread evenly over the range of MACs; the same for every call."""
+    members = {member.operations(): member for member in map(space.sample, range(_CANDIDATES))}
+    ranked = sorted(members.values(), key=lambda member: member.macs)
+    steps = max(count - 1, 1)
+    return list(dict.fromkeys(ranked[(len(ranked) - 1) * i // steps] for i in range(min(count, len(ranked)))))
+
+
+def check_members(space: Space, count: int, seed: int) -> list[Architecture]:
+    """Up to `count` distinct random members, none of which a calibration uses."""
+    found = {member.operations(): None for member in calibration_members(space)}
+    members: list[Architecture] = []
+    for number in range(20 * count):
+        member = space.sample((seed + 1) * 1_000_000 + number)
+        if len(members) < count and member.operations() not in found:
+            found[member.operations()] = None
+            members.append(member)
+    return members
+
+
+def measure_networks(
+    device: Device, space: Space, members: Sequence[Architecture], role: Role, known: Iterable[NetworkTime],
+    book: Journal, progress: Progress,
+) -> list[NetworkTime]:  # fmt: skip
+    """Measures the members that are not among the `known` ones, each on disk before the next one starts."""
+    name, resolution = space_id(space), resolution_id(space)
+    found = {net.network: net for net in known if (net.space, net.resolution) == (name, resolution)}
+    todo = [member for member in members if member.name not in found]
+    artifacts = [device.prepare(Chain.network(member.operations())) for member in todo]
+    what = f"networks ({role})"
+    for number, (member, artifact) in enumerate(zip(todo, artifacts, strict=True)):
+        progress(what, number, len(todo))
+        timing = device.measure(artifact.result())
+        artifact.result().unlink(missing_ok=True)  # whole networks are large, and nobody measures them twice
+        found[member.name] = NetworkTime(role, name, resolution, member.name, round(timing.median_ms, 6),
+                                         date=date.today().isoformat())  # fmt: skip
+        book.append({"network": asdict(found[member.name])})
+    if todo:
+        progress(what, len(todo), len(todo))
+    return [found[member.name] for member in members]
+
+
+def space_id(space: Space) -> str:
+    """What `--space` takes to find this space again: its name if it is a known one, else its file."""
+    from nas.space import load_space
+
+    known = space.name in space_names() and load_space(space.name).path == space.path
+    return space.name if known or not space.path else space.path
+
+
+def resolution_id(space: Space) -> str:
+    """Input size and classes, as in 224x224/1000."""
+    arch = space.smallest()
+    return f"{arch.resolution[0]}x{arch.resolution[1]}/{arch.classes}"
+
+
+def at_resolution_id(space: Space, text: str) -> Space:
+    """The space at an input size and number of classes that `resolution_id` wrote."""
+    height, width, classes = map(int, text.replace("/", "x").split("x"))
+    return space.at((height, width), classes)
+
+
+def profiled_spaces(device: DeviceInfo) -> list[tuple[str, str]]:
+    """The spaces that a table was profiled for, each with its `resolution_id`; the last one last."""
+    entries = (device.calibration.model_extra or {}).get("spaces", [])
+    return [(entry["space"], entry["resolution"]) for entry in entries]
+
+
+def read_networks(folder: Path) -> list[NetworkTime]:
+    """The networks that stand beside a table; none where there is no such file."""
+    path = folder / NETWORKS_FILE
+    if not path.is_file():
+        return []
+    types = {field.name: float if field.type == "float" else str for field in fields(NetworkTime)}
+    try:
+        return [
+            NetworkTime(**{name: types[name](value) for name, value in record.items()})  # type: ignore[arg-type]
+            for record in csv.DictReader(io.StringIO(read_text(path)))
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: unreadable ({error}); remove it, and run nas profile again") from None
+
+
+def write_networks(folder: Path, networks: Iterable[NetworkTime]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(NetworkTime)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(network) for network in networks)
+    write_text(folder / NETWORKS_FILE, text.getvalue())

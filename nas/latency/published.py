@@ -1,0 +1,136 @@
+"""The published latencies of one phone, and the layers of the networks they belong to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from nas.errors import InputError
+from nas.files import read_text
+from nas.latency.cost_model import Observation, demand
+from nas.latency.reference_nets import reference_nets
+from nas.space import Architecture, load_space, space_names
+from nas.specs import Layer, Shape
+
+PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
+"""The parts of a breakdown that are fitted; its activations and its rest (the call among them) have no layers."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A published network: its layers, and the median of its figures in ms. `seen` has its parts, where known."""
+
+    model: str
+    resolution: int
+    family: str
+    ms: float
+    seen: tuple[Observation, ...]
+
+    @property
+    def name(self) -> str:
+        return self.model if self.resolution == 224 else f"{self.model}@{self.resolution}"
+
+
+def published_networks(folder: Path) -> list[Network]:
+    """Every network with a figure to fit, in the order of the file."""
+    figures: dict[tuple[str, int, str], list[float]] = defaultdict(list)
+    for model, resolution, family, ms in _figures(folder / "published.csv"):
+        figures[model, resolution, family].append(ms)
+    breakdown = dict(_breakdowns(folder / "breakdown.csv"))
+    networks = []
+    for (model, resolution, family), values in figures.items():
+        ms = median(values)
+        whole = Observation(model, family, demand(layers_of(model, resolution), calls=1), ms, ms)
+        parts = _parts(whole, breakdown.get(model, {})) if resolution == 224 else ()
+        networks.append(Network(model, resolution, family, ms, (whole, *parts)))
+    return networks
+
+
+def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
+    """Model, resolution, family and ms of each figure that is to be fitted."""
+    for line, row in _read(path):
+        if row["role"] not in ("fit", "other"):
+            raise InputError(f"{path}:{line}: role: '{row['role']}' is none of fit, other")
+        if row["role"] == "fit":
+            ms = _number(path, line, row, "latency_ms")
+            yield row["model"], int(_number(path, line, row, "resolution")), row["family"], ms
+
+
+def _breakdowns(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """Model, and the share of each part in its latency."""
+    for line, row in _read(path) if path.exists() else ():
+        whole = _number(path, line, row, "sum_ms")
+        yield row["model"], {part: _number(path, line, row, f"{part}_ms") / whole for part in PARTS}
+
+
+def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+    for row in reader:
+        yield reader.line_num, defaultdict(str, row)
+
+
+def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InputError(f"{path}:{line}: {column}: '{row[column]}' is no positive number")
+    return value
+
+
+@cache
+def _members() -> dict[str, Architecture]:
+    return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
+
+
+def member(model: str) -> Architecture | None:
+    """The member of a shipped space that the figures call `model`."""
+    return _members().get(model.lower().replace("-", "_"))
+
+
+def layers_of(model: str, resolution: int) -> tuple[Layer, ...]:
+    """The layers of a published network. (Dense-prediction backbones keep their classifiers: below 1 % of them.)
+
+    Raises:
+        InputError: when nobody listed its layers.
+    """
+    arch = member(model)
+    if arch:
+        return tuple(la for op in arch.at(resolution).operations() for la in op.spec.layers(op.input))
+    nets = reference_nets()
+    if model not in nets:
+        raise InputError(f"{model}: its layers are not known; known: {', '.join(sorted(nets))}")
+    return nets[model](Shape(3, resolution, resolution))
+
+
+def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
+    """The breakdown of a network as observations: shares of the latency that is fitted."""
+    arch = member(whole.model)
+    if not shares or arch is None:
+        return []
+    layers: dict[str, list[Layer]] = defaultdict(list)
+    for operation in arch.operations():
+        for layer in operation.spec.layers(operation.input):
+            layers[_part(operation.spec.kind, layer)].append(layer)
+    return [replace(whole, demand=demand(layers[part]), ms=share * whole.ms) for part, share in shares.items()]
+
+
+def _part(kind: str, layer: Layer) -> str:
+    """Which part of a breakdown a layer of this block belongs to."""
+    if kind in ("conv_stem", "conv_embedding"):
+        return "patch_embedding"
+    if kind in ("flatten", "unflatten"):
+        return "reshape"
+    if layer.kind == "norm":
+        return "norm"
+    if layer.kind in ("matmul", "softmax", "reshape"):
+        return "attention"
+    return "linear_proj_mlp" if layer.kind in ("conv", "linear") else "others"

@@ -1,0 +1,191 @@
+"""The rows of a latency table and the CSV file they stand in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+
+from nas.errors import InputError
+from nas.files import read_text
+from nas.latency.device_info import Provenance, iso_date
+from nas.specs import BlockSpec, Shape, parse
+
+Key = tuple[str, str, str]
+"""Kind, hyperparameters and input shape, as text: `Operation.key`."""
+
+PROVENANCES: tuple[Provenance, ...] = get_args(Provenance)
+"""From the most to the least trustworthy."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The latency of one operation.
+
+    Attributes:
+        kind, hyperparameters, input: the operation's key.
+        output: the shape that it gives, which follows from the key.
+        median_ms, p10_ms, p90_ms: milliseconds; of runs where measured, of the model's error where estimated.
+        runs: timed runs; 0 where nothing was timed.
+        provenance: measured, interpolated or estimated.
+        date: ISO date of the row.
+        extra: further columns of the file, kept as they are.
+    """
+
+    kind: str
+    hyperparameters: str
+    input: str
+    output: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+    provenance: Provenance
+    date: str
+    extra: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return self.kind, self.hyperparameters, self.input
+
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row) if field.name != "extra")
+
+
+def worst(provenances: Iterable[Provenance]) -> Provenance:
+    """The least trustworthy of them; measured where there are none."""
+    return max(provenances, key=PROVENANCES.index, default="measured")
+
+
+def read_rows(path: str | Path) -> dict[Key, Row]:
+    """Reads and validates a table's CSV file.
+
+    Raises:
+        InputError: naming file, line, column and reason.
+    """
+    rows: dict[Key, Row] = {}
+    lines: dict[Key, int] = {}
+    for line, record in _records(Path(path)):
+        try:
+            row = _row(record)
+            if row.key in rows:
+                raise ValueError(f"{row.kind}({row.hyperparameters}) on {row.input} stands already in line "
+                                 f"{lines[row.key]}")  # fmt: skip
+        except ValueError as error:
+            raise InputError(f"{path}:{line}: {error}") from None
+        rows[row.key], lines[row.key] = row, line
+    return rows
+
+
+def format_rows(rows: Iterable[Row], header: bool = True) -> str:
+    """The CSV text of these rows; floats keep every digit, so that reading gives the same rows back."""
+    rows = list(rows)
+    extra = list(dict.fromkeys(name for row in rows for name, _ in row.extra))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow([*COLUMNS, *extra])
+    for row in rows:
+        further: Mapping[str, str] = dict(row.extra)
+        writer.writerow([*(getattr(row, name) for name in COLUMNS), *(further.get(name, "") for name in extra)])
+    return text.getvalue()
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Every line below the header, by column, with its number."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise InputError(f"{path}:1: the file is empty; expected the columns {','.join(COLUMNS)}")
+        if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(header)) != len(header):
+            raise InputError(f"{path}:1: the columns are {','.join(header)}; expected {','.join(COLUMNS)} first")
+        for values in reader:
+            if len(values) != len(header):
+                raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
+            yield reader.line_num, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+
+
+def _row(record: Mapping[str, str]) -> Row:
+    """The validated row. Raises ValueError that begins with the column's name."""
+    spec = _column(record, "hyperparameters" if record["kind"] else "kind", lambda text: _spec(record["kind"], text))
+    _column(record, "input", lambda text: _same(text, _output(spec, text), record["output"]))
+    times = [_column(record, name, _milliseconds) for name in ("p10_ms", "median_ms", "p90_ms")]
+    if times != sorted(times):
+        raise ValueError(f"median_ms: p10, median and p90 are {', '.join(map(str, times))}; they must ascend")
+    return Row(
+        kind=record["kind"],
+        hyperparameters=record["hyperparameters"],
+        input=record["input"],
+        output=record["output"],
+        median_ms=times[1],
+        p10_ms=times[0],
+        p90_ms=times[2],
+        runs=_column(record, "runs", _runs),
+        provenance=_column(record, "provenance", _provenance),
+        date=_column(record, "date", _date),
+        extra=tuple((name, value) for name, value in record.items() if name not in COLUMNS),
+    )
+
+
+def _column(record: Mapping[str, str], name: str, convert: Callable[[str], Any]) -> Any:
+    try:
+        return convert(record[name])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+@lru_cache(maxsize=4096)
+def _spec(kind: str, hyperparameters: str) -> BlockSpec:
+    spec = parse(kind, hyperparameters)
+    if str(spec) != hyperparameters:
+        raise ValueError(f"'{hyperparameters}' must be written in full and in order: '{spec}'")
+    return spec
+
+
+@lru_cache(maxsize=65536)
+def _output(spec: BlockSpec, text: str) -> str:
+    """The output shape of the operation, as text; raises ValueError where the block does not take this input."""
+    shape = Shape.parse(text)
+    if str(shape) != text or 0 in (shape.channels, shape.height, shape.width):
+        raise ValueError(f"'{text}' is no shape of an activation")
+    if shape.layout != spec.layout:
+        raise ValueError(f"{spec.kind} takes a {spec.layout}, '{text}' is a {shape.layout}")
+    spec.check(shape)
+    return str(spec.output_shape(shape))
+
+
+def _same(text: str, output: str, found: str) -> None:
+    if output != found:
+        raise ValueError(f"on {text} the output is {output}, the column output says '{found}'")
+
+
+def _milliseconds(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{text} is no latency; expected milliseconds, 0 or more")
+    return value
+
+
+def _runs(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"'{text}' is no whole number, 0 or more")
+    return int(text)
+
+
+def _provenance(text: str) -> Provenance:
+    if text not in PROVENANCES:
+        raise ValueError(f"'{text}' is none of {', '.join(PROVENANCES)}")
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _date(text: str) -> str:
+    return iso_date(text)

@@ -1,0 +1,182 @@
+"""LatencyTable: operation to milliseconds for one device, and the prediction for a whole architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas import resources
+from nas.errors import InputError, nearest
+from nas.files import write_text
+from nas.latency.device_info import DeviceInfo, Provenance, load_device_info
+from nas.latency.rows import Key, Row, format_rows, read_rows, worst
+from nas.space import Architecture, Operation
+from nas.specs import BlockSpec, Shape
+
+TABLE_FILE = "table.csv"
+DEVICE_FILE = "device.yaml"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One operation's part of a prediction, in calibrated ms; `key` is empty for the intercept."""
+
+    name: str
+    kind: str
+    ms: float
+    provenance: Provenance
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The predicted latency of one architecture.
+
+    Attributes:
+        ms: intercept + scale * sum over operations; covers only the operations that have a row.
+        breakdown: one bar an operation in the order of the network, and one for the intercept; they add up to `ms`.
+        provenance: the worst of the rows used.
+        expected_error: of the table, in percent, or None where nobody checked it.
+        missing: the operations without a row, each once.
+    """
+
+    ms: float
+    breakdown: tuple[Bar, ...]
+    provenance: Provenance
+    expected_error: float | None
+    missing: tuple[Operation, ...] = ()
+
+
+class MissingRows(InputError):
+    """The table lacks rows for an architecture; `operations` are those."""
+
+    def __init__(self, message: str, operations: tuple[Operation, ...]) -> None:
+        super().__init__(message)
+        self.operations = operations
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Rows by operation key, for one device.
+
+    Attributes:
+        device: what the rows were taken on, and how far they can be trusted.
+        rows: by `Operation.key`.
+        path: the folder it was loaded from or saved to, or None.
+    """
+
+    device: DeviceInfo
+    rows: Mapping[Key, Row]
+    path: Path | None = None
+    _ms: dict[tuple[BlockSpec, Shape], float] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def provenance(self) -> Provenance:
+        """The worst of the rows."""
+        return worst(row.provenance for row in self.rows.values()) if self.rows else self.device.provenance
+
+    @property
+    def expected_error(self) -> float | None:
+        """Mean absolute error of a prediction in percent: of the last check, else of the models left out of the fit."""
+        if self.device.check:
+            return self.device.check.mape
+        return self.device.estimate.leave_one_out_mape if self.device.estimate else None
+
+    @property
+    def expected_error_source(self) -> str:
+        """Where `expected_error` is from, in words."""
+        if self.device.check:
+            return f"{self.device.check.nets} whole networks measured on {self.device.check.date}"
+        if self.device.estimate:
+            return "published networks, each left out of the fit in turn"
+        return f"not checked yet: nas check --device {self.device.name}"
+
+    def ms(self, operation: Operation) -> float | None:
+        """Calibrated milliseconds of one operation, or None where there is no row."""
+        row = self.rows.get(operation.key)
+        return None if row is None else self.device.calibration.scale * row.median_ms
+
+    def predict(self, arch: Architecture) -> Estimate:
+        """The latency of `arch` with its breakdown. Rows that are missing are named, not raised."""
+        bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
+        missing: dict[Key, Operation] = {}
+        for operation in arch.operations():
+            ms = self.ms(operation)
+            if ms is None:
+                missing.setdefault(operation.key, operation)
+            else:
+                row = self.rows[operation.key]
+                bars.append(Bar(operation.name, row.kind, ms, row.provenance, row.key))
+        return Estimate(
+            ms=sum(bar.ms for bar in bars),
+            breakdown=tuple(bars),
+            provenance=worst(bar.provenance for bar in bars),
+            expected_error=self.expected_error,
+            missing=tuple(missing.values()),
+        )
+
+    def total_ms(self, arch: Architecture) -> float:
+        """The `ms` of `predict` alone, for searches that ask thousands of times.
+
+        Raises:
+            MissingRows: naming the operations without a row and the command that measures them.
+        """
+        total, known = self.device.intercept_ms, self._ms
+        for operation in arch.operations():
+            pair = operation.spec, operation.input
+            ms = known.get(pair)
+            if ms is None:
+                found = self.ms(operation)
+                if found is None:
+                    raise self.missing_rows(arch)
+                ms = known[pair] = found
+            total += ms
+        return total
+
+    def missing_rows(self, arch: Architecture) -> MissingRows:
+        """The error that names what the table lacks for `arch` and the command that measures it."""
+        missing = self.predict(arch).missing
+        named = "; ".join(map(str, missing[:3])) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
+        where = self.path / TABLE_FILE if self.path else f"the table of {self.device.name}"
+        command = f"nas profile --space {arch.space or 'SPACE'} --device {self.device.name}"
+        return MissingRows(f"{where}: no row for {named}; measure with: {command}", missing)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `table.csv` and `device.yaml` into `folder`."""
+        write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
+        self.device.save(Path(folder) / DEVICE_FILE)
+
+
+def make_table(device: DeviceInfo, rows: Iterable[Row], path: Path | None = None) -> LatencyTable:
+    """A table of these rows; of two with one key the later one stays."""
+    return LatencyTable(device, {row.key: row for row in rows}, path)
+
+
+def load_table(name: str | Path) -> LatencyTable:
+    """A table by its device's name (./latency_tables/NAME wins over a shipped one), or by the path of its folder.
+
+    Raises:
+        InputError: naming file, line, column and reason, or the nearest device that has a table.
+    """
+    folder = _folder(str(name))
+    return LatencyTable(load_device_info(folder / DEVICE_FILE), read_rows(folder / TABLE_FILE), folder)
+
+
+def table_names() -> dict[str, Path]:
+    """The devices that have a table, with its folder."""
+    return {name: path.parent for name, path in resources.names(resources.TABLES, f"*/{TABLE_FILE}").items()}
+
+
+def _folder(name: str) -> Path:
+    path, known = Path(name), table_names()
+    if len(path.parts) == 1 and name in known:
+        return known[name]
+    if path.name == TABLE_FILE:
+        path = path.parent
+    if (path / TABLE_FILE).is_file():
+        return path
+    if len(path.parts) > 1 or path.is_dir():
+        raise InputError(f"{name}: there is no {TABLE_FILE} in this folder")
+    raise InputError(f"no latency table for device '{name}'{nearest(name, known)}; "
+                     f"make one with: nas profile --space SPACE --device {name}")  # fmt: skip

@@ -1,0 +1,46 @@
+"""The weights that a found architecture inherits from its supernet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas.blocks.mb3d import resize_bias
+from nas.files import replacing
+from nas.space import Architecture
+from nas.supernet.checkpoint import load_supernet
+from nas.supernet.supernet import Supernet
+
+FORMAT = "nas-weights-1"
+
+
+def inherited(supernet: Supernet, arch: Architecture) -> dict[str, Tensor]:
+    """The state dict of `nas.build(arch)`, sliced out of the supernet.
+
+    `arch` may be for another input size than the supernet's: attention biases are resized to its grids.
+
+    Raises:
+        ValueError: when `arch` is no member of the supernet's space or has another number of classes.
+    """
+    if arch.classes != supernet.space.largest().classes:
+        raise ValueError(f"{arch.classes} classes, the supernet has {supernet.space.largest().classes}")
+    state = supernet.extract(arch.at(supernet.space.resolution)).state_dict()
+    grids = {operation.name: (operation.input.height, operation.input.width) for operation in arch.operations()}
+    for name, tensor in state.items():
+        if tensor.dim() == 3 and tuple(tensor.shape[1:]) != grids[name.partition(".")[0]]:
+            state[name] = resize_bias(tensor, grids[name.partition(".")[0]])
+    return state
+
+
+def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:
+    """Writes the inherited weights of `arch` from a training's folder as a safetensors file.
+
+    Raises:
+        InputError: when the folder holds no finished training.
+    """
+    supernet, _ = load_supernet(root)
+    state = {name: tensor.contiguous() for name, tensor in inherited(supernet, arch).items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary, {"format": FORMAT, "supernet": str(root), "architecture": arch.name})

@@ -1,0 +1,19 @@
+"""Versions of what a result was made with, for its provenance."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """`nas`, Python, the platform, and the installed version of each package that is there."""
+    from nas import __version__
+
+    found = {"nas": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,36 @@
+"""Where EfficientFormer's blocks stand in the checkpoints of its authors and of timm."""
+
+from __future__ import annotations
+
+from nas.space import Architecture
+from nas.weights.layout import Layout
+
+
+def _official(arch: Architecture) -> dict[str, str]:
+    """`network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the head stand at the top."""
+    return _prefixes(arch, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}")
+
+
+def _timm(arch: Architecture) -> dict[str, str]:
+    return _prefixes(arch, stem="stem", entry="stages.{number}.downsample", block="stages.{number}.blocks.{index}")
+
+
+def _prefixes(arch: Architecture, stem: str, entry: str, block: str) -> dict[str, str]:
+    """Blocks are counted from 0 in their stage; the change of layout counts as one, so that those behind it shift."""
+    prefixes, number, index = {"stem": stem, "head": ""}, 0, 0
+    for operation in arch.operations():
+        if operation.name in prefixes:
+            continue
+        if operation.name.endswith("_entry"):
+            number, index = number + 1, 0
+            prefixes[operation.name] = entry.format(number=number, before=2 * number - 1)
+        else:
+            prefixes[operation.name] = block.format(number=number, stage=2 * number, index=index)
+            index += 1
+    return prefixes
+
+
+LAYOUTS = (
+    Layout("efficientformer/official", _official, ignored=("attention_bias_idxs",)),
+    Layout("efficientformer/timm", _timm, ignored=("attention_bias_idxs",)),
+)

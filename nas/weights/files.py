@@ -1,0 +1,98 @@
+"""Reading checkpoint files. Nothing in them is ever executed."""
+
+from __future__ import annotations
+
+import argparse
+import pickle  # for the name of its error alone
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nas.errors import InputError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+WRAPPERS = ("model", "state_dict")
+"""Where training scripts put the state dict: the authors' and timm's."""
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pth, .pt, .bin or .tar file that `torch.save` wrote, by name.
+
+    Raises:
+        InputError: naming the file and the reason, when it is missing, of another kind, damaged, or holds more than
+            tensors and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such checkpoint file")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return _load_torch(path)
+    raise InputError(f"{path}: a checkpoint ends in .safetensors, {', '.join(TORCH_SUFFIXES)}")
+
+
+def unwrap(checkpoint: Any) -> dict[str, Tensor]:
+    """The state dict in what a training script saved: out of its wrapper, without the prefix of data parallelism.
+
+    Raises:
+        InputError: when there is none.
+    """
+    tensors = checkpoint
+    for key in WRAPPERS:
+        if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
+            tensors = tensors[key]
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise InputError(f"no state dict in this checkpoint; it holds {_contents(tensors)}")
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"no state dict in this checkpoint: '{name}' is no tensor but {type(value).__name__}")
+    shared = "module." if all(str(name).startswith("module.") for name in tensors) else ""
+    return {str(name).removeprefix(shared): tensor for name, tensor in tensors.items()}
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path}: is no safetensors file, or damaged: {_first_sentence(error)}") from None
+    return _named(path, tensors)
+
+
+def _load_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        # The authors' training script keeps its options beside the weights: plain data in an argparse.Namespace.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+        refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        if refused:
+            raise InputError(
+                f"{path}: holds '{refused[1]}' beside tensors and plain data, which nas never loads; save the state "
+                "dict alone, as safetensors"
+            ) from None
+        raise InputError(f"{path}: is no checkpoint of torch.save, or damaged: {_first_sentence(error)}") from None
+    return _named(path, checkpoint)
+
+
+def _named(path: Path, checkpoint: Any) -> dict[str, Tensor]:
+    try:
+        return unwrap(checkpoint)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _contents(checkpoint: Any) -> str:
+    if not isinstance(checkpoint, Mapping):
+        return f"one {type(checkpoint).__name__}"
+    return ", ".join(repr(str(key)) for key in list(checkpoint)[:4]) or "nothing"
+
+
+def _first_sentence(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]

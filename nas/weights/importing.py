@@ -1,0 +1,139 @@
+"""Mapping a published checkpoint onto a network."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nas.blocks import Block
+from nas.blocks.mb3d import resize_bias
+from nas.errors import InputError
+from nas.network import Network
+from nas.weights import efficientformer
+from nas.weights.files import unwrap
+from nas.weights.layout import Layout
+
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in efficientformer.LAYOUTS}
+
+Names = Mapping[str, str]
+"""Our name of a tensor to its name in a checkpoint."""
+Grid = tuple[int, int]
+
+
+def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
+    """Puts the weights of a published checkpoint into a network of the same architecture, in place.
+
+    The layout is recognised by the tensors' names; a wrapper as {"model": ...} or {"state_dict": ...} and the prefix
+    "module." are taken off. Every weight of the network is set and every weight of the checkpoint is used, or nothing
+    is changed. Attention biases of another grid are resized bilinearly, with a warning that names both grids.
+
+    Returns:
+        The name of the layout, as in 'efficientformer/timm'.
+
+    Raises:
+        InputError: for a checkpoint of an unknown layout, of another architecture, or of another number of classes.
+    """
+    tensors = unwrap(state_dict)
+    layout, names = _recognise(net, tensors)
+    tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] not in layout.ignored}
+    values, resized = {}, set()
+    for ours, current in net.state_dict().items():
+        value = tensors.get(names[ours], current if ours.endswith(".num_batches_tracked") else None)
+        if value is None:
+            continue
+        values[ours], grids = _fitted(value, current)
+        if values[ours].shape != current.shape:
+            raise InputError(_mismatch(net, ours, names[ours], value, current))
+        resized.update(grids)
+    _refuse_difference(layout.name, names, tensors, values)
+    net.load_state_dict(values)
+    for before, after in sorted(resized):
+        warnings.warn(
+            f"attention biases resized from a {before[0]}x{before[1]} grid to {after[0]}x{after[1]}: fine-tune at "
+            "this resolution",
+            stacklevel=2,
+        )
+    return layout.name
+
+
+def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Layout, Names]:
+    """The layout whose names for this network's tensors are most often in the checkpoint."""
+    known = [(layout, names) for layout in LAYOUTS.values() if (names := _names(net, layout))]
+    if not known:
+        raise InputError(f"no published layout is known for the blocks of '{net.architecture.name}'")
+    shared = [len(tensors.keys() & set(names.values())) for _, names in known]
+    best = shared.index(max(shared))
+    layout, names = known[best]
+    if 2 * shared[best] < min(len(names), len(tensors)):
+        layouts = " or ".join(f"{layout.name} ({_some(names.values())})" for layout, names in known)
+        raise InputError(f"unknown checkpoint layout: its tensors are called {_some(tensors)}; expected {layouts}")
+    return layout, names
+
+
+def _names(net: Network, layout: Layout) -> Names | None:
+    """The names of the network's tensors in a layout, or None where one of its blocks was never published in it."""
+    prefixes = layout.prefixes(net.architecture)
+    names: dict[str, str] = {}
+    for operation, block in net.named_children():
+        assert isinstance(block, Block)
+        published = block.published.get(layout.name, {})
+        for name in block.state_dict():
+            ours = next((prefix for prefix in published if f"{name}.".startswith(f"{prefix}.")), None)
+            if ours is None:
+                return None
+            theirs = published[ours] + name.removeprefix(ours)
+            names[f"{operation}.{name}"] = f"{prefixes[operation]}.{theirs}".lstrip(".")
+    return names
+
+
+def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Grid]]]:
+    """The value in our shape: a flat table of attention biases (heads, H*W) becomes (heads, H, W), resized if need be.
+
+    Published networks have square grids, so the number of entries tells the grid.
+    """
+    if not (value.dim() == 2 and current.dim() == 3 and len(value) == len(current)):
+        return value, set()
+    after = (current.shape[1], current.shape[2])
+    side = math.isqrt(value.shape[1])
+    before = (side, side) if side * side == value.shape[1] else after
+    if before[0] * before[1] != value.shape[1]:
+        return value, set()
+    table = value.reshape(len(value), *before)
+    return (table, set()) if before == after else (resize_bias(table.float(), after), {(before, after)})
+
+
+def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tensor) -> str:
+    shapes = f"{list(value.shape)} in the checkpoint, {list(current.shape)} in this network"
+    classes = net.architecture.classes
+    if ours.startswith("head.") and len(current) == classes and value.shape[1:] == current.shape[1:]:
+        return (
+            f"'{theirs}' has {len(value)} classes in the checkpoint, this network {classes}: build it with "
+            f"arch.at(classes={len(value)}), import, and replace the head then"
+        )
+    return f"the checkpoint is of another architecture: '{theirs}' (here {ours}) is {shapes}"
+
+
+def _refuse_difference(layout: str, names: Names, tensors: Iterable[str], values: Container[str]) -> None:
+    """Raises InputError for weights of the network that the checkpoint lacks, and for those that have no place."""
+    missing = [names[ours] for ours in names if ours not in values]
+    if missing:
+        raise InputError(
+            f"the checkpoint ({layout}) is of another architecture, or not whole: it lacks {_some(missing)}, "
+            f"{len(missing)} of {len(names)} tensors"
+        )
+    known = set(names.values())
+    surplus = [name for name in tensors if name not in known]
+    if surplus:
+        raise InputError(
+            f"the checkpoint ({layout}) is of another architecture: this network has no place for "
+            f"{_some(surplus)}, {len(surplus)} of its tensors"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(f"'{name}'" for name in listed[:3]) + (", .." if len(listed) > 3 else "")

@@ -1,0 +1,230 @@
+"""Every block: its formulas against the module that is built from it, gradients, and the text that names it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.blocks import MODULES, Block, build_block
+from nas.errors import InputError
+from nas.specs import (
+    ACTIVATIONS,
+    MB3D,
+    MB4D,
+    SPECS,
+    BlockSpec,
+    ConvEmbedding,
+    ConvStem,
+    Flatten,
+    Identity,
+    Shape,
+    TokenHead,
+    Unflatten,
+    from_dict,
+    parse,
+)
+
+SIDES = st.integers(3, 9)
+EVEN = st.integers(4, 12).map(lambda half: 2 * half)
+ACTIVATION = st.sampled_from(ACTIVATIONS)
+MAPS = st.builds(Shape, EVEN, SIDES, SIDES)
+TOKENS = st.builds(Shape, EVEN, SIDES, SIDES, st.just("tokens"))
+
+CASES: dict[str, st.SearchStrategy[tuple[BlockSpec, Shape]]] = {
+    "conv_stem": st.tuples(st.builds(ConvStem, EVEN, ACTIVATION), st.builds(Shape, st.just(3), SIDES, SIDES)),
+    "conv_embedding": st.tuples(st.builds(ConvEmbedding, EVEN), MAPS),
+    "mb4d": st.tuples(st.builds(MB4D, st.integers(1, 5), st.sampled_from([3, 5]), ACTIVATION), MAPS),
+    "mb3d": st.tuples(
+        st.builds(MB3D, st.integers(1, 4), st.sampled_from([4, 8]), st.integers(1, 4), st.integers(1, 4), ACTIVATION),
+        TOKENS,
+    ),
+    "flatten": st.tuples(st.just(Flatten()), MAPS),
+    "unflatten": st.tuples(st.just(Unflatten()), TOKENS),
+    "token_head": st.tuples(st.builds(TokenHead, st.integers(2, 20), st.booleans()), TOKENS),
+}
+KINDS = pytest.mark.parametrize("kind", CASES)
+few = settings(max_examples=12, deadline=None)
+
+
+def test_every_kind_has_a_case_and_a_module() -> None:
+    assert set(CASES) == set(MODULES) == set(SPECS) - {Identity.kind}
+
+
+def randomised(spec: BlockSpec, shape: Shape) -> Block:
+    """The block with parameters moved away from an initialisation where branches count for nothing."""
+    torch.manual_seed(0)
+    block = build_block(spec, shape)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return block
+
+
+def tensors_of(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (output,) if isinstance(output, Tensor) else output
+
+
+@KINDS
+@few
+@given(data=st.data())
+def test_formulas_equal_the_module(kind: str, data: st.DataObject) -> None:
+    spec, shape = data.draw(CASES[kind])
+    block = build_block(spec, shape)
+    assert sum(parameter.numel() for parameter in block.parameters()) == spec.params(shape)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        output = block.eval()(torch.randn(shape.tensor(batch=1)))
+    assert tuple(output.shape) == spec.output_shape(shape).tensor()
+    assert flops.get_total_flops() / 2 == pytest.approx(spec.macs(shape), rel=0.01)
+
+
+@KINDS
+@few
+@given(data=st.data())
+def test_gradients_reach_every_parameter(kind: str, data: st.DataObject) -> None:
+    """In eval mode, because in training a bias before a batch norm has a gradient of zero."""
+    spec, shape = data.draw(CASES[kind])
+    block = randomised(spec, shape)
+    x = torch.randn(shape.tensor(batch=2), requires_grad=True)
+    for mode in (True, False):
+        block.train(mode).zero_grad()
+        sum((y * torch.randn_like(y)).sum() for y in tensors_of(block(x))).backward()
+        for name, parameter in block.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert mode or parameter.grad.any(), f"{name} has no gradient"
+    assert x.grad is not None and x.grad.any()
+
+
+@KINDS
+@few
+@given(data=st.data())
+def test_deploy_keeps_the_output(kind: str, data: st.DataObject) -> None:
+    spec, shape = data.draw(CASES[kind])
+    block = randomised(spec, shape).eval()
+    with torch.no_grad():
+        x = torch.randn(shape.tensor(batch=2))
+        before = block(x)
+        block.deploy()
+        torch.testing.assert_close(block(x), before, rtol=1e-4, atol=1e-5)
+
+
+@KINDS
+@few
+@given(data=st.data())
+def test_axes_and_published_names_are_those_of_the_module(kind: str, data: st.DataObject) -> None:
+    spec, shape = data.draw(CASES[kind])
+    block = build_block(spec, shape)
+    tensors = block.state_dict()
+    for name, axes in block.axes.items():
+        if name in tensors:
+            assert len(axes) == tensors[name].dim(), name
+    for layout, names in block.published.items():
+        for name in tensors:
+            prefixes = [prefix for prefix in names if f"{name}.".startswith(f"{prefix}.")]
+            assert len(prefixes) == 1, f"{layout}: {name} is covered by {prefixes}"
+
+
+@KINDS
+@few
+@given(data=st.data())
+def test_text_and_data_give_the_spec_back(kind: str, data: st.DataObject) -> None:
+    spec, shape = data.draw(CASES[kind])
+    assert parse(kind, str(spec)) == spec
+    assert from_dict(spec.to_dict()) == spec
+    assert Shape.parse(str(shape)) == shape
+    assert all(layer.read > 0 or layer.params for layer in spec.layers(shape))
+
+
+@pytest.mark.parametrize("spec, shape", [
+    (MB4D(), Shape(48, 56, 56)), (MB4D(activation="hardswish"), Shape(64, 14, 14)),
+    (MB3D(), Shape(448, 7, 7, "tokens")), (ConvStem(48), Shape(3, 224, 224)), (ConvEmbedding(96), Shape(48, 56, 56)),
+    (TokenHead(1000), Shape(448, 7, 7, "tokens")),
+], ids=str)  # fmt: skip
+def test_published_sizes(spec: BlockSpec, shape: Shape) -> None:
+    block = build_block(spec, shape).eval()
+    assert sum(parameter.numel() for parameter in block.parameters()) == spec.params(shape)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        output = block(torch.randn(shape.tensor()))
+    assert tuple(output.shape) == spec.output_shape(shape).tensor()
+    assert flops.get_total_flops() / 2 == pytest.approx(spec.macs(shape), rel=0.01)
+
+
+def test_mb4d_is_the_papers_equation() -> None:
+    """I = X + s1 (Pool(X) - X); X' = I + s2 Conv_BN(Conv_BN,GELU(I)), with the pool's border not counting padding."""
+    shape = Shape(4, 3, 3)
+    block = build_block(MB4D(expansion=1), shape).eval()
+    with torch.no_grad():
+        block.mixer_scale.fill_(1.0)
+        block.mlp_scale.zero_()
+        x = torch.arange(36.0).reshape(1, 4, 3, 3)
+        corner = x[:, :, :2, :2].mean(dim=(2, 3))
+        torch.testing.assert_close(block(x)[:, :, 0, 0], corner)
+
+
+def test_mb3d_without_bias_is_softmax_attention() -> None:
+    spec, shape = MB3D(heads=2, key_dim=4, value_ratio=2, expansion=2), Shape(8, 3, 5, "tokens")
+    block = build_block(spec, shape).eval()
+    with torch.no_grad():
+        block.mixer_scale.fill_(1.0)
+        block.mlp_scale.zero_()
+        nn.init.normal_(block.qkv.weight)
+        nn.init.normal_(block.bias)
+        x = torch.randn(2, 15, 8)
+        q, k, v = block.qkv(block.mixer_norm(x)).reshape(2, 15, 2, 16).transpose(1, 2).split([4, 4, 8], dim=3)
+        bias = torch.empty(2, 15, 15)
+        for i in range(15):
+            for j in range(15):
+                bias[:, i, j] = block.bias[:, abs(i // 5 - j // 5), abs(i % 5 - j % 5)]
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        expected = x + block.mixer_projection(mixed.transpose(1, 2).reshape(2, 15, 16))
+        torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_train_both_classifiers_and_average_them() -> None:
+    head = build_block(TokenHead(5), Shape(8, 2, 2, "tokens"))
+    x = torch.randn(3, 4, 8)
+    logits, distilled = head(x)
+    torch.testing.assert_close(head.eval()(x), (logits + distilled) / 2)
+
+
+@pytest.mark.parametrize("make, reason", [
+    (lambda: from_dict({"kind": "mb5d"}), "unknown block kind 'mb5d', did you mean 'mb"),
+    (lambda: from_dict({"kind": "mb4d", "expansion": 2.5}), "expansion: Input should be a valid integer"),
+    (lambda: from_dict({"kind": "mb4d", "expansoin": 2}), "expansoin: unknown key"),
+    (lambda: from_dict({"kind": "token_head"}), "classes: is missing"),
+    (lambda: parse("mb4d", "expansion=4;pool=2"), "pool 2 must be odd"),
+    (lambda: parse("mb3d", "heads"), "heads"),
+    (lambda: parse("conv_stem", "width=33"), "multiple of 2"),
+    (lambda: TokenHead(1), "classes 1 must be at least 2"),
+    (lambda: MB3D(activation="relu6"), "activation 'relu6' is none of"),  # type: ignore[arg-type]
+    (lambda: Shape.parse("48x56"), "'48x56' is no shape"),
+    (lambda: build_block(Identity(), Shape(8, 4, 4)), "block kind 'identity' has no module"),
+])  # fmt: skip
+def test_bad_specs_give_the_reason_in_one_line(make, reason: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_kind_in_build_is_an_input_error() -> None:
+    with pytest.raises(InputError):
+        build_block(Identity(), Shape(8, 4, 4))
+
+
+@pytest.mark.parametrize("first", ["inference", "export"])
+def test_nothing_of_an_earlier_forward_pass_is_kept(first: str) -> None:
+    """A tensor made in inference mode or while exporting must not turn up in a later training step."""
+    shape = Shape(8, 2, 11 if first == "inference" else 13, "tokens")
+    block = build_block(MB3D(heads=2, key_dim=4), shape).eval()
+    x = torch.randn(shape.tensor())
+    if first == "inference":
+        with torch.inference_mode():
+            block(x)
+    else:
+        torch.export.export(block, (x,))
+    output = block.train()(x)
+    assert type(output) is Tensor
+    output.sum().backward()

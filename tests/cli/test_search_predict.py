@@ -1,0 +1,213 @@
+"""`nas search` and `nas predict` as a user meets them: one result on stdout, one line for bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas.__main__ import main
+from nas.search import load_scores
+from nas.space import load_architecture
+
+SEARCH = ["search", "--space", "small", "--device", "toy"]
+PREDICT = ["predict", "small_s", "--device", "toy"]
+
+
+@pytest.fixture
+def nas(monkeypatch, capsys, workplace):
+    """A function from arguments to (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nas", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def test_search_tells_its_sources_every_step_the_result_and_what_comes_next(nas):
+    code, out, err = nas(*SEARCH)
+    assert code == 0
+    for text in (
+        "toy",
+        "ESTIMATED",
+        "no OS",
+        "expected error unknown",
+        "made up for a test",
+        "smallest published member, small_s",
+    ):
+        assert text in err
+    assert "found" in out and "small_s" in out and "small_l" in out
+    (run,) = Path("runs").iterdir()
+    steps = list(csv.DictReader((run / "trace.csv").open()))
+    assert steps and all(step["move"] in err for step in steps)
+    assert err.splitlines()[-1] == f"next: nas predict {run}/architecture.yaml --device toy"
+    code, out, _ = nas("predict", f"{run}/architecture.yaml", "--device", "toy", "--json")
+    assert code == 0 and json.loads(out)["ms"] == pytest.approx(float(steps[-1]["ms"]))
+
+
+def test_search_json_is_one_document_with_the_promised_keys(nas, workplace):
+    code, out, _ = nas(*SEARCH, "--latency-ms", "0.4", "--candidates", "paper", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert {
+        "space",
+        "device",
+        "engine",
+        "target_ms",
+        "latency_ms",
+        "cost",
+        "table",
+        "scores",
+        "run",
+        "architecture",
+    } <= set(document)
+    assert (document["space"], document["device"], document["engine"], document["target_ms"]) == (
+        "small",
+        "toy",
+        "slimming",
+        0.4,
+    )
+    assert document["table"]["provenance"] == "estimated" and document["table"]["expected_error"] is None
+    assert "made up" in document["scores"]["provenance"]
+    assert document["latency_ms"] <= 0.4
+    arch = load_architecture(document["architecture"])
+    assert (list(arch.widths), list(arch.depths), arch.macs) == (
+        document["widths"],
+        document["depths"],
+        document["macs"],
+    )
+    assert load_scores("small").cost(arch) == pytest.approx(document["cost"])
+    assert yaml.safe_load(Path(document["run"], "run.yaml").read_text())["engine"]["candidates"] == "paper"
+
+
+def test_predict_json_is_one_document_with_the_promised_keys(nas, workplace):
+    code, out, err = nas(*PREDICT, "--json")
+    document = json.loads(out)
+    assert code == 0 and {"ms", "breakdown", "provenance", "expected_error"} <= set(document)
+    assert sum(bar["ms"] for bar in document["breakdown"]) == pytest.approx(document["ms"])
+    names = [bar["name"] for bar in document["breakdown"]]
+    assert names == ["intercept", *(op.name for op in workplace.space.published["small_s"].operations())]
+    assert err.startswith("next: nas search --space small --device toy --latency-ms")
+
+
+def test_predict_prints_every_operation(nas, workplace):
+    code, out, _ = nas(*PREDICT)
+    assert code == 0 and "estimated" in out and "expected error unknown" in out
+    for operation in workplace.space.published["small_s"].operations():
+        assert operation.name in out
+
+
+def test_a_supernets_scores_resolution_and_classes_are_used_and_its_weights_inherited(
+    nas, workplace, made_up_table, made_up_scores, monkeypatch
+):
+    trained = workplace.space.at(32, 5)
+    made_up_scores(trained, 7).save("runs/trained")
+    made_up_table(trained).save("latency_tables/toy32")
+    asked = []
+    monkeypatch.setattr("nas.supernet.inherit.extract_to", lambda *arguments: asked.append(arguments))
+    code, out, err = nas("search", "--space", "small", "--device", "toy32", "--supernet", "runs/trained", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    arch = load_architecture(document["architecture"])
+    assert (arch.resolution, arch.classes) == ((32, 32), 5)
+    assert asked == [("runs/trained", arch, Path(document["run"]) / "weights.safetensors")]
+    code, _, err = nas(
+        "search", "--space", "small", "--device", "toy32", "--supernet", "runs/trained", "--classes", "9"
+    )
+    assert code == 2 and "the supernet was trained on 5" in err
+
+
+def refused(outcome: tuple[int, str, str]) -> str:
+    """The one line that bad input gets."""
+    code, out, err = outcome
+    assert code == 2 and out == "" and "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith("nas: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["search", "--space", "smal", "--device", "toy"], "unknown space 'smal', did you mean 'small'"),
+        (["search", "--space", "small", "--device", "toi"], "did you mean 'toy'"),
+        ([*SEARCH, "--engine", "slim"], "unknown engine 'slim', did you mean 'slimming'"),
+        ([*SEARCH, "--candidates", "al"], "unknown candidates 'al', did you mean 'all'"),
+        ([*SEARCH, "--latency-ms", "0.001"], "cannot be reached: the fastest member of space 'small'"),
+        ([*SEARCH, "--latency-ms", "nan"], "expected a positive number"),
+        ([*SEARCH, "--latency-ms", "-1"], "expected a positive number"),
+        ([*SEARCH, "--resolution", "33"], "resolution 33x33"),
+        ([*SEARCH, "--classes", "1"], "classes 1 must be at least 2"),
+        (
+            [*SEARCH, "--resolution", "96", "--classes", "3"],
+            "nas profile --space small --device toy --resolution 96 --classes 3",
+        ),
+        ([*SEARCH, "--scores", "nowhere"], "no scores at 'nowhere'"),
+        ([*SEARCH, "--supernet", "nowhere"], "there is no such training run"),
+        ([*SEARCH, "--supernet", "search_spaces"], "no scores.csv there"),
+        ([*SEARCH, "--out", "search_spaces"], "there is something already"),
+        (["predict", "small_x", "--device", "toy"], "unknown architecture 'small_x', did you mean 'small_"),
+        (["predict", "none.yaml", "--device", "toy"], "none.yaml: cannot be read"),
+        (["predict", "small_s", "--device", "tox"], "did you mean 'toy'"),
+    ],
+)
+def test_bad_options_get_one_line(nas, arguments, reason):
+    assert reason in refused(nas(*arguments))
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", [SEARCH, PREDICT], ids=["search", "predict"])
+@pytest.mark.parametrize("value", ["nan", "-1.0", "inf", "fast"])
+def test_a_bad_latency_gets_one_line(nas, workplace, command, value):
+    lines = workplace.table_file.read_text().splitlines()
+    lines[3] = ",".join(value if i == 4 else field for i, field in enumerate(lines[3].split(",")))
+    workplace.table_file.write_text("\n".join(lines) + "\n")
+    line = refused(nas(*command))
+    assert "table.csv:4" in line and "median_ms" in line and value in line
+
+
+@pytest.mark.parametrize("command", [SEARCH, PREDICT], ids=["search", "predict"])
+def test_missing_rows_are_named_with_the_command_that_measures_them(nas, workplace, command):
+    lines = workplace.table_file.read_text().splitlines()
+    workplace.table_file.write_text("\n".join(line for line in lines if not line.startswith("conv_stem")) + "\n")
+    line = refused(nas(*command))
+    assert "no row for conv_stem(width=" in line and "nas profile --space small --device toy" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "good", "bad", "reason"),
+    [
+        ("space_file", "resolution: [64, 64]", "resolution: [64, 64", "small.yaml:"),
+        ("space_file", "name: small\n", "name: small\ncolour: red\n", "colour: unknown key"),
+        ("table_file", "kind,", "sort,", "table.csv:1"),
+        ("scores_file", "cost", "price", "scores.csv:1: column 'cost' is missing"),
+        ("scores_file", "drop,1,1,", "drop,1,7,", "scores.csv:2: position: 7 is outside 1..2"),
+        ("scores_file", "drop,1,2,", "drop,1,1,", "this move stands twice"),
+    ],
+)  # fmt: skip
+def test_malformed_files_are_named_with_line_and_reason(nas, workplace, file, good, bad, reason):
+    path = getattr(workplace, file)
+    text = path.read_text()
+    assert good in text
+    path.write_text(text.replace(good, bad, 1))
+    assert reason in refused(nas(*SEARCH))
+
+
+def test_scores_of_another_space_are_refused(nas, workplace):
+    path = workplace.scores_file.with_name("scores.yaml")
+    path.write_text(path.read_text().replace("space: small", "space: other"))
+    assert "scores of space 'other', not of 'small'" in refused(nas(*SEARCH))
+
+
+def test_missing_scores_are_refused_with_the_way_to_make_them(nas, workplace):
+    workplace.scores_file.unlink()
+    assert "`nas train --space small` makes scores" in refused(nas(*SEARCH))

@@ -1,0 +1,127 @@
+"""The host: a small operation and a small network, really converted and run by LiteRT."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nas
+from nas.devices import Chain, OperationFailed, known_devices, open_device
+from nas.devices.host import Host, cache_folder
+from nas.devices.litert_convert import build
+from nas.devices.litert_run import quietest
+from nas.errors import InputError
+from nas.latency import DeviceInfo
+from nas.space import Operation, Space
+from nas.specs import MB4D, Shape
+
+OPERATION = Operation("block", MB4D(expansion=2), Shape(16, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    host = Host(cache=tmp_path_factory.mktemp("cache"))
+    yield host
+    host.close()
+
+
+def test_operation_is_converted_once_and_timed(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
+    cores = os.sched_getaffinity(0)
+    one, four = (host.prepare(Chain.stack(OPERATION, copies)).result() for copies in (1, 4))
+    stamp = one.stat().st_mtime_ns
+    assert host.prepare(Chain.stack(OPERATION)).result() == one and one.stat().st_mtime_ns == stamp
+    short, long = host.measure(one), host.measure(four)
+    for timing in (short, long):
+        assert 0 < timing.p10_ms <= timing.median_ms <= timing.p90_ms < 50 and timing.runs > 50
+    assert 1.5 * short.median_ms < long.median_ms < 8 * short.median_ms
+    assert capfd.readouterr() == ("", "")
+    assert os.sched_getaffinity(0) == cores
+
+
+def test_network_gives_what_torch_gives(host: Host, small_space: Callable[..., Space]) -> None:
+    """The converted chain is the network: random weights come from one seed, so equal ones can be rebuilt here."""
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    member = small_space().published["small_s"]
+    chain = Chain.network(member.operations())
+    artifact = host.prepare(chain).result()
+    assert host.measure(artifact).median_ms > 0
+    model = CompiledModel.from_file(str(artifact))
+    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    inputs[0].write(np.zeros(3 * 64 * 64, np.float32))
+    model.run_by_index(0, inputs, outputs)
+    assert np.isfinite(outputs[0].read(10, np.float32)).all()
+
+
+def test_chain_is_the_deployed_network(small_space: Callable[..., Space]) -> None:
+    member = small_space().published["small_l"]
+    torch.manual_seed(0)
+    module, shape = build(Chain.network(member.operations()))
+    torch.manual_seed(0)
+    network = nas.build(member).eval()
+    x_bchw = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(module(x_bchw), network(x_bchw), atol=1e-5)
+    assert shape == member.operations()[-1].output
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
+
+
+def test_tied_copies_are_one_module() -> None:
+    tied, _ = build(Chain.stack(OPERATION, 3))
+    loose, _ = build(Chain((OPERATION.spec,) * 3, OPERATION.input))
+    assert tied[0] is tied[2] and loose[0] is not loose[2]
+
+
+def test_garbage_file_is_a_failed_operation(host: Host, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.tflite"
+    garbage.write_bytes(b"garbage" * 100)
+    with pytest.raises(OperationFailed):
+        host.measure(garbage)
+    assert host.measure(host.prepare(Chain.stack(OPERATION)).result()).runs > 0
+
+
+def test_info_is_a_device_file(host: Host, tmp_path: Path) -> None:
+    info = host.info()
+    assert isinstance(info, DeviceInfo)
+    assert info.threads == 1 and info.runtime_version and info.tools["litert-torch"] and info.soc
+    info.save(tmp_path / "device.yaml")
+
+
+def test_more_threads_than_cores() -> None:
+    with pytest.raises(InputError, match="--threads 4096: this machine has"):
+        Host(threads=4096)
+
+
+def test_quiet_rounds_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other round is disturbed to three times the time; the answer is that of the quiet ones."""
+    clock, calls = [0.0], [0]
+
+    def run() -> None:
+        calls[0] += 1
+        clock[0] += 0.030 if calls[0] // 10 % 2 else 0.010
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert np.median(quietest(run)) == pytest.approx(0.010)
+    assert quietest(run).max() == pytest.approx(0.010)
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "nas" / "litert"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "nas" / "litert"
+
+
+def test_names(workplace: object) -> None:
+    known = {device.name: device for device in known_devices()}
+    assert known["host"].connected and known["host"].table is None
+    assert not known["toy"].connected and known["toy"].table is not None
+    with pytest.raises(InputError, match="toy is not connected.*estimated"):
+        open_device("toy")
+    with pytest.raises(InputError, match="unknown device 'hots', did you mean 'host'"):
+        open_device("hots")

@@ -1,0 +1,66 @@
+"""The process that converts or times."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nas.devices import OperationFailed
+from nas.devices.worker import Worker
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    worker = Worker("echo_worker")
+    yield worker
+    worker.close()
+
+
+def test_answers_without_a_word_on_the_terminal(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = worker.ask(text="ä\n1"), worker.ask(number=2)
+    assert first["request"] == {"text": "ä\n1"} and second["request"] == {"number": 2}
+    assert first["pid"] == second["pid"] != os.getpid()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_error_comes_back_in_one_line_and_the_worker_lives(worker: Worker) -> None:
+    pid = worker.ask()["pid"]
+    with pytest.raises(OperationFailed, match="^ValueError: no such thing$"):
+        worker.ask(fail=True)
+    assert worker.ask()["pid"] == pid
+
+
+def test_death_costs_one_request(worker: Worker) -> None:
+    pid = worker.ask()["pid"]
+    with pytest.raises(OperationFailed, match="echo_worker died"):
+        worker.ask(die=True)
+    assert worker.ask()["pid"] != pid
+
+
+def test_dies_with_its_parent() -> None:
+    script = (
+        "import sys, os, signal; sys.path.insert(0, sys.argv[1])\nfrom nas.devices.worker import Worker\n"
+        "print(Worker('echo_worker').ask()['pid'], flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    pid = int(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    deadline = time.monotonic() + 10
+    while _runs(pid):
+        assert time.monotonic() < deadline, "the worker outlived its parent"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -1,0 +1,78 @@
+"""A device made of a formula, with the mishaps that a real one has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+from nas.devices import Chain, OperationFailed, Timing
+from nas.latency import DeviceInfo
+
+CALL_MS = 0.002
+
+
+def true_ms(chain: Chain) -> float:
+    """A call, and for every block a constant, its MACs and the elements that it moves."""
+    total, shape = CALL_MS, chain.input
+    for spec in chain.blocks:
+        moved = sum(layer.read + layer.written for layer in spec.layers(shape))
+        total += 1e-4 + spec.macs(shape) / 4e7 + moved / 2e7
+        shape = spec.output_shape(shape)
+    return total
+
+
+class FakeDevice:
+    """Takes `true_ms` times `factor(measurements so far)`; chains for which `fails` says so cannot run.
+
+    Attributes:
+        measured: the chains that were measured, in order.
+        stop_after: the number of measurements after which it is interrupted, as by ctrl-C.
+    """
+
+    def __init__(self, threads: int = 1, delay_s: float = 0.0) -> None:
+        self.threads, self.delay_s = threads, delay_s
+        self.measured: list[Chain] = []
+        self.stop_after: int | None = None
+        self.fails: Callable[[Chain], bool] = lambda chain: False
+        self.factor: Callable[[int], float] = lambda count: 1.0
+        self.closed = False
+        self._chains: dict[Path, Chain] = {}
+
+    def info(self) -> DeviceInfo:
+        return DeviceInfo(
+            name="host", kind="fake", soc="formula", os="none", runtime="fake", runtime_version="1",
+            compute_unit="cpu", precision="float32", provenance="measured", date="2026-01-31", threads=self.threads,
+        )  # fmt: skip
+
+    def prepare(self, chain: Chain) -> Future[Path]:
+        future: Future[Path] = Future()
+        path = Path(f"/nowhere/{chain.digest()}")
+        self._chains[path] = chain
+        future.set_result(path)
+        return future
+
+    def measure(self, artifact: Path) -> Timing:
+        chain = self._chains[artifact]
+        if self.stop_after is not None and len(self.measured) >= self.stop_after:
+            raise KeyboardInterrupt
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        self.measured.append(chain)
+        if self.fails(chain):
+            raise OperationFailed("RuntimeError: unsupported")
+        ms = true_ms(chain) * self.factor(len(self.measured))
+        return Timing(ms, ms * 0.99, ms * 1.02, runs=100)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def other_settings(device: FakeDevice) -> FakeDevice:
+    """The same device with an updated runtime."""
+    info = replace(device.info(), runtime_version="2")
+    changed = FakeDevice()
+    changed.info = lambda: info  # type: ignore[method-assign]
+    return changed

@@ -1,0 +1,131 @@
+"""Calibration and check against whole networks."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_device import FakeDevice, true_ms
+
+from nas.devices import Chain
+from nas.errors import InputError
+from nas.latency import load_table
+from nas.latency.check import JOURNAL_FILE, calibrate, check, statistics
+from nas.latency.networks import (
+    NETWORKS_FILE, NetworkTime, at_resolution_id, calibration_members, check_members, profiled_spaces, read_networks,
+    resolution_id,
+)  # fmt: skip
+from nas.latency.profile import profile
+from nas.space import Space
+
+
+@pytest.fixture
+def space(small_space: Callable[..., Space]) -> Space:
+    return small_space()
+
+
+def net(measured: float, predicted: float, total: float = 1.0) -> NetworkTime:
+    return NetworkTime("check", "small", "64x64/10", "n", measured, total, predicted)
+
+
+def test_calibration_finds_scale_and_intercept() -> None:
+    nets = [NetworkTime("calibration", "s", "r", str(ms), measured_ms=0.3 + 1.02 * ms, sum_ms=ms) for ms in (1, 4, 9)]
+    assert calibrate(nets) == pytest.approx((1.02, 0.3))
+    assert calibrate(nets[:1]) == pytest.approx((1.32, 0.0))
+
+
+def test_calibration_gives_no_negative_intercept() -> None:
+    nets = [NetworkTime("calibration", "s", "r", str(ms), measured_ms=ms - 0.5, sum_ms=ms) for ms in (1, 4, 9)]
+    scale, intercept = calibrate(nets)
+    assert intercept == 0 and 0 < scale < 1
+
+
+def test_statistics() -> None:
+    found = statistics([net(1.0, 1.04), net(2.0, 1.84), net(4.0, 4.0), net(8.0, 9.6)])
+    assert found["mape"] == pytest.approx(8.0)
+    assert found["bias"] == pytest.approx(4.0)
+    assert (found["within_5"], found["within_10"], found["nets"]) == (50, 75, 4)
+    assert found["spearman"] == 1.0
+
+
+def test_check_draws_others_than_the_calibration(space: Space) -> None:
+    used = {member.operations() for member in calibration_members(space)}
+    assert len(used) == 5
+    for seed in (0, 1, 7):
+        drawn = [member.operations() for member in check_members(space, 40, seed)]
+        assert len(drawn) == len(set(drawn)) == 40 and not used & set(drawn)
+    assert check_members(space, 5, 0) == check_members(space, 5, 0) != check_members(space, 5, 1)
+
+
+def test_check_is_stored_and_believed(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    device = FakeDevice()
+    checked, times = check(table, space, device, nets=12)
+    assert len(device.measured) == len(times) == 12
+    for time, chain in zip(times, device.measured, strict=True):
+        assert time.measured_ms == pytest.approx(true_ms(chain), rel=1e-4)
+    assert checked.device.check is not None and checked.device.check.mape < 1
+    assert checked.device.check.within_5 == 100 and checked.device.check.spearman == pytest.approx(1, abs=0.01)
+    loaded = load_table(tmp_path)
+    assert loaded.device == checked.device
+    assert loaded.expected_error == checked.device.check.mape
+    rows = list(csv.DictReader((tmp_path / NETWORKS_FILE).open()))
+    assert [row["role"] for row in rows].count("check") == 12 and [row["role"] for row in rows].count("calibration") == 5
+    assert read_networks(tmp_path)[5:] == times
+
+
+def test_slow_networks_show_as_bias(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    slow = FakeDevice()
+    slow.factor = lambda count: 1.25
+    checked, _ = check(table, space, slow, nets=8)
+    assert checked.device.check is not None
+    assert checked.device.check.bias == pytest.approx(-20, abs=1)
+    assert checked.device.check.within_10 == 0
+
+
+def test_check_goes_on_after_an_interruption(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    device = FakeDevice()
+    device.stop_after = 7
+    with pytest.raises(KeyboardInterrupt):
+        check(table, space, device, nets=10)
+    again = FakeDevice()
+    check(table, space, again, nets=10)
+    assert len(again.measured) == 3
+    assert not (tmp_path / JOURNAL_FILE).exists()
+
+
+def test_new_rows_make_the_check_stale(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    check(table, space, FakeDevice(), nets=5)
+    unchanged, _ = profile(space, FakeDevice(), tmp_path)
+    assert unchanged.device.check is not None
+    changed, _ = profile(space.at(96), FakeDevice(), tmp_path)
+    assert changed.device.check is None
+
+
+def test_other_settings_and_missing_rows_are_refused(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    with pytest.raises(InputError, match="threads"):
+        check(table, space, FakeDevice(threads=2), nets=3)
+    with pytest.raises(InputError, match="no row for"):
+        check(table, space.at(96), FakeDevice(), nets=3)
+
+
+def test_table_knows_its_spaces(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space.at(96, classes=7), FakeDevice(), tmp_path)
+    [(name, resolution)] = profiled_spaces(load_table(tmp_path).device)
+    assert (name, resolution) == (space.path, "96x96/7")
+    assert resolution_id(at_resolution_id(space, resolution)) == resolution
+    assert table.total_ms(at_resolution_id(space, resolution).sample(3)) > 0
+
+
+def test_check_of_a_chain_is_the_network(space: Space) -> None:
+    member = space.sample(4)
+    chain = Chain.network(member.operations())
+    assert Chain.from_dict(chain.to_dict()) == chain
+    assert chain.digest() != Chain.network(space.sample(5).operations()).digest()
+    assert chain.digest() != chain.digest("another version")

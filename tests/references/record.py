@@ -1,0 +1,172 @@
+"""Records what a reference implementation computes, from your own checkout of its repository.
+
+    python tests/references/record.py efficientformer official ~/EfficientFormer
+    python tests/references/record.py efficientformer timm ~/pytorch-image-models
+
+Every parameter and buffer is filled from its name (`seeded`), two seeded images go through in eval mode, and the
+tensors' names and shapes (CSV) and the outputs (NPZ) are written beside this file. The checkouts are only read;
+nothing of their code is kept here. What they import beyond torch and their own files is stood in for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.abc
+import importlib.machinery
+import json
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import seeded
+import torch
+from torch import Tensor, nn
+
+HERE = Path(__file__).resolve().parent
+IMAGES = (2, 3, 224, 224)
+SAMPLES = 256
+"""How many evenly spaced elements of each stage's output are kept."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a reference implementation of some family is found in its repository.
+
+    Attributes:
+        module: what to import, from the checkout's root.
+        members: our name of the member, and the function in `module` that makes it.
+        stages: the modules whose outputs are the four stages' features.
+        stubs: stands in for what the code imports and the checkout does not hold.
+    """
+
+    module: str
+    members: dict[str, str]
+    stages: tuple[str, ...]
+    stubs: Callable[[Path], None]
+
+
+def stub_for_snap_research(checkout: Path) -> None:
+    """The five names that the EfficientFormer repository takes from an old timm."""
+    del checkout
+    _module("timm")
+    _module("timm.data", IMAGENET_DEFAULT_MEAN=(), IMAGENET_DEFAULT_STD=())
+    _module("timm.models")
+    _module("timm.models.registry", register_model=lambda make: make)
+    _module("timm.models.layers", DropPath=nn.Identity, trunc_normal_=nn.init.trunc_normal_)
+    _module("timm.models.layers.helpers", to_2tuple=lambda x: x if isinstance(x, tuple) else (x, x))
+
+
+def stub_for_timm(checkout: Path) -> None:
+    """timm without torchvision: the model files and layers are the checkout's, its data pipeline is left out."""
+    _module("timm", folder=checkout / "timm", __version__="checkout")
+    _module("timm.models", folder=checkout / "timm" / "models")
+    _module("timm.data", IMAGENET_DEFAULT_MEAN=(), IMAGENET_DEFAULT_STD=())
+    sys.meta_path.append(_Absent("torchvision"))
+
+
+EFFICIENTFORMERS = {f"efficientformer_l{size}": f"efficientformer_l{size}" for size in (1, 3, 7)}
+
+SOURCES: dict[str, dict[str, Source]] = {
+    "efficientformer": {
+        "official": Source("models.efficientformer", EFFICIENTFORMERS,
+                           ("network.0", "network.2", "network.4", "network.6"), stub_for_snap_research),
+        "timm": Source("timm.models.efficientformer", EFFICIENTFORMERS,
+                       ("stages.0", "stages.1", "stages.2", "stages.3"), stub_for_timm),
+    },
+}  # fmt: skip
+
+
+def record(family: str, layout: str, checkout: Path) -> None:
+    source = SOURCES[family][layout]
+    source.stubs(checkout)
+    sys.path.insert(0, str(checkout))
+    module = importlib.import_module(source.module)
+    folder = HERE / family
+    folder.mkdir(exist_ok=True)
+    for member, make in source.members.items():
+        model = getattr(module, make)()
+        tensors = {name: (tuple(t.shape), seeded.dtype(t)) for name, t in model.state_dict().items()}
+        floats = {name: type_ for name, type_ in tensors.items() if type_[1].startswith("f")}
+        model.load_state_dict(seeded.state_dict(floats), strict=False)
+        outputs = run(model, source.stages, seeded.images(IMAGES))
+        seeded.write_types(folder / f"{member}.{layout}.csv", tensors)
+        np.savez_compressed(folder / f"{member}.{layout}.npz", **outputs)
+        print(f"{member} ({layout}): {len(tensors)} tensors, logits of std {outputs['logits'].std():.3f}")
+    origin = {
+        "commit": commit(checkout), "file": source.module.replace(".", "/") + ".py", "torch": torch.__version__,
+        "images": list(IMAGES),
+    }  # fmt: skip
+    (folder / f"{layout}.json").write_text(json.dumps(origin, indent=1) + "\n")
+
+
+@torch.no_grad()
+def run(model: nn.Module, stages: Sequence[str], images: Tensor) -> dict[str, Any]:
+    """The logits, and of each stage's output (B, C, H, W) its mean, its deviation and evenly spaced elements."""
+    features: list[Tensor] = []
+    for name in stages:
+        model.get_submodule(name).register_forward_hook(lambda module, given, output: features.append(output))
+    logits = model.eval()(images)
+    outputs = {"logits": logits.numpy()}
+    for index, feature in enumerate(features, start=1):
+        if feature.ndim == 3:  # tokens (B, N, C)
+            feature = feature.transpose(1, 2)
+        values = feature.flatten().numpy()
+        outputs[f"stage{index}_moments"] = np.array([values.mean(), values.std()], np.float32)
+        outputs[f"stage{index}_samples"] = values[:: values.size // SAMPLES][:SAMPLES]
+    return outputs
+
+
+def commit(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def _module(name: str, folder: Path | None = None, **names: Any) -> None:
+    """Puts a module of these names where `import` looks first; with a folder, its files can be imported too."""
+    module = types.ModuleType(name)
+    module.__path__ = [str(folder)] if folder else []
+    vars(module).update(names)
+    sys.modules[name] = module
+
+
+class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Lets a package be imported that is not installed; whatever is taken from it is an empty class."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        inside = name.partition(".")[0] == self.package
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if inside else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _Empty(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+class _Empty(types.ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=SOURCES)
+    parser.add_argument("layout", choices=sorted({layout for layouts in SOURCES.values() for layout in layouts}))
+    parser.add_argument("checkout", type=Path, help="the root of your checkout of the repository")
+    arguments = parser.parse_args()
+    record(arguments.family, arguments.layout, arguments.checkout.expanduser())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The fastest member is the one that a look at every member finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nas.latency import MissingRows
+from nas.latency.coverage import space_operations
+from nas.latency.table import make_table
+from nas.search import fastest
+
+
+@pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+def test_equal_to_brute_force(small_space, made_up_table, attention):
+    space = small_space(attention)
+    members = list(space.enumerate())
+    for seed in (None, *range(5)):
+        table = made_up_table(space, seed)
+        ms, arch = fastest(space, table)
+        assert ms == pytest.approx(min(map(table.total_ms, members)))
+        assert ms == table.total_ms(arch)
+        space.validate(arch)
+
+
+@pytest.mark.parametrize(("attention", "counts"), [("network_suffix", (1, 1)), ("stage_suffix", (1, 0))])
+def test_attention_that_is_fast_in_stage_3_only_counts_where_it_may_stand(
+    small_space, made_up_table, attention, counts
+):
+    """Stage 3 is slow without attention, stage 4 with it: only suffixes by the stage allow the best of both."""
+    space = small_space(attention)
+    table = made_up_table(space)
+
+    def ms(row):
+        in_stage_3 = "x4x4" in row.input
+        return {"mb4d": 9.0 if in_stage_3 else 0.1, "mb3d": 0.1 if in_stage_3 else 5.0}.get(row.kind, 0.1)
+
+    table = make_table(
+        table.device, [replace(r, median_ms=ms(r), p10_ms=ms(r), p90_ms=ms(r)) for r in table.rows.values()]
+    )
+    least, arch = fastest(space, table)
+    assert least == pytest.approx(min(map(table.total_ms, space.enumerate())))
+    space.validate(arch)
+    assert tuple(block.kind == "mb3d" for stage in arch.stages[2:] for block in stage.blocks) == counts
+
+
+def test_it_names_every_missing_row(small_space, made_up_table):
+    space = small_space()
+    table = made_up_table(space)
+    empty = make_table(table.device, [])
+    with pytest.raises(MissingRows) as error:
+        fastest(space, empty)
+    assert {op.key for op in error.value.operations} == {op.key for op in space_operations(space)}
+    assert "\n" not in str(error.value)
+
+
+def test_at_another_resolution(small_space, made_up_table):
+    space = small_space().at(96, 3)
+    ms, arch = fastest(space, made_up_table(space))
+    assert ms > 0 and arch.resolution == (96, 96) and arch.classes == 3

@@ -1,0 +1,74 @@
+"""The run folder holds what went in, every step and what came out, and never overwrites another one."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+
+import pytest
+import yaml
+
+from nas.errors import InputError, NasError
+from nas.latency import load_table
+from nas.report.trajectory import draw, trajectory
+from nas.search import fastest, load_scores, pose, solve
+from nas.search.run import new_folder, write_run
+from nas.space import load_architecture, load_space
+
+
+@pytest.fixture
+def searched(workplace):
+    space, table = load_space("small"), load_table("toy")
+    problem = pose(space, table, load_scores("small"), fastest(space, table)[0] * 1.2)
+    return problem, solve(problem)
+
+
+def test_the_folder_holds_inputs_steps_and_result(workplace, searched):
+    problem, found = searched
+    folder = new_folder(None, "small", "toy")
+    write_run(folder, problem, found, ["nas", "search", "--space", "a b"])
+    assert sorted(p.name for p in folder.iterdir()) == ["architecture.yaml", "run.yaml", "trace.csv", "trajectory.png"]
+    assert load_architecture(folder / "architecture.yaml") == found.architecture
+    rows = list(csv.DictReader((folder / "trace.csv").open()))
+    assert [row["move"] for row in rows] == [str(step.move) for step in found.trace]
+    for row, step in zip(rows, found.trace, strict=True):
+        assert (row["action"], float(row["ms"]), float(row["total_cost"])) == (step.action, step.ms, step.total_cost)
+        assert (int(row["macs"]), int(row["params"])) == (step.macs, step.params)
+    run = yaml.safe_load((folder / "run.yaml").read_text())
+    assert run["command"] == "nas search --space 'a b'"
+    assert run["table"]["provenance"] == "estimated" and run["target"]["latency_ms"] == problem.target_ms
+    for name, file in (
+        ("space", workplace.space_file),
+        ("table", workplace.table_file),
+        ("scores", workplace.scores_file),
+    ):
+        assert run[name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert run["result"]["latency_ms"] == found.ms and run["result"]["widths"] == list(found.architecture.widths)
+
+
+def test_folders_of_the_same_second_get_a_counter(workplace):
+    folders = {new_folder(None, "small", "toy") for _ in range(5)}
+    assert len(folders) == 5 and all(folder.is_dir() for folder in folders)
+
+
+def test_a_named_folder_is_made_but_never_overwritten(tmp_path):
+    folder = new_folder(str(tmp_path / "a" / "b"), "small", "toy")
+    assert folder.is_dir() and new_folder(str(folder), "small", "toy") == folder
+    (folder / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="there is something already"):
+        new_folder(str(folder), "small", "toy")
+    with pytest.raises(InputError, match="there is something already"):
+        new_folder(str(folder / "mine.txt"), "small", "toy")
+    with pytest.raises(NasError, match=r"mine\.txt.*cannot be made"):
+        new_folder(str(folder / "mine.txt" / "x"), "small", "toy")
+
+
+def test_the_picture_shows_the_start_every_step_and_the_published_members(searched, tmp_path):
+    problem, found = searched
+    data = trajectory(problem, found)
+    assert (data.points[0].cost, data.points[0].ms) == (0, problem.table.total_ms(problem.space.largest()))
+    assert [(p.label, p.ms, p.cost) for p in data.points[1:]] == [(s.action, s.ms, s.total_cost) for s in found.trace]
+    assert [p.label for p in data.published] == ["small_s", "small_l"]
+    assert "estimated table" in data.note and "made up for a test" in data.note
+    draw(data, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,198 @@
+"""Slimming takes the best move at every step, by a plain search over all of them, and stops at the target."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nas.errors import InputError, NasError
+from nas.latency import MissingRows
+from nas.latency.table import make_table
+from nas.search import Drop, Narrow, fastest, moves, search
+from nas.specs import Identity
+
+
+def plain_options(space, table, scores, arch):
+    """Every move that may be taken from `arch`: (points per ms, -saved, order), and where it leads."""
+    options = []
+    for order, move in enumerate(moves(space, arch)):
+        alternatives = [move]
+        if isinstance(move, Narrow):
+            widths = [w for w in space.stages[move.stage].widths if w <= move.width]
+            alternatives = [Narrow(move.stage, width) for width in sorted(widths, reverse=True)]
+        for alternative in alternatives:
+            after = alternative.apply(arch)
+            saved = table.total_ms(arch) - table.total_ms(after)
+            if saved > 1e-9:
+                points = scores.cost(after) - scores.cost(arch)
+                options.append((round(points / saved, 9), -round(saved, 9), order, alternative, after))
+                break
+    return options
+
+
+def plain_slimming(space, table, scores, target):
+    arch, taken = space.largest(), []
+    while table.total_ms(arch) > target:
+        options = plain_options(space, table, scores, arch)
+        if not options:
+            return None
+        *_, move, arch = min(options, key=lambda option: option[:3])
+        taken.append(move)
+    return taken
+
+
+@pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+@given(table_seed=st.none() | st.integers(0, 1000), seed=st.integers(0, 1000), share=st.floats(0, 1))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_step_is_the_best_there_is(
+    small_space, made_up_table, made_up_scores, attention, table_seed, seed, share
+):
+    space = small_space(attention)
+    table, scores = made_up_table(space, table_seed), made_up_scores(space, seed)
+    least, most = fastest(space, table)[0], table.total_ms(space.largest())
+    target = least + share * max(most - least, 0)
+    expected = plain_slimming(space, table, scores, target)
+    if expected is None:
+        with pytest.raises(NasError, match="no single move saves time"):
+            search(space, table, scores, target)
+        return
+    found = search(space, table, scores, target)
+    assert [step.move for step in found.trace] == expected
+    assert found.ms <= target and found.ms == table.total_ms(found.architecture)
+    assert found.cost == pytest.approx(scores.cost(found.architecture))
+    space.validate(found.architecture)
+
+
+def test_the_trace_adds_up(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table, scores = made_up_table(space), made_up_scores(space)
+    seen = []
+    found = search(space, table, scores, fastest(space, table)[0], on_step=seen.append)
+    assert tuple(seen) == found.trace and [step.step for step in found.trace] == list(range(1, len(found.trace) + 1))
+    arch = space.largest()
+    for step in found.trace:
+        before, arch = arch, step.move.apply(arch)
+        assert step.ms == table.total_ms(arch) and (step.macs, step.params) == (arch.macs, arch.params)
+        assert step.saved_ms == pytest.approx(table.total_ms(before) - step.ms) and step.saved_ms > 0
+        assert step.cost == pytest.approx(scores.cost(arch) - scores.cost(before))
+        assert step.total_cost == pytest.approx(scores.cost(arch))
+        assert step.points_per_ms == pytest.approx(step.cost / step.saved_ms)
+        assert step.action == step.move.action
+    assert arch.stages == found.architecture.stages
+    assert found.architecture.name == f"small-toy-{found.ms:.3g}ms"
+    assert found.architecture.compact().stages == space.smallest().stages
+
+
+def test_two_searches_are_the_same(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table, scores = made_up_table(space), made_up_scores(space, 3)
+    assert search(space, table, scores, 0.5) == search(space, made_up_table(space), made_up_scores(space, 3), 0.5)
+
+
+def test_ties_go_to_the_larger_saving_and_then_to_the_first_position(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    scores = made_up_scores(space)
+    free = replace(scores, rows=tuple(replace(row, cost=0.0) for row in scores.rows))
+    table = made_up_table(space)
+    largest = space.largest()
+    savings = [table.total_ms(largest) - table.total_ms(move.apply(largest)) for move in moves(space, largest)]
+    first = search(space, table, free, table.total_ms(largest) * 0.999).trace[0]
+    assert first.saved_ms == pytest.approx(max(savings))
+    if isinstance(first.move, Drop):
+        assert first.move.position == 0
+
+
+def test_a_target_that_the_largest_member_meets_needs_no_step(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table, scores = made_up_table(space), made_up_scores(space)
+    found = search(space, table, scores, table.total_ms(space.largest()))
+    assert found.trace == () and found.architecture.stages == space.largest().stages and found.cost == 0
+
+
+def test_without_a_target_it_is_the_smallest_published_members(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table, scores = made_up_table(space), made_up_scores(space)
+    target = table.total_ms(space.published["small_s"])
+    assert search(space, table, scores) == search(space, table, scores, target)
+    with pytest.raises(InputError, match="no published member"):
+        search(space.with_published({}), table, scores)
+
+
+def test_a_move_that_saves_nothing_is_never_taken(small_space, made_up_table, made_up_scores):
+    """Narrowing stage 1 costs nothing but slows the network down; narrowing stage 4 saves at the last width only."""
+    space = small_space()
+    table, scores = made_up_table(space), made_up_scores(space)
+    rows = {row.key: row for row in table.rows.values()}
+    for key, row in rows.items():
+        if key[0] == "conv_stem":
+            ms = 0.5 if "width=16" in key[1] else 50.0
+            rows[key] = replace(row, median_ms=ms, p10_ms=ms, p90_ms=ms)
+        if key[0] == "token_head" and ":40x" in key[2]:
+            rows[key] = replace(row, median_ms=9.0, p10_ms=9.0, p90_ms=9.0)
+    slow = make_table(table.device, rows.values())
+    cheap = replace(scores, rows=tuple(replace(r, cost=-1.0) if r.move == "narrow" else r for r in scores.rows))
+    found = search(space, slow, cheap, fastest(space, slow)[0])
+    taken = [step.move for step in found.trace]
+    assert not any(isinstance(move, Narrow) and move.stage == 0 for move in taken)
+    assert [move for move in taken if isinstance(move, Narrow) and move.stage == 3] == [Narrow(3, 32)]
+
+
+def test_the_papers_candidates_are_the_least_important(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table, scores = made_up_table(space), made_up_scores(space)
+    arch = space.largest()
+    found = search(space, table, scores, fastest(space, table)[0], candidates="paper")
+    for step in found.trace:
+        options = [option[3] for option in plain_options(space, table, scores, arch)]
+        if step.action == "DR":
+            drops = [move for move in options if move.action == "DR"]
+            assert step.move == min(drops, key=lambda move: scores.importance(move.stage, move.position))
+        elif step.action == "WR":
+            stages = {
+                move.stage: sum(
+                    scores.importance(move.stage, p)
+                    for p, block in enumerate(arch.stages[move.stage].blocks)
+                    if not isinstance(block, Identity)
+                )
+                for move in options
+                if move.action == "WR"
+            }
+            assert step.move.stage == min(stages, key=stages.get)
+        arch = step.move.apply(arch)
+    assert {step.action for step in found.trace} == {"DR", "WR", "MR"}
+
+
+def test_what_cannot_be_is_refused(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table, scores = made_up_table(space), made_up_scores(space)
+    least = fastest(space, table)[0]
+    with pytest.raises(InputError, match=rf"cannot be reached: the fastest member .* takes {least:.4g} ms on toy"):
+        search(space, table, scores, least * 0.99)
+    for target in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="expected a positive number"):
+            search(space, table, scores, target)
+    with pytest.raises(InputError, match="unknown engine 'sliming', did you mean 'slimming'"):
+        search(space, table, scores, 1.0, engine="sliming")
+    with pytest.raises(InputError, match="unknown candidates 'papers', did you mean 'paper'"):
+        search(space, table, scores, 1.0, candidates="papers")
+    with pytest.raises(InputError, match="not of 'small'"):
+        search(space, table, replace(scores, space="big"), 1.0)
+    fewer = make_table(table.device, [row for row in table.rows.values() if row.kind != "conv_stem"])
+    with pytest.raises(
+        MissingRows, match=r"no row for conv_stem.*measure with: nas profile --space .*--device toy"
+    ) as e:
+        search(space, fewer, scores, 1.0)
+    assert len(e.value.operations) == 2
+
+
+def test_the_public_name_can_be_called_before_and_after_its_package_is_imported():
+    """`import nas.search.moves` binds the package to `nas.search`, which the public API says is a function."""
+    code = "import nas; {} assert nas.load_scores and callable(nas.search); nas.search()"
+    for first in ("", "import nas.search.moves;"):
+        result = subprocess.run([sys.executable, "-c", code.format(first)], capture_output=True, text=True, check=False)
+        assert "search() missing 3 required positional arguments" in result.stderr

@@ -1,0 +1,186 @@
+"""Training: it learns, it resumes to the bit, it keeps what it has."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from nas.data import ImageData, load_data
+from nas.errors import InputError, NasError
+from nas.space import Space
+from nas.supernet import train as training
+from nas.supernet.checkpoint import Folder, load_supernet, open_folder
+from nas.supernet.inherit import extract_to
+from nas.supernet.recipe import Recipe, make_recipe
+from nas.supernet.train import Progress, rate, train
+
+RECIPE = Recipe(epochs=2, batch=16, flip=False)
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ImageData:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return load_data("digits", (64, 64), limit=900).train
+
+
+def weights(folder: Folder) -> dict[str, torch.Tensor]:
+    with safe_open(folder.weights, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_training_ends_with_the_same_weights(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "RANK_EVERY", 10)
+    space = small_space("network_suffix")
+    whole = train(space, digits, RECIPE, tmp_path / "whole", save_every=0)
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 35:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(space, digits, RECIPE, tmp_path / "killed", report=kill, save_every=0, report_every=5)
+    assert not (tmp_path / "killed" / "supernet.safetensors").exists()
+    steps = []
+    resumed = train(space, digits, RECIPE, tmp_path / "killed", report=lambda p: steps.append(p.step),
+                    save_every=0, report_every=5)  # fmt: skip
+    assert steps[0] == 35, "it goes on from step 30, the last that was saved"
+    ours, theirs = weights(resumed), weights(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with resumed.metrics.open() as file:
+        logged = [int(row["step"]) for row in csv.DictReader(file)]
+    assert logged == sorted(set(logged)), "rows of steps that were lost are not kept beside their repetition"
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_command_keeps_what_is_done(tmp_path: Path, small_space: Callable[[str], Space]) -> None:
+    space, out = Path(small_space("network_suffix").path), tmp_path / "out"
+    command = [sys.executable, "-m", "nas", "train", "--space", str(space), "--data", "digits", "--resolution", "32",
+               "--epochs", "3", "--score-images", "50", "--score-widths", "2", "--out", str(out), "--json"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (out / "metrics.csv").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert '"baseline_accuracy"' in finished.stdout
+    assert not list(out.glob(".*.part"))
+
+
+def test_it_learns(small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path) -> None:
+    rows: list[Progress] = []
+    recipe = replace(RECIPE, epochs=6)
+    train(small_space("network_suffix"), digits, recipe, tmp_path / "out", report=rows.append)
+    assert rows[-1].accuracy > 60
+    assert rows[-1].loss < rows[0].loss
+    assert rows[-1].step == rows[-1].steps
+
+
+@pytest.mark.parametrize("change", [{"sampling": "soft"}, {"noise": "gumbel"}, {"narrow": 0.0}, {"precision": "bf16"}])
+def test_every_variant_trains(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, change: dict[str, object]
+) -> None:
+    recipe = replace(RECIPE, epochs=1, batch=128, **change)  # type: ignore[arg-type]
+    folder = train(small_space("stage_suffix"), digits, recipe, tmp_path / "out")
+    supernet, description = load_supernet(folder.root)
+    assert description["recipe"] == recipe.to_dict()
+    assert any(float(alpha.detach().abs().sum()) > 0 for alpha in supernet.alphas().values())
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = small_space("network_suffix")
+    monkeypatch.setattr(training, "RANK_EVERY", 2)
+    real, calls = training.loss_of, []
+
+    def broken(*args: object) -> object:
+        calls.append(1)
+        loss, logits = real(*args)  # type: ignore[arg-type]
+        return (loss * float("nan") if len(calls) > 4 else loss), logits
+
+    monkeypatch.setattr(training, "loss_of", broken)
+    with pytest.raises(NasError, match=r"the loss is nan at step 5; the state before it is kept"):
+        train(space, digits, RECIPE, tmp_path / "out", save_every=0)
+    with safe_open(tmp_path / "out" / "state.safetensors", framework="pt") as file:
+        assert file.metadata()["step"] == "4"
+
+
+def test_another_training_in_the_folder_is_refused(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
+) -> None:
+    space = small_space("network_suffix")
+    train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
+    with pytest.raises(InputError, match=r"supernet\.yaml:\d+: recipe: .*learning_rate 0\.001 there, 0\.5 here"):
+        train(space, digits, replace(RECIPE, epochs=1, batch=256, learning_rate=0.5), tmp_path / "out")
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
+) -> None:
+    folder = train(small_space("network_suffix"), digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
+    whole = folder.weights.read_bytes()
+    folder.weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"supernet\.safetensors: not a readable safetensors file"):
+        load_supernet(folder.root)
+    with pytest.raises(InputError, match=r"no supernet here"):
+        open_folder(tmp_path)
+
+
+def test_data_of_another_shape_or_other_classes_is_refused(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
+) -> None:
+    space = small_space("network_suffix")
+    with pytest.raises(InputError, match=r"images of \(64, 64\) for a space at \(32, 32\)"):
+        train(space.at(32), digits, RECIPE, tmp_path / "out")
+    with pytest.raises(InputError, match=r"10 classes in the data, 7 in the space's head"):
+        train(space.at(classes=7), digits, RECIPE, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [("epochs", 0, "epochs 0: must be at least 1"), ("noise", "pink", "--noise: Input should be 'uniform'"),
+     ("learning_rate", float("nan"), "learning_rate nan"), ("narrow", 2.0, "narrow 2.0: is a share")],
+)  # fmt: skip
+def test_bad_recipes_name_the_option(option: str, value: object, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        make_recipe({option: value})
+
+
+def test_rate_rises_then_falls_to_nothing() -> None:
+    rates = [rate(i / 100, 0.1) for i in range(101)]
+    assert np.argmax(rates) == 10
+    assert rates[10] == pytest.approx(1)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_inherited_weights_load_into_the_architecture_at_another_size(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
+) -> None:
+    import nas
+    from nas.weights import load_state_dict
+
+    space = small_space("network_suffix")
+    folder = train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
+    arch = space.published["small_l"].at(128)
+    extract_to(folder.root, arch, tmp_path / "weights.safetensors")
+    net = nas.build(arch)
+    net.load_state_dict(load_state_dict(tmp_path / "weights.safetensors"))
+    assert net.eval()(torch.rand(1, 3, 128, 128)).shape == (1, 10)
