@@ -1,4 +1,4 @@
-"""Reading and writing the project's files: YAML whose errors carry the line, and writes that never leave half a file."""
+"""The project's files: YAML whose errors carry the line, and writes that never leave half a file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise NasError(f"{path}: could not be written ({error.strerror or error}); what was there is unchanged") from error
+        raise NasError(
+            f"{path}: could not be written ({error.strerror or error}); what was there is unchanged"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

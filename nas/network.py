@@ -48,12 +48,12 @@ class Network(nn.Module):
         return tuple(features.values())
 
     def _check_aspect(self, x_bchw: Tensor) -> None:
-        """Token blocks cannot see their grid: it follows from their number, if the aspect ratio is the one built for."""
+        """Token blocks cannot see their grid: it follows from their number where the aspect ratio is the built one."""
         height, width = self.architecture.resolution
         if self._has_tokens and x_bchw.shape[2] * width != x_bchw.shape[3] * height:
             raise ValueError(
-                f"an input of {x_bchw.shape[2]}x{x_bchw.shape[3]} for a network built for {height}x{width}: its tokens need "
-                "the same aspect ratio; build it for this input with nas.build(arch.at((height, width)))"
+                f"an input of {x_bchw.shape[2]}x{x_bchw.shape[3]} for a network built for {height}x{width}: its tokens "
+                "need the same aspect ratio; build it for this input with nas.build(arch.at((height, width)))"
             )
 
     def deploy(self) -> Network:

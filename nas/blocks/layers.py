@@ -76,4 +76,5 @@ def to_tokens(x_bchw: Tensor) -> Tensor:
 
 def to_map(x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, H*W, C) to (B, C, H, W)."""
-    return x_bnc.transpose(1, 2).unflatten(2, grid)
+    batch, _, channels = x_bnc.shape
+    return x_bnc.transpose(1, 2).reshape(batch, channels, *grid)

@@ -62,7 +62,8 @@ class MB3DBlock(Block):
     def forward(self, x_bnc: Tensor) -> Tensor:
         x_bnc = x_bnc + self.mixer_scale * self._attention(self.mixer_norm(x_bnc))
         hidden = self.activation(self.expand(self.mlp_norm(x_bnc)))
-        return x_bnc + self.mlp_scale * self.project(hidden)
+        x_bnc = x_bnc + self.mlp_scale * self.project(hidden)
+        return x_bnc
 
     def deploy(self) -> None:
         with torch.no_grad():
@@ -81,9 +82,11 @@ class MB3DBlock(Block):
         """The bias (heads, N, N) between all tokens of the grid."""
         if grid == self.grid and self.constant_bias is not None:
             return self.constant_bias
-        table = self.bias
+        table: Tensor = self.bias
         if grid != self.grid:
-            warnings.warn(f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution", stacklevel=2)
+            warnings.warn(
+                f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution", stacklevel=2
+            )
             table = resize_bias(table, grid)
         return table.flatten(1)[:, _distances(grid, table.device)]
 

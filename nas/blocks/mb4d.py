@@ -43,4 +43,5 @@ class MB4DBlock(Block):
     def forward(self, x_bchw: Tensor) -> Tensor:
         x_bchw = x_bchw + self.mixer_scale[:, None, None] * (self.pool(x_bchw) - x_bchw)
         hidden = self.activation(self.expand(x_bchw))
-        return x_bchw + self.mlp_scale[:, None, None] * self.project(hidden)
+        x_bchw = x_bchw + self.mlp_scale[:, None, None] * self.project(hidden)
+        return x_bchw

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
+
+
+class Tell(Protocol):
+    """Tells what is being done, how many are done, how many there are, and how it goes; each `what` has its bar."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function to tell what is being done, how many are done and how many there are; each `what` has its bar."""
+def bars() -> Iterator[Tell]:
+    """Shows the bars while the block runs."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def tell(what: str, done: int, total: int) -> None:
+        def tell(what: str, done: int, total: int, note: str = "") -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
+                tasks[what] = progress.add_task(what, total=total, note=note)
+            progress.update(tasks[what], completed=done, total=total, note=note)
 
         yield tell

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli.common import Json, emit, next_step, say
+from nas.cli.progress import bars
 
 if TYPE_CHECKING:
+    from nas.data import Splits
     from nas.search import Scores
+    from nas.space import Space
     from nas.supernet.recipe import Recipe
 
 
@@ -54,52 +58,35 @@ def train(
     folder = out or f"runs/supernet-{chosen.name}-{Path(data).name}-{chosen.resolution[0]}"
     say(f"data     {splits.train.source}")
     say(f"         {splits.held_out.source}")
-    from nas.supernet.checkpoint import Folder
-    from nas.supernet.score import score
-
     say(f"out      {folder} (the same command resumes it)")
-    _train(chosen, splits.train, recipe, folder)
-    with _bar("scoring moves") as (bar, task):
-        scores = score(Folder(Path(folder)), splits, images=score_images, widths=score_widths, bf16=precision == "bf16",
-                       report=lambda done, total, row: bar.update(task, completed=done, total=total))  # fmt: skip
-    _finish(space, folder, chosen.resolution[0], scores, as_json)
+    _finish(
+        space, folder, chosen.resolution[0], _run(chosen, splits, recipe, folder, score_images, score_widths), as_json
+    )
 
 
-def _bar(what: str) -> Any:
-    """A progress bar on stderr with the time left, as a context of (bar, task)."""
-    from contextlib import contextmanager
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    @contextmanager
-    def bar() -> Any:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            yield progress, progress.add_task(what, total=None)
-
-    return bar()
-
-
-def _train(space: Any, images: Any, recipe: Recipe, folder: str) -> None:
+def _run(space: Space, data: Splits, recipe: Recipe, folder: str, images: int, widths: int) -> Scores:
+    """Trains and scores, or goes on with either."""
+    from nas.supernet.score import score
     from nas.supernet.train import train as run
 
-    with _bar("training") as (bar, task):
-        run(space, images, recipe, folder, report=lambda row: bar.update(
-            task, completed=row.step, total=row.steps,
-            description=f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s",
+    with bars() as tell:
+        trained = run(space, data.train, recipe, folder, report=lambda row: tell(
+            "training", row.step, row.steps,
+            f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s",
         ))  # fmt: skip
+        return score(trained, data, images=images, widths=widths, bf16=recipe.precision == "bf16",
+                     report=lambda done, total, row: tell("scoring moves", done, total))  # fmt: skip
 
 
 def _finish(space: str, folder: str, resolution: int, scores: Scores, as_json: bool) -> None:
-    following = f"nas search --space {space} --device host --supernet {folder}"
+    following = shlex.join(["nas", "search", "--space", space, "--device", "host", "--supernet", folder])
+    table = ["nas", "profile", "--space", space, "--device", "host", "--resolution", str(resolution), "--classes"]
     document = {
         "space": scores.space, "resolution": resolution, "classes": scores.classes, "folder": folder,
         "scores": f"{folder}/scores.csv", "provenance": scores.provenance, "moves": len(scores.rows),
         "baseline_accuracy": scores.baseline_accuracy, "held_out_images": scores.images, "next": following,
     }  # fmt: skip
-    emit(document, as_json, f"the largest member has {scores.baseline_accuracy:.1f} % on {scores.images} held-out images; "
-                            f"{len(scores.rows)} moves scored\nscores   {folder}/scores.csv")  # fmt: skip
-    say(f"no table for this size yet? nas profile --space {space} --device host --resolution {resolution} "
-        f"--classes {scores.classes}")  # fmt: skip
+    emit(document, as_json, f"scores   {folder}/scores.csv: {len(scores.rows)} moves on {scores.images} held-out "
+                            f"images, where the largest member has {scores.baseline_accuracy:.1f} %")  # fmt: skip
+    say(f"no latency table for this size yet? {shlex.join([*table, str(scores.classes)])}")
     next_step(following)

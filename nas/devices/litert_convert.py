@@ -26,7 +26,6 @@ def _start() -> None:
     import litert_torch  # noqa: F401 (for the freeze to find it there)
 
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     gc.freeze()  # the imports leave a million objects; not collecting them saves a tenth of every conversion
 
 
@@ -45,6 +44,7 @@ def convert(chain: Chain, path: Path) -> None:
     """
     import litert_torch
 
+    torch.manual_seed(0)
     module, shape = build(chain)
     example = torch.randn(*chain.input.tensor())
     args = [0] if chain.input.layout == "map" else None

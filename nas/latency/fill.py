@@ -7,7 +7,7 @@ from datetime import date
 
 import numpy as np
 
-from nas.latency.interpolate import interpolate, leave_one_out
+from nas.latency.interpolate import TILES, interpolate, leave_one_out
 from nas.latency.plan import groups
 from nas.latency.rows import Key, Row
 from nas.space import Operation
@@ -21,27 +21,38 @@ def fill(
 ) -> tuple[dict[Key, Row], float]:
     """Interpolated rows for the operations that have no measured one and did not fail.
 
+    The tile of `interpolate` is the one that predicts the measured rows best when each is left out in turn.
+
     Returns the rows, and the leave-one-out error of the measured rows in percent, weighted by latency.
     """
-    rows: dict[Key, Row] = {}
-    errors = total = 0.0
+    parts = []
     skipped = set(failed)
     for group in groups(operations):
         known = [operation for operation in group.operations if operation.key in measured]
         wanted = [op for op in group.operations if op.key not in measured and op.key not in skipped]
-        times = [measured[operation.key].median_ms for operation in known]
-        if not wanted or len(known) < LEAST:
-            continue
-        rows |= _rows(known, times, wanted)
+        if wanted and len(known) >= LEAST:
+            parts.append((known, [measured[operation.key].median_ms for operation in known], wanted))
+    errors = {tile: _error(parts, tile) for tile in TILES}
+    tile = min(TILES, key=lambda tile: (errors[tile], tile))
+    rows: dict[Key, Row] = {}
+    for known, times, wanted in parts:
+        rows |= _rows(known, times, wanted, tile)
+    return rows, errors[tile]
+
+
+def _error(parts: Iterable[tuple[Sequence[Operation], Sequence[float], object]], tile: int) -> float:
+    """The leave-one-out error of all groups in percent of their latency."""
+    errors = total = 0.0
+    for known, times, _ in parts:
         if len(known) > LEAST:
-            errors += float(np.abs(leave_one_out(known, times) - times).sum())
+            errors += float(np.abs(leave_one_out(known, times, tile) - times).sum())
             total += sum(times)
-    return rows, 100 * errors / total if total else 0.0
+    return 100 * errors / total if total else 0.0
 
 
-def _rows(known: Sequence[Operation], times: Sequence[float], wanted: Sequence[Operation]) -> dict[Key, Row]:
+def _rows(known: Sequence[Operation], times: Sequence[float], wanted: Sequence[Operation], tile: int) -> dict[Key, Row]:
     """p10 and p90 are those of the predicted median, taken as normal."""
-    found = interpolate(known, times, wanted)
+    found = interpolate(known, times, wanted, tile)
     rows = {}
     for operation, ms, error in zip(wanted, found.ms.tolist(), found.error_ms.tolist(), strict=True):
         p10, p90 = max(ms - 1.2816 * error, 0.0), ms + 1.2816 * error

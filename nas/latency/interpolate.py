@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nas.latency.plan import widths
 from nas.space import Operation
+from nas.specs import Layer
 
 LENGTH = 0.5
 """Over which ratio of widths (natural logarithm) what the trend leaves over stays alike."""
@@ -17,6 +18,10 @@ NOISE = 0.01
 """Relative standard deviation of one measured row."""
 FLOOR_MS = 1e-3
 """Below a microsecond, errors count against a microsecond."""
+
+TILES = (1, 8, 16, 32)
+"""Output channels that a kernel computes at once: SIMD width times registers, 32 in XNNPACK with AVX-512. A width that
+fills its last tile in part costs as much as one that fills it."""
 
 Array = NDArray[np.float64]
 
@@ -29,16 +34,19 @@ class Interpolated:
     error_ms: Array
 
 
-def interpolate(measured: Sequence[Operation], ms: Sequence[float], wanted: Sequence[Operation]) -> Interpolated:
+def interpolate(
+    measured: Sequence[Operation], ms: Sequence[float], wanted: Sequence[Operation], tile: int = 1
+) -> Interpolated:
     """Predicts the `wanted` operations of a group from at least two `measured` ones.
 
     The trend is t = a + b MACs + c (elements read and written) + d parameters, all coefficients at least 0, fitted to
-    relative errors (non-negative least squares). The ratio of measured to trend is smoothed over the logarithms of
-    the widths by a Gaussian process with a squared-exponential kernel. The standard error is the process's own.
+    relative errors (non-negative least squares). MACs are counted with the output channels of every layer rounded up
+    to a multiple of `tile`. The ratio of measured to trend is smoothed over the logarithms of the widths by a Gaussian
+    process with a squared-exponential kernel. The standard error is the process's own.
     """
     times = np.array(ms, dtype=np.float64)
     weights = 1 / np.maximum(times, FLOOR_MS)
-    known, asked = _features(measured), _features(wanted)
+    known, asked = _features(measured, tile), _features(wanted, tile)
     coefficients = _non_negative(known * weights[:, None], times * weights)
     trend, asked_trend = known @ coefficients, asked @ coefficients
     residual = (times - trend) / np.maximum(trend, FLOOR_MS)
@@ -47,21 +55,34 @@ def interpolate(measured: Sequence[Operation], ms: Sequence[float], wanted: Sequ
     return Interpolated(np.maximum(asked_trend + scale * mean, 0.0), scale * deviation)
 
 
-def leave_one_out(measured: Sequence[Operation], ms: Sequence[float]) -> Array:
+def leave_one_out(measured: Sequence[Operation], ms: Sequence[float], tile: int = 1) -> Array:
     """Each measured operation as predicted from the others of its group (at least three in all), in ms."""
     indices = range(len(measured))
     return np.array([
-        interpolate([measured[j] for j in indices if j != i], [ms[j] for j in indices if j != i], [measured[i]]).ms[0]
+        interpolate(
+            [measured[j] for j in indices if j != i], [ms[j] for j in indices if j != i], [measured[i]], tile
+        ).ms[0]
         for i in indices
     ])  # fmt: skip
 
 
-def _features(operations: Sequence[Operation]) -> Array:
-    return np.array([
-        [1.0, operation.macs, sum(layer.read + layer.written for layer in operation.spec.layers(operation.input)),
-         operation.params]
-        for operation in operations
-    ])  # fmt: skip
+def _features(operations: Sequence[Operation], tile: int) -> Array:
+    rows = []
+    for operation in operations:
+        layers = operation.spec.layers(operation.input)
+        macs = sum(padded_macs(layer, tile) for layer in layers)
+        rows.append([1.0, macs, sum(layer.read + layer.written for layer in layers), operation.params])
+    return np.array(rows, dtype=np.float64)
+
+
+def padded_macs(layer: Layer, tile: int) -> float:
+    """The layer's MACs with its output channels rounded up to whole tiles. Layers without weights have no channels."""
+    if not layer.macs or not layer.params:
+        return layer.macs
+    biased = layer.macs % layer.params != 0
+    positions = (layer.macs + layer.written * biased) / layer.params  # MACs = weights x positions
+    channels = round(layer.written / positions)
+    return layer.macs * -(-channels // tile) * tile / channels
 
 
 def _coordinates(operations: Sequence[Operation]) -> Array:

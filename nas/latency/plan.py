@@ -10,7 +10,7 @@ from nas.space import Operation
 
 MOST = {0: 1, 1: 6, 2: 10}
 """How many operations of a group are measured at most, by how many of its widths vary."""
-LEAST = 4
+LEAST = 5
 """Half of a smaller group is measured, but no fewer than this."""
 MOST_RESHAPES = 3
 """Reshapes are measured at fewer widths: they cost next to nothing."""

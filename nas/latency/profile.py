@@ -111,8 +111,8 @@ class _Run:
     def measure(self, chosen: Sequence[Operation]) -> None:
         """Measures the operations that have no row yet, and watches for drift.
 
-        A failed operation is noted and the rest goes on. The first stack is the reference for drift: rows since the last good look at it are measured
-        again after a drift that went away, and flagged after one that stayed.
+        A failed operation is noted and the rest goes on. The first stack is the reference for drift: rows since the
+        last good look at it are measured again after a drift that went away, and flagged after one that stayed.
         """
         todo = [operation for operation in chosen if operation.key not in self.rows]
         self.report.reused = len(chosen) - len(todo)

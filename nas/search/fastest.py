@@ -12,7 +12,7 @@ from nas.space import Architecture, Operation, Space, StageSpace
 from nas.specs import BlockSpec, Flatten, Shape, Unflatten
 
 _State = tuple[Shape, bool]
-"""What a stage hands on: its output's shape, and whether a global block has stood in the network yet."""
+"""What a stage hands on: its output's shape, and whether it ends in a global block, after which none may be local."""
 _Pick = tuple[int, int, int]
 """Width, local blocks and global blocks of a stage."""
 
@@ -71,7 +71,7 @@ class _Program:
             ms, middle = self._run(stage.local, shape, locals_)
             for globals_ in range(max(0, least - locals_), most - locals_ + 1 if stage.global_ else 1):
                 more, end = self._run(stage.global_ or stage.local, middle, globals_)
-                yield ms + more, (end, begun or globals_ > 0), locals_, globals_
+                yield ms + more, (end, globals_ > 0), locals_, globals_
 
     def _run(self, spec: BlockSpec, shape: Shape, count: int) -> tuple[float, Shape]:
         total = 0.0

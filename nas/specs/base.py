@@ -29,7 +29,7 @@ class BlockSpec(abc.ABC):
     def trace(self, shape: Shape) -> Trace:
         """Walks through the block's layers from its input `shape`."""
 
-    def check(self, shape: Shape) -> None:
+    def check(self, shape: Shape) -> None:  # noqa: B027 (most blocks take any shape)
         """Raises ValueError when the block cannot take an input of this shape."""
 
     def layers(self, shape: Shape) -> tuple[Layer, ...]:

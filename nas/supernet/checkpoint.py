@@ -1,12 +1,12 @@
 """A training's folder: what it was asked for, where it stands, what came out.
 
-    supernet.yaml        the space, the data, the recipe, the versions; written once, never changed
-    space.yaml           the space file that was used
-    state.safetensors    weights, architecture parameters, optimizer moments; its header has the step
-    supernet.safetensors the weights alone, once training is done
-    metrics.csv          loss, accuracy, rates and images a second by step
-    alpha.csv            each position's shares by step
-    scores.csv, .yaml    what each move costs in accuracy (`nas.supernet.sensitivity`)
+supernet.yaml        the space, the data, the recipe, the versions; written once, never changed
+space.yaml           the space file that was used
+state.safetensors    weights, architecture parameters, optimizer moments; its header has the step
+supernet.safetensors the weights alone, once training is done
+metrics.csv          loss, accuracy, rates and images a second by step
+alpha.csv            each position's shares by step
+scores.csv, .yaml    what each move costs in accuracy (`nas.supernet.sensitivity`)
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def describe(folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any])
         found = YamlFile(folder.description)
         for key, value in wanted.items():
             if found.data.get(key) != value:
-                raise found.error([key], f"this folder holds another training ({_difference(found.data.get(key), value)})"
-                                         "; give another --out, or the options it was started with")  # fmt: skip
+                difference = _difference(found.data.get(key), value)
+                raise found.error([key], f"this folder holds another training ({difference}); give another --out, or "
+                                         "the options it was started with")  # fmt: skip
         return
     folder.root.mkdir(parents=True, exist_ok=True)
     with replacing(folder.space) as temporary:
@@ -105,9 +106,8 @@ def _difference(found: Any, wanted: Any) -> str:
 def save_state(path: Path, supernet: Supernet, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Writes everything that training needs to go on; the old file stays whole until the new one is."""
     tensors = {f"supernet.{name}": tensor for name, tensor in supernet.state_dict().items()}
-    names = {parameter: name for name, parameter in supernet.named_parameters()}
-    for parameter, state in optimizer.state.items():
-        tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in state.items()}
+    for name, parameter in supernet.named_parameters():
+        tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
     with replacing(path) as temporary:
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": FORMAT, "step": str(step)})
 
@@ -123,7 +123,9 @@ def load_state(path: Path, supernet: Supernet, optimizer: torch.optim.Optimizer)
     for name, parameter in supernet.named_parameters():
         prefix = f"optimizer.{name}."
         # A scale's name can start another's ("alpha" never does): the rest of the key has no dot.
-        state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and "." not in k[len(prefix) :]}
+        state = {
+            k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and "." not in k[len(prefix) :]
+        }
         if state:
             optimizer.state[parameter] = {k: _laid_out_as(parameter, v) for k, v in state.items()}
     return int(metadata["step"])
@@ -149,9 +151,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
     own = supernet.state_dict()
-    wrong = [n for n in own.keys() | tensors.keys() if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
+    wrong = [
+        n for n in own.keys() | tensors.keys() if n not in own or n not in tensors or own[n].shape != tensors[n].shape
+    ]
     if wrong:
-        raise InputError(f"{path}: {len(wrong)} tensors do not fit space '{supernet.space.name}', {sorted(wrong)[0]} first")
+        raise InputError(
+            f"{path}: {len(wrong)} tensors do not fit space '{supernet.space.name}', {sorted(wrong)[0]} first"
+        )
     supernet.load_state_dict(tensors)
 
 

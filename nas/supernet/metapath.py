@@ -13,7 +13,6 @@ from nas.blocks import build_block
 from nas.blocks.layers import to_map, to_tokens
 from nas.specs import BlockSpec, Shape
 
-
 Call = Callable[[Any, BlockSpec, Tensor], Tensor]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 
@@ -115,4 +114,3 @@ def _some(data: ImageData, count: int) -> ImageData:
 
 def _size(space: Space) -> str:
     return "x".join(map(str, space.resolution))
-

@@ -14,7 +14,16 @@ from nas.space import Architecture, Operation, Space
 from nas.specs import BlockSpec
 from nas.supernet.gumbel import GumbelSoftmax
 from nas.supernet.metapath import MetaPath
-from nas.supernet.slicing import Keep, Ranking, call_sliced, first, group_order, group_tensors, inner_orders, slice_block
+from nas.supernet.slicing import (
+    Keep,
+    Ranking,
+    call_sliced,
+    first,
+    group_order,
+    group_tensors,
+    inner_orders,
+    slice_block,
+)
 
 
 class Supernet(nn.Module):

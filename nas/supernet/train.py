@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.data import ImageData
@@ -23,7 +25,6 @@ from nas.supernet.checkpoint import Folder, describe, load_state, save_state, sa
 from nas.supernet.gumbel import GumbelSoftmax, TemperatureSchedule
 from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Supernet
-
 
 RANK_EVERY = 50
 """Steps between two rankings of the channels. States are saved at these steps only, so that a resumed training ranks
@@ -48,7 +49,8 @@ class Progress:
 
 
 def train(
-    space: Space, data: ImageData, recipe: Recipe, out: str | Path, *, report: Callable[[Progress], None] = lambda _: None,
+    space: Space, data: ImageData, recipe: Recipe, out: str | Path, *,
+    report: Callable[[Progress], None] = lambda progress: None,
     device: str | None = None, save_every: float = 300.0, report_every: int = 10,
 ) -> Folder:  # fmt: skip
     """Trains the supernet of `space` on `data`, from where the folder `out` stands if it holds this training already.
@@ -73,7 +75,7 @@ def train(
     describe(folder, space, recipe, {"source": data.source, "images": len(data), "fingerprint": data.fingerprint})
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(recipe.seed)
-    supernet = Supernet(space).to(place, memory_format=torch.channels_last).train()
+    supernet = Supernet(space).to(place).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = _optimizer(supernet, recipe)
     start = load_state(folder.state, supernet, optimizer) if folder.state.exists() else 0
     _Loop(supernet, optimizer, data, recipe, folder, place).run(start, report, save_every, report_every)
@@ -92,7 +94,11 @@ def _optimizer(supernet: Supernet, recipe: Recipe) -> torch.optim.Optimizer:
     alphas = list(supernet.alphas().values())
     others = [p for name, p in supernet.named_parameters() if not name.endswith(".alpha")]
     groups = [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": recipe.weight_decay, "peak": recipe.learning_rate},
+        {
+            "params": [p for p in others if p.dim() > 1],
+            "weight_decay": recipe.weight_decay,
+            "peak": recipe.learning_rate,
+        },
         {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0, "peak": recipe.learning_rate},
         {"params": alphas, "weight_decay": 0.0, "peak": recipe.alpha_rate},
     ]
@@ -142,13 +148,13 @@ class _Loop:
                 save_state(self.folder.state, self.supernet, self.optimizer, step + 1)
                 saved = time.monotonic()
 
-    def _step(self, step: int, indices: object) -> tuple[float, int, int]:
+    def _step(self, step: int, indices: NDArray[np.int64]) -> tuple[float, int, int]:
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
         progress = step / self.steps
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate((step + 1) / self.steps, self.recipe.warmup)
-        images = torch.from_numpy(self.data.images[indices]).to(self.place)  # type: ignore[index]
-        labels = torch.from_numpy(self.data.labels[indices]).to(self.place)  # type: ignore[index]
+        images = torch.from_numpy(self.data.images[indices]).to(self.place)
+        labels = torch.from_numpy(self.data.labels[indices]).to(self.place)
         x_bchw = augment(images, generator, flip=self.recipe.flip).contiguous(memory_format=torch.channels_last)
         choose = GumbelSoftmax(self.schedule.at(progress), self.recipe.noise, self.recipe.sampling)
         with torch.autocast(self.place.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
@@ -161,7 +167,7 @@ class _Loop:
                 "go on with a lower --learning-rate in a new --out"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value, int((logits.argmax(dim=1) == labels).sum()), len(labels)
 
@@ -172,17 +178,21 @@ class _Loop:
         return [widths[int(torch.randint(len(widths), (), generator=generator))] for widths in choices]
 
     def _log(self, step: int, loss: float, accuracy: float, speed: float) -> Progress:
+        rate, temperature = float(self.optimizer.param_groups[0]["lr"]), self.schedule.at(step / self.steps)
         progress = Progress(
-            step, self.steps, round(step / self.per_epoch, 4), round(loss, 5), round(accuracy, 2),
-            round(float(self.optimizer.param_groups[0]["lr"]), 8), round(self.schedule.at(step / self.steps), 4), round(speed, 1),
+            step, self.steps, round(step / self.per_epoch, 4), round(loss, 5), round(accuracy, 2), round(rate, 8),
+            round(temperature, 4), round(speed, 1),
         )  # fmt: skip
-        _append(self.folder.metrics, asdict(progress))
-        for name, alpha in self.supernet.alphas().items():
-            shares = alpha.detach().float().softmax(dim=0).tolist()
-            local, global_, identity = (shares[0], shares[1] if len(shares) == 3 else 0.0, shares[-1])
-            row = {"step": step, "position": name, "local": local, "global": global_, "identity": identity}
-            _append(self.folder.alpha, {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+        _append(self.folder.metrics, [asdict(progress)])
+        _append(self.folder.alpha, [_shares(step, name, alpha) for name, alpha in self.supernet.alphas().items()])
         return progress
+
+
+def _shares(step: int, name: str, alpha: Tensor) -> dict[str, object]:
+    """A position's softmax of alpha, by candidate."""
+    *candidates, identity = (round(share, 5) for share in alpha.detach().float().softmax(dim=0).tolist())
+    local, global_ = (*candidates, None)[:2]
+    return {"step": step, "position": name, "local": local, "global": global_, "identity": identity}
 
 
 def loss_of(output: Tensor | tuple[Tensor, Tensor], labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -192,13 +202,13 @@ def loss_of(output: Tensor | tuple[Tensor, Tensor], labels: Tensor, smoothing: f
     return torch.stack(losses).mean(), torch.stack(heads).float().mean(dim=0)
 
 
-def _append(path: Path, row: dict[str, object]) -> None:
+def _append(path: Path, rows: Sequence[dict[str, object]]) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, list(rows[0]))
         if new:
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerows(rows)
 
 
 def _truncate(path: Path, step: int) -> None:

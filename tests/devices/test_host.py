@@ -44,7 +44,7 @@ def test_operation_is_converted_once_and_timed(host: Host, capfd: pytest.Capture
 
 
 def test_network_gives_what_torch_gives(host: Host, small_space: Callable[..., Space]) -> None:
-    """The converted chain is the network: random weights come from one seed, so equal ones can be rebuilt here."""
+    """Weights are random from one seed, so that the same network can be built here."""
     from ai_edge_litert.compiled_model import CompiledModel
 
     member = small_space().published["small_s"]
@@ -53,9 +53,13 @@ def test_network_gives_what_torch_gives(host: Host, small_space: Callable[..., S
     assert host.measure(artifact).median_ms > 0
     model = CompiledModel.from_file(str(artifact))
     inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
-    inputs[0].write(np.zeros(3 * 64 * 64, np.float32))
+    x_bhwc = torch.rand(1, 64, 64, 3)
+    inputs[0].write(x_bhwc.numpy().ravel())
     model.run_by_index(0, inputs, outputs)
-    assert np.isfinite(outputs[0].read(10, np.float32)).all()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = nas.build(member).eval()(x_bhwc.permute(0, 3, 1, 2))
+    assert outputs[0].read(10, np.float32) == pytest.approx(expected[0].numpy(), abs=1e-5)
 
 
 def test_chain_is_the_deployed_network(small_space: Callable[..., Space]) -> None:
@@ -98,16 +102,15 @@ def test_more_threads_than_cores() -> None:
 
 
 def test_quiet_rounds_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every other round is disturbed to three times the time; the answer is that of the quiet ones."""
-    clock, calls = [0.0], [0]
+    """Every other half second something takes the core, and a run takes three times as long."""
+    clock = [0.0]
 
     def run() -> None:
-        calls[0] += 1
-        clock[0] += 0.030 if calls[0] // 10 % 2 else 0.010
+        clock[0] += 0.030 if int(clock[0] / 0.5) % 2 else 0.010
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    assert np.median(quietest(run)) == pytest.approx(0.010)
-    assert quietest(run).max() == pytest.approx(0.010)
+    for _ in range(5):
+        assert np.median(quietest(run)) == pytest.approx(0.010)
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_names(workplace: object) -> None:
     known = {device.name: device for device in known_devices()}
     assert known["host"].connected and known["host"].table is None
     assert not known["toy"].connected and known["toy"].table is not None
-    with pytest.raises(InputError, match="toy is not connected.*estimated"):
+    with pytest.raises(InputError, match=r"toy is not connected.*estimated"):
         open_device("toy")
     with pytest.raises(InputError, match="unknown device 'hots', did you mean 'host'"):
         open_device("hots")

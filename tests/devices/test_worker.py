@@ -32,7 +32,7 @@ def test_answers_without_a_word_on_the_terminal(worker: Worker, capfd: pytest.Ca
 
 def test_error_comes_back_in_one_line_and_the_worker_lives(worker: Worker) -> None:
     pid = worker.ask()["pid"]
-    with pytest.raises(OperationFailed, match="^ValueError: no such thing$"):
+    with pytest.raises(OperationFailed, match=r"^ValueError: no such thing$"):
         worker.ask(fail=True)
     assert worker.ask()["pid"] == pid
 

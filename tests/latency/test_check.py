@@ -7,18 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_device import FakeDevice, true_ms
 
 from nas.devices import Chain
 from nas.errors import InputError
 from nas.latency import load_table
 from nas.latency.check import JOURNAL_FILE, calibrate, check, statistics
 from nas.latency.networks import (
-    NETWORKS_FILE, NetworkTime, at_resolution_id, calibration_members, check_members, profiled_spaces, read_networks,
+    NETWORKS_FILE,
+    NetworkTime,
+    at_resolution_id,
+    calibration_members,
+    check_members,
+    profiled_spaces,
+    read_networks,
     resolution_id,
 )  # fmt: skip
 from nas.latency.profile import profile
 from nas.space import Space
+from nas.testing.fake_device import FakeDevice, true_ms
 
 
 @pytest.fixture
@@ -72,7 +78,9 @@ def test_check_is_stored_and_believed(space: Space, tmp_path: Path) -> None:
     assert loaded.device == checked.device
     assert loaded.expected_error == checked.device.check.mape
     rows = list(csv.DictReader((tmp_path / NETWORKS_FILE).open()))
-    assert [row["role"] for row in rows].count("check") == 12 and [row["role"] for row in rows].count("calibration") == 5
+    assert [row["role"] for row in rows].count("check") == 12 and [row["role"] for row in rows].count(
+        "calibration"
+    ) == 5
     assert read_networks(tmp_path)[5:] == times
 
 

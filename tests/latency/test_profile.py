@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_device import FakeDevice, other_settings, true_ms
 from filelock import FileLock
 
 from nas.devices import Chain
@@ -23,6 +22,7 @@ from nas.latency.coverage import space_operations
 from nas.latency.measure import EMPTY
 from nas.latency.profile import JOURNAL_FILE, profile
 from nas.space import Space
+from nas.testing.fake_device import FakeDevice, other_settings, true_ms
 
 
 @pytest.fixture
@@ -102,13 +102,11 @@ def test_goes_on_after_an_interruption(space: Space, folder: Path, part: float, 
 
 def test_survives_kill(space: Space, folder: Path) -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\nfrom fake_device import FakeDevice\nfrom nas.latency.profile import profile\n"
-        "from nas.space import load_space\n"
-        "profile(load_space(sys.argv[2]), FakeDevice(delay_s=0.02), Path(sys.argv[3]))\n"
+        "import sys\nfrom pathlib import Path\nfrom nas.latency.profile import profile\n"
+        "from nas.space import load_space\nfrom nas.testing.fake_device import FakeDevice\n"
+        "profile(load_space(sys.argv[1]), FakeDevice(delay_s=0.02), Path(sys.argv[2]))\n"
     )
-    arguments = [str(Path(__file__).parent), space.path, str(folder)]
-    process = subprocess.Popen([sys.executable, "-c", script, *arguments])
+    process = subprocess.Popen([sys.executable, "-c", script, space.path, str(folder)])
     journal = folder / JOURNAL_FILE
     deadline = time.monotonic() + 60
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 6):
@@ -196,13 +194,11 @@ def test_failed_operations_are_named_and_the_rest_goes_on(space: Space, folder: 
 def test_nothing_runs(space: Space, folder: Path) -> None:
     device = FakeDevice()
     device.fails = lambda chain: len(chain.blocks) == 1 and chain != EMPTY
-    with pytest.raises(NasError, match="no operation could be measured.*unsupported"):
+    with pytest.raises(NasError, match=r"no operation could be measured.*unsupported"):
         profile(space, device, folder)
 
 
-def test_drift_that_goes_away_is_measured_again(
-    space: Space, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drift_that_goes_away_is_measured_again(space: Space, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device, pauses = FakeDevice(), []
     monkeypatch.setattr(drift.time, "sleep", pauses.append)
     device.factor = lambda count: 1.5 if count >= 20 and not pauses else 1.0

@@ -85,7 +85,9 @@ def test_scores_are_complete_and_localised_drops_add_up(evaluator: Evaluator, tm
 
 
 def test_costs_follow_the_loss_and_narrower_never_costs_less() -> None:
-    def row(move: str, loss: float, accuracy: float, position: int | None = None, width: int | None = None) -> Evaluation:
+    def row(
+        move: str, loss: float, accuracy: float, position: int | None = None, width: int | None = None
+    ) -> Evaluation:
         return Evaluation(move, 0 if move == "none" else 1, position, width, accuracy, loss, 0.1)
 
     rows = [row("none", 1.0, 70.0), row("drop", 1.1, 70.5, 1), row("drop", 1.2, 66.0, 2), row("drop", 1.4, 60.0, 3),

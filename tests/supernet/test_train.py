@@ -31,7 +31,7 @@ RECIPE = Recipe(epochs=2, batch=16, flip=False)
 @pytest.fixture
 def digits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ImageData:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return load_data("digits", (64, 64), limit=900).train
+    return load_data("digits", (32, 32), limit=480).train
 
 
 def weights(folder: Folder) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "RANK_EVERY", 10)
-    space = small_space("network_suffix")
+    space = small_space("network_suffix").at(32)
     whole = train(space, digits, RECIPE, tmp_path / "whole", save_every=0)
 
     def kill(progress: Progress) -> None:
@@ -86,8 +86,8 @@ def test_kill_9_of_the_command_keeps_what_is_done(tmp_path: Path, small_space: C
 
 def test_it_learns(small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path) -> None:
     rows: list[Progress] = []
-    recipe = replace(RECIPE, epochs=6)
-    train(small_space("network_suffix"), digits, recipe, tmp_path / "out", report=rows.append)
+    recipe = replace(RECIPE, epochs=12)
+    train(small_space("network_suffix").at(32), digits, recipe, tmp_path / "out", report=rows.append)
     assert rows[-1].accuracy > 60
     assert rows[-1].loss < rows[0].loss
     assert rows[-1].step == rows[-1].steps
@@ -98,7 +98,7 @@ def test_every_variant_trains(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, change: dict[str, object]
 ) -> None:
     recipe = replace(RECIPE, epochs=1, batch=128, **change)  # type: ignore[arg-type]
-    folder = train(small_space("stage_suffix"), digits, recipe, tmp_path / "out")
+    folder = train(small_space("stage_suffix").at(32), digits, recipe, tmp_path / "out")
     supernet, description = load_supernet(folder.root)
     assert description["recipe"] == recipe.to_dict()
     assert any(float(alpha.detach().abs().sum()) > 0 for alpha in supernet.alphas().values())
@@ -107,7 +107,7 @@ def test_every_variant_trains(
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = small_space("network_suffix")
+    space = small_space("network_suffix").at(32)
     monkeypatch.setattr(training, "RANK_EVERY", 2)
     real, calls = training.loss_of, []
 
@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
 def test_another_training_in_the_folder_is_refused(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
 ) -> None:
-    space = small_space("network_suffix")
+    space = small_space("network_suffix").at(32)
     train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
     with pytest.raises(InputError, match=r"supernet\.yaml:\d+: recipe: .*learning_rate 0\.001 there, 0\.5 here"):
         train(space, digits, replace(RECIPE, epochs=1, batch=256, learning_rate=0.5), tmp_path / "out")
@@ -135,7 +135,7 @@ def test_another_training_in_the_folder_is_refused(
 def test_damaged_and_foreign_checkpoints_are_refused(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
 ) -> None:
-    folder = train(small_space("network_suffix"), digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
+    folder = train(small_space("network_suffix").at(32), digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
     whole = folder.weights.read_bytes()
     folder.weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"supernet\.safetensors: not a readable safetensors file"):
@@ -147,9 +147,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(
 def test_data_of_another_shape_or_other_classes_is_refused(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
 ) -> None:
-    space = small_space("network_suffix")
-    with pytest.raises(InputError, match=r"images of \(64, 64\) for a space at \(32, 32\)"):
-        train(space.at(32), digits, RECIPE, tmp_path / "out")
+    space = small_space("network_suffix").at(32)
+    with pytest.raises(InputError, match=r"images of \(32, 32\) for a space at \(64, 64\)"):
+        train(space.at(64), digits, RECIPE, tmp_path / "out")
     with pytest.raises(InputError, match=r"10 classes in the data, 7 in the space's head"):
         train(space.at(classes=7), digits, RECIPE, tmp_path / "out")
 
@@ -177,7 +177,7 @@ def test_inherited_weights_load_into_the_architecture_at_another_size(
     import nas
     from nas.weights import load_state_dict
 
-    space = small_space("network_suffix")
+    space = small_space("network_suffix").at(32)
     folder = train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
     arch = space.published["small_l"].at(128)
     extract_to(folder.root, arch, tmp_path / "weights.safetensors")
