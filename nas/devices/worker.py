@@ -7,6 +7,7 @@ the process ends with its parent, however that ends, because its stdin closes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -56,7 +57,9 @@ class Worker:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.communicate()
+            process.wait()
+            with contextlib.suppress(OSError):  # a request that it never took
+                process.stdin.close()  # type: ignore[union-attr]
 
     def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", self.module]

@@ -14,7 +14,7 @@ from nas.specs import Layer
 
 LENGTH = 0.5
 """Over which ratio of widths (natural logarithm) what the trend leaves over stays alike."""
-NOISE = 0.01
+NOISE = 0.03
 """Relative standard deviation of one measured row."""
 FLOOR_MS = 1e-3
 """Below a microsecond, errors count against a microsecond."""

@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from nas.devices.base import Chain, Device
-from nas.errors import InputError
+from nas.devices.base import Chain, Device, OperationFailed
+from nas.errors import InputError, NasError
 from nas.files import read_text, write_text
 from nas.latency.device_info import DeviceInfo
 from nas.latency.journal import Journal
@@ -83,7 +83,10 @@ def measure_networks(
     what = f"networks ({role})"
     for number, (member, artifact) in enumerate(zip(todo, artifacts, strict=True)):
         progress(what, number, len(todo))
-        timing = device.measure(artifact.result())
+        try:
+            timing = device.measure(artifact.result())
+        except OperationFailed as error:
+            raise NasError(f"network {member.name} could not be measured: {error}") from error
         artifact.result().unlink(missing_ok=True)  # whole networks are large, and nobody measures them twice
         found[member.name] = NetworkTime(role, name, resolution, member.name, round(timing.median_ms, 6),
                                          date=date.today().isoformat())  # fmt: skip

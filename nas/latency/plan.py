@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nas.space import Operation
 
-MOST = {0: 1, 1: 6, 2: 10}
+MOST = {0: 1, 1: 12, 2: 10}
 """How many operations of a group are measured at most, by how many of its widths vary."""
 LEAST = 5
 """Half of a smaller group is measured, but no fewer than this."""

@@ -71,7 +71,8 @@ def profile(
 
     Raises:
         InputError: when the table there was measured with other settings.
-        NasError: when another process writes the table, the disk is full, or no operation could be measured.
+        NasError: when another process writes the table, the disk is full, no operation could be measured, or a whole
+            network could not (the table is there then, without a new calibration).
     """
     begin = time.perf_counter()
     operations = space_operations(space)
@@ -82,6 +83,7 @@ def profile(
         run = _Run(device, book, report, progress, {row.key: row for row in old.rows.values() if row.runs})
         run.measure([operation for group in groups(operations) for operation in group.chosen()])
         table = _complete(operations, run, old)
+        table.save(folder)  # of use without the calibration too, should a whole network not run
         table = _calibrate(table, space, run)
         table.save(folder)
         book.remove()

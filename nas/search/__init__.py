@@ -29,7 +29,8 @@ def search(
     """The member of `space` within `latency_ms` on the table's device that costs least accuracy, as `engine` finds it.
 
     Args:
-        latency_ms: the target; by default the predicted latency of the smallest published member.
+        latency_ms: the target; by default the predicted latency of the smallest published member, or half of the
+            largest member's where none is published.
         engine: "slimming", greedy, one move at a time.
         candidates: which moves slimming weighs, "all" legal ones or those of the "paper".
         on_step: called with every step as it is taken.
@@ -74,9 +75,13 @@ def pose(
 
 
 def _default_target(space: Space, table: LatencyTable) -> tuple[float, str]:
-    """The predicted latency of the published member with the fewest parameters, and that in words."""
+    """The predicted latency of the published member with the fewest parameters, and that in words.
+
+    A space without published members gets half of what its largest takes, or the least there is if that is more.
+    """
     if not space.published:
-        raise InputError(f"space '{space.name}' has no published member to take a target from; name a latency in ms")
+        half = max(table.total_ms(space.largest()) / 2, fastest(space, table)[0])
+        return half, f"half of what the largest member of {space.name} takes, which has no published members"
     smallest = min(space.published.values(), key=lambda arch: arch.params)
     return table.total_ms(smallest), f"the predicted latency of the smallest published member, {smallest.name}"
 

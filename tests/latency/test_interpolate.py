@@ -82,7 +82,7 @@ def test_groups_of_the_shipped_space() -> None:
         ("conv_stem", 1), ("conv_embedding", 2), ("mb4d", 1), ("mb3d", 1), ("flatten", 1), ("unflatten", 1),
         ("token_head", 1),
     }  # fmt: skip
-    assert sum(len(group.chosen()) for group in found) < 100
+    assert sum(len(group.chosen()) for group in found) < 120
 
 
 @settings(max_examples=50, deadline=None)

@@ -191,6 +191,16 @@ def test_failed_operations_are_named_and_the_rest_goes_on(space: Space, folder: 
     assert not table.predict(space.smallest()).missing
 
 
+def test_network_that_cannot_run_leaves_the_table(space: Space, folder: Path) -> None:
+    device = FakeDevice()
+    device.fails = lambda chain: not chain.tied and chain != EMPTY
+    with pytest.raises(NasError, match=r"network small-sample\d+ could not be measured: RuntimeError: unsupported"):
+        profile(space, device, folder)
+    assert len(load_table(folder).rows) == len(space_operations(space))
+    table, report = profile(space, FakeDevice(), folder)
+    assert report.measured == 0 and table.device.calibration.nets == 5
+
+
 def test_nothing_runs(space: Space, folder: Path) -> None:
     device = FakeDevice()
     device.fails = lambda chain: len(chain.blocks) == 1 and chain != EMPTY
@@ -199,8 +209,9 @@ def test_nothing_runs(space: Space, folder: Path) -> None:
 
 
 def test_drift_that_goes_away_is_measured_again(space: Space, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, pauses = FakeDevice(), []
-    monkeypatch.setattr(drift.time, "sleep", pauses.append)
+    device = FakeDevice()
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
     device.factor = lambda count: 1.5 if count >= 20 and not pauses else 1.0
     table, report = profile(space, device, folder)
     steady = FakeDevice()

@@ -1,0 +1,83 @@
+"""A new user's path: the commands that the README shows, in its order, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def commands() -> list[str]:
+    """Every line that starts with `nas ` in a shell block of the README, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(shlex.split(line, comments=True)) for line in lines if line.startswith("nas ")]
+
+
+def run(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", "nas", *shlex.split(command)[1:], *more]
+    # A user has all cores; the rest of the suite runs beside this test, so it takes one thread and more time.
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "120"}
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment, timeout=900)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
+    listed = commands()
+    for name in ("spaces", "devices", "search", "predict", "profile", "check", "train"):
+        assert any(line.startswith(f"nas {name}") for line in listed), f"the README shows no `nas {name}`"
+    seconds = {}
+    for command in dict.fromkeys(listed):
+        start = time.monotonic()
+        result = run(command, tmp_path)
+        seconds[command] = round(time.monotonic() - start, 1)
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.stderr
+        assert "next: nas " in result.stderr, f"{command} does not name the next command"
+    print(json.dumps(seconds, indent=2))
+
+    searched = sorted((tmp_path / "runs").glob("efficientformer_small-host-*"))
+    assert len(searched) == 1
+    for file in ("run.yaml", "trace.csv", "architecture.yaml", "trajectory.png", "weights.safetensors"):
+        assert (searched[0] / file).stat().st_size > 0
+
+    import nas
+    from nas.weights import load_state_dict
+
+    net = nas.build(nas.load_architecture(searched[0] / "architecture.yaml"))
+    net.load_state_dict(load_state_dict(searched[0] / "weights.safetensors"))
+    assert accuracy_on_digits(net.eval()) > 50, "the found network keeps what its supernet learned"
+
+
+def accuracy_on_digits(net: object) -> float:
+    """Top-1 in percent on held-out digits, batch norms recalibrated on training images."""
+    import torch
+
+    from nas.data import load_data
+    from nas.supernet.augment import normalise
+    from nas.supernet.sensitivity import recalibrate
+
+    splits = load_data("digits", (32, 32))
+    with torch.no_grad():
+        calibration = normalise(torch.from_numpy(splits.train.images[:256].copy()))
+        x = normalise(torch.from_numpy(splits.held_out.images.copy()))
+        for block in net.children():  # type: ignore[attr-defined]
+            calibration, x = recalibrate(block, calibration), block(x)
+    right = x.argmax(dim=1) == torch.from_numpy(splits.held_out.labels.copy())
+    return 100 * float(right.double().mean())
+
+
+@pytest.mark.parametrize("command", ["spaces", "devices", "predict efficientformer_l1 --device iphone12"])
+def test_json_is_the_only_thing_on_stdout(command: str, tmp_path: Path) -> None:
+    result = run(f"nas {command}", tmp_path, "--json")
+    assert result.returncode == 0
+    json.loads(result.stdout)
