@@ -12,16 +12,37 @@ def main() -> None:
     from nas.errors import NasError
 
     try:
-        app(prog_name="nas")
+        sys.exit(app(prog_name="nas", standalone_mode=False) or 0)
     except NasError as error:
         print(f"nas: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("nas: stopped; what was finished is on disk, the same command goes on from there", file=sys.stderr)
-        sys.exit(1)
+        _stopped()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        # Usage errors come from click, of which newer versions of typer carry a copy of their own: known by what they
+        # can do, not by their class.
+        if type(error).__name__ == "Abort":
+            _stopped()
+        if not hasattr(error, "format_message"):
+            raise
+        _usage(error)
+
+
+def _stopped() -> None:
+    print("nas: stopped; what was finished is on disk, the same command goes on from there", file=sys.stderr)
+    sys.exit(1)
+
+
+def _usage(error: Exception) -> None:
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    if message:  # none where the help was shown instead
+        see = f" (see: {context.command_path} --help)" if context else ""
+        print(f"nas: {message}{see}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

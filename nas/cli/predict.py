@@ -26,7 +26,7 @@ def predict(
     table, network = load_table(device), _architecture(arch)
     estimate = table.predict(network)
     if estimate.missing:
-        raise table.missing_rows(network)
+        raise table.missing_rows(estimate.missing, network.space)
     following = f"nas check --device {shlex.quote(device)}"
     if estimate.provenance == "estimated" and network.space:
         options = ["--space", network.space, "--device", device, "--latency-ms", f"{estimate.ms:.4g}"]

@@ -45,12 +45,12 @@ def search(
     from nas.search.run import new_folder, write_run
     from nas.space import load_space
 
-    whole = load_space(space)
+    whole, table = load_space(space), load_table(device)
     given = _supernet_folder(supernet) if supernet else scores
     known = load_scores(given) if given else default_scores(whole)
     chosen = _at(whole, known if supernet else None, resolution, classes)
     with _naming_size(whole, chosen):
-        problem = pose(chosen, load_table(device), known, latency_ms, engine, candidates, _tell_step)  # type: ignore[arg-type]
+        problem = pose(chosen, table, known, latency_ms, engine, candidates, _tell_step)  # type: ignore[arg-type]
     folder = new_folder(out, chosen.name, problem.table.device.name)
     _tell_problem(problem)
     found = solve(problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,8 +88,10 @@ class LatencyTable:
         """Where `expected_error` is from, in words."""
         if self.device.check:
             return f"{self.device.check.nets} whole networks measured on {self.device.check.date}"
-        if self.device.estimate:
+        if self.device.estimate and self.device.provenance == "estimated":
             return "published networks, each left out of the fit in turn"
+        if self.device.estimate:
+            return f"rows interpolated from the others; for whole networks: nas check --device {self.device.name}"
         return f"not checked yet: nas check --device {self.device.name}"
 
     def ms(self, operation: Operation) -> float | None:
@@ -129,18 +131,17 @@ class LatencyTable:
             if ms is None:
                 found = self.ms(operation)
                 if found is None:
-                    raise self.missing_rows(arch)
+                    raise self.missing_rows(self.predict(arch).missing, arch.space)
                 ms = known[pair] = found
             total += ms
         return total
 
-    def missing_rows(self, arch: Architecture) -> MissingRows:
-        """The error that names what the table lacks for `arch` and the command that measures it."""
-        missing = self.predict(arch).missing
+    def missing_rows(self, missing: Sequence[Operation], space: str) -> MissingRows:
+        """The error that names operations without a row, and the command that measures those of `space`."""
         named = "; ".join(map(str, missing[:3])) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
         where = self.path / TABLE_FILE if self.path else f"the table of {self.device.name}"
-        command = f"nas profile --space {arch.space or 'SPACE'} --device {self.device.name}"
-        return MissingRows(f"{where}: no row for {named}; measure with: {command}", missing)
+        command = f"nas profile --space {space or 'SPACE'} --device {self.device.name}"
+        return MissingRows(f"{where}: no row for {named}; measure with: {command}", tuple(missing))
 
     def save(self, folder: str | Path) -> None:
         """Writes `table.csv` and `device.yaml` into `folder`."""

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nas import resources
-from nas.latency import LatencyTable, MissingRows
-from nas.latency.table import TABLE_FILE
+from nas.latency import LatencyTable
 from nas.space import Architecture, Operation, Space, StageSpace
 from nas.specs import BlockSpec, Flatten, Shape, Unflatten
 
@@ -54,7 +53,7 @@ class _Program:
             (ms + self._step(self._space.head, shape)[0], picks) for (shape, _), (ms, picks) in states.items()
         )
         if self._missing:
-            raise self._missing_rows()
+            raise self._table.missing_rows(tuple(self._missing.values()), _argument(self._space))
         arch = self._space.member(
             widths=[width for width, _, _ in picks],
             depths=[local + global_ for _, local, global_ in picks],
@@ -93,15 +92,6 @@ class _Program:
                 self._missing[operation.key] = operation
             known = self._steps[spec, shape] = before + (ms or 0.0), operation.output
         return known
-
-    def _missing_rows(self) -> MissingRows:
-        operations, table = tuple(self._missing.values()), self._table
-        named = "; ".join(map(str, operations[:3])) + (
-            f"; and {len(operations) - 3} more" if len(operations) > 3 else ""
-        )
-        where = table.path / TABLE_FILE if table.path else f"the table of {table.device.name}"
-        return MissingRows(f"{where}: no row for {named}; measure with: nas profile --space {_argument(self._space)} "
-                           f"--device {table.device.name}", operations)  # fmt: skip
 
 
 def _argument(space: Space) -> str:

@@ -75,6 +75,8 @@ def make_recipe(options: dict[str, Any]) -> Recipe:
         TypeAdapter(Recipe).validate_python(options)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "recipe"
-        raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}, found {first['input']!r}") from None
+        if not first["loc"]:
+            raise InputError("--" + first["msg"].removeprefix("Value error, ").replace("_", "-")) from None
+        option = str(first["loc"][0]).replace("_", "-")
+        raise InputError(f"--{option}: {first['msg']}, found {first['input']!r}") from None
     return Recipe(**options)
