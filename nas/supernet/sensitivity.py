@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -203,28 +205,15 @@ def measure(
 def _read(journal: Path) -> list[Evaluation]:
     if not journal.exists():
         return []
-    with journal.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    rows = []
-    for line in lines:
-        try:
-            rows.append(Evaluation(
-                line["move"], int(line["stage"]), _number(line["position"]), _number(line["width"]),
-                float(line["accuracy"]), float(line["loss"]), float(line["standard_error"]),
-            ))  # fmt: skip
-        except (TypeError, ValueError, KeyError):
-            continue  # a line that a kill cut off: its variant is measured again
-    return rows
+    # A line that a kill cut off has no last value: its variant is measured again.
+    rows: Any = pd.read_csv(journal).dropna(subset=["standard_error"]).to_dict("records")
+    return [Evaluation(**row | {name: _number(row[name]) for name in ("position", "width")}) for row in rows]
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text else None
+def _number(value: float) -> int | None:
+    return None if math.isnan(value) else int(value)
 
 
 def _append(journal: Path, row: Evaluation) -> None:
-    new = not journal.exists()
-    with journal.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(row)))
-        if new:
-            writer.writeheader()
-        writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()})
+    frame = pd.DataFrame([asdict(row)]).round(6)
+    frame.to_csv(journal, mode="a", header=not journal.exists(), index=False)

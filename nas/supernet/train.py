@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -203,19 +203,12 @@ def loss_of(output: Tensor | tuple[Tensor, Tensor], labels: Tensor, smoothing: f
 
 
 def _append(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows).to_csv(path, mode="a", header=not path.exists(), index=False)
 
 
 def _truncate(path: Path, step: int) -> None:
     """Drops the rows after a step: they belong to work that a killed training had not saved."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *(row for row in rows if row and int(row[0]) <= step)])
+    if path.exists():
+        rows = pd.read_csv(path)
+        with replacing(path) as temporary:
+            rows[rows["step"] <= step].to_csv(temporary, index=False)

@@ -13,8 +13,8 @@ from nas.cli import app
 SURFACE = {
     "spaces": ["name", "--json"],
     "devices": ["--json"],
-    "search": ["--space", "--device", "--latency-ms", "--engine", "--candidates", "--scores", "--supernet", "--resolution",
-               "--classes", "--out", "--json"],
+    "search": ["--space", "--device", "--latency-ms", "--engine", "--candidates", "--scores", "--supernet",
+               "--resolution", "--classes", "--out", "--json"],
     "predict": ["arch", "--device", "--json"],
     "profile": ["--space", "--device", "--resolution", "--classes", "--threads", "--out", "--json"],
     "check": ["--device", "--space", "--nets", "--seed", "--resolution", "--classes", "--json"],

@@ -157,7 +157,8 @@ def test_data_of_another_shape_or_other_classes_is_refused(
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [("epochs", 0, "--epochs 0: must be at least 1"), ("noise", "pink", "--noise: Input should be 'uniform'"),
-     ("learning_rate", float("nan"), "--learning-rate nan: must be above 0"), ("narrow", 2.0, "--narrow 2.0: is a share")],
+     ("learning_rate", float("nan"), "--learning-rate nan: must be above 0"),
+     ("narrow", 2.0, "--narrow 2.0: is a share")],
 )  # fmt: skip
 def test_bad_recipes_name_the_option(option: str, value: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):

@@ -1,0 +1,110 @@
+"""Files are whole or they are the old ones; mistakes in YAML are named by line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.errors import InputError, NasError, nearest
+from nas.files import YamlFile, dump_yaml, replacing, write_text, write_yaml
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with (
+        pytest.raises(NasError, match=r"table\.csv: could not be written \(No space left on device\)"),
+        replacing(path),
+    ):
+        raise OSError(28, os.strerror(28))
+    assert path.read_text() == "old"
+
+
+def test_a_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    program = (
+        "import os, signal, sys; from nas.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_a_written_file_has_the_usual_rights(tmp_path: Path) -> None:
+    write_text(tmp_path / "new.txt", "text")
+    (tmp_path / "plain.txt").touch()
+    assert (tmp_path / "new.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
+
+
+@given(st.dictionaries(st.text(min_size=1), PLAIN, min_size=1, max_size=5))
+def test_yaml_is_read_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, data: dict[str, object]) -> None:
+    path = tmp_path_factory.mktemp("yaml") / "data.yaml"
+    write_yaml(path, data)
+    assert YamlFile(path).data == data
+
+
+@given(st.text(max_size=80))
+def test_no_text_gets_more_than_an_input_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("yaml") / "data.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        YamlFile(path)
+    except InputError as error:
+        assert str(error).startswith(str(path))
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: 1\nb: [1, 2\n", r":3: malformed YAML"),
+        ("a: 1\na: 2\n", r":2: a: this key stands twice"),
+        ("- 1\n", r": expected a mapping of keys, found list"),
+        ("a: !!python/object/apply:os.system ['true']\n", r":1: malformed YAML: could not determine a constructor"),
+        ("", r": expected a mapping of keys, found NoneType"),
+    ],
+)
+def test_malformed_yaml_is_named_with_its_line(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"bad\.yaml" + reason):
+        YamlFile(tmp_path / "bad.yaml")
+
+
+def test_an_error_points_at_the_deepest_key_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(dump_yaml({"stages": [{"width": 1}, {"width": 2, "blocks": {"kind": "x"}}]}))
+    file = YamlFile(tmp_path / "a.yaml")
+    line = (tmp_path / "a.yaml").read_text().splitlines().index("- width: 2") + 1
+    assert str(file.error(["stages", 1, "width"], "is odd")) == f"{file.path}:{line}: stages[1].width: is odd"
+    assert file.line(["stages", 1, "missing", "deeper"]) == line
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("iphne12", "did you mean 'iphone12'?"), ("zzz", "; known: host, iphone12")]
+)
+def test_nearest_name(name: str, hint: str) -> None:
+    assert hint in nearest(name, ["iphone12", "host"])
