@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.data import ImageData, Splits
 from nas.search.scores import Score, Scores
@@ -58,10 +59,8 @@ def to_scores(rows: Sequence[Evaluation], importance: Mapping[tuple[int, int], f
     """Scores from evaluations, the first of which is the largest member's.
 
     `accuracy_drop` is as measured: against the largest member, and for a localised block against the member before it
-    in the order in which blocks are localised, so that the drops of several add up. `cost` is what the search counts
-    with: the accuracy drop that goes with the move's increase in cross-entropy, by a monotone fit over all moves. The
-    loss moves far less from one set of held-out images to another than the accuracy does, and a drop of two images in
-    a thousand is noise. Along a stage's widths costs never fall as the width does.
+    in the order in which blocks are localised, so that the drops of several add up. `cost`, which the search counts
+    with, takes the noise out of it; see `costs`.
     """
     largest = rows[0]
     before: dict[int, Evaluation] = {}
@@ -75,8 +74,7 @@ def to_scores(rows: Sequence[Evaluation], importance: Mapping[tuple[int, int], f
             row.move, row.stage, 0.0, row.position, row.width, None if share is None else round(share, 4),  # type: ignore[arg-type]
             round(base.accuracy - row.accuracy, 3), round(row.standard_error, 3), round(row.loss - base.loss, 5),
         ))  # fmt: skip
-    costs = _monotone([s.loss_increase or 0.0 for s in scores], [s.accuracy_drop or 0.0 for s in scores])
-    return _ordered_widths([replace(s, cost=round(float(c), 4)) for s, c in zip(scores, costs, strict=True)])
+    return [replace(s, cost=round(float(c), 4)) for s, c in zip(scores, costs(scores), strict=True)]
 
 
 def _last_local(before: Mapping[int, Evaluation], largest: Evaluation) -> Evaluation:
@@ -84,24 +82,24 @@ def _last_local(before: Mapping[int, Evaluation], largest: Evaluation) -> Evalua
     return before[max(before)] if before else largest
 
 
-def _monotone(loss: Sequence[float], drop: Sequence[float]) -> np.ndarray:
-    """The accuracy drop as a non-decreasing function of the loss increase, 0 at 0."""
+def costs(scores: Sequence[Score]) -> NDArray[np.float64]:
+    """The accuracy drop of each move with the noise of the held-out images taken out, in points.
+
+    Empirical Bayes: what is known before a move's own accuracy is looked at is the drop that goes with its increase in
+    cross-entropy, by a monotone fit over all moves (the loss varies less between sets of images than the accuracy).
+    From there the measured drop counts as far as its standard error allows: by v / (v + se^2), where v is the variance
+    of the true drops around the fit, as far as the standard errors do not explain it.
+    """
     from sklearn.isotonic import IsotonicRegression
 
-    # The largest member itself is a point of the curve, and one that is known exactly.
-    weights = [float(len(loss)), *np.ones(len(loss))]
-    fit = IsotonicRegression(out_of_bounds="clip").fit([0.0, *loss], [0.0, *drop], sample_weight=weights)
-    return fit.predict(loss)  # type: ignore[no-any-return]
-
-
-def _ordered_widths(scores: list[Score]) -> list[Score]:
-    """Narrower never costs less: the running maximum from the widest on, at least 0."""
-    highest: dict[int, float] = {}
-    ordered = {}
-    for row in sorted((s for s in scores if s.move == "narrow"), key=lambda s: -(s.width or 0)):
-        highest[row.stage] = max(highest.get(row.stage, 0.0), row.cost)
-        ordered[row.key] = replace(row, cost=highest[row.stage])
-    return [ordered.get(row.key, row) for row in scores]
+    drop = np.array([score.accuracy_drop for score in scores], dtype=float)
+    error = np.array([score.standard_error for score in scores], dtype=float)
+    # The largest member itself is a point of the curve: no loss, no drop.
+    loss = [0.0, *(score.loss_increase or 0.0 for score in scores)]
+    fit = IsotonicRegression(out_of_bounds="clip").fit(loss, [0.0, *drop]).predict(loss[1:])
+    variance = max(float(np.mean((drop - fit) ** 2 - error**2)), 0.0)
+    trust = variance / np.maximum(variance + error**2, 1e-12)
+    return np.asarray(fit + trust * (drop - fit))
 
 
 def _some(data: ImageData, count: int) -> ImageData:

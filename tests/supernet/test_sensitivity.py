@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from nas.data import ImageData
-from nas.search.scores import load_scores
+from nas.search.scores import Score, load_scores
 from nas.space import Space
-from nas.supernet.score import to_scores
-from nas.supernet.sensitivity import Evaluation, Evaluator, measure, variants
+from nas.supernet.score import costs, to_scores
+from nas.supernet.sensitivity import Evaluator, measure, variants
 from nas.supernet.supernet import Supernet
 
 
@@ -84,18 +87,23 @@ def test_scores_are_complete_and_localised_drops_add_up(evaluator: Evaluator, tm
     assert sum(s.accuracy_drop or 0 for s in local) == pytest.approx(rows[0].accuracy - last.accuracy, abs=0.01)
 
 
-def test_costs_follow_the_loss_and_narrower_never_costs_less() -> None:
-    def row(
-        move: str, loss: float, accuracy: float, position: int | None = None, width: int | None = None
-    ) -> Evaluation:
-        return Evaluation(move, 0 if move == "none" else 1, position, width, accuracy, loss, 0.1)
+def made_up(position: int, drop: float, error: float, loss: float) -> Score:
+    return Score("drop", 1, 0.0, position, accuracy_drop=drop, standard_error=error, loss_increase=loss)
 
-    rows = [row("none", 1.0, 70.0), row("drop", 1.1, 70.5, 1), row("drop", 1.2, 66.0, 2), row("drop", 1.4, 60.0, 3),
-            row("narrow", 1.3, 63.0, width=24), row("narrow", 1.25, 66.0, width=16)]  # fmt: skip
-    scores = {s.key: s for s in to_scores(rows, {(1, 1): 2.5})}
-    drops = [scores[("drop", 1, i)] for i in (1, 2, 3)]
-    assert [d.accuracy_drop for d in drops] == [-0.5, 4.0, 10.0]
-    assert drops[0].cost <= drops[1].cost <= drops[2].cost
-    assert abs(drops[0].cost) < 0.5, "a gain that the loss does not share is noise"
-    assert drops[0].importance == 2.5
-    assert scores[("narrow", 1, 16)].cost >= scores[("narrow", 1, 24)].cost
+
+def test_an_exact_measurement_is_the_cost() -> None:
+    measured = [made_up(1, 3.0, 0.0, 0.1), made_up(2, -1.0, 0.0, 0.2), made_up(3, 5.0, 0.0, 0.3)]
+    assert costs(measured) == pytest.approx([3.0, -1.0, 5.0])
+
+
+def test_differences_within_the_noise_follow_the_loss() -> None:
+    noisy = [made_up(i, drop, 2.0, i / 10) for i, drop in enumerate([1.0, 0.4, 2.2, 1.8, 3.1], start=1)]
+    found = costs(noisy)
+    assert all(a <= b for a, b in pairwise(found)), "with no more spread than the errors explain, the fit alone counts"
+
+
+@given(st.lists(st.tuples(st.floats(-5, 30), st.floats(0, 2), st.floats(-0.1, 2)), min_size=2, max_size=30))
+def test_a_cost_lies_within_what_was_measured(rows: list[tuple[float, float, float]]) -> None:
+    found = costs([made_up(i, *row) for i, row in enumerate(rows, start=1)])
+    drops = [0.0, *(row[0] for row in rows)]
+    assert min(drops) - 1e-6 <= found.min() and found.max() <= max(drops) + 1e-6
