@@ -162,8 +162,8 @@ def _text(problem: Problem, found: Found, folder: Path) -> str:
         lines.append(f"{name:<22}{row['latency_ms']:>8.3f}{row['cost']:>+9.2f}{row['params'] / 1e6:>8.2f} M"
                      f"{row['macs'] / 1e9:>8.3f} G  {next(shape):<18}{next(shape):<12}{next(shape)}")  # fmt: skip
     device = problem.table.device.name
-    lines += [f"ms are predicted on {device} ({problem.table.provenance} table), points are the expected drop of top-1 "
-              "against the space's largest member", f"run      {folder}"]  # fmt: skip
+    lines += [f"ms are predicted on {device} ({problem.table.provenance} table); points are the expected drop of top-1 "
+              "against the space's largest member, a gain where negative", f"run      {folder}"]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -55,7 +55,10 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
     steps = (Point(step.action, step.ms, step.total_cost) for step in found.trace)
     return Trajectory(
         points=(Point("", table.total_ms(largest), scores.cost(largest)), *steps),
-        published=tuple(Point(name, table.total_ms(a), scores.cost(a)) for name, a in space.published.items()),
+        published=tuple(
+            Point(name.removeprefix(f"{space.name}_"), table.total_ms(a), scores.cost(a))
+            for name, a in space.published.items()
+        ),
         target_ms=problem.target_ms,
         title=f"{space.name} on {table.device.name}: {found.ms:.3g} ms in {len(found.trace)} steps",
         note=_note(table, scores),

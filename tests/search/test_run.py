@@ -68,7 +68,7 @@ def test_the_picture_shows_the_start_every_step_and_the_published_members(search
     data = trajectory(problem, found)
     assert (data.points[0].cost, data.points[0].ms) == (0, problem.table.total_ms(problem.space.largest()))
     assert [(p.label, p.ms, p.cost) for p in data.points[1:]] == [(s.action, s.ms, s.total_cost) for s in found.trace]
-    assert [p.label for p in data.published] == ["small_s", "small_l"]
+    assert [p.label for p in data.published] == ["s", "l"]
     assert "estimated table" in data.note and "made up for a test" in data.note
     draw(data, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
