@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from nas.errors import InputError, NasError
 
@@ -80,7 +81,8 @@ class YamlFile:
         text = read_text(path)
         try:
             self._root = yaml.compose(text, Loader=_Loader)
-            self.data: dict[str, Any] = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+            # A SafeConstructor knows plain data and no Python objects.
+            data: Any = SafeConstructor().construct_document(self._root) if self._root else None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
@@ -88,8 +90,9 @@ class YamlFile:
             raise InputError(f"{path}{line}: malformed YAML: {reason}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: malformed YAML: {error}") from None
-        if not isinstance(self.data, dict):
-            raise InputError(f"{path}: expected a mapping of keys, found {type(self.data).__name__}")
+        if not isinstance(data, dict):
+            raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
+        self.data: dict[str, Any] = data
         self._refuse_duplicates(self._root)
 
     def line(self, keys: Sequence[str | int]) -> int:
