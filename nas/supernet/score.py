@@ -59,7 +59,8 @@ def to_scores(rows: Sequence[Evaluation], importance: Mapping[tuple[int, int], f
     """Scores from evaluations, the first of which is the largest member's.
 
     `accuracy_drop` is as measured: against the largest member, and for a localised block against the member before it
-    in the order in which blocks are localised, so that the drops of several add up. `cost`, which the search counts
+    in the order in which blocks are localised, so that the drops of several add up (its standard error stays the one
+    against the largest member, which is mostly too large). `cost`, which the search counts
     with, takes the noise out of it; see `costs`.
     """
     largest = rows[0]
