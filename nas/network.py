@@ -42,7 +42,11 @@ class Network(nn.Module):
             x = block(x)
             if x.dim() == 4:
                 grid = (x.shape[2], x.shape[3])
-            stage = "stage1" if name == "stem" else name.partition("_")[0]
+            stage = name.partition("_")[0]
+            if stage == "stem":
+                if self.architecture.stem is not None:
+                    continue
+                stage = "stage1"
             if not name.endswith("_unflatten"):
                 features[stage] = x if x.dim() == 4 else to_map(x, grid)
         return tuple(features.values())

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-Axes = Mapping[str, tuple[str | None, ...]]
-"""Tensor name to the channel group of each of its dimensions; None where a dimension is never sliced."""
+
+@dataclass(frozen=True)
+class Repeated:
+    """A dimension that holds the channels of a group several times over, as the stacked queries, keys and values of
+    one projection do: `times` runs of all channels, one after the other."""
+
+    group: str
+    times: int
+
+
+Axis = str | Repeated | None
+"""The channel group of one dimension of a tensor; None where it is never sliced."""
+Axes = Mapping[str, tuple[Axis, ...]]
+"""Tensor name to the axis of each of its dimensions."""
 Published = Mapping[str, Mapping[str, str]]
 """Checkpoint layout (a name in `nas.weights.LAYOUTS`) to our tensor names, or prefixes of them, and theirs."""
+
+
+def within(prefix: str, axes: Axes, **groups: Axis) -> Axes:
+    """The axes of a part called `prefix`, its channel groups named anew where `groups` says so."""
+    renamed = lambda axis: groups.get(axis, axis) if isinstance(axis, str) else axis  # noqa: E731
+    return {f"{prefix}.{name}": tuple(map(renamed, dims)) for name, dims in axes.items()}
 
 
 class Block(nn.Module):

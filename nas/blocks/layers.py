@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas.blocks.base import Axes
+from nas.blocks.base import Axes, Axis
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "gelu": nn.GELU, "hardswish": nn.Hardswish, "silu": nn.SiLU,
@@ -17,24 +17,35 @@ LAYER_SCALE_INIT = 1e-5
 class ConvNorm(nn.Sequential):
     """A convolution with `same` padding and the batch norm that deployment folds into it."""
 
-    def __init__(self, channels: int, width: int, kernel: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self, channels: int, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, kernel, stride, kernel // 2)
+        self.conv = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.norm = nn.BatchNorm2d(width)
 
     @staticmethod
-    def axes(name: str, channels: str | None, width: str) -> Axes:
-        """The axes of a ConvNorm called `name`."""
-        vectors = ("conv.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
-        return {f"{name}.conv.weight": (width, channels, None, None), **{f"{name}.{v}": (width,) for v in vectors}}
+    def axes(name: str, channels: Axis, width: Axis) -> Axes:
+        """The axes of a ConvNorm called `name`; of a depthwise one `channels` is None."""
+        return {**conv_axes(f"{name}.conv", channels, width), **batch_norm_axes(f"{name}.norm", width)}
 
 
-def linear_axes(name: str, channels: str | None, width: str | None) -> Axes:
+def conv_axes(name: str, channels: Axis, width: Axis) -> Axes:
+    """The axes of a convolution called `name`; of a depthwise one `channels` is None."""
+    return {f"{name}.weight": (width, channels, None, None), f"{name}.bias": (width,)}
+
+
+def batch_norm_axes(name: str, channels: Axis) -> Axes:
+    """The axes of a batch norm called `name`."""
+    return {f"{name}.{vector}": (channels,) for vector in ("weight", "bias", "running_mean", "running_var")}
+
+
+def linear_axes(name: str, channels: Axis, width: Axis) -> Axes:
     """The axes of a linear layer called `name`."""
     return {f"{name}.weight": (width, channels), f"{name}.bias": (width,)}
 
 
-def norm_axes(name: str, channels: str) -> Axes:
+def norm_axes(name: str, channels: Axis) -> Axes:
     """The axes of a layer norm called `name`."""
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 

@@ -22,7 +22,8 @@ class Operation:
     """One child module of the network, one row of a latency table, one bar of a breakdown.
 
     Attributes:
-        name: where it stands in the network: stem, stage2_entry, stage3_block5, stage4_flatten, head.
+        name: where it stands in the network: stem, stage2_entry, stage3_block5, stage4_flatten, head. Where a network
+            has no stem of its own, the block that enters stage 1 is its stem.
         spec: kind and hyperparameters.
         input: the shape that comes in; the one that goes out follows from both.
     """
@@ -86,6 +87,9 @@ class Stage:
 class Architecture:
     """One network, fully explicit: it rebuilds with no space file at hand.
 
+    `stem` is what stands before stage 1, at stride 2, in families whose stage 1 is entered like the others; None
+    where the block that enters stage 1 takes the image.
+
     A stage's positions may hold `identity` where a block was dropped, so that an architecture that was sliced out of
     a supernet remembers which of its positions are which; `compact()` leaves them out.
     """
@@ -95,6 +99,7 @@ class Architecture:
     stages: tuple[Stage, ...]
     head: BlockSpec
     name: str = ""
+    stem: BlockSpec | None = None
 
     def operations(self) -> tuple[Operation, ...]:
         """The chain of operations from image to logits, layout changes included."""
@@ -145,6 +150,7 @@ class Architecture:
             "name": self.name,
             "space": self.space,
             "resolution": list(self.resolution),
+            **({"stem": self.stem.to_dict()} if self.stem else {}),
             "stages": [
                 {"entry": stage.entry.to_dict(), "blocks": [_block_to_data(block) for block in stage.blocks]}
                 for stage in self.stages
@@ -173,8 +179,12 @@ def check_resolution(resolution: Sequence[int]) -> None:
 
 def _chain(arch: Architecture) -> Iterator[Operation]:
     shape = Shape(3, *arch.resolution)
+    if arch.stem is not None:
+        for operation in _with_layout("stem", "stem", arch.stem, shape):
+            yield operation
+            shape = operation.output
     for index, stage in enumerate(arch.stages, start=1):
-        steps = [("stem" if index == 1 else f"stage{index}_entry", stage.entry)]
+        steps = [("stem" if index == 1 and arch.stem is None else f"stage{index}_entry", stage.entry)]
         steps += [(f"stage{index}_block{position}", block) for position, block in enumerate(stage.blocks, start=1)]
         for name, spec in steps:
             if isinstance(spec, Identity):
@@ -219,7 +229,7 @@ def architecture_from(file: YamlFile) -> Architecture:
     data = file.data
     if data.get("format") != FORMAT:
         raise file.error(["format"], f"is {data.get('format')!r}, expected '{FORMAT}'; this is no architecture file")
-    known = {"format", "name", "space", "resolution", "stages", "head"}
+    known = {"format", "name", "space", "resolution", "stem", "stages", "head"}
     for key in data:
         if key not in known:
             raise file.error([key], f"unknown key; known: {', '.join(sorted(known))}")
@@ -233,6 +243,7 @@ def architecture_from(file: YamlFile) -> Architecture:
         resolution=resolution,
         stages=tuple(_stage(file, index, stage) for index, stage in enumerate(stages)),
         head=_spec(file, ["head"], data.get("head")),
+        stem=_spec(file, ["stem"], data["stem"]) if "stem" in data else None,
     )
     if not hasattr(arch.head, "classes"):
         raise file.error(["head"], f"{arch.head.kind} is no classifier: it has no classes")

@@ -24,6 +24,9 @@ class BlockSpec(abc.ABC):
 
     kind: ClassVar[str]
     layout: ClassVar[Layout] = "map"
+    elastic: ClassVar[tuple[str, ...]] = ("expansion", "activation")
+    """Hyperparameters in which blocks may differ and still share one set of weights: the block with the largest values
+    holds those of all others as slices, by the axes of its module."""
 
     @abc.abstractmethod
     def trace(self, shape: Shape) -> Trace:
@@ -64,7 +67,9 @@ def _traced(spec: BlockSpec, shape: Shape) -> tuple[tuple[Layer, ...], Shape]:
 
 
 def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def require(condition: bool, reason: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nas.blocks import Block, build_block
+from nas.blocks.base import Axis, Repeated
 from nas.specs import BlockSpec, Shape
 
 Keep = Mapping[str, Tensor]
@@ -47,16 +48,20 @@ def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
     """A block's weights that hold a channel group, with the dimension; biases and statistics do not vote."""
     parameters = dict(block.named_parameters())
     return [
-        (parameters[name], dims.index(group))
-        for name, dims in block.axes.items()
-        if group in dims and name in parameters and parameters[name].dim() > 1
+        (part, dim)
+        for name, axes in block.axes.items()
+        if name in parameters and parameters[name].dim() > 1
+        for dim, axis in enumerate(axes)
+        if (axis.group if isinstance(axis, Repeated) else axis) == group
+        for part in parameters[name].chunk(axis.times if isinstance(axis, Repeated) else 1, dim)
     ]
 
 
 def inner_orders(block: Block) -> dict[str, Tensor]:
     """The order of every channel group that lies inside a block."""
-    groups = {group for dims in block.axes.values() for group in dims if group not in (None, "in", "out")}
-    return {str(group): group_order(group_tensors(block, str(group))) for group in groups}
+    named = {axis.group if isinstance(axis, Repeated) else axis for axes in block.axes.values() for axis in axes}
+    tensors = {group: group_tensors(block, group) for group in named if group not in (None, "in", "out")}
+    return {group: group_order(holders) for group, holders in tensors.items() if holders}
 
 
 def first(order: Tensor, count: int) -> Tensor:
@@ -73,13 +78,19 @@ def slice_block(wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tens
     sliced = {}
     for name, target in narrow.state_dict().items():
         tensor = source[name]
-        for dim, group in enumerate(wide.axes.get(name, ())):
-            size = target.shape[dim]
-            if group is not None and size != tensor.shape[dim]:
-                index = keep[group] if group in keep else first(inner[group], size)
-                tensor = tensor.index_select(dim, index)
+        for dim, axis in enumerate(wide.axes.get(name, ())):
+            if axis is not None and target.shape[dim] != tensor.shape[dim]:
+                tensor = tensor.index_select(dim, _index(axis, tensor.shape[dim], target.shape[dim], keep, inner))
         sliced[name] = tensor
     return sliced
+
+
+def _index(axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]) -> Tensor:
+    """Which of a dimension's `size` channels stay, so that `wanted` do."""
+    assert axis is not None
+    group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)
+    channels = keep[group] if group in keep else first(inner[group], wanted // times)
+    return torch.cat([channels + run * (size // times) for run in range(times)])
 
 
 def call_sliced(

@@ -40,12 +40,14 @@ def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
     tensors = unwrap(state_dict)
     layout, names = _recognise(net, tensors)
     tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] not in layout.ignored}
+    operations = {operation.name: operation for operation in net.architecture.operations()}
     values, resized = {}, set()
     for ours, current in net.state_dict().items():
         value = tensors.get(names[ours], current if ours.endswith(".num_batches_tracked") else None)
         if value is None:
             continue
-        values[ours], grids = _fitted(value, current)
+        operation, _, name = ours.partition(".")
+        values[ours], grids = _fitted(layout.convert(operations[operation], name, value), current)
         if values[ours].shape != current.shape:
             raise InputError(_mismatch(net, ours, names[ours], value, current))
         resized.update(grids)

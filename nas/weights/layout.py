@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from nas.space import Architecture
+from torch import Tensor
+
+from nas.space import Architecture, Operation
+
+
+def _as_published(operation: Operation, name: str, value: Tensor) -> Tensor:
+    return value
 
 
 @dataclass(frozen=True)
@@ -17,8 +23,11 @@ class Layout:
         prefixes: for an architecture, the name of each operation to what its tensors' published names begin with; ''
             where they stand at the top.
         ignored: last parts of the names of tensors that hold nothing learned.
+        convert: a published tensor as our block wants it, from our operation, the tensor's name within it and the
+            published value; where the order of channels or the shape differs.
     """
 
     name: str
     prefixes: Callable[[Architecture], Mapping[str, str]]
     ignored: tuple[str, ...] = ()
+    convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
