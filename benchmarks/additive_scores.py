@@ -17,7 +17,7 @@ from scipy.stats import kendalltau, spearmanr
 import nas
 from nas.data import load_data
 from nas.supernet.checkpoint import load_supernet
-from nas.supernet.sensitivity import Evaluation, Evaluator, Variant
+from nas.supernet.sensitivity import LARGEST, Evaluator, Variant
 
 
 def main() -> None:
@@ -42,15 +42,15 @@ def main() -> None:
     ]
     random = [space.sample(seed) for seed in range(arguments.members)]
     members = [space.largest(), *space.published.values(), *files, *random]
-    # The walk branches off where a member first differs; `position` is free to number them.
-    rows = [Variant(Evaluation("none" if i == 0 else "member", 0, i, None, 0, 0, 0), m) for i, m in enumerate(members)]
+    # The walk branches off where a member first differs; what a key says is free but for the largest member's.
+    rows = [Variant(("member", str(i), "") if i else LARGEST, member) for i, member in enumerate(members)]
     bf16 = description["recipe"]["precision"] == "bf16"
-    measured = {row.position: row for row in Evaluator(supernet, calibration, held_out, bf16=bf16).evaluate(rows)}
-    largest = measured[0].accuracy
+    measured = {row.key: row for row in Evaluator(supernet, calibration, held_out, bf16=bf16).evaluate(rows)}
+    accuracies = [measured[row.key].accuracy for row in rows]
     found = [
         {"member": member.name, "summed_cost": round(scores.cost(member), 2),
-         "measured_drop": round(largest - measured[i].accuracy, 2), "accuracy": round(measured[i].accuracy, 2)}
-        for i, member in enumerate(members)
+         "measured_drop": round(accuracies[0] - accuracy, 2), "accuracy": round(accuracy, 2)}
+        for member, accuracy in zip(members, accuracies, strict=True)
     ]  # fmt: skip
     summed, drops = ([row[key] for row in found[1:]] for key in ("summed_cost", "measured_drop"))
     print(json.dumps({

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from nas.blocks import Block, build_block
 from nas.blocks.layers import to_map
-from nas.space import Architecture
+from nas.space import Architecture, Operation
+
+Call = Callable[[Operation, Any], Any]
+"""Runs one operation on its input."""
+
+
+def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
+    """The chain of operations on images; a head that takes a pyramid gets the outputs of all stages."""
+    head = operations[-1]
+    if head.spec.layout == "pyramid":
+        return call(head, pyramid(operations[:-1], x_bchw, call)[-len(head.input.levels) :])
+    x: Any = x_bchw
+    for operation in operations:
+        x = call(operation, x)
+    return x
+
+
+def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tuple[Tensor, ...]:
+    """The output of each stage as a map (B, C, H, W), from the operations of the stages and the stem."""
+    maps: dict[str, Tensor] = {}
+    x, grid, has_stem = x_bchw, (0, 0), any(operation.name == "stage1_entry" for operation in operations)
+    for operation in operations:
+        x = call(operation, x)
+        if x.dim() == 4:
+            grid = (x.shape[2], x.shape[3])
+        stage = operation.name.partition("_")[0]
+        if operation.spec.kind != "unflatten" and not (stage == "stem" and has_stem):
+            maps["stage1" if stage == "stem" else stage] = x if x.dim() == 4 else to_map(x, grid)
+    return tuple(maps.values())
 
 
 class Network(nn.Module):
-    """(B, 3, H, W) to logits (B, classes) in eval mode.
+    """(B, 3, H, W) to logits (B, classes) in eval mode, or to what another head than a classifier gives.
 
     Every operation of `architecture` is the child module of its name: stem, stage2_entry, stage3_block5, head. In
     training mode a distillation head returns a pair of logits.
@@ -26,30 +57,16 @@ class Network(nn.Module):
 
     def forward(self, x_bchw: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         self._check_aspect(x_bchw)
-        x: Tensor = x_bchw
-        for block in self.children():
-            x = block(x)
-        return x
+        output: Tensor | tuple[Tensor, Tensor] = run(self.architecture.operations(), x_bchw, self._call)
+        return output
 
     def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
         self._check_aspect(x_bchw)
-        features: dict[str, Tensor] = {}
-        x, grid = x_bchw, (0, 0)
-        for name, block in self.named_children():
-            if name == "head":
-                break
-            x = block(x)
-            if x.dim() == 4:
-                grid = (x.shape[2], x.shape[3])
-            stage = name.partition("_")[0]
-            if stage == "stem":
-                if self.architecture.stem is not None:
-                    continue
-                stage = "stage1"
-            if not name.endswith("_unflatten"):
-                features[stage] = x if x.dim() == 4 else to_map(x, grid)
-        return tuple(features.values())
+        return pyramid(self.architecture.operations()[:-1], x_bchw, self._call)
+
+    def _call(self, operation: Operation, x: Any) -> Any:
+        return self.get_submodule(operation.name)(x)
 
     def _check_aspect(self, x_bchw: Tensor) -> None:
         """Token blocks cannot see their grid: it follows from their number where the aspect ratio is the built one."""

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from nas.specs import BlockSpec, Shape
+
 
 @dataclass(frozen=True)
 class Repeated:
@@ -39,10 +41,12 @@ class Block(nn.Module):
         axes: which dimensions of which tensors are channels: `in` of the input, `out` of the output (the residual
             stream, where input and output are the same), `hidden` inside the block. Slicing needs no more than this.
         published: for each checkpoint layout, the prefix of our tensor names to the prefix of theirs.
+        built_from: the spec and the input shape.
     """
 
     axes: ClassVar[Axes] = {}
     published: ClassVar[Published] = {}
+    built_from: tuple[BlockSpec, Shape] | None = None
 
     def deploy(self) -> None:
         """Replaces what only training needs by constants, in place. The output in eval mode stays the same."""

@@ -18,6 +18,10 @@ class ConvEmbeddingBlock(Block):
     published: ClassVar[Published] = {
         "efficientformer/official": {"projection.conv": "proj", "projection.norm": "norm"},
         "efficientformer/timm": {"projection.conv": "conv", "projection.norm": "norm"},
+        "efficientformerv2/official": {"projection.conv": "proj", "projection.norm": "norm"},
+        "efficientformerv2/timm": {"projection.conv": "conv.conv", "projection.norm": "conv.bn"},
+        "swiftformer/official": {"projection.conv": "proj", "projection.norm": "norm"},
+        "swiftformer/timm": {"projection.conv": "proj", "projection.norm": "norm"},
     }
 
     def __init__(self, spec: ConvEmbedding, shape: Shape) -> None:

@@ -10,18 +10,25 @@ from nas.blocks.base import Axes, Block, Published
 from nas.blocks.layers import ACTIVATIONS, ConvNorm
 from nas.specs import ConvStem, Shape
 
+_SEQUENTIAL = {"first.conv": "0", "first.norm": "1", "second.conv": "3", "second.norm": "4"}
+
 
 class ConvStemBlock(Block):
     """(B, 3, H, W) to (B, width, H/4, W/4); see `nas.specs.ConvStem`."""
 
     axes: ClassVar[Axes] = {**ConvNorm.axes("first", None, "hidden"), **ConvNorm.axes("second", "hidden", "out")}
     published: ClassVar[Published] = {
-        "efficientformer/official": {
-            "first.conv": "0", "first.norm": "1", "second.conv": "3", "second.norm": "4",
-        },
+        "efficientformer/official": _SEQUENTIAL,
         "efficientformer/timm": {
             "first.conv": "conv1", "first.norm": "norm1", "second.conv": "conv2", "second.norm": "norm2",
         },
+        "efficientformerv2/official": _SEQUENTIAL,
+        "efficientformerv2/timm": {
+            "first.conv": "conv1.conv", "first.norm": "conv1.bn",
+            "second.conv": "conv2.conv", "second.norm": "conv2.bn",
+        },
+        "swiftformer/official": _SEQUENTIAL,
+        "swiftformer/timm": _SEQUENTIAL,
     }  # fmt: skip
 
     def __init__(self, spec: ConvStem, shape: Shape) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from nas.blocks.base import Axes, Axis
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU, "gelu": nn.GELU, "hardswish": nn.Hardswish, "silu": nn.SiLU,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU, "gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "hardswish": nn.Hardswish,
+    "silu": nn.SiLU,
 }  # fmt: skip
 
 LAYER_SCALE_INIT = 1e-5
@@ -50,9 +54,25 @@ def norm_axes(name: str, channels: Axis) -> Axes:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
-def layer_scale(channels: int) -> nn.Parameter:
+def layer_scale(channels: int, initial: float = LAYER_SCALE_INIT) -> nn.Parameter:
     """A learned factor a channel (CaiT, arXiv:2103.17239)."""
-    return nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
+    return nn.Parameter(torch.full((channels,), initial))
+
+
+def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """Puts a batch norm, as it is in eval mode, into the linear layer or ungrouped 1x1 convolution behind it, in place.
+
+    W (s x + t) + b = (W s) x + (W t + b) holds wherever no padding stands between the two. Returns what takes the
+    norm's place.
+    """
+    assert norm.running_mean is not None and norm.running_var is not None and layer.bias is not None
+    with torch.no_grad():
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        weight = layer.weight.flatten(1)
+        layer.bias.add_(weight @ shift)
+        layer.weight.copy_((weight * scale).view_as(layer.weight))
+    return nn.Identity().eval()
 
 
 def init_linear(module: nn.Module) -> None:
@@ -78,6 +98,12 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
             "build it for this input with nas.build(arch.at((height, width)))"
         )
     return height, tokens // height
+
+
+def split_heads(x_bchw: Tensor, heads: int) -> Tensor:
+    """(B, heads * D, H, W) to (B, heads, D, H*W)."""
+    batch, channels, height, width = x_bchw.shape
+    return x_bchw.reshape(batch, heads, channels // heads, height * width)
 
 
 def to_tokens(x_bchw: Tensor) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.blocks.base import Axes, Block, Published
+from nas.blocks.attention_bias import BiasedBlock
+from nas.blocks.base import Axes, Published
 from nas.blocks.layers import ACTIVATIONS, grid_of, init_linear, layer_scale, linear_axes, norm_axes
 from nas.specs import MB3D, Shape
 
@@ -19,11 +17,10 @@ _PUBLISHED = {
 }  # fmt: skip
 
 
-class MB3DBlock(Block):
+class MB3DBlock(BiasedBlock):
     """Self-attention with a learned bias and MLP on (B, N, C); see `nas.specs.MB3D` for the equations.
 
-    `bias` is a table (heads, H, W): one value for each distance (|dy|, |dx|) on the grid that the block was built for.
-    Tokens of another grid of the same aspect ratio are taken too: the table is resized bilinearly, with a warning.
+    Tokens of another grid must have the aspect ratio of the one that the block was built for.
     """
 
     axes: ClassVar[Axes] = {
@@ -42,13 +39,11 @@ class MB3DBlock(Block):
     }
 
     def __init__(self, spec: MB3D, shape: Shape) -> None:
-        super().__init__()
+        super().__init__(spec.heads, (shape.height, shape.width))
         channels = shape.channels
         self.heads, self.split = spec.heads, [spec.key_dim, spec.key_dim, spec.value_dim]
-        self.grid = (shape.height, shape.width)
         self.mixer_norm = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, spec.heads * sum(self.split))
-        self.bias = nn.Parameter(torch.zeros(spec.heads, *self.grid))
         self.mixer_projection = nn.Linear(spec.heads * spec.value_dim, channels)
         self.mixer_scale = layer_scale(channels)
         self.mlp_norm = nn.LayerNorm(channels)
@@ -56,7 +51,6 @@ class MB3DBlock(Block):
         self.activation = ACTIVATIONS[spec.activation]()
         self.project = nn.Linear(spec.expansion * channels, channels)
         self.mlp_scale = layer_scale(channels)
-        self.register_buffer("constant_bias", None, persistent=False)
         self.apply(init_linear)
 
     def forward(self, x_bnc: Tensor) -> Tensor:
@@ -65,38 +59,11 @@ class MB3DBlock(Block):
         x_bnc = x_bnc + self.mlp_scale * self.project(hidden)
         return x_bnc
 
-    def deploy(self) -> None:
-        with torch.no_grad():
-            self.constant_bias = self._bias(self.grid).clone()
-
     def _attention(self, x_bnc: Tensor) -> Tensor:
         batch, tokens, _ = x_bnc.shape
         qkv = self.qkv(x_bnc).reshape(batch, tokens, self.heads, -1).transpose(1, 2)
         q, k, v = qkv.split(self.split, dim=3)
-        scores = q @ k.transpose(2, 3) * self.split[0] ** -0.5 + self._bias(grid_of(tokens, self.grid))
+        scores = q @ k.transpose(2, 3) * self.split[0] ** -0.5 + self.bias_on(grid_of(tokens, self.grid))
         mixed = scores.softmax(dim=3) @ v
         projected: Tensor = self.mixer_projection(mixed.transpose(1, 2).flatten(2))
         return projected
-
-    def _bias(self, grid: tuple[int, int]) -> Tensor:
-        """The bias (heads, N, N) between all tokens of the grid."""
-        if grid == self.grid and self.constant_bias is not None:
-            return self.constant_bias
-        table: Tensor = self.bias
-        if grid != self.grid:
-            warnings.warn(
-                f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution", stacklevel=2
-            )
-            table = resize_bias(table, grid)
-        return table.flatten(1)[:, _distances(grid, table.device)]
-
-
-def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The bias table (heads, H, W) for another grid, resized bilinearly."""
-    return F.interpolate(table[None], size=grid, mode="bilinear", align_corners=True)[0]
-
-
-def _distances(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """For every pair of tokens the index |dy| * W + |dx| into a flattened bias table: (N, N)."""
-    y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"))
-    return ((y[:, None] - y).abs() * grid[1] + (x[:, None] - x).abs()).to(device)

@@ -78,11 +78,11 @@ def _at(space: Space, trained: Scores | None, resolution: int | None, classes: i
     """The space at the asked resolution and classes, else at those that the supernet was trained with."""
     from nas.errors import InputError
 
-    if trained and trained.classes and classes not in (None, trained.classes):
-        raise InputError(f"--classes {classes}: the supernet was trained on {trained.classes}")
-    size = (resolution, resolution) if resolution else trained.resolution if trained else None
+    if trained and classes not in (None, trained.scored.classes):
+        raise InputError(f"--classes {classes}: the supernet was trained on {trained.scored.classes}")
+    size = (resolution, resolution) if resolution else trained.scored.resolution if trained else None
     try:
-        return space.at(size, classes or (trained.classes if trained else None))
+        return space.at(size, classes or (trained.scored.classes if trained else None))
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -96,7 +96,7 @@ def _naming_size(whole: Space, chosen: Space) -> Iterator[None]:
         yield
     except MissingRows as error:
         size = f" --resolution {chosen.resolution[0]}" if chosen.resolution != whole.resolution else ""
-        size += f" --classes {chosen.largest().classes}" if chosen.head != whole.head else ""
+        size += f" --classes {chosen.classes}" if chosen.classes != whole.classes else ""
         raise MissingRows(f"{error}{size}", error.operations) from None
 
 
@@ -114,9 +114,9 @@ def _tell_problem(problem: Problem) -> None:
         f"{device.compute_unit}, {device.precision}")  # fmt: skip
     say(f"         expected error {error} ({table.expected_error_source})")
     say(f"scores   {scores.path}: {scores.provenance}")
-    if scores.resolution and scores.resolution != space.resolution:
-        say(f"         measured at {_size(scores.resolution)} with {scores.classes} classes; "
-            f"this search is for {_size(space.resolution)} with {space.largest().classes}")  # fmt: skip
+    if scores.scored.resolution != space.resolution:
+        say(f"         measured at {_size(scores.scored.resolution)} with {scores.scored.classes} classes; "
+            f"this search is for {_size(space.resolution)} with {space.classes}")  # fmt: skip
     say(f"target   {problem.target_ms:.4g} ms, {problem.target_reason} (--latency-ms sets it)")
     say(f"\n{'step':>4}  {'':2}  {'move':<30}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
 

@@ -11,7 +11,10 @@ import typer
 from nas.cli.common import Json, emit, next_step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nas.space import Architecture, Space, StageSpace
+    from nas.specs import BlockSpec
 
 
 def spaces(
@@ -37,7 +40,7 @@ def _document(space: Space) -> dict[str, Any]:
         "paper": space.paper,
         "path": space.path,
         "resolution": list(space.resolution),
-        "classes": space.largest().classes,
+        "classes": space.classes,
         "networks": space.count(),
         "attention": space.placement,
         "stages": [_stage(stage) for stage in space.stages],
@@ -49,14 +52,15 @@ def _stage(stage: StageSpace) -> dict[str, Any]:
     return {
         "widths": list(stage.widths),
         "depths": list(stage.depths),
-        "local": stage.local.to_dict(),
-        "global": stage.global_.to_dict() if stage.global_ else None,
+        "entries": [block.to_dict() for block in stage.entries],
+        "local": [block.to_dict() for block in stage.local],
+        "global": [block.to_dict() for block in stage.global_],
     }
 
 
 def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
     attention = [
-        sum(block == choices.global_ for block in stage.blocks)
+        sum(block in choices.global_ for block in stage.blocks)
         for choices, stage in zip(space.stages, arch.stages, strict=True)
     ]
     return {
@@ -73,18 +77,41 @@ def _members(space: Space) -> str:
         facts = _facts(space, arch)
         figures = [f"{arch.params / 1e6:.2f} M", f"{arch.macs / 1e9:.2f} G"]
         rows.append([arch.name, *figures, *(_row(facts[key]) for key in ("widths", "depths", "attention"))])
-    return f"{space.name}: {space.count():,} networks, {height}x{width} pixels\n{_table(rows)}"
+    return f"{space.name}: {_number(space.count())} networks, {height}x{width} pixels\n{_table(rows)}"
+
+
+def _number(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else f"{count:.1e}"
 
 
 def _choices(space: Space) -> str:
     """What each stage may be."""
-    rows = [["stage", "widths", "depth", "local block", "global block (attention)"]]
+    rows = [["stage", "widths", "depth", "local blocks", "global blocks (attention)"]]
     for index, stage in enumerate(space.stages, start=1):
-        blocks = [f"{block.kind}({block})" if block else "-" for block in (stage.local, stage.global_)]
-        rows.append([str(index), _widths(stage.widths), "{}..{}".format(*stage.depths), *blocks])
+        most = max(len(_kinds(stage.local)), len(_kinds(stage.global_)))
+        first = [str(index), _widths(stage.widths), "{}..{}".format(*stage.depths)]
+        local, global_ = ([*_kinds(blocks), *[""] * most][:most] for blocks in (stage.local, stage.global_ or ()))
+        for line, blocks in enumerate(zip(local, global_, strict=True)):
+            rows.append([*(["", "", ""] if line else first), *blocks])
     where = {"network_suffix": "the network", "stage_suffix": "their stage"}[space.placement]
     about = [line for line in (space.paper, space.path) if line]
-    return "\n".join([*about, "", f"{_table(rows)}", f"Attention blocks are the last ones of {where}.", ""])
+    rules = [f"Attention blocks are the last ones of {where}."]
+    if any("|" in cell for row in rows for cell in row):
+        rules.append("Of values parted by | each block has one.")
+    return "\n".join([*about, "", f"{_table(rows)}", *rules, ""])
+
+
+def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
+    """One text a kind, in which a hyperparameter with several values has them all."""
+    values: dict[str, dict[str, list[str]]] = {}
+    for block in blocks:
+        of_kind = values.setdefault(block.kind, {})
+        for text in str(block).split(";"):
+            name, _, value = text.partition("=")
+            if value not in of_kind.setdefault(name, []):
+                of_kind[name].append(value)
+    texts = {kind: ";".join(f"{name}={'|'.join(each)}" for name, each in of.items()) for kind, of in values.items()}
+    return [f"{kind}({text})" for kind, text in texts.items()]
 
 
 def _widths(widths: tuple[int, ...]) -> str:

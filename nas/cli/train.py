@@ -82,11 +82,11 @@ def _finish(space: str, folder: str, resolution: int, scores: Scores, as_json: b
     following = shlex.join(["nas", "search", "--space", space, "--device", "host", "--supernet", folder])
     table = ["nas", "profile", "--space", space, "--device", "host", "--resolution", str(resolution), "--classes"]
     document = {
-        "space": scores.space, "resolution": resolution, "classes": scores.classes, "folder": folder,
+        "space": scores.space, "resolution": resolution, "classes": scores.scored.classes, "folder": folder,
         "scores": f"{folder}/scores.csv", "provenance": scores.provenance, "moves": len(scores.rows),
         "baseline_accuracy": scores.baseline_accuracy, "held_out_images": scores.images, "next": following,
     }  # fmt: skip
     emit(document, as_json, f"scores   {folder}/scores.csv: {len(scores.rows)} moves on {scores.images} held-out "
                             f"images, where the largest member has {scores.baseline_accuracy:.1f} %")  # fmt: skip
-    say(f"no latency table for this size yet? {shlex.join([*table, str(scores.classes)])}")
+    say(f"no latency table for this size yet? {shlex.join([*table, str(scores.scored.classes)])}")
     next_step(following)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas.blocks import build_block
 from nas.devices.base import Chain
 from nas.devices.worker import serve
 from nas.export.fold import fold
 from nas.files import replacing
-from nas.specs import Shape
+from nas.specs import Shape, pyramid
 
 
 def main() -> None:
@@ -46,23 +47,50 @@ def convert(chain: Chain, path: Path) -> None:
 
     torch.manual_seed(0)
     module, shape = build(chain)
-    example = torch.randn(*chain.input.tensor())
-    args = [0] if chain.input.layout == "map" else None
+    inputs = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
+    examples = [torch.randn(*each.tensor()) for each in inputs]
+    args = [index for index, each in enumerate(inputs) if each.layout == "map"] or None
     outputs = [0] if shape.layout == "map" else None
     if args:
-        example = example.permute(0, 2, 3, 1).contiguous()
+        examples = [example.permute(0, 2, 3, 1).contiguous() for example in examples]
     if args or outputs:
         module = litert_torch.to_channel_last_io(module, args=args, outputs=outputs)
     with replacing(path) as temporary:
-        litert_torch.convert(module.eval(), (example,)).export(str(temporary))
+        litert_torch.convert(module.eval(), tuple(examples)).export(str(temporary))
+
+
+class _Chained(nn.Module):
+    """Blocks one after the other; one that takes a pyramid gets the last map of each of its levels' shapes.
+
+    Attributes:
+        taps: for such a block, by its index, the indices of the blocks whose outputs it takes; for a pyramid that comes
+            in as it is, there are none.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], taps: Mapping[int, Sequence[int]]) -> None:
+        super().__init__()
+        self.blocks, self.taps = nn.ModuleList(blocks), dict(taps)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x: Any = inputs if len(inputs) > 1 else inputs[0]
+        outputs: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            x = block([outputs[tap] for tap in self.taps[index]] if index in self.taps else x)
+            outputs.append(x)
+        result: Tensor = x
+        return result
 
 
 def build(chain: Chain) -> tuple[nn.Module, Shape]:
     """The chain as a module in eval mode, ready to deploy, and the shape of its output."""
     blocks: list[nn.Module] = []
     made: dict[object, nn.Module] = {}
-    shape = chain.input
+    shape, shapes, taps = chain.input, list[Shape](), dict[int, list[int]]()
     for spec in chain.blocks:
+        if spec.layout == "pyramid" and shapes:
+            sizes = {(each.height, each.width): index for index, each in enumerate(shapes)}
+            taps[len(blocks)] = sorted(sizes.values())[-spec.levels :]  # type: ignore[attr-defined]
+            shape = pyramid([shapes[index] for index in taps[len(blocks)]])
         key: object = (spec, shape) if chain.tied else len(blocks)
         if key not in made:
             block = build_block(spec, shape).eval()
@@ -70,7 +98,8 @@ def build(chain: Chain) -> tuple[nn.Module, Shape]:
             made[key] = fold(block)
         blocks.append(made[key])
         shape = spec.output_shape(shape)
-    return nn.Sequential(*blocks).eval(), shape
+        shapes.append(shape)
+    return _Chained(blocks, taps).eval(), shape
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nas.space import Operation
 
-MOST = {0: 1, 1: 12, 2: 10}
+MOST = {0: 1, 1: 12, 2: 10, 3: 14, 4: 16, 5: 16}
 """How many operations of a group are measured at most, by how many of its widths vary."""
 LEAST = 5
 """Half of a smaller group is measured, but no fewer than this."""
@@ -23,10 +23,10 @@ class Group:
     operations: tuple[Operation, ...]
 
     def varying(self) -> int:
-        """How many of input and output width vary independently: 0, 1 or 2."""
-        pairs = set(map(widths, self.operations))
-        inputs, outputs = ({pair[i] for pair in pairs} for i in (0, 1))
-        return 2 if len(pairs) > max(len(inputs), len(outputs)) else int(len(pairs) > 1)
+        """How many of the widths in and out vary; 1 where they vary together."""
+        known = set(map(widths, self.operations))
+        distinct = [len(set(each)) for each in zip(*known, strict=True)]
+        return sum(count > 1 for count in distinct) if len(known) > max(distinct) else int(len(known) > 1)
 
     def chosen(self) -> tuple[Operation, ...]:
         """The operations to measure, spread evenly over the widths, the extreme ones included."""
@@ -42,9 +42,9 @@ def groups(operations: Iterable[Operation]) -> list[Group]:
     return [Group(tuple(members)) for members in found.values()]
 
 
-def widths(operation: Operation) -> tuple[int, int]:
-    """Channels in and out."""
-    return operation.input.channels, operation.output.channels
+def widths(operation: Operation) -> tuple[int, ...]:
+    """Channels in, of each level of a pyramid, and out."""
+    return *(level.channels for level in operation.input.levels), operation.output.channels
 
 
 def spread(operations: Sequence[Operation], count: int) -> tuple[Operation, ...]:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from nas.specs import ConvStem, Layer, Shape, Trace
+from nas.specs import Layer, Shape, Trace
+from nas.specs.attention import softmax_attention
 
 Layers = tuple[Layer, ...]
 
@@ -23,10 +24,6 @@ def reference_nets() -> dict[str, Callable[[Shape], Layers]]:
         **{f"MobileOne-{name}": partial(mobileone, factors=factors) for name, factors in _MOBILEONE.items()},
         **{f"ConvNeXt-{name}": partial(convnext, widths=w, depths=d) for name, (w, d) in _CONVNEXT.items()},
         **{f"DeiT-{name}": partial(deit, width=width) for name, width in (("T", 192), ("S", 384), ("B", 768))},
-        **{
-            f"EfficientFormerV2-{name}": partial(efficientformer_v2, widths=widths, expansions=ratios, attention=count)
-            for name, (widths, ratios, count) in _EFFICIENTFORMER_V2.items()
-        },
     }
 
 
@@ -48,16 +45,6 @@ _CONVNEXT = {
     "T": ((96, 192, 384, 768), (3, 3, 9, 3)),
     "S": ((96, 192, 384, 768), (3, 3, 27, 3)),
     "B": ((128, 256, 512, 1024), (3, 3, 27, 3)),
-}
-_EFFICIENTFORMER_V2 = {
-    "S0": ((32, 48, 96, 176), ((4,) * 2, (4,) * 2, (4, 3, 3, 3, 4, 4), (4, 3, 3, 4)), 2),
-    "S1": ((32, 48, 120, 224), ((4,) * 3, (4,) * 3, (4, 4, 3, 3, 3, 3, 4, 4, 4), (4, 4, 3, 3, 4, 4)), 2),
-    "S2": ((32, 64, 144, 288), ((4,) * 4, (4,) * 4, (4, 4, *(3,) * 6, *(4,) * 4), (4, 4, 3, 3, 3, 3, 4, 4)), 4),
-    "L": (
-        (40, 80, 192, 384),
-        ((4,) * 5, (4,) * 5, (*(4,) * 4, *(3,) * 7, *(4,) * 4), (4, 4, 4, 3, 3, 3, 3, 4, 4, 4)),
-        6,
-    ),
 }
 
 
@@ -145,87 +132,13 @@ def deit(image: Shape, width: int) -> Layers:
     for _ in range(12):
         tokens, heads = trace.shape.tokens, width // 64
         trace.layer_norm().linear(3 * width).reshape("tokens")
-        trace.extra(*_attention(tokens, tokens, heads, 64, 64))
+        trace.extra(*softmax_attention(tokens, tokens, heads, 64, 64))
         trace.shape = replace(trace.shape, channels=width)
         trace.reshape("tokens").linear(width).residual()
         trace.layer_norm().linear(4 * width).activation("gelu").linear(width).residual()
     trace.layer_norm()
     trace.shape = Shape(width, 1, 1, "vector")
     return tuple(trace.linear(1000).layers)
-
-
-def efficientformer_v2(
-    image: Shape, widths: Sequence[int], expansions: Sequence[Sequence[int]], attention: int
-) -> Layers:
-    """EfficientFormerV2 (arXiv:2212.08059); the last `attention` blocks of stages 3 and 4 have attention."""
-    trace = ConvStem(widths[0], "gelu").trace(image)
-    for index, (width, ratios) in enumerate(zip(widths, expansions, strict=True)):
-        if index:
-            _v2_embedding(trace, width, attend=index == 3)
-        for position, expansion in enumerate(ratios):
-            if index >= 2 and position >= len(ratios) - attention:
-                _v2_attention(trace, stride=2 if index == 2 else 1)
-            _v2_ffn(trace, expansion)
-    trace.batch_norm().mean()
-    features = trace.shape
-    return tuple(trace.linear(1000).extra(*Trace(features).linear(1000).layers).layers)
-
-
-def _v2_ffn(trace: Trace, expansion: int) -> None:
-    width = trace.shape.channels
-    hidden = expansion * width
-    trace.conv(hidden).batch_norm().activation("gelu")
-    trace.conv(hidden, 3, 1, hidden).batch_norm().activation("gelu")
-    trace.conv(width).batch_norm().layer_scale().residual()
-
-
-def _v2_attention(trace: Trace, stride: int) -> None:
-    before = trace.shape
-    if stride > 1:
-        trace.conv(before.channels, 3, stride, before.channels).batch_norm()
-    small = trace.shape
-    for keys in (256, 256):
-        trace.extra(*Trace(small).conv(keys).batch_norm().layers)
-    values = Trace(small).conv(1024).batch_norm()
-    trace.extra(*values.layers, *Trace(values.shape).conv(1024, 3, 1, 1024).batch_norm().layers)
-    trace.extra(*_attention(small.tokens, small.tokens, 8, 32, 128, biases=small.tokens, talking=True))
-    trace.shape = values.shape
-    trace.residual()
-    if stride > 1:
-        trace.extra(Layer("elementwise", read=values.shape.elements, written=4 * values.shape.elements))
-        trace.shape = replace(before, channels=1024)
-    trace.activation("gelu").conv(before.channels).batch_norm().layer_scale().residual()
-
-
-def _v2_embedding(trace: Trace, width: int, attend: bool) -> None:
-    before = trace.shape
-    trace.conv(width, 3, 2).batch_norm()
-    if not attend:
-        return
-    after = trace.shape
-    query = Trace(before).conv(before.channels, 3, 2, before.channels)
-    values = Trace(before).conv(512).batch_norm()
-    trace.extra(*query.residual().conv(128).batch_norm().layers, *Trace(before).conv(128).batch_norm().layers)
-    trace.extra(*values.layers, *Trace(values.shape).conv(512, 3, 2, 512).batch_norm().layers)
-    trace.extra(*_attention(after.tokens, before.tokens, 8, 16, 64, biases=before.tokens))
-    mixed = Trace(replace(after, channels=512)).residual().activation("gelu").conv(width).batch_norm()
-    trace.extra(*mixed.layers).residual()
-
-
-def _attention(
-    queries: int, keys: int, heads: int, key_dim: int, value_dim: int, biases: int = 0, talking: bool = False
-) -> Layers:
-    """The two products of an attention, its softmax, and where asked its bias table and talking heads."""
-    scores, keyed, valued = heads * queries * keys, heads * key_dim, heads * value_dim
-    bias = Layer("elementwise", params=heads * biases, read=2 * scores, written=scores)
-    mix = Layer("conv", heads * scores, heads * heads + heads, scores, scores)
-    return (
-        Layer("matmul", queries * keys * keyed, read=(queries + keys) * keyed, written=scores),
-        *((bias,) if biases else ()),
-        *((mix, mix) if talking else ()),
-        Layer("softmax", read=scores, written=scores),
-        Layer("matmul", queries * keys * valued, read=scores + keys * valued, written=queries * valued),
-    )
 
 
 def _conv_bn(trace: Trace, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str = "") -> Trace:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from nas.errors import InputError, nearest
 from nas.latency import LatencyTable
 from nas.search.fastest import fastest
-from nas.search.moves import Drop, Localise, Move, Narrow, moves
+from nas.search.moves import Drop, Exchange, Localise, Move, Narrow, moves
 from nas.search.problem import Candidates, Found, Problem, Step
 from nas.search.scores import Score, Scores, default_scores, load_scores
 from nas.search.slimming import slim
@@ -97,6 +97,6 @@ class _CallableModule(ModuleType):
 sys.modules[__name__].__class__ = _CallableModule
 
 __all__ = [
-    "ENGINES", "Candidates", "Drop", "Found", "Localise", "Move", "Narrow", "Problem", "Score", "Scores", "Step",
-    "default_scores", "fastest", "load_scores", "moves", "pose", "search", "solve",
+    "ENGINES", "Candidates", "Drop", "Exchange", "Found", "Localise", "Move", "Narrow", "Problem", "Score", "Scores",
+    "Step", "default_scores", "fastest", "load_scores", "moves", "pose", "search", "solve",
 ]  # fmt: skip

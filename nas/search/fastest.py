@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from nas import resources
 from nas.latency import LatencyTable
-from nas.space import Architecture, Operation, Space, StageSpace
-from nas.specs import BlockSpec, Flatten, Shape, Unflatten
+from nas.space import Architecture, Operation, Space, Stage
+from nas.specs import BlockSpec, Flatten, Shape, Unflatten, pyramid
 
-_State = tuple[Shape, bool]
-"""What a stage hands on: its output's shape, and whether it ends in a global block, after which none may be local."""
-_Pick = tuple[int, int, int]
-"""Width, local blocks and global blocks of a stage."""
+_State = tuple[Shape, bool, tuple[Shape, ...]]
+"""What a stage hands on: its output's shape, whether it ends in a global block, after which none may be local, and for
+a head that takes a pyramid the maps so far."""
+
+_Filling = tuple[float, tuple[Shape, bool], tuple[BlockSpec, ...]]
+"""What the blocks of a stage take in ms, what they leave, and which they are."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to get somewhere: what it takes in ms, and the stages so far."""
+
+    ms: float
+    stages: tuple[Stage, ...] = ()
+    stem: BlockSpec | None = None
 
 
 def fastest(space: Space, table: LatencyTable) -> tuple[float, Architecture]:
@@ -35,56 +46,85 @@ class _Program:
         self._missing: dict[tuple[str, str, str], Operation] = {}
 
     def solve(self) -> tuple[float, Architecture]:
-        states: dict[_State, tuple[float, tuple[_Pick, ...]]] = {(Shape(3, *self._space.resolution), False): (0.0, ())}
-        for stage in self._space.stages:
-            after: dict[_State, tuple[float, tuple[_Pick, ...]]] = {}
-            ways: dict[tuple[Shape, bool], list[tuple[float, _State, int, int]]] = {}
-            for (shape, begun), (ms, picks) in states.items():
-                for width in stage.widths:
-                    entry_ms, inside = self._step(replace(stage.entry, width=width), shape)  # type: ignore[call-arg]
-                    if (inside, begun) not in ways:
-                        ways[inside, begun] = list(self._blocks(stage, inside, begun))
-                    for blocks_ms, state, locals_, globals_ in ways[inside, begun]:
-                        total = ms + entry_ms + blocks_ms
-                        if state not in after or total < after[state][0]:
-                            after[state] = total, (*picks, (width, locals_, globals_))
-            states = after
-        _, picks = min(
-            (ms + self._step(self._space.head, shape)[0], picks) for (shape, _), (ms, picks) in states.items()
-        )
+        states = self._stems()
+        for index in range(len(self._space.stages)):
+            states = self._stage(index, states)
+        ends = [
+            (way.ms + self._head_ms(head, shape, maps), way, head)
+            for (shape, _, maps), way in states.items() for head in self._space.heads
+        ]  # fmt: skip
         if self._missing:
             raise self._table.missing_rows(tuple(self._missing.values()), _argument(self._space))
-        arch = self._space.member(
-            widths=[width for width, _, _ in picks],
-            depths=[local + global_ for _, local, global_ in picks],
-            attention=[global_ for _, _, global_ in picks],
-            name=f"{self._space.name}-fastest",
-        )
+        _, way, head = min(ends, key=lambda end: end[0])
+        name = f"{self._space.name}-fastest"
+        arch = Architecture(self._space.name, self._space.resolution, way.stages, head, name, way.stem)
         return self._table.total_ms(arch), arch
 
-    def _blocks(self, stage: StageSpace, shape: Shape, begun: bool) -> Iterator[tuple[float, _State, int, int]]:
-        """Every way to fill a stage that is entered with `shape`: ms, the state after it, local and global blocks."""
-        least, most = stage.depths
-        only_global = begun and self._space.placement == "network_suffix"
-        for locals_ in range(0, 1 if only_global else most + 1):
-            ms, middle = self._run(stage.local, shape, locals_)
-            for globals_ in range(max(0, least - locals_), most - locals_ + 1 if stage.global_ else 1):
-                more, end = self._run(stage.global_ or stage.local, middle, globals_)
-                yield ms + more, (end, globals_ > 0), locals_, globals_
+    def _stems(self) -> dict[_State, _Way]:
+        image, states = Shape(3, *self._space.resolution), dict[_State, _Way]()
+        for stem in self._space.stems:
+            ms, shape = self._step(stem, image)
+            _keep(states, (shape, False, ()), _Way(ms, (), stem))
+        return states or {(image, False, ()): _Way(0.0)}
 
-    def _run(self, spec: BlockSpec, shape: Shape, count: int) -> tuple[float, Shape]:
-        total = 0.0
+    def _head_ms(self, head: BlockSpec, shape: Shape, maps: tuple[Shape, ...]) -> float:
+        if head.layout != "pyramid":
+            return self._step(head, shape)[0]
+        last = self._step(Unflatten(), shape)[0] if shape.layout == "tokens" else 0.0
+        return last + self._step(head, pyramid(maps[-head.levels :]))[0]  # type: ignore[attr-defined]
+
+    def _seen(self, index: int, maps: tuple[Shape, ...], inside: Shape) -> tuple[Shape, ...]:
+        """The maps so far, of the stages that some head takes."""
+        levels = max((head.levels for head in self._space.heads if head.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
+        return (*maps, inside) if index >= len(self._space.stages) - levels else ()
+
+    def _stage(self, index: int, states: dict[_State, _Way]) -> dict[_State, _Way]:
+        after: dict[_State, _Way] = {}
+        stage = self._space.stages[index]
+        fillings: dict[tuple[Shape, bool], list[_Filling]] = {}
+        for (shape, begun, maps), way in states.items():
+            for width in stage.widths:
+                entries = [replace(entry, width=width) for entry in stage.entries]  # type: ignore[call-arg]
+                ms, inside, entry = self._quickest(entries, shape)
+                if (inside, begun) not in fillings:
+                    fillings[inside, begun] = list(self._fillings(index, width, inside, begun))
+                for blocks_ms, state, blocks in fillings[inside, begun]:
+                    total = way.ms + ms + blocks_ms
+                    reached = (*state, self._seen(index, maps, inside))
+                    _keep(after, reached, _Way(total, (*way.stages, Stage(entry, blocks)), way.stem))
+        return after
+
+    def _fillings(self, index: int, width: int, shape: Shape, begun: bool) -> Iterator[_Filling]:
+        """Every number of local and global blocks, each the fastest of its candidates: ms, the state after, blocks."""
+        stage, (least, most) = self._space.stages[index], self._space.stages[index].depths
+        only_global = begun and self._space.placement == "network_suffix"
+        local, global_ = (self._space.candidates(index, role, width) for role in ("local", "global"))
+        for locals_ in range(0, 1 if only_global else most + 1):
+            ms, middle, blocks = self._run(local, shape, locals_)
+            for globals_ in range(max(0, least - locals_), most - locals_ + 1 if stage.global_ else 1):
+                more, end, others = self._run(global_, middle, globals_)
+                yield ms + more, (end, globals_ > 0), (*blocks, *others)
+
+    def _run(
+        self, candidates: Sequence[BlockSpec], shape: Shape, count: int
+    ) -> tuple[float, Shape, tuple[BlockSpec, ...]]:
+        """The fastest way through `count` blocks. All candidates of a place take and give the same layout."""
+        total, blocks = 0.0, []
         for _ in range(count):
-            ms, shape = self._step(spec, shape)
+            ms, shape, block = self._quickest(candidates, shape)
             total += ms
-        return total, shape
+            blocks.append(block)
+        return total, shape, tuple(blocks)
+
+    def _quickest(self, candidates: Sequence[BlockSpec], shape: Shape) -> tuple[float, Shape, BlockSpec]:
+        return min(((*self._step(block, shape), block) for block in candidates), key=lambda step: step[0])
 
     def _step(self, spec: BlockSpec, shape: Shape) -> tuple[float, Shape]:
         """Milliseconds and output shape of one block, the change of layout before it included."""
         known = self._steps.get((spec, shape))
         if known is None:
             before, inside = 0.0, shape
-            if spec.layout != shape.layout:
+            if spec.layout not in (shape.layout, "pyramid"):
                 before, inside = self._step(Flatten() if spec.layout == "tokens" else Unflatten(), shape)
             operation = Operation(spec.kind, spec, inside)
             ms = self._table.ms(operation)
@@ -92,6 +132,11 @@ class _Program:
                 self._missing[operation.key] = operation
             known = self._steps[spec, shape] = before + (ms or 0.0), operation.output
         return known
+
+
+def _keep(states: dict[_State, _Way], state: _State, way: _Way) -> None:
+    if state not in states or way.ms < states[state].ms:
+        states[state] = way
 
 
 def _argument(space: Space) -> str:

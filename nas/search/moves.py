@@ -6,13 +6,15 @@ A further action is one more frozen dataclass with `action`, `apply` and `__str_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from nas.space import Architecture, Space
+from nas.space.architecture import entry_name
+from nas.space.space import likeness
 from nas.specs import BlockSpec, Identity
 
-Action = Literal["DR", "WR", "MR"]
+Action = Literal["DR", "WR", "MR", "ER", "AR", "BR"]
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,22 @@ class Drop:
 
 @dataclass(frozen=True)
 class Narrow:
-    """WR, width reduction: the residual stream of a whole stage (counted from 0) gets `width` channels."""
+    """WR, width reduction: the residual stream of a whole stage (counted from 0) gets `width` channels.
+
+    `instead` names blocks of the stage that do not fit that width (heads of 32 channels in a width of 120, say), each
+    with the one that takes its place.
+    """
 
     action: ClassVar[Action] = "WR"
 
     stage: int
     width: int
+    instead: tuple[tuple[BlockSpec, BlockSpec], ...] = ()
 
     def apply(self, arch: Architecture) -> Architecture:
-        return arch.with_stage(self.stage, arch.stages[self.stage].with_width(self.width))
+        stage, instead = arch.stages[self.stage].with_width(self.width), dict(self.instead)
+        blocks = tuple(instead.get(block, block) for block in stage.blocks) if instead else stage.blocks
+        return arch.with_stage(self.stage, replace(stage, blocks=blocks))
 
     def __str__(self) -> str:
         return f"narrow stage {self.stage + 1} to {self.width}"
@@ -67,7 +76,44 @@ class Localise:
         return f"make stage {self.stage + 1} block {self.position + 1} {self.block.kind}"
 
 
-Move = Drop | Narrow | Localise
+@dataclass(frozen=True)
+class Exchange:
+    """ER, AR or BR: at one place, another candidate of the same role.
+
+    ER reduces the expansion of a block (the action that EfficientFormerV2, arXiv:2212.08059, Sec. 4.2, adds), AR takes
+    another activation, BR is any other exchange of blocks. Unlike the other moves it may be undone by a later one.
+
+    Attributes:
+        place: the operation's name: stem, stage2_entry, stage3_block5 or head.
+        before, block: what stands there, and what shall.
+    """
+
+    place: str
+    before: BlockSpec
+    block: BlockSpec
+
+    @property
+    def action(self) -> Action:
+        return "ER" if self._changed == ("expansion",) else "AR" if self._changed == ("activation",) else "BR"
+
+    @property
+    def _changed(self) -> tuple[str, ...]:
+        """The hyperparameters that differ."""
+        before, after = self.before.to_dict(), self.block.to_dict()
+        return tuple(name for name in before | after if before.get(name) != after.get(name))
+
+    def apply(self, arch: Architecture) -> Architecture:
+        return arch.with_block(self.place, self.block)
+
+    def __str__(self) -> str:
+        where = self.place.replace("_", " ").replace("block", "block ").replace("stage", "stage ")
+        if self.before.kind != self.block.kind:
+            return f"make {where} {self.block.kind}({self.block})"
+        before, after = self.before.to_dict(), self.block.to_dict()
+        return f"{where}: " + ", ".join(f"{name} {before[name]} to {after[name]}" for name in self._changed)
+
+
+Move = Drop | Narrow | Localise | Exchange
 
 
 def moves(space: Space, arch: Architecture) -> list[Move]:
@@ -77,7 +123,46 @@ def moves(space: Space, arch: Architecture) -> list[Move]:
     as the space says) may become local. `arch` is a member; its positions are those of `space.largest()` where it was
     made from that by moves.
     """
-    return [*_drops(space, arch), *_narrows(space, arch), *_localises(space, arch)]
+    return [*_drops(space, arch), *_narrows(space, arch), *_localises(space, arch), *exchanges(space, arch)]
+
+
+def narrow(space: Space, arch: Architecture, stage: int, width: int) -> Narrow:
+    """The move to a smaller width of a stage (from 0)."""
+    blocks = dict.fromkeys(arch.stages[stage].blocks)
+    fitted = ((block, space.fitted(stage, block, width)) for block in blocks)
+    return Narrow(stage, width, tuple(pair for pair in fitted if pair[0] != pair[1]))
+
+
+def localise(space: Space, arch: Architecture, stage: int, position: int) -> Localise:
+    """The move that makes a global block (stage and position from 0) the local candidate that is most like it."""
+    before = arch.stages[stage].blocks[position]
+    candidates = space.candidates(stage, "local", arch.stages[stage].width)
+    return Localise(stage, position, max(candidates, key=lambda block: likeness(before, block)))
+
+
+def exchanges(space: Space, arch: Architecture) -> Iterator[Exchange]:
+    """Every exchange of one block for another candidate of its place and role."""
+    for place, before, candidates in _places(space, arch):
+        for block in candidates:
+            if block != before:
+                yield Exchange(place, before, block)
+
+
+def _places(space: Space, arch: Architecture) -> Iterator[tuple[str, BlockSpec, tuple[BlockSpec, ...]]]:
+    """Every place but the dropped positions, with what stands there and what may."""
+    if arch.stem is not None:
+        yield "stem", arch.stem, space.stems
+    for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        if len(choice.entries) > 1:
+            entries = tuple(replace(entry, width=stage.width) for entry in choice.entries)  # type: ignore[call-arg]
+            yield entry_name(index, arch.stem), stage.entry, entries
+        if len(choice.local) > 1 or len(choice.global_) > 1:
+            for position, block in enumerate(stage.blocks, start=1):
+                role = choice.kind(block)
+                if role != "identity":
+                    yield f"stage{index + 1}_block{position}", block, space.candidates(index, role, stage.width)
+    if len(space.heads) > 1:
+        yield "head", arch.head, space.heads
 
 
 def _drops(space: Space, arch: Architecture) -> Iterator[Drop]:
@@ -92,13 +177,13 @@ def _narrows(space: Space, arch: Architecture) -> Iterator[Narrow]:
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         smaller = [width for width in choice.widths if width < stage.width]
         if smaller:
-            yield Narrow(index, smaller[-1])
+            yield narrow(space, arch, index, smaller[-1])
 
 
 def _localises(space: Space, arch: Architecture) -> Iterator[Localise]:
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
-        first = next((p for p, block in enumerate(stage.blocks) if choice.kind(block) == "global"), None)
+        first = next((p for p, block in enumerate(stage.blocks) if block in choice.global_), None)
         if first is not None:
-            yield Localise(index, first, choice.local)
+            yield localise(space, arch, index, first)
             if space.placement == "network_suffix":
                 return

@@ -1,20 +1,23 @@
-"""Scores: what leaving out a block, narrowing a stage or localising an attention block costs in accuracy."""
+"""Scores: what each move of a search costs in accuracy."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from nas import resources
 from nas.errors import InputError, nearest
+from nas.search.moves import localise
 from nas.space import Architecture, Space, Stage, load_space, space_names
+from nas.space.architecture import entry_name
+from nas.space.space import Role
 from nas.specs import BlockSpec, Identity
 
-MoveName = Literal["drop", "narrow", "localise"]
+MoveName = Literal["drop", "narrow", "localise", "exchange"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Score:
     """One measured move: one row of `scores.csv`.
 
     Attributes:
-        stage: counts from 1, as in the file.
-        position: counts from 1; None for a narrowed stage.
-        width: the width that a stage was narrowed to; None for the other moves.
+        place: what was changed, named as its operation (stage3_block4, stem, head), or the stage that was narrowed.
+        choice: the width that a stage was narrowed to, or the block that took a place as `kind(hyperparameters)`; empty
+            for the other moves.
         importance: the paper's ratio of alphas, (alpha_3D + alpha_4D) / alpha_I, on the rows of dropped positions.
         accuracy_drop: points of top-1 as measured; noise can make it negative. Of a localised block it is what that
             block adds, where only the first global block may become local and one follows the other.
@@ -34,61 +37,46 @@ class Score:
     """
 
     move: MoveName
-    stage: int
+    place: str
     cost: float
-    position: int | None = None
-    width: int | None = None
+    choice: str = ""
     importance: float | None = None
     accuracy_drop: float | None = None
     standard_error: float | None = None
     loss_increase: float | None = None
 
     @property
-    def key(self) -> tuple[str, int, int | None]:
-        """What was changed: the move, the stage, and the position or the width."""
-        return self.move, self.stage, self.width if self.move == "narrow" else self.position
-
-
-@dataclass(frozen=True)
-class ScoredStage:
-    """The stage that scores were measured on: its widths (ascending), its positions, and their candidates."""
-
-    widths: tuple[int, ...]
-    depth: int
-    local: BlockSpec
-    global_: BlockSpec | None = None
+    def key(self) -> tuple[str, str, str]:
+        """What was changed: the move, the place, and what was chosen there."""
+        return self.move, self.place, self.choice
 
 
 @dataclass(frozen=True)
 class Scores:
     """Recorded costs of single moves, added up to the expected accuracy drop of any member of the space.
 
-    Additive by construction: cost(arch) is the sum over its dropped positions, its localised positions and its
-    narrowed stages. A dropped position counts as dropped only, whatever stood there. Widths between two measured ones
-    are interpolated linearly; the largest width costs nothing.
+    Additive by construction: cost(arch) is the sum over its dropped positions, its localised positions, its narrowed
+    stages and its exchanged blocks. A dropped position counts as dropped only, whatever stood there. Widths between two
+    measured ones are interpolated linearly; the largest width costs nothing, nor does the largest member's candidate
+    of a place, or the one that stands in for it at a width that it does not fit.
+
+    Attributes:
+        scored: the space that the moves were measured on, at its resolution and number of classes.
     """
 
-    space: str
-    stages: tuple[ScoredStage, ...]
+    scored: Space
     rows: tuple[Score, ...]
     notes: tuple[str, ...] = ()
     baseline_accuracy: float | None = None
-    classes: int | None = None
-    resolution: tuple[int, int] | None = None
     images: int | None = None
     supernet: str | None = None
     path: str = ""
     _known: dict[tuple[int, Stage], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @classmethod
-    def of(
-        cls, space: Space, rows: Sequence[Score], notes: Sequence[str] = (), *,
-        baseline_accuracy: float | None = None, images: int | None = None, supernet: str | None = None,
-    ) -> Scores:  # fmt: skip
-        """Scores measured on `space`, at its resolution and number of classes."""
-        classes = space.largest().classes
-        return cls(space.name, scored_stages(space), tuple(rows), tuple(notes), baseline_accuracy, classes,
-                   space.resolution, images, supernet)  # fmt: skip
+    @property
+    def space(self) -> str:
+        """The name of the scored space."""
+        return self.scored.name
 
     @property
     def provenance(self) -> str:
@@ -103,11 +91,17 @@ class Scores:
         Raises:
             InputError: when `arch` is no member of the scored space, or a row that it needs is missing.
         """
-        if len(arch.stages) != len(self.stages):
+        if len(arch.stages) != len(self.scored.stages):
             raise InputError(
-                f"{self._where}{len(self.stages)} stages were scored, the architecture has {len(arch.stages)}"
+                f"{self._where}{len(self.scored.stages)} stages were scored, the architecture has {len(arch.stages)}"
             )
-        return sum(self._stage_cost(index, stage) for index, stage in enumerate(arch.stages))
+        total = sum(self._stage_cost(index, stage) for index, stage in enumerate(arch.stages))
+        for index, stage in enumerate(arch.stages):
+            total += self._exchange_cost(entry_name(index, arch.stem), self._widest(index, stage.entry))
+        if arch.stem is not None:
+            total += self._exchange_cost("stem", arch.stem)
+        head = replace(arch.head, classes=self.scored.classes)  # type: ignore[call-arg]
+        return total + (self._exchange_cost("head", head) if head in self.scored.heads else 0.0)
 
     def importance(self, stage: int, position: int) -> float:
         """The paper's importance of the MetaPath at this position (both count from 0): its alphas over identity's.
@@ -115,33 +109,31 @@ class Scores:
         Raises:
             InputError: when the scores carry none (they were made without a trained supernet).
         """
-        row = self._row(("drop", stage + 1, position + 1))
+        row = self._row(("drop", position_name(stage, position), ""))
         if row.importance is None:
-            raise InputError(f"{self._where}drop of stage {stage + 1} position {position + 1} has no importance")
+            raise InputError(f"{self._where}drop of {row.place} has no importance")
         return row.importance
 
     def check(self, space: Space) -> None:
-        """Raises InputError unless the scores belong to `space` and every move within it has its cost."""
+        """Raises InputError unless the scores belong to `space` and every move within it has its cost.
+
+        The input size, the number of classes, and a head for another task may differ.
+        """
         if space.name != self.space:
             raise InputError(
                 f"{self._where}scores of space '{self.space}', not of '{space.name}'; {_REMEDY.format(space.name)}"
             )
-        for index, (mine, theirs) in enumerate(zip(self.stages, scored_stages(space), strict=False), start=1):
-            for name in ("widths", "depth", "local", "global_"):
+        if self.scored.stems != space.stems:
+            raise InputError(f"{self._where}scores of another space '{self.space}': its stems differ from those in "
+                             f"{space.path or space.name}")  # fmt: skip
+        for index, (mine, theirs) in enumerate(zip(self.scored.stages, space.stages, strict=False), start=1):
+            for name in ("widths", "depths", "entries", "local", "global_"):
                 if getattr(mine, name) != getattr(theirs, name):
                     raise InputError(f"{self._where}scores of another space '{self.space}': stage {index} has "
                                      f"{name.rstrip('_')} {_plain(getattr(mine, name))} there and "
                                      f"{_plain(getattr(theirs, name))} in {space.path or space.name}")  # fmt: skip
-        for index, stage in enumerate(space.stages):
-            positions = range(1, stage.depths[1] + 1)
-            if stage.depths[0] < stage.depths[1]:
-                for position in positions:
-                    self._row(("drop", index + 1, position))
-            if stage.global_ is not None:
-                for position in positions:
-                    self._row(("localise", index + 1, position))
-            if len(stage.widths) > 1:
-                self._row(("narrow", index + 1, stage.widths[0]))
+        for key in wanted_keys(self.scored):
+            self._row(key)
 
     def save(self, folder: str | Path) -> None:
         """Writes `scores.csv` and `scores.yaml`, which `load_scores` reads."""
@@ -150,16 +142,18 @@ class Scores:
         write_scores(self, Path(folder))
 
     @cached_property
-    def _by_key(self) -> Mapping[tuple[str, int, int | None], Score]:
+    def _by_key(self) -> Mapping[tuple[str, str, str], Score]:
         return {row.key: row for row in self.rows}
 
     @cached_property
     def _widths(self) -> tuple[tuple[list[int], list[float]], ...]:
         """For every stage, the measured widths (ascending) and their costs, the largest at 0."""
         measured = []
-        for index, stage in enumerate(self.stages, start=1):
-            points = {row.width: row.cost for row in self.rows if row.move == "narrow" and row.stage == index}
-            pairs = sorted((width, cost) for width, cost in {**points, stage.widths[-1]: 0.0}.items() if width)
+        for index, stage in enumerate(self.scored.stages, start=1):
+            points = {
+                int(row.choice): row.cost for row in self.rows if (row.move, row.place) == ("narrow", f"stage{index}")
+            }
+            pairs = sorted({**points, stage.widths[-1]: 0.0}.items())
             measured.append(([width for width, _ in pairs], [cost for _, cost in pairs]))
         return tuple(measured)
 
@@ -167,12 +161,11 @@ class Scores:
     def _where(self) -> str:
         return f"{self.path}: " if self.path else ""
 
-    def _row(self, key: tuple[str, int, int | None]) -> Score:
+    def _row(self, key: tuple[str, str, str]) -> Score:
         row = self._by_key.get(key)
         if row is None:
-            move, stage, place = key
-            raise InputError(f"{self._where}no row for move '{move}', stage {stage}, "
-                             f"{'width' if move == 'narrow' else 'position'} {place}")  # fmt: skip
+            move, place, choice = key
+            raise InputError(f"{self._where}no row for move '{move}', {place}{f', {choice}' if choice else ''}")
         return row
 
     def _stage_cost(self, index: int, stage: Stage) -> float:
@@ -183,48 +176,100 @@ class Scores:
 
     def _width_cost(self, index: int, width: int) -> float:
         widths, costs = self._widths[index]
-        if width not in self.stages[index].widths:
+        if width not in self.scored.stages[index].widths:
             raise InputError(f"{self._where}stage {index + 1}: width {width} is none of the scored space's")
         at = bisect_left(widths, width)
         if widths[at] == width:
             return costs[at]
         if at == 0:
-            self._row(("narrow", index + 1, width))
+            self._row(("narrow", f"stage{index + 1}", str(width)))
         share = (width - widths[at - 1]) / (widths[at] - widths[at - 1])
         return costs[at - 1] + share * (costs[at] - costs[at - 1])
 
     def _blocks_cost(self, index: int, stage: Stage) -> float:
-        scored, total = self.stages[index], 0.0
-        for position, block in enumerate(self._placed(index, stage.blocks), start=1):
-            if isinstance(block, Identity):
-                total += self._row(("drop", index + 1, position)).cost
-            elif scored.global_ is not None and block == scored.local:
-                total += self._row(("localise", index + 1, position)).cost
-            elif block != scored.local and block != scored.global_:
-                raise InputError(
-                    f"{self._where}stage {index + 1}: {block.kind}({block}) is no candidate of the scored space"
-                )
+        space, total = self.scored.stages[index], 0.0
+        for position, block in enumerate(self._placed(index, stage.blocks)):
+            place = position_name(index, position)
+            try:
+                role = space.kind(block)
+            except ValueError as error:
+                raise InputError(f"{self._where}{place}: {error}") from None
+            if role == "identity":
+                total += self._row(("drop", place, "")).cost
+                continue
+            if role == "local" and space.global_:
+                total += self._row(("localise", place, "")).cost
+            if block != self.scored.fitted(index, reference(self.scored, index, position, role), stage.width):
+                total += self._row(("exchange", place, choice_text(block))).cost
         return total
 
+    def _exchange_cost(self, place: str, block: BlockSpec) -> float:
+        """Of a stem, an entry (at its stage's largest width) or a head."""
+        if block == self.scored.largest().block(place):
+            return 0.0
+        return self._row(("exchange", place, choice_text(block))).cost
+
+    def _widest(self, index: int, entry: BlockSpec) -> BlockSpec:
+        return replace(entry, width=self.scored.stages[index].widths[-1])  # type: ignore[call-arg]
+
     def _placed(self, index: int, blocks: tuple[BlockSpec, ...]) -> tuple[BlockSpec, ...]:
-        scored = self.stages[index]
-        gap = scored.depth - len(blocks)
+        scored = self.scored.stages[index]
+        gap = scored.depths[1] - len(blocks)
         if gap < 0:
-            raise InputError(f"{self._where}stage {index + 1}: {len(blocks)} positions, {scored.depth} were scored")
-        first = next((i for i, block in enumerate(blocks) if block == scored.global_), len(blocks))
+            raise InputError(f"{self._where}stage {index + 1}: {len(blocks)} positions, {scored.depths[1]} were scored")
+        first = next((i for i, block in enumerate(blocks) if block in scored.global_), len(blocks))
         return (*blocks[:first], *(Identity(),) * gap, *blocks[first:])
+
+
+def position_name(stage: int, position: int) -> str:
+    """The name of a position; both count from 0."""
+    return f"stage{stage + 1}_block{position + 1}"
+
+
+def choice_text(block: BlockSpec) -> str:
+    """A block as `scores.csv` names it."""
+    return f"{block.kind}({block})"
+
+
+def reference(space: Space, stage: int, position: int, role: Role) -> BlockSpec:
+    """The candidate of a role that costs nothing at a position (both from 0): the largest member's, or the local block
+    that this one becomes."""
+    largest = space.largest()
+    block = largest.stages[stage].blocks[position]
+    return block if space.stages[stage].kind(block) == role else localise(space, largest, stage, position).block
+
+
+def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
+    """What scores of a space must have rows for; of the widths, the smallest."""
+    largest = space.largest()
+    for index, stage in enumerate(space.stages):
+        for position in range(stage.depths[1]):
+            place = position_name(index, position)
+            if stage.depths[0] < stage.depths[1]:
+                yield "drop", place, ""
+            if stage.global_:
+                yield "localise", place, ""
+            for role, candidates in (("local", stage.local), ("global", stage.global_)):
+                for block in candidates:
+                    if block != reference(space, index, position, role):  # type: ignore[arg-type]
+                        yield "exchange", place, choice_text(block)
+        for entry in stage.entries:
+            if entry != largest.stages[index].entry:
+                yield "exchange", entry_name(index, largest.stem), choice_text(entry)
+        if len(stage.widths) > 1:
+            yield "narrow", f"stage{index + 1}", str(stage.widths[0])
+    for place, candidates in (("stem", space.stems), ("head", space.heads)):
+        for block in candidates:
+            if block != largest.block(place):
+                yield "exchange", place, choice_text(block)
 
 
 _REMEDY = "`nas train --space {}` makes scores for it, `nas search --supernet` takes them"
 
 
-def _plain(value: object) -> str:
-    return f"{value.kind}({value})" if isinstance(value, BlockSpec) else str(value)
-
-
-def scored_stages(space: Space) -> tuple[ScoredStage, ...]:
-    """What scores record of a space, to know it again."""
-    return tuple(ScoredStage(stage.widths, stage.depths[1], stage.local, stage.global_) for stage in space.stages)
+def _plain(values: tuple[object, ...]) -> str:
+    texts = [choice_text(value) if isinstance(value, BlockSpec) else str(value) for value in values]
+    return f"({', '.join(texts)})"
 
 
 def default_scores(space: Space) -> Scores:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from nas.errors import InputError
 from nas.files import YamlFile, read_text, write_text, write_yaml
-from nas.search.scores import Score, ScoredStage, Scores
-from nas.specs import explain, from_dict
+from nas.search.scores import MoveName, Score, Scores, wanted_keys
+from nas.space import Space
+from nas.space.schema import space_from
+from nas.specs import explain
 
-FORMAT = "nas-scores-1"
+FORMAT = "nas-scores-2"
 COLUMNS = (
     "move",
-    "stage",
-    "position",
-    "width",
+    "place",
+    "choice",
     "importance",
     "accuracy_drop",
     "standard_error",
@@ -37,21 +37,11 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
-class _Stage(_Model):
-    widths: Annotated[list[PositiveInt], Field(min_length=1)]
-    depth: PositiveInt
-    local: dict[str, Any]
-    global_: dict[str, Any] | None = Field(default=None, alias="global")
-
-
 class _ScoresFile(_Model):
-    format: Literal["nas-scores-1"]
-    space: str
+    format: Literal["nas-scores-2"]
+    space: dict[str, Any]
     provenance: str | list[str]
-    stages: Annotated[list[_Stage], Field(min_length=1)]
     baseline_accuracy: float | None = None
-    classes: PositiveInt | None = None
-    resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
     images: PositiveInt | None = None
     supernet: str | None = None
 
@@ -67,18 +57,18 @@ def read_scores(path: Path) -> Scores:
         data = _ScoresFile.model_validate(file.data)
     except ValidationError as error:
         raise file.error(error.errors(include_url=False)[0]["loc"], explain(error).split(": ", 1)[-1]) from None
-    stages = tuple(_stage(file, index, stage) for index, stage in enumerate(data.stages))
-    rows: dict[tuple[str, int, int | None], Score] = {}
+    scored = space_from(file, data.space, ["space"])
+    known = set(wanted_keys(scored))
+    rows: dict[tuple[str, str, str], Score] = {}
     for line, record in _records(path):
-        score = _score(f"{path}:{line}", record, stages)
+        score = _score(f"{path}:{line}", record, scored, known)
         if score.key in rows:
             raise InputError(f"{path}:{line}: this move stands twice")
         rows[score.key] = score
     return Scores(
-        space=data.space, stages=stages, rows=tuple(rows.values()), path=str(path),
+        scored=scored, rows=tuple(rows.values()), path=str(path),
         notes=(data.provenance,) if isinstance(data.provenance, str) else tuple(data.provenance),
-        baseline_accuracy=data.baseline_accuracy, classes=data.classes, images=data.images, supernet=data.supernet,
-        resolution=(data.resolution[0], data.resolution[1]) if data.resolution else None,
+        baseline_accuracy=data.baseline_accuracy, images=data.images, supernet=data.supernet,
     )  # fmt: skip
 
 
@@ -89,25 +79,11 @@ def write_scores(scores: Scores, folder: Path) -> None:
     writer.writerow(COLUMNS)
     for row in scores.rows:
         writer.writerow(["" if (value := getattr(row, name)) is None else value for name in COLUMNS])
-    stages = [{"widths": list(stage.widths), "depth": stage.depth, "local": stage.local.to_dict(),
-               "global": stage.global_.to_dict() if stage.global_ else None} for stage in scores.stages]  # fmt: skip
     write_yaml(folder / "scores.yaml", {
-        "format": FORMAT, "space": scores.space, "provenance": list(scores.notes),
-        "baseline_accuracy": scores.baseline_accuracy, "classes": scores.classes,
-        "resolution": list(scores.resolution) if scores.resolution else None, "images": scores.images,
-        "supernet": scores.supernet, "stages": stages,
+        "format": FORMAT, "provenance": list(scores.notes), "baseline_accuracy": scores.baseline_accuracy,
+        "images": scores.images, "supernet": scores.supernet, "space": scores.scored.to_dict(),
     })  # fmt: skip
     write_text(folder / "scores.csv", text.getvalue())
-
-
-def _stage(file: YamlFile, index: int, stage: _Stage) -> ScoredStage:
-    keys: list[str | int] = ["stages", index]
-    widths = tuple(stage.widths)
-    if list(widths) != sorted(set(widths)):
-        raise file.error([*keys, "widths"], "widths must ascend")
-    local = file.parse(from_dict, [*keys, "local"], stage.local)
-    global_ = file.parse(from_dict, [*keys, "global"], stage.global_) if stage.global_ else None
-    return ScoredStage(widths, stage.depth, local, global_)
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -126,37 +102,25 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
 
-def _score(where: str, record: Mapping[str, str], stages: Sequence[ScoredStage]) -> Score:
-    move = record["move"]
-    if move not in ("drop", "narrow", "localise"):
-        raise InputError(f"{where}: move: '{move}' is none of drop, narrow, localise")
-    stage = _whole(where, "stage", record["stage"])
-    if not 1 <= stage <= len(stages):
-        raise InputError(f"{where}: stage: {stage} is outside 1..{len(stages)}")
-    scored = stages[stage - 1]
-    score = Score(move, stage, _number(where, "cost", record["cost"]), **{  # type: ignore[arg-type]
+def _score(where: str, record: Mapping[str, str], space: Space, known: Container[tuple[str, str, str]]) -> Score:
+    move, place, choice = record["move"], record["place"], record["choice"]
+    if move not in get_args(MoveName):
+        raise InputError(f"{where}: move: '{move}' is none of {', '.join(get_args(MoveName))}")
+    score = Score(move, place, _number(where, "cost", record["cost"]), choice, **{  # type: ignore[arg-type]
         name: _number(where, name, record[name]) for name in _MEASURED if record[name]
     })  # fmt: skip
     if move == "narrow":
-        width = _whole(where, "width", record["width"])
-        if width not in scored.widths:
-            raise InputError(f"{where}: width: {width} is no width of stage {stage}")
-        if width == scored.widths[-1] and score.cost:
+        widths = {f"stage{index}": stage.widths for index, stage in enumerate(space.stages, start=1)}
+        if place not in widths:
+            raise InputError(f"{where}: place: '{place}' is none of {', '.join(widths)}")
+        if choice not in map(str, widths[place]):
+            raise InputError(f"{where}: choice: '{choice}' is no width of {place}")
+        if int(choice) == widths[place][-1] and score.cost:
             raise InputError(f"{where}: cost: {score.cost:g} for the largest width, which costs 0 by definition")
-        return replace(score, width=width)
-    position = _whole(where, "position", record["position"])
-    if not 1 <= position <= scored.depth:
-        raise InputError(f"{where}: position: {position} is outside 1..{scored.depth}")
-    if move == "localise" and scored.global_ is None:
-        raise InputError(f"{where}: move: stage {stage} has no global block to localise")
-    return replace(score, position=position)
-
-
-def _whole(where: str, column: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{where}: {column}: '{text}' is no whole number") from None
+    elif score.key not in known:
+        what = f"{place}{f', {choice}' if choice else ''}"
+        raise InputError(f"{where}: place: the scored space has no move '{move}' at {what}")
+    return score
 
 
 def _number(where: str, column: str, text: str) -> float:

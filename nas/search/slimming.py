@@ -11,11 +11,11 @@ EfficientFormer (arXiv:2206.01191), Sec. 4.2, with what the paper leaves open de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nas.errors import NasError
-from nas.search.moves import Drop, Localise, Move, Narrow, moves
+from nas.search.moves import Drop, Localise, Move, Narrow, moves, narrow
 from nas.search.problem import Found, Problem, Step
 from nas.space import Architecture
 from nas.specs import BlockSpec, Identity
@@ -72,7 +72,9 @@ class Pricer:
         self._ms: dict[tuple[tuple[BlockSpec, ...], ...], float] = {}
 
     def ms(self, arch: Architecture) -> float:
-        key = tuple((stage.entry, *(b for b in stage.blocks if not isinstance(b, Identity))) for stage in arch.stages)
+        ends = tuple(block for block in (arch.stem, arch.head) if block is not None)
+        stages = ((stage.entry, *(b for b in stage.blocks if not isinstance(b, Identity))) for stage in arch.stages)
+        key = (ends, *stages)
         ms = self._ms.get(key)
         if ms is None:
             ms = self._ms[key] = self._table.total_ms(arch)
@@ -81,16 +83,16 @@ class Pricer:
     def options(self, arch: Architecture, ms: float) -> Iterator[Option]:
         """Every legal move from `arch` (which takes `ms`) that saves time, priced, in the order of `moves`."""
         for move in moves(self._space, arch):
-            option = self._price(arch, ms, self._widths(move) if isinstance(move, Narrow) else (move,))
+            option = self._price(arch, ms, self._widths(arch, move) if isinstance(move, Narrow) else (move,))
             if option:
                 yield option
 
-    def _widths(self, move: Narrow) -> Sequence[Narrow]:
+    def _widths(self, arch: Architecture, move: Narrow) -> Iterator[Narrow]:
         """`move`, and after it those to ever smaller widths."""
         widths = reversed(self._space.stages[move.stage].widths)
-        return [Narrow(move.stage, width) for width in widths if width <= move.width]
+        return (narrow(self._space, arch, move.stage, width) for width in widths if width <= move.width)
 
-    def _price(self, arch: Architecture, ms: float, alternatives: Sequence[Move]) -> Option | None:
+    def _price(self, arch: Architecture, ms: float, alternatives: Iterable[Move]) -> Option | None:
         """The first of these moves that saves time."""
         for move in alternatives:
             after = move.apply(arch)
@@ -108,16 +110,13 @@ def _paper(problem: Problem, pricer: Pricer, arch: Architecture, ms: float) -> l
     """
     options = list(pricer.options(arch, ms))
 
-    def importance(option: Option) -> float:
-        move = option.move
-        if isinstance(move, Drop):
-            return problem.scores.importance(move.stage, move.position)
-        blocks = arch.stages[move.stage].blocks
-        return sum(
-            problem.scores.importance(move.stage, p) for p, b in enumerate(blocks) if not isinstance(b, Identity)
-        )
+    def of_stage(stage: int) -> float:
+        blocks = enumerate(arch.stages[stage].blocks)
+        return sum(problem.scores.importance(stage, p) for p, block in blocks if not isinstance(block, Identity))
 
-    drops = [option for option in options if isinstance(option.move, Drop)]
-    narrows = [option for option in options if isinstance(option.move, Narrow)]
+    drops = [(problem.scores.importance(option.move.stage, option.move.position), option)
+             for option in options if isinstance(option.move, Drop)]  # fmt: skip
+    narrows = [(of_stage(option.move.stage), option) for option in options if isinstance(option.move, Narrow)]
     localises = [option for option in options if isinstance(option.move, Localise)]
-    return [*sorted(drops, key=importance)[:1], *sorted(narrows, key=importance)[:1], *localises[:1]]
+    least = (min(priced, key=lambda pair: pair[0], default=None) for priced in (drops, narrows))
+    return [*(pair[1] for pair in least if pair), *localises[:1]]

@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
-from nas.specs import BlockSpec, Flatten, Identity, Shape, Unflatten, from_dict
+from nas.specs import BlockSpec, Flatten, Identity, Shape, Unflatten, from_dict, pyramid
 
 FORMAT = "nas-architecture-1"
 STRIDE = 32
@@ -130,6 +130,30 @@ class Architecture:
     def with_stage(self, index: int, stage: Stage) -> Architecture:
         return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 
+    def block(self, place: str) -> BlockSpec:
+        """What stands at a place, named as its operation: stem, stage2_entry, stage3_block5 or head."""
+        if place == "head":
+            return self.head
+        if place == "stem":
+            return self.stem or self.stages[0].entry
+        stage, position = _parse(place)
+        return self.stages[stage].entry if position is None else self.stages[stage].blocks[position]
+
+    def with_block(self, place: str, block: BlockSpec) -> Architecture:
+        """The same network with another block at a place."""
+        if place == "head":
+            return replace(self, head=block)
+        if place == "stem" and self.stem is not None:
+            return replace(self, stem=block)
+        stage, position = _parse(place) if place != "stem" else (0, None)
+        if position is None:
+            return self.with_stage(stage, replace(self.stages[stage], entry=block))
+        return self.with_stage(stage, self.stages[stage].with_block(position, block))
+
+    def with_head(self, head: BlockSpec) -> Architecture:
+        """The same network under another head, that of dense prediction, say."""
+        return replace(self, head=head)
+
     def at(self, resolution: int | tuple[int, int] | None = None, classes: int | None = None) -> Architecture:
         """The same network for another input size or another number of classes."""
         size = (resolution, resolution) if isinstance(resolution, int) else resolution or self.resolution
@@ -170,6 +194,17 @@ class Architecture:
         return {key: value for key, value in self.__dict__.items() if key != "_operations"}
 
 
+def entry_name(stage: int, stem: BlockSpec | None) -> str:
+    """What the operation is called that enters a stage (counted from 0)."""
+    return "stem" if stage == 0 and stem is None else f"stage{stage + 1}_entry"
+
+
+def _parse(place: str) -> tuple[int, int | None]:
+    """Stage and position (from 0) that a place's name gives; no position for a stage's entry."""
+    stage, _, rest = place.removeprefix("stage").partition("_")
+    return int(stage) - 1, None if rest == "entry" else int(rest.removeprefix("block")) - 1
+
+
 def check_resolution(resolution: Sequence[int]) -> None:
     """Raises ValueError unless both sides are positive multiples of 32, the stride of the last stage."""
     if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
@@ -178,28 +213,33 @@ def check_resolution(resolution: Sequence[int]) -> None:
 
 
 def _chain(arch: Architecture) -> Iterator[Operation]:
-    shape = Shape(3, *arch.resolution)
+    shape, maps = Shape(3, *arch.resolution), list[Shape]()
     if arch.stem is not None:
-        for operation in _with_layout("stem", "stem", arch.stem, shape):
+        for operation in with_layout("stem", "stem", arch.stem, shape):
             yield operation
             shape = operation.output
     for index, stage in enumerate(arch.stages, start=1):
-        steps = [("stem" if index == 1 and arch.stem is None else f"stage{index}_entry", stage.entry)]
+        steps = [(entry_name(index - 1, arch.stem), stage.entry)]
         steps += [(f"stage{index}_block{position}", block) for position, block in enumerate(stage.blocks, start=1)]
         for name, spec in steps:
             if isinstance(spec, Identity):
                 continue
-            for operation in _with_layout(f"stage{index}", name, spec, shape):
+            for operation in with_layout(f"stage{index}", name, spec, shape):
                 yield operation
                 shape = operation.output
             if spec is not stage.entry and shape != operation.input:
                 raise InputError(f"{name}: {spec.kind} changes its input {operation.input} to {shape}: it is no block")
-    yield from _with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
+        maps.append(replace(shape, layout="map"))
+    if arch.head.layout == "pyramid":
+        if shape.layout == "tokens":
+            yield Operation(f"stage{len(arch.stages)}_unflatten", Unflatten(), shape)
+        shape = pyramid(maps[-arch.head.levels :])  # type: ignore[attr-defined]
+    yield from with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
 
 
-def _with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterator[Operation]:
+def with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterator[Operation]:
     """The operation, after the change of layout that it needs."""
-    if spec.layout != shape.layout:
+    if spec.layout not in (shape.layout, "pyramid"):
         change = Flatten() if spec.layout == "tokens" else Unflatten()
         reshape = Operation(f"{stage}_{change.kind}", change, shape)
         yield reshape

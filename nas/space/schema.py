@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,11 +21,11 @@ from pydantic import (
 
 from nas.errors import InputError
 from nas.files import YamlFile
-from nas.space.architecture import check_resolution
-from nas.space.space import Placement, Space, StageSpace
-from nas.specs import BlockSpec, Identity, explain, from_dict
+from nas.space.architecture import Architecture, check_resolution
+from nas.space.space import ROLES, Blocks, Placement, Space, StageSpace, misfit
+from nas.specs import BlockSpec, Identity, Shape, explain, from_dict
 
-FORMAT = "nas-space-1"
+Keys = list[str | int]
 
 
 class _Model(BaseModel):
@@ -46,32 +49,52 @@ class _Range(_Model):
         return tuple(range(self.min, self.max + 1, self.step))
 
 
-def _form(width: Any) -> str | None:
-    return _RANGE if isinstance(width, dict) else _LIST if isinstance(width, list) else None
+_RANGE, _LIST, _ONE = "<range>", "<list>", "<one>"
 
 
-_RANGE, _LIST = "<range>", "<list>"
+def _form(value: Any) -> str | None:
+    return _RANGE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
+
+
+def _number(value: Any) -> str | None:
+    return _ONE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
+
+
 _Widths = Annotated[
     Annotated[_Range, Tag(_RANGE)] | Annotated[list[PositiveInt], Field(min_length=1), Tag(_LIST)],
     Discriminator(_form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"),
 ]
+_Candidates = Annotated[
+    Annotated[dict[str, Any], Tag(_ONE)] | Annotated[list[dict[str, Any]], Field(min_length=1), Tag(_LIST)],
+    Discriminator(_number, custom_error_type="block", custom_error_message="expected a block, or a list of blocks"),
+]
 
 
 class _Stage(_Model):
-    entry: dict[str, Any]
+    entry: _Candidates
     width: _Widths
     depth: _Range
-    local: dict[str, Any]
-    global_: dict[str, Any] | None = Field(default=None, alias="global")
+    local: _Candidates
+    global_: _Candidates | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
         return self.width.values() if isinstance(self.width, _Range) else tuple(sorted(set(self.width)))
 
 
 class _Published(_Model):
+    """A member: its numbers a stage, and where a place has several candidates, what tells the member's from the others.
+
+    `stem` and `head` give hyperparameters (or the kind), `entry` gives them all stages alike or in a list a stage, and
+    `block` also in a list of lists, a value a block.
+    """
+
     widths: list[PositiveInt]
     depths: list[PositiveInt]
     attention: list[Annotated[int, Field(ge=0)]]
+    stem: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
+    block: dict[str, Any] = {}
+    head: dict[str, Any] = {}
 
 
 class _SpaceFile(_Model):
@@ -81,8 +104,9 @@ class _SpaceFile(_Model):
     resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
     attention: Placement = "stage_suffix"
     scores: str | None = None
+    stem: _Candidates | None = None
     stages: Annotated[list[_Stage], Field(min_length=4, max_length=4)]
-    head: dict[str, Any]
+    head: _Candidates
     published: dict[str, _Published] = {}
 
 
@@ -93,77 +117,167 @@ def read_space(path: str | Path) -> Space:
         InputError: naming file, line, key and reason.
     """
     file = YamlFile(path)
+    return space_from(file, file.data, [], str(path))
+
+
+def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
+    """The space that a mapping in a YAML file describes; it stands there under `keys`."""
     try:
-        data = _SpaceFile.model_validate(file.data)
+        checked = _SpaceFile.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        keys = [key for key in first["loc"] if key not in (_RANGE, _LIST)]
-        raise file.error(keys, explain(error).split(": ", 1)[-1]) from None
-    file.parse(check_resolution, ["resolution"], data.resolution)
+        where = [key for key in first["loc"] if key not in (_RANGE, _LIST, _ONE)]
+        raise file.error([*keys, *where], explain(error).split(": ", 1)[-1]) from None
+    file.parse(check_resolution, [*keys, "resolution"], checked.resolution)
     space = Space(
-        name=data.name,
-        paper=data.paper,
-        resolution=(data.resolution[0], data.resolution[1]),
-        placement=data.attention,
-        stages=tuple(_stage(file, index, stage) for index, stage in enumerate(data.stages)),
-        head=_block(file, ["head"], data.head),
-        default_scores=data.scores,
-        path=str(path),
+        name=checked.name,
+        paper=checked.paper,
+        resolution=(checked.resolution[0], checked.resolution[1]),
+        placement=checked.attention,
+        stages=tuple(_stage(file, [*keys, "stages", index], stage) for index, stage in enumerate(checked.stages)),
+        heads=_blocks(file, [*keys, "head"], checked.head),
+        stems=_blocks(file, [*keys, "stem"], checked.stem) if checked.stem else (),
+        default_scores=checked.scores,
+        path=path,
     )
-    if not hasattr(space.head, "classes"):
-        raise file.error(["head"], f"{space.head.kind} is no classifier: it has no classes")
-    _check_shapes(file, space)
-    members = {}
-    for name, entry in data.published.items():
-        keys = ["published", name]
-        if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
-            raise file.error(keys, f"widths, depths and attention need {len(space.stages)} values, one a stage")
-        for index, (stage, depth, count) in enumerate(zip(space.stages, entry.depths, entry.attention, strict=True)):
-            if count > (depth if stage.global_ else 0):
-                room = f"the stage has {depth} blocks" if stage.global_ else "the stage has no global block"
-                raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
-        member = space.member(entry.widths, entry.depths, entry.attention, name=name)
-        file.parse(space.validate, keys, member)
-        members[name] = member
+    for head in space.heads:
+        if not hasattr(head, "classes"):
+            raise file.error([*keys, "head"], f"{head.kind} is no classifier: it has no classes")
+    _check_shapes(file, space, keys)
+    members = {
+        name: _member(file, space, [*keys, "published", name], entry) for name, entry in checked.published.items()
+    }
     return space.with_published(members)
 
 
-def _stage(file: YamlFile, index: int, stage: _Stage) -> StageSpace:
-    keys: list[str | int] = ["stages", index]
+def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
     widths = stage.widths()
-    entry = _block(file, [*keys, "entry"], {**stage.entry, "width": widths[-1]})
+    entries = _blocks(file, [*keys, "entry"], _with(stage.entry, width=widths[-1]))
     for width in widths[:-1]:
-        _block(file, [*keys, "width"], {**stage.entry, "width": width})
+        _blocks(file, [*keys, "width"], _with(stage.entry, width=width))
     return StageSpace(
-        entry=entry,
+        entries=entries,
         widths=widths,
         depths=(stage.depth.min, stage.depth.max),
-        local=_candidate(file, [*keys, "local"], stage.local),
-        global_=_candidate(file, [*keys, "global"], stage.global_) if stage.global_ else None,
+        local=_blocks(file, [*keys, "local"], stage.local),
+        global_=_blocks(file, [*keys, "global"], stage.global_) if stage.global_ else (),
     )
 
 
-def _block(file: YamlFile, keys: list[str | int], data: dict[str, Any]) -> BlockSpec:
-    spec: BlockSpec = file.parse(from_dict, keys, data)
-    return spec
+def _with(data: dict[str, Any] | list[dict[str, Any]], **values: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    return [{**each, **values} for each in data] if isinstance(data, list) else {**data, **values}
 
 
-def _candidate(file: YamlFile, keys: list[str | int], data: dict[str, Any]) -> BlockSpec:
-    block = _block(file, keys, data)
-    if isinstance(block, Identity):
-        raise file.error(keys, "identity is a choice at every position and is not listed; expected a block")
-    return block
+def _blocks(file: YamlFile, keys: Keys, data: dict[str, Any] | list[dict[str, Any]]) -> Blocks:
+    """The candidates of a place; every hyperparameter with a list of values stands for each of them."""
+    found: list[BlockSpec] = []
+    for index, each in enumerate(data if isinstance(data, list) else [data]):
+        where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
+        for values in _combinations(each):
+            block: BlockSpec = file.parse(from_dict, where, values)
+            if isinstance(block, Identity):
+                raise file.error(where, "identity is a choice at every position and is not listed; expected a block")
+            if block in found:
+                raise file.error(where, f"{block.kind}({block}) is listed twice")
+            found.append(block)
+    if len({block.layout for block in found}) > 1:
+        raise file.error(keys, "candidates of one place must all take maps or all take tokens")
+    return tuple(found)
 
 
-def _check_shapes(file: YamlFile, space: Space) -> None:
-    """Refuses a block that some width of its stage cannot feed, before anything is built."""
+def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    lists = [value if isinstance(value, list) else [value] for value in data.values()]
+    for values in product(*lists):
+        yield dict(zip(data, values, strict=True))
+
+
+def _check_shapes(file: YamlFile, space: Space, keys: Keys) -> None:
+    """Refuses a block that no width of its stage can feed, and a width that none fits, before anything is built."""
     for index, stage in enumerate(space.stages):
-        for width in stage.widths:
-            widths = [s.widths[-1] for s in space.stages]
-            widths[index] = width
-            for attention in space.attention_extremes():
-                arch = space.member(widths, [s.depths[1] for s in space.stages], attention)
-                try:
-                    arch.operations()
-                except InputError as error:
-                    raise file.error(["stages", index], str(error)) from None
+        for role in ROLES:
+            for width in stage.widths if stage.candidates(role) else ():
+                if not space.candidates(index, role, width):
+                    reason = _why(stage.candidates(role), space.shape(index, width))
+                    raise file.error([*keys, "stages", index, role], f"stage {index + 1}, width {width}: {reason}")
+            for block in stage.candidates(role):
+                if not any(block in space.candidates(index, role, width) for width in stage.widths):
+                    reason = _why([block], space.shape(index, stage.widths[-1]))
+                    raise file.error([*keys, "stages", index, role], f"stage {index + 1}: fits no width; {reason}")
+    for attention in space.attention_extremes():
+        for turn in range(max(len(c) for c in _every_choice(space))):
+            arch = space.member(
+                [stage.widths[-1] for stage in space.stages], [stage.depths[1] for stage in space.stages], attention,
+                pick=partial(_nth, turn),
+            )  # fmt: skip
+            try:
+                arch.operations()
+            except InputError as error:
+                place = str(error).partition(":")[0]
+                at: Keys = ["head"] if place == "head" else ["stages", _stage_of(place)]
+                raise file.error([*keys, *at], str(error)) from None
+
+
+def _nth(turn: int, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+    return candidates[turn % len(candidates)]
+
+
+def _stage_of(place: str) -> int:
+    """The stage, from 0, in which an operation of this name stands."""
+    return int(place.removeprefix("stage").partition("_")[0]) - 1 if place.startswith("stage") else 0
+
+
+def _why(blocks: Sequence[BlockSpec], shape: Shape) -> str:
+    return "; ".join(f"{block.kind}({block}) does not fit {shape}: {misfit(block, shape)}" for block in blocks)
+
+
+def _every_choice(space: Space) -> Iterator[Blocks]:
+    yield space.heads
+    for stage in space.stages:
+        yield from (stage.entries, stage.local, stage.global_)
+
+
+def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Architecture:
+    """A published member, each of its choices checked against the space."""
+    if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
+        raise file.error(keys, f"widths, depths and attention need {len(space.stages)} values, one a stage")
+    for index, (stage, depth, count) in enumerate(zip(space.stages, entry.depths, entry.attention, strict=True)):
+        if count > (depth if stage.global_ else 0):
+            room = f"the stage has {depth} blocks" if stage.global_ else "the stage has no global block"
+            raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
+
+    def pick(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+        wanted = _wanted(file, keys, entry, place)
+        chosen = [block for block in candidates if _agrees(block, wanted)]
+        if not chosen:
+            given = ", ".join(f"{name} {value}" for name, value in wanted.items())
+            raise file.error(keys, f"{place}: none of its candidates has {given or 'what it takes'}")
+        return chosen[0]
+
+    member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
+    file.parse(space.validate, keys, member)
+    return member
+
+
+def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: str) -> dict[str, Any]:
+    """The hyperparameters that a published member states for a place."""
+    if place == "head" or (place == "stem" and entry.stem):
+        return entry.head if place == "head" else entry.stem
+    stage = _stage_of(place)
+    part, position = ("block", int(place.partition("_block")[2]) - 1) if "_block" in place else ("entry", None)
+    wanted = {}
+    for name, values in getattr(entry, part).items():
+        value = values
+        for at in (stage, position):
+            if isinstance(value, list) and at is not None:
+                if at >= len(value):
+                    raise file.error([*keys, part, name], f"no value for {place}")
+                value = value[at]
+        if value is not None:
+            wanted[name] = value
+    return wanted
+
+
+def _agrees(block: BlockSpec, wanted: Mapping[str, Any]) -> bool:
+    """Whether a block has these values; of hyperparameters that its kind has not, anything may be said."""
+    values = block.to_dict()
+    return all(values[name] == value for name, value in wanted.items() if name in values)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, product
-from typing import Literal
+from typing import Any, Literal
 
 from nas.errors import InputError
-from nas.space.architecture import Architecture, Stage
-from nas.specs import BlockSpec, Identity
+from nas.space.architecture import STRIDE, Architecture, Stage, entry_name
+from nas.specs import BlockSpec, Identity, Shape
 
 Placement = Literal["stage_suffix", "network_suffix"]
 """Where global blocks may stand: the last positions of each stage, or the last positions of the whole network."""
+Role = Literal["local", "global"]
+ROLES: tuple[Role, ...] = ("local", "global")
+Blocks = tuple[BlockSpec, ...]
+Pick = Callable[[str, Blocks, Shape], BlockSpec]
+"""Chooses among the candidates of a place (named as its operation), which get an input of this shape."""
+
+FORMAT = "nas-space-1"
 
 
 @dataclass(frozen=True)
@@ -22,83 +29,132 @@ class StageSpace:
     """What one stage may be.
 
     Attributes:
-        entry: the stem or embedding that enters the stage, at the largest width.
+        entries: the candidates for the block that enters the stage, at the largest width.
         widths: the widths to choose from, ascending.
         depths: least and most blocks.
-        local: the local candidate of every position.
-        global_: the global (attention) candidate, or None where only local blocks may stand.
+        local: the local candidates of every position.
+        global_: its global (attention) candidates; none where only local blocks may stand.
     """
 
-    entry: BlockSpec
+    entries: Blocks
     widths: tuple[int, ...]
     depths: tuple[int, int]
-    local: BlockSpec
-    global_: BlockSpec | None = None
+    local: Blocks
+    global_: Blocks = ()
 
-    @property
-    def candidates(self) -> tuple[BlockSpec, ...]:
-        """What a position may hold beside identity."""
-        return (self.local,) if self.global_ is None else (self.local, self.global_)
+    def candidates(self, role: Role) -> Blocks:
+        return self.local if role == "local" else self.global_
 
-    def kind(self, block: BlockSpec) -> Literal["identity", "local", "global"]:
+    def kind(self, block: BlockSpec) -> Role | Literal["identity"]:
         """Which of the stage's choices `block` is. Raises ValueError when it is none."""
         if isinstance(block, Identity):
             return "identity"
-        if block == self.local:
+        if block in self.local:
             return "local"
-        if block == self.global_:
+        if block in self.global_:
             return "global"
-        raise ValueError(f"{block.kind}({block}) is no candidate here; there are {_names(self.candidates)}")
+        raise ValueError(f"{block.kind}({block}) is no candidate here; there are {_names(self.local + self.global_)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the space's YAML file."""
+        entries = [entry.to_dict() for entry in self.entries]
+        return {
+            "entry": [{key: value for key, value in entry.items() if key != "width"} for entry in entries],
+            "width": list(self.widths),
+            "depth": {"min": self.depths[0], "max": self.depths[1]},
+            "local": [block.to_dict() for block in self.local],
+            **({"global": [block.to_dict() for block in self.global_]} if self.global_ else {}),
+        }
+
+
+def first_listed(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+    """The candidate that the space names first."""
+    return candidates[0]
+
+
+def most_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+    """The candidate with the most multiply-accumulates; of equal ones the one named first."""
+    return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
+
+
+def fewest_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+    return min(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
+
+
+def _in_turn(blocks: Sequence[BlockSpec]) -> Pick:
+    rest = iter(blocks)
+    return lambda place, candidates, shape: next(rest)
 
 
 @dataclass(frozen=True)
 class Space:
     """Stages with width choices, depth ranges and candidate blocks, and the published members by name.
 
-    `load_space` makes one from a YAML file. Positions count from 0 in the API and from 1 in names.
+    `load_space` makes one from a YAML file. Positions count from 0 in the API and from 1 in names. At every place (the
+    stem, a stage's entry, a position, the head) a member has one of the place's candidates; of a position's those
+    count that fit the stage's width.
     """
 
     name: str
     resolution: tuple[int, int]
     stages: tuple[StageSpace, ...]
-    head: BlockSpec
+    heads: Blocks
+    stems: Blocks = ()
     placement: Placement = "stage_suffix"
     paper: str = ""
     default_scores: str | None = None
     path: str = ""
     published: Mapping[str, Architecture] = field(default_factory=dict)
 
+    @property
+    def classes(self) -> int:
+        return int(self.heads[0].classes)  # type: ignore[attr-defined]
+
     def member(
-        self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int], name: str = ""
-    ) -> Architecture:
-        """The architecture of these widths and depths whose last `attention[j]` blocks of stage j are global."""
+        self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int], name: str = "",
+        pick: Pick = first_listed,
+    ) -> Architecture:  # fmt: skip
+        """The architecture of these widths and depths whose last `attention[j]` blocks of stage j are global.
+
+        Where a place has several candidates, `pick` chooses.
+        """
+        shape = Shape(3, *self.resolution)
+        stem = pick("stem", self.stems, shape) if self.stems else None
+        shape = stem.output_shape(shape) if stem else shape
         stages = []
-        for space, width, depth, count in zip(self.stages, widths, depths, attention, strict=True):
-            global_ = space.local if space.global_ is None else space.global_
-            blocks = (space.local,) * (depth - count) + (global_,) * count
-            stages.append(Stage(replace(space.entry, width=width), blocks))  # type: ignore[call-arg]
-        return Architecture(self.name, self.resolution, tuple(stages), self.head, name)
+        for index, (space, width, depth, count) in enumerate(zip(self.stages, widths, depths, attention, strict=True)):
+            entry = pick(entry_name(index, stem), tuple(_widened(entry, width) for entry in space.entries), shape)
+            shape = self.shape(index, width)
+            blocks = []
+            for position in range(1, depth + 1):
+                candidates = self.candidates(index, "global" if position > depth - count else "local", width)
+                blocks.append(pick(f"stage{index + 1}_block{position}", candidates, shape))
+            stages.append(Stage(entry, tuple(blocks)))
+        return Architecture(self.name, self.resolution, tuple(stages), pick("head", self.heads, shape), name, stem)
 
     def largest(self) -> Architecture:
-        """The widest and deepest member, global blocks wherever they may stand: what the supernet is built from."""
-        return self.member(
-            [stage.widths[-1] for stage in self.stages], [stage.depths[1] for stage in self.stages],
-            self.attention_extremes()[-1], name=f"{self.name}-largest",
-        )  # fmt: skip
+        """The widest and deepest member, global blocks wherever they may stand, the largest candidate at each place:
+        what the supernet is built from."""
+        return self._largest
 
     def smallest(self) -> Architecture:
-        """The narrowest and shallowest member, with local blocks only."""
+        """The narrowest and shallowest member, with the smallest local blocks only."""
         return self.member(
             [stage.widths[0] for stage in self.stages], [stage.depths[0] for stage in self.stages],
-            [0] * len(self.stages), name=f"{self.name}-smallest",
+            [0] * len(self.stages), f"{self.name}-smallest", fewest_macs,
         )  # fmt: skip
 
     def sample(self, seed: int | random.Random) -> Architecture:
-        """A random member: widths and depths uniform, dropped positions anywhere, a uniform number of global blocks."""
+        """A random member: widths, depths and candidates uniform, dropped positions anywhere, a uniform number of
+        global blocks."""
         rng = seed if isinstance(seed, random.Random) else random.Random(seed)
         widths = [rng.choice(stage.widths) for stage in self.stages]
         depths = [rng.randint(*stage.depths) for stage in self.stages]
-        arch = self.member(widths, depths, rng.choice(list(self._attention(depths))))
+
+        def pick(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+            return candidates[0] if len(candidates) == 1 else rng.choice(candidates)
+
+        arch = self.member(widths, depths, rng.choice(list(self._attention(depths))), pick=pick)
         stages = []
         for space, stage in zip(self.stages, arch.stages, strict=True):
             positions = sorted(rng.sample(range(space.depths[1]), stage.depth))
@@ -114,13 +170,22 @@ class Space:
         for widths in product(*(stage.widths for stage in self.stages)):
             for depths in product(*(range(stage.depths[0], stage.depths[1] + 1) for stage in self.stages)):
                 for attention in self._attention(depths):
-                    yield self.member(widths, depths, attention)
+                    for chosen in product(*self._choices(widths, depths, attention)):
+                        yield self.member(widths, depths, attention, pick=_in_turn(chosen))
 
     def count(self) -> int:
         """How many different networks the space holds."""
-        depths = product(*(range(stage.depths[0], stage.depths[1] + 1) for stage in self.stages))
-        shapes = sum(sum(1 for _ in self._attention(depth)) for depth in depths)
-        return math.prod(len(stage.widths) for stage in self.stages) * shapes
+        # What follows a global block must be global too, in the stage or in the network: (ended, not ended) so far.
+        free, bound = 1, 0
+        for index, stage in enumerate(self.stages):
+            local_only, mixed, all_global = (sum(parts) for parts in zip(
+                *(self._fillings(index, width) for width in stage.widths), strict=True
+            ))  # fmt: skip
+            if self.placement == "network_suffix":
+                free, bound = free * local_only, free * (mixed + all_global) + bound * all_global
+            else:
+                free *= local_only + mixed + all_global
+        return (free + bound) * len(self.heads) * max(len(self.stems), 1)
 
     def place(self, arch: Architecture) -> Architecture:
         """`arch` with a block or identity at every position of the space.
@@ -133,22 +198,29 @@ class Space:
             gap = space.depths[1] - len(stage.blocks)
             if gap < 0:
                 raise InputError(f"stage {index + 1}: {len(stage.blocks)} positions, the space has {space.depths[1]}")
-            first = next((i for i, b in enumerate(stage.blocks) if space.kind(b) == "global"), len(stage.blocks))
+            first = next((i for i, b in enumerate(stage.blocks) if b in space.global_), len(stage.blocks))
             padding = (Identity(),) * gap
             stages.append(replace(stage, blocks=stage.blocks[:first] + padding + stage.blocks[first:]))
         return replace(arch, stages=tuple(stages))
 
     def validate(self, arch: Architecture) -> None:
-        """Raises ValueError with stage and reason when `arch` is no member (input size and classes are free)."""
+        """Raises ValueError with stage and reason when `arch` is no member (input size, classes and a head for another
+        task are free)."""
         if len(arch.stages) != len(self.stages):
             raise ValueError(f"{len(arch.stages)} stages, the space has {len(self.stages)}")
+        if arch.stem is None if self.stems else arch.stem is not None:
+            raise ValueError(f"{'no' if arch.stem is None else 'a'} stem before stage 1, unlike the space's members")
+        if arch.stem is not None and arch.stem not in self.stems:
+            raise ValueError(f"stem {arch.stem.kind}({arch.stem}) is none of {_names(self.stems)}")
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True), start=1):
             if stage.width not in space.widths:
                 raise ValueError(f"stage {index}: width {stage.width} is none of {_choices(space.widths)}")
             if not space.depths[0] <= stage.depth <= space.depths[1] or len(stage.blocks) > space.depths[1]:
                 raise ValueError(f"stage {index}: depth {stage.depth} is outside {space.depths[0]}..{space.depths[1]}")
-            if stage.entry != replace(space.entry, width=stage.width):  # type: ignore[call-arg]
-                raise ValueError(f"stage {index}: entered by {stage.entry.kind}({stage.entry}), not {space.entry.kind}")
+            if _widened(stage.entry, space.widths[-1]) not in space.entries:
+                raise ValueError(
+                    f"stage {index}: entered by {stage.entry.kind}({stage.entry}), not {_names(space.entries)}"
+                )
         kinds = [self._kinds(index, stage) for index, stage in enumerate(arch.stages)]
         groups = [list(chain(*kinds))] if self.placement == "network_suffix" else kinds
         for group in groups:
@@ -165,9 +237,15 @@ class Space:
 
     def at(self, resolution: int | tuple[int, int] | None = None, classes: int | None = None) -> Space:
         """The same space for another input size or another number of classes."""
-        arch = self.largest().at(resolution, classes)
-        moved = replace(self, resolution=arch.resolution, head=arch.head)
-        return moved.with_published({name: a.at(resolution, classes) for name, a in self.published.items()})
+        size = self.largest().at(resolution, classes).resolution
+        heads = tuple(replace(head, classes=classes) if classes else head for head in self.heads)  # type: ignore[call-arg]
+        members = {name: arch.at(resolution, classes) for name, arch in self.published.items()}
+        return replace(self, resolution=size, heads=heads, published=members)
+
+    def with_head(self, head: BlockSpec) -> Space:
+        """The same space under another head (that of dense prediction, say) for all of its members."""
+        members = {name: replace(arch, head=head) for name, arch in self.published.items()}
+        return replace(self, heads=(head,), published=members)
 
     def with_published(self, members: Mapping[str, Architecture]) -> Space:
         return replace(self, published=dict(members))
@@ -177,6 +255,69 @@ class Space:
         depths = [stage.depths[1] for stage in self.stages]
         most = tuple(depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True))
         return [(0,) * len(depths), most]
+
+    def shape(self, index: int, width: int) -> Shape:
+        """The map inside a stage (counted from 0) of this width."""
+        stride = STRIDE >> (len(self.stages) - 1 - index)
+        return Shape(width, self.resolution[0] // stride, self.resolution[1] // stride)
+
+    def candidates(self, index: int, role: Role, width: int) -> Blocks:
+        """The candidates of a stage's positions that fit a width: all but those whose `check` refuses it."""
+        known = self._fitting.get((index, role, width))
+        if known is None:
+            shape, every = self.shape(index, width), self.stages[index].candidates(role)
+            known = self._fitting[index, role, width] = tuple(block for block in every if not misfit(block, shape))
+        return known
+
+    def fitted(self, index: int, block: BlockSpec, width: int) -> BlockSpec:
+        """`block`, or where it does not fit a width of its stage, the candidate of its role that is most like it."""
+        role = self.stages[index].kind(block)
+        if role == "identity":
+            return block
+        candidates = self.candidates(index, role, width)
+        return block if block in candidates else max(candidates, key=lambda other: likeness(block, other))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a space's YAML file says, but for what its candidates are called: every list of values written out."""
+        return {
+            "format": FORMAT, "name": self.name, "resolution": list(self.resolution), "attention": self.placement,
+            **({"stem": [stem.to_dict() for stem in self.stems]} if self.stems else {}),
+            "stages": [stage.to_dict() for stage in self.stages],
+            "head": [head.to_dict() for head in self.heads],
+        }  # fmt: skip
+
+    def _choices(self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int]) -> list[Blocks]:
+        """The candidates of each place of such a member, in the order in which `member` picks."""
+        choices: list[Blocks] = []
+
+        def note(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+            choices.append(candidates)
+            return candidates[0]
+
+        self.member(widths, depths, attention, pick=note)
+        return choices
+
+    @cached_property
+    def _largest(self) -> Architecture:
+        return self.member(
+            [stage.widths[-1] for stage in self.stages], [stage.depths[1] for stage in self.stages],
+            self.attention_extremes()[-1], f"{self.name}-largest", most_macs,
+        )  # fmt: skip
+
+    @cached_property
+    def _fitting(self) -> dict[tuple[int, Role, int], Blocks]:
+        return {}
+
+    def _fillings(self, index: int, width: int) -> tuple[int, int, int]:
+        """In how many ways a stage of this width can be filled: local blocks only, both, and global ones only."""
+        stage = self.stages[index]
+        locals_, globals_ = (len(self.candidates(index, role, width)) for role in ("local", "global"))
+        local_only = mixed = all_global = 0
+        for depth in range(stage.depths[0], stage.depths[1] + 1):
+            local_only += locals_**depth
+            all_global += globals_**depth
+            mixed += sum(locals_ ** (depth - count) * globals_**count for count in range(1, depth))
+        return tuple(len(stage.entries) * ways for ways in (local_only, mixed, all_global))  # type: ignore[return-value]
 
     def _kinds(self, index: int, stage: Stage) -> list[str]:
         try:
@@ -199,6 +340,25 @@ class Space:
             for count in range(1, room[index] + 1):
                 counts[index] = count
                 yield tuple(counts)
+
+
+def misfit(block: BlockSpec, shape: Shape) -> str:
+    """Why a block cannot take a map of this shape; empty where it can."""
+    try:
+        block.check(replace(shape, layout=block.layout))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def likeness(block: BlockSpec, other: BlockSpec) -> tuple[bool, int]:
+    """How much two blocks have in common: the kind, then the number of equal hyperparameters."""
+    values = other.hyperparameters()
+    return block.kind == other.kind, sum(values.get(name) == value for name, value in block.hyperparameters().items())
+
+
+def _widened(entry: BlockSpec, width: int) -> BlockSpec:
+    return replace(entry, width=width)  # type: ignore[call-arg]
 
 
 def _names(blocks: Sequence[BlockSpec]) -> str:

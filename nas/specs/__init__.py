@@ -14,20 +14,42 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nas.errors import nearest
+from nas.specs.additive_encoder import AdditiveEncoder
+from nas.specs.attention_ffn import AttentionFFN
 from nas.specs.base import ACTIVATIONS, Activation, BlockSpec
 from nas.specs.conv_embedding import ConvEmbedding
+from nas.specs.conv_encoder import ConvEncoder
+from nas.specs.conv_ffn import ConvFFN
+from nas.specs.conv_head import ConvHead
 from nas.specs.conv_stem import ConvStem
+from nas.specs.dsconv import DSConv
+from nas.specs.dual_path_embedding import DualPathEmbedding
+from nas.specs.efficientvit_module import EfficientViTModule
+from nas.specs.efficientvit_stem import EfficientViTStem
+from nas.specs.emo_stem import EMOStem
+from nas.specs.fpn_head import FPNHead
+from nas.specs.fused_mbconv import FusedMBConv, FusedMBConvDown
 from nas.specs.identity import Identity
+from nas.specs.irmb import IRMB, IRMBDown
 from nas.specs.layers import Layer, Trace
+from nas.specs.map_head import MapHead
 from nas.specs.mb3d import MB3D
 from nas.specs.mb4d import MB4D
+from nas.specs.mbconv import MBConv, MBConvDown
+from nas.specs.res_block import ResBlock
 from nas.specs.reshape import Flatten, Unflatten
-from nas.specs.shape import Layout, Shape
+from nas.specs.shape import Layout, Shape, pyramid
 from nas.specs.token_head import TokenHead
 
 SPECS: dict[str, type[BlockSpec]] = {
-    spec.kind: spec for spec in (Identity, Flatten, Unflatten, ConvStem, ConvEmbedding, MB4D, MB3D, TokenHead)
-}
+    spec.kind: spec for spec in (
+        Identity, Flatten, Unflatten, ConvStem, ConvEmbedding, MB4D, MB3D, TokenHead, MapHead, FPNHead,
+        EMOStem, IRMB, IRMBDown,
+        ConvFFN, AttentionFFN, DualPathEmbedding,
+        ConvEncoder, AdditiveEncoder, DSConv, ResBlock,
+        MBConv, MBConvDown, FusedMBConv, FusedMBConvDown, EfficientViTStem, EfficientViTModule, ConvHead,
+    )
+}  # fmt: skip
 
 
 def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
@@ -84,6 +106,43 @@ def explain(error: ValidationError) -> str:
 
 
 __all__ = [
-    "ACTIVATIONS", "MB3D", "MB4D", "SPECS", "Activation", "BlockSpec", "ConvEmbedding", "ConvStem", "Flatten",
-    "Identity", "Layer", "Layout", "Shape", "TokenHead", "Trace", "Unflatten", "explain", "from_dict", "parse",
+    "ACTIVATIONS",
+    "IRMB",
+    "MB3D",
+    "MB4D",
+    "SPECS",
+    "Activation",
+    "AdditiveEncoder",
+    "AttentionFFN",
+    "BlockSpec",
+    "ConvEmbedding",
+    "ConvEncoder",
+    "ConvFFN",
+    "ConvHead",
+    "ConvStem",
+    "DSConv",
+    "DualPathEmbedding",
+    "EMOStem",
+    "EfficientViTModule",
+    "EfficientViTStem",
+    "FPNHead",
+    "Flatten",
+    "FusedMBConv",
+    "FusedMBConvDown",
+    "IRMBDown",
+    "Identity",
+    "Layer",
+    "Layout",
+    "MBConv",
+    "MBConvDown",
+    "MapHead",
+    "ResBlock",
+    "Shape",
+    "TokenHead",
+    "Trace",
+    "Unflatten",
+    "explain",
+    "from_dict",
+    "parse",
+    "pyramid",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 from nas.specs.layers import Layer, Trace
 from nas.specs.shape import Layout, Shape
 
-Activation = Literal["relu", "gelu", "hardswish", "silu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "hardswish", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
 

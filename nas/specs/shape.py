@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Layout = Literal["map", "tokens", "vector"]
+Layout = Literal["map", "tokens", "vector", "pyramid"]
 
 _TEXT = re.compile(r"(?:(tokens|vector):)?(\d+)x(\d+)x(\d+)")
 
@@ -16,13 +17,15 @@ class Shape:
     """An activation of `channels` at `height` x `width` positions.
 
     `layout` says how it lies in memory: a map (B, C, H, W), tokens (B, H*W, C), or a vector (B, C).
-    Tokens keep their grid, because attention biases are tied to it.
+    Tokens keep their grid, because attention biases are tied to it. A pyramid is several maps at once, those of the
+    stages: its own channels and sides are the last and coarsest one's, `finer` has the others.
     """
 
     channels: int
     height: int
     width: int
     layout: Layout = "map"
+    finer: tuple[Shape, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -30,14 +33,19 @@ class Shape:
 
     @property
     def elements(self) -> int:
-        return self.channels * self.height * self.width
+        return self.channels * self.height * self.width + sum(level.elements for level in self.finer)
+
+    @property
+    def levels(self) -> tuple[Shape, ...]:
+        """The maps of a pyramid, the finest first."""
+        return (*self.finer, replace(self, layout="map", finer=()))
 
     def resized(self, stride: int) -> Shape:
         """The shape after a convolution of this stride with `same` padding."""
         return replace(self, height=-(-self.height // stride), width=-(-self.width // stride))
 
     def tensor(self, batch: int = 1) -> tuple[int, ...]:
-        """The dimensions of a tensor of this shape."""
+        """The dimensions of a tensor of this shape; a pyramid is one tensor a level."""
         if self.layout == "map":
             return (batch, self.channels, self.height, self.width)
         if self.layout == "tokens":
@@ -45,15 +53,25 @@ class Shape:
         return (batch, self.channels)
 
     def __str__(self) -> str:
+        if self.layout == "pyramid":
+            return "pyramid:" + "+".join(map(str, self.levels))
         prefix = "" if self.layout == "map" else f"{self.layout}:"
         return f"{prefix}{self.channels}x{self.height}x{self.width}"
 
     @classmethod
     def parse(cls, text: str) -> Shape:
         """The inverse of `str()`. Raises ValueError for anything else."""
+        if text.startswith("pyramid:"):
+            return pyramid([cls.parse(level) for level in text.removeprefix("pyramid:").split("+")])
         match = _TEXT.fullmatch(text)
         if not match:
             raise ValueError(f"'{text}' is no shape; expected CHANNELSxHEIGHTxWIDTH, as 48x56x56 or tokens:448x7x7")
         layout, *sizes = match.groups()
         channels, height, width = (int(size) for size in sizes)
         return cls(channels, height, width, layout or "map")  # type: ignore[arg-type]
+
+
+def pyramid(maps: Sequence[Shape]) -> Shape:
+    """Maps, the finest first, as one shape."""
+    *finer, last = maps
+    return replace(last, layout="pyramid", finer=tuple(finer))

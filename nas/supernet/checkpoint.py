@@ -75,7 +75,7 @@ def describe(folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any])
         "format": FORMAT,
         "space": space.name,
         "resolution": list(space.resolution),
-        "classes": space.largest().classes,
+        "classes": space.classes,
         "data": data,
         "recipe": recipe.to_dict(),
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas.blocks.mb3d import resize_bias
+from nas.blocks.attention_bias import resize_bias
 from nas.files import replacing
+from nas.network import build
 from nas.space import Architecture
 from nas.supernet.checkpoint import load_supernet
 from nas.supernet.supernet import Supernet
@@ -24,14 +26,17 @@ def inherited(supernet: Supernet, arch: Architecture) -> dict[str, Tensor]:
     Raises:
         ValueError: when `arch` is no member of the supernet's space or has another number of classes.
     """
-    if arch.classes != supernet.space.largest().classes:
-        raise ValueError(f"{arch.classes} classes, the supernet has {supernet.space.largest().classes}")
+    if arch.classes != supernet.space.classes:
+        raise ValueError(f"{arch.classes} classes, the supernet has {supernet.space.classes}")
     state = supernet.extract(arch.at(supernet.space.resolution)).state_dict()
-    grids = {operation.name: (operation.input.height, operation.input.width) for operation in arch.operations()}
-    for name, tensor in state.items():
-        if tensor.dim() == 3 and tuple(tensor.shape[1:]) != grids[name.partition(".")[0]]:
-            state[name] = resize_bias(tensor, grids[name.partition(".")[0]])
-    return state
+    with torch.device("meta"):
+        wanted = build(arch).state_dict()
+    return {name: _fitted(tensor, wanted[name]) for name, tensor in state.items()}
+
+
+def _fitted(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """The tensor as it is, or resized where it is a bias table (heads, H, W): only those depend on the input size."""
+    return tensor if tensor.shape == wanted.shape else resize_bias(tensor, (wanted.shape[1], wanted.shape[2]))
 
 
 def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:

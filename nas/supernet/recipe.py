@@ -25,8 +25,8 @@ class Recipe:
         temperature, final_temperature: of the Gumbel-softmax, falling exponentially.
         noise: uniform (as the paper writes it), gumbel, or none.
         sampling: straight_through computes one candidate a position, soft mixes all of them.
-        narrow: share of the steps at random stage widths, so that narrowed stages keep their accuracy; 0 is the
-            single-width training of the paper.
+        narrow: share of the steps at random stage widths and with random candidates of each place and role, so that
+            narrowed stages and exchanged blocks keep their accuracy; 0 is the single-width training of the paper.
         flip: augment by mirroring.
         precision: fp32, or bf16 autocast.
         seed: of the initial weights, the batches, the augmentation and the choices.

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data import ImageData, Splits
-from nas.search.scores import Score, Scores
+from nas.search.scores import Score, Scores, position_name
 from nas.space import Space
 from nas.supernet.checkpoint import Folder, load_supernet
-from nas.supernet.sensitivity import Evaluation, Evaluator, measure
+from nas.supernet.sensitivity import Evaluation, Evaluator, Variant, measure, variants
 from nas.supernet.supernet import Supernet
 
 
@@ -36,7 +36,8 @@ def score(
     held_out = _some(data.held_out, images)
     evaluator = Evaluator(supernet, _some(data.train, calibration), held_out, bf16=bf16)
     journal = folder.root / "evaluations.csv"
-    rows = measure(evaluator, supernet.space, journal, widths=widths, report=report)
+    wanted = variants(supernet.space, widths)
+    rows = measure(evaluator, wanted, journal, report=report)
     recipe = description["recipe"]
     trained = f"supernet of {supernet.space.name} trained {recipe['epochs']} epochs at {_size(supernet.space)}"
     notes = (
@@ -44,18 +45,18 @@ def score(
         f"{trained} on {description['data']['source']}",
         f"batch norms recalibrated on {min(calibration, len(data.train))} training images; measured {date.today()}",
     )
-    scores = Scores.of(supernet.space, to_scores(rows, importances(supernet)), notes,
-                       baseline_accuracy=rows[0].accuracy, images=len(held_out), supernet=folder.root.name)  # fmt: skip
+    scores = Scores(supernet.space, tuple(to_scores(wanted, rows, importances(supernet))), notes,
+                    baseline_accuracy=rows[0].accuracy, images=len(held_out), supernet=folder.root.name)  # fmt: skip
     scores.save(folder.root)
     return scores
 
 
-def importances(supernet: Supernet) -> dict[tuple[int, int], float]:
-    """The paper's importance of every MetaPath by stage and position, both from 1."""
-    return {(stage + 1, position + 1): path.importance() for stage, position, path in supernet.metapaths()}
+def importances(supernet: Supernet) -> dict[str, float]:
+    """The paper's importance of every MetaPath by the name of its place."""
+    return {position_name(stage, position): path.importance() for stage, position, path in supernet.metapaths()}
 
 
-def to_scores(rows: Sequence[Evaluation], importance: Mapping[tuple[int, int], float]) -> list[Score]:
+def to_scores(variants: Sequence[Variant], rows: Sequence[Evaluation], importance: Mapping[str, float]) -> list[Score]:
     """Scores from evaluations, the first of which is the largest member's.
 
     `accuracy_drop` is as measured: against the largest member, and for a localised block against the member before it
@@ -63,24 +64,15 @@ def to_scores(rows: Sequence[Evaluation], importance: Mapping[tuple[int, int], f
     against the largest member, which is mostly too large). `cost`, which the search counts
     with, takes the noise out of it; see `costs`.
     """
-    largest = rows[0]
-    before: dict[int, Evaluation] = {}
+    known = {row.key: row for row in rows}
     scores = []
-    for row in rows[1:]:
-        base = before.get(row.stage, _last_local(before, largest)) if row.move == "localise" else largest
-        if row.move == "localise":
-            before[row.stage] = row
-        share = importance.get((row.stage, row.position or 0)) if row.move == "drop" else None
+    for variant, row in zip(variants[1:], rows[1:], strict=True):
+        base, share = known[variant.base], importance.get(row.place) if row.move == "drop" else None
         scores.append(Score(
-            row.move, row.stage, 0.0, row.position, row.width, None if share is None else round(share, 4),  # type: ignore[arg-type]
+            row.move, row.place, 0.0, row.choice, None if share is None else round(share, 4),  # type: ignore[arg-type]
             round(base.accuracy - row.accuracy, 3), round(row.standard_error, 3), round(row.loss - base.loss, 5),
         ))  # fmt: skip
     return [replace(s, cost=round(float(c), 4)) for s, c in zip(scores, costs(scores), strict=True)]
-
-
-def _last_local(before: Mapping[int, Evaluation], largest: Evaluation) -> Evaluation:
-    """The member before the first localised block of a stage: all of the stages before it localised, or none."""
-    return before[max(before)] if before else largest
 
 
 def costs(scores: Sequence[Score]) -> NDArray[np.float64]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +15,14 @@ from torch import Tensor, nn
 
 from nas.data import ImageData
 from nas.network import Network
-from nas.search.moves import Drop, Localise, Move, Narrow, moves
+from nas.search.moves import Drop, Exchange, Localise, exchanges, moves, narrow
+from nas.search.scores import choice_text, position_name
 from nas.space import Architecture, Space
 from nas.supernet.augment import normalise
 from nas.supernet.supernet import Supernet
+
+Key = tuple[str, str, str]
+LARGEST: Key = ("none", "", "")
 
 
 @dataclass(frozen=True)
@@ -28,82 +30,71 @@ class Evaluation:
     """A member of the supernet on held-out images, its batch norms recalibrated.
 
     Attributes:
-        move, stage, position, width: what was changed last (stage and position count from 1); move is `none` for the
-            largest member.
+        move, place, choice: what was changed last, as in `nas.search.scores.Score`; move is `none` for the largest
+            member.
         accuracy: top-1 in percent.
         loss: cross-entropy.
         standard_error: of the difference in accuracy to the largest member on the same images, in points.
     """
 
     move: str
-    stage: int
-    position: int | None
-    width: int | None
+    place: str
+    choice: str
     accuracy: float
     loss: float
     standard_error: float
 
     @property
-    def key(self) -> tuple[str, int, int | None, int | None]:
-        return self.move, self.stage, self.position, self.width
+    def key(self) -> Key:
+        return self.move, self.place, self.choice
 
 
 @dataclass(frozen=True)
 class Variant:
-    """An architecture to evaluate, and the row it is for."""
+    """An architecture to evaluate, the row it is for, and the row that it is compared with."""
 
-    row: Evaluation
+    key: Key
     arch: Architecture
+    base: Key = LARGEST
 
 
 def variants(space: Space, widths: int) -> list[Variant]:
     """The members that tell what each move costs: one move away from the largest each, but for localising.
 
     Global blocks may only be localised from the first on, so those variants follow one another: each has one more
-    local block than the one before. Of a stage's widths at most `widths` are taken, evenly spread, the ends included.
+    local block than the one before, and each exchange of a local block starts from the variant that has it. Of a
+    stage's widths at most `widths` are taken, evenly spread, the ends included.
     """
     largest = space.largest()
-    found = [Variant(_row("none", 0, None, None), largest)]
+    found = [Variant(LARGEST, largest)]
     for index, stage in enumerate(space.stages):
         if stage.depths[0] < stage.depths[1]:
             for position in range(stage.depths[1]):
-                found.append(_variant(Drop(index, position), largest))
+                place = position_name(index, position)
+                found.append(Variant(("drop", place, ""), Drop(index, position).apply(largest)))
         chosen = np.unique(np.linspace(0, len(stage.widths) - 1, min(widths, len(stage.widths))).round().astype(int))
         for width in (stage.widths[i] for i in reversed(chosen) if i < len(stage.widths) - 1):
-            found.append(_variant(Narrow(index, width), largest))
+            key = ("narrow", f"stage{index + 1}", str(width))
+            found.append(Variant(key, narrow(space, largest, index, width).apply(largest)))
+    found += [_exchanged(move, largest, LARGEST) for move in exchanges(space, largest)]
+    return found + list(_localised(space))
+
+
+def _localised(space: Space) -> Iterator[Variant]:
+    """Stage after stage from the largest member, where the space's rule allows it, else all stages before it first."""
+    arch, base = space.largest(), LARGEST
     for index in range(len(space.stages)):
-        arch = largest
-        for _ in range(space.stages[index].depths[1] if space.stages[index].global_ else 0):
-            variant = _next_local(space, arch, index)
-            if variant is None:
-                break
-            found.append(variant)
-            arch = variant.arch
-    return found
+        if space.placement == "stage_suffix":
+            arch, base = space.largest(), LARGEST
+        while legal := [m for m in moves(space, arch) if isinstance(m, Localise) and m.stage == index]:
+            arch, place = legal[0].apply(arch), position_name(index, legal[0].position)
+            yield Variant(("localise", place, ""), arch, base)
+            base = ("localise", place, "")
+            yield from (_exchanged(move, arch, base) for move in exchanges(space, arch) if move.place == place)
 
 
-def _next_local(space: Space, arch: Architecture, stage: int) -> Variant | None:
-    """The variant with one more local block in `stage`, all stages before it localised first where they have to be."""
-    while True:
-        legal = [move for move in moves(space, arch) if isinstance(move, Localise) and move.stage <= stage]
-        if not legal:
-            return None
-        move = max(legal, key=lambda m: m.stage)
-        if move.stage == stage:
-            return _variant(move, arch)
-        arch = move.apply(arch)
-
-
-def _variant(move: Move, arch: Architecture) -> Variant:
-    if isinstance(move, Narrow):
-        row = _row("narrow", move.stage + 1, None, move.width)
-    else:
-        row = _row("drop" if isinstance(move, Drop) else "localise", move.stage + 1, move.position + 1, None)
-    return Variant(row, move.apply(arch))
-
-
-def _row(move: str, stage: int, position: int | None, width: int | None) -> Evaluation:
-    return Evaluation(move, stage, position, width, float("nan"), float("nan"), float("nan"))
+def _exchanged(move: Exchange, arch: Architecture, base: Key) -> Variant:
+    return Variant(("exchange", move.place, choice_text(move.block)), move.apply(arch), base)
 
 
 class Evaluator:
@@ -131,15 +122,15 @@ class Evaluator:
         baseline = self._judge(largest, 0, (self.calibration, self.images))
         branches: dict[int, list[Variant]] = {}
         for variant in variants:
-            if variant.row.move == "none":
-                yield self._evaluation(variant.row, baseline, baseline)
+            if variant.key == LARGEST:
+                yield self._evaluation(variant.key, baseline, baseline)
             else:
                 branches.setdefault(_first_difference(space.largest(), variant.arch), []).append(variant)
         walked = (self.calibration, self.images)
         for index, block in enumerate(largest.children()):
             for variant in branches.get(index, []):
                 network = self.supernet.extract(variant.arch)
-                yield self._evaluation(variant.row, self._judge(network, index, walked), baseline)
+                yield self._evaluation(variant.key, self._judge(network, index, walked), baseline)
             walked = self._pass(block, walked)
 
     @torch.no_grad()
@@ -154,12 +145,12 @@ class Evaluator:
             calibration = [recalibrate(block, x) for x in walked[0]]
             return calibration, [block(x) for x in walked[1]]
 
-    def _evaluation(self, row: Evaluation, judged: Tensor, baseline: Tensor) -> Evaluation:
+    def _evaluation(self, key: Key, judged: Tensor, baseline: Tensor) -> Evaluation:
         right = (judged.argmax(dim=1) == self.labels).double()
         difference = right - (baseline.argmax(dim=1) == self.labels).double()
         error = 100 * float(difference.std(unbiased=False)) / len(right) ** 0.5
         loss = float(F.nll_loss(judged, self.labels))
-        return replace(row, accuracy=100 * float(right.mean()), loss=loss, standard_error=error)
+        return Evaluation(*key, 100 * float(right.mean()), loss, error)
 
     def _images(self, data: ImageData, part: slice) -> Tensor:
         pixels: NDArray[np.uint8] = np.array(data.images[part])
@@ -187,31 +178,28 @@ def _first_difference(base: Architecture, arch: Architecture) -> int:
 
 
 def measure(
-    evaluator: Evaluator, space: Space, journal: Path, *, widths: int = 8,
+    evaluator: Evaluator, wanted: Sequence[Variant], journal: Path, *,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
 ) -> list[Evaluation]:  # fmt: skip
     """Evaluates all variants, each written to `journal` at once; what a killed run measured is not measured again."""
-    wanted = variants(space, widths)
     rows = {row.key: row for row in _read(journal)}
-    rest = [variant for variant in wanted if variant.row.key not in rows]
+    rest = [variant for variant in wanted if variant.key not in rows]
     if rest:
         for row in evaluator.evaluate(rest):
             rows[row.key] = row
             _append(journal, row)
             report(len(rows), len(wanted), row)
-    return [rows[variant.row.key] for variant in wanted]
+    return [rows[variant.key] for variant in wanted]
 
 
 def _read(journal: Path) -> list[Evaluation]:
     if not journal.exists():
         return []
     # A line that a kill cut off has no last value: its variant is measured again.
-    rows: Any = pd.read_csv(journal).dropna(subset=["standard_error"]).to_dict("records")
-    return [Evaluation(**row | {name: _number(row[name]) for name in ("position", "width")}) for row in rows]
-
-
-def _number(value: float) -> int | None:
-    return None if math.isnan(value) else int(value)
+    texts = {name: str for name in ("move", "place", "choice")}
+    frame = pd.read_csv(journal, dtype=texts).dropna(subset=["standard_error"])
+    frame = frame.fillna(dict.fromkeys(texts, ""))
+    return [Evaluation(**{str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
 
 
 def _append(journal: Path, row: Evaluation) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,11 +23,11 @@ class Ranking:
     """The channels of every group, the most important first.
 
     Attributes:
-        streams: for each stage, those of its residual stream.
+        streams: those of every residual stream, by stage (stage1 ..) and `stem` where a network has one of its own.
         inner: for each block, those of the groups inside it.
     """
 
-    streams: Sequence[Tensor]
+    streams: Mapping[str, Tensor]
     inner: Mapping[Block, Mapping[str, Tensor]]
 
 
@@ -97,6 +97,9 @@ def call_sliced(
     wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor], x: Tensor
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The output of the block that `spec` and its input `shape` describe, with the weights of a wider one."""
+    if wide.built_from == (spec, shape):
+        whole: Tensor | tuple[Tensor, Tensor] = wide(x)
+        return whole
     narrow = _skeleton(spec, shape).train(wide.training)
     output: Tensor | tuple[Tensor, Tensor] = functional_call(narrow, slice_block(wide, narrow, keep, inner), (x,))
     return output

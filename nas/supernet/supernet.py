@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.blocks import Block, build_block
-from nas.network import Network, build
+from nas.network import Network, build, run
 from nas.space import Architecture, Operation, Space
-from nas.specs import BlockSpec
+from nas.space.space import Blocks, Pick, most_macs
+from nas.specs import BlockSpec, Shape
 from nas.supernet.gumbel import GumbelSoftmax
 from nas.supernet.metapath import MetaPath
+from nas.supernet.shared import SharedBlocks
 from nas.supernet.slicing import (
     Keep,
     Ranking,
@@ -24,6 +27,15 @@ from nas.supernet.slicing import (
     inner_orders,
     slice_block,
 )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One way through the supernet at full depth: the operations, a local block at every position, and for each
+    position the candidate that stands for each of its roles."""
+
+    arch: Architecture
+    chosen: dict[str, Blocks]
 
 
 class Supernet(nn.Module):
@@ -37,37 +49,44 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self._ranking: Ranking | None = None
-        for operation in self._frame([stage.widths[-1] for stage in space.stages]):
-            candidates = self._candidates(operation)
-            module = MetaPath(candidates, operation.input) if candidates else None
-            self.add_module(operation.name, module or build_block(operation.spec, operation.input))
+        largest = space.largest()
+        for operation in self._frame([stage.widths[-1] for stage in space.stages], most_macs).arch.operations():
+            self.add_module(operation.name, self._place(operation, largest))
 
     def forward(
         self, x_bchw: Tensor, choose: GumbelSoftmax, generator: torch.Generator | None = None,
-        widths: Sequence[int] | None = None,
+        widths: Sequence[int] | None = None, pick: Pick = most_macs,
     ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-        """Logits of the mixture that `choose` draws, at these stage widths (the largest by default)."""
-        x: Tensor = x_bchw
-        if widths is None:
-            for module in self.children():
-                x = module(x, choose(module.alpha, generator)) if isinstance(module, MetaPath) else module(x)
-            return x
-        kept = self._kept(widths)
-        for operation in self._frame(widths):
+        """Logits of the mixture that `choose` draws, at these stage widths (the largest by default).
+
+        `pick` takes one candidate of each place and role, by default the largest.
+        """
+        frame = self._frame(widths or [stage.widths[-1] for stage in self.space.stages], pick)
+        kept = self._kept(frame.arch)
+
+        def call(operation: Operation, x: Any) -> Any:
             module, keep = self.get_submodule(operation.name), self._keep(operation, kept)
-            if isinstance(module, MetaPath):
-                sliced = lambda block, spec, x, o=operation, k=keep: self._call(block, spec, o, k, x)  # noqa: E731
-                x = module(x, choose(module.alpha, generator), sliced)
-            else:
-                x = self._call(module, operation.spec, operation, keep, x)
-        return x
+            if not isinstance(module, MetaPath):
+                return self._call(self._source(operation), operation.spec, operation.input, keep, x)
+
+            def candidate(spec: BlockSpec, x: Tensor) -> Tensor:
+                return self._call(module.candidates.holding(spec), spec, operation.input, keep, x)
+
+            return module(x, choose(module.alpha, generator), frame.chosen[operation.name], candidate)
+
+        return run(frame.arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
 
     def forward_sliced(self, x_bchw: Tensor, arch: Architecture) -> Tensor | tuple[Tensor, Tensor]:
         """The output of a member with the supernet's weights, sliced on the fly; gradients reach the supernet."""
-        x: Tensor = x_bchw
-        for operation, wide, keep in self._slices(arch):
-            x = self._call(wide or build_block(operation.spec, operation.input), operation.spec, operation, keep, x)
-        return x
+        slices = {operation: (wide, keep) for operation, wide, keep in self._slices(arch)}
+
+        def call(operation: Operation, x: Any) -> Any:
+            wide, keep = slices[operation]
+            return self._call(
+                wide or build_block(operation.spec, operation.input), operation.spec, operation.input, keep, x
+            )
+
+        return run(arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def extract(self, arch: Architecture) -> Network:
@@ -109,31 +128,67 @@ class Supernet(nn.Module):
     def rank_channels(self) -> None:
         """Ranks the channels anew, after the weights have changed."""
         blocks = [module for module in self.modules() if isinstance(module, Block)]
+        streams = [f"stage{index + 1}" for index in range(len(self.space.stages))]
         self._ranking = Ranking(
-            [self._stream_order(index) for index in range(len(self.space.stages))],
+            {stream: self._stream_order(stream) for stream in (["stem"] if self.space.stems else []) + streams},
             {block: inner_orders(block) for block in blocks},
         )
 
-    def _stream_order(self, index: int) -> Tensor:
-        """The channels of a stage's residual stream by importance, over all blocks that touch it."""
-        following = f"stage{index + 2}_entry" if index + 1 < len(self.space.stages) else "head"
-        tensors = group_tensors(self._block("stem" if index == 0 else f"stage{index + 1}_entry"), "out")
-        tensors += group_tensors(self._block(following), "in")
-        for stage, _, path in self.metapaths():
-            if stage == index:
-                for block in path.candidates.values():
-                    assert isinstance(block, Block)
-                    tensors += group_tensors(block, "out")
+    def _place(self, operation: Operation, largest: Architecture) -> nn.Module:
+        """The module of a place: a block, blocks that share, or a MetaPath."""
+        stage, _, part = operation.name.partition("_")
+        if part.startswith("block"):
+            choices = self.space.stages[int(stage[5:]) - 1]
+            return MetaPath(choices.local, choices.global_, operation.input)
+        candidates = self._candidates(operation.name)
+        if len(candidates) < 2:
+            return build_block(operation.spec, operation.input)
+        width = operation.output.channels if operation.name != "head" else None
+        if operation.name == "stem" and self.space.stems:
+            width = max(stem.width for stem in candidates)  # type: ignore[attr-defined]
+        return SharedBlocks(candidates, operation.input, width)
+
+    def _candidates(self, name: str) -> Blocks:
+        """The candidates of a place that is no position; none for a change of layout."""
+        if name in ("stem", "head") and (name == "head" or self.space.stems):
+            return self.space.heads if name == "head" else self.space.stems
+        stage, _, part = name.partition("_")
+        if stage == "stem" or part == "entry":
+            return self.space.stages[0 if stage == "stem" else int(stage[5:]) - 1].entries
+        return ()
+
+    def _stream_order(self, stream: str) -> Tensor:
+        """The channels of a residual stream by importance, over all blocks that touch it."""
+        stage = 0 if stream == "stem" else int(stream[5:])
+        source = "stem" if stream == "stem" or (stage == 1 and not self.space.stems) else f"{stream}_entry"
+        following = f"stage{stage + 1}_entry" if stage < len(self.space.stages) else "head"
+        tensors = [pair for block in self._blocks(source) for pair in group_tensors(block, "out")]
+        tensors += [pair for block in self._blocks(following) for pair in group_tensors(block, "in")]
+        for index, _, path in self.metapaths():
+            if index == stage - 1 and stream != "stem":
+                tensors += [pair for block in path.candidates.blocks() for pair in group_tensors(block, "out")]
         return group_order(tensors)
 
-    def _frame(self, widths: Sequence[int]) -> tuple[Operation, ...]:
-        """The operations at full depth, a local block at every position."""
-        depths = [stage.depths[1] for stage in self.space.stages]
-        return self.space.member(widths, depths, [0] * len(depths)).operations()
+    def _blocks(self, name: str) -> list[Block]:
+        module = self.get_submodule(name)
+        if isinstance(module, SharedBlocks):
+            return module.blocks()
+        assert isinstance(module, Block)
+        return [module]
 
-    def _candidates(self, operation: Operation) -> tuple[BlockSpec, ...]:
-        stage, _, position = operation.name.partition("_block")
-        return self.space.stages[int(stage.removeprefix("stage")) - 1].candidates if position else ()
+    def _frame(self, widths: Sequence[int], pick: Pick) -> Frame:
+        depths = [stage.depths[1] for stage in self.space.stages]
+        none, most = self.space.attention_extremes()
+        arch = self.space.member(widths, depths, none, pick=pick)
+        with_global = self.space.member(widths, depths, most, pick=pick)
+        chosen = {
+            f"stage{index + 1}_block{position}": (local, *((global_,) if choice.global_ else ()))
+            for index, choice in enumerate(self.space.stages)
+            for position, (local, global_) in enumerate(
+                zip(arch.stages[index].blocks, with_global.stages[index].blocks, strict=True), start=1
+            )
+        }
+        return Frame(arch, chosen)
 
     def _slices(self, arch: Architecture) -> Iterator[tuple[Operation, Block | None, Keep]]:
         """Each operation of a member, the supernet's block that it is cut from (None for a reshape), what stays.
@@ -142,35 +197,40 @@ class Supernet(nn.Module):
         those that `Space.place` chooses.
         """
         self.space.validate(arch)
-        kept = self._kept(arch.widths)
+        kept = self._kept(arch)
         placed = self.space.place(arch).operations()
         for operation, source in zip(arch.operations(), placed, strict=True):
             reshape = operation.spec.kind in ("flatten", "unflatten")
             yield operation, None if reshape else self._source(source), self._keep(source, kept)
 
-    def _kept(self, widths: Sequence[int]) -> list[Tensor]:
-        return [first(order, width) for order, width in zip(self.ranking().streams, widths, strict=True)]
+    def _kept(self, arch: Architecture) -> dict[str, Tensor]:
+        """The channels of every residual stream that stay, by the stream's name."""
+        streams = self.ranking().streams
+        widths = {f"stage{index}": width for index, width in enumerate(arch.widths, start=1)}
+        if arch.stem is not None:
+            widths["stem"] = arch.stem.width  # type: ignore[attr-defined]
+        return {stream: first(order, widths[stream]) for stream, order in streams.items()}
 
-    def _keep(self, operation: Operation, kept: Sequence[Tensor]) -> Keep:
+    def _keep(self, operation: Operation, kept: dict[str, Tensor]) -> Keep:
         """The channels that stay on the way into and out of an operation, by its name."""
-        if operation.name == "stem":
-            return {"out": kept[0]}
-        if operation.name == "head":
-            return {"in": kept[-1]}
-        index = int(operation.name.removeprefix("stage").partition("_")[0]) - 1
-        return {"out": kept[index], "in": kept[max(index - 1, 0)]}
+        stream = operation.name.partition("_")[0]
+        if stream == "head":
+            return {"in": kept[f"stage{len(self.space.stages)}"], **kept}
+        if stream == "stem":
+            return {"out": kept["stem" if "stem" in kept else "stage1"]}
+        before = f"stage{int(stream[5:]) - 1}"
+        return {"out": kept[stream], "in": kept.get(before, kept.get("stem", kept[stream]))}
 
-    def _call(self, block: nn.Module, spec: BlockSpec, operation: Operation, keep: Keep, x: Tensor) -> Tensor:
-        assert isinstance(block, Block)
-        shape = replace(operation.input, layout=spec.layout)
+    def _call(self, block: Block, spec: BlockSpec, shape: Shape, keep: Keep, x: Tensor) -> Tensor:
+        shape = replace(shape, layout=spec.layout)
         inner = self.ranking().inner.get(block, {})
         return call_sliced(block, spec, shape, keep, inner, x)  # type: ignore[return-value]
 
     def _source(self, operation: Operation) -> Block:
+        """The block that an operation of a frame or of a placed member is cut from."""
         module = self.get_submodule(operation.name)
-        return module.candidates[operation.spec.kind] if isinstance(module, MetaPath) else self._block(operation.name)  # type: ignore[return-value]
-
-    def _block(self, name: str) -> Block:
-        module = self.get_submodule(name)
-        assert isinstance(module, Block)
-        return module
+        if isinstance(module, MetaPath):
+            module = module.candidates
+        block = module.holding(operation.spec) if isinstance(module, SharedBlocks) else module
+        assert isinstance(block, Block)
+        return block

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from nas.data import ImageData
 from nas.errors import InputError, NasError
 from nas.files import replacing
 from nas.space import Space
+from nas.space.space import Blocks, Pick, most_macs
+from nas.specs import BlockSpec, Shape
 from nas.supernet.augment import augment
 from nas.supernet.batches import epoch_batches
 from nas.supernet.checkpoint import Folder, describe, load_state, save_state, save_weights
@@ -86,8 +89,8 @@ def train(
 def _check(space: Space, data: ImageData) -> None:
     if data.images.shape[2:] != space.resolution:
         raise InputError(f"images of {data.images.shape[2:]} for a space at {space.resolution}: give --resolution")
-    if len(data.classes) != space.largest().classes:
-        raise InputError(f"{len(data.classes)} classes in the data, {space.largest().classes} in the space's head")
+    if len(data.classes) != space.classes:
+        raise InputError(f"{len(data.classes)} classes in the data, {space.classes} in the space's head")
 
 
 def _optimizer(supernet: Supernet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -158,7 +161,7 @@ class _Loop:
         x_bchw = augment(images, generator, flip=self.recipe.flip).contiguous(memory_format=torch.channels_last)
         choose = GumbelSoftmax(self.schedule.at(progress), self.recipe.noise, self.recipe.sampling)
         with torch.autocast(self.place.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            output = self.supernet(x_bchw, choose, generator, self._widths(generator))
+            output = self.supernet(x_bchw, choose, generator, *self._draw(generator))
         loss, logits = loss_of(output, labels, self.recipe.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
@@ -171,11 +174,13 @@ class _Loop:
         self.optimizer.step()
         return value, int((logits.argmax(dim=1) == labels).sum()), len(labels)
 
-    def _widths(self, generator: torch.Generator) -> list[int] | None:
+    def _draw(self, generator: torch.Generator) -> tuple[list[int] | None, Pick]:
+        """Stage widths and candidates: the largest in some steps, random ones in the share `narrow` of them."""
         if torch.rand((), generator=generator) >= self.recipe.narrow:
-            return None
+            return None, most_macs
         choices = [stage.widths for stage in self.supernet.space.stages]
-        return [widths[int(torch.randint(len(widths), (), generator=generator))] for widths in choices]
+        widths = [widths[int(torch.randint(len(widths), (), generator=generator))] for widths in choices]
+        return widths, partial(_any, generator)
 
     def _log(self, step: int, loss: float, accuracy: float, speed: float) -> Progress:
         rate, temperature = float(self.optimizer.param_groups[0]["lr"]), self.schedule.at(step / self.steps)
@@ -186,6 +191,10 @@ class _Loop:
         _append(self.folder.metrics, [asdict(progress)])
         _append(self.folder.alpha, [_shares(step, name, alpha) for name, alpha in self.supernet.alphas().items()])
         return progress
+
+
+def _any(generator: torch.Generator, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+    return candidates[int(torch.randint(len(candidates), (), generator=generator)) if len(candidates) > 1 else 0]
 
 
 def _shares(step: int, name: str, alpha: Tensor) -> dict[str, object]:

@@ -6,12 +6,12 @@ from nas.space import Architecture
 from nas.weights.layout import Layout
 
 
-def _official(arch: Architecture) -> dict[str, str]:
+def official_prefixes(arch: Architecture) -> dict[str, str]:
     """`network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the head stand at the top."""
     return _prefixes(arch, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}")
 
 
-def _timm(arch: Architecture) -> dict[str, str]:
+def timm_prefixes(arch: Architecture) -> dict[str, str]:
     return _prefixes(arch, stem="stem", entry="stages.{number}.downsample", block="stages.{number}.blocks.{index}")
 
 
@@ -31,6 +31,6 @@ def _prefixes(arch: Architecture, stem: str, entry: str, block: str) -> dict[str
 
 
 LAYOUTS = (
-    Layout("efficientformer/official", _official, ignored=("attention_bias_idxs",)),
-    Layout("efficientformer/timm", _timm, ignored=("attention_bias_idxs",)),
+    Layout("efficientformer/official", official_prefixes, ignored=("attention_bias_idxs",)),
+    Layout("efficientformer/timm", timm_prefixes, ignored=("attention_bias_idxs",)),
 )

@@ -10,14 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from nas.blocks import Block
-from nas.blocks.mb3d import resize_bias
+from nas.blocks.attention_bias import resize_bias
 from nas.errors import InputError
 from nas.network import Network
-from nas.weights import efficientformer
+from nas.weights import efficientformer, efficientformerv2, efficientvit, emo, swiftformer
 from nas.weights.files import unwrap
 from nas.weights.layout import Layout
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in efficientformer.LAYOUTS}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for family in (efficientformer, efficientformerv2, efficientvit, emo, swiftformer)
+    for layout in family.LAYOUTS
+}
 
 Names = Mapping[str, str]
 """Our name of a tensor to its name in a checkpoint."""

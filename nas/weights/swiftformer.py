@@ -1,0 +1,24 @@
+"""SwiftFormer's checkpoints, of its authors and of timm: its blocks stand where EfficientFormer's do."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nas.space import Operation
+from nas.weights.efficientformer import official_prefixes, timm_prefixes
+from nas.weights.layout import Layout
+
+
+def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
+    """Layer scales (C, 1, 1) become (C,); the attention's linear layers (out, in) and w_g (C, 1) 1x1 convolutions."""
+    if name.endswith("scale"):
+        return value.flatten()
+    if operation.spec.kind == "additive_encoder" and value.dim() == 2:
+        return (value.T if name == "attention.score.weight" else value)[:, :, None, None]
+    return value
+
+
+LAYOUTS = (
+    Layout("swiftformer/official", official_prefixes, convert=_convert),
+    Layout("swiftformer/timm", timm_prefixes, convert=_convert),
+)
