@@ -76,9 +76,10 @@ def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Mod
 
 
 def init_linear(module: nn.Module) -> None:
-    """Truncated normal weights of std 0.02 and zero biases, as the authors initialise linear layers and MLPs."""
+    """Normal weights of std 0.02 and zero biases, as the authors initialise linear layers and MLPs (they cut the normal
+    at 100 standard deviations, which changes nothing and takes twice as long)."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
