@@ -118,11 +118,11 @@ def _tell_problem(problem: Problem) -> None:
         say(f"         measured at {_size(scores.scored.resolution)} with {scores.scored.classes} classes; "
             f"this search is for {_size(space.resolution)} with {space.classes}")  # fmt: skip
     say(f"target   {problem.target_ms:.4g} ms, {problem.target_reason} (--latency-ms sets it)")
-    say(f"\n{'step':>4}  {'':2}  {'move':<30}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
+    say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
 
 
 def _tell_step(step: Step) -> None:
-    say(f"{step.step:>4}  {step.action}  {step.move!s:<30}{step.ms:>9.4f}{step.saved_ms:>10.4f}{step.cost:>+9.3f}"
+    say(f"{step.step:>4}  {step.action}  {step.move!s:<42}{step.ms:>9.4f}{step.saved_ms:>10.4f}{step.cost:>+9.3f}"
         f"{step.total_cost:>+9.3f}")  # fmt: skip
 
 

@@ -17,6 +17,9 @@ _ACTIONS = {
     "DR": ("DR: drop a block", "#0072b2", "o"),
     "WR": ("WR: narrow a stage", "#e69f00", "s"),
     "MR": ("MR: attention to local", "#009e73", "^"),
+    "ER": ("ER: smaller expansion", "#56b4e9", "v"),
+    "AR": ("AR: other activation", "#f0e442", "P"),
+    "BR": ("BR: other block", "#8c564b", "X"),
 }
 """Label, colour and marker; the colours keep apart for colour-blind readers, the markers in grey print."""
 

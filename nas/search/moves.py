@@ -73,7 +73,7 @@ class Localise:
         return arch.with_stage(self.stage, arch.stages[self.stage].with_block(self.position, self.block))
 
     def __str__(self) -> str:
-        return f"make stage {self.stage + 1} block {self.position + 1} {self.block.kind}"
+        return f"make stage {self.stage + 1} block {self.position + 1} local ({self.block.kind})"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Step:
 
     @property
     def action(self) -> Action:
-        """DR, WR or MR."""
+        """DR, WR, MR, ER, AR or BR."""
         return self.move.action
 
     @property
