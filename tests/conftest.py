@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from nas.latency import DeviceInfo, LatencyTable, Row
 from nas.latency.coverage import space_operations
 from nas.latency.table import make_table
-from nas.search.scores import Score, Scores
+from nas.search.scores import Score, Scores, wanted_keys
 from nas.space import Space, load_space
 
 SMALL_SPACE = """\
@@ -47,6 +47,85 @@ published:
 """
 
 
+CHOICES_SPACE = """\
+format: nas-space-1
+name: choices
+resolution: [64, 64]
+attention: {attention}
+stages:
+- entry: {{kind: conv_stem, activation: [relu, gelu]}}
+  width: [8, 16]
+  depth: {{min: 1, max: 2}}
+  local: {{kind: mb4d, expansion: [1, 2], activation: [gelu, relu]}}
+- entry: [{{kind: conv_embedding}}, {{kind: irmb_down, expansion: [2, 3]}}]
+  width: [16, 24]
+  depth: {{min: 1, max: 1}}
+  local: [{{kind: mb4d, expansion: 2}}, {{kind: irmb, expansion: 2, attention: false}}]
+- entry: {{kind: conv_embedding}}
+  width: [24, 32]
+  depth: {{min: 1, max: 2}}
+  local: {{kind: mb4d, expansion: 2, activation: [gelu, relu]}}
+  global: {{kind: irmb, expansion: 2, attention: true, window: 2, head_dim: [8, 12, 16]}}
+- entry: {{kind: conv_embedding}}
+  width: [32, 48]
+  depth: {{min: 1, max: 2}}
+  local: [{{kind: mb4d, expansion: 2}}, {{kind: irmb, expansion: 2, attention: false}}]
+  global: {{kind: mb3d, heads: 2, key_dim: 8, value_ratio: 2, expansion: [1, 2]}}
+head: [{{kind: map_head, classes: 10}}, {{kind: map_head, classes: 10, norm: layer, distillation: [true, false]}}]
+published:
+  choices_s:
+    widths: [8, 16, 24, 32]
+    depths: [1, 1, 2, 1]
+    attention: [0, 0, 1, 1]
+    entry: {{activation: [gelu, null, null, null], kind: [null, irmb_down, null, null], expansion: 3}}
+    block: {{activation: [relu, null, [relu, null], null], kind: [null, irmb, null, null], expansion: [2, 2, 2, 1],
+             head_dim: [null, null, 12, null]}}
+    head: {{norm: layer, distillation: false}}
+  choices_l:
+    widths: [16, 24, 32, 48]
+    depths: [2, 1, 2, 2]
+    attention: [0, 0, 0, 2]
+    block: {{expansion: [[1, 2], 2, 2, 2]}}
+"""
+
+STEM_SPACE = """\
+format: nas-space-1
+name: stem
+resolution: [32, 32]
+attention: {attention}
+stem: [{{kind: efficientvit_stem, width: [4, 8], activation: [hardswish, relu]}}, {{kind: emo_stem, width: 8}}]
+stages:
+- entry: {{kind: mbconv_down, expansion: [1, 2]}}
+  width: [8, 12]
+  depth: {{min: 1, max: 1}}
+  local: {{kind: mb4d, expansion: 2}}
+- entry: {{kind: conv_embedding}}
+  width: [12]
+  depth: {{min: 1, max: 1}}
+  local: {{kind: mb4d, expansion: [1, 2]}}
+- entry: {{kind: conv_embedding}}
+  width: [16, 24]
+  depth: {{min: 1, max: 2}}
+  local: {{kind: mb4d, expansion: 2}}
+  global: {{kind: irmb, expansion: [1.5, 2], attention: true, window: 2, head_dim: [12, 16]}}
+- entry: {{kind: conv_embedding}}
+  width: [16]
+  depth: {{min: 1, max: 2}}
+  local: {{kind: mb4d, expansion: 2}}
+  global: {{kind: mb3d, heads: 2, key_dim: 4, value_ratio: 2, expansion: 2}}
+head: {{kind: token_head, classes: 10, distillation: false}}
+published:
+  stem_s:
+    widths: [8, 12, 16, 16]
+    depths: [1, 1, 1, 1]
+    attention: [0, 0, 0, 1]
+    stem: {{kind: efficientvit_stem, width: 4, activation: relu}}
+    entry: {{expansion: 1}}
+    block: {{expansion: [2, 1, 2, 2]}}
+"""
+"""Small enough to look at every member."""
+
+
 @pytest.fixture
 def small_space(tmp_path: Path) -> Callable[[str], Space]:
     """A function from the placement of attention to a space of four small stages."""
@@ -57,6 +136,38 @@ def small_space(tmp_path: Path) -> Callable[[str], Space]:
         return load_space(str(path))
 
     return make
+
+
+@pytest.fixture
+def choices_space(tmp_path: Path) -> Callable[..., Space]:
+    """A function from the placement of attention to a space of four small stages, most places with several candidates.
+
+    It takes text that is to be replaced in the file, too.
+    """
+
+    def make(attention: str = "network_suffix", *changes: tuple[str, str]) -> Space:
+        return _changed(CHOICES_SPACE.format(attention=attention), changes, tmp_path / f"choices-{attention}.yaml")
+
+    return make
+
+
+@pytest.fixture
+def stem_space(tmp_path: Path) -> Callable[..., Space]:
+    """A function from the placement of attention to a space of a few thousand members with a stem before stage 1."""
+
+    def make(attention: str = "network_suffix", *changes: tuple[str, str]) -> Space:
+        return _changed(STEM_SPACE.format(attention=attention), changes, tmp_path / f"stem-{attention}.yaml")
+
+    return make
+
+
+def _changed(text: str, changes: Sequence[tuple[str, str]], path: Path) -> Space:
+    """The space in a text, each pair of old and new text replaced once."""
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+    return load_space(str(path))
 
 
 @pytest.fixture
@@ -84,14 +195,16 @@ def made_up_scores() -> Callable[..., Scores]:
 
     def make(space: Space, seed: int = 0) -> Scores:
         rng = random.Random(seed)
-        rows = []
+        typical = {"drop": (0.5, 0.4), "localise": (0.2, 0.2), "narrow": (1.0, 0.5), "exchange": (0.1, 0.2)}
+        keys = [key for key in wanted_keys(space) if key[0] != "narrow"]
         for index, stage in enumerate(space.stages, start=1):
-            for position in range(1, stage.depths[1] + 1):
-                rows.append(Score("drop", index, rng.gauss(0.5, 0.4), position, importance=rng.uniform(0.5, 5.0)))
-                if stage.global_:
-                    rows.append(Score("localise", index, rng.gauss(0.2, 0.2), position))
-            rows += [Score("narrow", index, rng.gauss(1.0, 0.5), width=width) for width in stage.widths[:-1]]
-        return Scores.of(space, rows, ["made up for a test", f"seed {seed}"], baseline_accuracy=90.0, images=5000)
+            keys += [("narrow", f"stage{index}", str(width)) for width in stage.widths[:-1]]
+        rows = tuple(
+            Score(move, place, rng.gauss(*typical[move]), choice,
+                  importance=rng.uniform(0.5, 5.0) if move == "drop" else None)
+            for move, place, choice in keys
+        )  # fmt: skip
+        return Scores(space, rows, ("made up for a test", f"seed {seed}"), baseline_accuracy=90.0, images=5000)
 
     return make
 

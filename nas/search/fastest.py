@@ -44,6 +44,8 @@ class _Program:
         self._space, self._table = space, table
         self._steps: dict[tuple[BlockSpec, Shape], tuple[float, Shape]] = {}
         self._missing: dict[tuple[str, str, str], Operation] = {}
+        # How many of the last stages some head takes the maps of.
+        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
 
     def solve(self) -> tuple[float, Architecture]:
         states = self._stems()
@@ -73,25 +75,24 @@ class _Program:
         last = self._step(Unflatten(), shape)[0] if shape.layout == "tokens" else 0.0
         return last + self._step(head, pyramid(maps[-head.levels :]))[0]  # type: ignore[attr-defined]
 
-    def _seen(self, index: int, maps: tuple[Shape, ...], inside: Shape) -> tuple[Shape, ...]:
-        """The maps so far, of the stages that some head takes."""
-        levels = max((head.levels for head in self._space.heads if head.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
-        return (*maps, inside) if index >= len(self._space.stages) - levels else ()
-
     def _stage(self, index: int, states: dict[_State, _Way]) -> dict[_State, _Way]:
-        after: dict[_State, _Way] = {}
-        stage = self._space.stages[index]
-        fillings: dict[tuple[Shape, bool], list[_Filling]] = {}
+        """The best ways through one more stage: first into it, then through its blocks."""
+        stage, tapped = self._space.stages[index], index >= len(self._space.stages) - self._levels
+        entered: dict[_State, _Way] = {}
         for (shape, begun, maps), way in states.items():
             for width in stage.widths:
                 entries = [replace(entry, width=width) for entry in stage.entries]  # type: ignore[call-arg]
                 ms, inside, entry = self._quickest(entries, shape)
-                if (inside, begun) not in fillings:
-                    fillings[inside, begun] = list(self._fillings(index, width, inside, begun))
-                for blocks_ms, state, blocks in fillings[inside, begun]:
-                    total = way.ms + ms + blocks_ms
-                    reached = (*state, self._seen(index, maps, inside))
-                    _keep(after, reached, _Way(total, (*way.stages, Stage(entry, blocks)), way.stem))
+                seen = (*maps, inside) if tapped else ()
+                _keep(entered, (inside, begun, seen), _Way(way.ms + ms, (*way.stages, Stage(entry, ())), way.stem))
+        after: dict[_State, _Way] = {}
+        fillings: dict[tuple[Shape, bool], list[_Filling]] = {}
+        for (inside, begun, maps), way in entered.items():
+            if (inside, begun) not in fillings:
+                fillings[inside, begun] = list(self._fillings(index, inside.channels, inside, begun))
+            for ms, (shape, ended), blocks in fillings[inside, begun]:
+                stages = (*way.stages[:-1], replace(way.stages[-1], blocks=blocks))
+                _keep(after, (shape, ended, maps), _Way(way.ms + ms, stages, way.stem))
         return after
 
     def _fillings(self, index: int, width: int, shape: Shape, begun: bool) -> Iterator[_Filling]:

@@ -14,7 +14,7 @@ from nas.errors import InputError, nearest
 from nas.search.moves import localise
 from nas.space import Architecture, Space, Stage, load_space, space_names
 from nas.space.architecture import entry_name
-from nas.space.space import Role
+from nas.space.space import ROLES, Role, likeness
 from nas.specs import BlockSpec, Identity
 
 MoveName = Literal["drop", "narrow", "localise", "exchange"]
@@ -96,12 +96,12 @@ class Scores:
                 f"{self._where}{len(self.scored.stages)} stages were scored, the architecture has {len(arch.stages)}"
             )
         total = sum(self._stage_cost(index, stage) for index, stage in enumerate(arch.stages))
-        for index, stage in enumerate(arch.stages):
-            total += self._exchange_cost(entry_name(index, arch.stem), self._widest(index, stage.entry))
-        if arch.stem is not None:
+        if len(self.scored.stems) > 1 and arch.stem is not None:
             total += self._exchange_cost("stem", arch.stem)
-        head = replace(arch.head, classes=self.scored.classes)  # type: ignore[call-arg]
-        return total + (self._exchange_cost("head", head) if head in self.scored.heads else 0.0)
+        if len(self.scored.heads) > 1:
+            head = replace(arch.head, classes=self.scored.classes)  # type: ignore[call-arg]
+            total += self._exchange_cost("head", head) if head in self.scored.heads else 0.0
+        return total
 
     def importance(self, stage: int, position: int) -> float:
         """The paper's importance of the MetaPath at this position (both count from 0): its alphas over identity's.
@@ -171,7 +171,12 @@ class Scores:
     def _stage_cost(self, index: int, stage: Stage) -> float:
         cost = self._known.get((index, stage))
         if cost is None:
-            cost = self._known[index, stage] = self._width_cost(index, stage.width) + self._blocks_cost(index, stage)
+            cost = self._width_cost(index, stage.width) + self._blocks_cost(index, stage)
+            if len(self.scored.stages[index].entries) > 1:
+                entry = replace(stage.entry, width=self.scored.stages[index].widths[-1])  # type: ignore[call-arg]
+                stem = self.scored.stems[0] if self.scored.stems else None
+                cost += self._exchange_cost(entry_name(index, stem), entry)
+            self._known[index, stage] = cost
         return cost
 
     def _width_cost(self, index: int, width: int) -> float:
@@ -199,18 +204,35 @@ class Scores:
                 continue
             if role == "local" and space.global_:
                 total += self._row(("localise", place, "")).cost
-            if block != self.scored.fitted(index, reference(self.scored, index, position, role), stage.width):
-                total += self._row(("exchange", place, choice_text(block))).cost
+            if len(space.candidates(role)) > 1:
+                total += self._variety_cost(index, position, role, block, stage.width)
         return total
+
+    def _variety_cost(self, index: int, position: int, role: Role, block: BlockSpec, width: int) -> float:
+        """Of a block that is not the one of its role that costs nothing.
+
+        Measured was at the largest width. At another one, what it changes is seen against the block that stands in for
+        the free one there.
+        """
+        free = reference(self.scored, index, position, role)
+        stand_in = self.scored.fitted(index, free, width)
+        if block == stand_in:
+            return 0.0
+        known = self.scored.candidates(index, role, self.scored.stages[index].widths[-1])
+        if block.kind == free.kind == stand_in.kind:
+            usual = stand_in.hyperparameters()
+            block = replace(free, **{k: v for k, v in block.hyperparameters().items() if v != usual[k]})
+        if block not in known:
+            block = max(known, key=lambda other: likeness(block, other))
+        if block == free:
+            return 0.0
+        return self._row(("exchange", position_name(index, position), choice_text(block))).cost
 
     def _exchange_cost(self, place: str, block: BlockSpec) -> float:
         """Of a stem, an entry (at its stage's largest width) or a head."""
         if block == self.scored.largest().block(place):
             return 0.0
         return self._row(("exchange", place, choice_text(block))).cost
-
-    def _widest(self, index: int, entry: BlockSpec) -> BlockSpec:
-        return replace(entry, width=self.scored.stages[index].widths[-1])  # type: ignore[call-arg]
 
     def _placed(self, index: int, blocks: tuple[BlockSpec, ...]) -> tuple[BlockSpec, ...]:
         scored = self.scored.stages[index]
@@ -240,7 +262,8 @@ def reference(space: Space, stage: int, position: int, role: Role) -> BlockSpec:
 
 
 def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
-    """What scores of a space must have rows for; of the widths, the smallest."""
+    """What scores of a space must have rows for; of the widths, the smallest, of a position's candidates those that fit
+    the largest."""
     largest = space.largest()
     for index, stage in enumerate(space.stages):
         for position in range(stage.depths[1]):
@@ -249,9 +272,9 @@ def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
                 yield "drop", place, ""
             if stage.global_:
                 yield "localise", place, ""
-            for role, candidates in (("local", stage.local), ("global", stage.global_)):
-                for block in candidates:
-                    if block != reference(space, index, position, role):  # type: ignore[arg-type]
+            for role in ROLES:
+                for block in space.candidates(index, role, stage.widths[-1]):
+                    if block != reference(space, index, position, role):
                         yield "exchange", place, choice_text(block)
         for entry in stage.entries:
             if entry != largest.stages[index].entry:

@@ -11,6 +11,7 @@ EfficientFormer (arXiv:2206.01191), Sec. 4.2, with what the paper leaves open de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -73,8 +74,7 @@ class Pricer:
 
     def ms(self, arch: Architecture) -> float:
         ends = tuple(block for block in (arch.stem, arch.head) if block is not None)
-        stages = ((stage.entry, *(b for b in stage.blocks if not isinstance(b, Identity))) for stage in arch.stages)
-        key = (ends, *stages)
+        key = (ends, *((stage.entry, *stage.present) for stage in arch.stages))
         ms = self._ms.get(key)
         if ms is None:
             ms = self._ms[key] = self._table.total_ms(arch)
@@ -111,6 +111,8 @@ def _paper(problem: Problem, pricer: Pricer, arch: Architecture, ms: float) -> l
     options = list(pricer.options(arch, ms))
 
     def of_stage(stage: int) -> float:
+        if problem.space.stages[stage].depths[0] == problem.space.stages[stage].depths[1]:
+            return math.inf  # nothing is dropped there, so nobody recorded how important its blocks are
         blocks = enumerate(arch.stages[stage].blocks)
         return sum(problem.scores.importance(stage, p) for p, block in blocks if not isinstance(block, Identity))
 

@@ -72,9 +72,14 @@ class Stage:
         return int(self.entry.width)  # type: ignore[attr-defined]
 
     @cached_property
+    def present(self) -> tuple[BlockSpec, ...]:
+        """The blocks that are there, without the dropped positions."""
+        return tuple(block for block in self.blocks if not isinstance(block, Identity))
+
+    @property
     def depth(self) -> int:
-        """Blocks that are there, dropped positions not counted."""
-        return sum(not isinstance(block, Identity) for block in self.blocks)
+        """How many blocks are there."""
+        return len(self.present)
 
     def with_width(self, width: int) -> Stage:
         return replace(self, entry=replace(self.entry, width=width))  # type: ignore[call-arg]
@@ -158,14 +163,13 @@ class Architecture:
         """The same network for another input size or another number of classes."""
         size = (resolution, resolution) if isinstance(resolution, int) else resolution or self.resolution
         check_resolution(size)
-        head = replace(self.head, classes=classes) if classes else self.head  # type: ignore[call-arg]
+        head = self.head if classes is None else replace(self.head, classes=classes)  # type: ignore[call-arg]
         return replace(self, resolution=size, head=head)
 
     def compact(self) -> Architecture:
         """The same network without its dropped positions."""
         return replace(self, stages=tuple(
-            replace(stage, blocks=tuple(block for block in stage.blocks if not isinstance(block, Identity)))
-            for stage in self.stages
+            replace(stage, blocks=stage.present) for stage in self.stages
         ))  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

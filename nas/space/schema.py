@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from nas.errors import InputError
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
-from nas.space.space import ROLES, Blocks, Placement, Space, StageSpace, misfit
+from nas.space.fit import refusal, stage_of
+from nas.space.space import Blocks, Placement, Space, StageSpace
 from nas.specs import BlockSpec, Identity, Shape, explain, from_dict
 
 Keys = list[str | int]
@@ -143,7 +142,9 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     for head in space.heads:
         if not hasattr(head, "classes"):
             raise file.error([*keys, "head"], f"{head.kind} is no classifier: it has no classes")
-    _check_shapes(file, space, keys)
+    found = refusal(space)
+    if found:
+        raise file.error([*keys, *found[0]], found[1])
     members = {
         name: _member(file, space, [*keys, "published", name], entry) for name, entry in checked.published.items()
     }
@@ -173,6 +174,9 @@ def _blocks(file: YamlFile, keys: Keys, data: dict[str, Any] | list[dict[str, An
     found: list[BlockSpec] = []
     for index, each in enumerate(data if isinstance(data, list) else [data]):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
+        empty = next((name for name, values in each.items() if values == []), None)
+        if empty is not None:
+            raise file.error([*where, empty], "an empty list of values")
         for values in _combinations(each):
             block: BlockSpec = file.parse(from_dict, where, values)
             if isinstance(block, Identity):
@@ -189,51 +193,6 @@ def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     lists = [value if isinstance(value, list) else [value] for value in data.values()]
     for values in product(*lists):
         yield dict(zip(data, values, strict=True))
-
-
-def _check_shapes(file: YamlFile, space: Space, keys: Keys) -> None:
-    """Refuses a block that no width of its stage can feed, and a width that none fits, before anything is built."""
-    for index, stage in enumerate(space.stages):
-        for role in ROLES:
-            for width in stage.widths if stage.candidates(role) else ():
-                if not space.candidates(index, role, width):
-                    reason = _why(stage.candidates(role), space.shape(index, width))
-                    raise file.error([*keys, "stages", index, role], f"stage {index + 1}, width {width}: {reason}")
-            for block in stage.candidates(role):
-                if not any(block in space.candidates(index, role, width) for width in stage.widths):
-                    reason = _why([block], space.shape(index, stage.widths[-1]))
-                    raise file.error([*keys, "stages", index, role], f"stage {index + 1}: fits no width; {reason}")
-    for attention in space.attention_extremes():
-        for turn in range(max(len(c) for c in _every_choice(space))):
-            arch = space.member(
-                [stage.widths[-1] for stage in space.stages], [stage.depths[1] for stage in space.stages], attention,
-                pick=partial(_nth, turn),
-            )  # fmt: skip
-            try:
-                arch.operations()
-            except InputError as error:
-                place = str(error).partition(":")[0]
-                at: Keys = ["head"] if place == "head" else ["stages", _stage_of(place)]
-                raise file.error([*keys, *at], str(error)) from None
-
-
-def _nth(turn: int, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-    return candidates[turn % len(candidates)]
-
-
-def _stage_of(place: str) -> int:
-    """The stage, from 0, in which an operation of this name stands."""
-    return int(place.removeprefix("stage").partition("_")[0]) - 1 if place.startswith("stage") else 0
-
-
-def _why(blocks: Sequence[BlockSpec], shape: Shape) -> str:
-    return "; ".join(f"{block.kind}({block}) does not fit {shape}: {misfit(block, shape)}" for block in blocks)
-
-
-def _every_choice(space: Space) -> Iterator[Blocks]:
-    yield space.heads
-    for stage in space.stages:
-        yield from (stage.entries, stage.local, stage.global_)
 
 
 def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Architecture:
@@ -262,7 +221,7 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: str) -> dict[s
     """The hyperparameters that a published member states for a place."""
     if place == "head" or (place == "stem" and entry.stem):
         return entry.head if place == "head" else entry.stem
-    stage = _stage_of(place)
+    stage = stage_of(place)
     part, position = ("block", int(place.partition("_block")[2]) - 1) if "_block" in place else ("entry", None)
     wanted = {}
     for name, values in getattr(entry, part).items():

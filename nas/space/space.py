@@ -10,7 +10,9 @@ from itertools import chain, product
 from typing import Any, Literal
 
 from nas.errors import InputError
+from nas.files import path_of
 from nas.space.architecture import STRIDE, Architecture, Stage, entry_name
+from nas.space.fit import misfit, refusal
 from nas.specs import BlockSpec, Identity, Shape
 
 Placement = Literal["stage_suffix", "network_suffix"]
@@ -236,11 +238,24 @@ class Space:
         return True
 
     def at(self, resolution: int | tuple[int, int] | None = None, classes: int | None = None) -> Space:
-        """The same space for another input size or another number of classes."""
+        """The same space for another input size or another number of classes.
+
+        Raises:
+            InputError: with key and reason, where that is no size for a block of the space or for a published member.
+        """
         size = self.largest().at(resolution, classes).resolution
-        heads = tuple(replace(head, classes=classes) if classes else head for head in self.heads)  # type: ignore[call-arg]
+        heads = tuple(self.largest().with_head(head).at(classes=classes).head for head in self.heads)
         members = {name: arch.at(resolution, classes) for name, arch in self.published.items()}
-        return replace(self, resolution=size, heads=heads, published=members)
+        sized = replace(self, resolution=size, heads=heads, published=members)
+        found = refusal(sized) if size != self.resolution else None
+        if found:
+            raise InputError(f"resolution {size[0]}x{size[1]}: space '{self.name}', {path_of(found[0])}: {found[1]}")
+        for name, arch in members.items():
+            try:
+                arch.operations()
+            except InputError as error:
+                raise InputError(f"resolution {size[0]}x{size[1]}: {name}: {error}") from None
+        return sized
 
     def with_head(self, head: BlockSpec) -> Space:
         """The same space under another head (that of dense prediction, say) for all of its members."""
@@ -319,12 +334,20 @@ class Space:
             mixed += sum(locals_ ** (depth - count) * globals_**count for count in range(1, depth))
         return tuple(len(stage.entries) * ways for ways in (local_only, mixed, all_global))  # type: ignore[return-value]
 
-    def _kinds(self, index: int, stage: Stage) -> list[str]:
-        try:
-            kinds = [self.stages[index].kind(block) for block in stage.blocks]
-        except ValueError as error:
-            raise ValueError(f"stage {index + 1}: {error}") from None
-        return [kind for kind in kinds if kind != "identity"]
+    def _kinds(self, index: int, stage: Stage) -> list[Role]:
+        """The roles of a stage's blocks, each of which must be a candidate that fits the stage's width."""
+        kinds = []
+        for block in stage.blocks:
+            try:
+                kind = self.stages[index].kind(block)
+            except ValueError as error:
+                raise ValueError(f"stage {index + 1}: {error}") from None
+            if kind != "identity":
+                if block not in self.candidates(index, kind, stage.width):
+                    shape = self.shape(index, stage.width)
+                    raise ValueError(f"stage {index + 1}: {block.kind}({block}) does not fit: {misfit(block, shape)}")
+                kinds.append(kind)
+        return kinds
 
     def _attention(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """Every allowed number of global blocks a stage, at these depths."""
@@ -340,15 +363,6 @@ class Space:
             for count in range(1, room[index] + 1):
                 counts[index] = count
                 yield tuple(counts)
-
-
-def misfit(block: BlockSpec, shape: Shape) -> str:
-    """Why a block cannot take a map of this shape; empty where it can."""
-    try:
-        block.check(replace(shape, layout=block.layout))
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def likeness(block: BlockSpec, other: BlockSpec) -> tuple[bool, int]:

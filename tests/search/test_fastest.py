@@ -9,7 +9,7 @@ import pytest
 from nas.latency import MissingRows
 from nas.latency.coverage import space_operations
 from nas.latency.table import make_table
-from nas.search import fastest
+from nas.search import fastest, moves
 
 
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
@@ -59,3 +59,35 @@ def test_at_another_resolution(small_space, made_up_table):
     space = small_space().at(96, 3)
     ms, arch = fastest(space, made_up_table(space))
     assert ms > 0 and arch.resolution == (96, 96) and arch.classes == 3
+
+
+@pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+def test_with_choices_and_a_stem_equal_to_brute_force(stem_space, made_up_table, attention):
+    space = stem_space(attention)
+    members = list(space.enumerate())
+    for seed in (None, *range(6)):
+        table = made_up_table(space, seed)
+        ms, arch = fastest(space, table)
+        assert ms == pytest.approx(min(map(table.total_ms, members)))
+        assert ms == table.total_ms(arch)
+        space.validate(arch)
+
+
+@pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+def test_with_choices_no_sample_and_no_single_change_is_faster(choices_space, made_up_table, attention):
+    """The space is too large to look at every member: random ones, and all that one move leads to."""
+    space = choices_space(attention)
+    for seed in range(4):
+        table = made_up_table(space, seed)
+        ms, arch = fastest(space, table)
+        assert ms == table.total_ms(arch)
+        others = [space.sample(seed) for seed in range(300)]
+        others += [move.apply(other) for other in (arch, *others[:20]) for move in moves(space, other)]
+        assert ms <= min(map(table.total_ms, others)) + 1e-9
+
+
+def test_with_choices_it_names_every_missing_row(choices_space, stem_space, made_up_table):
+    for space in (choices_space(), stem_space()):
+        with pytest.raises(MissingRows) as error:
+            fastest(space, make_table(made_up_table(space).device, []))
+        assert {op.key for op in error.value.operations} == {op.key for op in space_operations(space)}

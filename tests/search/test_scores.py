@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.errors import InputError
-from nas.search import Drop, Localise, Narrow, Score, Scores, load_scores, moves
+from nas.search import Drop, Exchange, Localise, Narrow, Score, Scores, load_scores, moves
+from nas.search.moves import narrow
+from nas.search.scores import choice_text, wanted_keys
+from nas.specs import MB4D, Identity
 
 
 @pytest.fixture
@@ -22,20 +26,24 @@ def scores(space, made_up_scores):
     return made_up_scores(space)
 
 
-def cost_of(scores, move, stage, place):
-    return next(row.cost for row in scores.rows if row.key == (move, stage, place))
+def cost_of(scores, move, place, choice=""):
+    return next(row.cost for row in scores.rows if row.key == (move, place, choice))
+
+
+def key_of(move):
+    """The row that says what a move costs."""
+    if isinstance(move, Exchange):
+        return "exchange", move.place, f"{move.block.kind}({move.block})"
+    if isinstance(move, Narrow):
+        return "narrow", f"stage{move.stage + 1}", str(move.width)
+    return {Drop: "drop", Localise: "localise"}[type(move)], f"stage{move.stage + 1}_block{move.position + 1}", ""
 
 
 def test_the_largest_member_costs_nothing_and_a_single_move_its_row(space, scores):
     largest = space.largest()
     assert scores.cost(largest) == 0
     for move in moves(space, largest):
-        name, place = {
-            Drop: lambda m: ("drop", m.position + 1),
-            Localise: lambda m: ("localise", m.position + 1),
-            Narrow: lambda m: ("narrow", m.width),
-        }[type(move)](move)
-        assert scores.cost(move.apply(largest)) == pytest.approx(cost_of(scores, name, move.stage + 1, place))
+        assert scores.cost(move.apply(largest)) == pytest.approx(cost_of(scores, *key_of(move)))
 
 
 @given(seed=st.integers(0, 10_000))
@@ -44,18 +52,18 @@ def test_cost_is_the_sum_over_what_differs_from_the_largest_member(space, scores
     arch, expected = space.sample(seed), 0.0
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True), start=1):
         if stage.width < choice.widths[-1]:
-            expected += cost_of(scores, "narrow", index, stage.width)
+            expected += cost_of(scores, "narrow", f"stage{index}", str(stage.width))
         for position, block in enumerate(stage.blocks, start=1):
             if choice.kind(block) == "identity":
-                expected += cost_of(scores, "drop", index, position)
+                expected += cost_of(scores, "drop", f"stage{index}_block{position}")
             elif choice.kind(block) == "local" and choice.global_:
-                expected += cost_of(scores, "localise", index, position)
+                expected += cost_of(scores, "localise", f"stage{index}_block{position}")
     assert scores.cost(arch) == pytest.approx(expected)
 
 
 def test_an_attention_block_made_local_and_then_dropped_counts_as_dropped_only(space, scores):
     largest = space.largest()
-    both = Drop(2, 0).apply(Localise(2, 0, space.stages[2].local).apply(largest))
+    both = Drop(2, 0).apply(Localise(2, 0, space.stages[2].local[0]).apply(largest))
     assert scores.cost(both) == scores.cost(Drop(2, 0).apply(largest))
 
 
@@ -65,24 +73,26 @@ def test_an_architecture_without_dropped_positions_is_placed_as_the_space_places
 
 
 def test_widths_between_measured_ones_are_interpolated(space, scores):
-    rows = [row for row in scores.rows if row.move != "narrow" or row.stage != 4]
-    sparse = replace(scores, rows=(*rows, Score("narrow", 4, 4.0, width=32)))
+    rows = [row for row in scores.rows if row.key[:2] != ("narrow", "stage4")]
+    sparse = replace(scores, rows=(*rows, Score("narrow", "stage4", 4.0, "32")))
     sparse.check(space)
     assert sparse.cost(Narrow(3, 40).apply(space.largest())) == pytest.approx(2.0)
     assert sparse.cost(Narrow(3, 32).apply(space.largest())) == pytest.approx(4.0)
 
 
 def test_importance_is_that_of_the_drop_row(scores):
-    assert scores.importance(2, 1) == next(r.importance for r in scores.rows if r.key == ("drop", 3, 2))
+    assert scores.importance(2, 1) == next(r.importance for r in scores.rows if r.key == ("drop", "stage3_block2", ""))
     bare = replace(scores, rows=tuple(replace(row, importance=None) for row in scores.rows))
-    with pytest.raises(InputError, match="stage 3 position 2 has no importance"):
+    with pytest.raises(InputError, match="stage3_block2 has no importance"):
         bare.importance(2, 1)
 
 
 def test_scores_survive_a_file(scores, tmp_path):
     scores.save(tmp_path / "there")
     loaded = load_scores(tmp_path / "there")
-    assert replace(loaded, path="") == scores
+    assert (loaded.rows, loaded.notes) == (scores.rows, scores.notes)
+    assert (loaded.baseline_accuracy, loaded.images, loaded.supernet) == (scores.baseline_accuracy, scores.images, None)
+    assert loaded.scored.to_dict() == scores.scored.to_dict() and loaded.scored.stages == scores.scored.stages
     assert load_scores(tmp_path / "there" / "scores.csv") == loaded
     assert loaded.provenance == "made up for a test; seed 0"
 
@@ -103,23 +113,23 @@ def test_scores_that_are_not_there_are_an_error_with_the_way_to_make_them(workpl
 
 def test_scores_of_another_space_are_refused(space, scores, small_space):
     with pytest.raises(InputError, match="scores of space 'other', not of 'small'"):
-        replace(scores, space="other").check(space)
-    wider = replace(scores.stages[1], widths=(16, 24, 32))
+        replace(scores, scored=replace(space, name="other")).check(space)
+    wider = replace(space.stages[1], widths=(16, 24, 32))
     with pytest.raises(
         InputError, match=r"another space 'small': stage 2 has widths \(16, 24, 32\) there and \(16, 24\)"
     ):
-        replace(scores, stages=(scores.stages[0], wider, *scores.stages[2:])).check(space)
+        replace(scores, scored=replace(space, stages=(space.stages[0], wider, *space.stages[2:]))).check(space)
     with pytest.raises(InputError, match="3 stages were scored"):
-        replace(scores, stages=scores.stages[:3]).cost(space.largest())
+        replace(scores, scored=replace(space, stages=space.stages[:3])).cost(space.largest())
 
 
 @pytest.mark.parametrize(
-    ("move", "stage", "place", "reason"),
-    [("drop", 3, 2, "position 2"), ("localise", 4, 1, "position 1"), ("narrow", 4, 32, "width 32")],
+    ("move", "place", "choice"),
+    [("drop", "stage3_block2", ""), ("localise", "stage4_block1", ""), ("narrow", "stage4", "32")],
 )
-def test_a_missing_row_is_named(space, scores, move, stage, place, reason):
-    less = replace(scores, rows=tuple(row for row in scores.rows if row.key != (move, stage, place)))
-    with pytest.raises(InputError, match=f"no row for move '{move}', stage {stage}, {reason}"):
+def test_a_missing_row_is_named(space, scores, move, place, choice):
+    less = replace(scores, rows=tuple(row for row in scores.rows if row.key != (move, place, choice)))
+    with pytest.raises(InputError, match=f"no row for move '{move}', {place}{choice and ', '}{choice}$"):
         less.check(space)
 
 
@@ -127,25 +137,30 @@ def test_an_architecture_of_another_space_has_no_cost(space, scores):
     foreign = space.largest().with_stage(0, space.largest().stages[0].with_width(4))
     with pytest.raises(InputError, match="stage 1: width 4 is none"):
         scores.cost(foreign)
-    foreign = space.largest().with_stage(0, space.largest().stages[0].with_block(0, space.stages[2].global_))
-    with pytest.raises(InputError, match="stage 1: mb3d"):
+    foreign = space.largest().with_stage(0, space.largest().stages[0].with_block(0, space.stages[2].global_[0]))
+    with pytest.raises(InputError, match="stage1_block1: mb3d"):
         scores.cost(foreign)
 
 
+ROW = "drop,stage1_block1,,1.0,,,0.5,"
 BAD_CSV = [
-    ("drop,1,1,,1.0,,,0.5,", "drop,1,1,,1.0,,,nan,", r":2: cost: 'nan' is no finite number"),
-    ("drop,1,1,,1.0,,,0.5,", "drop,1,1,,inf,,,0.5,", r":2: importance: 'inf' is no finite number"),
-    ("drop,1,1,,1.0,,,0.5,", "drop,1,1,,1.0,,,,", r":2: cost: '' is no finite number"),
-    ("drop,1,1,,1.0,,,0.5,", "drop,1,9,,1.0,,,0.5,", r":2: position: 9 is outside 1\.\.2"),
-    ("drop,1,1,,1.0,,,0.5,", "drop,1,x,,1.0,,,0.5,", r":2: position: 'x' is no whole number"),
-    ("drop,1,1,,1.0,,,0.5,", "drop,7,1,,1.0,,,0.5,", r":2: stage: 7 is outside 1\.\.4"),
-    ("drop,1,1,,1.0,,,0.5,", "lose,1,1,,1.0,,,0.5,", r":2: move: 'lose' is none of"),
-    ("drop,1,1,,1.0,,,0.5,", "localise,1,1,,1.0,,,0.5,", r":2: move: stage 1 has no global block"),
-    ("drop,1,1,,1.0,,,0.5,", "narrow,1,,9,,,,0.5,", r":2: width: 9 is no width of stage 1"),
-    ("drop,1,1,,1.0,,,0.5,", "narrow,1,,16,,,,0.5,", r":2: cost: 0.5 for the largest width"),
-    ("drop,1,1,,1.0,,,0.5,", "drop,1,1,,1.0,,,0.5", r":2: 8 fields, expected 9"),
-    ("drop,1,1,,1.0,,,0.5,", "drop,1,1,,1.0,,,0.5,\ndrop,1,1,,1.0,,,0.6,", r":3: this move stands twice"),
-    ("drop,1,1,,1.0,,,0.5,", '"drop,1,1', r":2: malformed CSV"),
+    (ROW, "drop,stage1_block1,,1.0,,,nan,", r":2: cost: 'nan' is no finite number"),
+    (ROW, "drop,stage1_block1,,inf,,,0.5,", r":2: importance: 'inf' is no finite number"),
+    (ROW, "drop,stage1_block1,,1.0,,,,", r":2: cost: '' is no finite number"),
+    (ROW, "drop,stage1_block9,,1.0,,,0.5,", r":2: place: the scored space has no move 'drop' at stage1_block9$"),
+    (ROW, "drop,stage1_blockx,,1.0,,,0.5,", r":2: place: the scored space has no move 'drop' at stage1_blockx$"),
+    (ROW, "drop,stage7_block1,,1.0,,,0.5,", r":2: place: the scored space has no move 'drop' at stage7_block1$"),
+    (ROW, "drop,stage1_block1,8,1.0,,,0.5,", r":2: place: the scored space has no move 'drop' at stage1_block1, 8$"),
+    (ROW, "lose,stage1_block1,,1.0,,,0.5,", r":2: move: 'lose' is none of drop, narrow, localise, exchange$"),
+    (ROW, "localise,stage1_block1,,1.0,,,0.5,", r":2: place: .* no move 'localise' at stage1_block1$"),
+    (ROW, "exchange,head,mb4d(),,,,0.5,", r":2: place: .* no move 'exchange' at head, mb4d\(\)$"),
+    (ROW, "narrow,stage1,9,,,,0.5,", r":2: choice: '9' is no width of stage1"),
+    (ROW, "narrow,stage1,,,,,0.5,", r":2: choice: '' is no width of stage1"),
+    (ROW, "narrow,stage9,8,,,,0.5,", r":2: place: 'stage9' is none of stage1, stage2, stage3, stage4"),
+    (ROW, "narrow,stage1,16,,,,0.5,", r":2: cost: 0.5 for the largest width"),
+    (ROW, "drop,stage1_block1,,1.0,,,0.5", r":2: 7 fields, expected 8"),
+    (ROW, ROW + "\n" + ROW.replace("0.5", "0.6"), r":3: this move stands twice"),
+    (ROW, '"drop,stage1', r":2: malformed CSV"),
     (",cost,", ",price,", r":1: column 'cost' is missing"),
 ]
 
@@ -153,9 +168,9 @@ BAD_CSV = [
 @pytest.mark.parametrize(("good", "bad", "reason"), BAD_CSV)
 def test_a_bad_csv_is_refused_by_line_and_column(scores, tmp_path, good, bad, reason):
     scores.save(tmp_path)
-    text = ",".join(HEADER) + "\ndrop,1,1,,1.0,,,0.5,\n"
+    text = ",".join(HEADER) + f"\n{ROW}\n"
     (tmp_path / "scores.csv").write_text(text)
-    assert load_scores(tmp_path).rows == (Score("drop", 1, 0.5, 1, importance=1.0),)
+    assert load_scores(tmp_path).rows == (Score("drop", "stage1_block1", 0.5, importance=1.0),)
     (tmp_path / "scores.csv").write_text(text.replace(good, bad))
     with pytest.raises(InputError, match=r"scores\.csv" + reason) as error:
         load_scores(tmp_path)
@@ -164,9 +179,8 @@ def test_a_bad_csv_is_refused_by_line_and_column(scores, tmp_path, good, bad, re
 
 HEADER = (
     "move",
-    "stage",
-    "position",
-    "width",
+    "place",
+    "choice",
     "importance",
     "accuracy_drop",
     "standard_error",
@@ -175,16 +189,22 @@ HEADER = (
 )
 
 BAD_YAML = [
-    ("format: nas-scores-1", "format: nas-scores-9", r"scores\.yaml:1: format"),
-    ("depth: 3", "depth: -3", r"scores\.yaml:\d+: stages\[2\]\.depth"),
-    ("depth: 3", "depth: [3", r"scores\.yaml:\d+: malformed YAML"),
+    ("format: nas-scores-2", "format: nas-scores-9", r"scores\.yaml:1: format"),
+    ("depth: {min: 1, max: 3}", "depth: {min: 1, max: -3}", r"scores\.yaml:\d+: space\.stages\[2\]\.depth\.max"),
+    ("depth: {min: 1, max: 3}", "depth: {min: 1, max: [3}", r"scores\.yaml:\d+: malformed YAML"),
     (
         "kind: mb3d",
         "kind: mb5d",
-        r"scores\.yaml:\d+: stages\[2\]\.global: unknown block kind 'mb5d', did you mean 'mb4d'",
+        r"scores\.yaml:\d+: space\.stages\[2\]\.global\[0\]: unknown block kind 'mb5d', did you mean 'mb4d'",
     ),
-    ("space: small", "", r"scores\.yaml:1: space: is missing"),
-    ("widths: [8, 16]", "widths: [16, 8]", r"scores\.yaml:\d+: stages\[0\]\.widths: widths must ascend"),
+    ("space:\n", "place:\n", r"scores\.yaml:1: space: is missing"),
+    ("name: small", "nome: small", r"scores\.yaml:\d+: space\.n.me: (is missing|unknown key)"),
+    (
+        "width: [8, 16]",
+        "width: [8, x]",
+        r"scores\.yaml:\d+: space\.stages\[0\]\.width\[1\]: Input should be a valid int",
+    ),
+    ("width: [8, 16]", "width: [7, 16]", r"scores\.yaml:\d+: space\.stages\[0\]\.width: conv_stem: width 7 must be"),
 ]
 
 
@@ -200,5 +220,149 @@ def test_a_bad_yaml_is_refused_by_line_and_key(scores, tmp_path, good, bad, reas
 
 
 def test_scores_made_from_a_space_know_it(space):
-    scores = Scores.of(space.at(96, 7), [], ["note"], images=10)
-    assert (scores.space, scores.classes, scores.resolution, scores.images) == ("small", 7, (96, 96), 10)
+    scores = Scores(space.at(96, 7), (), ("note",), images=10)
+    assert (scores.space, scores.scored.classes, scores.scored.resolution, scores.images) == ("small", 7, (96, 96), 10)
+
+
+PLACEMENTS = ["network_suffix", "stage_suffix"]
+
+
+@pytest.mark.parametrize("attention", PLACEMENTS)
+def test_with_choices_the_largest_member_costs_nothing_and_a_single_move_its_row(
+    choices_space, made_up_scores, attention
+):
+    space = choices_space(attention)
+    scores, largest = made_up_scores(space), space.largest()
+    scores.check(space)
+    assert scores.cost(largest) == 0
+    options = moves(space, largest)
+    assert {move.action for move in options} == {"DR", "WR", "MR", "ER", "AR", "BR"}
+    for move in options:
+        assert scores.cost(move.apply(largest)) == pytest.approx(cost_of(scores, *key_of(move))), move
+
+
+def plain_cost(space, scores, arch):
+    """The sum of the rows of everything in which a member differs from the largest one, whose blocks fit all widths.
+
+    A candidate that does not fit the largest width was not measured, and counts as the one most like it that does.
+    """
+    total, largest = 0.0, space.largest()
+    for index, place in enumerate(("stem", "stage2_entry", "stage3_entry", "stage4_entry")):
+        entry = replace(arch.stages[index].entry, width=space.stages[index].widths[-1])
+        if entry != largest.stages[index].entry:
+            total += cost_of(scores, "exchange", place, choice_text(entry))
+    if arch.head != largest.head:
+        total += cost_of(scores, "exchange", "head", choice_text(arch.head))
+    for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        if stage.width < choice.widths[-1]:
+            total += cost_of(scores, "narrow", f"stage{index + 1}", str(stage.width))
+        for position, block in enumerate(stage.blocks):
+            place, best = f"stage{index + 1}_block{position + 1}", largest.stages[index].blocks[position]
+            if isinstance(block, Identity):
+                total += cost_of(scores, "drop", place)
+                continue
+            if block in choice.local and choice.global_:
+                total += cost_of(scores, "localise", place)
+                best = BECOMES[index]
+            if block != best and getattr(block, "head_dim", 0) != 12:
+                total += cost_of(scores, "exchange", place, choice_text(block))
+    return total
+
+
+BECOMES = {2: MB4D(expansion=2), 3: MB4D(expansion=2)}
+"""What an attention block of a stage becomes: of equally like candidates the one that is listed first."""
+
+
+@pytest.mark.parametrize("attention", PLACEMENTS)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_with_choices_cost_is_the_sum_over_what_differs(choices_space, made_up_scores, attention, seed):
+    space = choices_space(attention)
+    scores, arch = made_up_scores(space), space.sample(seed)
+    assert scores.cost(arch) == pytest.approx(plain_cost(space, scores, arch))
+    assert scores.cost(space.place(arch.compact())) == scores.cost(arch.compact())
+
+
+def test_a_candidate_that_stands_in_at_a_narrow_width_costs_nothing(choices_space, made_up_scores):
+    """Heads of 16 channels are the largest member's here, and fit 32 channels but not 24."""
+    space = choices_space("network_suffix", ("head_dim: [8, 12, 16]", "head_dim: [16, 12]"))
+    scores, largest = made_up_scores(space), space.largest()
+    move = narrow(space, largest, 2, 24)
+    assert [(a.head_dim, b.head_dim) for a, b in move.instead] == [(16, 12)]
+    assert scores.cost(move.apply(largest)) == pytest.approx(cost_of(scores, "narrow", "stage3", "24"))
+
+
+@pytest.mark.parametrize("attention", PLACEMENTS)
+def test_with_choices_scores_survive_a_file(choices_space, made_up_scores, attention, tmp_path):
+    space = choices_space(attention)
+    scores = made_up_scores(space)
+    scores.save(tmp_path)
+    loaded = load_scores(tmp_path)
+    assert loaded.rows == scores.rows and loaded.scored.to_dict() == space.to_dict()
+    loaded.check(space)
+    for seed in range(20):
+        assert loaded.cost(space.sample(seed)) == scores.cost(space.sample(seed))
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again" / "scores.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
+    assert (tmp_path / "again" / "scores.yaml").read_bytes() == (tmp_path / "scores.yaml").read_bytes()
+
+
+def test_wanted_rows_are_one_for_every_move_and_choice(choices_space):
+    """By hand: drops, localised positions, candidates that fit the largest width but the free one, smallest widths."""
+    keys = list(wanted_keys(choices_space()))
+    assert len(set(keys)) == len(keys)
+    count = {name: [key[1] for key in keys if key[0] == name] for name in ("drop", "localise", "narrow", "exchange")}
+    assert len(count["drop"]) == 6, "stage 2 has one position, which none may leave out"
+    assert len(count["localise"]) == 4 and len(count["narrow"]) == 4
+    exchanged = {place: count["exchange"].count(place) for place in dict.fromkeys(count["exchange"])}
+    assert exchanged == {
+        "stem": 1, "stage1_block1": 3, "stage1_block2": 3, "stage2_entry": 2, "stage2_block1": 1,
+        "stage3_block1": 2, "stage3_block2": 2, "stage4_block1": 2, "stage4_block2": 2, "head": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "choice"),
+    [("stem", "conv_stem(width=16;activation=gelu)"), ("stage2_entry", "conv_embedding(width=24)"),
+     ("stage1_block2", "mb4d(expansion=1;pool=3;activation=relu)"),
+     ("head", "map_head(classes=10;norm=layer;distillation=false)")],
+)  # fmt: skip
+def test_a_missing_exchange_is_named(choices_space, made_up_scores, place, choice):
+    space = choices_space()
+    scores = made_up_scores(space)
+    less = replace(scores, rows=tuple(row for row in scores.rows if row.key != ("exchange", place, choice)))
+    assert len(less.rows) == len(scores.rows) - 1
+    with pytest.raises(InputError, match=re.escape(f"no row for move 'exchange', {place}, {choice}")):
+        less.check(space)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(("conv_stem, activation: [relu, gelu]", "conv_stem, activation: [gelu, silu]"), "stage 1 has entries"),
+     (("mb4d, expansion: [1, 2]", "mb4d, expansion: [2, 1]"), "stage 1 has local"),
+     (("head_dim: [8, 12, 16]", "head_dim: [8, 12]"), "stage 3 has global"),
+     (("width: [32, 48]", "width: [32, 40, 48]"), "stage 4 has widths"),
+     (("depth: {min: 1, max: 1}", "depth: {min: 1, max: 2}"), "stage 2 has depths")],
+)  # fmt: skip
+def test_with_choices_scores_of_another_space_are_refused(choices_space, made_up_scores, change, reason):
+    scores = made_up_scores(choices_space())
+    with pytest.raises(InputError, match=f"scores of another space 'choices': {reason}"):
+        scores.check(choices_space("network_suffix", change))
+
+
+def test_with_choices_a_foreign_member_has_no_cost(choices_space, made_up_scores):
+    space = choices_space()
+    scores, largest = made_up_scores(space), space.largest()
+    with pytest.raises(InputError, match=r"no row for move 'exchange', stem, conv_stem\(width=16;activation=silu\)"):
+        scores.cost(largest.with_block("stem", replace(largest.stages[0].entry, activation="silu")))
+    with pytest.raises(InputError, match=r"stage1_block1: mb4d\(expansion=3.*\) is no candidate here"):
+        scores.cost(largest.with_block("stage1_block1", MB4D(expansion=3)))
+
+
+def test_input_size_classes_and_a_head_for_another_task_are_free(choices_space, made_up_scores):
+    space = choices_space()
+    scores = made_up_scores(space)
+    for seed in range(10):
+        arch = space.sample(seed)
+        assert scores.cost(arch.at(96, 7)) == scores.cost(arch)
+    scores.check(space.at(96, 7))

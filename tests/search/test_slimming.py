@@ -14,6 +14,7 @@ from nas.errors import InputError, NasError
 from nas.latency import MissingRows
 from nas.latency.table import make_table
 from nas.search import Drop, Narrow, fastest, moves, pose, search
+from nas.search.moves import narrow
 from nas.specs import Identity
 
 
@@ -24,7 +25,7 @@ def plain_options(space, table, scores, arch):
         alternatives = [move]
         if isinstance(move, Narrow):
             widths = [w for w in space.stages[move.stage].widths if w <= move.width]
-            alternatives = [Narrow(move.stage, width) for width in sorted(widths, reverse=True)]
+            alternatives = [narrow(space, arch, move.stage, width) for width in sorted(widths, reverse=True)]
         for alternative in alternatives:
             after = alternative.apply(arch)
             saved = table.total_ms(arch) - table.total_ms(after)
@@ -46,13 +47,20 @@ def plain_slimming(space, table, scores, target):
     return taken
 
 
+@pytest.fixture
+def spaces(small_space, choices_space, stem_space):
+    """Functions from the placement of attention to a space, by the space's name."""
+    return {"small": small_space, "choices": choices_space, "stem": stem_space}
+
+
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+@pytest.mark.parametrize("named", ["small", "choices", "stem"])
 @given(table_seed=st.none() | st.integers(0, 1000), seed=st.integers(0, 1000), share=st.floats(0, 1))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_step_is_the_best_there_is(
-    small_space, made_up_table, made_up_scores, attention, table_seed, seed, share
+    spaces, made_up_table, made_up_scores, named, attention, table_seed, seed, share
 ):
-    space = small_space(attention)
+    space = spaces[named](attention)
     table, scores = made_up_table(space, table_seed), made_up_scores(space, seed)
     least, most = fastest(space, table)[0], table.total_ms(space.largest())
     target = least + share * max(most - least, 0)
@@ -68,8 +76,9 @@ def test_every_step_is_the_best_there_is(
     space.validate(found.architecture)
 
 
-def test_the_trace_adds_up(small_space, made_up_table, made_up_scores):
-    space = small_space()
+@pytest.mark.parametrize("named", ["small", "choices", "stem"])
+def test_the_trace_adds_up(spaces, made_up_table, made_up_scores, named):
+    space = spaces[named]()
     table, scores = made_up_table(space), made_up_scores(space)
     seen = []
     found = search(space, table, scores, fastest(space, table)[0], on_step=seen.append)
@@ -84,8 +93,12 @@ def test_the_trace_adds_up(small_space, made_up_table, made_up_scores):
         assert step.points_per_ms == pytest.approx(step.cost / step.saved_ms)
         assert step.action == step.move.action
     assert arch.stages == found.architecture.stages
-    assert found.architecture.name == f"small-toy-{found.ms:.3g}ms"
-    assert found.architecture.compact().stages == space.smallest().stages
+    assert found.architecture.name == f"{named}-toy-{found.ms:.3g}ms"
+    assert found.ms == pytest.approx(fastest(space, table)[0])
+    if named == "small":
+        assert found.architecture.compact().stages == space.smallest().stages
+    else:
+        assert {"DR", "WR", "MR", "ER"} <= {step.action for step in found.trace}
 
 
 def test_two_searches_are_the_same(small_space, made_up_table, made_up_scores):
@@ -182,7 +195,7 @@ def test_what_cannot_be_is_refused(small_space, made_up_table, made_up_scores):
     with pytest.raises(InputError, match="unknown candidates 'papers', did you mean 'paper'"):
         search(space, table, scores, 1.0, candidates="papers")
     with pytest.raises(InputError, match="not of 'small'"):
-        search(space, table, replace(scores, space="big"), 1.0)
+        search(space, table, replace(scores, scored=replace(scores.scored, name="big")), 1.0)
     fewer = make_table(table.device, [row for row in table.rows.values() if row.kind != "conv_stem"])
     with pytest.raises(
         MissingRows, match=r"no row for conv_stem.*measure with: nas profile --space .*--device toy"
@@ -197,3 +210,33 @@ def test_the_public_name_can_be_called_before_and_after_its_package_is_imported(
     for first in ("", "import nas.search.moves;"):
         result = subprocess.run([sys.executable, "-c", code.format(first)], capture_output=True, text=True, check=False)
         assert "search() missing 3 required positional arguments" in result.stderr
+
+
+def test_with_choices_the_papers_candidates_have_no_exchange(choices_space, made_up_table, made_up_scores):
+    """The paper's actions are DR, WR and MR."""
+    space = choices_space("network_suffix", ("depth: {min: 1, max: 1}", "depth: {min: 1, max: 2}"))
+    table, scores = made_up_table(space), made_up_scores(space, 3)
+    least, most = fastest(space, table)[0], table.total_ms(space.largest())
+    target = least + 0.1 * (most - least)
+    found = search(space, table, scores, target, candidates="paper")
+    assert {step.action for step in found.trace} == {"DR", "WR", "MR"}
+    assert found.ms <= target
+
+
+def test_the_papers_candidates_in_a_space_with_a_stage_of_fixed_depth(choices_space, made_up_table, made_up_scores):
+    space = choices_space()
+    table, scores = made_up_table(space), made_up_scores(space)
+    scores.check(space)
+    assert search(space, table, scores, table.total_ms(space.largest()) * 0.9, candidates="paper").trace
+
+
+def test_an_exchange_is_undone_only_by_one_that_saves_time(choices_space, made_up_table, made_up_scores):
+    space = choices_space("stage_suffix")
+    for seed in range(10):
+        table, scores = made_up_table(space, seed), made_up_scores(space, seed)
+        try:
+            found = search(space, table, scores, fastest(space, table)[0] * 1.01)
+        except NasError:
+            continue
+        latencies = [table.total_ms(space.largest()), *(step.ms for step in found.trace)]
+        assert latencies == sorted(latencies, reverse=True) and len(set(latencies)) == len(latencies)

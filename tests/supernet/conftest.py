@@ -16,10 +16,43 @@ def small_supernet(small_space: Callable[[str], Space]) -> Callable[..., Superne
     """A function from the placement of attention to a supernet in eval mode with random scales, biases and norms."""
 
     def make(attention: str = "network_suffix") -> Supernet:
-        torch.manual_seed(0)
-        return lively(Supernet(small_space(attention))).eval()
+        return _supernet(small_space(attention))
 
     return make
+
+
+@pytest.fixture
+def choices_supernet(choices_space: Callable[..., Space]) -> Callable[..., Supernet]:
+    """Like `small_supernet`, of the space whose places have several candidates."""
+
+    def make(attention: str = "network_suffix", *changes: tuple[str, str]) -> Supernet:
+        return _strong(_supernet(choices_space(attention, *changes)), gain=1.5)
+
+    return make
+
+
+@pytest.fixture
+def stem_supernet(stem_space: Callable[..., Space]) -> Callable[..., Supernet]:
+    """Like `small_supernet`, of the space with a stem of its own."""
+
+    def make(attention: str = "network_suffix") -> Supernet:
+        return _strong(_supernet(stem_space(attention)), gain=4)
+
+    return make
+
+
+def _supernet(space: Space) -> Supernet:
+    torch.manual_seed(0)
+    return lively(Supernet(space)).eval()
+
+
+@torch.no_grad()
+def _strong(supernet: Supernet, gain: float) -> Supernet:
+    """Gives convolutions weights that keep the images apart on their way through entries without a skip."""
+    for tensor in supernet.parameters():
+        if tensor.dim() == 4:
+            tensor.normal_(0, (gain / tensor[0].numel()) ** 0.5)
+    return supernet
 
 
 @torch.no_grad()

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas.data import ImageData
-from nas.search.scores import Score, load_scores
-from nas.space import Space
-from nas.supernet.score import costs, to_scores
-from nas.supernet.sensitivity import Evaluator, measure, variants
+from nas.search.moves import Move, Narrow, moves, narrow
+from nas.search.scores import Score, Scores, load_scores, wanted_keys
+from nas.space import Architecture, Space
+from nas.supernet.score import costs, importances, to_scores
+from nas.supernet.sensitivity import LARGEST, Evaluator, measure, variants
 from nas.supernet.supernet import Supernet
 
 
@@ -35,16 +36,72 @@ def evaluator(small_supernet: Callable[..., Supernet]) -> Evaluator:
 def test_variants_are_one_for_every_move(small_space: Callable[[str], Space]) -> None:
     space = small_space("network_suffix")
     found = variants(space, widths=2)
-    count = {move: sum(v.row.move == move for v in found) for move in ("none", "drop", "narrow", "localise")}
+    count = {move: sum(v.key[0] == move for v in found) for move in ("none", "drop", "narrow", "localise")}
     assert count == {"none": 1, "drop": 9, "narrow": 4, "localise": 5}
-    assert len({v.row.key for v in found}) == len(found)
+    assert len({v.key for v in found}) == len(found)
     for variant in found:
         space.validate(variant.arch)
 
 
+SIZES_THAT_FIT = (("head_dim: [8, 12, 16]", "head_dim: [8, 16]"), ("12, null]", "8, null]"))
+"""Heads that fit the largest width, for the space with choices: 16 does not fit the smaller one."""
+
+
+@pytest.fixture(params=["network_suffix", "stage_suffix"])
+def choosing(choices_supernet: Callable[..., Supernet], request: pytest.FixtureRequest) -> Evaluator:
+    """An evaluator of the space whose places have several candidates."""
+    return Evaluator(choices_supernet(request.param, *SIZES_THAT_FIT), images(32, 0), images(40, 1), batch=16)
+
+
+@pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+def test_with_choices_variants_are_one_for_every_row_that_scores_want(
+    choices_space: Callable[..., Space], stem_space: Callable[..., Space], attention: str
+) -> None:
+    for space in (
+        choices_space(attention, *SIZES_THAT_FIT),
+        stem_space(attention, ("head_dim: [12, 16]", "head_dim: 4")),
+    ):
+        found = variants(space, widths=2)
+        keys = [variant.key for variant in found]
+        assert keys[0] == LARGEST and found[0].arch == space.largest()
+        assert len(set(keys)) == len(keys) and set(keys[1:]) == set(wanted_keys(space))
+        known = {variant.key: variant for variant in found}
+        for variant in found[1:]:
+            space.validate(variant.arch)
+            base = known[variant.base].arch
+            (move,) = [m for m in every_move(space, base) if m.apply(base) == variant.arch]
+            assert variant.key[0] == type(move).__name__.lower(), "one move from what it is compared with"
+            if variant.base != LARGEST:
+                assert variant.key[0] in ("localise", "exchange") and variant.base[0] == "localise"
+            if variant.key[0] == "exchange" and variant.base != LARGEST:
+                assert variant.key[1] == variant.base[1], "a local candidate is compared with the local block there"
+
+
+def test_candidates_that_fit_narrower_widths_only_are_measured_or_not_asked_for(
+    choices_space: Callable[..., Space], stem_space: Callable[..., Space]
+) -> None:
+    for space in (choices_space(), stem_space()):
+        assert {variant.key for variant in variants(space, 2)[1:]} == set(wanted_keys(space))
+
+
+def every_move(space: Space, arch: Architecture) -> list[Move]:
+    """Those to every smaller width, too."""
+    widths = [narrow(space, arch, i, width) for i, s in enumerate(space.stages) for width in s.widths[:-1]]
+    return [*(move for move in moves(space, arch) if not isinstance(move, Narrow)), *widths]
+
+
+@torch.no_grad()
+def test_with_choices_walking_together_equals_evaluating_alone(choosing: Evaluator) -> None:
+    check_alone(choosing, 2)
+
+
 @torch.no_grad()
 def test_walking_together_equals_evaluating_alone(evaluator: Evaluator) -> None:
-    wanted = variants(evaluator.supernet.space, 3)
+    check_alone(evaluator, 3)
+
+
+def check_alone(evaluator: Evaluator, widths: int) -> None:
+    wanted = variants(evaluator.supernet.space, widths)
     rows = list(evaluator.evaluate(wanted))
     assert len(rows) == len(wanted)
     by_key = {row.key: row for row in rows}
@@ -58,37 +115,61 @@ def test_walking_together_equals_evaluating_alone(evaluator: Evaluator) -> None:
         net(evaluator.calibration[0])
         logits = torch.cat([net.eval()(x) for x in evaluator.images])
         loss = float(nn.functional.cross_entropy(logits, evaluator.labels))
-        assert by_key[variant.row.key].loss == pytest.approx(loss, abs=1e-4), variant.row
+        assert by_key[variant.key].loss == pytest.approx(loss, abs=1e-4, rel=1e-4), variant.key
 
 
 def test_a_killed_scoring_goes_on(evaluator: Evaluator, tmp_path: Path) -> None:
-    space, journal = evaluator.supernet.space, tmp_path / "evaluations.csv"
-    whole = measure(evaluator, space, journal, widths=2)
+    wanted, journal = variants(evaluator.supernet.space, 2), tmp_path / "evaluations.csv"
+    whole = measure(evaluator, wanted, journal)
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:7]) + lines[7][:9] + "\n")
     done: list[int] = []
-    again = measure(evaluator, space, journal, widths=2, report=lambda n, total, row: done.append(n))
+    again = measure(evaluator, wanted, journal, report=lambda n, total, row: done.append(n))
     assert [row.key for row in again] == [row.key for row in whole]
     assert len(done) == len(whole) - 6
 
 
 def test_scores_are_complete_and_localised_drops_add_up(evaluator: Evaluator, tmp_path: Path) -> None:
-    from nas.search.scores import Scores
-
     space = evaluator.supernet.space
-    rows = measure(evaluator, space, tmp_path / "evaluations.csv", widths=2)
-    scores = Scores.of(space, to_scores(rows, {}), ["made up"])
+    wanted = variants(space, 2)
+    rows = measure(evaluator, wanted, tmp_path / "evaluations.csv")
+    scores = Scores(space, tuple(to_scores(wanted, rows, {})), ("made up",))
     scores.save(tmp_path)
     loaded = load_scores(str(tmp_path))
     loaded.check(space)
     assert loaded.cost(space.largest()) == 0
-    local = [s for s in to_scores(rows, {}) if s.move == "localise"]
-    last = next(row for row in rows if row.key == ("localise", 4, 2, None))
+    local = [s for s in scores.rows if s.move == "localise"]
+    last = next(row for row in rows if row.key == ("localise", "stage4_block2", ""))
     assert sum(s.accuracy_drop or 0 for s in local) == pytest.approx(rows[0].accuracy - last.accuracy, abs=0.01)
 
 
+def test_with_choices_scores_are_complete_and_drops_add_up(choosing: Evaluator, tmp_path: Path) -> None:
+    space = choosing.supernet.space
+    wanted = variants(space, 2)
+    rows = measure(choosing, wanted, tmp_path / "evaluations.csv")
+    scores = Scores(space, tuple(to_scores(wanted, rows, importances(choosing.supernet))), ("made up",))
+    scores.save(tmp_path)
+    loaded = load_scores(str(tmp_path))
+    loaded.check(space)
+    assert loaded.cost(space.largest()) == 0
+    assert {row.key for row in loaded.rows if row.importance is not None} == {
+        k for k in wanted_keys(space) if k[0] == "drop"
+    }
+    measured = {row.key: row for row in rows}
+    by_key = {row.key: row for row in loaded.rows}
+    for variant in wanted[1:]:
+        added, base = by_key[variant.key].accuracy_drop or 0.0, variant.base
+        while base != LARGEST:
+            added += by_key[base].accuracy_drop or 0.0
+            base = next(v.base for v in wanted if v.key == base)
+        assert added == pytest.approx(measured[LARGEST].accuracy - measured[variant.key].accuracy, abs=0.01), (
+            variant.key
+        )
+
+
 def made_up(position: int, drop: float, error: float, loss: float) -> Score:
-    return Score("drop", 1, 0.0, position, accuracy_drop=drop, standard_error=error, loss_increase=loss)
+    place = f"stage1_block{position}"
+    return Score("drop", place, 0.0, accuracy_drop=drop, standard_error=error, loss_increase=loss)
 
 
 def test_an_exact_measurement_is_the_cost() -> None:

@@ -11,8 +11,9 @@ from torch import nn
 import nas
 from nas.search.moves import Drop, Localise, Narrow, moves
 from nas.space import Space
+from nas.specs import MB3D, MB4D
 from nas.supernet.gumbel import GumbelSoftmax
-from nas.supernet.metapath import MetaPath
+from nas.supernet.metapath import Call, MetaPath
 from nas.supernet.supernet import Supernet
 
 PLACEMENTS = ("network_suffix", "stage_suffix")
@@ -57,7 +58,7 @@ def test_narrowing_equals_silencing_the_channels_that_are_left_out(small_superne
     space = supernet.space
     narrow = Narrow(1, 16).apply(space.member([16, 24, 32, 48], [2, 2, 1, 1], [0, 0, 0, 0]))
     wide = supernet.extract(space.member([16, 24, 32, 48], [2, 2, 1, 1], [0, 0, 0, 0]))
-    order, inner = supernet.ranking().streams[1], supernet.ranking().inner
+    order, inner = supernet.ranking().streams["stage2"], supernet.ranking().inner
     gone = order[16:]
     for name in ("stage2_block1", "stage2_block2"):
         block = wide.get_submodule(name)
@@ -75,9 +76,18 @@ def test_kept_channels_are_the_most_important_and_nested(small_supernet: Callabl
     weight = supernet.stage2_entry.projection.conv.weight
     weight[5] *= 100
     supernet.rank_channels()
-    order = supernet.ranking().streams[1]
+    order = supernet.ranking().streams["stage2"]
     assert int(order[0]) == 5
     assert sorted(order.tolist()) == list(range(24))
+
+
+SMALL = (MB4D(2), MB3D(heads=2, key_dim=8, value_ratio=2, expansion=2))
+"""The small space's local and global block."""
+
+
+def whole(path: MetaPath) -> Call:
+    """Runs a candidate of the largest size."""
+    return lambda spec, x: path.candidates.holding(spec)(x)
 
 
 def test_the_mixture_is_the_papers_sum_over_candidates_and_identity(small_supernet: Callable[..., Supernet]) -> None:
@@ -87,7 +97,8 @@ def test_the_mixture_is_the_papers_sum_over_candidates_and_identity(small_supern
     weights = torch.tensor([0.5, 0.3, 0.2])
     local, global_ = path.candidates.values()
     tokens = global_(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (4, 4))
-    torch.testing.assert_close(path(x, weights), 0.5 * local(x) + 0.3 * tokens + 0.2 * x)
+    mixed = path(x, weights, SMALL, whole(path))
+    torch.testing.assert_close(mixed, 0.5 * local(x) + 0.3 * tokens + 0.2 * x)
 
 
 def test_identity_and_candidates_of_weight_zero_are_not_computed(small_supernet: Callable[..., Supernet]) -> None:
@@ -96,8 +107,8 @@ def test_identity_and_candidates_of_weight_zero_are_not_computed(small_supernet:
     for kind, block in path.candidates.items():
         block.register_forward_hook(lambda *_, kind=kind: calls.append(kind))
     x = torch.rand(2, 32, 4, 4)
-    assert path(x, torch.tensor([0.0, 0.0, 1.0])) is x
-    path(x, torch.tensor([0.0, 1.0, 0.0]))
+    assert path(x, torch.tensor([0.0, 0.0, 1.0]), SMALL, whole(path)) is x
+    path(x, torch.tensor([0.0, 1.0, 0.0]), SMALL, whole(path))
     assert calls == ["mb3d"]
 
 

@@ -19,10 +19,13 @@ from safetensors import safe_open
 from nas.data import ImageData, load_data
 from nas.errors import InputError, NasError
 from nas.space import Space
+from nas.space.space import Pick
+from nas.specs import MB4D
 from nas.supernet import train as training
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.inherit import extract_to
 from nas.supernet.recipe import Recipe, make_recipe
+from nas.supernet.supernet import Frame, Supernet
 from nas.supernet.train import Progress, rate, train
 
 RECIPE = Recipe(epochs=2, batch=16, flip=False)
@@ -67,6 +70,77 @@ def test_a_killed_training_ends_with_the_same_weights(
     with resumed.metrics.open() as file:
         logged = [int(row["step"]) for row in csv.DictReader(file)]
     assert logged == sorted(set(logged)), "rows of steps that were lost are not kept beside their repetition"
+
+
+def test_with_choices_a_killed_training_ends_with_the_same_weights(
+    choices_space: Callable[..., Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "RANK_EVERY", 4)
+    space, recipe = choices_space().at(32), replace(RECIPE, epochs=1, batch=48, narrow=0.8)
+    whole = train(space, digits, recipe, tmp_path / "whole", save_every=0)
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(space, digits, recipe, tmp_path / "killed", report=kill, save_every=0, report_every=1)
+    steps: list[int] = []
+    resumed = train(
+        space, digits, recipe, tmp_path / "killed", report=lambda p: steps.append(p.step), save_every=0, report_every=1
+    )
+    assert steps[0] == 5 and steps[-1] > 7, "it goes on from step 4, the last that was saved"
+    ours, theirs = weights(resumed), weights(whole)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("narrow", [0.0, 1.0])
+def test_every_candidate_that_fits_is_drawn_at_random_and_the_largest_else(
+    choices_space: Callable[..., Space],
+    digits: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    narrow: float,
+) -> None:
+    space, drawn = choices_space().at(32), set()
+    real = Supernet._frame
+
+    def noted(self: Supernet, widths: list[int], pick: Pick) -> Frame:
+        frame = real(self, widths, pick)
+        drawn.update((("head", frame.arch.head), ("stem", frame.arch.stages[0].entry)))
+        drawn.update((place, block) for place, blocks in frame.chosen.items() for block in blocks)
+        return frame
+
+    monkeypatch.setattr(Supernet, "_frame", noted)
+    train(space, digits, replace(RECIPE, batch=8, epochs=1, narrow=narrow), tmp_path / "out")
+    wanted = {(f"stage{i}_block{p}", b) for i, stage in enumerate(space.stages, start=1)
+              for p in range(1, stage.depths[1] + 1) for b in stage.local + stage.global_}  # fmt: skip
+    wanted |= {("head", head) for head in space.heads}
+    wanted |= {("stem", replace(e, width=w)) for e in space.stages[0].entries for w in space.stages[0].widths}  # type: ignore[call-arg]
+    if narrow:
+        assert drawn >= wanted
+    else:
+        chosen = {place: [b for p, b in drawn if p == place] for place, _ in wanted}
+        assert all(
+            len(blocks) == 1 + (int(place[5]) > 2 if "_block" in place else 0) for place, blocks in chosen.items()
+        )
+        assert {block for place, block in drawn if place == "stage1_block1"} == {MB4D(2)}
+
+
+def test_with_choices_it_learns_and_its_weights_are_inherited(
+    choices_space: Callable[..., Space], digits: ImageData, tmp_path: Path
+) -> None:
+    import nas
+    from nas.weights import load_state_dict
+
+    space = choices_space("stage_suffix").at(32)
+    rows: list[Progress] = []
+    folder = train(space, digits, replace(RECIPE, epochs=8, narrow=0.5), tmp_path / "out", report=rows.append)
+    assert rows[-1].loss < rows[0].loss and rows[-1].accuracy > 40
+    for arch in space.published.values():
+        extract_to(folder.root, arch, tmp_path / "weights.safetensors")
+        net = nas.build(arch)
+        net.load_state_dict(load_state_dict(tmp_path / "weights.safetensors"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""Whether a space's blocks fit its input size, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nas.errors import InputError
+from nas.specs import BlockSpec, Shape
+
+if TYPE_CHECKING:
+    from nas.space.space import Blocks, Role, Space
+
+Keys = list[str | int]
+
+
+def misfit(block: BlockSpec, shape: Shape) -> str:
+    """Why a block cannot take a map of this shape; empty where it can."""
+    try:
+        block.check(replace(shape, layout=block.layout))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def refusal(space: Space) -> tuple[Keys, str] | None:
+    """The key (as in the space's YAML file) and the reason of a block that no width of its stage can feed, or of a
+    width that no block fits; None where all is well."""
+    for index, stage in enumerate(space.stages):
+        roles: tuple[tuple[Role, Blocks], ...] = (("local", stage.local), ("global", stage.global_))
+        for role, blocks in roles:
+            for width in stage.widths if blocks else ():
+                if not space.candidates(index, role, width):
+                    reason = _why(blocks, space.shape(index, width))
+                    return ["stages", index, role], f"stage {index + 1}, width {width}: {reason}"
+            for block in blocks:
+                if not any(block in space.candidates(index, role, width) for width in stage.widths):
+                    reason = _why([block], space.shape(index, stage.widths[-1]))
+                    return ["stages", index, role], f"stage {index + 1}: fits no width; {reason}"
+    for attention in space.attention_extremes():
+        for turn in range(max(len(c) for c in _every_choice(space))):
+            arch = space.member(
+                [stage.widths[-1] for stage in space.stages], [stage.depths[1] for stage in space.stages], attention,
+                pick=partial(_nth, turn),
+            )  # fmt: skip
+            try:
+                arch.operations()
+            except InputError as error:
+                place = str(error).partition(":")[0]
+                return ["head"] if place == "head" else ["stages", stage_of(place)], str(error)
+    return None
+
+
+def stage_of(place: str) -> int:
+    """The stage, from 0, in which an operation of this name stands."""
+    return int(place.removeprefix("stage").partition("_")[0]) - 1 if place.startswith("stage") else 0
+
+
+def _nth(turn: int, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+    return candidates[turn % len(candidates)]
+
+
+def _why(blocks: Sequence[BlockSpec], shape: Shape) -> str:
+    return "; ".join(f"{block.kind}({block}) does not fit {shape}: {misfit(block, shape)}" for block in blocks)
+
+
+def _every_choice(space: Space) -> Iterator[Blocks]:
+    yield space.heads
+    for stage in space.stages:
+        yield from (stage.entries, stage.local, stage.global_)
