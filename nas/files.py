@@ -54,6 +54,11 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def path_of(keys: Sequence[str | int]) -> str:
+    """Keys of a YAML file as people write them: stages[2].global."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+
+
 def read_text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -113,7 +118,7 @@ class YamlFile:
 
     def error(self, keys: Sequence[str | int], reason: str) -> InputError:
         """An error that names the file, the line, the key and the reason."""
-        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+        where = path_of(keys)
         return InputError(f"{self.path}:{self.line(keys)}: {where + ': ' if where else ''}{reason}")
 
     def parse(self, parse: Callable[[Any], Any], keys: Sequence[str | int], value: Any) -> Any:

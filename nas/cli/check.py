@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step
 from nas.cli.progress import bars
 
@@ -21,31 +22,36 @@ def check(
     space: Annotated[str | None, typer.Option(help="A space to draw from; by default what was profiled last.")] = None,
     nets: Annotated[int, typer.Option(min=1, help="Random networks to measure.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other networks.")] = 0,
-    resolution: Annotated[int | None, typer.Option(help="Input size; the profiled one by default.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Classes of the head; the profiled ones by default.")] = None,
+    resolution: sizes.Resolution = None,
+    classes: sizes.Classes = None,
+    segment: sizes.Segment = None,
     as_json: Json = False,
 ) -> None:
-    """Measure random whole networks on a device and compare them with its latency table."""
+    """Measure random whole networks on a device and compare them with its latency table.
+
+    Sizes that are not given are those that the table was profiled for last.
+    """
     from nas.devices import open_device
     from nas.latency import load_table
     from nas.latency.check import check as run
 
     table = load_table(device)
-    chosen = _space(table, space, resolution, classes)
+    whole, chosen = _space(table, space, sizes.read(resolution, classes, segment))
+    effective = sizes.between(whole, chosen)
     unit = open_device(table.device.name, table.device.threads)
     try:
-        with bars() as progress:
+        with bars() as progress, sizes.naming(effective):
             table, times = run(table, chosen, unit, nets, seed, progress)
     finally:
         unit.close()
-    following = shlex.join(["nas", "search", "--space", space or times[0].space, "--device", device])
+    options = ["--space", space or times[0].space, "--device", device, *effective.options()]
+    following = shlex.join(["nas", "search", *options])
     emit(_document(table, times, following), as_json, _text(table, times))
     next_step(following)
 
 
-def _space(table: LatencyTable, name: str | None, resolution: int | None, classes: int | None) -> Space:
-    """The space that is named, or the last one that the table was profiled for, at its input size and classes."""
-    from nas.cli.profile import at
+def _space(table: LatencyTable, name: str | None, asked: sizes.Sizes) -> tuple[Space, Space]:
+    """The space that is named, or the last one that the table was profiled for: as it is, and at the asked sizes."""
     from nas.errors import InputError
     from nas.latency.networks import at_resolution_id, profiled_spaces
     from nas.space import load_space
@@ -53,10 +59,11 @@ def _space(table: LatencyTable, name: str | None, resolution: int | None, classe
     profiled = [entry for entry in profiled_spaces(table.device) if name in (None, entry[0])]
     if not name and not profiled:
         raise InputError(f"the table of {table.device.name} does not say which space it was made for; give --space")
-    space = load_space(name or profiled[-1][0])
-    if profiled:
-        space = at_resolution_id(space, profiled[-1][1])
-    return at(space, resolution, classes) if resolution or classes else space
+    whole = load_space(name or profiled[-1][0])
+    space = at_resolution_id(whole, profiled[-1][1]) if profiled else whole
+    if asked.classes is not None:  # of the space's own head, whichever head was profiled
+        space = whole.at(space.resolution)
+    return whole, asked.apply(space)
 
 
 def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step
 
 if TYPE_CHECKING:
@@ -18,21 +19,36 @@ if TYPE_CHECKING:
 def predict(
     arch: Annotated[str, typer.Argument(help="An architecture's YAML file, or the name of a published member.")],
     device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
+    resolution: sizes.Resolution = None,
+    classes: sizes.Classes = None,
+    segment: sizes.Segment = None,
     as_json: Json = False,
 ) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
 
-    table, network = load_table(device), _architecture(arch)
-    estimate = table.predict(network)
+    asked = sizes.read(resolution, classes, segment)
+    table, network = load_table(device), asked.apply(_architecture(arch))
+    estimate, effective = table.predict(network), _sizes(network, asked)
     if estimate.missing:
-        raise table.missing_rows(estimate.missing, network.space)
-    following = f"nas check --device {shlex.quote(device)}"
+        with sizes.naming(effective):
+            raise table.missing_rows(estimate.missing, network.space)
+    following = ["nas", "check", "--device", device]
     if estimate.provenance == "estimated" and network.space:
-        options = ["--space", network.space, "--device", device, "--latency-ms", f"{estimate.ms:.4g}"]
-        following = shlex.join(["nas", "search", *options])
-    emit(_document(network, table, estimate, following), as_json, _text(network, table, estimate))
-    next_step(following)
+        following = ["nas", "search", "--space", network.space, "--device", device]
+        following += ["--latency-ms", f"{estimate.ms:.4g}", *effective.options()]
+    elif effective.options():
+        following += ["--space", network.space, *effective.options()]
+    emit(_document(network, table, estimate, shlex.join(following)), as_json, _text(network, table, estimate))
+    next_step(shlex.join(following))
+
+
+def _sizes(network: Architecture, asked: sizes.Sizes) -> sizes.Sizes:
+    """What turns the network's space into one that holds it; as asked where nobody knows the space."""
+    from nas.space import load_space, space_names
+
+    known = network.space in space_names()
+    return sizes.between(load_space(network.space), network) if known else asked
 
 
 def _architecture(name: str) -> Architecture:

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step, say
 from nas.cli.progress import bars
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable
     from nas.latency.profile import Report
-    from nas.space import Space
 
 
 def profile(
     space: Annotated[str, typer.Option(help="A space, by name or by the path of its YAML file.")],
     device: Annotated[str, typer.Option(help="What to measure on; see `nas devices`.")],
-    resolution: Annotated[int | None, typer.Option(help="Input size in pixels; the space's own by default.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Classes of the head; the space's own by default.")] = None,
+    resolution: sizes.Resolution = None,
+    classes: sizes.Classes = None,
+    segment: sizes.Segment = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, each pinned to a core.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The table's folder; ./latency_tables/DEVICE by default.")] = None,
     as_json: Json = False,
@@ -31,9 +32,8 @@ def profile(
     from nas.latency.profile import profile as run
     from nas.space import load_space
 
-    chosen = load_space(space)
-    if resolution or classes:
-        chosen = at(chosen, resolution, classes)
+    asked = sizes.read(resolution, classes, segment)
+    chosen = asked.apply(load_space(space))
     folder = out or Path("latency_tables") / device
     unit = open_device(device, threads)
     try:
@@ -43,26 +43,13 @@ def profile(
         unit.close()
     for operation, reason in report.failed.items():
         say(f"could not be measured: {operation}: {reason}")
-    following = _next(space, device, out, resolution, classes)
+    following = _next(space, device, out, asked)
     emit(_document(space, device, folder, table, report, following), as_json, _text(folder, table, report))
     next_step(following)
 
 
-def at(space: Space, resolution: int | None, classes: int | None) -> Space:
-    """The space for another input size or number of classes; a mistake names the option."""
-    from nas.errors import InputError
-
-    try:
-        return space.at(resolution, classes)
-    except ValueError as error:
-        raise InputError(f"--resolution {resolution} --classes {classes}: {error}") from None
-
-
-def _next(space: str, device: str, out: Path | None, resolution: int | None, classes: int | None) -> str:
-    options = ["--device", str(out or device), "--space", space]
-    for name, value in (("--resolution", resolution), ("--classes", classes)):
-        options += [name, str(value)] if value else []
-    return shlex.join(["nas", "check", *options])
+def _next(space: str, device: str, out: Path | None, asked: sizes.Sizes) -> str:
+    return shlex.join(["nas", "check", "--device", str(out or device), "--space", space, *asked.options()])
 
 
 def _document(

@@ -23,12 +23,18 @@ def bars() -> Iterator[Tell]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
-        tasks: dict[str, TaskID] = {}
+    progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
+    tasks: dict[str, TaskID] = {}
 
-        def tell(what: str, done: int, total: int, note: str = "") -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total, note=note)
-            progress.update(tasks[what], completed=done, total=total, note=note)
+    def tell(what: str, done: int, total: int, note: str = "") -> None:
+        if not tasks:  # not before, so that an error in what comes first stays the only line
+            progress.start()
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total, note=note)
+        progress.update(tasks[what], completed=done, total=total, note=note)
 
+    try:
         yield tell
+    finally:
+        if tasks:
+            progress.stop()

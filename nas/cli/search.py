@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step, say
 
 if TYPE_CHECKING:
@@ -32,24 +31,27 @@ def search(
     supernet: Annotated[
         str | None, typer.Option(help="A training run's folder: its scores are used, its weights inherited.")
     ] = None,
-    resolution: Annotated[
-        int | None, typer.Option(help="Input side; by default the supernet's or the space's.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Classes; by default the supernet's or the space's.")] = None,
+    resolution: sizes.Resolution = None,
+    classes: sizes.Classes = None,
+    segment: sizes.Segment = None,
     out: Annotated[str | None, typer.Option(help="A new folder for the run; by default one under runs/.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the member of a space that a device runs in time at the least cost in accuracy."""
+    """Find the member of a space that a device runs in time at the least cost in accuracy.
+
+    Sizes that are not given are those of the supernet, where there is one, or the space's own.
+    """
     from nas.latency import load_table
     from nas.search import default_scores, load_scores, pose, solve
     from nas.search.run import new_folder, write_run
     from nas.space import load_space
 
+    asked = sizes.read(resolution, classes, segment)
     whole, table = load_space(space), load_table(device)
     given = _supernet_folder(supernet) if supernet else scores
     known = load_scores(given) if given else default_scores(whole)
-    chosen = _at(whole, known if supernet else None, resolution, classes)
-    with _naming_size(whole, chosen):
+    chosen = _at(whole, known if supernet else None, asked)
+    with sizes.naming(sizes.between(whole, chosen)):
         problem = pose(chosen, table, known, latency_ms, engine, candidates, _tell_step)  # type: ignore[arg-type]
     folder = new_folder(out, chosen.name, problem.table.device.name)
     _tell_problem(problem)
@@ -74,30 +76,18 @@ def _supernet_folder(supernet: str) -> str:
     return str(folder)
 
 
-def _at(space: Space, trained: Scores | None, resolution: int | None, classes: int | None) -> Space:
-    """The space at the asked resolution and classes, else at those that the supernet was trained with."""
+def _at(space: Space, trained: Scores | None, asked: sizes.Sizes) -> Space:
+    """The space at the asked sizes, else at those that the supernet was trained with."""
     from nas.errors import InputError
 
-    if trained and classes not in (None, trained.scored.classes):
-        raise InputError(f"--classes {classes}: the supernet was trained on {trained.scored.classes}")
-    size = (resolution, resolution) if resolution else trained.scored.resolution if trained else None
-    try:
-        return space.at(size, classes or (trained.scored.classes if trained else None))
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-@contextmanager
-def _naming_size(whole: Space, chosen: Space) -> Iterator[None]:
-    """Where the table lacks rows, lets the command that measures them have the size and classes of this search."""
-    from nas.latency import MissingRows
-
-    try:
-        yield
-    except MissingRows as error:
-        size = f" --resolution {chosen.resolution[0]}" if chosen.resolution != whole.resolution else ""
-        size += f" --classes {chosen.classes}" if chosen.classes != whole.classes else ""
-        raise MissingRows(f"{error}{size}", error.operations) from None
+    if trained is None:
+        return asked.apply(space)
+    if asked.segment is not None:
+        raise InputError(f"--segment {asked.segment}: the supernet has a classifier, whose weights another head cannot "
+                         f"take; give its folder to --scores instead of --supernet")  # fmt: skip
+    if asked.classes not in (None, trained.scored.classes):
+        raise InputError(f"--classes {asked.classes}: the supernet was trained on {trained.scored.classes}")
+    return sizes.Sizes(asked.resolution or trained.scored.resolution, trained.scored.classes).apply(space)
 
 
 def _inherit(supernet: str, found: Found, folder: Path) -> None:
@@ -114,9 +104,10 @@ def _tell_problem(problem: Problem) -> None:
         f"{device.compute_unit}, {device.precision}")  # fmt: skip
     say(f"         expected error {error} ({table.expected_error_source})")
     say(f"scores   {scores.path}: {scores.provenance}")
-    if scores.scored.resolution != space.resolution:
-        say(f"         measured at {_size(scores.scored.resolution)} with {scores.scored.classes} classes; "
-            f"this search is for {_size(space.resolution)} with {space.classes}")  # fmt: skip
+    task = " under a segmentation head" if space.heads[0].layout == "pyramid" else ""
+    if task or scores.scored.resolution != space.resolution:
+        say(f"         measured at {_size(scores.scored.resolution)} with {scores.scored.classes} classes; this search "
+            f"is for {_size(space.resolution)} with {space.classes}{task}")  # fmt: skip
     say(f"target   {problem.target_ms:.4g} ms, {problem.target_reason} (--latency-ms sets it)")
     say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
 

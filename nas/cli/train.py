@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step, say
 from nas.cli.progress import bars
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def train(
     space: Annotated[str, typer.Option(help="A space by name (see `nas spaces`), or its YAML file.")],
     data: Annotated[str, typer.Option(help="digits, an image folder, parquet files, or a hub name.")] = "digits",
-    resolution: Annotated[int | None, typer.Option(help="Input side; the space's by default, 32 for digits.")] = None,
+    resolution: sizes.Resolution = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 20,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Of the weights, at its peak.")] = 1e-3,
@@ -41,7 +42,10 @@ def train(
     out: Annotated[str | None, typer.Option(help="The training's folder; the same command goes on in it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a supernet and measure what each move costs; the same command resumes a stopped training."""
+    """Train a supernet and measure what each move costs; the same command resumes a stopped training.
+
+    Images come at the space's own resolution by default, digits at 32x32.
+    """
     from nas.data import load_data
     from nas.space import load_space
     from nas.supernet.recipe import make_recipe
@@ -51,17 +55,14 @@ def train(
         "sampling": sampling, "temperature": temperature, "final_temperature": final_temperature, "narrow": narrow,
         "precision": precision, "flip": data != "digits" if flip is None else flip, "seed": seed,
     })  # fmt: skip
-    whole = load_space(space)
-    sized = whole.at(resolution or (32 if data == "digits" else None))
+    sized = sizes.read(resolution or (32 if data == "digits" else None)).apply(load_space(space))
     splits = load_data(data, sized.resolution, held_out, limit, seed)
     chosen = sized.at(classes=len(splits.train.classes))
-    folder = out or f"runs/supernet-{chosen.name}-{Path(data).name}-{chosen.resolution[0]}"
+    folder = out or f"runs/supernet-{chosen.name}-{Path(data).name}-{sizes.size_text(chosen.resolution)}"
     say(f"data     {splits.train.source}")
     say(f"         {splits.held_out.source}")
     say(f"out      {folder} (the same command resumes it)")
-    _finish(
-        space, folder, chosen.resolution[0], _run(chosen, splits, recipe, folder, score_images, score_widths), as_json
-    )
+    _finish(space, folder, _run(chosen, splits, recipe, folder, score_images, score_widths), as_json)
 
 
 def _run(space: Space, data: Splits, recipe: Recipe, folder: str, images: int, widths: int) -> Scores:
@@ -78,15 +79,16 @@ def _run(space: Space, data: Splits, recipe: Recipe, folder: str, images: int, w
                      report=lambda done, total, row: tell("scoring moves", done, total))  # fmt: skip
 
 
-def _finish(space: str, folder: str, resolution: int, scores: Scores, as_json: bool) -> None:
+def _finish(space: str, folder: str, scores: Scores, as_json: bool) -> None:
+    resolution, classes = scores.scored.resolution, scores.scored.classes
     following = shlex.join(["nas", "search", "--space", space, "--device", "host", "--supernet", folder])
-    table = ["nas", "profile", "--space", space, "--device", "host", "--resolution", str(resolution), "--classes"]
+    table = ["nas", "profile", "--space", space, "--device", "host", *sizes.Sizes(resolution, classes).options()]
     document = {
-        "space": scores.space, "resolution": resolution, "classes": scores.scored.classes, "folder": folder,
+        "space": scores.space, "resolution": list(resolution), "classes": classes, "folder": folder,
         "scores": f"{folder}/scores.csv", "provenance": scores.provenance, "moves": len(scores.rows),
         "baseline_accuracy": scores.baseline_accuracy, "held_out_images": scores.images, "next": following,
     }  # fmt: skip
     emit(document, as_json, f"scores   {folder}/scores.csv: {len(scores.rows)} moves on {scores.images} held-out "
                             f"images, where the largest member has {scores.baseline_accuracy:.1f} %")  # fmt: skip
-    say(f"no latency table for this size yet? {shlex.join([*table, str(scores.scored.classes)])}")
+    say(f"no latency table for this size yet? {shlex.join(table)}")
     next_step(following)

@@ -13,11 +13,25 @@ from typing import Any, Protocol
 from nas.errors import NasError
 from nas.latency.device_info import DeviceInfo
 from nas.space import Operation
-from nas.specs import BlockSpec, Shape, from_dict
+from nas.specs import BlockSpec, Shape, from_dict, pyramid
 
 
 class OperationFailed(NasError):
     """This chain cannot be converted or run here; the device itself is well and takes the next one."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One block of a chain and what it takes.
+
+    Attributes:
+        taps: for a block that takes the maps of the stages, those before it (by index) whose outputs they are; none
+            where the chain's own input is the pyramid.
+    """
+
+    spec: BlockSpec
+    input: Shape
+    taps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,20 @@ class Chain:
         """A whole network: the chain of its operations."""
         operations = tuple(operations)
         return cls(tuple(operation.spec for operation in operations), operations[0].input)
+
+    def links(self) -> tuple[Link, ...]:
+        """The blocks with their inputs; one that takes a pyramid gets the last map of each of the coarsest sizes."""
+        links, outputs, shape = list[Link](), list[Shape](), self.input
+        for spec in self.blocks:
+            taps: tuple[int, ...] = ()
+            if spec.layout == "pyramid" and shape.layout != "pyramid":
+                last = {(output.height, output.width): index for index, output in enumerate(outputs)}
+                taps = tuple(sorted(last.values())[-spec.levels :])  # type: ignore[attr-defined]
+                shape = pyramid([outputs[tap] for tap in taps])
+            links.append(Link(spec, shape, taps))
+            shape = spec.output_shape(shape)
+            outputs.append(shape)
+        return tuple(links)
 
     def to_dict(self) -> dict[str, Any]:
         return {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}

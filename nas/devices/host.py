@@ -97,7 +97,8 @@ def _cores() -> Sequence[int]:
 def _content() -> tuple[str, ...]:
     """What a converted file depends on beside its chain: the converter, and the code that builds and exports blocks."""
     package = Path(__file__).resolve().parents[1]
-    sources = [*package.glob("blocks/*.py"), package / "export/fold.py", Path(__file__).with_name("litert_convert.py")]
+    sources = [*package.glob("blocks/*.py"), package / "export/fold.py"]
+    sources += [Path(__file__).with_name(name) for name in ("base.py", "litert_convert.py")]
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()
     return version("litert-torch"), version("torch"), code
 

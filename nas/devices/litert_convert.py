@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nas.blocks import build_block
-from nas.devices.base import Chain
+from nas.devices.base import Chain, Link
 from nas.devices.worker import serve
 from nas.export.fold import fold
 from nas.files import replacing
-from nas.specs import Shape, pyramid
+from nas.specs import Shape
 
 
 def main() -> None:
@@ -60,46 +60,34 @@ def convert(chain: Chain, path: Path) -> None:
 
 
 class _Chained(nn.Module):
-    """Blocks one after the other; one that takes a pyramid gets the last map of each of its levels' shapes.
+    """Blocks one after the other, each on the output of the one before it, or on those of its taps (`Link.taps`)."""
 
-    Attributes:
-        taps: for such a block, by its index, the indices of the blocks whose outputs it takes; for a pyramid that comes
-            in as it is, there are none.
-    """
-
-    def __init__(self, blocks: Sequence[nn.Module], taps: Mapping[int, Sequence[int]]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], links: Sequence[Link]) -> None:
         super().__init__()
-        self.blocks, self.taps = nn.ModuleList(blocks), dict(taps)
+        self.blocks, self.links = nn.ModuleList(blocks), links
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        x: Any = inputs if len(inputs) > 1 else inputs[0]
+        x: Any = inputs if self.links[0].spec.layout == "pyramid" else inputs[0]
         outputs: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            x = block([outputs[tap] for tap in self.taps[index]] if index in self.taps else x)
-            outputs.append(x)
-        result: Tensor = x
-        return result
+        for block, link in zip(self.blocks, self.links, strict=True):
+            outputs.append(block([outputs[tap] for tap in link.taps] if link.taps else x))
+            x = outputs[-1]
+        return outputs[-1]
 
 
 def build(chain: Chain) -> tuple[nn.Module, Shape]:
     """The chain as a module in eval mode, ready to deploy, and the shape of its output."""
     blocks: list[nn.Module] = []
     made: dict[object, nn.Module] = {}
-    shape, shapes, taps = chain.input, list[Shape](), dict[int, list[int]]()
-    for spec in chain.blocks:
-        if spec.layout == "pyramid" and shapes:
-            sizes = {(each.height, each.width): index for index, each in enumerate(shapes)}
-            taps[len(blocks)] = sorted(sizes.values())[-spec.levels :]  # type: ignore[attr-defined]
-            shape = pyramid([shapes[index] for index in taps[len(blocks)]])
-        key: object = (spec, shape) if chain.tied else len(blocks)
+    links = chain.links()
+    for link in links:
+        key: object = (link.spec, link.input) if chain.tied else len(blocks)
         if key not in made:
-            block = build_block(spec, shape).eval()
+            block = build_block(link.spec, link.input).eval()
             block.deploy()
             made[key] = fold(block)
         blocks.append(made[key])
-        shape = spec.output_shape(shape)
-        shapes.append(shape)
-    return _Chained(blocks, taps).eval(), shape
+    return _Chained(blocks, links).eval(), links[-1].spec.output_shape(links[-1].input)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from itertools import product
 from nas.space import Operation, Space
 from nas.space.architecture import entry_name, with_layout
 from nas.space.space import ROLES, Role
-from nas.specs import BlockSpec, Shape, pyramid
+from nas.specs import BlockSpec, Shape, Unflatten, pyramid
 
 
 def space_operations(space: Space) -> list[Operation]:
@@ -45,7 +45,12 @@ def _walk(space: Space) -> Iterator[Operation]:
                 reached |= {operation.output for operation in blocks}
             shapes |= reached
     for head in space.heads:
-        yield from _each("head", (head,), _pyramids(space, head) if head.layout == "pyramid" else shapes)
+        if head.layout != "pyramid":
+            yield from _each("head", (head,), shapes)
+            continue
+        tokens = (shape for shape in shapes if shape.layout == "tokens")
+        yield from _each(f"stage{len(space.stages)}_{Unflatten.kind}", (Unflatten(),), tokens)
+        yield from _each("head", (head,), _pyramids(space, head))
 
 
 def _pyramids(space: Space, head: BlockSpec) -> Iterator[Shape]:

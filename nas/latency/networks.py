@@ -16,6 +16,7 @@ from nas.files import read_text, write_text
 from nas.latency.device_info import DeviceInfo
 from nas.latency.journal import Journal
 from nas.space import Architecture, Space, space_names
+from nas.specs import parse
 
 NETWORKS_FILE = "networks.csv"
 Progress = Callable[[str, int, int], None]
@@ -105,15 +106,20 @@ def space_id(space: Space) -> str:
 
 
 def resolution_id(space: Space) -> str:
-    """Input size and classes, as in 224x224/1000."""
-    arch = space.smallest()
-    return f"{arch.resolution[0]}x{arch.resolution[1]}/{arch.classes}"
+    """Input size and classes, as in 224x224/1000; with a head on the pyramid, that head in full instead of classes."""
+    height, width = space.resolution
+    head = space.heads[0]
+    return f"{height}x{width}/" + (f"{head.kind}({head})" if head.layout == "pyramid" else str(space.classes))
 
 
 def at_resolution_id(space: Space, text: str) -> Space:
-    """The space at an input size and number of classes that `resolution_id` wrote."""
-    height, width, classes = map(int, text.replace("/", "x").split("x"))
-    return space.at((height, width), classes)
+    """The space at the input size and with the classes or the head that `resolution_id` wrote."""
+    size, _, task = text.partition("/")
+    height, width = map(int, size.split("x"))
+    kind, _, hyperparameters = task.removesuffix(")").partition("(")
+    if kind.isdecimal():
+        return space.at((height, width), int(kind))
+    return space.with_head(parse(kind, hyperparameters)).at((height, width))
 
 
 def profiled_spaces(device: DeviceInfo) -> list[tuple[str, str]]:

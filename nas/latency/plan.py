@@ -60,5 +60,7 @@ def spread(operations: Sequence[Operation], count: int) -> tuple[Operation, ...]
 
 def _group_key(operation: Operation) -> tuple[object, ...]:
     spec, shape = operation.spec, operation.input
-    others = tuple((name, value) for name, value in spec.hyperparameters().items() if name != "width")
+    # A block's width is that of its stage, but for a head on a pyramid, which has one inside.
+    varied = () if shape.layout == "pyramid" else ("width",)
+    others = tuple((name, value) for name, value in spec.hyperparameters().items() if name not in varied)
     return spec.kind, others, shape.layout, shape.height, shape.width

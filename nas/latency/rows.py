@@ -154,7 +154,7 @@ def _spec(kind: str, hyperparameters: str) -> BlockSpec:
 def _output(spec: BlockSpec, text: str) -> str:
     """The output shape of the operation, as text; raises ValueError where the block does not take this input."""
     shape = Shape.parse(text)
-    if str(shape) != text or 0 in (shape.channels, shape.height, shape.width):
+    if str(shape) != text or any(0 in (level.channels, level.height, level.width) for level in shape.levels):
         raise ValueError(f"'{text}' is no shape of an activation")
     if shape.layout != spec.layout:
         raise ValueError(f"{spec.kind} takes a {spec.layout}, '{text}' is a {shape.layout}")

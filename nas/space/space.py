@@ -244,7 +244,9 @@ class Space:
             InputError: with key and reason, where that is no size for a block of the space or for a published member.
         """
         size = self.largest().at(resolution, classes).resolution
-        heads = tuple(self.largest().with_head(head).at(classes=classes).head for head in self.heads)
+        heads = self.heads
+        if classes is not None:
+            heads = tuple(replace(head, classes=classes) for head in heads)  # type: ignore[call-arg]
         members = {name: arch.at(resolution, classes) for name, arch in self.published.items()}
         sized = replace(self, resolution=size, heads=heads, published=members)
         found = refusal(sized) if size != self.resolution else None

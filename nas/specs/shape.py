@@ -62,7 +62,10 @@ class Shape:
     def parse(cls, text: str) -> Shape:
         """The inverse of `str()`. Raises ValueError for anything else."""
         if text.startswith("pyramid:"):
-            return pyramid([cls.parse(level) for level in text.removeprefix("pyramid:").split("+")])
+            maps = [cls.parse(level) for level in text.removeprefix("pyramid:").split("+")]
+            if any(level.layout != "map" for level in maps):
+                raise ValueError(f"'{text}' is no shape; the levels of a pyramid are maps, as pyramid:48x8x8+96x4x4")
+            return pyramid(maps)
         match = _TEXT.fullmatch(text)
         if not match:
             raise ValueError(f"'{text}' is no shape; expected CHANNELSxHEIGHTxWIDTH, as 48x56x56 or tokens:448x7x7")

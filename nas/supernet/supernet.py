@@ -167,6 +167,8 @@ class Supernet(nn.Module):
         for index, _, path in self.metapaths():
             if index == stage - 1 and stream != "stem":
                 tensors += [pair for block in path.candidates.blocks() for pair in group_tensors(block, "out")]
+        if following != "head":  # one that takes the maps of all stages
+            tensors += [pair for block in self._blocks("head") for pair in group_tensors(block, stream)]
         return group_order(tensors)
 
     def _blocks(self, name: str) -> list[Block]:

@@ -16,11 +16,10 @@ CALL_MS = 0.002
 
 def true_ms(chain: Chain) -> float:
     """A call, and for every block a constant, its MACs and the elements that it moves."""
-    total, shape = CALL_MS, chain.input
-    for spec in chain.blocks:
-        moved = sum(layer.read + layer.written for layer in spec.layers(shape))
-        total += 1e-4 + spec.macs(shape) / 4e7 + moved / 2e7
-        shape = spec.output_shape(shape)
+    total = CALL_MS
+    for link in chain.links():
+        moved = sum(layer.read + layer.written for layer in link.spec.layers(link.input))
+        total += 1e-4 + link.spec.macs(link.input) / 4e7 + moved / 2e7
     return total
 
 

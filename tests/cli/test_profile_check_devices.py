@@ -52,7 +52,7 @@ def test_profile_then_check(workplace: SimpleNamespace, opened: list[FakeDevice]
     assert {"nets", "mape", "bias", "within_5", "within_10", "spearman"} <= set(found)
     assert found["nets"] == len(found["networks"]) == 6 and found["within_5"] == 100
     assert found["resolution"] == "96x96/4"
-    assert found["next"] == "nas search --space small --device host"
+    assert found["next"] == "nas search --space small --device host --resolution 96 --classes 4"
     assert all(device.closed for device in opened)
 
     devices(as_json=True)

@@ -190,8 +190,8 @@ def test_missing_rows_are_named_with_the_command_that_measures_them(nas, workpla
         ("space_file", "name: small\n", "name: small\ncolour: red\n", "colour: unknown key"),
         ("table_file", "kind,", "sort,", "table.csv:1"),
         ("scores_file", "cost", "price", "scores.csv:1: column 'cost' is missing"),
-        ("scores_file", "drop,1,1,", "drop,1,7,", "scores.csv:2: position: 7 is outside 1..2"),
-        ("scores_file", "drop,1,2,", "drop,1,1,", "this move stands twice"),
+        ("scores_file", "drop,stage1_block1,", "drop,stage1_block7,", "scores.csv:2: place: the scored space has"),
+        ("scores_file", "drop,stage1_block2,", "drop,stage1_block1,", "this move stands twice"),
     ],
 )  # fmt: skip
 def test_malformed_files_are_named_with_line_and_reason(nas, workplace, file, good, bad, reason):
@@ -204,7 +204,7 @@ def test_malformed_files_are_named_with_line_and_reason(nas, workplace, file, go
 
 def test_scores_of_another_space_are_refused(nas, workplace):
     path = workplace.scores_file.with_name("scores.yaml")
-    path.write_text(path.read_text().replace("space: small", "space: other"))
+    path.write_text(path.read_text().replace("name: small", "name: other"))
     assert "scores of space 'other', not of 'small'" in refused(nas(*SEARCH))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nas.cli.spaces import spaces
 from nas.errors import InputError
+from nas.space import Space
 
 
 def test_json_has_every_space_with_its_members(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +22,7 @@ def test_json_has_every_space_with_its_members(capsys: pytest.CaptureFixture[str
     assert members["efficientformer_l3"]["attention"] == [0, 0, 0, 4]
     assert isinstance(members["efficientformer_l7"]["macs"], int)
     assert found["stages"][0]["widths"] == [32, 48, 64, 80, 96]
-    assert found["stages"][0]["global"] is None
+    assert found["stages"][0]["global"] == []
 
 
 def test_text_of_one_space(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +56,31 @@ def test_space_of_ones_own_by_path(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_unknown_space() -> None:
     with pytest.raises(InputError, match="did you mean 'efficientformer'"):
         spaces("efficientfromer")
+
+
+def test_text_shows_all_candidates_of_a_place(
+    choices_space: Callable[..., Space], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = choices_space()
+    spaces(space.path)
+    said = capsys.readouterr().out
+    assert "mb4d(expansion=1|2;pool=3;activation=gelu|relu)" in said
+    assert "head_dim=8|12|16" in said and "mb3d(heads=2;key_dim=8;value_ratio=2;expansion=1|2;activation=gelu)" in said
+    assert "Of values parted by | each block has one." in said
+    assert "choices: 1,797,120 networks, 64x64 pixels" in said
+    for name in ("choices_s", "choices_l", "choices-smallest", "choices-largest"):
+        assert name in said
+
+
+def test_json_lists_all_candidates_of_a_place(
+    choices_space: Callable[..., Space], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = choices_space("stage_suffix")
+    spaces(space.path, as_json=True)
+    (document,) = json.loads(capsys.readouterr().out)
+    assert document["networks"] == space.count() and document["attention"] == "stage_suffix"
+    for said, stage in zip(document["stages"], space.stages, strict=True):
+        assert said["entries"] == [block.to_dict() for block in stage.entries]
+        assert said["local"] == [block.to_dict() for block in stage.local]
+        assert said["global"] == [block.to_dict() for block in stage.global_]
+    assert document["members"][0]["attention"] == [0, 0, 1, 1]

@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,14 @@ class Source:
 
     Attributes:
         module: what to import, from the checkout's root.
-        members: our name of the member, and the function in `module` that makes it.
-        stages: the modules whose outputs are the four stages' features.
+        members: our name of the member, and the function in `module` that makes it, or one that takes `module`.
+        stages: the modules whose outputs are the four stages' features (of a list, its last one's), or the one whose
+            last four children are.
         stubs: stands in for what the code imports and the checkout does not hold.
     """
 
     module: str
-    members: dict[str, str]
+    members: Mapping[str, str | Callable[[types.ModuleType], nn.Module]]
     stages: tuple[str, ...]
     stubs: Callable[[Path], None]
 
@@ -62,6 +63,42 @@ def stub_for_snap_research(checkout: Path) -> None:
     _module("timm.models.layers.helpers", to_2tuple=lambda x: x if isinstance(x, tuple) else (x, x))
 
 
+def stub_for_swiftformer(checkout: Path) -> None:
+    """What the SwiftFormer repository takes from an old timm, and the one pattern of einops that it uses."""
+    stub_for_snap_research(checkout)
+    _module("einops", repeat=lambda x_bd, pattern, repeat: x_bd[:, None].expand(-1, repeat, -1))
+
+
+class SqueezeExcite(nn.Module):
+    """timm's squeeze-and-excitation, which EMO's stem takes from it."""
+
+    def __init__(self, channels: int, rd_ratio: float, act_layer: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(channels, round(channels * rd_ratio), 1)
+        self.act = act_layer()
+        self.conv_expand = nn.Conv2d(round(channels * rd_ratio), channels, 1)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        squeezed = x_bchw.mean(dim=(2, 3), keepdim=True)
+        return x_bchw * torch.sigmoid(self.conv_expand(self.act(self.conv_reduce(squeezed))))
+
+
+def stub_for_emo(checkout: Path) -> None:
+    """What EMO's repository takes from an old timm, and its registry of models; einops itself must be importable."""
+    unused = ("Sigmoid", "Swish", "Mish", "HardSigmoid", "HardSwish", "HardMish", "Tanh", "PReLU")
+    _module("model", folder=checkout / "model", MODEL=types.SimpleNamespace(register_module=lambda make: make))
+    _module("cv2")
+    _module("timm")
+    _module("timm.models")
+    _module("timm.models.layers", DropPath=nn.Identity, trunc_normal_=nn.init.trunc_normal_, create_attn=None)
+    _module("timm.models.layers.weight_init", trunc_normal_=nn.init.trunc_normal_)
+    _module("timm.models.layers.activations", torch=torch, nn=nn, F=nn.functional,
+            GELU=lambda inplace=False: nn.GELU())  # fmt: skip
+    vars(sys.modules["timm.models.layers.activations"]).update(dict.fromkeys(unused, nn.Identity))
+    _module("timm.models.efficientnet_blocks", num_groups=None, SqueezeExcite=SqueezeExcite)
+    _module("timm.models.efficientnet_builder", _parse_ksize=None)
+
+
 def stub_for_timm(checkout: Path) -> None:
     """timm without torchvision: the model files and layers are the checkout's, its data pipeline is left out."""
     _module("timm", folder=checkout / "timm", __version__="checkout")
@@ -70,14 +107,87 @@ def stub_for_timm(checkout: Path) -> None:
     sys.meta_path.append(_Absent("torchvision"))
 
 
+def stub_for_efficientvit(checkout: Path) -> None:
+    """The packages without what their __init__ imports besides: segmentation, SAM, autoencoders, kernels in Triton."""
+    _module("efficientvit.models.efficientvit", folder=checkout / "efficientvit" / "models" / "efficientvit")
+    _module("efficientvit.apps.trainer.run_config", Scheduler=None)
+    _module("efficientvit.models.nn.triton_rms_norm", TritonRMSNorm2dFunc=None)
+
+
+def efficientvit(size: str) -> Callable[[types.ModuleType], nn.Module]:
+    """As the repository's model zoo makes it: in the L series norms have an eps of 1e-7.
+
+    L0 is a backbone alone; it gets the head that L1 has.
+    """
+
+    def make(module: types.ModuleType) -> nn.Module:
+        model: nn.Module
+        if size == "l0":
+            backbone = importlib.import_module("efficientvit.models.efficientvit.backbone")
+            head = module.ClsHead(512, [3072, 3200], act_func="gelu")
+            model = module.EfficientViTCls(backbone.efficientvit_backbone_l0(), head)
+        else:
+            model = getattr(module, f"efficientvit_cls_{size}")()
+        for part in model.modules():
+            if size.startswith("l") and isinstance(part, (nn.BatchNorm2d, nn.LayerNorm)):
+                part.eps = 1e-7
+        return model
+
+    return make
+
+
+def efficientvit_timm(name: str) -> Callable[[types.ModuleType], nn.Module]:
+    """With the authors' eps of 1e-15 under the attention's sums, which the checkpoints were trained with.
+
+    timm's is 1e-5; that is felt where a query has next to no positive products (4e-4 in B1's logits here).
+    """
+
+    def make(module: types.ModuleType) -> nn.Module:
+        model: nn.Module = getattr(module, name)()
+        for part in model.modules():
+            if isinstance(part, module.LiteMLA):
+                part.eps = 1e-15
+        return model
+
+    return make
+
+
+EFFICIENTVITS = {
+    f"efficientvit_{series}{size}": efficientvit(f"{series}{size}") for series in "bl" for size in range(4)
+}
+EFFICIENTVITS_TIMM = {name: efficientvit_timm(name) for name in EFFICIENTVITS if name != "efficientvit_l0"}
+EFFICIENTFORMERV2S = {f"efficientformerv2_{size}": f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")}
 EFFICIENTFORMERS = {f"efficientformer_l{size}": f"efficientformer_l{size}" for size in (1, 3, 7)}
 
+SWIFTFORMERS = ("swiftformer_xs", "swiftformer_s", "swiftformer_l1", "swiftformer_l3")
+
 SOURCES: dict[str, dict[str, Source]] = {
+    "emo": {
+        "official": Source("model.emo", {f"emo_{size}m": f"EMO_{size}M" for size in (1, 2, 5, 6)},
+                           ("stage1", "stage2", "stage3", "stage4"), stub_for_emo),
+    },
     "efficientformer": {
         "official": Source("models.efficientformer", EFFICIENTFORMERS,
                            ("network.0", "network.2", "network.4", "network.6"), stub_for_snap_research),
         "timm": Source("timm.models.efficientformer", EFFICIENTFORMERS,
                        ("stages.0", "stages.1", "stages.2", "stages.3"), stub_for_timm),
+    },
+    "swiftformer": {
+        "official": Source("models.swiftformer", {name: f"SwiftFormer_{name[12:].upper()}" for name in SWIFTFORMERS},
+                           ("network.0", "network.2", "network.4", "network.6"), stub_for_swiftformer),
+        "timm": Source("timm.models.swiftformer", {name: name for name in SWIFTFORMERS},
+                       ("stages.0", "stages.1", "stages.2", "stages.3"), stub_for_timm),
+    },
+    "efficientformerv2": {
+        "official": Source("models.efficientformer_v2", EFFICIENTFORMERV2S,
+                           ("network.0", "network.2", "network.4", "network.6"), stub_for_snap_research),
+        "timm": Source("timm.models.efficientformer_v2", EFFICIENTFORMERV2S,
+                       ("stages.0", "stages.1", "stages.2", "stages.3"), stub_for_timm),
+    },
+    "efficientvit": {
+        "official": Source("efficientvit.models.efficientvit.cls", EFFICIENTVITS, ("backbone.stages",),
+                           stub_for_efficientvit),
+        "timm": Source("timm.models.efficientvit_mit", EFFICIENTVITS_TIMM, ("stages",), stub_for_timm),
     },
 }  # fmt: skip
 
@@ -90,7 +200,7 @@ def record(family: str, layout: str, checkout: Path) -> None:
     folder = HERE / family
     folder.mkdir(exist_ok=True)
     for member, make in source.members.items():
-        model = getattr(module, make)()
+        model = getattr(module, make)() if isinstance(make, str) else make(module)
         tensors = {name: (tuple(t.shape), seeded.dtype(t)) for name, t in model.state_dict().items()}
         floats = {name: type_ for name, type_ in tensors.items() if type_[1].startswith("f")}
         model.load_state_dict(seeded.state_dict(floats), strict=False)
@@ -109,9 +219,12 @@ def record(family: str, layout: str, checkout: Path) -> None:
 def run(model: nn.Module, stages: Sequence[str], images: Tensor) -> dict[str, Any]:
     """The logits, and of each stage's output (B, C, H, W) its mean, its deviation and evenly spaced elements."""
     features: list[Tensor] = []
-    for name in stages:
-        model.get_submodule(name).register_forward_hook(lambda module, given, output: features.append(output))
+    modules = [model.get_submodule(name) for name in stages]
+    for stage in modules if len(modules) > 1 else list(modules[0].children())[-4:]:
+        stage = stage[-1] if isinstance(stage, nn.ModuleList) else stage
+        stage.register_forward_hook(lambda module, given, output: features.append(output))
     logits = model.eval()(images)
+    logits = logits["out"] if isinstance(logits, dict) else logits
     outputs = {"logits": logits.numpy()}
     for index, feature in enumerate(features, start=1):
         if feature.ndim == 3:  # tokens (B, N, C)

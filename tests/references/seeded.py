@@ -19,6 +19,8 @@ TensorType = tuple[tuple[int, ...], str]
 """A tensor's shape and its dtype as NumPy abbreviates it: f4, i8."""
 CELL = 32
 """Pixels of the images' coarse cells: the reduction of a network's last stage."""
+DAMPED = ("mid_norm.weight", "mid.bn.weight", "v_local.1.weight", "v_local.bn.weight")
+"""Scales inside EfficientFormerV2's branches that are about 0.25, as its up to 35 blocks would amplify too much."""
 
 
 def state_dict(types: Mapping[str, TensorType]) -> dict[str, Tensor]:
@@ -63,6 +65,10 @@ def _tensor(name: str, shape: Sequence[int], dtype: str) -> Tensor:
         return _uniform(name, shape, mean=0.55, std=0.25)
     if last == "attention_biases":
         return _uniform(name, shape, mean=0.0, std=1.0)
+    if name.endswith(DAMPED):
+        return _uniform(name, shape, mean=0.25, std=0.1)
+    if name.endswith("talking_head2.bias"):  # it is added to the weight of every token, of which there are many
+        return _uniform(name, shape, mean=0.0, std=0.01)
     if len(shape) > 1:
         return _uniform(name, shape, mean=0.0, std=1.0 / math.sqrt(math.prod(shape[1:])))
     return _uniform(name, shape, mean=1.0 if last == "weight" else 0.0, std=0.1)
