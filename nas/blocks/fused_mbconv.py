@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nas.blocks.base import Axes, Axis, Block, Published
-from nas.blocks.layers import ACTIVATIONS, ConvNorm, init_linear
+from nas.blocks.layers import ACTIVATIONS, ConvNorm, NormalConv2d
 from nas.specs import FusedMBConv, FusedMBConvDown, Shape
 
 _PUBLISHED = {"expand": "main.spatial_conv", "project": "main.point_conv"}
@@ -25,10 +25,9 @@ class _Bottleneck(Block):
     def __init__(self, spec: FusedMBConv | FusedMBConvDown, channels: int, width: int, stride: int) -> None:
         super().__init__()
         hidden = spec.expansion * channels
-        self.expand = ConvNorm(channels, hidden, spec.kernel, stride, bias=False)
+        self.expand = ConvNorm(channels, hidden, spec.kernel, stride, bias=False, conv=NormalConv2d)
         self.activation = ACTIVATIONS[spec.activation]()
-        self.project = ConvNorm(hidden, width, bias=False)
-        self.apply(init_linear)
+        self.project = ConvNorm(hidden, width, bias=False, conv=NormalConv2d)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.expand(x_bchw))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.blocks.base import Axes, Repeated
-from nas.blocks.layers import ConvNorm, conv_axes, init_linear
+from nas.blocks.layers import ConvNorm, NormalConv2d, conv_axes
 
 EPS = 1e-15
 """What a token keeps that attends to nothing, so that it becomes zero."""
@@ -36,11 +36,10 @@ class LiteMLA(nn.Module):
         super().__init__()
         stacked = 3 * channels
         self.head_dim = head_dim
-        self.qkv = nn.Conv2d(channels, stacked, 1, bias=False)
-        self.depthwise = nn.Conv2d(stacked, stacked, kernel, padding=kernel // 2, groups=stacked, bias=False)
-        self.grouped = nn.Conv2d(stacked, stacked, 1, groups=stacked // head_dim, bias=False)
-        self.projection = ConvNorm(2 * channels, channels, bias=False)
-        self.apply(init_linear)
+        self.qkv = NormalConv2d(channels, stacked, 1, bias=False)
+        self.depthwise = NormalConv2d(stacked, stacked, kernel, padding=kernel // 2, groups=stacked, bias=False)
+        self.grouped = NormalConv2d(stacked, stacked, 1, groups=stacked // head_dim, bias=False)
+        self.projection = ConvNorm(2 * channels, channels, bias=False, conv=NormalConv2d)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         batch, _, height, width = x_bchw.shape
@@ -58,7 +57,7 @@ class LiteMLA(nn.Module):
 def _in_fp32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`attend` in fp32 under half precision and autocast, because sums over all tokens overflow fp16."""
     dtype, device = torch.promote_types(q.dtype, torch.float32), q.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             return attend(q.to(dtype), k.to(dtype), v.to(dtype)).to(q.dtype)
     return attend(q.to(dtype), k.to(dtype), v.to(dtype)).to(q.dtype)

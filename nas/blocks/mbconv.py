@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from nas.blocks.base import Axes, Axis, Block, Published
-from nas.blocks.layers import ACTIVATIONS, ConvNorm, init_linear
+from nas.blocks.layers import ACTIVATIONS, ConvNorm, NormalConv2d
 from nas.specs import MBConv, MBConvDown, Shape
 
 _PUBLISHED = {"expand": "main.inverted_conv", "depthwise": "main.depth_conv", "project": "main.point_conv"}
@@ -33,8 +33,7 @@ class _Bottleneck(Block):
         self.expand = _conv(channels, hidden, norm=norm)
         self.depthwise = _conv(hidden, hidden, spec.kernel, stride, groups=hidden, norm=norm)
         self.activation = ACTIVATIONS[spec.activation]()
-        self.project = ConvNorm(hidden, width, bias=False)
-        self.apply(init_linear)
+        self.project = ConvNorm(hidden, width, bias=False, conv=NormalConv2d)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.expand(x_bchw))
@@ -69,5 +68,5 @@ def _conv(
 ) -> nn.Sequential:
     """A ConvNorm, or in its place a convolution with a bias, called `conv` as well."""
     if norm:
-        return ConvNorm(channels, width, kernel, stride, groups, bias=False)
-    return nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups)))
+        return ConvNorm(channels, width, kernel, stride, groups, bias=False, conv=NormalConv2d)
+    return nn.Sequential(OrderedDict(conv=NormalConv2d(channels, width, kernel, stride, kernel // 2, groups=groups)))

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nas.blocks.base import Axes, Block, Published
-from nas.blocks.layers import ACTIVATIONS, ConvNorm, init_linear
+from nas.blocks.layers import ACTIVATIONS, ConvNorm, NormalConv2d
 from nas.specs import ResBlock, Shape
 
 _PUBLISHED = {"first": "main.conv1", "second": "main.conv2"}
@@ -22,10 +22,9 @@ class ResBlockBlock(Block):
     def __init__(self, spec: ResBlock, shape: Shape) -> None:
         super().__init__()
         channels, hidden = shape.channels, spec.expansion * shape.channels
-        self.first = ConvNorm(channels, hidden, spec.kernel, bias=False)
+        self.first = ConvNorm(channels, hidden, spec.kernel, bias=False, conv=NormalConv2d)
         self.activation = ACTIVATIONS[spec.activation]()
-        self.second = ConvNorm(hidden, channels, spec.kernel, bias=False)
-        self.apply(init_linear)
+        self.second = ConvNorm(hidden, channels, spec.kernel, bias=False, conv=NormalConv2d)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.first(x_bchw))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.devices.base import Chain, Device, OperationFailed, Timing
+from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
 from nas.errors import InputError, nearest
 
 HOST = "host"
@@ -62,4 +62,14 @@ def open_device(name: str, threads: int | None = None) -> Device:
                      f"and a table of your own measurements in ./latency_tables/{name} would replace it")  # fmt: skip
 
 
-__all__ = ["HOST", "Chain", "Device", "Known", "OperationFailed", "Timing", "known_devices", "open_device"]
+__all__ = [
+    "HOST",
+    "Chain",
+    "Device",
+    "DeviceLost",
+    "Known",
+    "OperationFailed",
+    "Timing",
+    "known_devices",
+    "open_device",
+]

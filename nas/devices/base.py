@@ -20,6 +20,10 @@ class OperationFailed(NasError):
     """This chain cannot be converted or run here; the device itself is well and takes the next one."""
 
 
+class DeviceLost(NasError):
+    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it."""
+
+
 @dataclass(frozen=True)
 class Link:
     """One block of a chain and what it takes.
@@ -91,12 +95,17 @@ class Chain:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one run of a chain, over the quietest of several rounds of runs."""
+    """Milliseconds of one run of a chain, over the quietest of several rounds of runs.
+
+    Attributes:
+        notes: further columns of the row, by name: the unit that ran it, where it was placed, what was amiss.
+    """
 
     median_ms: float
     p10_ms: float
     p90_ms: float
     runs: int
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 class Device(Protocol):
@@ -115,7 +124,12 @@ class Device(Protocol):
         ...
 
     def measure(self, artifact: Path) -> Timing:
-        """Runs a prepared file. Raises OperationFailed when the device cannot run it."""
+        """Runs a prepared file.
+
+        Raises:
+            OperationFailed: when the device cannot run it.
+            DeviceLost: when the device is gone.
+        """
         ...
 
     def close(self) -> None: ...

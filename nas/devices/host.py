@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import date
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from nas.devices.base import Chain, Device, Timing
+from nas.devices.converter import Converter
 from nas.devices.worker import Worker
 from nas.errors import InputError
 from nas.latency.device_info import DeviceInfo
 from nas.versions import versions
 
 NAME = "host"
+MOST_CONVERTERS = 4
+"""More of them would keep the memory busy that the timed runs share."""
 _TOOLS = ("ai-edge-litert", "litert-torch", "torch", "numpy")
 
 
 class Host(Device):
-    """Converts in one process and times in another, each with cores of its own where there are several.
+    """Converts in some processes and times in another, on cores of its own where there are several.
 
     Args:
         threads: CPU threads of a run; the cores that they are pinned to are the last ones there are.
@@ -38,12 +39,10 @@ class Host(Device):
         if not 1 <= threads <= len(cores):
             raise InputError(f"--threads {threads}: this machine has {len(cores)} cores to pin threads to")
         self.threads = threads
-        self.cache = cache or cache_folder()
         self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
-        self._convert_on = [core for core in cores if core not in self._run_on] or self._run_on
-        self._converter = Worker("nas.devices.litert_convert")
+        convert_on = [core for core in cores if core not in self._run_on] or self._run_on
+        self._converter = Converter(min(len(convert_on) or 1, MOST_CONVERTERS), convert_on, cache)
         self._runner = Worker("nas.devices.litert_run")
-        self._queue = ThreadPoolExecutor(1)
 
     def info(self) -> DeviceInfo:
         return DeviceInfo(
@@ -65,42 +64,20 @@ class Host(Device):
         )
 
     def prepare(self, chain: Chain) -> Future[Path]:
-        return self._queue.submit(self._convert, chain)
+        return self._converter.prepare(chain)
 
     def measure(self, artifact: Path) -> Timing:
         return Timing(**self._runner.ask(path=str(artifact), threads=self.threads, cores=self._run_on))
 
     def close(self) -> None:
-        self._queue.shutdown(wait=False, cancel_futures=True)
         self._converter.close()
         self._runner.close()
-
-    def _convert(self, chain: Chain) -> Path:
-        path = self.cache / f"{chain.digest(*_content())}.tflite"
-        if not path.is_file():
-            self._converter.ask(chain=chain.to_dict(), path=str(path), cores=self._convert_on)
-        return path
-
-
-def cache_folder() -> Path:
-    """Where converted files are kept: $XDG_CACHE_HOME/nas/litert, ~/.cache/nas/litert by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / "litert"
 
 
 def _cores() -> Sequence[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
-
-
-@cache
-def _content() -> tuple[str, ...]:
-    """What a converted file depends on beside its chain: the converter, and the code that builds and exports blocks."""
-    package = Path(__file__).resolve().parents[1]
-    sources = [*package.glob("blocks/*.py"), package / "export/fold.py"]
-    sources += [Path(__file__).with_name(name) for name in ("base.py", "litert_convert.py")]
-    code = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()
-    return version("litert-torch"), version("torch"), code
 
 
 def _processor() -> str:

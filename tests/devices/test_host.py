@@ -12,7 +12,8 @@ import torch
 
 import nas
 from nas.devices import Chain, OperationFailed, known_devices, open_device
-from nas.devices.host import Host, cache_folder
+from nas.devices.converter import cache_folder
+from nas.devices.host import Host
 from nas.devices.litert_convert import build
 from nas.devices.litert_run import quietest
 from nas.errors import InputError
