@@ -14,7 +14,7 @@ from nas.cli.progress import bars
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable
-    from nas.latency.profile import Report
+    from nas.latency.bench import Report
 
 
 def profile(

@@ -111,9 +111,14 @@ class Timing:
 class Device(Protocol):
     """Something that measures an exported chain of blocks.
 
-    Life cycle: `info` says what it is before anything runs; `prepare` converts in the background, so that the next
-    chain is ready when this one is measured; `measure` blocks; `close` frees what was started.
+    Life cycle: `info` says what it is before anything runs; `prepare` converts in the background, so that the
+    next chain is ready when this one is measured; `measure` blocks; `close` frees what was started.
+
+    Attributes:
+        copies: of an operation in the stack whose slope is its latency; more where a call costs much.
     """
+
+    copies: int = 3
 
     def info(self) -> DeviceInfo:
         """The fields of `device.yaml` that do not depend on what is measured. Raises NasError if it cannot measure."""

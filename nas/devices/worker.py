@@ -8,6 +8,7 @@ the process ends with its parent, however that ends, because its stdin closes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nas.devices.base import OperationFailed
+from nas.errors import NasError
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -36,6 +38,7 @@ class Worker:
 
         Raises:
             OperationFailed: with the error that the request met there, or when the process died of it.
+            NasError: when the machine was to blame: no space left, no memory.
         """
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
@@ -49,6 +52,8 @@ class Worker:
             self.close()
             raise OperationFailed(f"{self.module} died (exit code {process.returncode})")
         answer: dict[str, Any] = json.loads(line)
+        if answer.get("machine"):
+            raise NasError(f"{answer['error']}; make room on this machine, the same command goes on")
         if "error" in answer:
             raise OperationFailed(answer["error"])
         return answer
@@ -81,9 +86,14 @@ def serve(answer: Answer, start: Callable[[], None] = lambda: None) -> None:
         try:
             reply = answer(json.loads(line))
         except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {_first_line(error)}"}
+            reply = {"error": f"{type(error).__name__}: {_first_line(error)}", "machine": _out_of_room(error)}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
+
+
+def _out_of_room(error: Exception) -> bool:
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in numbers)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.devices.base import Device
 from nas.errors import InputError
-from nas.latency.device_info import Calibration, Check
+from nas.latency.device_info import Calibration, Check, DeviceInfo
 from nas.latency.journal import check_settings, journal
 from nas.latency.networks import (
     NetworkTime,
@@ -44,11 +44,10 @@ def calibrate(networks: Sequence[NetworkTime]) -> tuple[float, float]:
     return float(solution[0]), float(solution[1]) if len(networks) > 1 else 0.0
 
 
-def sums(table: LatencyTable, networks: Sequence[NetworkTime], members: Sequence[Architecture]) -> list[NetworkTime]:
+def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> list[NetworkTime]:
     """The networks with the sum of their operations' rows. Raises MissingRows where a row is missing."""
-    bare = replace(table, device=replace(table.device, intercept_ms=0.0, calibration=Calibration()))
-    return [replace(network, sum_ms=round(bare.total_ms(member), 6))
-            for network, member in zip(networks, members, strict=True)]  # fmt: skip
+    bare = replace(table, device=replace(table.device, intercept_ms=0.0, calibration=Calibration(), spaces=()))
+    return [replace(network, sum_ms=round(bare.total_ms(member), 6)) for member, network in networks.items()]
 
 
 def check(
@@ -69,17 +68,27 @@ def check(
     check_settings(table.path / DEVICE_FILE, vars(table.device), info)
     with journal(table.path, JOURNAL_FILE, info) as book:
         known = [NetworkTime(**entry["network"]) for entry in book.entries]
-        times = measure_networks(device, space, members, "check", known, book, progress)
-        scale, intercept = table.device.calibration.scale, table.device.intercept_ms
-        times = [time.predicted(scale, intercept) for time in sums(table, times, members)]
+        measured = measure_networks(device, space, members, "check", known, book, progress)
+        own = table.calibrated(space.name, space.resolution).device
+        times = [time.predicted(own.calibration.scale, own.intercept_ms) for time in sums(table, measured)]
         replaced = ("check", space_id(space), resolution_id(space))
         stored = read_networks(table.path)
         others = [net for net in stored if (net.role, net.space, net.resolution) != replaced]
         write_networks(table.path, [*others, *times])
-        checked = replace(table, device=replace(table.device, check=Check(**statistics(times))))
+        checked = replace(table, device=_checked(table.device, Check(**statistics(times)), times[0]))
         checked.device.save(table.path / DEVICE_FILE)
         book.remove()
     return checked, times
+
+
+def _checked(device: DeviceInfo, found: Check, net: NetworkTime) -> DeviceInfo:
+    """The device with this check as its last, and as that of its space."""
+    spaces = tuple(
+        entry.model_copy(update={"check": found})
+        if (entry.space, entry.resolution) == (net.space, net.resolution) else entry
+        for entry in device.spaces
+    )  # fmt: skip
+    return replace(device, check=found, spaces=spaces)
 
 
 def statistics(times: Sequence[NetworkTime]) -> dict[str, Any]:

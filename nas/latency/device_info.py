@@ -65,6 +65,33 @@ class Check(BaseModel):
     date: IsoDate
 
 
+class Profiled(BaseModel):
+    """What a table was completed for: ms = intercept + scale * sum there, and how well that predicts.
+
+    Attributes:
+        space: as `--space` takes it.
+        name: of the space.
+        resolution: input size and classes or head, as `nas.latency.networks.resolution_id` writes them.
+        nets, mape: whole networks that scale and intercept were fitted to, and what they are off by in percent.
+        check: the last one of this space.
+    """
+
+    model_config = _OPEN
+    space: str
+    name: str
+    resolution: str
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    intercept_ms: Milliseconds = 0.0
+    nets: Annotated[int, Field(ge=0)] = 0
+    mape: Percent | None = None
+    check: Check | None = None
+
+    @property
+    def size(self) -> str:
+        """Height x width of the input."""
+        return self.resolution.partition("/")[0]
+
+
 class EstimateInfo(BaseModel):
     """How an estimated table was made, and its error on models left out of the fit. Further keys are free."""
 
@@ -91,6 +118,9 @@ class DeviceInfo:
         date: of the last change.
         provenance: how the rows came about; the worst of them.
         intercept_ms: what one call costs before any operation.
+        calibration: over all spaces.
+        spaces: what the table was completed for, the last one last, each with its own calibration and check.
+        check: the last one.
         source: where the figures are from, in words.
     """
 
@@ -112,6 +142,7 @@ class DeviceInfo:
     tools: dict[str, str] = field(default_factory=dict)
     intercept_ms: Milliseconds = 0.0
     calibration: Calibration = field(default_factory=Calibration)
+    spaces: Annotated[tuple[Profiled, ...], BeforeValidator(tuple)] = ()
     check: Check | None = None
     estimate: EstimateInfo | None = None
     source: str = ""

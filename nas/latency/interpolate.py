@@ -16,6 +16,8 @@ LENGTH = 0.5
 """Over which ratio of widths (natural logarithm) what the trend leaves over stays alike."""
 NOISE = 0.03
 """Relative standard deviation of one measured row."""
+UNKNOWN = 0.1
+"""Relative standard deviation of rows about the trend where too few are measured to tell."""
 FLOOR_MS = 1e-3
 """Below a microsecond, errors count against a microsecond."""
 
@@ -45,12 +47,11 @@ def interpolate(
     process with a squared-exponential kernel. The standard error is the process's own.
     """
     times = np.array(ms, dtype=np.float64)
-    weights = 1 / np.maximum(times, FLOOR_MS)
-    known, asked = _features(measured, tile), _features(wanted, tile)
-    coefficients = _non_negative(known * weights[:, None], times * weights)
-    trend, asked_trend = known @ coefficients, asked @ coefficients
+    trend, asked_trend = _trends(measured, times, wanted, tile)
     residual = (times - trend) / np.maximum(trend, FLOOR_MS)
-    mean, deviation = _smooth(_coordinates(measured), residual, _coordinates(wanted))
+    variance = max(float(np.mean(residual**2)), NOISE**2)
+    mean, spread = _smooth(_coordinates(measured), residual, _coordinates(wanted), variance)
+    deviation = np.sqrt(spread + NOISE**2)
     scale = np.maximum(asked_trend, FLOOR_MS)
     return Interpolated(np.maximum(asked_trend + scale * mean, 0.0), scale * deviation)
 
@@ -64,6 +65,36 @@ def leave_one_out(measured: Sequence[Operation], ms: Sequence[float], tile: int 
         ).ms[0]
         for i in indices
     ])  # fmt: skip
+
+
+def reducible_error(
+    measured: Sequence[Operation], ms: Sequence[float], pending: Sequence[Operation], wanted: Sequence[Operation]
+) -> Array:
+    """How much of the `wanted` operations' standard error, in ms, more measurements in their group would take away.
+
+    `pending` operations count as measured where their values do not matter. How far measured rows lie from the trend
+    is judged by leaving each out, with the tile that this suits best.
+    """
+    times = np.array(ms, dtype=np.float64)
+    scale = np.maximum(times, FLOOR_MS)
+    errors = {tile: UNKNOWN for tile in TILES}
+    if len(times) > 2:
+        for tile in TILES:
+            errors[tile] = float(np.sqrt(np.mean(((leave_one_out(measured, ms, tile) - times) / scale) ** 2)))
+    tile = min(TILES, key=lambda tile: (errors[tile], tile))
+    _, trend = _trends(measured, times, wanted, tile)
+    variance = max(errors[tile], NOISE / 3) ** 2
+    places = _coordinates([*measured, *pending])
+    _, spread = _smooth(places, np.zeros(len(places)), _coordinates(wanted), variance)
+    return np.maximum(trend, FLOOR_MS) * np.sqrt(spread)
+
+
+def _trends(measured: Sequence[Operation], times: Array, wanted: Sequence[Operation], tile: int) -> tuple[Array, Array]:
+    """The roofline's ms of the measured and of the wanted operations."""
+    weights = 1 / np.maximum(times, FLOOR_MS)
+    known, asked = _features(measured, tile), _features(wanted, tile)
+    coefficients = _non_negative(known * weights[:, None], times * weights)
+    return known @ coefficients, asked @ coefficients
 
 
 def _features(operations: Sequence[Operation], tile: int) -> Array:
@@ -97,14 +128,13 @@ def _non_negative(a: Array, b: Array) -> Array:
     return solution
 
 
-def _smooth(known: Array, values: Array, asked: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of a zero-mean Gaussian process at `asked`."""
-    variance = max(float(np.mean(values**2)), NOISE**2)
+def _smooth(known: Array, values: Array, asked: Array, variance: float) -> tuple[Array, Array]:
+    """Mean and variance at `asked` of a zero-mean Gaussian process of this variance, seen at `known` with NOISE."""
     covariance = _kernel(known, known) * variance + NOISE**2 * np.eye(len(known))
     cross = _kernel(asked, known) * variance
     solved = np.linalg.solve(covariance, np.column_stack([values[:, None], cross.T]))
-    spread = variance - np.einsum("ij,ji->i", cross, solved[:, 1:])
-    return cross @ solved[:, 0], np.sqrt(np.maximum(spread, 0.0) + NOISE**2)
+    spread: Array = np.maximum(variance - np.einsum("ij,ji->i", cross, solved[:, 1:]), 0.0)
+    return cross @ solved[:, 0], spread
 
 
 def _kernel(a: Array, b: Array) -> Array:

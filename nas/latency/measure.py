@@ -12,7 +12,6 @@ from nas.latency.rows import Row
 from nas.space import Operation
 from nas.specs import Flatten, Shape
 
-COPIES = 3
 EMPTY = Chain((Flatten(),), Shape(8, 1, 1))
 """Does nothing worth a microsecond: its time is the cost of a call."""
 
@@ -31,15 +30,20 @@ class Job:
 
 
 def prepare(device: Device, operation: Operation) -> Job:
-    """Queues the chains that `measure` needs: one copy, and a stack of COPIES where the output fits the input."""
-    copies = (1, COPIES) if operation.output == operation.input else (1,)
-    return Job(operation, tuple(device.prepare(Chain.stack(operation, count)) for count in copies))
+    """Queues the chains that `measure` needs."""
+    return Job(operation, tuple(map(device.prepare, chains(operation, device.copies))))
+
+
+def chains(operation: Operation, copies: int) -> tuple[Chain, ...]:
+    """One copy of an operation, and a stack of `copies` where the output has the input's shape."""
+    counts = (1, copies) if operation.output == operation.input else (1,)
+    return tuple(Chain.stack(operation, count) for count in counts)
 
 
 def measure(device: Device, job: Job, call_ms: float) -> Row:
     """The row of an operation.
 
-    Stacked: (t(COPIES) - t(1)) / (COPIES - 1), in which the cost of a call cancels, and with it that of an input that
+    Stacked: (t(copies) - t(1)) / (copies - 1), in which the cost of a call cancels, and with it that of an input that
     nothing has just written to the cache. Alone: t(1) - `call_ms`. The percentiles keep their ratio to the median.
 
     Raises:
@@ -50,7 +54,7 @@ def measure(device: Device, job: Job, call_ms: float) -> Row:
     if len(timings) == 1:
         median = max(last.median_ms - call_ms, 0.0)
     else:
-        median = max(last.median_ms - timings[0].median_ms, 0.0) / (COPIES - 1)
+        median = max(last.median_ms - timings[0].median_ms, 0.0) / (device.copies - 1)
     return row(job.operation, median, last)
 
 
@@ -63,5 +67,5 @@ def row(operation: Operation, median_ms: float, timing: Timing) -> Row:
         median_ms=round(median_ms, digits),
         p10_ms=round(median_ms * timing.p10_ms / timing.median_ms, digits),
         p90_ms=round(median_ms * timing.p90_ms / timing.median_ms, digits),
-        runs=timing.runs, provenance="measured", date=date.today().isoformat(),
+        runs=timing.runs, provenance="measured", date=date.today().isoformat(), extra=timing.notes,
     )  # fmt: skip

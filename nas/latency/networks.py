@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
@@ -74,15 +76,23 @@ def check_members(space: Space, count: int, seed: int) -> list[Architecture]:
 
 def measure_networks(
     device: Device, space: Space, members: Sequence[Architecture], role: Role, known: Iterable[NetworkTime],
-    book: Journal, progress: Progress,
-) -> list[NetworkTime]:  # fmt: skip
-    """Measures the members that are not among the `known` ones, each on disk before the next one starts."""
+    book: Journal, progress: Progress, until: float = math.inf,
+) -> dict[Architecture, NetworkTime]:  # fmt: skip
+    """Measures the members that are not among the `known` ones, each on disk before the next one starts.
+
+    No other one is begun that would not be done when the monotonic clock says `until`; those of the members that were
+    measured come back.
+    """
     name, resolution = space_id(space), resolution_id(space)
     found = {net.network: net for net in known if (net.space, net.resolution) == (name, resolution)}
     todo = [member for member in members if member.name not in found]
     artifacts = [device.prepare(Chain.network(member.operations())) for member in todo]
     what = f"networks ({role})"
+    begin = time.monotonic()
     for number, (member, artifact) in enumerate(zip(todo, artifacts, strict=True)):
+        if time.monotonic() + (time.monotonic() - begin) / max(number, 1) > until:
+            artifact.cancel()
+            continue
         progress(what, number, len(todo))
         try:
             timing = device.measure(artifact.result())
@@ -94,7 +104,7 @@ def measure_networks(
         book.append({"network": asdict(found[member.name])})
     if todo:
         progress(what, len(todo), len(todo))
-    return [found[member.name] for member in members]
+    return {member: found[member.name] for member in members if member.name in found}
 
 
 def space_id(space: Space) -> str:
@@ -124,8 +134,7 @@ def at_resolution_id(space: Space, text: str) -> Space:
 
 def profiled_spaces(device: DeviceInfo) -> list[tuple[str, str]]:
     """The spaces that a table was profiled for, each with its `resolution_id`; the last one last."""
-    entries = (device.calibration.model_extra or {}).get("spaces", [])
-    return [(entry["space"], entry["resolution"]) for entry in entries]
+    return [(entry.space, entry.resolution) for entry in device.spaces]
 
 
 def read_networks(folder: Path) -> list[NetworkTime]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from nas.devices.base import Device, OperationFailed
-from nas.errors import NasError
+from nas.devices.base import Device
+from nas.latency.bench import Bench, Listed, Report
 from nas.latency.check import calibrate, sums
+from nas.latency.choose import Chooser
 from nas.latency.coverage import space_operations
-from nas.latency.device_info import Calibration, DeviceInfo, EstimateInfo, load_device_info
-from nas.latency.drift import DriftWatch
+from nas.latency.device_info import Calibration, DeviceInfo, EstimateInfo, Profiled, load_device_info
 from nas.latency.fill import fill
-from nas.latency.journal import Journal, check_settings, journal
-from nas.latency.measure import EMPTY, Job, measure, prepare
+from nas.latency.journal import check_settings, journal
 from nas.latency.networks import (
     NetworkTime,
     Progress,
@@ -27,9 +26,9 @@ from nas.latency.networks import (
     space_id,
     write_networks,
 )  # fmt: skip
-from nas.latency.plan import groups
-from nas.latency.rows import Key, Row, read_rows
+from nas.latency.rows import read_rows
 from nas.latency.table import DEVICE_FILE, TABLE_FILE, LatencyTable, make_table
+from nas.latency.unsupported import read_unsupported
 from nas.space import Operation, Space
 
 JOURNAL_FILE = "journal.jsonl"
@@ -37,59 +36,63 @@ METHOD = (
     "between measured widths: roofline fit (constant, MACs, elements moved, parameters) and a Gaussian process over "
     "log widths; error: each measured row predicted from the others of its group, weighted by latency"
 )
-
-
-@dataclass
-class Report:
-    """What a profiling run did.
-
-    Attributes:
-        operations: of the space.
-        measured, reused: rows that this run measured, and rows that were there from before.
-        interpolated: rows of the space that were predicted from measured ones.
-        failed: operations that the device could not run, with its message.
-        flagged: rows that were measured while the device drifted and did not recover.
-        seconds: of the run.
-    """
-
-    operations: int
-    measured: int = 0
-    reused: int = 0
-    interpolated: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    flagged: int = 0
-    seconds: float = 0.0
+OPERATIONS_SHARE = 0.7
+"""Of a budget of time; the rest is for the networks of the calibration."""
 
 
 def profile(
-    space: Space, device: Device, folder: Path, progress: Progress = lambda *_: None
+    space: Space,
+    devices: Device | Sequence[Device],
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    *,
+    chosen: Sequence[Operation] | None = None,
+    budget_s: float = math.inf,
+    retry: bool = False,
 ) -> tuple[LatencyTable, Report]:
     """Measures what the table in `folder` lacks for `space`, completes it and saves it there.
 
     Every row is in the journal beside the table before the next one starts, so the same call goes on where a kill or
     an error stopped it.
 
+    Args:
+        devices: one, or several units of one model, which share the work.
+        chosen: the operations to measure; by default those that `Chooser` finds worth it.
+        budget_s: seconds after which no further measurement begins; less of the table is measured then, in the order
+            of what it is worth, and the calibration gets fewer networks.
+        retry: measures again what the device could not run before.
+
     Raises:
         InputError: when the table there was measured with other settings.
         NasError: when another process writes the table, the disk is full, no operation could be measured, or a whole
             network could not (the table is there then, without a new calibration).
+        DeviceLost: when the last device went away.
     """
-    begin = time.perf_counter()
+    begin = time.monotonic()
+    units = [devices] if not isinstance(devices, Sequence) else devices
     operations = space_operations(space)
     report = Report(len(operations))
-    info = device.info()
+    info = units[0].info()
     with journal(folder, JOURNAL_FILE, info) as book:
         old = _old_table(folder, info)
-        run = _Run(device, book, report, progress, {row.key: row for row in old.rows.values() if row.runs})
-        run.measure([operation for group in groups(operations) for operation in group.chosen()])
-        table = _complete(operations, run, old)
+        rows = {row.key: row for row in old.rows.values() if row.runs}
+        bench = Bench(units, book, report, progress, rows, {} if retry else old.unsupported)
+        report.reused = sum(operation.key in bench.rows for operation in operations)
+        source = Listed(chosen) if chosen is not None else _chooser(space, operations, bench)
+        bench.measure(source, begin + OPERATIONS_SHARE * budget_s)
+        table = _complete(operations, bench, old)
         table.save(folder)  # of use without the calibration too, should a whole network not run
-        table = _calibrate(table, space, run)
+        table = _calibrate(table, space, bench, begin + budget_s)
         table.save(folder)
         book.remove()
     report.interpolated = sum(op.key in table.rows and not table.rows[op.key].runs for op in operations)
-    report.seconds = time.perf_counter() - begin
+    report.missing = sum(op.key not in table.rows for op in operations)
+    report.seconds = time.monotonic() - begin
     return table, report
+
+
+def _chooser(space: Space, operations: Sequence[Operation], bench: Bench) -> Chooser:
+    return Chooser(space, operations, {key: row.median_ms for key, row in bench.rows.items()}, bench.failed)
 
 
 def _old_table(folder: Path, info: DeviceInfo) -> LatencyTable:
@@ -98,121 +101,66 @@ def _old_table(folder: Path, info: DeviceInfo) -> LatencyTable:
         return LatencyTable(info, {}, folder)
     device = load_device_info(folder / DEVICE_FILE)
     check_settings(folder / DEVICE_FILE, vars(device), info)
-    return LatencyTable(device, read_rows(folder / TABLE_FILE), folder)
+    return LatencyTable(device, read_rows(folder / TABLE_FILE), folder, read_unsupported(folder))
 
 
-class _Run:
-    """Measures rows into `rows`, each into the journal before the next one starts."""
-
-    def __init__(self, device: Device, book: Journal, report: Report, progress: Progress, rows: dict[Key, Row]) -> None:
-        self.device, self.book, self.report, self.progress = device, book, report, progress
-        self.rows = rows | {row.key: row for row in (_row(entry["row"]) for entry in book.entries if "row" in entry)}
-        self.failed: set[Key] = set()
-        self._call_ms = 0.0
-
-    def measure(self, chosen: Sequence[Operation]) -> None:
-        """Measures the operations that have no row yet, and watches for drift.
-
-        A failed operation is noted and the rest goes on. The first stack is the reference for drift: rows since the
-        last good look at it are measured again after a drift that went away, and flagged after one that stayed.
-        """
-        todo = [operation for operation in chosen if operation.key not in self.rows]
-        self.report.reused = len(chosen) - len(todo)
-        if not todo:
-            return
-        empty = self.device.prepare(EMPTY)
-        jobs = [prepare(self.device, operation) for operation in todo]
-        self.progress("operations", 0, len(jobs))
-        self._call_ms = self.device.measure(empty.result()).median_ms
-        watch: DriftWatch | None = None
-        since_look: list[Job] = []
-        for number, job in enumerate(jobs, start=1):
-            measured = self._measure(job)
-            since_look.append(job)
-            if watch is None:
-                watch = DriftWatch(self.device, job.artifacts[-1].result()) if measured and job.stacked else None
-            elif watch.due() or number == len(jobs):
-                drifted, recovered = watch.look()
-                if drifted:
-                    self._doubt(since_look, recovered)
-                since_look = []
-            self.progress("operations", number, len(jobs))
-        if not self.rows:
-            raise NasError(
-                f"no operation could be measured; the first failed with: {next(iter(self.report.failed.values()))}"
-            )
-
-    def _measure(self, job: Job) -> bool:
-        """Whether the operation could be measured."""
-        operation = job.operation
-        try:
-            row = measure(self.device, job, self._call_ms)
-        except OperationFailed as error:
-            self.failed.add(operation.key)
-            self.report.failed[str(operation)] = str(error)
-            self.book.append({"failed": str(operation), "message": str(error)})
-            return False
-        self.report.measured += row.key not in self.rows
-        self._keep(row)
-        return True
-
-    def _doubt(self, jobs: Sequence[Job], recovered: bool) -> None:
-        for job in jobs:
-            row = self.rows.get(job.operation.key)
-            if row is None:
-                continue
-            if recovered:
-                self._measure(job)
-            else:
-                self.report.flagged += 1
-                self._keep(replace(row, extra=(("note", "drift"),)))
-
-    def _keep(self, row: Row) -> None:
-        self.rows[row.key] = row
-        self.book.append({"row": asdict(row)})
-
-
-def _row(data: Mapping[str, Any]) -> Row:
-    return Row(**{**data, "extra": tuple((name, value) for name, value in data["extra"])})
-
-
-def _complete(operations: Sequence[Operation], run: _Run, old: LatencyTable) -> LatencyTable:
+def _complete(operations: Sequence[Operation], bench: Bench, old: LatencyTable) -> LatencyTable:
     """The old rows, the measured ones, and interpolated ones for every other operation."""
-    filled, error = fill(operations, run.rows, run.failed)
-    rows = {**old.rows, **filled, **run.rows}
+    filled, error = fill(operations, bench.rows, bench.failed)
+    rows = {**old.rows, **filled, **bench.rows}
     estimate = EstimateInfo(method=METHOD, leave_one_out_mape=round(error, 3)) if filled else old.device.estimate
-    fresh = run.device.info()
     info = replace(
-        fresh, check=None if run.report.measured else old.device.check, estimate=estimate,
-        provenance="interpolated" if estimate else "measured",
-        calibration=old.device.calibration, intercept_ms=old.device.intercept_ms,
+        bench.devices[0].info(), estimate=estimate, provenance="interpolated" if estimate else "measured",
+        calibration=old.device.calibration, intercept_ms=old.device.intercept_ms, spaces=old.device.spaces,
+        check=None if bench.report.measured else old.device.check,
     )  # fmt: skip
-    return make_table(info, rows.values(), old.path)
+    return replace(make_table(info, rows.values(), old.path), unsupported=bench.failed)
 
 
-def _calibrate(table: LatencyTable, space: Space, run: _Run) -> LatencyTable:
-    """The table with scale and intercept fitted to a few whole networks, of this space and of those before it."""
+def _calibrate(table: LatencyTable, space: Space, bench: Bench, until: float) -> LatencyTable:
+    """The table with scale and intercept fitted to a few whole networks: of this space, and of all it was made for."""
     assert table.path is not None
     here = (space_id(space), resolution_id(space))
     stored = read_networks(table.path)
-    others = [net for net in stored if net.role == "calibration" and (net.space, net.resolution) != here]
     known = [net for net in stored if net.role == "calibration"]
-    known += [NetworkTime(**entry["network"]) for entry in run.book.entries if "network" in entry]
+    others = [net for net in known if (net.space, net.resolution) != here]
+    known += [NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry]
     members = [member for member in calibration_members(space) if not table.predict(member).missing]
-    times = measure_networks(run.device, space, members, "calibration", known, run.book, run.progress)
-    nets = [*others, *sums(table, times, members)]
-    if not nets:
-        return table
-    scale, intercept = calibrate(nets)
-    nets = [net.predicted(scale, intercept) for net in nets]
-    write_networks(
-        table.path, nets if table.device.check is None else [*nets, *(n for n in stored if n.role == "check")]
+    measured = measure_networks(
+        bench.devices[0], space, members, "calibration", known, bench.book, bench.progress, until
     )
-    spaces = list(dict.fromkeys((net.space, net.resolution) for net in nets))
-    calibration = Calibration.model_validate({
-        "scale": round(scale, 5), "nets": len(nets),
-        "mape": round(sum(abs(net.error_percent) for net in nets) / len(nets), 3),
-        "spaces": [{"space": name, "resolution": resolution} for name, resolution in spaces],
-    })  # fmt: skip
-    device = replace(table.device, calibration=calibration, intercept_ms=round(intercept, 6))
+    own = sums(table, measured)
+    if not own:
+        return table
+    device = _fitted(table.device, space.name, others, own, changed=bench.report.measured > 0)
+    fitted = {(entry.space, entry.resolution): entry for entry in device.spaces}
+    nets = []
+    for net in [*others, *own]:
+        entry = fitted.get((net.space, net.resolution))
+        nets.append(net.predicted(entry.scale, entry.intercept_ms) if entry else net)
+    write_networks(table.path, [*nets, *(net for net in stored if net.role == "check")])
     return replace(table, device=device)
+
+
+def _fitted(
+    device: DeviceInfo, name: str, others: list[NetworkTime], own: list[NetworkTime], changed: bool
+) -> DeviceInfo:
+    """The device calibrated on these networks. `own` are those of the space of this name; `changed`: rows were measured."""
+    scale, intercept = calibrate([*others, *own])
+    own_scale, own_intercept = calibrate(own)
+    before = next((e for e in device.spaces if (e.space, e.resolution) == (own[0].space, own[0].resolution)), None)
+    entry = Profiled(
+        space=own[0].space, name=name, resolution=own[0].resolution, scale=round(own_scale, 5),
+        intercept_ms=round(own_intercept, 6), nets=len(own), mape=_mape(own, own_scale, own_intercept),
+        check=before.check if before and not changed else None,
+    )  # fmt: skip
+    nets = [*others, *own]
+    calibration = Calibration.model_validate(
+        {"scale": round(scale, 5), "nets": len(nets), "mape": _mape(nets, scale, intercept)}
+    )
+    spaces = (*(each for each in device.spaces if each is not before), entry)
+    return replace(device, calibration=calibration, intercept_ms=round(intercept, 6), spaces=spaces)
+
+
+def _mape(nets: Sequence[NetworkTime], scale: float, intercept: float) -> float:
+    return round(sum(abs(net.predicted(scale, intercept).error_percent) for net in nets) / len(nets), 3)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import fsum
 from pathlib import Path
 
 from nas import resources
 from nas.errors import InputError, nearest
 from nas.files import write_text
-from nas.latency.device_info import DeviceInfo, Provenance, load_device_info
+from nas.latency.device_info import Calibration, DeviceInfo, Provenance, load_device_info
 from nas.latency.rows import Key, Row, format_rows, read_rows, worst
+from nas.latency.unsupported import read_unsupported, write_unsupported
 from nas.space import Architecture, Operation
 from nas.specs import BlockSpec, Shape
 
@@ -64,11 +66,13 @@ class LatencyTable:
         device: what the rows were taken on, and how far they can be trusted.
         rows: by `Operation.key`.
         path: the folder it was loaded from or saved to, or None.
+        unsupported: what the device said of operations that it could not run.
     """
 
     device: DeviceInfo
     rows: Mapping[Key, Row]
     path: Path | None = None
+    unsupported: Mapping[Key, str] = field(default_factory=dict)
     _ms: dict[tuple[BlockSpec, Shape], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -94,13 +98,32 @@ class LatencyTable:
             return f"rows interpolated from the others; for whole networks: nas check --device {self.device.name}"
         return f"not checked yet: nas check --device {self.device.name}"
 
+    def calibrated(self, space: str, resolution: tuple[int, int]) -> LatencyTable:
+        """This table with the calibration and the check of one of the spaces that it was completed for.
+
+        It is this table itself where `space` is none of them, at this input size.
+        """
+        size = f"{resolution[0]}x{resolution[1]}"
+        for entry in reversed(self.device.spaces):
+            if (entry.name, entry.size) == (space, size):
+                calibration = Calibration(scale=entry.scale, nets=entry.nets)
+                device = replace(
+                    self.device, calibration=calibration, intercept_ms=entry.intercept_ms, spaces=(), check=entry.check
+                )
+                return replace(self, device=device)
+        return self
+
     def ms(self, operation: Operation) -> float | None:
         """Calibrated milliseconds of one operation, or None where there is no row."""
         row = self.rows.get(operation.key)
         return None if row is None else self.device.calibration.scale * row.median_ms
 
     def predict(self, arch: Architecture) -> Estimate:
-        """The latency of `arch` with its breakdown. Rows that are missing are named, not raised."""
+        """The latency of `arch` with its breakdown, calibrated for its space. Missing rows are named, not raised."""
+        if self.device.spaces:
+            own = self.calibrated(arch.space, arch.resolution)
+            if own is not self:
+                return own.predict(arch)
         bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
         missing: dict[Key, Operation] = {}
         for operation in arch.operations():
@@ -111,7 +134,7 @@ class LatencyTable:
                 row = self.rows[operation.key]
                 bars.append(Bar(operation.name, row.kind, ms, row.provenance, row.key))
         return Estimate(
-            ms=sum(bar.ms for bar in bars),
+            ms=fsum(bar.ms for bar in bars),
             breakdown=tuple(bars),
             provenance=worst(bar.provenance for bar in bars),
             expected_error=self.expected_error,
@@ -119,12 +142,16 @@ class LatencyTable:
         )
 
     def total_ms(self, arch: Architecture) -> float:
-        """The `ms` of `predict` alone, for searches that ask thousands of times.
+        """The `ms` of `predict` alone, for searches that ask thousands of times (of a table `calibrated` for them).
 
         Raises:
             MissingRows: naming the operations without a row and the command that measures them.
         """
-        total, known = self.device.intercept_ms, self._ms
+        if self.device.spaces:
+            own = self.calibrated(arch.space, arch.resolution)
+            if own is not self:
+                return own.total_ms(arch)
+        parts, known = [self.device.intercept_ms], self._ms
         for operation in arch.operations():
             pair = operation.spec, operation.input
             ms = known.get(pair)
@@ -133,19 +160,23 @@ class LatencyTable:
                 if found is None:
                     raise self.missing_rows(self.predict(arch).missing, arch.space)
                 ms = known[pair] = found
-            total += ms
-        return total
+            parts.append(ms)
+        return fsum(parts)  # whatever the order of the operations, the same
 
     def missing_rows(self, missing: Sequence[Operation], space: str) -> MissingRows:
         """The error that names operations without a row, and the command that measures those of `space`."""
         named = "; ".join(map(str, missing[:3])) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
         where = self.path / TABLE_FILE if self.path else f"the table of {self.device.name}"
+        known = next((self.unsupported[op.key] for op in missing if op.key in self.unsupported), None)
+        if known is not None:
+            named += f" (the device cannot run it: {known})"
         command = f"nas profile --space {space or 'SPACE'} --device {self.device.name}"
         return MissingRows(f"{where}: no row for {named}; measure with: {command}", tuple(missing))
 
     def save(self, folder: str | Path) -> None:
-        """Writes `table.csv` and `device.yaml` into `folder`."""
+        """Writes `table.csv`, `device.yaml` and, where there is cause, `unsupported.csv` into `folder`."""
         write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
+        write_unsupported(Path(folder), self.unsupported)
         self.device.save(Path(folder) / DEVICE_FILE)
 
 
@@ -161,7 +192,8 @@ def load_table(name: str | Path) -> LatencyTable:
         InputError: naming file, line, column and reason, or the nearest device that has a table.
     """
     folder = _folder(str(name))
-    return LatencyTable(load_device_info(folder / DEVICE_FILE), read_rows(folder / TABLE_FILE), folder)
+    info, rows = load_device_info(folder / DEVICE_FILE), read_rows(folder / TABLE_FILE)
+    return LatencyTable(info, rows, folder, read_unsupported(folder))
 
 
 def table_names() -> dict[str, Path]:

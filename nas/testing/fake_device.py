@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
-from nas.devices import Chain, OperationFailed, Timing
+from nas.devices import Chain, DeviceLost, OperationFailed, Timing
 from nas.latency import DeviceInfo
 
 CALL_MS = 0.002
@@ -29,12 +29,16 @@ class FakeDevice:
     Attributes:
         measured: the chains that were measured, in order.
         stop_after: the number of measurements after which it is interrupted, as by ctrl-C.
+        lost_after: the number of measurements after which it is gone.
     """
 
-    def __init__(self, threads: int = 1, delay_s: float = 0.0) -> None:
-        self.threads, self.delay_s = threads, delay_s
+    copies = 3
+
+    def __init__(self, threads: int = 1, delay_s: float = 0.0, unit: str = "") -> None:
+        self.threads, self.delay_s, self.unit = threads, delay_s, unit
         self.measured: list[Chain] = []
         self.stop_after: int | None = None
+        self.lost_after: int | None = None
         self.fails: Callable[[Chain], bool] = lambda chain: False
         self.factor: Callable[[int], float] = lambda count: 1.0
         self.closed = False
@@ -57,13 +61,15 @@ class FakeDevice:
         chain = self._chains[artifact]
         if self.stop_after is not None and len(self.measured) >= self.stop_after:
             raise KeyboardInterrupt
+        if self.lost_after is not None and len(self.measured) >= self.lost_after:
+            raise DeviceLost(f"{self.unit} was unplugged; connect it, the same command goes on")
         if self.delay_s:
             time.sleep(self.delay_s)
         self.measured.append(chain)
         if self.fails(chain):
             raise OperationFailed("RuntimeError: unsupported")
         ms = true_ms(chain) * self.factor(len(self.measured))
-        return Timing(ms, ms * 0.99, ms * 1.02, runs=100)
+        return Timing(ms, ms * 0.99, ms * 1.02, runs=100, notes=(("unit", self.unit),) if self.unit else ())
 
     def close(self) -> None:
         self.closed = True

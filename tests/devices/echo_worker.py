@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -16,6 +17,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     os.write(2, b"native chatter\n")
     if request.get("fail"):
         raise ValueError("no such thing\nand a second line")
+    if request.get("full"):
+        raise OSError(errno.ENOSPC, "No space left on device")
     if request.get("die"):
         os._exit(3)
     return {"pid": os.getpid(), "request": request}

@@ -13,6 +13,7 @@ import pytest
 
 from nas.devices import OperationFailed
 from nas.devices.worker import Worker
+from nas.errors import NasError
 
 
 @pytest.fixture
@@ -35,6 +36,12 @@ def test_error_comes_back_in_one_line_and_the_worker_lives(worker: Worker) -> No
     with pytest.raises(OperationFailed, match=r"^ValueError: no such thing$"):
         worker.ask(fail=True)
     assert worker.ask()["pid"] == pid
+
+
+def test_full_disk_is_not_the_operations_fault(worker: Worker) -> None:
+    with pytest.raises(NasError, match="No space left on device; make room") as raised:
+        worker.ask(full=True)
+    assert not isinstance(raised.value, OperationFailed)
 
 
 def test_death_costs_one_request(worker: Worker) -> None:

@@ -1,0 +1,276 @@
+"""Devices at work: rows from one device or from several alike, each on disk before the next one starts."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from threading import Lock
+from typing import Any, Protocol
+
+from nas.devices.base import Device, DeviceLost, OperationFailed
+from nas.errors import NasError
+from nas.latency.drift import DriftWatch
+from nas.latency.journal import Journal
+from nas.latency.measure import EMPTY, Job, measure, prepare
+from nas.latency.networks import Progress
+from nas.latency.rows import Key, Row
+from nas.space import Operation
+
+AHEAD = 4
+"""Operations that are converted ahead of the one that is measured."""
+
+
+class Source(Protocol):
+    """What names the operations to measure."""
+
+    def next(self) -> Operation | None:
+        """The next one, or None."""
+        ...
+
+    def found(self, operation: Operation, ms: float | None) -> None:
+        """What came of one that was named; None where it failed."""
+        ...
+
+    def back(self, operation: Operation) -> None:
+        """One that was named will not be measured by whoever asked; somebody else may."""
+        ...
+
+    def most(self) -> int:
+        """How many can still be named."""
+        ...
+
+
+class Listed:
+    """A source that names each of these once."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._left = deque(operations)
+
+    def next(self) -> Operation | None:
+        return self._left.popleft() if self._left else None
+
+    def found(self, operation: Operation, ms: float | None) -> None:
+        """Nothing follows from it."""
+
+    def back(self, operation: Operation) -> None:
+        self._left.appendleft(operation)
+
+    def most(self) -> int:
+        return len(self._left)
+
+
+@dataclass
+class Report:
+    """What a profiling run did.
+
+    Attributes:
+        operations: of the space.
+        measured, reused: rows that this run measured, and rows of the space that were there from before.
+        interpolated: rows of the space that were predicted from measured ones.
+        missing: operations of the space that have no row, because the time was up or the device cannot run them.
+        failed: operations that the device could not run, with its message.
+        flagged: rows that were measured while the device drifted and did not recover.
+        lost: devices that went away while others went on, with the reason.
+        seconds: of the run.
+    """
+
+    operations: int
+    measured: int = 0
+    reused: int = 0
+    interpolated: int = 0
+    missing: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    flagged: int = 0
+    lost: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Bench:
+    """Measures rows into `rows`, each into the journal before the next one starts.
+
+    Args:
+        devices: what measures; several are units of one model, which share the work.
+        rows: those that are there from before.
+        failed: what these devices could not run before, with the message.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        book: Journal,
+        report: Report,
+        progress: Progress,
+        rows: Mapping[Key, Row],
+        failed: Mapping[Key, str],
+    ) -> None:
+        self.devices, self.book, self.report, self.progress = devices, book, report, progress
+        self.rows = dict(rows)
+        self.failed = dict(failed)
+        for entry in book.entries:
+            if "row" in entry:
+                row = _row(entry["row"])
+                self.rows[row.key] = row
+                self.failed.pop(row.key, None)
+            elif "failed" in entry:
+                self.failed[tuple(entry["failed"])] = entry["message"]
+        self._lock = Lock()
+        self._done = 0
+
+    def measure(self, source: Source, until: float) -> None:
+        """Measures what `source` names until it names nothing, or until the monotonic clock says `until`.
+
+        Raises:
+            DeviceLost: when the last of the devices went away.
+            NasError: when no operation could be measured at all.
+        """
+        if len(self.devices) == 1:
+            _Station(self, self.devices[0], source, until).work()
+        else:
+            self._together(source, until)
+        if self._done:
+            self.progress("operations", self._done, self._done)
+        if not self.rows and self.failed:
+            raise NasError(f"no operation could be measured; the first failed with: {next(iter(self.failed.values()))}")
+
+    def _together(self, source: Source, until: float) -> None:
+        stations = [_Station(self, device, source, until) for device in self.devices]
+        with ThreadPoolExecutor(len(stations)) as pool:
+            try:
+                lost = [error for error in pool.map(_Station.until_lost, stations) if error]
+            except BaseException:
+                for station in stations:
+                    station.stop()
+                raise
+        self.report.lost += map(str, lost)
+        if len(lost) == len(stations):
+            raise lost[0]
+
+    def named(self, source: Source) -> Operation | None:
+        """The next operation of the source that has no row and did not fail."""
+        with self._lock:
+            while (operation := source.next()) is not None:
+                if operation.key not in self.rows and operation.key not in self.failed:
+                    return operation
+                row = self.rows.get(operation.key)
+                source.found(operation, row.median_ms if row else None)
+            return None
+
+    def keep(self, operation: Operation, row: Row, source: Source) -> None:
+        """A row is on disk when this returns."""
+        with self._lock:
+            self.report.measured += row.key not in self.rows
+            self.rows[row.key] = row
+            self.book.append({"row": asdict(row)})
+            source.found(operation, row.median_ms)
+
+    def flag(self, key: Key) -> None:
+        """Says in the row that the device drifted while it was measured."""
+        with self._lock:
+            row = self.rows[key]
+            self.rows[key] = replace(row, extra=(*(pair for pair in row.extra if pair[0] != "note"), ("note", "drift")))
+            self.report.flagged += 1
+            self.book.append({"row": asdict(self.rows[key])})
+
+    def fail(self, operation: Operation, message: str, source: Source) -> None:
+        with self._lock:
+            self.failed[operation.key] = message
+            self.report.failed[str(operation)] = message
+            self.book.append({"failed": operation.key, "message": message})
+            source.found(operation, None)
+
+    def back(self, operation: Operation, source: Source) -> None:
+        with self._lock:
+            source.back(operation)
+
+    def tell(self, source: Source, more: int = 0) -> None:
+        """So many more are done."""
+        with self._lock:
+            self._done += more
+            self.progress("operations", self._done, self._done + source.most() + AHEAD * len(self.devices))
+
+
+class _Station:
+    """One device of a bench, and its watch for drift.
+
+    The first stack is the reference: rows since the last good look at it are measured again after a drift that went
+    away, and flagged after one that stayed.
+    """
+
+    def __init__(self, bench: Bench, device: Device, source: Source, until: float) -> None:
+        self._bench, self._device, self._source, self._until = bench, device, source, until
+        self._line: deque[Job] = deque()
+        self._since_look: list[Job] = []
+        self._watch: DriftWatch | None = None
+        self._call_ms = 0.0
+
+    def stop(self) -> None:
+        """After the operation that is being measured."""
+        self._until = 0.0
+
+    def until_lost(self) -> DeviceLost | None:
+        """`work`; if the device goes away the others get what it was asked for, and this returns why."""
+        try:
+            self.work()
+        except DeviceLost as error:
+            for job in self._line:
+                self._bench.back(job.operation, self._source)
+            return error
+        return None
+
+    def work(self) -> None:
+        empty = self._device.prepare(EMPTY)
+        self._refill()
+        if not self._line:
+            return
+        self._bench.tell(self._source)
+        self._call_ms = self._device.measure(empty.result()).median_ms
+        while self._line and time.monotonic() < self._until:
+            job = self._line[0]
+            measured = self._measure(job)
+            self._since_look.append(self._line.popleft())
+            self._refill()
+            self._look(job, measured)
+            self._bench.tell(self._source, 1)
+
+    def _refill(self) -> None:
+        while len(self._line) < AHEAD and time.monotonic() < self._until:
+            operation = self._bench.named(self._source)
+            if operation is None:
+                return
+            self._line.append(prepare(self._device, operation))
+
+    def _measure(self, job: Job) -> bool:
+        """Whether the operation could be measured."""
+        try:
+            row = measure(self._device, job, self._call_ms)
+        except OperationFailed as error:
+            self._bench.fail(job.operation, str(error), self._source)
+            return False
+        self._bench.keep(job.operation, row, self._source)
+        return True
+
+    def _look(self, job: Job, measured: bool) -> None:
+        if self._watch is None:
+            if measured and job.stacked:
+                self._watch = DriftWatch(self._device, job.artifacts[-1].result())
+        elif self._watch.due() or not self._line:
+            drifted, recovered = self._watch.look()
+            if drifted:
+                self._doubt(recovered)
+            self._since_look = []
+
+    def _doubt(self, recovered: bool) -> None:
+        for job in self._since_look:
+            if job.operation.key not in self._bench.rows:
+                continue
+            if recovered:
+                self._measure(job)
+            else:
+                self._bench.flag(job.operation.key)
+
+
+def _row(data: Mapping[str, Any]) -> Row:
+    return Row(**{**data, "extra": tuple((name, value) for name, value in data["extra"])})

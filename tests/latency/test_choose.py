@@ -1,0 +1,100 @@
+"""What is measured next: a few of every group, then where doubt weighs most, until the table is good enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+import nas
+from nas.devices import Chain
+from nas.latency.choose import FIRST, GOAL, Chooser
+from nas.latency.coverage import space_operations
+from nas.latency.plan import MOST_RESHAPES, groups
+from nas.space import Operation, Space
+from nas.testing.fake_device import true_ms
+
+
+def ms(operation: Operation) -> float:
+    return true_ms(Chain.stack(operation))
+
+
+def run(chooser: Chooser, ahead: int = 1) -> list[Operation]:
+    """What it names when `ahead` operations are under way at any time."""
+    named: list[Operation] = []
+    line: list[Operation] = []
+    while True:
+        while len(line) < ahead and (operation := chooser.next()) is not None:
+            line.append(operation)
+            named.append(operation)
+        if not line:
+            return named
+        done = line.pop(0)
+        chooser.found(done, ms(done))
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+@pytest.mark.parametrize("name", ["efficientformer", "emo"])
+def test_every_group_gets_its_first_and_no_more_than_its_most(name: str, ahead: int) -> None:
+    space = nas.load_space(name)
+    operations = space_operations(space)
+    chooser = Chooser(space, operations, {})
+    named = run(chooser, ahead)
+    assert len(set(named)) == len(named) < len(operations) / 2
+    assert chooser.doubt() <= GOAL
+    counts = Counter(operation.key for operation in named)
+    for group in groups(operations):
+        count = sum(counts[operation.key] for operation in group.operations)
+        most = len(group.chosen()) if group.operations[0].macs else MOST_RESHAPES
+        assert min(FIRST[group.varying()], most, len(group.operations)) <= count <= most
+
+
+def test_all_groups_have_two_before_any_has_three() -> None:
+    space = nas.load_space("efficientformer")
+    operations = space_operations(space)
+    several = [group for group in groups(operations) if group.varying()]
+    group_of = {operation.key: index for index, group in enumerate(several) for operation in group.operations}
+    seen: Counter[int] = Counter()
+    for operation in run(Chooser(space, operations, {})):
+        if operation.key in group_of:
+            seen[group_of[operation.key]] += 1
+        if 3 in seen.values():
+            break
+    assert len(seen) == len(several) and min(seen.values()) == 2
+
+
+def test_goes_where_the_doubt_is(small_space: Callable[..., Space]) -> None:
+    """A kind whose latency follows no roofline gets more measurements than when it does."""
+    space = nas.load_space("swiftformer")
+    operations = space_operations(space)
+
+    def count(kind: str, bumpy: bool) -> int:
+        chooser = Chooser(space, operations, {})
+        total = 0
+        while (operation := chooser.next()) is not None:
+            rough = bumpy and operation.spec.kind == kind and operation.output.channels % 32 == 16
+            chooser.found(operation, ms(operation) * (1.5 if rough else 1.0))
+            total += operation.spec.kind == kind
+        return total
+
+    assert count("conv_encoder", bumpy=True) > count("conv_encoder", bumpy=False)
+
+
+def test_what_is_known_is_not_named_and_what_failed_is_left_out() -> None:
+    space = nas.load_space("efficientformer")
+    operations = space_operations(space)
+    named = run(Chooser(space, operations, {}))
+    known = {operation.key: ms(operation) for operation in named}
+    assert run(Chooser(space, operations, known)) == []
+    again = run(Chooser(space, operations, {}, failed=[named[0].key]))
+    assert named[0] not in again and len(again) > len(named) / 2
+
+
+def test_what_one_device_gives_back_another_gets() -> None:
+    space = nas.load_space("efficientformer")
+    chooser = Chooser(space, space_operations(space), {})
+    first = chooser.next()
+    assert first is not None
+    chooser.back(first)
+    assert chooser.next() == first
