@@ -15,7 +15,7 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from nas.devices import Device, open_device
+from nas.devices import Device, Settings, opened
 from nas.latency.measure import EMPTY, measure, prepare
 from nas.space import Operation
 from nas.specs import ACTIVATIONS, MB4D, BlockSpec, ConvFFN, MBConv, Shape
@@ -49,15 +49,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    device = open_device("host", options.threads)
-    try:
+    with opened("host", Settings(threads=options.threads)) as [device]:
         blocks: dict[str, Any] = {
             name: {"input": str(shape), **compare(device, spec, shape, options.rounds)}
             for name, (spec, shape) in BLOCKS.items()
         }
         soc = device.info().soc
-    finally:
-        device.close()
     result = {"device": soc, "threads": options.threads, "rounds": options.rounds, "blocks": blocks,
               "versions": versions("torch", "litert-torch", "ai-edge-litert")}  # fmt: skip
     print(json.dumps(result, indent=2))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import sizes
-from nas.cli.common import Json, emit, next_step
+from nas.cli.common import Json, emit, next_step, say
 from nas.cli.progress import bars
 
 if TYPE_CHECKING:
@@ -31,23 +31,26 @@ def check(
 
     Sizes that are not given are those that the table was profiled for last.
     """
-    from nas.devices import open_device
+    from nas.devices import Settings, opened
     from nas.latency import load_table
     from nas.latency.check import check as run
 
     table = load_table(device)
     whole, chosen = _space(table, space, sizes.read(resolution, classes, segment))
     effective = sizes.between(whole, chosen)
-    unit = open_device(table.device.name, table.device.threads)
-    try:
-        with bars() as progress, sizes.naming(effective):
-            table, times = run(table, chosen, unit, nets, seed, progress)
-    finally:
-        unit.close()
+    asked = Settings(table.device.compute_unit, table.device.threads, _mask(table))
+    with opened(table.device.name, asked, say=say) as units, bars() as progress, sizes.naming(effective):
+        table, times = run(table, chosen, units[0], nets, seed, progress)
     options = ["--space", space or times[0].space, "--device", device, *effective.options()]
     following = shlex.join(["nas", "search", *options])
     emit(_document(table, times, following), as_json, _text(table, times))
     next_step(following)
+
+
+def _mask(table: LatencyTable) -> str | None:
+    """The mask of cores that an Android phone's table was measured with."""
+    kind, _, mask = table.device.affinity.partition(" ")
+    return mask if kind == "mask" else None
 
 
 def _space(table: LatencyTable, name: str | None, asked: sizes.Sizes) -> tuple[Space, Space]:

@@ -1,7 +1,8 @@
-"""`nas devices`: what can be measured here, and what has a latency table."""
+"""`nas devices`: what can be measured here, and which latency tables there are."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import Json, emit, next_step
@@ -11,19 +12,31 @@ if TYPE_CHECKING:
 
 
 def devices(as_json: Json = False) -> None:
-    """List the devices that are connected and those that have a latency table."""
+    """List the devices: those that are connected, and those known by their latency table."""
     from nas.devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
-    emit(documents, as_json, "\n".join(map(_line, documents)))
-    if documents[0]["table"] is None:
-        next_step("nas profile --space efficientformer --device host")
+    emit(documents, as_json, "\n".join(line for document in documents for line in _lines(document)))
+    connected = [document["name"] for document in documents if document["connected"]]
+    unmeasured = next(
+        (document["name"] for document in documents if document["connected"] and not _own(document)), None
+    )
+    if unmeasured:
+        next_step(f"nas profile --space efficientformer --device {unmeasured}")
     else:
-        next_step("nas search --space efficientformer --device host")
+        next_step(f"nas search --space efficientformer --device {connected[0]}")
+
+
+def _own(document: dict[str, Any]) -> bool:
+    """Whether there is a table of measurements."""
+    return document["table"] is not None and document["table"]["provenance"] != "estimated"
 
 
 def _document(device: Known) -> dict[str, Any]:
-    return {"name": device.name, "kind": device.kind, "connected": device.connected, "table": _table(device)}
+    return {
+        "name": device.name, "kind": device.kind, "connected": device.connected, "table": _table(device),
+        "units": [asdict(unit) for unit in device.units],
+    }  # fmt: skip
 
 
 def _table(device: Known) -> dict[str, Any] | None:
@@ -39,10 +52,21 @@ def _table(device: Known) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _line(document: dict[str, Any]) -> str:
+def _lines(document: dict[str, Any]) -> list[str]:
     table, where = document["table"], "connected" if document["connected"] else "not connected"
     line = f"{document['name']:<20}{document['kind']:<16}{where:<15}"
     if table is None:
-        return line + "no table"
-    error = "" if table["expected_error"] is None else f", expected error {table['expected_error']:.1f} %"
-    return f"{line}{table['rows']} rows, {table['provenance']}{error} ({table['path']})"
+        line += "no table"
+    else:
+        error = "" if table["expected_error"] is None else f", expected error {table['expected_error']:.1f} %"
+        line += f"{table['rows']} rows, {table['provenance']}{error} ({table['path']})"
+    return [line, *(f"    {_state(unit)}" for unit in document["units"])]
+
+
+def _state(unit: dict[str, Any]) -> str:
+    """One phone in words."""
+    if unit["problem"]:
+        return f"{unit['serial']}: {unit['problem']}"
+    battery = "" if unit["battery"] is None else f", battery {unit['battery']} %"
+    thermal = "" if unit["thermal"] is None else f", thermal state {unit['thermal']}"
+    return f"{unit['serial']}: {unit['model']}, {unit['soc']}, {unit['os']}{battery}{thermal}"

@@ -1,4 +1,4 @@
-"""`nas profile`: measures a space's operations on a device and writes the latency table."""
+"""`nas profile`: measures a space's operations on devices and writes their latency tables."""
 
 from __future__ import annotations
 
@@ -10,67 +10,196 @@ import typer
 
 from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step, say
-from nas.cli.progress import bars
+from nas.cli.durations import seconds
+from nas.cli.progress import Tell, bars
 
 if TYPE_CHECKING:
+    from nas.devices import Settings
+    from nas.devices.converter import Converter
+    from nas.errors import NasError
     from nas.latency import LatencyTable
     from nas.latency.bench import Report
+    from nas.space import Space
+
+_ELSEWHERE = "Measuring elsewhere"
+_FIGURES = "Figures that are there"
+
+Folder = Annotated[Path | None, typer.Option(help="The table's folder; ./latency_tables/DEVICE by default.")]
+Bundle = Annotated[
+    Path | None,
+    typer.Option(help="Write the files that are to be measured on DEVICE here.", rich_help_panel=_ELSEWHERE),
+]
+CheckNets = Annotated[
+    int, typer.Option(min=0, help="Whole networks for `nas check` that go with a bundle.", rich_help_panel=_ELSEWHERE)
+]
+Run = Annotated[Path | None, typer.Option(help="Measure this bundle on this machine.", rich_help_panel=_ELSEWHERE)]
+Merge = Annotated[
+    Path | None, typer.Option(help="Make the table from this bundle's results.", rich_help_panel=_ELSEWHERE)
+]
+Import = Annotated[
+    Path | None,
+    typer.Option(
+        "--import",
+        help="Take rows from a latency file: once-for-all (YAML), FBNet (JSON), CSV.",
+        rich_help_panel=_FIGURES,
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        help="Adjust a table to whole networks that you measured: a CSV of network,latency_ms.",
+        rich_help_panel=_FIGURES,
+    ),
+]
 
 
 def profile(
-    space: Annotated[str, typer.Option(help="A space, by name or by the path of its YAML file.")],
-    device: Annotated[str, typer.Option(help="What to measure on; see `nas devices`.")],
+    space: Annotated[str | None, typer.Option(help="A space, by name or by the path of its YAML file.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="What to measure on; several run side by side.")] = None,
     resolution: sizes.Resolution = None,
     classes: sizes.Classes = None,
     segment: sizes.Segment = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads, each pinned to a core.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="The table's folder; ./latency_tables/DEVICE by default.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Compute unit: cpu or gpu; of Core ML all, cpu_and_ne, ...")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, each pinned to a core.")] = None,
+    affinity: Annotated[str | None, typer.Option(help="Android: mask of the cores, in hexadecimal.")] = None,
+    benchmark_model: Annotated[Path | None, typer.Option(help="Android: LiteRT's tool, if not the release's.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time to spend, as 90s or 5m: the best table it allows.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure again what the device could not run before.")] = False,
+    bundle: Bundle = None,
+    check_nets: CheckNets = 20,
+    run: Run = None,
+    merge: Merge = None,
+    import_: Import = None,
+    calibrate: Calibrate = None,
+    out: Folder = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a space's operations on a device into a latency table. Run it again to go on after a stop."""
-    from nas.devices import open_device
-    from nas.latency.profile import profile as run
+    """Measure a space's operations on devices into latency tables. Run it again to go on after a stop."""
+    from nas.cli import tables
+    from nas.devices import Settings
+    from nas.errors import InputError
+
+    modes = {"--bundle": bundle, "--run": run, "--merge": merge, "--import": import_, "--calibrate": calibrate}
+    given = [name for name, value in modes.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other")
+    names = device or []
+    if run is not None:
+        return tables.run(run, threads, as_json)
+    if merge is not None:
+        return tables.merge(merge, out, as_json)
+    if len(names) != 1 and (given or out is not None):
+        raise InputError(f"{' '.join(given) or '--out'}: give one --device")
+    if import_ is not None:
+        return tables.import_file(import_, names[0], out, as_json)
+    if calibrate is not None:
+        return tables.calibrate(calibrate, names[0], out, as_json)
+    if space is None or not names:
+        raise InputError(f"give --{'device' if space else 'space'}: nas profile --space SPACE --device DEVICE; "
+                         "`nas spaces` and `nas devices` list them")  # fmt: skip
     from nas.space import load_space
 
     asked = sizes.read(resolution, classes, segment)
     chosen = asked.apply(load_space(space))
-    folder = out or Path("latency_tables") / device
-    unit = open_device(device, threads)
+    if bundle is not None:
+        return tables.write(bundle, chosen, names[0], threads or 1, check_nets, as_json)
+    job = _Job(
+        space, chosen, asked, Settings(unit, threads, affinity, benchmark_model), seconds("--budget", budget), retry
+    )
+    _measure(job, names, out, as_json)
+
+
+class _Job:
+    """What is measured, on every device alike."""
+
+    def __init__(
+        self, name: str, space: Space, asked: sizes.Sizes, settings: Settings, budget_s: float, retry: bool
+    ) -> None:
+        self.name, self.space, self.asked = name, space, asked
+        self.settings, self.budget_s, self.retry = settings, budget_s, retry
+
+    def on(self, device: str, folder: Path, tell: Tell, converter: Converter | None = None) -> dict[str, Any]:
+        """Makes the table of one device (or of all phones of a name) and returns its document."""
+        from nas.devices import opened
+        from nas.latency.profile import profile
+
+        with opened(device, self.settings, converter, say) as units:
+            table, report = profile(self.space, units, folder, tell, budget_s=self.budget_s, retry=self.retry)
+        return self._document(device, folder, table, report)
+
+    def _document(self, device: str, folder: Path, table: LatencyTable, report: Report) -> dict[str, Any]:
+        own = table.calibrated(self.space.name, self.space.resolution).device
+        shown = device if folder == _folder(device, None) else str(folder)
+        following = shlex.join(["nas", "check", "--device", shown, "--space", self.name, *self.asked.options()])
+        return {
+            "space": self.name, "device": device, "operations": report.operations, "measured": report.measured,
+            "reused": report.reused, "interpolated": report.interpolated, "missing": report.missing,
+            "failed": report.failed, "flagged": report.flagged, "lost": report.lost,
+            "seconds": round(report.seconds, 2), "table": str(folder), "provenance": table.provenance,
+            "expected_error": table.expected_error, "scale": own.calibration.scale, "intercept_ms": own.intercept_ms,
+            "networks": own.calibration.nets, "next": following,
+        }  # fmt: skip
+
+
+def _folder(device: str, out: Path | None) -> Path:
+    return out or Path("latency_tables") / device
+
+
+def _measure(job: _Job, names: list[str], out: Path | None, as_json: bool) -> None:
+    from nas.errors import NasError
+
+    with bars() as tell:
+        if len(names) == 1:
+            documents, errors = [job.on(names[0], _folder(names[0], out), tell)], list[NasError]()
+        else:
+            documents, errors = _side_by_side(job, names, tell)
+    for document in documents:
+        for operation, reason in document["failed"].items():
+            say(f"{document['device']}: could not be measured: {operation}: {reason}")
+        for reason in document["lost"]:
+            say(f"{document['device']}: went on without {reason}")
+    for error in errors[1:]:
+        say(f"nas profile: {error}")
+    if documents:
+        emit(documents if len(names) > 1 else documents[0], as_json, "\n".join(map(_text, documents)))
+    if errors:
+        raise errors[0]
+    next_step(documents[0]["next"])
+
+
+def _side_by_side(job: _Job, names: list[str], tell: Tell) -> tuple[list[dict[str, Any]], list[NasError]]:
+    """The document of each device that went well, and the error of each that did not."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nas.devices import litert_converter
+    from nas.errors import NasError
+
+    def on(name: str) -> dict[str, Any] | NasError:
+        def named(what: str, done: int, total: int, note: str = "") -> None:
+            tell(f"{name}: {what}", done, total, note)
+
+        try:
+            return job.on(name, _folder(name, None), named, converter)
+        except NasError as error:
+            return error
+
+    converter = litert_converter()
     try:
-        with bars() as progress:
-            table, report = run(chosen, unit, folder, progress)
+        with ThreadPoolExecutor(len(names)) as pool:
+            found = list(pool.map(on, dict.fromkeys(names)))
     finally:
-        unit.close()
-    for operation, reason in report.failed.items():
-        say(f"could not be measured: {operation}: {reason}")
-    following = _next(space, device, out, asked)
-    emit(_document(space, device, folder, table, report, following), as_json, _text(folder, table, report))
-    next_step(following)
+        converter.close()
+    return [each for each in found if isinstance(each, dict)], [each for each in found if isinstance(each, NasError)]
 
 
-def _next(space: str, device: str, out: Path | None, asked: sizes.Sizes) -> str:
-    return shlex.join(["nas", "check", "--device", str(out or device), "--space", space, *asked.options()])
-
-
-def _document(
-    space: str, device: str, folder: Path, table: LatencyTable, report: Report, following: str
-) -> dict[str, Any]:
-    return {
-        "space": space, "device": device, "operations": report.operations, "measured": report.measured,
-        "reused": report.reused, "interpolated": report.interpolated, "failed": report.failed,
-        "flagged": report.flagged, "seconds": round(report.seconds, 2), "table": str(folder),
-        "provenance": table.provenance, "expected_error": table.expected_error,
-        "scale": table.device.calibration.scale, "intercept_ms": table.device.intercept_ms, "next": following,
-    }  # fmt: skip
-
-
-def _text(folder: Path, table: LatencyTable, report: Report) -> str:
+def _text(document: dict[str, Any]) -> str:
     lines = [
-        f"{folder}: {report.operations} operations, {report.measured} measured now, {report.reused} from before, "
-        f"{report.interpolated} interpolated, {len(report.failed)} failed, in {report.seconds:.0f} s",
-        f"networks = {table.device.intercept_ms:.4f} ms + {table.device.calibration.scale:.4f} x sum of rows, "
-        f"from {table.device.calibration.nets} whole networks",
+        f"{document['table']}: {document['operations']} operations, {document['measured']} measured now, "
+        f"{document['reused']} from before, {document['interpolated']} interpolated, {document['missing']} without a "
+        f"row, in {document['seconds']:.0f} s",
+        f"networks = {document['intercept_ms']:.4f} ms + {document['scale']:.4f} x sum of rows, "
+        f"from {document['networks']} whole networks",
     ]
-    if report.flagged:
-        lines.append(f"{report.flagged} rows were measured while the device drifted; they say so in the column note")
+    if document["flagged"]:
+        lines.append(f"{document['flagged']} rows were measured while the device drifted; the column note says which")
     return "\n".join(lines)

@@ -64,6 +64,13 @@ class Check(BaseModel):
     spearman: float | None
     date: IsoDate
 
+    def __str__(self) -> str:
+        rank = "" if self.spearman is None else f", Spearman {self.spearman:.3f}"
+        return (
+            f"{self.nets} whole networks measured on {self.date}: bias {self.bias:+.1f} %, {self.within_5:.0f} % within "
+            f"5 %, {self.within_10:.0f} % within 10 %{rank}"
+        )
+
 
 class Profiled(BaseModel):
     """What a table was completed for: ms = intercept + scale * sum there, and how well that predicts.

@@ -24,12 +24,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[FakeDevice]:
     """The devices that the commands opened, none of them real."""
     found: list[FakeDevice] = []
 
-    def open_device(name: str, threads: int | None = None) -> FakeDevice:
-        assert name == "host"
-        found.append(FakeDevice(threads or 1))
+    def host(threads: int) -> FakeDevice:
+        found.append(FakeDevice(threads))
         return found[-1]
 
-    monkeypatch.setattr("nas.devices.open_device", open_device)
+    monkeypatch.setattr("nas.devices.host.Host", host)
     return found
 
 
@@ -38,7 +37,7 @@ def document(capsys: Capture) -> Any:
 
 
 def test_profile_then_check(workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture) -> None:
-    profile(space="small", device="host", resolution=96, classes=4, as_json=True)
+    profile(space="small", device=["host"], resolution=96, classes=4, as_json=True)
     said = capsys.readouterr()
     made = json.loads(said.out)
     assert {"operations", "measured", "reused", "interpolated", "failed", "seconds", "table"} <= set(made)
@@ -64,7 +63,7 @@ def test_profile_then_check(workplace: SimpleNamespace, opened: list[FakeDevice]
 def test_text_names_the_calibration_and_the_errors(
     workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture
 ) -> None:
-    profile(space=str(workplace.space_file), device="host", out=workplace.folder / "mine")
+    profile(space=str(workplace.space_file), device=["host"], out=workplace.folder / "mine")
     assert "from 5 whole networks" in capsys.readouterr().out
     check(device=str(workplace.folder / "mine"), nets=4)
     said = capsys.readouterr()
@@ -77,8 +76,8 @@ def test_failed_operations_are_said(
 ) -> None:
     broken = FakeDevice()
     broken.fails = lambda chain: chain.blocks[0].kind == "mb3d"
-    monkeypatch.setattr("nas.devices.open_device", lambda name, threads: broken)
-    profile(space="small", device="host", as_json=True)
+    monkeypatch.setattr("nas.devices.host.Host", lambda threads: broken)
+    profile(space="small", device=["host"], as_json=True)
     said = capsys.readouterr()
     assert json.loads(said.out)["failed"]
     assert "could not be measured: mb3d" in said.err and "RuntimeError: unsupported" in said.err
@@ -91,15 +90,15 @@ def test_what_cannot_be_measured(workplace: SimpleNamespace, opened: list[FakeDe
     ):
         check(device="host")
     with pytest.raises(InputError, match="--resolution 50"):
-        profile(space="small", device="host", resolution=50)
-    profile(space="small", device="host", as_json=True)
+        profile(space="small", device=["host"], resolution=50)
+    profile(space="small", device=["host"], as_json=True)
     with pytest.raises(InputError, match="no row for"):
         check(device="host", resolution=128)
 
 
 def test_only_connected_devices_are_measured(workplace: SimpleNamespace) -> None:
     with pytest.raises(InputError, match="toy is not connected"):
-        profile(space="small", device="toy")
+        profile(space="small", device=["toy"])
     with pytest.raises(InputError, match="toy is not connected"):
         check(device="toy", space="small")
 

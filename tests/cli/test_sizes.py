@@ -24,7 +24,7 @@ SIZE = ("--resolution", "64x96", "--segment", "5")
 @pytest.fixture
 def nas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: SimpleNamespace) -> Nas:
     """A function from arguments to (exit code, stdout, stderr); the host is made of a formula."""
-    monkeypatch.setattr("nas.devices.open_device", lambda name, threads=None: FakeDevice(threads or 1))
+    monkeypatch.setattr("nas.devices.host.Host", FakeDevice)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nas", *arguments])

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import nas
-from nas.devices import Chain, OperationFailed, known_devices, open_device
+from nas.devices import Chain, OperationFailed, Settings, known_devices, opened
+from nas.devices.board_timer import quietest
 from nas.devices.converter import cache_folder
 from nas.devices.host import Host
 from nas.devices.litert_convert import build
-from nas.devices.litert_run import quietest
 from nas.errors import InputError
 from nas.latency import DeviceInfo
 from nas.space import Operation, Space
@@ -126,7 +126,16 @@ def test_names(workplace: object) -> None:
     known = {device.name: device for device in known_devices()}
     assert known["host"].connected and known["host"].table is None
     assert not known["toy"].connected and known["toy"].table is not None
-    with pytest.raises(InputError, match=r"toy is not connected.*estimated"):
-        open_device("toy")
-    with pytest.raises(InputError, match="unknown device 'hots', did you mean 'host'"):
-        open_device("hots")
+    for name, message in (
+        ("toy", "toy is not connected, and nothing says how to reach it.*estimated"),
+        ("hots", "unknown device 'hots', did you mean 'host'"),
+        ("iphone12", "iphone12 is measured through Core ML, on a Mac.*--bundle DIR"),
+        ("galaxy-s24", "galaxy-s24 is not connected: plug it in"),
+    ):
+        with pytest.raises(InputError, match=message), opened(name, Settings()):
+            pass
+    with (
+        pytest.raises(InputError, match="--unit gpu: the host is measured on its cpu"),
+        opened("host", Settings("gpu")),
+    ):
+        pass

@@ -1,0 +1,118 @@
+"""`nas profile`: several devices, a budget, what it takes in, and which options exclude each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nas.cli.durations import seconds
+from nas.cli.profile import profile
+from nas.devices import DeviceLost
+from nas.errors import InputError
+from nas.latency import load_table
+from nas.testing.fake_device import FakeDevice
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def phones(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
+    """Two connected phones by name, made of a formula."""
+    found = {name: FakeDevice(unit=name) for name in ("left", "right")}
+    monkeypatch.setattr("nas.devices._open", lambda name, *_: [found[name]])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90s", 90), ("5m", 300), ("1.5h", 5400), ("45", 45), (" 2M ", 120), (None, float("inf"))]
+)
+def test_durations(text: str | None, expected: float) -> None:
+    assert seconds("--budget", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "m", "5 minutes", "-3m", "0", "1e3s", "nan"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(InputError, match="--budget .*expected a time, as 90s, 5m or 1h"):
+        seconds("--budget", text)
+
+
+def test_devices_side_by_side(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
+    profile(space="small", device=["left", "right"], as_json=True)
+    made = json.loads(capsys.readouterr().out)
+    assert [document["device"] for document in made] == ["left", "right"]
+    for document in made:
+        table = load_table(workplace.folder / document["table"])
+        units = {dict(row.extra)["unit"] for row in table.rows.values() if row.runs}
+        assert units == {document["device"]} and document["missing"] == 0
+    assert all(phone.closed for phone in phones.values())
+
+
+def test_one_that_is_lost_leaves_the_other_its_table(
+    workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture
+) -> None:
+    phones["left"].lost_after = 5
+    with pytest.raises(DeviceLost, match="left was unplugged"):
+        profile(space="small", device=["left", "right"], as_json=True)
+    assert [document["device"] for document in json.loads(capsys.readouterr().out)] == ["right"]
+    phones["left"].lost_after = None
+    profile(space="small", device=["left"], as_json=True)
+    assert json.loads(capsys.readouterr().out)["reused"] > 0
+
+
+def test_budget(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
+    phones["left"].delay_s = 0.02
+    profile(space="small", device=["left"], budget="0.5s", as_json=True)
+    less = json.loads(capsys.readouterr().out)
+    phones["left"].delay_s = 0.0
+    profile(space="small", device=["left"], as_json=True)
+    whole = json.loads(capsys.readouterr().out)
+    assert 0 < less["measured"] < less["measured"] + whole["measured"] and whole["missing"] == 0
+
+
+def test_import(workplace: SimpleNamespace, capsys: Capture) -> None:
+    file = workplace.folder / "rows.csv"
+    file.write_text("kind,hyperparameters,input,median_ms\nflatten,,8x1x1,0.001\nwarp_drive,,8x1x1,1\n")
+    profile(device=["mine"], import_=file, as_json=True)
+    said = capsys.readouterr()
+    made = json.loads(said.out)
+    assert made["rows"] == 1 and len(made["skipped"]) == 1 and "warp_drive" in made["skipped"][0]
+    assert "skipped: " in said.err
+    assert len(load_table(workplace.folder / made["table"]).rows) == 1
+
+
+def test_calibrate(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
+    file = workplace.folder / "nets.csv"
+    before = load_table("iphone12")
+    file.write_text("network,latency_ms\nefficientformer_l1,2.8\nefficientformer_l3,5.9\n")
+    profile(device=["iphone12"], calibrate=file, as_json=True)
+    made = json.loads(capsys.readouterr().out)
+    assert made["nets"] == 2 and 1.5 < made["scale"] < 2.5
+    after = load_table(workplace.folder / made["table"])
+    assert len(after.rows) == len(before.rows) and load_table("iphone12").path == Path(made["table"])
+
+
+Call = Callable[[Path], dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: {"run": path, "merge": path}, "--run and --merge exclude each other"),
+        (lambda path: {"bundle": path, "space": "small"}, "--bundle: give one --device"),
+        (lambda path: {"import_": path / "a.csv", "device": ["a", "b"]}, "--import: give one --device"),
+        (lambda path: {"space": "small", "device": ["a", "b"], "out": path}, "--out: give one --device"),
+        (lambda path: {"space": "small"}, "give --device: nas profile --space SPACE --device DEVICE"),
+        (lambda path: {"device": ["host"]}, "give --space: nas profile"),
+        (lambda path: {"run": path}, "plan.json"),
+        (lambda path: {"merge": path}, "plan.json"),
+        (lambda path: {"calibrate": path / "none.csv", "device": ["iphone12"]}, "none.csv"),
+    ],
+)
+def test_bad_input(workplace: SimpleNamespace, call: Call, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        profile(**call(tmp_path))
