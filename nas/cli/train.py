@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nas.search import Scores
     from nas.space import Space
     from nas.supernet.recipe import Recipe
+    from nas.supernet.warm_start import Start
 
 
 def train(
@@ -34,6 +35,8 @@ def train(
     narrow: Annotated[float, typer.Option(help="Share of steps at random widths; 0 is the paper's training.")] = 0.5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     flip: Annotated[bool | None, typer.Option(help="Mirror images; by default all but digits.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Begin with a published member's weights: its file.")] = None,
+    init_member: Annotated[str | None, typer.Option(help="The member that it is, if that is unclear.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches, augmentation and choices.")] = 0,
     held_out: Annotated[float, typer.Option(help="Share (below 1) or number of images to judge moves by.")] = 0.1,
     limit: Annotated[int | None, typer.Option(help="At most so many images of each split.")] = None,
@@ -62,16 +65,27 @@ def train(
     say(f"data     {splits.train.source}")
     say(f"         {splits.held_out.source}")
     say(f"out      {folder} (the same command resumes it)")
-    _finish(space, folder, _run(chosen, splits, recipe, folder, score_images, score_widths), as_json)
+    start = _start(init, chosen, init_member) if init else None
+    _finish(space, folder, _run(chosen, splits, recipe, folder, score_images, score_widths, start), as_json)
 
 
-def _run(space: Space, data: Splits, recipe: Recipe, folder: str, images: int, widths: int) -> Scores:
+def _start(path: Path, space: Space, member: str | None) -> Start:
+    from nas.supernet.warm_start import load_start
+
+    start = load_start(path, space, member)
+    say(f"init     {path}: {start.network.architecture.name} ({start.layout})")
+    return start
+
+
+def _run(
+    space: Space, data: Splits, recipe: Recipe, folder: str, images: int, widths: int, start: Start | None
+) -> Scores:
     """Trains and scores, or goes on with either."""
     from nas.supernet.score import score
     from nas.supernet.train import train as run
 
     with bars() as tell:
-        trained = run(space, data.train, recipe, folder, report=lambda row: tell(
+        trained = run(space, data.train, recipe, folder, start=start, report=lambda row: tell(
             "training", row.step, row.steps,
             f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s",
         ))  # fmt: skip

@@ -65,8 +65,12 @@ class Folder:
         return self.root / "scores.csv"
 
 
-def describe(folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any]) -> None:
+def describe(
+    folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any], start: dict[str, str] | None = None
+) -> None:
     """Starts a training's folder, or checks that the one that is there is of the same training.
+
+    `start` describes the checkpoint that the weights are from in the beginning, if any.
 
     Raises:
         InputError: naming the file and the first key that differs.
@@ -78,10 +82,11 @@ def describe(folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any])
         "classes": space.classes,
         "data": data,
         "recipe": recipe.to_dict(),
+        **({"start": start} if start else {}),
     }
     if folder.description.exists():
         found = YamlFile(folder.description)
-        for key, value in wanted.items():
+        for key, value in ({"start": None} | wanted).items():
             if found.data.get(key) != value:
                 difference = _difference(found.data.get(key), value)
                 raise found.error([key], f"this folder holds another training ({difference}); give another --out, or "

@@ -38,6 +38,12 @@ class SharedBlocks(nn.ModuleDict):
         assert isinstance(block, Block)
         return block
 
+    def find(self, spec: BlockSpec) -> Block | None:
+        """The block that could hold the weights of such a block, of another width perhaps; None where there is none."""
+        name = self._names.get(_shared(spec))
+        block = self[name] if name is not None else None
+        return block if isinstance(block, Block) else None
+
     def blocks(self) -> list[Block]:
         return [block for block in self.values() if isinstance(block, Block)]
 

@@ -105,6 +105,16 @@ class Supernet(nn.Module):
                 narrow.load_state_dict({name: tensor.clone() for name, tensor in sliced.items()}, assign=True)
         return network
 
+    def holding(self, name: str, spec: BlockSpec) -> Block | None:
+        """The block at the place of this name that has the weights of such a block, or None where there is none."""
+        module = getattr(self, name, None)
+        if isinstance(module, MetaPath):
+            module = module.candidates
+        if isinstance(module, SharedBlocks):
+            return module.find(spec)
+        alike = isinstance(module, Block) and module.built_from is not None and module.built_from[0].kind == spec.kind
+        return module if alike else None
+
     def metapaths(self) -> Iterator[tuple[int, int, MetaPath]]:
         """Every MetaPath with its stage and position, counted from 0."""
         for index, stage in enumerate(self.space.stages):

@@ -28,6 +28,7 @@ from nas.supernet.checkpoint import Folder, describe, load_state, save_state, sa
 from nas.supernet.gumbel import GumbelSoftmax, TemperatureSchedule
 from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Supernet
+from nas.supernet.warm_start import Start, warm_start
 
 RANK_EVERY = 50
 """Steps between two rankings of the channels. States are saved at these steps only, so that a resumed training ranks
@@ -54,7 +55,7 @@ class Progress:
 def train(
     space: Space, data: ImageData, recipe: Recipe, out: str | Path, *,
     report: Callable[[Progress], None] = lambda progress: None,
-    device: str | None = None, save_every: float = 300.0, report_every: int = 10,
+    start: Start | None = None, device: str | None = None, save_every: float = 300.0, report_every: int = 10,
 ) -> Folder:  # fmt: skip
     """Trains the supernet of `space` on `data`, from where the folder `out` stands if it holds this training already.
 
@@ -66,6 +67,7 @@ def train(
         recipe: how.
         out: the folder; see `nas.supernet.checkpoint`.
         report: called every `report_every` steps.
+        start: a published network whose weights the supernet begins with; by default they are random.
         device: cpu or cuda; by default the GPU where there is one.
         save_every: seconds between two saved states.
 
@@ -75,13 +77,17 @@ def train(
     """
     _check(space, data)
     folder = Folder(Path(out))
-    describe(folder, space, recipe, {"source": data.source, "images": len(data), "fingerprint": data.fingerprint})
+    of = {"source": data.source, "images": len(data), "fingerprint": data.fingerprint}
+    describe(folder, space, recipe, of, start.describe() if start else None)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(recipe.seed)
-    supernet = Supernet(space).to(place).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    supernet = Supernet(space)
+    if start and not folder.state.exists():
+        warm_start(supernet, start.network, start.space)
+    supernet = supernet.to(place).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = _optimizer(supernet, recipe)
-    start = load_state(folder.state, supernet, optimizer) if folder.state.exists() else 0
-    _Loop(supernet, optimizer, data, recipe, folder, place).run(start, report, save_every, report_every)
+    done = load_state(folder.state, supernet, optimizer) if folder.state.exists() else 0
+    _Loop(supernet, optimizer, data, recipe, folder, place).run(done, report, save_every, report_every)
     save_weights(folder.weights, supernet)
     return folder
 

@@ -1,0 +1,159 @@
+"""Supernets that begin with a network's weights: padded, sliced, resized, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import nas
+from nas.data import ImageData, load_data
+from nas.errors import InputError
+from nas.network import Network
+from nas.space import Space
+from nas.supernet.checkpoint import Folder
+from nas.supernet.recipe import Recipe
+from nas.supernet.supernet import Supernet
+from nas.supernet.train import train
+from nas.supernet.warm_start import load_start, warm_start
+from nas.weights.importing import LAYOUTS, _names
+
+PLACEMENTS = pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+
+
+@torch.no_grad()
+def lively(network: Network) -> Network:
+    """Weights of a size that trained ones have, and norms that a wrong slice would show."""
+    torch.manual_seed(1)
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.is_floating_point():
+            tensor.uniform_(0.3, 1.2) if tensor.dim() == 1 else tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
+    return network.eval()
+
+
+@pytest.fixture(params=["small", "choices", "stem"])
+def any_space(
+    request: pytest.FixtureRequest, small_space: Callable[..., Space], choices_space: Callable[..., Space],
+    stem_space: Callable[..., Space],
+) -> Callable[..., Space]:  # fmt: skip
+    return {"small": small_space, "choices": choices_space, "stem": stem_space}[str(request.param)]
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("seed", range(4))
+def test_the_slice_at_the_networks_widths_is_the_network(
+    any_space: Callable[..., Space], attention: str, seed: int
+) -> None:
+    space = any_space(attention)
+    arch = space.sample(seed).compact()
+    network = lively(nas.build(arch))
+    torch.manual_seed(0)
+    supernet = Supernet(space).eval()
+    placed = warm_start(supernet, network, space)
+    assert placed == len(network.state_dict())
+    x = torch.rand(2, 3, *space.resolution)
+    with torch.no_grad():
+        torch.testing.assert_close(supernet.extract(arch)(x), network(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "member"),
+    [
+        ("efficientformer", "efficientformer_l1"), ("swiftformer", "swiftformer_xs"), ("emo", "emo_1m"),
+        ("efficientformerv2", "efficientformerv2_s0"), ("efficientvit", "efficientvit_b0"),
+    ],
+)  # fmt: skip
+def test_published_members_are_recognised_and_found_again(family: str, member: str, tmp_path: Path) -> None:
+    """At another resolution, and with another number of classes than the data has."""
+    space = nas.load_space(family).at(64, 10)
+    network = lively(nas.build(space.published[member].at(64, 1000)))
+    file = tmp_path / "official.safetensors"
+    save_file(official(network, f"{family}/official"), file)
+    start = load_start(file, space)
+    assert start.network.architecture.name == member and start.layout == f"{family}/official"
+    supernet = Supernet(space).eval()
+    placed = warm_start(supernet, start.network, start.space)
+    heads = sum(name.startswith("head.") for name in network.state_dict())
+    assert len(network.state_dict()) - heads <= placed <= len(network.state_dict())
+    arch = space.published[member]
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for ours, theirs in zip(
+            supernet.extract(arch).forward_features(x), start.network.eval().forward_features(x), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def official(network: Network, layout: str) -> dict[str, torch.Tensor]:
+    """The tensors of a network under their published names (of layouts that convert nothing they are the same)."""
+    names = _names(network, LAYOUTS[layout])
+    assert names is not None
+    return {names[name]: tensor.contiguous() for name, tensor in network.state_dict().items()}
+
+
+def test_a_wider_network_is_sliced(small_space: Callable[..., Space]) -> None:
+    """Into a space of half the widths the most important channels go."""
+    space = small_space()
+    network = lively(nas.build(space.largest()))
+    narrow = Supernet(narrower(space)).eval()
+    placed = warm_start(narrow, network, space)
+    assert placed > 0.9 * len(network.state_dict())
+    stem, wide = narrow.get_submodule("stem"), network.get_submodule("stem")
+    kept = {tuple(row.flatten().tolist()) for row in wide.get_parameter("first.conv.weight")}
+    for row in stem.get_parameter("first.conv.weight"):
+        assert tuple(row.flatten().tolist()) in kept
+    assert all(bool(tensor.isfinite().all()) for tensor in narrow.state_dict().values())
+
+
+def narrower(space: Space) -> Space:
+    path = Path(space.path).with_name("narrower.yaml")
+    text = Path(space.path).read_text()
+    data = yaml.safe_load(text)
+    for stage in data["stages"]:
+        widths = stage["width"]
+        low = widths["min"] if isinstance(widths, dict) else min(widths)
+        stage["width"] = [low]
+    data.pop("published", None)
+    data["name"] = "narrower"
+    path.write_text(yaml.safe_dump(data))
+    return nas.load_space(str(path))
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ImageData:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return load_data("digits", (32, 32), 0.1, 128, 0).train
+
+
+def test_training_begins_there_and_resumes(tmp_path: Path, digits: ImageData) -> None:
+    space = nas.load_space("efficientformer_small").at(32, 10)
+    full = nas.load_space("efficientformer").published["efficientformer_l1"].at(32, 1000)
+    file = tmp_path / "l1.safetensors"
+    save_file(official(lively(nas.build(full)), "efficientformer/official"), file)
+    start = load_start(file, space)
+    recipe = Recipe(epochs=1, batch=64, learning_rate=1e-12, alpha_rate=1e-12, weight_decay=0.0)
+    folder = train(space, digits, recipe, tmp_path / "run", start=start)
+    assert "member: efficientformer_l1" in folder.description.read_text()
+    torch.manual_seed(recipe.seed)
+    expected = Supernet(space)
+    warm_start(expected, start.network, start.space)
+    found = load_file(Folder(tmp_path / "run").weights)
+    torch.testing.assert_close(found["stem.first.conv.weight"], expected.stem.first.conv.weight.detach())
+    with pytest.raises(InputError, match="start: this folder holds another training"):
+        train(space, digits, recipe, tmp_path / "run")
+
+
+def test_what_is_no_member_is_refused(tmp_path: Path) -> None:
+    space = nas.load_space("efficientformer").at(64, 10)
+    file = tmp_path / "other.safetensors"
+    save_file({"conv1.weight": torch.zeros(3)}, file)
+    with pytest.raises(InputError, match=r"other\.safetensors: of no published member.*--init-member NAME"):
+        load_start(file, space)
+    with pytest.raises(InputError, match=r"efficientformer_l1: unknown checkpoint layout"):
+        load_start(file, space, "efficientformer_l1")
+    with pytest.raises(InputError, match="there is no published member 'resnet50'"):
+        load_start(file, space, "resnet50")
