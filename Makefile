@@ -46,7 +46,7 @@ pin:
 	rm -rf .venv-pin
 	$(PYTHON) -m venv .venv-pin
 	.venv-pin/bin/pip install --quiet $(TORCH)
-	.venv-pin/bin/pip install --quiet '.[dev,coreml,optuna]' $(TORCH)
+	.venv-pin/bin/pip install --quiet '.[dev,coreml]' $(TORCH)
 	.venv-pin/bin/python scripts/pin.py > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf .venv-pin

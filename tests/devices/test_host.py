@@ -130,7 +130,6 @@ def test_names(workplace: object) -> None:
         ("toy", "toy is not connected, and nothing says how to reach it.*estimated"),
         ("hots", "unknown device 'hots', did you mean 'host'"),
         ("iphone12", "iphone12 is measured through Core ML, on a Mac.*--bundle DIR"),
-        ("galaxy-s24", "galaxy-s24 is not connected: plug it in"),
     ):
         with pytest.raises(InputError, match=message), opened(name, Settings()):
             pass

@@ -1,0 +1,266 @@
+"""A phone behind adb: shell commands, files to and fro, and what to do when it does not answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.devices.base import DeviceLost
+from nas.errors import InputError, NasError
+
+if TYPE_CHECKING:
+    from adbutils import AdbClient, AdbConnection
+
+_PROPERTY = re.compile(r"^\[(.+?)\]: \[(.*?)\]\r?$", re.MULTILINE | re.DOTALL)
+
+CONNECT_S = 0.2
+START_S = 20.0
+ANSWER_S = 60.0
+"""How long a phone may stay silent."""
+CHUNK = 1 << 16
+"""Bytes of a file in one packet; the protocol takes no more."""
+
+_TRUST = "unlock it and tap Allow at 'Allow USB debugging?' (switching USB debugging off and on makes it ask again)"
+_PLUG = "plug it in again and wait until it has started up"
+_STATES = {
+    "unauthorized": ("it does not trust this computer", _TRUST),
+    "authorizing": ("it does not trust this computer yet", _TRUST),
+    "offline": ("it is there and does not answer", f"unlock it, then {_PLUG}"),
+    "no permissions": ("this user may not open it", "install the udev rules for Android, then plug it in again"),
+    "not found": ("it is gone", _PLUG),
+    "closed": ("the connection broke", _PLUG),
+}
+"""What a state of adb, or a part of its error message, means, and the way out."""
+_NO_SERVER = ("the adb server has ended", "look whether another program ends it (an adb of another version does)")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command on the phone gave."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+class Adb:
+    """One phone, by its serial number. Everything that it is told goes as a list of words, each one quoted.
+
+    Every method raises DeviceLost when the phone or the adb server is gone, silent, or answers garbage.
+    """
+
+    def __init__(self, serial: str) -> None:
+        self.serial = serial
+        self._phone = _client().device(serial)
+
+    def run(self, *command: str, timeout_s: float = ANSWER_S) -> Answer:
+        """Runs a command and waits for it; its exit code is the caller's to look at."""
+        with self._talking():
+            got = self._phone.shell2(shlex.join(command), timeout=timeout_s, v2=True)
+        return Answer(got.returncode, got.stdout, got.stderr)
+
+    def check(self, *command: str) -> str:
+        """The output of a command that has to succeed."""
+        answer = self.run(*command)
+        if answer.code:
+            reason = answer.output.strip().partition("\n")[0]
+            raise self._failed(f"'{shlex.join(command)}' failed with exit code {answer.code}", reason)
+        return answer.stdout
+
+    def properties(self) -> dict[str, str]:
+        """The system properties by name."""
+        found = dict(_PROPERTY.findall(self.check("getprop")))
+        if not found:
+            raise self.lost(*_garbage("no properties"))
+        return found
+
+    def push(self, path: Path, remote: str, mode: int = 0o644) -> None:
+        """Writes a file on the phone."""
+        with path.open("rb") as file, self._sync(b"SEND", f"{remote},{stat.S_IFREG | mode}") as link:
+            while chunk := file.read(CHUNK):
+                link.conn.sendall(b"DATA" + struct.pack("<I", len(chunk)) + chunk)
+            link.conn.sendall(b"DONE" + struct.pack("<I", int(path.stat().st_mtime)))
+            kind, reason = _packet(link)
+        if kind != b"OKAY":
+            raise self._failed(f"{remote} could not be written", reason.decode(errors="replace"))
+
+    def pull(self, remote: str) -> bytes | None:
+        """The content of a file on the phone; None where there is none."""
+        content, kind = b"", b"DATA"
+        with self._sync(b"RECV", remote) as link:
+            while kind == b"DATA":
+                kind, part = _packet(link)
+                content += part if kind == b"DATA" else b""
+        reason = part.decode(errors="replace")
+        if kind == b"DONE":
+            return content
+        if "No such file" in reason:
+            return None
+        raise self._failed(f"{remote} could not be read", reason)
+
+    def remove(self, *remote: str) -> None:
+        """Deletes files and folders, as far as they are there and the phone is."""
+        try:
+            self.run("rm", "-rf", *remote)
+        except DeviceLost:
+            return
+
+    def lost(self, what: str, remedy: str = _PLUG) -> DeviceLost:
+        """The error that says what happened, what to do, and that nothing measured before is lost."""
+        return DeviceLost(f"phone {self.serial}: {what}; {remedy}, then the same command goes on")
+
+    def _failed(self, what: str, reason: str) -> DeviceLost:
+        if "No space left" in reason:
+            return self.lost("its storage is full", "delete something on it")
+        return self.lost(f"{what} ({reason})")
+
+    @contextmanager
+    def _sync(self, request: bytes, argument: str) -> Iterator[AdbConnection]:
+        """A connection on which a file goes to or fro."""
+        text = argument.encode()
+        with self._talking(), self._phone.open_transport(timeout=ANSWER_S) as link:
+            link.send_command("sync:")
+            link.check_okay()
+            link.conn.sendall(request + struct.pack("<I", len(text)) + text)
+            yield link
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Turns what can go wrong on the way into DeviceLost."""
+        from adbutils import AdbError, AdbTimeout
+
+        if not server_runs():
+            raise self.lost(*_NO_SERVER)
+        try:
+            yield
+        except (AdbTimeout, TimeoutError):
+            raise self.lost(f"no answer in {ANSWER_S:.0f} s", "unlock it and look whether it hangs") from None
+        except AdbError as error:
+            reason = " ".join(str(error).split())
+            raise self.lost(*(_meaning(reason) or (f"adb says '{reason}'", _PLUG))) from None
+        except (EOFError, OSError):
+            raise self.lost(*(_STATES["closed"] if server_runs() else _NO_SERVER)) from None
+        except (ValueError, IndexError, AssertionError, struct.error) as error:
+            raise self.lost(*_garbage(error)) from None
+
+
+def _packet(link: AdbConnection) -> tuple[bytes, bytes]:
+    """Kind and content of what the phone sends. Raises ValueError for what it never does."""
+    kind, size = struct.unpack("<4sI", link.read_exact(8))
+    if kind in (b"OKAY", b"DONE"):
+        return kind, b""
+    if kind not in (b"DATA", b"FAIL") or size > CHUNK:
+        raise ValueError(f"{kind!r}, {size} bytes")
+    return kind, link.read_exact(size)
+
+
+def _garbage(what: object) -> tuple[str, str]:
+    return f"it answers garbage ({what})", "restart it, try another cable or port"
+
+
+def listing(start: bool = True) -> dict[str, str]:
+    """The phones that adb knows, serial to state (`device` when it can be used).
+
+    Args:
+        start: an adb server where none runs. Otherwise only where a phone is plugged in, as far as one can tell.
+
+    Raises:
+        NasError: when the adb server cannot be started or does not answer.
+    """
+    if not server_runs():
+        if not start and not _phone_is_plugged_in():
+            return {}
+        _start_server()
+    from adbutils import AdbError  # takes half a second, for nothing where no server runs
+
+    try:
+        return {entry.serial: entry.state for entry in _client().list()}
+    except (AdbError, OSError, ValueError) as error:
+        raise NasError(f"the adb server does not answer ({error}); end it with `{adb_program()} kill-server` and run "
+                       "the same command again") from None  # fmt: skip
+
+
+def why_not(state: str) -> str:
+    """What a state other than `device` means, and the way out."""
+    return "; ".join(_meaning(state) or (f"adb calls it '{state}'", "start it up as usual, with USB debugging on"))
+
+
+def _meaning(text: str) -> tuple[str, str] | None:
+    return next((meaning for part, meaning in _STATES.items() if part in text), None)
+
+
+@cache
+def adb_program() -> str:
+    """The adb that is on the PATH, or the one that comes with adbutils."""
+    from adbutils import adb_path
+
+    return str(adb_path())
+
+
+def server_runs() -> bool:
+    host, port = _address()
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _start_server() -> None:
+    program = adb_program()
+    try:
+        done = subprocess.run([program, "start-server"], capture_output=True, text=True, timeout=START_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NasError(f"{program}: the adb server could not be started ({error})") from None
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise NasError(f"{program}: the adb server could not be started ({''.join(reason)})")
+
+
+def _client() -> AdbClient:
+    from adbutils import AdbClient
+
+    return AdbClient(*_address())
+
+
+def _address() -> tuple[str, int]:
+    """Where the adb server listens, by adb's own variables."""
+    port = os.environ.get("ANDROID_ADB_SERVER_PORT") or "5037"
+    if not port.isdecimal():
+        raise InputError(f"ANDROID_ADB_SERVER_PORT={port}: this is no port number")
+    return os.environ.get("ANDROID_ADB_SERVER_HOST") or "127.0.0.1", int(port)
+
+
+def _phone_is_plugged_in() -> bool:
+    """Whether some USB device offers adb (interface class ff, subclass 42, protocol 1); true where it cannot be seen.
+
+    Starting the server takes up to three seconds; where nothing is plugged in, nothing would be gained by it.
+    """
+    if sys.platform != "linux":
+        return True
+    interfaces = Path("/sys/bus/usb/devices").glob("*/bInterfaceClass")
+    return any(_adb_interface(path.parent) for path in interfaces)
+
+
+def _adb_interface(folder: Path) -> bool:
+    names = ("bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol")
+    try:
+        return [(folder / name).read_text().strip() for name in names] == ["ff", "42", "01"]
+    except OSError:  # just unplugged
+        return False
