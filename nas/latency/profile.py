@@ -75,7 +75,7 @@ def profile(
     info = units[0].info()
     with journal(folder, JOURNAL_FILE, info) as book:
         old = _old_table(folder, info)
-        rows = {row.key: row for row in old.rows.values() if row.runs}
+        rows = {row.key: row for row in old.rows.values() if row.runs and "source" not in dict(row.extra)}
         bench = Bench(units, book, report, progress, rows, {} if retry else old.unsupported)
         report.reused = sum(operation.key in bench.rows for operation in operations)
         source = Listed(chosen) if chosen is not None else _chooser(space, operations, bench)

@@ -1,0 +1,91 @@
+"""What the readers of other frameworks' latency files share."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas.latency.device_info import Provenance
+from nas.latency.rows import Row
+from nas.specs import BlockSpec, Shape
+
+SOURCE = "source"
+"""The column that says which file a row was imported from; rows measured here have none."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An entry of a file that became no row: where it stands (a line or a key), and the reason."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass
+class Reading:
+    """What a file holds.
+
+    Attributes:
+        source: the text of the column `source`: the file and its format.
+        rows: the operations of our vocabulary, each once.
+        skipped: all other entries.
+        device: fields of `DeviceInfo` that the file itself states.
+    """
+
+    source: str
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    device: dict[str, Any] = field(default_factory=dict)
+    _places: dict[tuple[str, str, str], str] = field(default_factory=dict, repr=False)
+
+    def add(self, row: Row, where: str) -> None:
+        """Keeps the row, or skips the entry where an earlier one gave its operation."""
+        if row.key in self._places:
+            self.skip(where, f"{row.kind}({row.hyperparameters}) on {row.input} stands already at "
+                             f"{self._places[row.key]}")  # fmt: skip
+            return
+        self._places[row.key] = where
+        self.rows.append(row)
+
+    def skip(self, where: str, reason: str) -> None:
+        self.skipped.append(Skipped(where, reason))
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a file says about one operation, in ms."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        times = (self.p10_ms, self.median_ms, self.p90_ms)
+        if not all(math.isfinite(time) and time >= 0 for time in times):
+            raise ValueError(f"p10, median and p90 are {', '.join(map(str, times))}; expected ms, 0 or more")
+        if list(times) != sorted(times):
+            raise ValueError(f"p10, median and p90 are {', '.join(map(str, times))}; they must ascend")
+
+
+def make_row(
+    spec: BlockSpec, shape: Shape, times: Times, provenance: Provenance, source: str, note: str = "", date: str = ""
+) -> Row:
+    """The row of an operation, dated today where the file does not say.
+
+    Raises:
+        ValueError: where the block does not take this input.
+    """
+    if shape.layout != spec.layout or 0 in (shape.channels, shape.height, shape.width):
+        raise ValueError(f"{spec.kind} takes a {spec.layout}, '{shape}' is none")
+    spec.check(shape)
+    extra = ((SOURCE, source), ("note", note)) if note else ((SOURCE, source),)
+    return Row(
+        spec.kind, str(spec), str(shape), str(spec.output_shape(shape)), times.median_ms, times.p10_ms, times.p90_ms,
+        times.runs, provenance, date or datetime.date.today().isoformat(), extra,
+    )  # fmt: skip

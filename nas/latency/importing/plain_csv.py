@@ -1,0 +1,100 @@
+"""Latencies from any other source, as a CSV file.
+
+Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`, those left out stand at their defaults), input
+(`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs, date.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nas.errors import InputError
+from nas.files import read_text
+from nas.latency.device_info import Provenance, iso_date
+from nas.latency.importing.common import Reading, Times, make_row
+from nas.specs import Shape, parse
+
+NAME = "CSV"
+REQUIRED = ("kind", "hyperparameters", "input", "median_ms")
+OPTIONAL = ("p10_ms", "p90_ms", "runs", "date")
+
+
+def read(path: Path) -> Reading:
+    """Reads the file. Rows with `runs` and `date` count as measured, others as estimated: nobody says how.
+
+    Raises:
+        InputError: naming file, line, column and reason.
+    """
+    reading = Reading(f"{path.name} ({NAME})")
+    for line, record in _records(path):
+        where = f"line {line}"
+        try:
+            shape, times, date = _shape(record["input"]), _times(record), _date(record)
+        except ValueError as error:
+            raise InputError(f"{path}:{line}: {error}") from None
+        try:
+            spec = parse(record["kind"], record["hyperparameters"])
+            provenance: Provenance = "measured" if times.runs and date else "estimated"
+            row = make_row(spec, shape, times, provenance, reading.source, date=date)
+        except ValueError as error:
+            reading.skip(where, str(error))
+            continue
+        reading.add(row, where)
+    return reading
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(path, header)
+        for values in reader:
+            if not values:
+                continue
+            if len(values) != len(header):
+                raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
+            yield reader.line_num, {name: value.strip() for name, value in zip(header, values, strict=True)}
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    known = f"expected {', '.join(REQUIRED)} and, where known, {', '.join(OPTIONAL)}"
+    for name in REQUIRED:
+        if name not in header:
+            raise InputError(f"{path}:1: there is no column {name}; {known}")
+    for name in header:
+        if name not in REQUIRED + OPTIONAL:
+            raise InputError(f"{path}:1: unknown column '{name}'; {known}")
+        if header.count(name) > 1:
+            raise InputError(f"{path}:1: the column {name} stands twice")
+
+
+def _shape(text: str) -> Shape:
+    try:
+        return Shape.parse(text)
+    except ValueError as error:
+        raise ValueError(f"input: {error}") from None
+
+
+def _times(record: Mapping[str, str]) -> Times:
+    median = _number("median_ms", record["median_ms"])
+    p10, p90 = (_number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms"))
+    runs = record.get("runs") or "0"
+    if not (runs.isascii() and runs.isdigit()):
+        raise ValueError(f"runs: '{runs}' is no whole number, 0 or more")
+    return Times(median, p10, p90, int(runs))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name}: '{text}' is no number") from None
+
+
+def _date(record: Mapping[str, str]) -> str:
+    return iso_date(record["date"]) if record.get("date") else ""
