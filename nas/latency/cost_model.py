@@ -1,10 +1,16 @@
-"""A small physical model of what a network costs on a phone's neural engine, fitted to whole-network latencies.
+"""A small physical model of what a network costs on a phone, fitted to whole-network latencies.
 
 A network takes one call and the sum of its layers. A layer that multiplies (convolution, linear, matrix product) takes
 the longer of its arithmetic and the reading of its weights, and moves its activations besides; pooling and group norm
-only move activations. Element-wise layers are fused in part and pay less for what they move, layer norm and softmax pay
-more, and a change of layout takes a fixed time. Batch norm and activations are fused into their neighbours and free.
-Seven costs in all, each positive. (On the iPhone 12's figures a cost for every layer comes out as zero.)
+only move activations. Each of these is started once. Element-wise layers are fused in part and pay less for what they
+move, layer norm and softmax pay more, and a change of layout takes a fixed time. The products of linear attention
+(many small ones, without a softmax between) pay for their arithmetic alone, several hundred times as much on neural
+engines as others do. GELU and SiLU move values at costs of their own, next to nothing on a neural engine and much on
+a processor; other activations and batch norm are fused into their neighbours and free.
+
+Twelve costs in all, each positive, for neural engines and processors alike. Most phones have too few figures for
+twelve, so every fit starts at a prior and is held near it where figures say nothing: the costs of an older or newer
+phone, or rough numbers.
 """
 
 from __future__ import annotations
@@ -20,40 +26,51 @@ from nas.specs import Layer
 
 Floats = NDArray[np.float64]
 
-Behaviour = Literal["kernel", "move", "elementwise", "norm", "softmax", "layout", "fused"]
+Behaviour = Literal["kernel", "move", "elementwise", "norm", "softmax", "layout", "gelu", "silu", "linear", "fused"]
 
 BEHAVIOUR: dict[str, Behaviour] = {
     "conv": "kernel", "depthwise": "kernel", "linear": "kernel", "matmul": "kernel",
     "pool": "move", "group_norm": "move", "elementwise": "elementwise", "norm": "norm", "softmax": "softmax",
-    "reshape": "layout", "gather": "layout", "folded_norm": "fused", "activation": "fused",
+    "reshape": "layout", "gather": "layout", "folded_norm": "fused",
 }  # fmt: skip
-"""How each kind of layer (`Layer.kind`) is paid for."""
+"""How each kind of layer (`Layer.kind`) is paid for, but for what `_behaviour` sets apart."""
+
+ACTIVATION: dict[str, Behaviour] = {
+    "gelu": "gelu", "gelu_tanh": "gelu", "silu": "silu", "sigmoid": "silu", "relu": "fused", "hardswish": "fused",
+}  # fmt: skip
+"""How each activation is paid for; those without an exponential take next to nothing everywhere."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """The seven costs, in ms.
+    """The twelve costs, in ms.
 
     Attributes:
         call: of one prediction, before any layer.
         compute: of 10^9 multiply-accumulates.
-        memory: of moving 10^6 values (16 bits each), weights or activations.
+        weights: of reading 10^6 weights.
+        memory: of moving 10^6 activations.
+        layer: of starting a layer that multiplies or pools.
         elementwise: of 10^6 values read or written by an element-wise layer.
         norm: of 10^6 values read or written by a layer norm.
         softmax: of 10^6 values read or written by a softmax.
         layout: of one change of layout (transpose, reshape between maps and tokens).
+        gelu, silu: of 10^6 values read or written by these activations; a sigmoid counts as a SiLU.
+        linear: of 10^9 multiply-accumulates in the products of linear attention.
     """
 
     call: float
     compute: float
+    weights: float
     memory: float
+    layer: float
     elementwise: float
     norm: float
     softmax: float
     layout: float
-
-
-_START = Costs(call=0.3, compute=0.3, memory=0.03, elementwise=0.01, norm=0.1, softmax=0.3, layout=0.01)
+    gelu: float
+    silu: float
+    linear: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class Demand:
 
     Attributes:
         kernels: (layers, 2): 10^9 multiply-accumulates and 10^6 weights of each layer that multiplies.
-        counts: (7,): how often each cost of `Costs` is paid on top; compute only by `kernels`.
+        counts: (12,): how often each cost of `Costs` is paid on top; compute and weights only by `kernels`.
     """
 
     kernels: Floats
@@ -77,17 +94,28 @@ class Demand:
 def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
     """What these layers ask for, and `calls` predictions around them."""
     kernels = [(0.0, 0.0)]
-    moved = dict.fromkeys(get_args(Behaviour), 0.0)
-    changes = 0
+    moved, met = dict.fromkeys(get_args(Behaviour), 0.0), dict.fromkeys(get_args(Behaviour), 0)
+    products = 0.0
     for layer in layers:
-        behaviour = BEHAVIOUR[layer.kind]
+        behaviour = _behaviour(layer)
         moved[behaviour] += (layer.read + layer.written) / 1e6
-        changes += behaviour == "layout"
+        met[behaviour] += 1
         if behaviour == "kernel":
             kernels.append((layer.macs / 1e9, layer.params / 1e6))
-    memory = moved["kernel"] + moved["move"]
-    paid = Costs(calls, 0, memory, moved["elementwise"], moved["norm"], moved["softmax"], changes)
-    return Demand(np.array(kernels), np.array(astuple(paid)))
+        elif behaviour == "linear":
+            products += layer.macs / 1e9
+    paid = Costs(
+        call=calls, compute=0, weights=0, memory=moved["kernel"] + moved["move"], layer=met["kernel"] + met["move"],
+        elementwise=moved["elementwise"], norm=moved["norm"], softmax=moved["softmax"], layout=met["layout"],
+        gelu=moved["gelu"], silu=moved["silu"], linear=products,
+    )  # fmt: skip
+    return Demand(np.array(kernels), np.array(astuple(paid), dtype=float))
+
+
+def _behaviour(layer: Layer) -> Behaviour:
+    if layer.kind == "matmul" and layer.name == "linear":
+        return "linear"
+    return ACTIVATION[layer.name] if layer.kind == "activation" else BEHAVIOUR[layer.kind]
 
 
 def price(layers: Iterable[Layer], costs: Costs) -> float:
@@ -113,19 +141,27 @@ class Observation:
     whole_ms: float
 
 
-def fit(observations: Sequence[Observation]) -> Costs:
-    """The costs with the least squared error, each error taken relative to the whole network's latency."""
+def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Costs:
+    """The costs with the least squared error, each error taken relative to the whole network's latency.
+
+    Departures from the prior count too: with a trust of 0.1 a cost e times its prior weighs as much as an error of
+    10 % in one network.
+    """
     from scipy.optimize import least_squares
 
     weights = np.array([1 / seen.whole_ms for seen in observations])
     figures = np.array([seen.ms for seen in observations])
+    start = np.log(astuple(prior))
+    kernels = np.concatenate([seen.demand.kernels for seen in observations])  # of all networks at once, for speed
+    firsts = np.cumsum([0, *(len(seen.demand.kernels) for seen in observations[:-1])])
+    counts = np.array([seen.demand.counts for seen in observations])
 
     def errors(logarithms: Floats) -> Floats:
         costs = np.exp(logarithms)
-        predicted = np.array([seen.demand.ms(costs) for seen in observations])
-        relative: Floats = weights * (predicted - figures)
-        return relative
+        longer = np.maximum(kernels[:, 0] * costs[1], kernels[:, 1] * costs[2])
+        predicted = np.add.reduceat(longer, firsts) + counts @ costs
+        return np.concatenate([weights * (predicted - figures), trust * (logarithms - start)])
 
-    # In logarithms no cost can be negative; the bound keeps one that nothing pays for finite.
-    found = least_squares(errors, np.log(astuple(_START)), bounds=(np.log(1e-6), np.log(1e3)), xtol=1e-12, ftol=1e-12)
+    # In logarithms no cost can be negative; with the prior's weight none runs away.
+    found = least_squares(errors, start, xtol=1e-12, ftol=1e-12)
     return Costs(*(float(cost) for cost in np.exp(found.x)))

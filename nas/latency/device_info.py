@@ -106,6 +106,16 @@ class EstimateInfo(BaseModel):
     method: str
     leave_one_out_mape: Percent
 
+    @property
+    def source(self) -> str:
+        """Which networks the error is of, in words."""
+        more = self.model_extra or {}
+        if "left_out" in more.get("adjusted", {}).get("mape", {}):
+            return f"networks in {more['adjusted']['file']}, each left out in turn"
+        family = more.get("leave_one_family_out", {}).get("mape")
+        others = f"; {family:.0f} % for families that have no figures there" if family is not None else ""
+        return f"published networks, each left out of the fit in turn{others}"
+
 
 @dataclass(frozen=True, config=_STRICT)
 class DeviceInfo:

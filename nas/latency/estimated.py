@@ -1,22 +1,24 @@
 """Estimated latency tables: for phones that nobody measured, from the latencies that papers publish.
 
-    python -m nas.latency.estimated iphone12
+    python -m nas.latency.estimated iphone12 [DEVICE ...]
 
-reads `latency_tables/iphone12/{estimate.yaml,published.csv,breakdown.csv}`, fits the seven costs of
+reads `latency_tables/iphone12/{estimate.yaml,published.csv,breakdown.csv}`, fits the twelve costs of
 `nas.latency.cost_model` to the published networks, prices every operation of the named spaces with them, and writes
 `table.csv` and `device.yaml` beside. The same files give the same table. All that belongs to one phone is in its
 folder; here is the method alone:
 
 1. A network's figure is the median of its published ones whose role is `fit`: of one OS version and all compute units,
-   or of sources that do not state the version and agree with those that do.
+   or of sources that do not state the version and agree with those that do. The others say why they are not.
 2. Its layers come from the shipped spaces where it is a member, else from `nas.latency.reference_nets`. Networks that
-   are in neither are no evidence: those with squeeze-and-excitation or hard swish, which the sources show to leave the
-   Neural Engine at times, and all whose layers nobody listed here.
+   are in neither are no evidence, nor are those which the sources show to leave the Neural Engine.
 3. Errors are relative, and every network counts the same. The operator breakdown of a network counts as one figure a
    part, its error taken over the whole network.
-4. The error is that of networks left out: the fit is done again without all that is known of one model (then, harder,
-   of one family), and predicts it. (The form of the model was chosen in view of the same networks.)
-5. A row's p10 and p90 are its median times the tenth and ninetieth percentile of published over predicted latency
+4. The fit is held near a prior where figures say little: the costs fitted to another phone of this kind, or rough
+   numbers in `estimate.yaml`; how near, `trust` says there.
+5. The error is that of networks left out: the fit is done again without all that is known of one model (then, harder,
+   of one family), here and on the phone that the prior is from, and predicts it. (The form of the model was chosen in
+   view of the same networks.)
+6. A row's p10 and p90 are its median times the tenth and ninetieth percentile of published over predicted latency
    among the models left out. That is the spread of whole networks; a single operation may be further off.
 """
 
@@ -25,7 +27,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from scipy.stats import spearmanr
 from nas import resources
 from nas.errors import NasError
 from nas.files import YamlFile
-from nas.latency.cost_model import Costs, Observation, fit, price
+from nas.latency.cost_model import Costs, fit, price
 from nas.latency.coverage import space_operations
 from nas.latency.device_info import EstimateInfo, make_device_info
 from nas.latency.published import Network, member, published_networks
@@ -56,19 +58,45 @@ class LeftOut:
     family_unknown: float
 
 
+@dataclass(frozen=True)
+class Phone:
+    """A phone's recipe, its networks, and where its costs are presumed to be: as on another phone, or given."""
+
+    recipe: YamlFile
+    networks: tuple[Network, ...]
+    prior: Phone | Costs
+
+    def costs(self, model: str = "", family: str = "") -> Costs:
+        """Fitted to all networks but those of one model or one family, of which the prior knows nothing either."""
+        prior = self.prior.costs(model, family) if isinstance(self.prior, Phone) else self.prior
+        seen = (one for network in self.networks for one in network.seen)
+        known = [one for one in seen if one.model != model and one.family != family]
+        return fit(known, prior, self.recipe.data["trust"])
+
+
+def read_phone(folder: Path) -> Phone:
+    """The phone whose figures are in `folder`.
+
+    Raises:
+        InputError: naming the file and line that cannot be used.
+    """
+    recipe = _recipe(folder / "estimate.yaml")
+    return Phone(recipe, tuple(published_networks(folder)), _prior(recipe, folder))
+
+
 def estimate(folder: Path) -> LatencyTable:
     """The estimated table of the phone whose figures are in `folder`.
 
     Raises:
         InputError: naming the file and line that cannot be used.
     """
-    recipe = _recipe(folder / "estimate.yaml")
-    date = str(recipe.data["date"])
-    networks = published_networks(folder)
-    costs = _rounded(fit(_observations(networks)))
-    left_out = _leave_out(networks, costs)
+    phone = read_phone(folder)
+    recipe, date = phone.recipe, str(phone.recipe.data["date"])
+    costs = _rounded(phone.costs())
+    left_out = leave_out(phone, costs)
     ratios = [entry.network.ms / entry.model_unknown for entry in left_out]
     low, high = (float(np.quantile(ratios, share)) for share in (0.1, 0.9))
+    figures = ", ".join(f"{folder.name}/{path.name}" for path in sorted(folder.glob("[bp]*.csv"), reverse=True))
     device = make_device_info(
         recipe,
         ["device"],
@@ -76,8 +104,8 @@ def estimate(folder: Path) -> LatencyTable:
         date=date,
         provenance="estimated",
         intercept_ms=costs.call,
-        estimate=EstimateInfo.model_validate(_report(costs, left_out, (low, high))),
-        source=f"published figures: {folder.name}/published.csv, {folder.name}/breakdown.csv",
+        estimate=EstimateInfo.model_validate(_report(phone, costs, left_out, (low, high))),
+        source=f"published figures: {figures}",
     )
     operations = (operation for name in recipe.data["spaces"] for operation in space_operations(load_space(name)))
     spread = min(low, 1.0), max(high, 1.0)
@@ -105,44 +133,61 @@ def _recipe(path: Path) -> YamlFile:
     file = YamlFile(path)
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
-    for key, kind in (("device", dict), ("spaces", list), ("date", datetime.date)):
+    for key, kind, expected in (
+        ("device", dict, "a dict"), ("spaces", list, "a list"), ("date", datetime.date, "a date"),
+        ("prior", dict | str, "a device or costs"), ("trust", float, "a number as 0.1"),
+    ):  # fmt: skip
         if not isinstance(file.data.get(key), kind):
-            raise file.error([key], f"expected a {kind.__name__}, found {file.data.get(key)!r}")
+            raise file.error([key], f"expected {expected}, found {file.data.get(key)!r}")
     return file
 
 
-def _observations(networks: Sequence[Network]) -> list[Observation]:
-    return [seen for network in networks for seen in network.seen]
+def _prior(recipe: YamlFile, folder: Path) -> Phone | Costs:
+    prior = recipe.data["prior"]
+    if isinstance(prior, str):
+        other = folder.parent / prior
+        if other == folder or not (other / "estimate.yaml").is_file():
+            raise recipe.error(["prior"], f"no other device '{prior}' is estimated in {folder.parent}")
+        return read_phone(other)
+    known = [field.name for field in fields(Costs)]
+    for name in [*known, *prior]:
+        if name not in known or not isinstance(prior.get(name), float | int) or not prior[name] > 0:
+            raise recipe.error(["prior"], f"{name}: expected the costs {', '.join(known)}, each a positive number")
+    return Costs(**{name: float(prior[name]) for name in known})
 
 
-def _leave_out(networks: Sequence[Network], costs: Costs) -> list[LeftOut]:
+def leave_out(phone: Phone, costs: Costs) -> list[LeftOut]:
     """Each network predicted by fits that know nothing of its model, and nothing of its family."""
-    every = _observations(networks)
-    models = {name: fit([seen for seen in every if seen.model != name]) for name in {n.model for n in networks}}
-    families = {name: fit([seen for seen in every if seen.family != name]) for name in {n.family for n in networks}}
+    models = {name: phone.costs(model=name) for name in {network.model for network in phone.networks}}
+    families = {name: phone.costs(family=name) for name in {network.family for network in phone.networks}}
     return [
         LeftOut(network, *(
             network.seen[0].demand.ms(np.array(astuple(fitted)))
             for fitted in (costs, models[network.model], families[network.family])
-        )) for network in networks
+        )) for network in phone.networks
     ]  # fmt: skip
 
 
-def _report(costs: Costs, left_out: Sequence[LeftOut], spread: tuple[float, float]) -> dict[str, Any]:
+def _report(phone: Phone, costs: Costs, left_out: Sequence[LeftOut], spread: tuple[float, float]) -> dict[str, Any]:
     """What `device.yaml` says of the fit, under `estimate`."""
     members = [entry for entry in left_out if member(entry.network.model) and entry.network.resolution == 224]
     by_model = _errors(left_out, "model_unknown")
     return {
-        "method": "seven physical costs fitted to published networks; made by: python -m nas.latency.estimated DEVICE "
+        "method": "twelve physical costs fitted to published networks; made by: python -m nas.latency.estimated DEVICE "
                   "(the same figures give the same table; the method is described in that module)",
+        "prior": phone.recipe.data["prior"],
+        "trust": phone.recipe.data["trust"],
         "leave_one_out_mape": by_model["mape"],
         "leave_one_out": by_model,
         "leave_one_out_members": _errors(members, "model_unknown"),
+        "leave_one_family_out_members": _errors(members, "family_unknown"),
         "leave_one_family_out": _errors(left_out, "family_unknown"),
         "fit": _errors(left_out, "known"),
         "costs_ms": asdict(costs),
-        "costs_are": "ms of a call, of 10^9 multiply-accumulates, of 10^6 values (16 bits) moved, of 10^6 values in "
-                     "element-wise, layer norm and softmax layers, of a change of layout",
+        "costs_are": "ms of a call, of 10^9 multiply-accumulates, of 10^6 weights read, of 10^6 activations moved, of "
+                     "starting a layer, of 10^6 values in element-wise, layer norm and softmax layers, of a change of "
+                     "layout, of 10^6 values in GELU and SiLU, of 10^9 multiply-accumulates in the products of linear "
+                     "attention",
         "percentiles": {"p10": round(spread[0], 4), "p90": round(spread[1], 4)},
         "percentiles_are": "of published over predicted latency of models left out; a row's p10_ms and p90_ms are its "
                            "median times these",
@@ -173,19 +218,20 @@ def _rounded(costs: Costs) -> Costs:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m nas.latency.estimated DEVICE`: writes the device's table and says how good it is."""
-    if len(arguments) != 1:
-        print("usage: python -m nas.latency.estimated DEVICE", file=sys.stderr)
+    """`python -m nas.latency.estimated DEVICE ...`: writes the devices' tables and says how good they are."""
+    if not arguments:
+        print("usage: python -m nas.latency.estimated DEVICE ...", file=sys.stderr)
         return 2
     try:
-        folder = resources.find("estimate", resources.TABLES, "*/estimate.yaml", arguments[0])
-        table = estimate(folder if folder.is_dir() else folder.parent)
-        assert table.path is not None
-        table.save(table.path)
+        for name in arguments:
+            folder = resources.find("estimate", resources.TABLES, "*/estimate.yaml", name)
+            table = estimate(folder if folder.is_dir() else folder.parent)
+            assert table.path is not None
+            table.save(table.path)
+            print(f"{table.path}: {len(table.rows)} rows, expected error {table.expected_error} %")
     except NasError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(f"{table.path}: {len(table.rows)} rows, expected error {table.expected_error} %")
     return 0
 
 

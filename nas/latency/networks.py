@@ -14,7 +14,7 @@ from typing import Literal
 
 from nas.devices.base import Chain, Device, OperationFailed
 from nas.errors import InputError, NasError
-from nas.files import read_text, write_text
+from nas.files import read_text, remove, write_text
 from nas.latency.device_info import DeviceInfo
 from nas.latency.journal import Journal
 from nas.space import Architecture, Space, space_names
@@ -98,7 +98,7 @@ def measure_networks(
             timing = device.measure(artifact.result())
         except OperationFailed as error:
             raise NasError(f"network {member.name} could not be measured: {error}") from error
-        artifact.result().unlink(missing_ok=True)  # whole networks are large, and nobody measures them twice
+        remove(artifact.result())  # whole networks are large, and nobody measures them twice
         found[member.name] = NetworkTime(role, name, resolution, member.name, round(timing.median_ms, 6),
                                          date=date.today().isoformat())  # fmt: skip
         book.append({"network": asdict(found[member.name])})

@@ -87,13 +87,14 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
 
 
 @cache
-def _members() -> dict[str, Architecture]:
+def members() -> dict[str, Architecture]:
+    """The published members of all shipped spaces, by name."""
     return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
 
 
 def member(model: str) -> Architecture | None:
     """The member of a shipped space that the figures call `model`."""
-    return _members().get(model.lower().replace("-", "_"))
+    return members().get(model.lower().replace("-", "_"))
 
 
 def layers_of(model: str, resolution: int) -> tuple[Layer, ...]:

@@ -91,9 +91,9 @@ class LatencyTable:
     def expected_error_source(self) -> str:
         """Where `expected_error` is from, in words."""
         if self.device.check:
-            return f"{self.device.check.nets} whole networks measured on {self.device.check.date}"
+            return str(self.device.check)
         if self.device.estimate and self.device.provenance == "estimated":
-            return "published networks, each left out of the fit in turn"
+            return self.device.estimate.source
         if self.device.estimate:
             return f"rows interpolated from the others; for whole networks: nas check --device {self.device.name}"
         return f"not checked yet: nas check --device {self.device.name}"
@@ -134,7 +134,7 @@ class LatencyTable:
                 row = self.rows[operation.key]
                 bars.append(Bar(operation.name, row.kind, ms, row.provenance, row.key))
         return Estimate(
-            ms=fsum(bar.ms for bar in bars),
+            ms=_sum(bar.ms for bar in bars),
             breakdown=tuple(bars),
             provenance=worst(bar.provenance for bar in bars),
             expected_error=self.expected_error,
@@ -161,7 +161,7 @@ class LatencyTable:
                     raise self.missing_rows(self.predict(arch).missing, arch.space)
                 ms = known[pair] = found
             parts.append(ms)
-        return fsum(parts)  # whatever the order of the operations, the same
+        return _sum(parts)
 
     def missing_rows(self, missing: Sequence[Operation], space: str) -> MissingRows:
         """The error that names operations without a row, and the command that measures those of `space`."""
@@ -178,6 +178,11 @@ class LatencyTable:
         write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
         write_unsupported(Path(folder), self.unsupported)
         self.device.save(Path(folder) / DEVICE_FILE)
+
+
+def _sum(parts: Iterable[float]) -> float:
+    """To 10^-9 ms, so that networks whose operations take the same are equally fast, whatever their order."""
+    return round(fsum(parts), 9)
 
 
 def make_table(device: DeviceInfo, rows: Iterable[Row], path: Path | None = None) -> LatencyTable:

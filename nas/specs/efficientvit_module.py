@@ -75,8 +75,8 @@ class EfficientViTModule(BlockSpec):
             sums = products // tokens
             return (
                 *heads,
-                Layer("matmul", macs=products, read=values + padded, written=sums),
-                Layer("matmul", macs=products, read=values + sums, written=padded),
+                Layer("matmul", macs=products, read=values + padded, written=sums, name="linear"),
+                Layer("matmul", macs=products, read=values + sums, written=padded, name="linear"),
                 Layer("elementwise", read=padded, written=values),
                 Layer("reshape", read=values, written=values),
             )
@@ -84,8 +84,8 @@ class EfficientViTModule(BlockSpec):
         scores = products // self.head_dim
         return (
             *heads,
-            Layer("matmul", macs=products, read=2 * values, written=scores),
+            Layer("matmul", macs=products, read=2 * values, written=scores, name="linear"),
             Layer("elementwise", read=scores, written=scores),
-            Layer("matmul", macs=products, read=values + scores, written=values),
+            Layer("matmul", macs=products, read=values + scores, written=values, name="linear"),
             Layer("reshape", read=values, written=values),
         )

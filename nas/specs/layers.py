@@ -22,7 +22,7 @@ class Layer:
         params: learned parameters.
         read: activation elements read.
         written: activation elements written.
-        name: the activation function's name, where the layer is one.
+        name: the activation function's name, where the layer is one; "linear" of a product in linear attention.
     """
 
     kind: str

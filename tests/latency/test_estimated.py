@@ -1,9 +1,11 @@
-"""The estimated iPhone 12 table: made again from the published figures, near them, and honest about its error."""
+"""The estimated tables: made again from the published figures, near them, and honest about their errors."""
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import astuple, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,13 +16,22 @@ from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
 from nas.latency.cost_model import Costs, Observation, demand, fit, price
 from nas.latency.coverage import space_operations
-from nas.latency.estimated import estimate, main
+from nas.latency.estimated import estimate, main, read_phone
 from nas.latency.published import layers_of
 from nas.latency.reference_nets import reference_nets
 from nas.space import load_space
 from nas.specs import Layer, Shape
 
-FOLDER = resources.shipped(resources.TABLES) / "iphone12"
+TABLES = resources.shipped(resources.TABLES)
+FOLDER = TABLES / "iphone12"
+BOUNDS = {  # mean error in percent and rank correlation of models left out; mean error of families left out
+    "iphone12": (7, 0.99, 8),
+    "iphone13": (12, 0.98, 16),
+    "iphone14": (12, 0.95, 21),
+    "galaxy-s24": (16, 0.95, 23),
+    "galaxy-s25": (20, 0.94, 27),
+    "snapdragon-8gen1": (6, 0.99, 60),
+}
 SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
 SPACE = load_space("efficientformer")
 PUBLISHED = {
@@ -38,9 +49,21 @@ def shipped() -> LatencyTable:
     return load_table(str(FOLDER))
 
 
+@cache
+def made(device: str) -> LatencyTable:
+    return estimate(TABLES / device)
+
+
 @pytest.fixture(scope="module")
 def again() -> LatencyTable:
-    return estimate(FOLDER)
+    return made("iphone12")
+
+
+def copied(folder: Path) -> Path:
+    """The folder of the iPhone 12 in `folder`, with the phone beside it that its prior is from."""
+    for name in ("iphone13", "iphone12"):
+        shutil.copytree(TABLES / name, folder / name)
+    return folder / "iphone12"
 
 
 def networks(table: LatencyTable) -> dict[str, dict[str, float]]:
@@ -48,7 +71,13 @@ def networks(table: LatencyTable) -> dict[str, dict[str, float]]:
     return {entry["name"]: entry for entry in table.device.estimate.networks}  # type: ignore[attr-defined]
 
 
-def test_the_shipped_table_is_what_the_script_makes(shipped: LatencyTable, again: LatencyTable) -> None:
+def test_every_device_with_figures_is_tested() -> None:
+    assert set(BOUNDS) == {path.parent.name for path in TABLES.glob("*/estimate.yaml")}
+
+
+@pytest.mark.parametrize("device", BOUNDS)
+def test_the_shipped_table_is_what_the_script_makes(device: str) -> None:
+    shipped, again = load_table(str(TABLES / device)), made(device)
     assert list(shipped.rows) == list(again.rows)
     for row, new in zip(shipped.rows.values(), again.rows.values(), strict=True):
         assert replace(row, median_ms=0, p10_ms=0, p90_ms=0) == replace(new, median_ms=0, p10_ms=0, p90_ms=0)
@@ -69,8 +98,8 @@ def test_published_members_are_within_15_percent_and_in_order(shipped: LatencyTa
     assert sorted(predicted, key=lambda member: predicted[member]) == list(known)
 
 
-def test_on_an_older_ios_members_are_within_15_percent(shipped: LatencyTable) -> None:
-    assert {name: shipped.predict(SPACE.published[name]).ms for name in ON_IOS_15} == pytest.approx(ON_IOS_15, rel=0.15)
+def test_on_an_older_ios_members_are_within_20_percent(shipped: LatencyTable) -> None:
+    assert {name: shipped.predict(SPACE.published[name]).ms for name in ON_IOS_15} == pytest.approx(ON_IOS_15, rel=0.2)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -78,6 +107,11 @@ def test_every_member_of_every_space_is_covered(shipped: LatencyTable, name: str
     space = load_space(name)
     members = [space.sample(seed) for seed in range(50)] + [space.largest(), space.smallest()]
     assert all(shipped.predict(member).missing == () for member in (*members, *space.published.values()))
+
+
+@pytest.mark.parametrize("device", BOUNDS)
+def test_every_table_has_the_same_rows(shipped: LatencyTable, device: str) -> None:
+    assert set(load_table(str(TABLES / device)).rows) == set(shipped.rows)
 
 
 def test_no_row_is_of_no_use(shipped: LatencyTable) -> None:
@@ -111,7 +145,7 @@ def test_a_wider_operation_never_takes_less(shipped: LatencyTable) -> None:
 
 def test_attention_takes_several_times_a_local_block(shipped: LatencyTable) -> None:
     largest = SPACE.largest()
-    for stage, low, high in ((3, 3.0, 30.0), (4, 1.2, 5.0)):
+    for stage, low, high in ((3, 3.0, 30.0), (4, 1.2, 8.0)):
         for width in SPACE.stages[stage - 1].widths:
             side = 224 // 2 ** (stage + 1)
             (local,), (attention,) = SPACE.stages[stage - 1].local, SPACE.stages[stage - 1].global_
@@ -123,20 +157,57 @@ def test_attention_takes_several_times_a_local_block(shipped: LatencyTable) -> N
     assert shipped.predict(largest).ms > shipped.predict(SPACE.published["efficientformer_l7"]).ms
 
 
-def test_the_error_is_given_and_small(shipped: LatencyTable) -> None:
-    info = shipped.device.estimate
-    assert info is not None and shipped.device.provenance == "estimated"
-    entries = networks(shipped).values()
-    by_hand = [abs(entry["left_out_ms"] / entry["published_ms"] - 1) * 100 for entry in entries]
-    assert info.leave_one_out_mape == pytest.approx(sum(by_hand) / len(by_hand), abs=0.05)
-    assert shipped.expected_error == info.leave_one_out_mape <= 15
-    assert info.leave_one_out["spearman"] >= 0.95  # type: ignore[attr-defined]
-    assert len(by_hand) == info.leave_one_out["n"] >= 20  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("device", "bounds"), BOUNDS.items())
+def test_the_error_is_given_and_small(device: str, bounds: tuple[float, float, float]) -> None:
+    table = load_table(str(TABLES / device))
+    info = table.device.estimate
+    assert info is not None and table.device.provenance == "estimated"
+    entries = networks(table).values()
+    for known, said in (("left_out_ms", "leave_one_out"), ("family_left_out_ms", "leave_one_family_out")):
+        by_hand = [abs(entry[known] / entry["published_ms"] - 1) * 100 for entry in entries]
+        assert getattr(info, said)["mape"] == pytest.approx(sum(by_hand) / len(by_hand), abs=0.1)
+    assert table.expected_error == info.leave_one_out_mape == info.leave_one_out["mape"]  # type: ignore[attr-defined]
+    assert info.leave_one_out["mape"] <= bounds[0]  # type: ignore[attr-defined]
+    assert info.leave_one_out["spearman"] >= bounds[1]  # type: ignore[attr-defined]
+    assert info.leave_one_family_out["mape"] <= bounds[2]  # type: ignore[attr-defined]
+    assert len(entries) == info.leave_one_out["n"] >= 14  # type: ignore[attr-defined]
+
+
+def test_members_on_the_iphone_12_meet_the_target(shipped: LatencyTable) -> None:
+    members = shipped.device.estimate.leave_one_out_members  # type: ignore[union-attr]
+    assert members["mape"] <= 15 and members["spearman"] >= 0.95
+
+
+@pytest.mark.parametrize("device", BOUNDS)
+def test_figures_are_used_as_the_file_says(device: str) -> None:
+    """What is fitted has a role of `fit`, the same precision and unit; what is not says why."""
+    rows = list(csv.DictReader((TABLES / device / "published.csv").open()))
+    fitted = {(row["model"], row["resolution"]) for row in rows if row["role"] == "fit"}
+    phone = read_phone(TABLES / device)
+    assert {(network.model, str(network.resolution)) for network in phone.networks} == fitted
+    assert all(row["reason"] for row in rows if row["role"] == "other")
+    assert all(row["source"] and row["device"] and row["runtime"] for row in rows)
+    for row in rows:
+        if row["role"] == "fit":
+            assert "CPU only" not in row["device"] and not row["precision"].startswith("w8")
+
+
+def test_the_prior_is_left_without_the_model_too() -> None:
+    """What the iPhone 13's figures say of EfficientViT does not reach the iPhone 12 where that family is left out."""
+    phone = read_phone(FOLDER)
+    with_it, without = phone.costs(), phone.costs(family="EfficientViT")
+    assert with_it.linear > 4 * without.linear
+
+
+def test_linear_attention_takes_more_on_neural_engines_than_its_arithmetic(shipped: LatencyTable) -> None:
+    for device in BOUNDS:
+        costs = load_table(str(TABLES / device)).device.estimate.costs_ms  # type: ignore[union-attr]
+        assert costs["linear"] > (1 if device == "snapdragon-8gen1" else 100) * costs["compute"]
 
 
 def test_a_network_left_out_is_predicted_without_its_own_figures(again: LatencyTable, tmp_path: Path) -> None:
     """Other figures for one model change its fit, but not the prediction that leaves it out."""
-    folder = shutil.copytree(FOLDER, tmp_path / "iphone12")
+    folder = copied(tmp_path)
     text = (folder / "published.csv").read_text()
     (folder / "published.csv").write_text(text.replace("L7,EfficientFormer,224,6.6", "L7,EfficientFormer,224,9.9"))
     before, after = networks(again), networks(estimate(folder))
@@ -148,31 +219,58 @@ def test_a_network_left_out_is_predicted_without_its_own_figures(again: LatencyT
         assert after[name]["family_left_out_ms"] == pytest.approx(before[name]["family_left_out_ms"], rel=1e-3)
 
 
+def costs(**named: float) -> Costs:
+    return Costs(**{name: named.get(name, 0.0) for name in Costs.__dataclass_fields__})
+
+
 def test_the_fit_finds_the_costs_that_made_the_figures() -> None:
-    costs = Costs(call=0.4, compute=0.2, memory=0.05, elementwise=0.02, norm=0.3, softmax=0.6, layout=0.02)
+    """From a prior that is twice as high everywhere, with next to no trust in it."""
+    truth = Costs(call=0.4, compute=0.2, weights=0.04, memory=0.05, layer=0.003, elementwise=0.02, norm=0.3,
+                  softmax=0.6, layout=0.02, gelu=0.01, silu=0.02, linear=50.0)  # fmt: skip
     observations = []
-    for name, layers in reference_nets().items():
-        listed = layers(Shape(3, 224, 224))
-        ms = costs.call + price(listed, costs)
+    for name in (*reference_nets(), "EfficientViT-B1", "EfficientViT-B2"):
+        listed = layers_of(name, 224)
+        ms = truth.call + price(listed, truth)
         observations.append(Observation(name, name, demand(listed, calls=1), ms, ms))
-    assert astuple(fit(observations)) == pytest.approx(astuple(costs), rel=1e-3)
+    found = fit(observations, Costs(*(2 * cost for cost in astuple(truth))), trust=1e-6)
+    assert astuple(found) == pytest.approx(astuple(truth), rel=0.01)
+
+
+def test_what_no_figure_speaks_of_stays_at_the_prior() -> None:
+    prior = Costs(call=0.4, compute=0.2, weights=0.04, memory=0.05, layer=0.003, elementwise=0.02, norm=0.3,
+                  softmax=0.6, layout=0.02, gelu=0.01, silu=0.02, linear=50.0)  # fmt: skip
+    listed = layers_of("ResNet50", 224)
+    seen = [Observation("ResNet50", "ResNet", demand(listed, calls=1), 5.0, 5.0)]
+    found = fit(seen, prior, trust=0.1)
+    assert (found.norm, found.softmax, found.linear) == pytest.approx((0.3, 0.6, 50.0), rel=1e-3)
+    assert found.call + price(listed, found) == pytest.approx(5.0, rel=0.05)
 
 
 def test_a_kernel_takes_the_longer_of_arithmetic_and_weights() -> None:
-    costs = Costs(call=1.0, compute=1.0, memory=10.0, elementwise=5.0, norm=0, softmax=0, layout=0.5)
+    paid = costs(call=1.0, compute=1.0, weights=10.0, memory=10.0, elementwise=5.0, layout=0.5)
     reuses = Layer("conv", macs=4 * 10**9, params=10**5, read=10**4, written=10**4)
     reads = Layer("linear", macs=10**6, params=10**5, read=0, written=0)
-    assert price([reuses], costs) == pytest.approx(4.0 + 0.2)
-    assert price([reads], costs) == pytest.approx(1.0)
-    assert price([Layer("reshape", read=9, written=9), Layer("activation", read=9, written=9)], costs) == 0.5
-    assert price([Layer("elementwise", read=10**5, written=10**5)], costs) == pytest.approx(1.0)
-    assert price([reuses, reads], costs) == pytest.approx(5.2)
+    assert price([reuses], paid) == pytest.approx(4.0 + 0.2)
+    assert price([reads], paid) == pytest.approx(1.0)
+    assert price([Layer("reshape", read=9, written=9), Layer("activation", read=9, name="relu")], paid) == 0.5
+    assert price([Layer("elementwise", read=10**5, written=10**5)], paid) == pytest.approx(1.0)
+    assert price([reuses, reads], paid) == pytest.approx(5.2)
+
+
+def test_each_kind_of_layer_has_its_own_cost() -> None:
+    paid = costs(layer=0.25, gelu=1.0, silu=2.0, linear=100.0, compute=1.0)
+    moved = {"read": 10**6, "written": 10**6}
+    assert price([Layer("activation", **moved, name="gelu_tanh")], paid) == 2.0
+    assert price([Layer("activation", **moved, name="silu")], paid) == 4.0
+    assert price([Layer("activation", **moved, name="hardswish")], paid) == 0.0
+    assert price([Layer("matmul", macs=10**9), Layer("pool")], paid) == 1.5
+    assert price([Layer("matmul", macs=10**9, name="linear")], paid) == 100.0
 
 
 def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="VGG-16: its layers are not known; known: ConvNeXt-B"):
+    with pytest.raises(InputError, match=r"VGG-16: its layers are not known; known: .*ConvNeXt-B"):
         layers_of("VGG-16", 224)
-    folder = shutil.copytree(FOLDER, tmp_path / "iphone12")
+    folder = copied(tmp_path)
     text = (folder / "published.csv").read_text()
     for good, bad, reason in (
         ("ConvNeXt-B,ConvNeXt,224,8.4", "ConvNeXt-B,ConvNeXt,224,-8.4", r"published.csv:2: latency_ms: '-8.4'"),
@@ -183,19 +281,30 @@ def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
             estimate(folder)
     (folder / "published.csv").write_text(text)
     recipe = (folder / "estimate.yaml").read_text()
-    (folder / "estimate.yaml").write_text(recipe.replace("date: 2026", "date: about 2026"))
-    with pytest.raises(InputError, match=r"estimate.yaml:\d+: date: expected a date, found 'about 2026"):
-        estimate(folder)
+    for good, bad, reason in (
+        ("date: 2026", "date: about 2026", r"estimate.yaml:\d+: date: expected a date, found 'about 2026"),
+        ("prior: iphone13", "prior: iphone3", r"estimate.yaml:\d+: prior: no other device 'iphone3' is estimated in"),
+        ("prior: iphone13", "prior: iphone12", r"estimate.yaml:\d+: prior: no other device 'iphone12'"),
+        (
+            "prior: iphone13",
+            "prior: {call: 0.1}",
+            r"estimate.yaml:\d+: prior: compute: expected the costs call, compute",
+        ),
+        ("trust: 0.01", "trust: much", r"estimate.yaml:\d+: trust: expected a number"),
+    ):
+        (folder / "estimate.yaml").write_text(recipe.replace(good, bad))
+        with pytest.raises(InputError, match=reason):
+            estimate(folder)
 
 
 def test_the_command_writes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                       capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    folder = shutil.copytree(FOLDER, tmp_path / "latency_tables" / "iphone12")
+    folder = copied(tmp_path / "latency_tables")
     (folder / "table.csv").unlink()
     monkeypatch.chdir(tmp_path)
     assert main(["iphone12"]) == 0
     rows = len(load_table("iphone12").rows)
     assert rows > 2000 and f"{rows} rows" in capsys.readouterr().out
     assert main(["iphone21"]) == 2
-    assert "unknown estimate 'iphone21', did you mean 'iphone12'" in capsys.readouterr().err
+    assert "unknown estimate 'iphone21', did you mean 'iphone1" in capsys.readouterr().err
     assert main([]) == 2

@@ -1,0 +1,281 @@
+"""Bundles: everything that fills a table, in a folder that is carried to the machine that measures, and home again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.devices import board_runner
+from nas.devices.base import Chain, Device, OperationFailed
+from nas.devices.converter import COREML, LITERT, MOST_WORKERS, Converter, Target
+from nas.devices.phones import phones
+from nas.devices.replay import Replay, bundle_errors
+from nas.errors import InputError
+from nas.files import read_text, remove, write_text
+from nas.latency.bench import Report
+from nas.latency.check import check
+from nas.latency.coverage import space_operations
+from nas.latency.measure import EMPTY, chains
+from nas.latency.networks import (
+    NetworkTime,
+    Progress,
+    at_resolution_id,
+    calibration_members,
+    check_members,
+    resolution_id,
+    space_id,
+)
+from nas.latency.plan import groups
+from nas.latency.profile import profile
+from nas.latency.table import LatencyTable
+from nas.space import Operation, Space, load_space
+from nas.versions import versions
+
+BOARD = "litert-board"
+"""The kind of a device that has no phone.yaml: a computer that runs .tflite files."""
+COREML_BOUND = 0.15
+"""How far the reference of a Core ML run may drift: its few cold predictions scatter more than a board's."""
+FILES = "files"
+
+README = """\
+What the latency table of {name} is made from, for the space {space}, in {count} files. plan.json says what each one is.
+
+{how}
+
+Every result is on disk in results.jsonl before the next file is run: stop it, unplug it, run the same command again and
+it goes on. When it is done, bring this folder (or results.jsonl alone, into a copy of it) home and run there:
+
+    nas profile --merge FOLDER
+"""
+ON_A_MAC = """\
+To measure it, on a Mac with Xcode and with the phone connected, unlocked and in Developer Mode:
+
+    pip install 'nas-mobile[coreml]'
+    NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
+ON_A_BOARD = """\
+To measure it, on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or tflite-runtime:
+
+    pip install ai-edge-litert numpy          # or: pip install tflite-runtime==2.14.0 'numpy<2'
+    python run.py
+
+With nas installed there, `nas profile --run FOLDER` does the same."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A chain of a bundle; `role` is empty, operation, stack, calibration or check."""
+
+    chain: Chain
+    role: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_bundle` did: how many files there are, how many of them were there before, and what failed."""
+
+    files: int
+    kept: int
+    failed: dict[str, str]
+
+
+def write_bundle(
+    space: Space, name: str, folder: Path, progress: Progress = lambda *_: None, *, threads: int = 1,
+    check_nets: int = 0, seed: int = 0, workers: int | None = None,
+) -> Written:  # fmt: skip
+    """Writes the bundle of a device, or what an earlier call left out or somebody damaged.
+
+    Args:
+        name: of a phone with a phone.yaml, or any other for a board with LiteRT.
+        threads: of a board's CPU.
+        check_nets: networks for `nas check` to go with it.
+        seed: of those.
+        workers: processes that convert; by default one a core, MOST_WORKERS at most.
+
+    Raises:
+        InputError: when the folder holds another bundle, or what converts is not installed.
+        NasError: when the disk is full.
+    """
+    device, copies, target = _device(name, threads)
+    items = list(_items(space, copies, check_nets, seed))
+    plan = _plan(space, device, copies, items, {"nets": check_nets, "seed": seed})
+    entries = {entry["digest"]: entry for entry in plan["files"]}
+    kept = _keep(folder, plan, entries)
+    converter = Converter(workers or min(os.cpu_count() or 1, MOST_WORKERS), cache=folder / FILES, target=target)
+    try:
+        todo = [item for item in items if item.chain.digest() not in kept]
+        asked = [converter.prepare(item.chain) for item in todo]
+        for number, (item, future) in enumerate(zip(todo, asked, strict=True)):
+            progress("files", number, len(todo))
+            entry = entries[item.chain.digest()]
+            try:
+                path = future.result()
+                entry |= {"file": path.relative_to(folder).as_posix(), "sha256": board_runner.sha256(path)}
+            except OperationFailed as error:
+                entry["failed"] = str(error)
+            write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
+        progress("files", len(todo), len(todo))
+    finally:
+        converter.close()
+    _finish(folder, plan, target)
+    failed = {entry["label"]: entry["failed"] for entry in plan["files"] if "failed" in entry}
+    return Written(len(items), len(kept), failed)
+
+
+def run_bundle(folder: Path, progress: Progress = lambda *_: None, threads: int | None = None) -> dict[str, int]:
+    """Measures a bundle here, what is not measured yet; returns the counts of files, measured, reused, failed, drifted.
+
+    Raises:
+        InputError: for a damaged bundle, results of another one, or a machine that lacks what it takes.
+        NasError: when the disk is full.
+        DeviceLost: when the phone is gone; what was measured is kept.
+    """
+    with bundle_errors():
+        plan = board_runner.read_plan(folder)
+        if plan["device"]["kind"] != COREML.name:
+            return board_runner.run_litert(folder, progress, threads)
+        device = _open_coreml(plan["device"]["name"])
+        try:
+            info = json.loads(json.dumps(device.info().to_dict()))
+            return board_runner.run(folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND)
+        finally:
+            device.close()
+
+
+def merge_bundle(
+    folder: Path, out: Path | None = None, progress: Progress = lambda *_: None
+) -> tuple[LatencyTable, Report, list[NetworkTime]]:
+    """Makes the table of a bundle that was run, and checks it if networks for that went with it.
+
+    Returns the table, the report of `profile`, and the networks of the check.
+
+    Args:
+        out: the table's folder; ./latency_tables/DEVICE by default.
+
+    Raises:
+        InputError: for a damaged bundle, results of another one, or a table there of other settings.
+        NasError: when the bundle was not run to its end.
+    """
+    replay = Replay(folder)
+    plan = replay.plan
+    space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
+    chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
+    wanted = plan["check"]
+    members = [*calibration_members(space), *check_members(space, wanted["nets"], wanted["seed"])]
+    if not all(replay.has(Chain.network(member.operations())) for member in members):
+        raise InputError(f"{folder}: the space {plan['space']} has changed since it was written; write another bundle")
+    out = out or Path("latency_tables") / plan["device"]["name"]
+    table, report = profile(space, replay, out, progress, chosen=chosen)
+    if not wanted["nets"]:
+        return table, report, []
+    table, times = check(table, space, replay, wanted["nets"], wanted["seed"], progress)
+    return table, report, times
+
+
+def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
+    """What the plan says of the device, its number of copies, and what it takes."""
+    phone = phones().get(name)
+    if name == "mac" or (phone and phone.kind == COREML.name):
+        from nas.devices.coreml import COPIES
+
+        description = phone.description if phone else "a Mac"
+        return {"name": name, "kind": COREML.name, "description": description}, COPIES, COREML
+    description = phone.description if phone else "a computer with LiteRT"
+    return {"name": name, "kind": BOARD, "description": description, "threads": threads}, Device.copies, LITERT
+
+
+def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
+    """The chains that `profile` and `check` will ask for, each once."""
+    yield Item(EMPTY, "empty", "a call that does nothing")
+    for group in groups(space_operations(space)):
+        for operation in group.chosen():
+            for chain in chains(operation, copies):
+                yield Item(chain, "operation" if len(chain.blocks) == 1 else "stack", str(operation))
+    for member in calibration_members(space):
+        yield Item(Chain.network(member.operations()), "calibration", member.name)
+    for member in check_members(space, check_nets, seed):
+        yield Item(Chain.network(member.operations()), "check", member.name)
+
+
+def _plan(
+    space: Space, device: dict[str, Any], copies: int, items: Sequence[Item], check: dict[str, int]
+) -> dict[str, Any]:
+    files = [{"digest": item.chain.digest(), "role": item.role, "label": item.label, "file": "", "sha256": None}
+             for item in items]  # fmt: skip
+    same = {"device": device, "space": space_id(space), "resolution": resolution_id(space), "copies": copies}
+    chains = [entry["digest"] for entry in files]
+    identity = hashlib.sha256(json.dumps([same, chains], sort_keys=True).encode()).hexdigest()[:32]
+    tools = versions("litert-torch" if device["kind"] == BOARD else "coremltools", "torch")
+    return {"format": board_runner.FORMAT, "id": identity, **same, "check": check, "tools": tools, "files": files}
+
+
+def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]) -> set[str]:
+    """The digests of the files that an earlier call wrote and that are as they were; takes away those that are not."""
+    path = folder / board_runner.PLAN_FILE
+    if not path.exists():
+        return set()
+    try:
+        old = json.loads(read_text(path))
+        known = {
+            entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"]) for entry in old["files"]
+        }
+        same = old["id"] == plan["id"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is damaged; remove it to write the bundle again, its whole files are kept") from None
+    if not same:
+        raise InputError(f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at "
+                         f"{old['resolution']}); give another folder")  # fmt: skip
+    kept = set()
+    for digest, (file, sha256) in known.items():
+        if sha256 is None:
+            continue
+        if file.exists() and board_runner.sha256(file) == sha256:
+            entries[digest] |= {"file": file.relative_to(folder).as_posix(), "sha256": sha256}
+            kept.add(digest)
+        else:
+            remove(file)
+    return kept
+
+
+def _finish(folder: Path, plan: dict[str, Any], target: Target) -> None:
+    """The plan once more, should all files have been there, and what a person and a board need."""
+    write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
+    here = Path(board_runner.__file__)
+    if target is LITERT:
+        shutil.copyfile(here, folder / "run.py")
+        shutil.copyfile(here.with_name(board_runner.TIMER_FILE), folder / board_runner.TIMER_FILE)
+    text = README.format(
+        name=plan["device"]["name"], space=f"{plan['space']} at {plan['resolution']}", count=len(plan["files"]),
+        how=ON_A_BOARD if target is LITERT else ON_A_MAC,
+    )  # fmt: skip
+    write_text(folder / "README.txt", text)
+
+
+def _open_coreml(name: str) -> Device:
+    from nas.devices.coreml import MAC, CoreML, mac
+
+    if name == MAC:
+        return CoreML(mac())
+    known = phones()
+    if name not in known:
+        raise InputError(f"{name} has no phone.yaml here; put the one from where the bundle was written into "
+                         f"latency_tables/{shlex.quote(name)}")  # fmt: skip
+    return CoreML(known[name])
+
+
+def _measure(device: Device, path: Path) -> dict[str, Any]:
+    try:
+        return asdict(device.measure(path))
+    except OperationFailed as error:
+        raise board_runner.CannotRun(str(error)) from error
+
+
+def _measured(replay: Replay, operation: Operation) -> bool:
+    return all(map(replay.has, chains(operation, replay.copies)))
