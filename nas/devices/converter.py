@@ -1,4 +1,4 @@
-"""Chains to .tflite files, in worker processes, kept by content so that none is ever converted twice."""
+"""Chains to the files that devices run, in worker processes, kept by content so that none is converted twice."""
 
 from __future__ import annotations
 
@@ -6,16 +6,41 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
 from nas.devices.base import Chain
 from nas.devices.worker import Worker
+from nas.errors import InputError
 
 Cores = Sequence[int]
+MOST_WORKERS = 4
+"""Beside a device that is being timed on the same computer, more would keep the memory busy that it shares."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What chains are converted to.
+
+    Attributes:
+        name: of its folder in the cache; `nas.devices.<name>_convert` is the worker.
+        suffix: of its files.
+        packages: whose versions the files depend on.
+        install: what brings them.
+    """
+
+    name: str
+    suffix: str
+    packages: tuple[str, ...]
+    install: str
+
+
+LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "nas-mobile")
+COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "nas-mobile[coreml]")
 
 
 class Converter:
@@ -24,14 +49,19 @@ class Converter:
     Args:
         workers: processes that convert side by side, of about 1 GB each.
         cores: the cores that they may use; all there are where it is empty.
-        cache: where converted files are kept; `cache_folder()` by default.
+        cache: where converted files are kept; `cache_folder` by default.
+        target: what they are.
+
+    Raises:
+        InputError: when what converts is not installed.
     """
 
-    def __init__(self, workers: int = 1, cores: Cores = (), cache: Path | None = None) -> None:
-        self.cache = cache or cache_folder()
+    def __init__(self, workers: int = 1, cores: Cores = (), cache: Path | None = None, target: Target = LITERT) -> None:
+        self._content = _content(target)
+        self.cache, self.target = cache or cache_folder(target), target
         self._cores = list(cores)
         self._idle: SimpleQueue[Worker] = SimpleQueue()
-        self._workers = [Worker("nas.devices.litert_convert") for _ in range(workers)]
+        self._workers = [Worker(f"nas.devices.{target.name}_convert") for _ in range(workers)]
         for worker in self._workers:
             self._idle.put(worker)
         self._queue = ThreadPoolExecutor(workers)
@@ -40,10 +70,10 @@ class Converter:
 
     def prepare(self, chain: Chain) -> Future[Path]:
         """The chain's file. The future raises OperationFailed where it cannot be converted."""
-        path = self.cache / f"{chain.digest(*_content())}.tflite"
+        path = self.cache / f"{chain.digest(*self._content)}{self.target.suffix}"
         with self._lock:
             asked = self._asked.get(path)
-            if asked is None or (asked.done() and not path.is_file()):
+            if asked is None or (asked.done() and not path.exists()):
                 asked = self._asked[path] = self._queue.submit(self._convert, chain, path)
         return asked
 
@@ -53,7 +83,7 @@ class Converter:
             worker.close()
 
     def _convert(self, chain: Chain, path: Path) -> Path:
-        if not path.is_file():
+        if not path.exists():
             worker = self._idle.get()
             try:
                 worker.ask(chain=chain.to_dict(), path=str(path), cores=self._cores)
@@ -62,16 +92,23 @@ class Converter:
         return path
 
 
-def cache_folder() -> Path:
+def cache_folder(target: Target = LITERT) -> Path:
     """Where converted files are kept: $XDG_CACHE_HOME/nas/litert, ~/.cache/nas/litert by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / "litert"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / target.name
 
 
 @cache
-def _content() -> tuple[str, ...]:
+def _content(target: Target) -> tuple[str, ...]:
     """What a converted file depends on beside its chain: the converter, and the code that builds and exports blocks."""
     package = Path(__file__).resolve().parents[1]
     sources = [*package.glob("blocks/*.py"), package / "export/fold.py"]
-    sources += [Path(__file__).with_name(name) for name in ("base.py", "litert_convert.py")]
+    # The worker of LiteRT has what builds the networks of every target.
+    used = {"base.py", "litert_convert.py", f"{target.name}_convert.py"}
+    sources += [Path(__file__).with_name(name) for name in used]
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()
-    return version("litert-torch"), version("torch"), code
+    try:
+        return *map(version, target.packages), code
+    except PackageNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed, which converts; run: pip install '{target.install}'"
+        ) from None

@@ -11,15 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nas.devices.base import Chain, Device, Timing
-from nas.devices.converter import Converter
+from nas.devices.converter import MOST_WORKERS, Converter
 from nas.devices.worker import Worker
 from nas.errors import InputError
 from nas.latency.device_info import DeviceInfo
 from nas.versions import versions
 
 NAME = "host"
-MOST_CONVERTERS = 4
-"""More of them would keep the memory busy that the timed runs share."""
 _TOOLS = ("ai-edge-litert", "litert-torch", "torch", "numpy")
 
 
@@ -41,7 +39,7 @@ class Host(Device):
         self.threads = threads
         self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
         convert_on = [core for core in cores if core not in self._run_on] or self._run_on
-        self._converter = Converter(min(len(convert_on) or 1, MOST_CONVERTERS), convert_on, cache)
+        self._converter = Converter(min(len(convert_on) or 1, MOST_WORKERS), convert_on, cache)
         self._runner = Worker("nas.devices.litert_run")
 
     def info(self) -> DeviceInfo:

@@ -1,0 +1,138 @@
+"""A bundle of a small space through real environments: written by nas, run where there is no nas, brought home."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import venv
+from pathlib import Path
+
+import pytest
+
+from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
+from nas.space import load_space
+
+TINY = """\
+format: nas-space-1
+name: tiny
+resolution: [32, 32]
+attention: network_suffix
+stages:
+- entry: {kind: conv_stem, activation: relu}
+  width: [8]
+  depth: {min: 1, max: 2}
+  local: {kind: mb4d, expansion: 2}
+- entry: {kind: conv_embedding}
+  width: [8]
+  depth: {min: 1, max: 2}
+  local: {kind: mb4d, expansion: 2}
+- entry: {kind: conv_embedding}
+  width: [16]
+  depth: {min: 1, max: 1}
+  local: {kind: mb4d, expansion: 2}
+- entry: {kind: conv_embedding}
+  width: [16]
+  depth: {min: 1, max: 1}
+  local: {kind: mb4d, expansion: 2}
+  global: {kind: mb3d, heads: 2, key_dim: 4, value_ratio: 2, expansion: 2}
+head: {kind: token_head, classes: 10, distillation: false}
+"""
+ENVIRONMENTS = {"tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"], "ai-edge-litert": ["ai-edge-litert", "numpy"]}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "tiny.yaml").write_text(TINY)
+    written = write_bundle(load_space(str(folder / "tiny.yaml")), "board", folder / "bundle")
+    assert not written.failed
+    return folder / "bundle"
+
+
+def copied(bundle: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(bundle, folder / "carried"))
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The name of a runtime, and a Python that has it and numpy and nothing of ours."""
+    folder = tmp_path_factory.mktemp("board")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", *ENVIRONMENTS[request.param]]
+    result = subprocess.run(install, capture_output=True, text=True)
+    if result.returncode and ("No matching distribution" in result.stderr or "connection" in result.stderr.lower()):
+        pytest.skip(f"pip finds no {request.param} for this Python and machine: {result.stderr.strip()[-200:]}")
+    assert result.returncode == 0, result.stderr
+    return request.param, python
+
+
+def run(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """As on a board: nothing of this environment is seen there."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run([python, folder / "run.py"], capture_output=True, text=True, env=bare, cwd="/", timeout=600)
+
+
+def test_bundle_runs_without_nas(board: tuple[str, Path], bundle: Path, tmp_path: Path) -> None:
+    runtime, python = board
+    folder = copied(bundle, tmp_path)
+    result = run(python, folder)
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+    assert "0 cannot run" in result.stdout and "nas profile --merge" in result.stdout
+    table, report, _ = merge_bundle(folder, tmp_path / "table")
+    assert not report.failed and not report.missing and table.device.calibration.nets >= 2
+    assert runtime in " ".join(table.device.tools) and table.device.runtime_version and table.device.threads == 1
+    assert all(row.p10_ms <= row.median_ms <= row.p90_ms for row in table.rows.values())
+
+
+def test_killed_run_goes_on_and_a_broken_file_is_one_failure(
+    board: tuple[str, Path], bundle: Path, tmp_path: Path
+) -> None:
+    _, python = board
+    folder = copied(bundle, tmp_path)
+    process = subprocess.Popen([python, folder / "run.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    results, deadline = folder / "results.jsonl", time.monotonic() + 120
+    while not (results.exists() and results.read_bytes().count(b"\n") > 4):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = sum(b'"digest"' in line for line in results.read_bytes().splitlines() if b'"timing"' in line)
+    plan = json.loads((folder / "plan.json").read_text())
+    last = plan["files"][-1]
+    from nas.devices.board_runner import sha256
+
+    (folder / last["file"]).write_bytes(b"no model")
+    last["sha256"] = sha256(folder / last["file"])
+    (folder / "plan.json").write_text(json.dumps(plan))
+    result = run(python, folder)
+    assert result.returncode == 0, result.stderr
+    assert f"{done} before, 1 cannot run" in result.stdout, "the half line of the kill at most is measured again"
+
+
+def test_nas_runs_it_too(bundle: Path, tmp_path: Path) -> None:
+    folder = copied(bundle, tmp_path)
+    counts = run_bundle(folder)
+    assert counts["failed"] == 0 and counts["measured"] == counts["files"]
+    table, _, _ = merge_bundle(folder, tmp_path / "table")
+    assert table.device.runtime == "LiteRT CompiledModel"
+
+
+def test_without_a_runtime_one_line_says_what_to_install(bundle: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    result = run(tmp_path / "bare" / "bin" / "python", copied(bundle, tmp_path))
+    assert result.returncode == 1 and "it needs numpy beside a runtime" in result.stderr
+    assert not (tmp_path / "carried" / "results.jsonl").exists()
+
+
+def test_files_of_the_bundle_are_python_3_8(bundle: Path) -> None:
+    import ast
+
+    for name in ("run.py", "board_timer.py"):
+        ast.parse((bundle / name).read_text(), feature_version=(3, 8))
