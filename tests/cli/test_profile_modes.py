@@ -93,7 +93,7 @@ def test_calibrate(workplace: SimpleNamespace, phones: dict[str, FakeDevice], ca
     made = json.loads(capsys.readouterr().out)
     assert made["nets"] == 2 and 1.5 < made["scale"] < 2.5
     after = load_table(workplace.folder / made["table"])
-    assert len(after.rows) == len(before.rows) and load_table("iphone12").path == Path(made["table"])
+    assert len(after.rows) == len(before.rows) and load_table("iphone12").path == workplace.folder / made["table"]
 
 
 Call = Callable[[Path], dict[str, Any]]

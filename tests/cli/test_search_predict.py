@@ -89,6 +89,33 @@ def test_search_json_is_one_document_with_the_promised_keys(nas, workplace):
     assert yaml.safe_load(Path(document["run"], "run.yaml").read_text())["engine"]["candidates"] == "paper"
 
 
+def test_search_tells_the_optimum_and_writes_the_front(nas):
+    code, out, err = nas(*SEARCH, "--engine", "exact", "--front", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["optimum"]["cost"] == document["cost"] and document["optimum"]["missed_by"]["slimming"] >= -1e-9
+    rows = list(csv.DictReader(Path(document["run"], "front.csv").read_text().splitlines()))
+    assert [point["latency_ms"] for point in document["front"]] == [float(row["ms"]) for row in rows]
+    assert document["latency_ms"] in [point["latency_ms"] for point in document["front"]]
+    assert Path(document["run"], "front.png").exists()
+    code, out, _ = nas(*SEARCH)
+    assert "exact would find" in out and "slimming misses the proven optimum by" in out
+
+
+@pytest.mark.parametrize("engine", ["slimming", "exact"])
+def test_search_within_further_limits_and_none_on_latency(nas, engine):
+    code, out, err = nas(
+        *SEARCH, "--engine", engine, "--macs", "1.5e6", "--params", "60e3", "--memory-mb", "1", "--json"
+    )
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["limits"] == {"macs": 1.5e6, "params": 60e3, "memory_mb": 1.0} and document["target_ms"] is None
+    assert document["macs"] <= 1.5e6 and document["params"] <= 60e3 and document["memory_mb"] <= 1
+    run = yaml.safe_load(Path(document["run"], "run.yaml").read_text())
+    assert run["target"] == {"latency_ms": None, "reason": document["target_reason"], **document["limits"]}
+    assert "1.5 M MACs" in err
+
+
 def test_predict_json_is_one_document_with_the_promised_keys(nas, workplace):
     code, out, err = nas(*PREDICT, "--json")
     document = json.loads(out)
@@ -143,6 +170,10 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ([*SEARCH, "--engine", "slim"], "unknown engine 'slim', did you mean 'slimming'"),
         ([*SEARCH, "--candidates", "al"], "unknown candidates 'al', did you mean 'all'"),
         ([*SEARCH, "--latency-ms", "0.001"], "cannot be reached: the fastest member of space 'small'"),
+        ([*SEARCH, "--macs", "10"], "1e-05 M MACs cannot be reached: the member of space 'small' with the least"),
+        ([*SEARCH, "--memory-mb", "-1"], "memory_mb -1: expected a positive number"),
+        ([*SEARCH, "--engine", "exact", "--front", "--params", "1e6"], "without a limit on parameters"),
+        ([*SEARCH, "--engine", "exact", "--objective", "mes"], "objective 'mes' is one of slimming"),
         ([*SEARCH, "--latency-ms", "nan"], "expected a positive number"),
         ([*SEARCH, "--latency-ms", "-1"], "expected a positive number"),
         ([*SEARCH, "--resolution", "33"], "resolution 33x33"),
@@ -211,3 +242,29 @@ def test_scores_of_another_space_are_refused(nas, workplace):
 def test_missing_scores_are_refused_with_the_way_to_make_them(nas, workplace):
     workplace.scores_file.unlink()
     assert "`nas train --space small` makes scores" in refused(nas(*SEARCH))
+
+
+@pytest.mark.parametrize("engine", ["nsga2", "tpe"])
+def test_engines_that_try_members_out_go_on_in_their_storage(nas, workplace, engine):
+    command = [*SEARCH, "--engine", engine, "--seed", "3", "--storage", "sqlite:///study.db", "--json"]
+    costs = []
+    for trials in ("4", "8"):
+        code, out, err = nas(*command, "--trials", trials)
+        assert code == 0, err
+        document = json.loads(out)
+        assert document["engine"] == engine and document["latency_ms"] <= document["target_ms"]
+        costs.append(document["cost"])
+        run = yaml.safe_load((Path(document["run"]) / "run.yaml").read_text())
+        told = {"name": engine, "seed": 3, "trials": int(trials), "workers": 1, "storage": "sqlite:///study.db"}
+        assert told.items() <= run["engine"].items()
+        assert load_architecture(document["architecture"]).space == workplace.space.name
+    assert costs[1] <= costs[0]
+
+
+def test_a_study_of_another_target_is_one_line(nas):
+    command = [*SEARCH, "--engine", "nsga2", "--storage", "sqlite:///study.db", "--study", "mine", "--trials", "2"]
+    assert nas(*command)[0] == 0
+    code, out, err = nas(*command, "--latency-ms", "0.9")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("nas: study 'mine' in sqlite:///study.db is of another latency target ms")
+    assert "Traceback" not in err
