@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,19 +14,43 @@ import typer
 
 from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step, say
+from nas.cli.progress import bars
 
 if TYPE_CHECKING:
     from nas.search import Found, Problem, Scores, Step
+    from nas.search.exact import FrontPoint
     from nas.space import Architecture, Space
+
+_ENGINES = "How to search: slimming (greedy), exact (proven best), nsga2 or tpe (both try members out)."
+_STORAGE = (
+    "Of nsga2 and tpe: the URL of a database that keeps the trials, as sqlite:///study.db. The same command goes on "
+    "there after a stop; several at once share the work."
+)
 
 
 def search(
     space: Annotated[str, typer.Option(help="A space by name (see `nas spaces`), or its YAML file.")],
     device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
     latency_ms: Annotated[
-        float | None, typer.Option(help="The target; by default what the smallest published member takes.")
+        float | None, typer.Option(help="The target; without any limit what the smallest published member takes.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="How to search: slimming.")] = "slimming",
+    macs: Annotated[float | None, typer.Option(help="The most multiply-accumulates there may be.")] = None,
+    params: Annotated[float | None, typer.Option(help="The most parameters there may be.")] = None,
+    memory_mb: Annotated[
+        float | None, typer.Option(help="The most peak activation memory, in MB (10^6 bytes) at the table's precision.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help=_ENGINES)] = "slimming",
+    trials: Annotated[int, typer.Option(min=1, help="Of nsga2 and tpe: members to try, of all workers.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of nsga2 and tpe.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Of nsga2 and tpe: processes of this run.")] = 1,
+    storage: Annotated[str | None, typer.Option(help=_STORAGE)] = None,
+    study: Annotated[str | None, typer.Option(help="Its name in the storage; by default it tells the search.")] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="Write the whole Pareto front of latency against cost too.")
+    ] = False,
+    objective: Annotated[
+        str, typer.Option(help="What slimming saves: limits, or mes, EfficientFormerV2's score of size and speed.")
+    ] = "limits",
     candidates: Annotated[str, typer.Option(help="Moves to weigh at each step: all, or those of the paper.")] = "all",
     scores: Annotated[
         str | None, typer.Option(help="A scores.csv or its folder; by default what ships with the space.")
@@ -42,8 +69,10 @@ def search(
     Sizes that are not given are those of the supernet, where there is one, or the space's own.
     """
     from nas.latency import load_table
-    from nas.search import default_scores, load_scores, pose, solve
-    from nas.search.run import new_folder, write_run
+    from nas.search import StudySettings, default_scores, load_scores, pose, solve
+    from nas.search.compare import answers
+    from nas.search.exact import front as pareto
+    from nas.search.run import new_folder, write_front, write_run
     from nas.space import load_space
 
     asked = sizes.read(resolution, classes, segment)
@@ -52,16 +81,30 @@ def search(
     known = load_scores(given) if given else default_scores(whole)
     chosen = _at(whole, known if supernet else None, asked)
     with sizes.naming(sizes.between(whole, chosen)):
-        problem = pose(chosen, table, known, latency_ms, engine, candidates, _tell_step)  # type: ignore[arg-type]
+        problem = pose(
+            chosen, table, known, latency_ms, engine, candidates, _tell_step,  # type: ignore[arg-type]
+            _given(macs=macs, params=params, memory_mb=memory_mb), objective,  # type: ignore[arg-type]
+            StudySettings(trials, seed, storage, study, workers),
+        )  # fmt: skip
+    points = pareto(problem) if front else ()
     folder = new_folder(out, chosen.name, problem.table.device.name)
     _tell_problem(problem)
-    found = solve(problem)
+    with bars() as progress:
+        found = solve(replace(problem, study=replace(problem.study, progress=progress)))
     if supernet:
         _inherit(_supernet_folder(supernet), found, folder)
+    others = answers(problem, found)
     write_run(folder, problem, found, ["nas", *sys.argv[1:]])
+    if points:
+        write_front(folder, problem, points, others)
     following = f"nas predict {shlex.quote(str(folder / 'architecture.yaml'))} --device {shlex.quote(device)}"
-    emit(_document(problem, found, folder, following), as_json, _text(problem, found, folder))
+    document = _document(problem, others, folder, following) | ({"front": _front(problem, points)} if front else {})
+    emit(document, as_json, _text(problem, others, folder, len(points)))
     next_step(following)
+
+
+def _given(**options: float | None) -> dict[str, float]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _supernet_folder(supernet: str) -> str:
@@ -108,7 +151,10 @@ def _tell_problem(problem: Problem) -> None:
     if task or scores.scored.resolution != space.resolution:
         say(f"         measured at {_size(scores.scored.resolution)} with {scores.scored.classes} classes; this search "
             f"is for {_size(space.resolution)} with {space.classes}{task}")  # fmt: skip
-    say(f"target   {problem.target_ms:.4g} ms, {problem.target_reason} (--latency-ms sets it)")
+    ms = f"{problem.target_ms:.4g} ms, " if isfinite(problem.target_ms) else ""
+    say(f"target   {ms}{problem.target_reason} (--latency-ms sets it)")
+    for limit in problem.limits:
+        say(f"         {limit}")
     say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
 
 
@@ -120,22 +166,42 @@ def _tell_step(step: Step) -> None:
 def _published(problem: Problem) -> dict[str, dict[str, Any]]:
     """The published members by the same table and scores."""
     return {
-        name: _row(problem, arch, problem.table.total_ms(arch), problem.scores.cost(arch))
+        name: _row(problem, arch, ms, problem.scores.cost(arch))
         for name, arch in problem.space.published.items()
+        if isfinite(ms := problem.latency.measure.total(arch))
     }
 
 
 def _row(problem: Problem, arch: Architecture, ms: float, cost: float) -> dict[str, Any]:
+    from nas.search.mes import mes
     from nas.search.run import summary
 
-    return {"latency_ms": ms, "cost": cost, **summary(problem.space, arch)}
+    amounts = {limit.measure.key: limit.measure.total(arch) for limit in problem.limits}
+    return {"latency_ms": ms, "cost": cost, **summary(problem.space, arch), **amounts, "mes": mes(arch.params, ms)}
 
 
-def _document(problem: Problem, found: Found, folder: Path, following: str) -> dict[str, Any]:
-    table, device = problem.table, problem.table.device
+def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
+    """The front as plain data; what stands at every place is in front.csv."""
+    from nas.search.run import summary
+
+    return [{"latency_ms": p.ms, "cost": p.cost, **summary(problem.space, p.architecture)} for p in points]
+
+
+def _optimum(others: Mapping[str, Found]) -> dict[str, Any]:
+    """The proven optimum, and by how many points each engine misses it."""
+    best = others["exact"]
+    missed = {engine: found.cost - best.cost for engine, found in others.items() if engine != "exact"}
+    return {"latency_ms": best.ms, "cost": best.cost, "missed_by": missed}
+
+
+def _document(problem: Problem, others: Mapping[str, Found], folder: Path, following: str) -> dict[str, Any]:
+    from nas.search.run import finite, limits
+
+    table, device, found = problem.table, problem.table.device, others[problem.engine]
     return {
         "space": problem.space.name, "device": device.name, "engine": problem.engine, "candidates": problem.candidates,
-        "target_ms": problem.target_ms, "target_reason": problem.target_reason, "steps": len(found.trace),
+        "objective": problem.objective, "target_ms": finite(problem.target_ms), "target_reason": problem.target_reason,
+        "limits": limits(problem), "steps": len(found.trace), "optimum": _optimum(others),
         **_row(problem, found.architecture, found.ms, found.cost), "published": _published(problem),
         "table": {"provenance": table.provenance, "expected_error": table.expected_error,
                   "expected_error_source": table.expected_error_source, "path": str(table.path),
@@ -145,13 +211,19 @@ def _document(problem: Problem, found: Found, folder: Path, following: str) -> d
     }  # fmt: skip
 
 
-def _text(problem: Problem, found: Found, folder: Path) -> str:
-    rows = {"found": _row(problem, found.architecture, found.ms, found.cost), **_published(problem)}
+def _text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:
+    names = {engine: "found" if engine == problem.engine else f"{engine} would find" for engine in others}
+    rows = {names[engine]: _row(problem, found.architecture, found.ms, found.cost) for engine, found in others.items()}
+    rows |= _published(problem)
     lines = [f"{'':<22}{'ms':>8}{'points':>9}{'params':>10}{'MACs':>10}  {'widths':<18}{'depths':<12}attention"]
     for name, row in rows.items():
         shape = ("-".join(map(str, row[key])) for key in ("widths", "depths", "attention"))
         lines.append(f"{name:<22}{row['latency_ms']:>8.3f}{row['cost']:>+9.2f}{row['params'] / 1e6:>8.2f} M"
                      f"{row['macs'] / 1e9:>8.3f} G  {next(shape):<18}{next(shape):<12}{next(shape)}")  # fmt: skip
+    for engine, missed in _optimum(others)["missed_by"].items():
+        lines.append(f"{engine} misses the proven optimum by {missed:.3g} points")
+    if front:
+        lines.append(f"front    {front} members: {folder / 'front.csv'}, front.png")
     device = problem.table.device.name
     lines += [f"ms are predicted on {device} ({problem.table.provenance} table); points are the expected drop of top-1 "
               "against the space's largest member, a gain where negative", f"run      {folder}"]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,18 +59,22 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
     largest = space.largest()
     steps = (Point(step.action, step.ms, step.total_cost) for step in found.trace)
     return Trajectory(
-        points=(Point("", table.total_ms(largest), scores.cost(largest)), *steps),
-        published=tuple(
-            Point(name.removeprefix(f"{space.name}_"), table.total_ms(a), scores.cost(a))
-            for name, a in space.published.items()
-        ),
+        points=(Point("", problem.latency.measure.total(largest), scores.cost(largest)), *steps),
+        published=published(problem),
         target_ms=problem.target_ms,
         title=f"{space.name} on {table.device.name}: {found.ms:.3g} ms in {len(found.trace)} steps",
-        note=_note(table, scores),
+        note=note(table, scores),
     )
 
 
-def _note(table: LatencyTable, scores: Scores) -> str:
+def published(problem: Problem) -> tuple[Point, ...]:
+    """The published members of a problem's space."""
+    prefix, ms, cost = f"{problem.space.name}_", problem.latency.measure.total, problem.scores.cost
+    return tuple(Point(name.removeprefix(prefix), ms(a), cost(a)) for name, a in problem.space.published.items())
+
+
+def note(table: LatencyTable, scores: Scores) -> str:
+    """Where the figures of a picture came from."""
     error = "" if table.expected_error is None else f", expected error {table.expected_error:.1f} %"
     device = f"{table.device.soc}, {table.device.os}, {table.device.runtime} {table.device.runtime_version}"
     return f"Latency: {table.provenance} table, {device}{error}.\nAccuracy cost: {scores.provenance}."
@@ -76,25 +82,31 @@ def _note(table: LatencyTable, scores: Scores) -> str:
 
 def draw(data: Trajectory, path: str | Path) -> None:
     """Writes the picture as PNG."""
+    save(lambda axes: _draw_steps(axes, data), data.published, data.target_ms, data.title, data.note, path)
+
+
+def save(
+    draw: Callable[[Axes], None], published: Sequence[Point], target_ms: float, title: str, note: str, path: str | Path
+) -> None:
+    """Writes as PNG what `draw` draws, with the published members, the target (where there is one) and the labels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw_steps(axes, data)
-    _draw_published(axes, data)
-    axes.axvline(
-        data.target_ms, color="#cc3311", linestyle="--", linewidth=1.2, label=f"target {data.target_ms:.3g} ms"
-    )
+    draw(axes)
+    _draw_published(axes, published)
+    if isfinite(target_ms):
+        axes.axvline(target_ms, color="#cc3311", linestyle="--", linewidth=1.2, label=f"target {target_ms:.3g} ms")
     axes.set(
         xlabel="predicted latency (ms)", ylabel="expected accuracy drop (points of top-1)\nagainst the largest member"
     )
     axes.margins(y=0.1)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8.5, title=data.title, title_fontsize=12)
-    figure.supxlabel(_wrapped(data.note), fontsize=7.5, color="#555555", x=0.01, ha="left")
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8.5, title=title, title_fontsize=12)
+    figure.supxlabel(_wrapped(note), fontsize=7.5, color="#555555", x=0.01, ha="left")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -112,11 +124,11 @@ def _draw_steps(axes: Axes, data: Trajectory) -> None:
                  zorder=4)  # fmt: skip
 
 
-def _draw_published(axes: Axes, data: Trajectory) -> None:
-    if data.published:
-        x, y = [point.ms for point in data.published], [point.cost for point in data.published]
+def _draw_published(axes: Axes, published: Sequence[Point]) -> None:
+    if published:
+        x, y = [point.ms for point in published], [point.cost for point in published]
         axes.scatter(x, y, s=90, color="#aa4499", marker="*", label="published members", zorder=4)
-    for point in data.published:
+    for point in published:
         axes.annotate(point.label, (point.ms, point.cost), xytext=(7, 5), textcoords="offset points", fontsize=8.5,
                       color="#aa4499")  # fmt: skip
 

@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, get_args
 
 from nas.errors import InputError, nearest
 from nas.latency import LatencyTable
-from nas.search.fastest import fastest
+from nas.search.engines import ENGINES
+from nas.search.fastest import fastest, least
+from nas.search.graph import Graph
+from nas.search.limits import Limit, further_limits
 from nas.search.moves import Drop, Exchange, Localise, Move, Narrow, moves
-from nas.search.problem import Candidates, Found, Problem, Step
+from nas.search.problem import Candidates, Found, Objective, Problem, Step
 from nas.search.scores import Score, Scores, default_scores, load_scores
-from nas.search.slimming import slim
-from nas.space import Space
-
-ENGINES: dict[str, Callable[[Problem], Found]] = {"slimming": slim}
-"""A further engine is one function in a file of its own, named here."""
+from nas.search.studies import StudySettings
+from nas.space import Architecture, Space
 
 
 def search(
     space: Space, table: LatencyTable, scores: Scores, latency_ms: float | None = None, engine: str = "slimming",
     candidates: Candidates = "all", on_step: Callable[[Step], None] | None = None,
+    limits: Mapping[str, float] | None = None, objective: Objective = "limits",
+    study: StudySettings | None = None,
 ) -> Found:  # fmt: skip
     """The member of `space` within `latency_ms` on the table's device that costs least accuracy, as `engine` finds it.
 
     Args:
-        latency_ms: the target; by default the predicted latency of the smallest published member, or half of the
-            largest member's where none is published.
-        engine: "slimming", greedy, one move at a time.
+        latency_ms: the target; without any limit the predicted latency of the smallest published member, or half of
+            the largest member's where none is published.
+        engine: "slimming", greedy, one move at a time, "exact", proven best, or "nsga2" or "tpe", which try
+            members out.
         candidates: which moves slimming weighs, "all" legal ones or those of the "paper".
         on_step: called with every step as it is taken.
+        limits: what else a member must keep: "macs", "params", "memory_mb" (peak activation memory), with the most
+            there may be of each.
+        objective: what a move of slimming is to gain for what it costs: "limits", an amount that is limited, or
+            "mes", EfficientFormerV2's score of size and speed.
+        study: trials, seed, storage and workers of "nsga2" and "tpe".
 
     Raises:
         InputError: as `pose`.
         NasError: when the engine cannot get to a target that some member meets.
     """
-    return solve(pose(space, table, scores, latency_ms, engine, candidates, on_step))
+    return solve(pose(space, table, scores, latency_ms, engine, candidates, on_step, limits, objective, study))
 
 
 def solve(problem: Problem) -> Found:
@@ -52,26 +60,56 @@ def solve(problem: Problem) -> Found:
 def pose(
     space: Space, table: LatencyTable, scores: Scores, latency_ms: float | None = None, engine: str = "slimming",
     candidates: Candidates = "all", on_step: Callable[[Step], None] | None = None,
+    limits: Mapping[str, float] | None = None, objective: Objective = "limits",
+    study: StudySettings | None = None,
 ) -> Problem:  # fmt: skip
     """The checked input of a search; its arguments are those of `search`.
 
     Raises:
-        InputError: for an unknown engine, scores of another space, a table without a needed row, or a target that no
-            member meets; the message names the smallest latency there is.
+        InputError: for an unknown engine, scores of another space, a table without a needed row, or a limit that no
+            member keeps; the message names the smallest amount there is.
     """
-    for what, given, known in (("engine", engine, tuple(ENGINES)), ("candidates", candidates, get_args(Candidates))):
-        if given not in known:
-            raise InputError(f"unknown {what} '{given}'{nearest(given, known)}")
+    known: tuple[tuple[str, str, Collection[str]], ...] = (
+        ("engine", engine, ENGINES), ("candidates", candidates, get_args(Candidates)),
+        ("objective", objective, get_args(Objective)),
+    )  # fmt: skip
+    for what, given, names in known:
+        if given not in names:
+            raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
+    if objective == "mes" and engine != "slimming":
+        raise InputError(f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the limits")
+    table = table.calibrated(space.name, space.resolution)
     scores.check(space)
-    least_ms, quickest = fastest(space, table)
-    target_ms, reason = (latency_ms, "as given") if latency_ms is not None else _default_target(space, table)
-    if not math.isfinite(target_ms) or target_ms <= 0:
-        raise InputError(f"latency target {target_ms} ms: expected a positive number")
+    graph, further = Graph(space), further_limits(limits or {}, table)
+    least_ms, quickest = fastest(space, table, graph)
+    if latency_ms is None and further:
+        target_ms, reason = math.inf, "none, where something else is limited"
+    else:
+        target_ms, reason = (latency_ms, "as given") if latency_ms is not None else _default_target(space, table)
+        if not math.isfinite(target_ms) or target_ms <= 0:
+            raise InputError(f"latency target {target_ms} ms: expected a positive number")
     if target_ms < least_ms:
-        shape = f"widths {'-'.join(map(str, quickest.widths))}, depths {'-'.join(map(str, quickest.depths))}"
         raise InputError(f"latency target {target_ms:g} ms cannot be reached: the fastest member of space "
-                         f"'{space.name}' ({shape}) takes {least_ms:.4g} ms on {table.device.name}")  # fmt: skip
-    return Problem(space, table, scores, target_ms, reason, engine, candidates, on_step)
+                         f"'{space.name}' ({_shape(quickest)}) takes {least_ms:.4g} ms on "
+                         f"{table.device.name}")  # fmt: skip
+    _check_reach(graph, further)
+    return Problem(
+        space, table, scores, target_ms, reason, engine, candidates, on_step, further, objective,
+        study or StudySettings(), graph=graph,
+    )  # fmt: skip
+
+
+def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:
+    """Raises InputError for a limit that no member keeps, with the smallest amount there is."""
+    for limit in limits:
+        amount, smallest = least(graph, limit.measure)
+        if amount > limit.most:
+            raise InputError(f"{limit} cannot be reached: the member of space '{graph.space.name}' with the least "
+                             f"({_shape(smallest)}) has {limit.measure.text(amount)}")  # fmt: skip
+
+
+def _shape(arch: Architecture) -> str:
+    return f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
 
 
 def _default_target(space: Space, table: LatencyTable) -> tuple[float, str]:
@@ -97,6 +135,7 @@ class _CallableModule(ModuleType):
 sys.modules[__name__].__class__ = _CallableModule
 
 __all__ = [
-    "ENGINES", "Candidates", "Drop", "Exchange", "Found", "Localise", "Move", "Narrow", "Problem", "Score", "Scores",
-    "Step", "default_scores", "fastest", "load_scores", "moves", "pose", "search", "solve",
+    "ENGINES", "Candidates", "Drop", "Exchange", "Found", "Localise", "Move", "Narrow", "Objective", "Problem",
+    "Score", "Scores", "Step", "StudySettings", "default_scores", "fastest", "load_scores", "moves", "pose", "search",
+    "solve",
 ]  # fmt: skip

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite, nan
 from typing import Literal
 
 from nas.latency import LatencyTable
+from nas.search.graph import Graph
+from nas.search.limits import Limit, latency
 from nas.search.moves import Action, Move
 from nas.search.scores import Scores
+from nas.search.studies import StudySettings
 from nas.space import Architecture, Space
 
 Candidates = Literal["all", "paper"]
+Objective = Literal["limits", "mes"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,9 @@ class Step:
 
     @property
     def points_per_ms(self) -> float:
-        """What the search minimises: points of top-1 paid for a millisecond."""
-        return self.cost / self.saved_ms
+        """Points of top-1 paid for a millisecond, what slimming to a latency minimises; nan for a move that saves no
+        time (one that saves what else is limited)."""
+        return self.cost / self.saved_ms if self.saved_ms > 0 else nan
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,16 @@ class Problem:
     `nas.search.pose` makes one that is known to have a solution.
 
     Attributes:
+        target_ms: the latency limit; infinite where there is none.
         target_reason: why the target is what it is, in words.
         engine: which of `nas.search.ENGINES` is to solve it.
         candidates: which moves slimming weighs at each step: all that are legal, or the paper's few.
         on_step: called with every step as it is taken.
+        limits: further limits that a member must keep, beside latency.
+        objective: what slimming has a move save at the least cost: "limits" the amount whose limit is exceeded most,
+            "mes" the score of size and speed (`nas.search.mes`).
+        study: trials, seed, storage and workers, for the engines that try members out.
+        graph: the space's.
     """
 
     space: Space
@@ -85,3 +98,17 @@ class Problem:
     engine: str = "slimming"
     candidates: Candidates = "all"
     on_step: Callable[[Step], None] | None = None
+    limits: tuple[Limit, ...] = ()
+    objective: Objective = "limits"
+    study: StudySettings = field(default_factory=StudySettings)
+    graph: Graph = field(kw_only=True, repr=False, compare=False)
+
+    @cached_property
+    def latency(self) -> Limit:
+        """The limit on latency."""
+        return Limit(latency(self.table), self.target_ms)
+
+    @property
+    def every_limit(self) -> tuple[Limit, ...]:
+        """Latency, where it is limited, and the further limits."""
+        return (*([self.latency] if isfinite(self.target_ms) else []), *self.limits)

@@ -6,19 +6,26 @@ import csv
 import hashlib
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
 from nas.latency.table import TABLE_FILE
+from nas.search.engines import STUDIES
+from nas.search.exact import FrontPoint
 from nas.search.problem import Found, Problem, Step
+from nas.search.scores import choice_text, position_name
+from nas.search.studies import shown
 from nas.space import Architecture, Space
+from nas.space.architecture import entry_name
 from nas.versions import versions
 
 FORMAT = "nas-run-1"
+FRONT = ("ms", "cost", "macs", "params", "widths", "depths", "attention")
 TRACE = ("step", "action", "move", "ms", "saved_ms", "cost", "total_cost", "points_per_ms", "macs", "params")
 
 
@@ -69,6 +76,38 @@ def write_run(folder: Path, problem: Problem, found: Found, command: Sequence[st
     write_yaml(folder / "run.yaml", _document(problem, found, command))
 
 
+def write_front(folder: Path, problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]) -> None:
+    """Writes front.csv, a row a member, and front.png, with what engines found at the target beside it."""
+    from nas.report.front import draw_front, front_picture
+
+    write_text(folder / "front.csv", front_csv(problem.space, points))
+    draw_front(front_picture(problem, points, found), folder / "front.png")
+
+
+def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
+    """The members of a front as CSV: latency, cost, size, shape, and what stands at every place."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    places = _places(space)
+    writer.writerow([*FRONT, *places])
+    for point in points:
+        row = summary(space, point.architecture)
+        shape = ("-".join(map(str, row[key])) for key in ("widths", "depths", "attention"))
+        chosen = (choice_text(block) if (block := point.architecture.block(place)).kind != "identity" else "identity"
+                  for place in places)  # fmt: skip
+        writer.writerow([point.ms, point.cost, row["macs"], row["params"], *shape, *chosen])
+    return text.getvalue()
+
+
+def _places(space: Space) -> list[str]:
+    """The places of a space's members by name, in the order of the network."""
+    largest = space.largest()
+    places = ["stem"] if largest.stem is not None else []
+    for index, stage in enumerate(largest.stages):
+        places += [entry_name(index, largest.stem), *(position_name(index, p) for p in range(len(stage.blocks)))]
+    return [*places, "head"]
+
+
 def trace_csv(trace: Sequence[Step]) -> str:
     """The steps as CSV, one row a step."""
     text = io.StringIO()
@@ -104,11 +143,31 @@ def _document(problem: Problem, found: Found, command: Sequence[str]) -> dict[st
             **(_file(table.path / TABLE_FILE) if table.path else {}),
         },
         "scores": {"provenance": scores.provenance, **_file(scores.path)},
-        "target": {"latency_ms": problem.target_ms, "reason": problem.target_reason},
-        "engine": {"name": problem.engine, "candidates": problem.candidates, "seed": None},
+        "target": {"latency_ms": finite(problem.target_ms), "reason": problem.target_reason, **limits(problem)},
+        "engine": {"name": problem.engine, "candidates": problem.candidates,
+                   "objective": problem.objective, **_study(problem)},
         "result": {"latency_ms": found.ms, "cost": found.cost, "steps": len(found.trace),
                    **summary(space, found.architecture)},
     }  # fmt: skip
+
+
+def limits(problem: Problem) -> dict[str, float]:
+    """The limits beside latency, by name."""
+    return {limit.measure.key: limit.most for limit in problem.limits}
+
+
+def finite(ms: float) -> float | None:
+    """`ms`, or None for the infinite target of a search without one, which JSON cannot say."""
+    return ms if isfinite(ms) else None
+
+
+def _study(problem: Problem) -> dict[str, Any]:
+    """What an engine that tries members out was told; the others have no seed."""
+    if problem.engine not in STUDIES:
+        return {"seed": None}
+    study = problem.study
+    return {"seed": study.seed, "trials": study.trials, "workers": study.workers, "study": study.study,
+            "storage": study.storage and shown(study.storage)}  # fmt: skip
 
 
 def _file(path: str | Path) -> dict[str, str]:

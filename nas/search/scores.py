@@ -96,12 +96,41 @@ class Scores:
                 f"{self._where}{len(self.scored.stages)} stages were scored, the architecture has {len(arch.stages)}"
             )
         total = sum(self._stage_cost(index, stage) for index, stage in enumerate(arch.stages))
-        if len(self.scored.stems) > 1 and arch.stem is not None:
-            total += self._exchange_cost("stem", arch.stem)
-        if len(self.scored.heads) > 1:
-            head = replace(arch.head, classes=self.scored.classes)  # type: ignore[call-arg]
-            total += self._exchange_cost("head", head) if head in self.scored.heads else 0.0
-        return total
+        return total + (self.stem_cost(arch.stem) if arch.stem is not None else 0.0) + self.head_cost(arch.head)
+
+    def stem_cost(self, stem: BlockSpec) -> float:
+        """What this stem adds to `cost`."""
+        return self._exchange_cost("stem", stem) if len(self.scored.stems) > 1 else 0.0
+
+    def head_cost(self, head: BlockSpec) -> float:
+        """What this head adds to `cost`; nothing where it is one for another task."""
+        if len(self.scored.heads) < 2:
+            return 0.0
+        head = replace(head, classes=self.scored.classes)  # type: ignore[call-arg]
+        return self._exchange_cost("head", head) if head in self.scored.heads else 0.0
+
+    def entry_cost(self, index: int, entry: BlockSpec) -> float:
+        """What the block that enters a stage (counted from 0) adds to `cost`, with the stage's width that it sets."""
+        stage = self.scored.stages[index]
+        cost = self._width_cost(index, int(entry.width))  # type: ignore[attr-defined]
+        if len(stage.entries) > 1:
+            place = entry_name(index, self.scored.stems[0] if self.scored.stems else None)
+            cost += self._exchange_cost(place, replace(entry, width=stage.widths[-1]))  # type: ignore[call-arg]
+        return cost
+
+    def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
+        """What a block or identity at this position (both counted from 0) of a stage of this width adds to `cost`."""
+        space, place = self.scored.stages[index], position_name(index, position)
+        try:
+            role = space.kind(block)
+        except ValueError as error:
+            raise InputError(f"{self._where}{place}: {error}") from None
+        if role == "identity":
+            return self._row(("drop", place, "")).cost
+        cost = self._row(("localise", place, "")).cost if role == "local" and space.global_ else 0.0
+        if len(space.candidates(role)) > 1:
+            cost += self._variety_cost(index, position, role, block, width)
+        return cost
 
     def importance(self, stage: int, position: int) -> float:
         """The paper's importance of the MetaPath at this position (both count from 0): its alphas over identity's.
@@ -171,11 +200,9 @@ class Scores:
     def _stage_cost(self, index: int, stage: Stage) -> float:
         cost = self._known.get((index, stage))
         if cost is None:
-            cost = self._width_cost(index, stage.width) + self._blocks_cost(index, stage)
-            if len(self.scored.stages[index].entries) > 1:
-                entry = replace(stage.entry, width=self.scored.stages[index].widths[-1])  # type: ignore[call-arg]
-                stem = self.scored.stems[0] if self.scored.stems else None
-                cost += self._exchange_cost(entry_name(index, stem), entry)
+            blocks = enumerate(self._placed(index, stage.blocks))
+            cost = self.entry_cost(index, stage.entry)
+            cost += sum(self.block_cost(index, position, block, stage.width) for position, block in blocks)
             self._known[index, stage] = cost
         return cost
 
@@ -190,23 +217,6 @@ class Scores:
             self._row(("narrow", f"stage{index + 1}", str(width)))
         share = (width - widths[at - 1]) / (widths[at] - widths[at - 1])
         return costs[at - 1] + share * (costs[at] - costs[at - 1])
-
-    def _blocks_cost(self, index: int, stage: Stage) -> float:
-        space, total = self.scored.stages[index], 0.0
-        for position, block in enumerate(self._placed(index, stage.blocks)):
-            place = position_name(index, position)
-            try:
-                role = space.kind(block)
-            except ValueError as error:
-                raise InputError(f"{self._where}{place}: {error}") from None
-            if role == "identity":
-                total += self._row(("drop", place, "")).cost
-                continue
-            if role == "local" and space.global_:
-                total += self._row(("localise", place, "")).cost
-            if len(space.candidates(role)) > 1:
-                total += self._variety_cost(index, position, role, block, stage.width)
-        return total
 
     def _variety_cost(self, index: int, position: int, role: Role, block: BlockSpec, width: int) -> float:
         """Of a block that is not the one of its role that costs nothing.

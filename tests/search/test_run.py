@@ -10,9 +10,12 @@ import yaml
 
 from nas.errors import InputError, NasError
 from nas.latency import load_table
+from nas.report.front import draw_front, front_picture
 from nas.report.trajectory import draw, trajectory
 from nas.search import fastest, load_scores, pose, solve
-from nas.search.run import new_folder, write_run
+from nas.search.compare import answers
+from nas.search.exact import front
+from nas.search.run import new_folder, write_front, write_run
 from nas.space import load_architecture, load_space
 
 
@@ -72,3 +75,23 @@ def test_the_picture_shows_the_start_every_step_and_the_published_members(search
     assert "estimated table" in data.note and "made up for a test" in data.note
     draw(data, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_front_is_a_row_a_member_and_a_picture(workplace, searched, tmp_path):
+    problem, found = searched
+    points, others = front(problem), answers(problem, found)
+    assert list(others) == ["slimming", "exact"] and others["exact"].cost <= others["slimming"].cost
+    write_front(tmp_path, problem, points, others)
+    rows = list(csv.DictReader((tmp_path / "front.csv").open()))
+    assert [(float(row["ms"]), float(row["cost"])) for row in rows] == [(p.ms, p.cost) for p in points]
+    for row, point in zip(rows, points, strict=True):
+        arch = point.architecture
+        assert (int(row["macs"]), int(row["params"])) == (arch.macs, arch.params)
+        assert row["widths"] == "-".join(map(str, arch.widths))
+        kinds = [row[f"stage3_block{position}"].partition("(")[0] for position in (1, 2, 3)]
+        assert kinds == [block.kind for block in arch.stages[2].blocks]
+    data = front_picture(problem, points, others)
+    assert [(p.ms, p.cost) for p in data.points] == [(p.ms, p.cost) for p in points]
+    assert [p.label for p in data.found] == ["slimming", "exact"] and [p.label for p in data.published] == ["s", "l"]
+    draw_front(data, tmp_path / "again.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

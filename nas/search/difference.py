@@ -1,0 +1,63 @@
+"""The moves that turn a space's largest member into another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nas.search.moves import Drop, Exchange, Move, localise, narrow
+from nas.search.problem import Problem, Step
+from nas.space import Architecture, Space
+from nas.space.architecture import entry_name
+from nas.specs import Identity
+
+
+def steps_to(problem: Problem, arch: Architecture) -> tuple[Step, ...]:
+    """The moves from the largest member to `arch`, which has its positions, each with what it does to the amounts."""
+    latency, scores, before = problem.latency.measure, problem.scores, problem.space.largest()
+    ms, cost, steps = latency.total(before), scores.cost(before), list[Step]()
+    for move, after in _moves(problem.space, arch):
+        was_ms, was_cost, ms, cost = ms, cost, latency.total(after), scores.cost(after)
+        steps.append(Step(len(steps) + 1, move, ms, was_ms - ms, cost - was_cost, cost, after.macs, after.params))
+    return tuple(steps)
+
+
+def _moves(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architecture]]:
+    """The moves, each with the member that it leads to: stage by stage first its width, then its positions in order,
+    so that attention is taken away from the front."""
+    at = space.largest()
+    if arch.stem is not None and at.stem is not None and arch.stem != at.stem:
+        move: Move = Exchange("stem", at.stem, arch.stem)
+        at = move.apply(at)
+        yield move, at
+    for index, stage in enumerate(arch.stages):
+        if stage.width != at.stages[index].width:
+            move = narrow(space, at, index, stage.width)
+            at = move.apply(at)
+            yield move, at
+        if stage.entry != at.stages[index].entry:
+            move = Exchange(entry_name(index, at.stem), at.stages[index].entry, stage.entry)
+            at = move.apply(at)
+            yield move, at
+        for position in range(len(stage.blocks)):
+            for move in _at_position(space, at, arch, index, position):
+                at = move.apply(at)
+                yield move, at
+    if arch.head != at.head:
+        move = Exchange("head", at.head, arch.head)
+        yield move, move.apply(at)
+
+
+def _at_position(space: Space, at: Architecture, arch: Architecture, index: int, position: int) -> Iterator[Move]:
+    """The moves that make a block what it is in `arch`: one or, to a local block that is not the twin, two."""
+    before, block = at.stages[index].blocks[position], arch.stages[index].blocks[position]
+    if before == block:
+        return
+    if isinstance(block, Identity):
+        yield Drop(index, position)
+        return
+    if space.stages[index].kind(before) == "global" and space.stages[index].kind(block) == "local":
+        move = localise(space, at, index, position)
+        yield move
+        before = move.block
+    if before != block:
+        yield Exchange(f"stage{index + 1}_block{position + 1}", before, block)

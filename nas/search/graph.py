@@ -1,0 +1,211 @@
+"""A space as a graph: every path from its first node to its last is a member, every arc a choice at one place.
+
+What may follow depends on what was chosen only through a few things (the shape that comes in, whether attention has
+begun, how many blocks the stage still owes), so that a space of 10^20 members has some ten thousand arcs. Searches for
+the fastest, the smallest or the best member are searches for paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.space import Architecture, Operation, Space, Stage
+from nas.space.architecture import with_layout
+from nas.space.space import ROLES
+from nas.specs import BlockSpec, Identity, Shape, Unflatten, pyramid
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class State:
+    """What was chosen so far, as far as it matters to what comes.
+
+    Attributes:
+        shape: what comes in.
+        attentive: whether a global block stands before, after which no local one may.
+        owed: how many blocks the stage must have yet.
+        maps: the stage outputs so far that a head will take.
+    """
+
+    shape: Shape
+    attentive: bool = False
+    owed: int = 0
+    maps: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an arc chooses: the stem (stage -1), a stage's entry (no position), a position, the head (stage None)."""
+
+    stage: int | None
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Arc:
+    """One choice: `block` at `place` turns the state of node `tail` into that of node `head`.
+
+    Attributes:
+        width: channels of the stage's residual stream, at its positions.
+        operations: the block with the change of layout that it needs; none for identity.
+        held: activation elements that wait for the head meanwhile, the maps of earlier stages.
+    """
+
+    tail: int
+    head: int
+    place: Place
+    block: BlockSpec
+    width: int = 0
+    operations: tuple[Operation, ...] = ()
+    held: int = 0
+
+
+class Graph:
+    """The members of a space as paths.
+
+    Nodes are numbered in the order of the network, from 0 to the one where all paths end. Members differ in which
+    positions they drop, as those that moves make; `Space.enumerate` lists only one of those that are the same network.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.layers: list[list[Arc]] = []
+        """The arcs of each place, in the order of the network; those of a layer lead from its nodes to the next's."""
+        self.nodes = 1
+        self._operations: dict[tuple[BlockSpec, Shape], tuple[Operation, ...]] = {}
+        # How many of the last stages some head takes the maps of.
+        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
+        states = {State(Shape(3, *space.resolution)): 0}
+        if space.stems:
+            states = self._layer(states, Place(-1), self._stems)
+        for index, stage in enumerate(space.stages):
+            states = self._layer(states, Place(index), self._entries)
+            for position in range(stage.depths[1]):
+                states = self._layer(states, Place(index, position), self._blocks)
+        self._layer(states, Place(None), self._heads)
+
+    def weigh(self, weight: Callable[[Arc], float]) -> list[Floats]:
+        """The weights of all arcs, an array a layer."""
+        return [np.array([weight(arc) for arc in layer], dtype=np.float64) for layer in self.layers]
+
+    def potentials(self, weights: Sequence[Floats], bottleneck: bool = False) -> Floats:
+        """For every node, the least weight of a path from there to the end: its sum, or its largest arc's.
+
+        Infinite where no path leads to the end.
+        """
+        least = np.full(self.nodes, np.inf)
+        least[-1] = -np.inf if bottleneck else 0.0
+        for (tails, heads), weight in zip(reversed(self.ends), reversed(weights), strict=True):
+            rest = np.maximum(weight, least[heads]) if bottleneck else weight + least[heads]
+            np.minimum.at(least, tails, rest)
+        return least
+
+    def best(self, weights: Sequence[Floats], bottleneck: bool = False) -> list[int]:
+        """A path of least weight: the number of its arc in every layer."""
+        least, node, path = self.potentials(weights, bottleneck), 0, list[int]()
+        for layer, (tails, heads), weight in zip(self.layers, self.ends, weights, strict=True):
+            rest = np.maximum(weight, least[heads]) if bottleneck else weight + least[heads]
+            path.append(int(np.argmin(np.where(tails == node, rest, np.inf))))
+            node = layer[path[-1]].head
+        return path
+
+    def member(self, path: Sequence[int], name: str = "") -> Architecture:
+        """The architecture that a path is, with identity at the positions that it drops."""
+        stem, stages, head = None, list[tuple[BlockSpec, list[BlockSpec]]](), self.space.heads[0]
+        for arc in (layer[number] for layer, number in zip(self.layers, path, strict=True)):
+            if arc.place.stage is None:
+                head = arc.block
+            elif arc.place.stage < 0:
+                stem = arc.block
+            elif arc.place.position is None:
+                stages.append((arc.block, []))
+            else:
+                stages[-1][1].append(arc.block)
+        chosen = tuple(Stage(entry, tuple(blocks)) for entry, blocks in stages)
+        return Architecture(self.space.name, self.space.resolution, chosen, head, name, stem)
+
+    @cached_property
+    def ends(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """The tails and the heads of the arcs of each layer."""
+        return [
+            (np.array([arc.tail for arc in layer], dtype=np.intp), np.array([arc.head for arc in layer], dtype=np.intp))
+            for layer in self.layers
+        ]
+
+    def _layer(
+        self, states: dict[State, int], place: Place, options: Callable[[Place, State], Iterator[tuple[Arc, State]]]
+    ) -> dict[State, int]:
+        after: dict[State, int] = {}
+        arcs = []
+        for state, tail in states.items():
+            for arc, follows in options(place, state):
+                if follows not in after:
+                    after[follows] = self.nodes
+                    self.nodes += 1
+                arcs.append(replace(arc, tail=tail, head=after[follows]))
+        self.layers.append(arcs)
+        return after
+
+    def _stems(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+        for stem in self.space.stems:
+            arc = self._arc(place, stem, state)
+            yield arc, State(arc.operations[-1].output)
+
+    def _entries(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+        index = place.stage or 0
+        stage, space = self.space.stages[index], self.space
+        attentive = state.attentive and space.placement == "network_suffix"
+        for width in stage.widths:
+            for entry in stage.entries:
+                arc = self._arc(place, replace(entry, width=width), state)  # type: ignore[call-arg]
+                shape = arc.operations[-1].output
+                tapped = index >= len(space.stages) - self._levels
+                maps = (*state.maps, replace(shape, layout="map")) if tapped else ()
+                yield arc, State(shape, attentive, stage.depths[0], maps)
+
+    def _blocks(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+        index, position = place.stage or 0, place.position or 0
+        last = self.space.stages[index].depths[1] - 1
+        if state.owed <= last - position:
+            yield Arc(0, 0, place, Identity(), state.shape.channels), self._at_end(state, position == last)
+        for role in ROLES:
+            if role == "local" and state.attentive:
+                continue
+            for block in self.space.candidates(index, role, state.shape.channels):
+                arc = self._arc(place, block, state)
+                follows = replace(state, shape=arc.operations[-1].output, owed=max(0, state.owed - 1),
+                                  attentive=role == "global" or state.attentive)  # fmt: skip
+                yield arc, self._at_end(follows, position == last)
+
+    def _at_end(self, state: State, ends: bool) -> State:
+        """What of a state still matters once its stage has ended."""
+        forget = ends and self.space.placement == "stage_suffix"
+        return replace(state, attentive=False) if forget and state.attentive else state
+
+    def _heads(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+        end = State(Shape(1, 1, 1))
+        for head in self.space.heads:
+            if head.layout != "pyramid":
+                yield self._arc(place, head, state), end
+                continue
+            last = with_layout("last", "last", Unflatten(), state.shape) if state.shape.layout == "tokens" else ()
+            operation = Operation("head", head, pyramid(state.maps[-head.levels :]))  # type: ignore[attr-defined]
+            yield Arc(0, 0, place, head, 0, (*last, operation), _elements(state.maps[:-1])), end
+
+    def _arc(self, place: Place, block: BlockSpec, state: State) -> Arc:
+        known = self._operations.get((block, state.shape))
+        if known is None:
+            known = self._operations[block, state.shape] = tuple(with_layout("", block.kind, block, state.shape))
+        # The last map at a position is that of the stage itself, which its operations count.
+        waiting = state.maps if place.position is None else state.maps[:-1]
+        return Arc(0, 0, place, block, state.shape.channels, known, _elements(waiting))
+
+
+def _elements(maps: Sequence[Shape]) -> int:
+    return sum(shape.elements for shape in maps)

@@ -1,0 +1,240 @@
+"""The exact engine finds what a look at every member finds, and all of the front."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import combinations, product
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from nas.errors import InputError
+from nas.latency import MissingRows, load_table
+from nas.latency.table import make_table
+from nas.search import fastest, pose, search, solve
+from nas.search.exact import front
+from nas.search.limits import peak_elements
+from nas.space import load_space
+from nas.specs import FPNHead, Identity
+
+LOCAL = [
+    "{kind: mb4d, expansion: 2}",
+    "{kind: mb4d, expansion: [1, 2]}",
+    "[{kind: mb4d, expansion: 2}, {kind: irmb, expansion: 2, attention: false}]",
+]
+GLOBAL = [
+    "",
+    "global: {kind: mb3d, heads: 2, key_dim: 8, value_ratio: 2, expansion: [1, 2]}",
+    "global: {kind: irmb, expansion: 2, attention: true, window: 2, head_dim: [8, 12, 16]}",
+]
+HEADS = [
+    "{kind: token_head, classes: 10, distillation: true}",
+    "[{kind: map_head, classes: 10}, {kind: map_head, classes: 10, norm: layer}]",
+]
+STEMS = ["", "stem: {kind: efficientvit_stem, width: [4, 8]}"]
+
+
+@st.composite
+def space_texts(draw):
+    """Spaces of a few thousand members at most, dropped positions told apart."""
+    stem, attention = draw(st.sampled_from(STEMS)), draw(st.sampled_from(["network_suffix", "stage_suffix"]))
+    stages = []
+    for index, widths in enumerate(([8], [8, 16], [16, 24, 32], [24, 32, 48])):
+        most = draw(st.integers(1, 1 if index == 0 else 2 if index < 3 else 3))
+        entry = "conv_stem" if index == 0 and not stem else "mbconv_down" if index == 0 else "conv_embedding"
+        if index == 2 and draw(st.booleans()):
+            entry = "irmb_down, expansion: [2, 3]"
+        chosen = sorted(draw(st.sets(st.sampled_from(widths), min_size=1, max_size=2)))
+        depth = f"{{min: {draw(st.integers(1, most))}, max: {most}}}"
+        stages.append(
+            f"- {{entry: {{kind: {entry}}}, width: {chosen}, depth: {depth}, "
+            f"local: {draw(st.sampled_from(LOCAL))}"
+            + (f", {found}}}" if (found := draw(st.sampled_from(GLOBAL)) if index > 1 else "") else "}")
+        )
+    head = draw(st.sampled_from(HEADS))
+    return "\n".join(["format: nas-space-1", "name: drawn", "resolution: [64, 64]", f"attention: {attention}", stem,
+                      "stages:", *stages, f"head: {head}"]) + "\n"  # fmt: skip
+
+
+def every_member(space):
+    """Every member, those that drop different positions told apart."""
+    for arch in space.enumerate():
+        ways = []
+        for choice, stage in zip(space.stages, arch.stages, strict=True):
+            filled = []
+            for positions in combinations(range(choice.depths[1]), stage.depth):
+                blocks = [Identity()] * choice.depths[1]
+                for position, block in zip(positions, stage.blocks, strict=True):
+                    blocks[position] = block
+                filled.append(replace(stage, blocks=tuple(blocks)))
+            ways.append(filled)
+        for stages in product(*ways):
+            yield replace(arch, stages=stages)
+
+
+def priced(space, table, scores):
+    """(ms, cost, member) of every one that the device can run."""
+    found = []
+    for arch in every_member(space):
+        try:
+            found.append((table.total_ms(arch), scores.cost(arch), arch))
+        except MissingRows:
+            continue
+    return found
+
+
+def coarse(table, scores, seed):
+    """The same with few different values, so that many members tie."""
+    rng = random.Random(seed)
+    rows = [replace(row, median_ms=ms, p10_ms=ms, p90_ms=ms)
+            for row in table.rows.values() for ms in [rng.choice([0.0, 0.1, 0.2, 0.3])]]  # fmt: skip
+    return make_table(table.device, rows), replace(
+        scores, rows=tuple(replace(row, cost=rng.choice([-0.1, 0.0, 0.1, 0.3])) for row in scores.rows)
+    )
+
+
+def refusing(table, seed):
+    """The same for a device that cannot run some operations."""
+    rng = random.Random(seed)
+    refused = {key: "out of memory" for key in table.rows if rng.random() < 0.1}
+    rows = [row for key, row in table.rows.items() if key not in refused]
+    return replace(make_table(table.device, rows), unsupported=refused)
+
+
+def pareto(pairs):
+    kept = []
+    for ms, cost in sorted(pairs):
+        if not kept or cost < kept[-1][1] - 1e-9:
+            kept.append((ms, cost))
+    return kept
+
+
+AMOUNTS = {
+    "macs": lambda arch: arch.macs,
+    "params": lambda arch: arch.params,
+    "memory_mb": lambda arch: peak_elements(arch) * 4 / 1e6,
+}
+
+
+@pytest.fixture
+def drawn(tmp_path, made_up_table, made_up_scores):
+    """A function from a space's text to the space with table, scores, and its priced members, or a rejected example."""
+
+    def make(text, seed, ties=False, refuses=False, levels=0):
+        path = tmp_path / "drawn.yaml"
+        path.write_text(text)
+        try:
+            space = load_space(str(path))
+        except InputError:
+            assume(False)
+        assume(space.count() <= 300)
+        space = space.with_head(FPNHead(5, width=8, levels=levels)) if levels else space
+        table, scores = made_up_table(space, seed), made_up_scores(space, seed)
+        table, scores = coarse(table, scores, seed) if ties else (table, scores)
+        table = refusing(table, seed) if refuses else table
+        return space, table, scores, priced(space, table, scores)
+
+    return make
+
+
+def quantile(values, share):
+    return sorted(values)[round(share * (len(values) - 1))]
+
+
+DRAWN = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@given(text=space_texts(), seed=st.integers(0, 99), share=st.floats(0, 1), ties=st.booleans(), refuses=st.booleans(),
+       levels=st.integers(0, 4))  # fmt: skip
+@DRAWN
+def test_equal_to_brute_force(drawn, text, seed, share, ties, refuses, levels):
+    space, table, scores, members = drawn(text, seed, ties, refuses, levels)
+    if not members:
+        with pytest.raises(InputError, match="can run no member"):
+            search(space, table, scores, 1.0, "exact")
+        return
+    target = quantile([ms for ms, _, _ in members], share)
+    problem = pose(space, table, scores, target, "exact")
+    found = solve(problem)
+    assert found.ms <= target
+    assert found.cost == pytest.approx(min(cost for ms, cost, _ in members if ms <= target), abs=1e-9)
+    assert found.ms <= min(ms for ms, cost, _ in members if cost <= found.cost + 1e-12) + 1e-9
+    assert (found.ms, found.cost) == (table.total_ms(found.architecture), scores.cost(found.architecture))
+    space.validate(found.architecture)
+    points = [(point.ms, point.cost) for point in front(problem)]
+    assert points == [pytest.approx(point, abs=1e-8) for point in pareto([(ms, cost) for ms, cost, _ in members])]
+
+
+@given(text=space_texts(), seed=st.integers(0, 99), share=st.none() | st.floats(0, 1),
+       shares=st.dictionaries(st.sampled_from(list(AMOUNTS)), st.floats(0, 1), min_size=1), ties=st.booleans(),
+       levels=st.integers(0, 4))  # fmt: skip
+@DRAWN
+def test_with_further_limits_equal_to_brute_force(drawn, text, seed, share, shares, ties, levels):
+    space, table, scores, members = drawn(text, seed, ties, levels=levels)
+    limits = {name: quantile([AMOUNTS[name](arch) for _, _, arch in members], of) for name, of in shares.items()}
+    target = None if share is None else quantile([ms for ms, _, _ in members], share)
+    costs = [cost for ms, cost, arch in members if (target is None or ms <= target)
+             and all(AMOUNTS[name](arch) <= most for name, most in limits.items())]  # fmt: skip
+    if not costs:
+        with pytest.raises(InputError, match=r"keeps .* together|cannot be reached within"):
+            search(space, table, scores, target, "exact", limits=limits)
+        return
+    found = search(space, table, scores, target, "exact", limits=limits)
+    assert found.cost == pytest.approx(min(costs), abs=1e-9)
+    assert target is None or found.ms <= target
+    assert all(AMOUNTS[name](found.architecture) <= most for name, most in limits.items())
+
+
+def test_the_trace_turns_the_largest_member_into_what_was_found(
+    choices_space, stem_space, made_up_table, made_up_scores
+):
+    for space in (choices_space("stage_suffix"), stem_space()):
+        table, scores, seen = made_up_table(space), made_up_scores(space, 3), []
+        target = (fastest(space, table)[0] + table.total_ms(space.largest())) / 2
+        found = search(space, table, scores, target, "exact", on_step=seen.append)
+        arch = space.largest()
+        for step in found.trace:
+            before, arch = arch, step.move.apply(arch)
+            assert step.ms == table.total_ms(arch) and step.total_cost == scores.cost(arch)
+            assert step.saved_ms == pytest.approx(table.total_ms(before) - step.ms)
+        assert arch.stages == found.architecture.stages and arch.head == found.architecture.head
+        assert arch.stem == found.architecture.stem and tuple(seen) == found.trace
+
+
+def test_limits_that_contradict_each_other_are_told_with_what_can_be_had(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table, scores = made_up_table(space, 1), made_up_scores(space)
+    members = list(space.enumerate())
+    fewest = min(arch.params for arch in members)
+    least = min(table.total_ms(arch) for arch in members if arch.params == fewest)
+    with pytest.raises(InputError, match=rf"cannot be reached within .* M parameters: .* takes {least:.4g} ms"):
+        search(space, table, scores, least - 1e-3, "exact", limits={"params": fewest})
+    assert search(space, table, scores, least, "exact", limits={"params": fewest}).architecture.params == fewest
+    for name, amount in AMOUNTS.items():
+        smallest = min(map(amount, members))
+        with pytest.raises(InputError, match=r"cannot be reached: the member of space 'small' with the least"):
+            search(space, table, scores, None, "exact", limits={name: smallest * 0.99})
+    with pytest.raises(InputError, match="unknown limit 'parms', did you mean 'params'"):
+        search(space, table, scores, None, "exact", limits={"parms": 1})
+    with pytest.raises(InputError, match="macs nan: expected a positive number"):
+        search(space, table, scores, None, "exact", limits={"macs": float("nan")})
+
+
+def test_slimming_is_never_better(small_space, choices_space, made_up_table, made_up_scores):
+    for space in (small_space(), choices_space()):
+        table = made_up_table(space)
+        least = fastest(space, table)[0]
+        for seed in range(5):
+            scores, target = made_up_scores(space, seed), table.total_ms(space.largest()) * 0.5 + least / 2
+            best = search(space, table, scores, target, "exact")
+            assert best.cost <= search(space, table, scores, target).cost + 1e-9
+
+
+def test_a_full_space_with_scores_that_do_not_tie(made_up_scores):
+    """Random scores tie nowhere, so that fronts are long; every shipped space must stay solvable."""
+    space, table = load_space("efficientformer"), load_table("iphone12")
+    problem = pose(space, table, made_up_scores(space), engine="exact")
+    found, points = solve(problem), front(problem)
+    assert (found.ms, found.cost) == max((p.ms, p.cost) for p in points if p.ms <= problem.target_ms)
