@@ -30,16 +30,19 @@ _STORAGE = (
 
 def search(
     space: Annotated[str, typer.Option(help="A space by name (see `nas spaces`), or its YAML file.")],
-    device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
+    device: Annotated[
+        list[str], typer.Option(help="A device by name (see `nas devices`), or the folder of its table; or several.")
+    ],
     latency_ms: Annotated[
-        float | None, typer.Option(help="The target; without any limit what the smallest published member takes.")
+        list[float] | None,
+        typer.Option(help="The target, one a device; without any limit what the smallest published member takes."),
     ] = None,
     macs: Annotated[float | None, typer.Option(help="The most multiply-accumulates there may be.")] = None,
     params: Annotated[float | None, typer.Option(help="The most parameters there may be.")] = None,
     memory_mb: Annotated[
         float | None, typer.Option(help="The most peak activation memory, in MB (10^6 bytes) at the table's precision.")
     ] = None,
-    engine: Annotated[str, typer.Option(help=_ENGINES)] = "slimming",
+    engine: Annotated[str | None, typer.Option(help=_ENGINES, show_default="slimming, exact for several")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Of nsga2 and tpe: members to try, of all workers.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of nsga2 and tpe.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Of nsga2 and tpe: processes of this run.")] = 1,
@@ -76,16 +79,24 @@ def search(
     from nas.space import load_space
 
     asked = sizes.read(resolution, classes, segment)
-    whole, table = load_space(space), load_table(device)
+    whole, tables = load_space(space), [load_table(name) for name in device]
     given = _supernet_folder(supernet) if supernet else scores
     known = load_scores(given) if given else default_scores(whole)
     chosen = _at(whole, known if supernet else None, asked)
     with sizes.naming(sizes.between(whole, chosen)):
-        problem = pose(
-            chosen, table, known, latency_ms, engine, candidates, _tell_step,  # type: ignore[arg-type]
-            _given(macs=macs, params=params, memory_mb=memory_mb), objective,  # type: ignore[arg-type]
-            StudySettings(trials, seed, storage, study, workers),
-        )  # fmt: skip
+        problems = [
+            pose(
+                chosen, table, known, target, engine or ("exact" if len(tables) > 1 else "slimming"),
+                candidates, _tell_step,  # type: ignore[arg-type]
+                _given(macs=macs, params=params, memory_mb=memory_mb), objective,  # type: ignore[arg-type]
+                StudySettings(trials, seed, storage, study, workers),
+            )
+            for table, target in zip(tables, _targets(latency_ms, device), strict=True)
+        ]  # fmt: skip
+    if len(problems) > 1:
+        _several(problems, out, as_json)
+        return
+    (problem,) = problems
     points = pareto(problem) if front else ()
     folder = new_folder(out, chosen.name, problem.table.device.name)
     _tell_problem(problem)
@@ -97,10 +108,36 @@ def search(
     write_run(folder, problem, found, ["nas", *sys.argv[1:]])
     if points:
         write_front(folder, problem, points, others)
-    following = f"nas predict {shlex.quote(str(folder / 'architecture.yaml'))} --device {shlex.quote(device)}"
+    following = f"nas predict {shlex.quote(str(folder / 'architecture.yaml'))} --device {shlex.quote(device[0])}"
     document = _document(problem, others, folder, following) | ({"front": _front(problem, points)} if front else {})
     emit(document, as_json, _text(problem, others, folder, len(points)))
     next_step(following)
+
+
+def _targets(given: Sequence[float] | None, devices: Sequence[str]) -> Sequence[float | None]:
+    """One target a device: one for all, or each its own."""
+    from nas.errors import InputError
+
+    if given and len(given) not in (1, len(devices)):
+        raise InputError(f"--latency-ms: {len(given)} targets for {len(devices)} devices; give one, or one a device")
+    if not given:
+        return [None] * len(devices)
+    return given if len(given) == len(devices) else [given[0]] * len(devices)
+
+
+def _several(problems: Sequence[Problem], out: str | None, as_json: bool) -> None:
+    from nas.cli.search_several import search_several
+    from nas.errors import InputError
+
+    names = [problem.table.device.name for problem in problems]
+    if len(set(names)) < len(names):
+        raise InputError(f"--device: {', '.join(names)}: each device once")
+    if any(problem.engine != "exact" for problem in problems):
+        raise InputError(f"--engine {problems[0].engine}: several devices are searched by the engine 'exact'")
+    _tell_scores(problems[0])
+    for problem in problems:
+        _tell_table(problem)
+    search_several(problems, out, as_json)
 
 
 def _given(**options: float | None) -> dict[str, float]:
@@ -140,22 +177,31 @@ def _inherit(supernet: str, found: Found, folder: Path) -> None:
 
 
 def _tell_problem(problem: Problem) -> None:
-    space, table, scores, device = problem.space, problem.table, problem.scores, problem.table.device
-    error = "unknown" if table.expected_error is None else f"{table.expected_error:.1f} %"
-    say(f"table    {table.path}: {table.provenance.upper()}, {len(table.rows)} operations")
-    say(f"         {device.name}: {device.soc}, {device.os}, {device.runtime} {device.runtime_version}, "
-        f"{device.compute_unit}, {device.precision}")  # fmt: skip
-    say(f"         expected error {error} ({table.expected_error_source})")
+    _tell_scores(problem)
+    _tell_table(problem)
+    for limit in problem.limits:
+        say(f"         {limit}")
+    say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
+
+
+def _tell_scores(problem: Problem) -> None:
+    space, scores = problem.space, problem.scores
     say(f"scores   {scores.path}: {scores.provenance}")
     task = " under a segmentation head" if space.heads[0].layout == "pyramid" else ""
     if task or scores.scored.resolution != space.resolution:
         say(f"         measured at {_size(scores.scored.resolution)} with {scores.scored.classes} classes; this search "
             f"is for {_size(space.resolution)} with {space.classes}{task}")  # fmt: skip
+
+
+def _tell_table(problem: Problem) -> None:
+    table, device = problem.table, problem.table.device
+    error = "unknown" if table.expected_error is None else f"{table.expected_error:.1f} %"
+    say(f"table    {table.path}: {table.provenance.upper()}, {len(table.rows)} operations")
+    say(f"         {device.name}: {device.soc}, {device.os}, {device.runtime} {device.runtime_version}, "
+        f"{device.compute_unit}, {device.precision}")  # fmt: skip
+    say(f"         expected error {error} ({table.expected_error_source})")
     ms = f"{problem.target_ms:.4g} ms, " if isfinite(problem.target_ms) else ""
     say(f"target   {ms}{problem.target_reason} (--latency-ms sets it)")
-    for limit in problem.limits:
-        say(f"         {limit}")
-    say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
 
 
 def _tell_step(step: Step) -> None:

@@ -67,8 +67,8 @@ class Check(BaseModel):
     def __str__(self) -> str:
         rank = "" if self.spearman is None else f", Spearman {self.spearman:.3f}"
         return (
-            f"{self.nets} whole networks measured on {self.date}: bias {self.bias:+.1f} %, {self.within_5:.0f} % within "
-            f"5 %, {self.within_10:.0f} % within 10 %{rank}"
+            f"{self.nets} whole networks measured on {self.date}: bias {self.bias:+.1f} %, "
+            f"{self.within_5:.0f} % within 5 %, {self.within_10:.0f} % within 10 %{rank}"
         )
 
 

@@ -145,7 +145,7 @@ def _calibrate(table: LatencyTable, space: Space, bench: Bench, until: float) ->
 def _fitted(
     device: DeviceInfo, name: str, others: list[NetworkTime], own: list[NetworkTime], changed: bool
 ) -> DeviceInfo:
-    """The device calibrated on these networks. `own` are those of the space of this name; `changed`: rows were measured."""
+    """The device calibrated on these networks. `own` are the space's; `changed` says that rows were measured."""
     scale, intercept = calibrate([*others, *own])
     own_scale, own_intercept = calibrate(own)
     before = next((e for e in device.spaces if (e.space, e.resolution) == (own[0].space, own[0].resolution)), None)

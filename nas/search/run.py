@@ -76,12 +76,14 @@ def write_run(folder: Path, problem: Problem, found: Found, command: Sequence[st
     write_yaml(folder / "run.yaml", _document(problem, found, command))
 
 
-def write_front(folder: Path, problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]) -> None:
-    """Writes front.csv, a row a member, and front.png, with what engines found at the target beside it."""
+def write_front(
+    folder: Path, problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found], name: str = "front"
+) -> None:
+    """Writes NAME.csv, a row a member, and NAME.png, with what was found at the target beside it, by name."""
     from nas.report.front import draw_front, front_picture
 
-    write_text(folder / "front.csv", front_csv(problem.space, points))
-    draw_front(front_picture(problem, points, found), folder / "front.png")
+    write_text(folder / f"{name}.csv", front_csv(problem.space, points))
+    draw_front(front_picture(problem, points, found), folder / f"{name}.png")
 
 
 def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
@@ -128,13 +130,22 @@ def summary(space: Space, arch: Architecture) -> dict[str, Any]:
 
 
 def _document(problem: Problem, found: Found, command: Sequence[str]) -> dict[str, Any]:
-    space, table, scores = problem.space, problem.table, problem.scores
     return {
         "format": FORMAT,
         "command": shlex.join(command),
+        **describe(problem),
+        "result": {"latency_ms": found.ms, "cost": found.cost, "steps": len(found.trace),
+                   **summary(problem.space, found.architecture)},
+    }  # fmt: skip
+
+
+def describe(problem: Problem) -> dict[str, Any]:
+    """Everything that went in, with versions and checksums."""
+    space, table, scores = problem.space, problem.table, problem.scores
+    return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "space": {"name": space.name, "resolution": list(space.resolution), "classes": found.architecture.classes,
+        "space": {"name": space.name, "resolution": list(space.resolution), "classes": space.classes,
                   **_file(space.path)},
         "table": {
             "device": table.device.name, "soc": table.device.soc, "os": table.device.os,
@@ -146,8 +157,6 @@ def _document(problem: Problem, found: Found, command: Sequence[str]) -> dict[st
         "target": {"latency_ms": finite(problem.target_ms), "reason": problem.target_reason, **limits(problem)},
         "engine": {"name": problem.engine, "candidates": problem.candidates,
                    "objective": problem.objective, **_study(problem)},
-        "result": {"latency_ms": found.ms, "cost": found.cost, "steps": len(found.trace),
-                   **summary(space, found.architecture)},
     }  # fmt: skip
 
 

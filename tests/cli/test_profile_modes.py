@@ -37,7 +37,7 @@ def test_durations(text: str | None, expected: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "m", "5 minutes", "-3m", "0", "1e3s", "nan"])
 def test_no_durations(text: str) -> None:
-    with pytest.raises(InputError, match="--budget .*expected a time, as 90s, 5m or 1h"):
+    with pytest.raises(InputError, match=r"--budget .*expected a time, as 90s, 5m or 1h"):
         seconds("--budget", text)
 
 
