@@ -86,7 +86,8 @@ def reducible_error(
     variance = max(errors[tile], NOISE / 3) ** 2
     places = _coordinates([*measured, *pending])
     _, spread = _smooth(places, np.zeros(len(places)), _coordinates(wanted), variance)
-    return np.maximum(trend, FLOOR_MS) * np.sqrt(spread)
+    reducible: Array = np.maximum(trend, FLOOR_MS) * np.sqrt(spread)
+    return reducible
 
 
 def _trends(measured: Sequence[Operation], times: Array, wanted: Sequence[Operation], tile: int) -> tuple[Array, Array]:

@@ -229,7 +229,8 @@ def _undominated(amounts: Ints) -> NDArray[np.intp]:
     if len(amounts) == 2:
         costs = amounts[1, order]
         least = np.minimum.accumulate(costs)
-        return order[np.concatenate([[True], costs[1:] < least[:-1]])] if len(order) else order
+        better = np.concatenate([[True], costs[1:] < least[:-1]])[: len(order)]
+        return np.asarray(order[better], dtype=np.intp)
     rest, kept = amounts[:, order], []
     while rest.shape[1]:
         kept.append(order[0])
