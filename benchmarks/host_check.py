@@ -1,8 +1,9 @@
-"""How long a host table takes from nothing, and how well it predicts whole networks. Prints JSON.
+"""How long a host table takes from nothing, and how well it predicts whole networks of each family. Prints JSON.
 
-    python benchmarks/host_check.py [--space efficientformer] [--nets 20] [--keep FOLDER]
+    python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24] [--keep FOLDER]
 
-Runs `nas profile` and `nas check` with an empty cache of converted files. With --keep the table stays in FOLDER.
+Starts with an empty cache of converted files, and runs `nas profile` and `nas check` for one space after the other into
+one table. With --keep the table stays in FOLDER.
 """
 
 from __future__ import annotations
@@ -19,24 +20,37 @@ from typing import Any
 
 from nas.versions import versions
 
+SPACES = ("efficientformer", "efficientvit", "swiftformer", "emo", "efficientformerv2")
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--space", default="efficientformer")
-    parser.add_argument("--nets", type=int, default=20)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spaces", nargs="+", default=SPACES)
+    parser.add_argument("--nets", type=int, default=24)
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         table = (options.keep or Path(scratch) / "host").resolve()
         environment = os.environ | {"XDG_CACHE_HOME": scratch}
-        profile = nas(["profile", "--space", options.space, "--device", "host", "--out", str(table)], environment)
-        begin = time.perf_counter()
-        check = nas(
-            ["check", "--space", options.space, "--device", str(table), "--nets", str(options.nets)], environment
-        )
-        seconds = {"profile": profile["seconds"], "check": round(time.perf_counter() - begin, 1)}
-    found = versions("torch", "litert-torch", "ai-edge-litert")
-    print(json.dumps({"seconds": seconds, "check": check, "profile": profile, "versions": found}, indent=2))
+        found = {}
+        for space in options.spaces:
+            found[space] = of_space(space, table, options.nets, environment)
+            print(json.dumps({space: found[space]["summary"]}), file=sys.stderr, flush=True)
+    tools = versions("torch", "litert-torch", "ai-edge-litert")
+    print(json.dumps({"load": os.getloadavg(), "spaces": found, "versions": tools}, indent=2))
+
+
+def of_space(space: str, table: Path, nets: int, environment: dict[str, str]) -> dict[str, Any]:
+    profile = nas(["profile", "--space", space, "--device", "host", "--out", str(table)], environment)
+    begin = time.perf_counter()
+    check = nas(["check", "--space", space, "--device", str(table), "--nets", str(nets)], environment)
+    summary = {
+        "profile_s": profile["seconds"],
+        "check_s": round(time.perf_counter() - begin, 1),
+        **{key: profile[key] for key in ("operations", "measured", "reused", "interpolated", "failed")},
+        **{key: check[key] for key in ("nets", "mape", "bias", "worst", "within_5", "within_10", "spearman")},
+    }
+    return {"summary": summary, "check": check, "profile": profile}
 
 
 def nas(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
