@@ -92,7 +92,7 @@ class Bench:
     """Measures rows into `rows`, each into the journal before the next one starts.
 
     Args:
-        devices: what measures; several are units of one model, which share the work.
+        devices: what measures; several are units of one model, which share the work. Those that are left.
         rows: those that are there from before.
         failed: what these devices could not run before, with the message.
     """
@@ -139,14 +139,21 @@ class Bench:
         stations = [_Station(self, device, source, until) for device in self.devices]
         with ThreadPoolExecutor(len(stations)) as pool:
             try:
-                lost = [error for error in pool.map(_Station.until_lost, stations) if error]
+                ends = list(zip(self.devices, pool.map(_Station.until_lost, stations), strict=True))
             except BaseException:
                 for station in stations:
                     station.stop()
                 raise
-        self.report.lost += map(str, lost)
-        if len(lost) == len(stations):
-            raise lost[0]
+        for device, error in ends:
+            if error:
+                self.lose(device, error)
+
+    def lose(self, device: Device, error: DeviceLost) -> None:
+        """Goes on without a device. Raises the error where it was the last one."""
+        self.devices = [each for each in self.devices if each is not device]
+        if not self.devices:
+            raise error
+        self.report.lost.append(str(error))
 
     def named(self, source: Source) -> Operation | None:
         """The next operation of the source that has no row and did not fail."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nas.devices.base import Device
+from nas.devices.base import Device, DeviceLost
 from nas.latency.bench import Bench, Listed, Report
 from nas.latency.check import calibrate, sums
 from nas.latency.choose import Chooser
@@ -29,7 +29,7 @@ from nas.latency.networks import (
 from nas.latency.rows import read_rows
 from nas.latency.table import DEVICE_FILE, TABLE_FILE, LatencyTable, make_table
 from nas.latency.unsupported import read_unsupported
-from nas.space import Operation, Space
+from nas.space import Architecture, Operation, Space
 
 JOURNAL_FILE = "journal.jsonl"
 METHOD = (
@@ -124,12 +124,8 @@ def _calibrate(table: LatencyTable, space: Space, bench: Bench, until: float) ->
     stored = read_networks(table.path)
     known = [net for net in stored if net.role == "calibration"]
     others = [net for net in known if (net.space, net.resolution) != here]
-    known += [NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry]
     members = [member for member in calibration_members(space) if not table.predict(member).missing]
-    measured = measure_networks(
-        bench.devices[0], space, members, "calibration", known, bench.book, bench.progress, until
-    )
-    own = sums(table, measured)
+    own = sums(table, _network_times(bench, space, members, known, until))
     if not own:
         return table
     device = _fitted(table.device, space.name, others, own, changed=bench.report.measured > 0)
@@ -140,6 +136,20 @@ def _calibrate(table: LatencyTable, space: Space, bench: Bench, until: float) ->
         nets.append(net.predicted(entry.scale, entry.intercept_ms) if entry else net)
     write_networks(table.path, [*nets, *(net for net in stored if net.role == "check")])
     return replace(table, device=device)
+
+
+def _network_times(
+    bench: Bench, space: Space, members: Sequence[Architecture], stored: Sequence[NetworkTime], until: float
+) -> dict[Architecture, NetworkTime]:
+    """The members' times on the first device; should it go away, on the next one."""
+    while True:
+        known = [NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry]
+        try:
+            return measure_networks(
+                bench.devices[0], space, members, "calibration", [*stored, *known], bench.book, bench.progress, until
+            )
+        except DeviceLost as error:
+            bench.lose(bench.devices[0], error)
 
 
 def _fitted(

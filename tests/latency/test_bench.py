@@ -50,13 +50,35 @@ def test_units_of_one_model_share_the_work(space: Space, folder: Path) -> None:
     assert load_table(folder).total_ms(member) == pytest.approx(true_ms(Chain.network(member.operations())), rel=0.01)
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("lost_after", [0, 1, 7])
-def test_unit_that_goes_away_leaves_its_work_to_the_others(space: Space, folder: Path, lost_after: int) -> None:
+def test_unit_that_goes_away_leaves_its_work_to_the_others(
+    space: Space, folder: Path, lost_after: int, which: int
+) -> None:
+    """Be it the first one, which measures the networks of the calibration too."""
     devices = units(2)
-    devices[1].lost_after = lost_after
+    devices[which].lost_after = lost_after
     table, report = profile(space, devices, folder)
-    assert report.lost == ["unit1 was unplugged; connect it, the same command goes on"]
+    assert report.lost == [f"unit{which} was unplugged; connect it, the same command goes on"]
+    assert table.device.calibration.nets == 5
     assert not report.missing and len(table.rows) == len(space_operations(space))
+
+
+def test_unit_that_goes_away_between_networks(space: Space, folder: Path) -> None:
+    _, alone = profile(space, FakeDevice(), folder.with_name("alone"))
+    devices = units(2, delay_s=0.0)
+    networks = 0
+
+    def count(chain: Chain) -> bool:
+        nonlocal networks
+        networks += len(chain.blocks) > 4
+        if networks == 3:
+            devices[0].lost_after = 0
+        return False
+
+    devices[0].fails = count
+    table, report = profile(space, devices, folder)
+    assert len(report.lost) == 1 and table.device.calibration.nets == 5 and alone.missing == report.missing == 0
 
 
 @pytest.mark.parametrize("count", [1, 2])
