@@ -12,9 +12,9 @@ from nas.latency.plan import MOST_RESHAPES, Group, groups, spread
 from nas.latency.rows import Key
 from nas.space import Operation, Space
 
-FIRST = {0: 1, 1: 3, 2: 4, 3: 5, 4: 6, 5: 6}
+FIRST = {0: 1, 1: 3, 2: 4, 3: 4, 4: 5, 5: 5}
 """How many operations of a group are measured in any case, by how many of its widths vary."""
-GOAL = 0.005
+GOAL = 0.003
 """Doubt about a network, relative to its latency, below which no more is measured."""
 _MEMBERS = 64
 """Random members that tell how often a network has each group's operations."""
@@ -26,8 +26,8 @@ class _State:
 
     Attributes:
         often: how many of its operations a random member has.
-        first: what is measured in any case, in order.
-        most: how many are measured at most.
+        order: what is measured at most, each as far from those before it as can be.
+        first: how many of them are measured in any case.
         ms: of the operations measured.
         pending: operations that are being measured.
         left: operations that nobody asked for yet.
@@ -35,8 +35,8 @@ class _State:
 
     group: Group
     often: float
-    first: list[Operation]
-    most: int
+    order: list[Operation]
+    first: int
     ms: dict[Operation, float] = field(default_factory=dict)
     pending: list[Operation] = field(default_factory=list)
     left: list[Operation] = field(default_factory=list)
@@ -56,8 +56,11 @@ class _State:
         squares = sum(each**2 for each in self.doubts())
         return self.often * math.sqrt(squares / len(self.group.operations))
 
-    def spent(self) -> bool:
-        return not self.left or len(self.ms) < 2 or len(self.ms) + len(self.pending) >= self.most
+    def following(self) -> Operation | None:
+        """The next one in order, if there may be another one."""
+        if len(self.ms) < 2 or len(self.ms) + len(self.pending) >= len(self.order):
+            return None
+        return next((operation for operation in self.order if operation in self.left), None)
 
     def changed(self) -> None:
         self._doubts = None
@@ -83,8 +86,8 @@ class Chooser:
             if not whole:
                 continue
             most = MOST_RESHAPES if whole[0].macs == 0 else len(group.chosen())
-            first = min(FIRST[group.varying()], most)
-            state = _State(group, sum(often[operation.key] for operation in whole), list(spread(whole, first)), most)
+            weight = sum(often[operation.key] for operation in whole)
+            state = _State(group, weight, list(spread(whole, most)), min(FIRST[group.varying()], most))
             self._states.append(state)
             for operation in whole:
                 self._of[operation.key] = state
@@ -102,12 +105,13 @@ class Chooser:
             state = self._of[operation.key]
             if operation in state.left:
                 return self._take(state, operation)
-        open_ = [state for state in self._states if not state.spent()]
-        if not open_ or self.doubt() <= GOAL:
+        if self.doubt() <= GOAL:
             return None
-        state = max(open_, key=_State.doubt)
-        doubts = state.doubts()
-        return self._take(state, state.left[max(range(len(doubts)), key=doubts.__getitem__)])
+        for state in sorted(self._states, key=_State.doubt, reverse=True):
+            following = state.following()
+            if following is not None:
+                return self._take(state, following)
+        return None
 
     def found(self, operation: Operation, ms: float | None) -> None:
         """What came of an operation that `next` named; None where it failed."""
@@ -124,7 +128,7 @@ class Chooser:
         state.pending.remove(operation)
         state.left.append(operation)
         state.changed()
-        if operation in state.first:
+        if operation in state.order[: state.first]:
             self._first.insert(0, operation)
 
     def doubt(self) -> float:
@@ -134,12 +138,12 @@ class Chooser:
 
     def most(self) -> int:
         """How many operations can still be named."""
-        return sum(max(min(state.most - len(state.ms), len(state.left)), 0) for state in self._states)
+        return sum(max(min(len(state.order) - len(state.ms), len(state.left)), 0) for state in self._states)
 
     def _rounds(self) -> list[Operation]:
         """The first of each group, the second of each, and so on; those that networks have most of lead."""
-        longest = max((len(state.first) for state in self._states), default=0)
-        return [state.first[turn] for turn in range(longest) for state in self._states if turn < len(state.first)]
+        longest = max((state.first for state in self._states), default=0)
+        return [state.order[turn] for turn in range(longest) for state in self._states if turn < state.first]
 
     def _take(self, state: _State, operation: Operation) -> Operation:
         state.left.remove(operation)

@@ -16,6 +16,8 @@ LENGTH = 0.5
 """Over which ratio of widths (natural logarithm) what the trend leaves over stays alike."""
 NOISE = 0.03
 """Relative standard deviation of one measured row."""
+REPEAT = 0.01
+"""Relative standard deviation of one row measured again."""
 UNKNOWN = 0.1
 """Relative standard deviation of rows about the trend where too few are measured to tell."""
 FLOOR_MS = 1e-3
@@ -83,9 +85,9 @@ def reducible_error(
             errors[tile] = float(np.sqrt(np.mean(((leave_one_out(measured, ms, tile) - times) / scale) ** 2)))
     tile = min(TILES, key=lambda tile: (errors[tile], tile))
     _, trend = _trends(measured, times, wanted, tile)
-    variance = max(errors[tile], NOISE / 3) ** 2
+    variance = max(errors[tile], REPEAT) ** 2
     places = _coordinates([*measured, *pending])
-    _, spread = _smooth(places, np.zeros(len(places)), _coordinates(wanted), variance)
+    _, spread = _smooth(places, np.zeros(len(places)), _coordinates(wanted), variance, REPEAT)
     reducible: Array = np.maximum(trend, FLOOR_MS) * np.sqrt(spread)
     return reducible
 
@@ -129,9 +131,9 @@ def _non_negative(a: Array, b: Array) -> Array:
     return solution
 
 
-def _smooth(known: Array, values: Array, asked: Array, variance: float) -> tuple[Array, Array]:
-    """Mean and variance at `asked` of a zero-mean Gaussian process of this variance, seen at `known` with NOISE."""
-    covariance = _kernel(known, known) * variance + NOISE**2 * np.eye(len(known))
+def _smooth(known: Array, values: Array, asked: Array, variance: float, noise: float = NOISE) -> tuple[Array, Array]:
+    """Mean and variance at `asked` of a zero-mean Gaussian process of this variance, seen at `known` with noise."""
+    covariance = _kernel(known, known) * variance + noise**2 * np.eye(len(known))
     cross = _kernel(asked, known) * variance
     solved = np.linalg.solve(covariance, np.column_stack([values[:, None], cross.T]))
     spread: Array = np.maximum(variance - np.einsum("ij,ji->i", cross, solved[:, 1:]), 0.0)
