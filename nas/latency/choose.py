@@ -87,7 +87,8 @@ class Chooser:
                 continue
             most = MOST_RESHAPES if whole[0].macs == 0 else len(group.chosen())
             weight = sum(often[operation.key] for operation in whole)
-            state = _State(group, weight, list(spread(whole, most)), min(FIRST[group.varying()], most))
+            order = list(spread(whole, most))
+            state = _State(group, weight, order, min(FIRST[group.varying()], len(order)))
             self._states.append(state)
             for operation in whole:
                 self._of[operation.key] = state

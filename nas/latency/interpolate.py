@@ -16,8 +16,6 @@ LENGTH = 0.5
 """Over which ratio of widths (natural logarithm) what the trend leaves over stays alike."""
 NOISE = 0.03
 """Relative standard deviation of one measured row."""
-REPEAT = 0.01
-"""Relative standard deviation of one row measured again."""
 UNKNOWN = 0.1
 """Relative standard deviation of rows about the trend where too few are measured to tell."""
 FLOOR_MS = 1e-3
@@ -85,9 +83,9 @@ def reducible_error(
             errors[tile] = float(np.sqrt(np.mean(((leave_one_out(measured, ms, tile) - times) / scale) ** 2)))
     tile = min(TILES, key=lambda tile: (errors[tile], tile))
     _, trend = _trends(measured, times, wanted, tile)
-    variance = max(errors[tile], REPEAT) ** 2
+    variance = max(errors[tile], NOISE / 3) ** 2
     places = _coordinates([*measured, *pending])
-    _, spread = _smooth(places, np.zeros(len(places)), _coordinates(wanted), variance, REPEAT)
+    _, spread = _smooth(places, np.zeros(len(places)), _coordinates(wanted), variance)
     reducible: Array = np.maximum(trend, FLOOR_MS) * np.sqrt(spread)
     return reducible
 

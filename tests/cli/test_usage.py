@@ -23,7 +23,8 @@ SURFACE = {
     "check": ["--device", "--space", "--nets", "--seed", "--resolution", "--classes", "--segment", "--json"],
     "train": ["--space", "--data", "--resolution", "--epochs", "--batch", "--learning-rate", "--alpha-rate", "--noise",
               "--sampling", "--temperature", "--final-temperature", "--narrow", "--precision", "--flip", "--init",
-              "--init-member", "--seed", "--held-out", "--limit", "--score-images", "--score-widths", "--out", "--json"],
+              "--init-member", "--seed", "--held-out", "--limit", "--score-images", "--score-widths", "--out",
+              "--json"],
 }  # fmt: skip
 """Other programs call these; a change here is a change of contract."""
 
