@@ -65,8 +65,8 @@ def test_one_that_is_lost_leaves_the_other_its_table(
 
 
 def test_budget(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
-    phones["left"].delay_s = 0.02
-    profile(space="small", device=["left"], budget="0.5s", as_json=True)
+    phones["left"].delay_s = 0.06
+    profile(space="small", device=["left"], budget="2s", as_json=True)
     less = json.loads(capsys.readouterr().out)
     phones["left"].delay_s = 0.0
     profile(space="small", device=["left"], as_json=True)

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from nas.__main__ import main
 from nas.search import load_scores
 from nas.space import load_architecture
 
 SEARCH = ["search", "--space", "small", "--device", "toy"]
 PREDICT = ["predict", "small_s", "--device", "toy"]
-
-
-@pytest.fixture
-def nas(monkeypatch, capsys, workplace):
-    """A function from arguments to (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nas", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
 
 
 def test_search_tells_its_sources_every_step_the_result_and_what_comes_next(nas):

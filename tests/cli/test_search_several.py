@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,40 +12,27 @@ from types import SimpleNamespace
 import pytest
 
 import nas as api
-from nas.__main__ import main
 from nas.latency import load_table
 from nas.space import load_architecture
 
 Nas = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def nas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: SimpleNamespace) -> Nas:
-    """A function from arguments to (exit code, stdout, stderr), in a folder with a second device.
-
-    On the second device blocks of stage 1 take five times as long, so that another member is best there.
-    """
+@pytest.fixture(autouse=True)
+def late(workplace: SimpleNamespace) -> None:
+    """A second device, where blocks of stage 1 take five times as long, so that another member is best there."""
     first, second = workplace.folder / "latency_tables" / "toy", workplace.folder / "latency_tables" / "late"
     shutil.copytree(first, second)
     (second / "device.yaml").write_text((first / "device.yaml").read_text().replace("name: toy", "name: late"))
     rows = list(csv.reader((first / "table.csv").read_text().splitlines()))
     times = [rows[0].index(name) for name in ("median_ms", "p10_ms", "p90_ms")]
-    for row in rows[1:]:
-        if row[0] == "mb4d" and "x16x16" in row[2]:
-            for column in times:
-                row[column] = str(5 * float(row[column]))
+    early = [row for row in rows[1:] if row[0] == "mb4d" and "x16x16" in row[2]]
+    assert early, "the small space has no blocks of stage 1 at this size"
+    for row in early:
+        for column in times:
+            row[column] = str(5 * float(row[column]))
     with (second / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nas", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 def test_a_front_a_device_and_one_member_for_all(nas: Nas) -> None:

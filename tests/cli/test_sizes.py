@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nas.__main__ import main
 from nas.cli import sizes
 from nas.errors import InputError
 from nas.space import load_architecture
@@ -21,20 +19,10 @@ Nas = Callable[..., tuple[int, str, str]]
 SIZE = ("--resolution", "64x96", "--segment", "5")
 
 
-@pytest.fixture
-def nas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: SimpleNamespace) -> Nas:
-    """A function from arguments to (exit code, stdout, stderr); the host is made of a formula."""
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host is made of a formula."""
     monkeypatch.setattr("nas.devices.host.Host", FakeDevice)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nas", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 def test_a_segmentation_network_from_profile_to_predict_by_the_named_commands(nas: Nas) -> None:

@@ -102,12 +102,12 @@ def test_interrupt_stops_all_units(space: Space, folder: Path) -> None:
 
 
 def test_budget_measures_what_is_worth_most_first(space: Space, folder: Path) -> None:
-    """With no time at all nothing begins but one network, and with all time in the world nothing is missing."""
-    slow = FakeDevice(delay_s=0.02)
-    table, report = profile(space, slow, folder, budget_s=0.5)
+    """A part of the operations, and what was measured counts when there is more time."""
+    slow = FakeDevice(delay_s=0.06)
+    table, report = profile(space, slow, folder, budget_s=2.0)
     whole = len([op for group in groups(space_operations(space)) for op in group.chosen()])
     assert 0 < report.measured < whole
-    assert (report.seconds < 3.0) and table.path == folder
+    assert table.path == folder and table.device.calibration.nets < 5
     _, again = profile(space, FakeDevice(), folder)
     assert again.reused == report.measured and not again.missing
 
