@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,17 +39,34 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Trained weights for the blocks of a chain.
+
+    Attributes:
+        path: a safetensors file with the state dict of a network.
+        sha256: of that file.
+        names: what each block is called in it.
+    """
+
+    path: str
+    sha256: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Chain:
     """Blocks that run one after the other on an input: a stack of copies of one operation, or a whole network.
 
     Attributes:
         tied: equal blocks share one set of weights. The file is smaller and converts sooner; a runtime that packs the
             weights of every layer by itself (LiteRT's XNNPACK does) takes the same time for it.
+        weights: those that the blocks get; random ones without.
     """
 
     blocks: tuple[BlockSpec, ...]
     input: Shape
     tied: bool = False
+    weights: Weights | None = None
 
     @classmethod
     def stack(cls, operation: Operation, copies: int = 1) -> Chain:
@@ -57,10 +74,10 @@ class Chain:
         return cls((operation.spec,) * copies, operation.input, tied=True)
 
     @classmethod
-    def network(cls, operations: Iterable[Operation]) -> Chain:
+    def network(cls, operations: Iterable[Operation], weights: Weights | None = None) -> Chain:
         """A whole network: the chain of its operations."""
         operations = tuple(operations)
-        return cls(tuple(operation.spec for operation in operations), operations[0].input)
+        return cls(tuple(operation.spec for operation in operations), operations[0].input, weights=weights)
 
     def links(self) -> tuple[Link, ...]:
         """The blocks with their inputs; one that takes a pyramid gets the last map of each of the coarsest sizes."""
@@ -77,11 +94,15 @@ class Chain:
         return tuple(links)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
+        data = {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
+        return data | ({"weights": asdict(self.weights)} if self.weights else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Chain:
-        return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"])
+        weights = (
+            Weights(**{**data["weights"], "names": tuple(data["weights"]["names"])}) if "weights" in data else None
+        )
+        return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights)
 
     def digest(self, *more: str) -> str:
         """A name for this chain that is the same in every process; `more` is what else the content depends on."""
@@ -115,10 +136,17 @@ class Device(Protocol):
     next chain is ready when this one is measured; `measure` blocks; `close` frees what was started.
 
     Attributes:
-        copies: of an operation in the stack whose slope is its latency; more where a call costs much.
+        copies: of an operation in the stack that is measured; more where a call costs much.
+        slope: whether an operation's latency is what each further copy of it adds, which takes a second file with one
+            copy, or the mean over the stack, which scatters less where a call costs next to nothing.
+        repeats: how often an operation is measured, some others in between; the lowest counts, once two agree.
+        profiled_by: how `profile` times operations, in words.
     """
 
     copies: int = 3
+    slope: bool = True
+    repeats: int = 1
+    profiled_by: str = ""
 
     def info(self) -> DeviceInfo:
         """The fields of `device.yaml` that do not depend on what is measured. Raises NasError if it cannot measure."""
@@ -136,5 +164,12 @@ class Device(Protocol):
             DeviceLost: when the device is gone.
         """
         ...
+
+    def profile(self, chains: Sequence[Chain]) -> list[float] | None:
+        """Milliseconds of these chains in a network where one follows the other, the cost of a call included.
+
+        None where the device has no way to tell. Raises as `measure`.
+        """
+        return None
 
     def close(self) -> None: ...

@@ -88,19 +88,22 @@ def find_runtime() -> tuple[str, str, str]:
     )
 
 
-def time_file(path: str, threads: int) -> dict[str, Any]:
-    """Milliseconds of one run of a .tflite file, `median_ms`, `p10_ms` and `p90_ms`, and the number of `runs`."""
+def time_file(path: str, threads: int, loads: int = LOADS, most_s: float = MOST_S) -> dict[str, Any]:
+    """Milliseconds of one run of a .tflite file, `median_ms`, `p10_ms` and `p90_ms`, and the number of `runs`.
+
+    `loads` and `most_s` are for who times the file several times anyhow.
+    """
     runtime = find_runtime()[0]
-    loads: list[Samples] = []
-    end = time.perf_counter() + MOST_S
-    while len(loads) < LOADS and (not loads or time.perf_counter() < end):
-        loads.append(quietest(load(path, threads, runtime)))
-    middle = sorted(loads, key=np.median)[len(loads) // 2]
+    found: list[Samples] = []
+    end = time.perf_counter() + most_s
+    while len(found) < loads and (not found or time.perf_counter() < end):
+        found.append(quietest(load(path, threads, runtime), most_s))
+    middle = sorted(found, key=np.median)[len(found) // 2]
     p10, median, p90 = (float(value) for value in np.percentile(middle, [10, 50, 90]) * 1e3)
-    return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": sum(map(len, loads))}
+    return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": sum(map(len, found))}
 
 
-def quietest(run: Run) -> Samples:
+def quietest(run: Run, most_s: float = MOST_S) -> Samples:
     """Seconds of single runs, from the quiet rounds alone.
 
     Another process that takes the core or the cache makes whole rounds slow, never fast, so the rounds with the lowest
@@ -108,7 +111,7 @@ def quietest(run: Run) -> Samples:
     """
     warm_up = _round(run)
     rounds: list[Samples] = []
-    end = time.perf_counter() + MOST_S - warm_up.sum()
+    end = time.perf_counter() + most_s - warm_up.sum()
     while True:
         rounds.append(_round(run))
         medians = np.array([np.median(samples) for samples in rounds])

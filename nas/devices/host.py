@@ -32,6 +32,10 @@ class Host(Device):
         InputError: when there are fewer cores than threads.
     """
 
+    slope = False
+    repeats = 2
+    profiled_by = "one after the other, each as a file of its own on the output of the one before it"
+
     def __init__(self, threads: int = 1, cache: Path | None = None) -> None:
         cores = _cores()
         if not 1 <= threads <= len(cores):
@@ -66,6 +70,16 @@ class Host(Device):
 
     def measure(self, artifact: Path) -> Timing:
         return Timing(**self._runner.ask(path=str(artifact), threads=self.threads, cores=self._run_on))
+
+    def profile(self, chains: Sequence[Chain]) -> list[float] | None:
+        artifacts = [self.prepare(chain) for chain in chains]
+        paths = [str(artifact.result()) for artifact in artifacts]
+        worker = Worker("nas.devices.litert_profile")
+        try:
+            times: list[float] = worker.ask(paths=paths, threads=self.threads, cores=self._run_on)["median_ms"]
+        finally:
+            worker.close()
+        return times
 
     def close(self) -> None:
         self._converter.close()

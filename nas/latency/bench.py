@@ -14,13 +14,13 @@ from nas.devices.base import Device, DeviceLost, OperationFailed
 from nas.errors import NasError
 from nas.latency.drift import DriftWatch
 from nas.latency.journal import Journal
-from nas.latency.measure import EMPTY, Job, measure, prepare
+from nas.latency.measure import EMPTY, Job, measure, prepare, settled
 from nas.latency.networks import Progress
 from nas.latency.rows import Key, Row
 from nas.space import Operation
 
 AHEAD = 4
-"""Operations that are converted ahead of the one that is measured."""
+"""Operations that are converted ahead of the one that is measured, and that lie between its repeats."""
 
 
 class Source(Protocol):
@@ -203,13 +203,16 @@ class _Station:
     """One device of a bench, and its watch for drift.
 
     The first stack is the reference: rows since the last good look at it are measured again after a drift that went
-    away, and flagged after one that stayed.
+    away, and flagged after one that stayed. Repeats (`Device.repeats`) follow when AHEAD others were measured: what
+    disturbs a device lasts for seconds.
     """
 
     def __init__(self, bench: Bench, device: Device, source: Source, until: float) -> None:
         self._bench, self._device, self._source, self._until = bench, device, source, until
         self._line: deque[Job] = deque()
         self._since_look: list[Job] = []
+        self._taken: dict[Key, list[Row]] = {}
+        self._to_repeat: deque[Job] = deque()
         self._watch: DriftWatch | None = None
         self._call_ms = 0.0
 
@@ -240,7 +243,14 @@ class _Station:
             self._since_look.append(self._line.popleft())
             self._refill()
             self._look(job, measured)
+            self._repeat(AHEAD)
             self._bench.tell(self._source, 1)
+        self._repeat(0)
+
+    def _repeat(self, most: int) -> None:
+        """Measures again what has waited longest, until no more than `most` operations wait."""
+        while len(self._to_repeat) > most and time.monotonic() < self._until:
+            self._measure(self._to_repeat.popleft())
 
     def _refill(self) -> None:
         while len(self._line) < AHEAD and time.monotonic() < self._until:
@@ -256,7 +266,11 @@ class _Station:
         except OperationFailed as error:
             self._bench.fail(job.operation, str(error), self._source)
             return False
-        self._bench.keep(job.operation, row, self._source)
+        taken = self._taken.setdefault(row.key, [])
+        taken.append(row)
+        self._bench.keep(job.operation, min(taken, key=lambda row: row.median_ms), self._source)
+        if not settled([row.median_ms for row in taken], self._device.repeats):
+            self._to_repeat.append(job)
         return True
 
     def _look(self, job: Job, measured: bool) -> None:
@@ -273,9 +287,10 @@ class _Station:
         for job in self._since_look:
             if job.operation.key not in self._bench.rows:
                 continue
-            if recovered:
+            if recovered and self._device.repeats == 1:  # else repeats have seen to it
+                self._taken.pop(job.operation.key, None)
                 self._measure(job)
-            else:
+            elif not recovered:
                 self._bench.flag(job.operation.key)
 
 

@@ -13,11 +13,11 @@ from nas.devices.base import Device
 from nas.errors import InputError
 from nas.latency.device_info import Calibration, Check, DeviceInfo
 from nas.latency.journal import check_settings, journal
+from nas.latency.network_bench import measure_networks
 from nas.latency.networks import (
     NetworkTime,
     Progress,
     check_members,
-    measure_networks,
     read_networks,
     resolution_id,
     space_id,

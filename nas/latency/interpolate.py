@@ -14,7 +14,7 @@ from nas.specs import Layer
 
 LENGTH = 0.5
 """Over which ratio of widths (natural logarithm) what the trend leaves over stays alike."""
-NOISE = 0.03
+NOISE = 0.02
 """Relative standard deviation of one measured row."""
 UNKNOWN = 0.1
 """Relative standard deviation of rows about the trend where too few are measured to tell."""

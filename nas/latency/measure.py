@@ -1,7 +1,8 @@
-"""One operation to one row: by the slope of a stack of copies where they stack, alone where they do not."""
+"""One operation to one row: by a stack of copies where they stack, alone where they do not."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +15,10 @@ from nas.specs import Flatten, Shape
 
 EMPTY = Chain((Flatten(),), Shape(8, 1, 1))
 """Does nothing worth a microsecond: its time is the cost of a call."""
+AGREE = 0.02
+"""How near to the lowest time another one must be, relative."""
+MOST_REPEATS = 3
+"""Times the device's `repeats` that one is measured at most until two agree."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +31,31 @@ class Job:
     @property
     def stacked(self) -> bool:
         """Whether the last artifact is a stack of copies."""
-        return len(self.artifacts) > 1
+        return stacks(self.operation)
 
 
 def prepare(device: Device, operation: Operation) -> Job:
     """Queues the chains that `measure` needs."""
-    return Job(operation, tuple(map(device.prepare, chains(operation, device.copies))))
+    return Job(operation, tuple(map(device.prepare, chains(operation, device.copies, device.slope))))
 
 
-def chains(operation: Operation, copies: int) -> tuple[Chain, ...]:
-    """One copy of an operation, and a stack of `copies` where the output has the input's shape."""
-    counts = (1, copies) if operation.output == operation.input else (1,)
+def stacks(operation: Operation) -> bool:
+    """Whether the output has the input's shape, so that another copy can follow."""
+    return operation.output == operation.input
+
+
+def chains(operation: Operation, copies: int, slope: bool = True) -> tuple[Chain, ...]:
+    """A stack of `copies` where the operation stacks, behind one copy where the slope counts; else one copy."""
+    counts = ((1, copies) if slope else (copies,)) if stacks(operation) else (1,)
     return tuple(Chain.stack(operation, count) for count in counts)
 
 
 def measure(device: Device, job: Job, call_ms: float) -> Row:
     """The row of an operation.
 
-    Stacked: (t(copies) - t(1)) / (copies - 1), in which the cost of a call cancels, and with it that of an input that
-    nothing has just written to the cache. Alone: t(1) - `call_ms`. The percentiles keep their ratio to the median.
+    Stacked, by the slope: (t(copies) - t(1)) / (copies - 1), in which the cost of a call cancels, and with it that of
+    an input that nothing has just written to the cache. Stacked, by the mean: (t(copies) - `call_ms`) / copies. Alone:
+    t(1) - `call_ms`. The percentiles keep their ratio to the median.
 
     Raises:
         OperationFailed: when the device cannot convert or run it.
@@ -52,10 +63,20 @@ def measure(device: Device, job: Job, call_ms: float) -> Row:
     timings = [device.measure(artifact.result()) for artifact in job.artifacts]
     last = timings[-1]
     if len(timings) == 1:
-        median = max(last.median_ms - call_ms, 0.0)
+        median = (last.median_ms - call_ms) / (device.copies if job.stacked else 1)
     else:
-        median = max(last.median_ms - timings[0].median_ms, 0.0) / (device.copies - 1)
-    return row(job.operation, median, last)
+        median = (last.median_ms - timings[0].median_ms) / (device.copies - 1)
+    return row(job.operation, max(median, 0.0), last)
+
+
+def settled(times_ms: Sequence[float], repeats: int) -> bool:
+    """Whether the lowest of an operation's times can be trusted: the second lowest is within AGREE of it.
+
+    What else a machine does makes runs slower, never faster, and lasts for seconds.
+    """
+    lowest = sorted(times_ms)[:2]
+    enough = len(times_ms) >= repeats and (repeats == 1 or lowest[-1] <= lowest[0] * (1 + AGREE))
+    return enough or len(times_ms) >= MOST_REPEATS * repeats
 
 
 def row(operation: Operation, median_ms: float, timing: Timing) -> Row:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from nas.devices.base import Chain, Device, OperationFailed
-from nas.errors import InputError, NasError
-from nas.files import read_text, remove, write_text
+from nas.errors import InputError
+from nas.files import read_text, write_text
 from nas.latency.device_info import DeviceInfo
-from nas.latency.journal import Journal
 from nas.space import Architecture, Space, space_names
 from nas.specs import parse
 
@@ -72,39 +67,6 @@ def check_members(space: Space, count: int, seed: int) -> list[Architecture]:
             found[member.operations()] = None
             members.append(member)
     return members
-
-
-def measure_networks(
-    device: Device, space: Space, members: Sequence[Architecture], role: Role, known: Iterable[NetworkTime],
-    book: Journal, progress: Progress, until: float = math.inf,
-) -> dict[Architecture, NetworkTime]:  # fmt: skip
-    """Measures the members that are not among the `known` ones, each on disk before the next one starts.
-
-    No other one is begun that would not be done when the monotonic clock says `until`; those of the members that were
-    measured come back.
-    """
-    name, resolution = space_id(space), resolution_id(space)
-    found = {net.network: net for net in known if (net.space, net.resolution) == (name, resolution)}
-    todo = [member for member in members if member.name not in found]
-    artifacts = [device.prepare(Chain.network(member.operations())) for member in todo]
-    what = f"networks ({role})"
-    begin = time.monotonic()
-    for number, (member, artifact) in enumerate(zip(todo, artifacts, strict=True)):
-        if time.monotonic() + (time.monotonic() - begin) / max(number, 1) > until:
-            artifact.cancel()
-            continue
-        progress(what, number, len(todo))
-        try:
-            timing = device.measure(artifact.result())
-        except OperationFailed as error:
-            raise NasError(f"network {member.name} could not be measured: {error}") from error
-        remove(artifact.result())  # whole networks are large, and nobody measures them twice
-        found[member.name] = NetworkTime(role, name, resolution, member.name, round(timing.median_ms, 6),
-                                         date=date.today().isoformat())  # fmt: skip
-        book.append({"network": asdict(found[member.name])})
-    if todo:
-        progress(what, len(todo), len(todo))
-    return {member: found[member.name] for member in members if member.name in found}
 
 
 def space_id(space: Space) -> str:

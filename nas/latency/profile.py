@@ -16,11 +16,11 @@ from nas.latency.coverage import space_operations
 from nas.latency.device_info import Calibration, DeviceInfo, EstimateInfo, Profiled, load_device_info
 from nas.latency.fill import fill
 from nas.latency.journal import check_settings, journal
+from nas.latency.network_bench import measure_networks
 from nas.latency.networks import (
     NetworkTime,
     Progress,
     calibration_members,
-    measure_networks,
     read_networks,
     resolution_id,
     space_id,

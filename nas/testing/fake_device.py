@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,9 @@ class FakeDevice:
     """
 
     copies = 3
+    slope = True
+    repeats = 1
+    profiled_by = "by a formula"
 
     def __init__(self, threads: int = 1, delay_s: float = 0.0, unit: str = "") -> None:
         self.threads, self.delay_s, self.unit = threads, delay_s, unit
@@ -70,6 +73,13 @@ class FakeDevice:
             raise OperationFailed("RuntimeError: unsupported")
         ms = true_ms(chain) * self.factor(len(self.measured))
         return Timing(ms, ms * 0.99, ms * 1.02, runs=100, notes=(("unit", self.unit),) if self.unit else ())
+
+    def profile(self, chains: Sequence[Chain]) -> list[float] | None:
+        return (
+            None
+            if self.profiled_by == ""
+            else [self.measure(self.prepare(chain).result()).median_ms for chain in chains]
+        )
 
     def close(self) -> None:
         self.closed = True

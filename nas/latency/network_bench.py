@@ -1,0 +1,83 @@
+"""Whole networks on a device: all are converted and measured once, then again in turn until their times are settled."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import date
+
+from nas.devices.base import Chain, Device, OperationFailed
+from nas.errors import NasError
+from nas.files import remove
+from nas.latency.journal import Journal
+from nas.latency.measure import settled
+from nas.latency.networks import NetworkTime, Progress, Role, resolution_id, space_id
+from nas.space import Architecture, Space
+
+
+def measure_networks(
+    device: Device, space: Space, members: Sequence[Architecture], role: Role, known: Iterable[NetworkTime],
+    book: Journal, progress: Progress, until: float = math.inf,
+) -> dict[Architecture, NetworkTime]:  # fmt: skip
+    """Measures the members that are not among the `known` ones, each on disk before the next one starts.
+
+    A device that repeats (`Device.repeats`) measures all of them again once all are converted, as converting on the
+    same computer disturbs it. No other one is begun that would not be done when the monotonic clock says `until`;
+    those of the members that were measured come back.
+    """
+    blank = NetworkTime(role, space_id(space), resolution_id(space), "", 0.0, date=date.today().isoformat())
+    found = {net.network: net for net in known if (net.space, net.resolution) == (blank.space, blank.resolution)}
+    todo = [member for member in members if member.name not in found]
+    bench = _NetworkBench(device, todo, until)
+    try:
+        for network, ms in bench.times(lambda done: progress(f"networks ({role})", done, len(todo))):
+            found[network] = replace(blank, network=network, measured_ms=round(ms, 6))
+            book.append({"network": asdict(found[network])})
+    finally:
+        bench.close()
+    return {member: found[member.name] for member in members if member.name in found}
+
+
+class _NetworkBench:
+    """Networks that are being converted and measured on one device."""
+
+    def __init__(self, device: Device, members: Sequence[Architecture], until: float) -> None:
+        self._device, self._until = device, until
+        self._artifacts = {m.name: device.prepare(Chain.network(m.operations())) for m in members}
+        self._taken: dict[str, list[float]] = {}
+
+    def times(self, tell: Callable[[int], None]) -> Iterator[tuple[str, float]]:
+        """Names of networks with their ms, one that came before where a further time is lower."""
+        begin = time.monotonic()
+        for number, network in enumerate(self._artifacts):
+            if time.monotonic() + (time.monotonic() - begin) / max(number, 1) > self._until:
+                break
+            tell(number)
+            yield from self._measure(network)
+        while again := [network for network, taken in self._taken.items() if not self._settled(taken)]:
+            for network in again:
+                if time.monotonic() > self._until:
+                    return
+                yield from self._measure(network)
+        if self._artifacts:
+            tell(len(self._artifacts))
+
+    def close(self) -> None:
+        """Removes the files: whole networks are large, and nobody measures them twice."""
+        for artifact in self._artifacts.values():
+            if not artifact.cancel() and artifact.done() and not artifact.exception():
+                remove(artifact.result())
+
+    def _settled(self, taken: Sequence[float]) -> bool:
+        return settled(taken, 2 * self._device.repeats - 1)
+
+    def _measure(self, network: str) -> Iterator[tuple[str, float]]:
+        taken = self._taken.setdefault(network, [])
+        try:
+            taken.append(self._device.measure(self._artifacts[network].result()).median_ms)
+        except OperationFailed as error:
+            raise NasError(f"network {network} could not be measured: {error}") from error
+        if taken[-1] == min(taken):
+            yield network, taken[-1]

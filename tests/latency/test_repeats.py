@@ -1,0 +1,91 @@
+"""A device that repeats: what disturbs it makes runs slower for a while, and must not show in rows and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.devices import Chain
+from nas.latency import drift
+from nas.latency.check import check
+from nas.latency.measure import AGREE, MOST_REPEATS, settled
+from nas.latency.profile import profile
+from nas.space import Space
+from nas.testing.fake_device import FakeDevice, true_ms
+
+TIMES = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
+
+
+class Disturbed(FakeDevice):
+    """Every other five measurements take 1.3 times as long."""
+
+    slope = False
+    repeats: ClassVar[int] = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = lambda count: 1.3 if count // 5 % 2 else 1.0
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "PAUSES_S", (0.0, 0.0))
+
+
+@pytest.fixture
+def space(small_space: Callable[..., Space]) -> Space:
+    return small_space()
+
+
+@given(TIMES)
+def test_one_measurement_is_enough_without_repeats(times: list[float]) -> None:
+    assert settled(times, 1)
+
+
+@given(TIMES, st.integers(2, 4))
+def test_settled_means_two_low_ones_that_agree_or_many(times: list[float], repeats: int) -> None:
+    lowest, second = (sorted(times) * 2)[:2] if len(times) == 1 else sorted(times)[:2]
+    agree = len(times) >= repeats and second <= lowest * (1 + AGREE)
+    assert settled(times, repeats) == (agree or len(times) >= MOST_REPEATS * repeats)
+
+
+def test_disturbances_do_not_show(space: Space, tmp_path: Path) -> None:
+    disturbed, _ = profile(space, Disturbed(), tmp_path / "disturbed")
+    quiet, _ = profile(space, FakeDevice(), tmp_path / "quiet")
+    for seed in range(5):
+        member = space.sample(seed)
+        assert disturbed.total_ms(member) == pytest.approx(quiet.total_ms(member), rel=0.02)
+
+
+def test_without_repeats_they_would(space: Space, tmp_path: Path) -> None:
+    device = Disturbed()
+    device.repeats = 1  # type: ignore[misc]
+    disturbed, _ = profile(space, device, tmp_path / "disturbed")
+    quiet, _ = profile(space, FakeDevice(), tmp_path / "quiet")
+    ratios = [row.median_ms / quiet.rows[key].median_ms for key, row in disturbed.rows.items() if row.median_ms > 0.01]
+    assert max(ratios) > 1.2
+
+
+def test_networks_of_a_check_are_measured_until_they_settle(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path / "table")
+    device = Disturbed()
+    _, times = check(replace(table, path=tmp_path / "table"), space, device, nets=6)
+    assert [time.measured_ms for time in times] == pytest.approx(
+        [true_ms(chain) for chain in list(dict.fromkeys(device.measured))], rel=1e-4
+    )
+    assert all(device.measured.count(chain) >= 3 for chain in device.measured)
+
+
+def test_mean_of_the_stack_takes_one_file(space: Space, tmp_path: Path) -> None:
+    device = Disturbed()
+    table, _ = profile(space, device, tmp_path / "table")
+    stacked = {chain for chain in device.measured if len(set(chain.blocks)) == 1 and len(chain.blocks) == device.copies}
+    assert stacked
+    assert not any(Chain(chain.blocks[:1], chain.input, tied=True) in device.measured for chain in stacked)
+    assert table.device.calibration.scale == pytest.approx(1.0, abs=0.02)
