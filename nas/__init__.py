@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
+    from nas.finetune import Finetuned, finetune
     from nas.latency import Estimate, LatencyTable, load_table
     from nas.network import Network, build
     from nas.search import Found, Scores, load_scores, search
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "nas.finetune": ("Finetuned", "finetune"),
     "nas.latency": ("Estimate", "LatencyTable", "load_table"),
     "nas.network": ("Network", "build"),
     "nas.search": ("Found", "Scores", "load_scores", "search"),
@@ -29,8 +31,9 @@ _HOME = {
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Architecture", "Estimate", "Found", "InputError", "LatencyTable", "NasError", "Network", "Operation", "Scores",
-    "Space", "build", "import_weights", "load_architecture", "load_scores", "load_space", "load_table", "search",
+    "Architecture", "Estimate", "Finetuned", "Found", "InputError", "LatencyTable", "NasError", "Network", "Operation",
+    "Scores", "Space", "build", "finetune", "import_weights", "load_architecture", "load_scores", "load_space",
+    "load_table", "search",
 ]  # fmt: skip
 
 

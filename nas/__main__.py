@@ -12,7 +12,10 @@ def main() -> None:
     from nas.errors import NasError
 
     try:
-        sys.exit(app(prog_name="nas", standalone_mode=False) or 0)
+        code = app(prog_name="nas", standalone_mode=False) or 0
+        if code == 130:  # what newer versions of typer make of ctrl-C
+            _stopped()
+        sys.exit(code)
     except NasError as error:
         print(f"nas: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -6,7 +6,7 @@ Spaces, latency tables and recorded experiments stand at the top of the reposito
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nas.errors import InputError, nearest
@@ -44,8 +44,10 @@ def _entries(folder: str, pattern: str) -> Iterator[tuple[str, Path]]:
             yield (path.parent.name if "/" in pattern else path.stem), path
 
 
-def find(what: str, folder: str, pattern: str, name: str) -> Path:
+def find(what: str, folder: str, pattern: str, name: str, others: Iterable[str] = ()) -> Path:
     """The path of the `what` called `name`, or `name` itself when it is a path.
+
+    `others` are names that are known elsewhere, for the message alone.
 
     Raises:
         InputError: when there is neither, with the nearest name that exists.
@@ -57,5 +59,5 @@ def find(what: str, folder: str, pattern: str, name: str) -> Path:
         return path
     known = names(folder, pattern)
     if name not in known:
-        raise InputError(f"unknown {what} '{name}'{nearest(name, known)}")
+        raise InputError(f"unknown {what} '{name}'{nearest(name, [*known, *others])}")
     return known[name]

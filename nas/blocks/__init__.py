@@ -29,6 +29,7 @@ from nas.blocks.res_block import ResBlockBlock
 from nas.blocks.reshape import FlattenBlock, UnflattenBlock
 from nas.blocks.token_head import TokenHeadBlock
 from nas.errors import InputError
+from nas.plugins import import_object
 from nas.specs import BlockSpec, Shape
 
 MODULES: dict[str, Callable[[Any, Shape], Block]] = {
@@ -63,9 +64,10 @@ MODULES: dict[str, Callable[[Any, Shape], Block]] = {
 
 def build_block(spec: BlockSpec, shape: Shape) -> Block:
     """The module of a spec for inputs of this shape, freshly initialised."""
-    if spec.kind not in MODULES:
+    make = import_object(f"block '{spec.kind}'", spec.module) if spec.module else MODULES.get(spec.kind)
+    if make is None:
         raise InputError(f"block kind '{spec.kind}' has no module in nas.blocks.MODULES")
-    block = MODULES[spec.kind](spec, shape)
+    block: Block = make(spec, shape)
     block.built_from = spec, shape
     return block
 

@@ -11,7 +11,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 
-COMMANDS = ("spaces", "devices", "search", "predict", "profile", "check", "train")
+COMMANDS = ("spaces", "devices", "search", "predict", "profile", "check", "train", "finetune", "export", "report")
 """Each is a function of its own name in the module `nas.cli.<name>`."""
 
 for _name in COMMANDS:

@@ -1,4 +1,4 @@
-"""`nas check`: a latency table's predictions against whole networks that its calibration never saw."""
+"""`nas check`: a latency table's predictions against whole networks that its calibration never saw, or a found one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import sizes
+from nas.cli.check_run import check_run
 from nas.cli.common import Json, emit, next_step, say
 from nas.cli.progress import bars
 
@@ -17,34 +18,54 @@ if TYPE_CHECKING:
     from nas.space import Space
 
 
+NETS = 20
+
+
 def check(
     device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
+    run: Annotated[
+        str | None,
+        typer.Argument(help="A run folder or an architecture file: that network instead of random ones."),
+    ] = None,
     space: Annotated[str | None, typer.Option(help="A space to draw from; by default what was profiled last.")] = None,
-    nets: Annotated[int, typer.Option(min=1, help="Random networks to measure.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other networks.")] = 0,
+    nets: Annotated[int | None, typer.Option(min=1, help="Random networks to measure.", show_default="20")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed draws other ones.", show_default="0")] = None,
     resolution: sizes.Resolution = None,
     classes: sizes.Classes = None,
     segment: sizes.Segment = None,
     as_json: Json = False,
 ) -> None:
-    """Measure random whole networks on a device and compare them with its latency table.
+    """Measure random whole networks on a device and compare them with its latency table; or the network of a run.
 
     Sizes that are not given are those that the table was profiled for last.
     """
     from nas.devices import Settings, opened
     from nas.latency import load_table
-    from nas.latency.check import check as run
+    from nas.latency.check import check as check_members
 
     table = load_table(device)
+    asked = Settings(table.device.compute_unit, table.device.threads, _mask(table))
+    if run is not None:
+        _refuse(run, space=space, nets=nets, seed=seed, resolution=resolution, classes=classes, segment=segment)
+        check_run(run, table, asked, as_json)
+        return
     whole, chosen = _space(table, space, sizes.read(resolution, classes, segment))
     effective = sizes.between(whole, chosen)
-    asked = Settings(table.device.compute_unit, table.device.threads, _mask(table))
     with opened(table.device.name, asked, say=say) as units, bars() as progress, sizes.naming(effective):
-        table, times = run(table, chosen, units[0], nets, seed, progress)
+        table, times = check_members(table, chosen, units[0], nets or NETS, seed or 0, progress)
     options = ["--space", space or times[0].space, "--device", device, *effective.options()]
     following = shlex.join(["nas", "search", *options])
     emit(_document(table, times, following), as_json, _text(table, times))
     next_step(following)
+
+
+def _refuse(run: str, **options: object) -> None:
+    """Raises InputError for an option that is for random networks alone."""
+    from nas.errors import InputError
+
+    given = next((name for name, value in options.items() if value is not None), None)
+    if given:
+        raise InputError(f"--{given}: is for random networks; {run} is measured as it is")
 
 
 def _mask(table: LatencyTable) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Any
 
@@ -12,8 +13,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 def say(text: str = "") -> None:
-    """Progress and notes for people, on stderr, so that stdout stays one document or one result."""
-    print(text, file=sys.stderr, flush=True)
+    """Progress and notes for people, on stderr, so that stdout stays one document or one result.
+
+    Of processes that `torchrun` started together the first one speaks.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def emit(document: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli import sizes
+from nas.cli import search_evaluate, sizes
 from nas.cli.common import Json, emit, next_step, say
 from nas.cli.progress import bars
 
@@ -55,6 +55,10 @@ def search(
         str, typer.Option(help="What slimming saves: limits, or mes, EfficientFormerV2's score of size and speed.")
     ] = "limits",
     candidates: Annotated[str, typer.Option(help="Moves to weigh at each step: all, or those of the paper.")] = "all",
+    score_by: Annotated[str, typer.Option(help=search_evaluate.HELP)] = "table",
+    data: Annotated[str | None, typer.Option(help="Of evaluate: the images that the supernet was trained on.")] = None,
+    evaluate_best: Annotated[int, typer.Option(min=1, help="Of it: moves of a step to evaluate, best by scores.")] = 8,
+    evaluate_images: Annotated[int, typer.Option(min=1, help="Of it: held-out images to judge by, at most.")] = 1000,
     scores: Annotated[
         str | None, typer.Option(help="A scores.csv or its folder; by default what ships with the space.")
     ] = None,
@@ -78,6 +82,7 @@ def search(
     from nas.search.run import new_folder, write_front, write_run
     from nas.space import load_space
 
+    search_evaluate.check_score_by(score_by, supernet, data, engine, device)
     asked = sizes.read(resolution, classes, segment)
     whole, tables = load_space(space), [load_table(name) for name in device]
     given = _supernet_folder(supernet) if supernet else scores
@@ -87,7 +92,7 @@ def search(
         problems = [
             pose(
                 chosen, table, known, target, engine or ("exact" if len(tables) > 1 else "slimming"),
-                candidates, _tell_step,  # type: ignore[arg-type]
+                "paper" if score_by == search_evaluate.ALPHA else candidates, _tell_step,  # type: ignore[arg-type]
                 _given(macs=macs, params=params, memory_mb=memory_mb), objective,  # type: ignore[arg-type]
                 StudySettings(trials, seed, storage, study, workers),
             )
@@ -98,7 +103,10 @@ def search(
         return
     (problem,) = problems
     points = pareto(problem) if front else ()
-    folder = new_folder(out, chosen.name, problem.table.device.name)
+    judge = search_evaluate.sliced_supernet(supernet, data, evaluate_images)
+    folder = new_folder(out, chosen.name, problem.table.device.name, goes_on=judge is not None)
+    if judge:
+        problem = search_evaluate.judged_by(problem, judge, evaluate_best, folder)
     _tell_problem(problem)
     with bars() as progress:
         found = solve(replace(problem, study=replace(problem.study, progress=progress)))
@@ -241,14 +249,15 @@ def _optimum(others: Mapping[str, Found]) -> dict[str, Any]:
 
 
 def _document(problem: Problem, others: Mapping[str, Found], folder: Path, following: str) -> dict[str, Any]:
-    from nas.search.run import finite, limits
+    from nas.search.run import finite, limits, measured, score_by
 
     table, device, found = problem.table, problem.table.device, others[problem.engine]
     return {
         "space": problem.space.name, "device": device.name, "engine": problem.engine, "candidates": problem.candidates,
         "objective": problem.objective, "target_ms": finite(problem.target_ms), "target_reason": problem.target_reason,
         "limits": limits(problem), "steps": len(found.trace), "optimum": _optimum(others),
-        **_row(problem, found.architecture, found.ms, found.cost), "published": _published(problem),
+        "score_by": score_by(problem), **_row(problem, found.architecture, found.ms, found.cost), **measured(found),
+        "published": _published(problem),
         "table": {"provenance": table.provenance, "expected_error": table.expected_error,
                   "expected_error_source": table.expected_error_source, "path": str(table.path),
                   "soc": device.soc, "os": device.os, "runtime": f"{device.runtime} {device.runtime_version}"},
@@ -268,6 +277,7 @@ def _text(problem: Problem, others: Mapping[str, Found], folder: Path, front: in
                      f"{row['macs'] / 1e9:>8.3f} G  {next(shape):<18}{next(shape):<12}{next(shape)}")  # fmt: skip
     for engine, missed in _optimum(others)["missed_by"].items():
         lines.append(f"{engine} misses the proven optimum by {missed:.3g} points")
+    lines += search_evaluate.evaluated_text(others[problem.engine], problem)
     if front:
         lines.append(f"front    {front} members: {folder / 'front.csv'}, front.png")
     device = problem.table.device.name

@@ -33,7 +33,12 @@ def train(
     temperature: Annotated[float, typer.Option(help="Of the Gumbel-softmax, at the start.")] = 5.0,
     final_temperature: Annotated[float, typer.Option(help="And at the end.")] = 0.5,
     narrow: Annotated[float, typer.Option(help="Share of steps at random widths; 0 is the paper's training.")] = 0.5,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    sandwich: Annotated[int, typer.Option(help="Largest, smallest and so many random members a step; 0: off.")] = 0,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or fp16 with a gradient scaler.")] = "fp32",
+    accumulate: Annotated[int, typer.Option(help="Cut a step's batch into so many, to save memory.")] = 1,
+    channels_last: Annotated[bool, typer.Option(help="Memory format of weights and images.")] = True,
+    compile: Annotated[bool, typer.Option(help="Compile each block; narrowed ones are not.")] = False,
+    ema: Annotated[float, typer.Option(help="Decay of averaged weights, such as 0.999; 0: off.")] = 0.0,
     flip: Annotated[bool | None, typer.Option(help="Mirror images; by default all but digits.")] = None,
     init: Annotated[Path | None, typer.Option(help="Begin with a published member's weights: its file.")] = None,
     init_member: Annotated[str | None, typer.Option(help="The member that it is, if that is unclear.")] = None,
@@ -47,7 +52,8 @@ def train(
 ) -> None:
     """Train a supernet and measure what each move costs; the same command resumes a stopped training.
 
-    Images come at the space's own resolution by default, digits at 32x32.
+    Images come at the space's own resolution by default, digits at 32x32. For several processes or GPUs start it with
+    `torchrun --nproc-per-node N -m nas train ...` or `accelerate launch -m nas train ...`; they share each batch.
     """
     from nas.data import load_data
     from nas.space import load_space
@@ -56,7 +62,8 @@ def train(
     recipe = make_recipe({
         "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "alpha_rate": alpha_rate, "noise": noise,
         "sampling": sampling, "temperature": temperature, "final_temperature": final_temperature, "narrow": narrow,
-        "precision": precision, "flip": data != "digits" if flip is None else flip, "seed": seed,
+        "sandwich": sandwich, "precision": precision, "accumulate": accumulate, "channels_last": channels_last,
+        "compile": compile, "ema": ema, "flip": data != "digits" if flip is None else flip, "seed": seed,
     })  # fmt: skip
     sized = sizes.read(resolution or (32 if data == "digits" else None)).apply(load_space(space))
     splits = load_data(data, sized.resolution, held_out, limit, seed)
@@ -66,7 +73,9 @@ def train(
     say(f"         {splits.held_out.source}")
     say(f"out      {folder} (the same command resumes it)")
     start = _start(init, chosen, init_member) if init else None
-    _finish(space, folder, _run(chosen, splits, recipe, folder, score_images, score_widths, start), as_json)
+    scores = _run(chosen, splits, recipe, folder, score_images, score_widths, start)
+    if scores is not None:
+        _finish(space, folder, scores, as_json)
 
 
 def _start(path: Path, space: Space, member: str | None) -> Start:
@@ -79,16 +88,21 @@ def _start(path: Path, space: Space, member: str | None) -> Start:
 
 def _run(
     space: Space, data: Splits, recipe: Recipe, folder: str, images: int, widths: int, start: Start | None
-) -> Scores:
-    """Trains and scores, or goes on with either."""
+) -> Scores | None:
+    """Trains and scores, or goes on with either. Of several processes only the main one scores."""
     from nas.supernet.score import score
     from nas.supernet.train import train as run
+    from nas.training.processes import leave, processes
 
     with bars() as tell:
         trained = run(space, data.train, recipe, folder, start=start, report=lambda row: tell(
             "training", row.step, row.steps,
             f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s",
         ))  # fmt: skip
+        main = processes().main
+        leave()
+        if not main:
+            return None
         return score(trained, data, images=images, widths=widths, bf16=recipe.precision == "bf16",
                      report=lambda done, total, row: tell("scoring moves", done, total))  # fmt: skip
 

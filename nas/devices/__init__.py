@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
 from nas.errors import InputError, NasError, nearest
+from nas.plugins import DEVICES, Plugin, line_of, plugins
 
 if TYPE_CHECKING:
     from nas.devices.android_phones import ConnectedPhone
     from nas.devices.converter import Converter
     from nas.devices.phones import Phone
 
-HOST = "host"
+HOST, MAC = "host", "mac"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def known_devices() -> list[Known]:
         connected[name] = replace(before, units=(*before.units, unit))
     for name in _apple_phones():
         connected[name] = Known(name, "coreml", True, tables.get(name))
+    for name, plugin in _brought().items():
+        connected[name] = Known(name, f"of {plugin.package}", True, tables.get(name))
     others = [Known(name, kinds[name], False, tables.get(name)) for name in sorted(kinds) if name not in connected]
     return [*connected.values(), *others]
 
@@ -105,8 +108,11 @@ def _open(
             raise InputError(f"--unit {settings.unit}: the host is measured on its cpu")
         return [Host(settings.threads or 1)]
     phone = phones().get(name)
-    if name == "mac" or (phone is not None and phone.kind == COREML):
+    if name == MAC or (phone is not None and phone.kind == COREML):
         return [_coreml(phone, settings)]
+    brought = _brought()
+    if name in brought:
+        return [_open_brought(brought[name], settings)]
     connected = {text for unit in _android_phones() for text in (unit.serial, unit.name)}
     if (phone is not None and phone.kind == ANDROID) or name in connected:
         from nas.devices.android_phones import open_android
@@ -116,6 +122,28 @@ def _open(
             stack.callback(converter.close)
         return open_android(name, converter, settings.unit, settings.threads, settings.affinity, settings.tool, say)
     raise InputError(_unknown(name))
+
+
+def _brought() -> dict[str, Plugin]:
+    """The devices of other packages. Whether they can be reached shows when they are opened."""
+    from nas.devices.phones import phones
+
+    return plugins(DEVICES, {HOST, MAC, *phones()})
+
+
+def _open_brought(plugin: Plugin, settings: Settings) -> Device:
+    opener = plugin.load()
+    if not callable(opener):
+        raise plugin.broken(f"{plugin.entry.value} is no function that opens a device")
+    try:
+        device: Device = opener(settings)
+    except NasError:
+        raise
+    except Exception as error:
+        raise plugin.broken(line_of(error)) from error
+    if not all(hasattr(device, name) for name in ("info", "prepare", "measure", "profile", "close")):
+        raise plugin.broken(f"{plugin.entry.value} gave a {type(device).__name__}, no device")
+    return device
 
 
 def litert_converter() -> Converter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date
@@ -72,6 +72,8 @@ class Android(Device):
         warn: is told what the user should know while it waits.
     """
 
+    profiled_by = "each alone, as a file of its own"
+
     def __init__(
         self, adb: Adb, settings: Settings, tool: Tool, converter: Converter, warn: Warn = lambda _: None
     ) -> None:
@@ -123,6 +125,11 @@ class Android(Device):
         remarks = ["thermal"] * hot + ["partly on the cpu"] * ("/" in placement)
         notes = (("unit", self.adb.serial), ("placement", placement), ("note", ", ".join(remarks)))
         return _timing(loads, tuple(note for note in notes if note[1]))
+
+    def profile(self, chains: Sequence[Chain]) -> list[float] | None:
+        artifacts = [self.prepare(chain) for chain in chains]
+        times = {path: self.measure(path).median_ms for path in dict.fromkeys(each.result() for each in artifacts)}
+        return [times[each.result()] for each in artifacts]
 
     def close(self) -> None:
         if self._folder:

@@ -16,6 +16,8 @@ from threading import Lock
 from nas.devices.base import Chain
 from nas.devices.worker import Worker
 from nas.errors import InputError
+from nas.plugins import BLOCKS, plugins
+from nas.specs import SPECS
 
 Cores = Sequence[int]
 MOST_WORKERS = 4
@@ -70,7 +72,7 @@ class Converter:
 
     def prepare(self, chain: Chain) -> Future[Path]:
         """The chain's file. The future raises OperationFailed where it cannot be converted."""
-        path = self.cache / f"{chain.digest(*self._content)}{self.target.suffix}"
+        path = self.cache / f"{chain.digest(*self._content, *_brought(chain))}{self.target.suffix}"
         with self._lock:
             asked = self._asked.get(path)
             if asked is None or (asked.done() and not path.exists()):
@@ -95,6 +97,14 @@ class Converter:
 def cache_folder(target: Target = LITERT) -> Path:
     """Where converted files are kept: $XDG_CACHE_HOME/nas/litert, ~/.cache/nas/litert by default."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / target.name
+
+
+def _brought(chain: Chain) -> list[str]:
+    """What a converted file depends on beside that, where blocks of other packages are in it: their versions."""
+    if not any(spec.module for spec in chain.blocks):
+        return []
+    known = plugins(BLOCKS, SPECS)
+    return sorted({f"{p.package} {p.version}" for spec in chain.blocks if spec.module and (p := known.get(spec.kind))})
 
 
 @cache

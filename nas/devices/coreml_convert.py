@@ -39,7 +39,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(chain: Chain, path: Path) -> None:
-    """Writes the chain, as it is deployed and with random weights, as an ML program that computes in float16.
+    """Writes the chain, as it is deployed and with weights of its own or random ones, as an ML program in
+    float16.
 
     Maps stay (1, C, H, W) and tensors have at most five dimensions, as Core ML wants them. Input and output are float16
     too: a conversion at either end, which no operation inside a network has, would run on the CPU. The copies of a
@@ -63,7 +64,7 @@ def to_ml_program(chain: Chain) -> Any:
     shapes = [shape.tensor() for shape in _inputs(chain)]
     program = torch.export.export(module, tuple(torch.randn(*shape) for shape in shapes)).run_decompositions({})
     return ct.convert(
-        _without_aliases(program), convert_to="mlprogram", minimum_deployment_target=ct.target.iOS16,
+        without_aliases(program), convert_to="mlprogram", minimum_deployment_target=ct.target.iOS16,
         compute_precision=ct.precision.FLOAT16, skip_model_load=True,
         inputs=[ct.TensorType(f"x{index}", shape, dtype=np.float16) for index, shape in enumerate(shapes)],
         outputs=[ct.TensorType("y", dtype=np.float16)],
@@ -74,7 +75,7 @@ def _inputs(chain: Chain) -> tuple[Shape, ...]:
     return chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
 
 
-def _without_aliases(program: ExportedProgram) -> ExportedProgram:
+def without_aliases(program: ExportedProgram) -> ExportedProgram:
     """Takes out what does nothing, such as a slice that keeps all there is: coremltools 9 knows no `alias`."""
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten.alias.default:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.blocks import build_block
@@ -38,7 +39,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(chain: Chain, path: Path) -> None:
-    """Writes the chain, as it is deployed and with random weights, as a float32 .tflite file.
+    """Writes the chain, as it is deployed and with its weights or random ones, as a float32 .tflite file.
 
     Maps go in and come out channels-last, as LiteRT computes them: a transpose at either end, which no operation
     inside a network has, would be counted otherwise.
@@ -80,10 +81,14 @@ def build(chain: Chain) -> tuple[nn.Module, Shape]:
     blocks: list[nn.Module] = []
     made: dict[object, nn.Module] = {}
     links = chain.links()
+    state = load_file(chain.weights.path) if chain.weights else {}
     for link in links:
         key: object = (link.spec, link.input) if chain.tied else len(blocks)
         if key not in made:
             block = build_block(link.spec, link.input).eval()
+            if chain.weights:
+                prefix = f"{chain.weights.names[len(blocks)]}."
+                block.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
             block.deploy()
             made[key] = fold(block)
         blocks.append(made[key])

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
 from nas.devices.board_timer import time_file
-from nas.devices.worker import serve
+from nas.devices.worker import go_first, serve
 
 MOST_S = 0.8
 """Short, as `Host.repeats` and what they do not agree on bring it back later, with the file loaded anew."""
 
 
 def main() -> None:
-    with contextlib.suppress(AttributeError, PermissionError):  # real-time priority, where the user may have it
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    go_first()
     serve(_answer)
 
 

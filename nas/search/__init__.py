@@ -12,6 +12,7 @@ from typing import Any, get_args
 from nas.errors import InputError, nearest
 from nas.latency import LatencyTable
 from nas.search.engines import ENGINES
+from nas.search.evaluations import Evaluated, Evaluations
 from nas.search.fastest import fastest, least
 from nas.search.graph import Graph
 from nas.search.limits import Limit, further_limits
@@ -26,7 +27,7 @@ def search(
     space: Space, table: LatencyTable, scores: Scores, latency_ms: float | None = None, engine: str = "slimming",
     candidates: Candidates = "all", on_step: Callable[[Step], None] | None = None,
     limits: Mapping[str, float] | None = None, objective: Objective = "limits",
-    study: StudySettings | None = None,
+    study: StudySettings | None = None, evaluations: Evaluations | None = None, evaluate_best: int = 8,
 ) -> Found:  # fmt: skip
     """The member of `space` within `latency_ms` on the table's device that costs least accuracy, as `engine` finds it.
 
@@ -42,12 +43,16 @@ def search(
         objective: what a move of slimming is to gain for what it costs: "limits", an amount that is limited, or
             "mes", EfficientFormerV2's score of size and speed.
         study: trials, seed, storage and workers of "nsga2" and "tpe".
+        evaluations: what slimming judges moves by in place of added-up scores, by the accuracy of the sliced supernet,
+            say: `Evaluations(nas.supernet.evaluate.SlicedSupernet(folder, data))`.
+        evaluate_best: how many moves of a step it evaluates, those best by the scores.
 
     Raises:
         InputError: as `pose`.
         NasError: when the engine cannot get to a target that some member meets.
     """
-    return solve(pose(space, table, scores, latency_ms, engine, candidates, on_step, limits, objective, study))
+    return solve(pose(space, table, scores, latency_ms, engine, candidates, on_step, limits, objective, study,
+                      evaluations, evaluate_best))  # fmt: skip
 
 
 def solve(problem: Problem) -> Found:
@@ -61,7 +66,7 @@ def pose(
     space: Space, table: LatencyTable, scores: Scores, latency_ms: float | None = None, engine: str = "slimming",
     candidates: Candidates = "all", on_step: Callable[[Step], None] | None = None,
     limits: Mapping[str, float] | None = None, objective: Objective = "limits",
-    study: StudySettings | None = None,
+    study: StudySettings | None = None, evaluations: Evaluations | None = None, evaluate_best: int = 8,
 ) -> Problem:  # fmt: skip
     """The checked input of a search; its arguments are those of `search`.
 
@@ -78,6 +83,10 @@ def pose(
             raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
     if objective == "mes" and engine != "slimming":
         raise InputError(f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the limits")
+    if evaluations is not None and engine != "slimming":
+        raise InputError(f"members are evaluated step by step by engine 'slimming', not by '{engine}'")
+    if evaluate_best < 1:
+        raise InputError(f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated")
     table = table.calibrated(space.name, space.resolution)
     scores.check(space)
     graph, further = Graph(space), further_limits(limits or {}, table)
@@ -95,7 +104,7 @@ def pose(
     _check_reach(graph, further)
     return Problem(
         space, table, scores, target_ms, reason, engine, candidates, on_step, further, objective,
-        study or StudySettings(), graph=graph,
+        study or StudySettings(), evaluations, evaluate_best, graph=graph,
     )  # fmt: skip
 
 
@@ -135,7 +144,7 @@ class _CallableModule(ModuleType):
 sys.modules[__name__].__class__ = _CallableModule
 
 __all__ = [
-    "ENGINES", "Candidates", "Drop", "Exchange", "Found", "Localise", "Move", "Narrow", "Objective", "Problem",
-    "Score", "Scores", "Step", "StudySettings", "default_scores", "fastest", "load_scores", "moves", "pose", "search",
-    "solve",
+    "ENGINES", "Candidates", "Drop", "Evaluated", "Evaluations", "Exchange", "Found", "Localise", "Move", "Narrow",
+    "Objective", "Problem", "Score", "Scores", "Step", "StudySettings", "default_scores", "fastest", "load_scores",
+    "moves", "pose", "search", "solve",
 ]  # fmt: skip

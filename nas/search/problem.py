@@ -9,6 +9,7 @@ from math import isfinite, nan
 from typing import Literal
 
 from nas.latency import LatencyTable
+from nas.search.evaluations import Evaluations
 from nas.search.graph import Graph
 from nas.search.limits import Limit, latency
 from nas.search.moves import Action, Move
@@ -28,8 +29,8 @@ class Step:
         step: counts from 1.
         ms: predicted latency after the move.
         saved_ms: by how much the move lowered it.
-        cost: points of top-1 that the move costs.
-        total_cost: points against the space's largest member, after the move.
+        cost: points of top-1 that the move costs, by the scores, or as evaluated where the search evaluates members.
+        total_cost: points against the space's largest member, after the move, by the same.
         macs, params: multiply-accumulates and parameters after the move.
     """
 
@@ -63,12 +64,16 @@ class Found:
         ms: its predicted latency.
         cost: its expected accuracy drop against the largest member, in points of top-1.
         trace: the steps that led there, in order; empty where the largest member is fast enough.
+        accuracy, drop: top-1 in percent as evaluated, and what it is below the largest member's, in points; where the
+            search evaluated members.
     """
 
     architecture: Architecture
     ms: float
     cost: float
     trace: tuple[Step, ...]
+    accuracy: float | None = None
+    drop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Problem:
         objective: what slimming has a move save at the least cost: "limits" the amount whose limit is exceeded most,
             "mes" the score of size and speed (`nas.search.mes`).
         study: trials, seed, storage and workers, for the engines that try members out.
+        evaluations: what slimming judges moves by in place of the scores, which then only say which are worth it.
+        evaluate_best: how many moves of a step it evaluates, those best by the scores.
         graph: the space's.
     """
 
@@ -101,6 +108,8 @@ class Problem:
     limits: tuple[Limit, ...] = ()
     objective: Objective = "limits"
     study: StudySettings = field(default_factory=StudySettings)
+    evaluations: Evaluations | None = field(default=None, repr=False, compare=False)
+    evaluate_best: int = 8
     graph: Graph = field(kw_only=True, repr=False, compare=False)
 
     @cached_property

@@ -16,6 +16,7 @@ from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
 from nas.latency.table import TABLE_FILE
 from nas.search.engines import STUDIES
+from nas.search.evaluations import unfinished
 from nas.search.exact import FrontPoint
 from nas.search.problem import Found, Problem, Step
 from nas.search.scores import choice_text, position_name
@@ -29,20 +30,24 @@ FRONT = ("ms", "cost", "macs", "params", "widths", "depths", "attention")
 TRACE = ("step", "action", "move", "ms", "saved_ms", "cost", "total_cost", "points_per_ms", "macs", "params")
 
 
-def new_folder(out: str | None, space: str, device: str) -> Path:
+def new_folder(out: str | None, space: str, device: str, goes_on: bool = False) -> Path:
     """Creates the folder of a run: `out`, or runs/SPACE-DEVICE-TIME with a counter where that is taken.
+
+    `goes_on` takes a folder too in which a search that evaluates members was stopped.
 
     Raises:
         InputError: when `out` is a file or a folder with something in it, which is left as it is.
         NasError: when no folder can be made there.
     """
     try:
-        return _fresh(space, device) if out is None else _asked(Path(out))
+        return _fresh(space, device) if out is None else _asked(Path(out), goes_on)
     except OSError as error:
         raise NasError(f"{error.filename}: the run folder cannot be made ({error.strerror})") from error
 
 
-def _asked(folder: Path) -> Path:
+def _asked(folder: Path, goes_on: bool) -> Path:
+    if goes_on and unfinished(folder):
+        return folder
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"--out {folder}: there is something already; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +140,7 @@ def _document(problem: Problem, found: Found, command: Sequence[str]) -> dict[st
         "command": shlex.join(command),
         **describe(problem),
         "result": {"latency_ms": found.ms, "cost": found.cost, "steps": len(found.trace),
-                   **summary(problem.space, found.architecture)},
+                   **summary(problem.space, found.architecture), **measured(found)},
     }  # fmt: skip
 
 
@@ -154,10 +159,16 @@ def describe(problem: Problem) -> dict[str, Any]:
             **(_file(table.path / TABLE_FILE) if table.path else {}),
         },
         "scores": {"provenance": scores.provenance, **_file(scores.path)},
+        "score_by": score_by(problem),
         "target": {"latency_ms": finite(problem.target_ms), "reason": problem.target_reason, **limits(problem)},
         "engine": {"name": problem.engine, "candidates": problem.candidates,
                    "objective": problem.objective, **_study(problem)},
     }  # fmt: skip
+
+
+def measured(found: Found) -> dict[str, float]:
+    """Accuracy and drop as evaluated, where they were."""
+    return {} if found.accuracy is None or found.drop is None else {"accuracy": found.accuracy, "drop": found.drop}
 
 
 def limits(problem: Problem) -> dict[str, float]:
@@ -168,6 +179,15 @@ def limits(problem: Problem) -> dict[str, float]:
 def finite(ms: float) -> float | None:
     """`ms`, or None for the infinite target of a search without one, which JSON cannot say."""
     return ms if isfinite(ms) else None
+
+
+def score_by(problem: Problem) -> dict[str, Any]:
+    """What the moves of slimming are judged by."""
+    evaluations = problem.evaluations
+    if evaluations is None:
+        return {"name": "alpha" if problem.candidates == "paper" else "table"}
+    return {"name": "evaluate", "best": problem.evaluate_best, "judge": evaluations.source.words,
+            **evaluations.source.of}  # fmt: skip
 
 
 def _study(problem: Problem) -> dict[str, Any]:

@@ -10,14 +10,15 @@ EfficientFormer (arXiv:2206.01191), Sec. 4.2, with what the paper leaves open de
 - where more than latency is limited, what a move saves is counted in the amount whose limit is exceeded most (by its
   share), and no move may raise another limited amount;
 - with the objective "mes" it is what EfficientFormerV2 (arXiv:2212.08059, Eq. 9) has a move gain, the score of size and
-  speed, that is paid for.
+  speed, that is paid for;
+- where members are evaluated, the moves that are best by the scores are, and their measured cost decides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas.errors import NasError
 from nas.search.limits import Limit, Measure
@@ -55,21 +56,34 @@ def slim(problem: Problem) -> Found:
         NasError: when no single move saves what is to be saved any more, above a limit that other members keep.
     """
     pricer = Pricer(problem)
-    arch, trace = problem.space.largest(), list[Step]()
+    arch, trace, drop = problem.space.largest(), list[Step](), 0.0
     ms = pricer.ms(arch)
     while pricer.exceeded(arch):
         options = _paper(problem, pricer, arch, ms) if problem.candidates == "paper" else pricer.options(arch, ms)
-        best = min(options, key=lambda option: option.rank, default=None)
+        best = min(_evaluated(problem, arch, options), key=lambda option: option.rank, default=None)
         if best is None:
             raise _stuck(problem, pricer, arch, len(trace))
         saved_ms = ms - best.ms
-        arch, ms = best.after, best.ms
-        step = Step(len(trace) + 1, best.move, ms, saved_ms, best.cost, problem.scores.cost(arch), arch.macs,
-                    arch.params)  # fmt: skip
+        arch, ms, drop = best.after, best.ms, round(drop + best.cost, _DIGITS)
+        total = problem.scores.cost(arch) if problem.evaluations is None else drop
+        step = Step(len(trace) + 1, best.move, ms, saved_ms, best.cost, total, arch.macs, arch.params)
         trace.append(step)
         if problem.on_step:
             problem.on_step(step)
-    return Found(arch, ms, problem.scores.cost(arch), tuple(trace))
+    found = Found(arch, ms, problem.scores.cost(arch), tuple(trace))
+    if problem.evaluations is None:
+        return found
+    return replace(found, accuracy=problem.evaluations.of(arch, [arch])[arch].accuracy, drop=drop)
+
+
+def _evaluated(problem: Problem, arch: Architecture, options: Iterable[Option]) -> Iterable[Option]:
+    """The options that are best by the scores, at the cost that they are evaluated to have; all of them, at the cost by
+    the scores, where nothing is evaluated."""
+    if problem.evaluations is None:
+        return options
+    best = sorted(options, key=lambda option: option.rank)[: problem.evaluate_best]
+    found = problem.evaluations.of(arch, [arch, *(option.after for option in best)]) if best else {}
+    return [replace(option, cost=found[arch].accuracy - found[option.after].accuracy) for option in best]
 
 
 def _stuck(problem: Problem, pricer: Pricer, arch: Architecture, steps: int) -> NasError:

@@ -1,6 +1,7 @@
 """The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block by formula.
 
-A block is added by one file here (its spec) and one in `nas.blocks` (its module), each named in its package's dict.
+A block is added by one file here (its spec) and one in `nas.blocks` (its module), each named in its package's dict;
+another package brings its own by an entry point (`nas.plugins`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nas.errors import nearest
+from nas.plugins import BLOCKS, plugins
 from nas.specs.additive_encoder import AdditiveEncoder
 from nas.specs.attention_ffn import AttentionFFN
 from nas.specs.base import ACTIVATIONS, Activation, BlockSpec
@@ -74,14 +76,25 @@ def parse(kind: str, hyperparameters: str) -> BlockSpec:
 
 
 def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) -> BlockSpec:
-    if kind not in SPECS:
-        raise ValueError(f"unknown block kind '{kind}'{nearest(str(kind), SPECS)}")
+    spec = SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
     try:
-        return SPECS[kind](**dict(validate(_model(SPECS[kind]))))
+        return spec(**dict(validate(_model(spec))))
     except ValidationError as error:
         raise ValueError(f"{kind}: {explain(error)}") from None
     except ValueError as error:
         raise ValueError(f"{kind}: {error}") from None
+
+
+@cache
+def _brought(kind: str) -> type[BlockSpec]:
+    """The spec of this kind that another package brings."""
+    known = plugins(BLOCKS, SPECS)
+    if kind not in known:
+        raise ValueError(f"unknown block kind '{kind}'{nearest(str(kind), [*SPECS, *known])}")
+    spec = known[kind].load()
+    if not (isinstance(spec, type) and issubclass(spec, BlockSpec) and spec.kind == kind):
+        raise known[kind].broken(f"{known[kind].entry.value} is no BlockSpec of this kind")
+    return spec
 
 
 @cache

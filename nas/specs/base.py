@@ -24,6 +24,8 @@ class BlockSpec(abc.ABC):
 
     kind: ClassVar[str]
     layout: ClassVar[Layout] = "map"
+    module: ClassVar[str] = ""
+    """Where the block's module is, as package.module:Class; ours stand in `nas.blocks.MODULES`."""
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "activation")
     """Hyperparameters in which blocks may differ and still share one set of weights: the block with the largest values
     holds those of all others as slices, by the axes of its module."""

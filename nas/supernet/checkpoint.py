@@ -1,10 +1,11 @@
 """A training's folder: what it was asked for, where it stands, what came out.
 
-supernet.yaml        the space, the data, the recipe, the versions; written once, never changed
+supernet.yaml        the space, the data, the recipe, the versions; not changed once a state is saved
 space.yaml           the space file that was used
-state.safetensors    weights, architecture parameters, optimizer moments; its header has the step
-supernet.safetensors the weights alone, once training is done
+state.safetensors    everything that training needs to go on; its header has the step
+supernet.safetensors the weights alone, once training is done; their moving average where one is kept
 metrics.csv          loss, accuracy, rates and images a second by step
+tensorboard/         the same as TensorBoard event files
 alpha.csv            each position's shares by step
 scores.csv, .yaml    what each move costs in accuracy (`nas.supernet.sensitivity`)
 """
@@ -16,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,15 +25,16 @@ from nas.files import YamlFile, replacing, write_yaml
 from nas.space import Space, load_space
 from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Supernet
+from nas.training.folder import TrainingFolder
+from nas.training.state import fill
+from nas.training.state import read_tensors as read_file
 
 FORMAT = "nas-supernet-1"
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(TrainingFolder):
     """The paths of a training's folder."""
-
-    root: Path
 
     @property
     def description(self) -> Path:
@@ -45,16 +45,8 @@ class Folder:
         return self.root / "space.yaml"
 
     @property
-    def state(self) -> Path:
-        return self.root / "state.safetensors"
-
-    @property
     def weights(self) -> Path:
         return self.root / "supernet.safetensors"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.csv"
 
     @property
     def alpha(self) -> Path:
@@ -66,11 +58,13 @@ class Folder:
 
 
 def describe(
-    folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any], start: dict[str, str] | None = None
-) -> None:
+    folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any], start: dict[str, str] | None = None,
+    write: bool = True,
+) -> None:  # fmt: skip
     """Starts a training's folder, or checks that the one that is there is of the same training.
 
-    `start` describes the checkpoint that the weights are from in the beginning, if any.
+    One that has saved nothing yet does not count: a batch that did not fit is tried again with other options.
+    `start` describes the checkpoint that the weights are from in the beginning, if any. Without `write` it only checks.
 
     Raises:
         InputError: naming the file and the first key that differs.
@@ -84,20 +78,26 @@ def describe(
         "recipe": recipe.to_dict(),
         **({"start": start} if start else {}),
     }
-    if folder.description.exists():
+    if folder.description.exists() and (folder.state.exists() or folder.weights.exists()):
         found = YamlFile(folder.description)
+        # What an older version could not be asked for is as it is by default.
+        recipe_there = found.data.get("recipe")
+        known = {"recipe": Recipe().to_dict() | recipe_there} if isinstance(recipe_there, dict) else {}
+        there = found.data | known
         for key, value in ({"start": None} | wanted).items():
-            if found.data.get(key) != value:
-                difference = _difference(found.data.get(key), value)
+            if there.get(key) != value:
+                difference = _difference(there.get(key), value)
                 raise found.error([key], f"this folder holds another training ({difference}); give another --out, or "
                                          "the options it was started with")  # fmt: skip
+        return
+    if not write:
         return
     folder.root.mkdir(parents=True, exist_ok=True)
     with replacing(folder.space) as temporary:
         shutil.copyfile(space.path, temporary)
     from nas.versions import versions
 
-    write_yaml(folder.description, {**wanted, "versions": versions("torch", "safetensors")})
+    write_yaml(folder.description, {**wanted, "versions": versions("torch", "accelerate", "safetensors")})
 
 
 def _difference(found: Any, wanted: Any) -> str:
@@ -108,62 +108,13 @@ def _difference(found: Any, wanted: Any) -> str:
     return f"{found!r} there, {wanted!r} here"
 
 
-def save_state(path: Path, supernet: Supernet, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Writes everything that training needs to go on; the old file stays whole until the new one is."""
-    tensors = {f"supernet.{name}": tensor for name, tensor in supernet.state_dict().items()}
-    for name, parameter in supernet.named_parameters():
-        tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
-    with replacing(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": FORMAT, "step": str(step)})
-
-
-def load_state(path: Path, supernet: Supernet, optimizer: torch.optim.Optimizer) -> int:
-    """Restores what `save_state` wrote. Returns the number of steps done.
-
-    Raises:
-        InputError: when the file is corrupt or of another supernet.
-    """
-    tensors, metadata = read_tensors(path)
-    load_weights(supernet, {k.removeprefix("supernet."): v for k, v in tensors.items() if k[0] == "s"}, path)
-    for name, parameter in supernet.named_parameters():
-        prefix = f"optimizer.{name}."
-        # A scale's name can start another's ("alpha" never does): the rest of the key has no dot.
-        state = {
-            k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and "." not in k[len(prefix) :]
-        }
-        if state:
-            optimizer.state[parameter] = {k: _laid_out_as(parameter, v) for k, v in state.items()}
-    return int(metadata["step"])
-
-
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value in the parameter's memory format and place: the fused optimizer walks both in memory order."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.dim() else value
-
-
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a safetensors file that this project wrote."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"{path}: no supernet checkpoint (its header has no format '{FORMAT}')")
-    return tensors, metadata
+    """The tensors and the header of a supernet's weights."""
+    return read_file(path, FORMAT, "a supernet checkpoint")
 
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
-    own = supernet.state_dict()
-    wrong = [
-        n for n in own.keys() | tensors.keys() if n not in own or n not in tensors or own[n].shape != tensors[n].shape
-    ]
-    if wrong:
-        raise InputError(
-            f"{path}: {len(wrong)} tensors do not fit space '{supernet.space.name}', {sorted(wrong)[0]} first"
-        )
-    supernet.load_state_dict(tensors)
+    fill(supernet, tensors, path, f"space '{supernet.space.name}'")
 
 
 def save_weights(path: Path, supernet: Supernet) -> None:

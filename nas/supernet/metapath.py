@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,12 @@ class MetaPath(nn.Module):
 
         `chosen` has one candidate a role, and `call` runs one.
         """
-        mixed = x_bchw
-        for weight, spec in zip(weights, chosen, strict=False):
-            if weight != 0:
+        mixed, values = x_bchw, weights.tolist()
+        one_hot = values.count(0) == len(values) - 1
+        for value, weight, spec in zip(values, weights, chosen, strict=False):
+            if value and one_hot:
+                mixed = _Whole.apply(_on_map(spec, x_bchw, call), x_bchw, weight)  # type: ignore[no-untyped-call]
+            elif value:
                 mixed = mixed + weight * (_on_map(spec, x_bchw, call) - x_bchw)
         return mixed
 
@@ -43,6 +47,21 @@ class MetaPath(nn.Module):
         """The paper's importance of a MetaPath: (alpha_3D + alpha_4D) / alpha_I, on the softmax of alpha."""
         share = self.alpha.softmax(dim=0)
         return float(share[:-1].sum() / share[-1])
+
+
+class _Whole(torch.autograd.Function):
+    """x + w (f - x) where w = 1: f as it is, with the gradient of the sum. Keeps no map of its own for it."""
+
+    @staticmethod
+    def forward(ctx: Any, f_bchw: Tensor, x_bchw: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(f_bchw, x_bchw)
+        return f_bchw.view_as(f_bchw)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_bchw: Tensor) -> tuple[Tensor, None, Tensor]:
+        f_bchw, x_bchw = ctx.saved_tensors
+        # Nothing comes back to x from here: its share of the mixture is 1 - w = 0.
+        return gradient_bchw, None, ((f_bchw - x_bchw) * gradient_bchw).sum()
 
 
 def _on_map(spec: BlockSpec, x_bchw: Tensor, call: Call) -> Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from nas.errors import InputError
+from nas.training.settings import Settings, make_settings
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """How to train a supernet; with the space and the data, a seed gives one result.
+
+    Beside the engine's settings:
 
     Attributes:
         epochs: passes over the training images.
@@ -27,8 +28,9 @@ class Recipe:
         sampling: straight_through computes one candidate a position, soft mixes all of them.
         narrow: share of the steps at random stage widths and with random candidates of each place and role, so that
             narrowed stages and exchanged blocks keep their accuracy; 0 is the single-width training of the paper.
+        sandwich: instead of `narrow`, each step trains the largest member, the smallest and so many random ones, the
+            largest teaching the others (`nas.supernet.sandwich`); 0 is without.
         flip: augment by mirroring.
-        precision: fp32, or bf16 autocast.
         seed: of the initial weights, the batches, the augmentation and the choices.
     """
 
@@ -45,10 +47,11 @@ class Recipe:
     sampling: Literal["soft", "straight_through"] = "straight_through"
     flip: bool = True
     narrow: float = 0.5
-    precision: Literal["fp32", "bf16"] = "fp32"
+    sandwich: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: must be at least 1")
@@ -57,12 +60,10 @@ class Recipe:
                 raise InputError(f"{name} {getattr(self, name)}: must be above 0")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
             raise InputError("warmup and label_smoothing: must be at least 0 and below 1")
-
         if not 0 <= self.narrow <= 1:
             raise InputError(f"narrow {self.narrow}: is a share of the steps, from 0 to 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        if self.sandwich < 0:
+            raise InputError(f"sandwich {self.sandwich}: is a number of random members, at least 0 (no sandwich)")
 
 
 def make_recipe(options: dict[str, Any]) -> Recipe:
@@ -71,12 +72,4 @@ def make_recipe(options: dict[str, Any]) -> Recipe:
     Raises:
         InputError: naming the option and what it may be.
     """
-    try:
-        TypeAdapter(Recipe).validate_python(options)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:
-            raise InputError("--" + first["msg"].removeprefix("Value error, ").replace("_", "-")) from None
-        option = str(first["loc"][0]).replace("_", "-")
-        raise InputError(f"--{option}: {first['msg']}, found {first['input']!r}") from None
-    return Recipe(**options)
+    return make_settings(Recipe, options)

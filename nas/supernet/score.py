@@ -33,8 +33,8 @@ def score(
         report: called with the number done, the number wanted, and the last evaluation.
     """
     supernet, description = load_supernet(folder.root)
-    held_out = _some(data.held_out, images)
-    evaluator = Evaluator(supernet, _some(data.train, calibration), held_out, bf16=bf16)
+    held_out = first_images(data.held_out, images)
+    evaluator = Evaluator(supernet, first_images(data.train, calibration), held_out, bf16=bf16)
     journal = folder.root / "evaluations.csv"
     wanted = variants(supernet.space, widths)
     rows = measure(evaluator, wanted, journal, report=report)
@@ -95,7 +95,7 @@ def costs(scores: Sequence[Score]) -> NDArray[np.float64]:
     return np.asarray(fit + trust * (drop - fit))
 
 
-def _some(data: ImageData, count: int) -> ImageData:
+def first_images(data: ImageData, count: int) -> ImageData:
     """The first images; their order is stratified, so every class keeps its share."""
     if count >= len(data):
         return data

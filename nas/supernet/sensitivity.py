@@ -18,8 +18,8 @@ from nas.network import Network
 from nas.search.moves import Drop, Exchange, Localise, exchanges, moves, narrow
 from nas.search.scores import choice_text, position_name
 from nas.space import Architecture, Space
-from nas.supernet.augment import normalise
 from nas.supernet.supernet import Supernet
+from nas.training.augment import normalise
 
 Key = tuple[str, str, str]
 LARGEST: Key = ("none", "", "")
@@ -98,9 +98,9 @@ def _exchanged(move: Exchange, arch: Architecture, base: Key) -> Variant:
 
 
 class Evaluator:
-    """Evaluates members of a supernet that differ from its largest one, computing what they share once.
+    """Evaluates members of a supernet that differ from one of them, computing what they share with that one once.
 
-    The largest member is walked once, operation by operation; a variant branches off at its first operation that
+    That one is walked once, operation by operation; a variant branches off at its first operation that
     differs, from the activations that stand there. Batch norms are recalibrated on the way: a batch of training
     images gives each its statistics just before the held-out images pass it.
     """
@@ -115,22 +115,26 @@ class Evaluator:
         self.labels = torch.from_numpy(np.array(held_out.labels))
 
     @torch.no_grad()
-    def evaluate(self, variants: Sequence[Variant]) -> Iterator[Evaluation]:
-        """One evaluation a variant, in the order in which the walk reaches them; the largest member first."""
-        space = self.supernet.space
-        largest = self.supernet.extract(space.largest())
-        baseline = self._judge(largest, 0, (self.calibration, self.images))
+    def evaluate(self, variants: Sequence[Variant], base: Architecture | None = None) -> Iterator[Evaluation]:
+        """One evaluation a variant, in the order in which the walk reaches them; `base` itself first.
+
+        `base` is the member that is walked, and that standard errors refer to: the largest one by default.
+        """
+        base = base or self.supernet.space.largest()
+        network = self.supernet.extract(base)
+        baseline = self._judge(network, 0, (self.calibration, self.images))
         branches: dict[int, list[Variant]] = {}
         for variant in variants:
-            if variant.key == LARGEST:
+            first = _first_difference(base, variant.arch)
+            if first == len(base.operations()):
                 yield self._evaluation(variant.key, baseline, baseline)
             else:
-                branches.setdefault(_first_difference(space.largest(), variant.arch), []).append(variant)
+                branches.setdefault(first, []).append(variant)
         walked = (self.calibration, self.images)
-        for index, block in enumerate(largest.children()):
+        for index, block in enumerate(network.children()):
             for variant in branches.get(index, []):
-                network = self.supernet.extract(variant.arch)
-                yield self._evaluation(variant.key, self._judge(network, index, walked), baseline)
+                branch = self.supernet.extract(variant.arch)
+                yield self._evaluation(variant.key, self._judge(branch, index, walked), baseline)
             walked = self._pass(block, walked)
 
     @torch.no_grad()

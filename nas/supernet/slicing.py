@@ -80,12 +80,14 @@ def slice_block(wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tens
         tensor = source[name]
         for dim, axis in enumerate(wide.axes.get(name, ())):
             if axis is not None and target.shape[dim] != tensor.shape[dim]:
-                tensor = tensor.index_select(dim, _index(axis, tensor.shape[dim], target.shape[dim], keep, inner))
+                tensor = tensor.index_select(
+                    dim, kept_channels(axis, tensor.shape[dim], target.shape[dim], keep, inner)
+                )
         sliced[name] = tensor
     return sliced
 
 
-def _index(axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]) -> Tensor:
+def kept_channels(axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]) -> Tensor:
     """Which of a dimension's `size` channels stay, so that `wanted` do."""
     assert axis is not None
     group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)

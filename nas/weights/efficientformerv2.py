@@ -35,7 +35,12 @@ def _flat_scales(operation: Operation, name: str, value: Tensor) -> Tensor:
     return value.flatten() if name.endswith("scale") else value
 
 
+def _high_scales(operation: Operation, name: str, value: Tensor) -> Tensor:
+    """The inverse of `_flat_scales`."""
+    return value[:, None, None] if name.endswith("scale") else value
+
+
 LAYOUTS = (
-    Layout("efficientformerv2/official", _official, ignored=("attention_bias_idxs",), convert=_flat_scales),
+    Layout("efficientformerv2/official", _official, ("attention_bias_idxs",), _flat_scales, _high_scales),
     Layout("efficientformerv2/timm", _timm, ignored=("attention_bias_idxs",)),
 )

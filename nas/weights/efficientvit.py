@@ -55,7 +55,21 @@ def _unmix(value: Tensor, head_dim: int) -> Tensor:
     return value.reshape(-1, 3, head_dim, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
 
 
+def _publish(operation: Operation, name: str, value: Tensor) -> Tensor:
+    """The inverse of `_convert`."""
+    if isinstance(operation.spec, EfficientViTModule) and name.startswith(_STACKED):
+        return _mix(value, operation.spec.head_dim)
+    if name.endswith("running_var") and getattr(operation.spec, "activation", "") == "gelu_tanh":
+        return value.float() - (LARGE_EPS - EPS)
+    return value
+
+
+def _mix(value: Tensor, head_dim: int) -> Tensor:
+    """The inverse of `_unmix`."""
+    return value.reshape(3, -1, head_dim, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
+
+
 LAYOUTS = (
-    Layout("efficientvit/official", _official, convert=_convert),
-    Layout("efficientvit/timm", _timm, convert=_convert),
+    Layout("efficientvit/official", _official, convert=_convert, publish=_publish),
+    Layout("efficientvit/timm", _timm, convert=_convert, publish=_publish),
 )

@@ -68,7 +68,7 @@ def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
 
 def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Layout, Names]:
     """The layout whose names for this network's tensors are most often in the checkpoint."""
-    known = [(layout, names) for layout in LAYOUTS.values() if (names := _names(net, layout))]
+    known = [(layout, names) for layout in LAYOUTS.values() if (names := names_in(net, layout))]
     if not known:
         raise InputError(f"no published layout is known for the blocks of '{net.architecture.name}'")
     shared = [len(tensors.keys() & set(names.values())) for _, names in known]
@@ -80,7 +80,7 @@ def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Layout, Nam
     return layout, names
 
 
-def _names(net: Network, layout: Layout) -> Names | None:
+def names_in(net: Network, layout: Layout) -> Names | None:
     """The names of the network's tensors in a layout, or None where one of its blocks was never published in it."""
     prefixes = layout.prefixes(net.architecture)
     names: dict[str, str] = {}

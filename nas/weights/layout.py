@@ -25,9 +25,11 @@ class Layout:
         ignored: last parts of the names of tensors that hold nothing learned.
         convert: a published tensor as our block wants it, from our operation, the tensor's name within it and the
             published value; where the order of channels or the shape differs.
+        publish: one of our tensors as the code base wants it, the inverse of `convert`.
     """
 
     name: str
     prefixes: Callable[[Architecture], Mapping[str, str]]
     ignored: tuple[str, ...] = ()
     convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
+    publish: Callable[[Operation, str, Tensor], Tensor] = _as_published

@@ -18,7 +18,17 @@ def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
     return value
 
 
+def _publish(operation: Operation, name: str, value: Tensor) -> Tensor:
+    """The inverse of `_convert`."""
+    if name.endswith("scale"):
+        return value[:, None, None]
+    if operation.spec.kind == "additive_encoder" and name.startswith("attention.") and value.dim() == 4:
+        flat = value[:, :, 0, 0]
+        return flat.T if name == "attention.score.weight" else flat
+    return value
+
+
 LAYOUTS = (
-    Layout("swiftformer/official", official_prefixes, convert=_convert),
-    Layout("swiftformer/timm", timm_prefixes, convert=_convert),
+    Layout("swiftformer/official", official_prefixes, convert=_convert, publish=_publish),
+    Layout("swiftformer/timm", timm_prefixes, convert=_convert, publish=_publish),
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.blocks import MODULES, Block, build_block
+from nas.blocks import MODULES, build_block
 from nas.errors import InputError
 from nas.specs import (
     ACTIVATIONS,
@@ -45,6 +45,7 @@ from nas.specs import (
     from_dict,
     parse,
 )
+from nas.testing.blocks import check_axes, check_deploy, check_formulas, check_gradients, check_text
 
 SIDES = st.integers(3, 9)
 EVEN = st.integers(4, 12).map(lambda half: 2 * half)
@@ -114,88 +115,39 @@ def test_every_kind_has_a_case_and_a_module() -> None:
     assert set(CASES) | ELSEWHERE == set(MODULES) == set(SPECS) - {Identity.kind}
 
 
-def randomised(spec: BlockSpec, shape: Shape) -> Block:
-    """The block with parameters moved away from an initialisation where branches count for nothing."""
-    torch.manual_seed(0)
-    block = build_block(spec, shape)
-    with torch.no_grad():
-        for parameter in block.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return block
-
-
-def tensors_of(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (output,) if isinstance(output, Tensor) else output
-
-
 @KINDS
 @few
 @given(data=st.data())
 def test_formulas_equal_the_module(kind: str, data: st.DataObject) -> None:
-    spec, shape = data.draw(CASES[kind])
-    block = build_block(spec, shape)
-    assert sum(parameter.numel() for parameter in block.parameters()) == spec.params(shape)
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        output = block.eval()(torch.randn(shape.tensor(batch=1)))
-    assert tuple(output.shape) == spec.output_shape(shape).tensor()
-    assert flops.get_total_flops() / 2 == pytest.approx(spec.macs(shape), rel=0.01)
+    check_formulas(*data.draw(CASES[kind]))
 
 
 @KINDS
 @few
 @given(data=st.data())
 def test_gradients_reach_every_parameter(kind: str, data: st.DataObject) -> None:
-    """In eval mode, because in training a bias before a batch norm has a gradient of zero."""
-    spec, shape = data.draw(CASES[kind])
-    block = randomised(spec, shape)
-    x = torch.randn(shape.tensor(batch=2), requires_grad=True)
-    for mode in (True, False):
-        block.train(mode).zero_grad()
-        sum((y * torch.randn_like(y)).sum() for y in tensors_of(block(x))).backward()
-        for name, parameter in block.named_parameters():
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-            assert mode or name in ALIKE_FOR_ALL_KEYS or parameter.grad.any(), f"{name} has no gradient"
-    assert x.grad is not None and x.grad.any()
+    check_gradients(*data.draw(CASES[kind]), ALIKE_FOR_ALL_KEYS)
 
 
 @KINDS
 @few
 @given(data=st.data())
-def test_deploy_keeps_the_output(kind: str, data: st.DataObject) -> None:
-    spec, shape = data.draw(CASES[kind])
-    block = randomised(spec, shape).eval()
-    with torch.no_grad():
-        x = torch.randn(shape.tensor(batch=2))
-        before = block(x)
-        block.deploy()
-        torch.testing.assert_close(block(x), before, rtol=1e-4, atol=1e-5)
+def test_deploying_and_folding_keep_the_output(kind: str, data: st.DataObject) -> None:
+    check_deploy(*data.draw(CASES[kind]))
 
 
 @KINDS
 @few
 @given(data=st.data())
 def test_axes_and_published_names_are_those_of_the_module(kind: str, data: st.DataObject) -> None:
-    spec, shape = data.draw(CASES[kind])
-    block = build_block(spec, shape)
-    tensors = block.state_dict()
-    for name, axes in block.axes.items():
-        if name in tensors:
-            assert len(axes) == tensors[name].dim(), name
-    for layout, names in block.published.items():
-        for name in tensors:
-            prefixes = [prefix for prefix in names if f"{name}.".startswith(f"{prefix}.")]
-            assert len(prefixes) == 1, f"{layout}: {name} is covered by {prefixes}"
+    check_axes(*data.draw(CASES[kind]))
 
 
 @KINDS
 @few
 @given(data=st.data())
 def test_text_and_data_give_the_spec_back(kind: str, data: st.DataObject) -> None:
-    spec, shape = data.draw(CASES[kind])
-    assert parse(kind, str(spec)) == spec
-    assert from_dict(spec.to_dict()) == spec
-    assert Shape.parse(str(shape)) == shape
-    assert all(layer.read > 0 or layer.params for layer in spec.layers(shape))
+    check_text(*data.draw(CASES[kind]))
 
 
 @pytest.mark.parametrize("spec, shape", [

@@ -63,7 +63,7 @@ def accuracy_on_digits(net: object) -> float:
     import torch
 
     from nas.data import load_data
-    from nas.supernet.augment import normalise
+    from nas.training.augment import normalise
     from nas.supernet.sensitivity import recalibrate
 
     splits = load_data("digits", (32, 32))

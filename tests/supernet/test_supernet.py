@@ -153,3 +153,19 @@ def test_supernet_of_the_shipped_space_shares_enough() -> None:
     with torch.device("meta"):
         supernet = Supernet(space)
     assert sum(p.numel() for p in supernet.parameters()) <= 2.2 * space.largest().params
+
+
+def test_a_single_candidate_has_the_gradients_of_the_sum(small_supernet: Callable[..., Supernet]) -> None:
+    """x + w (f - x) at w = 1, in its output and in what comes back to x, to the weight and to the block."""
+    path = small_supernet().stage1_block1
+    assert isinstance(path, MetaPath)
+    (block,) = path.candidates.values()
+    gradients = []
+    for plainly in (True, False):
+        x = torch.rand(2, 16, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        weights = torch.tensor([1.0, 0.0], requires_grad=True)
+        y = x + weights[0] * (block(x) - x) if plainly else path(x, weights, SMALL[:1], whole(path))
+        inputs = [x, weights, *block.parameters()]
+        gradients.append([y, *torch.autograd.grad((y * torch.linspace(0, 1, y.numel()).view_as(y)).sum(), inputs)])
+    for plain, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)

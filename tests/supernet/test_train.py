@@ -26,7 +26,9 @@ from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.inherit import extract_to
 from nas.supernet.recipe import Recipe, make_recipe
 from nas.supernet.supernet import Frame, Supernet
-from nas.supernet.train import Progress, rate, train
+from nas.supernet.train import train
+from nas.training.loop import rate
+from nas.training.metrics import Progress
 
 RECIPE = Recipe(epochs=2, batch=16, flip=False)
 
@@ -167,7 +169,19 @@ def test_it_learns(small_space: Callable[[str], Space], digits: ImageData, tmp_p
     assert rows[-1].step == rows[-1].steps
 
 
-@pytest.mark.parametrize("change", [{"sampling": "soft"}, {"noise": "gumbel"}, {"narrow": 0.0}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampling": "soft"},
+        {"noise": "gumbel"},
+        {"narrow": 0.0},
+        {"precision": "bf16"},
+        {"sandwich": 1},
+        {"ema": 0.9},
+        {"accumulate": 3},
+        {"channels_last": False},
+    ],
+)
 def test_every_variant_trains(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, change: dict[str, object]
 ) -> None:
@@ -183,14 +197,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
 ) -> None:
     space = small_space("network_suffix").at(32)
     monkeypatch.setattr(training, "RANK_EVERY", 2)
-    real, calls = training.loss_of, []
+    real, calls = training.cross_entropy, []
 
     def broken(*args: object) -> object:
         calls.append(1)
         loss, logits = real(*args)  # type: ignore[arg-type]
         return (loss * float("nan") if len(calls) > 4 else loss), logits
 
-    monkeypatch.setattr(training, "loss_of", broken)
+    monkeypatch.setattr(training, "cross_entropy", broken)
     with pytest.raises(NasError, match=r"the loss is nan at step 5; the state before it is kept"):
         train(space, digits, RECIPE, tmp_path / "out", save_every=0)
     with safe_open(tmp_path / "out" / "state.safetensors", framework="pt") as file:
@@ -204,6 +218,25 @@ def test_another_training_in_the_folder_is_refused(
     train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
     with pytest.raises(InputError, match=r"supernet\.yaml:\d+: recipe: .*learning_rate 0\.001 there, 0\.5 here"):
         train(space, digits, replace(RECIPE, epochs=1, batch=256, learning_rate=0.5), tmp_path / "out")
+
+
+def test_a_training_that_has_saved_nothing_may_start_with_other_options(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the error says that names the batch that fits."""
+    space, recipe = small_space("network_suffix").at(32), replace(RECIPE, epochs=1, batch=256)
+    real = Supernet.forward
+
+    def full(self: Supernet, x: torch.Tensor, *rest: object) -> object:
+        if len(x) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Supernet, "forward", full)
+    with pytest.raises(NasError, match=r"with 216 images at once, 54 fit: give --batch 54, or --accumulate 4 "):
+        train(space, digits, recipe, tmp_path / "out")
+    folder = train(space, digits, replace(recipe, accumulate=4), tmp_path / "out")
+    assert load_supernet(folder.root)[1]["recipe"]["accumulate"] == 4
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(
@@ -232,7 +265,9 @@ def test_data_of_another_shape_or_other_classes_is_refused(
     ("option", "value", "reason"),
     [("epochs", 0, "--epochs 0: must be at least 1"), ("noise", "pink", "--noise: Input should be 'uniform'"),
      ("learning_rate", float("nan"), "--learning-rate nan: must be above 0"),
-     ("narrow", 2.0, "--narrow 2.0: is a share")],
+     ("narrow", 2.0, "--narrow 2.0: is a share"), ("precision", "fp8", "--precision: Input should be 'fp32'"),
+     ("accumulate", 0, "--accumulate 0: must be at least 1"), ("ema", 1.0, "--ema 1.0: a decay is at least 0"),
+     ("sandwich", -1, "--sandwich -1: is a number of random members")],
 )  # fmt: skip
 def test_bad_recipes_name_the_option(option: str, value: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):

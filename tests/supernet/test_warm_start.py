@@ -20,7 +20,7 @@ from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Supernet
 from nas.supernet.train import train
 from nas.supernet.warm_start import load_start, warm_start
-from nas.weights.importing import LAYOUTS, _names
+from nas.weights.importing import LAYOUTS, names_in
 
 PLACEMENTS = pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
 
@@ -90,7 +90,7 @@ def test_published_members_are_recognised_and_found_again(family: str, member: s
 
 def official(network: Network, layout: str) -> dict[str, torch.Tensor]:
     """The tensors of a network under their published names (of layouts that convert nothing they are the same)."""
-    names = _names(network, LAYOUTS[layout])
+    names = names_in(network, LAYOUTS[layout])
     assert names is not None
     return {names[name]: tensor.contiguous() for name, tensor in network.state_dict().items()}
 

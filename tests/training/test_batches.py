@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.supernet.augment import MEAN, SHIFT, STD, augment, normalise
-from nas.supernet.batches import epoch_batches
+from nas.training.augment import MEAN, SHIFT, STD, augment, normalise
+from nas.training.batches import epoch_batches
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(0, 2**31), st.integers(0, 1000))

@@ -1,0 +1,75 @@
+"""`nas search --score-by`: what the moves of slimming are judged by."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.cli.common import say
+
+if TYPE_CHECKING:
+    from nas.search import Found, Problem
+    from nas.supernet.evaluate import SlicedSupernet
+
+TABLE, ALPHA, EVALUATE = "table", "alpha", "evaluate"
+HELP = (
+    "What slimming judges moves by: table (recorded costs), alpha (of each kind of move the one that the paper's "
+    "alphas call least important, as --candidates paper), evaluate (the accuracy of the sliced supernet, as it goes)."
+)
+
+
+def check_score_by(
+    name: str, supernet: str | None, data: str | None, engine: str | None, devices: Sequence[str]
+) -> None:
+    """Raises InputError for options that do not go together."""
+    from nas.errors import InputError, nearest
+
+    if name not in (TABLE, ALPHA, EVALUATE):
+        raise InputError(f"unknown --score-by '{name}'{nearest(name, (TABLE, ALPHA, EVALUATE))}")
+    if name != EVALUATE:
+        if data is not None:
+            raise InputError(f"--data {data}: only --score-by evaluate looks at images")
+        if name == ALPHA and (engine or "slimming") != "slimming":
+            raise InputError(f"--score-by alpha: is for slimming, not for --engine {engine}")
+        return
+    if supernet is None or data is None:
+        missing = (
+            "--supernet, the training run to slice" if supernet is None else "--data, the images it was trained on"
+        )
+        raise InputError(f"--score-by evaluate: also give {missing}")
+    if len(devices) > 1 or (engine or "slimming") != "slimming":
+        raise InputError("--score-by evaluate: is for slimming on one device, whose every step it judges")
+
+
+def sliced_supernet(supernet: str | None, data: str | None, images: int) -> SlicedSupernet | None:
+    """What evaluates, told to the user; None for a search without."""
+    if supernet is None or data is None:
+        return None
+    from nas.supernet.evaluate import SlicedSupernet
+
+    path = Path(supernet)
+    source = SlicedSupernet(path.parent if path.is_file() else path, data, images)
+    say(f"judge    {source.words}")
+    return source
+
+
+def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
+    """The problem with members evaluated, and that kept in the run's folder."""
+    from nas.search import Evaluations
+
+    evaluations = Evaluations(source, folder)
+    say(f"         {len(evaluations)} members are in {folder / 'evaluations.csv'}; after a stop the same command goes "
+        f"on with --out {shlex.quote(str(folder))}")  # fmt: skip
+    return replace(problem, evaluations=evaluations, evaluate_best=best)
+
+
+def evaluated_text(found: Found, problem: Problem) -> list[str]:
+    """The line that tells what the sliced supernet makes of the member that was found."""
+    if found.accuracy is None or found.drop is None or problem.evaluations is None:
+        return []
+    images, count = problem.evaluations.source.of["images"], len(problem.evaluations)
+    return [f"the sliced supernet has {found.accuracy:.2f} % top-1 there on {images} held-out images, "
+            f"{0.0 - found.drop:+.2f} points against its largest member; {count} members were evaluated"]  # fmt: skip

@@ -1,0 +1,131 @@
+"""Target `coreml`: an ML program in float16 that takes an image, as Vision wants it, for iOS 16 and later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.devices import coreml_convert
+from nas.errors import NasError
+from nas.export.deploy import Deployed, deployed
+from nas.export.half import raise_guards, rescale
+from nas.export.target import Model, Target
+
+INPUT, SCORES, LABEL = "image", "scores", "classLabel"
+SPECIFICATION = 7
+"""Of iOS 16 and macOS 13."""
+NOTE = "converted and inspected, not run: Core ML runs on Apple's systems alone"
+
+
+def write(model: Model, path: Path) -> None:
+    convert(model).save(str(path))
+
+
+def convert(model: Model) -> Any:
+    """The `coremltools.models.MLModel`: an image to a class label and each class's probability, or to scores.
+
+    The image comes as it is, and the graph normalises it, in float16 as all else: an image input's own scale and bias
+    become float32 operations, which no Neural Engine runs, and know no deviation of each channel.
+    """
+    import coremltools as ct
+
+    shape = (1, 3, *model.architecture.resolution)
+    module: nn.Module = Deployed(rescale(deployed(model.network())))
+    if not model.dense:
+        module = nn.Sequential(module, nn.Softmax(dim=1))
+    program = torch.export.export(module.eval(), (torch.rand(shape),)).run_decompositions({})
+    ends: dict[str, Any] = {"classifier_config": ct.ClassifierConfig(list(model.classes), LABEL)}
+    if model.dense:
+        ends = {"outputs": [ct.TensorType(SCORES)]}
+    converted = ct.convert(
+        raise_guards(coreml_convert.without_aliases(program)), convert_to="mlprogram", skip_model_load=True,
+        minimum_deployment_target=ct.target.iOS16, compute_precision=ct.precision.FLOAT16,
+        inputs=[ct.ImageType(INPUT, shape, color_layout=ct.colorlayout.RGB)],
+        **ends,
+    )  # fmt: skip
+    _describe(converted, model)
+    return converted
+
+
+def _describe(converted: Any, model: Model) -> None:
+    height, width = model.architecture.resolution
+    converted.author, converted.version = model.about["author"], model.about["version"]
+    converted.short_description = model.about["description"]
+    converted.input_description[INPUT] = f"RGB image of {width}x{height} pixels; normalised inside the model"
+    output = SCORES if model.dense else f"{LABEL}_probs"
+    converted.output_description[output] = "Scores of each class" if model.dense else "Probability of each class"
+    converted.user_defined_metadata["classes"] = json.dumps(model.classes, ensure_ascii=False)
+    for name in ("name", "weights"):
+        converted.user_defined_metadata[name] = model.about[name]
+
+
+def inspect(path: Path, model: Model) -> dict[str, Any]:
+    """Shapes, types, image input and class labels by the program's specification.
+
+    Raises:
+        NasError: when one of them is not as an app expects it.
+    """
+    import coremltools as ct
+
+    spec = ct.utils.load_spec(str(path))
+    image = spec.description.input[0].type.imageType
+    found = {
+        "specification": spec.specificationVersion,
+        "image": [image.height, image.width, image.ColorSpace.Name(image.colorSpace)],
+        "types": sorted(_types(spec)),
+        "labels": len(_labels(spec)),
+    }
+    wanted: dict[str, Any] = {
+        "specification": SPECIFICATION, "image": [*model.architecture.resolution, "RGB"],
+        "types": ["FLOAT16"], "labels": 0 if model.dense else len(model.classes),
+    }  # fmt: skip
+    wrong = [f"{name} {found[name]}, expected {value}" for name, value in wanted.items() if found[name] != value]
+    if not model.dense and _labels(spec) != list(model.classes):
+        wrong.append("other class labels")
+    if wrong:
+        raise NasError(f"the ML program is not what was asked for: {'; '.join(wrong)}")
+    return found
+
+
+def operations(spec: Any) -> list[Any]:
+    """The operations of an ML program."""
+    return [
+        operation
+        for function in spec.mlProgram.functions.values()
+        for block in function.block_specializations.values()
+        for operation in block.operations
+    ]
+
+
+def _types(spec: Any) -> set[str]:
+    """What the program computes in; constants aside, which may be kept in fewer bits, and the cast to the outputs."""
+    from coremltools.proto import MIL_pb2
+
+    return {
+        MIL_pb2.DataType.Name(output.type.tensorType.dataType)
+        for operation in operations(spec)
+        for output in operation.outputs
+        if operation.type not in ("const", "cast", "classify")
+    }
+
+
+def _labels(spec: Any) -> list[str]:
+    """The labels in the operation that classifies."""
+    for operation in operations(spec):
+        if operation.type == "classify":
+            (classes,) = operation.inputs["classes"].arguments
+            return [text for value in classes.value.immediateValue.list.values
+                    for text in value.immediateValue.tensor.strings.values]  # fmt: skip
+    return []
+
+
+PACKAGES = ("coremltools", "torch")
+INSTALL = "nas-mobile[coreml]"
+TARGET = Target(
+    "model.mlpackage", write, packages=PACKAGES, install=INSTALL, alone=coreml_convert.convert, inspect=inspect,
+    note=NOTE,
+)  # fmt: skip

@@ -1,0 +1,123 @@
+"""The folder of a run's exported files, and export.yaml, which says what each is and was made from.
+
+A file is made under another name, compared with the network, renamed, and then recorded: what export.yaml does not
+name with its checksum is not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nas.errors import NasError
+from nas.files import YamlFile, remove, write_yaml
+
+FORMAT = "nas-export-1"
+FILE = "export.yaml"
+
+
+class Record:
+    """export.yaml in a folder, written anew with every change.
+
+    Attributes:
+        targets: what is recorded of each.
+        classes: the names that were given to classes before, if any.
+
+    Raises:
+        InputError: when there is one that is not readable, or of another format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE
+        self.targets: dict[str, dict[str, Any]] = {}
+        self.classes: tuple[str, ...] = ()
+        if self.path.exists():
+            file = YamlFile(self.path)
+            if file.data.get("format") != FORMAT or not isinstance(file.data.get("targets"), dict):
+                raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}' and targets; move "
+                                             "the file away to export anew")  # fmt: skip
+            self.targets = file.data["targets"]
+            classes = file.data.get("classes")
+            self.classes = tuple(map(str, classes)) if isinstance(classes, list) else ()
+
+    def whole(self, name: str, made: str) -> dict[str, Any] | None:
+        """What is recorded of a target, when its file is there, unchanged, and was made from the same."""
+        entry = self.targets.get(name)
+        if not isinstance(entry, dict) or entry.get("made") != made:
+            return None
+        path = self.folder / str(entry.get("file"))
+        return entry if path.exists() and digest(path) == entry.get("sha256") else None
+
+    def put(self, name: str, entry: dict[str, Any], about: dict[str, Any]) -> None:
+        self.targets[name] = entry
+        self._write(about)
+
+    def drop(self, name: str, about: dict[str, Any]) -> None:
+        """Forgets a target before its file is replaced, so that no old checksum stands beside a new file."""
+        if self.targets.pop(name, None) is not None:
+            self._write(about)
+
+    def _write(self, about: dict[str, Any]) -> None:
+        write_yaml(self.path, {"format": FORMAT, **about, "targets": self.targets})
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Yields a path of the same name in a hidden folder beside `path`; its file or folder is moved there at the end.
+
+    Raises:
+        NasError: when nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    except OSError as error:
+        raise NasError(f"{path.parent}: cannot be written to ({error.strerror})") from None
+    try:
+        temporary = folder / path.name
+        yield temporary
+        _open(temporary, path.parent)
+        remove(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise NasError(f"{path}: could not be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open(path: Path, like: Path) -> None:
+    """Lets those read a file, or a folder's files, who may read the folder `like`: some writers keep them private."""
+    for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
+        file.chmod(like.stat().st_mode & 0o666)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names."""
+    if path.is_file():
+        return _file_digest(path)
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            total.update(f"{file.relative_to(path).as_posix()} {_file_digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def fingerprint(*parts: Any) -> str:
+    """The same for the same plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

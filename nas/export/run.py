@@ -1,0 +1,285 @@
+"""Exporting a network: each target written aside, compared with the network, moved into place, recorded."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas.devices.base import Chain, OperationFailed
+from nas.devices.worker import Worker
+from nas.errors import InputError, NasError
+from nas.export import chosen, load_target
+from nas.export.compare import accuracy, differences, outputs_of, random_images
+from nas.export.images import RealImages
+from nas.export.record import Record, aside, digest, fingerprint, size
+from nas.export.source import Source
+from nas.export.target import Images, Model, Outputs, Target
+from nas.finetune.weights import read_network
+from nas.network import Network, build
+from nas.training.augment import MEAN, STD
+from nas.versions import versions
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What export.yaml says after an export.
+
+    Attributes:
+        failed: by target, why it has no file.
+        skipped: targets that were there and whole.
+    """
+
+    targets: dict[str, dict[str, Any]]
+    failed: dict[str, str]
+    skipped: tuple[str, ...]
+
+
+def export(source: Source, names: Sequence[str], real: RealImages | None = None, report: Report = print) -> Exported:
+    """Exports to the targets of these names; what is there and whole is left as it is. One that fails stops no other.
+
+    Args:
+        source: the network.
+        names: keys of `nas.export.TARGETS`.
+        real: images for targets that need some, to compare outputs on and to count accuracy on.
+        report: told what is being done.
+
+    Raises:
+        InputError: for an unknown target, one whose package is missing or that needs images and gets none, or weights
+            that are not the network's.
+    """
+    targets = {name: load_target(name) for name in chosen(names)}
+    for name, target in targets.items():
+        _check(name, target, real)
+    return _Export(source, real, report).run(targets)
+
+
+def _check(name: str, target: Target, real: RealImages | None) -> None:
+    for package in target.packages:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            raise InputError(f"--to {name}: {package} is not installed; run: pip install '{target.install}'") from None
+    if target.calibrated and real is None:
+        raise InputError(f"--to {name}: takes the ranges of activations from images; give --data")
+
+
+class _Export:
+    """One export: the network, and the process that converts for it."""
+
+    def __init__(self, source: Source, real: RealImages | None, report: Report) -> None:
+        self.record = Record(source.folder)
+        known = self.record.classes if len(self.record.classes) == source.architecture.classes else source.classes
+        self.source, self.real, self.report = source.named(known), real, report
+        self.network = _network(source)
+        self.architecture = self.network.architecture
+        self.dense = self.architecture.head.layout == "pyramid"
+        self.worker = Worker("nas.export.worker")
+
+    def run(self, targets: dict[str, Target]) -> Exported:
+        failed, skipped = dict[str, str](), list[str]()
+        try:
+            with TemporaryDirectory(prefix="nas-export-") as folder:
+                self.scratch = Path(folder)
+                for name, target in targets.items():
+                    try:
+                        if self._up_to_date(name, target):
+                            skipped.append(name)
+                            self.report(f"{name}: {self.source.folder / target.file} is there and whole")
+                        else:
+                            self._make(name, target)
+                    except NasError as error:
+                        failed[name] = f"--to {name}: {error}"
+        finally:
+            self.worker.close()
+        return Exported({name: self.record.targets[name] for name in targets if name not in failed}, failed,
+                        tuple(skipped))  # fmt: skip
+
+    def _up_to_date(self, name: str, target: Target) -> bool:
+        entry = self.record.whole(name, self._made(target))
+        return entry is not None and (self.real is None or target.run is None or entry["judged"] == self._judged)
+
+    def _make(self, name: str, target: Target) -> None:
+        """Writes a file, compares it, moves it into place and records it; or only compares one that is whole."""
+        path = self.source.folder / target.file
+        entry = self.record.whole(name, self._made(target))
+        if entry is not None:
+            self.report(f"{name}: comparing")
+            self.record.put(name, entry | self._compared(name, target, path), self.about)
+            return
+        self.report(f"{name}: writing {path}")
+        started = time.monotonic()
+        with aside(path) as temporary:
+            self._write(name, target, temporary)
+            seconds = round(time.monotonic() - started, 2)
+            compared = self._compared(name, target, temporary)
+            self.record.drop(name, self.about)
+        self.record.put(name, {
+            "file": target.file, "sha256": digest(path), "bytes": size(path), "seconds": seconds,
+            "made": self._made(target), **({"note": target.note} if target.note else {}), **compared,
+            "versions": _versions(target),
+        }, self.about)  # fmt: skip
+
+    def _write(self, name: str, target: Target, path: Path) -> None:
+        if target.alone is None:  # nothing is converted, so nothing prints or crashes
+            target.write(self.model, path)
+            return
+        try:
+            self._ask(do="write", target=name, model=str(self._saved), path=str(path))
+        except OperationFailed as error:
+            raise NasError(self._culprit(name, error)) from error
+        if not path.exists():
+            raise NasError("the converter ended without an error and without a file")
+
+    def _culprit(self, name: str, error: Exception) -> str:
+        """Which operation a format cannot express: the first that cannot be converted alone."""
+        self.report(f"{name}: failed ({error}); looking for the operation")
+        seen: set[tuple[str, str, str]] = set()
+        for operation in self.architecture.operations():
+            if operation.key in seen:
+                continue
+            seen.add(operation.key)
+            path = self.scratch / f"alone-{len(seen)}{Path(load_target(name).file).suffix}"
+            try:
+                self._ask(do="alone", target=name, chain=Chain.stack(operation).to_dict(), path=str(path))
+            except OperationFailed as reason:
+                return f"cannot express {operation.name}, {operation}: {reason}"
+        return f"cannot express the network, although each of its operations alone: {error}"
+
+    def _compared(self, name: str, target: Target, path: Path) -> dict[str, Any]:
+        """The differences of a file's outputs, its accuracy, or what it says of itself where it cannot run here."""
+        if target.inspect:
+            asked = {"do": "inspect", "target": name, "path": str(path), "model": str(self._saved)}
+            return {"inspected": self._ask(**asked)["found"], "judged": None}
+        if target.run is None:
+            return {"judged": None}
+        found: dict[str, Any] = {"judged": self._judged, "tolerance": target.tolerance, "differences": {}}
+        for kind, images in self._images.items():
+            expected, outputs = self._expected[kind], self._run(name, path, images)
+            try:
+                apart = differences(expected, outputs)
+            except ValueError as error:
+                raise NasError(f"{error}, on {kind} images") from None
+            found["differences"][kind] = asdict(apart)
+            if kind == "real" and not self.dense and self.real:
+                labels = np.array(self.real.judged.labels)
+                before, after = accuracy(expected, labels), accuracy(outputs, labels)
+                found["accuracy"] = {"images": len(labels), "source": self.real.judged.source, "before": before,
+                                     "after": after}  # fmt: skip
+            # A quantisation's ranges are those of images: noise lies beyond them.
+            if apart.relative > target.tolerance and not (target.calibrated and kind == "random"):
+                raise NasError(_beyond(apart.relative, target.tolerance, kind, found.get("accuracy")))
+        return found
+
+    def _run(self, name: str, path: Path, images: Images) -> Outputs:
+        inputs, outputs = self.scratch / "images.npy", self.scratch / "outputs.npy"
+        np.save(inputs, images, allow_pickle=False)
+        try:
+            self._ask(do="run", target=name, path=str(path), images=str(inputs), outputs=str(outputs))
+        except OperationFailed as error:
+            raise NasError(f"the exported file does not run: {error}") from error
+        found: Outputs = np.load(outputs, allow_pickle=False)
+        return found
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        answer = self.worker.ask(**request)
+        if "refused" in answer:
+            raise NasError(answer["refused"])
+        return answer
+
+    @cached_property
+    def model(self) -> Model:
+        source, arch = self.source, self.architecture
+        about = {
+            "name": arch.name or "network",
+            "description": f"{arch.name or 'A network'} of space {arch.space or 'unknown'}, "
+                           f"{arch.resolution[0]}x{arch.resolution[1]}, {arch.classes} classes, "
+                           f"{source.provenance} weights",
+            "author": "nas",
+            "version": versions()["nas"],
+            "weights": source.provenance,
+        }  # fmt: skip
+        state = self.network.state_dict()
+        return Model(arch, state, source.classes, about, self.real.calibration.images if self.real else None)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What export.yaml says of all its files."""
+        source, file = self.source, self.source.weights
+        return {
+            "command": shlex.join(["nas", *sys.argv[1:]]),
+            "run": source.run,
+            "architecture": self.architecture.name,
+            "resolution": list(self.architecture.resolution),
+            "weights": {"provenance": source.provenance,
+                        **({"file": str(file), "sha256": digest(file)} if file else {})},
+            "input": {"pixels": "RGB from 0 to 255", "mean": list(MEAN), "std": list(STD),
+                      "normalised": "inside every exported model; not in torch's and timm's weights"},
+            "classes": list(source.classes) if source.are_named else len(source.classes),
+        }  # fmt: skip
+
+    @cached_property
+    def _saved(self) -> Path:
+        """The network in files, for the worker."""
+        folder = self.scratch / "model"
+        folder.mkdir()
+        self.model.save(folder)
+        return folder
+
+    @cached_property
+    def _images(self) -> dict[str, Images]:
+        real = {"real": self.real.judged.images} if self.real else {}
+        return {"random": random_images(self.architecture.resolution), **real}
+
+    @cached_property
+    def _expected(self) -> dict[str, Outputs]:
+        return {kind: outputs_of(self.network, images) for kind, images in self._images.items()}
+
+    @cached_property
+    def _judged(self) -> str | None:
+        return fingerprint(self.real.judged.fingerprint, len(self.real.judged)) if self.real else None
+
+    def _made(self, target: Target) -> str:
+        """The same for the same file: what goes into it."""
+        calibration = self.real.calibration if self.real and target.calibrated else None
+        return fingerprint(
+            self.architecture.to_dict(), self.about["weights"].get("sha256"), self.source.classes,
+            self.source.provenance, [calibration.fingerprint, len(calibration)] if calibration else None,
+            _versions(target),
+        )  # fmt: skip
+
+
+def _network(source: Source) -> Network:
+    """The network in eval mode, with the weights of its file or with random ones that are the same every time."""
+    arch = source.architecture
+    if source.weights is None:
+        torch.manual_seed(0)
+        return build(arch).eval()
+    network = read_network(source.weights, arch).eval()
+    classes = network.architecture.classes
+    if classes != arch.classes:
+        raise InputError(f"{source.weights}: weights of {classes} classes for a network of {arch.classes}; "
+                         "`nas finetune` gives it a head for others")  # fmt: skip
+    return network
+
+
+def _beyond(relative: float, tolerance: float, kind: str, judged: dict[str, Any] | None) -> str:
+    right = f" ({judged['before']:.1f} % right before, {judged['after']:.1f} % after)" if judged else ""
+    return (f"its outputs differ from the network's by {relative:.3g} of their deviation on {kind} images{right}; at "
+            f"most {tolerance:g} is tolerated")  # fmt: skip
+
+
+def _versions(target: Target) -> dict[str, str]:
+    return {"nas": versions()["nas"], **{package: version(package) for package in target.packages}}

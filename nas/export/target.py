@@ -1,0 +1,113 @@
+"""What an export target is, and what it is given to write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas.devices.base import Chain
+from nas.network import Network, build
+from nas.space import Architecture, load_architecture
+
+Images = NDArray[np.uint8]
+"""(N, 3, H, W), RGB."""
+Outputs = NDArray[np.float32]
+"""Logits (N, classes), or scores (N, classes, H, W) of dense prediction."""
+FORMAT = "nas-weights-1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is written.
+
+    Attributes:
+        state: the weights as `nas.build(architecture).state_dict()` names them.
+        classes: what the logits stand for.
+        about: name, description, author, version and licence-like facts for the file's metadata, as text.
+        calibration: images to calibrate a quantisation with; none where it needs none.
+    """
+
+    architecture: Architecture
+    state: dict[str, Tensor]
+    classes: tuple[str, ...]
+    about: dict[str, str]
+    calibration: Images | None = None
+
+    def network(self) -> Network:
+        """The network with these weights, in eval mode."""
+        with torch.device("meta"):
+            network = build(self.architecture)
+        # Assigned, as what is built is empty; copies, as deploying changes weights in place.
+        network.load_state_dict({name: tensor.clone() for name, tensor in self.state.items()}, assign=True)
+        return network.eval()
+
+    @property
+    def dense(self) -> bool:
+        """Whether it gives maps of scores instead of logits."""
+        return self.architecture.head.layout == "pyramid"
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load` reads, for another process."""
+        self.architecture.save(folder / "architecture.yaml")
+        save_state(folder / "weights.safetensors", self.state, self.architecture, self.classes)
+        (folder / "about.json").write_text(json.dumps({"classes": self.classes, "about": self.about}))
+        if self.calibration is not None:
+            np.save(folder / "calibration.npy", self.calibration, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        about = json.loads((folder / "about.json").read_text())
+        with safe_open(folder / "weights.safetensors", framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        images = folder / "calibration.npy"
+        return cls(
+            load_architecture(folder / "architecture.yaml"), state, tuple(about["classes"]), about["about"],
+            np.load(images, mmap_mode="r", allow_pickle=False) if images.exists() else None,
+        )  # fmt: skip
+
+
+def save_state(path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]) -> None:
+    """Writes weights as every command of this project reads them."""
+    header = {"format": FORMAT, "architecture": architecture.name, "classes": json.dumps(classes)}
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One format that networks are exported to; `nas.export.TARGETS` lists the files that define them.
+
+    Attributes:
+        file: what the exported file or folder is called.
+        packages: the distributions it needs, whose versions are recorded.
+        install: what brings them.
+        write: puts the network into a file of this format. Raises NasError for what the format cannot express.
+        run: runs a file on images (N, 3, H, W) as they are; None where this computer cannot.
+        alone: writes one operation of a network alone, to find the one that the format cannot express; None for a
+            target that converts nothing.
+        inspect: what can be said of a file without running it. Raises NasError when something is amiss.
+        tolerance: how far a file's outputs may be from the network's: the root of the mean squared difference over the
+            standard deviation of the network's outputs.
+        calibrated: whether it needs images.
+        note: what the user should know of every file of this kind.
+    """
+
+    file: str
+    write: Callable[[Model, Path], None]
+    packages: tuple[str, ...] = ()
+    install: str = "nas-mobile"
+    run: Callable[[Path, Images], Outputs] | None = None
+    alone: Callable[[Chain, Path], None] | None = None
+    inspect: Callable[[Path, Model], dict[str, Any]] | None = None
+    tolerance: float = 1e-3
+    calibrated: bool = False
+    note: str = ""

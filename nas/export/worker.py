@@ -1,0 +1,40 @@
+"""Worker that writes and runs exported files; what converters print goes nowhere, and a crash of one ends no export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas.devices.base import Chain
+from nas.devices.worker import serve
+from nas.errors import NasError
+from nas.export import load_target
+from nas.export.target import Model
+
+
+def main() -> None:
+    serve(_answer, lambda: torch.set_num_threads(1))
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a target refuses comes back under `refused`; any other error is the worker's to report."""
+    target, path = load_target(request["target"]), Path(request["path"])
+    try:
+        if request["do"] == "write":
+            target.write(Model.load(Path(request["model"])), path)
+        elif request["do"] == "alone" and target.alone:
+            target.alone(Chain.from_dict(request["chain"]), path)
+        elif request["do"] == "run" and target.run:
+            np.save(request["outputs"], target.run(path, np.load(request["images"], mmap_mode="r")))
+        elif request["do"] == "inspect" and target.inspect:
+            return {"found": target.inspect(path, Model.load(Path(request["model"])))}
+    except NasError as error:
+        return {"refused": str(error)}
+    return {}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The network that a fine-tuning starts with: its weights, under a head for the classes of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.errors import InputError
+from nas.finetune.subject import Subject
+from nas.finetune.weights import read_header, read_network, sha256, with_new_head
+from nas.network import Network, build
+
+
+@dataclass(frozen=True)
+class Start:
+    """The network, and what a description of the fine-tuning keeps of its weights: nothing of random ones."""
+
+    network: Network
+    init: dict[str, Any] | None
+
+    @property
+    def kind(self) -> str:
+        return "inherited" if self.init else "scratch"
+
+
+def load_start(
+    subject: Subject, classes: tuple[str, ...], seed: int, init: str | Path | None = None, from_scratch: bool = False,
+    new_head: bool = False,
+) -> Start:  # fmt: skip
+    """The start of a fine-tuning on data with these classes.
+
+    Args:
+        subject: what is fine-tuned.
+        classes: their names.
+        seed: of what has no weights yet.
+        init: a file of weights; by default those that the run inherited.
+        from_scratch: random weights.
+        new_head: a new classifier in place of that of the weights.
+
+    Raises:
+        InputError: where there are no weights, or those are for another number of classes.
+    """
+    if from_scratch and init:
+        raise InputError(f"--init {init} with --from-scratch: leave one of them out")
+    file = None if from_scratch else init or subject.weights
+    if file is None and not from_scratch:
+        what = f"{subject.run}: has no weights.safetensors (it was searched without --supernet)"
+        raise InputError(f"{what if subject.run else 'an architecture has no weights'}; give --init FILE, or "
+                         "--from-scratch to start with random ones")  # fmt: skip
+    torch.manual_seed(seed)
+    network = build(subject.architecture) if file is None else read_network(file, subject.architecture)
+    if new_head:
+        network = with_new_head(network, len(classes))
+    knows = network.architecture.classes
+    if knows != len(classes):
+        some = ", ".join(classes[:3]) + (", .." if len(classes) > 3 else "")
+        what = f"the head of {file}" if file else f"the architecture '{subject.architecture.name}'"
+        raise InputError(f"{what} has {knows} classes, the data {len(classes)} ({some}): give --new-head to replace it")
+    if file is None:
+        return Start(network, None)
+    supernet = read_header(file).get("supernet")
+    return Start(network, {"file": str(file), "sha256": sha256(file), **({"supernet": supernet} if supernet else {})})

@@ -1,0 +1,91 @@
+"""The network that a fine-tuning learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.data import ImageData
+from nas.errors import InputError
+from nas.files import YamlFile
+from nas.finetune.judge import calibrate, resized
+from nas.finetune.subject import Subject, find_subject
+from nas.finetune.weights import read_network, sha256
+from nas.network import Network
+from nas.supernet.checkpoint import Folder, load_supernet
+
+SUPERNET = "supernet"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network in eval mode, and what a description of the fine-tuning keeps of it."""
+
+    network: Network
+    about: dict[str, Any]
+
+    @torch.no_grad()
+    def __call__(self, images_bchw: Tensor) -> Tensor:
+        """Logits (B, classes) for normalised images, which are resized where the teacher is for another size."""
+        self.network.to(images_bchw.device)
+        logits: Tensor = self.network(resized(images_bchw, self.network.architecture.resolution))
+        return logits
+
+
+def load_teacher(name: str, weights: str | Path | None, subject: Subject, data: ImageData) -> Teacher:
+    """The teacher of this name.
+
+    Args:
+        name: `supernet` for the largest member of the one that the run's weights are from; the folder of another
+            supernet's training for that one's; an architecture's YAML file or a published member's name.
+        weights: of an architecture or a published member: a file.
+        subject: what is fine-tuned.
+        data: training images. They give a supernet's member the statistics of its batch norms.
+
+    Raises:
+        InputError: when there is no such teacher, or it was trained for another number of classes.
+    """
+    sliced = name == SUPERNET or Folder(Path(name)).description.is_file()
+    if sliced and weights is not None:
+        raise InputError(f"--teacher-weights {weights}: a supernet has its own weights; leave this out")
+    if sliced:
+        network, file = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
+    elif weights is None:
+        raise InputError(f"--teacher {name}: give --teacher-weights, the file of its trained weights")
+    else:
+        network, file = read_network(weights, find_subject(name).architecture), Path(weights)
+    arch = network.architecture
+    if arch.classes != len(data.classes):
+        raise InputError(f"--teacher {name}: it knows {arch.classes} classes, the data has {len(data.classes)}; a "
+                         "teacher must know the same (`nas finetune --init --new-head` trains one)")  # fmt: skip
+    if sliced:
+        calibrate(network, data)
+    called = f"largest member of {arch.space}'s supernet" if sliced else arch.name or name
+    about = {"name": called, "file": str(file), "sha256": sha256(file), "resolution": list(arch.resolution)}
+    return Teacher(network.eval(), about)
+
+
+def _largest(folder: Path) -> tuple[Network, Path]:
+    """The largest member of a trained supernet, and the file of the supernet's weights."""
+    supernet, _ = load_supernet(folder)
+    return supernet.extract(supernet.space.largest()), Folder(folder).weights
+
+
+def _supernet_of(subject: Subject) -> Path:
+    """The training's folder that a run's inherited weights were cut from, as the run names it."""
+    if subject.run is None:
+        raise InputError("--teacher supernet: an architecture alone has none; give the folder of its `nas train`")
+    scores = YamlFile(subject.run / "run.yaml").data.get("scores")
+    file = scores.get("file") if isinstance(scores, dict) else None
+    if subject.weights is None or file is None:
+        raise InputError(f"--teacher supernet: {subject.run} was searched without --supernet; give the folder of a "
+                         "`nas train` instead")  # fmt: skip
+    folder = Path(str(file)).parent
+    if not Folder(folder).description.is_file():
+        raise InputError(f"--teacher supernet: there is no supernet in {folder}, which {subject.run / 'run.yaml'} "
+                         "names; give the folder that it is in now instead")  # fmt: skip
+    return folder

@@ -1,0 +1,199 @@
+"""One found network on the device it was found for, beside what its table predicted, operation by operation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from nas.devices.base import Chain, Device, OperationFailed, Weights
+from nas.errors import InputError, NasError
+from nas.files import remove, write_yaml
+from nas.latency.journal import check_settings
+from nas.latency.measure import EMPTY, settled
+from nas.latency.networks import Progress
+from nas.latency.table import DEVICE_FILE, Estimate, LatencyTable
+from nas.space import Architecture, Operation
+from nas.versions import versions
+
+FORMAT = "nas-run-check-1"
+WEIGHTS_FORMAT = "nas-weights-1"
+EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
+"""Kind of a device to the target of `nas export` whose file it runs as it is. Core ML's benchmark feeds no images, and
+those its exported files take."""
+
+
+@dataclass(frozen=True)
+class OperationTime:
+    """One operation of the network in ms; the one called `intercept` is what a call costs. `measured_ms` is None where
+    the device gives no times of operations."""
+
+    name: str
+    kind: str
+    predicted_ms: float
+    measured_ms: float | None
+
+
+@dataclass(frozen=True)
+class RunCheck:
+    """A network as predicted and as measured.
+
+    Attributes:
+        error_percent: of the prediction; positive where it is too high.
+        provenance, expected_error: of the prediction.
+        weights: the file whose weights were measured; None where they were random.
+        exported, exported_ms: the file that `nas export` wrote for such a device, and its time. It takes an image in
+            the layout of apps and normalises it, which no table counts; None where there is none.
+        profile: how the operations were timed, in words; empty where they were not.
+        settings: how the device was set, and its software.
+        versions: of what converted and measured.
+    """
+
+    architecture: str
+    device: str
+    measured_ms: float
+    predicted_ms: float
+    error_percent: float
+    provenance: str
+    expected_error: float | None
+    weights: str | None
+    exported: str | None
+    exported_ms: float | None
+    profile: str
+    operations: tuple[OperationTime, ...]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    date: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the order of the file, `format` first."""
+        return {"format": FORMAT, **asdict(self), "operations": [asdict(each) for each in self.operations]}
+
+    def save(self, folder: Path) -> Path:
+        """Writes `check-<device>.yaml` into a run's folder and gives its path."""
+        path = folder / f"check-{self.device}.yaml"
+        write_yaml(path, self.to_dict())
+        return path
+
+
+def check_network(
+    table: LatencyTable, arch: Architecture, device: Device, weights: Path | None = None, exported: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> RunCheck:  # fmt: skip
+    """Measures `arch` as a whole and, where the device can, each of its operations in its place.
+
+    Args:
+        weights: a safetensors file with the state dict of `nas.build(arch)`; random ones without.
+        exported: the network as a file that the device runs (see `exported_file`), to be measured too.
+        progress: told "networks" and "operations".
+
+    Raises:
+        InputError: when the table lacks rows or was measured with other settings, or the weights are another network's.
+        NasError: when the device cannot run the network.
+        DeviceLost: when the device went away.
+    """
+    estimate, info = table.predict(arch), device.info()
+    if estimate.missing:
+        raise table.missing_rows(estimate.missing, arch.space)
+    if table.path is not None and table.provenance != "estimated":
+        check_settings(table.path / DEVICE_FILE, vars(table.device), info)
+    operations = arch.operations()
+    chain = Chain.network(operations, weights_of(weights, operations) if weights else None)
+    wanted: list[Chain | Path] = [chain, *([exported] if exported else [])]
+    found = list[float]()
+    for number, what in enumerate(wanted):
+        progress("networks", number, len(wanted))
+        found.append(_network_ms(device, what, arch))
+    progress("networks", len(wanted), len(wanted))
+    measured_ms = found[0]
+    times = _operation_times(device, operations, progress)
+    return RunCheck(
+        architecture=arch.name, device=table.device.name, measured_ms=round(measured_ms, 6),
+        predicted_ms=round(estimate.ms, 6), error_percent=round(100 * (estimate.ms / measured_ms - 1), 3),
+        provenance=estimate.provenance, expected_error=estimate.expected_error,
+        weights=str(weights) if weights else None, exported=str(exported) if exported else None,
+        exported_ms=round(found[1], 6) if exported else None, profile=device.profiled_by if times else "",
+        operations=_beside(estimate, times), settings=_settings(vars(info)), versions=versions() | info.tools,
+        date=date.today().isoformat(),
+    )  # fmt: skip
+
+
+def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
+    """A network's weights for a chain of its operations.
+
+    Raises:
+        InputError: for a damaged file, or one that has no weights of this network.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata, keys = file.metadata() or {}, list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    if metadata.get("format") != WEIGHTS_FORMAT:
+        raise InputError(f"{path}: no weights of a network (its header has no format '{WEIGHTS_FORMAT}')")
+    there, wanted = {key.partition(".")[0] for key in keys}, {each.name for each in operations if each.params}
+    if there != wanted:
+        odd = min(there ^ wanted)
+        raise InputError(f"{path}: weights of another network: it has {'no ' if odd in wanted else ''}'{odd}'")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Weights(str(path.absolute()), digest, tuple(each.name for each in operations))
+
+
+def exported_file(run: Path, kind: str) -> Path | None:
+    """What `nas export` wrote for devices of this kind, where it is whole; else None."""
+    from nas.export.record import Record, digest
+
+    if kind not in EXPORTED or not (run / "export").is_dir():
+        return None
+    record = Record(run / "export")
+    entry = record.targets.get(EXPORTED[kind], {})
+    path = record.folder / str(entry.get("file"))
+    return path if path.is_file() and digest(path) == entry.get("sha256") else None
+
+
+def _network_ms(device: Device, what: Chain | Path, arch: Architecture) -> float:
+    """Of a file, or of a chain that is converted."""
+    try:
+        artifact = device.prepare(what).result() if isinstance(what, Chain) else what
+        times = [device.measure(artifact).median_ms]
+        while not settled(times, 2 * device.repeats - 1):
+            times.append(device.measure(artifact).median_ms)
+    except OperationFailed as error:
+        raise NasError(f"network {arch.name or 'without a name'} could not be measured: {error}") from error
+    if artifact is not what:
+        remove(artifact)  # whole networks are large, and nobody measures them twice
+    return min(times)
+
+
+def _operation_times(device: Device, operations: Sequence[Operation], progress: Progress) -> dict[str, float]:
+    """Milliseconds by the operation's name, the cost of a call taken off and named `intercept`; empty where the device
+    gives none, or cannot run one of them alone."""
+    progress("operations", 0, len(operations))
+    try:
+        times = device.profile([EMPTY, *map(Chain.stack, operations)])
+    except OperationFailed:
+        return {}
+    progress("operations", len(operations), len(operations))
+    if times is None:
+        return {}
+    call_ms, *rest = times
+    return {"intercept": call_ms} | {
+        operation.name: max(ms - call_ms, 0.0) for operation, ms in zip(operations, rest, strict=True)
+    }
+
+
+def _beside(estimate: Estimate, times: Mapping[str, float]) -> tuple[OperationTime, ...]:
+    return tuple(
+        OperationTime(bar.name, bar.kind, round(bar.ms, 6), round(times[bar.name], 6) if times else None)
+        for bar in estimate.breakdown
+    )
+
+
+def _settings(info: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("kind", "soc", "os", "runtime", "runtime_version", "compute_unit", "precision", "threads", "affinity")
+    return {name: info[name] for name in names}

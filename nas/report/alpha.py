@@ -1,0 +1,141 @@
+"""What training made of a supernet's choices: each position's shares of its candidates, step by step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log2, nan
+from pathlib import Path
+from typing import Any
+
+from nas.errors import InputError
+from nas.report.pictures import figure_of, write_picture
+from nas.report.reading import read_csv
+
+COLUMNS = 120
+"""At most so many steps are shown; more are thinned evenly."""
+
+_LEAST = 1e-4
+"""Shares below this count as this, so that a ratio stays finite."""
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """A row a position and a column a step.
+
+    Attributes:
+        positions: by name, in the order of the network.
+        dropped: those whose block the found network does not have.
+        steps: of the supernet's training.
+        kept: how strongly the position prefers a block over identity: the log2 of the ratio between the blocks' mean
+            share and identity's. The paper's importance (arXiv:2206.01191, Sec. 4.2) is the ratio of their sum.
+        attention: the global block's share of both blocks'; None where there is no choice.
+        shares: local, global and identity share in percent, in words.
+    """
+
+    positions: tuple[str, ...]
+    dropped: frozenset[str]
+    steps: tuple[int, ...]
+    kept: tuple[tuple[float, ...], ...]
+    attention: tuple[tuple[float | None, ...], ...]
+    shares: tuple[tuple[str, ...], ...]
+    note: str
+
+    @property
+    def mixed(self) -> tuple[int, ...]:
+        """The rows where local and global blocks are candidates."""
+        return tuple(index for index, row in enumerate(self.attention) if row[-1] is not None)
+
+    @property
+    def kept_ends(self) -> tuple[float, float]:
+        """The range of `kept`, the same on both sides of 0."""
+        most = max(abs(value) for row in self.kept for value in row) or 1.0
+        return -most, most
+
+    @property
+    def attention_ends(self) -> tuple[float, float]:
+        """The range of `attention`, the same on both sides of one half."""
+        far = max(abs((share or 0.5) - 0.5) for row in self.mixed for share in self.attention[row]) or 0.5
+        return 0.5 - far, 0.5 + far
+
+
+def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
+    """The shares in a training's `alpha.csv`; None where it has no row.
+
+    Raises:
+        InputError: for a damaged file, naming line, column and reason.
+    """
+    rows = read_csv(path, ("step", "local", "identity"), ("position",), ("global",))
+    by_position: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        by_position.setdefault(row["position"], {})[int(row["step"])] = row
+    if not rows:
+        return None
+    steps = sorted(next(iter(by_position.values())))
+    odd = next((name for name, known in by_position.items() if sorted(known) != steps), None)
+    if odd:
+        raise InputError(f"{path}: {odd} has other steps than the other positions; the file is damaged")
+    shown = _thinned(steps)
+    table = [[known[step] for step in shown] for known in by_position.values()]
+    return Alpha(
+        positions=tuple(by_position), dropped=dropped, steps=tuple(shown),
+        kept=tuple(tuple(map(_kept, line)) for line in table),
+        attention=tuple(tuple(map(_attention, line)) for line in table),
+        shares=tuple(tuple(map(_words, line)) for line in table),
+        note=f"From {path}.",
+    )  # fmt: skip
+
+
+def _thinned(steps: list[int]) -> list[int]:
+    every = -(-len(steps) // COLUMNS)
+    return steps[::-1][::every][::-1]
+
+
+def _kept(row: dict[str, Any]) -> float:
+    blocks = [row["local"]] + ([row["global"]] if row["global"] else [])
+    return round(log2(max(sum(blocks) / len(blocks), _LEAST) / max(row["identity"], _LEAST)), 4)
+
+
+def _attention(row: dict[str, Any]) -> float | None:
+    return round(row["global"] / max(row["global"] + row["local"], _LEAST), 4) if row["global"] else None
+
+
+def _words(row: dict[str, Any]) -> str:
+    global_ = f", attention {100 * row['global']:.1f} %" if row["global"] else ""
+    return f"local {100 * row['local']:.1f} %{global_}, identity {100 * row['identity']:.1f} %"
+
+
+def position_label(name: str, dropped: frozenset[str]) -> str:
+    """A position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was dropped."""
+    match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
+    return (f"{match[1]}.{match[2]}" if match else name) + (" x" if name in dropped else "")
+
+
+def draw_alpha(data: Alpha, path: str | Path) -> None:
+    """Writes the picture as PNG: blue prefers the block, red prefers identity."""
+    every = range(len(data.positions))
+    _draw(data, every, data.kept, data.kept_ends, "prefers its block (log2)", path)
+
+
+def draw_attention(data: Alpha, path: str | Path) -> None:
+    """Writes the picture of the positions that may hold attention as PNG: blue prefers it, red the local block."""
+    values = [[nan if share is None else share for share in row] for row in data.attention]
+    _draw(data, data.mixed, values, data.attention_ends, "share of attention", path)
+
+
+def _draw(
+    data: Alpha, rows: Sequence[int], values: Sequence[Sequence[float]], ends: tuple[float, float], label: str,
+    path: str | Path,
+) -> None:  # fmt: skip
+    figure, axes = figure_of(8.0, 1.6 + 0.15 * len(rows))
+    image = axes.pcolormesh(
+        data.steps, range(len(rows)), [values[row] for row in rows], cmap="RdBu", vmin=ends[0], vmax=ends[1]
+    )
+    names = [position_label(data.positions[row], data.dropped) for row in rows]
+    axes.set_yticks(range(len(names)), names, fontsize=6.5)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set(xlabel="step of the supernet's training", ylabel="stage.block (x: dropped by the search)")
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    write_picture(figure, "Architecture parameters over training", data.note, path)

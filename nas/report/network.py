@@ -1,0 +1,155 @@
+"""The picture of a network: stage by stage, a column a block, as high as the stage is wide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.report.breakdown import ROLES, Bar, Role
+from nas.report.pictures import figure_of, write_picture
+from nas.space import Architecture
+from nas.space.architecture import STRIDE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMN, HIGHEST = 17, 96
+"""Pixels: the width of a block with its gap, and the height of the widest stage."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One operation, or a position whose block was dropped (`role` is None then).
+
+    Attributes:
+        x, height: pixels; boxes stand on a common line.
+        text: what stands in it: the block's expansion, where blocks differ in it.
+        about: lines on it, for readers who ask.
+    """
+
+    name: str
+    role: Role | None
+    x: int
+    height: int
+    text: str
+    about: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageDrawing:
+    """A stage with what enters it; the last one with the head too. `title` and `about` say what it is in words."""
+
+    title: str
+    about: str
+    boxes: tuple[Box, ...]
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Width and height of the drawing."""
+        return COLUMN * len(self.boxes), max((box.height for box in self.boxes), default=0) + 4
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A network. `kinds` are the block kinds of each role that occurs, `expansions` whether boxes show them."""
+
+    stages: tuple[StageDrawing, ...]
+    kinds: dict[Role, tuple[str, ...]]
+    expansions: bool
+
+    @property
+    def dropped(self) -> int:
+        """How many positions were dropped."""
+        return sum(box.role is None for stage in self.stages for box in stage.boxes)
+
+
+def drawing(arch: Architecture, bars: Sequence[Bar]) -> Drawing:
+    """The drawing of a network, whose operations `bars` describe."""
+    operations = [bar for bar in bars if bar.role != "call"]
+    blocks = [block for stage in arch.stages for block in stage.present]
+    shown = len({getattr(block, "expansion", None) for block in blocks}) > 1
+    stages = tuple(_stage(arch, index, operations, shown) for index in range(len(arch.stages)))
+    kinds: dict[Role, tuple[str, ...]] = {
+        role: tuple(dict.fromkeys(bar.kind for bar in operations if bar.role == role)) for role in ROLES
+    }
+    return Drawing(stages, {role: names for role, names in kinds.items() if names}, shown)
+
+
+def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool) -> StageDrawing:
+    stage, number = arch.stages[index], index + 1
+    ends = {"stem": 1, "head": len(arch.stages)}
+    own: list[Bar | int] = [b for b in bars if ends.get(b.name) == number or b.name.startswith(f"stage{number}_")]
+    for position, block in enumerate(stage.blocks, start=1):
+        if block.kind == "identity":
+            own.insert(next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)), position)
+    height = round(12 + (HIGHEST - 12) * stage.width / max(arch.widths))
+    boxes = tuple(_box(number, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
+    stride = STRIDE >> (len(arch.stages) - number)
+    size = "x".join(str(side // stride) for side in arch.resolution)
+    of = f" of {len(stage.blocks)}" if len(stage.blocks) > stage.depth else ""
+    plural = "" if (of or stage.depth) == 1 else "s"
+    return StageDrawing(f"Stage {number}", f"{stage.width} channels at {size}, {stage.depth}{of} block{plural}", boxes)
+
+
+def _follows(entry: Bar | int, position: int) -> bool:
+    """Whether an operation comes after a position of its stage (a number is a dropped position before it)."""
+    if isinstance(entry, int):
+        return False
+    match = re.search(r"_block(\d+)$", entry.name)
+    return int(match[1]) > position if match else entry.role == "head"
+
+
+def _box(stage: int, entry: Bar | int, x: int, height: int, expansions: bool) -> Box:
+    if isinstance(entry, int):
+        name = f"stage{stage}_block{entry}"
+        return Box(name, None, x, height, "", (name, "dropped: identity"))
+    shown = expansions and entry.role in ("local", "global")
+    return Box(entry.name, entry.role, x, height, _expansion(entry) if shown else "", _about(entry))
+
+
+def _expansion(bar: Bar) -> str:
+    match = re.search(r"(?:^|, )expansion=([^,]+)", bar.hyperparameters)
+    return match[1] if match else ""
+
+
+def _about(bar: Bar) -> tuple[str, ...]:
+    times = [f"predicted {bar.predicted_ms:.4g} ms"] if bar.predicted_ms is not None else []
+    times += [f"measured {bar.measured_ms:.4g} ms"] if bar.measured_ms is not None else []
+    return (
+        f"{bar.name}: {bar.kind}", *([bar.hyperparameters] if bar.hyperparameters else []), bar.shape,
+        f"{bar.params / 1e6:.3f} M parameters, {bar.macs / 1e6:.1f} M MACs", *([", ".join(times)] if times else []),
+    )  # fmt: skip
+
+
+def draw_network(data: Drawing, title: str, path: str | Path) -> None:
+    """Writes the picture as PNG."""
+    figure, axes = figure_of(11.0, 2.6)
+    _draw_boxes(axes, data)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.margins(x=0.01)
+    kinds = "; ".join(f"{ROLES[role][0]}: {', '.join(names)}" for role, names in data.kinds.items())
+    dropped = f"; dashed: {data.dropped} dropped positions" if data.dropped else ""
+    numbers = "; number: expansion" if data.expansions else ""
+    write_picture(figure, title, f"A column an operation, as high as its stage is wide. {kinds}{dropped}{numbers}.",
+                  path)  # fmt: skip
+
+
+def _draw_boxes(axes: Axes, data: Drawing) -> None:
+    left = 0
+    labelled: set[str] = set()
+    for stage in data.stages:
+        for box in stage.boxes:
+            label, colour = ROLES[box.role] if box.role else ("dropped", "none")
+            axes.bar(left + box.x, box.height, width=COLUMN - 4, align="edge", color=colour, linewidth=0.8,
+                     edgecolor=None if box.role else "#999999", linestyle="-" if box.role else "--",
+                     label=None if colour in labelled else label)  # fmt: skip
+            labelled.add(colour)
+            axes.text(left + box.x + COLUMN / 2 - 2, 3, box.text, ha="center", fontsize=6, color="white")
+        axes.text(left, -4, f"{stage.title}\n{stage.about.replace(', ', chr(10))}", va="top", fontsize=7)
+        left += stage.pixels[0] + COLUMN
+    axes.set_ylim(-45, HIGHEST + 4)

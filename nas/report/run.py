@@ -1,0 +1,175 @@
+"""Everything that a report shows of a run, read from its folder; and what is not there, with what makes it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas import resources
+from nas.errors import InputError
+from nas.report.alpha import Alpha, read_alpha
+from nas.report.breakdown import Bar, Breakdown, operations, predicted, read_check
+from nas.report.exports import Exports, read_exports
+from nas.report.front import Front, read_front
+from nas.report.network import Drawing, drawing
+from nas.report.reading import About, read_about
+from nas.report.rows import TableRows, table_rows
+from nas.report.sources import Sources, find_file, find_sources
+from nas.report.training import FOLDERS, Fit, read_fit
+from nas.report.trajectory import Trajectory, read_trajectory
+from nas.search import Scores
+from nas.space import Architecture, load_architecture
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A part that the run has no data for: why, and the command that makes them (empty where none does)."""
+
+    part: str
+    reason: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One search on one device and what came after it.
+
+    Attributes:
+        name: of the run, with the device where several were searched together.
+        command: of the folder as a command line names it.
+        breakdown: on the run's device; None where neither the table nor a check is there.
+        others: checks on other devices.
+        fits: fine-tunings, finished or not.
+        left_out: in the order in which the job goes on.
+    """
+
+    folder: Path
+    name: str
+    about: About
+    architecture: Architecture
+    front: Front
+    trajectory: Trajectory | None
+    drawing: Drawing
+    breakdown: Breakdown | None
+    others: tuple[Breakdown, ...]
+    alpha: Alpha | None
+    fits: tuple[Fit, ...]
+    exports: Exports | None
+    rows: TableRows | None
+    scores: Scores | None
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def device(self) -> str:
+        return self.about.table.device
+
+    @property
+    def operations(self) -> tuple[Bar, ...]:
+        """The network's operations with what is known of their times."""
+        return self.breakdown.bars if self.breakdown else operations(self.architecture, self.about.result.attention)
+
+
+def load_runs(folder: str | Path) -> list[RunReport]:
+    """What a run folder holds; one report a device where several were searched together.
+
+    Raises:
+        InputError: where there is no finished run or a file in it is damaged, naming the file and the reason.
+    """
+    root = Path(folder)
+    abouts = read_about(root)
+    return [_load(root, about, len(abouts) > 1) for about in abouts.values()]
+
+
+def _load(folder: Path, about: About, several: bool) -> RunReport:
+    arch = _architecture(folder, about, several)
+    sources = find_sources(folder, about, arch)
+    front, no_front = read_front([folder / (f"front-{about.table.device}.csv" if several else "front.csv")], about,
+                                 sources)  # fmt: skip
+    steps, no_steps = _trajectory(folder, about, sources, several)
+    estimate = _estimate(arch, about, sources)
+    bars = operations(arch, about.result.attention)
+    checks = [read_check(path, bars, estimate) for path in sorted(folder.glob("check-*.yaml"))]
+    own = next((check for check in checks if check.device == about.table.device), None)
+    shown = own or estimate
+    alpha = _alpha(folder, about, arch)
+    fits = tuple(fit for name in FOLDERS if (fit := read_fit(folder / name)))
+    exports = read_exports(folder / "export" / "export.yaml")
+    left_out = _left_out(folder, about, sources, {
+        "Pareto front": no_front, "trajectory": no_steps, "breakdown": "" if shown else sources.reason,
+        "alpha": "" if alpha else "there is no alpha.csv of a training beside the scores of this search",
+        "fine-tuning": "" if any(fit.best for fit in fits) else "it is not finished" if fits else "not done yet",
+        "measured latency": "" if own else "not measured yet",
+        "exports": "" if exports else "not finished" if (folder / "export").is_dir() else "not done yet",
+    })  # fmt: skip
+    name = folder.resolve().name
+    return RunReport(
+        folder, f"{name} on {about.table.device}" if several else name, about, arch, front, steps,
+        drawing(arch, shown.bars if shown else bars), shown, tuple(check for check in checks if check is not own),
+        alpha, fits, exports, table_rows(sources.table, arch) if sources.table else None, sources.scores, left_out,
+    )  # fmt: skip
+
+
+def _architecture(folder: Path, about: About, several: bool) -> Architecture:
+    path = folder / "architecture.yaml"
+    if several and not path.is_file():
+        path = folder / f"best-{about.table.device}.yaml"
+    arch = load_architecture(path)
+    said = about.result
+    same = (arch.widths, arch.depths, arch.params) == (said.widths, said.depths, said.params)
+    if not same or len(said.attention) != len(arch.stages):
+        raise InputError(f"{path}: another network than the one that {folder / 'run.yaml'} says was found")
+    return arch
+
+
+def _trajectory(folder: Path, about: About, sources: Sources, several: bool) -> tuple[Trajectory | None, str]:
+    """The steps of the search, and why there are none to show if there are none."""
+    if several:
+        return None, "a search on several devices takes no steps"
+    found = read_trajectory(folder / "trace.csv", about, sources)
+    return found, "" if found else "the search took no step: the space's largest member is fast enough"
+
+
+def _estimate(arch: Architecture, about: About, sources: Sources) -> Breakdown | None:
+    return predicted(arch, about.result.attention, sources.table) if sources.table else None
+
+
+def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
+    """What is beside the scores: `nas train` writes both into its folder."""
+    if not about.scores.file:
+        return None
+    path = find_file(folder, str(Path(about.scores.file).with_name("alpha.csv")), resources.EXPERIMENTS)
+    dropped = {
+        f"stage{index}_block{position}"
+        for index, stage in enumerate(arch.stages, start=1)
+        for position, block in enumerate(stage.blocks, start=1) if block.kind == "identity"
+    }  # fmt: skip
+    return read_alpha(path, frozenset(dropped)) if path else None
+
+
+def _left_out(folder: Path, about: About, sources: Sources, reasons: dict[str, str]) -> tuple[LeftOut, ...]:
+    run, device, space = shlex.quote(str(folder)), shlex.quote(about.table.device), shlex.quote(about.space.name)
+    again, weights = without(about.command, "--out"), (folder / "weights.safetensors").is_file()
+    commands = {
+        "fine-tuning": f"nas finetune {run} --data DATA{'' if weights else ' --from-scratch'}",
+        "exports": f"nas export {run} --to config,torch,onnx,litert",
+        "measured latency": f"nas check {run} --device {device}",
+        "trajectory": "", "Pareto front": f"{again} --front", "published members": again, "breakdown": again,
+        "alpha": f"nas train --space {space} --data DATA",
+    }  # fmt: skip
+    reasons = {**reasons, "published members": "" if sources.problem else sources.reason}
+    return tuple(LeftOut(part, reasons[part], commands[part]) for part in commands if reasons[part])
+
+
+def without(command: str, *options: str) -> str:
+    """A command line without options that take a value; as it is where it is none that a shell would take."""
+    try:
+        words: Sequence[str] = shlex.split(command)
+    except ValueError:
+        return command
+    kept = [
+        word for before, word in zip(["", *words], words, strict=False)
+        if word.partition("=")[0] not in options and before not in options
+    ]  # fmt: skip
+    return shlex.join(kept)

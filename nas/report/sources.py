@@ -1,0 +1,109 @@
+"""The space, the latency table and the scores that a run was made with, as long as they are unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nas import resources
+from nas.errors import InputError
+from nas.latency import LatencyTable, load_table
+from nas.report.reading import About, UsedFile
+from nas.search import Problem, Scores, load_scores, pose
+from nas.space import Architecture, Space, load_space
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run was made with.
+
+    Attributes:
+        space: at the run's input size, under the run's head; None where the file is gone or changed.
+        table: calibrated for the space; None as above, or where it predicts another latency by now.
+        scores: None as above.
+        reason: which of them are not there and why, in words; empty where all are.
+    """
+
+    about: About
+    space: Space | None
+    table: LatencyTable | None
+    scores: Scores | None
+    reason: str
+
+    @cached_property
+    def problem(self) -> Problem | None:
+        """The search posed again for the exact engine, where everything that it needs is there."""
+        if self.space is None or self.table is None or self.scores is None:
+            return None
+        target = self.about.target
+        return pose(
+            self.space, self.table, self.scores, target.latency_ms, engine="exact", limits=target.limits or None
+        )
+
+
+def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
+    """Looks for what the run in `folder` was made with, at the recorded paths and where named things are found.
+
+    A file counts only with the checksum that the run recorded, so that nothing is drawn from other figures.
+    """
+    reasons: list[str] = []
+    space = _space(_unchanged(folder, about.space, resources.SPACES, "space", reasons), arch)
+    path = _unchanged(folder, about.table, resources.TABLES, "latency table", reasons)
+    table = load_table(path.parent) if path else None
+    if table and not _predicts(table, arch, about.result.latency_ms):
+        reasons.append(f"the latency table {table.path} has another calibration by now")
+        table = None
+    if table and space:
+        table = table.calibrated(space.name, space.resolution)
+    path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
+    return Sources(about, space, table, load_scores(path) if path else None, "; ".join(reasons))
+
+
+def find_file(folder: Path, text: str, kind: str = "") -> Path | None:
+    """The file that a run in `folder` recorded as `text`: there, from a folder above the run, or as a shipped one."""
+    return next((path for path in _candidates(folder, text, kind) if path.is_file()), None)
+
+
+def _unchanged(folder: Path, used: UsedFile, kind: str, what: str, reasons: list[str]) -> Path | None:
+    """The path of a file with the recorded content, or None with the reason."""
+    if not used.file:
+        reasons.append(f"the {what} was in no file")
+        return None
+    there = [path for path in _candidates(folder, used.file, kind) if path.is_file()]
+    for path in there:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == used.sha256:
+            return path
+    reasons.append(f"the {what} {there[0]} has changed since" if there else f"the {what} {used.file} is gone")
+    return None
+
+
+def _candidates(folder: Path, text: str, kind: str) -> Iterator[Path]:
+    path = Path(text)
+    yield path
+    if not path.is_absolute():
+        yield from (parent / path for parent in folder.resolve().parents)
+    if kind in path.parts:
+        last = len(path.parts) - 1 - path.parts[::-1].index(kind)
+        yield from (root.joinpath(*path.parts[last + 1 :]) for root in resources.roots(kind))
+
+
+def _space(path: Path | None, arch: Architecture) -> Space | None:
+    """The space in this file at the sizes of `arch`, under its head where that is for another task."""
+    if path is None:
+        return None
+    space = load_space(str(path))
+    if arch.head.layout == "pyramid" != space.heads[0].layout:
+        space = space.with_head(arch.head)
+    return space.at(arch.resolution, arch.classes)
+
+
+def _predicts(table: LatencyTable, arch: Architecture, ms: float) -> bool:
+    """Whether the table still says what the run recorded."""
+    try:
+        return math.isclose(table.total_ms(arch), ms, rel_tol=1e-6, abs_tol=1e-9)
+    except InputError:
+        return False

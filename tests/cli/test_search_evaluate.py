@@ -1,0 +1,100 @@
+"""`nas search --score-by`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nas.search import Evaluated
+from nas.space import load_architecture
+
+SEARCH = ["search", "--space", "small", "--device", "toy32", "--supernet", "runs/trained", "--json"]
+EVALUATE = [*SEARCH, "--score-by", "evaluate", "--data", "digits"]
+
+
+class Judge:
+    """Stands for the sliced supernet: the fewer parameters, the less accurate; it can be stopped."""
+
+    asked = 0
+    stop_after = 10**9
+
+    def __init__(self, root, data, images):
+        assert (str(root), data) == ("runs/trained", "digits")
+        self.of, self.words = {"supernet": "sum", "images": images}, "held-out digits"
+
+    def evaluate(self, base, members):
+        for member in members:
+            if Judge.asked >= Judge.stop_after:
+                raise KeyboardInterrupt
+            Judge.asked += 1
+            yield member, Evaluated(50 + member.params / 1e5, 1.0)
+
+
+@pytest.fixture
+def trained(workplace, made_up_table, made_up_scores, monkeypatch):
+    space = workplace.space.at(32, 5)
+    made_up_scores(space, 7).save("runs/trained")
+    made_up_table(space).save("latency_tables/toy32")
+    monkeypatch.setattr("nas.supernet.inherit.extract_to", lambda *arguments: None)
+    monkeypatch.setattr("nas.supernet.evaluate.SlicedSupernet", Judge)
+    monkeypatch.setattr(Judge, "asked", 0)
+    return space
+
+
+def test_members_are_evaluated_and_the_run_says_so(nas, trained):
+    code, out, err = nas(*EVALUATE, "--evaluate-best", "3", "--evaluate-images", "70", "--out", "runs/one")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["score_by"] == {
+        "name": "evaluate", "best": 3, "judge": "held-out digits", "supernet": "sum", "images": 70
+    }  # fmt: skip
+    found, largest = load_architecture(document["architecture"]), trained.largest()
+    assert document["accuracy"] == pytest.approx(50 + found.params / 1e5)
+    assert document["drop"] == pytest.approx((largest.params - found.params) / 1e5)
+    assert "held-out digits" in err and "--out runs/one" in err
+    code, _, err = nas(*EVALUATE, "--out", "runs/one")
+    assert code == 2 and "there is something already" in err
+    code, out, _ = nas(*EVALUATE[:-5], *EVALUATE[-4:], "--out", "runs/two")
+    assert code == 0 and "points against its largest member" in out
+
+
+def test_a_stopped_search_goes_on_in_its_folder(nas, trained, monkeypatch):
+    monkeypatch.setattr(Judge, "stop_after", 5)
+    code, _, err = nas(*EVALUATE, "--out", "runs/one")
+    assert code == 1 and "the same command goes on" in err and not Path("runs/one/run.yaml").exists()
+    monkeypatch.setattr(Judge, "stop_after", 10**9)
+    code, out, err = nas(*EVALUATE, "--out", "runs/one")
+    assert code == 0 and "5 members are in runs/one/evaluations.csv" in err
+    twice = Judge.asked
+    monkeypatch.setattr(Judge, "asked", 0)
+    code, again, _ = nas(*EVALUATE, "--out", "runs/whole")
+    assert code == 0 and twice == Judge.asked
+    assert json.loads(again)["accuracy"] == json.loads(out)["accuracy"]
+
+
+def test_alpha_is_the_papers_choice_of_candidates(nas, trained):
+    found = [json.loads(nas(*SEARCH, *more)[1]) for more in (["--score-by", "alpha"], ["--candidates", "paper"])]
+    first, second = (
+        {key: value for key, value in each.items() if key not in ("run", "architecture", "next")} for each in found
+    )
+    assert first == second and first["candidates"] == "paper" and first["score_by"] == {"name": "alpha"}
+
+
+@pytest.mark.parametrize(("more", "reason"), [
+    (["--score-by", "tables"], "unknown --score-by 'tables', did you mean 'table'?"),
+    (["--score-by", "evaluate"], "also give --data, the images it was trained on"),
+    (["--data", "digits"], "only --score-by evaluate looks at images"),
+    (["--score-by", "alpha", "--engine", "exact"], "is for slimming, not for --engine exact"),
+    (["--score-by", "evaluate", "--data", "digits", "--engine", "tpe"], "is for slimming on one device"),
+    (["--score-by", "evaluate", "--data", "digits", "--device", "toy"], "is for slimming on one device"),
+])  # fmt: skip
+def test_what_does_not_go_together_gets_one_line(nas, trained, more, reason):
+    code, out, err = nas(*SEARCH, *more)
+    assert code == 2 and out == "" and err.count("\n") == 1 and reason in err
+
+
+def test_evaluating_needs_a_supernet(nas, trained):
+    code, _, err = nas("search", "--space", "small", "--device", "toy32", "--score-by", "evaluate", "--data", "digits")
+    assert code == 2 and "also give --supernet, the training run to slice" in err

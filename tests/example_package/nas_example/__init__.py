@@ -1,0 +1,1 @@
+"""A block, a space and a device for nas."""

@@ -1,0 +1,1 @@
+"""Spaces, one YAML file each."""

@@ -1,0 +1,232 @@
+"""Fine-tuning: from inherited weights or none, with a teacher or without, stopped and gone on with."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import nas
+from nas.data import Splits
+from nas.errors import InputError
+from nas.finetune import Finetuned, Recipe
+from nas.finetune.judge import calibrate, judge
+from nas.finetune.task import Finetuning
+from nas.finetune.weights import read_network
+from nas.network import Network
+from nas.space import Architecture
+from nas.training.metrics import Progress
+from nas.training.settings import make_settings
+
+QUICK = Recipe(epochs=1, batch=60, flip=False, ema=0)
+LEARNS = Recipe(epochs=15, batch=30, learning_rate=2e-3, flip=False, mix=0.0)
+Seeded = Callable[..., Network]
+MakeRun = Callable[..., Path]
+
+
+class Killed(BaseException):
+    pass
+
+
+def teacher_in(folder: Path) -> dict[str, Any]:
+    return {"teacher": str(folder / "architecture.yaml"), "teacher_weights": folder / "weights.safetensors"}
+
+
+def held_out(finetuned: Finetuned, name: str) -> float:
+    return float(finetuned.description["accuracy"]["held_out"][name]["accuracy"])
+
+
+def test_inherited_weights_start_better_than_none_and_both_learn(
+    small: Architecture, trained: Path, digits: Splits, make_run: MakeRun
+) -> None:
+    run = make_run(small, read_network(trained / "weights.safetensors", small))
+    inherited = nas.finetune(run, digits, replace(QUICK, epochs=2))
+    scratch = nas.finetune(run, digits, replace(QUICK, epochs=2), from_scratch=True)
+    assert (inherited.folder, scratch.folder) == (run / "finetune", run / "finetune-scratch")
+    assert inherited.description["start"] == "inherited" and scratch.description["start"] == "scratch"
+    assert held_out(inherited, "start") > 60 > 30 > held_out(scratch, "start")
+    assert held_out(inherited, "raw") > held_out(scratch, "raw") + 20
+    assert inherited.description["init"]["file"] == str(run / "weights.safetensors")
+    assert "from the weights in" in inherited.description["provenance"]
+
+
+def test_what_it_writes_is_what_the_network_scores(
+    small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
+) -> None:
+    finetuned = nas.finetune(
+        make_run(small, seeded(small)), replace(digits, test=digits.held_out), QUICK, command="nas finetune a --data b"
+    )
+    folder, description = finetuned.folder, finetuned.description
+    assert yaml.safe_load((folder / "finetune.yaml").read_text()) == description
+    assert description["format"] == "nas-finetune-1" and description["command"] == "nas finetune a --data b"
+    assert description["data"]["classes"] == [str(digit) for digit in range(10)]
+    assert description["recipe"] == QUICK.to_dict() and {"nas", "torch"} <= set(description["versions"])
+    network = nas.build(nas.load_architecture(folder / "architecture.yaml"))
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    accuracy = description["accuracy"]
+    found = judge(network, digits.held_out)
+    assert accuracy["held_out"]["raw"]["accuracy"] == accuracy["test"]["raw"]["accuracy"] == found.accuracy
+    assert accuracy["held_out"]["raw"]["images"] == len(digits.held_out) and accuracy["weights"] == "raw"
+    with safe_open(folder / "weights.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert (header["format"], header["architecture"]) == ("nas-weights-1", "small_s")
+    assert description["seconds"] > 0 and "1 epochs" in description["provenance"]
+
+
+def test_the_average_is_kept_with_statistics_of_its_own(
+    small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
+) -> None:
+    recipe = replace(QUICK, ema=0.9, epochs=3)
+    finetuned = nas.finetune(make_run(small, seeded(small)), digits, recipe)
+    assert finetuned.description["accuracy"]["weights"] == "ema"
+    assert {"raw", "ema", "start"} <= set(finetuned.description["accuracy"]["held_out"])
+    kept = read_network(finetuned.folder / "weights.safetensors", small)
+    state = load_file(finetuned.folder / "state.safetensors")
+    for name, parameter in kept.named_parameters():
+        torch.testing.assert_close(parameter.data, state[f"averaged.module.{name}"])
+    assert not torch.equal(kept.state_dict()["head.classifier.weight"], state["module.head.classifier.weight"])
+    again = read_network(finetuned.folder / "weights.safetensors", small)
+    calibrate(again, digits.train)
+    for ours, theirs in zip(kept.buffers(), again.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)  # another memory format, other rounding
+
+
+@pytest.mark.parametrize("taught", [False, True], ids=["alone", "taught"])
+def test_killed_and_resumed_is_uninterrupted(
+    small: Architecture, seeded: Seeded, trained: Path, digits: Splits, make_run: MakeRun, tmp_path: Path, taught: bool
+) -> None:
+    run, recipe = (
+        make_run(small, seeded(small)),
+        replace(QUICK, epochs=2, ema=0.9, distill="soft" if taught else "none"),
+    )
+    teacher = teacher_in(trained) if taught else {}
+
+    def train(out: str, report: Callable[[Progress], None] = lambda progress: None) -> Finetuned:
+        return nas.finetune(
+            run, digits, recipe, out=tmp_path / out, report=report, save_every=0, report_every=1, **teacher
+        )
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 8:
+            raise Killed
+
+    whole = train("whole")
+    with pytest.raises(Killed):
+        train("killed", kill)
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    steps: list[int] = []
+    resumed = train("killed", lambda progress: steps.append(progress.step))
+    assert steps[0] == 8, "it goes on from step 7, the last that was saved"
+    ours, theirs = (load_file(each.folder / "weights.safetensors") for each in (resumed, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert resumed.description["accuracy"] == whole.description["accuracy"]
+    with (resumed.folder / "metrics.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 13))
+    again = train("killed", lambda progress: pytest.fail("nothing is left to do"))
+    assert again.description == resumed.description
+
+
+def test_a_student_comes_to_agree_with_its_teacher(
+    small: Architecture, trained: Path, digits: Splits, make_run: MakeRun
+) -> None:
+    """The labels are shuffled: what the student knows it has from the teacher."""
+    labels = digits.train.labels
+    noise = replace(digits, train=replace(digits.train, labels=labels[torch.randperm(len(labels)).numpy()]))
+    recipe = replace(LEARNS, epochs=10, distill_weight=0.9, distill="hard")
+    finetuned = nas.finetune(make_run(small), noise, recipe, from_scratch=True, **teacher_in(trained))
+    assert held_out(finetuned, "ema") > 50
+    assert held_out(finetuned, "teacher") > 80
+    assert finetuned.description["teacher"]["name"] == "small_s"
+    assert "with hard distillation from small_s" in finetuned.description["provenance"]
+
+
+def test_a_run_goes_on_in_another_place_but_not_with_other_weights(
+    small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
+) -> None:
+    first = nas.finetune(make_run(small, seeded(small)), digits, QUICK)
+    moved = first.folder.parent.rename(first.folder.parent.with_name("moved"))
+    assert nas.finetune(moved, digits, QUICK).description["accuracy"] == first.description["accuracy"]
+    save_file(seeded(small, 1).state_dict(), moved / "weights.safetensors")
+    with pytest.raises(InputError, match=r"init: this folder holds another fine-tuning \(sha256 '"):
+        nas.finetune(moved, digits, QUICK)
+
+
+def test_a_new_head_is_for_the_classes_of_the_data(
+    small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
+) -> None:
+    run = make_run(small.at(classes=4), seeded(small.at(classes=4)))
+    wrong = r"the head of .*weights\.safetensors has 4 classes, the data 10 \(0, 1, 2, \.\.\): give --new-head"
+    with pytest.raises(InputError, match=wrong):
+        nas.finetune(run, digits, QUICK)
+    with pytest.raises(InputError, match=r"the architecture 'small_s' has 4 classes, the data 10"):
+        nas.finetune(run, digits, QUICK, from_scratch=True)
+    assert not (run / "finetune").exists()
+    finetuned = nas.finetune(run, digits, QUICK, new_head=True)
+    assert finetuned.architecture == small == nas.load_architecture(finetuned.folder / "architecture.yaml")
+    assert read_network(finetuned.folder / "weights.safetensors", small).architecture.classes == 10
+
+
+def test_weight_decay_is_for_kernels_and_matrices(small: Architecture, seeded: Seeded) -> None:
+    network = seeded(small)
+    decayed, others = Finetuning(network, None, Recipe(weight_decay=0.1, learning_rate=0.2)).parameter_groups()
+    assert (decayed["weight_decay"], others["weight_decay"], decayed["peak"], others["peak"]) == (0.1, 0.0, 0.2, 0.2)
+    assert len(decayed["params"]) + len(others["params"]) == len(list(network.parameters()))
+    assert all(p.dim() > 1 for p in decayed["params"])
+    assert [p.dim() for p in others["params"] if p.dim() > 1] == [3], "a table of attention biases"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, r"run: has no weights\.safetensors \(it was searched without --supernet\); give --init FILE, or"),
+        ({"init": "x.safetensors", "from_scratch": True}, r"--init x\.safetensors with --from-scratch: leave one"),
+        ({"init": "x.safetensors"}, r"x\.safetensors: there is no such checkpoint file"),
+        ({"teacher_weights": "x", "from_scratch": True}, r"--teacher-weights x: there is no teacher"),
+        ({"recipe": replace(QUICK, distill="soft")}, r"--distill soft: there is no teacher; name one with --teacher"),
+        ({"teacher": "supernet", "recipe": QUICK}, r"--teacher supernet with --distill none: leave one"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_fit_together_are_told(
+    small: Architecture, digits: Splits, make_run: MakeRun, options: dict[str, object], reason: str
+) -> None:
+    run = make_run(small)
+    with pytest.raises(InputError, match=reason):
+        nas.finetune(run, digits, **options)  # type: ignore[arg-type]
+    assert not (run / "finetune").exists()
+
+
+def test_images_of_another_size_and_another_fine_tuning_are_told(
+    small: Architecture, digits: Splits, make_run: MakeRun
+) -> None:
+    with pytest.raises(InputError, match=r"images of 32x32 for a network at 64x64"):
+        nas.finetune(make_run(small.at(64)), digits, QUICK, from_scratch=True)
+    run = make_run(small)
+    nas.finetune(run, digits, QUICK, from_scratch=True)
+    with pytest.raises(
+        InputError, match=r"finetune\.yaml:\d+: recipe: .*learning_rate 0\.0005 there, 0\.1 here.*--out"
+    ):
+        nas.finetune(run, digits, replace(QUICK, learning_rate=0.1), from_scratch=True)
+    make_run(small.with_stage(0, replace(small.stages[0], blocks=small.stages[0].blocks * 2)))
+    with pytest.raises(InputError, match=r"finetune\.yaml:\d+: architecture: this folder holds .*params"):
+        nas.finetune(run, digits, QUICK, from_scratch=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [("mixup", -1.0, "--mixup -1.0: must be at least 0"), ("mix", 1.5, "--mix 1.5: is a share"),
+     ("distill", "both", "--distill: Input should be 'none'"), ("epochs", 0, "--epochs 0: must be at least 1"),
+     ("distill_temperature", 0.0, "--distill-temperature 0.0: must be above 0"),
+     ("learning_rate", float("nan"), "--learning-rate nan: must be above 0"), ("ema", 1.0, "--ema 1.0: a decay"),
+     ("label_smoothing", 1.0, "--label-smoothing 1.0: must be at least 0 and below 1")],
+)  # fmt: skip
+def test_bad_recipes_name_the_option(option: str, value: object, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        make_settings(Recipe, {option: value})

@@ -1,0 +1,125 @@
+"""The page is whole, needs nothing from outside, and takes nothing from a file for markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from nas.report.breakdown import ROLES
+from nas.report.charts import SERIES, STEPS
+from nas.report.page import render
+from nas.report.run import load_runs
+from nas.space import load_architecture
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+
+
+class _Page(HTMLParser):
+    """Collects what matters of a page: tags, addresses, figures, text outside of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.figures: list[dict] = []
+        self.text = ""
+        self._script: str | None = None
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [known[name] for name in ("src", "href", "action", "data") if known.get(name)]
+        if tag in ("script", "style"):
+            self._script = known.get("type", tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._script = None
+
+    def handle_data(self, data):
+        if self._script == "application/json":
+            self.figures.append(json.loads(data))
+        elif self._script is None:
+            self.text += data
+
+
+def parsed(html: str) -> _Page:
+    page = _Page()
+    page.feed(html)
+    return page
+
+
+@pytest.fixture
+def whole(make_run, add_everything):
+    folder = make_run(note=EVIL)
+    add_everything(folder, load_architecture(folder / "architecture.yaml"))
+    return folder
+
+
+def test_nothing_comes_from_outside(whole):
+    page = parsed(render(load_runs(whole), "nas report"))
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert "Content-Security-Policy" in render(load_runs(whole), "nas report") and "link" in page.tags
+
+
+def test_what_stands_in_files_is_text(whole):
+    html = render(load_runs(whole), f"nas report {EVIL}")
+    page = parsed(html)
+    assert "img" not in page.tags and page.text.count("onerror=alert(1)") == 2
+    assert html.count("onerror=alert") == html.count("onerror=alert(1)&gt;")
+
+
+def test_a_page_shows_every_part(whole):
+    (run,) = load_runs(whole)
+    page = parsed(render([run], "nas report runs/one"))
+    # Front, breakdown, trajectory, both alphas, fine-tuning.
+    assert len(page.figures) == 6
+    for text in ("Why to believe it", "72.25", "model.onnx", "made up for a test", "sha-256", "nas finetune runs/one"):
+        assert text.lower() in page.text.lower()
+    assert "Not on this page" not in page.text
+    boxes = re.findall("<g><title>", render([run], "nas report"))
+    assert len(boxes) == len(run.architecture.operations()) + run.drawing.dropped
+
+
+def test_missing_parts_are_named_with_their_commands(make_run):
+    folder = make_run(with_front=False)
+    page = parsed(render(load_runs(folder), "nas report"))
+    for command in (
+        f"nas finetune {folder} --data DATA",
+        f"nas check {folder} --device toy",
+        f"nas export {folder} --to",
+    ):
+        assert command in page.text
+    assert "Not on this page" in page.text and len(page.figures) == 3
+
+
+def test_several_runs_stand_side_by_side(make_run):
+    runs = [
+        run
+        for name, engine in (("one", "slimming"), ("two", "exact"))
+        for run in load_runs(make_run(name, engine=engine))
+    ]
+    page = parsed(render(runs, "nas report"))
+    names = {trace["name"] for trace in page.figures[0]["data"]}
+    assert {"one", "two", "one: found", "two: found"} <= names
+    assert "#run-1" in page.addresses and "#run-2" in page.addresses
+    assert "for different devices" not in page.text and "cannot be compared" not in page.text
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#14171b"])
+@pytest.mark.parametrize(
+    "colour", sorted({*SERIES, *(c for _, c in ROLES.values()), *(c for _, c, _ in STEPS.values())})
+)
+def test_colours_stand_out_in_light_and_in_dark(colour, background):
+    """At least 3 to 1, what WCAG 2.1 asks of graphics (1.4.11)."""
+    lighter, darker = sorted((luminance(colour), luminance(background)), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 3
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,0 +1,105 @@
+"""The sliced supernet as a judge: one accuracy a member, whichever way it was come to, on the images held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import nas
+from nas.data import Splits, load_data
+from nas.errors import InputError
+from nas.latency import LatencyTable
+from nas.search import Evaluations, Scores, moves
+from nas.space import Space
+from nas.supernet.checkpoint import Folder, describe, save_weights
+from nas.supernet.evaluate import SlicedSupernet, training_splits
+from nas.supernet.recipe import Recipe
+from nas.supernet.supernet import Supernet
+from nas.testing.spaces import randomise
+
+SIZE = (32, 32)
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Splits]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return lambda **options: load_data("digits", SIZE, **options)
+
+
+@pytest.fixture
+def trained(small_space: Callable[..., Space], tmp_path: Path) -> Callable[..., Folder]:
+    """A function from splits to the folder of a training on them that ended where it began."""
+
+    def make(splits: Splits) -> Folder:
+        folder = Folder(tmp_path / "trained")
+        space = small_space().at(SIZE)
+        supernet = Supernet(space)
+        randomise(supernet)
+        of = {
+            "source": splits.train.source,
+            "images": len(splits.train),
+            "fingerprint": splits.train.fingerprint,
+        }
+        describe(folder, space, Recipe(), of)
+        save_weights(folder.weights, supernet)
+        return folder
+
+    return make
+
+
+def test_a_member_has_one_accuracy_whichever_way_it_was_come_to(
+    trained: Callable[..., Folder], data: Callable[..., Splits]
+) -> None:
+    root = trained(data(limit=400)).root
+    judge = SlicedSupernet(root, "digits", images=40, calibration=32)
+    space = judge._evaluator.supernet.space
+    largest = space.largest()
+    near = [move.apply(largest) for move in moves(space, largest)][::5]
+    first = dict(judge.evaluate(largest, [largest, *near]))
+    assert next(iter(first)) == largest and set(first) == {largest, *near}
+    again = SlicedSupernet(root, "digits", images=40, calibration=32)
+    for member in near:
+        ((_, alone),) = again.evaluate(member, [member])
+        assert alone.accuracy == first[member].accuracy and alone.loss == pytest.approx(first[member].loss, abs=1e-5)
+    assert len({found.loss for found in first.values()}) > len(near) / 2, "members differ"
+    assert judge.of == again.of and judge.of["images"] == 40
+
+
+def test_slimming_by_it_is_the_same_each_time(
+    trained: Callable[..., Folder], data: Callable[..., Splits], made_up_table: Callable[..., LatencyTable],
+    made_up_scores: Callable[..., Scores],
+) -> None:  # fmt: skip
+    judge = SlicedSupernet(trained(data(limit=400)).root, "digits", images=40, calibration=32)
+    space = judge._evaluator.supernet.space
+    table, scores = made_up_table(space), made_up_scores(space)
+    target = (table.total_ms(space.largest()) + table.total_ms(space.smallest())) / 2
+    runs = [nas.search(space, table, scores, target, evaluations=Evaluations(judge), evaluate_best=3) for _ in range(2)]
+    assert runs[0] == runs[1] and runs[0].ms <= target
+    assert runs[0].drop is not None and runs[0].trace[-1].total_cost == runs[0].drop
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"held_out": 0.25}, {"held_out": 17}, {"limit": 300}, {"limit": 300, "held_out": 40}
+])  # fmt: skip
+def test_the_held_out_images_are_those_of_the_training(
+    trained: Callable[..., Folder], data: Callable[..., Splits], options: dict[str, float]
+) -> None:
+    splits = data(**options)
+    found = training_splits(trained(splits).root, "digits")
+    assert found.held_out.fingerprint == splits.held_out.fingerprint
+    assert found.train.fingerprint == splits.train.fingerprint
+
+
+def test_other_images_are_refused(
+    trained: Callable[..., Folder], data: Callable[..., Splits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = trained(data(seed=3)).root  # the recipe says seed 0
+    with pytest.raises(InputError, match=r"--data digits: other images than the supernet in .* was trained on"):
+        training_splits(root, "digits")
+
+
+def test_a_folder_without_a_training_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no supernet here"):
+        SlicedSupernet(tmp_path, "digits")

@@ -1,0 +1,239 @@
+"""Blocks, spaces and devices of other packages: the example conforms, a broken one is named, a clash refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import nas.plugins
+import nas.specs
+from nas.blocks import build_block
+from nas.blocks.mb4d import MB4DBlock
+from nas.devices import Settings, known_devices, opened
+from nas.errors import InputError
+from nas.space import load_space, space_names
+from nas.specs import MB4D, Shape, from_dict
+from nas.testing.blocks import check_block
+from nas.testing.devices import check_device
+from nas.testing.spaces import check_space
+
+EXAMPLE = Path(__file__).parent / "example_package"
+
+
+def forget() -> None:
+    """What was found of other packages."""
+    nas.plugins._installed.cache_clear()
+    nas.specs._brought.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def forgetting() -> Iterator[None]:
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that pip installed the example package into, as from its source, with no network."""
+    target = tmp_path_factory.mktemp("site")
+    command = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target"]
+    subprocess.run([sys.executable, *command, str(target), str(_copy(tmp_path_factory))], check=True)
+    return target
+
+
+def _copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source of the example, where a build may write into it."""
+    return Path(shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "example"))
+
+
+@pytest.fixture
+def example(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(installed))
+    return installed
+
+
+def bring(folder: Path, package: str, group: str, name: str, value: str, **modules: str) -> None:
+    """What pip leaves of a package with one entry point and these modules."""
+    info = folder / f"{package.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+    for module, text in modules.items():
+        (folder / f"{module}.py").write_text(text)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path that packages are brought into."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_the_examples_block_conforms(example: Path) -> None:
+    spec = from_dict({"kind": "gated_conv", "expansion": 4})
+    shape = Shape(16, 8, 6)
+    narrower = [
+        (from_dict({"kind": "gated_conv", "expansion": expansion, "activation": activation}), Shape(channels, 8, 6))
+        for expansion, activation, channels in ((4, "silu", 12), (2, "silu", 16), (1, "relu", 5))
+    ]
+    check_block(spec, shape, narrower)
+    with pytest.raises(ValueError, match="gated_conv: expansion 0 must be at least 1"):
+        from_dict({"kind": "gated_conv", "expansion": 0})
+
+
+def test_the_examples_space_conforms(example: Path) -> None:
+    space = load_space("gated")
+    assert "gated" in space_names() and Path(space.path).is_relative_to(example)
+    check_space(space)
+    assert load_space(space.path) == space
+
+
+def test_the_examples_device_conforms(example: Path) -> None:
+    (known,) = [device for device in known_devices() if device.name == "formula"]
+    assert known.connected and "nas-example" in known.kind
+    with opened("formula", Settings(threads=2)) as (device,):
+        assert device.info().threads == 2
+        check_device(device)
+
+
+def test_the_command_line_takes_all_three(installed: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": f"{installed}{os.pathsep}{Path(nas.__file__).parents[1]}"}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "nas", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert json.loads(run("spaces", "gated", "--json"))
+    profiled = json.loads(run("profile", "--space", "gated", "--device", "formula", "--json"))
+    assert profiled["failed"] == {} and profiled["measured"] > 0
+    checked = json.loads(run("check", "--device", "formula", "--nets", "4", "--json"))
+    assert checked["mape"] < 5
+
+
+def test_nothing_of_a_package_is_imported_before_its_name_is_asked_for(installed: Path) -> None:
+    program = (
+        "import sys, nas.cli, nas.specs, nas.space; nas.space.load_space('emo'); nas.space.space_names()\n"
+        "print([name for name in sys.modules if name.startswith('nas_example')])\n"
+        "nas.space.load_space('gated'); nas.specs.from_dict('gated_conv')\n"
+        "print('torch' in sys.modules, 'nas_example.specs' in sys.modules, 'nas_example.blocks' in sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{installed}{os.pathsep}{Path(nas.__file__).parents[1]}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "False True False"]
+
+
+@pytest.mark.parametrize(("group", "name", "ask"), [
+    ("nas.blocks", "mb4d", lambda: from_dict("unheard_of")),
+    ("nas.spaces", "emo", space_names),
+    ("nas.devices", "host", known_devices),
+])  # fmt: skip
+def test_a_name_of_ours_is_refused_with_both_packages(site: Path, group, name, ask) -> None:
+    bring(site, "their-things", group, name, "theirs:thing")
+    with pytest.raises(InputError, match=f"'{name}' of package their-things: package nas-mobile has one of that name"):
+        ask()
+
+
+def test_a_name_that_two_packages_bring_is_refused_with_both(site: Path) -> None:
+    bring(site, "first-things", "nas.spaces", "twice", "first")
+    bring(site, "second-things", "nas.spaces", "twice", "second")
+    with pytest.raises(InputError, match="'twice' of package second-things: package first-things has one of that name"):
+        load_space("twice")
+
+
+@pytest.mark.parametrize(("value", "text", "reason"), [
+    ("absent_one:Spec", "", "absent_one:Spec cannot be imported .ModuleNotFoundError"),
+    ("theirs_a:Spec", "raise RuntimeError('no licence\\nsecond line')", "RuntimeError: no licence"),
+    ("theirs_b:Spec", "", "cannot be imported .AttributeError"),
+    ("theirs_c:Spec", "Spec = 3", "is no BlockSpec of this kind"),
+    ("theirs_d:Spec", "from nas.specs import MB4D as Spec", "is no BlockSpec of this kind"),
+])  # fmt: skip
+def test_a_broken_block_gets_one_line_that_names_the_package(site: Path, value, text, reason) -> None:
+    bring(site, "their-things", "nas.blocks", "theirs", value, **{value.partition(":")[0]: text} if text else {})
+    if value.startswith("theirs_b"):
+        (site / "theirs_b.py").write_text("")
+    with pytest.raises(InputError, match=f"block 'theirs' of package their-things: .*{reason}") as caught:
+        from_dict("theirs")
+    assert "\n" not in str(caught.value) and "pip uninstall their-things" in str(caught.value)
+
+
+def test_a_spec_without_its_module_gets_one_line() -> None:
+    class Lost(MB4D):
+        kind = "lost"
+        module = "nowhere.to_be:Found"
+
+    with pytest.raises(InputError, match=r"block 'lost': nowhere.to_be:Found cannot be imported \(ModuleNotFound"):
+        build_block(Lost(), Shape(8, 4, 4))
+
+
+def test_a_space_without_its_file_gets_one_line(site: Path) -> None:
+    bring(site, "their-things", "nas.spaces", "theirs", "their_spaces")
+    with pytest.raises(InputError, match="space 'theirs' of package their-things: their_spaces is no package"):
+        load_space("theirs")
+    (site / "their_spaces").mkdir()
+    (site / "their_spaces" / "__init__.py").write_text("")
+    with pytest.raises(InputError, match=r"there is no theirs\.yaml in their_spaces"):
+        load_space("theirs")
+    with pytest.raises(InputError, match="unknown space 'thirs', did you mean 'theirs'"):
+        load_space("thirs")
+
+
+def test_a_space_of_the_working_directory_wins(site: Path, workplace) -> None:
+    bring(site, "their-things", "nas.spaces", "small", "their_spaces")
+    assert load_space("small").path == str(workplace.space_file)
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("open = 3", "is no function that opens a device"),
+    ("def open(settings): raise ValueError('no cable')", "ValueError: no cable"),
+    ("def open(settings): return 'a device'", "gave a str, no device"),
+])  # fmt: skip
+def test_a_broken_device_gets_one_line_that_names_the_package(site: Path, text, reason) -> None:
+    module = f"their_device_{len(text)}"
+    bring(site, "their-things", "nas.devices", "theirs", f"{module}:open", **{module: text})
+    assert "theirs" in [device.name for device in known_devices()], "listing imports nothing"
+    wanted = f"device 'theirs' of package their-things: .*{reason}"
+    with pytest.raises(InputError, match=wanted), opened("theirs", Settings()):
+        pass
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [
+    ({"params": lambda self, shape: 1}, "the formula says 1"),
+    ({"macs": lambda self, shape: 7}, "the formula says 7"),
+    ({"__str__": lambda self: "expansion=3"}, "is another block"),
+])  # fmt: skip
+def test_the_conformance_tests_can_fail(wrong, reason, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, function in wrong.items():
+        monkeypatch.setattr(MB4D, name, function)
+    with pytest.raises(AssertionError, match=reason):
+        check_block(MB4D(2), Shape(8, 6, 6), convert=False)
+
+
+def test_a_slice_with_a_wrong_axis_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrower = [(MB4D(2), Shape(6, 5, 5)), (MB4D(1, activation="relu"), Shape(8, 5, 5))]
+    check_block(MB4D(2), Shape(8, 5, 5), narrower, convert=False)
+    name = next(name for name, axes in MB4DBlock.axes.items() if axes == ("hidden",))
+    monkeypatch.setattr(MB4DBlock, "axes", {**MB4DBlock.axes, name: (None,)})
+    with pytest.raises(AssertionError, match=f"{name} is cut to"):
+        check_block(MB4D(2), Shape(8, 5, 5), narrower, convert=False)
+
+
+def test_a_space_whose_supernet_is_too_large_is_found() -> None:
+    from nas.testing import spaces
+
+    space = load_space("efficientformer")
+    stages = tuple(
+        replace(stage, local=tuple(MB4D(4, pool) for pool in (3, 5, 7, 9)), global_=()) for stage in space.stages
+    )
+    with pytest.raises(AssertionError, match="times the parameters of its largest member"):
+        spaces.check_supernet_size(replace(space, stages=stages, published={}))
