@@ -63,8 +63,8 @@ def accuracy_on_digits(net: object) -> float:
     import torch
 
     from nas.data import load_data
-    from nas.training.augment import normalise
     from nas.supernet.sensitivity import recalibrate
+    from nas.training.augment import normalise
 
     splits = load_data("digits", (32, 32))
     with torch.no_grad():
