@@ -32,6 +32,9 @@ class SlicedSupernet:
         data: the images that it was trained on, as `--data` takes them.
         images, calibration: how many held-out and training images to use, at most.
 
+    Attributes:
+        space: the supernet's, at its resolution.
+
     Raises:
         InputError: for a folder without a training, or data that are not those of the training.
         NasError: for a training that is not done.
@@ -42,6 +45,7 @@ class SlicedSupernet:
         supernet, description = load_supernet(root)
         held_out, train = first_images(splits.held_out, images), first_images(splits.train, calibration)
         bf16 = description["recipe"]["precision"] == "bf16"
+        self.space = supernet.space
         self._evaluator = Evaluator(supernet, train, held_out, bf16=bf16)
         self.words = f"the sliced supernet {root} on {held_out.source}"
         self.of: dict[str, Any] = {
@@ -53,7 +57,7 @@ class SlicedSupernet:
 
     def evaluate(self, base: Architecture, members: Sequence[Architecture]) -> Iterator[tuple[Architecture, Evaluated]]:
         """Each member, in the order in which a walk through `base` comes to where they differ from it."""
-        resolution = self._evaluator.supernet.space.resolution
+        resolution = self.space.resolution
         known = {("member", member_key(member), ""): member for member in members}
         wanted = [Variant(key, member.at(resolution)) for key, member in known.items()]
         for row in self._evaluator.evaluate(wanted, base.at(resolution)):

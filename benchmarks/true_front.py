@@ -1,0 +1,170 @@
+"""How much of the true Pareto front do engines find with a tenth of the evaluations? Prints JSON.
+
+    python benchmarks/true_front.py SUPERNET --data DATA --device TABLE --keep FOLDER [--budget 0.1]
+
+Every member of SUPERNET's space (which must be small enough) is evaluated once with the weights that it inherits, and
+priced by the latency table: the true front. Then each engine looks at no more than the budget's share of the members,
+and the hypervolume below its own front is set in proportion to that of the true one; the reference point is the slowest
+latency and the lowest accuracy of the space. Evaluations stand in FOLDER, and the same command goes on there.
+
+Engines: `exact`, the front by added-up scores, then the members that these rank next; `slimming`, judged by evaluation
+at every step; `nsga2`, two objectives; `random`. The last three are means over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import nas
+from nas.latency import LatencyTable
+from nas.search import Evaluations, Scores, pose
+from nas.search.exact import front
+from nas.search.moves import moves
+from nas.space import Architecture, Space
+from nas.supernet.evaluate import SlicedSupernet
+
+Shape = tuple[tuple[str, str, str], ...]
+"""The operations of a network, wherever its dropped positions were."""
+Worth = Mapping[Shape, tuple[float, float]]
+"""Latency in ms and accuracy in percent."""
+SEEDS = range(10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("supernet")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=2000, help="held-out images, at most")
+    parser.add_argument("--budget", type=float, default=0.1)
+    arguments = parser.parse_args()
+    judge = SlicedSupernet(arguments.supernet, arguments.data, arguments.images)
+    space, table = judge.space, nas.load_table(arguments.device)
+    table, scores = table.calibrated(space.name, space.resolution), nas.load_scores(arguments.supernet)
+    members = {shape(member): member for member in space.enumerate()}
+    worth = evaluated(Evaluations(judge, arguments.keep), members, table)
+    most = int(arguments.budget * len(worth))
+    engines: dict[str, Callable[[int], Iterable[Shape]]] = {
+        "exact": lambda seed: by_scores(space, table, scores, most),
+        "slimming": lambda seed: by_slimming(space, members, worth, most),
+        "nsga2": lambda seed: by_nsga2(space, worth, most, seed),
+        "random": lambda seed: random.Random(seed).sample(sorted(worth), most),
+    }
+    whole = hypervolume(worth.values(), worth)
+    found = {}
+    for name, engine in engines.items():
+        looked = [list(dict.fromkeys(engine(seed)))[:most] for seed in (SEEDS if name in ("nsga2", "random") else [0])]
+        shares = [hypervolume([worth[one] for one in each], worth) / whole for each in looked]
+        found[name] = {"hypervolume": round(float(np.mean(shares)), 4), "least": round(min(shares), 4),
+                       "evaluations": max(map(len, looked))}  # fmt: skip
+    print(json.dumps({
+        "space": space.name, "members": len(worth), "front": len(pareto(worth.values())), "budget": most,
+        "accuracy": [min(a for _, a in worth.values()), max(a for _, a in worth.values())],
+        "ms": [round(min(t for t, _ in worth.values()), 5), round(max(t for t, _ in worth.values()), 5)],
+        "judged_by": judge.words, "table": f"{table.provenance}, {table.device.soc}", "engines": found,
+    }, indent=2))  # fmt: skip
+
+
+def shape(arch: Architecture) -> Shape:
+    return tuple(operation.key for operation in arch.operations())
+
+
+def evaluated(known: Evaluations, members: Mapping[Shape, Architecture], table: LatencyTable) -> Worth:
+    """Latency and accuracy of every member; those that begin alike are evaluated together."""
+    alike: dict[object, list[Shape]] = {}
+    for one, member in members.items():
+        alike.setdefault(member.stages[:3], []).append(one)
+    worth = {}
+    for number, group in enumerate(alike.values()):
+        print(f"\r{number} of {len(alike)} groups", end="", file=sys.stderr, flush=True)
+        asked = [members[one] for one in group]
+        accuracies = known.of(asked[0], asked)
+        worth |= {one: (table.total_ms(members[one]), accuracies[members[one]].accuracy) for one in group}
+    return worth
+
+
+def by_scores(space: Space, table: LatencyTable, scores: Scores, most: int) -> list[Shape]:
+    """The front that added-up scores predict, then its neighbours, those nearest to it in predicted cost first."""
+    points = front(pose(space, table, scores, engine="exact"))
+    looked = [shape(point.architecture) for point in points]
+    behind: dict[Shape, float] = {}
+    for point in points:
+        for move in moves(space, point.architecture):
+            after = move.apply(point.architecture)
+            ms, cost = table.total_ms(after), scores.cost(after)
+            best = min(other.cost for other in points if other.ms <= ms) if ms >= points[0].ms else cost
+            behind[shape(after)] = min(behind.get(shape(after), np.inf), cost - best)
+    return [*looked, *sorted(behind, key=lambda one: behind[one])][: max(most, 0)]
+
+
+def by_slimming(
+    space: Space, members: Mapping[Shape, Architecture], worth: Worth, most: int
+) -> list[Shape]:  # fmt: skip
+    """From the largest member down, always the move that costs least evaluated accuracy per ms."""
+    at = shape(space.largest())
+    looked = [at]
+    while len(looked) < most:
+        after = {shape(move.apply(members[at])) for move in moves(space, members[at])} & worth.keys()
+        faster = [one for one in after if worth[one][0] < worth[at][0]]
+        if not faster:
+            break
+        looked += [one for one in sorted(faster) if one not in looked]
+        at = min(faster, key=lambda one: (worth[at][1] - worth[one][1]) / (worth[at][0] - worth[one][0]))
+    return looked
+
+
+def by_nsga2(space: Space, worth: Worth, most: int, seed: int) -> list[Shape]:
+    """Members that Optuna's NSGA-II looks at; it is told latency and accuracy."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.NSGAIISampler(population_size=16, seed=seed)
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+    looked: list[Shape] = []
+    for _ in range(50 * most):
+        if len(set(looked)) >= most:
+            break
+        trial = study.ask()
+        one = suggested(space, trial)
+        looked.append(one)
+        study.tell(trial, worth[one])
+    return looked
+
+
+def suggested(space: Space, trial: object) -> Shape:
+    """A member by its widths, depths and numbers of attention blocks."""
+    ask = trial.suggest_int  # type: ignore[attr-defined]
+    widths = tuple(s.widths[ask(f"width{i}", 0, len(s.widths) - 1)] for i, s in enumerate(space.stages))
+    depths = tuple(ask(f"depth{i}", *s.depths) for i, s in enumerate(space.stages))
+    shares = [ask(f"attention{i}", 0, s.depths[1]) if s.global_ else 0 for i, s in enumerate(space.stages)]
+    attention = [min(share, depth) for share, depth in zip(shares, depths, strict=True)]
+    return shape(space.member(widths, depths, attention))
+
+
+def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other one beats, fastest first."""
+    kept: list[tuple[float, float]] = []
+    for ms, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or accuracy > kept[-1][1]:
+            kept.append((ms, accuracy))
+    return kept
+
+
+def hypervolume(points: Iterable[tuple[float, float]], worth: Worth) -> float:
+    """What the points dominate, from the slowest latency and the lowest accuracy of all members."""
+    slowest, lowest = max(ms for ms, _ in worth.values()), min(accuracy for _, accuracy in worth.values())
+    line: Sequence[tuple[float, float]] = pareto(points)
+    ends = [ms for ms, _ in line[1:]] + [slowest]
+    return sum((end - ms) * (accuracy - lowest) for (ms, accuracy), end in zip(line, ends, strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Is the found network better than the published shape scaled down, and than random ones? Prints JSON.
+
+    python benchmarks/worth.py SUPERNET --data DATA --table TABLE --keep FOLDER [--share 0.4] [--epochs 10]
+
+All at one latency, measured on this computer: the target is `--share` of the published member's. `found` is what the
+exact engine and slimming find for it by SUPERNET's scores, `scaled` the published member with widths and depths times
+one factor, `random` the random members nearest to the target. Each is trained alone by the same recipe, from random
+weights, with every seed, and judged on the data's test images. Trainings stand in FOLDER; the same command goes on
+there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nas
+from nas.data import Splits
+from nas.devices import opened
+from nas.devices.base import Chain, Device
+from nas.finetune.recipe import Recipe
+from nas.latency import LatencyTable
+from nas.space import Architecture, Space
+from nas.supernet.checkpoint import open_folder
+from nas.supernet.evaluate import training_splits
+from nas.versions import versions
+
+SEEDS = (0, 1, 2)
+RANDOM, CANDIDATES = 3, 2000
+REPEATS = 5
+NEAR = 0.05
+"""Measured latencies count as equal when they are within this of the scaled member's."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("supernet")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--table", required=True)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--share", type=float, default=0.4, help="of the published member's latency")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    arguments = parser.parse_args()
+    space = open_folder(arguments.supernet)[2]
+    table = nas.load_table(arguments.table).calibrated(space.name, space.resolution)
+    members = compared(space, table, arguments.supernet, arguments.share)
+    with opened("host") as devices:
+        measured = {name: measured_ms(devices[0], member) for name, member in members.items()}
+    splits = training_splits(arguments.supernet, arguments.data)
+    recipe = {"epochs": arguments.epochs, "batch": arguments.batch, "learning_rate": arguments.learning_rate,
+              "ema": 0.0, "mix": 0.0}  # fmt: skip
+    rows = {
+        name: {
+            "predicted_ms": round(table.total_ms(member), 5), "measured_ms": round(measured[name], 5),
+            "equal": abs(measured[name] / measured["scaled"] - 1) <= NEAR,
+            "widths": member.widths, "depths": member.depths, "macs": member.macs, "params": member.params,
+            **trained(member, splits, recipe, arguments.keep / name),
+        }
+        for name, member in members.items()
+    }  # fmt: skip
+    print(json.dumps({
+        "space": space.name, "supernet": arguments.supernet, "seeds": SEEDS, "recipe": recipe, "networks": rows,
+        "found_over_scaled": {
+            name: round(rows[name]["mean"] - rows["scaled"]["mean"], 2) for name in rows if name != "scaled"
+        },
+        "table": f"{table.provenance}, {table.device.soc}", "versions": versions("torch", "ai-edge-litert"),
+    }, indent=2))  # fmt: skip
+
+
+def compared(space: Space, table: LatencyTable, supernet: str, share: float) -> dict[str, Architecture]:
+    """The networks to compare, by name; all are predicted to take no longer than the scaled one."""
+    published = min(space.published.values(), key=lambda member: member.params)
+    scaled = scaled_to(space, published, table, share * table.total_ms(published))
+    target, scores = table.total_ms(scaled), nas.load_scores(supernet)
+    found = {
+        engine: nas.search(space, table, scores, target, engine=engine).architecture for engine in ("exact", "slimming")
+    }
+    drawn = {member.operations(): member for member in map(space.sample, range(CANDIDATES))}.values()
+    near = sorted(drawn, key=lambda member: abs(table.total_ms(member) / target - 1))[:RANDOM]
+    return {"scaled": scaled, **found, **{f"random{number}": member for number, member in enumerate(near)}}
+
+
+def scaled_to(space: Space, published: Architecture, table: LatencyTable, target_ms: float) -> Architecture:
+    """The published member with widths and depths times the largest factor that keeps the target."""
+    attention = [
+        sum(stages.kind(block) == "global" for block in stage.blocks)
+        for stages, stage in zip(space.stages, published.stages, strict=True)
+    ]
+    for factor in np.arange(1.0, 0.0, -0.01):
+        widths = [nearest(s.widths, factor * w) for s, w in zip(space.stages, published.widths, strict=True)]
+        depths = [max(s.depths[0], round(factor * d)) for s, d in zip(space.stages, published.depths, strict=True)]
+        kept = [min(count, depth) for count, depth in zip(attention, depths, strict=True)]
+        member = space.member(widths, depths, kept, name=f"{published.name}-x{factor:.2f}")
+        if table.total_ms(member) <= target_ms:
+            return member
+    raise SystemExit(f"no scaled {published.name} takes {target_ms:.4g} ms or less; give a larger --share")
+
+
+def nearest(widths: tuple[int, ...], wanted: float) -> int:
+    return min(widths, key=lambda width: abs(width - wanted))
+
+
+def measured_ms(device: Device, member: Architecture) -> float:
+    """The lowest of several measurements of the whole network."""
+    artifact = device.prepare(Chain.network(member.operations())).result()
+    return min(device.measure(artifact).median_ms for _ in range(REPEATS))
+
+
+def trained(member: Architecture, splits: Splits, recipe: dict[str, Any], keep: Path) -> dict[str, Any]:
+    """Test accuracy in percent after training from random weights, by seed."""
+    keep.mkdir(parents=True, exist_ok=True)
+    member.save(keep / "architecture.yaml")
+    accuracies = []
+    for seed in SEEDS:
+        done = nas.finetune(keep / "architecture.yaml", splits, Recipe(**recipe, seed=seed), out=keep / f"seed{seed}",
+                            from_scratch=True)  # fmt: skip
+        accuracies.append(done.description["accuracy"]["test"]["raw"]["accuracy"])
+        print(f"{keep.name}, seed {seed}: {accuracies[-1]:.2f} %", file=sys.stderr, flush=True)
+    return {"test": accuracies, "mean": round(float(np.mean(accuracies)), 3),
+            "deviation": round(float(np.std(accuracies, ddof=1)), 3)}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
