@@ -15,6 +15,12 @@ from nas.latency.table import make_table
 from nas.search.scores import Score, Scores, wanted_keys
 from nas.space import Space, load_space
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long goes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 SMALL_SPACE = """\
 format: nas-space-1
 name: small

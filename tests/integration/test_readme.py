@@ -1,4 +1,4 @@
-"""A new user's path: the commands that the README shows, in its order, in an empty folder."""
+"""A new user's path: the commands that README and tutorial show, in their order, in an empty folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
-def commands() -> list[str]:
-    """Every line that starts with `nas ` in a shell block of the README, without its comment."""
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def commands(file: str) -> list[str]:
+    """Every line that starts with `nas ` in a shell block of a document, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [" ".join(shlex.split(line, comments=True)) for line in lines if line.startswith("nas ")]
 
@@ -31,8 +33,9 @@ def run(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
-    listed = commands()
+def test_every_command_of_readme_and_tutorial_works_in_its_order(tmp_path: Path) -> None:
+    take_photos(tmp_path / "photos")
+    listed = [*commands("README.md"), *commands("docs/tutorial.md")]
     for name in ("spaces", "devices", "search", "predict", "profile", "check", "train", "finetune", "export", "report"):
         assert any(line.startswith(f"nas {name}") for line in listed), f"the README shows no `nas {name}`"
     seconds = {}
@@ -49,6 +52,8 @@ def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
     for file in ("run.yaml", "trace.csv", "architecture.yaml", "trajectory.png", "weights.safetensors", "report.html",
                  "finetune/weights.safetensors", "export/model.tflite", "check-host.yaml"):  # fmt: skip
         assert (found / file).stat().st_size > 0
+    for file in ("front.csv", "finetune/finetune.yaml", "export/model-int8.tflite", "check-host.yaml", "report.html"):
+        assert (tmp_path / "runs" / "found" / file).stat().st_size > 0
 
     import nas
     from nas.weights import load_state_dict
@@ -56,6 +61,17 @@ def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
     net = nas.build(nas.load_architecture(found / "architecture.yaml"))
     net.load_state_dict(load_state_dict(found / "weights.safetensors"))
     assert accuracy_on_digits(net.eval()) > 50, "the found network keeps what its supernet learned"
+
+
+def take_photos(folder: Path) -> None:
+    """Three classes of pictures, of another colour each."""
+    generator = np.random.default_rng(0)
+    for channel, name in enumerate(("bicycle", "tram", "bus")):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = generator.integers(0, 120, (48, 64, 3), dtype=np.uint8)
+            pixels[:, :, channel] += 100
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
 
 
 def accuracy_on_digits(net: object) -> float:
