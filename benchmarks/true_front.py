@@ -8,7 +8,7 @@ and the hypervolume below its own front is set in proportion to that of the true
 latency and the lowest accuracy of the space. Evaluations stand in FOLDER, and the same command goes on there.
 
 Engines: `exact`, the front by added-up scores, then the members that these rank next; `slimming`, judged by evaluation
-at every step; `nsga2`, two objectives; `random`. The last three are means over seeds.
+at every step; `nsga2`, two objectives; `random`. The last two are means over seeds.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def by_scores(space: Space, table: LatencyTable, scores: Scores, most: int) -> l
             ms, cost = table.total_ms(after), scores.cost(after)
             best = min(other.cost for other in points if other.ms <= ms) if ms >= points[0].ms else cost
             behind[shape(after)] = min(behind.get(shape(after), np.inf), cost - best)
-    return [*looked, *sorted(behind, key=lambda one: behind[one])][: max(most, 0)]
+    return [*looked, *sorted(behind, key=lambda one: behind[one])][:most]
 
 
 def by_slimming(

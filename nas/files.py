@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -74,6 +75,17 @@ def read_text(path: str | Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path}: cannot be read: {reason}") from None
+
+
+def number_in(where: str, column: str, text: str) -> float:
+    """A finite number of a CSV file. Raises InputError with `where` it stands and the column."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {column}: '{text}' is no finite number")
+    return value
 
 
 def dump_yaml(data: Any) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run's folder, or an architecture's YAML file.")],
+    run: Annotated[str, typer.Argument(help="A run's folder, an architecture's YAML file, or a published member.")],
     to: Annotated[
         str, typer.Option(help=f"Targets, separated by commas: {', '.join(TARGETS)}.")
     ] = "config,torch,litert",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,9 +25,10 @@ def predict(
 ) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
+    from nas.space import find_architecture
 
     asked = sizes.read(resolution, classes, segment)
-    table, network = load_table(device), asked.apply(_architecture(arch))
+    table, network = load_table(device), asked.apply(find_architecture(arch))
     estimate, effective = table.predict(network), _sizes(network, asked)
     if estimate.missing:
         with sizes.naming(effective):
@@ -49,22 +49,6 @@ def _sizes(network: Architecture, asked: sizes.Sizes) -> sizes.Sizes:
 
     known = network.space in space_names()
     return sizes.between(load_space(network.space), network) if known else asked
-
-
-def _architecture(name: str) -> Architecture:
-    """The architecture in this file or run folder, or the published member of this name."""
-    from nas.errors import InputError, nearest
-    from nas.space import load_architecture, load_space, space_names
-
-    path = Path(name)
-    if path.suffix or len(path.parts) > 1:
-        return load_architecture(path / "architecture.yaml" if path.is_dir() else path)
-    members = {member: arch for space in space_names() for member, arch in load_space(space).published.items()}
-    if name in members:
-        return members[name]
-    if path.is_dir():
-        return load_architecture(path / "architecture.yaml")
-    raise InputError(f"unknown architecture '{name}'{nearest(name, members)}; or the path of a YAML file")
 
 
 def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, following: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.errors import InputError
 from nas.files import YamlFile
-from nas.space import Architecture, load_architecture
+from nas.space import Architecture, find_architecture, load_architecture
 
 HOMES = ("finetune", "")
 """Where in a run folder weights are looked for, the best ones first."""
@@ -54,19 +54,18 @@ class Source:
 
 
 def find_source(run: str, weights: Path | None = None, out: Path | None = None) -> Source:
-    """The network of a run folder (fine-tuned where it is, else as it was found) or of an architecture's YAML file.
+    """The network of a run folder (fine-tuned where it is, else as it was found), of an architecture's YAML file, or
+    the published member of this name.
 
     Args:
-        run: the folder or the file.
+        run: the folder, the file or the name.
         weights: a file of weights to take instead of the run's own.
-        out: where to export to; RUN/export by default, FILE-export beside an architecture's file.
+        out: where to export to; RUN/export by default, FILE-export beside an architecture's file, or NAME-export.
 
     Raises:
         InputError: when there is no such run or file, or a file in it is wrong.
     """
     path = Path(run)
-    if not path.exists():
-        raise InputError(f"{run}: there is no such run folder or architecture file; `nas search` makes one")
     if weights is not None and not weights.is_file():
         raise InputError(f"--weights {weights}: there is no such file")
     folder = out or (path / "export" if path.is_dir() else path.with_name(f"{path.stem}-export"))
@@ -79,7 +78,7 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
             Source(run, folder, architecture, own, provenance, _numbers(architecture.classes)), home or path
         )
     else:
-        architecture = load_architecture(path)
+        architecture = find_architecture(run)
         source = Source(run, folder, architecture, None, "random", _numbers(architecture.classes))
     if weights is None:
         return source

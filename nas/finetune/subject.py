@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.errors import InputError, nearest
+from nas.errors import InputError
 from nas.files import YamlFile
 from nas.search.run import FORMAT as RUN_FORMAT
-from nas.space import Architecture, load_architecture, load_space, space_names
+from nas.space import Architecture, find_architecture, load_architecture
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def find_subject(name: str | Path) -> Subject:
         InputError: when it is none of them, or its network answers with maps.
     """
     path = Path(name)
-    subject = _run(path) if path.is_dir() else Subject(_architecture(path))
+    subject = _run(path) if path.is_dir() else Subject(find_architecture(name))
     if subject.architecture.head.layout == "pyramid":
         raise InputError(f"{name}: its head {subject.architecture.head.kind} gives maps; `nas finetune` trains "
                          "classifiers on labelled images")  # fmt: skip
@@ -47,13 +47,3 @@ def _run(folder: Path) -> Subject:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'")
     weights = folder / "weights.safetensors"
     return Subject(load_architecture(folder / "architecture.yaml"), folder, weights if weights.is_file() else None)
-
-
-def _architecture(path: Path) -> Architecture:
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        return load_architecture(path)
-    members = {member: arch for space in space_names() for member, arch in load_space(space).published.items()}
-    if str(path) not in members:
-        raise InputError(f"{path}: there is no such run folder, architecture file or published member"
-                         f"{nearest(str(path), members)}")  # fmt: skip
-    return members[str(path)]

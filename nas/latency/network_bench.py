@@ -65,7 +65,7 @@ class _NetworkBench:
             tell(len(self._artifacts))
 
     def close(self) -> None:
-        """Removes the files: whole networks are large, and nobody measures them twice."""
+        """Removes what files are left."""
         for artifact in self._artifacts.values():
             if not artifact.cancel() and artifact.done() and not artifact.exception():
                 remove(artifact.result())
@@ -81,3 +81,5 @@ class _NetworkBench:
             raise NasError(f"network {network} could not be measured: {error}") from error
         if taken[-1] == min(taken):
             yield network, taken[-1]
+        if self._settled(taken):
+            remove(self._artifacts[network].result())  # it is large, and is not measured any more

@@ -16,7 +16,7 @@ from nas.errors import InputError
 from nas.files import read_text
 from nas.latency.cost_model import Observation, demand
 from nas.latency.reference_nets import reference_nets
-from nas.space import Architecture, load_space, space_names
+from nas.space import Architecture, published_members
 from nas.specs import Layer, Shape
 
 PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
@@ -86,10 +86,8 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
     return value
 
 
-@cache
-def members() -> dict[str, Architecture]:
-    """The published members of all shipped spaces, by name."""
-    return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
+members = cache(published_members)
+"""The published members of all spaces, by name, read once."""
 
 
 def member(model: str) -> Architecture | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nas.errors import InputError
-from nas.files import YamlFile, read_text
+from nas.files import YamlFile, number_in, read_text
 from nas.search.run import FORMAT
 from nas.specs import explain
 
@@ -194,18 +193,8 @@ def read_csv(
                 raise InputError(f"{where}: {len(fields)} fields, the header names {len(header)}; the file is damaged")
             record = dict(zip(header, fields, strict=True))
             row: dict[str, Any] = {name: record[name] for name in texts}
-            row |= {name: _number(where, name, record[name]) for name in numbers}
-            rows.append(row | {n: _number(where, n, record[n]) if record.get(n) else None for n in optional})
+            row |= {name: number_in(where, name, record[name]) for name in numbers}
+            rows.append(row | {n: number_in(where, n, record[n]) if record.get(n) else None for n in optional})
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
     return rows
-
-
-def _number(where: str, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{where}: {column}: '{text}' is no finite number")
-    return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from nas.errors import InputError
-from nas.files import YamlFile, read_text, write_text, write_yaml
+from nas.files import YamlFile, number_in, read_text, write_text, write_yaml
 from nas.search.scores import MoveName, Score, Scores, wanted_keys
 from nas.space import Space
 from nas.space.schema import space_from
@@ -106,8 +105,8 @@ def _score(where: str, record: Mapping[str, str], space: Space, known: Container
     move, place, choice = record["move"], record["place"], record["choice"]
     if move not in get_args(MoveName):
         raise InputError(f"{where}: move: '{move}' is none of {', '.join(get_args(MoveName))}")
-    score = Score(move, place, _number(where, "cost", record["cost"]), choice, **{  # type: ignore[arg-type]
-        name: _number(where, name, record[name]) for name in _MEASURED if record[name]
+    score = Score(move, place, number_in(where, "cost", record["cost"]), choice, **{  # type: ignore[arg-type]
+        name: number_in(where, name, record[name]) for name in _MEASURED if record[name]
     })  # fmt: skip
     if move == "narrow":
         widths = {f"stage{index}": stage.widths for index, stage in enumerate(space.stages, start=1)}
@@ -121,13 +120,3 @@ def _score(where: str, record: Mapping[str, str], space: Space, known: Container
         what = f"{place}{f', {choice}' if choice else ''}"
         raise InputError(f"{where}: place: the scored space has no move '{move}' at {what}")
     return score
-
-
-def _number(where: str, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{where}: {column}: '{text}' is no finite number")
-    return value

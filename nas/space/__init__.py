@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas import resources
+from nas.errors import InputError, nearest
 from nas.plugins import SPACES, Plugin, plugins
 from nas.space.architecture import Architecture, Operation, Stage, load_architecture
 from nas.space.space import Space, StageSpace
@@ -33,12 +34,28 @@ def space_names() -> list[str]:
     return sorted({**_brought(), **_files()})
 
 
-def published_member(name: str) -> Architecture | None:
-    """The published architecture of this name in any known space, or None."""
-    for space in map(load_space, space_names()):
-        if name in space.published:
-            return space.published[name]
-    return None
+def published_members() -> dict[str, Architecture]:
+    """The published architectures of all known spaces, by name."""
+    return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
+
+
+def find_architecture(name: str | Path) -> Architecture:
+    """The architecture in a YAML file or in a run folder, or the published member of this name.
+
+    Raises:
+        InputError: when there is none, or the file is wrong.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1:
+        if not path.exists():
+            raise InputError(f"{name}: there is no such run folder or architecture file; `nas search` makes one")
+        return load_architecture(path / "architecture.yaml" if path.is_dir() else path)
+    members = published_members()
+    if str(name) in members:
+        return members[str(name)]
+    if path.is_dir():
+        return load_architecture(path / "architecture.yaml")
+    raise InputError(f"unknown architecture '{name}'{nearest(str(name), members)}; or the path of a YAML file or run")
 
 
 def _files() -> dict[str, Path]:
@@ -51,5 +68,5 @@ def _brought() -> dict[str, Plugin]:
     return plugins(SPACES, {path.stem for path in resources.shipped(resources.SPACES).glob("*.yaml")})
 
 
-__all__ = ["Architecture", "Operation", "Space", "Stage", "StageSpace", "load_architecture", "load_space",
-           "published_member", "space_names"]  # fmt: skip
+__all__ = ["Architecture", "Operation", "Space", "Stage", "StageSpace", "find_architecture", "load_architecture",
+           "load_space", "published_members", "space_names"]  # fmt: skip

@@ -70,7 +70,7 @@ def test_an_architecture_file_has_random_weights_and_says_so(nas: Nas, run: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (("nowhere",), 2, "nowhere: there is no such run folder or architecture file"),
+        (("nowhere",), 2, "unknown architecture 'nowhere'"),
         (("run", "--to", "onnnx"), 2, "--to onnnx: unknown export target, did you mean 'onnx'?"),
         (("run", "--to", ","), 2, "--to: name at least one of config"),
         (("run", "--to", "litert-int8"), 2, "--to litert-int8: takes the ranges of activations from images; give"),

@@ -89,7 +89,7 @@ def test_the_supernet_that_gave_the_weights_teaches(nas: Nas, run: Architecture,
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["runn", *QUICK], "runn: there is no such run folder, architecture file or published member"),
+        (["runn", *QUICK], "unknown architecture 'runn'"),
         (["search_spaces", *QUICK], "search_spaces: no finished run here (there is no run.yaml)"),
         (["run", "--data", "nowhere/at/all"], "data nowhere/at/all: there is no such file or folder"),
         (["run/architecture.yaml", *QUICK], "an architecture has no weights; give --init FILE, or --from-scratch"),

@@ -170,7 +170,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ([*SEARCH, "--supernet", "search_spaces"], "no scores.csv there"),
         ([*SEARCH, "--out", "search_spaces"], "there is something already"),
         (["predict", "small_x", "--device", "toy"], "unknown architecture 'small_x', did you mean 'small_"),
-        (["predict", "none.yaml", "--device", "toy"], "none.yaml: cannot be read"),
+        (["predict", "none.yaml", "--device", "toy"], "none.yaml: there is no such run folder or architecture file"),
         (["predict", "small_s", "--device", "tox"], "did you mean 'toy'"),
     ],
 )

@@ -43,7 +43,7 @@ def test_the_comparison_from_scratch_has_a_folder_of_its_own(small: Architecture
 
 
 def test_what_is_no_subject_is_told(small: Architecture, make_run: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such run folder, .* did you mean 'swiftformer_s'"):
+    with pytest.raises(InputError, match=r"unknown architecture 'swiftformer_ss', did you mean 'swiftformer_s'"):
         find_subject("swiftformer_ss")
     with pytest.raises(InputError, match=r"no finished run here \(there is no run.yaml\)"):
         find_subject(tmp_path)

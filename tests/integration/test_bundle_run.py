@@ -67,7 +67,8 @@ def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     python = folder / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", *ENVIRONMENTS[request.param]]
     result = subprocess.run(install, capture_output=True, text=True)
-    if result.returncode and ("No matching distribution" in result.stderr or "connection" in result.stderr.lower()):
+    absent = "No matching distribution" in result.stderr or "connection" in result.stderr.lower()
+    if result.returncode and absent and not os.environ.get("CI"):  # there both have to be tried
         pytest.skip(f"pip finds no {request.param} for this Python and machine: {result.stderr.strip()[-200:]}")
     assert result.returncode == 0, result.stderr
     return request.param, python

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.errors import InputError
-from nas.space import published_member
+from nas.space import find_architecture
 from nas.specs import MB3D, MB4D, Flatten, Identity, Unflatten
 
 SPACE = nas.load_space("efficientformer")
@@ -83,9 +83,12 @@ def test_block_that_is_no_block_is_refused() -> None:
         L1.with_stage(0, L1.stages[0].with_block(0, Flatten())).operations()
 
 
-def test_published_members_by_name() -> None:
-    assert published_member("efficientformer_l3") == SPACE.published["efficientformer_l3"]
-    assert published_member("resnet50") is None
+def test_architectures_by_name_file_and_run(tmp_path: Path) -> None:
+    assert find_architecture("efficientformer_l3") == SPACE.published["efficientformer_l3"]
+    L1.save(tmp_path / "run" / "architecture.yaml")
+    assert find_architecture(tmp_path / "run") == find_architecture(tmp_path / "run" / "architecture.yaml") == L1
+    with pytest.raises(InputError, match="unknown architecture 'resnet50'"):
+        find_architecture("resnet50")
 
 
 def test_saving_over_a_file_replaces_it_whole(tmp_path: Path) -> None:
