@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from whole_run import by_turns
 
 import nas
 from nas.data import Splits
-from nas.devices import opened
-from nas.devices.base import Chain, Device
 from nas.finetune.recipe import Recipe
 from nas.latency import LatencyTable
 from nas.space import Architecture, Space
@@ -32,7 +31,6 @@ from nas.versions import versions
 
 SEEDS = (0, 1, 2)
 RANDOM, CANDIDATES = 3, 2000
-REPEATS = 5
 NEAR = 0.05
 """Measured latencies count as equal when they are within this of the scaled member's."""
 
@@ -51,8 +49,7 @@ def main() -> None:
     space = open_folder(arguments.supernet)[2]
     table = nas.load_table(arguments.table).calibrated(space.name, space.resolution)
     members = compared(space, table, arguments.supernet, arguments.share)
-    with opened("host") as devices:
-        measured = {name: measured_ms(devices[0], member) for name, member in members.items()}
+    measured = by_turns(members)
     splits = training_splits(arguments.supernet, arguments.data)
     recipe = {"epochs": arguments.epochs, "batch": arguments.batch, "learning_rate": arguments.learning_rate,
               "ema": 0.0, "mix": 0.0}  # fmt: skip
@@ -105,12 +102,6 @@ def scaled_to(space: Space, published: Architecture, table: LatencyTable, target
 
 def nearest(widths: tuple[int, ...], wanted: float) -> int:
     return min(widths, key=lambda width: abs(width - wanted))
-
-
-def measured_ms(device: Device, member: Architecture) -> float:
-    """The lowest of several measurements of the whole network."""
-    artifact = device.prepare(Chain.network(member.operations())).result()
-    return min(device.measure(artifact).median_ms for _ in range(REPEATS))
 
 
 def trained(member: Architecture, splits: Splits, recipe: dict[str, Any], keep: Path) -> dict[str, Any]:

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from nas.search.exact import FrontPoint
     from nas.space import Architecture, Space
 
-_ENGINES = "How to search: slimming (greedy), exact (proven best), nsga2 or tpe (both try members out)."
+_ENGINES = (
+    "How to search: slimming (greedy), exact (proven best by the scores), learned (corrects the scores by members that "
+    "it evaluates), nsga2 or tpe (both try members out)."
+)
+_TRIALS = "Of nsga2 and tpe: members to try, of all workers. Of learned: members to evaluate."
 _STORAGE = (
     "Of nsga2 and tpe: the URL of a database that keeps the trials, as sqlite:///study.db. The same command goes on "
     "there after a stop; several at once share the work."
@@ -43,8 +47,8 @@ def search(
         float | None, typer.Option(help="The most peak activation memory, in MB (10^6 bytes) at the table's precision.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help=_ENGINES, show_default="slimming, exact for several")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Of nsga2 and tpe: members to try, of all workers.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of nsga2 and tpe.")] = 0,
+    trials: Annotated[int | None, typer.Option(min=1, help=_TRIALS, show_default="1000; 100 of learned")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of nsga2, tpe and learned.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Of nsga2 and tpe: processes of this run.")] = 1,
     storage: Annotated[str | None, typer.Option(help=_STORAGE)] = None,
     study: Annotated[str | None, typer.Option(help="Its name in the storage; by default it tells the search.")] = None,
@@ -57,8 +61,12 @@ def search(
     candidates: Annotated[str, typer.Option(help="Moves to weigh at each step: all, or those of the paper.")] = "all",
     score_by: Annotated[str, typer.Option(help=search_evaluate.HELP)] = "table",
     data: Annotated[str | None, typer.Option(help="Of evaluate: the images that the supernet was trained on.")] = None,
-    evaluate_best: Annotated[int, typer.Option(min=1, help="Of it: moves of a step to evaluate, best by scores.")] = 8,
-    evaluate_images: Annotated[int, typer.Option(min=1, help="Of it: held-out images to judge by, at most.")] = 1000,
+    evaluate_best: Annotated[
+        int, typer.Option(min=1, help="Of evaluate, by slimming: moves of a step to evaluate, best by scores.")
+    ] = 8,
+    evaluate_images: Annotated[
+        int, typer.Option(min=1, help="Of evaluate: held-out images to judge by, at most.")
+    ] = 1000,
     scores: Annotated[
         str | None, typer.Option(help="A scores.csv or its folder; by default what ships with the space.")
     ] = None,
@@ -94,7 +102,7 @@ def search(
                 chosen, table, known, target, engine or ("exact" if len(tables) > 1 else "slimming"),
                 "paper" if score_by == search_evaluate.ALPHA else candidates, _tell_step,  # type: ignore[arg-type]
                 _given(macs=macs, params=params, memory_mb=memory_mb), objective,  # type: ignore[arg-type]
-                StudySettings(trials, seed, storage, study, workers),
+                StudySettings(trials or (100 if engine == "learned" else 1000), seed, storage, study, workers),
             )
             for table, target in zip(tables, _targets(latency_ms, device), strict=True)
         ]  # fmt: skip
@@ -102,21 +110,26 @@ def search(
         _several(problems, out, as_json)
         return
     (problem,) = problems
-    points = pareto(problem) if front else ()
+    points = pareto(problem) if front and engine != "learned" else ()
     judge = search_evaluate.sliced_supernet(supernet, data, evaluate_images)
     folder = new_folder(out, chosen.name, problem.table.device.name, goes_on=judge is not None)
     if judge:
         problem = search_evaluate.judged_by(problem, judge, evaluate_best, folder)
     _tell_problem(problem)
     with bars() as progress:
-        found = solve(replace(problem, study=replace(problem.study, progress=progress)))
+        problem = replace(problem, study=replace(problem.study, progress=progress))
+        found = solve(problem)
+    if found.scores is not None:
+        problem = search_evaluate.learned_by(problem, found.scores, folder)
+        points = pareto(problem) if front else ()
     if supernet:
         _inherit(_supernet_folder(supernet), found, folder)
     others = answers(problem, found)
     write_run(folder, problem, found, ["nas", *sys.argv[1:]])
     if points:
         write_front(folder, problem, points, others)
-    following = f"nas predict {shlex.quote(str(folder / 'architecture.yaml'))} --device {shlex.quote(device[0])}"
+    following = shlex.join(["nas", "finetune", str(folder), "--data", data or "DATA"] if supernet else
+                           ["nas", "report", str(folder)])  # fmt: skip
     document = _document(problem, others, folder, following) | ({"front": _front(problem, points)} if front else {})
     emit(document, as_json, _text(problem, others, folder, len(points)))
     next_step(following)

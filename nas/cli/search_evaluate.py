@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from nas.cli.common import say
 
 if TYPE_CHECKING:
-    from nas.search import Found, Problem
+    from nas.search import Found, Problem, Scores
     from nas.supernet.evaluate import SlicedSupernet
 
 TABLE, ALPHA, EVALUATE = "table", "alpha", "evaluate"
 HELP = (
-    "What slimming judges moves by: table (recorded costs), alpha (of each kind of move the one that the paper's "
-    "alphas call least important, as --candidates paper), evaluate (the accuracy of the sliced supernet, as it goes)."
+    "What members are judged by: table (recorded costs), evaluate (accuracy of the sliced supernet; of slimming "
+    "and learned), alpha (of each kind of move slimming weighs the one that the paper's alphas call least important, as "
+    "--candidates paper)."
 )
 
 
@@ -26,10 +27,13 @@ def check_score_by(
 ) -> None:
     """Raises InputError for options that do not go together."""
     from nas.errors import InputError, nearest
+    from nas.search.engines import EVALUATING
 
     if name not in (TABLE, ALPHA, EVALUATE):
         raise InputError(f"unknown --score-by '{name}'{nearest(name, (TABLE, ALPHA, EVALUATE))}")
     if name != EVALUATE:
+        if engine == "learned":
+            raise InputError("--engine learned: learns from members that are evaluated; also give --score-by evaluate")
         if data is not None:
             raise InputError(f"--data {data}: only --score-by evaluate looks at images")
         if name == ALPHA and (engine or "slimming") != "slimming":
@@ -40,8 +44,8 @@ def check_score_by(
             "--supernet, the training run to slice" if supernet is None else "--data, the images it was trained on"
         )
         raise InputError(f"--score-by evaluate: also give {missing}")
-    if len(devices) > 1 or (engine or "slimming") != "slimming":
-        raise InputError("--score-by evaluate: is for slimming on one device, whose every step it judges")
+    if len(devices) > 1 or (engine or "slimming") not in EVALUATING:
+        raise InputError(f"--score-by evaluate: is for one device, and the engines {' and '.join(EVALUATING)}")
 
 
 def sliced_supernet(supernet: str | None, data: str | None, images: int) -> SlicedSupernet | None:
@@ -64,6 +68,14 @@ def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path)
     say(f"         {len(evaluations)} members are in {folder / 'evaluations.csv'}; after a stop the same command goes "
         f"on with --out {shlex.quote(str(folder))}")  # fmt: skip
     return replace(problem, evaluations=evaluations, evaluate_best=best)
+
+
+def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:
+    """The problem with the scores that the search learned, which are kept in the run's folder."""
+    from nas.search import load_scores
+
+    scores.save(folder)
+    return replace(problem, scores=load_scores(folder))
 
 
 def evaluated_text(found: Found, problem: Problem) -> list[str]:

@@ -33,7 +33,7 @@ class Host(Device):
     """
 
     slope = False
-    repeats = 2
+    repeats = 6
     profiled_by = "one after the other, each as a file of its own on the output of the one before it"
 
     def __init__(self, threads: int = 1, cache: Path | None = None) -> None:

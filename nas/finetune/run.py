@@ -78,8 +78,7 @@ def finetune(
     together.wait()
     first = deepcopy(start.network)
     averaged = train(
-        Finetuning(start.network, taught, recipe), data.train, recipe, folder, epochs=recipe.epochs,
-        batch=recipe.batch, warmup=recipe.warmup, seed=recipe.seed, flip=recipe.flip, report=report,
+        Finetuning(start.network, taught, recipe), data.train, recipe, folder, report=report,
         save_every=save_every, report_every=report_every, device=device,
     )  # fmt: skip
     if together.main:

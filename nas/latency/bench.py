@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from threading import Lock
 from typing import Any, Protocol
 
-from nas.devices.base import Device, DeviceLost, OperationFailed
+from nas.devices.base import Chain, Device, DeviceLost, OperationFailed
 from nas.errors import NasError
 from nas.latency.drift import DriftWatch
 from nas.latency.journal import Journal
@@ -20,7 +20,9 @@ from nas.latency.rows import Key, Row
 from nas.space import Operation
 
 AHEAD = 4
-"""Operations that are converted ahead of the one that is measured, and that lie between its repeats."""
+"""Operations that are converted ahead of the one that is measured."""
+WAITING = 24
+"""Operations that lie between the repeats of one, as far as there are so many."""
 
 
 class Source(Protocol):
@@ -119,24 +121,26 @@ class Bench:
         self._lock = Lock()
         self._done = 0
 
-    def measure(self, source: Source, until: float) -> None:
+    def measure(self, source: Source, until: float, meanwhile: Sequence[Chain] = ()) -> None:
         """Measures what `source` names until it names nothing, or until the monotonic clock says `until`.
+
+        `meanwhile` is what is to be converted next, while the last repeats are measured.
 
         Raises:
             DeviceLost: when the last of the devices went away.
             NasError: when no operation could be measured at all.
         """
         if len(self.devices) == 1:
-            _Station(self, self.devices[0], source, until).work()
+            _Station(self, self.devices[0], source, until, meanwhile).work()
         else:
-            self._together(source, until)
+            self._together(source, until, meanwhile)
         if self._done:
             self.progress("operations", self._done, self._done)
         if not self.rows and self.failed:
             raise NasError(f"no operation could be measured; the first failed with: {next(iter(self.failed.values()))}")
 
-    def _together(self, source: Source, until: float) -> None:
-        stations = [_Station(self, device, source, until) for device in self.devices]
+    def _together(self, source: Source, until: float, meanwhile: Sequence[Chain]) -> None:
+        stations = [_Station(self, device, source, until, meanwhile) for device in self.devices]
         with ThreadPoolExecutor(len(stations)) as pool:
             try:
                 ends = list(zip(self.devices, pool.map(_Station.until_lost, stations), strict=True))
@@ -203,12 +207,13 @@ class _Station:
     """One device of a bench, and its watch for drift.
 
     The first stack is the reference: rows since the last good look at it are measured again after a drift that went
-    away, and flagged after one that stayed. Repeats (`Device.repeats`) follow when AHEAD others were measured: what
-    disturbs a device lasts for seconds.
+    away, and flagged after one that stayed. Repeats (`Device.repeats`) follow when WAITING others were measured:
+    what disturbs a device lasts for tens of seconds.
     """
 
-    def __init__(self, bench: Bench, device: Device, source: Source, until: float) -> None:
+    def __init__(self, bench: Bench, device: Device, source: Source, until: float, meanwhile: Sequence[Chain]) -> None:
         self._bench, self._device, self._source, self._until = bench, device, source, until
+        self._meanwhile = meanwhile
         self._line: deque[Job] = deque()
         self._since_look: list[Job] = []
         self._taken: dict[Key, list[Row]] = {}
@@ -243,8 +248,10 @@ class _Station:
             self._since_look.append(self._line.popleft())
             self._refill()
             self._look(job, measured)
-            self._repeat(AHEAD)
+            self._repeat(WAITING)
             self._bench.tell(self._source, 1)
+        for chain in self._meanwhile:
+            self._device.prepare(chain)
         self._repeat(0)
 
     def _repeat(self, most: int) -> None:

@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.devices.base import Device
 from nas.errors import InputError
@@ -27,21 +28,39 @@ from nas.latency.table import DEVICE_FILE, LatencyTable
 from nas.space import Architecture, Space
 
 JOURNAL_FILE = "check-journal.jsonl"
+NETWORK_ERROR, SCALE_ERROR, INTERCEPT_SHARE = 0.01, 0.005, 0.05
+"""A network predicted 1 % off weighs as much as a scale 0.005 from 1, or an intercept of 5 % of the fastest network."""
+Floats = NDArray[np.float64]
 
 
 def calibrate(networks: Sequence[NetworkTime]) -> tuple[float, float]:
     """Scale and intercept (ms, at least 0) that carry sums of rows over to measured networks.
 
-    Least squares on relative errors. Fewer than two networks give a scale alone.
+    Rows and networks were measured on one device: the scale is held near 1, and the intercept, what a network takes
+    beside its operations, near 0. Large relative errors count linearly (soft L1), so that one network that something
+    disturbed does not turn the line; being far from 1 and 0 costs ever less more (Cauchy), so that networks which agree
+    on that get their way. Fewer than two networks give a scale alone.
     """
-    from scipy.optimize import nnls
+    from scipy.optimize import least_squares
 
     measured = np.array([network.measured_ms for network in networks])
-    columns = [np.array([network.sum_ms for network in networks]) / measured]
-    if len(networks) > 1:
-        columns.append(1 / measured)
-    solution = nnls(np.column_stack(columns), np.ones(len(networks)))[0]
-    return float(solution[0]), float(solution[1]) if len(networks) > 1 else 0.0
+    summed = np.array([network.sum_ms for network in networks])
+    if len(networks) < 2:
+        return float((measured / summed)[0]), 0.0
+    overhead = INTERCEPT_SHARE * float(measured.min())
+
+    def errors(line: Floats) -> Floats:
+        off = np.log((line[1] + line[0] * summed) / measured) / NETWORK_ERROR
+        held = np.array([(line[0] - 1) / SCALE_ERROR, line[1] / overhead])
+        return np.concatenate([np.sign(off) * np.sqrt(2 * (np.hypot(1, off) - 1)), np.sqrt(np.log1p(held**2))])
+
+    starts = [1.0, float(np.median(measured / summed))]
+    found = [
+        least_squares(errors, [start, overhead / 10], bounds=(0, np.inf), x_scale=[SCALE_ERROR, overhead])
+        for start in starts
+    ]
+    scale, intercept = min(found, key=lambda each: each.cost).x
+    return float(scale), float(intercept)
 
 
 def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> list[NetworkTime]:

@@ -15,9 +15,9 @@ from nas.specs import Flatten, Shape
 
 EMPTY = Chain((Flatten(),), Shape(8, 1, 1))
 """Does nothing worth a microsecond: its time is the cost of a call."""
-AGREE = 0.02
+AGREE = 0.01
 """How near to the lowest time another one must be, relative."""
-MOST_REPEATS = 3
+MOST_REPEATS = 2
 """Times the device's `repeats` that one is measured at most until two agree."""
 
 
@@ -72,7 +72,7 @@ def measure(device: Device, job: Job, call_ms: float) -> Row:
 def settled(times_ms: Sequence[float], repeats: int) -> bool:
     """Whether the lowest of an operation's times can be trusted: the second lowest is within AGREE of it.
 
-    What else a machine does makes runs slower, never faster, and lasts for seconds.
+    What else a machine does makes runs slower, never faster.
     """
     lowest = sorted(times_ms)[:2]
     enough = len(times_ms) >= repeats and (repeats == 1 or lowest[-1] <= lowest[0] * (1 + AGREE))

@@ -71,7 +71,7 @@ class _NetworkBench:
                 remove(artifact.result())
 
     def _settled(self, taken: Sequence[float]) -> bool:
-        return settled(taken, 2 * self._device.repeats - 1)
+        return settled(taken, self._device.repeats)
 
     def _measure(self, network: str) -> Iterator[tuple[str, float]]:
         taken = self._taken.setdefault(network, [])

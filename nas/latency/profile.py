@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nas.devices.base import Device, DeviceLost
+from nas.devices.base import Chain, Device, DeviceLost
 from nas.latency.bench import Bench, Listed, Report
 from nas.latency.check import calibrate, sums
 from nas.latency.choose import Chooser
@@ -79,7 +79,8 @@ def profile(
         bench = Bench(units, book, report, progress, rows, {} if retry else old.unsupported)
         report.reused = sum(operation.key in bench.rows for operation in operations)
         source = Listed(chosen) if chosen is not None else _chooser(space, operations, bench)
-        bench.measure(source, begin + OPERATIONS_SHARE * budget_s)
+        next_ones = [Chain.network(member.operations()) for member in calibration_members(space)]
+        bench.measure(source, begin + OPERATIONS_SHARE * budget_s, next_ones)
         table = _complete(operations, bench, old)
         table.save(folder)  # of use without the calibration too, should a whole network not run
         table = _calibrate(table, space, bench, begin + budget_s)

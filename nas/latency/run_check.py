@@ -161,7 +161,7 @@ def _network_ms(device: Device, what: Chain | Path, arch: Architecture) -> float
     try:
         artifact = device.prepare(what).result() if isinstance(what, Chain) else what
         times = [device.measure(artifact).median_ms]
-        while not settled(times, 2 * device.repeats - 1):
+        while not settled(times, device.repeats):
             times.append(device.measure(artifact).median_ms)
     except OperationFailed as error:
         raise NasError(f"network {arch.name or 'without a name'} could not be measured: {error}") from error

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from nas.errors import InputError, nearest
 from nas.latency import LatencyTable
-from nas.search.engines import ENGINES
+from nas.search.engines import ENGINES, EVALUATING
 from nas.search.evaluations import Evaluated, Evaluations
 from nas.search.fastest import fastest, least
 from nas.search.graph import Graph
@@ -34,18 +34,18 @@ def search(
     Args:
         latency_ms: the target; without any limit the predicted latency of the smallest published member, or half of
             the largest member's where none is published.
-        engine: "slimming", greedy, one move at a time, "exact", proven best, or "nsga2" or "tpe", which try
-            members out.
+        engine: "slimming", greedy, one move at a time, "exact", proven best by the scores, "learned", which corrects
+            the scores by members that it evaluates, or "nsga2" or "tpe", which try members out.
         candidates: which moves slimming weighs, "all" legal ones or those of the "paper".
         on_step: called with every step as it is taken.
         limits: what else a member must keep: "macs", "params", "memory_mb" (peak activation memory), with the most
             there may be of each.
         objective: what a move of slimming is to gain for what it costs: "limits", an amount that is limited, or
             "mes", EfficientFormerV2's score of size and speed.
-        study: trials, seed, storage and workers of "nsga2" and "tpe".
-        evaluations: what slimming judges moves by in place of added-up scores, by the accuracy of the sliced supernet,
-            say: `Evaluations(nas.supernet.evaluate.SlicedSupernet(folder, data))`.
-        evaluate_best: how many moves of a step it evaluates, those best by the scores.
+        study: trials and seed of "learned", "nsga2" and "tpe", storage and workers of the last two.
+        evaluations: what "slimming" and "learned" judge members by in place of added-up scores, by the accuracy of the
+            sliced supernet, say: `Evaluations(nas.supernet.evaluate.SlicedSupernet(folder, data))`.
+        evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
 
     Raises:
         InputError: as `pose`.
@@ -83,8 +83,8 @@ def pose(
             raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
     if objective == "mes" and engine != "slimming":
         raise InputError(f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the limits")
-    if evaluations is not None and engine != "slimming":
-        raise InputError(f"members are evaluated step by step by engine 'slimming', not by '{engine}'")
+    if evaluations is not None and engine not in EVALUATING:
+        raise InputError(f"members are evaluated by the engines {' and '.join(EVALUATING)}, not by '{engine}'")
     if evaluate_best < 1:
         raise InputError(f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated")
     table = table.calibrated(space.name, space.resolution)

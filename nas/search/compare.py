@@ -12,12 +12,12 @@ from nas.search.slimming import slim
 
 
 def answers(problem: Problem, found: Found) -> dict[str, Found]:
-    """What the problem's engine found and, for comparison, what "exact" and "slimming" find, by engine.
+    """What the problem's engine found and, for comparison, what "exact" and "slimming" find by the scores, by engine.
 
     Slimming is left out where it is stuck above a limit.
     """
     every = {problem.engine: found}
-    silent = replace(problem, on_step=None)
+    silent = replace(problem, on_step=None, evaluations=None)
     if "exact" not in every:
         every["exact"] = exact(silent)
     if "slimming" not in every:

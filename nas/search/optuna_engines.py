@@ -133,13 +133,10 @@ def tpe(problem: Problem) -> Found:
     return _engine(problem, "tpe")
 
 
-_LIMITS: dict[str, str] = {"MACs": "macs", "parameters": "params", "peak memory": "memory_mb"}
-
-
 def _engine(problem: Problem, sampler: Sampler) -> Found:
     """The best of a study, with the moves that turn the largest member into it."""
     scores = problem.scores
-    limits = {_LIMITS[limit.measure.name]: limit.most for limit in problem.limits}
+    limits = {limit.measure.key: limit.most for limit in problem.limits}
     costs = checksum([[*row.key, row.cost] for row in scores.rows])
     studied = search_optuna(problem.space, problem.table, scores.cost, problem.target_ms, sampler, problem.study,
                             limits, costs)  # fmt: skip

@@ -66,6 +66,7 @@ class Found:
         trace: the steps that led there, in order; empty where the largest member is fast enough.
         accuracy, drop: top-1 in percent as evaluated, and what it is below the largest member's, in points; where the
             search evaluated members.
+        scores: what the search learned that moves cost, where it learned; `cost` is by these.
     """
 
     architecture: Architecture
@@ -74,6 +75,7 @@ class Found:
     trace: tuple[Step, ...]
     accuracy: float | None = None
     drop: float | None = None
+    scores: Scores | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class Problem:
         objective: what slimming has a move save at the least cost: "limits" the amount whose limit is exceeded most,
             "mes" the score of size and speed (`nas.search.mes`).
         study: trials, seed, storage and workers, for the engines that try members out.
-        evaluations: what slimming judges moves by in place of the scores, which then only say which are worth it.
-        evaluate_best: how many moves of a step it evaluates, those best by the scores.
+        evaluations: what slimming and "learned" judge members by; the scores then only say which are worth it.
+        evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
         graph: the space's.
     """
 

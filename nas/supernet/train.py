@@ -68,9 +68,8 @@ def train(
         warm_start(supernet, start.network, start.space)
     task = SupernetTask(supernet, recipe, folder, recipe.epochs * steps_an_epoch(len(data), recipe.batch))
     averaged = loop.train(
-        task, data, recipe, folder, epochs=recipe.epochs, batch=recipe.batch, warmup=recipe.warmup, seed=recipe.seed,
-        flip=recipe.flip, report=report, save_every=save_every, report_every=report_every, device=device,
-    )  # fmt: skip
+        task, data, recipe, folder, report=report, save_every=save_every, report_every=report_every, device=device
+    )
     if together.main:
         save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
     together.wait()

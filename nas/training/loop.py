@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from nas.data import ImageData
@@ -24,9 +26,9 @@ Report = Callable[[Progress], None]
 
 
 def train(
-    task: Task, data: ImageData, settings: Settings, folder: TrainingFolder, *, epochs: int, batch: int, warmup: float,
-    seed: int, flip: bool = True, report: Report = lambda progress: None, save_every: float = 300.0,
-    report_every: int = 10, device: str | None = None,
+    task: Task, data: ImageData, settings: Settings, folder: TrainingFolder, *,
+    report: Report = lambda progress: None, save_every: float = 300.0, report_every: int = 10,
+    device: str | None = None,
 ) -> nn.Module | None:  # fmt: skip
     """Trains `task.module` on `data` from where the folder stands, and returns its moving average where one is kept.
 
@@ -37,13 +39,8 @@ def train(
     Args:
         task: what is trained; its module must have been built from the same seed in all processes.
         data: uint8 images (N, 3, H, W).
-        settings: how it is computed.
+        settings: how long, and how.
         folder: where state and metrics are; the state's last step is gone on from.
-        epochs: passes over the data.
-        batch: images a step, over all processes and micro-batches.
-        warmup: share of the training in which the rates rise linearly; a cosine to 0 follows.
-        seed: of batches, augmentation and the task's choices.
-        flip: augment by mirroring.
         report: called every `report_every` steps, in the main process.
         save_every: seconds between two saved states.
         device: cpu or cuda; by default a GPU where there is one.
@@ -53,7 +50,7 @@ def train(
         NasError: the loss is no longer a number (the last state stays), or memory ran out (naming the batch that fits).
     """
     together = processes(device)
-    plan = Plan(len(data), epochs, batch, warmup, seed, flip)
+    plan = Plan(len(data), settings)
     smallest = len(data) // plan.per_epoch
     if smallest < settings.accumulate * together.count:
         raise InputError(
@@ -74,19 +71,23 @@ class Plan:
     """How long a training is, and of what its steps consist."""
 
     images: int
-    epochs: int
-    batch: int
-    warmup: float
-    seed: int
-    flip: bool
+    settings: Settings
 
     @property
     def per_epoch(self) -> int:
-        return steps_an_epoch(self.images, self.batch)
+        return steps_an_epoch(self.images, self.settings.batch)
 
     @property
     def steps(self) -> int:
-        return self.per_epoch * self.epochs
+        return self.per_epoch * self.settings.epochs
+
+    def order(self, step: int) -> list[NDArray[np.int64]]:
+        """The images of each batch of the epoch that a step belongs to."""
+        return epoch_batches(self.images, self.settings.batch, self.settings.seed, step // self.per_epoch)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, over its peak."""
+        return rate((step + 1) / self.steps, self.settings.warmup)
 
 
 def rate(progress: float, warmup: float) -> float:
@@ -120,14 +121,14 @@ class _Loop:
         plan, state = self.plan, self.state
         saved = since = time.monotonic()
         outcomes: list[Outcome] = []
-        batches = epoch_batches(plan.images, plan.batch, plan.seed, state.step // plan.per_epoch)
+        batches = plan.order(state.step)
         while state.step < plan.steps:
             if state.step % plan.per_epoch == 0:
-                batches = epoch_batches(plan.images, plan.batch, plan.seed, state.step // plan.per_epoch)
+                batches = plan.order(state.step)
             self.task.before_step(state.step)
-            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + state.step)
-            batch = Batch.draw(self.data, batches[state.step % plan.per_epoch], generator, plan.flip)
-            outcome = self.stepper.step(batch, generator, rate((state.step + 1) / plan.steps, plan.warmup))
+            generator = torch.Generator().manual_seed(plan.settings.seed * 1_000_003 + state.step)
+            batch = Batch.draw(self.data, batches[state.step % plan.per_epoch], generator, plan.settings.flip)
+            outcome = self.stepper.step(batch, generator, plan.rate(state.step))
             outcomes = [*outcomes, outcome] if log else []
             state.step += 1
             last = state.step == plan.steps

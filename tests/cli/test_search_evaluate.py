@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
-from nas.search import Evaluated
+from nas.search import Evaluated, load_scores
 from nas.space import load_architecture
 
 SEARCH = ["search", "--space", "small", "--device", "toy32", "--supernet", "runs/trained", "--json"]
@@ -74,6 +75,19 @@ def test_a_stopped_search_goes_on_in_its_folder(nas, trained, monkeypatch):
     assert json.loads(again)["accuracy"] == json.loads(out)["accuracy"]
 
 
+def test_what_was_learned_stands_in_the_run_and_its_front_is_by_that(nas, trained):
+    code, out, err = nas(*EVALUATE, "--engine", "learned", "--trials", "12", "--front", "--out", "runs/one")
+    assert code == 0, err
+    document, scores = json.loads(out), load_scores("runs/one")
+    assert Judge.asked <= 12 and document["scores"]["path"] == "runs/one/scores.csv"
+    assert f"corrected by {Judge.asked} members that were evaluated: held-out digits" in scores.provenance
+    assert document["cost"] == pytest.approx(scores.cost(load_architecture(document["architecture"])))
+    with Path("runs/one/evaluations.csv").open() as file:
+        evaluated = [float(row["accuracy"]) for row in csv.DictReader(file)]
+    assert document["accuracy"] in evaluated[1:] and evaluated[0] == 50 + trained.largest().params / 1e5
+    assert min(point["cost"] for point in document["front"]) <= document["cost"]
+
+
 def test_alpha_is_the_papers_choice_of_candidates(nas, trained):
     found = [json.loads(nas(*SEARCH, *more)[1]) for more in (["--score-by", "alpha"], ["--candidates", "paper"])]
     first, second = (
@@ -87,8 +101,9 @@ def test_alpha_is_the_papers_choice_of_candidates(nas, trained):
     (["--score-by", "evaluate"], "also give --data, the images it was trained on"),
     (["--data", "digits"], "only --score-by evaluate looks at images"),
     (["--score-by", "alpha", "--engine", "exact"], "is for slimming, not for --engine exact"),
-    (["--score-by", "evaluate", "--data", "digits", "--engine", "tpe"], "is for slimming on one device"),
-    (["--score-by", "evaluate", "--data", "digits", "--device", "toy"], "is for slimming on one device"),
+    (["--engine", "learned"], "learns from members that are evaluated; also give --score-by evaluate"),
+    (["--score-by", "evaluate", "--data", "digits", "--engine", "tpe"], "is for one device, and the engines slimming"),
+    (["--score-by", "evaluate", "--data", "digits", "--device", "toy"], "is for one device, and the engines slimming"),
 ])  # fmt: skip
 def test_what_does_not_go_together_gets_one_line(nas, trained, more, reason):
     code, out, err = nas(*SEARCH, *more)

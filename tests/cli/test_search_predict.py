@@ -32,7 +32,7 @@ def test_search_tells_its_sources_every_step_the_result_and_what_comes_next(nas)
     (run,) = Path("runs").iterdir()
     steps = list(csv.DictReader((run / "trace.csv").open()))
     assert steps and all(step["move"] in err for step in steps)
-    assert err.splitlines()[-1] == f"next: nas predict {run}/architecture.yaml --device toy"
+    assert err.splitlines()[-1] == f"next: nas report {run}"
     code, out, _ = nas("predict", f"{run}/architecture.yaml", "--device", "toy", "--json")
     assert code == 0 and json.loads(out)["ms"] == pytest.approx(float(steps[-1]["ms"]))
 

@@ -22,11 +22,9 @@ from nas.weights import LAYOUTS
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+def digits() -> Splits:
     """Few digits at 32x32; there is no test split."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return load_data("digits", (32, 32), limit=400)
+    return load_data("digits", (32, 32), limit=400)
 
 
 @pytest.fixture(scope="session")

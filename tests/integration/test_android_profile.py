@@ -52,11 +52,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def plug_in(server: None, tmp_path: Path) -> Iterator[Any]:
     """A function that connects another phone."""
@@ -73,11 +68,10 @@ def plug_in(server: None, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short runs; conversions are kept from test to test."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs."""
     for name, value in {"WARM_UP_S": 0.02, "RUN_S": 0.05, "LOADS": 1, "MOST_LOADS": 1}.items():
         monkeypatch.setattr(android, name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(SPACE)
     (tmp_path / "benchmark_model").write_bytes(ELF_ARM64)

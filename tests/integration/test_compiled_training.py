@@ -56,7 +56,7 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
         def note(progress: Progress, told: list[float] = told) -> None:
             told.append(progress.loss)
 
-        settings, folder = Settings(compile=compiled, ema=0.9), TrainingFolder(tmp_path / str(compiled))
-        train(OneBlock(), data, settings, folder, epochs=3, batch=16, warmup=0.1, seed=0, report=note, report_every=1)
+        settings = Settings(epochs=3, batch=16, warmup=0.1, compile=compiled, ema=0.9)
+        train(OneBlock(), data, settings, TrainingFolder(tmp_path / str(compiled)), report=note, report_every=1)
         assert bool(torch._dynamo.utils.counters["stats"]["unique_graphs"]) == compiled
     assert losses[True] == pytest.approx(losses[False], abs=1e-3)

@@ -36,16 +36,43 @@ def net(measured: float, predicted: float, total: float = 1.0) -> NetworkTime:
     return NetworkTime("check", "small", "64x64/10", "n", measured, total, predicted)
 
 
-def test_calibration_finds_scale_and_intercept() -> None:
-    nets = [NetworkTime("calibration", "s", "r", str(ms), measured_ms=0.3 + 1.02 * ms, sum_ms=ms) for ms in (1, 4, 9)]
-    assert calibrate(nets) == pytest.approx((1.02, 0.3))
-    assert calibrate(nets[:1]) == pytest.approx((1.32, 0.0))
+def measured(times: dict[float, float]) -> list[NetworkTime]:
+    """Networks by the sums of their rows."""
+    return [NetworkTime("calibration", "s", "r", str(ms), measured_ms=times[ms], sum_ms=ms) for ms in times]
+
+
+@pytest.mark.parametrize("sums", [(1, 4, 9), (10, 40, 60, 90, 220), (0.05, 0.06, 0.08, 0.09)])
+@pytest.mark.parametrize(("scale", "share"), [(1, 0), (1, 0.05), (1.02, 0.3), (0.9, 0), (1.3, 0.1), (0.5, 0.1), (2, 1)])
+def test_calibration_finds_scale_and_intercept(scale: float, share: float, sums: tuple[float, ...]) -> None:
+    """From networks that agree, whatever the scale, within half a percent."""
+    times = {ms: share * sums[0] + scale * ms for ms in sums}
+    found_scale, found_intercept = calibrate(measured(times))
+    for ms, time in times.items():
+        assert found_intercept + found_scale * ms == pytest.approx(time, rel=5e-3)
+    assert calibrate(measured({1: 1.32})) == pytest.approx((1.32, 0.0))
 
 
 def test_calibration_gives_no_negative_intercept() -> None:
-    nets = [NetworkTime("calibration", "s", "r", str(ms), measured_ms=ms - 0.5, sum_ms=ms) for ms in (1, 4, 9)]
-    scale, intercept = calibrate(nets)
-    assert intercept == 0 and 0 < scale < 1
+    scale, intercept = calibrate(measured({ms: ms - 0.5 for ms in (1, 4, 9)}))
+    assert 0 <= intercept < 1e-6 and 0 < scale < 1
+
+
+@pytest.mark.parametrize("which", range(1, 5))
+def test_one_disturbed_network_does_not_turn_the_line(which: int) -> None:
+    """But for the fastest one, which alone tells the intercept."""
+    times = {ms: 0.3 + 1.003 * ms for ms in (10, 40, 60, 90, 220)}
+    disturbed = dict(times)
+    disturbed[list(times)[which]] *= 1.1
+    scale, intercept = calibrate(measured(disturbed))
+    for ms, time in times.items():
+        assert intercept + scale * ms == pytest.approx(time, rel=0.015)
+
+
+def test_networks_that_scatter_leave_the_scale_where_physics_has_it() -> None:
+    """Rows and networks are times of one device; what five networks scatter by is no reason to scale all others."""
+    scatter = (1.037, 0.974, 1.003, 1.003, 0.999)
+    scale, _ = calibrate(measured({ms: off * ms for ms, off in zip((13.5, 43, 65, 92, 222), scatter, strict=True)}))
+    assert scale == pytest.approx(1, abs=0.004)
 
 
 def test_statistics() -> None:

@@ -131,7 +131,7 @@ def test_a_damaged_row_is_named(task, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "reason"), [
-    ({"engine": "exact"}, "by engine 'slimming', not by 'exact'"),
+    ({"engine": "exact"}, "by the engines slimming and learned, not by 'exact'"),
     ({"engine": "tpe", "study": StudySettings(5)}, "not by 'tpe'"),
     ({"evaluate_best": 0}, "evaluate_best 0"),
 ])  # fmt: skip

@@ -21,7 +21,11 @@ from nas.training.loop import train
 from nas.training.metrics import Progress
 from nas.training.settings import Settings
 
-PLAN: dict[str, Any] = {"epochs": 4, "batch": 20, "warmup": 0.1, "seed": 3, "save_every": 0, "report_every": 5}
+OFTEN: dict[str, Any] = {"save_every": 0, "report_every": 5}
+
+
+def settled(**options: Any) -> Settings:
+    return Settings(**{"epochs": 4, "batch": 20, "warmup": 0.1, "seed": 3, **options})
 
 
 class Killed(BaseException):
@@ -48,34 +52,34 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(ema=0.99), Settings(precision="fp16", ema=0.9), Settings(precision="bf16", accumulate=3),
-     Settings(channels_last=False)],
+    [settled(ema=0.99), settled(precision="fp16", ema=0.9), settled(precision="bf16", accumulate=3),
+     settled(channels_last=False)],
 )  # fmt: skip
 def test_a_killed_training_ends_with_the_same_state(
     toy: Any, images: ImageData, tmp_path: Path, settings: Settings
 ) -> None:
     whole, cut = TrainingFolder(tmp_path / "whole"), TrainingFolder(tmp_path / "cut")
-    train(toy(), images, settings, whole, **PLAN)
+    train(toy(), images, settings, whole, **OFTEN)
 
     def kill(progress: Progress) -> None:
         if progress.step == 10:
             raise Killed
 
     with pytest.raises(Killed):
-        train(toy(), images, settings, cut, report=kill, **PLAN)
+        train(toy(), images, settings, cut, report=kill, **OFTEN)
     task = toy()
     torch.manual_seed(99)  # what the rest of the program draws does not matter
-    train(task, images, settings, cut, **PLAN)
+    train(task, images, settings, cut, **OFTEN)
     assert task.began == [9], "the state of step 10 had not been saved"
     assert_same(cut.state, whole.state)
     assert [row["step"] for row in rows(cut.metrics)] == ["5", "10", "15", "20"]
 
 
 def test_it_learns_and_tells(toy: Any, images: ImageData, folder: TrainingFolder) -> None:
-    told: list[Progress] = []
-    assert train(toy(), images, Settings(), folder, report=told.append, **PLAN | {"epochs": 20}) is None
-    assert told[-1].loss < 0.7 * told[0].loss and told[-1].accuracy > 60
-    assert [float(row["loss"]) for row in rows(folder.metrics)] == [each.loss for each in told]
+    seen: list[Progress] = []
+    assert train(toy(), images, settled(epochs=20), folder, report=seen.append, **OFTEN) is None
+    assert seen[-1].loss < 0.7 * seen[0].loss and seen[-1].accuracy > 60
+    assert [float(row["loss"]) for row in rows(folder.metrics)] == [each.loss for each in seen]
     assert rows(folder.metrics)[1]["double"] == "20.0"
 
 
@@ -89,8 +93,8 @@ def test_event_files_have_the_metrics_and_forget_lost_steps(
             raise Killed
 
     with pytest.raises(Killed):
-        train(toy(), images, Settings(), folder, report=kill, **PLAN | {"save_every": 1000})
-    train(toy(), images, Settings(), folder, **PLAN)
+        train(toy(), images, settled(), folder, report=kill, **OFTEN | {"save_every": 1000})
+    train(toy(), images, settled(), folder, **OFTEN)
     events = EventAccumulator(str(folder.tensorboard))
     events.Reload()
     assert {"loss", "accuracy", "learning_rate", "images_per_second", "double"} <= set(events.Tags()["scalars"])
@@ -105,10 +109,9 @@ def test_micro_batches_follow_the_gradient_of_the_whole_batch(
     toy: Any, images: ImageData, tmp_path: Path, batch: int
 ) -> None:
     """Without batch norm, which sees a micro-batch, nothing else may change, however uneven the parts are."""
-    plan = PLAN | {"batch": batch, "epochs": 2}
     whole, parts = toy(norm=False), toy(norm=False)
-    train(whole, images, Settings(), TrainingFolder(tmp_path / "whole"), **plan)
-    train(parts, images, Settings(accumulate=3), TrainingFolder(tmp_path / "parts"), **plan)
+    train(whole, images, settled(batch=batch, epochs=2), TrainingFolder(tmp_path / "whole"), **OFTEN)
+    train(parts, images, settled(batch=batch, epochs=2, accumulate=3), TrainingFolder(tmp_path / "parts"), **OFTEN)
     for ours, theirs in zip(parts.layers.parameters(), whole.layers.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
@@ -138,7 +141,7 @@ def test_the_moving_average_is_that_of_weights_and_statistics(
         real(self, module)
 
     monkeypatch.setattr(stepping.AveragedModel, "update_parameters", noted)
-    averaged = train(task, images, Settings(ema=0.5), folder, **PLAN | {"epochs": 2})
+    averaged = train(task, images, settled(ema=0.5, epochs=2), folder, **OFTEN)
     assert averaged is not None and len(seen) == 10
     wanted = {name: tensor.double() for name, tensor in seen[0].items()}
     for n, state in enumerate(seen[1:], start=1):
@@ -157,7 +160,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
         return loss * float("inf") if step == 7 else loss
 
     with pytest.raises(NasError, match=r"the loss is inf at step 8; the state before it is kept"):
-        train(toy(spoil=spoil), images, Settings(), folder, **PLAN)
+        train(toy(spoil=spoil), images, settled(), folder, **OFTEN)
     with safe_open(folder.state, framework="pt") as file:
         assert file.metadata()["step"] == "7"
     assert all(tensor.isfinite().all() for tensor in values(folder.state).values())
@@ -167,7 +170,7 @@ def test_weights_that_are_no_numbers_are_not_saved(toy: Any, images: ImageData, 
     """The loss is finite, its gradient is not."""
     spoil = lambda step, loss: loss + (0 * loss).sqrt() if step == 7 else loss  # noqa: E731
     with pytest.raises(NasError, match=r"a weight is no number at step 8; the state before it is kept"):
-        train(toy(spoil=spoil), images, Settings(), folder, **PLAN)
+        train(toy(spoil=spoil), images, settled(), folder, **OFTEN)
     with safe_open(folder.state, framework="pt") as file:
         assert file.metadata()["step"] == "7"
 
@@ -182,7 +185,7 @@ def test_a_step_that_the_scaler_leaves_out_changes_nothing(toy: Any, images: Ima
         return loss * float("inf") if step == 5 else loss
 
     task = toy(spoil=spoil)
-    train(task, images, Settings(precision="fp16"), folder, **PLAN | {"epochs": 2, "report_every": 1})
+    train(task, images, settled(precision="fp16", epochs=2), folder, save_every=0, report_every=1)
     assert len(before) == 10
     kept = {name for name in before[5] if name.startswith("module.")}
     assert kept and all(torch.equal(before[5][name], before[6][name]) for name in kept)
@@ -197,9 +200,8 @@ def test_many_steps_in_a_row_that_the_scaler_leaves_out_stop(
     def spoil(step: int, loss: Tensor) -> Tensor:
         return loss * float("nan") if step >= 4 else loss
 
-    plan = PLAN | {"epochs": 20}
     with pytest.raises(NasError, match=r"fp16 gradients are no numbers for 20 steps, up to the one at step 24"):
-        train(toy(spoil=spoil), images, Settings(precision="fp16"), folder, **plan)
+        train(toy(spoil=spoil), images, settled(precision="fp16", epochs=20), folder, **OFTEN)
     assert all(tensor.isfinite().all() for tensor in values(folder.state).values())
 
 
@@ -221,11 +223,11 @@ CPU_ERROR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate mem
 @pytest.mark.parametrize(
     ("limit", "settings", "message"),
     [
-        (7, Settings(), r"out of memory with 20 images at once, 5 fit: give --batch 5, or --accumulate 4 to keep the "
+        (7, settled(), r"out of memory with 20 images at once, 5 fit: give --batch 5, or --accumulate 4 to keep the "
                         r"batch of 20"),
-        (1, Settings(precision="fp16"), r"with 20 images at once, 1 fit: give --batch 1, or --accumulate 20"),
-        (4, Settings(accumulate=2), r"with 10 images at once, 2 fit: give --batch 2, or --accumulate 10 "),
-        (0, Settings(), r"out of memory with a single image"),
+        (1, settled(precision="fp16"), r"with 20 images at once, 1 fit: give --batch 1, or --accumulate 20"),
+        (4, settled(accumulate=2), r"with 10 images at once, 2 fit: give --batch 2, or --accumulate 10 "),
+        (0, settled(), r"out of memory with a single image"),
     ],
 )  # fmt: skip
 def test_out_of_memory_names_the_batch_that_fits(
@@ -235,28 +237,28 @@ def test_out_of_memory_names_the_batch_that_fits(
     task = toy()
     task.module.register_forward_pre_hook(Allocator(limit, error))
     with pytest.raises(NasError, match=message) as caught:
-        train(task, images, settings, folder, **PLAN)
+        train(task, images, settings, folder, **OFTEN)
     assert "\n" not in str(caught.value) and not isinstance(caught.value, InputError)
     fitting = int(message.split("accumulate ")[1].split()[0]) if "accumulate" in message else None
     if fitting:
-        train(task, images, replace(settings, accumulate=fitting), folder, **PLAN | {"epochs": 1})
+        train(task, images, replace(settings, accumulate=fitting, epochs=1), folder, **OFTEN)
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(toy: Any, images: ImageData, folder: TrainingFolder) -> None:
     task = toy()
     task.module.register_forward_pre_hook(Allocator(0, RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        train(task, images, Settings(), folder, **PLAN)
+        train(task, images, settled(), folder, **OFTEN)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(toy: Any, images: ImageData, folder: TrainingFolder) -> None:
     with pytest.raises(InputError, match=r"batches of 20 images cannot be shared by 1 processes in 21 micro-batches"):
-        train(toy(), images, Settings(accumulate=21), folder, **PLAN)
+        train(toy(), images, settled(accumulate=21), folder, **OFTEN)
 
 
 def test_the_state_of_another_network_is_refused(toy: Any, images: ImageData, folder: TrainingFolder) -> None:
-    train(toy(), images, Settings(), folder, **PLAN)
+    train(toy(), images, settled(), folder, **OFTEN)
     with pytest.raises(InputError, match=r"state\.safetensors: \d+ tensors do not fit the network"):
-        train(toy(norm=False), images, Settings(), folder, **PLAN)
+        train(toy(norm=False), images, settled(), folder, **OFTEN)
     with pytest.raises(InputError, match=r"state\.safetensors: \d+ tensors do not fit the network, .*first"):
-        train(toy(), images, Settings(ema=0.9), folder, **PLAN)
+        train(toy(), images, settled(ema=0.9), folder, **OFTEN)

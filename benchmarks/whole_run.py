@@ -1,0 +1,115 @@
+"""One space from its table and supernet to measured files, beside the published shape. Prints JSON.
+
+    python benchmarks/whole_run.py SPACE --supernet SUPERNET --table TABLE --data DATA --keep FOLDER [--epochs 5]
+
+Runs the commands that a user runs, in this order: `nas search` for what the smallest published member takes, on the
+table's device, `nas finetune`, `nas export`, `nas check`, `nas report`. The published member inherits its weights from
+the same supernet and is fine-tuned by the same recipe. Both are judged on the data's test images, and measured by turns
+on this computer. What was done stands in FOLDER, and the same command goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import nas
+from nas.devices import opened
+from nas.devices.base import Chain
+from nas.space import Architecture
+from nas.supernet.checkpoint import open_folder
+from nas.supernet.inherit import extract_to
+from nas.versions import versions
+
+TURNS = 5
+TARGETS = "config,torch,onnx,litert,litert-int8"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("space")
+    parser.add_argument("--supernet", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--table", required=True)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--engine", default="slimming")
+    parser.add_argument("--search", default="", help="further options of `nas search`, as one word, split at blanks")
+    arguments = parser.parse_args()
+    keep: Path = arguments.keep
+    keep.mkdir(parents=True, exist_ok=True)
+    found, published = keep / "found", keep / "published"
+    if not (found / "run.yaml").exists():
+        run("search", "--space", arguments.space, "--device", arguments.table, "--supernet", arguments.supernet,
+            "--engine", arguments.engine, "--front", "--out", str(found), *arguments.search.split())  # fmt: skip
+    shape = smallest_published(arguments.supernet, published)
+    recipe = ["--data", arguments.data, "--epochs", str(arguments.epochs), "--mix", "0", "--learning-rate", "1e-3"]
+    run("finetune", str(found), *recipe)
+    run("finetune", str(published / "architecture.yaml"), "--init", str(published / "weights.safetensors"), "--out",
+        str(published / "finetune"), *recipe)  # fmt: skip
+    if not (found / "export" / "export.yaml").exists():
+        run("export", str(found), "--to", TARGETS, "--data", arguments.data)
+    run("check", str(found), "--device", arguments.table)
+    networks = {"found": nas.load_architecture(found / "architecture.yaml"), "published": shape}
+    measured, table = by_turns(networks), nas.load_table(arguments.table)
+    rows = {
+        name: {
+            "name": arch.name, "widths": arch.widths, "depths": arch.depths, "macs": arch.macs, "params": arch.params,
+            "predicted_ms": round(table.total_ms(arch), 5), "measured_ms": round(measured[name], 5),
+            "test": accuracy(keep / name / "finetune" / "finetune.yaml"),
+        }
+        for name, arch in networks.items()
+    }  # fmt: skip
+    run("report", str(found))
+    print(json.dumps({
+        "space": arguments.space, "supernet": arguments.supernet, "epochs": arguments.epochs, "networks": rows,
+        "table": f"{table.provenance}, {table.device.soc}", "expected_error": table.expected_error,
+        "exports": yaml.safe_load((found / "export" / "export.yaml").read_text()).get("targets"),
+        "versions": versions("torch", "litert-torch", "ai-edge-litert"),
+    }, indent=2, default=str))  # fmt: skip
+
+
+def run(*arguments: str) -> None:
+    """A command of `nas`; what it tells goes to stderr."""
+    print("nas", *arguments, file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "nas", *arguments], stdout=sys.stderr, check=True)
+
+
+def smallest_published(supernet: str, folder: Path) -> Architecture:
+    """The space's smallest published member, at the supernet's sizes, with the weights that it inherits in `folder`."""
+    space = open_folder(supernet)[2]
+    member = min(space.published.values(), key=lambda each: each.params)
+    folder.mkdir(exist_ok=True)
+    member.save(folder / "architecture.yaml")
+    if not (folder / "weights.safetensors").exists():
+        extract_to(supernet, member, folder / "weights.safetensors")
+    return member
+
+
+def by_turns(networks: dict[str, Architecture]) -> dict[str, float]:
+    """The lowest of several measurements of each whole network, in ms."""
+    with opened("host") as devices:
+        host = devices[0]
+        files = {name: host.prepare(Chain.network(arch.operations())).result() for name, arch in networks.items()}
+        times: dict[str, list[float]] = {name: [] for name in networks}
+        for _ in range(TURNS):
+            for name, file in files.items():
+                times[name].append(host.measure(file).median_ms)
+    return {name: min(each) for name, each in times.items()}
+
+
+def accuracy(description: Path) -> dict[str, Any]:
+    """Top-1 on the test images in percent: as inherited, after training, and averaged."""
+    return {
+        name: each["accuracy"] for name, each in yaml.safe_load(description.read_text())["accuracy"]["test"].items()
+    }
+
+
+if __name__ == "__main__":
+    main()

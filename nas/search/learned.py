@@ -1,0 +1,200 @@
+"""Costs that are learned from evaluated members, and searches that solve for what was learned so far.
+
+The recorded scores are costs of single moves from the largest member, and moves do not simply add up. So what a row of
+scores costs is taken as uncertain: a Bayesian linear model with the recorded costs as its prior, corrected by every
+member that is evaluated (Rasmussen and Williams, Gaussian Processes for Machine Learning, Sec. 2.1). The costs stay
+additive, so that the exact engine solves for them. Which member is evaluated next is what it finds: in turn by the
+expected costs, and by costs drawn from what is still possible (Thompson, Biometrika 25, 1933), which looks where
+little is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import InputError
+from nas.search.difference import steps_to
+from nas.search.evaluations import Evaluated
+from nas.search.exact import FrontPoint, exact, front
+from nas.search.problem import Found, Problem
+from nas.search.scores import Scores
+from nas.space import Architecture
+
+Floats = NDArray[np.float64]
+Solve = Callable[[Scores], list[Architecture]]
+NOISES = np.geomspace(0.1, 6.4, 7)
+"""What an evaluated member may be off the sum by, in points."""
+DOUBTS = np.geomspace(0.05, 3.2, 7)
+"""What a recorded cost may be off by, in points."""
+_SHIFT = 1.0
+"""What the largest member, against which all drops are, may be off by itself."""
+BATCH = 8
+"""Members of a front that are evaluated between two corrections of the costs."""
+PATIENCE = 20
+"""Solutions in a row that bring no new member, after which there is nothing more to look at."""
+
+
+class LearnedCosts:
+    """What the rows of scores cost, given members that were evaluated.
+
+    Args:
+        scores: the recorded ones; their costs are what is expected before anything is evaluated.
+    """
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+        self._before = np.array([row.cost for row in scores.rows])
+        self._features: list[Floats] = []
+        self._drops: list[float] = []
+
+    def learn(self, arch: Architecture, drop: float) -> None:
+        """Takes in that `arch` was evaluated to be `drop` points below the largest member."""
+        self._features.append(np.array([unit.cost(arch) for unit in self._units]))
+        self._drops.append(drop)
+
+    def expected(self) -> Scores:
+        """The scores with the costs that are most likely now."""
+        return self._with(self._before + self._change(np.array(self._drops) - self._summed(self._before)))
+
+    def drawn(self, generator: np.random.Generator) -> Scores:
+        """The scores with costs that are possible, the likelier the sooner.
+
+        A draw from the prior is corrected by what a noisy draw of the drops would have it learn (Matheron's rule), so
+        that no covariance over all rows is needed.
+        """
+        doubt, noise = self._hyperparameters
+        count = len(self._drops)
+        costs = self._before + doubt * generator.standard_normal(len(self._before))
+        errors = noise * generator.standard_normal(count) + _SHIFT * generator.standard_normal()
+        return self._with(costs + self._change(np.array(self._drops) - self._summed(costs) - errors))
+
+    @cached_property
+    def _units(self) -> list[Scores]:
+        """For each row, scores in which it alone costs something: how often it counts in a member's sum."""
+        rows = [replace(row, cost=0.0) for row in self._scores.rows]
+        return [
+            replace(self._scores, rows=(*rows[:place], replace(row, cost=1.0), *rows[place + 1 :]))
+            for place, row in enumerate(rows)
+        ]
+
+    def _with(self, costs: Floats) -> Scores:
+        rows = zip(self._scores.rows, costs.tolist(), strict=True)
+        return replace(self._scores, rows=tuple(replace(row, cost=cost) for row, cost in rows))
+
+    def _summed(self, costs: Floats) -> Floats:
+        return np.array([features @ costs for features in self._features])
+
+    def _change(self, residuals: Floats) -> Floats:
+        """What the rows' costs change by to explain these residuals."""
+        if not len(residuals):
+            return np.zeros_like(self._before)
+        doubt, noise = self._hyperparameters
+        features = np.array(self._features)
+        return doubt**2 * features.T @ np.linalg.solve(self._covariance(doubt, noise), residuals)
+
+    def _covariance(self, doubt: float, noise: float) -> Floats:
+        """Of the drops."""
+        features = np.array(self._features)
+        return doubt**2 * features @ features.T + noise**2 * np.eye(len(features)) + _SHIFT**2
+
+    @property
+    def _hyperparameters(self) -> tuple[float, float]:
+        """Doubt and noise under which the drops are likeliest."""
+        if len(self._drops) not in self._fitted:
+            residuals = np.array(self._drops) - self._summed(self._before)
+            pairs = [(float(doubt), float(noise)) for doubt in DOUBTS for noise in NOISES]
+            self._fitted = {len(self._drops): max(pairs, key=lambda pair: self._likelihood(residuals, *pair))}
+        return self._fitted[len(self._drops)]
+
+    @cached_property
+    def _fitted(self) -> dict[int, tuple[float, float]]:
+        return {0: (float(np.median(DOUBTS)), float(np.median(NOISES)))}
+
+    def _likelihood(self, residuals: Floats, doubt: float, noise: float) -> float:
+        covariance = self._covariance(doubt, noise)
+        return float(-residuals @ np.linalg.solve(covariance, residuals) - np.linalg.slogdet(covariance)[1])
+
+
+def learned(problem: Problem) -> Found:
+    """The engine of that name: of the members within the limits that it evaluates, the one that loses least.
+
+    It evaluates `problem.study.trials` members, the largest included; fewer where it comes to no new one. Costs are
+    those by the scores that it learned, which come back too.
+
+    Raises:
+        InputError: for fewer than two trials, or when no member keeps all limits together, though some keep each.
+    """
+
+    def solve(scores: Scores) -> list[Architecture]:
+        return [exact(replace(problem, scores=scores, on_step=None)).architecture]
+
+    accuracies, scores = _evaluated(problem, solve)
+    within = [arch for arch in accuracies if all(limit.holds(arch) for limit in problem.every_limit)]
+    best = min(within, key=lambda arch: (-accuracies[arch].accuracy, problem.table.total_ms(arch)))
+    steps = steps_to(replace(problem, scores=scores), best)
+    if problem.on_step:
+        for step in steps:
+            problem.on_step(step)
+    accuracy, drop = accuracies[best].accuracy, _drop(problem, accuracies, best)
+    return Found(best, problem.table.total_ms(best), scores.cost(best), steps, accuracy, drop, scores)
+
+
+def learned_front(problem: Problem) -> tuple[FrontPoint, ...]:
+    """The members on the Pareto front of latency against accuracy among those that it evaluates, fastest first.
+
+    Their costs are what they were evaluated to lose against the largest member. As many are evaluated as by `learned`.
+
+    Raises:
+        InputError: under a limit on MACs or parameters.
+    """
+    accuracies, _ = _evaluated(problem, lambda scores: [p.architecture for p in front(replace(problem, scores=scores))])
+    points = [FrontPoint(problem.table.total_ms(arch), _drop(problem, accuracies, arch), arch) for arch in accuracies]
+    kept: list[FrontPoint] = []
+    for point in sorted(points, key=lambda point: (point.ms, point.cost)):
+        if not kept or point.cost < kept[-1].cost:
+            name = f"{problem.space.name}-front{len(kept) + 1}"
+            kept.append(replace(point, architecture=replace(point.architecture, name=name)))
+    return tuple(kept)
+
+
+def _drop(problem: Problem, accuracies: Mapping[Architecture, Evaluated], arch: Architecture) -> float:
+    """In points of top-1, against the largest member."""
+    return accuracies[_bare(problem.space.largest())].accuracy - accuracies[arch].accuracy
+
+
+def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evaluated], Scores]:
+    """The members that were evaluated on the way, the largest first, and the scores as they correct them."""
+    if problem.evaluations is None:
+        raise InputError("engine 'learned': learns from members that are evaluated; give --score-by evaluate (in "
+                         "Python: evaluations)")  # fmt: skip
+    if problem.study.trials < 2:
+        raise InputError("trials 1: engine 'learned' evaluates the largest member and at least one more")
+    costs, generator, study = LearnedCosts(problem.scores), np.random.default_rng(problem.study.seed), problem.study
+    new, known, idle = [_bare(problem.space.largest())], dict[Architecture, Evaluated](), 0
+    while len(known) < study.trials and idle < PATIENCE:
+        for arch in new:
+            known |= problem.evaluations.of(arch, [arch])
+            costs.learn(arch, _drop(problem, known, arch))
+            study.progress("members", len(known), study.trials)
+        found = solve(costs.drawn(generator) if idle else costs.expected())
+        new = [arch for arch in map(_bare, found) if arch not in known]
+        new = _spread(new, min(BATCH, study.trials - len(known)))
+        idle = 0 if new else idle + 1
+    note = f"corrected by {len(known)} members that were evaluated: {problem.evaluations.source.words}"
+    return known, replace(costs.expected(), notes=(*problem.scores.notes, note))
+
+
+def _bare(arch: Architecture) -> Architecture:
+    """Without the name, which may tell a place on one front."""
+    return replace(arch, name="")
+
+
+def _spread(members: Sequence[Architecture], count: int) -> list[Architecture]:
+    """So many of the members, evenly from the first to the last."""
+    places = np.linspace(0, len(members) - 1, min(count, len(members))).round().astype(int)
+    return [members[place] for place in dict.fromkeys(places.tolist())]
