@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 TABLE, ALPHA, EVALUATE = "table", "alpha", "evaluate"
 HELP = (
-    "What members are judged by: table (recorded costs), evaluate (accuracy of the sliced supernet; of slimming "
-    "and learned), alpha (of each kind of move slimming weighs the one that the paper's alphas call least important, as "
-    "--candidates paper)."
+    "What members are judged by: table (recorded costs), evaluate (accuracy of the sliced supernet, by slimming and "
+    "learned), alpha (of each kind of move slimming weighs the one that the paper's alphas call least, as --candidates "
+    "paper)."
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 from nas.devices.base import Chain, Device, DeviceLost, OperationFailed
 from nas.errors import NasError
@@ -17,51 +17,13 @@ from nas.latency.journal import Journal
 from nas.latency.measure import EMPTY, Job, measure, prepare, settled
 from nas.latency.networks import Progress
 from nas.latency.rows import Key, Row
+from nas.latency.source import Source
 from nas.space import Operation
 
 AHEAD = 4
 """Operations that are converted ahead of the one that is measured."""
 WAITING = 24
 """Operations that lie between the repeats of one, as far as there are so many."""
-
-
-class Source(Protocol):
-    """What names the operations to measure."""
-
-    def next(self) -> Operation | None:
-        """The next one, or None."""
-        ...
-
-    def found(self, operation: Operation, ms: float | None) -> None:
-        """What came of one that was named; None where it failed."""
-        ...
-
-    def back(self, operation: Operation) -> None:
-        """One that was named will not be measured by whoever asked; somebody else may."""
-        ...
-
-    def most(self) -> int:
-        """How many can still be named."""
-        ...
-
-
-class Listed:
-    """A source that names each of these once."""
-
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self._left = deque(operations)
-
-    def next(self) -> Operation | None:
-        return self._left.popleft() if self._left else None
-
-    def found(self, operation: Operation, ms: float | None) -> None:
-        """Nothing follows from it."""
-
-    def back(self, operation: Operation) -> None:
-        self._left.appendleft(operation)
-
-    def most(self) -> int:
-        return len(self._left)
 
 
 @dataclass

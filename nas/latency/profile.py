@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.devices.base import Chain, Device, DeviceLost
-from nas.latency.bench import Bench, Listed, Report
+from nas.latency.bench import Bench, Report
 from nas.latency.check import calibrate, sums
 from nas.latency.choose import Chooser
 from nas.latency.coverage import space_operations
@@ -27,6 +27,7 @@ from nas.latency.networks import (
     write_networks,
 )  # fmt: skip
 from nas.latency.rows import read_rows
+from nas.latency.source import Listed
 from nas.latency.table import DEVICE_FILE, TABLE_FILE, LatencyTable, make_table
 from nas.latency.unsupported import read_unsupported
 from nas.space import Architecture, Operation, Space
