@@ -49,17 +49,19 @@ class LearnedCosts:
     def __init__(self, scores: Scores) -> None:
         self._scores = scores
         self._before = np.array([row.cost for row in scores.rows])
-        self._features: list[Floats] = []
-        self._drops: list[float] = []
+        self._features = np.empty((0, len(scores.rows)))
+        self._drops = np.empty(0)
+        self._likeliest: tuple[float, float] | None = None
 
     def learn(self, arch: Architecture, drop: float) -> None:
         """Takes in that `arch` was evaluated to be `drop` points below the largest member."""
-        self._features.append(np.array([unit.cost(arch) for unit in self._units]))
-        self._drops.append(drop)
+        self._features = np.vstack([self._features, [unit.cost(arch) for unit in self._units]])
+        self._drops = np.append(self._drops, drop)
+        self._likeliest = None
 
     def expected(self) -> Scores:
         """The scores with the costs that are most likely now."""
-        return self._with(self._before + self._change(np.array(self._drops) - self._summed(self._before)))
+        return self._with(self._corrected(self._before, self._drops))
 
     def drawn(self, generator: np.random.Generator) -> Scores:
         """The scores with costs that are possible, the likelier the sooner.
@@ -67,56 +69,42 @@ class LearnedCosts:
         A draw from the prior is corrected by what a noisy draw of the drops would have it learn (Matheron's rule), so
         that no covariance over all rows is needed.
         """
-        doubt, noise = self._hyperparameters
-        count = len(self._drops)
+        doubt, noise = self._hyperparameters()
         costs = self._before + doubt * generator.standard_normal(len(self._before))
-        errors = noise * generator.standard_normal(count) + _SHIFT * generator.standard_normal()
-        return self._with(costs + self._change(np.array(self._drops) - self._summed(costs) - errors))
+        errors = noise * generator.standard_normal(len(self._drops)) + _SHIFT * generator.standard_normal()
+        return self._with(self._corrected(costs, self._drops - errors))
 
     @cached_property
     def _units(self) -> list[Scores]:
         """For each row, scores in which it alone costs something: how often it counts in a member's sum."""
-        rows = [replace(row, cost=0.0) for row in self._scores.rows]
-        return [
-            replace(self._scores, rows=(*rows[:place], replace(row, cost=1.0), *rows[place + 1 :]))
-            for place, row in enumerate(rows)
-        ]
+        return [self._with(row) for row in np.eye(len(self._before))]
 
     def _with(self, costs: Floats) -> Scores:
         rows = zip(self._scores.rows, costs.tolist(), strict=True)
         return replace(self._scores, rows=tuple(replace(row, cost=cost) for row, cost in rows))
 
-    def _summed(self, costs: Floats) -> Floats:
-        return np.array([features @ costs for features in self._features])
-
-    def _change(self, residuals: Floats) -> Floats:
-        """What the rows' costs change by to explain these residuals."""
-        if not len(residuals):
-            return np.zeros_like(self._before)
-        doubt, noise = self._hyperparameters
-        features = np.array(self._features)
-        return doubt**2 * features.T @ np.linalg.solve(self._covariance(doubt, noise), residuals)
+    def _corrected(self, costs: Floats, drops: Floats) -> Floats:
+        """The costs nearest to these that explain the drops, as far as they must be explained."""
+        doubt, noise = self._hyperparameters()
+        weights = np.linalg.solve(self._covariance(doubt, noise), drops - self._features @ costs)
+        corrected: Floats = costs + doubt**2 * self._features.T @ weights
+        return corrected
 
     def _covariance(self, doubt: float, noise: float) -> Floats:
         """Of the drops."""
-        features = np.array(self._features)
-        return doubt**2 * features @ features.T + noise**2 * np.eye(len(features)) + _SHIFT**2
+        covariance: Floats = doubt**2 * self._features @ self._features.T + noise**2 * np.eye(len(self._drops))
+        return covariance + _SHIFT**2
 
-    @property
     def _hyperparameters(self) -> tuple[float, float]:
         """Doubt and noise under which the drops are likeliest."""
-        if len(self._drops) not in self._fitted:
-            residuals = np.array(self._drops) - self._summed(self._before)
+        if self._likeliest is None:
             pairs = [(float(doubt), float(noise)) for doubt in DOUBTS for noise in NOISES]
-            self._fitted = {len(self._drops): max(pairs, key=lambda pair: self._likelihood(residuals, *pair))}
-        return self._fitted[len(self._drops)]
+            self._likeliest = max(pairs, key=self._likelihood)
+        return self._likeliest
 
-    @cached_property
-    def _fitted(self) -> dict[int, tuple[float, float]]:
-        return {0: (float(np.median(DOUBTS)), float(np.median(NOISES)))}
-
-    def _likelihood(self, residuals: Floats, doubt: float, noise: float) -> float:
-        covariance = self._covariance(doubt, noise)
+    def _likelihood(self, pair: tuple[float, float]) -> float:
+        """Its logarithm, doubled, but for a constant."""
+        covariance, residuals = self._covariance(*pair), self._drops - self._features @ self._before
         return float(-residuals @ np.linalg.solve(covariance, residuals) - np.linalg.slogdet(covariance)[1])
 
 
