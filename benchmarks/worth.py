@@ -2,9 +2,10 @@
 
     python benchmarks/worth.py SUPERNET --data DATA --table TABLE --keep FOLDER [--share 0.4] [--epochs 10]
 
-All at one latency, measured on this computer: the target is `--share` of the published member's. `found` is what the
-exact engine and slimming find for it by SUPERNET's scores, `scaled` the published member with widths and depths times
-one factor, `random` the random members nearest to the target. Each is trained alone by the same recipe, from random
+All at one latency, measured on this computer: the target is `--share` of the published member's. `learned` and `exact`
+are what these engines find for it by SUPERNET's scores, the first one correcting them by members of SUPERNET that it
+evaluates; `scaled` is the published member with widths and depths times one factor, `random` the random members nearest
+to the target. Each is trained alone by the same recipe, from random
 weights, with every seed, and judged on the data's test images. Trainings stand in FOLDER; the same command goes on
 there.
 """
@@ -24,13 +25,15 @@ import nas
 from nas.data import Splits
 from nas.finetune.recipe import Recipe
 from nas.latency import LatencyTable
+from nas.search import Evaluations, Scores, StudySettings
 from nas.space import Architecture, Space
 from nas.supernet.checkpoint import open_folder
-from nas.supernet.evaluate import training_splits
+from nas.supernet.evaluate import SlicedSupernet, training_splits
 from nas.versions import versions
 
 SEEDS = (0, 1, 2)
-RANDOM, CANDIDATES = 3, 2000
+RANDOM, CANDIDATES = 2, 2000
+EVALUATIONS = 100
 NEAR = 0.05
 """Measured latencies count as equal when they are within this of the scaled member's."""
 
@@ -48,7 +51,8 @@ def main() -> None:
     arguments = parser.parse_args()
     space = open_folder(arguments.supernet)[2]
     table = nas.load_table(arguments.table).calibrated(space.name, space.resolution)
-    members = compared(space, table, arguments.supernet, arguments.share)
+    judge = Evaluations(SlicedSupernet(arguments.supernet, arguments.data), arguments.keep)
+    members = compared(space, table, nas.load_scores(arguments.supernet), judge, arguments.share)
     measured = by_turns(members)
     splits = training_splits(arguments.supernet, arguments.data)
     recipe = {"epochs": arguments.epochs, "batch": arguments.batch, "learning_rate": arguments.learning_rate,
@@ -71,14 +75,18 @@ def main() -> None:
     }, indent=2))  # fmt: skip
 
 
-def compared(space: Space, table: LatencyTable, supernet: str, share: float) -> dict[str, Architecture]:
+def compared(
+    space: Space, table: LatencyTable, scores: Scores, judge: Evaluations, share: float
+) -> dict[str, Architecture]:
     """The networks to compare, by name; all are predicted to take no longer than the scaled one."""
     published = min(space.published.values(), key=lambda member: member.params)
     scaled = scaled_to(space, published, table, share * table.total_ms(published))
-    target, scores = table.total_ms(scaled), nas.load_scores(supernet)
+    target = table.total_ms(scaled)
     found = {
-        engine: nas.search(space, table, scores, target, engine=engine).architecture for engine in ("exact", "slimming")
-    }
+        "learned": nas.search(space, table, scores, target, engine="learned", study=StudySettings(EVALUATIONS),
+                              evaluations=judge).architecture,
+        "exact": nas.search(space, table, scores, target, engine="exact").architecture,
+    }  # fmt: skip
     drawn = {member.operations(): member for member in map(space.sample, range(CANDIDATES))}.values()
     near = sorted(drawn, key=lambda member: abs(table.total_ms(member) / target - 1))[:RANDOM]
     return {"scaled": scaled, **found, **{f"random{number}": member for number, member in enumerate(near)}}

@@ -120,10 +120,11 @@ def search(
     if found.scores is not None:
         problem = search_evaluate.learned_by(problem, found.scores, folder)
         points = pareto(problem) if front else ()
-    if supernet:
-        _inherit(_supernet_folder(supernet), found, folder)
+    trained = _supernet_folder(supernet) if supernet else None
+    if trained:
+        _inherit(trained, found, folder)
     others = answers(problem, found)
-    write_run(folder, problem, found, ["nas", *sys.argv[1:]])
+    write_run(folder, problem, found, ["nas", *sys.argv[1:]], trained)
     if points:
         write_front(folder, problem, points, others)
     following = shlex.join(["nas", "finetune", str(folder), "--data", data or "DATA"] if supernet else

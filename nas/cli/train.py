@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,7 +96,8 @@ def _run(
     from nas.training.processes import leave, processes
 
     with bars() as tell:
-        trained = run(space, data.train, recipe, folder, start=start, report=lambda row: tell(
+        command = shlex.join(["nas", *sys.argv[1:]])
+        trained = run(space, data.train, recipe, folder, start=start, command=command, report=lambda row: tell(
             "training", row.step, row.steps,
             f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s",
         ))  # fmt: skip

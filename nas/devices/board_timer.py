@@ -88,32 +88,34 @@ def find_runtime() -> tuple[str, str, str]:
     )
 
 
-def time_file(path: str, threads: int, loads: int = LOADS, most_s: float = MOST_S) -> dict[str, Any]:
+def time_file(
+    path: str, threads: int, loads: int = LOADS, most_s: float = MOST_S, round_s: float = ROUND_S
+) -> dict[str, Any]:
     """Milliseconds of one run of a .tflite file, `median_ms`, `p10_ms` and `p90_ms`, and the number of `runs`.
 
-    `loads` and `most_s` are for who times the file several times anyhow.
+    `loads`, `most_s` and `round_s` are for who times the file several times anyhow.
     """
     runtime = find_runtime()[0]
     found: list[Samples] = []
     end = time.perf_counter() + most_s
     while len(found) < loads and (not found or time.perf_counter() < end):
-        found.append(quietest(load(path, threads, runtime), most_s))
+        found.append(quietest(load(path, threads, runtime), most_s, round_s))
     middle = sorted(found, key=np.median)[len(found) // 2]
     p10, median, p90 = (float(value) for value in np.percentile(middle, [10, 50, 90]) * 1e3)
     return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": sum(map(len, found))}
 
 
-def quietest(run: Run, most_s: float = MOST_S) -> Samples:
+def quietest(run: Run, most_s: float = MOST_S, round_s: float = ROUND_S) -> Samples:
     """Seconds of single runs, from the quiet rounds alone.
 
     Another process that takes the core or the cache makes whole rounds slow, never fast, so the rounds with the lowest
     medians are the ones that nothing disturbed.
     """
-    warm_up = _round(run)
+    warm_up = _round(run, round_s)
     rounds: list[Samples] = []
     end = time.perf_counter() + most_s - warm_up.sum()
     while True:
-        rounds.append(_round(run))
+        rounds.append(_round(run, round_s))
         medians = np.array([np.median(samples) for samples in rounds])
         quiet = medians <= medians.min() * QUIET
         enough = len(rounds) >= LEAST_ROUNDS and (quiet.sum() >= 2 or time.perf_counter() > end)
@@ -121,11 +123,11 @@ def quietest(run: Run, most_s: float = MOST_S) -> Samples:
             return np.concatenate([rounds[index] for index in np.flatnonzero(quiet)])
 
 
-def _round(run: Run) -> Samples:
+def _round(run: Run, round_s: float) -> Samples:
     clock = time.perf_counter
     samples: list[float] = []
     before = clock()
-    end = before + ROUND_S
+    end = before + round_s
     while before < end or len(samples) < ROUND_RUNS:
         run()
         after = clock()

@@ -8,7 +8,7 @@ from typing import Any
 from nas.devices.board_timer import time_file
 from nas.devices.worker import go_first, serve
 
-MOST_S = 0.2
+MOST_S, ROUND_S = 0.1, 0.05
 """Short, as `Host.repeats` brings it back later, with the file loaded anew: slow spells of a shared machine last for
 tens of seconds, and what is measured at once falls into one as a whole."""
 
@@ -21,7 +21,7 @@ def main() -> None:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if request["cores"]:
         os.sched_setaffinity(0, request["cores"])
-    return time_file(request["path"], request["threads"], loads=1, most_s=MOST_S)
+    return time_file(request["path"], request["threads"], loads=1, most_s=MOST_S, round_s=ROUND_S)
 
 
 if __name__ == "__main__":

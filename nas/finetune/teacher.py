@@ -79,12 +79,11 @@ def _supernet_of(subject: Subject) -> Path:
     """The training's folder that a run's inherited weights were cut from, as the run names it."""
     if subject.run is None:
         raise InputError("--teacher supernet: an architecture alone has none; give the folder of its `nas train`")
-    scores = YamlFile(subject.run / "run.yaml").data.get("scores")
-    file = scores.get("file") if isinstance(scores, dict) else None
-    if subject.weights is None or file is None:
+    named = YamlFile(subject.run / "run.yaml").data.get("supernet")
+    if subject.weights is None or named is None:
         raise InputError(f"--teacher supernet: {subject.run} was searched without --supernet; give the folder of a "
                          "`nas train` instead")  # fmt: skip
-    folder = Path(str(file)).parent
+    folder = Path(str(named))
     if not Folder(folder).description.is_file():
         raise InputError(f"--teacher supernet: there is no supernet in {folder}, which {subject.run / 'run.yaml'} "
                          "names; give the folder that it is in now instead")  # fmt: skip

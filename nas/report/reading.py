@@ -103,6 +103,7 @@ class About(Part):
     command: str
     date: str
     versions: dict[str, str]
+    supernet: str | None = None
     space: UsedSpace
     table: UsedTable
     scores: UsedScores

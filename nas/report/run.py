@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas import resources
 from nas.errors import InputError
+from nas.files import YamlFile
 from nas.report.alpha import Alpha, read_alpha
 from nas.report.breakdown import Bar, Breakdown, operations, predicted, read_check
 from nas.report.exports import Exports, read_exports
@@ -43,6 +44,8 @@ class RunReport:
         others: checks on other devices.
         fits: fine-tunings, finished or not.
         left_out: in the order in which the job goes on.
+        before, after: the commands that made what the search was given, and those that took it further, as far as they
+            are known.
     """
 
     folder: Path
@@ -60,6 +63,8 @@ class RunReport:
     rows: TableRows | None
     scores: Scores | None
     left_out: tuple[LeftOut, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
 
     @property
     def device(self) -> str:
@@ -108,7 +113,28 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
         folder, f"{name} on {about.table.device}" if several else name, about, arch, front, steps,
         drawing(arch, shown.bars if shown else bars), shown, tuple(check for check in checks if check is not own),
         alpha, fits, exports, table_rows(sources.table, arch) if sources.table else None, sources.scores, left_out,
+        (*_profiling(sources), *_training(folder, about)),
+        (*(fit.command for fit in fits), *([exports.command] if exports else []),
+         *(f"nas check {shlex.quote(str(folder))} --device {shlex.quote(check.device)}" for check in checks)),
     )  # fmt: skip
+
+
+def _profiling(sources: Sources) -> Iterator[str]:
+    """The command that measured the table for this space; none for an estimated table."""
+    for entry in sources.profiled:
+        size, _, classes = entry.resolution.partition("/")
+        if (entry.name, size) == (sources.about.space.name, "x".join(map(str, sources.about.space.resolution))):
+            task = ["--classes", classes] if classes.isdecimal() else []
+            yield shlex.join(["nas", "profile", "--space", entry.space, "--device", sources.about.table.device,
+                              "--resolution", size, *task])  # fmt: skip
+
+
+def _training(folder: Path, about: About) -> Iterator[str]:
+    """The command that trained the supernet."""
+    path = find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
+    command = YamlFile(path).data.get("command") if path else None
+    if isinstance(command, str):
+        yield command
 
 
 def _architecture(folder: Path, about: About, several: bool) -> Architecture:
@@ -136,10 +162,11 @@ def _estimate(arch: Architecture, about: About, sources: Sources) -> Breakdown |
 
 
 def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
-    """What is beside the scores: `nas train` writes both into its folder."""
-    if not about.scores.file:
+    """That of the supernet, or what is beside the scores: `nas train` writes both into its folder."""
+    trained = about.supernet or (about.scores.file and str(Path(about.scores.file).parent))
+    if not trained:
         return None
-    path = find_file(folder, str(Path(about.scores.file).with_name("alpha.csv")), resources.EXPERIMENTS)
+    path = find_file(folder, str(Path(trained) / "alpha.csv"), resources.EXPERIMENTS)
     dropped = {
         f"stage{index}_block{position}"
         for index, stage in enumerate(arch.stages, start=1)

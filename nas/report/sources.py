@@ -12,6 +12,7 @@ from pathlib import Path
 from nas import resources
 from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
+from nas.latency.device_info import Profiled
 from nas.report.reading import About, UsedFile
 from nas.search import Problem, Scores, load_scores, pose
 from nas.space import Architecture, Space, load_space
@@ -24,6 +25,7 @@ class Sources:
     Attributes:
         space: at the run's input size, under the run's head; None where the file is gone or changed.
         table: calibrated for the space; None as above, or where it predicts another latency by now.
+        profiled: the spaces that the table was measured for; none of an estimated one.
         scores: None as above.
         reason: which of them are not there and why, in words; empty where all are.
     """
@@ -31,6 +33,7 @@ class Sources:
     about: About
     space: Space | None
     table: LatencyTable | None
+    profiled: tuple[Profiled, ...]
     scores: Scores | None
     reason: str
 
@@ -57,10 +60,11 @@ def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
     if table and not _predicts(table, arch, about.result.latency_ms):
         reasons.append(f"the latency table {table.path} has another calibration by now")
         table = None
+    profiled = table.device.spaces if table else ()
     if table and space:
         table = table.calibrated(space.name, space.resolution)
     path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
-    return Sources(about, space, table, load_scores(path) if path else None, "; ".join(reasons))
+    return Sources(about, space, table, profiled, load_scores(path) if path else None, "; ".join(reasons))
 
 
 def find_file(folder: Path, text: str, kind: str = "") -> Path | None:

@@ -68,17 +68,20 @@ def _fresh(space: str, device: str) -> Path:
             return folder
 
 
-def write_run(folder: Path, problem: Problem, found: Found, command: Sequence[str]) -> None:
+def write_run(
+    folder: Path, problem: Problem, found: Found, command: Sequence[str], supernet: str | None = None
+) -> None:
     """Writes trace.csv, architecture.yaml, trajectory.png and, when those are whole, run.yaml.
 
-    `command` is the command line that started the search.
+    `command` is the command line that started the search, `supernet` the training that the weights are inherited from.
     """
     from nas.report.trajectory import draw, trajectory
 
     write_text(folder / "trace.csv", trace_csv(found.trace))
     found.architecture.save(folder / "architecture.yaml")
     draw(trajectory(problem, found), folder / "trajectory.png")
-    write_yaml(folder / "run.yaml", _document(problem, found, command))
+    inherited = {"supernet": supernet} if supernet else {}
+    write_yaml(folder / "run.yaml", {**_document(problem, found, command), **inherited})
 
 
 def write_front(

@@ -59,12 +59,13 @@ class Folder(TrainingFolder):
 
 def describe(
     folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any], start: dict[str, str] | None = None,
-    write: bool = True,
+    write: bool = True, command: str = "",
 ) -> None:  # fmt: skip
     """Starts a training's folder, or checks that the one that is there is of the same training.
 
     One that has saved nothing yet does not count: a batch that did not fit is tried again with other options.
     `start` describes the checkpoint that the weights are from in the beginning, if any. Without `write` it only checks.
+    `command` is the command line.
 
     Raises:
         InputError: naming the file and the first key that differs.
@@ -97,7 +98,8 @@ def describe(
         shutil.copyfile(space.path, temporary)
     from nas.versions import versions
 
-    write_yaml(folder.description, {**wanted, "versions": versions("torch", "accelerate", "safetensors")})
+    told = {"command": command} if command else {}
+    write_yaml(folder.description, {**wanted, **told, "versions": versions("torch", "accelerate", "safetensors")})
 
 
 def _difference(found: Any, wanted: Any) -> str:

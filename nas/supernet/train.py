@@ -37,6 +37,7 @@ def train(
     space: Space, data: ImageData, recipe: Recipe, out: str | Path, *,
     report: Callable[[Progress], None] = lambda progress: None,
     start: Start | None = None, device: str | None = None, save_every: float = 300.0, report_every: int = 10,
+    command: str = "",
 ) -> Folder:  # fmt: skip
     """Trains the supernet of `space` on `data`, from where the folder `out` stands if it holds this training already.
 
@@ -51,6 +52,7 @@ def train(
         start: a published network whose weights the supernet begins with; by default they are random.
         device: cpu or cuda; by default a GPU where there is one.
         save_every: seconds between two saved states.
+        command: the command line, for the description.
 
     Raises:
         InputError: data of another shape, or a folder that holds another training.
@@ -60,7 +62,7 @@ def train(
     folder, together = Folder(Path(out)), processes(device)
     of = {"source": data.source, "images": len(data), "fingerprint": data.fingerprint}
     # All check, so that all stop where the folder is of another training.
-    describe(folder, space, recipe, of, start.describe() if start else None, write=together.main)
+    describe(folder, space, recipe, of, start.describe() if start else None, together.main, command)
     together.wait()
     torch.manual_seed(recipe.seed)
     supernet = Supernet(space)

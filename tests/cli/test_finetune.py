@@ -74,7 +74,7 @@ def test_the_supernet_that_gave_the_weights_teaches(nas: Nas, run: Architecture,
     data = load_data("digits", (32, 32), limit=200)
     train(workplace.space.at(32), data.train, Recipe(epochs=1, batch=90, flip=False), "runs/supernet")
     extract_to("runs/supernet", run, "run/weights.safetensors")
-    write_yaml("run/run.yaml", {"format": "nas-run-1", "scores": {"file": "runs/supernet/scores.csv"}})
+    write_yaml("run/run.yaml", {"format": "nas-run-1", "supernet": "runs/supernet"})
     code, out, err = nas("finetune", "run", *QUICK, "--teacher", "supernet", "--json")
     assert code == 0, err
     document = json.loads(out)

@@ -41,7 +41,7 @@ def test_a_segmentation_network_from_profile_to_predict_by_the_named_commands(na
     assert code == 0
     arch = load_architecture(searched["architecture"])
     assert (arch.resolution, arch.head.kind, arch.classes) == ((64, 96), "fpn_head", 5)
-    code, out, _ = nas(*shlex.split(searched["next"])[1:], "--json")
+    code, out, _ = nas("predict", searched["architecture"], "--device", "host", "--json")
     assert code == 0 and json.loads(out)["ms"] == pytest.approx(searched["latency_ms"])
     assert json.loads(out)["next"] == f"nas check --device host --space small {shlex.join(SIZE)}"
     code, out, _ = nas("predict", "small_s", "--device", "host", *SIZE, "--json")

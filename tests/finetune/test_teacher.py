@@ -36,7 +36,7 @@ def test_the_largest_member_of_the_runs_supernet_has_learned_and_is_told_by_its_
     supernet: Path, small: Architecture, small_space: Callable[[str], Space], seeded: Seeded, digits: Splits,
     make_run: Callable[..., Path],
 ) -> None:  # fmt: skip
-    run = make_run(small, seeded(small), scores={"file": str(supernet / "scores.csv")})
+    run = make_run(small, seeded(small), supernet=str(supernet))
     teacher = load_teacher("supernet", None, find_subject(run), digits.train)
     assert teacher.network.architecture == small_space("network_suffix").at(32).largest()
     assert not teacher.network.training
@@ -65,7 +65,7 @@ def test_a_teacher_for_larger_images_gets_larger_ones(
 def test_what_cannot_teach_is_told(
     small: Architecture, seeded: Seeded, digits: Splits, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run = make_run(small, seeded(small.at(classes=7)), scores={"file": str(tmp_path / "gone" / "scores.csv")})
+    run = make_run(small, seeded(small.at(classes=7)), supernet=str(tmp_path / "gone"))
     subject, file = find_subject(run), str(run / "architecture.yaml")
     wrong: list[tuple[str, Path | None, Subject, str]] = [
         (file, run / "weights.safetensors", subject, "it knows 7 classes, the data has 10"),

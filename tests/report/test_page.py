@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 
+from nas.files import write_yaml
+from nas.latency import load_table
+from nas.latency.device_info import Profiled
 from nas.report.breakdown import ROLES
 from nas.report.charts import SERIES, STEPS
 from nas.report.page import render
@@ -82,6 +87,24 @@ def test_a_page_shows_every_part(whole):
     assert "Not on this page" not in page.text
     boxes = re.findall("<g><title>", render([run], "nas report"))
     assert len(boxes) == len(run.architecture.operations()) + run.drawing.dropped
+
+
+def test_the_whole_chain_of_commands_is_there_to_repeat(make_run, add_everything):
+    """From the table and the supernet to the check, in the order in which they are run."""
+    folder = make_run()
+    add_everything(folder, load_architecture(folder / "architecture.yaml"))
+    write_yaml("runs/supernet/supernet.yaml", {"command": "nas train --space small --data digits"})
+    write_yaml(folder / "run.yaml", {**yaml.safe_load((folder / "run.yaml").read_text()), "supernet": "runs/supernet"})
+    measured = load_table("toy")
+    entry = Profiled(space="small", name="small", resolution="64x64/10", scale=1.0, intercept_ms=0.1, nets=5, mape=1.0)
+    replace(measured.device, spaces=(entry,)).save("latency_tables/toy/device.yaml")
+    _, _, text = parsed(render(load_runs(folder), "nas report runs/one")).text.partition("To repeat it")
+    places = [text.find(command) for command in (
+        "nas profile --space small --device toy --resolution 64x64 --classes 10",
+        "nas train --space small --data digits", "nas search --space small", "nas finetune runs/one --data digits",
+        "nas export runs/one --to onnx", "nas check runs/one --device toy", "nas report runs/one",
+    )]  # fmt: skip
+    assert -1 not in places and places == sorted(places)
 
 
 def test_missing_parts_are_named_with_their_commands(make_run):
