@@ -27,7 +27,7 @@ from nas.supernet.checkpoint import open_folder
 from nas.supernet.inherit import extract_to
 from nas.versions import versions
 
-TURNS = 5
+TURNS = 20
 TARGETS = "config,torch,onnx,litert,litert-int8"
 
 

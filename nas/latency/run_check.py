@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -24,6 +25,8 @@ WEIGHTS_FORMAT = "nas-weights-1"
 EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
 """Kind of a device to the target of `nas export` whose file it runs as it is. Core ML's benchmark feeds no images, and
 those its exported files take."""
+APART_S = 2.0
+"""Between two measurements of one network on a device that repeats: what disturbs it lasts for tens of seconds."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ def _network_ms(device: Device, what: Chain | Path, arch: Architecture) -> float
         artifact = device.prepare(what).result() if isinstance(what, Chain) else what
         times = [device.measure(artifact).median_ms]
         while not settled(times, device.repeats):
+            time.sleep(APART_S)
             times.append(device.measure(artifact).median_ms)
     except OperationFailed as error:
         raise NasError(f"network {arch.name or 'without a name'} could not be measured: {error}") from error

@@ -17,6 +17,7 @@ from nas.latency.check import check
 from nas.latency.measure import AGREE, MOST_REPEATS, settled
 from nas.latency.profile import profile
 from nas.space import Space
+from nas.specs import MB4D, Shape
 from nas.testing.fake_device import FakeDevice, true_ms
 
 TIMES = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
@@ -89,3 +90,21 @@ def test_mean_of_the_stack_takes_one_file(space: Space, tmp_path: Path) -> None:
     assert stacked
     assert not any(Chain(chain.blocks[:1], chain.input, tied=True) in device.measured for chain in stacked)
     assert table.device.calibration.scale == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_device_that_stays_slow_is_not_waited_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(drift, "PAUSES_S", (5.0, 15.0, 30.0))
+    monkeypatch.setattr(drift.time, "sleep", slept.append)
+    device = FakeDevice()
+    device.repeats = 2  # type: ignore[misc]
+    watch = drift.DriftWatch(device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result())
+    device.factor = lambda count: 1.2
+    assert [watch.look() for _ in range(5)] == [(True, False)] * 5
+    assert sum(slept) <= drift.MOST_PAUSED_S
+    device.repeats = 1  # type: ignore[misc]
+    other = drift.DriftWatch(device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result())
+    slept.clear()
+    device.factor = lambda count: 1.5
+    assert [other.look() for _ in range(2)] == [(True, False)] * 2
+    assert sum(slept) == 100.0
