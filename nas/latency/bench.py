@@ -212,8 +212,9 @@ class _Station:
             self._look(job, measured)
             self._repeat(WAITING)
             self._bench.tell(self._source, 1)
-        for chain in self._meanwhile:
-            self._device.prepare(chain)
+        if time.monotonic() < self._until:
+            for chain in self._meanwhile:
+                self._device.prepare(chain)
         self._repeat(0)
 
     def _repeat(self, most: int) -> None:

@@ -80,8 +80,7 @@ def profile(
         bench = Bench(units, book, report, progress, rows, {} if retry else old.unsupported)
         report.reused = sum(operation.key in bench.rows for operation in operations)
         source = Listed(chosen) if chosen is not None else _chooser(space, operations, bench)
-        next_ones = [Chain.network(member.operations()) for member in calibration_members(space)]
-        bench.measure(source, begin + OPERATIONS_SHARE * budget_s, next_ones)
+        bench.measure(source, begin + OPERATIONS_SHARE * budget_s, _networks_to_come(space, folder, bench))
         table = _complete(operations, bench, old)
         table.save(folder)  # of use without the calibration too, should a whole network not run
         table = _calibrate(table, space, bench, begin + budget_s)
@@ -91,6 +90,14 @@ def profile(
     report.missing = sum(op.key not in table.rows for op in operations)
     report.seconds = time.monotonic() - begin
     return table, report
+
+
+def _networks_to_come(space: Space, folder: Path, bench: Bench) -> list[Chain]:
+    """The calibration networks that were not measured before."""
+    here = (space_id(space), resolution_id(space))
+    journalled = [NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry]
+    known = {net.network for net in [*read_networks(folder), *journalled] if (net.space, net.resolution) == here}
+    return [Chain.network(member.operations()) for member in calibration_members(space) if member.name not in known]
 
 
 def _chooser(space: Space, operations: Sequence[Operation], bench: Bench) -> Chooser:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from nas.devices import Chain
 from nas.latency import drift
 from nas.latency.check import check
+from nas.latency.coverage import space_operations
 from nas.latency.measure import AGREE, MOST_REPEATS, settled
+from nas.latency.networks import calibration_members, read_networks
 from nas.latency.profile import profile
 from nas.space import Space
 from nas.specs import MB4D, Shape
@@ -81,6 +83,17 @@ def test_networks_of_a_check_are_measured_until_they_settle(space: Space, tmp_pa
         [true_ms(chain) for chain in list(dict.fromkeys(device.measured))], rel=1e-4
     )
     assert all(device.measured.count(chain) >= 4 for chain in device.measured)
+
+
+def test_networks_are_converted_ahead_but_not_those_that_are_known(space: Space, tmp_path: Path) -> None:
+    networks = {Chain.network(member.operations()) for member in calibration_members(space)}
+    first, second = FakeDevice(), FakeDevice()
+    profile(space, first, tmp_path / "table", chosen=space_operations(space)[:4])
+    profile(space, second, tmp_path / "table")
+    assert networks <= set(first._chains.values()) and len(read_networks(tmp_path / "table")) == len(networks)
+    third = FakeDevice()
+    profile(space, third, tmp_path / "table", chosen=space_operations(space))
+    assert third.measured and not set(third._chains.values()) & networks
 
 
 def test_mean_of_the_stack_takes_one_file(space: Space, tmp_path: Path) -> None:
