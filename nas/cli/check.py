@@ -111,4 +111,7 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     rank = "none" if found.spearman is None else f"{found.spearman:.4f}"
     lines.append(f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5 %: "
                  f"{found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}")  # fmt: skip
+    if found.drift is not None:
+        lines.append(f"device: networks of the calibration took {found.drift:+.1f} % against then; without that the "
+                     f"mean error is {found.mape_without_drift:.2f} %")  # fmt: skip
     return "\n".join(lines)

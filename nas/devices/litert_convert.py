@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from nas.blocks import build_block
 from nas.devices.base import Chain, Link
+from nas.devices.litert_stack import repeat
 from nas.devices.worker import serve
 from nas.export.fold import fold
 from nas.files import replacing
@@ -42,12 +44,13 @@ def convert(chain: Chain, path: Path) -> None:
     """Writes the chain, as it is deployed and with its weights or random ones, as a float32 .tflite file.
 
     Maps go in and come out channels-last, as LiteRT computes them: a transpose at either end, which no operation
-    inside a network has, would be counted otherwise.
+    inside a network has, would be counted otherwise. Of a tied stack one copy is converted, and repeated in the file.
     """
     import litert_torch
 
     torch.manual_seed(0)
-    module, shape = build(chain)
+    copies = len(chain.blocks) if chain.tied and len(set(chain.blocks)) == 1 else 1
+    module, shape = build(replace(chain, blocks=chain.blocks[: len(chain.blocks) // copies]))
     inputs = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
     examples = [torch.randn(*each.tensor()) for each in inputs]
     args = [index for index, each in enumerate(inputs) if each.layout == "map"] or None
@@ -58,6 +61,8 @@ def convert(chain: Chain, path: Path) -> None:
         module = litert_torch.to_channel_last_io(module, args=args, outputs=outputs)
     with replacing(path) as temporary:
         litert_torch.convert(module.eval(), tuple(examples)).export(str(temporary))
+        if copies > 1:
+            repeat(temporary, copies)
 
 
 class _Chained(nn.Module):

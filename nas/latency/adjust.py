@@ -27,7 +27,7 @@ import numpy as np
 
 from nas.errors import InputError, nearest
 from nas.files import read_text
-from nas.latency.check import sums
+from nas.latency.calibration import sums
 from nas.latency.device_info import Calibration, EstimateInfo
 from nas.latency.networks import NetworkTime
 from nas.latency.published import member, members

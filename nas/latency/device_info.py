@@ -53,6 +53,9 @@ class Check(BaseModel):
         within_5, within_10: share of networks in percent whose error is at most 5 and 10 percent.
         spearman: rank correlation.
         date: when it was done.
+        drift: percent by which networks of the calibration took longer then than when the table was calibrated; None
+            where none was measured beside.
+        mape_without_drift: `mape` with that taken off what was measured.
     """
 
     model_config = _OPEN
@@ -63,6 +66,8 @@ class Check(BaseModel):
     within_10: Percent
     spearman: float | None
     date: IsoDate
+    drift: float | None = None
+    mape_without_drift: Percent | None = None
 
     def __str__(self) -> str:
         rank = "" if self.spearman is None else f", Spearman {self.spearman:.3f}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
+from statistics import median
 
 from nas.devices.base import Chain, Device, OperationFailed
 from nas.errors import NasError
 from nas.files import remove
 from nas.latency.journal import Journal
-from nas.latency.measure import settled
+from nas.latency.measure import AGREE, settled
 from nas.latency.networks import NetworkTime, Progress, Role, resolution_id, space_id
 from nas.space import Architecture, Space
 
@@ -20,24 +21,47 @@ from nas.space import Architecture, Space
 def measure_networks(
     device: Device, space: Space, members: Sequence[Architecture], role: Role, known: Iterable[NetworkTime],
     book: Journal, progress: Progress, until: float = math.inf,
+    anchors: Mapping[Architecture, float] | None = None,
 ) -> dict[Architecture, NetworkTime]:  # fmt: skip
     """Measures the members that are not among the `known` ones, each on disk before the next one starts.
 
     A device that repeats (`Device.repeats`) measures all of them again once all are converted, as converting on the
     same computer disturbs it. No other one is begun that would not be done when the monotonic clock says `until`;
     those of the members that were measured come back.
+
+    Args:
+        anchors: networks with the ms that they took before. They are measured beside the members and come back too;
+            while a device that repeats is slower for them than it was, all are measured again, for a while.
     """
     blank = NetworkTime(role, space_id(space), resolution_id(space), "", 0.0, date=date.today().isoformat())
     found = {net.network: net for net in known if (net.space, net.resolution) == (blank.space, blank.resolution)}
-    todo = [member for member in members if member.name not in found]
+    anchors = anchors or {}
+    wanted = [*anchors, *members]
+    todo = [member for member in wanted if member.name not in found]
     bench = _NetworkBench(device, todo, until)
-    try:
-        for network, ms in bench.times(lambda done: progress(f"networks ({role})", done, len(todo))):
+
+    def keep(times: Iterable[tuple[str, float]]) -> None:
+        for network, ms in times:
             found[network] = replace(blank, network=network, measured_ms=round(ms, 6))
             book.append({"network": asdict(found[network])})
+
+    try:
+        keep(bench.times(lambda done: progress(f"networks ({role})", done, len(todo))))
+        rounds = device.repeats if device.repeats > 1 and todo else 0
+        for number in range(rounds):
+            if (slower := drift(anchors, found)) is None or slower <= AGREE or time.monotonic() > until:
+                break
+            progress(f"again: {100 * slower:.0f} % slower than it was", number, rounds)
+            keep(bench.round())
     finally:
         bench.close()
-    return {member: found[member.name] for member in members if member.name in found}
+    return {member: found[member.name] for member in wanted if member.name in found}
+
+
+def drift(anchors: Mapping[Architecture, float], found: Mapping[str, NetworkTime]) -> float | None:
+    """By how much of their earlier ms the anchors take longer, in the median; None where none was measured."""
+    ratios = [found[arch.name].measured_ms / ms for arch, ms in anchors.items() if arch.name in found]
+    return median(ratios) - 1 if ratios else None
 
 
 class _NetworkBench:
@@ -64,6 +88,11 @@ class _NetworkBench:
         if self._artifacts:
             tell(len(self._artifacts))
 
+    def round(self) -> Iterator[tuple[str, float]]:
+        """All that were measured, once more, as `times`."""
+        for network in self._taken:
+            yield from self._measure(network)
+
     def close(self) -> None:
         """Removes what files are left."""
         for artifact in self._artifacts.values():
@@ -81,5 +110,5 @@ class _NetworkBench:
             raise NasError(f"network {network} could not be measured: {error}") from error
         if taken[-1] == min(taken):
             yield network, taken[-1]
-        if self._settled(taken):
+        if self._device.repeats == 1:
             remove(self._artifacts[network].result())  # it is large, and is not measured any more

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from nas.devices.base import Chain, Device, DeviceLost
 from nas.latency.bench import Bench, Report
-from nas.latency.check import calibrate, sums
+from nas.latency.calibration import recalibrated, sums
 from nas.latency.choose import Chooser
 from nas.latency.coverage import space_operations
-from nas.latency.device_info import Calibration, DeviceInfo, EstimateInfo, Profiled, load_device_info
+from nas.latency.device_info import DeviceInfo, EstimateInfo, load_device_info
 from nas.latency.fill import fill
 from nas.latency.journal import check_settings, journal
 from nas.latency.network_bench import measure_networks
@@ -24,7 +24,6 @@ from nas.latency.networks import (
     read_networks,
     resolution_id,
     space_id,
-    write_networks,
 )  # fmt: skip
 from nas.latency.rows import read_rows
 from nas.latency.source import Listed
@@ -127,24 +126,12 @@ def _complete(operations: Sequence[Operation], bench: Bench, old: LatencyTable) 
 
 
 def _calibrate(table: LatencyTable, space: Space, bench: Bench, until: float) -> LatencyTable:
-    """The table with scale and intercept fitted to a few whole networks: of this space, and of all it was made for."""
+    """The table with scale and intercept fitted to a few whole networks, as many as there is time for."""
     assert table.path is not None
-    here = (space_id(space), resolution_id(space))
-    stored = read_networks(table.path)
-    known = [net for net in stored if net.role == "calibration"]
-    others = [net for net in known if (net.space, net.resolution) != here]
+    known = [net for net in read_networks(table.path) if net.role == "calibration"]
     members = [member for member in calibration_members(space) if not table.predict(member).missing]
     own = sums(table, _network_times(bench, space, members, known, until))
-    if not own:
-        return table
-    device = _fitted(table.device, space.name, others, own, changed=bench.report.measured > 0)
-    fitted = {(entry.space, entry.resolution): entry for entry in device.spaces}
-    nets = []
-    for net in [*others, *own]:
-        entry = fitted.get((net.space, net.resolution))
-        nets.append(net.predicted(entry.scale, entry.intercept_ms) if entry else net)
-    write_networks(table.path, [*nets, *(net for net in stored if net.role == "check")])
-    return replace(table, device=device)
+    return recalibrated(table, space.name, own, keep_check=not bench.report.measured) if own else table
 
 
 def _network_times(
@@ -159,27 +146,3 @@ def _network_times(
             )
         except DeviceLost as error:
             bench.lose(bench.devices[0], error)
-
-
-def _fitted(
-    device: DeviceInfo, name: str, others: list[NetworkTime], own: list[NetworkTime], changed: bool
-) -> DeviceInfo:
-    """The device calibrated on these networks. `own` are the space's; `changed` says that rows were measured."""
-    scale, intercept = calibrate([*others, *own])
-    own_scale, own_intercept = calibrate(own)
-    before = next((e for e in device.spaces if (e.space, e.resolution) == (own[0].space, own[0].resolution)), None)
-    entry = Profiled(
-        space=own[0].space, name=name, resolution=own[0].resolution, scale=round(own_scale, 5),
-        intercept_ms=round(own_intercept, 6), nets=len(own), mape=_mape(own, own_scale, own_intercept),
-        check=before.check if before and not changed else None,
-    )  # fmt: skip
-    nets = [*others, *own]
-    calibration = Calibration.model_validate(
-        {"scale": round(scale, 5), "nets": len(nets), "mape": _mape(nets, scale, intercept)}
-    )
-    spaces = (*(each for each in device.spaces if each is not before), entry)
-    return replace(device, calibration=calibration, intercept_ms=round(intercept, 6), spaces=spaces)
-
-
-def _mape(nets: Sequence[NetworkTime], scale: float, intercept: float) -> float:
-    return round(sum(abs(net.predicted(scale, intercept).error_percent) for net in nets) / len(nets), 3)

@@ -106,11 +106,7 @@ def check_network(
     operations = arch.operations()
     chain = Chain.network(operations, weights_of(weights, operations) if weights else None)
     wanted: list[Chain | Path] = [chain, *([exported] if exported else [])]
-    found = list[float]()
-    for number, what in enumerate(wanted):
-        progress("networks", number, len(wanted))
-        found.append(_network_ms(device, what, arch))
-    progress("networks", len(wanted), len(wanted))
+    found = _networks_ms(device, wanted, arch, progress)
     measured_ms = found[0]
     times = _operation_times(device, operations, progress)
     return RunCheck(
@@ -159,19 +155,25 @@ def exported_file(run: Path, kind: str) -> Path | None:
     return path if path.is_file() and digest(path) == entry.get("sha256") else None
 
 
-def _network_ms(device: Device, what: Chain | Path, arch: Architecture) -> float:
-    """Of a file, or of a chain that is converted."""
+def _networks_ms(device: Device, wanted: Sequence[Chain | Path], arch: Architecture, progress: Progress) -> list[float]:
+    """The lowest time of each file, and of each chain, which is converted. They take turns, and share the pauses."""
+    taken = [list[float]() for _ in wanted]
+    progress("networks", 0, len(wanted))
     try:
-        artifact = device.prepare(what).result() if isinstance(what, Chain) else what
-        times = [device.measure(artifact).median_ms]
-        while not settled(times, device.repeats):
-            time.sleep(APART_S)
-            times.append(device.measure(artifact).median_ms)
+        files = [device.prepare(what).result() if isinstance(what, Chain) else what for what in wanted]
+        while waiting := [i for i, times in enumerate(taken) if not times or not settled(times, device.repeats)]:
+            if taken[waiting[0]]:
+                time.sleep(APART_S)
+            for index in waiting:
+                taken[index].append(device.measure(files[index]).median_ms)
+            progress("networks", len(wanted) - len(waiting), len(wanted))
     except OperationFailed as error:
         raise NasError(f"network {arch.name or 'without a name'} could not be measured: {error}") from error
-    if artifact is not what:
-        remove(artifact)  # whole networks are large, and nobody measures them twice
-    return min(times)
+    for what, file in zip(wanted, files, strict=True):
+        if file is not what:
+            remove(file)  # whole networks are large, and nobody measures them twice
+    progress("networks", len(wanted), len(wanted))
+    return [min(times) for times in taken]
 
 
 def _operation_times(device: Device, operations: Sequence[Operation], progress: Progress) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from nas.devices import Chain
 from nas.errors import InputError
 from nas.latency import load_table
-from nas.latency.check import JOURNAL_FILE, calibrate, check, statistics
+from nas.latency.calibration import calibrate
+from nas.latency.check import JOURNAL_FILE, check, statistics
 from nas.latency.networks import (
     NETWORKS_FILE,
     NetworkTime,
@@ -21,6 +23,7 @@ from nas.latency.networks import (
     profiled_spaces,
     read_networks,
     resolution_id,
+    write_networks,
 )  # fmt: skip
 from nas.latency.profile import profile
 from nas.space import Space
@@ -96,8 +99,10 @@ def test_check_is_stored_and_believed(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path)
     device = FakeDevice()
     checked, times = check(table, space, device, nets=12)
-    assert len(device.measured) == len(times) == 12
-    for time, chain in zip(times, device.measured, strict=True):
+    anchors, measured = device.measured[:5], device.measured[5:]
+    assert {Chain.network(member.operations()) for member in calibration_members(space)} == set(anchors)
+    assert len(measured) == len(times) == 12
+    for time, chain in zip(times, measured, strict=True):
         assert time.measured_ms == pytest.approx(true_ms(chain), rel=1e-4)
     assert checked.device.check is not None and checked.device.check.mape < 1
     assert checked.device.check.within_5 == 100 and checked.device.check.spearman == pytest.approx(1, abs=0.01)
@@ -119,6 +124,51 @@ def test_slow_networks_show_as_bias(space: Space, tmp_path: Path) -> None:
     assert checked.device.check is not None
     assert checked.device.check.bias == pytest.approx(-20, abs=1)
     assert checked.device.check.within_10 == 0
+    assert checked.device.check.drift == pytest.approx(25, abs=0.5), "the calibration's networks are as slow"
+    assert checked.device.check.mape_without_drift == pytest.approx(0, abs=1)
+
+
+def test_a_device_that_repeats_waits_out_a_slow_spell(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    device = FakeDevice()
+    device.repeats, spell = 2, 30
+    device.factor = lambda count: 1.1 if count < spell else 1.0
+    checked, _ = check(table, space, device, nets=8)
+    assert checked.device.check is not None
+    assert spell < len(device.measured) <= 4 * 13, "two visits, and again until the anchors take what they took"
+    assert checked.device.check.drift == pytest.approx(0, abs=0.1) and checked.device.check.mape < 1
+
+
+def test_a_device_that_stays_slow_is_not_waited_for_for_ever(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    device = FakeDevice()
+    device.repeats, device.factor = 2, lambda count: 1.1
+    checked, _ = check(table, space, device, nets=8)
+    assert checked.device.check is not None
+    assert len(device.measured) == 4 * 13
+    assert checked.device.check.drift == pytest.approx(10, abs=0.1)
+
+
+def test_a_disturbed_calibration_is_mended(space: Space, tmp_path: Path) -> None:
+    """Its networks were slow when they were measured first; nothing makes them faster than they are."""
+    device = FakeDevice()
+    device.repeats = 2
+    table, _ = profile(space, device, tmp_path)
+    nets = [replace(net, measured_ms=1.08 * net.measured_ms) for net in read_networks(tmp_path)]
+    write_networks(tmp_path, nets)
+    checked, _ = check(load_table(tmp_path), space, device, nets=8)
+    assert checked.device.check is not None and checked.device.check.mape < 1
+    assert checked.device.check.drift == pytest.approx(0, abs=0.1)
+    assert checked.device.spaces[0].scale == pytest.approx(table.device.spaces[0].scale, rel=1e-3)
+    assert [net.role for net in read_networks(tmp_path)].count("calibration") == 5
+    assert load_table(tmp_path).device == checked.device
+
+
+def test_without_the_calibrations_networks_there_is_no_drift(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    (tmp_path / NETWORKS_FILE).unlink()
+    checked, _ = check(table, space, FakeDevice(), nets=5)
+    assert checked.device.check is not None and checked.device.check.drift is None
 
 
 def test_check_goes_on_after_an_interruption(space: Space, tmp_path: Path) -> None:
@@ -129,7 +179,7 @@ def test_check_goes_on_after_an_interruption(space: Space, tmp_path: Path) -> No
         check(table, space, device, nets=10)
     again = FakeDevice()
     check(table, space, again, nets=10)
-    assert len(again.measured) == 3
+    assert len(again.measured) == 5 + 10 - 7
     assert not (tmp_path / JOURNAL_FILE).exists()
 
 
