@@ -175,7 +175,7 @@ def merge_bundle(
     table, report = profile(space, replay, out, progress, chosen=chosen)
     if not wanted["nets"]:
         return table, report, []
-    table, times = check(table, space, replay, wanted["nets"], wanted["seed"], progress)
+    table, times = check(table, space, replay, wanted["nets"], wanted["seed"], progress, beside=False)
     return table, report, times
 
 

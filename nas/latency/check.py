@@ -30,11 +30,12 @@ from nas.latency.table import DEVICE_FILE, LatencyTable
 from nas.space import Architecture, Space
 
 JOURNAL_FILE = "check-journal.jsonl"
+_Networks = dict[Architecture, NetworkTime]
 
 
 def check(
     table: LatencyTable, space: Space, device: Device, nets: int = 20, seed: int = 0,
-    progress: Progress = lambda *_: None,
+    progress: Progress = lambda *_: None, beside: bool = True,
 ) -> tuple[LatencyTable, list[NetworkTime]]:  # fmt: skip
     """Measures `nets` random members of `space` that no calibration used, and stores how well they were predicted.
 
@@ -42,48 +43,61 @@ def check(
     not the table, and is reported as its drift. On a device that repeats, one that takes less was disturbed then: the
     lower time calibrates the table from now on.
 
+    Args:
+        beside: whether the calibration's networks are measured too; in vain where a device answers from a record.
+
     Raises:
         InputError: when the table lacks rows for them, was measured with other settings, or its path is not known.
     """
-    if table.path is None:
+    folder = table.path
+    if folder is None:
         raise InputError("the table stands in no folder to keep its check in; save it first")
     members = check_members(space, nets, seed)
     for member in members:
         table.total_ms(member)
     info = device.info()
-    check_settings(table.path / DEVICE_FILE, vars(table.device), info)
-    with journal(table.path, JOURNAL_FILE, info) as book:
+    check_settings(folder / DEVICE_FILE, vars(table.device), info)
+    with journal(folder, JOURNAL_FILE, info) as book:
         known = [NetworkTime(**entry["network"]) for entry in book.entries]
-        calibration = _calibration(space, read_networks(table.path))
+        calibration = _calibration(space, read_networks(folder)) if beside else {}
         anchors = {member: net.measured_ms for member, net in calibration.items()}
         measured = measure_networks(device, space, members, "check", known, book, progress, anchors=anchors)
         again = {member: measured.pop(member) for member in calibration}
-        if device.repeats > 1 and any(again[member].measured_ms < (1 - AGREE) * ms for member, ms in anchors.items()):
-            lowest = {member: min(net, again[member], key=_ms) for member, net in calibration.items()}
-            anchors = {member: net.measured_ms for member, net in lowest.items()}
-            own = sums(table, {member: replace(net, role="calibration") for member, net in lowest.items()})
-            table = recalibrated(table, space.name, own)
-        slower = drift(anchors, {member.name: net for member, net in again.items()})
+        if device.repeats > 1 and again:
+            table, calibration = _mended(table, space, calibration, again)
+        slower = drift({member: net.measured_ms for member, net in calibration.items()}, again)
         line = table.calibrated(space.name, space.resolution).device
         times = [time.predicted(line.calibration.scale, line.intercept_ms) for time in sums(table, measured)]
         replaced = ("check", space_id(space), resolution_id(space))
-        others = [net for net in read_networks(table.path) if (net.role, net.space, net.resolution) != replaced]
-        write_networks(table.path, [*others, *times])
+        others = [net for net in read_networks(folder) if (net.role, net.space, net.resolution) != replaced]
+        write_networks(folder, [*others, *times])
         checked = replace(table, device=_checked(table.device, Check(**statistics(times, slower)), times[0]))
-        checked.device.save(table.path / DEVICE_FILE)
+        checked.device.save(folder / DEVICE_FILE)
         book.remove()
     return checked, times
 
 
-def _calibration(space: Space, stored: Sequence[NetworkTime]) -> dict[Architecture, NetworkTime]:
+def _calibration(space: Space, stored: Sequence[NetworkTime]) -> _Networks:
     """The networks that the table was calibrated on for this space."""
     here = ("calibration", space_id(space), resolution_id(space))
     nets = {net.network: net for net in stored if (net.role, net.space, net.resolution) == here}
     return {member: nets[member.name] for member in calibration_members(space) if member.name in nets}
 
 
-def _ms(net: NetworkTime) -> float:
-    return net.measured_ms
+def _mended(
+    table: LatencyTable, space: Space, calibration: _Networks, again: _Networks
+) -> tuple[LatencyTable, _Networks]:
+    """The table with its calibration's networks at their lowest times, where one of them takes less now.
+
+    What else a machine does makes runs slower, never faster.
+    """
+    if all(again[member].measured_ms >= (1 - AGREE) * net.measured_ms for member, net in calibration.items()):
+        return table, calibration
+    lowest = {
+        member: replace(net, measured_ms=min(net.measured_ms, again[member].measured_ms))
+        for member, net in calibration.items()
+    }
+    return recalibrated(table, space.name, sums(table, lowest)), lowest
 
 
 def _checked(device: DeviceInfo, found: Check, net: NetworkTime) -> DeviceInfo:

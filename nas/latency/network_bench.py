@@ -45,22 +45,25 @@ def measure_networks(
             found[network] = replace(blank, network=network, measured_ms=round(ms, 6))
             book.append({"network": asdict(found[network])})
 
+    def measured() -> dict[Architecture, NetworkTime]:
+        return {member: found[member.name] for member in wanted if member.name in found}
+
     try:
         keep(bench.times(lambda done: progress(f"networks ({role})", done, len(todo))))
         rounds = device.repeats if device.repeats > 1 and todo else 0
         for number in range(rounds):
-            if (slower := drift(anchors, found)) is None or slower <= AGREE or time.monotonic() > until:
+            if (slower := drift(anchors, measured())) is None or slower <= AGREE or time.monotonic() > until:
                 break
             progress(f"again: {100 * slower:.0f} % slower than it was", number, rounds)
             keep(bench.round())
     finally:
         bench.close()
-    return {member: found[member.name] for member in wanted if member.name in found}
+    return measured()
 
 
-def drift(anchors: Mapping[Architecture, float], found: Mapping[str, NetworkTime]) -> float | None:
+def drift(anchors: Mapping[Architecture, float], found: Mapping[Architecture, NetworkTime]) -> float | None:
     """By how much of their earlier ms the anchors take longer, in the median; None where none was measured."""
-    ratios = [found[arch.name].measured_ms / ms for arch, ms in anchors.items() if arch.name in found]
+    ratios = [found[arch].measured_ms / ms for arch, ms in anchors.items() if arch in found]
     return median(ratios) - 1 if ratios else None
 
 
