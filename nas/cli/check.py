@@ -112,6 +112,7 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     lines.append(f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5 %: "
                  f"{found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}")  # fmt: skip
     if found.drift is not None:
-        lines.append(f"device: networks of the calibration took {found.drift:+.1f} % against then; without that the "
-                     f"mean error is {found.mape_without_drift:.2f} %")  # fmt: skip
+        lines.append(f"the calibration's own networks, measured again, took {abs(found.drift):.1f} % "
+                     f"{'more' if found.drift >= 0 else 'less'} than then; with that taken off the mean error is "
+                     f"{found.mape_without_drift:.2f} %")  # fmt: skip
     return "\n".join(lines)
