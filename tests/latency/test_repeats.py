@@ -78,7 +78,7 @@ def test_without_repeats_they_would(space: Space, tmp_path: Path) -> None:
 def test_networks_of_a_check_are_measured_until_they_settle(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path / "table")
     device = Disturbed()
-    _, times = check(replace(table, path=tmp_path / "table"), space, device, nets=6)
+    _, times = check(replace(table, path=tmp_path / "table"), space, device, nets=8)
     chains = list(dict.fromkeys(device.measured))[len(calibration_members(space)) :]
     assert [time.measured_ms for time in times] == pytest.approx([true_ms(chain) for chain in chains], rel=1e-4)
     assert all(device.measured.count(chain) >= 4 for chain in device.measured)
