@@ -20,6 +20,7 @@ from nas.supernet.slicing import group_order, group_tensors, inner_orders
 from nas.supernet.supernet import Supernet
 from nas.weights import import_weights
 from nas.weights.files import load_state_dict
+from nas.weights.importing import match_weights
 
 HUB_CLASSES = (1000, 21841)
 """Classes of published checkpoints: ImageNet-1k and 21k."""
@@ -65,12 +66,16 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
             if member not in (None, name):
                 continue
             for classes in dict.fromkeys((*HUB_CLASSES, space.classes)):
-                network = build(arch.at(space.resolution, classes))
+                one = arch.at(space.resolution, classes)
                 try:
-                    layout = import_weights(network, tensors)
+                    with torch.device("meta"):  # names and shapes decide; they need no memory and no random weights
+                        candidate = build(one)
+                    match_weights(candidate, tensors)
                 except InputError as error:
                     reasons.append(f"{name}: {error}")
                     continue
+                network = build(one)
+                layout = import_weights(network, tensors)
                 digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
                 return Start(network, family, layout, str(path), digest)
     if member is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -41,11 +42,43 @@ def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
     Raises:
         InputError: for a checkpoint of an unknown layout, of another architecture, or of another number of classes.
     """
+    found = match_weights(net, state_dict)
+    net.load_state_dict(found.values)
+    for before, after in sorted(found.resized):
+        warnings.warn(
+            f"attention biases resized from a {before[0]}x{before[1]} grid to {after[0]}x{after[1]}: fine-tune at "
+            "this resolution",
+            stacklevel=2,
+        )
+    return found.layout
+
+
+@dataclass(frozen=True)
+class Match:
+    """A checkpoint in a network's own names and shapes.
+
+    Attributes:
+        layout: its name.
+        values: of the network's state dict.
+        resized: the grids of attention biases before and after.
+    """
+
+    layout: str
+    values: dict[str, Tensor]
+    resized: set[tuple[Grid, Grid]]
+
+
+def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
+    """What `import_weights` puts into a network, which is left as it is and may be on the meta device.
+
+    Raises:
+        InputError: as `import_weights`.
+    """
     tensors = unwrap(state_dict)
     layout, names = _recognise(net, tensors)
     tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] not in layout.ignored}
     operations = {operation.name: operation for operation in net.architecture.operations()}
-    values, resized = {}, set()
+    values, resized = dict[str, Tensor](), set[tuple[Grid, Grid]]()
     for ours, current in net.state_dict().items():
         value = tensors.get(names[ours], current if ours.endswith(".num_batches_tracked") else None)
         if value is None:
@@ -56,14 +89,7 @@ def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
             raise InputError(_mismatch(net, ours, names[ours], value, current))
         resized.update(grids)
     _refuse_difference(layout.name, names, tensors, values)
-    net.load_state_dict(values)
-    for before, after in sorted(resized):
-        warnings.warn(
-            f"attention biases resized from a {before[0]}x{before[1]} grid to {after[0]}x{after[1]}: fine-tune at "
-            "this resolution",
-            stacklevel=2,
-        )
-    return layout.name
+    return Match(layout.name, values, resized)
 
 
 def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Layout, Names]:
