@@ -1,7 +1,7 @@
 """A stack of copies of an operation, made from the .tflite file of one copy.
 
-Converting takes seconds, longer for a stack, whose copies are all alike. So one copy is converted, and its operators are
-repeated in the file, each copy on the output of the one before it, with one set of weights for all.
+Converting takes seconds, longer for a stack, whose copies are all alike. So one copy is converted, and its operators
+are repeated in the file, each copy on the output of the one before it, with one set of weights for all.
 """
 
 from __future__ import annotations
