@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -155,6 +156,10 @@ class Device(Protocol):
     def prepare(self, chain: Chain) -> Future[Path]:
         """The chain as a file that this device runs. The future raises OperationFailed."""
         ...
+
+    def hurry(self) -> AbstractContextManager[None]:
+        """While it lasts nothing is measured, and what is needed for that may prepare, too."""
+        return nullcontext()
 
     def measure(self, artifact: Path) -> Timing:
         """Runs a prepared file.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock
+from threading import Condition, Lock
 
 from nas.devices.base import Chain
 from nas.devices.worker import Worker
@@ -45,12 +45,21 @@ LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "nas-mobile")
 COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "nas-mobile[coreml]")
 
 
+@dataclass(frozen=True, eq=False)
+class _Lane:
+    """A process that converts, and the cores that it may use."""
+
+    worker: Worker
+    cores: tuple[int, ...]
+
+
 class Converter:
     """Converts in the background; devices that are profiled together share one.
 
     Args:
         workers: processes that convert side by side, of about 1 GB each.
         cores: the cores that they may use; all there are where it is empty.
+        spare: cores that may convert for a while (`hurry`), each in one more process.
         cache: where converted files are kept; `cache_folder` by default.
         target: what they are.
 
@@ -58,15 +67,17 @@ class Converter:
         InputError: when what converts is not installed.
     """
 
-    def __init__(self, workers: int = 1, cores: Cores = (), cache: Path | None = None, target: Target = LITERT) -> None:
+    def __init__(
+        self, workers: int = 1, cores: Cores = (), cache: Path | None = None, target: Target = LITERT, spare: Cores = ()
+    ) -> None:
         self._content = _content(target)
         self.cache, self.target = cache or cache_folder(target), target
-        self._cores = list(cores)
-        self._idle: SimpleQueue[Worker] = SimpleQueue()
-        self._workers = [Worker(f"nas.devices.{target.name}_convert") for _ in range(workers)]
-        for worker in self._workers:
-            self._idle.put(worker)
-        self._queue = ThreadPoolExecutor(workers)
+        self._lanes = [_Lane(self._worker(), tuple(cores)) for _ in range(workers)]
+        self._spare = spare[: max(MOST_WORKERS - workers, 0)]
+        self._free = list(self._lanes)
+        self._leaving: set[_Lane] = set()
+        self._freed = Condition()
+        self._queue = ThreadPoolExecutor(workers + len(self._spare))
         self._asked: dict[Path, Future[Path]] = {}
         self._lock = Lock()
 
@@ -79,19 +90,54 @@ class Converter:
                 asked = self._asked[path] = self._queue.submit(self._convert, chain, path)
         return asked
 
+    @contextlib.contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Converts on the spare cores too while it lasts; its end waits for what they are at."""
+        more = {_Lane(self._worker(), (core,)) for core in self._spare}
+        with self._freed:
+            self._free += more
+            self._freed.notify_all()
+        try:
+            yield
+        except BaseException:
+            for lane in more:
+                lane.worker.close()
+            raise
+        finally:
+            with self._freed:
+                self._leaving |= more
+                self._freed.wait_for(lambda: more <= set(self._free))
+                self._free = [lane for lane in self._free if lane not in more]
+                self._leaving -= more
+            for lane in more:
+                lane.worker.close()
+
     def close(self) -> None:
         self._queue.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            worker.close()
+        for lane in self._lanes:
+            lane.worker.close()
+
+    def _worker(self) -> Worker:
+        return Worker(f"nas.devices.{self.target.name}_convert")
 
     def _convert(self, chain: Chain, path: Path) -> Path:
         if not path.exists():
-            worker = self._idle.get()
+            lane = self._lane()
             try:
-                worker.ask(chain=chain.to_dict(), path=str(path), cores=self._cores)
+                lane.worker.ask(chain=chain.to_dict(), path=str(path), cores=lane.cores)
             finally:
-                self._idle.put(worker)
+                with self._freed:
+                    self._free.append(lane)
+                    self._freed.notify_all()
         return path
+
+    def _lane(self) -> _Lane:
+        """One that is free, taken."""
+        with self._freed:
+            while not (free := [lane for lane in self._free if lane not in self._leaving]):
+                self._freed.wait()
+            self._free.remove(free[0])
+            return free[0]
 
 
 def cache_folder(target: Target = LITERT) -> Path:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +44,8 @@ class Host(Device):
         self.threads = threads
         self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
         convert_on = [core for core in cores if core not in self._run_on] or self._run_on
-        self._converter = Converter(min(len(convert_on) or 1, MOST_WORKERS), convert_on, cache)
+        spare = [core for core in self._run_on if core not in convert_on]
+        self._converter = Converter(min(len(convert_on) or 1, MOST_WORKERS), convert_on, cache, spare=spare)
         self._runner = Worker("nas.devices.litert_run")
 
     def info(self) -> DeviceInfo:
@@ -67,6 +69,9 @@ class Host(Device):
 
     def prepare(self, chain: Chain) -> Future[Path]:
         return self._converter.prepare(chain)
+
+    def hurry(self) -> AbstractContextManager[None]:
+        return self._converter.hurry()
 
     def measure(self, artifact: Path) -> Timing:
         return Timing(**self._runner.ask(path=str(artifact), threads=self.threads, cores=self._run_on))

@@ -97,7 +97,10 @@ def _mended(
         member: replace(net, measured_ms=min(net.measured_ms, again[member].measured_ms))
         for member, net in calibration.items()
     }
-    return recalibrated(table, space.name, sums(table, lowest)), lowest
+    mended = recalibrated(table, space.name, sums(table, lowest))
+    places = [(entry.space, entry.resolution) for entry in table.device.spaces]
+    spaces = sorted(mended.device.spaces, key=lambda entry: places.index((entry.space, entry.resolution)))
+    return replace(mended, device=replace(mended.device, spaces=tuple(spaces))), lowest
 
 
 def _checked(device: DeviceInfo, found: Check, net: NetworkTime) -> DeviceInfo:

@@ -12,9 +12,9 @@ from nas.latency.plan import MOST_RESHAPES, Group, groups, spread
 from nas.latency.rows import Key
 from nas.space import Operation, Space
 
-FIRST = {0: 1, 1: 3, 2: 4, 3: 4, 4: 5, 5: 5}
+FIRST = {0: 1, 1: 2, 2: 3, 3: 3, 4: 4, 5: 4}
 """How many operations of a group are measured in any case, by how many of its widths vary."""
-GOAL = 0.005
+GOAL = 0.01
 """Doubt about a network, relative to its latency, below which no more is measured."""
 _MEMBERS = 64
 """Random members that tell how often a network has each group's operations."""
@@ -121,6 +121,8 @@ class Chooser:
             state.pending.remove(operation)
         if ms is not None:
             state.ms[operation] = ms
+        elif instead := next((other for other in state.order[state.first :] if other in state.left), None):
+            self._first.insert(0, instead)
         state.changed()
 
     def back(self, operation: Operation) -> None:

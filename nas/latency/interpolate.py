@@ -17,7 +17,7 @@ LENGTH = 0.5
 NOISE = 0.02
 """Relative standard deviation of one measured row."""
 UNKNOWN = 0.1
-"""Relative standard deviation of rows about the trend where too few are measured to tell."""
+"""Relative standard deviation of rows about the trend that is believed before any is measured; counts as one row."""
 FLOOR_MS = 1e-3
 """Below a microsecond, errors count against a microsecond."""
 
@@ -80,7 +80,8 @@ def reducible_error(
     errors = {tile: UNKNOWN for tile in TILES}
     if len(times) > 2:
         for tile in TILES:
-            errors[tile] = float(np.sqrt(np.mean(((leave_one_out(measured, ms, tile) - times) / scale) ** 2)))
+            squares = ((leave_one_out(measured, ms, tile) - times) / scale) ** 2
+            errors[tile] = float(np.sqrt((UNKNOWN**2 + squares.sum()) / (1 + len(squares))))
     tile = min(TILES, key=lambda tile: (errors[tile], tile))
     _, trend = _trends(measured, times, wanted, tile)
     variance = max(errors[tile], NOISE / 3) ** 2

@@ -1,10 +1,11 @@
-"""Whole networks on a device: all are converted and measured once, then again in turn until their times are settled."""
+"""Whole networks on a device: converted, measured, and where it repeats again in turn until their times are settled."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import asdict, replace
 from datetime import date
 from statistics import median
@@ -17,6 +18,9 @@ from nas.latency.measure import AGREE, settled
 from nas.latency.networks import NetworkTime, Progress, Role, resolution_id, space_id
 from nas.space import Architecture, Space
 
+CONVERTING_SHARE = 0.8
+"""Of what time there is for networks, where all are converted before one is measured."""
+
 
 def measure_networks(
     device: Device, space: Space, members: Sequence[Architecture], role: Role, known: Iterable[NetworkTime],
@@ -25,8 +29,8 @@ def measure_networks(
 ) -> dict[Architecture, NetworkTime]:  # fmt: skip
     """Measures the members that are not among the `known` ones, each on disk before the next one starts.
 
-    A device that repeats (`Device.repeats`) measures all of them again once all are converted, as converting on the
-    same computer disturbs it. No other one is begun that would not be done when the monotonic clock says `until`;
+    A device that repeats (`Device.repeats`) measures them once all are converted, as converting on the same computer
+    disturbs it. No other one is begun that would not be done when the monotonic clock says `until`;
     those of the members that were measured come back.
 
     Args:
@@ -77,11 +81,7 @@ class _NetworkBench:
 
     def times(self, tell: Callable[[int], None]) -> Iterator[tuple[str, float]]:
         """Names of networks with their ms, one that came before where a further time is lower."""
-        begin = time.monotonic()
-        for number, network in enumerate(self._artifacts):
-            if time.monotonic() + (time.monotonic() - begin) / max(number, 1) > self._until:
-                break
-            tell(number)
+        for network in self._converted(tell) if self._device.repeats > 1 else self._in_time(tell):
             yield from self._measure(network)
         while again := [network for network, taken in self._taken.items() if not self._settled(taken)]:
             for network in again:
@@ -90,6 +90,24 @@ class _NetworkBench:
                 yield from self._measure(network)
         if self._artifacts:
             tell(len(self._artifacts))
+
+    def _converted(self, tell: Callable[[int], None]) -> list[str]:
+        """Those that could be converted in time, when nothing is being converted any more, which disturbs."""
+        with self._device.hurry():
+            for network in self._in_time(tell, CONVERTING_SHARE):
+                wait([self._artifacts[network]])
+            names = [network for network, artifact in self._artifacts.items() if not artifact.cancel()]
+            wait([self._artifacts[network] for network in names])
+        return names
+
+    def _in_time(self, tell: Callable[[int], None], share: float = 1.0) -> Iterator[str]:
+        """All in their order, up to the first that would not be done in this share of the time, as those before it."""
+        begin = time.monotonic()
+        for number, network in enumerate(self._artifacts):
+            if (time.monotonic() - begin) * (number + 1) / max(number, 1) > share * (self._until - begin):
+                break
+            tell(number)
+            yield network
 
     def round(self) -> Iterator[tuple[str, float]]:
         """All that were measured, once more, as `times`."""

@@ -19,7 +19,7 @@ NETWORKS_FILE = "networks.csv"
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and how many there are."""
 Role = Literal["calibration", "check"]
-CALIBRATION_NETWORKS = 5
+CALIBRATION_NETWORKS = 8
 _CANDIDATES = 100
 """Calibration networks are chosen among the members of the first seeds; a check draws from later ones."""
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
-from nas.devices import Chain, DeviceLost, OperationFailed, Timing
+from nas.devices import Chain, Device, DeviceLost, OperationFailed, Timing
 from nas.latency import DeviceInfo
 
 CALL_MS = 0.002
@@ -23,7 +23,7 @@ def true_ms(chain: Chain) -> float:
     return total
 
 
-class FakeDevice:
+class FakeDevice(Device):
     """Takes `true_ms` times `factor(measurements so far)`; chains for which `fails` says so cannot run.
 
     Attributes:

@@ -13,6 +13,7 @@ from nas.errors import InputError
 from nas.latency import drift, load_table
 from nas.latency.coverage import space_operations
 from nas.latency.measure import EMPTY
+from nas.latency.networks import CALIBRATION_NETWORKS
 from nas.latency.plan import groups
 from nas.latency.profile import JOURNAL_FILE, profile
 from nas.latency.unsupported import UNSUPPORTED_FILE, read_unsupported, write_unsupported
@@ -60,7 +61,7 @@ def test_unit_that_goes_away_leaves_its_work_to_the_others(
     devices[which].lost_after = lost_after
     table, report = profile(space, devices, folder)
     assert report.lost == [f"unit{which} was unplugged; connect it, the same command goes on"]
-    assert table.device.calibration.nets == 5
+    assert table.device.calibration.nets == CALIBRATION_NETWORKS
     assert not report.missing and len(table.rows) == len(space_operations(space))
 
 
@@ -78,7 +79,11 @@ def test_unit_that_goes_away_between_networks(space: Space, folder: Path) -> Non
 
     devices[0].fails = count
     table, report = profile(space, devices, folder)
-    assert len(report.lost) == 1 and table.device.calibration.nets == 5 and alone.missing == report.missing == 0
+    assert (
+        len(report.lost) == 1
+        and table.device.calibration.nets == CALIBRATION_NETWORKS
+        and alone.missing == report.missing == 0
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -15,6 +15,7 @@ from nas.latency import load_table
 from nas.latency.calibration import calibrate
 from nas.latency.check import JOURNAL_FILE, check, statistics
 from nas.latency.networks import (
+    CALIBRATION_NETWORKS,
     NETWORKS_FILE,
     NetworkTime,
     at_resolution_id,
@@ -72,7 +73,7 @@ def test_one_disturbed_network_does_not_turn_the_line(which: int) -> None:
 
 
 def test_networks_that_scatter_leave_the_scale_where_physics_has_it() -> None:
-    """Rows and networks are times of one device; what five networks scatter by is no reason to scale all others."""
+    """Rows and networks are times of one device; what a few networks scatter by is no reason to scale all others."""
     scatter = (1.037, 0.974, 1.003, 1.003, 0.999)
     scale, _ = calibrate(measured({ms: off * ms for ms, off in zip((13.5, 43, 65, 92, 222), scatter, strict=True)}))
     assert scale == pytest.approx(1, abs=0.004)
@@ -88,7 +89,7 @@ def test_statistics() -> None:
 
 def test_check_draws_others_than_the_calibration(space: Space) -> None:
     used = {member.operations() for member in calibration_members(space)}
-    assert len(used) == 5
+    assert len(used) == CALIBRATION_NETWORKS
     for seed in (0, 1, 7):
         drawn = [member.operations() for member in check_members(space, 40, seed)]
         assert len(drawn) == len(set(drawn)) == 40 and not used & set(drawn)
@@ -99,7 +100,7 @@ def test_check_is_stored_and_believed(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path)
     device = FakeDevice()
     checked, times = check(table, space, device, nets=12)
-    anchors, measured = device.measured[:5], device.measured[5:]
+    anchors, measured = device.measured[:CALIBRATION_NETWORKS], device.measured[CALIBRATION_NETWORKS:]
     assert {Chain.network(member.operations()) for member in calibration_members(space)} == set(anchors)
     assert len(measured) == len(times) == 12
     for time, chain in zip(times, measured, strict=True):
@@ -110,10 +111,8 @@ def test_check_is_stored_and_believed(space: Space, tmp_path: Path) -> None:
     assert loaded.device == checked.device
     assert loaded.expected_error == checked.device.check.mape
     rows = list(csv.DictReader((tmp_path / NETWORKS_FILE).open()))
-    assert [row["role"] for row in rows].count("check") == 12 and [row["role"] for row in rows].count(
-        "calibration"
-    ) == 5
-    assert read_networks(tmp_path)[5:] == times
+    assert [row["role"] for row in rows] == CALIBRATION_NETWORKS * ["calibration"] + 12 * ["check"]
+    assert read_networks(tmp_path)[CALIBRATION_NETWORKS:] == times
 
 
 def test_slow_networks_show_as_bias(space: Space, tmp_path: Path) -> None:
@@ -131,11 +130,13 @@ def test_slow_networks_show_as_bias(space: Space, tmp_path: Path) -> None:
 def test_a_device_that_repeats_waits_out_a_slow_spell(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path)
     device = FakeDevice()
-    device.repeats, spell = 2, 30
+    device.repeats, spell = 2, 36
     device.factor = lambda count: 1.1 if count < spell else 1.0
     checked, _ = check(table, space, device, nets=8)
     assert checked.device.check is not None
-    assert spell < len(device.measured) <= 4 * 13, "two visits, and again until the anchors take what they took"
+    assert spell < len(device.measured) <= 4 * (CALIBRATION_NETWORKS + 8), (
+        "two visits, and again until the anchors take what they took"
+    )
     assert checked.device.check.drift == pytest.approx(0, abs=0.1) and checked.device.check.mape < 1
 
 
@@ -145,7 +146,7 @@ def test_a_device_that_stays_slow_is_not_waited_for_for_ever(space: Space, tmp_p
     device.repeats, device.factor = 2, lambda count: 1.1
     checked, _ = check(table, space, device, nets=8)
     assert checked.device.check is not None
-    assert len(device.measured) == 4 * 13
+    assert len(device.measured) == 4 * (CALIBRATION_NETWORKS + 8)
     assert checked.device.check.drift == pytest.approx(10, abs=0.1)
 
 
@@ -160,8 +161,22 @@ def test_a_disturbed_calibration_is_mended(space: Space, tmp_path: Path) -> None
     assert checked.device.check is not None and checked.device.check.mape < 1
     assert checked.device.check.drift == pytest.approx(0, abs=0.1)
     assert checked.device.spaces[0].scale == pytest.approx(table.device.spaces[0].scale, rel=1e-3)
-    assert [net.role for net in read_networks(tmp_path)].count("calibration") == 5
+    assert [net.role for net in read_networks(tmp_path)].count("calibration") == CALIBRATION_NETWORKS
     assert load_table(tmp_path).device == checked.device
+
+
+def test_mending_leaves_the_order_of_the_spaces(space: Space, tmp_path: Path) -> None:
+    """The last one is what `nas check` takes without --space."""
+    device = FakeDevice()
+    device.repeats = 2
+    profile(space, device, tmp_path)
+    table, _ = profile(space.at(96), device, tmp_path)
+    nets = read_networks(tmp_path)
+    write_networks(tmp_path, [replace(net, measured_ms=1.08 * net.measured_ms) for net in nets])
+    checked, _ = check(load_table(tmp_path), space, device, nets=4)
+    mended = {net.network for net in nets} & {net.network for net in read_networks(tmp_path) if net in nets}
+    assert len(mended) == CALIBRATION_NETWORKS, "those of the space that was checked"
+    assert profiled_spaces(checked.device) == profiled_spaces(table.device)
 
 
 def test_without_the_calibrations_networks_there_is_no_drift(space: Space, tmp_path: Path) -> None:
@@ -179,7 +194,7 @@ def test_check_goes_on_after_an_interruption(space: Space, tmp_path: Path) -> No
         check(table, space, device, nets=10)
     again = FakeDevice()
     check(table, space, again, nets=10)
-    assert len(again.measured) == 5 + 10 - 7
+    assert len(again.measured) == CALIBRATION_NETWORKS + 10 - 7
     assert not (tmp_path / JOURNAL_FILE).exists()
 
 

@@ -10,7 +10,7 @@ import nas
 from nas.devices import Chain
 from nas.latency.choose import FIRST, GOAL, Chooser
 from nas.latency.coverage import space_operations
-from nas.latency.plan import MOST_RESHAPES, groups
+from nas.latency.plan import MOST_RESHAPES, groups, spread
 from nas.space import Operation
 from nas.testing.fake_device import true_ms
 
@@ -64,20 +64,32 @@ def test_all_groups_have_two_before_any_has_three() -> None:
 
 
 def test_goes_where_the_doubt_is() -> None:
-    """A kind whose latency follows no roofline gets more measurements than when it does."""
-    space = nas.load_space("efficientformerv2")
+    """A kind whose rows lie off any roofline gets more measurements than when they do not."""
+    space = nas.load_space("efficientvit")
     operations = space_operations(space)
 
-    def count(kind: str, bumpy: bool) -> int:
-        chooser = Chooser(space, operations, {})
-        total = 0
-        while (operation := chooser.next()) is not None:
-            rough = bumpy and operation.spec.kind == kind and operation.output.channels % 16 == 8
-            chooser.found(operation, ms(operation) * (1.5 if rough else 1.0))
-            total += operation.spec.kind == kind
-        return total
+    several = [group.operations for group in groups(operations) if len(group.operations) > 4]
+    fours = [spread(members, 4) for members in several]
 
-    assert count("conv_ffn", bumpy=True) > count("conv_ffn", bumpy=False)
+    def count(kind: str, off: float) -> int:
+        known = {each.key: ms(each) for four in fours for each in four}
+        known |= {each.key: off * ms(each) for four in fours for each in four[::2] if each.spec.kind == kind}
+        chooser = Chooser(space, operations, known)
+        return sum(operation.spec.kind == kind for operation in run(chooser))
+
+    assert count("mbconv", off=1.5) > count("mbconv", off=1.0)
+
+
+def test_one_that_fails_is_made_up_for() -> None:
+    """A group whose first operation cannot run has as many rows as another."""
+    space = nas.load_space("efficientformer")
+    operations = space_operations(space)
+    chooser = Chooser(space, operations, {})
+    group_of = {operation.key: group.operations for group in groups(operations) for operation in group.operations}
+    failed = next(each for each in iter(chooser.next, None) if len(group_of[each.key]) > 4)
+    chooser.found(failed, None)
+    named = [failed, *iter(chooser.next, None)]
+    assert len({each.key for each in named} & {each.key for each in group_of[failed.key]}) > 2
 
 
 def test_what_is_known_is_not_named_and_what_failed_is_left_out() -> None:

@@ -18,8 +18,10 @@ from filelock import FileLock
 from nas.devices import Chain
 from nas.errors import InputError, NasError
 from nas.latency import drift, load_table
+from nas.latency.choose import GOAL
 from nas.latency.coverage import space_operations
 from nas.latency.measure import EMPTY
+from nas.latency.networks import CALIBRATION_NETWORKS
 from nas.latency.profile import JOURNAL_FILE, profile
 from nas.space import Space
 from nas.testing.fake_device import FakeDevice, other_settings, true_ms
@@ -53,7 +55,7 @@ def test_table_predicts_networks_that_were_not_measured(space: Space, folder: Pa
     for seed in range(50):
         member = space.sample(seed)
         truth = true_ms(Chain.network(member.operations()))
-        assert table.total_ms(member) == pytest.approx(truth, rel=0.01)
+        assert table.total_ms(member) == pytest.approx(truth, rel=2 * GOAL)
     assert table.provenance == table.device.provenance == "interpolated"
     assert table.device.estimate is not None and table.device.estimate.leave_one_out_mape < 2
 
@@ -63,7 +65,7 @@ def test_files_hold_the_table(space: Space, folder: Path) -> None:
     loaded = load_table(folder)
     assert loaded.rows == table.rows and loaded.device == table.device
     assert not (folder / JOURNAL_FILE).exists()
-    assert loaded.device.calibration.nets == 5
+    assert loaded.device.calibration.nets == CALIBRATION_NETWORKS
 
 
 def test_slope_takes_the_cost_of_the_call_out(space: Space, folder: Path) -> None:
@@ -85,7 +87,7 @@ def test_second_run_measures_nothing(space: Space, folder: Path) -> None:
     assert second.rows == first.rows and second.device.calibration == first.device.calibration
 
 
-@pytest.mark.parametrize("part", [0.05, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.7, 0.99])
 def test_goes_on_after_an_interruption(space: Space, folder: Path, part: float, tmp_path: Path) -> None:
     whole = FakeDevice()
     expected, full = profile(space, whole, tmp_path / "other")
@@ -198,7 +200,7 @@ def test_network_that_cannot_run_leaves_the_table(space: Space, folder: Path) ->
         profile(space, device, folder)
     assert len(load_table(folder).rows) == len(space_operations(space))
     table, report = profile(space, FakeDevice(), folder)
-    assert report.measured == 0 and table.device.calibration.nets == 5
+    assert report.measured == 0 and table.device.calibration.nets == CALIBRATION_NETWORKS
 
 
 def test_nothing_runs(space: Space, folder: Path) -> None:
@@ -224,7 +226,7 @@ def test_drift_that_goes_away_is_measured_again(space: Space, folder: Path, monk
 
 def test_drift_that_stays_is_flagged(space: Space, folder: Path) -> None:
     device = FakeDevice()
-    device.factor = lambda count: 1.5 if count >= 60 else 1.0
+    device.factor = lambda count: 1.5 if count >= 30 else 1.0
     table, report = profile(space, device, folder)
     noted = [row for row in load_table(folder).rows.values() if dict(row.extra).get("note") == "drift"]
     assert report.flagged == len(noted) > 0
@@ -238,7 +240,7 @@ def test_two_resolutions_in_one_table(space: Space, folder: Path) -> None:
     assert set(first.rows) < set(table.rows)
     assert {operation.key for operation in space_operations(small)} <= set(table.rows)
     assert report.reused > 0  # a block of stage 3 at 64x64 may be one of stage 2 at 32x32
-    assert table.device.calibration.nets == 10
+    assert table.device.calibration.nets == 2 * CALIBRATION_NETWORKS
     for network in (space.sample(1), small.sample(1)):
         assert table.total_ms(network) == pytest.approx(true_ms(Chain.network(network.operations())), rel=0.02)
 
