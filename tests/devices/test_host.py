@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import nas
 from nas.devices import Chain, OperationFailed, Settings, known_devices, opened
+from nas.devices import host as host_module
 from nas.devices.board_timer import quietest
 from nas.devices.converter import cache_folder
 from nas.devices.host import Host
@@ -96,6 +98,16 @@ def test_info_is_a_device_file(host: Host, tmp_path: Path) -> None:
     assert isinstance(info, DeviceInfo)
     assert info.threads == 1 and info.runtime_version and info.tools["litert-torch"] and info.soc
     info.save(tmp_path / "device.yaml")
+
+
+def test_in_a_hurry_the_core_that_measures_converts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "_cores", lambda: [0, 1, 2])
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(host_module, "Converter", lambda *positional, **named: found.update(of=positional, **named))
+    Host(threads=1)
+    assert found == {"of": (2, [0, 1], None), "spare": [2]}
+    Host(threads=3)
+    assert found == {"of": (3, [0, 1, 2], None), "spare": []}
 
 
 def test_more_threads_than_cores() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.devices import Chain
+from nas.devices import Chain, Timing
 from nas.latency import drift
 from nas.latency.check import check
 from nas.latency.coverage import space_operations
-from nas.latency.measure import AGREE, MOST_REPEATS, settled
-from nas.latency.networks import calibration_members, read_networks
+from nas.latency.measure import AGREE, EMPTY, MOST_REPEATS, settled
+from nas.latency.networks import CALIBRATION_NETWORKS, NETWORKS_FILE, calibration_members, read_networks
 from nas.latency.profile import profile
 from nas.space import Space
 from nas.specs import MB4D, Shape
@@ -73,6 +77,58 @@ def test_without_repeats_they_would(space: Space, tmp_path: Path) -> None:
     quiet, _ = profile(space, FakeDevice(), tmp_path / "quiet")
     ratios = [row.median_ms / quiet.rows[key].median_ms for key, row in disturbed.rows.items() if row.median_ms > 0.01]
     assert max(ratios) > 1.2
+
+
+class SlowToConvert(FakeDevice):
+    """One network after the other, 0.1 s each; notes what was measured while one was being converted."""
+
+    repeats: ClassVar[int] = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._queue = ThreadPoolExecutor(1)
+        self.under_way: list[Future[Path]] = []
+        self.beside = self.hurried = 0
+
+    @contextmanager
+    def hurry(self) -> Iterator[None]:
+        before = len(self.measured)
+        yield
+        assert len(self.measured) == before
+        self.hurried += 1
+
+    def prepare(self, chain: Chain) -> Future[Path]:
+        artifact = super().prepare(chain)
+        if chain.tied or chain == EMPTY:
+            return artifact
+        self.under_way.append(self._queue.submit(self._convert, artifact.result()))
+        return self.under_way[-1]
+
+    def measure(self, artifact: Path) -> Timing:
+        network = any(each.done() and not each.cancelled() and each.result() == artifact for each in self.under_way)
+        self.beside += network and not all(each.done() for each in self.under_way)
+        return super().measure(artifact)
+
+    @staticmethod
+    def _convert(artifact: Path) -> Path:
+        time.sleep(0.1)
+        return artifact
+
+
+@pytest.mark.parametrize(("budget_s", "least", "most"), [(math.inf, 8, 8), (0.6, 1, 7)])
+def test_networks_are_measured_when_none_is_being_converted(
+    space: Space, tmp_path: Path, budget_s: float, least: int, most: int
+) -> None:
+    """As many of them as there is time for; the next run measures the others."""
+    profile(space, FakeDevice(), tmp_path)
+    (tmp_path / NETWORKS_FILE).unlink()
+    device = SlowToConvert()
+    table, _ = profile(space, device, tmp_path, budget_s=budget_s)
+    assert least <= table.device.calibration.nets <= most
+    assert len(device.under_way) == CALIBRATION_NETWORKS and device.beside == 0
+    assert device.hurried == 1
+    table, _ = profile(space, SlowToConvert(), tmp_path)
+    assert table.device.calibration.nets == CALIBRATION_NETWORKS
 
 
 def test_networks_of_a_check_are_measured_until_they_settle(space: Space, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What are the weights that a supernet gives a member worth as the start of fine-tuning? Prints JSON.
+
+    python benchmarks/starts.py SUPERNET [SUPERNET ...] --data DATA --keep FOLDER [--members 4] [--epochs 2]
+
+Members are drawn at random, evenly over the range of MACs, as in `ranking.py`. Each is trained for a short while by one
+recipe: from random weights, and from what it inherits from each supernet. All are judged on the same held-out images.
+The trainings stand in FOLDER, and the same command goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ranking import drawn
+
+import nas
+from nas.data import Splits
+from nas.finetune.recipe import Recipe
+from nas.space import Architecture
+from nas.supernet.checkpoint import open_folder
+from nas.supernet.evaluate import training_splits
+from nas.supernet.inherit import extract_to
+from nas.versions import versions
+
+SCRATCH = "random weights"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("supernet", nargs="+")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    arguments = parser.parse_args()
+    recipe = Recipe(epochs=arguments.epochs, batch=arguments.batch, learning_rate=arguments.learning_rate, ema=0.0,
+                    mix=0.0)  # fmt: skip
+    members = drawn(open_folder(arguments.supernet[0])[2], arguments.members)
+    splits = training_splits(arguments.supernet[0], arguments.data)
+    rows = [
+        {
+            "member": member.name, "macs": member.macs,
+            "accuracy": {
+                start: tuned(member, start, splits, recipe, arguments.keep / member.name)
+                for start in [SCRATCH, *arguments.supernet]
+            },
+        }
+        for member in members
+    ]  # fmt: skip
+    mean = {
+        start: round(float(np.mean([row["accuracy"][start]["raw"] for row in rows])), 2)  # type: ignore[index]
+        for start in [SCRATCH, *arguments.supernet]
+    }
+    print(json.dumps({
+        "supernets": arguments.supernet, "recipe": recipe.to_dict(), "held_out": len(splits.held_out), "rows": rows,
+        "mean_after": mean, "versions": versions("torch"),
+    }, indent=2))  # fmt: skip
+
+
+def tuned(member: Architecture, start: str, splits: Splits, recipe: Recipe, keep: Path) -> dict[str, Any]:
+    """Held-out accuracy in percent, as it starts and after training; the folder keeps it."""
+    keep.mkdir(parents=True, exist_ok=True)
+    member.save(keep / "architecture.yaml")
+    scratch = start == SCRATCH
+    name = "scratch" if scratch else Path(start).name
+    weights = None if scratch else keep / f"{name}.safetensors"
+    if weights and not weights.exists():
+        extract_to(start, member, weights)
+    done = nas.finetune(keep / "architecture.yaml", splits, recipe, out=keep / name, init=weights,
+                        from_scratch=scratch)  # fmt: skip
+    found = {way: each["accuracy"] for way, each in done.description["accuracy"]["held_out"].items()}
+    print(f"{member.name} from {start}: {found}", file=sys.stderr, flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()
