@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from ranking import drawn
+from whole_run import accuracies
 
 import nas
 from nas.data import Splits
@@ -75,7 +76,7 @@ def tuned(member: Architecture, start: str, splits: Splits, recipe: Recipe, keep
         extract_to(start, member, weights)
     done = nas.finetune(keep / "architecture.yaml", splits, recipe, out=keep / name, init=weights,
                         from_scratch=scratch)  # fmt: skip
-    found = {way: each["accuracy"] for way, each in done.description["accuracy"]["held_out"].items()}
+    found = accuracies(done.description["accuracy"]["held_out"])
     print(f"{member.name} from {start}: {found}", file=sys.stderr, flush=True)
     return found
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 import nas
-from nas.devices import opened
+from nas.devices import Settings, opened
 from nas.devices.base import Chain
 from nas.space import Architecture
 from nas.supernet.checkpoint import open_folder
@@ -62,9 +62,10 @@ def main() -> None:
         name: {
             "name": arch.name, "widths": arch.widths, "depths": arch.depths, "macs": arch.macs, "params": arch.params,
             "predicted_ms": round(table.total_ms(arch), 5), "measured_ms": round(measured[name], 5),
-            "test": accuracy(keep / name / "finetune" / "finetune.yaml"),
+            "test": accuracies(outcome["accuracy"]["test"]), "held_out": accuracies(outcome["accuracy"]["held_out"]),
         }
         for name, arch in networks.items()
+        for outcome in [yaml.safe_load((keep / name / "finetune" / "finetune.yaml").read_text())]
     }  # fmt: skip
     run("report", str(found))
     print(json.dumps({
@@ -94,7 +95,7 @@ def smallest_published(supernet: str, folder: Path) -> Architecture:
 
 def by_turns(networks: dict[str, Architecture]) -> dict[str, float]:
     """The lowest of several measurements of each whole network, in ms."""
-    with opened("host") as devices:
+    with opened("host", Settings()) as devices:
         host = devices[0]
         files = {name: host.prepare(Chain.network(arch.operations())).result() for name, arch in networks.items()}
         times: dict[str, list[float]] = {name: [] for name in networks}
@@ -104,11 +105,9 @@ def by_turns(networks: dict[str, Architecture]) -> dict[str, float]:
     return {name: min(each) for name, each in times.items()}
 
 
-def accuracy(description: Path) -> dict[str, Any]:
-    """Top-1 on the test images in percent: as inherited, after training, and averaged."""
-    return {
-        name: each["accuracy"] for name, each in yaml.safe_load(description.read_text())["accuracy"]["test"].items()
-    }
+def accuracies(judged: dict[str, Any]) -> dict[str, float]:
+    """Top-1 in percent on one set of images in a `finetune.yaml`: as it started, after training, and averaged."""
+    return {name: each["accuracy"] for name, each in judged.items() if name != "source"}
 
 
 if __name__ == "__main__":
