@@ -143,6 +143,41 @@ published:
 """Small enough to look at every member."""
 
 
+TINY = """\
+format: nas-space-1
+name: tiny
+resolution: [32, 32]
+attention: network_suffix
+stages:
+- entry: {kind: conv_stem, activation: relu}
+  width: [8]
+  depth: {min: 1, max: 2}
+  local: {kind: mb4d, expansion: 2}
+- entry: {kind: conv_embedding}
+  width: [8]
+  depth: {min: 1, max: 2}
+  local: {kind: mb4d, expansion: 2}
+- entry: {kind: conv_embedding}
+  width: [16]
+  depth: {min: 1, max: 1}
+  local: {kind: mb4d, expansion: 2}
+- entry: {kind: conv_embedding}
+  width: [16]
+  depth: {min: 1, max: 1}
+  local: {kind: mb4d, expansion: 2}
+  global: {kind: mb3d, heads: 2, key_dim: 4, value_ratio: 2, expansion: 2}
+head: {kind: token_head, classes: 10, distillation: false}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_space(tmp_path_factory: pytest.TempPathFactory) -> Space:
+    """One width a stage; fewer networks than names for them."""
+    path = tmp_path_factory.mktemp("spaces") / "tiny.yaml"
+    path.write_text(TINY)
+    return load_space(str(path))
+
+
 @pytest.fixture
 def small_space(tmp_path: Path) -> Callable[[str], Space]:
     """A function from the placement of attention to a space of four small stages."""

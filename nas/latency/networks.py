@@ -12,6 +12,7 @@ from typing import Literal
 from nas.errors import InputError
 from nas.files import read_text, write_text
 from nas.latency.device_info import DeviceInfo
+from nas.latency.rows import Key
 from nas.space import Architecture, Space, space_names
 from nas.specs import parse
 
@@ -51,22 +52,27 @@ class NetworkTime:
 
 def calibration_members(space: Space, count: int = CALIBRATION_NETWORKS) -> list[Architecture]:
     """Random members that spread evenly over the range of MACs; the same for every call."""
-    members = {member.operations(): member for member in map(space.sample, range(_CANDIDATES))}
+    members = {_keys(member): member for member in map(space.sample, range(_CANDIDATES))}
     ranked = sorted(members.values(), key=lambda member: member.macs)
-    steps = max(count - 1, 1)
-    return list(dict.fromkeys(ranked[(len(ranked) - 1) * i // steps] for i in range(min(count, len(ranked)))))
+    count = min(count, len(ranked))
+    return [ranked[(len(ranked) - 1) * i // max(count - 1, 1)] for i in range(count)]
 
 
 def check_members(space: Space, count: int, seed: int) -> list[Architecture]:
     """Up to `count` distinct random members, none of which a calibration uses."""
-    found = {member.operations(): None for member in calibration_members(space)}
+    found = {_keys(member) for member in calibration_members(space)}
     members: list[Architecture] = []
     for number in range(20 * count):
         member = space.sample((seed + 1) * 1_000_000 + number)
-        if len(members) < count and member.operations() not in found:
-            found[member.operations()] = None
+        if len(members) < count and _keys(member) not in found:
+            found.add(_keys(member))
             members.append(member)
     return members
+
+
+def _keys(member: Architecture) -> tuple[Key, ...]:
+    """What makes two members one network to a device: blocks that are gone leave other names to those that stay."""
+    return tuple(operation.key for operation in member.operations())
 
 
 def space_id(space: Space) -> str:

@@ -64,7 +64,7 @@ def test_text_names_the_calibration_and_the_errors(
     workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture
 ) -> None:
     profile(space=str(workplace.space_file), device=["host"], out=workplace.folder / "mine")
-    assert "from 5 whole networks" in capsys.readouterr().out
+    assert "from 8 whole networks" in capsys.readouterr().out
     check(device=str(workplace.folder / "mine"), nets=4)
     said = capsys.readouterr()
     assert "4 networks: mean error" in said.out and "Spearman" in said.out

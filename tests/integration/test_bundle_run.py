@@ -14,45 +14,18 @@ from pathlib import Path
 import pytest
 
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
-from nas.space import load_space
+from nas.space import Space
 
-TINY = """\
-format: nas-space-1
-name: tiny
-resolution: [32, 32]
-attention: network_suffix
-stages:
-- entry: {kind: conv_stem, activation: relu}
-  width: [8]
-  depth: {min: 1, max: 2}
-  local: {kind: mb4d, expansion: 2}
-- entry: {kind: conv_embedding}
-  width: [8]
-  depth: {min: 1, max: 2}
-  local: {kind: mb4d, expansion: 2}
-- entry: {kind: conv_embedding}
-  width: [16]
-  depth: {min: 1, max: 1}
-  local: {kind: mb4d, expansion: 2}
-- entry: {kind: conv_embedding}
-  width: [16]
-  depth: {min: 1, max: 1}
-  local: {kind: mb4d, expansion: 2}
-  global: {kind: mb3d, heads: 2, key_dim: 4, value_ratio: 2, expansion: 2}
-head: {kind: token_head, classes: 10, distillation: false}
-"""
 ENVIRONMENTS = {"tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"], "ai-edge-litert": ["ai-edge-litert", "numpy"]}
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    (folder / "tiny.yaml").write_text(TINY)
-    written = write_bundle(load_space(str(folder / "tiny.yaml")), "board", folder / "bundle")
-    assert not written.failed
-    return folder / "bundle"
+def bundle(tiny_space: Space, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    assert not write_bundle(tiny_space, "board", folder).failed
+    return folder
 
 
 def copied(bundle: Path, folder: Path) -> Path:

@@ -96,6 +96,18 @@ def test_check_draws_others_than_the_calibration(space: Space) -> None:
     assert check_members(space, 5, 0) == check_members(space, 5, 0) != check_members(space, 5, 1)
 
 
+@pytest.mark.parametrize("count", [1, 3, 5, 8, 20])
+def test_no_network_is_drawn_twice(tiny_space: Space, count: int) -> None:
+    """Where two members differ in which block is gone, and not in what runs; and where there are few members."""
+    every = {Chain.network(tiny_space.sample(seed).operations()) for seed in range(300)}
+    chains = [Chain.network(member.operations()) for member in calibration_members(tiny_space, count)]
+    assert len(chains) == len(set(chains)) == min(len(every), count)
+    chains = [
+        Chain.network(m.operations()) for m in (*calibration_members(tiny_space), *check_members(tiny_space, 20, 0))
+    ]
+    assert len(chains) == len(set(chains)) == len(every)
+
+
 def test_check_is_stored_and_believed(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path)
     device = FakeDevice()
