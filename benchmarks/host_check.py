@@ -1,9 +1,9 @@
 """How long a host table takes from nothing, and how well it predicts whole networks of each family. Prints JSON.
 
-    python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24] [--keep FOLDER] [--budget 3m]
+    python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24] [--keep FOLDER]
 
 Starts with an empty cache of converted files, and runs `nas profile` and `nas check` for one space after the other into
-one table. With --keep the table stays in FOLDER. --budget is `nas profile`'s for every space but the first.
+one table. With --keep the table stays in FOLDER.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +29,20 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", default=SPACES)
     parser.add_argument("--nets", type=int, default=24)
     parser.add_argument("--keep", type=Path)
-    parser.add_argument("--budget")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         table = (options.keep or Path(scratch) / "host").resolve()
         environment = os.environ | {"XDG_CACHE_HOME": scratch}
         found = {}
         for space in options.spaces:
-            budget = ["--budget", options.budget] if options.budget and found else []
-            found[space] = of_space(space, table, options.nets, environment, budget)
+            found[space] = of_space(space, table, options.nets, environment)
             print(json.dumps({space: found[space]["summary"]}), file=sys.stderr, flush=True)
     tools = versions("torch", "litert-torch", "ai-edge-litert")
     print(json.dumps({"load": os.getloadavg(), "spaces": found, "versions": tools}, indent=2))
 
 
-def of_space(space: str, table: Path, nets: int, environment: dict[str, str], budget: Sequence[str]) -> dict[str, Any]:
-    profile = nas(["profile", "--space", space, "--device", "host", "--out", str(table), *budget], environment)
+def of_space(space: str, table: Path, nets: int, environment: dict[str, str]) -> dict[str, Any]:
+    profile = nas(["profile", "--space", space, "--device", "host", "--out", str(table)], environment)
     begin = time.perf_counter()
     check = nas(["check", "--space", space, "--device", str(table), "--nets", str(nets)], environment)
     summary = {
