@@ -2,10 +2,11 @@
 
     python benchmarks/whole_run.py SPACE --supernet SUPERNET --table TABLE --data DATA --keep FOLDER [--epochs 5]
 
-Runs the commands that a user runs, in this order: `nas search` for what the smallest published member takes, on the
-table's device, `nas finetune`, `nas export`, `nas check`, `nas report`. The published member inherits its weights from
-the same supernet and is fine-tuned by the same recipe. Both are judged on the data's test images, and measured by turns
-on this computer. What was done stands in FOLDER, and the same command goes on there.
+Runs the commands that a user runs, in this order: `nas search` for the latency of the smallest published member on the
+table's device and for no more parameters than it has (where images are small, latency depends on them more than a table
+knows), `nas finetune`, `nas export`, `nas check`, `nas report`. The published member inherits its weights from the same
+supernet and is fine-tuned by the same recipe. Both are judged on the data's test images, and measured by turns on this
+computer. What was done stands in FOLDER, and the same command goes on there.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def main() -> None:
     keep: Path = arguments.keep
     keep.mkdir(parents=True, exist_ok=True)
     found, published = keep / "found", keep / "published"
+    shape, table = smallest_published(arguments.supernet, published), nas.load_table(arguments.table)
     if not (found / "run.yaml").exists():
         run("search", "--space", arguments.space, "--device", arguments.table, "--supernet", arguments.supernet,
-            "--engine", arguments.engine, "--front", "--out", str(found), *arguments.search.split())  # fmt: skip
-    shape = smallest_published(arguments.supernet, published)
+            "--latency-ms", f"{table.total_ms(shape):.5f}", "--params", str(shape.params), "--engine", arguments.engine,
+            "--front", "--out", str(found), *arguments.search.split())  # fmt: skip
     recipe = ["--data", arguments.data, "--epochs", str(arguments.epochs), "--mix", "0", "--learning-rate", "1e-3"]
     run("finetune", str(found), *recipe)
     run("finetune", str(published / "architecture.yaml"), "--init", str(published / "weights.safetensors"), "--out",
@@ -57,7 +59,7 @@ def main() -> None:
         run("export", str(found), "--to", TARGETS, "--data", arguments.data)
     run("check", str(found), "--device", arguments.table)
     networks = {"found": nas.load_architecture(found / "architecture.yaml"), "published": shape}
-    measured, table = by_turns(networks), nas.load_table(arguments.table)
+    measured = by_turns(networks)
     rows = {
         name: {
             "name": arch.name, "widths": arch.widths, "depths": arch.depths, "macs": arch.macs, "params": arch.params,

@@ -15,6 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,6 @@ import numpy as np
 from whole_run import by_turns
 
 import nas
-from nas.data import Splits
 from nas.finetune.recipe import Recipe
 from nas.latency import LatencyTable
 from nas.search import Evaluations, Scores, StudySettings
@@ -48,21 +50,27 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, a process each")
     arguments = parser.parse_args()
     space = open_folder(arguments.supernet)[2]
     table = nas.load_table(arguments.table).calibrated(space.name, space.resolution)
     judge = Evaluations(SlicedSupernet(arguments.supernet, arguments.data), arguments.keep)
     members = compared(space, table, nas.load_scores(arguments.supernet), judge, arguments.share)
-    measured = by_turns(members)
-    splits = training_splits(arguments.supernet, arguments.data)
     recipe = {"epochs": arguments.epochs, "batch": arguments.batch, "learning_rate": arguments.learning_rate,
               "ema": 0.0, "mix": 0.0}  # fmt: skip
+    for name, member in members.items():
+        (arguments.keep / name).mkdir(exist_ok=True)
+        member.save(arguments.keep / name / "architecture.yaml")
+    todo = [(name, seed) for seed in SEEDS for name in members]
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as processes:
+        test = dict(zip(todo, processes.map(trained, repeat(arguments), repeat(recipe), todo), strict=True))
+    measured = by_turns(members)
     rows = {
         name: {
             "predicted_ms": round(table.total_ms(member), 5), "measured_ms": round(measured[name], 5),
             "equal": abs(measured[name] / measured["scaled"] - 1) <= NEAR,
             "widths": member.widths, "depths": member.depths, "macs": member.macs, "params": member.params,
-            **trained(member, splits, recipe, arguments.keep / name),
+            **summary([test[name, seed] for seed in SEEDS]),
         }
         for name, member in members.items()
     }  # fmt: skip
@@ -112,18 +120,20 @@ def nearest(widths: tuple[int, ...], wanted: float) -> int:
     return min(widths, key=lambda width: abs(width - wanted))
 
 
-def trained(member: Architecture, splits: Splits, recipe: dict[str, Any], keep: Path) -> dict[str, Any]:
-    """Test accuracy in percent after training from random weights, by seed."""
-    keep.mkdir(parents=True, exist_ok=True)
-    member.save(keep / "architecture.yaml")
-    accuracies = []
-    for seed in SEEDS:
-        done = nas.finetune(keep / "architecture.yaml", splits, Recipe(**recipe, seed=seed), out=keep / f"seed{seed}",
-                            from_scratch=True)  # fmt: skip
-        accuracies.append(done.description["accuracy"]["test"]["raw"]["accuracy"])
-        print(f"{keep.name}, seed {seed}: {accuracies[-1]:.2f} %", file=sys.stderr, flush=True)
-    return {"test": accuracies, "mean": round(float(np.mean(accuracies)), 3),
-            "deviation": round(float(np.std(accuracies, ddof=1)), 3)}  # fmt: skip
+def trained(arguments: argparse.Namespace, recipe: dict[str, Any], task: tuple[str, int]) -> float:
+    """Test accuracy in percent of a network after training from random weights with a seed."""
+    name, seed = task
+    folder = arguments.keep / name
+    splits = training_splits(arguments.supernet, arguments.data)
+    done = nas.finetune(folder / "architecture.yaml", splits, Recipe(**recipe, seed=seed), out=folder / f"seed{seed}",
+                        from_scratch=True)  # fmt: skip
+    accuracy: float = done.description["accuracy"]["test"]["raw"]["accuracy"]
+    print(f"{name}, seed {seed}: {accuracy:.2f} %", file=sys.stderr, flush=True)
+    return accuracy
+
+
+def summary(test: list[float]) -> dict[str, Any]:
+    return {"test": test, "mean": round(float(np.mean(test)), 3), "deviation": round(float(np.std(test, ddof=1)), 3)}
 
 
 if __name__ == "__main__":

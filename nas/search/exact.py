@@ -7,8 +7,8 @@ what `Scores` says that its choice adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -17,11 +17,14 @@ from nas.errors import InputError
 from nas.search.difference import steps_to
 from nas.search.fastest import latencies
 from nas.search.graph import Arc, Floats, Graph
-from nas.search.labels import Program, Resource
+from nas.search.labels import Program, Resource, path_sum
 from nas.search.limits import Limit
 from nas.search.problem import Found, Problem
 from nas.search.scores import Scores
 from nas.space import Architecture
+
+_APART = 1e-7
+"""Latencies on a front that differ by a smaller share count as one, where there are further limits."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,34 @@ def exact(problem: Problem) -> Found:
 
 
 def front(problem: Problem) -> tuple[FrontPoint, ...]:
-    """The whole Pareto front of latency against cost in the space, fastest first, whatever the latency target.
-
-    Raises:
-        InputError: under a limit on MACs or parameters.
-    """
+    """The whole Pareto front of latency against cost within the other limits, fastest first, whatever the target."""
     graph, space = problem.graph, problem.space
-    summed = [limit for limit in problem.limits if not limit.measure.peak]
-    if summed:
-        raise InputError(f"the front is that of latency against cost, without a limit on {summed[0].measure.name}")
-    ms, *_ = _resources(problem, _allowed(graph, problem.limits))
-    paths = Program(graph, _costs(graph, problem.scores), (Resource(ms.weights, inf),)).front()
+    resources, costs = _resources(problem, _allowed(graph, problem.limits)), _costs(graph, problem.scores)
+    if len(resources) > 1:
+        paths = _one_by_one(problem, costs, resources)
+    else:
+        paths = Program(graph, costs, (replace(resources[0], most=inf),)).front()
     members = [graph.member(path, f"{space.name}-front{number}") for number, path in enumerate(paths, start=1)]
     return tuple(FrontPoint(problem.table.total_ms(arch), problem.scores.cost(arch), arch) for arch in members)
+
+
+def _one_by_one(problem: Problem, costs: Sequence[Floats], resources: Sequence[Resource]) -> list[list[int]]:
+    """The paths of the front, fastest first: that of least cost, then that of least cost among the faster, and so on.
+
+    Labels of three amounts and more seldom dominate one another; those that a single solution needs stay few.
+    """
+    ms, *others = resources
+    paths, below = list[list[int]](), inf
+
+    def accept(path: list[int]) -> bool:
+        return path_sum(ms.weights, path) < below and all(
+            limit.holds(problem.graph.member(path)) for limit in problem.limits
+        )
+
+    while (path := Program(problem.graph, costs, (replace(ms, most=below), *others)).solve(accept)) is not None:
+        paths.append(path)
+        below = path_sum(ms.weights, path) * (1 - _APART)
+    return paths[::-1]
 
 
 def _costs(graph: Graph, scores: Scores) -> list[Floats]:

@@ -123,8 +123,8 @@ class Program:
         prices, best, bound, incumbent = np.zeros(count), np.zeros(count), -np.inf, np.inf
         for _ in range(_CUTS):
             path = self.graph.best(self._priced(prices))
-            cost = _sum(self._costs, path)
-            over = np.array([_sum(shares, path) - 1 for shares in self._shares])
+            cost = path_sum(self._costs, path)
+            over = np.array([path_sum(shares, path) - 1 for shares in self._shares])
             if not np.isfinite(cost):
                 return prices, np.inf, np.inf
             if (over <= -_SLACK).all():
@@ -239,7 +239,7 @@ def _undominated(amounts: Ints) -> NDArray[np.intp]:
     return np.array(kept, dtype=np.intp)
 
 
-def _sum(weights: Sequence[Floats], path: Sequence[int]) -> float:
+def path_sum(weights: Sequence[Floats], path: Sequence[int]) -> float:
     return float(sum(weight[arc] for weight, arc in zip(weights, path, strict=True)))
 
 

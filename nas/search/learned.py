@@ -136,12 +136,14 @@ def learned_front(problem: Problem) -> tuple[FrontPoint, ...]:
     """The members on the Pareto front of latency against accuracy among those that it evaluates, fastest first.
 
     Their costs are what they were evaluated to lose against the largest member. As many are evaluated as by `learned`.
-
-    Raises:
-        InputError: under a limit on MACs or parameters.
+    All keep the limits other than that on latency.
     """
     accuracies, _ = _evaluated(problem, lambda scores: [p.architecture for p in front(replace(problem, scores=scores))])
-    points = [FrontPoint(problem.table.total_ms(arch), _drop(problem, accuracies, arch), arch) for arch in accuracies]
+    points = [
+        FrontPoint(problem.table.total_ms(arch), _drop(problem, accuracies, arch), arch)
+        for arch in accuracies
+        if all(limit.holds(arch) for limit in problem.limits)
+    ]
     kept: list[FrontPoint] = []
     for point in sorted(points, key=lambda point: (point.ms, point.cost)):
         if not kept or point.cost < kept[-1].cost:

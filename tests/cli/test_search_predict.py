@@ -155,7 +155,6 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ([*SEARCH, "--latency-ms", "0.001"], "cannot be reached: the fastest member of space 'small'"),
         ([*SEARCH, "--macs", "10"], "1e-05 M MACs cannot be reached: the member of space 'small' with the least"),
         ([*SEARCH, "--memory-mb", "-1"], "memory_mb -1: expected a positive number"),
-        ([*SEARCH, "--engine", "exact", "--front", "--params", "1e6"], "without a limit on parameters"),
         ([*SEARCH, "--engine", "exact", "--objective", "mes"], "objective 'mes' is one of slimming"),
         ([*SEARCH, "--latency-ms", "nan"], "expected a positive number"),
         ([*SEARCH, "--latency-ms", "-1"], "expected a positive number"),

@@ -175,8 +175,9 @@ def test_with_further_limits_equal_to_brute_force(drawn, text, seed, share, shar
     space, table, scores, members = drawn(text, seed, ties, levels=levels)
     limits = {name: quantile([AMOUNTS[name](arch) for _, _, arch in members], of) for name, of in shares.items()}
     target = None if share is None else quantile([ms for ms, _, _ in members], share)
-    costs = [cost for ms, cost, arch in members if (target is None or ms <= target)
-             and all(AMOUNTS[name](arch) <= most for name, most in limits.items())]  # fmt: skip
+    within = [(ms, cost) for ms, cost, arch in members
+              if all(AMOUNTS[name](arch) <= most for name, most in limits.items())]  # fmt: skip
+    costs = [cost for ms, cost in within if target is None or ms <= target]
     if not costs:
         with pytest.raises(InputError, match=r"keeps .* together|cannot be reached within"):
             search(space, table, scores, target, "exact", limits=limits)
@@ -185,6 +186,8 @@ def test_with_further_limits_equal_to_brute_force(drawn, text, seed, share, shar
     assert found.cost == pytest.approx(min(costs), abs=1e-9)
     assert target is None or found.ms <= target
     assert all(AMOUNTS[name](found.architecture) <= most for name, most in limits.items())
+    points = [(point.ms, point.cost) for point in front(pose(space, table, scores, target, "exact", limits=limits))]
+    assert points == [pytest.approx(point, abs=1e-8) for point in pareto(within)]
 
 
 def test_the_trace_turns_the_largest_member_into_what_was_found(
