@@ -46,7 +46,8 @@ def main() -> None:
     keep: Path = arguments.keep
     keep.mkdir(parents=True, exist_ok=True)
     found, published = keep / "found", keep / "published"
-    shape, table = smallest_published(arguments.supernet, published), nas.load_table(arguments.table)
+    shape = smallest_published(arguments.supernet, published)
+    table = nas.load_table(arguments.table).calibrated(shape.space, shape.resolution)
     if not (found / "run.yaml").exists():
         run("search", "--space", arguments.space, "--device", arguments.table, "--supernet", arguments.supernet,
             "--latency-ms", f"{table.total_ms(shape):.5f}", "--params", str(shape.params), "--engine", arguments.engine,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 
 from nas.report.plane import Point
 from nas.report.run import RunReport
+from nas.search.limits import MACS, PARAMS
 
 SAME = 0.005
 """Points of top-1 that are shown as equal."""
+LIMITS: Mapping[str, Callable[[float], str]] = {
+    "macs": MACS.text,
+    "params": PARAMS.text,
+    "memory_mb": lambda most: f"{most:.4g} MB peak memory",
+}
+"""How much of something, for limits beside latency."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ def tiles(run: RunReport) -> tuple[Tile, ...]:
                       f"of top-1, against the space's largest member{gain}"))  # fmt: skip
     if result.accuracy is not None and result.drop is not None:
         found.append(Tile("Accuracy in the supernet", f"{result.accuracy:.2f} %",
-                          f"top-1 of its slice; {signed(result.drop)} points below the largest member's"))  # fmt: skip
+                          f"top-1 of its slice; {_below(result.drop)} the largest member's"))  # fmt: skip
     for fit in run.fits:
         if fit.best:
             found.append(Tile(f"Accuracy, {fit.name}", f"{fit.best.accuracy:.2f} %",
@@ -50,7 +57,7 @@ def meaning(run: RunReport) -> tuple[str, ...]:
     about, result = run.about, run.about.result
     target = about.target
     limits = [f"at most {target.latency_ms:.4g} ms ({target.reason})"] if target.latency_ms is not None else []
-    limits += [f"at most {most:g} {name.replace('_', ' ')}" for name, most in target.limits.items()]
+    limits += [f"at most {LIMITS[name](most)}" for name, most in target.limits.items()]
     sentences = [
         f"Asked for {' and '.join(limits) or 'no limit'} on {run.device}, the engine '{about.engine.name}' found a "
         f"member of space '{about.space.name}' that is predicted to take {result.latency_ms:.4g} ms: widths "
@@ -81,14 +88,15 @@ def _beside(near: Point, run: RunReport) -> str:
 def _optimum(run: RunReport) -> str:
     target = run.front.target_ms
     within = [point for point in run.front.points if point.ms <= target * (1 + 1e-9)]
-    if not isfinite(target) or not within or run.about.target.limits:
-        return f"The Pareto front of the space has {len(run.front.points)} members."
+    if not isfinite(target) or not within:
+        others = " within the other limits" if run.about.target.limits else ""
+        return f"The Pareto front of the space{others} has {len(run.front.points)} members."
     best = min(within, key=lambda point: point.cost)
-    missed = run.about.result.cost - best.cost
+    missed, limits = run.about.result.cost - best.cost, "limits" if run.about.target.limits else "target"
     if missed < SAME:
-        return "By these latencies and scores that is the proven optimum: no member within the target costs less."
+        return f"By these latencies and scores that is the proven optimum: no member within the {limits} costs less."
     return (
-        f"The proven optimum within the target has a drop of {signed(best.cost)} points at {best.ms:.4g} ms: "
+        f"The proven optimum within the {limits} has a drop of {signed(best.cost)} points at {best.ms:.4g} ms: "
         f"this search missed it by {missed:.2f} points (nas search --engine exact finds it)."
     )
 
@@ -136,8 +144,7 @@ def _accuracy(run: RunReport) -> str:
     result, judge = run.about.result, run.about.score_by.judge
     if result.accuracy is not None and result.drop is not None:
         text += (f" The search judged each of its steps by {judge}: the found network's slice has "
-                 f"{result.accuracy:.2f} % there, {signed(result.drop)} points below that of the largest "
-                 "member.")  # fmt: skip
+                 f"{result.accuracy:.2f} % there, {_below(result.drop)} that of the largest member.")  # fmt: skip
     done = [(fit, fit.best) for fit in run.fits if fit.best]
     for fit, best in done:
         text += (f" Measured after {fit.name}: {best.accuracy:.2f} ± {best.standard_error:.2f} % on {best.images} "
@@ -156,6 +163,10 @@ def comparing(runs: Sequence[RunReport]) -> tuple[str, ...]:
         notes.append("The drops are against different largest members, or from different scores: they cannot be "
                      "compared between the runs, only within one. Accuracies after fine-tuning can.")  # fmt: skip
     return tuple(notes)
+
+
+def _below(drop: float) -> str:
+    return f"{abs(drop):.2f} points {'above' if drop < 0 else 'below'}"
 
 
 def signed(points: float) -> str:

@@ -226,5 +226,5 @@ def test_a_search_that_evaluates_members_shows_no_scores_beside_its_steps(make_r
     assert run.trajectory.published == () and run.front.published
     assert "judged by the sliced supernet runs/s" in run.trajectory.note
     tile = next(tile for tile in tiles(run) if tile.label == "Accuracy in the supernet")
-    assert tile.value == "61.50 %" and "+2.25 points below" in tile.about
+    assert tile.value == "61.50 %" and "2.25 points below the largest" in tile.about
     assert "slice has 61.50 % there" in trust(run)[1][1]
