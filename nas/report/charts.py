@@ -225,7 +225,7 @@ def _target(figure: Figure, ms: float) -> None:
     if isfinite(ms):
         figure.add_vline(x=ms, line={"color": _FOUND, "dash": "dash", "width": 1.2})
         figure.add_annotation(x=ms, y=1, yref="paper", text=f"target {ms:.4g} ms", showarrow=False, xanchor="left",
-                              yanchor="top", font={"color": _FOUND, "size": 11})  # fmt: skip
+                              yanchor="bottom", font={"color": _FOUND, "size": 11})  # fmt: skip
 
 
 def _plane(figure: Figure) -> dict[str, Any]:

@@ -95,6 +95,11 @@ def _optimum(run: RunReport) -> str:
     missed, limits = run.about.result.cost - best.cost, "limits" if run.about.target.limits else "target"
     if missed < SAME:
         return f"By these latencies and scores that is the proven optimum: no member within the {limits} costs less."
+    if run.about.result.accuracy is not None:
+        return (
+            f"By the sums of scores the best within the {limits} has a drop of {signed(best.cost)} points at "
+            f"{best.ms:.4g} ms, {missed:.2f} points from this network, which its accuracy in the supernet chose."
+        )
     return (
         f"The proven optimum within the {limits} has a drop of {signed(best.cost)} points at {best.ms:.4g} ms: "
         f"this search missed it by {missed:.2f} points (nas search --engine exact finds it)."
