@@ -32,7 +32,7 @@ def run(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[s
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment, timeout=900)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=460)
 def test_every_command_of_readme_and_tutorial_works_in_its_order(tmp_path: Path) -> None:
     take_photos(tmp_path / "photos")
     listed = [*commands("README.md"), *commands("docs/tutorial.md")]
