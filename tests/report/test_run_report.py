@@ -221,10 +221,13 @@ def test_a_search_that_evaluates_members_shows_no_scores_beside_its_steps(make_r
     data = yaml.safe_load(path.read_text())
     data["score_by"] = {"name": "evaluate", "best": 8, "judge": "the sliced supernet runs/s on digits", "images": 100}
     data["result"] |= {"accuracy": 61.5, "drop": 2.25}
+    data["target"] |= {"params": 1.5e6, "memory_mb": 2.5}
     path.write_text(yaml.safe_dump(data))
     (run,) = load_runs(folder)
     assert run.trajectory.published == () and run.front.published
     assert "judged by the sliced supernet runs/s" in run.trajectory.note
     tile = next(tile for tile in tiles(run) if tile.label == "Accuracy in the supernet")
     assert tile.value == "61.50 %" and "2.25 points below the largest" in tile.about
+    assert "at most 1.5 M parameters and at most 2.5 MB peak memory on" in meaning(run)[0]
+    assert "no member within the limits costs less" in meaning(run)[-1]
     assert "slice has 61.50 % there" in trust(run)[1][1]
