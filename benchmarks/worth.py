@@ -1,13 +1,13 @@
 """Is the found network better than the published shape scaled down, and than random ones? Prints JSON.
 
-    python benchmarks/worth.py SUPERNET --data DATA --table TABLE --keep FOLDER [--share 0.4] [--epochs 10]
+    python benchmarks/worth.py SUPERNET --data DATA --table TABLE --keep FOLDER [--share 0.6] [--epochs 8]
 
-All at one latency, measured on this computer: the target is `--share` of the published member's. `learned` and `exact`
-are what these engines find for it by SUPERNET's scores, the first one correcting them by members of SUPERNET that it
-evaluates; `scaled` is the published member with widths and depths times one factor, `random` the random members nearest
-to the target. Each is trained alone by the same recipe, from random
-weights, with every seed, and judged on the data's test images. Trainings stand in FOLDER; the same command goes on
-there.
+All at one latency, measured on this computer: the target is `--share` of what the table says of the published member.
+`found` is what the learned engine finds for it, evaluating members of SUPERNET; `scaled` is the published member with
+widths and depths times one factor, `random` are members drawn at random. Of several scaled and random ones near the
+target those are taken whose *measured* latency is nearest to the found one's. Each is trained alone by the same recipe,
+from random weights, with every seed, and judged on the data's test images. What was chosen, measured and trained stands
+in FOLDER; the same command goes on there. Nothing else should be at work until "measured" is told.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
@@ -25,19 +26,25 @@ import numpy as np
 from whole_run import by_turns
 
 import nas
+from nas.files import replacing
 from nas.finetune.recipe import Recipe
 from nas.latency import LatencyTable
 from nas.search import Evaluations, Scores, StudySettings
 from nas.space import Architecture, Space
+from nas.space.fit import stage_of
+from nas.specs import BlockSpec, Shape
 from nas.supernet.checkpoint import open_folder
 from nas.supernet.evaluate import SlicedSupernet, training_splits
 from nas.versions import versions
 
 SEEDS = (0, 1, 2)
-RANDOM, CANDIDATES = 2, 2000
+RANDOM, DRAWN = 3, 2000
+MEASURED = 8
+"""Scaled and random members whose latencies are measured, nearest to the target as predicted."""
 EVALUATIONS = 100
+MEASUREMENTS = "measured.json"
 NEAR = 0.05
-"""Measured latencies count as equal when they are within this of the scaled member's."""
+"""Measured latencies count as equal when they are within this of the found network's."""
 
 
 def main() -> None:
@@ -46,74 +53,99 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--table", required=True)
     parser.add_argument("--keep", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=0.4, help="of the published member's latency")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--share", type=float, default=0.6, help="of the published member's latency")
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, a process each")
     arguments = parser.parse_args()
     space = open_folder(arguments.supernet)[2]
     table = nas.load_table(arguments.table).calibrated(space.name, space.resolution)
-    judge = Evaluations(SlicedSupernet(arguments.supernet, arguments.data), arguments.keep)
-    members = compared(space, table, nas.load_scores(arguments.supernet), judge, arguments.share)
+    if not (arguments.keep / MEASUREMENTS).exists():
+        judge = Evaluations(SlicedSupernet(arguments.supernet, arguments.data), arguments.keep)
+        choose(space, table, nas.load_scores(arguments.supernet), judge, arguments)
+    measured: dict[str, float] = json.loads((arguments.keep / MEASUREMENTS).read_text())
+    members = {name: nas.load_architecture(arguments.keep / name / "architecture.yaml") for name in measured}
     recipe = {"epochs": arguments.epochs, "batch": arguments.batch, "learning_rate": arguments.learning_rate,
               "ema": 0.0, "mix": 0.0}  # fmt: skip
-    for name, member in members.items():
-        (arguments.keep / name).mkdir(exist_ok=True)
-        member.save(arguments.keep / name / "architecture.yaml")
     todo = [(name, seed) for seed in SEEDS for name in members]
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as processes:
         test = dict(zip(todo, processes.map(trained, repeat(arguments), repeat(recipe), todo), strict=True))
-    measured = by_turns(members)
     rows = {
         name: {
             "predicted_ms": round(table.total_ms(member), 5), "measured_ms": round(measured[name], 5),
-            "equal": abs(measured[name] / measured["scaled"] - 1) <= NEAR,
+            "equal": abs(measured[name] / measured["found"] - 1) <= NEAR,
             "widths": member.widths, "depths": member.depths, "macs": member.macs, "params": member.params,
             **summary([test[name, seed] for seed in SEEDS]),
         }
         for name, member in members.items()
     }  # fmt: skip
     print(json.dumps({
-        "space": space.name, "supernet": arguments.supernet, "seeds": SEEDS, "recipe": recipe, "networks": rows,
-        "found_over_scaled": {
-            name: round(rows[name]["mean"] - rows["scaled"]["mean"], 2) for name in rows if name != "scaled"
+        "space": space.name, "supernet": arguments.supernet, "share": arguments.share, "seeds": SEEDS,
+        "recipe": recipe, "networks": rows,
+        "found_over": {
+            name: round(rows["found"]["mean"] - rows[name]["mean"], 2) for name in rows if name != "found"
         },
         "table": f"{table.provenance}, {table.device.soc}", "versions": versions("torch", "ai-edge-litert"),
     }, indent=2))  # fmt: skip
 
 
-def compared(
-    space: Space, table: LatencyTable, scores: Scores, judge: Evaluations, share: float
-) -> dict[str, Architecture]:
-    """The networks to compare, by name; all are predicted to take no longer than the scaled one."""
+def choose(
+    space: Space, table: LatencyTable, scores: Scores, judge: Evaluations, arguments: argparse.Namespace
+) -> None:
+    """Saves the networks to compare and what they measure, in ms by name."""
     published = min(space.published.values(), key=lambda member: member.params)
-    scaled = scaled_to(space, published, table, share * table.total_ms(published))
-    target = table.total_ms(scaled)
-    found = {
-        "learned": nas.search(space, table, scores, target, engine="learned", study=StudySettings(EVALUATIONS),
-                              evaluations=judge).architecture,
-        "exact": nas.search(space, table, scores, target, engine="exact").architecture,
-    }  # fmt: skip
-    drawn = {member.operations(): member for member in map(space.sample, range(CANDIDATES))}.values()
-    near = sorted(drawn, key=lambda member: abs(table.total_ms(member) / target - 1))[:RANDOM]
-    return {"scaled": scaled, **found, **{f"random{number}": member for number, member in enumerate(near)}}
+    target = arguments.share * table.total_ms(published)
+    study = StudySettings(EVALUATIONS)
+    found = nas.search(space, table, scores, target, engine="learned", study=study, evaluations=judge).architecture
+    scaled = near(scalings(space, published), table, target)
+    drawn = near([space.sample(seed) for seed in range(DRAWN)], table, target)
+    members = {"found": found} | {f"scaled{number}": member for number, member in enumerate(scaled)}
+    members |= {f"random{number}": member for number, member in enumerate(drawn)}
+    measured = by_turns(members)
+    for name, ms in measured.items():
+        print(f"{name}: {ms:.4f} ms, predicted {table.total_ms(members[name]):.4f} ms", file=sys.stderr)
+    ranked = sorted(members, key=lambda name: abs(measured[name] / measured["found"] - 1))
+    randoms = [name for name in ranked if name.startswith("random")][:RANDOM]
+    chosen = {"found": "found", "scaled": next(name for name in ranked if name.startswith("scaled"))}
+    chosen |= {f"random{number}": name for number, name in enumerate(randoms)}
+    for name, source in chosen.items():
+        (arguments.keep / name).mkdir(parents=True, exist_ok=True)
+        members[source].save(arguments.keep / name / "architecture.yaml")
+    with replacing(arguments.keep / MEASUREMENTS) as path:
+        path.write_text(json.dumps({name: measured[source] for name, source in chosen.items()}))
+    print("measured", file=sys.stderr, flush=True)
 
 
-def scaled_to(space: Space, published: Architecture, table: LatencyTable, target_ms: float) -> Architecture:
-    """The published member with widths and depths times the largest factor that keeps the target."""
+def near(members: list[Architecture], table: LatencyTable, target_ms: float) -> list[Architecture]:
+    """Different members, the nearest to the target as predicted."""
+    different = {member.operations(): member for member in members}.values()
+    return sorted(different, key=lambda member: abs(table.total_ms(member) / target_ms - 1))[:MEASURED]
+
+
+def scalings(space: Space, published: Architecture) -> list[Architecture]:
+    """The published member with widths and depths times every factor up to 1."""
     attention = [
         sum(stages.kind(block) == "global" for block in stage.blocks)
         for stages, stage in zip(space.stages, published.stages, strict=True)
     ]
+    found = []
     for factor in np.arange(1.0, 0.0, -0.01):
         widths = [nearest(s.widths, factor * w) for s, w in zip(space.stages, published.widths, strict=True)]
         depths = [max(s.depths[0], round(factor * d)) for s, d in zip(space.stages, published.depths, strict=True)]
         kept = [min(count, depth) for count, depth in zip(attention, depths, strict=True)]
-        member = space.member(widths, depths, kept, name=f"{published.name}-x{factor:.2f}")
-        if table.total_ms(member) <= target_ms:
-            return member
-    raise SystemExit(f"no scaled {published.name} takes {target_ms:.4g} ms or less; give a larger --share")
+        found.append(space.member(widths, depths, kept, f"{published.name}-x{factor:.2f}", as_in(published)))
+    return found
+
+
+def as_in(published: Architecture) -> Callable[..., BlockSpec]:
+    """Picks the candidates that the published member has, expansions of a stage for example."""
+
+    def pick(place: str, candidates: tuple[BlockSpec, ...], shape: Shape) -> BlockSpec:
+        own = published.stages[stage_of(place)].blocks if "_block" in place else (published.head, published.stem)
+        return next((block for block in candidates if block in own), candidates[0])
+
+    return pick
 
 
 def nearest(widths: tuple[int, ...], wanted: float) -> int:
