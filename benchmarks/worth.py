@@ -4,8 +4,8 @@
 
 All at one latency, measured on this computer: the target is `--share` of what the table says of the published member.
 `found` is what the learned engine finds for it, evaluating members of SUPERNET; `scaled` is the published member with
-widths and depths times one factor, `random` are members drawn at random. Of several scaled and random ones near the
-target those are taken whose *measured* latency is nearest to the found one's. Each is trained alone by the same recipe,
+its widths, its depths or both times one factor, `random` are members drawn at random. Of many scaled and random ones
+near the target those are taken whose *measured* latency is nearest to the found one's. Each is trained alone by the same recipe,
 from random weights, with every seed, and judged on the data's test images. What was chosen, measured and trained stands
 in FOLDER; the same command goes on there. Nothing else should be at work until "measured" is told.
 """
@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from itertools import product, repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ from nas.supernet.evaluate import SlicedSupernet, training_splits
 from nas.versions import versions
 
 SEEDS = (0, 1, 2)
-RANDOM, DRAWN = 3, 2000
-MEASURED = 8
-"""Scaled and random members whose latencies are measured, nearest to the target as predicted."""
+RANDOM, DRAWN = 3, 200
+BAND, MEASURED = 0.2, 24
+"""Of scaled and random members predicted within this share of the target, so many are measured at most."""
 EVALUATIONS = 100
 MEASUREMENTS = "measured.json"
 NEAR = 0.05
@@ -99,7 +99,7 @@ def choose(
     study = StudySettings(EVALUATIONS)
     found = nas.search(space, table, scores, target, engine="learned", study=study, evaluations=judge).architecture
     scaled = near(scalings(space, published), table, target)
-    drawn = near([space.sample(seed) for seed in range(DRAWN)], table, target)
+    drawn = near(map(space.sample, range(DRAWN)), table, target)
     members = {"found": found} | {f"scaled{number}": member for number, member in enumerate(scaled)}
     members |= {f"random{number}": member for number, member in enumerate(drawn)}
     measured = by_turns(members)
@@ -117,25 +117,30 @@ def choose(
     print("measured", file=sys.stderr, flush=True)
 
 
-def near(members: list[Architecture], table: LatencyTable, target_ms: float) -> list[Architecture]:
-    """Different members, the nearest to the target as predicted."""
+def near(members: Iterable[Architecture], table: LatencyTable, target_ms: float) -> list[Architecture]:
+    """The first different members that are predicted to be near the target."""
     different = {member.operations(): member for member in members}.values()
-    return sorted(different, key=lambda member: abs(table.total_ms(member) / target_ms - 1))[:MEASURED]
+    return [member for member in different if abs(table.total_ms(member) / target_ms - 1) <= BAND][:MEASURED]
 
 
-def scalings(space: Space, published: Architecture) -> list[Architecture]:
-    """The published member with widths and depths times every factor up to 1."""
+def scalings(space: Space, published: Architecture) -> Iterator[Architecture]:
+    """The published member with widths, depths or both times every factor up to 1."""
     attention = [
         sum(stages.kind(block) == "global" for block in stage.blocks)
         for stages, stage in zip(space.stages, published.stages, strict=True)
     ]
-    found = []
-    for factor in np.arange(1.0, 0.0, -0.01):
-        widths = [nearest(s.widths, factor * w) for s, w in zip(space.stages, published.widths, strict=True)]
-        depths = [max(s.depths[0], round(factor * d)) for s, d in zip(space.stages, published.depths, strict=True)]
+    for factor, (wide, deep) in product(np.arange(1.0, 0.0, -0.01), ((1, 1), (1, 0), (0, 1))):
+        widths = [
+            nearest(stage.widths, factor**wide * width)
+            for stage, width in zip(space.stages, published.widths, strict=True)
+        ]
+        depths = [
+            max(stage.depths[0], round(factor**deep * depth))
+            for stage, depth in zip(space.stages, published.depths, strict=True)
+        ]
         kept = [min(count, depth) for count, depth in zip(attention, depths, strict=True)]
-        found.append(space.member(widths, depths, kept, f"{published.name}-x{factor:.2f}", as_in(published)))
-    return found
+        name = f"{published.name}-widths{factor**wide:.2f}-depths{factor**deep:.2f}"
+        yield space.member(widths, depths, kept, name, as_in(published))
 
 
 def as_in(published: Architecture) -> Callable[..., BlockSpec]:
