@@ -1,11 +1,11 @@
-"""Would a term for weights that outgrow the cache predict whole networks better? Prints JSON.
+"""What does it help to count a network's weights beside its rows? Prints JSON.
 
     python benchmarks/weights_term.py TABLE [TABLE ...]
 
-For every space of a table: its calibration networks fit `intercept + scale * sum of rows`, as `nas profile` does, and
-the same plus `slope * max(0, megabytes of float32 weights - cache)` with slope and cache fitted too. Both are judged by
-the space's check networks. TABLE has the `networks.csv` that `nas profile` and `nas check` write; run it from the
-repository's root.
+For every space of a table, its check networks judge what three fits to its calibration networks predict: a scale and
+an intercept; these and the weights, as `nas profile` does (`weights_ms` a million parameters, additive); and these with
+the weights that outgrow a cache of fitted size, `max(0, parameters - cache)`, which does not add up over operations.
+TABLE has the `networks.csv` that `nas profile` and `nas check` write; run it from the repository's root.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -20,17 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from nas.latency.calibration import INTERCEPT_SHARE, NETWORK_ERROR, SCALE_ERROR, calibrate
+from nas.latency.calibration import INTERCEPT_SHARE, NETWORK_ERROR, SCALE_ERROR, WEIGHTS_SHARE, calibrate
 from nas.latency.networks import NetworkTime, read_networks
 from nas.space import load_space
 from nas.versions import versions
 
-CACHES = (4.0, 8.0, 12.0, 24.0)
-SLOPES = (3e-4, 1e-2)
-"""Where the fit begins: megabytes, and ms a megabyte."""
-WEIGHTS_ERROR = 0.02
-"""A network's weights that cost this share of the fastest network weigh as much as `NETWORK_ERROR`."""
+CACHES = (1.0, 2.0, 3.0, 6.0)
+SLOPES = (1e-3, 4e-2)
+"""Where the fit of a cache begins: millions of parameters, and ms a million."""
 Floats = NDArray[np.float64]
+Predict = Callable[[NetworkTime], float]
 
 
 def main() -> None:
@@ -46,58 +47,54 @@ def of_table(networks: list[NetworkTime]) -> dict[str, object]:
 
 
 def of_space(networks: list[NetworkTime]) -> dict[str, object]:
-    calibration = [network for network in networks if network.role == "calibration"]
-    check = [network for network in networks if network.role == "check"]
-    scale, intercept = calibrate(calibration)
-    line = np.array([scale, intercept, 0.0, 0.0])
-    bent = with_weights(calibration)
+    networks = with_params(networks)
+    fitted = [network for network in networks if network.role == "calibration"]
+    check = sorted((net for net in networks if net.role == "check"), key=lambda network: network.params)
+    bare = calibrate([replace(network, params=0) for network in fitted])
+    line = calibrate(fitted)
     return {
-        "weights_mb": [round(float(mb), 1) for mb in sorted(megabytes(check))],
-        "measured_over_sum": [round(float(ratio), 2) for ratio in ratios(check)],
-        "mape": round(error(line, check), 2), "mape_with_weights": round(error(bent, check), 2),
-        "ms_a_mb": round(float(bent[2]), 4), "cache_mb": round(float(bent[3]), 1),
-    }  # fmt: skip
+        "million_params": [round(network.params / 1e6, 2) for network in check],
+        "measured_over_sum": [round(network.measured_ms / network.sum_ms, 2) for network in check],
+        "without": judged(lambda network: network.predicted(bare).predicted_ms, check),
+        "weights": judged(lambda network: network.predicted(line).predicted_ms, check),
+        "cache": judged(with_cache(fitted), check),
+        "line": line._asdict(),
+    }
 
 
-def with_weights(networks: list[NetworkTime]) -> Floats:
-    """Scale, intercept (ms), slope (ms a megabyte) and cache (megabytes), by the losses of `calibrate`."""
-    measured, mb = np.array([network.measured_ms for network in networks]), megabytes(networks)
-    fastest = float(measured.min())
-
-    def errors(fit: Floats) -> Floats:
-        off = np.log(predicted(fit, networks) / measured) / NETWORK_ERROR
-        held = np.array([(fit[0] - 1) / SCALE_ERROR, fit[1] / (INTERCEPT_SHARE * fastest),
-                         fit[2] * np.median(mb) / (WEIGHTS_ERROR * fastest)])  # fmt: skip
-        return np.concatenate([np.sign(off) * np.sqrt(2 * (np.hypot(1, off) - 1)), np.sqrt(np.log1p(held**2))])
-
-    steps = [SCALE_ERROR, INTERCEPT_SHARE * fastest, 0.01, 1.0]
-    starts = [[1.0, 0.1 * steps[1], slope, cache] for slope, cache in product(SLOPES, CACHES)]
-    fits = [least_squares(errors, start, bounds=(0, np.inf), x_scale=steps) for start in starts]
-    return np.asarray(min(fits, key=lambda fit: fit.cost).x)
-
-
-def predicted(fit: Floats, networks: list[NetworkTime]) -> Floats:
-    summed = np.array([network.sum_ms for network in networks])
-    return np.asarray(fit[1] + fit[0] * summed + fit[2] * np.maximum(0, megabytes(networks) - fit[3]))
-
-
-def error(fit: Floats, networks: list[NetworkTime]) -> float:
-    """Mean absolute, in percent."""
-    measured = np.array([network.measured_ms for network in networks])
-    return 100 * float(np.mean(np.abs(predicted(fit, networks) / measured - 1)))
-
-
-def ratios(networks: list[NetworkTime]) -> Floats:
-    """Measured over sum, from the network with the least weights to that with the most."""
-    each = np.array([network.measured_ms / network.sum_ms for network in networks])
-    return np.asarray(each[np.argsort(megabytes(networks))])
-
-
-def megabytes(networks: list[NetworkTime]) -> Floats:
-    """Of float32 weights; the networks' names end with the seed that draws them."""
+def with_params(networks: list[NetworkTime]) -> list[NetworkTime]:
+    """Older files do not say the parameters; the networks' names end with the seed that draws them."""
     space = load_space(networks[0].space)
     seeds = [int(re.split(r"\D+", network.network)[-1]) for network in networks]
-    return np.array([4 * space.sample(seed).params / 2**20 for seed in seeds])
+    return [replace(network, params=space.sample(seed).params) for network, seed in zip(networks, seeds, strict=True)]
+
+
+def with_cache(networks: list[NetworkTime]) -> Predict:
+    """Scale, intercept, ms a million parameters and a cache's millions, by the losses of `calibrate`."""
+    measured, summed, params = (
+        np.array([getattr(network, name) for network in networks]) for name in ("measured_ms", "sum_ms", "params")
+    )
+    fastest, median = float(measured.min()), float(np.median(params)) / 1e6
+    one = np.array([SCALE_ERROR, INTERCEPT_SHARE * fastest, WEIGHTS_SHARE * fastest / median, 0.25])
+
+    def predicted(fit: Floats, summed: Floats | float, params: Floats | float) -> Floats:
+        return np.asarray(fit[1] + fit[0] * summed + fit[2] * np.maximum(0, params / 1e6 - fit[3]))
+
+    def errors(fit: Floats) -> Floats:
+        off = np.log(predicted(fit, summed, params) / measured) / NETWORK_ERROR
+        held = ((fit - [1, 0, 0, 0]) / one)[:3]
+        return np.concatenate([np.sign(off) * np.sqrt(2 * (np.hypot(1, off) - 1)), np.sqrt(np.log1p(held**2))])
+
+    starts = [[1.0, one[1] / 10, slope, cache] for slope, cache in product(SLOPES, CACHES)]
+    fits = [least_squares(errors, start, bounds=(0, np.inf), x_scale=one) for start in starts]
+    best = min(fits, key=lambda fit: fit.cost).x
+    return lambda network: float(predicted(best, network.sum_ms, network.params))
+
+
+def judged(predict: Predict, networks: list[NetworkTime]) -> dict[str, float]:
+    """Mean absolute error and bias, in percent."""
+    errors = np.array([predict(network) / network.measured_ms - 1 for network in networks])
+    return {"mape": round(100 * float(np.abs(errors).mean()), 2), "bias": round(100 * float(errors.mean()), 2)}
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 All at one latency, measured on this computer: the target is `--share` of what the table says of the published member.
 `found` is what the learned engine finds for it, evaluating members of SUPERNET; `scaled` is the published member with
 its widths, its depths or both times one factor, `random` are members drawn at random. Of many scaled and random ones
-near the target those are taken whose *measured* latency is nearest to the found one's. Each is trained alone by the same recipe,
-from random weights, with every seed, and judged on the data's test images. What was chosen, measured and trained stands
-in FOLDER; the same command goes on there. Nothing else should be at work until "measured" is told.
+near the target those are taken whose *measured* latency is nearest to the found one's. Each is trained alone by the
+same recipe, from random weights, with every seed, and judged on the data's test images. What was chosen, measured and
+trained stands in FOLDER; the same command goes on there. Nothing else should be at work until "measured" is told.
 """
 
 from __future__ import annotations

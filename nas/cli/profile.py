@@ -137,6 +137,7 @@ class _Job:
             "failed": report.failed, "flagged": report.flagged, "lost": report.lost,
             "seconds": round(report.seconds, 2), "table": str(folder), "provenance": table.provenance,
             "expected_error": table.expected_error, "scale": own.calibration.scale, "intercept_ms": own.intercept_ms,
+            "weights_ms": own.calibration.weights_ms, "weights_from": own.calibration.weights_from,
             "networks": own.calibration.nets, "next": following,
         }  # fmt: skip
 
@@ -197,7 +198,8 @@ def _text(document: dict[str, Any]) -> str:
         f"{document['table']}: {document['operations']} operations, {document['measured']} measured now, "
         f"{document['reused']} from before, {document['interpolated']} interpolated, {document['missing']} without a "
         f"row, in {document['seconds']:.0f} s",
-        f"networks = {document['intercept_ms']:.4f} ms + {document['scale']:.4f} x sum of rows, "
+        f"networks = {document['intercept_ms']:.4f} ms + {document['scale']:.4f} x sum of rows + "
+        f"{document['weights_ms']:.4f} ms a million parameters beyond {document['weights_from']:.2f}, "
         f"from {document['networks']} whole networks",
     ]
     if document["flagged"]:

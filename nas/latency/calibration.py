@@ -1,4 +1,4 @@
-"""Carries sums of rows over to whole networks: the scale and the intercept that a few measured networks ask for."""
+"""Carries sums of rows over to whole networks: scale, intercept and weights that a few measured networks ask for."""
 
 from __future__ import annotations
 
@@ -9,53 +9,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.latency.device_info import Calibration, DeviceInfo, Profiled
-from nas.latency.networks import NetworkTime, read_networks, write_networks
+from nas.latency.networks import Line, NetworkTime, read_networks, write_networks
 from nas.latency.table import LatencyTable
 from nas.space import Architecture
 
-NETWORK_ERROR, SCALE_ERROR, INTERCEPT_SHARE = 0.01, 0.005, 0.05
-"""A network predicted 1 % off weighs as much as a scale 0.005 from 1, or an intercept of 5 % of the fastest network."""
+NETWORK_ERROR, SCALE_ERROR, INTERCEPT_SHARE, WEIGHTS_SHARE = 0.01, 0.005, 0.05, 0.02
+"""A network predicted 1 % off weighs as much as a scale 0.005 from 1, an intercept of 5 % of the fastest network, or
+weights of the median network that cost 2 % of the fastest one."""
 Floats = NDArray[np.float64]
 
 
-def calibrate(networks: Sequence[NetworkTime]) -> tuple[float, float]:
-    """Scale and intercept (ms, at least 0) that carry sums of rows over to measured networks.
+def calibrate(networks: Sequence[NetworkTime]) -> Line:
+    """What carries sums of rows over to measured networks.
 
-    Rows and networks were measured on one device: the scale is held near 1, and the intercept, what a network takes
-    beside its operations, near 0. Large relative errors count linearly (soft L1), so that one network that something
-    disturbed does not turn the line; being far from 1 and 0 costs ever less more (Cauchy), so that networks which agree
-    on that get their way. Fewer than two networks give a scale alone.
+    A row is measured over and over, with its weights in a cache; a network whose weights do not fit there fetches them
+    each time, which shows where there is little arithmetic beside it. Counted are parameters beyond those of the
+    smallest network.
+
+    Rows and networks were measured on one device: the scale is held near 1, and what a network takes beside its
+    operations near 0. Large relative errors count linearly (soft L1), so that one network that something disturbed does
+    not turn the line; being far from 1 and 0 costs ever less more (Cauchy), so that networks which agree on that get
+    their way. Fewer than two networks give a scale alone, and networks of unknown parameters no weights.
     """
     from scipy.optimize import least_squares
 
     measured = np.array([network.measured_ms for network in networks])
     summed = np.array([network.sum_ms for network in networks])
     if len(networks) < 2:
-        return float((measured / summed)[0]), 0.0
-    overhead = INTERCEPT_SHARE * float(measured.min())
+        return Line(float((measured / summed)[0]))
+    millions = np.array([network.params for network in networks]) / 1e6
+    least = float(millions.min())
+    known = 0 < least < millions.max()
+    fastest, median = float(measured.min()), float(np.median(millions)) if known else 1.0
+    one = np.array([SCALE_ERROR, INTERCEPT_SHARE * fastest, WEIGHTS_SHARE * fastest / median])
 
     def errors(line: Floats) -> Floats:
-        off = np.log((line[1] + line[0] * summed) / measured) / NETWORK_ERROR
-        held = np.array([(line[0] - 1) / SCALE_ERROR, line[1] / overhead])
+        predicted = line[1] + line[0] * summed + line[2] * (millions - least)
+        off = np.log(predicted / measured) / NETWORK_ERROR
+        held = (line - [1, 0, 0]) / one
         return np.concatenate([np.sign(off) * np.sqrt(2 * (np.hypot(1, off) - 1)), np.sqrt(np.log1p(held**2))])
 
-    starts = [1.0, float(np.median(measured / summed))]
-    found = [
-        least_squares(errors, [start, overhead / 10], bounds=(0, np.inf), x_scale=[SCALE_ERROR, overhead])
-        for start in starts
-    ]
-    scale, intercept = min(found, key=lambda each: each.cost).x
-    return float(scale), float(intercept)
+    scales, weights = (1.0, float(np.median(measured / summed))), (0.1, 10.0) if known else (0.0,)
+    starts = [[scale, one[1] / 10, weight * one[2]] for scale in scales for weight in weights]
+    fits = [least_squares(errors, start, bounds=(0, np.inf), x_scale=one) for start in starts]
+    scale, call_ms, weights_ms = map(float, min(fits, key=lambda each: each.cost).x)
+    return Line(scale, call_ms, weights_ms, least) if known else Line(scale, call_ms)
 
 
 def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> list[NetworkTime]:
-    """The networks with the sum of their operations' rows. Raises MissingRows where a row is missing."""
+    """The networks with their parameters and the sum of their rows. Raises MissingRows where a row is missing."""
     bare = replace(table, device=replace(table.device, intercept_ms=0.0, calibration=Calibration(), spaces=()))
-    return [replace(network, sum_ms=round(bare.total_ms(member), 6)) for member, network in networks.items()]
+    return [
+        replace(network, sum_ms=round(bare.total_ms(member), 6), params=member.params)
+        for member, network in networks.items()
+    ]
 
 
 def recalibrated(table: LatencyTable, name: str, own: Sequence[NetworkTime], keep_check: bool = True) -> LatencyTable:
-    """The table with scale and intercept fitted to networks: those of one space, and those of all it was made for.
+    """The table with a calibration fitted to networks: those of one space, and those of all it was made for.
 
     Writes `networks.csv`; `device.yaml` is left to the caller.
 
@@ -73,7 +84,7 @@ def recalibrated(table: LatencyTable, name: str, own: Sequence[NetworkTime], kee
     nets = []
     for net in [*others, *own]:
         entry = fitted.get((net.space, net.resolution))
-        nets.append(net.predicted(entry.scale, entry.intercept_ms) if entry else net)
+        nets.append(net.predicted(_line(entry)) if entry else net)
     write_networks(table.path, [*nets, *(net for net in stored if net.role != "calibration")])
     return replace(table, device=device)
 
@@ -81,21 +92,33 @@ def recalibrated(table: LatencyTable, name: str, own: Sequence[NetworkTime], kee
 def _fitted(
     device: DeviceInfo, name: str, others: Sequence[NetworkTime], own: Sequence[NetworkTime], keep_check: bool
 ) -> DeviceInfo:
-    scale, intercept = calibrate([*others, *own])
-    own_scale, own_intercept = calibrate(own)
+    nets = [*others, *own]
+    line, own_line = _rounded(calibrate(nets)), _rounded(calibrate(own))
     before = next((e for e in device.spaces if (e.space, e.resolution) == (own[0].space, own[0].resolution)), None)
     entry = Profiled(
-        space=own[0].space, name=name, resolution=own[0].resolution, scale=round(own_scale, 5),
-        intercept_ms=round(own_intercept, 6), nets=len(own), mape=_mape(own, own_scale, own_intercept),
-        check=before.check if before and keep_check else None,
+        space=own[0].space, name=name, resolution=own[0].resolution, **own_line._asdict(), nets=len(own),
+        mape=_mape(own, own_line), check=before.check if before and keep_check else None,
     )  # fmt: skip
-    nets = [*others, *own]
     calibration = Calibration.model_validate(
-        {"scale": round(scale, 5), "nets": len(nets), "mape": _mape(nets, scale, intercept)}
+        {
+            "scale": line.scale,
+            "weights_ms": line.weights_ms,
+            "weights_from": line.weights_from,
+            "nets": len(nets),
+            "mape": _mape(nets, line),
+        }
     )
     spaces = (*(each for each in device.spaces if each is not before), entry)
-    return replace(device, calibration=calibration, intercept_ms=round(intercept, 6), spaces=spaces)
+    return replace(device, calibration=calibration, intercept_ms=line.intercept_ms, spaces=spaces)
 
 
-def _mape(nets: Sequence[NetworkTime], scale: float, intercept: float) -> float:
-    return round(sum(abs(net.predicted(scale, intercept).error_percent) for net in nets) / len(nets), 3)
+def _rounded(line: Line) -> Line:
+    return Line(round(line.scale, 5), *(round(value, 6) for value in line[1:]))
+
+
+def _line(entry: Profiled) -> Line:
+    return Line(entry.scale, entry.intercept_ms, entry.weights_ms, entry.weights_from)
+
+
+def _mape(nets: Sequence[NetworkTime], line: Line) -> float:
+    return round(sum(abs(net.predicted(line).error_percent) for net in nets) / len(nets), 3)

@@ -17,6 +17,7 @@ from nas.latency.journal import check_settings, journal
 from nas.latency.measure import AGREE
 from nas.latency.network_bench import drift, measure_networks
 from nas.latency.networks import (
+    Line,
     NetworkTime,
     Progress,
     calibration_members,
@@ -66,8 +67,11 @@ def check(
         if device.repeats > 1 and again:
             table, calibration = _mended(table, space, calibration, again)
         slower = drift({member: net.measured_ms for member, net in calibration.items()}, again)
-        line = table.calibrated(space.name, space.resolution).device
-        times = [time.predicted(line.calibration.scale, line.intercept_ms) for time in sums(table, measured)]
+        own = table.calibrated(space.name, space.resolution).device
+        line = Line(
+            own.calibration.scale, own.intercept_ms, own.calibration.weights_ms, own.calibration.weights_from
+        )  # fmt: skip
+        times = [time.predicted(line) for time in sums(table, measured)]
         replaced = ("check", space_id(space), resolution_id(space))
         others = [net for net in read_networks(folder) if (net.role, net.space, net.resolution) != replaced]
         write_networks(folder, [*others, *times])

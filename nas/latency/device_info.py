@@ -36,10 +36,20 @@ Percent = Annotated[float, Field(ge=0)]
 
 
 class Calibration(BaseModel):
-    """How sums of rows are carried over to whole networks: ms = intercept + scale * sum. Further keys are free."""
+    """How sums of rows are carried over to whole networks. Further keys are free.
+
+        ms = intercept_ms + scale * sum of rows + weights_ms * (millions of parameters - weights_from)
+
+    Attributes:
+        weights_ms: what a million parameters take in a network beside their rows.
+        weights_from: millions of parameters whose time the rows tell.
+        nets: whole networks that this was fitted to.
+    """
 
     model_config = _OPEN
     scale: Annotated[float, Field(gt=0)] = 1.0
+    weights_ms: Milliseconds = 0.0
+    weights_from: Annotated[float, Field(ge=0)] = 0.0
     nets: Annotated[int, Field(ge=0)] = 0
 
 
@@ -78,13 +88,14 @@ class Check(BaseModel):
 
 
 class Profiled(BaseModel):
-    """What a table was completed for: ms = intercept + scale * sum there, and how well that predicts.
+    """What a table was completed for, its own calibration there, and how well that predicts.
 
     Attributes:
         space: as `--space` takes it.
         name: of the space.
         resolution: input size and classes or head, as `nas.latency.networks.resolution_id` writes them.
-        nets, mape: whole networks that scale and intercept were fitted to, and what they are off by in percent.
+        scale, intercept_ms, weights_ms, weights_from: as in `Calibration`.
+        nets, mape: whole networks that these were fitted to, and what they are off by in percent.
         check: the last one of this space.
     """
 
@@ -94,6 +105,8 @@ class Profiled(BaseModel):
     resolution: str
     scale: Annotated[float, Field(gt=0)] = 1.0
     intercept_ms: Milliseconds = 0.0
+    weights_ms: Milliseconds = 0.0
+    weights_from: Annotated[float, Field(ge=0)] = 0.0
     nets: Annotated[int, Field(ge=0)] = 0
     mape: Percent | None = None
     check: Check | None = None

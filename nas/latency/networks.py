@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nas.errors import InputError
 from nas.files import read_text, write_text
@@ -25,12 +25,25 @@ _CANDIDATES = 100
 """Calibration networks are chosen among the members of the first seeds; a check draws from later ones."""
 
 
+class Line(NamedTuple):
+    """What carries sums of rows over to whole networks; as in `nas.latency.device_info.Calibration`."""
+
+    scale: float
+    intercept_ms: float = 0.0
+    weights_ms: float = 0.0
+    weights_from: float = 0.0
+
+    def ms(self, sum_ms: float, params: int) -> float:
+        return self.intercept_ms + self.scale * sum_ms + self.weights_ms * (params / 1e6 - self.weights_from)
+
+
 @dataclass(frozen=True)
 class NetworkTime:
     """A whole network as measured, and as predicted. Times in ms.
 
     Attributes:
         sum_ms: the sum of its operations' rows, before calibration.
+        params: learned parameters; 0 where an old file does not say.
         predicted_ms: after calibration.
         error_percent: of the prediction; positive where it is too high.
     """
@@ -44,9 +57,10 @@ class NetworkTime:
     predicted_ms: float = 0.0
     error_percent: float = 0.0
     date: str = ""
+    params: int = 0
 
-    def predicted(self, scale: float, intercept_ms: float) -> NetworkTime:
-        ms = intercept_ms + scale * self.sum_ms
+    def predicted(self, line: Line) -> NetworkTime:
+        ms = line.ms(self.sum_ms, self.params)
         return replace(self, predicted_ms=round(ms, 5), error_percent=round(100 * (ms / self.measured_ms - 1), 3))
 
 
@@ -110,10 +124,10 @@ def read_networks(folder: Path) -> list[NetworkTime]:
     path = folder / NETWORKS_FILE
     if not path.is_file():
         return []
-    types = {field.name: float if field.type == "float" else str for field in fields(NetworkTime)}
+    types = {field.name: {"float": float, "int": int}.get(str(field.type), str) for field in fields(NetworkTime)}
     try:
         return [
-            NetworkTime(**{name: types[name](value) for name, value in record.items()})  # type: ignore[arg-type]
+            NetworkTime(**{name: types[name](value) for name, value in record.items()})
             for record in csv.DictReader(io.StringIO(read_text(path)))
         ]
     except (KeyError, TypeError, ValueError) as error:

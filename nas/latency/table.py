@@ -36,7 +36,7 @@ class Estimate:
     """The predicted latency of one architecture.
 
     Attributes:
-        ms: intercept + scale * sum over operations; covers only the operations that have a row.
+        ms: of the network, calibrated; covers only the operations that have a row.
         breakdown: one bar an operation in the order of the network, and one for the intercept; they add up to `ms`.
         provenance: the worst of the rows used.
         expected_error: of the table, in percent, or None where nobody checked it.
@@ -106,17 +106,25 @@ class LatencyTable:
         size = f"{resolution[0]}x{resolution[1]}"
         for entry in reversed(self.device.spaces):
             if (entry.name, entry.size) == (space, size):
-                calibration = Calibration(scale=entry.scale, nets=entry.nets)
+                calibration = Calibration(
+                    scale=entry.scale, weights_ms=entry.weights_ms, weights_from=entry.weights_from, nets=entry.nets
+                )  # fmt: skip
                 device = replace(
                     self.device, calibration=calibration, intercept_ms=entry.intercept_ms, spaces=(), check=entry.check
                 )
                 return replace(self, device=device)
         return self
 
+    @property
+    def base_ms(self) -> float:
+        """What a prediction has beside the `ms` of its operations: the intercept, less parameters that take nothing."""
+        line = self.device.calibration
+        return self.device.intercept_ms - line.weights_ms * line.weights_from
+
     def ms(self, operation: Operation) -> float | None:
-        """Calibrated milliseconds of one operation, or None where there is no row."""
-        row = self.rows.get(operation.key)
-        return None if row is None else self.device.calibration.scale * row.median_ms
+        """Calibrated milliseconds that one operation adds to a network, or None where there is no row."""
+        row, line = self.rows.get(operation.key), self.device.calibration
+        return None if row is None else line.scale * row.median_ms + line.weights_ms * operation.params / 1e6
 
     def predict(self, arch: Architecture) -> Estimate:
         """The latency of `arch` with its breakdown, calibrated for its space. Missing rows are named, not raised."""
@@ -124,17 +132,16 @@ class LatencyTable:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
                 return own.predict(arch)
+        found = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
+        missing = {operation.key: operation for operation in arch.operations() if operation.key not in self.rows}
         bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
-        missing: dict[Key, Operation] = {}
-        for operation in arch.operations():
-            ms = self.ms(operation)
-            if ms is None:
-                missing.setdefault(operation.key, operation)
-            else:
-                row = self.rows[operation.key]
-                bars.append(Bar(operation.name, row.kind, ms, row.provenance, row.key))
+        # The parameters that take nothing are no operation's in particular: each has its share.
+        free_ms = (self.device.intercept_ms - self.base_ms) / max(sum(op.params for op, _ in found), 1)
+        for operation, ms in found:
+            row = self.rows[operation.key]
+            bars.append(Bar(operation.name, row.kind, ms - free_ms * operation.params, row.provenance, row.key))
         return Estimate(
-            ms=_sum(bar.ms for bar in bars),
+            ms=_sum([self.base_ms, *(ms for _, ms in found)]),
             breakdown=tuple(bars),
             provenance=worst(bar.provenance for bar in bars),
             expected_error=self.expected_error,
@@ -151,7 +158,7 @@ class LatencyTable:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
                 return own.total_ms(arch)
-        parts, known = [self.device.intercept_ms], self._ms
+        parts, known = [self.base_ms], self._ms
         for operation in arch.operations():
             pair = operation.spec, operation.input
             ms = known.get(pair)

@@ -121,7 +121,7 @@ def _allowed(graph: Graph, limits: Iterable[Limit]) -> list[Floats]:
 
 def _resources(problem: Problem, allowed: list[Floats]) -> list[Resource]:
     """Latency first, then the other limits on sums."""
-    graph, base = problem.graph, problem.table.device.intercept_ms
+    graph, base = problem.graph, problem.table.base_ms
     ms = [weights + penalties for weights, penalties in zip(latencies(graph, problem.table), allowed, strict=True)]
     summed = [limit for limit in problem.limits if not limit.measure.peak]
     return [

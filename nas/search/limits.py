@@ -87,7 +87,7 @@ def latency(table: LatencyTable) -> Measure:
                 return inf
             raise
 
-    return Measure("latency_ms", "latency", "ms", 1.0, of, total, SMALL, table.device.intercept_ms)
+    return Measure("latency_ms", "latency", "ms", 1.0, of, total, SMALL, table.base_ms)
 
 
 def _macs(arc: Arc) -> float:

@@ -68,7 +68,8 @@ class StudySettings:
 def fingerprint(space: Space, table: LatencyTable, **more: Any) -> dict[str, str]:
     """What all trials of a study must have in common: checksums of space and table, and the texts of `more`."""
     rows = sorted((*row.key, repr(row.median_ms)) for row in table.rows.values())
-    device = [table.device.name, repr(table.device.intercept_ms), repr(table.device.calibration.scale)]
+    line = table.device.calibration
+    device = [table.device.name, *map(repr, (table.base_ms, line.scale, line.weights_ms))]
     known = {"space": checksum(space.to_dict()), "table": checksum([device, rows])}
     return known | {name: str(value) for name, value in more.items()}
 

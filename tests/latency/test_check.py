@@ -50,15 +50,46 @@ def measured(times: dict[float, float]) -> list[NetworkTime]:
 def test_calibration_finds_scale_and_intercept(scale: float, share: float, sums: tuple[float, ...]) -> None:
     """From networks that agree, whatever the scale, within half a percent."""
     times = {ms: share * sums[0] + scale * ms for ms in sums}
-    found_scale, found_intercept = calibrate(measured(times))
-    for ms, time in times.items():
-        assert found_intercept + found_scale * ms == pytest.approx(time, rel=5e-3)
-    assert calibrate(measured({1: 1.32})) == pytest.approx((1.32, 0.0))
+    line = calibrate(measured(times))
+    for each in measured(times):
+        assert each.predicted(line).predicted_ms == pytest.approx(each.measured_ms, rel=5e-3, abs=1e-5)
+    assert line.weights_ms == 0, "nobody said what parameters they have"
+    assert calibrate(measured({1: 1.32})) == pytest.approx((1.32, 0.0, 0.0, 0.0))
 
 
 def test_calibration_gives_no_negative_intercept() -> None:
-    scale, intercept = calibrate(measured({ms: ms - 0.5 for ms in (1, 4, 9)}))
+    scale, intercept, *_ = calibrate(measured({ms: ms - 0.5 for ms in (1, 4, 9)}))
     assert 0 <= intercept < 1e-6 and 0 < scale < 1
+
+
+SIZES = {0.05: 0.2, 0.09: 0.9, 0.1: 0.4, 0.15: 2.0, 0.2: 1.1, 0.21: 3.0, 0.3: 2.2, 0.4: 5.0}
+"""Millions of parameters by the sum of the rows."""
+
+
+def with_sizes(times: dict[float, float]) -> list[NetworkTime]:
+    return [replace(each, params=int(1e6 * SIZES[each.sum_ms])) for each in measured(times)]
+
+
+@pytest.mark.parametrize("weights", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("call", [0, 0.01])
+def test_calibration_finds_what_weights_take_beside_the_rows(weights: float, call: float) -> None:
+    """Beyond those of the smallest network, which rows have told already."""
+    networks = with_sizes({ms: call + ms + weights * (size - 0.2) for ms, size in SIZES.items()})
+    line = calibrate(networks)
+    assert line.weights_ms == pytest.approx(weights, rel=0.02) and line.scale == pytest.approx(1, abs=0.01)
+    assert line.intercept_ms == pytest.approx(call, abs=0.002) and line.weights_from == 0.2
+    assert all(abs(each.predicted(line).error_percent) < 1 for each in networks)
+
+
+@pytest.mark.parametrize("scale", [1, 1.3])
+def test_networks_that_take_their_sums_give_weights_no_time(scale: float) -> None:
+    line = calibrate(with_sizes({ms: scale * ms for ms in SIZES}))
+    assert line == pytest.approx((scale, 0, 0, 0.2), abs=2e-3)
+
+
+def test_networks_of_which_one_is_from_an_old_file_give_weights_no_time() -> None:
+    first, *others = with_sizes({ms: ms + 0.1 * size for ms, size in SIZES.items()})
+    assert calibrate([replace(first, params=0), *others]).weights_ms == 0
 
 
 @pytest.mark.parametrize("which", range(1, 5))
@@ -67,15 +98,15 @@ def test_one_disturbed_network_does_not_turn_the_line(which: int) -> None:
     times = {ms: 0.3 + 1.003 * ms for ms in (10, 40, 60, 90, 220)}
     disturbed = dict(times)
     disturbed[list(times)[which]] *= 1.1
-    scale, intercept = calibrate(measured(disturbed))
-    for ms, time in times.items():
-        assert intercept + scale * ms == pytest.approx(time, rel=0.015)
+    line = calibrate(measured(disturbed))
+    for each in measured(times):
+        assert each.predicted(line).predicted_ms == pytest.approx(each.measured_ms, rel=0.015)
 
 
 def test_networks_that_scatter_leave_the_scale_where_physics_has_it() -> None:
     """Rows and networks are times of one device; what a few networks scatter by is no reason to scale all others."""
     scatter = (1.037, 0.974, 1.003, 1.003, 0.999)
-    scale, _ = calibrate(measured({ms: off * ms for ms, off in zip((13.5, 43, 65, 92, 222), scatter, strict=True)}))
+    scale, *_ = calibrate(measured({ms: off * ms for ms, off in zip((13.5, 43, 65, 92, 222), scatter, strict=True)}))
     assert scale == pytest.approx(1, abs=0.004)
 
 

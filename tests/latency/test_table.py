@@ -48,7 +48,7 @@ def whole_table(**device: object) -> LatencyTable:
     return make_table(replace(DEVICE, **device), rows)  # type: ignore[arg-type]
 
 
-SCALED = whole_table(calibration={"scale": 1.25})
+CALIBRATED = whole_table(calibration={"scale": 1.25, "weights_ms": 0.02, "weights_from": 3})
 
 
 @st.composite
@@ -65,7 +65,10 @@ devices = st.builds(
     replace, st.just(DEVICE),
     description=st.text("abc: é#'\"", max_size=9), threads=st.none() | st.integers(1, 64),
     intercept_ms=st.floats(0, 10), tools=st.dictionaries(st.text("ab"), st.text("1."), max_size=3),
-    calibration=st.fixed_dictionaries({"scale": st.floats(0.1, 2), "nets": st.integers(0, 9)}),
+    calibration=st.fixed_dictionaries({
+        "scale": st.floats(0.1, 2), "weights_ms": st.floats(0, 1), "weights_from": st.floats(0, 9),
+        "nets": st.integers(0, 9),
+    }),
     check=st.none() | st.fixed_dictionaries({
         "nets": st.integers(1, 50), "mape": st.floats(0, 50), "bias": st.floats(-50, 50), "within_5": st.floats(0, 100),
         "within_10": st.floats(0, 100), "spearman": st.none() | st.floats(-1, 1), "date": st.just("2026-01-02"),
@@ -90,9 +93,10 @@ def test_saving_and_loading_gives_the_same_table(rows: list[Row], device: Device
 @given(st.integers(0, 10**6))
 def test_a_prediction_is_the_sum_of_its_bars_and_the_fast_path_agrees(seed: int) -> None:
     arch = SPACE.sample(seed)
-    table = SCALED
+    table = CALIBRATED
     estimate = table.predict(arch)
-    by_hand = 0.25 + 1.25 * sum(table.rows[op.key].median_ms for op in arch.operations())
+    rows = sum(table.rows[op.key].median_ms for op in arch.operations())
+    by_hand = 0.25 + 1.25 * rows + 0.02 * (arch.params / 1e6 - 3)
     assert estimate.ms == pytest.approx(by_hand)
     assert sum(bar.ms for bar in estimate.breakdown) == pytest.approx(by_hand)
     assert table.total_ms(arch) == pytest.approx(by_hand)
@@ -207,6 +211,7 @@ BAD_DEVICES = {
     "unknown key": ("chip: A14\n", r"device.yaml:11: chip: unknown key; known:"),
     "wrong type": ("threads: two\n", r"device.yaml:11: threads: .*integer.*'two'"),
     "negative intercept": ("intercept_ms: -1\n", r"device.yaml:11: intercept_ms: .*found -1"),
+    "negative weights": ("calibration: {weights_ms: -1}\n", r"device.yaml:11: calibration.weights_ms: .*found -1"),
     "NaN": ("intercept_ms: .nan\n", r"device.yaml:11: intercept_ms: .*finite"),
     "no scale": ("calibration:\n  scale: 0\n", r"device.yaml:12: calibration.scale: .*greater than 0"),
     "a check without its error": ("check: {nets: 3}\n", r"device.yaml:11: check.mape: is missing"),
