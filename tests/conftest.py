@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from nas.latency import DeviceInfo, LatencyTable, Row
 from nas.latency.coverage import space_operations
 from nas.latency.table import make_table
 from nas.search.scores import Score, Scores, wanted_keys
 from nas.space import Space, load_space
+
+settings.register_profile("any machine", deadline=None)  # tests run beside others, and machines differ
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

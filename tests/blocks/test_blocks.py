@@ -108,7 +108,7 @@ ELSEWHERE = {"fpn_head"}
 """It takes a pyramid in place of one tensor, and has a file of its own."""
 ALIKE_FOR_ALL_KEYS = ("key.conv.bias", "key.norm.bias", "talk_before.bias")
 """What adds the same to all scores of a query; a softmax takes that away, and with it the gradient."""
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 
 
 def test_every_kind_has_a_case_and_a_module() -> None:

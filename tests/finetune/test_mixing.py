@@ -27,7 +27,7 @@ def mixed(recipe: Recipe, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return mix(*batch(size), recipe, torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([MIXUP, CUTMIX, Recipe(mix=1.0), Recipe()]), st.integers(1, 7), st.integers(0, 10**6))
 def test_targets_are_probabilities_and_the_shares_of_the_pixels(recipe: Recipe, size: int, seed: int) -> None:
     images, targets = mixed(recipe, size, seed)
@@ -37,7 +37,7 @@ def test_targets_are_probabilities_and_the_shares_of_the_pixels(recipe: Recipe, 
     torch.testing.assert_close(images.mean(dim=(1, 2, 3)), targets @ values)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_mixup_blends_every_pixel_alike(seed: int) -> None:
     images, targets = mixed(MIXUP, 4, seed)
@@ -48,7 +48,7 @@ def test_mixup_blends_every_pixel_alike(seed: int) -> None:
         torch.testing.assert_close(image, torch.full_like(image, blend))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_cutmix_takes_a_rectangle_from_the_other_image(seed: int) -> None:
     images, targets = mixed(CUTMIX, 4, seed)

@@ -42,7 +42,7 @@ def test_the_operations_of_the_small_space_are_those_of_its_members(
 
 @PLACEMENTS
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_member_needs_is_there(choices_space: Callable[..., Space], attention: str, seed: int) -> None:
     space = choices_space(attention)
     assert keys(space.sample(seed)) <= {operation.key for operation in space_operations(space)}

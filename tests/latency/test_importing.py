@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import InputError
@@ -234,7 +234,6 @@ class TestFBNet:
 
 class TestCSV:
     @given(ENTRIES)
-    @settings(deadline=None)
     def test_rows_come_back(self, entries: list[Any]) -> None:
         source = (("source", "mine.csv (CSV)"),)
         rows = []
@@ -290,7 +289,6 @@ class TestCSV:
         assert str(error.value).startswith(f"{path}:{reason}")
 
     @given(st.text(max_size=300))
-    @settings(deadline=None)
     def test_any_text_gives_rows_or_one_line(self, text: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for ending in ("csv", "json", "yaml"):

@@ -33,7 +33,7 @@ def roofline(operation: Operation, a: float, b: float, c: float) -> float:
 coefficients = st.tuples(st.floats(0, 0.1), st.floats(1e-9, 1e-7), st.floats(1e-9, 1e-6))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(coefficients, st.sampled_from([BLOCKS, PAIRS]))
 def test_roofline_is_recovered(coefficients: tuple[float, float, float], operations: list[Operation]) -> None:
     known = spread(operations, 8)
@@ -42,7 +42,7 @@ def test_roofline_is_recovered(coefficients: tuple[float, float, float], operati
     assert found.ms == pytest.approx(truth, rel=0.02)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1e3), min_size=4, max_size=4))
 def test_any_latencies_give_finite_ones(times: list[float]) -> None:
     found = interpolate(spread(BLOCKS, 4), times, BLOCKS)
@@ -85,7 +85,7 @@ def test_groups_of_the_shipped_space() -> None:
     assert sum(len(group.chosen()) for group in found) < 120
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sets(st.sampled_from(PAIRS), min_size=1), st.integers(1, 12))
 def test_spread_is_distinct_and_takes_the_extremes(chosen: set[Operation], count: int) -> None:
     operations = sorted(chosen, key=widths)

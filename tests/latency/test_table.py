@@ -76,7 +76,7 @@ devices = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(rows(), max_size=8), devices)
 def test_saving_and_loading_gives_the_same_table(rows: list[Row], device: DeviceInfo) -> None:
     columns = sorted({name for row in rows for name, _ in row.extra})
@@ -89,7 +89,7 @@ def test_saving_and_loading_gives_the_same_table(rows: list[Row], device: Device
     assert loaded.device == device
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_a_prediction_is_the_sum_of_its_bars_and_the_fast_path_agrees(seed: int) -> None:
     arch = SPACE.sample(seed)

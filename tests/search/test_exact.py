@@ -143,7 +143,7 @@ def quantile(values, share):
     return sorted(values)[round(share * (len(values) - 1))]
 
 
-DRAWN = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+DRAWN = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 @given(text=space_texts(), seed=st.integers(0, 99), share=st.floats(0, 1), ties=st.booleans(), refuses=st.booleans(),

@@ -25,7 +25,7 @@ def walk(space, choose) -> list[Architecture]:
 
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_walk_stays_in_the_space_never_grows_and_ends_smallest(small_space, attention, data):
     space = small_space(attention)
     path = walk(space, lambda options: data.draw(st.sampled_from(options)))
@@ -90,7 +90,7 @@ def test_moves_are_values_that_say_what_they_do(small_space):
 
 
 PLACEMENTS = ("network_suffix", "stage_suffix")
-SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def valid(arch):
 
 @pytest.mark.parametrize("attention", PLACEMENTS)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_with_choices_any_walk_of_moves_that_shrink_stays_in_the_space_and_ends_smallest(spaces, attention, data):
     for space in spaces(attention):
         arch = space.largest()

@@ -65,7 +65,7 @@ class TestEncoding:
     @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
     @pytest.mark.parametrize("named", ["small", "choices", "stem"])
     @given(seed=st.integers(0, 10**6))
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_every_member_has_a_setting_and_every_setting_is_a_member(self, spaces, named, attention, seed):
         space = spaces[named](attention)
         encoding = Encoding(space)

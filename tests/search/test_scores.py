@@ -47,7 +47,7 @@ def test_the_largest_member_costs_nothing_and_a_single_move_its_row(space, score
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cost_is_the_sum_over_what_differs_from_the_largest_member(space, scores, seed):
     arch, expected = space.sample(seed), 0.0
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True), start=1):
@@ -275,7 +275,7 @@ BECOMES = {2: MB4D(expansion=2), 3: MB4D(expansion=2)}
 
 @pytest.mark.parametrize("attention", PLACEMENTS)
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_with_choices_cost_is_the_sum_over_what_differs(choices_space, made_up_scores, attention, seed):
     space = choices_space(attention)
     scores, arch = made_up_scores(space), space.sample(seed)

@@ -56,7 +56,7 @@ def spaces(small_space, choices_space, stem_space):
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
 @pytest.mark.parametrize("named", ["small", "choices", "stem"])
 @given(table_seed=st.none() | st.integers(0, 1000), seed=st.integers(0, 1000), share=st.floats(0, 1))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_step_is_the_best_there_is(
     spaces, made_up_table, made_up_scores, named, attention, table_seed, seed, share
 ):

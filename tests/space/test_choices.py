@@ -19,7 +19,7 @@ from nas.space.space import likeness
 from nas.specs import IRMB, MB3D, MB4D, ConvEmbedding, ConvStem, EfficientViTStem, EMOStem, Identity, IRMBDown, MapHead
 
 PLACEMENTS = pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
-SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Make = Callable[..., Space]
 ATTENTION = [IRMB(expansion=2, attention=True, window=2, head_dim=size) for size in (8, 12, 16)]
 LOCAL = IRMB(expansion=2, attention=False)
