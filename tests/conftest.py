@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from nas.latency import DeviceInfo, LatencyTable, Row
 from nas.latency.coverage import space_operations
+from nas.latency.device_info import Calibration
 from nas.latency.table import make_table
 from nas.search.scores import Score, Scores, wanted_keys
 from nas.space import Space, load_space
@@ -233,7 +234,8 @@ def _changed(text: str, changes: Sequence[tuple[str, str]], path: Path) -> Space
 
 @pytest.fixture
 def made_up_table() -> Callable[..., LatencyTable]:
-    """A function from a space to a latency table for it; with a seed the latencies are random, not even monotone."""
+    """A function from a space to a latency table for it; with a seed the latencies are random, not even monotone, and
+    weights take their time too."""
 
     def make(space: Space, seed: int | None = None, name: str = "toy") -> LatencyTable:
         rng = random.Random(seed)
@@ -244,6 +246,7 @@ def made_up_table() -> Callable[..., LatencyTable]:
         device = DeviceInfo(
             name=name, kind="toy", soc="no chip", os="no OS", runtime="none", runtime_version="0", compute_unit="none",
             precision="fp32", provenance="estimated", date="2026-01-31", intercept_ms=0.1,
+            calibration=Calibration() if seed is None else Calibration(weights_ms=3.0, weights_from=0.1),
         )  # fmt: skip
         return make_table(device, rows)
 
