@@ -22,9 +22,9 @@ Floats = NDArray[np.float64]
 def calibrate(networks: Sequence[NetworkTime]) -> Line:
     """What carries sums of rows over to measured networks.
 
-    A row is measured over and over, with its weights in a cache; a network whose weights do not fit there fetches them
-    each time, which shows where there is little arithmetic beside it. Counted are parameters beyond those of the
-    smallest network.
+    A row is measured over and over, with its weights in a cache; where a network's do not fit there, it takes longer
+    than its rows by a time that grows with its parameters and shows where there is little arithmetic beside them
+    (`experiments/worth`). Counted are parameters beyond those of the smallest network.
 
     Rows and networks were measured on one device: the scale is held near 1, and what a network takes beside its
     operations near 0. Large relative errors count linearly (soft L1), so that one network that something disturbed does
