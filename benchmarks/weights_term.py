@@ -2,10 +2,11 @@
 
     python benchmarks/weights_term.py TABLE [TABLE ...]
 
-For every space of a table, its check networks judge what three fits to its calibration networks predict: a scale and
-an intercept; these and the weights, as `nas profile` does (`weights_ms` a million parameters, additive); and these with
-the weights that outgrow a cache of fitted size, `max(0, parameters - cache)`, which does not add up over operations.
-TABLE has the `networks.csv` that `nas profile` and `nas check` write; run it from the repository's root.
+For every space of a table, three fits to whole networks: a scale and an intercept; these and the weights, as
+`nas profile` does (`weights_ms` a million parameters, additive); and these with the weights that outgrow a cache of
+fitted size, `max(0, parameters - cache)`, which does not add up over operations. `check`: fitted to the calibration's
+networks, judged by the check's. `left_out`: each of all networks predicted by a fit to the others. TABLE has the
+`networks.csv` that `nas profile` and `nas check` write; run it from the repository's root.
 """
 
 from __future__ import annotations
@@ -47,19 +48,29 @@ def of_table(networks: list[NetworkTime]) -> dict[str, object]:
 
 
 def of_space(networks: list[NetworkTime]) -> dict[str, object]:
-    networks = with_params(networks)
-    fitted = [network for network in networks if network.role == "calibration"]
-    check = sorted((net for net in networks if net.role == "check"), key=lambda network: network.params)
-    bare = calibrate([replace(network, params=0) for network in fitted])
-    line = calibrate(fitted)
+    networks = sorted(with_params(networks), key=lambda network: network.params)
+    calibration = [network for network in networks if network.role == "calibration"]
+    check = [network for network in networks if network.role == "check"]
+    others = [(networks[:place] + networks[place + 1 :], network) for place, network in enumerate(networks)]
     return {
-        "million_params": [round(network.params / 1e6, 2) for network in check],
-        "measured_over_sum": [round(network.measured_ms / network.sum_ms, 2) for network in check],
-        "without": judged(lambda network: network.predicted(bare).predicted_ms, check),
-        "weights": judged(lambda network: network.predicted(line).predicted_ms, check),
-        "cache": judged(with_cache(fitted), check),
-        "line": line._asdict(),
+        "million_params": [round(network.params / 1e6, 2) for network in networks],
+        "measured_over_sum": [round(network.measured_ms / network.sum_ms, 2) for network in networks],
+        "check": {name: judged([fit(calibration)(network) for network in check], check) for name, fit in FITS.items()},
+        "left_out": {
+            name: judged([fit(rest)(network) for rest, network in others], networks) for name, fit in FITS.items()
+        },
+        "line": calibrate(calibration)._asdict(),
     }
+
+
+def without(networks: list[NetworkTime]) -> Predict:
+    line = calibrate([replace(network, params=0) for network in networks])
+    return lambda network: line.ms(network.sum_ms, network.params)
+
+
+def with_weights(networks: list[NetworkTime]) -> Predict:
+    line = calibrate(networks)
+    return lambda network: line.ms(network.sum_ms, network.params)
 
 
 def with_params(networks: list[NetworkTime]) -> list[NetworkTime]:
@@ -91,9 +102,12 @@ def with_cache(networks: list[NetworkTime]) -> Predict:
     return lambda network: float(predicted(best, network.sum_ms, network.params))
 
 
-def judged(predict: Predict, networks: list[NetworkTime]) -> dict[str, float]:
+FITS = {"without": without, "weights": with_weights, "cache": with_cache}
+
+
+def judged(predicted_ms: list[float], networks: list[NetworkTime]) -> dict[str, float]:
     """Mean absolute error and bias, in percent."""
-    errors = np.array([predict(network) / network.measured_ms - 1 for network in networks])
+    errors = np.array([ms / network.measured_ms - 1 for ms, network in zip(predicted_ms, networks, strict=True)])
     return {"mape": round(100 * float(np.abs(errors).mean()), 2), "bias": round(100 * float(errors.mean()), 2)}
 
 
