@@ -17,7 +17,7 @@ from nas.devices import DeviceLost, android
 from nas.devices.android import ROOT
 from nas.latency import load_table
 from nas.latency.coverage import space_operations
-from nas.latency.networks import read_networks
+from nas.latency.networks import calibration_members, read_networks
 from nas.space import load_space
 from nas.testing.phone import FakePhone
 from nas.testing.phone_adb import adb_server, connect, disconnect
@@ -72,6 +72,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short runs."""
     for name, value in {"WARM_UP_S": 0.02, "RUN_S": 0.05, "LOADS": 1, "MOST_LOADS": 1}.items():
         monkeypatch.setattr(android, name, value)
+    monkeypatch.setattr("nas.latency.profile.calibration_members", lambda space: calibration_members(space, 2))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(SPACE)
     (tmp_path / "benchmark_model").write_bytes(ELF_ARM64)
