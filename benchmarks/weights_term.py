@@ -64,8 +64,7 @@ def of_space(networks: list[NetworkTime]) -> dict[str, object]:
 
 
 def without(networks: list[NetworkTime]) -> Predict:
-    line = calibrate([replace(network, params=0) for network in networks])
-    return lambda network: line.ms(network.sum_ms, network.params)
+    return with_weights([replace(network, params=0) for network in networks])
 
 
 def with_weights(networks: list[NetworkTime]) -> Predict:

@@ -11,8 +11,8 @@ import pytest
 
 from nas.devices import Chain
 from nas.errors import InputError
-from nas.latency import load_table
-from nas.latency.calibration import calibrate
+from nas.latency import LatencyTable, load_table
+from nas.latency.calibration import calibrate, recalibrated, sums
 from nas.latency.check import JOURNAL_FILE, check, statistics
 from nas.latency.networks import (
     CALIBRATION_NETWORKS,
@@ -85,6 +85,25 @@ def test_calibration_finds_what_weights_take_beside_the_rows(weights: float, cal
 def test_networks_that_take_their_sums_give_weights_no_time(scale: float) -> None:
     line = calibrate(with_sizes({ms: scale * ms for ms in SIZES}))
     assert line == pytest.approx((scale, 0, 0, 0.2), abs=2e-3)
+
+
+def test_weights_reach_the_predictions_of_a_space(
+    space: Space, made_up_table: Callable[..., LatencyTable], tmp_path: Path
+) -> None:
+    """Through the files: `device.yaml` and `networks.csv`."""
+    made_up_table(space).save(tmp_path)
+    table, members = load_table(tmp_path), calibration_members(space)
+    found = [NetworkTime("calibration", "small", resolution_id(space), member.name, 1.0) for member in members]
+    summed = sums(table, dict(zip(members, found, strict=True)))
+    networks = [replace(each, measured_ms=each.sum_ms + 5 * each.params / 1e6) for each in summed]
+    recalibrated(table, space.name, networks).device.save(tmp_path / "device.yaml")
+    again = load_table(tmp_path)
+    assert [each.params for each in read_networks(tmp_path)] == [member.params for member in members]
+    assert again.device.spaces[0].weights_ms == pytest.approx(5, rel=0.05)
+    assert again.device.spaces[0].weights_from == pytest.approx(min(member.params for member in members) / 1e6)
+    for member, network in zip(members, networks, strict=True):
+        assert again.total_ms(member) == pytest.approx(network.measured_ms, rel=0.01)
+        assert again.predict(member).ms == again.total_ms(member)
 
 
 def test_networks_of_which_one_is_from_an_old_file_give_weights_no_time() -> None:
