@@ -28,8 +28,8 @@ from nas.latency import LatencyTable
 from nas.search import Evaluated, Evaluations, Scores, StudySettings, pose
 from nas.search.exact import front
 from nas.search.learned import learned_front
-from nas.search.moves import moves
 from nas.space import Architecture, Space
+from nas.space.moves import moves
 from nas.supernet.evaluate import SlicedSupernet
 
 Shape = tuple[tuple[str, str, str], ...]
@@ -97,7 +97,7 @@ def evaluated(known: Evaluations, members: Mapping[Shape, Architecture], table: 
 
 
 class Known:
-    """A `nas.search.evaluations.Source` that looks members up."""
+    """A `nas.accuracy.evaluations.Source` that looks members up."""
 
     of, words = {"judge": "every member evaluated before"}, "every member, evaluated before"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
 from nas.latency import DeviceInfo, LatencyTable, Row
 from nas.latency.coverage import space_operations
 from nas.latency.device_info import Calibration
 from nas.latency.table import make_table
-from nas.search.scores import Score, Scores, wanted_keys
 from nas.space import Space, load_space
 
 settings.register_profile("any machine", deadline=None)  # tests run beside others, and machines differ
@@ -254,10 +254,10 @@ def made_up_table() -> Callable[..., LatencyTable]:
 
 
 @pytest.fixture
-def made_up_scores() -> Callable[..., Scores]:
+def made_up_scores() -> Callable[..., RecordedScores]:
     """A function from a space and a seed to scores for it; some costs are negative."""
 
-    def make(space: Space, seed: int = 0) -> Scores:
+    def make(space: Space, seed: int = 0) -> RecordedScores:
         rng = random.Random(seed)
         typical = {"drop": (0.5, 0.4), "localise": (0.2, 0.2), "narrow": (1.0, 0.5), "exchange": (0.1, 0.2)}
         keys = [key for key in wanted_keys(space) if key[0] != "narrow"]
@@ -268,7 +268,7 @@ def made_up_scores() -> Callable[..., Scores]:
                   importance=rng.uniform(0.5, 5.0) if move == "drop" else None)
             for move, place, choice in keys
         )  # fmt: skip
-        return Scores(space, rows, ("made up for a test", f"seed {seed}"), baseline_accuracy=90.0, images=5000)
+        return RecordedScores(space, rows, ("made up for a test", f"seed {seed}"), baseline_accuracy=90.0, images=5000)
 
     return make
 
@@ -296,7 +296,7 @@ class Workplace:
 @pytest.fixture
 def workplace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up_table: Callable[..., LatencyTable],
-    made_up_scores: Callable[..., Scores],
+    made_up_scores: Callable[..., RecordedScores],
 ) -> Workplace:  # fmt: skip
     """The working directory of the test."""
     spaces = tmp_path / "search_spaces"

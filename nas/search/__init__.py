@@ -9,18 +9,18 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, get_args
 
+from nas.accuracy import Score, Scores, default_scores, load_scores
+from nas.accuracy.evaluations import Evaluated, Evaluations
 from nas.errors import InputError, nearest
 from nas.latency import LatencyTable
 from nas.search.engines import ENGINES, EVALUATING
-from nas.search.evaluations import Evaluated, Evaluations
 from nas.search.fastest import fastest, least
 from nas.search.graph import Graph
 from nas.search.limits import Limit, further_limits
-from nas.search.moves import Drop, Exchange, Localise, Move, Narrow, moves
 from nas.search.problem import Candidates, Found, Objective, Problem, Step
-from nas.search.scores import Score, Scores, default_scores, load_scores
 from nas.search.studies import StudySettings
 from nas.space import Architecture, Space
+from nas.space.moves import Drop, Exchange, Localise, Move, Narrow, moves
 
 
 def search(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nas.search.moves import Drop, Exchange, Move, localise, narrow
 from nas.search.problem import Problem, Step
 from nas.space import Architecture, Space
 from nas.space.architecture import entry_name
+from nas.space.moves import Drop, Exchange, Move, localise, narrow
 from nas.specs import Identity
 
 

@@ -13,6 +13,7 @@ from math import inf
 
 import numpy as np
 
+from nas.accuracy import Scores
 from nas.errors import InputError
 from nas.search.difference import steps_to
 from nas.search.fastest import latencies
@@ -20,7 +21,6 @@ from nas.search.graph import Arc, Floats, Graph
 from nas.search.labels import Program, Resource, path_sum
 from nas.search.limits import Limit
 from nas.search.problem import Found, Problem
-from nas.search.scores import Scores
 from nas.space import Architecture
 
 _APART = 1e-7
@@ -100,7 +100,7 @@ def _costs(graph: Graph, scores: Scores) -> list[Floats]:
         if stage < 0:
             return scores.stem_cost(arc.block)
         if position is None:
-            return scores.entry_cost(stage, arc.block)
+            return scores.entry_cost(stage, arc.block, arc.operations[0].input.channels)
         return scores.block_cost(stage, position, arc.block, arc.width)
 
     return graph.weigh(cost)

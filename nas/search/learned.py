@@ -17,12 +17,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.accuracy import RecordedScores, Scores
+from nas.accuracy.evaluations import Evaluated
 from nas.errors import InputError
 from nas.search.difference import steps_to
-from nas.search.evaluations import Evaluated
 from nas.search.exact import FrontPoint, exact, front
 from nas.search.problem import Found, Problem
-from nas.search.scores import Scores
 from nas.space import Architecture
 
 Floats = NDArray[np.float64]
@@ -46,7 +46,7 @@ class LearnedCosts:
         scores: the recorded ones; their costs are what is expected before anything is evaluated.
     """
 
-    def __init__(self, scores: Scores) -> None:
+    def __init__(self, scores: RecordedScores) -> None:
         self._scores = scores
         self._before = np.array([row.cost for row in scores.rows])
         self._features = np.empty((0, len(scores.rows)))
@@ -59,11 +59,11 @@ class LearnedCosts:
         self._drops = np.append(self._drops, drop)
         self._likeliest = None
 
-    def expected(self) -> Scores:
+    def expected(self) -> RecordedScores:
         """The scores with the costs that are most likely now."""
         return self._with(self._corrected(self._before, self._drops))
 
-    def drawn(self, generator: np.random.Generator) -> Scores:
+    def drawn(self, generator: np.random.Generator) -> RecordedScores:
         """The scores with costs that are possible, the likelier the sooner.
 
         A draw from the prior is corrected by what a noisy draw of the drops would have it learn (Matheron's rule), so
@@ -75,11 +75,11 @@ class LearnedCosts:
         return self._with(self._corrected(costs, self._drops - errors))
 
     @cached_property
-    def _units(self) -> list[Scores]:
+    def _units(self) -> list[RecordedScores]:
         """For each row, scores in which it alone costs something: how often it counts in a member's sum."""
         return [self._with(row) for row in np.eye(len(self._before))]
 
-    def _with(self, costs: Floats) -> Scores:
+    def _with(self, costs: Floats) -> RecordedScores:
         rows = zip(self._scores.rows, costs.tolist(), strict=True)
         return replace(self._scores, rows=tuple(replace(row, cost=cost) for row, cost in rows))
 

@@ -8,14 +8,14 @@ from functools import cached_property
 from math import isfinite, nan
 from typing import Literal
 
+from nas.accuracy import Scores
+from nas.accuracy.evaluations import Evaluations
 from nas.latency import LatencyTable
-from nas.search.evaluations import Evaluations
 from nas.search.graph import Graph
 from nas.search.limits import Limit, latency
-from nas.search.moves import Action, Move
-from nas.search.scores import Scores
 from nas.search.studies import StudySettings
 from nas.space import Architecture, Space
+from nas.space.moves import Action, Move
 
 Candidates = Literal["all", "paper"]
 Objective = Literal["limits", "mes"]

@@ -12,14 +12,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from nas.accuracy.evaluations import unfinished
+from nas.accuracy.recorded import choice_text, position_name
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
 from nas.latency.table import TABLE_FILE
 from nas.search.engines import STUDIES
-from nas.search.evaluations import unfinished
 from nas.search.exact import FrontPoint
 from nas.search.problem import Found, Problem, Step
-from nas.search.scores import choice_text, position_name
 from nas.search.studies import shown
 from nas.space import Architecture, Space
 from nas.space.architecture import entry_name

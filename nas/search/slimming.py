@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from nas.errors import NasError
 from nas.search.limits import Limit, Measure
 from nas.search.mes import mes
-from nas.search.moves import Drop, Localise, Move, Narrow, moves, narrow
 from nas.search.problem import Found, Problem, Step
 from nas.space import Architecture
+from nas.space.moves import Drop, Localise, Move, Narrow, moves, narrow
 from nas.specs import BlockSpec, Identity
 
 _DIGITS = 9

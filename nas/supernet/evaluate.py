@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.accuracy.evaluations import Evaluated, member_key
 from nas.data import Splits, load_data
 from nas.errors import InputError
-from nas.search.evaluations import Evaluated, member_key
 from nas.space import Architecture
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.score import first_images
@@ -21,7 +21,7 @@ IMAGES, CALIBRATION = 1000, 512
 
 
 class SlicedSupernet:
-    """Members with the weights that they would inherit; a `nas.search.evaluations.Source`.
+    """Members with the weights that they would inherit; a `nas.accuracy.evaluations.Source`.
 
     EfficientFormer (arXiv:2206.01191), Sec. 4.2, evaluates the accuracy drop of each action on the supernet like this.
     Batch norms are recalibrated for each member on the same training images, and all are judged by the same held-out

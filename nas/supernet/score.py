@@ -9,8 +9,8 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.accuracy.recorded import RecordedScores, Score, position_name
 from nas.data import ImageData, Splits
-from nas.search.scores import Score, Scores, position_name
 from nas.space import Space
 from nas.supernet.checkpoint import Folder, load_supernet
 from nas.supernet.sensitivity import Evaluation, Evaluator, Variant, measure, variants
@@ -20,7 +20,7 @@ from nas.supernet.supernet import Supernet
 def score(
     folder: Folder, data: Splits, *, images: int = 2000, calibration: int = 512, widths: int = 8, bf16: bool = False,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
-) -> Scores:  # fmt: skip
+) -> RecordedScores:  # fmt: skip
     """Measures what each move costs on held-out images and writes `scores.csv` and `scores.yaml` into the folder.
 
     Args:
@@ -45,7 +45,7 @@ def score(
         f"{trained} on {description['data']['source']}",
         f"batch norms recalibrated on {min(calibration, len(data.train))} training images; measured {date.today()}",
     )
-    scores = Scores(supernet.space, tuple(to_scores(wanted, rows, importances(supernet))), notes,
+    scores = RecordedScores(supernet.space, tuple(to_scores(wanted, rows, importances(supernet))), notes,
                     baseline_accuracy=rows[0].accuracy, images=len(held_out), supernet=folder.root.name)  # fmt: skip
     scores.save(folder.root)
     return scores

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nas.accuracy.recorded import choice_text, position_name
 from nas.data import ImageData
 from nas.network import Network
-from nas.search.moves import Drop, Exchange, Localise, exchanges, moves, narrow
-from nas.search.scores import choice_text, position_name
 from nas.space import Architecture, Space
+from nas.space.moves import Drop, Exchange, Localise, exchanges, moves, narrow
 from nas.supernet.supernet import Supernet
 from nas.training.augment import normalise
 
@@ -30,7 +30,7 @@ class Evaluation:
     """A member of the supernet on held-out images, its batch norms recalibrated.
 
     Attributes:
-        move, place, choice: what was changed last, as in `nas.search.scores.Score`; move is `none` for the largest
+        move, place, choice: what was changed last, as in `nas.accuracy.recorded.Score`; move is `none` for the largest
             member.
         accuracy: top-1 in percent.
         loss: cross-entropy.

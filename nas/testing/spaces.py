@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.network import Network, build
-from nas.search.moves import Exchange, Move, moves
 from nas.space import Architecture, Space, load_architecture, load_space
+from nas.space.moves import Exchange, Move, moves
 from nas.space.space import Pick, most_macs
 from nas.specs import BlockSpec
 from nas.supernet.gumbel import GumbelSoftmax, Sampling

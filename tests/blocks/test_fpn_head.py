@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.blocks import Block, build_block
 from nas.blocks.fpn_head import FPNHeadBlock
-from nas.search.moves import Drop, Exchange, Localise, Narrow, moves
 from nas.space import Space
+from nas.space.moves import Drop, Exchange, Localise, Narrow, moves
 from nas.specs import FPNHead, Shape, from_dict, parse, pyramid
 from nas.supernet.gumbel import GumbelSoftmax
 from nas.supernet.supernet import Supernet

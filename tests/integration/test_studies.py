@@ -17,10 +17,10 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas.accuracy.recorded_file import read_scores
 from nas.errors import NasError
 from nas.latency import load_table
 from nas.search.optuna_engines import Studied, search_optuna
-from nas.search.scores_file import read_scores
 from nas.space import load_space
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ import sys, time
 from pathlib import Path
 from nas.latency import load_table
 from nas.search.optuna_engines import search_optuna
-from nas.search.scores_file import read_scores
+from nas.accuracy.recorded_file import read_scores
 from nas.space import load_space
 
 folder, storage, trials, workers, seconds = sys.argv[1:]

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 import nas
+from nas.accuracy.evaluations import ROWS, member_key, unfinished
 from nas.errors import InputError
 from nas.search import Evaluated, Evaluations, Scores, StudySettings, pose
-from nas.search.evaluations import ROWS, member_key, unfinished
 from nas.search.run import new_folder, write_run
 from nas.space import Architecture
 

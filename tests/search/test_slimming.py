@@ -14,7 +14,7 @@ from nas.errors import InputError, NasError
 from nas.latency import MissingRows
 from nas.latency.table import make_table
 from nas.search import Drop, Narrow, fastest, moves, pose, search
-from nas.search.moves import narrow
+from nas.space.moves import narrow
 from nas.specs import Identity
 
 
@@ -205,9 +205,9 @@ def test_what_cannot_be_is_refused(small_space, made_up_table, made_up_scores):
 
 
 def test_the_public_name_can_be_called_before_and_after_its_package_is_imported():
-    """`import nas.search.moves` binds the package to `nas.search`, which the public API says is a function."""
+    """`import nas.space.moves` binds the package to `nas.search`, which the public API says is a function."""
     code = "import nas; {} assert nas.load_scores and callable(nas.search); nas.search()"
-    for first in ("", "import nas.search.moves;"):
+    for first in ("", "import nas.space.moves;"):
         result = subprocess.run([sys.executable, "-c", code.format(first)], capture_output=True, text=True, check=False)
         assert "search() missing 3 required positional arguments" in result.stderr
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.search.moves import exchanges, moves, narrow
 from nas.space import Space
+from nas.space.moves import exchanges, moves, narrow
 from nas.specs import IRMB, MB4D, ConvEmbedding, ConvStem, EfficientViTStem, EMOStem, IRMBDown, Shape
 from nas.supernet.gumbel import GumbelSoftmax
 from nas.supernet.metapath import MetaPath

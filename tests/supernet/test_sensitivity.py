@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from nas.accuracy import RecordedScores, Score, load_scores
+from nas.accuracy.recorded import wanted_keys
 from nas.data import ImageData
-from nas.search.moves import Move, Narrow, moves, narrow
-from nas.search.scores import Score, Scores, load_scores, wanted_keys
 from nas.space import Architecture, Space
+from nas.space.moves import Move, Narrow, moves, narrow
 from nas.supernet.score import costs, importances, to_scores
 from nas.supernet.sensitivity import LARGEST, Evaluator, measure, variants
 from nas.supernet.supernet import Supernet
@@ -133,7 +134,7 @@ def test_scores_are_complete_and_localised_drops_add_up(evaluator: Evaluator, tm
     space = evaluator.supernet.space
     wanted = variants(space, 2)
     rows = measure(evaluator, wanted, tmp_path / "evaluations.csv")
-    scores = Scores(space, tuple(to_scores(wanted, rows, {})), ("made up",))
+    scores = RecordedScores(space, tuple(to_scores(wanted, rows, {})), ("made up",))
     scores.save(tmp_path)
     loaded = load_scores(str(tmp_path))
     loaded.check(space)
@@ -147,7 +148,7 @@ def test_with_choices_scores_are_complete_and_drops_add_up(choosing: Evaluator, 
     space = choosing.supernet.space
     wanted = variants(space, 2)
     rows = measure(choosing, wanted, tmp_path / "evaluations.csv")
-    scores = Scores(space, tuple(to_scores(wanted, rows, importances(choosing.supernet))), ("made up",))
+    scores = RecordedScores(space, tuple(to_scores(wanted, rows, importances(choosing.supernet))), ("made up",))
     scores.save(tmp_path)
     loaded = load_scores(str(tmp_path))
     loaded.check(space)

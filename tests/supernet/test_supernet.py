@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import nas
-from nas.search.moves import Drop, Localise, Narrow, moves
 from nas.space import Space
+from nas.space.moves import Drop, Localise, Narrow, moves
 from nas.specs import MB3D, MB4D
 from nas.supernet.gumbel import GumbelSoftmax
 from nas.supernet.metapath import Call, MetaPath

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
+from nas.accuracy.recorded import MoveName, RecordedScores, Score, wanted_keys
 from nas.errors import InputError
 from nas.files import YamlFile, number_in, read_text, write_text, write_yaml
-from nas.search.scores import MoveName, Score, Scores, wanted_keys
 from nas.space import Space
 from nas.space.schema import space_from
 from nas.specs import explain
@@ -45,7 +45,7 @@ class _ScoresFile(_Model):
     supernet: str | None = None
 
 
-def read_scores(path: Path) -> Scores:
+def read_scores(path: Path) -> RecordedScores:
     """Reads a `scores.csv` and the `scores.yaml` beside it.
 
     Raises:
@@ -64,14 +64,14 @@ def read_scores(path: Path) -> Scores:
         if score.key in rows:
             raise InputError(f"{path}:{line}: this move stands twice")
         rows[score.key] = score
-    return Scores(
+    return RecordedScores(
         scored=scored, rows=tuple(rows.values()), path=str(path),
         notes=(data.provenance,) if isinstance(data.provenance, str) else tuple(data.provenance),
         baseline_accuracy=data.baseline_accuracy, images=data.images, supernet=data.supernet,
     )  # fmt: skip
 
 
-def write_scores(scores: Scores, folder: Path) -> None:
+def write_scores(scores: RecordedScores, folder: Path) -> None:
     """Writes both files; the inverse of `read_scores`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Scores: what each move of a search costs in accuracy."""
+"""Recorded scores: what each single move of a search costs in accuracy, as measured on a trained supernet."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from nas import resources
-from nas.errors import InputError, nearest
-from nas.search.moves import localise
-from nas.space import Architecture, Space, Stage, load_space, space_names
+from nas.accuracy.scores import Accuracy, Scores
+from nas.errors import InputError
+from nas.space import Architecture, Space, Stage
 from nas.space.architecture import entry_name
+from nas.space.moves import localise
 from nas.space.space import ROLES, Role, likeness
 from nas.specs import BlockSpec, Identity
 
@@ -52,7 +52,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Scores:
+class RecordedScores(Scores):
     """Recorded costs of single moves, added up to the expected accuracy drop of any member of the space.
 
     Additive by construction: cost(arch) is the sum over its dropped positions, its localised positions, its narrowed
@@ -72,16 +72,6 @@ class Scores:
     supernet: str | None = None
     path: str = ""
     _known: dict[tuple[int, Stage], float] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @property
-    def space(self) -> str:
-        """The name of the scored space."""
-        return self.scored.name
-
-    @property
-    def provenance(self) -> str:
-        """Where the scores came from, in words."""
-        return "; ".join(self.notes) or "unknown"
 
     def cost(self, arch: Architecture) -> float:
         """Expected accuracy drop of `arch` against `space.largest()`, in points of top-1; lower is better.
@@ -109,7 +99,7 @@ class Scores:
         head = replace(head, classes=self.scored.classes)  # type: ignore[call-arg]
         return self._exchange_cost("head", head) if head in self.scored.heads else 0.0
 
-    def entry_cost(self, index: int, entry: BlockSpec) -> float:
+    def entry_cost(self, index: int, entry: BlockSpec, before: int = 0) -> float:
         """What the block that enters a stage (counted from 0) adds to `cost`, with the stage's width that it sets."""
         stage = self.scored.stages[index]
         cost = self._width_cost(index, int(entry.width))  # type: ignore[attr-defined]
@@ -150,7 +140,7 @@ class Scores:
         """
         if space.name != self.space:
             raise InputError(
-                f"{self._where}scores of space '{self.space}', not of '{space.name}'; {_REMEDY.format(space.name)}"
+                f"{self._where}scores of space '{self.space}', not of '{space.name}'; {REMEDY.format(space.name)}"
             )
         if self.scored.stems != space.stems:
             raise InputError(f"{self._where}scores of another space '{self.space}': its stems differ from those in "
@@ -164,11 +154,36 @@ class Scores:
         for key in wanted_keys(self.scored):
             self._row(key)
 
+    @property
+    def absolute(self) -> bool:
+        """Whether the accuracy of the largest member was recorded."""
+        return self.baseline_accuracy is not None
+
+    def accuracy(self, arch: Architecture) -> Accuracy:
+        """Return what the sliced supernet is expected to have: the largest member's accuracy less `cost(arch)`.
+
+        The standard error is that of the moves that were added up; it does not contain that moves do not quite add up.
+        """
+        if self.baseline_accuracy is None:
+            raise InputError(f"{self._where}baseline_accuracy is missing, so that only costs are known, no accuracies")
+        value = self.baseline_accuracy - self.cost(arch)
+        return Accuracy(value, self._standard_error(arch), self.metric, self.provenance)
+
     def save(self, folder: str | Path) -> None:
         """Writes `scores.csv` and `scores.yaml`, which `load_scores` reads."""
-        from nas.search.scores_file import write_scores
+        from nas.accuracy.recorded_file import write_scores
 
         write_scores(self, Path(folder))
+
+    def _standard_error(self, arch: Architecture) -> float:
+        """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
+        variances = [(row.standard_error or 0.0) ** 2 for row in self.rows]
+        units = [self._only(row) for row in self.rows]
+        return sum(v * unit.cost(arch) ** 2 for v, unit in zip(variances, units, strict=True) if v) ** 0.5
+
+    def _only(self, row: Score) -> RecordedScores:
+        """Return scores in which this row alone costs something, one point: how often it counts in a member's sum."""
+        return replace(self, rows=tuple(replace(each, cost=float(each is row)) for each in self.rows))
 
     @cached_property
     def _by_key(self) -> Mapping[tuple[str, str, str], Score]:
@@ -297,40 +312,9 @@ def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
                 yield "exchange", place, choice_text(block)
 
 
-_REMEDY = "`nas train --space {}` makes scores for it, `nas search --supernet` takes them"
+REMEDY = "`nas train --space {}` makes scores for it, `nas search --supernet` takes them"
 
 
 def _plain(values: tuple[object, ...]) -> str:
     texts = [choice_text(value) if isinstance(value, BlockSpec) else str(value) for value in values]
     return f"({', '.join(texts)})"
-
-
-def default_scores(space: Space) -> Scores:
-    """The recorded scores that ship with `space`. Raises InputError when there are none."""
-    from nas.search.scores_file import read_scores
-
-    known = resources.names(resources.EXPERIMENTS, "*/scores.csv")
-    if space.default_scores not in known:
-        there = f"names the scores '{space.default_scores}', which are not here" if space.default_scores else "has none"
-        raise InputError(f"space '{space.name}' {there}; {_REMEDY.format(space.name)}")
-    return read_scores(known[space.default_scores])
-
-
-def load_scores(name: str | Path) -> Scores:
-    """The recorded scores of a space, by the space's name or by the path of `scores.csv` or of its folder.
-
-    Raises:
-        InputError: naming file, line, column and reason, or the nearest name that exists.
-    """
-    from nas.search.scores_file import read_scores
-
-    path = Path(name)
-    if path.is_dir():
-        return read_scores(path / "scores.csv")
-    if path.suffix == ".csv" or len(path.parts) > 1:
-        return read_scores(path)
-    if str(name) not in space_names():
-        raise InputError(
-            f"no scores at '{name}': it is no file, no folder and no space{nearest(str(name), space_names())}"
-        )
-    return default_scores(load_space(str(name)))

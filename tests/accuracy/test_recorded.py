@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nas.accuracy import RecordedScores
+from nas.accuracy.recorded import choice_text, wanted_keys
 from nas.errors import InputError
-from nas.search import Drop, Exchange, Localise, Narrow, Score, Scores, load_scores, moves
-from nas.search.moves import narrow
-from nas.search.scores import choice_text, wanted_keys
+from nas.search import Drop, Exchange, Localise, Narrow, Score, load_scores, moves
+from nas.space.moves import narrow
 from nas.specs import MB4D, Identity
 
 
@@ -220,7 +221,7 @@ def test_a_bad_yaml_is_refused_by_line_and_key(scores, tmp_path, good, bad, reas
 
 
 def test_scores_made_from_a_space_know_it(space):
-    scores = Scores(space.at(96, 7), (), ("note",), images=10)
+    scores = RecordedScores(space.at(96, 7), (), ("note",), images=10)
     assert (scores.space, scores.scored.classes, scores.scored.resolution, scores.images) == ("small", 7, (96, 96), 10)
 
 

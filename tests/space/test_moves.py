@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.search import Drop, Exchange, Localise, Narrow, moves
-from nas.search.moves import exchanges, localise, narrow
 from nas.space import Architecture, load_space
+from nas.space.moves import exchanges, localise, narrow
 from nas.specs import IRMB, MB3D, MB4D, ConvStem, EMOStem, Identity, MapHead
 
 

@@ -1,0 +1,162 @@
+"""Scores: the expected accuracy of any member of a space, and how sure it is. What every kind of scores has in common.
+
+Three kinds exist: `nas.accuracy.law` (published results; ships for every space), `nas.accuracy.recorded` (what
+single moves cost on a trained supernet) and `nas.accuracy.posterior` (the law corrected by a supernet and by evaluated
+members).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.space import Architecture, Space
+from nas.specs import BlockSpec
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The expected accuracy of one member.
+
+    Attributes:
+        value: in percent of `metric`. Of a published member at its published size this is the published number.
+        standard_error: of `value`, in points: uncertainty of the coefficients, error of the model, and distance from
+            the data together.
+        metric: "top1" or "miou".
+        source: where the figure comes from, in words.
+        reasons: why the member lies outside of what the data know; empty inside.
+        predicted, predicted_error: of a published member, the prediction that was made without it and without its
+            variants, and its standard error.
+    """
+
+    value: float
+    standard_error: float
+    metric: str
+    source: str
+    reasons: tuple[str, ...] = ()
+    predicted: float | None = None
+    predicted_error: float | None = None
+
+    @property
+    def top1(self) -> float:
+        """`value`, for the metric that most scores have."""
+        return self.value
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether the member lies outside of what the data know."""
+        return bool(self.reasons)
+
+    @property
+    def published(self) -> bool:
+        """Whether `value` is a published number rather than a prediction."""
+        return self.predicted is not None
+
+
+class Scores(abc.ABC):
+    """What a search knows of the accuracy of a space's members.
+
+    A search minimises `cost`. The exact engine needs its parts, which add up over the network:
+
+        cost(arch) = stem_cost + head_cost + sum over stages (entry_cost + stage_cost + sum over positions block_cost)
+
+    for every member but those of `exceptions`. `stage_cost` may be any function of the sums over the stage's blocks of
+    `counts`, so that a cost can belong to how many blocks (or attention blocks) a stage has, wherever they stand.
+
+    Attributes:
+        scored: the space, at the resolution and with the classes that the scores are of.
+        notes: where they came from, one fact each.
+        path: the file that they were read from, if any.
+        metric: of `accuracy`.
+    """
+
+    scored: Space
+    notes: tuple[str, ...]
+    path: str
+    metric: str = "top1"
+
+    @property
+    def space(self) -> str:
+        """The name of the scored space."""
+        return self.scored.name
+
+    @property
+    def provenance(self) -> str:
+        """Where the scores came from, in words."""
+        return "; ".join(self.notes) or "unknown"
+
+    @abc.abstractmethod
+    def cost(self, arch: Architecture) -> float:
+        """Return the points of accuracy that `arch` is expected to lie below `scored.largest()`; lower is better.
+
+        Raises:
+            InputError: when `arch` is not a member of the scored space.
+        """
+
+    @abc.abstractmethod
+    def accuracy(self, arch: Architecture) -> Accuracy:
+        """Return the expected accuracy of `arch`. accuracy(largest).value - accuracy(arch).value is `cost(arch)`.
+
+        Raises:
+            InputError: when `arch` is not a member of the scored space, or the scores know no level, only costs.
+        """
+
+    @abc.abstractmethod
+    def check(self, space: Space) -> None:
+        """Raise InputError, naming what differs, unless these scores are of `space`.
+
+        The input size, the number of classes, and a head for another task may differ.
+        """
+
+    @abc.abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Write the scores into `folder`, where `load_scores` finds them."""
+
+    @property
+    def absolute(self) -> bool:
+        """Whether `accuracy` knows a level, so that it can be called."""
+        return True
+
+    def cautious(self) -> Scores:
+        """Return scores whose cost adds what might be lost outside of the data, which a search minimises instead.
+
+        A search that maximised the expected accuracy alone would seek the errors of the scores.
+        """
+        return self
+
+    def difference_error(self, arch: Architecture, other: Architecture) -> float:
+        """Return the standard error of cost(arch) - cost(other), in points; 0 where nothing is known of it."""
+        return 0.0
+
+    def exceptions(self) -> Sequence[Architecture]:
+        """Return the members whose cost is known by itself (the published ones) and is not the sum of its parts."""
+        return ()
+
+    def stem_cost(self, stem: BlockSpec) -> float:
+        """Return what this stem adds to `cost`."""
+        return 0.0
+
+    def head_cost(self, head: BlockSpec) -> float:
+        """Return what this head adds to `cost`; nothing where it is one for another task."""
+        return 0.0
+
+    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
+        """Return what the block that enters a stage (counted from 0) adds, with the stage's width that it sets.
+
+        `before` is the number of channels that it gets.
+        """
+        return 0.0
+
+    def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
+        """Return what a block or identity at this position (both from 0) of a stage of this width adds."""
+        return 0.0
+
+    def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
+        """Return what a block or identity adds to the sums that `stage_cost` is a function of."""
+        return ()
+
+    def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
+        """Return what a whole stage of this width adds, given the sums of `counts` over its positions."""
+        return 0.0
