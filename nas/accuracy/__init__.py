@@ -6,41 +6,57 @@ from pathlib import Path
 
 from nas import resources
 from nas.accuracy.evaluations import Evaluated, Evaluations
-from nas.accuracy.recorded import REMEDY, RecordedScores, Score
+from nas.accuracy.recorded import RecordedScores, Score
+from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Accuracy, Scores
 from nas.errors import InputError, nearest
 from nas.space import Space, load_space, space_names
 
 
 def default_scores(space: Space) -> Scores:
-    """Return the scores that ship with `space`. Raises InputError when there are none."""
-    from nas.accuracy.recorded_file import read_scores
+    """Return the scores of `space` that need no training: the accuracy law, or those that its file names.
 
-    known = resources.names(resources.EXPERIMENTS, "*/scores.csv")
+    Raises:
+        InputError: when its file names scores that do not exist.
+    """
+    from nas.accuracy.law_file import shipped_law
+    from nas.accuracy.law_scores import LawScores
+
+    if not space.default_scores:
+        return LawScores(space, shipped_law())
+    known = recorded_names()
     if space.default_scores not in known:
-        there = f"names the scores '{space.default_scores}', which are not here" if space.default_scores else "has none"
-        raise InputError(f"space '{space.name}' {there}; {REMEDY.format(space.name)}")
+        raise InputError(f"{space.path or space.name}: scores: unknown scores '{space.default_scores}'"
+                         f"{nearest(space.default_scores, known)}")  # fmt: skip
     return read_scores(known[space.default_scores])
 
 
+def recorded_names() -> dict[str, Path]:
+    """Return the recorded scores that ship, or stand in ./experiments, by name."""
+    return resources.names(resources.EXPERIMENTS, "*/scores.csv")
+
+
 def load_scores(name: str | Path) -> Scores:
-    """Return the scores of a space by its name, or those at the path of `scores.csv` or of its folder.
+    """Return scores by a space's name (the accuracy law), the name of recorded ones (`efficientformer-cifar10`), or
+    the path of a trained supernet's folder or of a `scores.csv`.
 
     Raises:
         InputError: naming file, line, column and reason, or the nearest name that exists.
     """
-    from nas.accuracy.recorded_file import read_scores
-
     path = Path(name)
+    known = recorded_names()
+    if str(name) in known:
+        return read_scores(known[str(name)])
+    if str(name) in space_names():
+        return default_scores(load_space(str(name)))
     if path.is_dir():
         return read_scores(path / "scores.csv")
     if path.suffix == ".csv" or len(path.parts) > 1:
         return read_scores(path)
-    if str(name) not in space_names():
-        raise InputError(
-            f"no scores at '{name}': it is no file, no folder and no space{nearest(str(name), space_names())}"
-        )
-    return default_scores(load_space(str(name)))
+    raise InputError(
+        f"no scores at '{name}': it is not a file, a folder, a space or recorded scores"
+        f"{nearest(str(name), [*space_names(), *known])}"
+    )
 
 
 __all__ = ["Accuracy", "Evaluated", "Evaluations", "RecordedScores", "Score", "Scores", "default_scores", "load_scores"]

@@ -119,6 +119,10 @@ class Scores(abc.ABC):
         """Whether `accuracy` knows a level, so that it can be called."""
         return True
 
+    def at(self, space: Space) -> Scores:
+        """Return the scores for `space`, the scored one at another input size. Measured ones stay what they are."""
+        return self
+
     def cautious(self) -> Scores:
         """Return scores whose cost adds what might be lost outside of the data, which a search minimises instead.
 

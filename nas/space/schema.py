@@ -103,6 +103,7 @@ class _SpaceFile(_Model):
     resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
     attention: Placement = "stage_suffix"
     scores: str | None = None
+    recipe: str | dict[str, str] = {}
     stem: _Candidates | None = None
     stages: Annotated[list[_Stage], Field(min_length=4, max_length=4)]
     head: _Candidates
@@ -137,6 +138,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         heads=_blocks(file, [*keys, "head"], checked.head),
         stems=_blocks(file, [*keys, "stem"], checked.stem) if checked.stem else (),
         default_scores=checked.scores,
+        recipes={"": checked.recipe} if isinstance(checked.recipe, str) else dict(checked.recipe),
         path=path,
     )
     for head in space.heads:

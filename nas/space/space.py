@@ -95,6 +95,11 @@ class Space:
     `load_space` makes one from a YAML file. Positions count from 0 in the API and from 1 in names. At every place (the
     stem, a stage's entry, a position, the head) a member has one of the place's candidates; of a position's those
     count that fit the stage's width.
+
+    Attributes:
+        default_scores: scores of its own that a space names, instead of the accuracy law.
+        recipes: how published members were trained, by the activation of their blocks ("" for any); the names are those
+            of `nas.accuracy.law`.
     """
 
     name: str
@@ -105,6 +110,7 @@ class Space:
     placement: Placement = "stage_suffix"
     paper: str = ""
     default_scores: str | None = None
+    recipes: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
     published: Mapping[str, Architecture] = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, Mixer, require
 from nas.specs.conv_encoder import ConvEncoder
 from nas.specs.layers import Layer, Trace
 from nas.specs.shape import Shape
@@ -34,6 +34,7 @@ class AdditiveEncoder(BlockSpec):
     """
 
     kind: ClassVar[str] = "additive_encoder"
+    mixer: ClassVar[Mixer] = "attention"
 
     expansion: int = 4
     kernel: int = 3

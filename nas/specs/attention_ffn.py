@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.specs.attention import softmax_attention
-from nas.specs.base import Activation, BlockSpec, require
+from nas.specs.base import Activation, BlockSpec, Mixer, require
 from nas.specs.conv_ffn import ConvFFN
 from nas.specs.layers import Layer, Trace
 from nas.specs.shape import Shape
@@ -32,6 +32,7 @@ class AttentionFFN(BlockSpec):
     """
 
     kind: ClassVar[str] = "attention_ffn"
+    mixer: ClassVar[Mixer] = "attention"
 
     expansion: int = 4
     heads: int = 8

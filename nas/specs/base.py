@@ -12,6 +12,7 @@ from nas.specs.shape import Layout, Shape
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "hardswish", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+Mixer = Literal["convolution", "pool", "attention", "none"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class BlockSpec(abc.ABC):
     layout: ClassVar[Layout] = "map"
     module: ClassVar[str] = ""
     """Where the block's module is, as package.module:Class; ours stand in `nas.blocks.MODULES`."""
+    mixer: ClassVar[Mixer] = "convolution"
+    """What mixes the positions of a map, as the accuracy law tells blocks apart (`nas.accuracy.law`)."""
+    counts_as_block: ClassVar[bool] = False
+    """Of a block that enters a stage: whether it computes as much as one of the stage's own, for the accuracy law."""
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "activation")
     """Hyperparameters in which blocks may differ and still share one set of weights: the block with the largest values
     holds those of all others as slices, by the axes of its module."""

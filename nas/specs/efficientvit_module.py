@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, Mixer, require
 from nas.specs.layers import Layer, Trace
 from nas.specs.mbconv import MBConv
 from nas.specs.shape import Shape
@@ -29,6 +29,7 @@ class EfficientViTModule(BlockSpec):
     """
 
     kind: ClassVar[str] = "efficientvit_module"
+    mixer: ClassVar[Mixer] = "attention"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "head_dim", "activation")
 
     expansion: int = 4

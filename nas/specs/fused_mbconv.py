@@ -45,6 +45,7 @@ class FusedMBConvDown(BlockSpec):
     """
 
     kind: ClassVar[str] = "fused_mbconv_down"
+    counts_as_block: ClassVar[bool] = True
 
     width: int
     expansion: int = 4

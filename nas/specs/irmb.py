@@ -115,6 +115,7 @@ class IRMBDown(BlockSpec):
     """
 
     kind: ClassVar[str] = "irmb_down"
+    counts_as_block: ClassVar[bool] = True
 
     width: int
     expansion: float = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, Mixer, require
 from nas.specs.layers import Layer, Trace
 from nas.specs.shape import Layout, Shape
 
@@ -26,6 +26,7 @@ class MB3D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb3d"
+    mixer: ClassVar[Mixer] = "attention"
     layout: ClassVar[Layout] = "tokens"
 
     heads: int = 8

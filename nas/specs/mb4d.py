@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, Mixer, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
@@ -19,6 +19,7 @@ class MB4D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb4d"
+    mixer: ClassVar[Mixer] = "pool"
 
     expansion: int = 4
     pool: int = 3

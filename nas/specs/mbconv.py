@@ -47,6 +47,7 @@ class MBConvDown(BlockSpec):
     """
 
     kind: ClassVar[str] = "mbconv_down"
+    counts_as_block: ClassVar[bool] = True
 
     width: int
     expansion: int = 4

@@ -1,0 +1,439 @@
+"""Fit the accuracy law to published networks and tell how far its predictions are off. Prints JSON.
+
+    python benchmarks/accuracy_law.py                   the errors: in the fit, networks left out, families left out
+    python benchmarks/accuracy_law.py --write           the same, and writes nas/accuracy/law.yaml and the record
+    python benchmarks/accuracy_law.py --rows FILE.csv   predicts rows of a file with the same columns instead
+
+The data are `experiments/accuracy-law/published.csv`: one row per published accuracy, with its source. Fitted are rows
+with four stages whose structure is known and a top-1 of at least 66 %. The fit is a maximum of the posterior: normal
+errors, and priors that hold what the rows say nothing of (`PRIORS`). A network is left out with all of its variants:
+longer or shorter trainings, other input sizes, trainings by others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import math
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+from scipy.stats import kendalltau
+
+from nas.accuracy.law import MAPS, SHARED, Features, Law, Published, Recipe, shortfall, top1
+from nas.accuracy.law_file import SHIPPED, write_law
+from nas.files import write_text
+from nas.space import load_space, published_members, space_names
+from nas.versions import versions
+
+Floats = NDArray[np.float64]
+FOLDER = Path(__file__).parents[1] / "experiments" / "accuracy-law"
+LEAST_TOP1 = 66.0
+"""Below, networks are far smaller than any member of our spaces."""
+
+FLOOR, FLOOR_ERROR, FACTOR_ERROR = 10.0, 2.0, 0.25
+"""Prior of a family's floor, in points of error, and of the logarithm of a recipe's factor."""
+ROW_ERROR, OTHER_ROW_ERROR = 0.5, 0.8
+"""Standard error of a row, in points: of a member of our spaces, and of other networks, whose blocks differ."""
+MODEL_SHARE, MODEL_POINTS = 0.02, 0.2
+"""Error of the form: a share of the shortfall, and points (the noise of one training). So chosen that the intervals of
+networks left out hold what they promise."""
+WALK = 0.3
+"""How much ln C(h) changes per octave below the smallest map that networks for 224 pixels have: by a random walk from
+what it is there, as no row knows."""
+PRIORS: dict[str, tuple[float, float]] = {
+    "map_1": (4.9, 9.0), "map_2": (5.0, 9.0), "map_4": (5.05, 9.0), "map_7": (5.0, 9.0), "map_14": (5.2, 9.0),
+    "map_28": (3.2, 9.0), "map_56": (2.1, 9.0), "map_112": (1.2, 9.0),
+    "width": (0.556, 0.2), "depth": (0.4, 0.2), "expansion": (0.254, 0.2),
+    "attention_7": (0.17, 0.7), "attention_14": (-0.7, 0.7), "entry": (0.5, 0.3),
+    "resolution": (-0.385, 0.4), "distilled": (-0.106, 0.1), "epochs": (-0.09, 0.1),
+    "pool": (0.135, 0.2), "none": (0.316, 0.3),
+}  # fmt: skip
+"""Mean and standard deviation of the shared coefficients before any row is seen."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published accuracy.
+
+    Attributes:
+        name, family, recipe, source: as in the file.
+        group: names of networks with one structure; these are left out together.
+        member: whether it is one of a shipped space.
+        side: pixels of the input's side.
+        top1: in percent.
+        stages: width, blocks, attention blocks and mean expansion, each with four values.
+    """
+
+    name: str
+    family: str
+    recipe: str
+    source: str
+    kind: str
+    group: str
+    member: bool
+    side: float
+    epochs: float
+    distilled: bool
+    mixer: str
+    entry: float
+    top1: float
+    stages: tuple[tuple[float, ...], ...]
+
+
+def read(path: Path, least_top1: float = LEAST_TOP1) -> list[Row]:
+    """Return the rows that the law can express."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [row for record in csv.DictReader(file) for row in _row(record)]
+    rows = [row for row in rows if row.top1 >= least_top1]
+    variant_of = {row.name: row.group for row in rows}
+    by_structure: dict[tuple[Any, ...], str] = {}
+    grouped = []
+    for row in rows:
+        name = row.name
+        seen = set[str]()
+        while variant_of.get(name, name) != name and name not in seen:
+            seen.add(name)
+            name = variant_of[name]
+        structure = row.family, row.stages[:3]
+        grouped.append(replace(row, group=by_structure.setdefault(structure, name.partition("@")[0])))
+    return grouped
+
+
+def _row(record: dict[str, str]) -> Iterator[Row]:
+    if record["expressible"] == "no" or not record["widths"]:
+        return
+    widths, blocks, attention = (
+        tuple(map(float, (record[key] or "0-0-0-0").split("-"))) for key in ("widths", "depths", "attention")
+    )
+    expansion = _expansions(record["expansion"])
+    if len(widths) != 4 or min(blocks) <= 0 or expansion is None:
+        return
+    epochs = float(record["epochs"]) if re.fullmatch(r"[\d.]+", record["epochs"]) else 300.0
+    mixer = record["token_mixer"]
+    pooled = "pool" if mixer.startswith("pool") else "none" if mixer == "none" or mixer.startswith("identity") else ""
+    yield Row(
+        name=record["model"],
+        family=record["family"],
+        recipe=record["recipe"],
+        source=record["source"],
+        kind=record["kind"],
+        group=record["variant_of"] or record["model"],
+        member=record["expressible"] == "yes",
+        side=float(record["resolution"]),
+        epochs=epochs,
+        distilled=record["distilled"] not in ("", "0"),
+        mixer=pooled,
+        entry=float(record["entry"] or 0),
+        top1=float(record["top1"]),
+        stages=(widths, blocks, attention, expansion),
+    )
+
+
+def _expansions(text: str) -> tuple[float, ...] | None:
+    """Return the mean expansion of each stage; None where the text does not say it."""
+    parts = text.split("/") if text.count("/") == 3 else [text] * 4
+    means = []
+    for part in parts:
+        values = []
+        for value in part.replace(" gated", "").split(","):
+            ratio = re.fullmatch(r"\s*(\d*\.?\d+)(?:/(\d*\.?\d+))?\s*", value)
+            if ratio is None:
+                return None
+            values.append(float(ratio[1]) / float(ratio[2] or 1))
+        means.append(sum(values) / len(values))
+    return tuple(means)
+
+
+def features(rows: Sequence[Row]) -> Features:
+    """Return what the law sees of the rows."""
+    width, blocks, attention, expansion = (np.array(each) for each in zip(*(row.stages for row in rows), strict=True))
+    side = np.array([row.side for row in rows])
+    return Features(
+        width=width,
+        blocks=blocks,
+        attention=attention,
+        expansion=expansion,
+        map=side[:, None] / np.array([4.0, 8.0, 16.0, 32.0]),
+        entry=np.array([[row.entry] for row in rows]),
+        side=side,
+        distilled=np.array([float(row.distilled) for row in rows]),
+        epochs=np.array([row.epochs for row in rows]),
+        pool=np.array([float(row.mixer == "pool") for row in rows]),
+        none=np.array([float(row.mixer == "none") for row in rows]),
+        factor=tuple(f"factor {row.recipe}" for row in rows),
+        floor=tuple(f"floor {row.family}" for row in rows),
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients (by `names`) and their covariance, fitted to rows."""
+
+    names: tuple[str, ...]
+    values: Floats
+    covariance: Floats
+
+    def predict(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+        """Return the expected top-1 of rows and its standard error, both (rows,)."""
+        # Families and recipes that were not fitted have the prior's mean, and its spread as a further error.
+        seen = features(rows)
+        known = dict(zip(self.names, self.values, strict=True))
+        expected = top1(known, seen, FLOOR)
+        lacking = shortfall(known, seen)
+        gradients = _gradients(self.names, self.values, seen)
+        variance = np.einsum("ri,ij,rj->r", gradients, self.covariance, gradients)
+        new_factor = np.array([name not in self.names for name in seen.factor])
+        new_floor = np.array([name not in self.names for name in seen.floor])
+        variance += (new_factor * FACTOR_ERROR * lacking) ** 2 + (new_floor * FLOOR_ERROR) ** 2
+        variance += (MODEL_SHARE * lacking) ** 2 + MODEL_POINTS**2
+        return expected, np.sqrt(variance)
+
+
+def _gradients(names: Sequence[str], values: Floats, seen: Features) -> Floats:
+    """Return the derivatives of the expected top-1 by the coefficients (rows, names), by central differences."""
+    step = 1e-4
+    columns = []
+    for index in range(len(names)):
+        shift = step * np.eye(len(names))[index]
+        above, below = (top1(dict(zip(names, values + sign * shift, strict=True)), seen, FLOOR) for sign in (1.0, -1.0))
+        columns.append((above - below) / (2 * step))
+    return np.array(columns).T
+
+
+def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
+    """Return the most likely coefficients given rows and priors, with their covariance there (Laplace)."""
+    recipes = sorted({row.recipe for row in rows})
+    families = sorted({row.family for row in rows})
+    names = (*SHARED, *(f"factor {name}" for name in recipes), *(f"floor {name}" for name in families))
+    means = [PRIORS[name][0] for name in SHARED] + [0.0] * len(recipes) + [FLOOR] * len(families)
+    spreads = [PRIORS[name][1] for name in SHARED] + [FACTOR_ERROR] * len(recipes) + [FLOOR_ERROR] * len(families)
+    before, spread = np.array(means), np.array(spreads)
+    seen = features(rows)
+    figures = np.array([row.top1 for row in rows])
+    errors = np.array([ROW_ERROR if row.member else OTHER_ROW_ERROR for row in rows])
+
+    def residuals(values: Floats) -> Floats:
+        off = (top1(dict(zip(names, values, strict=True)), seen, FLOOR) - figures) / errors
+        constants = values[: len(MAPS)]
+        # Below maps of 7 pixels ln C(h) is a random walk; above it is held near a straight line, by its curvature.
+        walk = np.diff(constants[:4]) / WALK
+        curvature = np.diff(constants[3:], 2)
+        return np.concatenate([off, (values - before) / spread, walk, curvature, [constants[3] - before[3]]])
+
+    known = dict(zip(start.names, start.values, strict=True)) if start else {}
+    first = np.array([known.get(name, mean) for name, mean in zip(names, before, strict=True)])
+    found = least_squares(residuals, first)
+    return Fit(names, found.x, np.linalg.inv(found.jac.T @ found.jac))
+
+
+def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats]:
+    """Return what fits without each row's group or family predict of it, and the standard errors."""
+    expected, errors = np.zeros(len(rows)), np.zeros(len(rows))
+    labels = np.array([getattr(row, key) for row in rows])
+    for label in sorted(set(labels.tolist())):
+        rest = fit([row for row, own in zip(rows, labels, strict=True) if own != label], whole)
+        out = np.flatnonzero(labels == label)
+        expected[out], errors[out] = rest.predict([rows[index] for index in out])
+    return expected, errors
+
+
+def members(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the row of each published member of a shipped space: the authors' own figure at the published size."""
+    known = published_members()
+    found: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        name = _member_name(row.name)
+        if row.member and name in known and name not in found and row.side == known[name].resolution[0]:
+            found[name] = index
+    return found
+
+
+def _member_name(model: str) -> str:
+    return model.partition("@")[0].partition(".")[0].lower().replace("-", "_")
+
+
+def _summary(rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequence[int]) -> dict[str, Any]:
+    """Return mean and largest error, coverage of the 95 % interval, and tau in each family, of the chosen rows."""
+    off = np.array([expected[i] - rows[i].top1 for i in chosen])
+    inside = np.abs(off) < 1.96 * errors[list(chosen)]
+    by_family: dict[str, list[int]] = defaultdict(list)
+    for index in chosen:
+        by_family[rows[index].family].append(index)
+    taus = {
+        family: round(float(kendalltau([expected[i] for i in at], [rows[i].top1 for i in at])[0]), 3)
+        for family, at in by_family.items()
+        if len(at) > 2
+    }
+    return {
+        "rows": len(chosen),
+        "mean_error": round(float(np.abs(off).mean()), 3),
+        "largest_error": round(float(np.abs(off).max()), 3),
+        "bias": round(float(off.mean()), 3),
+        "inside_95_percent": round(100 * float(inside.mean()), 1),
+        "mean_standard_error": round(float(errors[list(chosen)].mean()), 3),
+        "kendall_tau_by_family": taus,
+        "kendall_tau_mean": round(float(np.mean(list(taus.values()))), 3) if taus else None,
+    }
+
+
+def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Floats, errors: Floats) -> Law:
+    """Return the law with the recipes that shipped spaces name."""
+    names = {name for space in space_names() for name in load_space(space).recipes.values()}
+    recipes = {row.recipe: row for row in rows if row.recipe in names}
+    kept = [
+        index
+        for index, name in enumerate(whole.names)
+        if name in SHARED
+        or name.removeprefix("factor ") in recipes
+        or name.removeprefix("floor ") in {row.family for row in recipes.values()}
+    ]
+    first = {row.recipe: row for row in reversed(rows)}
+    return Law(
+        names=tuple(whole.names[i] for i in kept),
+        values=whole.values[kept],
+        covariance=whole.covariance[np.ix_(kept, kept)],
+        floor=FLOOR,
+        floor_error=FLOOR_ERROR,
+        factor_error=FACTOR_ERROR,
+        model_share=MODEL_SHARE,
+        model_points=MODEL_POINTS,
+        recipes={n: Recipe(n, first[n].family, first[n].epochs, first[n].distilled) for n in sorted(recipes)},
+        published={
+            name: Published(
+                rows[i].top1,
+                rows[i].source,
+                int(rows[i].side),
+                round(float(expected[i]), 2),
+                round(float(errors[i]), 2),
+            )
+            for name, i in chosen.items()
+        },
+        rows=len(rows),
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def draw(rows: Sequence[Row], expected: Floats, errors: Floats, path: Path) -> None:
+    """Draw predicted against published top-1 of networks left out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 6.5), layout="constrained")
+    own = [i for i, row in enumerate(rows) if row.member]
+    other = [i for i, row in enumerate(rows) if not row.member]
+    figures = np.array([row.top1 for row in rows])
+    axes.plot([65, 88], [65, 88], color="0.7", linewidth=1)
+    axes.scatter(figures[other], expected[other], s=14, color="0.6", label=f"other networks ({len(other)} rows)")
+    axes.errorbar(
+        figures[own], expected[own], yerr=1.96 * errors[own], fmt="o", markersize=4, linewidth=0.8, color="tab:blue",
+        label=f"members of our spaces ({len(own)} rows), 95 % interval",
+    )  # fmt: skip
+    axes.set(xlabel="published top-1, percent", ylabel="predicted without the network and its variants, percent",
+             title="Accuracy law: every network left out", xlim=(65, 88), ylim=(65, 88))  # fmt: skip
+    axes.legend(loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write nas/accuracy/law.yaml and experiments/accuracy-law")
+    parser.add_argument("--rows", type=Path, help="predict these rows by a fit to ours; none of them may be among ours")
+    arguments = parser.parse_args()
+    rows = read(FOLDER / "published.csv")
+    whole = fit(rows)
+    if arguments.rows:
+        _predict(whole, arguments.rows)
+        return
+    everywhere = list(range(len(rows)))
+    chosen = members(rows)
+    own = list(chosen.values())
+    fitted, fitted_errors = whole.predict(rows)
+    expected, errors = leave_out(rows, whole, "group")
+    unknown, unknown_errors = leave_out(rows, whole, "family")
+    result = {
+        "fitted_rows": len(rows),
+        "families": len({row.family for row in rows}),
+        "published_members": {
+            "in_the_fit": _summary(rows, fitted, fitted_errors, own),
+            "network_left_out": _summary(rows, expected, errors, own),
+            "family_left_out": _summary(rows, unknown, unknown_errors, own),
+        },
+        "all_rows": {
+            "in_the_fit": _summary(rows, fitted, fitted_errors, everywhere),
+            "network_left_out": _summary(rows, expected, errors, everywhere),
+            "family_left_out": _summary(rows, unknown, unknown_errors, everywhere),
+        },
+        "members": {
+            name: {
+                "published": rows[i].top1,
+                "fitted": round(float(fitted[i]), 2),
+                "left_out": round(float(expected[i]), 2),
+                "standard_error": round(float(errors[i]), 2),
+            }
+            for name, i in chosen.items()
+        },
+        "coefficients": {
+            name: [round(float(value), 4), round(math.sqrt(whole.covariance[i, i]), 4)]
+            for i, (name, value) in enumerate(zip(whole.names, whole.values, strict=True))
+            if name in SHARED
+        },
+        "versions": versions("scipy"),
+    }
+    print(json.dumps(result, indent=2))
+    if arguments.write:
+        command = "python benchmarks/accuracy_law.py --write"
+        write_law(law(whole, rows, chosen, expected, errors), SHIPPED, made_by=command, data=str(FOLDER.name))
+        write_text(FOLDER / "result.json", json.dumps(result, indent=2) + "\n")
+        write_text(FOLDER / "residuals.csv", _residuals(rows, fitted, expected, errors, unknown))
+        draw(rows, expected, errors, FOLDER / "left_out.png")
+
+
+def _predict(whole: Fit, path: Path) -> None:
+    rows = read(path, least_top1=0.0)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        given = [record["model"] for record in csv.DictReader(file)]
+    expected, errors = whole.predict(rows)
+    print(
+        json.dumps(
+            {
+                **_summary(rows, expected, errors, range(len(rows))),
+                "not_expressible": sorted(set(given) - {row.name for row in rows}),
+                "predictions": [
+                    {
+                        "model": row.name,
+                        "published": row.top1,
+                        "predicted": round(float(value), 2),
+                        "standard_error": round(float(error), 2),
+                        "recipe_known": f"factor {row.recipe}" in whole.names,
+                    }
+                    for row, value, error in zip(rows, expected, errors, strict=True)
+                ],
+            },
+            indent=2,
+        )
+    )
+
+
+def _residuals(rows: Sequence[Row], fitted: Floats, expected: Floats, errors: Floats, unknown: Floats) -> str:
+    lines = ["model,family,member,top1,fitted,network_left_out,standard_error,family_left_out"]
+    for row, *values in zip(rows, fitted, expected, errors, unknown, strict=True):
+        figures = ",".join(f"{value:.2f}" for value in values)
+        lines.append(f'"{row.name}",{row.family},{"yes" if row.member else "no"},{row.top1},{figures}')
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""The accuracy law: the expected ImageNet top-1 of a network from its structure alone, fitted to published results.
+
+The error in percent is a floor and what each of the four stages falls short of a stage without limits:
+
+    error = floor + F * sum over stages of [ C(h) w^-a n^-b (e / 4)^-c  +  B(h) 2^(-m / H(h)) ]
+    F     = F_recipe * (side / 224)^p * exp(d [distilled] + t ln(epochs / 300) + mixer)
+
+A stage has width w (channels), n blocks, mean expansion e of its blocks and m attention blocks, on a map of
+h = sqrt(HW) pixels. An entry that is itself a block (an inverted residual of stride 2) counts as a part of a block.
+What a stage is worth, C(h) and B(h), belongs to the size of its map and not to its number, so that the law also orders
+networks for small images, whose first stages do what the third does at 224 pixels. `benchmarks/accuracy_law.py` fits
+the coefficients; `experiments/accuracy-law` has the data, the errors and what the data decide.
+
+The form: test error falls with a network's size as a power law with a floor (Rosenfeld et al., arXiv:1909.12673),
+here with one power law per stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Numbers = Floats | float
+
+MAPS = (1, 2, 4, 7, 14, 28, 56, 112)
+"""Map sizes at which C(h) is a coefficient; between them its logarithm is linear in log h, beyond them constant."""
+ATTENTION_MAPS = (3.5, 7.0, 14.0, 28.0)
+"""Map sizes between which attention is worth something: the two inner ones have a coefficient, the outer ones none. On
+smaller maps there is nothing to attend to, on larger ones no published row shows a gain."""
+HALVES = (1.0, 2.0)
+"""H(h) at the two inner sizes: so many attention blocks halve what their absence costs."""
+SHARED = (
+    *(f"map_{size}" for size in MAPS), "width", "depth", "expansion", "attention_7", "attention_14", "entry",
+    "resolution", "distilled", "epochs", "pool", "none",
+)  # fmt: skip
+"""The coefficients that all recipes share; a recipe adds `factor NAME`, the logarithm of F_recipe, and a family of
+recipes `floor NAME`."""
+SIDE, EPOCHS, EXPANSION = 224.0, 300.0, 4.0
+"""Where the factors of input size, length of training and expansion are 1."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the law sees of networks: arrays (networks, 4) by stage, or (networks,).
+
+    Attributes:
+        width: channels of each stage.
+        blocks: blocks behind the entry.
+        attention: how many of these attend.
+        expansion: their mean expansion.
+        map: sqrt(H W) of the stage.
+        entry: whether the stage's entry is itself a block, 0 or 1.
+        side: sqrt(H W) of the image.
+        distilled, epochs: of the training.
+        pool, none: whether pooling mixes tokens, or nothing does; depthwise and full convolutions are where both are 0.
+        factor, floor: names of the recipe's coefficients.
+    """
+
+    width: Floats
+    blocks: Floats
+    attention: Floats
+    expansion: Floats
+    map: Floats
+    entry: Floats
+    side: Floats
+    distilled: Floats
+    epochs: Floats
+    pool: Floats
+    none: Floats
+    factor: tuple[str, ...]
+    floor: tuple[str, ...]
+
+
+def stage_deficits(
+    coefficients: Mapping[str, float],
+    width: Numbers,
+    blocks: Numbers,
+    attention: Numbers,
+    expansion: Numbers,
+    map: Numbers,
+) -> Floats:
+    """Return the points of error that each stage costs at F = 1. `blocks` contains the entry's part of a block."""
+    log_map = np.log2(map)
+    constant = np.interp(log_map, np.log2(MAPS), [coefficients[f"map_{size}"] for size in MAPS])
+    log_size = coefficients["width"] * np.log(width) + coefficients["depth"] * np.log(blocks)
+    log_size = log_size + coefficients["expansion"] * np.log(expansion / EXPANSION)
+    missing = [0.0, math.exp(coefficients["attention_7"]), math.exp(coefficients["attention_14"]), 0.0]
+    without = np.interp(log_map, np.log2(ATTENTION_MAPS), missing)
+    half = np.interp(log_map, np.log2(ATTENTION_MAPS[1:3]), HALVES)
+    deficits: Floats = np.exp(constant - log_size) + without * 2.0 ** (-attention / half)
+    return deficits
+
+
+def log_factor(
+    coefficients: Mapping[str, float], side: Numbers, distilled: Numbers, epochs: Numbers, pool: Numbers, none: Numbers
+) -> Floats:
+    """Return ln F without the recipe's own factor."""
+    names = ("resolution", "distilled", "epochs", "pool", "none")
+    effects = (np.log(side / SIDE), distilled, np.log(epochs / EPOCHS), pool, none)
+    terms = [coefficients[name] * np.asarray(effect) for name, effect in zip(names, effects, strict=True)]
+    total: Floats = np.sum(terms, axis=0)
+    return total
+
+
+def shortfall(coefficients: Mapping[str, float], features: Features) -> Floats:
+    """Return what networks (networks,) lack of their floor, in points: F times the sum of the deficits."""
+    blocks = features.blocks + coefficients["entry"] * features.entry
+    deficits = stage_deficits(
+        coefficients, features.width, blocks, features.attention, features.expansion, features.map
+    )
+    factor = log_factor(
+        coefficients, features.side, features.distilled, features.epochs, features.pool, features.none
+    ) + np.array([coefficients.get(name, 0.0) for name in features.factor])
+    lacking: Floats = np.exp(factor) * deficits.sum(axis=1)
+    return lacking
+
+
+def top1(coefficients: Mapping[str, float], features: Features, floor: float) -> Floats:
+    """Return the expected top-1 in percent (networks,). `floor` is that of a family without one of its own."""
+    floors = np.array([coefficients.get(name, floor) for name in features.floor])
+    expected: Floats = 100.0 - floors - shortfall(coefficients, features)
+    return expected
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the networks of a family were trained, which decides their level.
+
+    Attributes:
+        name: of the recipe, as in the data.
+        family: whose floor it shares.
+        epochs: passes over ImageNet.
+        distilled: whether a teacher's labels were learned too.
+    """
+
+    name: str
+    family: str
+    epochs: float = EPOCHS
+    distilled: bool = False
+
+    @property
+    def factor_name(self) -> str:
+        return f"factor {self.name}"
+
+    @property
+    def floor_name(self) -> str:
+        return f"floor {self.family}"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published accuracy of a member of a shipped space.
+
+    Attributes:
+        top1: in percent.
+        source: repository, commit, file and line.
+        side: pixels of the input's side.
+        predicted, standard_error: what the law says when it is fitted without this network and its variants.
+    """
+
+    top1: float
+    source: str
+    side: int
+    predicted: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Law:
+    """The fitted law.
+
+    Attributes:
+        names: of the coefficients: `SHARED`, then factors and floors of the recipes.
+        values: of the coefficients, in that order.
+        covariance: of the values (names, names).
+        floor, floor_error, factor_error: the floor of a family of which nothing is known, and how far such floors and
+            the logarithms of such factors spread.
+        model_share, model_points: the error of the form itself: a share of the shortfall, and points.
+        recipes: those of the shipped spaces, by name.
+        published: members with a published accuracy, by name.
+        rows: how many published rows were fitted.
+        date: of the fit.
+        path: of its file.
+    """
+
+    names: tuple[str, ...]
+    values: Floats
+    covariance: Floats
+    floor: float
+    floor_error: float
+    factor_error: float
+    model_share: float
+    model_points: float
+    recipes: Mapping[str, Recipe]
+    published: Mapping[str, Published] = field(default_factory=dict)
+    rows: int = 0
+    date: str = ""
+    path: str = ""
+
+    @cached_property
+    def coefficients(self) -> dict[str, float]:
+        """The values by name."""
+        return dict(zip(self.names, self.values.tolist(), strict=True))
