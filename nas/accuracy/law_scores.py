@@ -39,6 +39,10 @@ DIFFERENCE_SHARE = 0.1
 """Error of the form in a difference between two members: a share of what their stages differ by."""
 
 
+_Key = tuple[int, int, tuple[int, ...]]
+"""A stage's number from 0, its width, and the sums of `LawScores.counts` over its blocks."""
+
+
 @dataclass(frozen=True)
 class _StageFacts:
     """One stage of a member as the law sees it.
@@ -77,9 +81,8 @@ class LawScores(Scores):
     path: str = ""
     metric: str = "top1"
     _known: dict[tuple[int, Stage], _StageFacts] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _stages: dict[tuple[int, int, tuple[int, ...]], _StageFacts] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _stages: dict[_Key, _StageFacts] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _slopes: dict[_Key, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -148,8 +151,12 @@ class LawScores(Scores):
         variance = self._variance(arch) + caution**2
         return Accuracy(value, math.sqrt(variance) * self.scale, self.metric, source, reasons)
 
+    def reasons(self, arch: Architecture) -> tuple[str, ...]:
+        """Return why a member lies outside of what the data know; nothing where it lies inside."""
+        return self._outside(arch)[0]
+
     def difference_error(self, arch: Architecture, other: Architecture) -> float:
-        gradient = self._gradient(arch) - self._gradient(other)
+        gradient = self.gradient(arch) - self.gradient(other)
         variance = float(gradient @ self.law.covariance @ gradient)
         apart = sum(abs(a - b) for a, b in zip(self._points(arch), self._points(other), strict=True))
         return math.sqrt(variance + (DIFFERENCE_SHARE * apart) ** 2) * self.scale
@@ -194,13 +201,16 @@ class LawScores(Scores):
     def _facts(self, index: int, stage: Stage) -> _StageFacts:
         facts = self._known.get((index, stage))
         if facts is None:
-            try:
-                counted = [self.counts(index, block) for block in stage.blocks]
-            except ValueError as error:
-                raise InputError(f"{self._where}stage {index + 1}: {error}") from None
-            sums = tuple(map(sum, zip(*counted, strict=True)))
-            facts = self._known[index, stage] = self._stage(index, stage.width, sums)
+            facts = self._known[index, stage] = self._stage(index, stage.width, self._sums(index, stage))
         return facts
+
+    def _sums(self, index: int, stage: Stage) -> tuple[int, ...]:
+        """Return the sums of `counts` over a stage's blocks."""
+        try:
+            counted = [self.counts(index, block) for block in stage.blocks]
+        except ValueError as error:
+            raise InputError(f"{self._where}stage {index + 1}: {error}") from None
+        return tuple(map(sum, zip(*counted, strict=True)))
 
     def _stage(self, index: int, width: int, counts: tuple[int, ...]) -> _StageFacts:
         facts = self._stages.get((index, width, counts))
@@ -337,7 +347,7 @@ class LawScores(Scores):
         """Return the variance of the expected accuracy: of the coefficients, of the recipe, and of the form."""
         recipe = self.training or self._recipe
         lacking = sum(self._points(arch))
-        gradient = self._gradient(arch)
+        gradient = self.gradient(arch)
         if recipe.floor_name in self.law.names:
             gradient[self.law.names.index(recipe.floor_name)] -= 1.0
         variance = float(gradient @ self.law.covariance @ gradient)
@@ -347,10 +357,20 @@ class LawScores(Scores):
             variance += self.law.floor_error**2
         return variance + (self.law.model_share * lacking) ** 2 + self.law.model_points**2
 
-    def _gradient(self, arch: Architecture) -> Floats:
+    def gradient(self, arch: Architecture) -> Floats:
         """Return the derivatives of the expected accuracy by the coefficients (names,), but for the floor's."""
-        pairs = ((sum(lower._points(arch)), sum(upper._points(arch))) for lower, upper in self._neighbours)
-        return np.array([(below - above) / (2 * _STEP) for below, above in pairs])
+        slopes = [self._slope(index, stage) for index, stage in enumerate(arch.stages)]
+        total: Floats = -np.sum(slopes, axis=0)
+        return total
+
+    def _slope(self, index: int, stage: Stage) -> Floats:
+        """Return the derivatives of a stage's points of error by the coefficients (names,)."""
+        key = index, stage.width, self._sums(index, stage)
+        slope = self._slopes.get(key)
+        if slope is None:
+            pairs = [(lower._stage(*key).points, upper._stage(*key).points) for lower, upper in self._neighbours]
+            slope = self._slopes[key] = np.array([(above - below) / (2 * _STEP) for below, above in pairs])
+        return slope
 
     @cached_property
     def _neighbours(self) -> list[tuple[LawScores, LawScores]]:

@@ -1,0 +1,388 @@
+"""Prior and evidence: the accuracy law corrected by what a supernet measured and by members that were evaluated.
+
+How far a member lies below the largest one, in points of the user's metric, is taken to be s times
+
+    f(member) = L(member) + g(member) . dtheta + sum over rows r of phi_r(member) beta_r
+
+L is the law's cost in points of ImageNet top-1, g its derivatives by the law's coefficients, phi_r how often the single
+move of row r of `scores.csv` counts in the member, and s what a point of the law is worth in points of the metric. What
+is unknown has a normal prior: dtheta the law's own covariance, beta_r a share of what the law says that the move costs.
+A measured drop is
+
+    y_i = s f(member_i) - s f(base_i) + offset + sum over r of phi_r(member_i) gamma_r + error_i
+
+The offset is what the largest member, against which all drops are, is off by itself. The error has the variance of the
+held-out images and one, shared by all, of what does not add up. gamma is what inherited weights are wrong about: slices
+that were trained too seldom lose more than the networks do when trained alone. It looks like beta, so that only its
+size tells them apart: where a supernet departs from the law by more than the law can be wrong, the rest is gamma. A
+member that was trained by itself has no gamma.
+
+Everything but s is linear, so that the posterior is that of Bayesian linear regression (Rasmussen and Williams,
+Gaussian Processes for Machine Learning, Sec. 2.1); s and the variances of gamma and of the error are where the marginal
+likelihood is highest. So a supernet that tells moves apart takes over, and one that does not leaves the law standing.
+
+Costs stay sums over stages and places, so that the exact engine proves optima of the posterior too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.accuracy.law_scores import LawScores
+from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
+from nas.accuracy.scores import Accuracy, Scores
+from nas.accuracy.variants import Key, Variant, variants
+from nas.space import Architecture, Space
+from nas.specs import BlockSpec
+
+Floats = NDArray[np.float64]
+
+OFFSET_ERROR = 1.0
+"""What the largest member's own accuracy may be off by, in points."""
+SCALE, SCALE_SPREAD = 1.0, 1.0
+"""Prior of s: its median, and the standard deviation of its logarithm."""
+SCALES = np.geomspace(0.05, 8.0, 25)
+MOVE_ERROR = 0.4
+"""What the law may be wrong about a single move: a share of what it says that the move costs."""
+SPREADS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
+"""Standard deviations of gamma and of the error that are tried, in shares of the root mean square of the drops."""
+MEMBERS = 24
+"""Random members over which the share of the evidence is told."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A member as it was measured.
+
+    Attributes:
+        arch: the member.
+        drop: points that it was measured below `base`, or below the largest member where there is none.
+        standard_error: of `drop`, in points.
+        inherited: whether its weights are a supernet's, not trained for it alone.
+        base: another member that it was compared with.
+    """
+
+    arch: Architecture
+    drop: float
+    standard_error: float
+    inherited: bool = True
+    base: Architecture | None = None
+
+
+def observations(recorded: RecordedScores) -> list[Observation]:
+    """Return what a supernet's scores measured: an observation for each row with a drop and a standard error."""
+    members = {variant.key: variant for variant in variants(recorded.scored)}
+    found = []
+    for row in recorded.rows:
+        if row.accuracy_drop is None or row.standard_error is None or row.key not in members:
+            continue
+        variant = members[row.key]
+        base = None if variant.base not in members else members[variant.base].arch
+        compared = None if base == recorded.scored.largest() else base
+        found.append(Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared))
+    return found
+
+
+class Posterior:
+    """The model of the module's docstring, with everything that was observed so far.
+
+    Args:
+        law: the prior, at the input size of the measurements.
+        evidence: what was observed.
+        level: accuracy of the largest member in percent, where it was measured.
+        source: what measured, in words.
+    """
+
+    def __init__(
+        self, law: LawScores, evidence: Sequence[Observation] = (), level: float | None = None, source: str = ""
+    ) -> None:
+        self._law = replace(law, scale=1.0, caution=0.0)
+        self._level = level
+        self._source = source
+        self._unit = _units(law.scored)
+        self._largest_gradient = self._law.gradient(law.scored.largest())
+        self._prior = self._prior_covariance()
+        self._costs = np.empty(0)
+        self._features = np.empty((0, len(self._prior)))
+        self._drops = np.empty(0)
+        self._errors = np.empty(0)
+        self._inherited = np.empty(0)
+        self._fit: _Fit | None = None
+        for each in evidence:
+            self._take(each)
+
+    def learn(self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True) -> None:
+        """Take in that `arch` was evaluated to be `drop` points below the largest member."""
+        self._take(Observation(arch, drop, standard_error, inherited))
+
+    def expected(self) -> PosteriorScores:
+        """Return the scores with the most likely costs."""
+        return self._scores(self.fit.mean)
+
+    def drawn(self, generator: np.random.Generator) -> PosteriorScores:
+        """Return the scores with costs that are possible, the likelier the more often (Thompson, 1933)."""
+        mean = self.fit.mean
+        root = np.linalg.cholesky(self.fit.covariance + 1e-10 * np.eye(len(mean)))
+        return self._scores(mean + root @ generator.standard_normal(len(mean)))
+
+    def variance(self, arch: Architecture, other: Architecture | None = None) -> float:
+        """Return the variance of s f(arch), or of its difference to s f(other), in squared points of the metric."""
+        features = self._of(arch)[1]
+        if other is not None:
+            features = features - self._of(other)[1]
+        return self.fit.scale**2 * max(float(features @ self.fit.covariance @ features), 0.0) + self.fit.noise**2
+
+    @property
+    def fit(self) -> _Fit:
+        """The posterior given everything that was observed."""
+        if self._fit is None:
+            self._fit = self._solve(*self._choose())
+        return self._fit
+
+    def _take(self, seen: Observation) -> None:
+        cost, features = self._of(seen.arch)
+        if seen.base is not None:
+            base_cost, base_features = self._of(seen.base)
+            cost -= base_cost
+            features = features - base_features
+        self._costs = np.append(self._costs, cost)
+        self._features = np.vstack([self._features, features])
+        self._drops = np.append(self._drops, seen.drop)
+        self._errors = np.append(self._errors, seen.standard_error)
+        self._inherited = np.append(self._inherited, float(seen.inherited))
+        self._fit = None
+
+    def _of(self, arch: Architecture) -> tuple[float, Floats]:
+        """Return the law's cost of a member, and what multiplies (dtheta, beta) in f."""
+        arch = arch.at(self._law.scored.resolution)
+        gradient = self._largest_gradient - self._law.gradient(arch)
+        rows: Any = self._unit.cost(arch)  # a vector, since the units' costs are vectors
+        return self._law.parts_cost(arch), np.concatenate([gradient, rows * np.ones(len(self._unit.rows))])
+
+    def _prior_covariance(self) -> Floats:
+        """Return the covariance of (dtheta, beta)."""
+        costs = {each.key: each for each in variants(self._law.scored)}
+        moves = np.array([self._move_cost(costs, row.key) for row in self._unit.rows])
+        # A move of which the law says nothing (one position rather than another) may cost half of a usual one.
+        usual = np.median(moves[moves > 0]) if (moves > 0).any() else 1.0
+        spreads = MOVE_ERROR * np.maximum(moves, usual / 2)
+        known = len(self._law.law.values)
+        prior = np.zeros((known + len(spreads),) * 2)
+        prior[:known, :known] = self._law.law.covariance
+        prior[known:, known:] = np.diag(spreads**2)
+        return prior
+
+    def _move_cost(self, members: Mapping[Key, Variant], key: Key) -> float:
+        """Return what the law says that the single move of a row costs, whatever its sign."""
+        if key not in members:
+            return 0.0
+        variant = members[key]
+        return abs(self._law.parts_cost(variant.arch) - self._law.parts_cost(members[variant.base].arch))
+
+    def _choose(self) -> tuple[float, float, float]:
+        """Return s and the spreads of gamma and of the error with the highest marginal likelihood."""
+        typical = float(np.sqrt(np.mean(self._drops**2))) if len(self._drops) else 0.0
+        if typical == 0.0:
+            return SCALE, 0.0, 0.0
+        # One coordinate after the other: three rounds come to rest in practice.
+        best = (SCALE, 0.2 * typical, 0.2 * typical)
+        known = self._features @ self._prior @ self._features.T
+        rows = self._features[:, len(self._law.law.values) :] * self._inherited[:, None]
+        biased = rows @ rows.T
+        for _ in range(3):
+            for position, values in enumerate((SCALES, SPREADS * typical, SPREADS[1:] * typical)):
+                tried = [_with(best, position, float(value)) for value in values]
+                best = max([best, *tried], key=lambda each: self._log_posterior(known, biased, *each))
+        return best
+
+    def _log_posterior(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> float:
+        """Return the logarithm of marginal likelihood times prior of s, up to a constant."""
+        covariance = self._marginal(known, biased, scale, bias, noise)
+        residuals = self._drops - scale * self._costs
+        log_determinant = np.linalg.slogdet(covariance)[1]
+        prior = -0.5 * (np.log(scale / SCALE) / SCALE_SPREAD) ** 2
+        return float(prior - 0.5 * residuals @ np.linalg.solve(covariance, residuals) - 0.5 * log_determinant)
+
+    def _marginal(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> Floats:
+        """Return the covariance of the drops (observations, observations)."""
+        alone = np.diag(self._errors**2 + noise**2)
+        return scale**2 * known + bias**2 * biased + alone + OFFSET_ERROR**2
+
+    def _solve(self, scale: float, bias: float, noise: float) -> _Fit:
+        if not len(self._drops):
+            return _Fit(np.zeros(len(self._prior)), self._prior, scale, bias, noise)
+        known = self._features @ self._prior @ self._features.T
+        rows = self._features[:, len(self._law.law.values) :] * self._inherited[:, None]
+        covariance = self._marginal(known, rows @ rows.T, scale, bias, noise)
+        gain = scale * np.linalg.solve(covariance, self._features @ self._prior).T
+        posterior = self._prior - scale * gain @ self._features @ self._prior
+        mean = gain @ (self._drops - scale * self._costs)
+        return _Fit(mean, (posterior + posterior.T) / 2, scale, bias, noise)
+
+    def _scores(self, unknown: Floats) -> PosteriorScores:
+        known = len(self._law.law.values)
+        law = self._law.with_values(self._law.law.values + unknown[:known])
+        costs = self.fit.scale * unknown[known:]
+        rows = tuple(replace(row, cost=float(cost)) for row, cost in zip(self._unit.rows, costs, strict=True))
+        return PosteriorScores(
+            law=replace(law, scale=self.fit.scale),
+            rows=replace(self._unit, rows=rows),
+            level=self._level,
+            evidence_share=self._share,
+            observed=len(self._drops),
+            source=self._source,
+            noise=self.fit.noise,
+            uncertainty=self,
+        )
+
+    @property
+    def _share(self) -> float:
+        """The share of the prior's variance that the evidence took away, over random members."""
+        features = np.array([self._of(self._law.scored.sample(seed))[1] for seed in range(MEMBERS)])
+        before = np.einsum("ni,ij,nj->n", features, self._prior, features).sum()
+        after = np.einsum("ni,ij,nj->n", features, self.fit.covariance, features).sum()
+        return float(1 - after / before)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Posterior mean and covariance of (dtheta, beta), with the chosen s and the spreads of gamma and the error."""
+
+    mean: Floats
+    covariance: Floats
+    scale: float
+    bias: float
+    noise: float
+
+
+def _with(values: tuple[float, float, float], position: int, value: float) -> tuple[float, float, float]:
+    changed = list(values)
+    changed[position] = value
+    return changed[0], changed[1], changed[2]
+
+
+@dataclass(frozen=True)
+class PosteriorScores(Scores):
+    """Scores in points of the user's metric: the law with corrected coefficients, and corrections by single moves.
+
+    Attributes:
+        law: with the posterior's coefficients and scale.
+        rows: the corrections beta of the single moves, as costs.
+        level: accuracy of the largest member in percent, where it was measured.
+        evidence_share: how much of the variance of random members the evidence took away: 0 where the law speaks alone,
+            1 where the measurements do.
+        observed: how many measurements there were.
+        source: what measured.
+        noise: points that measurements are off the sum by.
+        uncertainty: the model, for variances; None for scores read from a file.
+    """
+
+    law: LawScores
+    rows: RecordedScores
+    level: float | None = None
+    evidence_share: float = 0.0
+    observed: int = 0
+    source: str = ""
+    noise: float = 0.0
+    path: str = ""
+    metric: str = "top1"
+    uncertainty: Posterior | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def scored(self) -> Space:  # type: ignore[override]
+        return self.law.scored
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        measured = f"{self.observed} measurements" + (f" by {self.source}" if self.source else "")
+        share = f"{100 * self.evidence_share:.0f} % of the variance"
+        return (*self.law.notes[:1], f"corrected by {measured}, which explain {share}")
+
+    @property
+    def absolute(self) -> bool:
+        return self.level is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these scores from others, on every machine."""
+        return f"{self.law.fingerprint} {' '.join(f'{row.cost:.6g}' for row in self.rows.rows)}"
+
+    def cautious(self) -> PosteriorScores:
+        return replace(self, law=self.law.cautious())
+
+    def check(self, space: Space) -> None:
+        self.law.check(space)
+
+    def cost(self, arch: Architecture) -> float:
+        return self.law.parts_cost(arch) + self.rows.cost(arch)
+
+    def accuracy(self, arch: Architecture) -> Accuracy:
+        if self.level is None:
+            # Without a measured level the law's own holds, in points of ImageNet.
+            return replace(self.law.accuracy(arch), source="; ".join(self.notes))
+        error = self._error(arch)
+        return Accuracy(self.level - self.cost(arch), error, self.metric, "; ".join(self.notes), self.law.reasons(arch))
+
+    def difference_error(self, arch: Architecture, other: Architecture) -> float:
+        return self.noise if self.uncertainty is None else self.uncertainty.variance(arch, other) ** 0.5
+
+    def _error(self, arch: Architecture) -> float:
+        return self.noise if self.uncertainty is None else self.uncertainty.variance(arch) ** 0.5
+
+    def stem_cost(self, stem: BlockSpec) -> float:
+        return self.law.stem_cost(stem) + self.rows.stem_cost(stem)
+
+    def head_cost(self, head: BlockSpec) -> float:
+        return self.law.head_cost(head) + self.rows.head_cost(head)
+
+    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
+        return self.law.entry_cost(index, entry, before) + self.rows.entry_cost(index, entry, before)
+
+    def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
+        return self.rows.block_cost(index, position, block, width)
+
+    def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
+        return self.law.counts(index, block)
+
+    def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
+        return self.law.stage_cost(index, width, counts)
+
+    def save(self, folder: str | Path) -> None:
+        from nas.accuracy.posterior_file import write_posterior
+
+        write_posterior(self, Path(folder))
+
+
+def _units(space: Space) -> RecordedScores:
+    """Return scores with a row for each move, whose cost is a vector: 1 at its own place, 0 elsewhere.
+
+    Costs are linear in their rows, so that the cost of a member is then the vector of how often each row counts.
+    """
+    keys = list(dict.fromkeys(wanted_keys(space)))
+    vectors = np.eye(len(keys))
+    rows = tuple(
+        Score(move, place, vector, choice)  # type: ignore[arg-type]
+        for (move, place, choice), vector in zip(keys, vectors, strict=True)
+    )
+    return RecordedScores(space, rows, ("corrections",))
+
+
+def corrected(law: LawScores, recorded: RecordedScores) -> PosteriorScores:
+    """Return the law corrected by what a supernet measured."""
+    prior = law.at(recorded.scored)
+    posterior = Posterior(prior, observations(recorded), recorded.baseline_accuracy, recorded.provenance)
+    return posterior.expected()
+
+
+def evaluated(
+    law: LawScores, members: Mapping[Architecture, tuple[float, float]], largest: float, source: str
+) -> Posterior:
+    """Return the law corrected by members whose accuracy and its standard error are known, in percent."""
+    seen = [Observation(arch, largest - value, error, inherited=False) for arch, (value, error) in members.items()]
+    return Posterior(law, seen, largest, source)
