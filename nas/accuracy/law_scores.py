@@ -71,6 +71,8 @@ class LawScores(Scores):
         training: the recipe; by default that of the space (`Space.recipes`), or one of which only the spread is known.
         caution: how much of what may be lost outside of the data `cost` contains; 0 for the expected cost.
         scale: what a point of the law is in points of the metric.
+        unshifted, shift: scores whose coefficients these shift (names,), to first order: what evidence corrects
+            (`nas.accuracy.posterior`).
     """
 
     scored: Space
@@ -80,6 +82,8 @@ class LawScores(Scores):
     scale: float = 1.0
     path: str = ""
     metric: str = "top1"
+    unshifted: LawScores | None = field(default=None, repr=False, compare=False)
+    shift: Floats | None = field(default=None, repr=False, compare=False)
     _known: dict[tuple[int, Stage], _StageFacts] = field(default_factory=dict, init=False, repr=False, compare=False)
     _stages: dict[_Key, _StageFacts] = field(default_factory=dict, init=False, repr=False, compare=False)
     _slopes: dict[_Key, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -95,7 +99,8 @@ class LawScores(Scores):
     def fingerprint(self) -> str:
         """What tells these scores from others, on every machine."""
         values = ",".join(f"{value:.6g}" for value in self.law.values)
-        return f"law {self.law.date} {values} {self.scale:g} {self.caution:g} {self.training}"
+        shift = "" if self.shift is None else ",".join(f"{value:.6g}" for value in self.shift)
+        return f"law {self.law.date} {values} {shift} {self.scale:g} {self.caution:g} {self.training}"
 
     def at(self, space: Space) -> LawScores:
         """Return the scores of the same space at another input size."""
@@ -107,6 +112,10 @@ class LawScores(Scores):
     def with_values(self, values: Floats) -> LawScores:
         """Return the scores with other coefficients (in the order of `law.names`)."""
         return replace(self, law=replace(self.law, values=values))
+
+    def shifted(self, shift: Floats) -> LawScores:
+        """Return the scores with coefficients shifted by so much (in the order of `law.names`), to first order."""
+        return replace(self, unshifted=self.unshifted or self, shift=shift)
 
     def check(self, space: Space) -> None:
         if space.name != self.space:
@@ -213,9 +222,16 @@ class LawScores(Scores):
         return tuple(map(sum, zip(*counted, strict=True)))
 
     def _stage(self, index: int, width: int, counts: tuple[int, ...]) -> _StageFacts:
-        facts = self._stages.get((index, width, counts))
-        if facts is None:
-            facts = self._stages[index, width, counts] = self._stage_facts(index, width, counts)
+        key = index, width, counts
+        facts = self._stages.get(key)
+        if facts is not None:
+            return facts
+        if self.unshifted is None or self.shift is None:
+            facts = self._stage_facts(index, width, counts)
+        else:
+            before = self.unshifted._stage(index, width, counts)
+            facts = replace(before, points=before.points + float(self.unshifted._slope(key) @ self.shift))
+        self._stages[key] = facts
         return facts
 
     def _stage_facts(self, index: int, width: int, counts: tuple[int, ...]) -> _StageFacts:
@@ -359,13 +375,15 @@ class LawScores(Scores):
 
     def gradient(self, arch: Architecture) -> Floats:
         """Return the derivatives of the expected accuracy by the coefficients (names,), but for the floor's."""
-        slopes = [self._slope(index, stage) for index, stage in enumerate(arch.stages)]
+        known = self.unshifted or self
+        slopes = [
+            known._slope((index, stage.width, known._sums(index, stage))) for index, stage in enumerate(arch.stages)
+        ]
         total: Floats = -np.sum(slopes, axis=0)
         return total
 
-    def _slope(self, index: int, stage: Stage) -> Floats:
+    def _slope(self, key: _Key) -> Floats:
         """Return the derivatives of a stage's points of error by the coefficients (names,)."""
-        key = index, stage.width, self._sums(index, stage)
         slope = self._slopes.get(key)
         if slope is None:
             pairs = [(lower._stage(*key).points, upper._stage(*key).points) for lower, upper in self._neighbours]

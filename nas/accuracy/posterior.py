@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
@@ -205,9 +206,11 @@ class Posterior:
         """Return the logarithm of marginal likelihood times prior of s, up to a constant."""
         covariance = self._marginal(known, biased, scale, bias, noise)
         residuals = self._drops - scale * self._costs
-        log_determinant = np.linalg.slogdet(covariance)[1]
+        # One factorisation gives both terms of the normal density: the determinant and the weighted squares.
+        root = np.linalg.cholesky(covariance)
+        whitened = solve_triangular(root, residuals, lower=True)
         prior = -0.5 * (np.log(scale / SCALE) / SCALE_SPREAD) ** 2
-        return float(prior - 0.5 * residuals @ np.linalg.solve(covariance, residuals) - 0.5 * log_determinant)
+        return float(prior - 0.5 * whitened @ whitened - np.log(np.diag(root)).sum())
 
     def _marginal(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> Floats:
         """Return the covariance of the drops (observations, observations)."""
@@ -227,7 +230,7 @@ class Posterior:
 
     def _scores(self, unknown: Floats) -> PosteriorScores:
         known = len(self._law.law.values)
-        law = self._law.with_values(self._law.law.values + unknown[:known])
+        law = self._law.shifted(unknown[:known])
         costs = self.fit.scale * unknown[known:]
         rows = tuple(replace(row, cost=float(cost)) for row, cost in zip(self._unit.rows, costs, strict=True))
         return PosteriorScores(

@@ -1,0 +1,159 @@
+"""Prior and evidence: what was measured corrects the law as far as it can tell moves apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from nas.accuracy import default_scores, load_scores
+from nas.accuracy.law_scores import LawScores
+from nas.accuracy.posterior import Observation, Posterior, corrected, evaluated
+from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.variants import variants
+from nas.space import Architecture, Space, load_space
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return load_space(str(ROOT / "benchmarks" / "spaces" / "swiftformer_enumerable.yaml"))
+
+
+@pytest.fixture(scope="module")
+def law(space: Space) -> LawScores:
+    scores = default_scores(space)
+    assert isinstance(scores, LawScores)
+    return scores
+
+
+def members(space: Space, count: int, start: int = 0) -> list[Architecture]:
+    return [space.sample(seed) for seed in range(start, start + count)]
+
+
+def truth(law: LawScores) -> LawScores:
+    """Other costs than the law's: its exponents and constants off by one standard error."""
+    return law.with_values(law.law.values + np.sqrt(np.diag(law.law.covariance)))
+
+
+def test_nothing_observed_leaves_the_law(space: Space, law: LawScores) -> None:
+    scores = Posterior(law).expected()
+    for arch in members(space, 10):
+        assert scores.cost(arch) == pytest.approx(law.parts_cost(arch))
+    assert scores.evidence_share == pytest.approx(0.0, abs=1e-9)
+
+
+def test_precise_evidence_wins_and_teaches_the_scale(space: Space, law: LawScores) -> None:
+    """Half of another law's costs, measured without noise, predict members that were not measured."""
+    other = truth(law)
+    seen = [Observation(arch, 0.5 * other.parts_cost(arch), 0.02, inherited=False) for arch in members(space, 60)]
+    posterior = Posterior(law, seen)
+    unseen = members(space, 20, start=500)
+    known = np.array([0.5 * other.parts_cost(arch) for arch in unseen])
+    scores = posterior.expected()
+    corrected_errors = np.abs([scores.cost(arch) for arch in unseen] - known)
+    law_errors = np.abs([0.5 * law.parts_cost(arch) for arch in unseen] - known)
+    assert corrected_errors.mean() < 0.3 * law_errors.mean()
+    assert scores.evidence_share > 0.8
+
+
+def test_evidence_that_cannot_tell_moves_apart_leaves_the_order_of_the_law(space: Space, law: LawScores) -> None:
+    generator = np.random.default_rng(0)
+    seen = [Observation(arch, float(generator.normal(0, 20)), 20.0) for arch in members(space, 30)]
+    scores = Posterior(law, seen).expected()
+    assert scores.evidence_share < 0.2
+    unseen = members(space, 30, start=500)
+    order = kendalltau([scores.cost(arch) for arch in unseen], [law.parts_cost(arch) for arch in unseen])[0]
+    assert order > 0.9
+
+
+def test_more_evidence_means_smaller_errors(space: Space, law: LawScores) -> None:
+    other = truth(law)
+    arch = space.sample(999)
+    errors = []
+    for count in (5, 20, 80):
+        seen = [Observation(each, other.parts_cost(each), 0.3, inherited=False) for each in members(space, count)]
+        errors.append(Posterior(law, seen, 80.0).expected().accuracy(arch).standard_error)
+    assert errors[0] > errors[1] > errors[2] > 0
+
+
+def test_what_a_supernet_exaggerates_is_not_followed(space: Space, law: LawScores) -> None:
+    """Narrow slices that were trained too seldom lose 20 times what the law says; the rest agrees with it."""
+    moves = variants(space)[1:]
+    narrowed = [move for move in moves if move.key[0] == "narrow"]
+    seen = []
+    for move in moves:
+        factor = 20.0 if move in narrowed else 1.0
+        seen.append(Observation(move.arch, factor * law.parts_cost(move.arch), 0.3))
+    scores = Posterior(law, seen).expected()
+    for move in narrowed:
+        assert scores.cost(move.arch) < 0.5 * 20.0 * law.parts_cost(move.arch)
+
+
+def test_draws_spread_around_what_is_expected(space: Space, law: LawScores) -> None:
+    seen = [Observation(arch, law.parts_cost(arch), 1.0) for arch in members(space, 10)]
+    posterior = Posterior(law, seen)
+    arch = space.sample(77)
+    generator = np.random.default_rng(0)
+    drawn = [posterior.drawn(generator).cost(arch) for _ in range(60)]
+    spread = posterior.variance(arch) ** 0.5
+    assert np.mean(drawn) == pytest.approx(posterior.expected().cost(arch), abs=0.6 * spread)
+    assert 0.4 * spread < np.std(drawn) < 2 * spread
+
+
+@pytest.mark.parametrize("name", ["swiftformer-cifar10"])
+def test_recorded_scores_correct_the_law(name: str) -> None:
+    recorded = load_scores(name)
+    law = load_scores(recorded.space)
+    assert isinstance(recorded, RecordedScores)
+    assert isinstance(law, LawScores)
+    scores = corrected(law, recorded)
+    assert 0 < scores.evidence_share < 1
+    assert "corrected by" in scores.provenance
+    largest = scores.scored.largest()
+    assert scores.cost(largest) == pytest.approx(0.0, abs=1e-9)
+    assert scores.accuracy(largest).value == pytest.approx(recorded.baseline_accuracy)
+
+
+def test_parts_add_up(space: Space, law: LawScores) -> None:
+    other = truth(law)
+    seen = [Observation(variant.arch, other.parts_cost(variant.arch), 0.1) for variant in variants(space)]
+    scores = Posterior(law, seen).expected()
+    for arch in map(space.place, members(space, 10)):
+        total = scores.head_cost(arch.head)
+        before = 3
+        for index, stage in enumerate(arch.stages):
+            counts = [scores.counts(index, block) for block in stage.blocks]
+            total += scores.entry_cost(index, stage.entry, before)
+            total += scores.stage_cost(index, stage.width, tuple(map(sum, zip(*counts, strict=True))))
+            total += sum(scores.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks))
+            before = stage.width
+        assert scores.cost(arch) == pytest.approx(total, abs=1e-9)
+
+
+def test_the_ranking_experiment(space: Space, law: LawScores) -> None:
+    """Twenty members trained alone: the law ranks them, and four supernets that were recorded improve on it."""
+    recorded = json.loads((ROOT / "experiments" / "ranking" / "result.json").read_text())
+    archs = [space.sample(int(row["member"].rpartition("sample")[2])) for row in recorded["rows"]]
+    alone = [row["alone"] for row in recorded["rows"]]
+    assert kendalltau([-law.cost(arch) for arch in archs], alone)[0] >= 0.75
+    taus = []
+    for supernet in recorded["supernets"].values():
+        inherited = supernet["inherited"]
+        seen = [Observation(arch, max(inherited) - each, 0.6) for arch, each in zip(archs, inherited, strict=True)]
+        scores = Posterior(law, seen).expected()
+        taus.append(kendalltau([-scores.cost(arch) for arch in archs], alone)[0])
+    assert min(taus) >= 0.65
+    assert np.mean(taus) >= 0.8
+
+
+def test_evaluated_members_give_a_level(space: Space, law: LawScores) -> None:
+    archs = members(space, 12)
+    known = {arch: (80.0 - 0.3 * law.parts_cost(arch), 0.5) for arch in archs}
+    scores = evaluated(law, known, 80.0, "members trained alone").expected()
+    assert scores.accuracy(archs[0]).value == pytest.approx(known[archs[0]][0], abs=2.0)
+    assert "members trained alone" in scores.provenance
