@@ -43,6 +43,8 @@ LEAST_TOP1 = 66.0
 
 FLOOR, FLOOR_ERROR, FACTOR_ERROR = 10.0, 2.0, 0.25
 """Prior of a family's floor, in points of error, and of the logarithm of a recipe's factor."""
+RECIPE_ERROR = 0.1
+"""How far the factor of a new recipe of a known family lies from the mean of the family's."""
 ROW_ERROR, OTHER_ROW_ERROR = 0.5, 0.8
 """Standard error of a row, in points: of a member of our spaces, and of other networks, whose blocks differ."""
 MODEL_SHARE, MODEL_POINTS = 0.02, 0.2
@@ -178,46 +180,54 @@ def features(rows: Sequence[Row]) -> Features:
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients (by `names`) and their covariance, fitted to rows."""
+    """Coefficients (by `names`) and their covariance, fitted to rows; `recipes` has those of each family."""
 
     names: tuple[str, ...]
     values: Floats
     covariance: Floats
+    recipes: dict[str, list[str]]
 
     def predict(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
         """Return the expected top-1 of rows and its standard error, both (rows,)."""
-        # Families and recipes that were not fitted have the prior's mean, and its spread as a further error.
+        # A new recipe of a known family has the mean factor of the family's recipes, one of a new family the prior's;
+        # their spreads are further errors.
         seen = features(rows)
         known = dict(zip(self.names, self.values, strict=True))
+        spreads = np.zeros(len(rows))
+        for index, row in enumerate(rows):
+            name = f"factor {row.recipe}"
+            if name in self.names:
+                continue
+            others = [known[f"factor {recipe}"] for recipe in self.recipes.get(row.family, [])]
+            known[name] = float(np.mean(others)) if others else 0.0
+            spreads[index] = RECIPE_ERROR if others else FACTOR_ERROR
         expected = top1(known, seen, FLOOR)
         lacking = shortfall(known, seen)
-        gradients = _gradients(self.names, self.values, seen)
+        gradients = _gradients(known, self.names, seen)
         variance = np.einsum("ri,ij,rj->r", gradients, self.covariance, gradients)
-        new_factor = np.array([name not in self.names for name in seen.factor])
         new_floor = np.array([name not in self.names for name in seen.floor])
-        variance += (new_factor * FACTOR_ERROR * lacking) ** 2 + (new_floor * FLOOR_ERROR) ** 2
+        variance += (spreads * lacking) ** 2 + (new_floor * FLOOR_ERROR) ** 2
         variance += (MODEL_SHARE * lacking) ** 2 + MODEL_POINTS**2
         return expected, np.sqrt(variance)
 
 
-def _gradients(names: Sequence[str], values: Floats, seen: Features) -> Floats:
-    """Return the derivatives of the expected top-1 by the coefficients (rows, names), by central differences."""
+def _gradients(known: dict[str, float], names: Sequence[str], seen: Features) -> Floats:
+    """Return the derivatives of the expected top-1 by the named coefficients (rows, names), by central differences."""
     step = 1e-4
     columns = []
-    for index in range(len(names)):
-        shift = step * np.eye(len(names))[index]
-        above, below = (top1(dict(zip(names, values + sign * shift, strict=True)), seen, FLOOR) for sign in (1.0, -1.0))
+    for name in names:
+        above, below = (top1({**known, name: known[name] + sign * step}, seen, FLOOR) for sign in (1.0, -1.0))
         columns.append((above - below) / (2 * step))
     return np.array(columns).T
 
 
 def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
     """Return the most likely coefficients given rows and priors, with their covariance there (Laplace)."""
-    recipes = sorted({row.recipe for row in rows})
+    recipe_names = sorted({row.recipe for row in rows})
     families = sorted({row.family for row in rows})
-    names = (*SHARED, *(f"factor {name}" for name in recipes), *(f"floor {name}" for name in families))
-    means = [PRIORS[name][0] for name in SHARED] + [0.0] * len(recipes) + [FLOOR] * len(families)
-    spreads = [PRIORS[name][1] for name in SHARED] + [FACTOR_ERROR] * len(recipes) + [FLOOR_ERROR] * len(families)
+    names = (*SHARED, *(f"factor {name}" for name in recipe_names), *(f"floor {name}" for name in families))
+    means = [PRIORS[name][0] for name in SHARED] + [0.0] * len(recipe_names) + [FLOOR] * len(families)
+    spreads = [PRIORS[name][1] for name in SHARED] + [FACTOR_ERROR] * len(recipe_names) + [FLOOR_ERROR] * len(families)
     before, spread = np.array(means), np.array(spreads)
     seen = features(rows)
     figures = np.array([row.top1 for row in rows])
@@ -234,7 +244,11 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
     known = dict(zip(start.names, start.values, strict=True)) if start else {}
     first = np.array([known.get(name, mean) for name, mean in zip(names, before, strict=True)])
     found = least_squares(residuals, first)
-    return Fit(names, found.x, np.linalg.inv(found.jac.T @ found.jac))
+    by_family: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        by_family[row.family].add(row.recipe)
+    recipes = {family: sorted(own) for family, own in by_family.items()}
+    return Fit(names, found.x, np.linalg.inv(found.jac.T @ found.jac), recipes)
 
 
 def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats]:
