@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -93,8 +92,8 @@ class Verdict:
             return self._usable_text()
         if self.reason is Reason.UNTRAINED:
             return (
-                f"not usable: the largest member has {self.accuracy:.1f} % on {_images(self.images)}, which is not above "
-                f"chance ({self.chance:.1f} %). Train longer."
+                f"not usable: the largest member has {self.accuracy:.1f} % on {_images(self.images)}, which is not "
+                f"above chance ({self.chance:.1f} %). Train longer."
             )
         if self.reason is Reason.EQUAL_COSTS:
             found = f"all {self.moves} moves cost the same on {_images(self.images)}"
@@ -109,8 +108,8 @@ class Verdict:
         if not self.checked:
             return "usable, but not checked: accuracy drops with standard errors were not recorded"
         return (
-            f"usable: {_images(self.images)} tell moves apart (typical difference {self.difference:.2f} points, standard "
-            f"error {self.standard_error:.2f})"
+            f"usable: {_images(self.images)} tell moves apart (typical difference {self.difference:.2f} points, "
+            f"standard error {self.standard_error:.2f})"
         )
 
     def _remedy(self) -> str:
@@ -192,7 +191,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def rounded_up(count: int) -> int:
     """Return a number of images to give as an option: `count` rounded up to two digits, such as 1,900 for 1,838."""
-    step = 10 ** max(len(str(count)) - 2, 0)
+    step = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // step) * step
 
 

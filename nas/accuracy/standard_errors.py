@@ -19,8 +19,8 @@ def accuracy_error(accuracy: float, images: int) -> float:
 
         se = sqrt(n p (1 - p) + z^2 / 4) / (n + z^2)
 
-    The interval's centre lies nearer to 50 % than the accuracy itself, by less than its half width; from 100 images on
-    accuracy ± 1.96 se covers as well. The textbook sqrt(p (1 - p) / n) is 0 at 100 %; this one is 4.5 points there for 18 images, 0.05 for 2,000.
+    The interval's centre lies nearer to 50 % than the accuracy itself; from 100 images on, accuracy +- 1.96 se covers
+    as well. The textbook sqrt(p (1 - p) / n) is 0 at 100 %; this one is 4.5 points there for 18 images, 0.05 for 2,000.
 
     Args:
         accuracy: in percent.

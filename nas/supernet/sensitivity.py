@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nas.accuracy.evaluations import append_text
 from nas.accuracy.recorded import choice_text, position_name
+from nas.accuracy.standard_errors import accuracy_error, difference_error
 from nas.data import ImageData
+from nas.errors import InputError, NasError
+from nas.files import number_in, write_text
 from nas.network import Network
 from nas.space import Architecture, Space
 from nas.space.moves import Drop, Exchange, Localise, exchanges, moves, narrow
@@ -34,7 +41,10 @@ class Evaluation:
             member.
         accuracy: top-1 in percent.
         loss: cross-entropy.
-        standard_error: of the difference in accuracy to the largest member on the same images, in points.
+        standard_error: of the difference in accuracy to the member that this one is compared with (`Variant.base`) on
+            the same images, in points; of the accuracy itself where it is compared with nothing.
+        lost, gained: images that the other member has right and this one wrong, and the other way round; None in
+            journals of older versions.
     """
 
     move: str
@@ -43,6 +53,8 @@ class Evaluation:
     accuracy: float
     loss: float
     standard_error: float
+    lost: int | None = None
+    gained: int | None = None
 
     @property
     def key(self) -> Key:
@@ -116,25 +128,34 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, variants: Sequence[Variant], base: Architecture | None = None) -> Iterator[Evaluation]:
-        """One evaluation a variant, in the order in which the walk reaches them; `base` itself first.
+        """Yield an evaluation for each variant, in the order in which the walk reaches them; `base` itself first.
 
-        `base` is the member that is walked, and that standard errors refer to: the largest one by default.
+        Args:
+            variants: members, and what each is compared with, which must be `base` or stand before it among them.
+            base: the member that is walked: the largest one by default. `Variant.base` calls it LARGEST.
         """
         base = base or self.supernet.space.largest()
         network = self.supernet.extract(base)
         baseline = self._judge(network, 0, (self.calibration, self.images))
+        # Which images a member has right, for those that others are compared with. A member differs from `base` no
+        # later in the network than what it is compared with does, so the walk reaches that one first.
+        right = {LARGEST: self._right(baseline)}
+        compared = {variant.base for variant in variants}
         branches: dict[int, list[Variant]] = {}
         for variant in variants:
             first = _first_difference(base, variant.arch)
             if first == len(base.operations()):
-                yield self._evaluation(variant.key, baseline, baseline)
+                yield self._evaluation(variant, baseline, right)
             else:
                 branches.setdefault(first, []).append(variant)
         walked = (self.calibration, self.images)
         for index, block in enumerate(network.children()):
             for variant in branches.get(index, []):
                 branch = self.supernet.extract(variant.arch)
-                yield self._evaluation(variant.key, self._judge(branch, index, walked), baseline)
+                judged = self._judge(branch, index, walked)
+                yield self._evaluation(variant, judged, right)
+                if variant.key in compared:
+                    right[variant.key] = self._right(judged)
             walked = self._pass(block, walked)
 
     @torch.no_grad()
@@ -149,12 +170,26 @@ class Evaluator:
             calibration = [recalibrate(block, x) for x in walked[0]]
             return calibration, [block(x) for x in walked[1]]
 
-    def _evaluation(self, key: Key, judged: Tensor, baseline: Tensor) -> Evaluation:
-        right = (judged.argmax(dim=1) == self.labels).double()
-        difference = right - (baseline.argmax(dim=1) == self.labels).double()
-        error = 100 * float(difference.std(unbiased=False)) / len(right) ** 0.5
+    def _right(self, judged: Tensor) -> Tensor:
+        """Return (N,) whether each image's class is the likeliest."""
+        return judged.argmax(dim=1) == self.labels
+
+    def _evaluation(self, variant: Variant, judged: Tensor, right: Mapping[Key, Tensor]) -> Evaluation:
         loss = float(F.nll_loss(judged, self.labels))
-        return Evaluation(*key, 100 * float(right.mean()), loss, error)
+        if not math.isfinite(loss):
+            # argmax over NaN is a class, too: such a member would get an accuracy that means nothing.
+            what = " ".join(part for part in variant.key if part)
+            raise NasError(
+                f"the supernet's outputs are not finite (loss {loss:g}) for the member '{what}'. Train anew with a "
+                "lower --learning-rate"
+            )
+        now, before = self._right(judged), right[variant.base]
+        images, accuracy = len(now), 100 * float(now.double().mean())
+        lost = int((before & ~now).sum())
+        gained = int((now & ~before).sum())
+        alone = variant.key == LARGEST
+        error = accuracy_error(accuracy, images) if alone else difference_error(lost, gained, images)
+        return Evaluation(*variant.key, accuracy, loss, error, lost, gained)
 
     def _images(self, data: ImageData, part: slice) -> Tensor:
         pixels: NDArray[np.uint8] = np.array(data.images[part])
@@ -185,27 +220,76 @@ def measure(
     evaluator: Evaluator, wanted: Sequence[Variant], journal: Path, *,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
 ) -> list[Evaluation]:  # fmt: skip
-    """Evaluates all variants, each written to `journal` at once; what a killed run measured is not measured again."""
+    """Evaluate all variants, each written to `journal` at once; what a killed run measured is not measured again."""
     rows = {row.key: row for row in _read(journal)}
     rest = [variant for variant in wanted if variant.key not in rows]
     if rest:
-        for row in evaluator.evaluate(rest):
+        # What they are compared with is evaluated again where a killed run had it: the journal does not say which
+        # images it has right.
+        needed = {variant.key for variant in rest}
+        for variant in reversed(wanted):
+            if variant.key in needed:
+                needed.add(variant.base)
+        if LARGEST in rows:  # which is walked anyway
+            needed.discard(LARGEST)
+        again = [variant for variant in wanted if variant.key in needed]
+        for row in evaluator.evaluate(again):
+            if row.key in rows:
+                continue
             rows[row.key] = row
             _append(journal, row)
             report(len(rows), len(wanted), row)
     return [rows[variant.key] for variant in wanted]
 
 
+COLUMNS = tuple(field.name for field in fields(Evaluation))
+_NEW = ("lost", "gained")
+"""Columns that journals of older versions don't have."""
+
+
 def _read(journal: Path) -> list[Evaluation]:
+    """Return the rows of a journal; a last one that a kill left half written is cut off."""
     if not journal.exists():
         return []
-    # A line that a kill cut off has no last value: its variant is measured again.
-    texts = {name: str for name in ("move", "place", "choice")}
-    frame = pd.read_csv(journal, dtype=texts).dropna(subset=["standard_error"])
-    frame = frame.fillna(dict.fromkeys(texts, ""))
-    return [Evaluation(**{str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
+    data = journal.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(journal, len(whole))
+    reader = csv.DictReader(io.StringIO(whole.decode(errors="replace")))
+    rows = []
+    for number, record in enumerate(reader, start=2):
+        # A row without its last fields was cut off by a kill of an older version: its variant is measured again.
+        if not record.get("standard_error"):
+            continue
+        rows.append(_row(f"{journal}:{number}", record))
+    if rows and not set(COLUMNS) <= set(reader.fieldnames or ()):
+        write_text(journal, _csv(rows, header=True))
+    return rows
+
+
+def _row(where: str, record: Mapping[str, str | None]) -> Evaluation:
+    """Return the evaluation in a row. Raises InputError naming line and column."""
+    accuracy, loss, error = (
+        number_in(where, name, record.get(name) or "") for name in ("accuracy", "loss", "standard_error")
+    )
+    if error < 0:
+        raise InputError(f"{where}: standard_error: {error:g} is negative, expected at least 0")
+    counts = [int(number_in(where, name, text)) if (text := record.get(name)) else None for name in _NEW]
+    key = (record.get("move") or "", record.get("place") or "", record.get("choice") or "")
+    return Evaluation(*key, accuracy, loss, error, *counts)
 
 
 def _append(journal: Path, row: Evaluation) -> None:
-    frame = pd.DataFrame([asdict(row)]).round(6)
-    frame.to_csv(journal, mode="a", header=not journal.exists(), index=False)
+    new = not journal.exists() or journal.stat().st_size == 0
+    append_text(journal, _csv([row], header=new))
+
+
+def _csv(rows: Sequence[Evaluation], header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    for row in rows:
+        values = asdict(row)
+        writer.writerow({name: round(v, 6) if isinstance(v, float) else v for name, v in values.items()})
+    return text.getvalue()
