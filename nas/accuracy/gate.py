@@ -58,7 +58,8 @@ class Verdict:
     Attributes:
         reason: why the evidence is not usable; None where it is.
         images: held-out images that were used, if that is known.
-        images_needed: how many would do; None where more images do not help, or `images` is not known.
+        images_needed: how many would do; None where more images do not help, or `images` is not known. Of an
+            untrained supernet, how many would show that it is above chance by what it seems to be.
         at_least: whether `images_needed` is a lower bound, because the spread of the drops cannot be seen.
         accuracy: of the largest member, in percent.
         chance: accuracy of guessing, 100 / classes.
@@ -93,7 +94,7 @@ class Verdict:
         if self.reason is Reason.UNTRAINED:
             return (
                 f"not usable: the largest member has {self.accuracy:.1f} % on {_images(self.images)}, which is not "
-                f"above chance ({self.chance:.1f} %). Train longer."
+                f"above chance ({self.chance:.1f} %). Train longer{self._or_more_images()}."
             )
         if self.reason is Reason.EQUAL_COSTS:
             found = f"all {self.moves} moves cost the same on {_images(self.images)}"
@@ -111,6 +112,11 @@ class Verdict:
             f"usable: {_images(self.images)} tell moves apart (typical difference {self.difference:.2f} points, "
             f"standard error {self.standard_error:.2f})"
         )
+
+    def _or_more_images(self) -> str:
+        if self.images_needed is None:
+            return ""
+        return f", or score on about {rounded_up(self.images_needed):,} held-out images to be sure"
 
     def _remedy(self) -> str:
         if self.images_needed is None:
@@ -169,8 +175,10 @@ def judge(evidence: Evidence) -> Verdict:
         least = _least_images(100.0, chance)
         if images < least:
             return verdict(Reason.TOO_FEW_IMAGES, max(least, _unseen(images, error)), at_least=True)
-        if evidence.accuracy is not None and images < _least_images(evidence.accuracy, chance):
-            return verdict(Reason.UNTRAINED)
+        if evidence.accuracy is not None:
+            least = _least_images(evidence.accuracy, chance)
+            if images < least:
+                return verdict(Reason.UNTRAINED, least if math.isfinite(least) else None)
     elif evidence.accuracy is not None and evidence.accuracy <= chance:
         return verdict(Reason.UNTRAINED)
     if len(evidence.drops) < 2:

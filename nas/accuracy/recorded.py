@@ -181,7 +181,7 @@ class RecordedScores(Scores):
         return row.importance
 
     def check(self, space: Space) -> None:
-        """Raises InputError unless the scores belong to `space` and every move within it has its cost.
+        """Raise InputError unless the scores belong to `space` and every move within it has its cost.
 
         The input size, the number of classes, and a head for another task may differ.
         """
@@ -198,6 +198,8 @@ class RecordedScores(Scores):
                     raise InputError(f"{self._where}scores of another space '{self.space}': stage {index} has "
                                      f"{name.rstrip('_')} {_plain(getattr(mine, name))} there and "
                                      f"{_plain(getattr(theirs, name))} in {space.path or space.name}")  # fmt: skip
+        if space.heads[0].layout != "pyramid":  # a classifier, which has no other metric
+            self.check_evidence(metric="top1")
         for key in wanted_keys(self.scored):
             self._row(key)
 

@@ -44,7 +44,9 @@ def train(
     flip: Annotated[bool | None, typer.Option(help="Mirror images; by default all but digits.")] = None,
     init: Annotated[Path | None, typer.Option(help="Begin with a published member's weights: its file.")] = None,
     init_member: Annotated[str | None, typer.Option(help="The member that it is, if that is unclear.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, batches, augmentation and choices.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, batches, augmentation and choices.")
+    ] = 0,
     held_out: Annotated[
         float, typer.Option(help="Share (below 1) or number of images to hold out of training, for scoring.")
     ] = 0.1,
