@@ -60,7 +60,7 @@ class MeasuredWith:
     """What scores were measured with; those of other weights, images or settings are other scores.
 
     Attributes:
-        weights: SHA-256 of the supernet's weights file.
+        weights: SHA-256 of the supernet's weights (`nas.accuracy.recorded_file.weights_digest`).
         data: fingerprint of the images that the supernet was trained on, which says how the data set was split, too.
         images: held-out images that accuracies were measured on.
         calibration_images: training images that gave the batch norms their statistics.

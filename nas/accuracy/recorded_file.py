@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -116,7 +118,11 @@ def check_current(file: YamlFile, measured_with: MeasuredWith) -> None:
 
 
 def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of a weights file; computed once per process as long as size and time of change stay."""
+    """Return the SHA-256 of the weights in a safetensors file, whose header is brought into one order first.
+
+    The writer of safetensors puts the keys of its metadata in a random order, so that equal weights give unequal files.
+    It is computed once per process as long as size and time of change stay.
+    """
     status = path.stat()
     return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
 
@@ -125,6 +131,15 @@ def weights_digest(path: Path) -> str:
 def _digest(path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        # A safetensors file is the length of its header (8 bytes, little endian), the header as JSON, and the tensors.
+        length = int.from_bytes(file.read(8), "little")
+        if length < size:
+            header = file.read(length)
+            with contextlib.suppress(ValueError):  # of another file, whose bytes are taken as they are
+                header = json.dumps(json.loads(header), sort_keys=True).encode()
+            digest.update(header)
+        else:
+            file.seek(0)
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -236,8 +236,9 @@ def measure(
         for row in evaluator.evaluate(again):
             if row.key in rows:
                 continue
-            rows[row.key] = row
-            _append(journal, row)
+            # Rounded as the journal has it, so that a run that resumed gives the same scores to the last digit.
+            rows[row.key] = _rounded(row)
+            _append(journal, rows[row.key])
             report(len(rows), len(wanted), row)
     return [rows[variant.key] for variant in wanted]
 
@@ -290,6 +291,14 @@ def _csv(rows: Sequence[Evaluation], header: bool) -> str:
     if header:
         writer.writeheader()
     for row in rows:
-        values = asdict(row)
-        writer.writerow({name: round(v, 6) if isinstance(v, float) else v for name, v in values.items()})
+        writer.writerow(asdict(row))
     return text.getvalue()
+
+
+def _rounded(row: Evaluation) -> Evaluation:
+    return replace(
+        row,
+        accuracy=round(row.accuracy, 6),
+        loss=round(row.loss, 6),
+        standard_error=round(row.standard_error, 6),
+    )
