@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nas import resources
 from nas.accuracy.evaluations import Evaluated, Evaluations
-from nas.accuracy.recorded import RecordedScores, Score
+from nas.accuracy.recorded import MeasuredWith, RecordedScores, Score
 from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Accuracy, Scores
 from nas.errors import InputError, nearest
@@ -36,9 +36,11 @@ def recorded_names() -> dict[str, Path]:
     return resources.names(resources.EXPERIMENTS, "*/scores.csv")
 
 
-def load_scores(name: str | Path) -> Scores:
+def load_scores(name: str | Path, check_weights: bool = True) -> Scores:
     """Return scores by a space's name (the accuracy law), the name of recorded ones (`efficientformer-cifar10`), or
     the path of a trained supernet's folder or of a `scores.csv`.
+
+    Scores in the folder of a supernet whose weights were replaced since are refused, unless `check_weights` is False.
 
     Raises:
         InputError: naming file, line, column and reason, or the nearest name that exists.
@@ -50,13 +52,23 @@ def load_scores(name: str | Path) -> Scores:
     if str(name) in space_names():
         return default_scores(load_space(str(name)))
     if path.is_dir():
-        return read_scores(path / "scores.csv")
+        return read_scores(path / "scores.csv", check_weights)
     if path.suffix == ".csv" or len(path.parts) > 1:
-        return read_scores(path)
+        return read_scores(path, check_weights)
     raise InputError(
         f"no scores at '{name}': it is not a file, a folder, a space or recorded scores"
         f"{nearest(str(name), [*space_names(), *known])}"
     )
 
 
-__all__ = ["Accuracy", "Evaluated", "Evaluations", "RecordedScores", "Score", "Scores", "default_scores", "load_scores"]
+__all__ = [
+    "Accuracy",
+    "Evaluated",
+    "Evaluations",
+    "MeasuredWith",
+    "RecordedScores",
+    "Score",
+    "Scores",
+    "default_scores",
+    "load_scores",
+]

@@ -16,21 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from nas.accuracy.standard_errors import accuracy_error
 from nas.errors import InputError, NasError
-from nas.files import YamlFile, write_yaml
+from nas.files import YamlFile, number_in, write_text, write_yaml
 from nas.space import Architecture
 
 FORMAT = "nas-evaluations-1"
 ABOUT, ROWS = "evaluations.yaml", "evaluations.csv"
-COLUMNS = ("member", "accuracy", "loss", "widths", "depths")
+COLUMNS = ("member", "accuracy", "loss", "widths", "depths", "standard_error")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Top-1 in percent and cross-entropy of a member on held-out images."""
+    """A member on held-out images.
+
+    Attributes:
+        accuracy: top-1 in percent.
+        loss: cross-entropy.
+        standard_error: of `accuracy`, in points (`nas.accuracy.standard_errors.accuracy_error`); None where the number
+            of images is not known.
+    """
 
     accuracy: float
     loss: float
+    standard_error: float | None = None
 
 
 class Source(Protocol):
@@ -90,18 +99,18 @@ class Evaluations:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             write_yaml(about, {**wanted, "source": self.source.words})
-        if rows.exists():
-            self._known = _read(rows)
-        else:
-            _write(rows, ",".join(COLUMNS) + "\n")
+        if not rows.exists():
+            append_text(rows, ",".join(COLUMNS) + "\n")
+            return
+        self._known = _read(rows, self.source.of.get("images"))
 
     def _append(self, path: Path, member: Architecture, found: Evaluated) -> None:
         text = io.StringIO()
         shape = ("-".join(map(str, values)) for values in (member.widths, member.depths))
         csv.writer(text, lineterminator="\n").writerow(
-            [member_key(member), repr(found.accuracy), repr(found.loss), *shape]
+            [member_key(member), repr(found.accuracy), repr(found.loss), *shape, _text(found.standard_error)]
         )
-        _write(path, text.getvalue())
+        append_text(path, text.getvalue())
 
 
 def member_key(arch: Architecture) -> str:
@@ -115,24 +124,63 @@ def unfinished(folder: Path) -> bool:
     return (folder / ABOUT).is_file() and not (folder / "run.yaml").exists()
 
 
-def _read(path: Path) -> dict[str, Evaluated]:
-    """The rows of a journal; a last one that a kill left half written is cut off."""
+def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
+    """Return the rows of a journal, in the columns of today.
+
+    A last row that a kill left half written is cut off. A journal of an older version gets the column that it lacks,
+    so that rows can be appended; its standard errors follow from the number of images.
+    """
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         os.truncate(path, len(whole))
-    known: dict[str, Evaluated] = {}
-    for number, record in enumerate(csv.DictReader(io.StringIO(whole.decode(errors="replace"))), start=2):
-        try:
-            known[record["member"]] = Evaluated(float(record["accuracy"]), float(record["loss"]))
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{path}:{number}: is no row of {', '.join(COLUMNS)}; remove the line, and the same "
-                             "command evaluates that member again") from None  # fmt: skip
+    reader = csv.DictReader(io.StringIO(whole.decode(errors="replace")))
+    records = list(reader)
+    known = {
+        str(record.get("member")): _evaluated(path, number, record, images)
+        for number, record in enumerate(records, start=2)
+    }
+    if "standard_error" not in (reader.fieldnames or ()):
+        _upgrade(path, records, known)
     return known
 
 
-def _write(path: Path, text: str) -> None:
-    """Adds to a file, and waits until that is on disk."""
+def _evaluated(path: Path, number: int, record: dict[str, Any], images: int | None) -> Evaluated:
+    where = f"{path}:{number}"
+    remedy = "Remove the line, and the same command evaluates that member again"
+    try:
+        accuracy, loss = (number_in(where, name, record[name] or "") for name in ("accuracy", "loss"))
+        text = record.get("standard_error")
+        error = number_in(where, "standard_error", text) if text else None
+        if not record["member"]:
+            raise InputError(f"{where}: member: is missing")
+    except (InputError, KeyError) as problem:
+        reason = str(problem).removeprefix(f"{where}: ") if isinstance(problem, InputError) else f"{problem} is missing"
+        raise InputError(f"{where}: is no row of {', '.join(COLUMNS)} ({reason}). {remedy}") from None
+    if not 0 <= accuracy <= 100:
+        raise InputError(f"{where}: accuracy: {accuracy:g} is not a percentage, expected 0 to 100. {remedy}")
+    if error is not None and error <= 0:
+        raise InputError(f"{where}: standard_error: {error:g} is not above 0. {remedy}")
+    if error is None and images:
+        error = accuracy_error(accuracy, images)
+    return Evaluated(accuracy, loss, error)
+
+
+def _upgrade(path: Path, records: Sequence[dict[str, Any]], known: dict[str, Evaluated]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({**record, "standard_error": _text(known[record["member"]].standard_error)})
+    write_text(path, text.getvalue())
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a journal, and wait until that is on disk. Raises NasError where it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)

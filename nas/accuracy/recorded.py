@@ -31,9 +31,11 @@ class Score:
         importance: the paper's ratio of alphas, (alpha_3D + alpha_4D) / alpha_I, on the rows of dropped positions.
         accuracy_drop: points of top-1 as measured; noise can make it negative. Of a localised block it is what that
             block adds, where only the first global block may become local and one follows the other.
-        standard_error: of `accuracy_drop`, in points.
+        standard_error: of `accuracy_drop`, in points; never 0 (`nas.accuracy.standard_errors.difference_error`).
         cost: points of top-1 that the search counts with.
         loss_increase: growth of the held-out cross-entropy.
+        lost, gained: held-out images that were right before and are wrong after, and the other way round; None in
+            older files.
     """
 
     move: MoveName
@@ -44,11 +46,47 @@ class Score:
     accuracy_drop: float | None = None
     standard_error: float | None = None
     loss_increase: float | None = None
+    lost: int | None = None
+    gained: int | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What was changed: the move, the place, and what was chosen there."""
         return self.move, self.place, self.choice
+
+
+@dataclass(frozen=True)
+class MeasuredWith:
+    """What scores were measured with; those of other weights, images or settings are other scores.
+
+    Attributes:
+        weights: SHA-256 of the supernet's weights (`nas.accuracy.recorded_file.weights_digest`).
+        data: fingerprint of the images that the supernet was trained on, which says how the data set was split, too.
+        images: held-out images that accuracies were measured on.
+        calibration_images: training images that gave the batch norms their statistics.
+        widths: widths of each stage that were measured, at most.
+        precision: that the supernet computed in: fp32 or bf16.
+        date: of the measurement, as 2026-11-29.
+    """
+
+    weights: str
+    data: str
+    images: int
+    calibration_images: int
+    widths: int
+    precision: str
+    date: str
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What an evaluation of one member depends on; evaluations that agree in it may stand in one file."""
+        return {
+            "weights": self.weights,
+            "data": self.data,
+            "images": self.images,
+            "calibration_images": self.calibration_images,
+            "precision": self.precision,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,6 +100,12 @@ class RecordedScores(Scores):
 
     Attributes:
         scored: the space that the moves were measured on, at its resolution and number of classes.
+        baseline_accuracy: of the largest member, in percent of `metric`.
+        images: held-out images that the accuracies were measured on.
+        supernet: the name of the folder of the supernet.
+        metric: "top1" or "miou".
+        data: the data set, in words.
+        measured_with: weights, images and settings; None in older files and in scores that no supernet gave.
     """
 
     scored: Space
@@ -71,6 +115,9 @@ class RecordedScores(Scores):
     images: int | None = None
     supernet: str | None = None
     path: str = ""
+    metric: str = "top1"
+    data: str | None = None
+    measured_with: MeasuredWith | None = None
     _known: dict[tuple[int, Stage], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cost(self, arch: Architecture) -> float:
@@ -134,7 +181,7 @@ class RecordedScores(Scores):
         return row.importance
 
     def check(self, space: Space) -> None:
-        """Raises InputError unless the scores belong to `space` and every move within it has its cost.
+        """Raise InputError unless the scores belong to `space` and every move within it has its cost.
 
         The input size, the number of classes, and a head for another task may differ.
         """
@@ -151,8 +198,26 @@ class RecordedScores(Scores):
                     raise InputError(f"{self._where}scores of another space '{self.space}': stage {index} has "
                                      f"{name.rstrip('_')} {_plain(getattr(mine, name))} there and "
                                      f"{_plain(getattr(theirs, name))} in {space.path or space.name}")  # fmt: skip
+        if space.heads[0].layout != "pyramid":  # a classifier, which has no other metric
+            self.check_evidence(metric="top1")
         for key in wanted_keys(self.scored):
             self._row(key)
+
+    def check_evidence(self, *, metric: str = "top1", data: str | None = None, named: str = "") -> None:
+        """Raise InputError unless the scores are of this metric and, where both are known, of this data set.
+
+        Args:
+            metric: that is expected.
+            data: fingerprint of the training images, as `MeasuredWith.data`; None where any data set will do.
+            named: the expected data set in words, for the message.
+        """
+        if self.metric != metric:
+            raise InputError(f"{self._where}metric: scores of metric '{self.metric}', expected '{metric}'")
+        if data is not None and self.measured_with is not None and self.measured_with.data != data:
+            raise InputError(
+                f"{self._where}data: scores of other images ({self.data or 'a data set without a name'}), expected "
+                f"{named or 'those of the evaluations'}; {REMEDY.format(self.space)}"
+            )
 
     @property
     def absolute(self) -> bool:
@@ -178,8 +243,15 @@ class RecordedScores(Scores):
     def _standard_error(self, arch: Architecture) -> float:
         """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
         variances = [(row.standard_error or 0.0) ** 2 for row in self.rows]
-        units = [self._only(row) for row in self.rows]
-        return sum(v * unit.cost(arch) ** 2 for v, unit in zip(variances, units, strict=True) if v) ** 0.5
+        squares = (
+            variance * unit.cost(arch) ** 2 for variance, unit in zip(variances, self._units, strict=True) if variance
+        )
+        return float(sum(squares) ** 0.5)
+
+    @cached_property
+    def _units(self) -> list[RecordedScores]:
+        """For each row, scores in which it alone costs something."""
+        return [self._only(row) for row in self.rows]
 
     def _only(self, row: Score) -> RecordedScores:
         """Return scores in which this row alone costs something, one point: how often it counts in a member's sum."""

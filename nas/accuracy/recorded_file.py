@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from nas.accuracy.recorded import MoveName, RecordedScores, Score, wanted_keys
+from nas.accuracy.recorded import MeasuredWith, MoveName, RecordedScores, Score, wanted_keys
+from nas.accuracy.standard_errors import difference_error
 from nas.errors import InputError
 from nas.files import YamlFile, number_in, read_text, write_text, write_yaml
 from nas.space import Space
@@ -27,26 +33,49 @@ COLUMNS = (
     "standard_error",
     "cost",
     "loss_increase",
+    "lost",
+    "gained",
 )
+_NEW = ("lost", "gained")
+"""Columns that older files don't have."""
 _MEASURED = ("importance", "accuracy_drop", "standard_error", "loss_increase")
-"""Columns that may be empty."""
+"""Columns of numbers that may be empty."""
+WEIGHTS_FILE = "supernet.safetensors"
+"""The weights that scores were measured on, where they stand in the folder of a supernet."""
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
+class _MeasuredWith(_Model):
+    weights: str
+    data: str
+    images: PositiveInt
+    calibration_images: NonNegativeInt
+    widths: PositiveInt
+    precision: str
+    date: str
+
+
 class _ScoresFile(_Model):
     format: Literal["nas-scores-2"]
     space: dict[str, Any]
     provenance: str | list[str]
-    baseline_accuracy: float | None = None
+    baseline_accuracy: float | None = Field(None, ge=0, le=100)
     images: PositiveInt | None = None
     supernet: str | None = None
+    metric: Literal["top1", "miou"] = "top1"
+    data: str | None = None
+    measured_with: _MeasuredWith | None = None
 
 
-def read_scores(path: Path) -> RecordedScores:
-    """Reads a `scores.csv` and the `scores.yaml` beside it.
+def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
+    """Read a `scores.csv` and the `scores.yaml` beside it.
+
+    Args:
+        path: of `scores.csv`.
+        check_weights: refuse scores of other weights than those beside them, where there are any.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -57,10 +86,13 @@ def read_scores(path: Path) -> RecordedScores:
     except ValidationError as error:
         raise file.error(error.errors(include_url=False)[0]["loc"], explain(error).split(": ", 1)[-1]) from None
     scored = space_from(file, data.space, ["space"])
+    measured_with = MeasuredWith(**data.measured_with.model_dump()) if data.measured_with else None
+    if check_weights and measured_with is not None:
+        check_current(file, measured_with)
     known = set(wanted_keys(scored))
     rows: dict[tuple[str, str, str], Score] = {}
     for line, record in _records(path):
-        score = _score(f"{path}:{line}", record, scored, known)
+        score = _score(f"{path}:{line}", record, scored, known, data.images)
         if score.key in rows:
             raise InputError(f"{path}:{line}: this move stands twice")
         rows[score.key] = score
@@ -68,20 +100,79 @@ def read_scores(path: Path) -> RecordedScores:
         scored=scored, rows=tuple(rows.values()), path=str(path),
         notes=(data.provenance,) if isinstance(data.provenance, str) else tuple(data.provenance),
         baseline_accuracy=data.baseline_accuracy, images=data.images, supernet=data.supernet,
+        metric=data.metric, data=data.data, measured_with=measured_with,
     )  # fmt: skip
 
 
+def check_current(file: YamlFile, measured_with: MeasuredWith) -> None:
+    """Raise InputError where the weights beside `scores.yaml` are not those that the scores were measured on.
+
+    Only the folder of a supernet has weights beside its scores; shipped scores have none and are not checked.
+    """
+    weights = file.path.with_name(WEIGHTS_FILE)
+    if weights.exists() and weights_digest(weights) != measured_with.weights:
+        raise file.error(
+            ["measured_with", "weights"],
+            f"the scores were measured on other weights than those in {weights}. Fix: {_training_command(file)}",
+        )
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of the weights in a safetensors file, whose header is brought into one order first.
+
+    The writer of safetensors puts the keys of its metadata in a random order, so that equal weights give unequal files.
+    It is computed once per process as long as size and time of change stay.
+    """
+    status = path.stat()
+    return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        # A safetensors file is the length of its header (8 bytes, little endian), the header as JSON, and the tensors.
+        length = int.from_bytes(file.read(8), "little")
+        if length < size:
+            header = file.read(length)
+            with contextlib.suppress(ValueError):  # of another file, whose bytes are taken as they are
+                header = json.dumps(json.loads(header), sort_keys=True).encode()
+            digest.update(header)
+        else:
+            file.seek(0)
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _training_command(scores: YamlFile) -> str:
+    """Return the command that scores the folder's weights anew: the one that trained them, where it was recorded."""
+    description = scores.path.with_name("supernet.yaml")
+    command = YamlFile(description).data.get("command") if description.exists() else None
+    name = scores.data["space"]["name"]
+    return str(command or f"nas train --space {name} --out {scores.path.parent}")
+
+
 def write_scores(scores: RecordedScores, folder: Path) -> None:
-    """Writes both files; the inverse of `read_scores`."""
+    """Write both files; the inverse of `read_scores`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in scores.rows:
         writer.writerow(["" if (value := getattr(row, name)) is None else value for name in COLUMNS])
-    write_yaml(folder / "scores.yaml", {
-        "format": FORMAT, "provenance": list(scores.notes), "baseline_accuracy": scores.baseline_accuracy,
-        "images": scores.images, "supernet": scores.supernet, "space": scores.scored.to_dict(),
-    })  # fmt: skip
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "provenance": list(scores.notes),
+        "metric": scores.metric,
+        "baseline_accuracy": scores.baseline_accuracy,
+        "images": scores.images,
+        "supernet": scores.supernet,
+    }
+    if scores.data is not None:
+        about["data"] = scores.data
+    if scores.measured_with is not None:
+        about["measured_with"] = asdict(scores.measured_with)
+    write_yaml(folder / "scores.yaml", {**about, "space": scores.scored.to_dict()})
     write_text(folder / "scores.csv", text.getvalue())
 
 
@@ -90,9 +181,10 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.reader(io.StringIO(read_text(path)), strict=True)
     try:
         header = next(reader, [])
-        missing = [name for name in COLUMNS if name not in header]
+        expected = [name for name in COLUMNS if name not in _NEW]
+        missing = [name for name in expected if name not in header]
         if missing:
-            raise InputError(f"{path}:1: column '{missing[0]}' is missing; expected {','.join(COLUMNS)}")
+            raise InputError(f"{path}:1: column '{missing[0]}' is missing; expected {','.join(expected)}")
         for fields in reader:
             if len(fields) != len(header):
                 raise InputError(f"{path}:{reader.line_num}: {len(fields)} fields, expected {len(header)}")
@@ -101,13 +193,23 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
 
-def _score(where: str, record: Mapping[str, str], space: Space, known: Container[tuple[str, str, str]]) -> Score:
+def _score(
+    where: str, record: Mapping[str, str], space: Space, known: Container[tuple[str, str, str]], images: int | None
+) -> Score:
     move, place, choice = record["move"], record["place"], record["choice"]
     if move not in get_args(MoveName):
         raise InputError(f"{where}: move: '{move}' is none of {', '.join(get_args(MoveName))}")
-    score = Score(move, place, number_in(where, "cost", record["cost"]), choice, **{  # type: ignore[arg-type]
-        name: number_in(where, name, record[name]) for name in _MEASURED if record[name]
-    })  # fmt: skip
+    measured: dict[str, Any] = {name: number_in(where, name, record[name]) for name in _MEASURED if record[name]}
+    counts: dict[str, Any] = {name: _count_in(where, name, record[name]) for name in _NEW if record.get(name)}
+    score = Score(
+        move,  # type: ignore[arg-type]
+        place,
+        number_in(where, "cost", record["cost"]),
+        choice,
+        **measured,
+        **counts,
+    )
+    score = _with_honest_error(where, score, images)
     if move == "narrow":
         widths = {f"stage{index}": stage.widths for index, stage in enumerate(space.stages, start=1)}
         if place not in widths:
@@ -120,3 +222,23 @@ def _score(where: str, record: Mapping[str, str], space: Space, known: Container
         what = f"{place}{f', {choice}' if choice else ''}"
         raise InputError(f"{where}: place: the scored space has no move '{move}' at {what}")
     return score
+
+
+def _count_in(where: str, column: str, text: str) -> int:
+    if not text.isdecimal():
+        raise InputError(f"{where}: {column}: '{text}' is not a whole number of images, at least 0")
+    return int(text)
+
+
+def _with_honest_error(where: str, score: Score, images: int | None) -> Score:
+    """Refuse a negative standard error, and raise one of 0 to what the images allow to know.
+
+    Older versions recorded 0 where no image changed.
+    """
+    if score.standard_error is None:
+        return score
+    if score.standard_error < 0:
+        raise InputError(f"{where}: standard_error: {score.standard_error:g} is negative, expected at least 0")
+    if score.standard_error > 0 or images is None:
+        return score
+    return replace(score, standard_error=round(difference_error(score.lost or 0, score.gained or 0, images), 3))

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from nas.data.cache import cached
-from nas.data.images import ImageData
+from nas.data.images import ImageData, Part
 from nas.data.sources import find_source
 from nas.errors import InputError
 
@@ -77,7 +77,8 @@ def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
         labels=data.labels[start:stop],
         source=f"{data.source}; {stop - start} of {len(data)} images {what}",
         fingerprint=hashlib.sha256(f"{data.fingerprint}:{start}:{stop}".encode()).hexdigest(),
+        part=Part(data.source, start, stop, len(data)),
     )
 
 
-__all__ = ["ImageData", "Splits", "load_data"]
+__all__ = ["ImageData", "Part", "Splits", "load_data"]

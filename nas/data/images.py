@@ -10,6 +10,22 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
+class Part:
+    """The images of a data set that one split of it has.
+
+    Attributes:
+        dataset: what the data set is, in words.
+        start, stop: the first image of the split, and the one after its last.
+        total: images of the data set.
+    """
+
+    dataset: str
+    start: int
+    stop: int
+    total: int
+
+
+@dataclass(frozen=True)
 class ImageData:
     """Images decoded at one resolution.
 
@@ -20,6 +36,7 @@ class ImageData:
         skipped: broken images that were left out.
         source: where the images come from, in words, for provenance.
         fingerprint: a hash of pixels, labels and classes: equal when and only when these are.
+        part: which images of the data set these are; None for all of them, or where nobody cut them out.
     """
 
     images: NDArray[np.uint8]
@@ -28,6 +45,7 @@ class ImageData:
     skipped: int
     source: str
     fingerprint: str
+    part: Part | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -64,7 +64,9 @@ def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
     if table and space:
         table = table.calibrated(space.name, space.resolution)
     path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
-    return Sources(about, space, table, profiled, load_scores(path) if path else None, "; ".join(reasons))
+    # The file is as the run recorded it, so its figures are the run's, whatever became of the weights beside it.
+    scores = load_scores(path, check_weights=False) if path else None
+    return Sources(about, space, table, profiled, scores, "; ".join(reasons))
 
 
 def find_file(folder: Path, text: str, kind: str = "") -> Path | None:

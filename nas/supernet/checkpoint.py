@@ -7,7 +7,9 @@ supernet.safetensors the weights alone, once training is done; their moving aver
 metrics.csv          loss, accuracy, rates and images a second by step
 tensorboard/         the same as TensorBoard event files
 alpha.csv            each position's shares by step
-scores.csv, .yaml    what each move costs in accuracy (`nas.supernet.sensitivity`)
+evaluations.csv      members one move away from the largest, each written as soon as it is measured
+evaluations.yaml     what they were measured with (`nas.supernet.score`)
+scores.csv, .yaml    what each move costs in accuracy, and what that was measured with
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nas.accuracy.recorded_file import WEIGHTS_FILE
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.space import Space, load_space
@@ -46,7 +49,7 @@ class Folder(TrainingFolder):
 
     @property
     def weights(self) -> Path:
-        return self.root / "supernet.safetensors"
+        return self.root / WEIGHTS_FILE
 
     @property
     def alpha(self) -> Path:
@@ -83,7 +86,14 @@ def describe(
         found = YamlFile(folder.description)
         # What an older version could not be asked for is as it is by default.
         recipe_there = found.data.get("recipe")
-        known = {"recipe": Recipe().to_dict() | recipe_there} if isinstance(recipe_there, dict) else {}
+        known: dict[str, Any] = {}
+        if isinstance(recipe_there, dict):
+            known["recipe"] = Recipe().to_dict() | recipe_there
+        data_there = found.data.get("data")
+        if isinstance(data_there, dict):
+            # Older folders have these counts in `source` alone, which is compared as well.
+            counts = {key: data[key] for key in ("dataset", "total", "held_out") if key in data}
+            known["data"] = counts | data_there
         there = found.data | known
         for key, value in ({"start": None} | wanted).items():
             if there.get(key) != value:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas.accuracy.evaluations import Evaluated, member_key
+from nas.accuracy.recorded_file import weights_digest
+from nas.accuracy.standard_errors import accuracy_error
+from nas.accuracy.variants import Variant
 from nas.data import Splits, load_data
 from nas.errors import InputError
 from nas.space import Architecture
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.score import first_images
-from nas.supernet.sensitivity import Evaluator, Variant
+from nas.supernet.sensitivity import Evaluator
 
 IMAGES, CALIBRATION = 1000, 512
 """Held-out images to judge by, and training images that give the batch norms their statistics."""
@@ -49,7 +51,7 @@ class SlicedSupernet:
         self._evaluator = Evaluator(supernet, train, held_out, bf16=bf16)
         self.words = f"the sliced supernet {root} on {held_out.source}"
         self.of: dict[str, Any] = {
-            "supernet": hashlib.sha256(Folder(Path(root)).weights.read_bytes()).hexdigest(),
+            "supernet": weights_digest(Folder(Path(root)).weights),
             "data": splits.train.fingerprint,
             "images": len(held_out),
             "calibration_images": len(train),
@@ -61,7 +63,8 @@ class SlicedSupernet:
         known = {("member", member_key(member), ""): member for member in members}
         wanted = [Variant(key, member.at(resolution)) for key, member in known.items()]
         for row in self._evaluator.evaluate(wanted, base.at(resolution)):
-            yield known[row.key], Evaluated(row.accuracy, row.loss)
+            error = accuracy_error(row.accuracy, self.of["images"])
+            yield known[row.key], Evaluated(row.accuracy, row.loss, error)
 
 
 def training_splits(root: str | Path, data: str) -> Splits:
@@ -72,18 +75,27 @@ def training_splits(root: str | Path, data: str) -> Splits:
     """
     _, description, space = open_folder(root)
     about, seed = description["data"], description["recipe"]["seed"]
-    counts = re.search(r"(\d+) of (\d+) images to train on", about["source"])
-    if counts is None:
-        raise InputError(f"{Folder(Path(root)).description}: data: does not say how many images were held out")
-    trained, total = map(int, counts.groups())
+    total, held_out = _counts(about, Folder(Path(root)).description)
     for limit in (None, total):
         whole = load_data(data, space.resolution, 0.5, limit, seed)
         if len(whole.train) + len(whole.held_out) > total:  # the training had a --limit
             continue
         if len(whole.train) + len(whole.held_out) == total:
-            splits = load_data(data, space.resolution, total - trained, limit, seed)
+            splits = load_data(data, space.resolution, held_out, limit, seed)
             if splits.train.fingerprint == about["fingerprint"]:
                 return splits
         break
     raise InputError(f"--data {data}: other images than the supernet in {root} was trained on ({about['source']}); "
                      "held-out images of another split may be among those")  # fmt: skip
+
+
+def _counts(about: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """Return how many images the data set of a training has, and how many of them were held out."""
+    if "total" in about and "held_out" in about:
+        return int(about["total"]), int(about["held_out"])
+    # Folders of versions before 2026-12 have the counts in the words of `source` alone.
+    counts = re.search(r"(\d+) of (\d+) images to train on", str(about.get("source")))
+    if counts is None:
+        raise InputError(f"{path}: data: total and held_out are missing, so that the held-out images are not known")
+    trained, total = map(int, counts.groups())
+    return total, total - trained

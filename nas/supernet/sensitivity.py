@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nas.accuracy.recorded import choice_text, position_name
+from nas.accuracy.evaluations import append_text
+from nas.accuracy.standard_errors import accuracy_error, difference_error
+from nas.accuracy.variants import LARGEST, Key, Variant
 from nas.data import ImageData
+from nas.errors import InputError, NasError
+from nas.files import number_in, write_text
 from nas.network import Network
-from nas.space import Architecture, Space
-from nas.space.moves import Drop, Exchange, Localise, exchanges, moves, narrow
+from nas.space import Architecture
 from nas.supernet.supernet import Supernet
 from nas.training.augment import normalise
-
-Key = tuple[str, str, str]
-LARGEST: Key = ("none", "", "")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,10 @@ class Evaluation:
             member.
         accuracy: top-1 in percent.
         loss: cross-entropy.
-        standard_error: of the difference in accuracy to the largest member on the same images, in points.
+        standard_error: of the difference in accuracy to the member that this one is compared with (`Variant.base`) on
+            the same images, in points; of the accuracy itself where it is compared with nothing.
+        lost, gained: images that the other member has right and this one wrong, and the other way round; None in
+            journals of older versions.
     """
 
     move: str
@@ -43,58 +49,12 @@ class Evaluation:
     accuracy: float
     loss: float
     standard_error: float
+    lost: int | None = None
+    gained: int | None = None
 
     @property
     def key(self) -> Key:
         return self.move, self.place, self.choice
-
-
-@dataclass(frozen=True)
-class Variant:
-    """An architecture to evaluate, the row it is for, and the row that it is compared with."""
-
-    key: Key
-    arch: Architecture
-    base: Key = LARGEST
-
-
-def variants(space: Space, widths: int) -> list[Variant]:
-    """The members that tell what each move costs: one move away from the largest each, but for localising.
-
-    Global blocks may only be localised from the first on, so those variants follow one another: each has one more
-    local block than the one before, and each exchange of a local block starts from the variant that has it. Of a
-    stage's widths at most `widths` are taken, evenly spread, the ends included.
-    """
-    largest = space.largest()
-    found = [Variant(LARGEST, largest)]
-    for index, stage in enumerate(space.stages):
-        if stage.depths[0] < stage.depths[1]:
-            for position in range(stage.depths[1]):
-                place = position_name(index, position)
-                found.append(Variant(("drop", place, ""), Drop(index, position).apply(largest)))
-        chosen = np.unique(np.linspace(0, len(stage.widths) - 1, min(widths, len(stage.widths))).round().astype(int))
-        for width in (stage.widths[i] for i in reversed(chosen) if i < len(stage.widths) - 1):
-            key = ("narrow", f"stage{index + 1}", str(width))
-            found.append(Variant(key, narrow(space, largest, index, width).apply(largest)))
-    found += [_exchanged(move, largest, LARGEST) for move in exchanges(space, largest)]
-    return found + list(_localised(space))
-
-
-def _localised(space: Space) -> Iterator[Variant]:
-    """Stage after stage from the largest member, where the space's rule allows it, else all stages before it first."""
-    arch, base = space.largest(), LARGEST
-    for index in range(len(space.stages)):
-        if space.placement == "stage_suffix":
-            arch, base = space.largest(), LARGEST
-        while legal := [m for m in moves(space, arch) if isinstance(m, Localise) and m.stage == index]:
-            arch, place = legal[0].apply(arch), position_name(index, legal[0].position)
-            yield Variant(("localise", place, ""), arch, base)
-            base = ("localise", place, "")
-            yield from (_exchanged(move, arch, base) for move in exchanges(space, arch) if move.place == place)
-
-
-def _exchanged(move: Exchange, arch: Architecture, base: Key) -> Variant:
-    return Variant(("exchange", move.place, choice_text(move.block)), move.apply(arch), base)
 
 
 class Evaluator:
@@ -116,25 +76,34 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, variants: Sequence[Variant], base: Architecture | None = None) -> Iterator[Evaluation]:
-        """One evaluation a variant, in the order in which the walk reaches them; `base` itself first.
+        """Yield an evaluation for each variant, in the order in which the walk reaches them; `base` itself first.
 
-        `base` is the member that is walked, and that standard errors refer to: the largest one by default.
+        Args:
+            variants: members, and what each is compared with, which must be `base` or stand before it among them.
+            base: the member that is walked: the largest one by default. `Variant.base` calls it LARGEST.
         """
         base = base or self.supernet.space.largest()
         network = self.supernet.extract(base)
         baseline = self._judge(network, 0, (self.calibration, self.images))
+        # Which images a member has right, for those that others are compared with. A member differs from `base` no
+        # later in the network than what it is compared with does, so the walk reaches that one first.
+        right = {LARGEST: self._right(baseline)}
+        compared = {variant.base for variant in variants}
         branches: dict[int, list[Variant]] = {}
         for variant in variants:
             first = _first_difference(base, variant.arch)
             if first == len(base.operations()):
-                yield self._evaluation(variant.key, baseline, baseline)
+                yield self._evaluation(variant, baseline, right)
             else:
                 branches.setdefault(first, []).append(variant)
         walked = (self.calibration, self.images)
         for index, block in enumerate(network.children()):
             for variant in branches.get(index, []):
                 branch = self.supernet.extract(variant.arch)
-                yield self._evaluation(variant.key, self._judge(branch, index, walked), baseline)
+                judged = self._judge(branch, index, walked)
+                yield self._evaluation(variant, judged, right)
+                if variant.key in compared:
+                    right[variant.key] = self._right(judged)
             walked = self._pass(block, walked)
 
     @torch.no_grad()
@@ -149,12 +118,26 @@ class Evaluator:
             calibration = [recalibrate(block, x) for x in walked[0]]
             return calibration, [block(x) for x in walked[1]]
 
-    def _evaluation(self, key: Key, judged: Tensor, baseline: Tensor) -> Evaluation:
-        right = (judged.argmax(dim=1) == self.labels).double()
-        difference = right - (baseline.argmax(dim=1) == self.labels).double()
-        error = 100 * float(difference.std(unbiased=False)) / len(right) ** 0.5
+    def _right(self, judged: Tensor) -> Tensor:
+        """Return (N,) whether each image's class is the likeliest."""
+        return judged.argmax(dim=1) == self.labels
+
+    def _evaluation(self, variant: Variant, judged: Tensor, right: Mapping[Key, Tensor]) -> Evaluation:
         loss = float(F.nll_loss(judged, self.labels))
-        return Evaluation(*key, 100 * float(right.mean()), loss, error)
+        if not math.isfinite(loss):
+            # argmax over NaN is a class, too: such a member would get an accuracy that means nothing.
+            what = " ".join(part for part in variant.key if part)
+            raise NasError(
+                f"the supernet's outputs are not finite (loss {loss:g}) for the member '{what}'. Train anew with a "
+                "lower --learning-rate"
+            )
+        now, before = self._right(judged), right[variant.base]
+        images, accuracy = len(now), 100 * float(now.double().mean())
+        lost = int((before & ~now).sum())
+        gained = int((now & ~before).sum())
+        alone = variant.key == LARGEST
+        error = accuracy_error(accuracy, images) if alone else difference_error(lost, gained, images)
+        return Evaluation(*variant.key, accuracy, loss, error, lost, gained)
 
     def _images(self, data: ImageData, part: slice) -> Tensor:
         pixels: NDArray[np.uint8] = np.array(data.images[part])
@@ -185,27 +168,85 @@ def measure(
     evaluator: Evaluator, wanted: Sequence[Variant], journal: Path, *,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
 ) -> list[Evaluation]:  # fmt: skip
-    """Evaluates all variants, each written to `journal` at once; what a killed run measured is not measured again."""
+    """Evaluate all variants, each written to `journal` at once; what a killed run measured is not measured again."""
     rows = {row.key: row for row in _read(journal)}
     rest = [variant for variant in wanted if variant.key not in rows]
     if rest:
-        for row in evaluator.evaluate(rest):
-            rows[row.key] = row
-            _append(journal, row)
+        # What they are compared with is evaluated again where a killed run had it: the journal does not say which
+        # images it has right.
+        needed = {variant.key for variant in rest}
+        for variant in reversed(wanted):
+            if variant.key in needed:
+                needed.add(variant.base)
+        if LARGEST in rows:  # which is walked anyway
+            needed.discard(LARGEST)
+        again = [variant for variant in wanted if variant.key in needed]
+        for row in evaluator.evaluate(again):
+            if row.key in rows:
+                continue
+            # Rounded as the journal has it, so that a run that resumed gives the same scores to the last digit.
+            rows[row.key] = _rounded(row)
+            _append(journal, rows[row.key])
             report(len(rows), len(wanted), row)
     return [rows[variant.key] for variant in wanted]
 
 
+COLUMNS = tuple(field.name for field in fields(Evaluation))
+_NEW = ("lost", "gained")
+"""Columns that journals of older versions don't have."""
+
+
 def _read(journal: Path) -> list[Evaluation]:
+    """Return the rows of a journal; a last one that a kill left half written is cut off."""
     if not journal.exists():
         return []
-    # A line that a kill cut off has no last value: its variant is measured again.
-    texts = {name: str for name in ("move", "place", "choice")}
-    frame = pd.read_csv(journal, dtype=texts).dropna(subset=["standard_error"])
-    frame = frame.fillna(dict.fromkeys(texts, ""))
-    return [Evaluation(**{str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
+    data = journal.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(journal, len(whole))
+    reader = csv.DictReader(io.StringIO(whole.decode(errors="replace")))
+    rows = []
+    for number, record in enumerate(reader, start=2):
+        # A row without its last fields was cut off by a kill of an older version: its variant is measured again.
+        if not record.get("standard_error"):
+            continue
+        rows.append(_row(f"{journal}:{number}", record))
+    if rows and not set(COLUMNS) <= set(reader.fieldnames or ()):
+        write_text(journal, _csv(rows, header=True))
+    return rows
+
+
+def _row(where: str, record: Mapping[str, str | None]) -> Evaluation:
+    """Return the evaluation in a row. Raises InputError naming line and column."""
+    accuracy, loss, error = (
+        number_in(where, name, record.get(name) or "") for name in ("accuracy", "loss", "standard_error")
+    )
+    if error < 0:
+        raise InputError(f"{where}: standard_error: {error:g} is negative, expected at least 0")
+    counts = [int(number_in(where, name, text)) if (text := record.get(name)) else None for name in _NEW]
+    key = (record.get("move") or "", record.get("place") or "", record.get("choice") or "")
+    return Evaluation(*key, accuracy, loss, error, *counts)
 
 
 def _append(journal: Path, row: Evaluation) -> None:
-    frame = pd.DataFrame([asdict(row)]).round(6)
-    frame.to_csv(journal, mode="a", header=not journal.exists(), index=False)
+    new = not journal.exists() or journal.stat().st_size == 0
+    append_text(journal, _csv([row], header=new))
+
+
+def _csv(rows: Sequence[Evaluation], header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    for row in rows:
+        writer.writerow(asdict(row))
+    return text.getvalue()
+
+
+def _rounded(row: Evaluation) -> Evaluation:
+    return replace(
+        row,
+        accuracy=round(row.accuracy, 6),
+        loss=round(row.loss, 6),
+        standard_error=round(row.standard_error, 6),
+    )

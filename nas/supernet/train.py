@@ -60,7 +60,14 @@ def train(
     """
     _check(space, data)
     folder, together = Folder(Path(out)), processes(device)
-    of = {"source": data.source, "images": len(data), "fingerprint": data.fingerprint}
+    of: dict[str, Any] = {"source": data.source, "images": len(data), "fingerprint": data.fingerprint}
+    if data.part is not None:
+        # `nas.supernet.evaluate.training_splits` finds the held-out images again by these.
+        of |= {
+            "dataset": data.part.dataset,
+            "total": data.part.total,
+            "held_out": data.part.total - len(data),
+        }
     # All check, so that all stop where the folder is of another training.
     describe(folder, space, recipe, of, start.describe() if start else None, together.main, command)
     together.wait()

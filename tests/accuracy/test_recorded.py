@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas.accuracy import RecordedScores
+from nas.accuracy import MeasuredWith, RecordedScores
 from nas.accuracy.recorded import choice_text, wanted_keys
+from nas.accuracy.recorded_file import weights_digest
 from nas.errors import InputError
 from nas.search import Drop, Exchange, Localise, Narrow, Score, load_scores, moves
 from nas.space.moves import narrow
@@ -163,6 +165,10 @@ BAD_CSV = [
     (ROW, ROW + "\n" + ROW.replace("0.5", "0.6"), r":3: this move stands twice"),
     (ROW, '"drop,stage1', r":2: malformed CSV"),
     (",cost,", ",price,", r":1: column 'cost' is missing"),
+    (ROW, "drop,stage1_block1,,1.0,nan,,0.5,", r":2: accuracy_drop: 'nan' is no finite number"),
+    (ROW, "drop,stage1_block1,,1.0,1.0,inf,0.5,", r":2: standard_error: 'inf' is no finite number"),
+    (ROW, "drop,stage1_block1,,1.0,1.0,-0.1,0.5,", r":2: standard_error: -0.1 is negative"),
+    (ROW, "drop,stage1_block1,,1.0,1.0,0.1,0.5,-inf", r":2: loss_increase: '-inf' is no finite number"),
 ]
 
 
@@ -205,6 +211,12 @@ BAD_YAML = [
         "width: [8, x]",
         r"scores\.yaml:\d+: space\.stages\[0\]\.width\[1\]: Input should be a valid int",
     ),
+    ("metric: top1", "metric: map50", r"scores\.yaml:\d+: metric: Input should be 'top1' or 'miou'"),
+    ("baseline_accuracy: 90.0", "baseline_accuracy: .nan", r"scores\.yaml:\d+: baseline_accuracy: "),
+    ("baseline_accuracy: 90.0", "baseline_accuracy: .inf", r"scores\.yaml:\d+: baseline_accuracy: "),
+    ("baseline_accuracy: 90.0", "baseline_accuracy: 900.0", r"scores\.yaml:\d+: baseline_accuracy: "),
+    ("images: 5000", "images: 0", r"scores\.yaml:\d+: images: Input should be greater than 0"),
+    ("images: 5000", "measured_with: {weights: abc}", r"scores\.yaml:\d+: measured_with\.data: is missing"),
     ("width: [8, 16]", "width: [7, 16]", r"scores\.yaml:\d+: space\.stages\[0\]\.width: conv_stem: width 7 must be"),
 ]
 
@@ -218,6 +230,77 @@ def test_a_bad_yaml_is_refused_by_line_and_key(scores, tmp_path, good, bad, reas
     with pytest.raises(InputError, match=reason) as error:
         load_scores(tmp_path)
     assert "\n" not in str(error.value)
+
+
+WITH = MeasuredWith(
+    weights="a" * 64,
+    data="fingerprint",
+    images=50,
+    calibration_images=40,
+    widths=8,
+    precision="fp32",
+    date="2026-11-29",
+)
+
+
+def test_what_scores_were_measured_with_survives_a_file(scores, tmp_path):
+    row = replace(scores.rows[0], accuracy_drop=1.5, standard_error=0.25, lost=5, gained=2)
+    whole = replace(scores, rows=(row, *scores.rows[1:]), metric="miou", data="digits", measured_with=WITH)
+    whole.save(tmp_path)
+    loaded = load_scores(tmp_path)
+    assert loaded.rows == whole.rows
+    assert (loaded.metric, loaded.data, loaded.measured_with) == ("miou", "digits", WITH)
+    text = (tmp_path / "scores.csv").read_text().replace(",5,2\n", ",5,-2\n", 1)
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(InputError, match=r"scores\.csv:2: gained: '-2' is not a whole number of images"):
+        load_scores(tmp_path)
+
+
+def test_a_recorded_standard_error_of_0_becomes_what_the_images_allow_to_know(scores, tmp_path):
+    row = replace(scores.rows[0], accuracy_drop=0.0, standard_error=0.0)
+    replace(scores, rows=(row, *scores.rows[1:]), images=48).save(tmp_path)
+    assert load_scores(tmp_path).rows[0].standard_error == 2.0, "100 / (48 + 2)"
+
+
+def test_scores_of_replaced_weights_are_refused_with_the_command_that_scores_anew(scores, tmp_path):
+    weights = tmp_path / "supernet.safetensors"
+    weights.write_bytes(b"first")
+    replace(scores, measured_with=replace(WITH, weights=weights_digest(weights))).save(tmp_path)
+    load_scores(tmp_path)
+    weights.write_bytes(b"other")
+    reason = (
+        r"scores\.yaml:\d+: measured_with\.weights: the scores were measured on other weights than those in "
+        r".*supernet\.safetensors\. Fix: "
+    )
+    with pytest.raises(InputError, match=reason + r"nas train --space small --out ") as error:
+        load_scores(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "supernet.yaml").write_text("command: nas train --space small --data photos\n")
+    with pytest.raises(InputError, match=reason + r"nas train --space small --data photos$"):
+        load_scores(tmp_path / "scores.csv")
+    load_scores(tmp_path, check_weights=False)
+    weights.unlink()
+    load_scores(tmp_path)
+
+
+def test_scores_of_another_metric_or_data_set_are_refused_by_name(space, scores):
+    scores.check_evidence()
+    scores.check_evidence(data="other")  # nothing is known of the data of these
+    with pytest.raises(InputError, match="metric: scores of metric 'top1', expected 'miou'"):
+        scores.check_evidence(metric="miou")
+    with pytest.raises(InputError, match="metric: scores of metric 'miou', expected 'top1'"):
+        replace(scores, metric="miou").check(space)
+    known = replace(scores, data="digits", measured_with=WITH)
+    known.check_evidence(data="fingerprint")
+    with pytest.raises(InputError, match=r"data: scores of other images \(digits\), expected photos; `nas train"):
+        known.check_evidence(data="other", named="photos")
+
+
+def test_shipped_scores_load_and_every_standard_error_is_above_0():
+    for path in sorted(Path("experiments").glob("*-cifar10")):
+        shipped = load_scores(path)
+        assert shipped.metric == "top1" and shipped.measured_with is None
+        assert all(row.standard_error > 0 for row in shipped.rows if row.standard_error is not None)
 
 
 def test_scores_made_from_a_space_know_it(space):

@@ -15,11 +15,12 @@ from torch import nn
 
 from nas.accuracy import RecordedScores, Score, load_scores
 from nas.accuracy.recorded import wanted_keys
+from nas.accuracy.variants import LARGEST, variants
 from nas.data import ImageData
 from nas.space import Architecture, Space
 from nas.space.moves import Move, Narrow, moves, narrow
 from nas.supernet.score import costs, importances, to_scores
-from nas.supernet.sensitivity import LARGEST, Evaluator, measure, variants
+from nas.supernet.sensitivity import Evaluator, measure
 from nas.supernet.supernet import Supernet
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import nas
+from nas.accuracy.standard_errors import accuracy_error
 from nas.data import Splits, load_data
 from nas.errors import InputError
+from nas.files import write_yaml
 from nas.latency import LatencyTable
 from nas.search import Evaluations, Scores, moves
 from nas.space import Space
@@ -90,6 +93,28 @@ def test_the_held_out_images_are_those_of_the_training(
     found = training_splits(trained(splits).root, "digits")
     assert found.held_out.fingerprint == splits.held_out.fingerprint
     assert found.train.fingerprint == splits.train.fingerprint
+
+
+def test_the_counts_of_images_stand_under_keys_and_words_decide_nothing(
+    trained: Callable[..., Folder], data: Callable[..., Splits]
+) -> None:
+    splits = data(limit=300, held_out=40)
+    root = trained(splits).root
+    description = yaml.safe_load(Folder(root).description.read_text())
+    description["data"] |= {"total": 300, "held_out": 40, "source": "the words of another version"}
+    write_yaml(Folder(root).description, description)
+    assert training_splits(root, "digits").train.fingerprint == splits.train.fingerprint
+    del description["data"]["total"]
+    write_yaml(Folder(root).description, description)
+    with pytest.raises(InputError, match=r"supernet\.yaml: data: total and held_out are missing"):
+        training_splits(root, "digits")
+
+
+def test_a_member_has_the_wilson_standard_error(trained: Callable[..., Folder], data: Callable[..., Splits]) -> None:
+    judge = SlicedSupernet(trained(data(limit=100)).root, "digits", images=10, calibration=20)
+    largest = judge.space.largest()
+    ((_, found),) = judge.evaluate(largest, [largest])
+    assert found.standard_error == accuracy_error(found.accuracy, 10)
 
 
 def test_other_images_are_refused(

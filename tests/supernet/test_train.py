@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from nas.data import ImageData, load_data
 from nas.errors import InputError, NasError
+from nas.files import write_yaml
 from nas.space import Space
 from nas.space.space import Pick
 from nas.specs import MB4D
@@ -218,6 +220,26 @@ def test_another_training_in_the_folder_is_refused(
     train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
     with pytest.raises(InputError, match=r"supernet\.yaml:\d+: recipe: .*learning_rate 0\.001 there, 0\.5 here"):
         train(space, digits, replace(RECIPE, epochs=1, batch=256, learning_rate=0.5), tmp_path / "out")
+
+
+def test_the_folder_says_how_the_data_set_was_split_and_those_of_older_versions_resume(
+    small_space: Callable[[str], Space], tmp_path: Path
+) -> None:
+    splits = load_data("digits", (32, 32), limit=100, held_out=30)
+    space, recipe = small_space("network_suffix").at(32), replace(RECIPE, epochs=1, batch=70)
+    folder = train(space, splits.train, recipe, tmp_path / "out")
+    description = yaml.safe_load(folder.description.read_text())
+    data = description["data"]
+    assert (data["images"], data["total"], data["held_out"]) == (70, 100, 30)
+    assert splits.train.part and data["dataset"] == splits.train.part.dataset
+    for key in ("dataset", "total", "held_out"):
+        del data[key]
+    write_yaml(folder.description, description)
+    train(space, splits.train, recipe, tmp_path / "out")
+    data["held_out"] = 20
+    write_yaml(folder.description, description)
+    with pytest.raises(InputError, match="held_out 20 there, 30 here"):
+        train(space, splits.train, recipe, tmp_path / "out")
 
 
 def test_a_training_that_has_saved_nothing_may_start_with_other_options(
