@@ -10,6 +10,7 @@ from nas.accuracy.recorded import MeasuredWith, RecordedScores, Score
 from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Accuracy, Scores
 from nas.errors import InputError, nearest
+from nas.files import YamlFile
 from nas.space import Space, load_space, space_names
 
 
@@ -51,14 +52,23 @@ def load_scores(name: str | Path, check_weights: bool = True) -> Scores:
         return read_scores(known[str(name)])
     if str(name) in space_names():
         return default_scores(load_space(str(name)))
-    if path.is_dir():
-        return read_scores(path / "scores.csv", check_weights)
-    if path.suffix == ".csv" or len(path.parts) > 1:
-        return read_scores(path, check_weights)
+    if path.is_dir() or path.suffix or len(path.parts) > 1:
+        return _read(path, check_weights)
     raise InputError(
         f"no scores at '{name}': it is not a file, a folder, a space or recorded scores"
         f"{nearest(str(name), [*space_names(), *known])}"
     )
+
+
+def _read(path: Path, check_weights: bool) -> Scores:
+    """Return the scores in a folder, or beside a `scores.csv` or `scores.yaml`."""
+    from nas.accuracy.posterior_file import FORMAT, read_law_scores
+
+    folder = path if path.is_dir() else path.parent
+    about = folder / "scores.yaml"
+    if about.is_file() and YamlFile(about).data.get("format") == FORMAT:
+        return read_law_scores(about)
+    return read_scores(folder / "scores.csv" if path.is_dir() else path, check_weights)
 
 
 __all__ = [

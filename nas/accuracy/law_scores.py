@@ -298,9 +298,10 @@ class LawScores(Scores):
         # Blocks of another recipe have other entries: only those of the same activation compare.
         alike = [c for c in candidates if _activation(c) == _activation(entry)]
         most = max(_expansion(candidate) for candidate in alike)
-        lost = (_expansion(entry) / most) ** -self.law.coefficients["expansion"] - 1
+        lost: float = (_expansion(entry) / most) ** -self.law.coefficients["expansion"] - 1
         factor = math.exp(self._log_factor([0.0] * (len(self._activations) - 1)))
-        return float(deficit) * factor * part / size * lost
+        points = float(deficit) * factor * part / size
+        return points * lost
 
     def _ratio(self, index: int, before: int, width: int) -> tuple[str, float]:
         """Return the reason and the points of caution of a jump in width from the stage before."""

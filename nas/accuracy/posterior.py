@@ -316,6 +316,10 @@ class PosteriorScores(Scores):
         """What tells these scores from others, on every machine."""
         return f"{self.law.fingerprint} {' '.join(f'{row.cost:.6g}' for row in self.rows.rows)}"
 
+    def at(self, space: Space) -> PosteriorScores:
+        """Return the scores with what is known of the space's published members; the input size stays as measured."""
+        return replace(self, law=self.law.at(space.at(self.scored.resolution)))
+
     def cautious(self) -> PosteriorScores:
         return replace(self, law=self.law.cautious())
 

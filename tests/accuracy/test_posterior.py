@@ -157,3 +157,16 @@ def test_evaluated_members_give_a_level(space: Space, law: LawScores) -> None:
     scores = evaluated(law, known, 80.0, "members trained alone").expected()
     assert scores.accuracy(archs[0]).value == pytest.approx(known[archs[0]][0], abs=2.0)
     assert "members trained alone" in scores.provenance
+
+
+def test_the_files_come_back_as_they_were_written(space: Space, law: LawScores, tmp_path: Path) -> None:
+    other = truth(law)
+    seen = [Observation(variant.arch, other.parts_cost(variant.arch), 0.3) for variant in variants(space)]
+    scores = Posterior(law, seen, 75.0, "a supernet").expected()
+    for kept in (law, scores):
+        kept.save(tmp_path / type(kept).__name__)
+        again = load_scores(tmp_path / type(kept).__name__)
+        assert type(again) is type(kept)
+        for arch in members(space, 5):
+            assert again.cost(arch) == pytest.approx(kept.cost(arch), abs=1e-3)
+            assert again.accuracy(arch).value == pytest.approx(kept.accuracy(arch).value, abs=1e-3)

@@ -108,7 +108,7 @@ def test_scores_that_are_not_there_are_an_error_with_the_way_to_make_them(workpl
     with pytest.raises(InputError, match="did you mean 'small'"):
         load_scores("smal")
     workplace.scores_file.unlink()
-    with pytest.raises(InputError, match=r"'small-toy', which are not here; `nas train --space small`"):
+    with pytest.raises(InputError, match=r"scores: unknown scores 'small-toy'"):
         load_scores("small")
     with pytest.raises(InputError, match=r"nowhere/scores.*cannot be read"):
         load_scores("nowhere/scores.csv")
