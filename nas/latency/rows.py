@@ -21,6 +21,8 @@ Key = tuple[str, str, str]
 
 PROVENANCES: tuple[Provenance, ...] = get_args(Provenance)
 """From the most to the least trustworthy."""
+ROW_PROVENANCES: tuple[Provenance, ...] = tuple(name for name in PROVENANCES if name != "priced")
+"""A price is what stands in for a row, so no row has it."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,8 @@ def _runs(text: str) -> int:
 
 
 def _provenance(text: str) -> Provenance:
-    if text not in PROVENANCES:
-        raise ValueError(f"'{text}' is none of {', '.join(PROVENANCES)}")
+    if text not in ROW_PROVENANCES:
+        raise ValueError(f"'{text}' is none of {', '.join(ROW_PROVENANCES)}")
     return text
 
 
