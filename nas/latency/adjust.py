@@ -132,13 +132,20 @@ def _guarded(
     fitted = _fit(lines, before)
     follows = low <= fitted[0] / before[0] <= high and _typical_error(lines, fitted) <= limit
     if follows:
-        return fitted, ""
+        return fitted, _far_off(lines, fitted, limit)
     if misfit > limit:
         raise InputError(
             f"{path}: the networks contradict each other (got errors of {misfit:.0f} % after calibration, "
             f"expected at most {limit:.0f} %). Fix: measure them again, one after the other, on one device"
         )
     return single, "scale and intercept together do not follow the networks; one ratio for all does"
+
+
+def _far_off(lines: Sequence[_Line], calibration: tuple[float, float], limit: float) -> str:
+    """Return a note that names the networks whose error is above `limit` percent; empty where there are none."""
+    errors = {line.name: 100 * (_ms(line, calibration) / line.measured_ms - 1) for line in lines}
+    named = [f"{name} ({error:+.0f} %)" for name, error in errors.items() if abs(error) > limit]
+    return f"read these figures again: {', '.join(named)}" if named else ""
 
 
 def _ratio(lines: Sequence[_Line], before: tuple[float, float]) -> float:

@@ -67,8 +67,10 @@ def dense_networks(folder: Path) -> list[Dense]:
         arch = member(row["model"])
         if arch is None:
             raise InputError(f"{path}:{line}: model: '{row['model']}' is not a published member of a shipped space")
+        height, _, width = row["resolution"].partition("x")
+        if not (height.isdecimal() and (width or height).isdecimal()):
+            raise InputError(f"{path}:{line}: resolution: '{row['resolution']}' is not a side or HEIGHTxWIDTH")
         try:
-            height, _, width = row["resolution"].partition("x")
             arch = arch.at((int(height), int(width or height))).with_head(parse("fpn_head", row["head"]))
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
