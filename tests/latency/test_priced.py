@@ -57,9 +57,9 @@ def test_a_price_is_the_row_that_the_table_would_have(device: str, place: int) -
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("device", SHIPPED)
 @pytest.mark.parametrize("space", SPACES)
-def test_every_shipped_table_answers_for_published_members(space: str, device: str, change: str) -> None:
-    table = shipped(device)
-    for member in load_space(space).published.values():
+def test_every_shipped_table_answers_for_every_space(space: str, device: str, change: str) -> None:
+    table, whole = shipped(device), load_space(space)
+    for member in (*whole.published.values(), whole.smallest(), whole.largest()):
         arch = CHANGES[change](member)
         estimate = table.predict(arch)
         assert estimate.missing == () and 0 < estimate.priced <= 1
