@@ -63,7 +63,7 @@ def profile(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, each pinned to a core.")] = None,
     affinity: Annotated[str | None, typer.Option(help="Android: mask of the cores, in hexadecimal.")] = None,
     benchmark_model: Annotated[Path | None, typer.Option(help="Android: LiteRT's tool, if not the release's.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time to spend, as 90s or 5m: the best table it allows.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Maximum duration with its unit, as 90s, 5m or 1h.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Measure again what the device could not run before.")] = False,
     bundle: Bundle = None,
     check_nets: CheckNets = 20,

@@ -1,9 +1,10 @@
-"""CSV files that people write, often with a spreadsheet: `nas.latency.adjust` and others read them here."""
+"""CSV files that people write or edit, often with a spreadsheet: what readers of figures, tables and imports share."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,9 +24,8 @@ def read_records(
         InputError: naming file, line and reason.
     """
     text = read_text(path)
-    first = text.partition("\n")[0]
-    semicolons = first.count(";") > first.count(",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True)
+    delimiter = separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     header: list[str] | None = None
     try:
         for values in reader:
@@ -33,15 +33,14 @@ def read_records(
             if header is None:
                 header = stripped
                 _check_header(path, header, required, optional)
+            elif len(stripped) > len(header):
+                raise InputError(
+                    f"{path}:{reader.line_num}: too many values (got {len(stripped)}, expected {len(header)}). "
+                    "Fix: write decimals with a point, as 1.5"
+                )
             elif any(stripped):
                 record = dict.fromkeys((*required, *optional), "") | dict(zip(header, stripped, strict=False))
-                yield (
-                    reader.line_num,
-                    {
-                        name: value.replace(",", ".") if semicolons and _is_number(value) else value
-                        for name, value in record.items()
-                    },
-                )
+                yield reader.line_num, {name: plain(value, delimiter) for name, value in record.items()}
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
     if header is None:
@@ -55,5 +54,14 @@ def _check_header(path: Path, header: Sequence[str], required: Sequence[str], op
             raise InputError(f"{path}:1: column '{column}' is missing; expected: {expected}")
 
 
-def _is_number(text: str) -> bool:
-    return text.replace(",", "", 1).replace(".", "", 1).isdigit()
+def separator(text: str) -> str:
+    """Return what separates the columns of a CSV text, by its header: a comma or a semicolon."""
+    header = text.partition("\n")[0]
+    return ";" if header.count(";") > header.count(",") else ","
+
+
+def plain(value: str, delimiter: str) -> str:
+    """Return a value without blanks around it, and 1,5 as 1.5 where semicolons separate."""
+    value = value.strip()
+    number = delimiter == ";" and re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", value)
+    return value.replace(",", ".") if number else value

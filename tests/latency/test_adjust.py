@@ -102,6 +102,7 @@ def test_an_architecture_file_is_a_network_too(table: LatencyTable, tmp_path: Pa
     ("network,latency_ms,resolution\nswiftformer_s,1.0,1e9\n", r"nets.csv:2: resolution: '1e9' is not a side"),
     ("network,latency_ms,resolution\nswiftformer_s,1.0,-224\n", r"nets.csv:2: resolution: '-224' is no positive"),
     ("network,latency_ms,resolution\nswiftformer_s,1.0,big\n", r"nets.csv:2: resolution: 'big' is no positive number"),
+    ("network,latency_ms\nefficientformer_l1,1,5\n", r"nets.csv:2: too many values \(got 3, expected 2\). Fix: .*1.5"),
     ("network,ms\nefficientformer_l1,1.0\n", r"nets.csv:1: column 'latency_ms' is missing"),
     ("network,latency_ms\n", r"nets.csv: no networks"),
     ("network,latency_ms\nnowhere.yaml,1.0\n", r"nets.csv:2: .*nowhere.yaml"),

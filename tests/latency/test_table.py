@@ -209,6 +209,24 @@ def test_the_good_row_is_good(tmp_path: Path) -> None:
     assert format_rows([row]) == (tmp_path / "table.csv").read_text()
 
 
+@pytest.mark.parametrize("delimiter", [", ", ";", "; "])
+def test_a_table_that_went_through_a_spreadsheet_is_read(tmp_path: Path, delimiter: str) -> None:
+    table = whole_table()
+    table.save(tmp_path)
+    path = tmp_path / "table.csv"
+    lines = []
+    for line in path.read_text().splitlines():
+        values = line.split(",")
+        if delimiter[0] == ";":  # then hyperparameters are quoted, and numbers have a comma
+            values = [f'"{value}"' if ";" in value else value for value in values]
+            values = [value.replace(".", ",") if value[:2] == "0." else value for value in values]
+        lines.append((delimiter if '"' not in line else delimiter[0]).join(values))
+    if delimiter == "; ":
+        lines = [line.replace('; "', ';"') for line in lines]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    assert read_rows(path) == dict(table.rows)
+
+
 BAD_DEVICES = {
     "unknown key": ("chip: A14\n", r"device.yaml:11: chip: unknown key; known:"),
     "wrong type": ("threads: two\n", r"device.yaml:11: threads: .*integer.*'two'"),
