@@ -128,8 +128,10 @@ def test_predict_answers_on_every_shipped_device(nas, device, options):
         code, out, err = nas("predict", member, "--device", device, *options, "--json")
         document = json.loads(out)
         assert code == 0 and document["ms"] > 0
-        assert (document["priced"] > 0) == bool(options) == any(
-            bar["provenance"] == "priced" for bar in document["breakdown"]
+        assert (
+            (document["priced"] > 0)
+            == bool(options)
+            == any(bar["provenance"] == "priced" for bar in document["breakdown"])
         )
         assert document["provenance"] == "estimated" and document["priced"] <= 1
         assert document["standard_error"] >= document["ms"] * document["expected_error"] / 100 - 1e-9
