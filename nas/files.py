@@ -71,7 +71,8 @@ def path_of(keys: Sequence[str | int]) -> str:
 
 def read_text(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        # Spreadsheets and Windows editors put a byte order mark in front, which belongs to no key and no column.
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path}: cannot be read: {reason}") from None

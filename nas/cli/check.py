@@ -96,8 +96,16 @@ def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> 
     assert table.device.check is not None
     return {
         "device": table.device.name, "table": str(table.path), **table.device.check.model_dump(),
-        "networks": [asdict(time) for time in times], "next": following,
+        "misfit": _misfit(table, times), "leave_one_out_error": table.leave_one_out_error,
+        "calibrated_error": table.calibrated_error, "networks": [asdict(time) for time in times], "next": following,
     }  # fmt: skip
+
+
+def _misfit(table: LatencyTable, times: list[NetworkTime]) -> float | None:
+    """Return what the calibration's own networks are off by in percent: of the checked space, else of all."""
+    place = times[0].space, times[0].resolution
+    entries = [each for each in table.device.spaces if (each.space, each.resolution) == place]
+    return entries[-1].mape if entries else table.device.calibration.mape
 
 
 def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
@@ -111,6 +119,14 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     rank = "none" if found.spearman is None else f"{found.spearman:.4f}"
     lines.append(f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5 %: "
                  f"{found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}")  # fmt: skip
+    errors = {
+        "calibration, on its own networks": _misfit(table, times),
+        "calibration by hand": table.calibrated_error,
+        "rows left out": table.leave_one_out_error,
+    }
+    known = [f"{name} {error:.2f} %" for name, error in errors.items() if error is not None]
+    if known:
+        lines.append(f"errors before this check: {', '.join(known)}")
     if found.drift is not None:
         lines.append(f"the calibration's own networks, measured again, took {abs(found.drift):.1f} % "
                      f"{'more' if found.drift >= 0 else 'less'} than then; with that taken off the mean error is "

@@ -53,26 +53,39 @@ def _sizes(network: Architecture, asked: sizes.Sizes) -> sizes.Sizes:
 
 def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, following: str) -> dict[str, Any]:
     return {
-        "architecture": arch.name, "space": arch.space, "device": table.device.name, "ms": estimate.ms,
-        "provenance": estimate.provenance, "expected_error": estimate.expected_error,
-        "expected_error_source": table.expected_error_source, "params": arch.params, "macs": arch.macs,
+        "architecture": arch.name,
+        "space": arch.space,
+        "device": table.device.name,
+        "ms": estimate.ms,
+        "standard_error": estimate.standard_error,
+        "priced": estimate.priced,
+        "provenance": estimate.provenance,
+        "expected_error": estimate.expected_error,
+        "expected_error_source": table.expected_error_source,
+        "leave_one_out_error": table.leave_one_out_error,
+        "calibrated_error": table.calibrated_error,
+        "params": arch.params,
+        "macs": arch.macs,
         "breakdown": [
             {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance, "key": list(bar.key)}
             for bar in estimate.breakdown
         ],
         "next": following,
-    }  # fmt: skip
+    }
 
 
 def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
-    error = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
+    expected = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
+    spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.3f}"
     lines = [f"{'operation':<20}{'kind':<16}{'ms':>9}{'share':>8}  rows"]
     for bar in estimate.breakdown:
         share = 100 * bar.ms / estimate.ms if estimate.ms else 0.0
         lines.append(f"{bar.name:<20}{bar.kind:<16}{bar.ms:>9.4f}{share:>6.1f} %  {bar.provenance}")
     lines += [
-        f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f} ms, {estimate.provenance}, "
+        f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f}{spread} ms, {estimate.provenance}, "
         f"{arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G MACs",
-        f"expected error {error} ({table.expected_error_source})",
     ]
+    if estimate.priced:
+        lines.append(f"priced: {100 * estimate.priced:.0f} % of it has no row; the cost model of the table priced it")
+    lines.append(f"expected error {expected} ({table.expected_error_source})")
     return "\n".join(lines)

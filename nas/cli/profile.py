@@ -63,7 +63,7 @@ def profile(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, each pinned to a core.")] = None,
     affinity: Annotated[str | None, typer.Option(help="Android: mask of the cores, in hexadecimal.")] = None,
     benchmark_model: Annotated[Path | None, typer.Option(help="Android: LiteRT's tool, if not the release's.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time to spend, as 90s or 5m: the best table it allows.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Maximum duration with its unit, as 90s, 5m or 1h.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Measure again what the device could not run before.")] = False,
     bundle: Bundle = None,
     check_nets: CheckNets = 20,
@@ -129,16 +129,27 @@ class _Job:
 
     def _document(self, device: str, folder: Path, table: LatencyTable, report: Report) -> dict[str, Any]:
         own = table.calibrated(self.space.name, self.space.resolution).device
+        settings = self.settings
+        given = {
+            "--unit": settings.unit,
+            "--threads": settings.threads,
+            "--affinity": settings.affinity,
+            "--benchmark-model": settings.tool,
+            "--out": None if folder == _folder(device, None) else folder,
+        }
+        again = ["nas", "profile", "--space", self.name, "--device", device, *self.asked.options()]
+        again += [part for name, value in given.items() if value is not None for part in (name, str(value))]
         shown = device if folder == _folder(device, None) else str(folder)
         following = shlex.join(["nas", "check", "--device", shown, "--space", self.name, *self.asked.options()])
         return {
             "space": self.name, "device": device, "operations": report.operations, "measured": report.measured,
             "reused": report.reused, "interpolated": report.interpolated, "missing": report.missing,
-            "failed": report.failed, "flagged": report.flagged, "lost": report.lost,
+            "left_out": report.left_out, "failed": report.failed, "flagged": report.flagged, "lost": report.lost,
             "seconds": round(report.seconds, 2), "table": str(folder), "provenance": table.provenance,
             "expected_error": table.expected_error, "scale": own.calibration.scale, "intercept_ms": own.intercept_ms,
             "weights_ms": own.calibration.weights_ms, "weights_from": own.calibration.weights_from,
-            "networks": own.calibration.nets, "next": following,
+            "networks": own.calibration.nets, "misfit": own.calibration.mape, "note": own.calibration.note,
+            "next": shlex.join(again) if report.left_out else following,
         }  # fmt: skip
 
 
@@ -165,6 +176,12 @@ def _measure(job: _Job, names: list[str], out: Path | None, as_json: bool) -> No
         emit(documents if len(names) > 1 else documents[0], as_json, "\n".join(map(_text, documents)))
     if errors:
         raise errors[0]
+    for document in documents:
+        if document["left_out"]:
+            raise NasError(
+                f"{document['table']}: the profile is incomplete (got {document['left_out']} operations without a row, "
+                f"expected 0). Fix: {document['next']}"
+            )
     next_step(documents[0]["next"])
 
 
@@ -202,6 +219,11 @@ def _text(document: dict[str, Any]) -> str:
         f"{document['weights_ms']:.4f} ms a million parameters beyond {document['weights_from']:.2f}, "
         f"from {document['networks']} whole networks",
     ]
+    if document["misfit"] is not None:
+        error = "unknown" if document["expected_error"] is None else f"{document['expected_error']:.1f} %"
+        lines.append(f"these networks are off by {document['misfit']:.1f} %; expected error of the table {error}")
+    if document["note"]:
+        lines.append(f"note: {document['note']}")
     if document["flagged"]:
         lines.append(f"{document['flagged']} rows were measured while the device drifted; the column note says which")
     return "\n".join(lines)

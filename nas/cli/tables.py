@@ -91,18 +91,30 @@ def calibrate(path: Path, device: str, out: Path | None, as_json: bool) -> None:
     folder = out or Path("latency_tables") / before.device.name
     table = adjust(before, path)
     table.save(folder)
-    scale, intercept = table.device.calibration.scale, table.device.intercept_ms
+    line, intercept = table.device.calibration, table.device.intercept_ms
     document = {
-        "device": table.device.name, "file": str(path), "table": str(folder), "nets": table.device.calibration.nets,
-        "scale": scale, "intercept_ms": intercept, "provenance": table.provenance,
-        "expected_error_before": before.expected_error, "expected_error": table.expected_error,
-    }  # fmt: skip
-    text = (
-        f"{folder}: networks = {intercept:.4f} ms + {scale:.4f} x sum of rows, from {table.device.calibration.nets} "
-        f"networks in {path}; expected error {_percent(before.expected_error)} before, "
-        f"{_percent(table.expected_error)} now"
-    )
-    emit(document, as_json, text)
+        "device": table.device.name,
+        "file": str(path),
+        "table": str(folder),
+        "nets": line.nets,
+        "scale": line.scale,
+        "intercept_ms": intercept,
+        "note": line.note,
+        "provenance": table.provenance,
+        "misfit": line.mape,
+        "leave_one_out_error": table.leave_one_out_error,
+        "calibrated_error": table.calibrated_error,
+        "expected_error_before": before.expected_error,
+        "expected_error": table.expected_error,
+    }
+    lines = [
+        f"{folder}: networks = {intercept:.4f} ms + {line.scale:.4f} x sum of rows",
+        f"calibration: {line.nets} networks in {path}, off by {_percent(line.mape)}",
+        f"expected error: {_percent(before.expected_error)} before, {_percent(table.expected_error)} now",
+    ]
+    if line.note:
+        lines.append(f"note: {line.note}")
+    emit(document, as_json, "\n".join(lines))
     next_step("nas devices")
 
 

@@ -7,17 +7,17 @@
     efficientformer_l1,1.31
     swiftformer_s,0.98
 
-One or two networks give one factor for all: the median of measured over predicted. Three or more give the scale of the
-sums of rows and the intercept, each held near what that factor makes of them; single networks that are far off count
-less (soft L1 loss on relative errors). The error afterwards is then that of networks left out.
+One or two networks give one ratio for all: the median of measured over predicted. Three or more give the scale of the
+sums of rows and the intercept, each held near what that ratio makes of them; single networks that are far off count
+less (soft L1 loss on relative errors). The error afterwards is that of networks left out, and never below the misfit.
+
+Figures that cannot be of this device are refused: in another unit, far from the table, or contradicting each other.
+Where scale and intercept together do not follow the networks, the one ratio stays.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,19 +26,27 @@ from typing import Any
 import numpy as np
 
 from nas.errors import InputError, nearest
-from nas.files import read_text
-from nas.latency.calibration import sums
+from nas.latency.calibration import SCALES, sums
 from nas.latency.device_info import Calibration, EstimateInfo
 from nas.latency.networks import NetworkTime
 from nas.latency.published import member, members
+from nas.latency.spreadsheet import read_records
 from nas.latency.table import LatencyTable, MissingRows
 from nas.space import Architecture, load_architecture
 
+MOST_PIXELS = 16384
+"""On a side of an image."""
 FIT_BOTH = 3
 """From so many networks on, scale and intercept are fitted, and errors are of networks left out."""
 _TRUST = 0.03
 """A scale or an intercept e times what one factor gives weighs as much as an error of 3 % in one network."""
 _FAR_OFF = 0.1
+_UNITS = {1000.0: ("microseconds", "divide latency_ms by 1000"), 0.001: ("seconds", "multiply latency_ms by 1000")}
+"""By what figures in another unit are off: its name, and the remedy."""
+_UNIT_TOLERANCE = 3.0
+"""Another unit is named where figures are this near to it. Estimated tables are at most off by a factor of two."""
+_DISAGREE = 3.0
+"""Networks contradict each other where they are off by more than this many times the table's own error."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
     if not lines:
         raise InputError(f"{nets_csv}: no networks; expected lines as: efficientformer_l1,1.31")
     before = device.calibration.scale, device.intercept_ms
-    after = _fit(lines, before)
+    limit = _DISAGREE * max(device.estimate.leave_one_out_mape, device.estimate.family_error)
+    after, note = _guarded(lines, before, limit, nets_csv)
     left_out = [_fit([*lines[:place], *lines[place + 1 :]], before) for place in range(len(lines))]
     entries = [
         {"name": line.name, "measured_ms": line.measured_ms, "before_ms": round(_ms(line, before), 4),
@@ -74,12 +83,13 @@ def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
     ]  # fmt: skip
     errors = {key.removesuffix("_ms"): _mape(entries, key) for key in list(entries[0])[2:]}
     estimate = device.estimate.model_dump()
-    estimate["leave_one_out_mape"] = errors.get("left_out", estimate["leave_one_out_mape"])
-    estimate["adjusted"] = {"file": str(nets_csv), "mape": errors, "networks": entries}
+    # One or two networks say nothing of others, so that the error of published networks left out still counts.
+    expected = max(errors.get("left_out", device.estimate.leave_one_out_mape), errors["after"])
+    estimate["adjusted"] = {"file": str(nets_csv), "expected": expected, "mape": errors, "networks": entries}
     return replace(table, device=replace(
         device,
         intercept_ms=round(after[1], 6),
-        calibration=Calibration(scale=round(after[0], 6), nets=len(lines)),
+        calibration=Calibration(scale=round(after[0], 6), nets=len(lines), mape=errors["after"], note=note),
         check=None,
         estimate=EstimateInfo.model_validate(estimate),
     ))  # fmt: skip
@@ -93,14 +103,74 @@ def _mape(entries: Sequence[dict[str, Any]], key: str) -> float:
     return round(float(np.mean([abs(entry[key] / entry["measured_ms"] - 1) for entry in entries])) * 100, 2)
 
 
+def _guarded(
+    lines: Sequence[_Line], before: tuple[float, float], limit: float, path: Path
+) -> tuple[tuple[float, float], str]:
+    """Return scale and intercept, and a note where they were left at one ratio.
+
+    Args:
+        limit: the median error in percent that networks may have after the fit.
+
+    Raises:
+        InputError: when the figures are in another unit, far from the table, or contradict each other.
+    """
+    ratio = _ratio(lines, before)
+    for unit, (name, remedy) in _UNITS.items():
+        if unit / _UNIT_TOLERANCE < ratio < unit * _UNIT_TOLERANCE:
+            raise InputError(
+                f"{path}: latency_ms is in {name} (got {ratio:.3g} times the predicted latency, expected about 1). "
+                f"Fix: {remedy}"
+            )
+    low, high = SCALES
+    if not low <= ratio <= high:
+        raise InputError(
+            f"{path}: latency_ms is far from the table (got {ratio:.3g} times the predicted latency, "
+            f"expected {low:g} to {high:g}). Fix: check the figures, their unit and the device"
+        )
+    single = ratio * before[0], ratio * before[1]
+    misfit = _typical_error(lines, single)
+    fitted = _fit(lines, before)
+    follows = low <= fitted[0] / before[0] <= high and _typical_error(lines, fitted) <= limit
+    if follows:
+        return fitted, _far_off(lines, fitted, limit)
+    if misfit > limit:
+        raise InputError(
+            f"{path}: the networks contradict each other (got errors of {misfit:.0f} % after calibration, "
+            f"expected at most {limit:.0f} %). Fix: measure them again, one after the other, on one device"
+        )
+    return single, "scale and intercept together do not follow the networks; one ratio for all does"
+
+
+def _far_off(lines: Sequence[_Line], calibration: tuple[float, float], limit: float) -> str:
+    """Return a note that names the networks whose error is above `limit` percent; empty where there are none."""
+    errors = {line.name: 100 * (_ms(line, calibration) / line.measured_ms - 1) for line in lines}
+    named = [f"{name} ({error:+.0f} %)" for name, error in errors.items() if abs(error) > limit]
+    return f"read these figures again: {', '.join(named)}" if named else ""
+
+
+def _ratio(lines: Sequence[_Line], before: tuple[float, float]) -> float:
+    return float(np.median([line.measured_ms / _ms(line, before) for line in lines]))
+
+
+def _typical_error(lines: Sequence[_Line], calibration: tuple[float, float]) -> float:
+    """Return the median error in percent, which a single disturbed network does not move.
+
+    Of an even number of networks it is the worse of the middle two, and errors are of the larger one of both times, so
+    that half the time and twice the time are equally far off.
+    """
+    ratios = [_ms(line, calibration) / line.measured_ms for line in lines]
+    errors = sorted(100 * (max(ratio, 1 / ratio) - 1) for ratio in ratios)
+    return errors[len(errors) // 2]
+
+
 def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, float]:
     """Scale and intercept in ms."""
     from scipy.optimize import least_squares
 
     if not lines:
         return before
-    factor = float(np.median([line.measured_ms / _ms(line, before) for line in lines]))
-    scale, intercept = factor * before[0], factor * before[1]
+    ratio = _ratio(lines, before)
+    scale, intercept = ratio * before[0], ratio * before[1]
     if len(lines) < FIT_BOTH:
         return scale, intercept
 
@@ -113,18 +183,12 @@ def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, fl
 
 
 def _lines(table: LatencyTable, path: Path) -> Iterator[_Line]:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
-    for column in ("network", "latency_ms"):
-        if column not in (reader.fieldnames or ()):
-            raise InputError(
-                f"{path}:1: column '{column}' is missing; expected: network, latency_ms, resolution (if any)"
-            )
     seen: dict[object, int] = {}
-    for record in reader:
-        row, where = defaultdict(str, record), f"{path}:{reader.line_num}"
-        arch = _architecture(row["network"].strip(), row["resolution"].strip(), where)
-        first = seen.setdefault(arch.operations(), reader.line_num)
-        if first != reader.line_num:
+    for number, row in read_records(path, required=("network", "latency_ms"), optional=("resolution",)):
+        where = f"{path}:{number}"
+        arch = _architecture(row["network"], row["resolution"], where)
+        first = seen.setdefault(arch.operations(), number)
+        if first != number:
             raise InputError(f"{where}: network: '{row['network']}' is on line {first} already")
         ms = _number(row["latency_ms"], "latency_ms", where)
         measured = NetworkTime("calibration", arch.space, "", arch.name, ms)
@@ -132,7 +196,7 @@ def _lines(table: LatencyTable, path: Path) -> Iterator[_Line]:
             (summed,) = sums(table, {arch: measured})
         except MissingRows as error:
             raise InputError(f"{where}: {error}") from None
-        yield _Line(row["network"].strip(), ms, summed.sum_ms)
+        yield _Line(row["network"], ms, summed.sum_ms)
 
 
 def _architecture(name: str, resolution: str, where: str) -> Architecture:
@@ -141,9 +205,16 @@ def _architecture(name: str, resolution: str, where: str) -> Architecture:
         raise InputError(f"{where}: network: '{name}' is neither published nor a YAML file{nearest(name, members())}")
     try:
         arch = arch or load_architecture(name)
-        return arch.at(int(_number(resolution, "resolution", where))) if resolution else arch
-    except InputError as error:
+        return arch.at(_side(resolution, where)) if resolution else arch
+    except ValueError as error:
         raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from None
+
+
+def _side(text: str, where: str) -> int:
+    side = _number(text, "resolution", where)
+    if side != int(side) or side > MOST_PIXELS:
+        raise InputError(f"{where}: resolution: '{text}' is not a side in pixels (expected up to {MOST_PIXELS})")
+    return int(side)
 
 
 def _number(text: str, column: str, where: str) -> float:

@@ -35,6 +35,7 @@ class Report:
         measured, reused: rows that this run measured, and rows of the space that were there from before.
         interpolated: rows of the space that were predicted from measured ones.
         missing: operations of the space that have no row, because the time was up or the device cannot run them.
+        left_out: those of them that the device could run: the same call measures them.
         failed: operations that the device could not run, with its message.
         flagged: rows that were measured while the device drifted and did not recover.
         lost: devices that went away while others went on, with the reason.
@@ -46,6 +47,7 @@ class Report:
     reused: int = 0
     interpolated: int = 0
     missing: int = 0
+    left_out: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     flagged: int = 0
     lost: list[str] = field(default_factory=list)

@@ -16,6 +16,10 @@ from nas.space import Architecture
 NETWORK_ERROR, SCALE_ERROR, INTERCEPT_SHARE, WEIGHTS_SHARE = 0.01, 0.005, 0.05, 0.02
 """A network predicted 1 % off weighs as much as a scale 0.005 from 1, an intercept of 5 % of the fastest network, or
 weights of the median network that cost 2 % of the fastest one."""
+SCALES = 0.2, 5.0
+"""A scale beyond these does not carry rows over to networks: it stands for another unit, device or precision."""
+MISFIT = 15.0
+"""The error in percent that the networks of a calibration may have. Above it, the table is noted as not following."""
 Floats = NDArray[np.float64]
 
 
@@ -56,6 +60,29 @@ def calibrate(networks: Sequence[NetworkTime]) -> Line:
     return Line(scale, call_ms, weights_ms, least) if known else Line(scale, call_ms)
 
 
+def follow(networks: Sequence[NetworkTime]) -> tuple[Line, str]:
+    """Return the line of `calibrate`, or a simpler one where that does not follow the networks, and then a note.
+
+    Where a call takes far more than the operations (tiny networks on a fast device), the fit can put the scale at 0:
+    every network would be predicted alike. Rows and networks are of one device, so a scale of 1 with an intercept, and
+    a scale alone, are tried in its place. The one with the smaller misfit is taken.
+    """
+    line = _rounded(calibrate(networks))
+    low, high = SCALES
+    if low <= line.scale <= high:
+        misfit = mape(networks, line)
+        note = f"networks do not follow the sums of rows: they are off by {misfit:.0f} %" if misfit > MISFIT else ""
+        return line, note
+    call_ms = float(np.median([network.measured_ms - network.sum_ms for network in networks]))
+    ratio = float(np.median([network.measured_ms / network.sum_ms for network in networks]))
+    simpler = [Line(1.0, max(call_ms, 0.0)), Line(min(max(ratio, low), high))]
+    best = min((_rounded(each) for each in simpler), key=lambda each: mape(networks, each))
+    return best, (
+        f"networks do not follow the sums of rows: a fit of scale and intercept gives a scale of {line.scale:.3g} "
+        f"(expected {low:g} to {high:g}), so that the {'call' if best.intercept_ms else 'scale'} alone was fitted"
+    )
+
+
 def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> list[NetworkTime]:
     """The networks with their parameters and the sum of their rows. Raises MissingRows where a row is missing."""
     bare = replace(table, device=replace(table.device, intercept_ms=0.0, calibration=Calibration(), spaces=()))
@@ -93,20 +120,20 @@ def _fitted(
     device: DeviceInfo, name: str, others: Sequence[NetworkTime], own: Sequence[NetworkTime], keep_check: bool
 ) -> DeviceInfo:
     nets = [*others, *own]
-    line, own_line = _rounded(calibrate(nets)), _rounded(calibrate(own))
+    line, note = follow(nets)
+    own_line, own_note = follow(own)
     before = next((e for e in device.spaces if (e.space, e.resolution) == (own[0].space, own[0].resolution)), None)
     entry = Profiled(
         space=own[0].space, name=name, resolution=own[0].resolution, **own_line._asdict(), nets=len(own),
-        mape=_mape(own, own_line), check=before.check if before and keep_check else None,
+        mape=mape(own, own_line), note=own_note, check=before.check if before and keep_check else None,
     )  # fmt: skip
-    calibration = Calibration.model_validate(
-        {
-            "scale": line.scale,
-            "weights_ms": line.weights_ms,
-            "weights_from": line.weights_from,
-            "nets": len(nets),
-            "mape": _mape(nets, line),
-        }
+    calibration = Calibration(
+        scale=line.scale,
+        weights_ms=line.weights_ms,
+        weights_from=line.weights_from,
+        nets=len(nets),
+        mape=mape(nets, line),
+        note=note,
     )
     spaces = (*(each for each in device.spaces if each is not before), entry)
     return replace(device, calibration=calibration, intercept_ms=line.intercept_ms, spaces=spaces)
@@ -120,5 +147,6 @@ def _line(entry: Profiled) -> Line:
     return Line(entry.scale, entry.intercept_ms, entry.weights_ms, entry.weights_from)
 
 
-def _mape(nets: Sequence[NetworkTime], line: Line) -> float:
+def mape(nets: Sequence[NetworkTime], line: Line) -> float:
+    """Return the mean absolute error of these networks in percent."""
     return round(sum(abs(net.predicted(line).error_percent) for net in nets) / len(nets), 3)

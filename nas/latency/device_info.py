@@ -5,16 +5,27 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from nas.files import YamlFile, write_yaml
+from nas.latency.cost_model import Costs
 from nas.specs import explain
 
-Provenance = Literal["measured", "interpolated", "estimated"]
+Provenance = Literal["measured", "interpolated", "estimated", "priced"]
+"""From the most to the least trustworthy. Rows have the first three; `priced` is an operation that has no row."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _OPEN = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
@@ -44,6 +55,8 @@ class Calibration(BaseModel):
         weights_ms: what a million parameters take in a network beside their rows.
         weights_from: millions of parameters whose time the rows tell.
         nets: whole networks that this was fitted to.
+        mape: what those are off by in percent: the calibration's own misfit.
+        note: what was wrong with the fit, where it was left at less than it could be.
     """
 
     model_config = _OPEN
@@ -51,6 +64,8 @@ class Calibration(BaseModel):
     weights_ms: Milliseconds = 0.0
     weights_from: Annotated[float, Field(ge=0)] = 0.0
     nets: Annotated[int, Field(ge=0)] = 0
+    mape: Percent | None = None
+    note: str = ""
 
 
 class Check(BaseModel):
@@ -96,6 +111,7 @@ class Profiled(BaseModel):
         resolution: input size and classes or head, as `nas.latency.networks.resolution_id` writes them.
         scale, intercept_ms, weights_ms, weights_from: as in `Calibration`.
         nets, mape: whole networks that these were fitted to, and what they are off by in percent.
+        note: as in `Calibration`.
         check: the last one of this space.
     """
 
@@ -109,6 +125,7 @@ class Profiled(BaseModel):
     weights_from: Annotated[float, Field(ge=0)] = 0.0
     nets: Annotated[int, Field(ge=0)] = 0
     mape: Percent | None = None
+    note: str = ""
     check: Check | None = None
 
     @property
@@ -118,21 +135,80 @@ class Profiled(BaseModel):
 
 
 class EstimateInfo(BaseModel):
-    """How an estimated table was made, and its error on models left out of the fit. Further keys are free."""
+    """How an estimated table was made, and its error on models left out of the fit. Further keys are free.
+
+    Keys that are read where they are there: `costs_ms` (prices what has no row), `dense` (the error of prices at dense
+    sizes), `largest_resolution` (of the fitted networks), `leave_one_family_out`, and `adjusted` (a calibration).
+    """
 
     model_config = _OPEN
     method: str
     leave_one_out_mape: Percent
 
+    @model_validator(mode="after")
+    def _check_further_keys(self) -> EstimateInfo:
+        for key in ("costs_ms", "dense", "leave_one_family_out", "adjusted"):
+            if not isinstance(self._more(key), dict):
+                raise ValueError(f"{key}: expected keys and values, found {self._more(key)!r}")
+        for place, value in (
+            ("dense.extra", self._more("dense").get("extra", 0)),
+            ("adjusted.expected", self._more("adjusted").get("expected", 0)),
+            ("leave_one_family_out.mape", self._more("leave_one_family_out").get("mape", 0)),
+            ("largest_resolution", (self.model_extra or {}).get("largest_resolution", 0)),
+        ):
+            if not isinstance(value, float | int) or not 0 <= value < inf:
+                raise ValueError(f"{place}: expected a number, 0 or more, found {value!r}")
+        _ = self.costs  # an incomplete or negative cost is found here, not in the middle of a search
+        return self
+
+    def _more(self, key: str) -> Any:
+        return (self.model_extra or {}).get(key, {})
+
+    @property
+    def costs(self) -> Costs | None:
+        """The costs that the rows were made with, or None where the file has none."""
+        costs = self._more("costs_ms")
+        if not costs:
+            return None
+        known = [entry.name for entry in fields(Costs)]
+        for name in [*known, *costs]:
+            value = costs.get(name)
+            if name not in known or not isinstance(value, float | int) or not 0 <= value < inf:
+                raise ValueError(
+                    f"costs_ms.{name}: expected the costs {', '.join(known)}, each a number, 0 or more; found {value!r}"
+                )
+        return Costs(**{name: float(costs[name]) for name in known})
+
+    @property
+    def calibrated_error(self) -> float | None:
+        """Expected error in percent after the last `--calibrate`, never below that calibration's own misfit."""
+        expected = self._more("adjusted").get("expected")
+        return None if expected is None else float(expected)
+
+    @property
+    def family_error(self) -> float:
+        """Mean error in percent of families left out of the fit; 0 where nobody recorded it."""
+        return float(self._more("leave_one_family_out").get("mape", 0.0))
+
+    def priced_error(self, resolution: tuple[int, int], dense: bool) -> float:
+        """Return the error in percent that operations without a row have on top of `leave_one_out_mape`.
+
+        Prices and rows come from one model, so there is none at the sizes that were fitted. A segmentation head or more
+        pixels than any fitted network has count as dense. That error was measured on segmentation networks.
+        """
+        largest = (self.model_extra or {}).get("largest_resolution", 0)
+        beyond = resolution[0] * resolution[1] > largest**2
+        return float(self._more("dense").get("extra", 0.0)) if dense or beyond else 0.0
+
     @property
     def source(self) -> str:
         """Which networks the error is of, in words."""
-        more = self.model_extra or {}
-        if "left_out" in more.get("adjusted", {}).get("mape", {}):
-            return f"networks in {more['adjusted']['file']}, each left out in turn"
-        family = more.get("leave_one_family_out", {}).get("mape")
-        others = f"; {family:.0f} % for families that have no figures there" if family is not None else ""
-        return f"published networks, each left out of the fit in turn{others}"
+        family = f"; {self.family_error:.0f} % for families that have no figures there" if self.family_error else ""
+        published = f"published networks, each left out of the fit in turn{family}"
+        if self.calibrated_error is None:
+            return published
+        file = self._more("adjusted").get("file", "the calibration's file")
+        return f"networks in {file}; {self.leave_one_out_mape:.1f} % before: {published}"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -156,6 +232,8 @@ class DeviceInfo:
         calibration: over all spaces.
         spaces: what the table was completed for, the last one last, each with its own calibration and check.
         check: the last one.
+        left_out: how many operations profiling has not reached yet, by the space and the sizes as `nas profile --space`
+            takes them; empty once every profile is complete.
         source: where the figures are from, in words.
     """
 
@@ -179,6 +257,7 @@ class DeviceInfo:
     calibration: Calibration = field(default_factory=Calibration)
     spaces: Annotated[tuple[Profiled, ...], BeforeValidator(tuple)] = ()
     check: Check | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
     estimate: EstimateInfo | None = None
     source: str = ""
 

@@ -18,7 +18,11 @@ folder; here is the method alone:
 5. The error is that of networks left out: the fit is done again without all that is known of one model (then, harder,
    of one family), here and on the phone that the prior is from, and predicts it. (The form of the model was chosen in
    view of the same networks.)
-6. A row's p10 and p90 are its median times the tenth and ninetieth percentile of published over predicted latency
+6. A network whose error when left out is far beyond the others' is named as an outlier: an outlier is first of all a
+   figure to read again (its input size, its unit, its device).
+7. What has no row is priced with the same costs. At the sizes that were fitted its error is that of the rows. At dense
+   sizes it is that of published segmentation networks (role `check`), of this phone or of the one that `dense` names.
+8. A row's p10 and p90 are its median times the tenth and ninetieth percentile of published over predicted latency
    among the models left out. That is the spread of whole networks; a single operation may be further off.
 """
 
@@ -26,8 +30,9 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +42,17 @@ from scipy.stats import spearmanr
 from nas import resources
 from nas.errors import NasError
 from nas.files import YamlFile
-from nas.latency.cost_model import Costs, fit, price
+from nas.latency.cost_model import Costs, Floats, fit, price
 from nas.latency.coverage import space_operations
-from nas.latency.device_info import EstimateInfo, make_device_info
-from nas.latency.published import Network, member, published_networks
+from nas.latency.device_info import EstimateInfo, load_device_info, make_device_info
+from nas.latency.published import Dense, Network, dense_networks, member, published_networks
 from nas.latency.rows import Row
 from nas.latency.table import LatencyTable, make_table
 from nas.space import Operation, load_space
 
 FORMAT = "nas-estimate-1"
+OUTLIER_SIGMAS = 3.0
+"""Robust standard deviations (1.4826 median absolute deviations) beyond which a network is called an outlier."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Phone:
     recipe: YamlFile
     networks: tuple[Network, ...]
     prior: Phone | Costs
+    dense: tuple[Dense, ...] = ()
 
     def costs(self, model: str = "", family: str = "") -> Costs:
         """Fitted to all networks but those of one model or one family, of which the prior knows nothing either."""
@@ -81,7 +89,7 @@ def read_phone(folder: Path) -> Phone:
         InputError: naming the file and line that cannot be used.
     """
     recipe = _recipe(folder / "estimate.yaml")
-    return Phone(recipe, tuple(published_networks(folder)), _prior(recipe, folder))
+    return Phone(recipe, tuple(published_networks(folder)), _prior(recipe, folder), tuple(dense_networks(folder)))
 
 
 def estimate(folder: Path) -> LatencyTable:
@@ -96,6 +104,8 @@ def estimate(folder: Path) -> LatencyTable:
     left_out = leave_out(phone, costs)
     ratios = [entry.network.ms / entry.model_unknown for entry in left_out]
     low, high = (float(np.quantile(ratios, share)) for share in (0.1, 0.9))
+    report = _report(phone, costs, left_out, (low, high))
+    report |= {"outliers": outliers(left_out)} | _dense_report(phone, costs, folder, report["leave_one_out_mape"])
     figures = ", ".join(f"{folder.name}/{path.name}" for path in sorted(folder.glob("[bp]*.csv"), reverse=True))
     device = make_device_info(
         recipe,
@@ -104,7 +114,7 @@ def estimate(folder: Path) -> LatencyTable:
         date=date,
         provenance="estimated",
         intercept_ms=costs.call,
-        estimate=EstimateInfo.model_validate(_report(phone, costs, left_out, (low, high))),
+        estimate=EstimateInfo.model_validate(report),
         source=f"published figures: {figures}",
     )
     operations = (operation for name in recipe.data["spaces"] for operation in space_operations(load_space(name)))
@@ -168,6 +178,61 @@ def leave_out(phone: Phone, costs: Costs) -> list[LeftOut]:
     ]  # fmt: skip
 
 
+def outliers(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    """Return the networks whose error when left out is far from the others', with that error in percent.
+
+    Ratios are compared as logarithms, so that twice and half the published figure are equally far off. Median and
+    median absolute deviation are not moved by the outliers themselves.
+    """
+    ratios = np.log([entry.model_unknown / entry.network.ms for entry in left_out])
+    distances = np.abs(ratios - np.median(ratios))
+    sigma = 1.4826 * float(np.median(distances))
+    return [
+        {"name": entry.network.name, "error": round(100 * (entry.model_unknown / entry.network.ms - 1), 1)}
+        for entry, distance in zip(left_out, distances, strict=True)
+        if distance > OUTLIER_SIGMAS * sigma
+    ]
+
+
+def dense_errors(networks: Sequence[Dense], costs: Costs) -> dict[str, Any]:
+    """Return what these costs make of published segmentation networks: errors in percent, and each network's ms."""
+    entries = [
+        {"name": network.name, "published_ms": network.ms, "predicted_ms": round(_whole_ms(network, costs), 3)}
+        for network in networks
+    ]
+    published = np.array([entry["published_ms"] for entry in entries])
+    predicted = np.array([entry["predicted_ms"] for entry in entries])
+    return _statistics(published, predicted) | {"networks": entries}
+
+
+def _whole_ms(network: Dense, costs: Costs) -> float:
+    layers = (layer for op in network.arch.operations() for layer in op.spec.layers(op.input))
+    return costs.call + price(layers, costs)
+
+
+def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float) -> dict[str, Any]:
+    """Return what `device.yaml` says of dense sizes: `extra` is the error in percent beyond that of networks left out.
+
+    Errors of different causes add up as squares, so `extra` is the root of the difference of squares.
+    """
+    sizes = {"largest_resolution": max(network.resolution for network in phone.networks)}
+    if phone.dense:
+        found = dense_errors(phone.dense, costs)
+        extra = sqrt(max(found["mape"] ** 2 - left_out_mape**2, 0.0))
+        return sizes | {"dense": {"extra": round(extra, 2)} | found}
+    other = phone.recipe.data.get("dense")
+    if other is None:
+        return sizes
+    path = folder.parent / str(other)
+    if not (path / "device.yaml").is_file():
+        raise phone.recipe.error(["dense"], f"'{other}' is not an estimated device of {folder.parent}")
+    info = load_device_info(path / "device.yaml").estimate
+    extra = info.priced_error((0, 0), dense=True) if info else 0.0
+    if not extra:
+        raise phone.recipe.error(["dense"], f"'{other}' has no published segmentation networks")
+    return sizes | {"dense": {"extra": extra, "from": str(other)}}
+
+
 def _report(phone: Phone, costs: Costs, left_out: Sequence[LeftOut], spread: tuple[float, float]) -> dict[str, Any]:
     """What `device.yaml` says of the fit, under `estimate`."""
     members = [entry for entry in left_out if member(entry.network.model) and entry.network.resolution == 224]
@@ -203,18 +268,35 @@ def _errors(entries: Sequence[LeftOut], which: str) -> dict[str, float]:
     """Mean and largest absolute error in percent, and rank correlation."""
     published = np.array([entry.network.ms for entry in entries])
     predicted = np.array([getattr(entry, which) for entry in entries])
+    return _statistics(published, predicted)
+
+
+def _statistics(published: Floats, predicted: Floats) -> dict[str, Any]:
     relative = np.abs(predicted / published - 1) * 100
     return {
         "mape": round(float(relative.mean()), 2),
         "max": round(float(relative.max()), 2),
         "spearman": round(float(spearmanr(published, predicted)[0]), 4),
-        "n": len(entries),
+        "n": len(published),
     }
 
 
 def _rounded(costs: Costs) -> Costs:
     """To four digits, so that the last bits of a processor's arithmetic do not show in the table."""
     return Costs(*(float(f"{cost:.4g}") for cost in astuple(costs)))
+
+
+def _findings(table: LatencyTable) -> Iterator[str]:
+    """Yield what the fit found beside its costs: outliers, and the error at dense sizes."""
+    estimate = table.device.estimate
+    more = (estimate.model_extra if estimate else None) or {}
+    for outlier in more["outliers"]:
+        yield f"outlier: {outlier['name']}, {outlier['error']:+.1f} % when left out"
+    if more["outliers"]:
+        yield "An outlier is first of all a figure to read again: its input size, its unit, its device."
+    dense = more.get("dense", {})
+    if "mape" in dense:
+        yield f"dense sizes: mean error {dense['mape']} % on {dense['n']} published segmentation networks"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -229,6 +311,8 @@ def main(arguments: Sequence[str]) -> int:
             assert table.path is not None
             table.save(table.path)
             print(f"{table.path}: {len(table.rows)} rows, expected error {table.expected_error} %")
+            for line in _findings(table):
+                print(f"  {line}")
     except NasError as error:
         print(error, file=sys.stderr)
         return error.exit_code

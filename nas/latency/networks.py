@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -95,6 +96,22 @@ def space_id(space: Space) -> str:
 
     known = space.name in space_names() and load_space(space.name).path == space.path
     return space.name if known or not space.path else space.path
+
+
+def profile_arguments(space: Space) -> str:
+    """Return what follows `nas profile --space` for this space: its name or file, and the options of its sizes."""
+    from nas.space import load_space
+
+    whole = load_space(space_id(space))
+    arguments = [space_id(space)]
+    if space.resolution != whole.resolution:
+        height, width = space.resolution
+        arguments += ["--resolution", str(height) if height == width else f"{height}x{width}"]
+    if space.heads[0].layout == "pyramid" and whole.heads[0].layout != "pyramid":
+        arguments += ["--segment", str(space.classes)]
+    elif space.classes != whole.classes:
+        arguments += ["--classes", str(space.classes)]
+    return shlex.join(arguments)
 
 
 def resolution_id(space: Space) -> str:

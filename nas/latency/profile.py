@@ -21,6 +21,7 @@ from nas.latency.networks import (
     NetworkTime,
     Progress,
     calibration_members,
+    profile_arguments,
     read_networks,
     resolution_id,
     space_id,
@@ -80,13 +81,14 @@ def profile(
         report.reused = sum(operation.key in bench.rows for operation in operations)
         source = Listed(chosen) if chosen is not None else _chooser(space, operations, bench)
         bench.measure(source, begin + OPERATIONS_SHARE * budget_s, _networks_to_come(space, folder, bench))
-        table = _complete(operations, bench, old)
+        table = _complete(space, operations, bench, old)
         table.save(folder)  # of use without the calibration too, should a whole network not run
         table = _calibrate(table, space, bench, begin + budget_s)
         table.save(folder)
         book.remove()
     report.interpolated = sum(op.key in table.rows and not table.rows[op.key].runs for op in operations)
     report.missing = sum(op.key not in table.rows for op in operations)
+    report.left_out = table.device.left_out.get(profile_arguments(space), 0)
     report.seconds = time.monotonic() - begin
     return table, report
 
@@ -112,15 +114,20 @@ def _old_table(folder: Path, info: DeviceInfo) -> LatencyTable:
     return LatencyTable(device, read_rows(folder / TABLE_FILE), folder, read_unsupported(folder))
 
 
-def _complete(operations: Sequence[Operation], bench: Bench, old: LatencyTable) -> LatencyTable:
+def _complete(space: Space, operations: Sequence[Operation], bench: Bench, old: LatencyTable) -> LatencyTable:
     """The old rows, the measured ones, and interpolated ones for every other operation."""
     filled, error = fill(operations, bench.rows, bench.failed)
     rows = {**old.rows, **filled, **bench.rows}
+    place = profile_arguments(space)
+    left_out = {name: count for name, count in old.device.left_out.items() if name != place}
+    count = sum(op.key not in rows and op.key not in bench.failed for op in operations)
+    if count:
+        left_out[place] = count
     estimate = EstimateInfo(method=METHOD, leave_one_out_mape=round(error, 3)) if filled else old.device.estimate
     info = replace(
         bench.devices[0].info(), estimate=estimate, provenance="interpolated" if estimate else "measured",
         calibration=old.device.calibration, intercept_ms=old.device.intercept_ms, spaces=old.device.spaces,
-        check=None if bench.report.measured else old.device.check,
+        check=None if bench.report.measured else old.device.check, left_out=left_out,
     )  # fmt: skip
     return replace(make_table(info, rows.values(), old.path), unsupported=bench.failed)
 

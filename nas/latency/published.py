@@ -17,10 +17,14 @@ from nas.files import read_text
 from nas.latency.cost_model import Observation, demand
 from nas.latency.reference_nets import reference_nets
 from nas.space import Architecture, published_members
-from nas.specs import Layer, Shape
+from nas.specs import Layer, Shape, parse
 
 PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
 """The parts of a breakdown that are fitted; its activations and its rest (the call among them) have no layers."""
+
+
+ROLES = ("fit", "other", "check")
+"""Fitted; not fitted, for the reason given; not fitted but compared with: segmentation networks."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,43 @@ class Network:
     @property
     def name(self) -> str:
         return self.model if self.resolution == 224 else f"{self.model}@{self.resolution}"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A published segmentation network and its figure in ms. It checks what a fit makes of dense sizes."""
+
+    name: str
+    arch: Architecture
+    ms: float
+
+
+def dense_networks(folder: Path) -> list[Dense]:
+    """Return the networks whose role is `check`, which no fit has seen: members at a size and with a head of their own.
+
+    The column `head` has the head's hyperparameters, as a table's column `hyperparameters` does.
+
+    Raises:
+        InputError: naming file, line, column and reason.
+    """
+    path = folder / "published.csv"
+    networks = []
+    for line, row in _read(path):
+        if row["role"] != "check":
+            continue
+        arch = member(row["model"])
+        if arch is None:
+            raise InputError(f"{path}:{line}: model: '{row['model']}' is not a published member of a shipped space")
+        height, _, width = row["resolution"].partition("x")
+        if not (height.isdecimal() and (width or height).isdecimal()):
+            raise InputError(f"{path}:{line}: resolution: '{row['resolution']}' is not a side or HEIGHTxWIDTH")
+        try:
+            arch = arch.at((int(height), int(width or height))).with_head(parse("fpn_head", row["head"]))
+        except ValueError as error:
+            raise InputError(f"{path}:{line}: {error}") from None
+        name = f"{row['model']}@{row['resolution']}"
+        networks.append(Dense(name, arch, _number(path, line, row, "latency_ms")))
+    return networks
 
 
 def published_networks(folder: Path) -> list[Network]:
@@ -56,8 +97,8 @@ def published_networks(folder: Path) -> list[Network]:
 def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
     """Model, resolution, family and ms of each figure that is to be fitted."""
     for line, row in _read(path):
-        if row["role"] not in ("fit", "other"):
-            raise InputError(f"{path}:{line}: role: '{row['role']}' is none of fit, other")
+        if row["role"] not in ROLES:
+            raise InputError(f"{path}:{line}: role: '{row['role']}' is none of {', '.join(ROLES)}")
         if row["role"] == "fit":
             ms = _number(path, line, row, "latency_ms")
             yield row["model"], int(_number(path, line, row, "resolution")), row["family"], ms

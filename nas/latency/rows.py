@@ -14,6 +14,7 @@ from typing import Any, get_args
 from nas.errors import InputError
 from nas.files import read_text
 from nas.latency.device_info import Provenance, iso_date
+from nas.latency.spreadsheet import plain, separator
 from nas.specs import BlockSpec, Shape, parse
 
 Key = tuple[str, str, str]
@@ -21,6 +22,8 @@ Key = tuple[str, str, str]
 
 PROVENANCES: tuple[Provenance, ...] = get_args(Provenance)
 """From the most to the least trustworthy."""
+ROW_PROVENANCES: tuple[Provenance, ...] = tuple(name for name in PROVENANCES if name != "priced")
+"""A price is what stands in for a row, so no row has it."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,21 @@ def format_rows(rows: Iterable[Row], header: bool = True) -> str:
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Every line below the header, by column, with its number."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    delimiter = separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if header is None:
             raise InputError(f"{path}:1: the file is empty; expected the columns {','.join(COLUMNS)}")
+        header = [name.strip() for name in header]
         if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(header)) != len(header):
             raise InputError(f"{path}:1: the columns are {','.join(header)}; expected {','.join(COLUMNS)} first")
         for values in reader:
             if len(values) != len(header):
                 raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
-            yield reader.line_num, dict(zip(header, values, strict=True))
+            own = [plain(value, delimiter) for value in values[: len(COLUMNS)]]
+            yield reader.line_num, dict(zip(header, [*own, *values[len(COLUMNS) :]], strict=True))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
@@ -181,8 +188,8 @@ def _runs(text: str) -> int:
 
 
 def _provenance(text: str) -> Provenance:
-    if text not in PROVENANCES:
-        raise ValueError(f"'{text}' is none of {', '.join(PROVENANCES)}")
+    if text not in ROW_PROVENANCES:
+        raise ValueError(f"'{text}' is none of {', '.join(ROW_PROVENANCES)}")
     return text
 
 

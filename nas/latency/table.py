@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import fsum
+from functools import cached_property
+from math import fsum, hypot
 from pathlib import Path
 
 from nas import resources
 from nas.errors import InputError, nearest
 from nas.files import write_text
+from nas.latency.cost_model import Costs, price
 from nas.latency.device_info import Calibration, DeviceInfo, Provenance, load_device_info
 from nas.latency.rows import Key, Row, format_rows, read_rows, worst
 from nas.latency.unsupported import read_unsupported, write_unsupported
 from nas.space import Architecture, Operation
 from nas.specs import BlockSpec, Shape
 
+_LOG = logging.getLogger(__name__)
 TABLE_FILE = "table.csv"
 DEVICE_FILE = "device.yaml"
 
@@ -36,11 +41,14 @@ class Estimate:
     """The predicted latency of one architecture.
 
     Attributes:
-        ms: of the network, calibrated; covers only the operations that have a row.
-        breakdown: one bar an operation in the order of the network, and one for the intercept; they add up to `ms`.
-        provenance: the worst of the rows used.
+        ms: of the network, calibrated; covers only the operations that have a row or a price.
+        breakdown: one bar per operation in the order of the network, and one for the intercept; they add up to `ms`.
+        provenance: the worst of the rows used. Operations without a row are told by `priced`.
         expected_error: of the table, in percent, or None where nobody checked it.
-        missing: the operations without a row, each once.
+        missing: the operations without a row or a price, each once.
+        priced: share of `ms` that has no row and was priced by the table's cost model, 0 to 1.
+        standard_error: the table's expected error, and on the priced part what prices add to it, in ms; None where
+            nobody checked the table.
     """
 
     ms: float
@@ -48,6 +56,8 @@ class Estimate:
     provenance: Provenance
     expected_error: float | None
     missing: tuple[Operation, ...] = ()
+    priced: float = 0.0
+    standard_error: float | None = None
 
 
 class MissingRows(InputError):
@@ -73,7 +83,9 @@ class LatencyTable:
     rows: Mapping[Key, Row]
     path: Path | None = None
     unsupported: Mapping[Key, str] = field(default_factory=dict)
-    _ms: dict[tuple[BlockSpec, Shape], float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ms: dict[tuple[BlockSpec, Shape], float | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def provenance(self) -> Provenance:
@@ -82,10 +94,26 @@ class LatencyTable:
 
     @property
     def expected_error(self) -> float | None:
-        """Mean absolute error of a prediction in percent: of the last check, else of the models left out of the fit."""
+        """Mean absolute error of a prediction in percent.
+
+        It is that of the last check; else that of the calibration by hand; else that of what was left out of the fit.
+        Without a check it is never smaller than the calibration's own misfit.
+        """
         if self.device.check:
             return self.device.check.mape
+        known = self.calibrated_error if self.calibrated_error is not None else self.leave_one_out_error
+        misfit = self.device.calibration.mape
+        return known if known is None or misfit is None else max(known, misfit)
+
+    @property
+    def leave_one_out_error(self) -> float | None:
+        """Mean absolute error in percent of what was left out of the fit, before any calibration by hand."""
         return self.device.estimate.leave_one_out_mape if self.device.estimate else None
+
+    @property
+    def calibrated_error(self) -> float | None:
+        """Expected error in percent after the calibration by hand (`--calibrate`); None where there was none."""
+        return self.device.estimate.calibrated_error if self.device.estimate else None
 
     @property
     def expected_error_source(self) -> str:
@@ -107,8 +135,13 @@ class LatencyTable:
         for entry in reversed(self.device.spaces):
             if (entry.name, entry.size) == (space, size):
                 calibration = Calibration(
-                    scale=entry.scale, weights_ms=entry.weights_ms, weights_from=entry.weights_from, nets=entry.nets
-                )  # fmt: skip
+                    scale=entry.scale,
+                    weights_ms=entry.weights_ms,
+                    weights_from=entry.weights_from,
+                    nets=entry.nets,
+                    mape=entry.mape,
+                    note=entry.note,
+                )
                 device = replace(
                     self.device, calibration=calibration, intercept_ms=entry.intercept_ms, spaces=(), check=entry.check
                 )
@@ -122,31 +155,71 @@ class LatencyTable:
         return self.device.intercept_ms - line.weights_ms * line.weights_from
 
     def ms(self, operation: Operation) -> float | None:
-        """Calibrated milliseconds that one operation adds to a network, or None where there is no row."""
-        row, line = self.rows.get(operation.key), self.device.calibration
-        return None if row is None else line.scale * row.median_ms + line.weights_ms * operation.params / 1e6
+        """Return the calibrated milliseconds that one operation adds to a network.
+
+        An estimated table prices an operation without a row by its cost model. None means that there is neither.
+        """
+        # Searches ask for the same few hundred operations 100,000 times.
+        pair = operation.spec, operation.input
+        try:
+            return self._ms[pair]
+        except KeyError:
+            ms = self._ms[pair] = self._calibrated_ms(operation)
+            return ms
+
+    def _calibrated_ms(self, operation: Operation) -> float | None:
+        row = self.rows.get(operation.key)
+        line = self.device.calibration
+        if row is not None:
+            raw_ms = row.median_ms
+        elif self._costs is not None and operation.key not in self.unsupported:
+            raw_ms = price(operation.spec.layers(operation.input), self._costs)
+        else:
+            return None
+        return line.scale * raw_ms + line.weights_ms * operation.params / 1e6
+
+    @cached_property
+    def _costs(self) -> Costs | None:
+        """The costs that price what has no row; None in a table of measurements, which must not mix in estimates."""
+        estimate = self.device.estimate
+        return estimate.costs if estimate and self.device.provenance == "estimated" else None
 
     def predict(self, arch: Architecture) -> Estimate:
-        """The latency of `arch` with its breakdown, calibrated for its space. Missing rows are named, not raised."""
+        """Return the latency of `arch`, calibrated for its space, with its breakdown and with what is missing."""
         if self.device.spaces:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
                 return own.predict(arch)
         found = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
-        missing = {operation.key: operation for operation in arch.operations() if operation.key not in self.rows}
+        missing = {operation.key: operation for operation in arch.operations() if self.ms(operation) is None}
         bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
         # The parameters that take nothing are no operation's in particular: each has its share.
         free_ms = (self.device.intercept_ms - self.base_ms) / max(sum(op.params for op, _ in found), 1)
         for operation, ms in found:
-            row = self.rows[operation.key]
-            bars.append(Bar(operation.name, row.kind, ms - free_ms * operation.params, row.provenance, row.key))
+            row = self.rows.get(operation.key)
+            provenance: Provenance = row.provenance if row else "priced"
+            own_ms = ms - free_ms * operation.params
+            bars.append(Bar(operation.name, operation.spec.kind, own_ms, provenance, operation.key))
+        total_ms = _sum([self.base_ms, *(ms for _, ms in found)])
+        priced_ms = sum(bar.ms for bar in bars if bar.provenance == "priced")
         return Estimate(
-            ms=_sum([self.base_ms, *(ms for _, ms in found)]),
+            ms=total_ms,
             breakdown=tuple(bars),
-            provenance=worst(bar.provenance for bar in bars),
+            provenance=worst(bar.provenance for bar in bars if bar.provenance != "priced"),
             expected_error=self.expected_error,
             missing=tuple(missing.values()),
+            priced=priced_ms / total_ms if total_ms else 0.0,
+            standard_error=self._standard_error(arch, total_ms, priced_ms),
         )
+
+    def _standard_error(self, arch: Architecture, total_ms: float, priced_ms: float) -> float | None:
+        """Return the error of a prediction in ms. Both parts are independent, so their squares add up."""
+        if self.expected_error is None:
+            return None
+        estimate = self.device.estimate
+        dense = arch.head.layout == "pyramid"
+        priced_error = estimate.priced_error(arch.resolution, dense) if estimate else 0.0
+        return hypot(total_ms * self.expected_error, priced_ms * priced_error) / 100
 
     def total_ms(self, arch: Architecture) -> float:
         """The `ms` of `predict` alone, for searches that ask thousands of times (of a table `calibrated` for them).
@@ -158,15 +231,11 @@ class LatencyTable:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
                 return own.total_ms(arch)
-        parts, known = [self.base_ms], self._ms
+        parts = [self.base_ms]
         for operation in arch.operations():
-            pair = operation.spec, operation.input
-            ms = known.get(pair)
+            ms = self.ms(operation)
             if ms is None:
-                found = self.ms(operation)
-                if found is None:
-                    raise self.missing_rows(self.predict(arch).missing, arch.space)
-                ms = known[pair] = found
+                raise self.missing_rows(self.predict(arch).missing, arch.space)
             parts.append(ms)
         return _sum(parts)
 
@@ -177,8 +246,17 @@ class LatencyTable:
         known = next((self.unsupported[op.key] for op in missing if op.key in self.unsupported), None)
         if known is not None:
             named += f" (the device cannot run it: {known})"
-        command = f"nas profile --space {space or 'SPACE'} --device {self.device.name}"
+        command = shlex.join(
+            ["nas", "profile", "--space", space or "SPACE", "--device", self.device.name, *self._out()]
+        )
         return MissingRows(f"{where}: no row for {named}; measure with: {command}", tuple(missing))
+
+    def _out(self) -> list[str]:
+        """Return the option of `nas profile` that measures into this table's folder, where it is not the default."""
+        default = Path(resources.TABLES) / self.device.name
+        if self.path is None or self.path.resolve() == default.resolve():
+            return []
+        return [] if self.path.parent == resources.shipped(resources.TABLES) else ["--out", str(self.path)]
 
     def save(self, folder: str | Path) -> None:
         """Writes `table.csv`, `device.yaml` and, where there is cause, `unsupported.csv` into `folder`."""
@@ -198,14 +276,29 @@ def make_table(device: DeviceInfo, rows: Iterable[Row], path: Path | None = None
 
 
 def load_table(name: str | Path) -> LatencyTable:
-    """A table by its device's name (./latency_tables/NAME wins over a shipped one), or by the path of its folder.
+    """Return a table by its device's name or by the path of its folder.
+
+    By name ./latency_tables/NAME wins over a shipped table, unless its profile was stopped before its end.
 
     Raises:
         InputError: naming file, line, column and reason, or the nearest device that has a table.
     """
     folder = _folder(str(name))
-    info, rows = load_device_info(folder / DEVICE_FILE), read_rows(folder / TABLE_FILE)
-    return LatencyTable(info, rows, folder, read_unsupported(folder))
+    info = load_device_info(folder / DEVICE_FILE)
+    shipped = resources.shipped(resources.TABLES) / folder.name
+    if info.left_out and str(name) == folder.name and folder != shipped and (shipped / TABLE_FILE).is_file():
+        count = sum(info.left_out.values())
+        _LOG.warning(
+            f"{folder}: profiling left {count} operations out, so the shipped table of {name} is used. "
+            f"Fix: {profile_command(info)}"
+        )
+        folder, info = shipped, load_device_info(shipped / DEVICE_FILE)
+    return LatencyTable(info, read_rows(folder / TABLE_FILE), folder, read_unsupported(folder))
+
+
+def profile_command(device: DeviceInfo) -> str:
+    """Return the command that goes on with the first profile that left operations out."""
+    return f"nas profile --device {device.name} --space {next(iter(device.left_out), 'SPACE')}"
 
 
 def table_names() -> dict[str, Path]:

@@ -13,7 +13,7 @@ import pytest
 from nas.cli.durations import seconds
 from nas.cli.profile import profile
 from nas.devices import DeviceLost
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.latency import load_table
 from nas.testing.fake_device import FakeDevice
 
@@ -29,7 +29,7 @@ def phones(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("90s", 90), ("5m", 300), ("1.5h", 5400), ("45", 45), (" 2M ", 120), (None, float("inf"))]
+    ("text", "expected"), [("90s", 90), ("5m", 300), ("1.5h", 5400), (" 2M ", 120), (None, float("inf"))]
 )
 def test_durations(text: str | None, expected: float) -> None:
     assert seconds("--budget", text) == expected
@@ -39,6 +39,13 @@ def test_durations(text: str | None, expected: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(InputError, match=r"--budget .*expected a time, as 90s, 5m or 1h"):
         seconds("--budget", text)
+
+
+@pytest.mark.parametrize("text", ["5", "1.5"])
+def test_a_duration_needs_its_unit(text: str) -> None:
+    with pytest.raises(InputError, match=rf"--budget {text}: the unit is missing .*Fix: --budget {text}m") as raised:
+        seconds("--budget", text)
+    assert raised.value.exit_code == 2
 
 
 def test_devices_side_by_side(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
@@ -66,12 +73,16 @@ def test_one_that_is_lost_leaves_the_other_its_table(
 
 def test_budget(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
     phones["left"].delay_s = 0.06
-    profile(space="small", device=["left"], budget="2s", as_json=True)
+    with pytest.raises(NasError, match=r"incomplete .*Fix: nas profile --space small --device left$") as raised:
+        profile(space="small", device=["left"], budget="2s", as_json=True)
+    assert raised.value.exit_code == 1
     less = json.loads(capsys.readouterr().out)
+    assert 0 < less["left_out"] == sum(load_table("latency_tables/left").device.left_out.values())
     phones["left"].delay_s = 0.0
     profile(space="small", device=["left"], as_json=True)
     whole = json.loads(capsys.readouterr().out)
     assert 0 < less["measured"] < less["measured"] + whole["measured"] and whole["missing"] == 0
+    assert not whole["left_out"] and not load_table("latency_tables/left").device.left_out
 
 
 def test_import(workplace: SimpleNamespace, capsys: Capture) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nas import resources
+from nas.latency import table_names
 from nas.search import load_scores
-from nas.space import load_architecture
+from nas.space import load_architecture, load_space, space_names
 
 SEARCH = ["search", "--space", "small", "--device", "toy"]
 PREDICT = ["predict", "small_s", "--device", "toy"]
@@ -107,6 +109,57 @@ def test_predict_json_is_one_document_with_the_promised_keys(nas, workplace):
     names = [bar["name"] for bar in document["breakdown"]]
     assert names == ["intercept", *(op.name for op in workplace.space.published["small_s"].operations())]
     assert err.startswith("next: nas search --space small --device toy --latency-ms")
+
+
+SHIPPED = [name for name, folder in table_names().items() if folder.parent == resources.shipped(resources.TABLES)]
+SPACES = [name for name in space_names() if load_space(name).published]  # those that ship, not the workplace's
+
+
+@pytest.mark.parametrize("device", SHIPPED)
+@pytest.mark.parametrize(
+    "options",
+    [["--classes", "3"], ["--resolution", "256"], ["--resolution", "512x1024", "--segment", "19"], []],
+    ids=" ".join,
+)
+def test_predict_answers_on_every_shipped_device(nas, device, options):
+    """Own classes, another size and segmentation, priced where there is no row, with what each figure is good for."""
+    for space in SPACES:
+        member = next(iter(load_space(space).published))
+        code, out, err = nas("predict", member, "--device", device, *options, "--json")
+        document = json.loads(out)
+        assert code == 0 and document["ms"] > 0
+        assert (
+            (document["priced"] > 0)
+            == bool(options)
+            == any(bar["provenance"] == "priced" for bar in document["breakdown"])
+        )
+        assert document["provenance"] == "estimated" and document["priced"] <= 1
+        assert document["standard_error"] >= document["ms"] * document["expected_error"] / 100 - 1e-9
+        assert document["leave_one_out_error"] == document["expected_error"] and document["calibrated_error"] is None
+        assert sum(bar["ms"] for bar in document["breakdown"]) == pytest.approx(document["ms"])
+        assert err.strip().endswith(" ".join(options)) and f"nas search --space {space} --device {device}" in err
+
+
+def test_predict_says_how_much_is_priced_and_how_sure_it_is(nas):
+    member = next(iter(load_space("emo").published))
+    _, plain, _ = nas("predict", member, "--device", SHIPPED[0])
+    _, priced, _ = nas("predict", member, "--device", SHIPPED[0], "--resolution", "256")
+    assert "priced" not in plain and "±" in plain
+    assert "priced: " in priced and "% of it has no row; the cost model of the table priced it" in priced
+
+
+def test_calibrated_and_left_out_errors_are_told_apart(nas, workplace):
+    nets = workplace.folder / "nets.csv"
+    nets.write_text("network,latency_ms\nefficientformer_l1,1.31\nswiftformer_s,0.98\n")
+    code, out, _ = nas("profile", "--device", "iphone12", "--calibrate", str(nets), "--out", "mine", "--json")
+    made = json.loads(out)
+    assert code == 0 and made["note"] == "" and made["misfit"] <= made["expected_error"]
+    assert made["leave_one_out_error"] == made["expected_error_before"]
+    code, out, _ = nas("predict", "efficientformer_l1", "--device", "mine", "--json")
+    document = json.loads(out)
+    assert document["calibrated_error"] == document["expected_error"] == made["calibrated_error"]
+    assert document["leave_one_out_error"] == made["leave_one_out_error"]
+    assert "nets.csv" in document["expected_error_source"]
 
 
 def test_predict_prints_every_operation(nas, workplace):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nas.devices import Chain
+from nas.devices import Chain, Timing
 from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
-from nas.latency.calibration import calibrate, recalibrated, sums
+from nas.latency.calibration import MISFIT, SCALES, calibrate, follow, mape, recalibrated, sums
 from nas.latency.check import JOURNAL_FILE, check, statistics
 from nas.latency.networks import (
     CALIBRATION_NETWORKS,
@@ -55,6 +55,52 @@ def test_calibration_finds_scale_and_intercept(scale: float, share: float, sums:
         assert each.predicted(line).predicted_ms == pytest.approx(each.measured_ms, rel=5e-3, abs=1e-5)
     assert line.weights_ms == 0, "nobody said what parameters they have"
     assert calibrate(measured({1: 1.32})) == pytest.approx((1.32, 0.0, 0.0, 0.0))
+
+
+ONE_TIME = {ms: 0.2 + 0.001 * (place % 2) for place, ms in enumerate((0.004, 0.011, 0.02, 0.06))}
+"""Tiny networks on a device whose call takes far longer than what is called."""
+
+
+@pytest.mark.parametrize("times", [ONE_TIME, {1: 66.0, 2: 131.0}, {100: 0.6, 200: 1.2}, {1: 9.0}])
+def test_a_scale_that_carries_nothing_over_is_not_recorded(times: dict[float, float]) -> None:
+    networks = measured(times)
+    line, note = follow(networks)
+    assert SCALES[0] <= line.scale <= SCALES[1]
+    assert note.startswith("networks do not follow the sums of rows") and "\n" not in note
+    uncalibrated = [100 * abs(each.sum_ms / each.measured_ms - 1) for each in networks]
+    assert mape(networks, line) <= max(uncalibrated)
+
+
+def test_networks_of_one_time_are_predicted_by_the_call() -> None:
+    line, _ = follow(measured(ONE_TIME))
+    assert 0.1 < line.intercept_ms < 0.25 and mape(measured(ONE_TIME), line) < 20
+
+
+def test_networks_that_scatter_are_noted_with_their_misfit() -> None:
+    networks = measured({1: 1.5, 2: 1.4, 3: 4.8, 4: 2.9, 5: 7.0})
+    line, note = follow(networks)
+    assert mape(networks, line) > MISFIT and f"off by {mape(networks, line):.0f} %" in note
+    agreeing = measured({ms: 1.02 * ms + 0.1 for ms in (1, 2, 3, 4)})
+    assert follow(agreeing)[1] == "" and mape(agreeing, follow(agreeing)[0]) < 1
+
+
+def test_expected_error_is_never_below_the_calibrations_misfit(space: Space, tmp_path: Path) -> None:
+    device = FakeDevice()
+    true = device.measure
+
+    def scattered(artifact: Path) -> Timing:  # whole networks take 0.6 or 1.4 times what they should
+        timing, chain = true(artifact), device.measured[-1]
+        factor = 1.0 if len({block.kind for block in chain.blocks}) < 4 else 0.6 + 0.8 * (int(chain.digest(), 16) % 2)
+        return replace(timing, median_ms=timing.median_ms * factor, p10_ms=timing.p10_ms * factor,
+                       p90_ms=timing.p90_ms * factor)  # fmt: skip
+
+    device.measure = scattered  # type: ignore[method-assign]
+    table, _ = profile(space, device, tmp_path)
+    misfit = table.device.calibration.mape
+    assert misfit is not None and table.leave_one_out_error is not None and misfit > table.leave_one_out_error
+    assert load_table(tmp_path).expected_error == table.expected_error == misfit
+    own = table.calibrated(space.name, space.resolution)
+    assert own.expected_error == own.device.calibration.mape and own.device.calibration.note
 
 
 def test_calibration_gives_no_negative_intercept() -> None:

@@ -245,6 +245,12 @@ class TestCSV:
         with tempfile.TemporaryDirectory() as folder:
             assert import_table(written(Path(folder), text)) == (rows, [])
 
+    def test_a_file_from_a_spreadsheet_is_read(self, tmp_path: Path) -> None:
+        text = '\ufeffkind; hyperparameters;input;median_ms\r\nmbconv;"expansion=6;kernel=5"; 96x14x14;1,5\r\n'
+        (row,), skipped = import_table(written(tmp_path, text))
+        assert (row.median_ms, row.input, row.hyperparameters[:20]) == (1.5, "96x14x14", "expansion=6;kernel=5")
+        assert not skipped
+
     def test_defaults_are_filled_in_and_columns_may_be_left_out(self, tmp_path: Path) -> None:
         text = "\ufeffmedian_ms,kind,input,hyperparameters\n1.5,mbconv,96x14x14,expansion=6\n"
         (row,), skipped = import_table(written(tmp_path, text))

@@ -68,6 +68,26 @@ def test_files_hold_the_table(space: Space, folder: Path) -> None:
     assert loaded.device.calibration.nets == CALIBRATION_NETWORKS
 
 
+def test_what_was_left_out_is_recorded_until_it_is_measured(space: Space, folder: Path) -> None:
+    sized = space.at(96, 7)
+    slow = FakeDevice(delay_s=0.05)
+    table, report = profile(sized, slow, folder, budget_s=1.0)
+    assert 0 < report.left_out == report.missing
+    assert table.device.left_out == {f"{space.path} --resolution 96 --classes 7": report.left_out}
+    assert load_table(folder).device == table.device
+    other, _ = profile(space, FakeDevice(), folder)
+    assert other.device.left_out == table.device.left_out, "another profile does not complete this one"
+    whole, report = profile(sized, FakeDevice(), folder)
+    assert not report.left_out and not whole.device.left_out
+
+
+def test_what_the_device_cannot_run_is_not_left_out(space: Space, folder: Path) -> None:
+    device = FakeDevice()
+    device.fails = lambda chain: any(block.kind == "mb3d" for block in chain.blocks)
+    table, report = profile(space, device, folder)
+    assert report.failed and report.missing and not report.left_out and not table.device.left_out
+
+
 def test_slope_takes_the_cost_of_the_call_out(space: Space, folder: Path) -> None:
     table, _ = profile(space, FakeDevice(), folder)
     for operation in space_operations(space):

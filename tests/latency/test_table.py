@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
+from nas import resources
 from nas.errors import InputError
 from nas.latency import (
     Calibration,
@@ -29,6 +30,7 @@ from nas.latency.coverage import space_operations
 from nas.latency.rows import COLUMNS, format_rows, read_rows
 from nas.space import Operation, load_space
 
+SHIPPED = resources.shipped(resources.TABLES)
 SPACE = load_space("efficientformer").at(64, 10)
 OPERATIONS = space_operations(SPACE)
 DEVICE = DeviceInfo(
@@ -207,6 +209,24 @@ def test_the_good_row_is_good(tmp_path: Path) -> None:
     assert format_rows([row]) == (tmp_path / "table.csv").read_text()
 
 
+@pytest.mark.parametrize("delimiter", [", ", ";", "; "])
+def test_a_table_that_went_through_a_spreadsheet_is_read(tmp_path: Path, delimiter: str) -> None:
+    table = whole_table()
+    table.save(tmp_path)
+    path = tmp_path / "table.csv"
+    lines = []
+    for line in path.read_text().splitlines():
+        values = line.split(",")
+        if delimiter[0] == ";":  # then hyperparameters are quoted, and numbers have a comma
+            values = [f'"{value}"' if ";" in value else value for value in values]
+            values = [value.replace(".", ",") if value[:2] == "0." else value for value in values]
+        lines.append((delimiter if '"' not in line else delimiter[0]).join(values))
+    if delimiter == "; ":
+        lines = [line.replace('; "', ';"') for line in lines]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    assert read_rows(path) == dict(table.rows)
+
+
 BAD_DEVICES = {
     "unknown key": ("chip: A14\n", r"device.yaml:11: chip: unknown key; known:"),
     "wrong type": ("threads: two\n", r"device.yaml:11: threads: .*integer.*'two'"),
@@ -266,6 +286,26 @@ def test_a_table_is_found_by_name_and_the_users_own_wins(tmp_path: Path, monkeyp
     assert len(nas.load_table("iphone12").rows) == 1
     assert nas.load_table("latency_tables/iphone12").rows == own.rows
     assert nas.load_table("latency_tables/iphone12/table.csv").rows == own.rows
+
+
+@pytest.mark.parametrize("left_out", [{}, {"efficientformer --resolution 64 --classes 10": 7}])
+def test_an_incomplete_table_does_not_hide_a_shipped_one(
+    left_out: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("iphone12", "phone"):
+        own = make_table(replace(DEVICE, name=name, left_out=left_out), [row_of(OPERATIONS[0])])
+        own.save(tmp_path / "latency_tables" / name)
+    assert len(load_table("iphone12").rows) == (1 if not left_out else len(load_table(SHIPPED / "iphone12").rows))
+    assert len(caplog.records) == bool(left_out)
+    if left_out:
+        said = caplog.records[0].getMessage()
+        assert said.startswith("latency_tables/iphone12: ") or "/latency_tables/iphone12: " in said
+        assert "left 7 operations out, so the shipped table of iphone12 is used" in said
+        command = "nas profile --device iphone12 --space efficientformer --resolution 64 --classes 10"
+        assert said.endswith(f"Fix: {command}")
+    # A path names the very table, and a device without a shipped one has no other.
+    assert len(load_table("latency_tables/iphone12").rows) == len(load_table("phone").rows) == 1
 
 
 def test_an_unknown_device_gets_the_nearest_name_and_the_command(

@@ -15,6 +15,7 @@ from nas.errors import InputError
 from nas.files import read_text
 from nas.latency.device_info import Provenance, iso_date
 from nas.latency.importing.common import Reading, Times, make_row
+from nas.latency.spreadsheet import plain, separator
 from nas.specs import Shape, parse
 
 NAME = "CSV"
@@ -47,7 +48,9 @@ def read(path: Path) -> Reading:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True)
+    text = read_text(path)
+    delimiter = separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
@@ -56,7 +59,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             if len(values) != len(header):
                 raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
-            yield reader.line_num, {name: value.strip() for name, value in zip(header, values, strict=True)}
+            yield reader.line_num, {name: plain(value, delimiter) for name, value in zip(header, values, strict=True)}
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
