@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -155,6 +157,12 @@ class RecordedScores(Scores):
             self._row(key)
 
     @property
+    def fingerprint(self) -> str:
+        """A short text that differs where the rows' costs do."""
+        text = json.dumps([[*row.key, row.cost] for row in self.rows])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
     def absolute(self) -> bool:
         """Whether the accuracy of the largest member was recorded."""
         return self.baseline_accuracy is not None
@@ -177,9 +185,29 @@ class RecordedScores(Scores):
 
     def _standard_error(self, arch: Architecture) -> float:
         """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
-        variances = [(row.standard_error or 0.0) ** 2 for row in self.rows]
-        units = [self._only(row) for row in self.rows]
-        return sum(v * unit.cost(arch) ** 2 for v, unit in zip(variances, units, strict=True) if v) ** 0.5
+        ends = sum(
+            variance * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
+            for variance, unit in self._units
+        )
+        return float(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages))) ** 0.5
+
+    def _stage_variance(self, index: int, stage: Stage) -> float:
+        """Return the part of the variance that one stage has; every row is of one stage, the stem or the head."""
+        variance = self._variances.get((index, stage))
+        if variance is None:
+            parts = (each * unit._stage_cost(index, stage) ** 2 for each, unit in self._units)
+            variance = self._variances[index, stage] = sum(parts)
+        return variance
+
+    @cached_property
+    def _units(self) -> list[tuple[float, RecordedScores]]:
+        """The variance of each row that has a standard error, and scores in which it alone costs something."""
+        return [(row.standard_error**2, self._only(row)) for row in self.rows if row.standard_error]
+
+    @cached_property
+    def _variances(self) -> dict[tuple[int, Stage], float]:
+        """What `_stage_variance` has computed so far."""
+        return {}
 
     def _only(self, row: Score) -> RecordedScores:
         """Return scores in which this row alone costs something, one point: how often it counts in a member's sum."""

@@ -128,8 +128,8 @@ def learned(problem: Problem) -> Found:
     if problem.on_step:
         for step in steps:
             problem.on_step(step)
-    accuracy, drop = accuracies[best].accuracy, _drop(problem, accuracies, best)
-    return Found(best, problem.table.total_ms(best), scores.cost(best), steps, accuracy, drop, scores)
+    found = replace(problem, scores=scores).found(best, steps, accuracies[best].accuracy, _drop(problem, accuracies, best))
+    return replace(found, scores=scores)
 
 
 def learned_front(problem: Problem) -> tuple[FrontPoint, ...]:
