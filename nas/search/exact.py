@@ -22,7 +22,7 @@ from math import inf
 
 import numpy as np
 
-from nas.accuracy import Accuracy, Scores
+from nas.accuracy import Accuracy
 from nas.errors import InputError
 from nas.search.condensed import Condensed
 from nas.search.difference import steps_to
@@ -30,6 +30,7 @@ from nas.search.fastest import latencies
 from nas.search.graph import Arc, Floats, Graph, Layered, same_head
 from nas.search.labels import Program, Resource, path_sum
 from nas.search.limits import Limit
+from nas.search.prices import positional
 from nas.search.problem import Found, Problem
 from nas.space import Architecture
 
@@ -111,7 +112,7 @@ class _Model:
         counted = any(self._counts(arc) for layer in graph.layers for arc in layer if arc.place.position is not None)
         cost = self._costs(whole_stages=not counted)
         resources = self._resources(_allowed(graph, problem.limits))
-        self._positional = _positional(graph, cost)
+        self._positional = positional(problem.space, self._judge)
         self._condensed: Condensed | None = None
         self._layered: Layered = graph
         if counted:
@@ -307,18 +308,6 @@ class _Model:
         return InputError(f"min_accuracy {problem.min_accuracy:g} % cannot be reached: the most accurate member of "
                           f"space '{problem.space.name}'{within} ({shape}) is expected to have "
                           f"{reached:.4g} % {problem.scores.metric}")  # fmt: skip
-
-
-def _positional(graph: Graph, cost: Sequence[Floats]) -> bool:
-    """Return whether it matters to the cost at which position of a stage a block stands."""
-    known: dict[tuple[object, ...], float] = {}
-    for layer, costs in zip(graph.layers, cost, strict=True):
-        for arc, points in zip(layer, costs.tolist(), strict=True):
-            if arc.place.position is None:
-                continue
-            if known.setdefault((arc.place.stage, arc.block, arc.width), points) != points:
-                return True
-    return False
 
 
 def _allowed(graph: Graph, limits: Iterable[Limit]) -> list[Floats]:
