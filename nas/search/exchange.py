@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.search.graph import Floats
+from nas.search.labels import undominated
 from nas.search.prices import Prices
 from nas.space import Architecture, Space
 from nas.space.moves import Drop, Exchange, Localise, Move, Narrow, Restore, moves, narrow, undoings
@@ -32,8 +33,12 @@ _LOOSE = 0.02
 """By what share of a limit a sum of differences may exceed it: it is an estimate."""
 _HOPE = 0.05
 """Points by which a sum of differences may be better than it looks."""
-_LARGEST = 2_000_000
+_LARGEST = 4_000_000
 """Combinations of variants looked at in one go, at most."""
+_FEW = 60
+"""Moves of a stage of which all pairs are looked at."""
+_ROUNDING = 1e-9
+"""Points, ms and other amounts that differ by less are equal."""
 _ROUNDS = 200
 """Trades, at most."""
 Interplay = dict[tuple[int | str, int | str], Floats]
@@ -76,7 +81,8 @@ def _trade(space: Space, prices: Prices, positional: bool, arch: Architecture) -
         # Widths of all stages together: one alone is paid for in the entries on both sides, which pairs now count.
         chosen = _best(space, prices, arch, variants, 4, _interplay(prices, arch, variants))
     if chosen is None:
-        chosen = _best(space, prices, arch, _twice(space, prices, positional, arch, variants), 2)
+        deeper = _deeper(space, prices, positional, arch, variants)
+        chosen = _best(space, prices, arch, deeper, 4, _interplay(prices, arch, deeper))
     return chosen
 
 
@@ -137,26 +143,76 @@ def _variants(space: Space, prices: Prices, positional: bool, arch: Architecture
     return {place: some for place, some in variants.items() if some}
 
 
-def _twice(
+def _deeper(
     space: Space, prices: Prices, positional: bool, arch: Architecture, once: Variants
 ) -> Variants:  # fmt: skip
-    """Return what one or two moves of the same stage lead to, each network once."""
+    """Return what one or two moves of the same stage, or another width with many drops or blocks put back, lead to.
+
+    Each network is listed once, and none that another one beats which looks the same to its neighbours.
+    """
     cost = prices.cost(arch)
     amounts = _amounts(prices, arch)
     found: Variants = {}
-    for stage, variants in once.items():
+    for place, variants in once.items():
         seen = {prices.content(arch), *(prices.content(variant.after) for variant in variants)}
-        found[stage] = list(variants)
-        for variant in variants:
-            for move in _neighbours(space, positional, variant.after):
-                if _stage(move) != stage:
-                    continue
-                after = move.apply(variant.after)
-                content = prices.content(after)
-                if content not in seen:
-                    seen.add(content)
-                    found[stage].append(_variant(prices, (*variant.moves, move), after, cost, amounts))
+        listed = list(variants)
+
+        def add(taken: tuple[Move, ...], after: Architecture, seen: set[object], listed: list[_Variant]) -> None:
+            content = prices.content(after)
+            if content not in seen:
+                seen.add(content)
+                listed.append(_variant(prices, taken, after, cost, amounts))
+
+        # Two moves of any kind where there are few; of many (positions that differ, say) the chains have to do.
+        if len(variants) <= _FEW:
+            for variant in variants:
+                for move in _neighbours(space, positional, variant.after):
+                    if _stage(move) == place:
+                        add((*variant.moves, move), move.apply(variant.after), seen, listed)
+        if isinstance(place, int):
+            resized = [variant for variant in variants if isinstance(variant.moves[0], Narrow)]
+            starts = [((), arch), *((variant.moves, variant.after) for variant in resized)]
+            for taken, start in starts:
+                for chain in _chains(space, start, place):
+                    after = start
+                    for number, move in enumerate(chain, start=1):
+                        after = move.apply(after)
+                        add((*taken, *chain[:number]), after, seen, listed)
+        found[place] = _unbeaten(listed, place)
     return found
+
+
+def _chains(space: Space, arch: Architecture, index: int) -> Iterator[tuple[Move, ...]]:
+    """Yield moves of one stage that can be taken in a row: drops from the border of local and global blocks outwards,
+    and blocks of one kind put back towards it."""
+    choice = space.stages[index]
+    stage = arch.stages[index]
+    roles = [choice.kind(block) for block in stage.blocks]
+    places = list(enumerate(roles))
+    most_drops = stage.depth - choice.depths[0]
+    for role, order in (("local", reversed(places)), ("global", iter(places))):
+        drops = tuple(Drop(index, position) for position, each in order if each == role)
+        yield drops[:most_drops]
+    first_global = roles.index("global") if "global" in roles else len(roles)
+    last_local = max((position for position, role in places if role == "local"), default=-1)
+    gaps = [position for position, role in places if role == "identity"]
+    for block in space.candidates(index, "local", stage.width):
+        yield tuple(Restore(index, gap, Identity(), block) for gap in gaps if gap < first_global)
+    for block in space.candidates(index, "global", stage.width):
+        yield tuple(Restore(index, gap, Identity(), block) for gap in reversed(gaps) if gap > last_local)
+
+
+def _unbeaten(variants: Sequence[_Variant], place: int | str) -> list[_Variant]:
+    """Return the variants that no other one beats which looks the same to the stages on both sides."""
+    alike: dict[object, list[_Variant]] = {}
+    for variant in variants:
+        alike.setdefault((_output(variant.after, place), _input(variant.after, place)), []).append(variant)
+    kept: list[_Variant] = []
+    for some in alike.values():
+        rows = np.array([(variant.cost, *variant.amounts) for variant in some]).T
+        whole = np.round(rows / _ROUNDING).astype(np.int64)
+        kept += [some[number] for number in undominated(whole).tolist()]
+    return kept
 
 
 def _variant(
@@ -182,10 +238,12 @@ def _interplay(prices: Prices, arch: Architecture, variants: Variants) -> Interp
         if left not in variants or right not in variants:
             continue
         known: dict[tuple[object, object], Floats] = {}
+        outputs = [_output(variant.after, left) for variant in variants[left]]
+        inputs = [_input(variant.after, right) for variant in variants[right]]
         table = np.zeros((len(base), len(variants[left]), len(variants[right])))
         for row, first in enumerate(variants[left]):
             for column, second in enumerate(variants[right]):
-                key = _output(first.after, left), _input(second.after, right)
+                key = outputs[row], inputs[column]
                 if key not in known:
                     both = first.after
                     for move in second.moves:
