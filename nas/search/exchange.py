@@ -10,9 +10,9 @@ variants at once; the first ones are then priced for certain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise, permutations
+from itertools import combinations, pairwise, permutations, product
 from math import prod
 
 import numpy as np
@@ -237,22 +237,32 @@ def _interplay(prices: Prices, arch: Architecture, variants: Variants) -> Interp
     for left, right in pairwise(["stem", *range(len(arch.stages)), "head"]):
         if left not in variants or right not in variants:
             continue
-        known: dict[tuple[object, object], Floats] = {}
-        outputs = [_output(variant.after, left) for variant in variants[left]]
-        inputs = [_input(variant.after, right) for variant in variants[right]]
-        table = np.zeros((len(base), len(variants[left]), len(variants[right])))
-        for row, first in enumerate(variants[left]):
-            for column, second in enumerate(variants[right]):
-                key = outputs[row], inputs[column]
-                if key not in known:
-                    both = first.after
-                    for move in second.moves:
-                        both = move.apply(both)
-                    apart = np.array([first.cost + second.cost, *np.add(first.amounts, second.amounts)])
-                    known[key] = np.array([prices.cost(both), *_amounts(prices, both)]) - base - apart
-                table[:, row, column] = known[key]
-        found[left, right] = table
+        outputs, rows = _classes(_output(variant.after, left) for variant in variants[left])
+        inputs, columns = _classes(_input(variant.after, right) for variant in variants[right])
+        table = np.zeros((len(base), len(outputs), len(inputs)))
+        for row, column in product(range(len(outputs)), range(len(inputs))):
+            first = variants[left][outputs[row]]
+            second = variants[right][inputs[column]]
+            both = first.after
+            for move in second.moves:
+                both = move.apply(both)
+            apart = np.array([first.cost + second.cost, *np.add(first.amounts, second.amounts)])
+            table[:, row, column] = np.array([prices.cost(both), *_amounts(prices, both)]) - base - apart
+        found[left, right] = table[:, rows][:, :, columns]
     return found
+
+
+def _classes(looks: Iterable[object]) -> tuple[list[int], list[int]]:
+    """Return the number of the first variant of each look, and for every variant which look it has."""
+    numbers: dict[object, int] = {}
+    firsts: list[int] = []
+    of_each: list[int] = []
+    for number, look in enumerate(looks):
+        if look not in numbers:
+            numbers[look] = len(firsts)
+            firsts.append(number)
+        of_each.append(numbers[look])
+    return firsts, of_each
 
 
 def _output(arch: Architecture, stage: int | str) -> object:

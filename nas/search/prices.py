@@ -16,7 +16,7 @@ from nas.search.problem import Problem
 from nas.accuracy import Scores
 from nas.space import Architecture, Operation, Space, Stage
 from nas.space.architecture import with_layout
-from nas.space.space import Role, StageSpace
+from nas.space.space import ROLES
 from nas.specs import BlockSpec, Identity, Shape, Unflatten, pyramid
 
 _DIGITS = 9
@@ -44,6 +44,7 @@ class Prices:
         self._end_costs: dict[BlockSpec | None, float] = {}
         self._chains: dict[tuple[int, int, Shape], tuple[tuple[Operation, ...], Shape]] = {}
         self._amounts: dict[tuple[str, int, int, Shape], tuple[float, ...]] = {}
+        self._of_operation: dict[tuple[str, BlockSpec, Shape], float] = {}
         self._of_ends: dict[tuple[str, BlockSpec, tuple[Shape, ...]], tuple[float, ...]] = {}
 
     def cost(self, arch: Architecture) -> float:
@@ -182,21 +183,24 @@ class Prices:
         return known
 
     def _of(self, measure: Measure, operation: Operation) -> float:
-        return measure.of(Arc(0, 0, Place(None), operation.spec, 0, (operation,)))
+        """Return what one operation takes."""
+        key = measure.key, operation.spec, operation.input
+        amount = self._of_operation.get(key)
+        if amount is None:
+            arc = Arc(0, 0, Place(None), operation.spec, 0, (operation,))
+            amount = self._of_operation[key] = measure.of(arc)
+        return amount
 
 
 def positional(space: Space, scores: Scores) -> bool:
     """Return whether it matters to the cost at which position of its stage a block stands."""
     for index, stage in enumerate(space.stages):
-        for block in (Identity(), *stage.local, *stage.global_):
-            for width in stage.widths:
-                if block.kind != "identity" and block not in space.candidates(index, _role(stage, block), width):
-                    continue
-                costs = {scores.block_cost(index, position, block, width) for position in range(stage.depths[1])}
-                if len(costs) > 1:
+        least, most = stage.depths
+        for width in stage.widths:
+            blocks: list[BlockSpec] = [block for role in ROLES for block in space.candidates(index, role, width)]
+            # Nothing is dropped in a stage of fixed depth, and recorded scores have no rows for it.
+            blocks += [Identity()] if least < most else []
+            for block in blocks:
+                if len({scores.block_cost(index, position, block, width) for position in range(most)}) > 1:
                     return True
     return False
-
-
-def _role(stage: StageSpace, block: BlockSpec) -> Role:
-    return "local" if block in stage.local else "global"

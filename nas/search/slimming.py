@@ -67,13 +67,15 @@ def slim(problem: Problem) -> Found:
     down = [(option.move, option.after) for option in _down(problem, pricer, evaluated=False)]
     largest = problem.space.largest()
     start = down[-1][1] if down else largest
-    path = [*down, *trades(problem.space, pricer.prices, pricer.positional, start)]
-    # The least cost of published members is known by itself, and no sum of moves leads to it. One that is better than
-    # what was found is where the trades begin anew.
+    path = down
+    # What published members cost is known by itself: no sum of moves leads to it. Where one within the limits is better
+    # than what slimming came to, the trades begin there.
     rivals = [arch for arch in pricer.prices.exceptions if pricer.exceeded(arch) is None]
     rival = min(rivals, key=pricer.prices.cost, default=None)
-    if rival is not None and pricer.prices.cost(rival) < pricer.prices.cost(path[-1][1] if path else largest):
-        path = [*moves_to(problem.space, rival), *trades(problem.space, pricer.prices, pricer.positional, rival)]
+    if rival is not None and pricer.prices.cost(rival) < pricer.prices.cost(start):
+        start = rival
+        path = list(moves_to(problem.space, rival))
+    path += trades(problem.space, pricer.prices, pricer.positional, start)
     trace: list[Step] = []
     arch = largest
     for move, after in path:

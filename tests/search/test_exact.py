@@ -341,7 +341,7 @@ def test_slimming_is_never_better(small_space, choices_space, made_up_table, mad
         for seed in range(5):
             scores, target = made_up_scores(space, seed), table.total_ms(space.largest()) * 0.5 + least / 2
             best = search(space, table, scores, target, "exact")
-            assert best.cost <= search(space, table, scores, target).cost + 1e-9
+            assert best.cost <= search(space, table, scores, target, "slimming").cost + 1e-9
 
 
 def test_a_full_space_with_scores_that_do_not_tie(made_up_scores):
