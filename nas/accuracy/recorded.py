@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import sqrt
 from pathlib import Path
 from typing import Literal
 
@@ -189,7 +190,7 @@ class RecordedScores(Scores):
             variance * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
             for variance, unit in self._units
         )
-        return float(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages))) ** 0.5
+        return sqrt(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages)))
 
     def _stage_variance(self, index: int, stage: Stage) -> float:
         """Return the part of the variance that one stage has; every row is of one stage, the stem or the head."""

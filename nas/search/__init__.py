@@ -60,10 +60,21 @@ def search(
     """
     return solve(
         pose(
-            space, table, scores, latency_ms,
-            engine=engine, candidates=candidates, on_step=on_step, limits=limits, objective=objective, study=study,
-            evaluations=evaluations, evaluate_best=evaluate_best, min_accuracy=min_accuracy, max_drop=max_drop,
-        )  # fmt: skip
+            space,
+            table,
+            scores,
+            latency_ms,
+            engine=engine,
+            candidates=candidates,
+            on_step=on_step,
+            limits=limits,
+            objective=objective,
+            study=study,
+            evaluations=evaluations,
+            evaluate_best=evaluate_best,
+            min_accuracy=min_accuracy,
+            max_drop=max_drop,
+        )
     )
 
 
@@ -117,7 +128,7 @@ def pose(
     else:
         target_ms = latency_ms
         reason = "as given"
-    if not math.isfinite(target_ms) and latency_ms is not None or target_ms <= 0:
+    if target_ms <= 0 or (latency_ms is not None and not math.isfinite(target_ms)):
         raise InputError(f"latency target {target_ms} ms: expected a positive number")
     if target_ms < least_ms:
         raise InputError(f"latency target {target_ms:g} ms cannot be reached: the fastest member of space "

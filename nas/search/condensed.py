@@ -30,7 +30,8 @@ _LARGEST_KEY = 2**62
 class Condensed(Layered):
     """The graph of stems, entries, whole stages and heads.
 
-    Its nodes are those of the space's graph, with the same numbers; those between the positions of a stage have no arcs.
+    Its nodes are those of the space's graph, with the same numbers; those between the positions of
+    a stage have no arcs.
 
     Attributes:
         cost: of every arc, an array a layer; of a stage's arcs with what the whole stage costs.

@@ -22,8 +22,8 @@ from nas.search.graph import Floats
 from nas.search.labels import undominated
 from nas.search.prices import Prices
 from nas.space import Architecture, Space
-from nas.space.moves import Drop, Exchange, Localise, Move, Narrow, Restore, moves, narrow, undoings
-from nas.specs import BlockSpec, Identity
+from nas.space.moves import Drop, Exchange, Move, Narrow, Restore, moves, narrow, undoings
+from nas.specs import Identity
 
 _GAIN = 1e-6
 """Points that a trade must gain."""
@@ -154,7 +154,8 @@ def _deeper(
     amounts = _amounts(prices, arch)
     found: Variants = {}
     for place, variants in once.items():
-        seen = {prices.content(arch), *(prices.content(variant.after) for variant in variants)}
+        seen: set[object] = {prices.content(variant.after) for variant in variants}
+        seen.add(prices.content(arch))
         listed = list(variants)
 
         def add(taken: tuple[Move, ...], after: Architecture, seen: set[object], listed: list[_Variant]) -> None:

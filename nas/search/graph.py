@@ -160,7 +160,7 @@ class Graph(Layered):
         return Architecture(self.space.name, self.space.resolution, chosen, head, name, stem)
 
     @cached_property
-    def ends(self) -> list[Ends]:  # type: ignore[override]
+    def ends(self) -> list[Ends]:
         """The tails and the heads of the arcs of each layer."""
         return [
             (np.array([arc.tail for arc in layer], dtype=np.intp), np.array([arc.head for arc in layer], dtype=np.intp))

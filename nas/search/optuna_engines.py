@@ -22,7 +22,7 @@ from nas.search.fastest import fastest, least
 from nas.search.graph import Graph
 from nas.search.limits import further_limits
 from nas.search.problem import Found, Problem
-from nas.search.studies import StudySettings, checksum, fingerprint, open_study
+from nas.search.studies import StudySettings, fingerprint, open_study
 from nas.space import Architecture, Space
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import cached_property
 from math import fsum
 
+from nas.accuracy import Scores
 from nas.search.graph import Arc, Place, same_head
 from nas.search.limits import Limit, Measure
 from nas.search.problem import Problem
-from nas.accuracy import Scores
 from nas.space import Architecture, Operation, Space, Stage
 from nas.space.architecture import with_layout
 from nas.space.space import ROLES
@@ -59,10 +59,10 @@ class Prices:
         before = self._stem_shape(arch.stem).channels
         for index, number in enumerate(numbers):
             key = index, number, before
-            cost = self._stage_costs.get(key)
-            if cost is None:
-                cost = self._stage_costs[key] = self._stage_cost(index, self._stages[number], before)
-            total += cost
+            part = self._stage_costs.get(key)
+            if part is None:
+                part = self._stage_costs[key] = self._stage_cost(index, self._stages[number], before)
+            total += part
             before = self._stages[number].width
         return total
 

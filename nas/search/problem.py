@@ -96,7 +96,7 @@ class Found:
     scores: Scores | None = field(default=None, repr=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write `architecture.yaml`, which `nas.load_architecture` reads, and the steps as `trace.csv` into `folder`."""
+        """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into `folder`."""
         self.architecture.save(Path(folder) / "architecture.yaml")
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 

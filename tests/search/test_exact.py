@@ -272,7 +272,8 @@ def test_the_fastest_that_keeps_an_accuracy_equal_to_brute_force(drawn_stages, t
     level = scores.accuracy(space.largest()).value
     for asked in ({"max_drop": drop}, {"min_accuracy": level - drop}):
         if not within:
-            with pytest.raises(InputError, match=r"cannot be reached: the most accurate member of space 'drawn' within"):
+            message = r"cannot be reached: the most accurate member of space 'drawn' within"
+            with pytest.raises(InputError, match=message):
                 search(space, table, scores, limits=limits, **asked)
             continue
         found = search(space, table, scores, limits=limits, **asked)

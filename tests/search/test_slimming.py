@@ -14,8 +14,8 @@ from nas.errors import InputError, NasError
 from nas.latency import MissingRows
 from nas.latency.table import make_table
 from nas.search import Drop, Narrow, fastest, moves, pose, search
-from nas.space.moves import narrow
 from nas.search.prices import Prices
+from nas.space.moves import narrow
 from nas.specs import FPNHead, Identity
 
 
@@ -125,9 +125,7 @@ def test_ties_go_to_the_larger_saving_and_then_to_the_first_position(small_space
 
 
 @pytest.mark.parametrize("engine", ["slimming", "exact"])
-def test_a_target_that_limits_nothing_gets_the_most_accurate_member(
-    small_space, made_up_table, made_up_scores, engine
-):
+def test_a_target_that_limits_nothing_gets_the_most_accurate_member(small_space, made_up_table, made_up_scores, engine):
     space = small_space()
     table, scores = made_up_table(space), made_up_scores(space)
     target = table.total_ms(space.largest())
@@ -170,9 +168,7 @@ def test_costs_of_stages_are_slimmed_to_a_member_that_no_published_one_beats(
     assert judge.cost(found.architecture) >= judge.cost(search(space, table, scores, target).architecture) - 1e-9
 
 
-def test_prices_are_those_of_scores_and_table(
-    spaces, made_up_table, made_up_stage_scores, made_up_scores, small_space
-):
+def test_prices_are_those_of_scores_and_table(spaces, made_up_table, made_up_stage_scores, made_up_scores, small_space):
     for space in (spaces["choices"]("stage_suffix"), spaces["stem"](), spaces["small"]()):
         headed = [space, space.with_head(FPNHead(5, width=8, levels=3))]
         for known in headed:
