@@ -25,7 +25,7 @@ def seconds(arguments: argparse.Namespace, candidates: str, target_ms: float | N
     space, table = nas.load_space(arguments.space), nas.load_table(arguments.device)
     scores = nas.load_scores(arguments.scores or arguments.space)
     started = time.perf_counter()
-    found = nas.search(space, table, scores, target_ms, candidates=candidates)  # type: ignore[arg-type]
+    found = nas.search(space, table, scores, target_ms, "slimming", candidates=candidates)  # type: ignore[arg-type]
     return time.perf_counter() - started, len(found.trace)
 
 

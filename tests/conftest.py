@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from nas.accuracy import Accuracy, Scores
 from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
 from nas.latency import DeviceInfo, LatencyTable, Row
 from nas.latency.coverage import space_operations
 from nas.latency.device_info import Calibration
 from nas.latency.table import make_table
-from nas.space import Space, load_space
+from nas.space import Architecture, Space, load_space
+from nas.specs import BlockSpec, Identity
 
 settings.register_profile("any machine", deadline=None)  # tests run beside others, and machines differ
 settings.load_profile("any machine")
@@ -269,6 +273,98 @@ def made_up_scores() -> Callable[..., RecordedScores]:
             for move, place, choice in keys
         )  # fmt: skip
         return RecordedScores(space, rows, ("made up for a test", f"seed {seed}"), baseline_accuracy=90.0, images=5000)
+
+    return make
+
+
+@dataclass(frozen=True)
+class StageScores(Scores):
+    """Scores that price whole stages at random, neither convex nor monotone, for tests of what searches by them.
+
+    Attributes:
+        digits: decimals of every part; with few, many members tie.
+        positional: whether blocks cost something of their own too, at each position something else.
+        known: members that have a cost of their own.
+        penalty: the most that an entry may add to the cautious cost.
+        error: of every difference.
+    """
+
+    scored: Space
+    seed: int = 0
+    digits: int = 6
+    positional: bool = False
+    known: tuple[Architecture, ...] = ()
+    penalty: float = 0.0
+    error: float = 0.0
+    notes: tuple[str, ...] = ("made up for a test",)
+    path: str = ""
+
+    def _drawn(self, *key: object) -> float:
+        return round(zlib.crc32(repr((self.seed, *key)).encode()) / 2**32 * 1.5 - 0.5, self.digits)
+
+    def cost(self, arch: Architecture) -> float:
+        arch = self.scored.place(arch)
+        compact = replace(arch.compact(), name="")
+        for number, member in enumerate(self.known):
+            if replace(member.compact(), name="") == compact:
+                return self._drawn("known", number)
+        total = self.head_cost(arch.head) + (self.stem_cost(arch.stem) if arch.stem else 0.0)
+        before = int(arch.stem.width) if arch.stem else 3  # type: ignore[attr-defined]
+        for index, stage in enumerate(arch.stages):
+            sums = zip(*(self.counts(index, block) for block in stage.blocks), strict=True)
+            total += self.entry_cost(index, stage.entry, before)
+            total += self.stage_cost(index, stage.width, tuple(map(sum, sums)))
+            total += sum(self.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks))
+            before = stage.width
+        return total
+
+    def accuracy(self, arch: Architecture) -> Accuracy:
+        return Accuracy(80.0 - self.cost(arch), 0.5, "top1", self.provenance)
+
+    def check(self, space: Space) -> None:
+        assert space.name == self.space
+
+    def save(self, folder: str | Path) -> None:
+        raise NotImplementedError
+
+    def cautious(self) -> Scores:
+        return replace(self, penalty=1.0)
+
+    def difference_error(self, arch: Architecture, other: Architecture) -> float:
+        return self.error
+
+    def exceptions(self) -> Sequence[Architecture]:
+        return self.known
+
+    def stem_cost(self, stem: BlockSpec) -> float:
+        return self._drawn("stem", stem)
+
+    def head_cost(self, head: BlockSpec) -> float:
+        return self._drawn("head", head)
+
+    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
+        penalty = self.penalty * abs(self._drawn("penalty", index, entry, before))
+        return self._drawn("entry", index, entry, before) + round(penalty, self.digits)
+
+    def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
+        return self._drawn("block", index, position, block, width) if self.positional else 0.0
+
+    def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
+        if isinstance(block, Identity):
+            return 0, 0, 0
+        is_global = self.scored.stages[index].kind(block) == "global"
+        return 1, int(is_global), round(4 * float(getattr(block, "expansion", 1)))
+
+    def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
+        return self._drawn("stage", index, width, counts)
+
+
+@pytest.fixture
+def made_up_stage_scores() -> Callable[..., StageScores]:
+    """A function from a space to scores that price its whole stages at random; two members have a cost of their own."""
+
+    def make(space: Space, seed: int = 0, **more: Any) -> StageScores:
+        return StageScores(space, seed, known=(space.largest(), space.sample(seed)), **more)
 
     return make
 

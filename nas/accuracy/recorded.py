@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import sqrt
 from pathlib import Path
 from typing import Literal
 
@@ -220,6 +223,12 @@ class RecordedScores(Scores):
             )
 
     @property
+    def fingerprint(self) -> str:
+        """A short text that differs where the rows' costs do."""
+        text = json.dumps([[*row.key, row.cost] for row in self.rows])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
     def absolute(self) -> bool:
         """Whether the accuracy of the largest member was recorded."""
         return self.baseline_accuracy is not None
@@ -242,16 +251,29 @@ class RecordedScores(Scores):
 
     def _standard_error(self, arch: Architecture) -> float:
         """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
-        variances = [(row.standard_error or 0.0) ** 2 for row in self.rows]
-        squares = (
-            variance * unit.cost(arch) ** 2 for variance, unit in zip(variances, self._units, strict=True) if variance
+        ends = sum(
+            variance * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
+            for variance, unit in self._units
         )
-        return float(sum(squares) ** 0.5)
+        return sqrt(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages)))
+
+    def _stage_variance(self, index: int, stage: Stage) -> float:
+        """Return the part of the variance that one stage has; every row is of one stage, the stem or the head."""
+        variance = self._variances.get((index, stage))
+        if variance is None:
+            parts = (each * unit._stage_cost(index, stage) ** 2 for each, unit in self._units)
+            variance = self._variances[index, stage] = sum(parts)
+        return variance
 
     @cached_property
-    def _units(self) -> list[RecordedScores]:
-        """For each row, scores in which it alone costs something."""
-        return [self._only(row) for row in self.rows]
+    def _units(self) -> list[tuple[float, RecordedScores]]:
+        """The variance of each row that has a standard error, and scores in which it alone costs something."""
+        return [(row.standard_error**2, self._only(row)) for row in self.rows if row.standard_error]
+
+    @cached_property
+    def _variances(self) -> dict[tuple[int, Stage], float]:
+        """What `_stage_variance` has computed so far."""
+        return {}
 
     def _only(self, row: Score) -> RecordedScores:
         """Return scores in which this row alone costs something, one point: how often it counts in a member's sum."""

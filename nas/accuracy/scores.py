@@ -8,6 +8,8 @@ members).
 from __future__ import annotations
 
 import abc
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,17 @@ class Scores(abc.ABC):
     @abc.abstractmethod
     def save(self, folder: str | Path) -> None:
         """Write the scores into `folder`, where `load_scores` finds them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that differs where costs do: that a search which continues later is by the same scores.
+
+        By default it is made of what some members cost.
+        """
+        members = [self.scored.largest(), self.scored.smallest(), *(self.scored.sample(seed) for seed in range(16))]
+        costs = [f"{self.cost(arch):.9g}" for arch in (*members, *self.scored.published.values())]
+        text = json.dumps([type(self).__name__, self.scored.to_dict(), costs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def absolute(self) -> bool:

@@ -80,8 +80,8 @@ def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:
 
 def evaluated_text(found: Found, problem: Problem) -> list[str]:
     """The line that tells what the sliced supernet makes of the member that was found."""
-    if found.accuracy is None or found.drop is None or problem.evaluations is None:
+    if found.evaluated is None or found.drop is None or problem.evaluations is None:
         return []
     images, count = problem.evaluations.source.of["images"], len(problem.evaluations)
-    return [f"the sliced supernet has {found.accuracy:.2f} % top-1 there on {images} held-out images, "
+    return [f"the sliced supernet has {found.evaluated:.2f} % top-1 there on {images} held-out images, "
             f"{0.0 - found.drop:+.2f} points against its largest member; {count} members were evaluated"]  # fmt: skip

@@ -28,6 +28,7 @@ STEPS = {
     "ER": ("ER: smaller expansion", "#9c6b3f", "triangle-down"),
     "AR": ("AR: other activation", SERIES[4], "cross"),
     "BR": ("BR: other block", SERIES[6], "x"),
+    "UN": ("UN: a reduction undone", SERIES[5], "star"),
 }
 
 _FOUND, _PUBLISHED, _GREY = "#e03131", "#b0509a", "#8a8f98"

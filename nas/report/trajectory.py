@@ -22,6 +22,7 @@ ACTIONS = {
     "ER": ("ER: smaller expansion", "#56b4e9", "v"),
     "AR": ("AR: other activation", "#f0e442", "P"),
     "BR": ("BR: other block", "#8c564b", "X"),
+    "UN": ("UN: a reduction undone", "#cc79a7", "*"),
 }
 """Label, colour and marker; the colours keep apart for colour-blind readers, the markers in grey print."""
 

@@ -15,13 +15,13 @@ def steps_to(problem: Problem, arch: Architecture) -> tuple[Step, ...]:
     """The moves from the largest member to `arch`, which has its positions, each with what it does to the amounts."""
     latency, scores, before = problem.latency.measure, problem.scores, problem.space.largest()
     ms, cost, steps = latency.total(before), scores.cost(before), list[Step]()
-    for move, after in _moves(problem.space, arch):
+    for move, after in moves_to(problem.space, arch):
         was_ms, was_cost, ms, cost = ms, cost, latency.total(after), scores.cost(after)
         steps.append(Step(len(steps) + 1, move, ms, was_ms - ms, cost - was_cost, cost, after.macs, after.params))
     return tuple(steps)
 
 
-def _moves(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architecture]]:
+def moves_to(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architecture]]:
     """The moves, each with the member that it leads to: stage by stage first its width, then its positions in order,
     so that attention is taken away from the front."""
     at = space.largest()

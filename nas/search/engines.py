@@ -17,6 +17,8 @@ ENGINES: dict[str, Engine] = {
 }  # fmt: skip
 """A further engine is one function in a file of its own, named here; a library that it needs is imported within it."""
 
+AUTO = "auto"
+"""Takes one of these: `nas.search.pose` chooses."""
 STUDIES = ("learned", "nsga2", "tpe")
 """Those that try members out, as `Problem.study` says."""
 EVALUATING = ("slimming", "learned")

@@ -1,113 +1,317 @@
 """The exact engine: the member of least cost within the limits, and the whole Pareto front, proven best.
 
-With scores that add up and a table that adds up this is a multiple-choice knapsack under the rules of the space, which
-`nas.search.graph` makes a graph and `nas.search.labels` solves. It minimises `Scores.cost` itself: every arc costs
-what `Scores` says that its choice adds.
+With scores that add up over stages and a table that adds up this is a multiple-choice knapsack under the rules of the
+space. `nas.search.graph` makes it a graph, `nas.search.condensed` prices whole stages where the scores do, and
+`nas.search.labels` solves it. It minimises the cost of `Scores.cautious()`: what might be lost where the scores know
+little counts as lost.
+
+Members whose cost is known by itself (`Scores.exceptions`, the published ones) are left out of the graph's paths and
+compared with the best path: the optimum is the better of the two.
+
+Ties: costs that differ by less than their standard error are not known to differ, so that of these members the faster
+one is taken, then the one with fewer parameters. A tie is never wider than `TIE`, and a published member within the
+limits is never passed over for one that costs more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf
 
 import numpy as np
 
-from nas.accuracy import Scores
+from nas.accuracy import Accuracy
 from nas.errors import InputError
+from nas.search.condensed import Condensed
 from nas.search.difference import steps_to
 from nas.search.fastest import latencies
-from nas.search.graph import Arc, Floats, Graph
+from nas.search.graph import Arc, Floats, Graph, Layered, same_head
 from nas.search.labels import Program, Resource, path_sum
 from nas.search.limits import Limit
+from nas.search.prices import positional
 from nas.search.problem import Found, Problem
 from nas.space import Architecture
 
+TIE = 0.1
+"""Points of accuracy by which members that tie differ at most."""
 _APART = 1e-7
 """Latencies on a front that differ by a smaller share count as one, where there are further limits."""
+_EQUAL = 1e-9
+"""Costs in points that differ by less are equal but for rounding."""
 
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A member that no other one beats in both latency (ms) and cost (points)."""
+    """A member that no other one beats in both latency (ms) and cost (points).
+
+    Attributes:
+        cost: by the scores. What no other member beats is the cautious cost, which the search minimises.
+        accuracy: expected, where the scores know a level.
+    """
 
     ms: float
     cost: float
     architecture: Architecture
+    accuracy: Accuracy | None = None
 
 
 def exact(problem: Problem) -> Found:
-    """The member of least cost within the problem's limits; of several that cost the same, one of the fastest.
+    """Return the member of least cost within the problem's limits, or the fastest one of at most its `max_drop`.
 
     Its trace are the moves that turn the space's largest member into it.
 
     Raises:
         InputError: when no member keeps all limits together, though some keep each of them.
     """
-    graph, limits = problem.graph, (problem.latency, *problem.limits)
-    allowed = _allowed(graph, problem.limits)
-    resources = _resources(problem, allowed)
-    program = Program(graph, _costs(graph, problem.scores), resources)
-    path = program.solve(lambda path: all(limit.holds(graph.member(path)) for limit in limits))
-    if path is None:
-        raise _contradiction(problem, resources)
-    arch = graph.member(path, f"{problem.space.name}-exact")
+    model = _Model(problem)
+    arch = model.best() if problem.max_drop is None else model.quickest(problem.max_drop)
+    arch = replace(arch, name=f"{problem.space.name}-exact")
     steps = steps_to(problem, arch)
     if problem.on_step:
         for step in steps:
             problem.on_step(step)
-    return Found(arch, problem.table.total_ms(arch), problem.scores.cost(arch), steps)
+    return problem.found(arch, steps)
 
 
 def front(problem: Problem) -> tuple[FrontPoint, ...]:
-    """The whole Pareto front of latency against cost within the other limits, fastest first, whatever the target."""
-    graph, space = problem.graph, problem.space
-    resources, costs = _resources(problem, _allowed(graph, problem.limits)), _costs(graph, problem.scores)
-    if len(resources) > 1:
-        paths = _one_by_one(problem, costs, resources)
-    else:
-        paths = Program(graph, costs, (replace(resources[0], most=inf),)).front()
-    members = [graph.member(path, f"{space.name}-front{number}") for number, path in enumerate(paths, start=1)]
-    return tuple(FrontPoint(problem.table.total_ms(arch), problem.scores.cost(arch), arch) for arch in members)
+    """Return the whole Pareto front of latency against cost within the other limits, fastest first.
 
-
-def _one_by_one(problem: Problem, costs: Sequence[Floats], resources: Sequence[Resource]) -> list[list[int]]:
-    """The paths of the front, fastest first: that of least cost, then that of least cost among the faster, and so on.
-
-    Labels of three amounts and more seldom dominate one another; those that a single solution needs stay few.
+    The target does not matter. Costs are cautious ones, as those of `exact`, which finds a member of this front at
+    every target but for ties.
     """
-    ms, *others = resources
-    paths, below = list[list[int]](), inf
+    model = _Model(replace(problem, target_ms=inf, max_drop=None))
+    table, scores = problem.table, problem.scores
+    members = [*model.front_paths(), *model.exceptions]
+    priced = sorted(((table.total_ms(arch), model.cost(arch), arch) for arch in members), key=lambda each: each[:2])
+    points: list[FrontPoint] = []
+    least = inf
+    for ms, cost, arch in priced:
+        if cost < least:
+            least = cost
+            named = replace(arch, name=f"{problem.space.name}-front{len(points) + 1}")
+            accuracy = scores.accuracy(named) if scores.absolute else None
+            points.append(FrontPoint(ms, scores.cost(named), named, accuracy))
+    return tuple(points)
 
-    def accept(path: list[int]) -> bool:
-        return path_sum(ms.weights, path) < below and all(
-            limit.holds(problem.graph.member(path)) for limit in problem.limits
-        )
 
-    while (path := Program(problem.graph, costs, (replace(ms, most=below), *others)).solve(accept)) is not None:
-        paths.append(path)
-        below = path_sum(ms.weights, path) * (1 - _APART)
-    return paths[::-1]
+class _Model:
+    """A problem as a search for paths of least cost under limits.
 
+    Attributes:
+        exceptions: the members of known cost that keep the limits.
+    """
 
-def _costs(graph: Graph, scores: Scores) -> list[Floats]:
-    """What every arc adds to `Scores.cost`."""
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._judge = problem.judge
+        exceptions = tuple(self._judge.exceptions())
+        known = problem.graph.exceptions == exceptions
+        self._graph = graph = problem.graph if known else Graph(problem.space, exceptions)
+        counted = any(self._counts(arc) for layer in graph.layers for arc in layer if arc.place.position is not None)
+        cost = self._costs(whole_stages=not counted)
+        resources = self._resources(_allowed(graph, problem.limits))
+        self._positional = positional(problem.space, self._judge)
+        self._condensed: Condensed | None = None
+        self._layered: Layered = graph
+        if counted:
+            self._condensed = Condensed(graph, cost, resources, self._counts, self._judge.stage_cost)
+            self._layered = self._condensed
+            cost = self._condensed.cost
+            resources = self._condensed.resources
+        self._cost = cost
+        self._all_resources = resources
 
-    def cost(arc: Arc) -> float:
-        stage, position = arc.place.stage, arc.place.position
-        if stage is None:
-            return scores.head_cost(arc.block)
-        if stage < 0:
-            return scores.stem_cost(arc.block)
-        if position is None:
-            return scores.entry_cost(stage, arc.block, arc.operations[0].input.channels)
-        return scores.block_cost(stage, position, arc.block, arc.width)
+    def cost(self, arch: Architecture) -> float:
+        """Return the cost that is minimised."""
+        return self._judge.cost(arch)
 
-    return graph.weigh(cost)
+    def best(self) -> Architecture:
+        """Return the member of least cost within the limits; of those that tie the fastest."""
+        program = Program(self._layered, self._cost, self._all_resources)
+        path = program.solve(self._keeps_limits)
+        members = [*([self._member(path)] if path is not None else []), *self.exceptions]
+        if not members:
+            raise self._contradiction()
+        best = min(members, key=lambda arch: (round(self.cost(arch), 9), self._problem.table.total_ms(arch)))
+        return self._tied(program, best)
+
+    def quickest(self, max_drop: float) -> Architecture:
+        """Return the fastest member within the limits that costs no more than `max_drop`.
+
+        Cost and latency change their roles: milliseconds are minimised, points are a resource.
+        """
+        ms, *others = self._all_resources
+        # Resources count what is taken, which is not negative. So each layer's least cost is taken from all its arcs
+        # and from the limit: every path has one arc of each layer.
+        least = [float(cost[np.isfinite(cost)].min(initial=0.0)) for cost in self._cost]
+        finite = [np.isfinite(cost) for cost in self._cost]
+        shifted = [cost - low for cost, low in zip(self._cost, least, strict=True)]
+        weights = [np.where(known, m, inf) for known, m in zip(finite, ms.weights, strict=True)]
+        room = max_drop - sum(least)
+        members = [arch for arch in self.exceptions if self.cost(arch) <= max_drop + _EQUAL]
+        if room >= -_EQUAL:
+            points = Resource(shifted, max(room, 0.0) + _EQUAL)
+
+            def accept(path: list[int]) -> bool:
+                return self.cost(self._member(path)) <= max_drop + _EQUAL and self._keeps_limits(path)
+
+            path = Program(self._layered, weights, [points, ms, *others]).solve(accept)
+            members += [self._member(path)] if path is not None else []
+        if not members:
+            raise self._out_of_reach()
+        return min(members, key=lambda arch: (self._problem.table.total_ms(arch), round(self.cost(arch), 9)))
+
+    def front_paths(self) -> Iterator[Architecture]:
+        """Yield the members of the front of the graph's paths."""
+        if len(self._all_resources) > 1:
+            yield from map(self._member, self._one_by_one())
+            return
+        free = replace(self._all_resources[0], most=inf)
+        for path in Program(self._layered, self._cost, (free,)).front():
+            yield self._member(path)
+
+    @cached_property
+    def exceptions(self) -> list[Architecture]:
+        """The members of known cost within the limits, at the size of the space."""
+        space = self._problem.space
+        members = []
+        for exception in self._judge.exceptions():
+            # A head for another task makes another network of it, whose cost is the sum of its parts.
+            if any(same_head(exception.head, head) for head in space.heads):
+                arch = space.place(exception.at(space.resolution, space.classes))
+                if space.contains(arch) and self._holds(arch):
+                    members.append(arch)
+        return members
+
+    @property
+    def _limits(self) -> tuple[Limit, ...]:
+        return (self._problem.latency, *self._problem.limits)
+
+    def _keeps_limits(self, path: list[int]) -> bool:
+        return self._holds(self._member(path))
+
+    def _member(self, path: Sequence[int]) -> Architecture:
+        """Return the architecture of a path, its blocks where published members have them if nothing else decides."""
+        arcs = self._condensed.expanded(path) if self._condensed else path
+        arch = self._graph.member(arcs)
+        return arch if self._positional else self._problem.space.place(arch.compact())
+
+    def _tied(self, program: Program, best: Architecture) -> Architecture:
+        """Return the fastest member whose cost cannot be told from that of `best`."""
+        scores, table = self._problem.scores, self._problem.table
+        if not scores.difference_error(best, self._problem.space.smallest()):
+            return best
+        most = min((scores.cost(arch) for arch in self.exceptions), default=inf)
+        least = self.cost(best)
+
+        def ties(arch: Architecture) -> bool:
+            behind = self.cost(arch) - least
+            return (
+                scores.cost(arch) <= most + _EQUAL and behind <= min(scores.difference_error(best, arch), TIE) + _EQUAL
+            )
+
+        paths = program.near(least + TIE + _EQUAL)
+        fastest_path = next((arch for arch in map(self._member, paths) if self._holds(arch) and ties(arch)), None)
+        tied = [arch for arch in self.exceptions if ties(arch)]
+        tied += [arch for arch in (best, fastest_path) if arch is not None]
+        return min(tied, key=lambda arch: (table.total_ms(arch), arch.params))
+
+    def _holds(self, arch: Architecture) -> bool:
+        return all(limit.holds(arch) for limit in self._limits)
+
+    def _one_by_one(self) -> list[list[int]]:
+        """Return the paths of the front: that of least cost, then that of least cost among the faster, and so on.
+
+        Labels of three amounts and more seldom dominate one another; those that a single solution needs stay few.
+        """
+        ms, *others = self._all_resources
+        paths, below = list[list[int]](), inf
+
+        def accept(path: list[int]) -> bool:
+            arch = self._member(path)
+            return path_sum(ms.weights, path) < below and all(limit.holds(arch) for limit in self._problem.limits)
+
+        while True:
+            path = Program(self._layered, self._cost, (replace(ms, most=below), *others)).solve(accept)
+            if path is None:
+                return paths[::-1]
+            paths.append(path)
+            below = path_sum(ms.weights, path) * (1 - _APART)
+
+    def _counts(self, arc: Arc) -> tuple[int, ...]:
+        return self._judge.counts(arc.place.stage or 0, arc.block)
+
+    def _costs(self, whole_stages: bool) -> list[Floats]:
+        """Return what every arc adds to the cost; infinite for the last ones of exceptions, which are no such sums.
+
+        With `whole_stages`, entries carry what their stages cost, where that depends on nothing but the width.
+        """
+        judge = self._judge
+
+        def cost(arc: Arc) -> float:
+            stage, position = arc.place.stage, arc.place.position
+            if stage is None:
+                return inf if arc.exception else judge.head_cost(arc.block)
+            if stage < 0:
+                return judge.stem_cost(arc.block)
+            if position is not None:
+                return judge.block_cost(stage, position, arc.block, arc.width)
+            whole = judge.stage_cost(stage, int(arc.block.width), ()) if whole_stages else 0.0  # type: ignore[attr-defined]
+            return judge.entry_cost(stage, arc.block, arc.operations[0].input.channels) + whole
+
+        return self._graph.weigh(cost)
+
+    def _resources(self, allowed: list[Floats]) -> list[Resource]:
+        """Return latency first, then the other limits on sums."""
+        problem, graph = self._problem, self._graph
+        base = problem.table.base_ms
+        ms = [weights + penalties for weights, penalties in zip(latencies(graph, problem.table), allowed, strict=True)]
+        summed = [limit for limit in problem.limits if not limit.measure.peak]
+        return [
+            Resource(ms, problem.target_ms - base),
+            *(
+                Resource(graph.weigh(limit.measure.of), limit.most - limit.measure.base, limit.measure.step)
+                for limit in summed
+            ),
+        ]
+
+    def _contradiction(self) -> InputError:
+        """Return why limits that can be kept one by one cannot be kept together."""
+        problem, (ms, *others) = self._problem, self._all_resources
+        program = Program(self._layered, ms.weights, [Resource(ms.weights, inf), *others])
+
+        def accept(path: list[int]) -> bool:
+            arch = self._member(path)
+            return all(limit.holds(arch) for limit in problem.limits)
+
+        path = program.solve(accept)
+        named = " and ".join(map(str, problem.limits))
+        if path is None:
+            return InputError(f"no member of space '{problem.space.name}' keeps {named} together")
+        least_ms = problem.table.total_ms(self._member(path))
+        return InputError(f"latency target {problem.target_ms:g} ms cannot be reached within {named}: there the "
+                          f"fastest member of space '{problem.space.name}' takes {least_ms:.4g} ms")  # fmt: skip
+
+    def _out_of_reach(self) -> InputError:
+        """Return what the most accurate member within the limits has, where that is too little."""
+        problem = self._problem
+        best = self.best()
+        shape = f"widths {'-'.join(map(str, best.widths))}, depths {'-'.join(map(str, best.depths))}"
+        cost = self.cost(best)
+        within = " within the limits" if self._problem.every_limit else ""
+        if problem.min_accuracy is None:
+            return InputError(f"max_drop {problem.max_drop:g} points cannot be reached: the most accurate member of "
+                              f"space '{problem.space.name}'{within} ({shape}) loses {cost:.4g} points")  # fmt: skip
+        reached = problem.min_accuracy + (problem.max_drop or 0.0) - cost
+        return InputError(f"min_accuracy {problem.min_accuracy:g} % cannot be reached: the most accurate member of "
+                          f"space '{problem.space.name}'{within} ({shape}) is expected to have "
+                          f"{reached:.4g} % {problem.scores.metric}")  # fmt: skip
 
 
 def _allowed(graph: Graph, limits: Iterable[Limit]) -> list[Floats]:
-    """Zero for arcs whose operations keep the limits on peaks by themselves, infinite for the others.
+    """Return zero for arcs whose operations keep the limits on peaks by themselves, infinite for the others.
 
     A member keeps such a limit where all of its operations do.
     """
@@ -117,30 +321,3 @@ def _allowed(graph: Graph, limits: Iterable[Limit]) -> list[Floats]:
             for penalties, amounts in zip(allowed, graph.weigh(limit.measure.of), strict=True):
                 penalties[amounts > limit.most] = inf
     return allowed
-
-
-def _resources(problem: Problem, allowed: list[Floats]) -> list[Resource]:
-    """Latency first, then the other limits on sums."""
-    graph, base = problem.graph, problem.table.base_ms
-    ms = [weights + penalties for weights, penalties in zip(latencies(graph, problem.table), allowed, strict=True)]
-    summed = [limit for limit in problem.limits if not limit.measure.peak]
-    return [
-        Resource(ms, problem.target_ms - base),
-        *(
-            Resource(graph.weigh(limit.measure.of), limit.most - limit.measure.base, limit.measure.step)
-            for limit in summed
-        ),
-    ]
-
-
-def _contradiction(problem: Problem, resources: list[Resource]) -> InputError:
-    """Why limits that can be kept one by one cannot be kept together."""
-    graph, (ms, *others) = problem.graph, resources
-    program = Program(graph, ms.weights, [Resource(ms.weights, inf), *others])
-    path = program.solve(lambda path: all(limit.holds(graph.member(path)) for limit in problem.limits))
-    named = " and ".join(map(str, problem.limits))
-    if path is None:
-        return InputError(f"no member of space '{problem.space.name}' keeps {named} together")
-    least_ms = problem.table.total_ms(graph.member(path))
-    return InputError(f"latency target {problem.target_ms:g} ms cannot be reached within {named}: there the fastest "
-                      f"member of space '{problem.space.name}' takes {least_ms:.4g} ms")  # fmt: skip

@@ -20,6 +20,7 @@ from nas.space.space import ROLES
 from nas.specs import BlockSpec, Identity, Shape, Unflatten, pyramid
 
 Floats = NDArray[np.float64]
+Ends = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class State:
         attentive: whether a global block stands before, after which no local one may.
         owed: how many blocks the stage must have yet.
         maps: the stage outputs so far that a head will take.
+        like: which of the graph's exceptions are chosen so far, by their numbers.
+        taken: how many blocks the stage has so far; only counted while `like` names any.
     """
 
     shape: Shape
     attentive: bool = False
     owed: int = 0
     maps: tuple[Shape, ...] = ()
+    like: tuple[int, ...] = ()
+    taken: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Arc:
         width: channels of the stage's residual stream, at its positions.
         operations: the block with the change of layout that it needs; none for identity.
         held: activation elements that wait for the head meanwhile, the maps of earlier stages.
+        exception: whether the paths that end with this arc are one of the graph's exceptions.
     """
 
     tail: int
@@ -64,35 +70,22 @@ class Arc:
     width: int = 0
     operations: tuple[Operation, ...] = ()
     held: int = 0
+    exception: bool = False
 
 
-class Graph:
-    """The members of a space as paths.
+class Layered:
+    """A graph in layers, as far as searches for paths need it: numbered nodes, and the ends of every arc.
 
-    Nodes are numbered in the order of the network, from 0 to the one where all paths end. Members differ in which
-    positions they drop, as those that moves make; `Space.enumerate` lists only one of those that are the same network.
+    Attributes:
+        nodes: how many there are; every path leads from node 0 to the last one, by one arc of every layer.
+        ends: the tails and the heads of the arcs of each layer.
     """
 
-    def __init__(self, space: Space) -> None:
-        self.space = space
-        self.layers: list[list[Arc]] = []
-        """The arcs of each place, in the order of the network; those of a layer lead from its nodes to the next's."""
-        self.nodes = 1
-        self._operations: dict[tuple[BlockSpec, Shape], tuple[Operation, ...]] = {}
-        # How many of the last stages some head takes the maps of.
-        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
-        states = {State(Shape(3, *space.resolution)): 0}
-        if space.stems:
-            states = self._layer(states, Place(-1), self._stems)
-        for index, stage in enumerate(space.stages):
-            states = self._layer(states, Place(index), self._entries)
-            for position in range(stage.depths[1]):
-                states = self._layer(states, Place(index, position), self._blocks)
-        self._layer(states, Place(None), self._heads)
+    nodes: int
 
-    def weigh(self, weight: Callable[[Arc], float]) -> list[Floats]:
-        """The weights of all arcs, an array a layer."""
-        return [np.array([weight(arc) for arc in layer], dtype=np.float64) for layer in self.layers]
+    @property
+    def ends(self) -> list[Ends]:
+        raise NotImplementedError
 
     def potentials(self, weights: Sequence[Floats], bottleneck: bool = False) -> Floats:
         """For every node, the least weight of a path from there to the end: its sum, or its largest arc's.
@@ -109,11 +102,47 @@ class Graph:
     def best(self, weights: Sequence[Floats], bottleneck: bool = False) -> list[int]:
         """A path of least weight: the number of its arc in every layer."""
         least, node, path = self.potentials(weights, bottleneck), 0, list[int]()
-        for layer, (tails, heads), weight in zip(self.layers, self.ends, weights, strict=True):
+        for (tails, heads), weight in zip(self.ends, weights, strict=True):
             rest = np.maximum(weight, least[heads]) if bottleneck else weight + least[heads]
             path.append(int(np.argmin(np.where(tails == node, rest, np.inf))))
-            node = layer[path[-1]].head
+            node = int(heads[path[-1]])
         return path
+
+
+class Graph(Layered):
+    """The members of a space as paths.
+
+    Nodes are numbered in the order of the network, from 0 to the one where all paths end. Members differ in which
+    positions they drop, as those that moves make; `Space.enumerate` lists only one of those that are the same network.
+
+    Args:
+        space: whose members the paths are.
+        exceptions: members whose paths end with arcs of their own, so that a search can leave them out. No node is
+            shared by paths that are on the way to different ones, which is why dominance between labels stays right.
+    """
+
+    def __init__(self, space: Space, exceptions: Sequence[Architecture] = ()) -> None:
+        self.space = space
+        self.exceptions = tuple(exceptions)
+        self._exceptions = [exception.compact() for exception in exceptions]
+        self.layers: list[list[Arc]] = []
+        """The arcs of each place, in the order of the network; those of a layer lead from its nodes to the next's."""
+        self.nodes = 1
+        self._operations: dict[tuple[BlockSpec, Shape], tuple[Operation, ...]] = {}
+        # How many of the last stages some head takes the maps of.
+        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
+        states = {State(Shape(3, *space.resolution), like=tuple(range(len(exceptions)))): 0}
+        if space.stems:
+            states = self._layer(states, Place(-1), self._stems)
+        for index, stage in enumerate(space.stages):
+            states = self._layer(states, Place(index), self._entries)
+            for position in range(stage.depths[1]):
+                states = self._layer(states, Place(index, position), self._blocks)
+        self._layer(states, Place(None), self._heads)
+
+    def weigh(self, weight: Callable[[Arc], float]) -> list[Floats]:
+        """The weights of all arcs, an array a layer."""
+        return [np.array([weight(arc) for arc in layer], dtype=np.float64) for layer in self.layers]
 
     def member(self, path: Sequence[int], name: str = "") -> Architecture:
         """The architecture that a path is, with identity at the positions that it drops."""
@@ -131,7 +160,7 @@ class Graph:
         return Architecture(self.space.name, self.space.resolution, chosen, head, name, stem)
 
     @cached_property
-    def ends(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    def ends(self) -> list[Ends]:
         """The tails and the heads of the arcs of each layer."""
         return [
             (np.array([arc.tail for arc in layer], dtype=np.intp), np.array([arc.head for arc in layer], dtype=np.intp))
@@ -155,7 +184,8 @@ class Graph:
     def _stems(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
         for stem in self.space.stems:
             arc = self._arc(place, stem, state)
-            yield arc, State(arc.operations[-1].output)
+            like = tuple(number for number in state.like if self._exceptions[number].stem == stem)
+            yield arc, State(arc.operations[-1].output, like=like)
 
     def _entries(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
         index = place.stage or 0
@@ -167,36 +197,56 @@ class Graph:
                 shape = arc.operations[-1].output
                 tapped = index >= len(space.stages) - self._levels
                 maps = (*state.maps, replace(shape, layout="map")) if tapped else ()
-                yield arc, State(shape, attentive, stage.depths[0], maps)
+                like = tuple(n for n in state.like if self._exceptions[n].stages[index].entry == arc.block)
+                yield arc, State(shape, attentive, stage.depths[0], maps, like)
 
     def _blocks(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
         index, position = place.stage or 0, place.position or 0
         last = self.space.stages[index].depths[1] - 1
+
+        def follows(state: State) -> State:
+            return self._at_end(state, index) if position == last else state
+
         if state.owed <= last - position:
-            yield Arc(0, 0, place, Identity(), state.shape.channels), self._at_end(state, position == last)
+            yield Arc(0, 0, place, Identity(), state.shape.channels), follows(state)
         for role in ROLES:
             if role == "local" and state.attentive:
                 continue
             for block in self.space.candidates(index, role, state.shape.channels):
                 arc = self._arc(place, block, state)
-                follows = replace(state, shape=arc.operations[-1].output, owed=max(0, state.owed - 1),
-                                  attentive=role == "global" or state.attentive)  # fmt: skip
-                yield arc, self._at_end(follows, position == last)
+                like = tuple(n for n in state.like if self._next_block(n, index, state.taken) == block)
+                after = State(
+                    arc.operations[-1].output,
+                    attentive=role == "global" or state.attentive,
+                    owed=max(0, state.owed - 1),
+                    maps=state.maps,
+                    like=like,
+                    taken=state.taken + 1 if like else 0,
+                )
+                yield arc, follows(after)
 
-    def _at_end(self, state: State, ends: bool) -> State:
+    def _next_block(self, number: int, index: int, taken: int) -> BlockSpec | None:
+        """The block that an exception has in this stage after so many; None where it has no more."""
+        blocks = self._exceptions[number].stages[index].blocks
+        return blocks[taken] if taken < len(blocks) else None
+
+    def _at_end(self, state: State, index: int) -> State:
         """What of a state still matters once its stage has ended."""
-        forget = ends and self.space.placement == "stage_suffix"
-        return replace(state, attentive=False) if forget and state.attentive else state
+        attentive = state.attentive and self.space.placement == "network_suffix"
+        like = tuple(n for n in state.like if self._next_block(n, index, state.taken) is None)
+        return replace(state, attentive=attentive, like=like, taken=0)
 
     def _heads(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
         end = State(Shape(1, 1, 1))
         for head in self.space.heads:
+            exception = any(same_head(self._exceptions[number].head, head) for number in state.like)
             if head.layout != "pyramid":
-                yield self._arc(place, head, state), end
+                yield replace(self._arc(place, head, state), exception=exception), end
                 continue
             last = with_layout("last", "last", Unflatten(), state.shape) if state.shape.layout == "tokens" else ()
             operation = Operation("head", head, pyramid(state.maps[-head.levels :]))  # type: ignore[attr-defined]
-            yield Arc(0, 0, place, head, 0, (*last, operation), _elements(state.maps[:-1])), end
+            operations = (*last, operation)
+            yield Arc(0, 0, place, head, 0, operations, _elements(state.maps[:-1]), exception), end
 
     def _arc(self, place: Place, block: BlockSpec, state: State) -> Arc:
         known = self._operations.get((block, state.shape))
@@ -209,3 +259,9 @@ class Graph:
 
 def _elements(maps: Sequence[Shape]) -> int:
     return sum(shape.elements for shape in maps)
+
+
+def same_head(head: BlockSpec, other: BlockSpec) -> bool:
+    """Whether two heads differ in their number of classes at most."""
+    same_kind = head.kind == other.kind
+    return same_kind and replace(head, classes=other.classes) == other  # type: ignore[call-arg, attr-defined]

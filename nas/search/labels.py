@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.graph import Floats, Graph
+from nas.search.graph import Floats, Layered
 from nas.search.limits import SMALL
 
 Ints = NDArray[np.int64]
@@ -55,7 +55,7 @@ class Program:
         resources: at least one; of paths that cost the same, those that take less of the first one are better.
     """
 
-    graph: Graph
+    graph: Layered
     cost: Sequence[Floats]
     resources: Sequence[Resource]
 
@@ -64,7 +64,7 @@ class Program:
 
         `accept` recomputes what a path takes, for those that keep the limits to within rounding only.
         """
-        prices, dual, incumbent = self._dual()
+        prices, dual, incumbent = self._dual
         spread, most = 0.01 * self._most_cost, 2 * self._most_cost
         while dual <= most:
             bound = min(incumbent, dual + spread) + _SLACK * self._most_cost
@@ -80,13 +80,23 @@ class Program:
             spread *= 4
         return None
 
+    def near(self, bound: float) -> Iterator[list[int]]:
+        """The paths within the limits that cost no more than `bound`, least of the first resource first.
+
+        Left out are those that another one beats in every resource and in cost.
+        """
+        ends = self._labels(self._dual[0], bound)
+        for number in np.lexsort((ends.amounts[-1], ends.amounts[0])):
+            if ends.amounts[-1, number] * SMALL <= bound:
+                yield ends.path(int(number))
+
     def front(self) -> list[list[int]]:
         """The paths of the Pareto front of the first resource against cost, ascending in the resource.
 
         Every member within the limits takes at least as much and costs at least as much as one of these.
         """
         ends = self._labels(None, np.inf)
-        order = _undominated(ends.amounts[[0, -1]])
+        order = undominated(ends.amounts[[0, -1]])
         return [ends.path(int(number)) for number in order]
 
     @cached_property
@@ -111,6 +121,7 @@ class Program:
                 cost[share > 1 + _SLACK] = np.inf
         return costs
 
+    @cached_property
     def _dual(self) -> tuple[Floats, float, float]:
         """Prices of the resources, the bound on the cost that they prove, and the cost of the best path met on the way.
 
@@ -165,7 +176,7 @@ class Program:
                     paid = (price * (shares - 1) for price, shares in zip(prices, used, strict=True))
                     keep &= found[-1] * SMALL + rest[node] + sum(paid) <= bound
                 kept = np.flatnonzero(keep)
-                kept = kept[_undominated(found[:, kept])]
+                kept = kept[undominated(found[:, kept])]
                 after[node], origins[node] = found[:, kept], (arc[kept], label[kept])
             amounts = after
             steps.append(origins)
@@ -200,16 +211,17 @@ _Origin = tuple[NDArray[np.int32], NDArray[np.int32]]
 class _Labels:
     """The labels at the end, and how each came there."""
 
-    graph: Graph
+    graph: Layered
     amounts: Ints
     steps: list[dict[int, _Origin]]
 
     def path(self, number: int) -> list[int]:
         node, path = self.graph.nodes - 1, list[int]()
-        for layer, origins in zip(reversed(self.graph.layers), reversed(self.steps), strict=True):
+        for (tails, _), origins in zip(reversed(self.graph.ends), reversed(self.steps), strict=True):
             came, index = origins[node]
             path.append(int(came[number]))
-            node, number = layer[path[-1]].tail, int(index[number])
+            node = int(tails[path[-1]])
+            number = int(index[number])
         return path[::-1]
 
 
@@ -223,7 +235,7 @@ def _extended(
     return np.concatenate(ways, axis=1), np.repeat(arcs, counts).astype(np.int32), np.concatenate(numbers)
 
 
-def _undominated(amounts: Ints) -> NDArray[np.intp]:
+def undominated(amounts: Ints) -> NDArray[np.intp]:
     """The columns that no other one beats or equals in all rows, in ascending order of the first row; one of equals."""
     order = np.lexsort(amounts[::-1])
     if len(amounts) == 2:

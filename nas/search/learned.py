@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,31 @@ BATCH = 8
 """Members of a front that are evaluated between two corrections of the costs."""
 PATIENCE = 20
 """Solutions in a row that bring no new member, after which there is nothing more to look at."""
+
+
+class Posterior(Protocol):
+    """What members are worth, given prior scores and the members that were evaluated: what `learned` needs of it."""
+
+    def learn(self, arch: Architecture, drop: float) -> None:
+        """Take in that `arch` was evaluated to be `drop` points below the largest member."""
+
+    def expected(self) -> Scores:
+        """Return the scores that are most likely now."""
+
+    def drawn(self, generator: np.random.Generator) -> Scores:
+        """Return scores that are possible, the likelier the sooner."""
+
+
+def posterior(scores: Scores) -> Posterior:
+    """Return the posterior that begins with these scores.
+
+    Raises:
+        InputError: for a kind of scores that no posterior is known for.
+    """
+    if isinstance(scores, RecordedScores):
+        return LearnedCosts(scores)
+    raise InputError(f"engine 'learned': cannot correct scores of this kind yet ({scores.provenance}). "
+                     f"Fix: --scores with recorded ones, or another engine")  # fmt: skip
 
 
 class LearnedCosts:
@@ -128,8 +154,9 @@ def learned(problem: Problem) -> Found:
     if problem.on_step:
         for step in steps:
             problem.on_step(step)
-    accuracy, drop = accuracies[best].accuracy, _drop(problem, accuracies, best)
-    return Found(best, problem.table.total_ms(best), scores.cost(best), steps, accuracy, drop, scores)
+    drop = _drop(problem, accuracies, best)
+    found = replace(problem, scores=scores).found(best, steps, accuracies[best].accuracy, drop)
+    return replace(found, scores=scores)
 
 
 def learned_front(problem: Problem) -> tuple[FrontPoint, ...]:
@@ -164,7 +191,9 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
                          "Python: evaluations)")  # fmt: skip
     if problem.study.trials < 2:
         raise InputError("trials 1: engine 'learned' evaluates the largest member and at least one more")
-    costs, generator, study = LearnedCosts(problem.scores), np.random.default_rng(problem.study.seed), problem.study
+    costs = posterior(problem.scores)
+    generator = np.random.default_rng(problem.study.seed)
+    study = problem.study
     new, known, idle = [_bare(problem.space.largest())], dict[Architecture, Evaluated](), 0
     while len(known) < study.trials and idle < PATIENCE:
         for arch in new:
@@ -176,7 +205,10 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
         new = _spread(new, min(BATCH, study.trials - len(known)))
         idle = 0 if new else idle + 1
     note = f"corrected by {len(known)} members that were evaluated: {problem.evaluations.source.words}"
-    return known, replace(costs.expected(), notes=(*problem.scores.notes, note))
+    expected = costs.expected()
+    if isinstance(expected, RecordedScores):
+        return known, replace(expected, notes=(*problem.scores.notes, note))
+    return known, expected
 
 
 def _bare(arch: Architecture) -> Architecture:

@@ -22,7 +22,7 @@ from nas.search.fastest import fastest, least
 from nas.search.graph import Graph
 from nas.search.limits import further_limits
 from nas.search.problem import Found, Problem
-from nas.search.studies import StudySettings, checksum, fingerprint, open_study
+from nas.search.studies import StudySettings, fingerprint, open_study
 from nas.space import Architecture, Space
 
 if TYPE_CHECKING:
@@ -135,12 +135,12 @@ def tpe(problem: Problem) -> Found:
 
 def _engine(problem: Problem, sampler: Sampler) -> Found:
     """The best of a study, with the moves that turn the largest member into it."""
-    scores = problem.scores
+    judge = problem.judge
     limits = {limit.measure.key: limit.most for limit in problem.limits}
-    costs = checksum([[*row.key, row.cost] for row in scores.rows])
-    studied = search_optuna(problem.space, problem.table, scores.cost, problem.target_ms, sampler, problem.study,
-                            limits, costs)  # fmt: skip
-    return replace(studied.found, trace=steps_to(problem, studied.found.architecture))
+    studied = search_optuna(problem.space, problem.table, judge.cost, problem.target_ms, sampler, problem.study,
+                            limits, judge.fingerprint)  # fmt: skip
+    arch = studied.found.architecture
+    return problem.found(arch, steps_to(problem, arch))
 
 
 class Discarded(Exception):

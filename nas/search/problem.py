@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, nan
+from pathlib import Path
 from typing import Literal
 
-from nas.accuracy import Scores
+from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
+from nas.files import write_text
 from nas.latency import LatencyTable
 from nas.search.graph import Graph
 from nas.search.limits import Limit, latency
@@ -55,6 +59,18 @@ class Step:
         return self.cost / self.saved_ms if self.saved_ms > 0 else nan
 
 
+TRACE = ("step", "action", "move", "ms", "saved_ms", "cost", "total_cost", "points_per_ms", "macs", "params")
+
+
+def trace_csv(trace: Sequence[Step]) -> str:
+    """Return the steps as CSV, one row per step."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(TRACE)
+    writer.writerows([getattr(step, name) for name in TRACE] for step in trace)
+    return text.getvalue()
+
+
 @dataclass(frozen=True)
 class Found:
     """What a search found.
@@ -64,7 +80,8 @@ class Found:
         ms: its predicted latency.
         cost: its expected accuracy drop against the largest member, in points of top-1.
         trace: the steps that led there, in order; empty where the largest member is fast enough.
-        accuracy, drop: top-1 in percent as evaluated, and what it is below the largest member's, in points; where the
+        accuracy: its expected accuracy with the standard error, where the scores know a level.
+        evaluated, drop: top-1 in percent as evaluated, and what it is below the largest member's, in points; where the
             search evaluated members.
         scores: what the search learned that moves cost, where it learned; `cost` is by these.
     """
@@ -73,9 +90,15 @@ class Found:
     ms: float
     cost: float
     trace: tuple[Step, ...]
-    accuracy: float | None = None
+    accuracy: Accuracy | None = None
+    evaluated: float | None = None
     drop: float | None = None
     scores: Scores | None = field(default=None, repr=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into `folder`."""
+        self.architecture.save(Path(folder) / "architecture.yaml")
+        write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ class Problem:
     Attributes:
         target_ms: the latency limit; infinite where there is none.
         target_reason: why the target is what it is, in words.
-        engine: which of `nas.search.ENGINES` is to solve it.
+        engine: which of `nas.search.ENGINES` is to solve it; what "auto" chose where that was asked for.
         candidates: which moves slimming weighs at each step: all that are legal, or the paper's few.
         on_step: called with every step as it is taken.
         limits: further limits that a member must keep, beside latency.
@@ -96,6 +119,9 @@ class Problem:
         study: trials, seed, storage and workers, for the engines that try members out.
         evaluations: what slimming and "learned" judge members by; the scores then only say which are worth it.
         evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
+        max_drop: where it is given, not the member of least cost is asked for but the fastest one that costs no more
+            points than this, what might be lost outside of the data counted as lost.
+        min_accuracy: the accuracy in percent that `max_drop` stands for, where that was asked for.
         graph: the space's.
     """
 
@@ -112,7 +138,14 @@ class Problem:
     study: StudySettings = field(default_factory=StudySettings)
     evaluations: Evaluations | None = field(default=None, repr=False, compare=False)
     evaluate_best: int = 8
+    max_drop: float | None = None
+    min_accuracy: float | None = None
     graph: Graph = field(kw_only=True, repr=False, compare=False)
+
+    @cached_property
+    def judge(self) -> Scores:
+        """The scores whose cost is minimised: what might be lost where `scores` know little counts as lost."""
+        return self.scores.cautious()
 
     @cached_property
     def latency(self) -> Limit:
@@ -123,3 +156,10 @@ class Problem:
     def every_limit(self) -> tuple[Limit, ...]:
         """Latency, where it is limited, and the further limits."""
         return (*([self.latency] if isfinite(self.target_ms) else []), *self.limits)
+
+    def found(
+        self, arch: Architecture, trace: tuple[Step, ...], evaluated: float | None = None, drop: float | None = None
+    ) -> Found:  # fmt: skip
+        """Return `arch` as what was found, with its latency, cost and accuracy by the table and the scores."""
+        accuracy = self.scores.accuracy(arch) if self.scores.absolute else None
+        return Found(arch, self.table.total_ms(arch), self.scores.cost(arch), trace, accuracy, evaluated, drop)

@@ -19,7 +19,7 @@ from nas.files import write_text, write_yaml
 from nas.latency.table import TABLE_FILE
 from nas.search.engines import STUDIES
 from nas.search.exact import FrontPoint
-from nas.search.problem import Found, Problem, Step
+from nas.search.problem import Found, Problem
 from nas.search.studies import shown
 from nas.space import Architecture, Space
 from nas.space.architecture import entry_name
@@ -27,7 +27,6 @@ from nas.versions import versions
 
 FORMAT = "nas-run-1"
 FRONT = ("ms", "cost", "macs", "params", "widths", "depths", "attention")
-TRACE = ("step", "action", "move", "ms", "saved_ms", "cost", "total_cost", "points_per_ms", "macs", "params")
 
 
 def new_folder(out: str | None, space: str, device: str, goes_on: bool = False) -> Path:
@@ -77,8 +76,7 @@ def write_run(
     """
     from nas.report.trajectory import draw, trajectory
 
-    write_text(folder / "trace.csv", trace_csv(found.trace))
-    found.architecture.save(folder / "architecture.yaml")
+    found.save(folder)
     draw(trajectory(problem, found), folder / "trajectory.png")
     inherited = {"supernet": supernet} if supernet else {}
     write_yaml(folder / "run.yaml", {**_document(problem, found, command), **inherited})
@@ -116,15 +114,6 @@ def _places(space: Space) -> list[str]:
     for index, stage in enumerate(largest.stages):
         places += [entry_name(index, largest.stem), *(position_name(index, p) for p in range(len(stage.blocks)))]
     return [*places, "head"]
-
-
-def trace_csv(trace: Sequence[Step]) -> str:
-    """The steps as CSV, one row a step."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(TRACE)
-    writer.writerows([getattr(step, name) for name in TRACE] for step in trace)
-    return text.getvalue()
 
 
 def summary(space: Space, arch: Architecture) -> dict[str, Any]:
@@ -171,7 +160,7 @@ def describe(problem: Problem) -> dict[str, Any]:
 
 def measured(found: Found) -> dict[str, float]:
     """Accuracy and drop as evaluated, where they were."""
-    return {} if found.accuracy is None or found.drop is None else {"accuracy": found.accuracy, "drop": found.drop}
+    return {} if found.evaluated is None or found.drop is None else {"accuracy": found.evaluated, "drop": found.drop}
 
 
 def limits(problem: Problem) -> dict[str, float]:

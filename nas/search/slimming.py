@@ -6,7 +6,8 @@ EfficientFormer (arXiv:2206.01191), Sec. 4.2, with what the paper leaves open de
   it that does stands in for it;
 - costs may be negative (measured ones are, by noise); the most negative per ms goes first;
 - ties go to the larger saving, then to the earlier stage and position, so that a search has one outcome;
-- it stops at the first architecture within the target;
+- at the first architecture within the target it stops going down, and moves are traded for one another while that
+  lowers the cost (`nas.search.exchange`): the paper's greedy order alone misses the optimum by points;
 - where more than latency is limited, what a move saves is counted in the amount whose limit is exceeded most (by its
   share), and no move may raise another limited amount;
 - with the objective "mes" it is what EfficientFormerV2 (arXiv:2212.08059, Eq. 9) has a move gain, the score of size and
@@ -17,16 +18,20 @@ EfficientFormer (arXiv:2206.01191), Sec. 4.2, with what the paper leaves open de
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from nas.errors import NasError
-from nas.search.limits import Limit, Measure
+from nas.accuracy import RecordedScores
+from nas.errors import InputError, NasError
+from nas.search.difference import moves_to
+from nas.search.exchange import distinct, trades
+from nas.search.limits import Limit
 from nas.search.mes import mes
+from nas.search.prices import Prices, positional
 from nas.search.problem import Found, Problem, Step
 from nas.space import Architecture
 from nas.space.moves import Drop, Localise, Move, Narrow, moves, narrow
-from nas.specs import BlockSpec, Identity
+from nas.specs import Identity
 
 _DIGITS = 9
 """Differences below this many decimals are rounding, and count as ties."""
@@ -34,12 +39,11 @@ _DIGITS = 9
 
 @dataclass(frozen=True)
 class Option:
-    """A move with its price: where it leads, how long that takes, what it saves (of what it is to save: ms, millions of
-    MACs or parameters, MB, points of MES) and costs (points of top-1)."""
+    """A move with its price: where it leads, what it saves (of what it is to save: ms, millions of MACs or parameters,
+    MB, points of MES) and costs (points of top-1)."""
 
     move: Move
     after: Architecture
-    ms: float
     saved: float
     cost: float
 
@@ -50,30 +54,87 @@ class Option:
 
 
 def slim(problem: Problem) -> Found:
-    """Slims the space's largest member until it keeps all limits.
+    """Slim the space's largest member until it keeps all limits, then trade moves for better ones.
+
+    The paper's candidates, the objective "mes" and evaluated members are slimmed as published, without trades.
 
     Raises:
         NasError: when no single move saves what is to be saved any more, above a limit that other members keep.
     """
+    if problem.evaluations is not None or problem.candidates == "paper" or problem.objective == "mes":
+        return _as_published(problem)
     pricer = Pricer(problem)
+    down = [(option.move, option.after) for option in _down(problem, pricer, evaluated=False)]
+    largest = problem.space.largest()
+    start = down[-1][1] if down else largest
+    path = down
+    # What published members cost is known by itself: no sum of moves leads to it. Where one within the limits is better
+    # than what slimming came to, the trades begin there.
+    rivals = [arch for arch in pricer.prices.exceptions if pricer.exceeded(arch) is None]
+    rival = min(rivals, key=pricer.prices.cost, default=None)
+    if rival is not None and pricer.prices.cost(rival) < pricer.prices.cost(start):
+        start = rival
+        path = list(moves_to(problem.space, rival))
+    path += trades(problem.space, pricer.prices, pricer.positional, start)
+    trace: list[Step] = []
+    arch = largest
+    for move, after in path:
+        trace.append(_step(problem, trace, move, after, _difference(problem, arch, after), problem.scores.cost(after)))
+        arch = after
+    return problem.found(arch, tuple(trace))
+
+
+def _as_published(problem: Problem) -> Found:
+    """Slim as the paper does: down to the limits, and no further."""
+    pricer = Pricer(problem)
+    evaluations = problem.evaluations
     arch, trace, drop = problem.space.largest(), list[Step](), 0.0
-    ms = pricer.ms(arch)
+    for option in _down(problem, pricer, evaluated=evaluations is not None):
+        drop = round(drop + option.cost, _DIGITS)
+        if evaluations is None:
+            cost = _difference(problem, arch, option.after)
+            total = problem.scores.cost(option.after)
+        else:
+            cost = option.cost
+            total = drop
+        arch = option.after
+        trace.append(_step(problem, trace, option.move, arch, cost, total))
+    if evaluations is None:
+        return problem.found(arch, tuple(trace))
+    return problem.found(arch, tuple(trace), evaluations.of(arch, [arch])[arch].accuracy, drop)
+
+
+def _down(problem: Problem, pricer: Pricer, evaluated: bool) -> Iterator[Option]:
+    """Yield the moves from the largest member to the first one that keeps all limits, each the best there is."""
+    arch = problem.space.largest()
+    steps = 0
     while pricer.exceeded(arch):
-        options = _paper(problem, pricer, arch, ms) if problem.candidates == "paper" else pricer.options(arch, ms)
-        best = min(_evaluated(problem, arch, options), key=lambda option: option.rank, default=None)
+        options = _paper(problem, pricer, arch) if problem.candidates == "paper" else pricer.options(arch)
+        judged = _evaluated(problem, arch, options) if evaluated else options
+        best = min(judged, key=lambda option: option.rank, default=None)
         if best is None:
-            raise _stuck(problem, pricer, arch, len(trace))
-        saved_ms = ms - best.ms
-        arch, ms, drop = best.after, best.ms, round(drop + best.cost, _DIGITS)
-        total = problem.scores.cost(arch) if problem.evaluations is None else drop
-        step = Step(len(trace) + 1, best.move, ms, saved_ms, best.cost, total, arch.macs, arch.params)
-        trace.append(step)
-        if problem.on_step:
-            problem.on_step(step)
-    found = Found(arch, ms, problem.scores.cost(arch), tuple(trace))
-    if problem.evaluations is None:
-        return found
-    return replace(found, accuracy=problem.evaluations.of(arch, [arch])[arch].accuracy, drop=drop)
+            raise _stuck(problem, pricer, arch, steps)
+        yield best
+        arch = best.after
+        steps += 1
+
+
+def _step(
+    problem: Problem, before: Sequence[Step], move: Move, after: Architecture, cost: float, total: float
+) -> Step:  # fmt: skip
+    """Return the step after these, which is reported."""
+    latency = problem.latency.measure
+    ms = latency.total(after)
+    before_ms = before[-1].ms if before else latency.total(problem.space.largest())
+    step = Step(len(before) + 1, move, ms, before_ms - ms, cost, total, after.macs, after.params)
+    if problem.on_step:
+        problem.on_step(step)
+    return step
+
+
+def _difference(problem: Problem, before: Architecture, after: Architecture) -> float:
+    """Return what a move costs by the scores."""
+    return problem.scores.cost(after) - problem.scores.cost(before)
 
 
 def _evaluated(problem: Problem, arch: Architecture, options: Iterable[Option]) -> Iterable[Option]:
@@ -96,78 +157,82 @@ def _stuck(problem: Problem, pricer: Pricer, arch: Architecture, steps: int) -> 
 
 
 class Pricer:
-    """Prices moves by table and scores. Architectures that differ only in which positions they dropped share one ms."""
+    """Prices moves by table and scores.
+
+    Attributes:
+        prices: of members.
+        positional: whether it matters to the cost at which position of its stage a block stands.
+    """
 
     def __init__(self, problem: Problem) -> None:
-        self._space, self._table, self._scores = problem.space, problem.table, problem.scores
-        self._limits, self._objective = problem.every_limit, problem.objective
-        self._known: dict[tuple[Measure, tuple[tuple[BlockSpec, ...], ...]], float] = {}
+        self.prices = Prices(problem)
+        self.positional = positional(problem.space, problem.judge)
+        self._space = problem.space
+        self._limits = problem.every_limit
+        self._objective = problem.objective
         self._latency = problem.latency.measure
 
-    def ms(self, arch: Architecture) -> float:
-        return self._amount(self._latency, arch)
-
     def exceeded(self, arch: Architecture) -> Limit | None:
-        """The limit that `arch` exceeds most, by its share; None where it keeps all."""
-        exceeded = [limit for limit in self._limits if self._amount(limit.measure, arch) > limit.most]
-        return max(exceeded, key=lambda limit: self._amount(limit.measure, arch) / limit.most, default=None)
+        """Return the limit that `arch` exceeds most, by its share; None where it keeps all."""
+        return self.prices.exceeded(arch)
 
-    def options(self, arch: Architecture, ms: float) -> Iterator[Option]:
-        """Every legal move from `arch` (which takes `ms`) that saves, priced, in the order of `moves`."""
+    def options(self, arch: Architecture) -> Iterator[Option]:
+        """Yield every legal move from `arch` that saves, priced, in the order of `moves`.
+
+        Where costs belong to no position, moves that lead to the same network are one option.
+        """
         limit = self.exceeded(arch)
-        for move in moves(self._space, arch):
+        every: Sequence[Move] = moves(self._space, arch)
+        for move in every if self.positional else distinct(self._space, arch, every):
             option = self._price(arch, limit, self._widths(arch, move) if isinstance(move, Narrow) else (move,))
             if option:
                 yield option
 
-    def _amount(self, measure: Measure, arch: Architecture) -> float:
-        ends = tuple(block for block in (arch.stem, arch.head) if block is not None)
-        key = measure, (ends, *((stage.entry, *stage.present) for stage in arch.stages))
-        amount = self._known.get(key)
-        if amount is None:
-            amount = self._known[key] = measure.total(arch)
-        return amount
-
     def _widths(self, arch: Architecture, move: Narrow) -> Iterator[Narrow]:
-        """`move`, and after it those to ever smaller widths."""
+        """Yield `move`, and after it those to ever smaller widths."""
         widths = reversed(self._space.stages[move.stage].widths)
         return (narrow(self._space, arch, move.stage, width) for width in widths if width <= move.width)
 
     def _price(self, arch: Architecture, limit: Limit | None, alternatives: Iterable[Move]) -> Option | None:
-        """The first of these moves that saves."""
+        """Return the first of these moves that saves."""
         for move in alternatives:
             after = move.apply(arch)
             saved = self._saved(arch, after, limit)
             if round(saved, _DIGITS) > 0:
-                return Option(move, after, self.ms(after), saved, self._scores.cost(after) - self._scores.cost(arch))
+                return Option(move, after, saved, self.prices.cost(after) - self.prices.cost(arch))
         return None
 
     def _saved(self, arch: Architecture, after: Architecture, limit: Limit | None) -> float:
-        """What is saved of what is to be saved; nothing where another limited amount grows."""
+        """Return what is saved of what is to be saved; nothing where another limited amount grows."""
+        amount = self.prices.amount
         if self._objective == "mes":
-            return mes(after.params, self.ms(after)) - mes(arch.params, self.ms(arch))
+            ms_after = amount(self._latency, after)
+            return mes(after.params, ms_after) - mes(arch.params, amount(self._latency, arch))
         for other in self._limits:
-            if other is not limit and self._amount(other.measure, after) > self._amount(other.measure, arch):
+            if other is not limit and amount(other.measure, after) > amount(other.measure, arch):
                 return 0.0
         measure = limit.measure if limit else self._latency
-        return (self._amount(measure, arch) - self._amount(measure, after)) / measure.size
+        return (amount(measure, arch) - amount(measure, after)) / measure.size
 
 
-def _paper(problem: Problem, pricer: Pricer, arch: Architecture, ms: float) -> list[Option]:
+def _paper(problem: Problem, pricer: Pricer, arch: Architecture) -> list[Option]:
     """The paper's few: DR of the least important MetaPath, WR of the least important stage, MR of the first MB3D.
 
     Importance is the ratio of alphas; a stage's is the sum over its blocks. Of each action, the least important that
     saves time.
     """
-    options = list(pricer.options(arch, ms))
+    scores = problem.scores
+    if not isinstance(scores, RecordedScores):
+        raise InputError("candidates 'paper': requires recorded scores of a trained supernet, which have its alphas")
+    options = list(pricer.options(arch))
 
     def of_stage(stage: int) -> float:
         if problem.space.stages[stage].depths[0] == problem.space.stages[stage].depths[1]:
             return math.inf  # nothing is dropped there, so nobody recorded how important its blocks are
         blocks = enumerate(arch.stages[stage].blocks)
-        return sum(problem.scores.importance(stage, p) for p, block in blocks if not isinstance(block, Identity))
+        return sum(scores.importance(stage, p) for p, block in blocks if not isinstance(block, Identity))
 
-    drops = [(problem.scores.importance(option.move.stage, option.move.position), option)
+    drops = [(scores.importance(option.move.stage, option.move.position), option)
              for option in options if isinstance(option.move, Drop)]  # fmt: skip
     narrows = [(of_stage(option.move.stage), option) for option in options if isinstance(option.move, Narrow)]
     localises = [option for option in options if isinstance(option.move, Localise)]

@@ -14,7 +14,7 @@ from nas.space.architecture import entry_name
 from nas.space.space import likeness
 from nas.specs import BlockSpec, Identity
 
-Action = Literal["DR", "WR", "MR", "ER", "AR", "BR"]
+Action = Literal["DR", "WR", "MR", "ER", "AR", "BR", "UN"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,41 @@ class Exchange:
         return f"{where}: " + ", ".join(f"{name} {before[name]} to {after[name]}" for name in self._changed)
 
 
-Move = Drop | Narrow | Localise | Exchange
+@dataclass(frozen=True)
+class Widen(Narrow):
+    """UN, a width reduction undone: the residual stream of a whole stage (counted from 0) gets more channels again."""
+
+    action: ClassVar[Action] = "UN"
+
+    def __str__(self) -> str:
+        return f"widen stage {self.stage + 1} to {self.width}"
+
+
+@dataclass(frozen=True)
+class Restore:
+    """UN, a depth or attention reduction undone: `block` stands at this position (both count from 0) again.
+
+    `before` is what stands there, identity or a local block.
+    """
+
+    action: ClassVar[Action] = "UN"
+
+    stage: int
+    position: int
+    before: BlockSpec
+    block: BlockSpec
+
+    def apply(self, arch: Architecture) -> Architecture:
+        return arch.with_stage(self.stage, arch.stages[self.stage].with_block(self.position, self.block))
+
+    def __str__(self) -> str:
+        where = f"stage {self.stage + 1} block {self.position + 1}"
+        if isinstance(self.before, Identity):
+            return f"put back {where} ({self.block.kind})"
+        return f"make {where} global ({self.block.kind})"
+
+
+Move = Drop | Narrow | Localise | Exchange | Restore
 
 
 def moves(space: Space, arch: Architecture) -> list[Move]:
@@ -128,9 +162,16 @@ def moves(space: Space, arch: Architecture) -> list[Move]:
 
 def narrow(space: Space, arch: Architecture, stage: int, width: int) -> Narrow:
     """The move to a smaller width of a stage (from 0)."""
+    return Narrow(*_narrowed(space, arch, stage, width))
+
+
+def _narrowed(
+    space: Space, arch: Architecture, stage: int, width: int
+) -> tuple[int, int, tuple[tuple[BlockSpec, BlockSpec], ...]]:  # fmt: skip
+    """Return what a move of a stage to another width consists of, with the blocks that do not fit it replaced."""
     blocks = dict.fromkeys(arch.stages[stage].blocks)
     fitted = ((block, space.fitted(stage, block, width)) for block in blocks)
-    return Narrow(stage, width, tuple(pair for pair in fitted if pair[0] != pair[1]))
+    return stage, width, tuple(pair for pair in fitted if pair[0] != pair[1])
 
 
 def localise(space: Space, arch: Architecture, stage: int, position: int) -> Localise:
@@ -138,6 +179,32 @@ def localise(space: Space, arch: Architecture, stage: int, position: int) -> Loc
     before = arch.stages[stage].blocks[position]
     candidates = space.candidates(stage, "local", arch.stages[stage].width)
     return Localise(stage, position, max(candidates, key=lambda block: likeness(before, block)))
+
+
+def undoings(space: Space, arch: Architecture) -> Iterator[Widen | Restore]:
+    """Yield every move that undoes a drop, a narrowing (to any larger width) or a localisation.
+
+    `arch` is a member with a block or identity at every position of its space.
+    """
+    roles = [[c.kind(block) for block in s.blocks] for c, s in zip(space.stages, arch.stages, strict=True)]
+    for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        for width in choice.widths:
+            if width > stage.width:
+                yield Widen(*_narrowed(space, arch, index, width))
+        whole_network = space.placement == "network_suffix"
+        for position, block in enumerate(stage.blocks):
+            role = roles[index][position]
+            earlier = roles[index][:position]
+            later = roles[index][position + 1 :]
+            if whole_network:
+                earlier = [each for stage_roles in roles[:index] for each in stage_roles] + earlier
+                later = later + [each for stage_roles in roles[index + 1 :] for each in stage_roles]
+            if role == "identity" and "global" not in earlier:
+                for local in space.candidates(index, "local", stage.width):
+                    yield Restore(index, position, block, local)
+            if role != "global" and "local" not in later:
+                for candidate in space.candidates(index, "global", stage.width):
+                    yield Restore(index, position, block, candidate)
 
 
 def exchanges(space: Space, arch: Architecture) -> Iterator[Exchange]:

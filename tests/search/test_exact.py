@@ -14,7 +14,7 @@ from nas.errors import InputError
 from nas.latency import MissingRows, load_table
 from nas.latency.table import make_table
 from nas.search import fastest, pose, search, solve
-from nas.search.exact import front
+from nas.search.exact import TIE, front
 from nas.search.limits import peak_elements
 from nas.space import load_space
 from nas.specs import FPNHead, Identity
@@ -190,6 +190,116 @@ def test_with_further_limits_equal_to_brute_force(drawn, text, seed, share, shar
     assert points == [pytest.approx(point, abs=1e-8) for point in pareto(within)]
 
 
+@pytest.fixture
+def drawn_stages(tmp_path, made_up_table, made_up_stage_scores):
+    """As `drawn`, with scores that price whole stages."""
+
+    def make(text, seed, **more):
+        path = tmp_path / "drawn.yaml"
+        path.write_text(text)
+        try:
+            space = load_space(str(path))
+        except InputError:
+            assume(False)
+        assume(space.count() <= 300)
+        table, scores = made_up_table(space, seed), made_up_stage_scores(space, seed, **more)
+        members = [
+            (table.total_ms(arch), scores.cautious().cost(arch), arch)
+            for arch in every_member(space)
+        ]  # fmt: skip
+        return space, table, scores, members
+
+    return make
+
+
+@given(text=space_texts(), seed=st.integers(0, 99), share=st.floats(0, 1), positional=st.booleans(),
+       digits=st.sampled_from([1, 6]))  # fmt: skip
+@DRAWN
+def test_costs_of_stages_equal_to_brute_force(drawn_stages, text, seed, share, positional, digits):
+    space, table, scores, members = drawn_stages(text, seed, positional=positional, digits=digits)
+    target = quantile([ms for ms, _, _ in members], share)
+    problem = pose(space, table, scores, target)
+    assert problem.engine == "exact"
+    found = solve(problem)
+    cost = scores.cautious().cost(found.architecture)
+    assert found.ms <= target
+    assert cost == pytest.approx(min(cost for ms, cost, _ in members if ms <= target), abs=1e-9)
+    assert found.ms <= min(ms for ms, other, _ in members if other <= cost + 1e-10) + 1e-9
+    assert (found.ms, found.cost) == (table.total_ms(found.architecture), scores.cost(found.architecture))
+    assert found.accuracy == scores.accuracy(found.architecture)
+    space.validate(found.architecture)
+    points = [(point.ms, scores.cautious().cost(point.architecture)) for point in front(problem)]
+    assert points == [pytest.approx(point, abs=1e-8) for point in pareto([(ms, cost) for ms, cost, _ in members])]
+
+
+@given(text=space_texts(), seed=st.integers(0, 99), share=st.none() | st.floats(0, 1),
+       shares=st.dictionaries(st.sampled_from(list(AMOUNTS)), st.floats(0, 1), min_size=1),
+       positional=st.booleans())  # fmt: skip
+@DRAWN
+def test_costs_of_stages_with_further_limits_equal_to_brute_force(
+    drawn_stages, text, seed, share, shares, positional
+):  # fmt: skip
+    space, table, scores, members = drawn_stages(text, seed, positional=positional)
+    limits = {name: quantile([AMOUNTS[name](arch) for _, _, arch in members], of) for name, of in shares.items()}
+    target = None if share is None else quantile([ms for ms, _, _ in members], share)
+    within = [(ms, cost) for ms, cost, arch in members
+              if all(AMOUNTS[name](arch) <= most for name, most in limits.items())]  # fmt: skip
+    costs = [cost for ms, cost in within if target is None or ms <= target]
+    if not costs:
+        with pytest.raises(InputError, match=r"keeps .* together|cannot be reached within"):
+            search(space, table, scores, target, limits=limits)
+        return
+    found = search(space, table, scores, target, limits=limits)
+    assert scores.cautious().cost(found.architecture) == pytest.approx(min(costs), abs=1e-9)
+    assert target is None or found.ms <= target
+    assert all(AMOUNTS[name](found.architecture) <= most for name, most in limits.items())
+    problem = pose(space, table, scores, target, limits=limits)
+    points = [(point.ms, scores.cautious().cost(point.architecture)) for point in front(problem)]
+    assert points == [pytest.approx(point, abs=1e-8) for point in pareto(within)]
+
+
+@given(text=space_texts(), seed=st.integers(0, 99), share=st.floats(0, 1), positional=st.booleans(),
+       params=st.none() | st.floats(0, 1))  # fmt: skip
+@DRAWN
+def test_the_fastest_that_keeps_an_accuracy_equal_to_brute_force(drawn_stages, text, seed, share, positional, params):
+    space, table, scores, members = drawn_stages(text, seed, positional=positional)
+    drop = max(quantile([cost for _, cost, _ in members], share), 0.0)
+    limits = {}
+    if params is not None:
+        limits["params"] = quantile([arch.params for _, _, arch in members], params)
+        members = [each for each in members if each[2].params <= limits["params"]]
+    within = [ms for ms, cost, _ in members if cost <= drop + 1e-9]
+    level = scores.accuracy(space.largest()).value
+    for asked in ({"max_drop": drop}, {"min_accuracy": level - drop}):
+        if not within:
+            message = r"cannot be reached: the most accurate member of space 'drawn' within"
+            with pytest.raises(InputError, match=message):
+                search(space, table, scores, limits=limits, **asked)
+            continue
+        found = search(space, table, scores, limits=limits, **asked)
+        assert found.ms == pytest.approx(min(within), abs=1e-9)
+        assert scores.cautious().cost(found.architecture) <= drop + 1e-8
+        space.validate(found.architecture)
+
+
+@given(text=space_texts(), seed=st.integers(0, 99), share=st.floats(0, 1), error=st.sampled_from([0.04, 1.0]))
+@DRAWN
+def test_of_members_that_tie_the_fastest_is_found(drawn_stages, text, seed, share, error):
+    space, table, scores, members = drawn_stages(text, seed, error=error, digits=2)
+    target = quantile([ms for ms, _, _ in members], share)
+    within = [each for each in members if each[0] <= target]
+    least = min(cost for _, cost, _ in within)
+    known = [replace(arch.compact(), name="") for arch in scores.known]
+    most = min((scores.cost(arch) for _, _, arch in within if arch.compact() in known), default=99.0)
+    ties = [
+        ms for ms, cost, arch in within
+        if cost - least <= min(error, TIE) + 1e-12 and scores.cost(arch) <= most + 1e-9
+    ]  # fmt: skip
+    found = search(space, table, scores, target)
+    assert found.ms == pytest.approx(min(ties), abs=1e-9)
+    assert scores.cost(found.architecture) <= most + 1e-9
+
+
 def test_the_trace_turns_the_largest_member_into_what_was_found(
     choices_space, stem_space, made_up_table, made_up_scores
 ):
@@ -232,7 +342,7 @@ def test_slimming_is_never_better(small_space, choices_space, made_up_table, mad
         for seed in range(5):
             scores, target = made_up_scores(space, seed), table.total_ms(space.largest()) * 0.5 + least / 2
             best = search(space, table, scores, target, "exact")
-            assert best.cost <= search(space, table, scores, target).cost + 1e-9
+            assert best.cost <= search(space, table, scores, target, "slimming").cost + 1e-9
 
 
 def test_a_full_space_with_scores_that_do_not_tie(made_up_scores):

@@ -87,7 +87,7 @@ def test_slimming_keeps_every_limit(choices_space, made_up_table, made_up_scores
     table, scores = made_up_table(space), made_up_scores(space)
     least = {name: min(AMOUNTS[name](space.sample(seed)) for seed in range(30)) for name in names}
     limits = {name: 0.4 * amount + 0.6 * AMOUNTS[name](space.largest()) for name, amount in least.items()}
-    problem = pose(space, table, scores, limits=limits, objective=objective)
+    problem = pose(space, table, scores, engine="slimming", limits=limits, objective=objective)
     assert problem.target_ms == float("inf")
     assert {limit.measure.key: limit.most for limit in problem.every_limit} == limits
     try:
@@ -97,16 +97,20 @@ def test_slimming_keeps_every_limit(choices_space, made_up_table, made_up_scores
         assert objective == "mes" and "memory_mb" in names
         return
     assert all(AMOUNTS[name](found.architecture) <= most for name, most in limits.items())
-    before = space.largest() if len(found.trace) == 1 else unmade(space, found.trace[:-1])
-    assert any(AMOUNTS[name](before) > most for name, most in limits.items())
+    within = [all(AMOUNTS[name](arch) <= most for name, most in limits.items()) for arch in passed(space, found.trace)]
+    greedy = within.index(True)
+    assert not any(within[:greedy])
+    assert objective == "limits" or greedy == len(found.trace)
     space.validate(found.architecture)
 
 
-def unmade(space, steps):
+def passed(space, steps):
+    """The members on the way, the largest first."""
     arch = space.largest()
+    yield arch
     for step in steps:
         arch = step.move.apply(arch)
-    return arch
+        yield arch
 
 
 def test_no_limited_amount_grows_on_the_way(choices_space, made_up_table, made_up_scores):
@@ -116,10 +120,11 @@ def test_no_limited_amount_grows_on_the_way(choices_space, made_up_table, made_u
         ms = table.total_ms(space.largest())
         limits = {"macs": space.largest().macs * 0.7, "params": space.largest().params * 0.7}
         try:
-            found = search(space, table, scores, ms, limits=limits)
+            found = search(space, table, scores, ms, "slimming", limits=limits)
         except NasError:
             continue
-        amounts = [(s.ms, s.macs, s.params) for s in found.trace]
+        kept = [step.macs <= limits["macs"] and step.params <= limits["params"] for step in found.trace]
+        amounts = [(s.ms, s.macs, s.params) for s in found.trace[: kept.index(True) + 1]]
         for column in zip(*amounts, strict=True):
             assert list(column) == sorted(column, reverse=True)
 

@@ -14,8 +14,9 @@ from nas.errors import InputError, NasError
 from nas.latency import MissingRows
 from nas.latency.table import make_table
 from nas.search import Drop, Narrow, fastest, moves, pose, search
+from nas.search.prices import Prices
 from nas.space.moves import narrow
-from nas.specs import Identity
+from nas.specs import FPNHead, Identity
 
 
 def plain_options(space, table, scores, arch):
@@ -67,10 +68,12 @@ def test_every_step_is_the_best_there_is(
     expected = plain_slimming(space, table, scores, target)
     if expected is None:
         with pytest.raises(NasError, match="no single move saves time"):
-            search(space, table, scores, target)
+            search(space, table, scores, target, "slimming")
         return
-    found = search(space, table, scores, target)
-    assert [step.move for step in found.trace] == expected
+    found = search(space, table, scores, target, "slimming")
+    assert [step.move for step in found.trace[: len(expected)]] == expected
+    greedy = found.trace[len(expected) - 1].total_cost if expected else 0.0
+    assert found.cost <= greedy + 1e-9
     assert found.ms <= target and found.ms == table.total_ms(found.architecture)
     assert found.cost == pytest.approx(scores.cost(found.architecture))
     space.validate(found.architecture)
@@ -81,13 +84,13 @@ def test_the_trace_adds_up(spaces, made_up_table, made_up_scores, named):
     space = spaces[named]()
     table, scores = made_up_table(space), made_up_scores(space)
     seen = []
-    found = search(space, table, scores, fastest(space, table)[0], on_step=seen.append)
+    found = search(space, table, scores, fastest(space, table)[0], "slimming", on_step=seen.append)
     assert tuple(seen) == found.trace and [step.step for step in found.trace] == list(range(1, len(found.trace) + 1))
     arch = space.largest()
     for step in found.trace:
         before, arch = arch, step.move.apply(arch)
         assert step.ms == table.total_ms(arch) and (step.macs, step.params) == (arch.macs, arch.params)
-        assert step.saved_ms == pytest.approx(table.total_ms(before) - step.ms) and step.saved_ms > 0
+        assert step.saved_ms == pytest.approx(table.total_ms(before) - step.ms)
         assert step.cost == pytest.approx(scores.cost(arch) - scores.cost(before))
         assert step.total_cost == pytest.approx(scores.cost(arch))
         assert step.points_per_ms == pytest.approx(step.cost / step.saved_ms)
@@ -104,7 +107,8 @@ def test_the_trace_adds_up(spaces, made_up_table, made_up_scores, named):
 def test_two_searches_are_the_same(small_space, made_up_table, made_up_scores):
     space = small_space()
     table, scores = made_up_table(space), made_up_scores(space, 3)
-    assert search(space, table, scores, 0.5) == search(space, made_up_table(space), made_up_scores(space, 3), 0.5)
+    again = search(space, made_up_table(space), made_up_scores(space, 3), 0.5, "slimming")
+    assert search(space, table, scores, 0.5, "slimming") == again
 
 
 def test_ties_go_to_the_larger_saving_and_then_to_the_first_position(small_space, made_up_table, made_up_scores):
@@ -114,17 +118,70 @@ def test_ties_go_to_the_larger_saving_and_then_to_the_first_position(small_space
     table = made_up_table(space)
     largest = space.largest()
     savings = [table.total_ms(largest) - table.total_ms(move.apply(largest)) for move in moves(space, largest)]
-    first = search(space, table, free, table.total_ms(largest) * 0.999).trace[0]
+    first = search(space, table, free, table.total_ms(largest) * 0.999, "slimming").trace[0]
     assert first.saved_ms == pytest.approx(max(savings))
     if isinstance(first.move, Drop):
         assert first.move.position == 0
 
 
-def test_a_target_that_the_largest_member_meets_needs_no_step(small_space, made_up_table, made_up_scores):
+@pytest.mark.parametrize("engine", ["slimming", "exact"])
+def test_a_target_that_limits_nothing_gets_the_most_accurate_member(small_space, made_up_table, made_up_scores, engine):
     space = small_space()
     table, scores = made_up_table(space), made_up_scores(space)
-    found = search(space, table, scores, table.total_ms(space.largest()))
+    target = table.total_ms(space.largest())
+    positive = replace(scores, rows=tuple(replace(row, cost=abs(row.cost) + 0.01) for row in scores.rows))
+    found = search(space, table, positive, target, engine)
     assert found.trace == () and found.architecture.stages == space.largest().stages and found.cost == 0
+    best = search(space, table, scores, 10 * target, "exact").cost
+    assert search(space, table, scores, 10 * target, engine).cost == pytest.approx(best)
+
+
+@pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
+@pytest.mark.parametrize("named", ["small", "choices", "stem"])
+@given(seed=st.integers(0, 1000), share=st.floats(0, 1), positional=st.booleans())
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_costs_of_stages_are_slimmed_to_a_member_that_no_published_one_beats(
+    spaces, made_up_table, made_up_stage_scores, named, attention, seed, share, positional
+):
+    space = spaces[named](attention)
+    table, scores = made_up_table(space), made_up_stage_scores(space, seed, positional=positional)
+    judge = scores.cautious()
+    least, most = fastest(space, table)[0], table.total_ms(space.largest())
+    target = least + share * (most - least)
+    try:
+        found = search(space, table, scores, target, "slimming")
+    except NasError as error:
+        assert "no single move saves time" in str(error)
+        return
+    assert found.ms <= target and found.ms == table.total_ms(found.architecture)
+    assert found.cost == scores.cost(found.architecture)
+    space.validate(found.architecture)
+    arch = space.largest()
+    for step in found.trace:
+        arch = step.move.apply(arch)
+        space.validate(arch)
+        assert (step.ms, step.total_cost) == (table.total_ms(arch), scores.cost(arch))
+    assert arch.stages == found.architecture.stages
+    known = [space.place(arch) for arch in scores.known]
+    rivals = [judge.cost(arch) for arch in known if table.total_ms(arch) <= target]
+    assert judge.cost(found.architecture) <= min(rivals, default=99) + 1e-9
+    assert judge.cost(found.architecture) >= judge.cost(search(space, table, scores, target).architecture) - 1e-9
+
+
+def test_prices_are_those_of_scores_and_table(spaces, made_up_table, made_up_stage_scores, made_up_scores, small_space):
+    for space in (spaces["choices"]("stage_suffix"), spaces["stem"](), spaces["small"]()):
+        headed = [space, space.with_head(FPNHead(5, width=8, levels=3))]
+        for known in headed:
+            table = made_up_table(known, 3)
+            for scores in (made_up_stage_scores(space, 5, positional=True), made_up_scores(space)):
+                limits = {"params": 1e9, "macs": 1e12, "memory_mb": 1e6}
+                problem = pose(known, table, scores, table.total_ms(known.largest()), limits=limits)
+                prices = Prices(problem)
+                for seed in range(30):
+                    arch = known.place(known.sample(seed))
+                    assert prices.cost(arch) == pytest.approx(problem.judge.cost(arch))
+                    for limit in prices.limits:
+                        assert prices.amount(limit.measure, arch) == limit.measure.total(arch)
 
 
 def test_without_a_target_it_is_the_smallest_published_members(small_space, made_up_table, made_up_scores):
@@ -150,7 +207,7 @@ def test_a_move_that_saves_nothing_is_never_taken(small_space, made_up_table, ma
             rows[key] = replace(row, median_ms=9.0, p10_ms=9.0, p90_ms=9.0)
     slow = make_table(table.device, rows.values())
     cheap = replace(scores, rows=tuple(replace(r, cost=-1.0) if r.move == "narrow" else r for r in scores.rows))
-    found = search(space, slow, cheap, fastest(space, slow)[0])
+    found = search(space, slow, cheap, fastest(space, slow)[0], "slimming")
     taken = [step.move for step in found.trace]
     assert not any(isinstance(move, Narrow) and move.stage == 0 for move in taken)
     assert [move for move in taken if isinstance(move, Narrow) and move.stage == 3] == [Narrow(3, 32)]
@@ -235,8 +292,9 @@ def test_an_exchange_is_undone_only_by_one_that_saves_time(choices_space, made_u
     for seed in range(10):
         table, scores = made_up_table(space, seed), made_up_scores(space, seed)
         try:
-            found = search(space, table, scores, fastest(space, table)[0] * 1.01)
+            found = search(space, table, scores, fastest(space, table)[0] * 1.01, "slimming")
         except NasError:
             continue
-        latencies = [table.total_ms(space.largest()), *(step.ms for step in found.trace)]
+        down = next(n for n, step in enumerate(found.trace) if step.ms <= fastest(space, table)[0] * 1.01)
+        latencies = [table.total_ms(space.largest()), *(step.ms for step in found.trace[: down + 1])]
         assert latencies == sorted(latencies, reverse=True) and len(set(latencies)) == len(latencies)
