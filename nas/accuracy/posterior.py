@@ -382,9 +382,10 @@ def _units(space: Space) -> RecordedScores:
 
 def corrected(law: LawScores, recorded: RecordedScores) -> PosteriorScores:
     """Return the law corrected by what a supernet measured."""
-    prior = law.at(recorded.scored)
-    posterior = Posterior(prior, observations(recorded), recorded.baseline_accuracy, recorded.provenance)
-    return posterior.expected()
+    measured = recorded.scored
+    prior = law.at(law.scored.at(measured.resolution, measured.classes))
+    source = f"the supernet {recorded.supernet}" if recorded.supernet else "a supernet"
+    return Posterior(prior, observations(recorded), recorded.baseline_accuracy, source).expected()
 
 
 def evaluated(

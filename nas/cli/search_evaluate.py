@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from nas.cli.common import say
 
 if TYPE_CHECKING:
+    from nas.accuracy import RecordedScores
     from nas.search import Found, Problem, Scores
+    from nas.space import Space
     from nas.supernet.evaluate import SlicedSupernet
 
 TABLE, ALPHA, EVALUATE = "table", "alpha", "evaluate"
@@ -22,9 +24,54 @@ HELP = (
 )
 
 
-def check_score_by(
-    name: str, supernet: str | None, data: str | None, engine: str | None, devices: Sequence[str]
-) -> None:
+def engine_for(score_by: str, engine: str) -> str:
+    """Return the engine that "auto" means for a way to score; another name stands for itself."""
+    if engine != "auto":
+        return engine
+    return {EVALUATE: "learned", ALPHA: "slimming"}.get(score_by, "auto")
+
+
+def recorded_by(folder: str, space: Space) -> RecordedScores:
+    """Return what a supernet measured.
+
+    Raises:
+        InputError: for scores of another space, of other weights than those in the folder, or of another kind.
+    """
+    from nas.accuracy import RecordedScores, load_scores
+    from nas.errors import InputError
+
+    found = load_scores(folder)
+    if not isinstance(found, RecordedScores):
+        raise InputError(f"--supernet {folder}: its scores are not a supernet's. Fix: give the folder to --scores")
+    found.check(space)
+    return found
+
+
+def scores_for(space: Space, named: str | None, recorded: RecordedScores | None, score_by: str) -> Scores:
+    """Return the scores of a search: those that were named, or the law, corrected by what a supernet measured.
+
+    What a supernet measured is left out, and that is said, where it cannot tell moves apart.
+    """
+    from nas.accuracy import default_scores, load_scores
+    from nas.accuracy.gate import gate
+    from nas.accuracy.law_scores import LawScores
+
+    if recorded is not None:
+        prior = default_scores(space)
+        # The paper's importances stand beside recorded moves alone.
+        if score_by == ALPHA or not isinstance(prior, LawScores):
+            return recorded
+        verdict = gate(recorded)
+        say(f"evidence  {verdict.text}" + ("" if verdict.usable else " The accuracy law is used alone."))
+        if not verdict.usable:
+            return prior
+        from nas.accuracy.posterior import corrected
+
+        return corrected(prior, recorded)
+    return load_scores(named) if named else default_scores(space)
+
+
+def check_score_by(name: str, supernet: str | None, data: str | None, engine: str, devices: Sequence[str]) -> None:
     """Raises InputError for options that do not go together."""
     from nas.errors import InputError, nearest
     from nas.search.engines import EVALUATING
@@ -36,7 +83,7 @@ def check_score_by(
             raise InputError("--engine learned: learns from members that are evaluated; also give --score-by evaluate")
         if data is not None:
             raise InputError(f"--data {data}: only --score-by evaluate looks at images")
-        if name == ALPHA and (engine or "slimming") != "slimming":
+        if name == ALPHA and engine != "slimming":
             raise InputError(f"--score-by alpha: is for slimming, not for --engine {engine}")
         return
     if supernet is None or data is None:
@@ -44,7 +91,7 @@ def check_score_by(
             "--supernet, the training run to slice" if supernet is None else "--data, the images it was trained on"
         )
         raise InputError(f"--score-by evaluate: also give {missing}")
-    if len(devices) > 1 or (engine or "slimming") not in EVALUATING:
+    if len(devices) > 1 or engine not in EVALUATING:
         raise InputError(f"--score-by evaluate: is for one device, and the engines {' and '.join(EVALUATING)}")
 
 
