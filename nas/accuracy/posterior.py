@@ -26,6 +26,7 @@ Costs stay sums over stages and places, so that the exact engine proves optima o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,6 +118,13 @@ class Posterior:
         self._fit: _Fit | None = None
         for each in evidence:
             self._take(each)
+
+    def extended(self, level: float, source: str) -> Posterior:
+        """Return the model with what it has observed, for further members that something else evaluates."""
+        more = copy.copy(self)
+        more._level = level
+        more._source = f"{self._source} and {source}" if self._source else source
+        return more
 
     def learn(self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True) -> None:
         """Take in that `arch` was evaluated to be `drop` points below the largest member."""

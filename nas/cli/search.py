@@ -121,7 +121,9 @@ def search(
     tables = [load_table(name) for name in device]
     trained = _supernet_folder(supernet) if supernet else None
     recorded = search_evaluate.recorded_by(trained, whole) if trained else None
-    known = search_evaluate.scores_for(whole, scores, recorded, score_by)
+    known = search_evaluate.scores_for(
+        whole, scores, recorded, paper=score_by == search_evaluate.ALPHA or candidates == "paper"
+    )
     chosen = _at(whole, recorded, asked)
     with sizes.naming(sizes.between(whole, chosen)):
         problems = [
@@ -147,7 +149,7 @@ def search(
     (problem,) = problems
     judge = search_evaluate.sliced_supernet(supernet, data, evaluate_images) if data else None
     if judge and recorded:
-        recorded.check_evidence(data=judge.of["data"], named=f"--data {data}")
+        recorded.check_evidence(data=judge.of.get("data"), named=f"--data {data}")
     folder = new_folder(out, chosen.name, problem.table.device.name, goes_on=judge is not None)
     with _not_left_empty(folder):
         if judge:
@@ -181,7 +183,10 @@ def _training_data(folder: str) -> str | None:
     """Return the --data of the command that trained a supernet, where it was recorded."""
     from nas.files import YamlFile
 
-    words = shlex.split(str(YamlFile(Path(folder) / "supernet.yaml").data.get("command", "")))
+    description = Path(folder) / "supernet.yaml"
+    if not description.is_file():
+        return None
+    words = shlex.split(str(YamlFile(description).data.get("command", "")))
     if "train" not in words:
         return None
     return words[words.index("--data") + 1] if "--data" in words[:-1] else "digits"

@@ -47,10 +47,11 @@ def recorded_by(folder: str, space: Space) -> RecordedScores:
     return found
 
 
-def scores_for(space: Space, named: str | None, recorded: RecordedScores | None, score_by: str) -> Scores:
+def scores_for(space: Space, named: str | None, recorded: RecordedScores | None, paper: bool) -> Scores:
     """Return the scores of a search: those that were named, or the law, corrected by what a supernet measured.
 
-    What a supernet measured is left out, and that is said, where it cannot tell moves apart.
+    What a supernet measured is left out, and that is said, where it cannot tell moves apart. It stands by itself for
+    the `paper`'s choice of candidates.
     """
     from nas.accuracy import default_scores, load_scores
     from nas.accuracy.gate import gate
@@ -59,7 +60,7 @@ def scores_for(space: Space, named: str | None, recorded: RecordedScores | None,
     if recorded is not None:
         prior = default_scores(space)
         # The paper's importances stand beside recorded moves alone.
-        if score_by == ALPHA or not isinstance(prior, LawScores):
+        if paper or not isinstance(prior, LawScores):
             return recorded
         verdict = gate(recorded)
         say(f"evidence  {verdict.text}" + ("" if verdict.usable else " The accuracy law is used alone."))
@@ -119,10 +120,11 @@ def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path)
 
 def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:
     """The problem with the scores that the search learned, which are kept in the run's folder."""
-    from nas.search import load_scores
+    from nas.accuracy import RecordedScores
 
     scores.save(folder)
-    return replace(problem, scores=load_scores(folder))
+    name = "scores.csv" if isinstance(scores, RecordedScores) else "scores.yaml"
+    return replace(problem, scores=replace(scores, path=str(folder / name)))  # type: ignore[type-var]
 
 
 def evaluated_text(found: Found, problem: Problem) -> list[str]:

@@ -34,7 +34,7 @@ def target(problem: Problem) -> str:
     if problem.max_drop is not None:
         asked = (
             f"at least {problem.min_accuracy:g} %" if problem.min_accuracy is not None
-            else f"at most {problem.max_drop:g} points below the largest member"
+            else f"at most {problem.asked_drop:g} points below the largest member"
         )  # fmt: skip
         limits = [f"fastest with {asked}", *limits]
     if isfinite(problem.target_ms):
@@ -98,15 +98,15 @@ def document(
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what was found as plain data, with the front where there is one."""
-    from nas.search.run import finite, limits, measured, score_by
+    from nas.search.run import finite, limits, score_by
 
     table, device, found = problem.table, problem.table.device, others[problem.engine]
     return {
         "space": problem.space.name, "device": device.name, "engine": problem.engine, "candidates": problem.candidates,
         "objective": problem.objective, "target_ms": finite(problem.target_ms), "target_reason": problem.target_reason,
-        "limits": limits(problem), "max_drop": problem.max_drop, "min_accuracy": problem.min_accuracy,
+        "limits": limits(problem), "max_drop": problem.asked_drop, "min_accuracy": problem.min_accuracy,
         "steps": len(found.trace), "optimum": _optimum(problem, others),
-        "score_by": score_by(problem), **row(problem, found.architecture), **measured(found),
+        "score_by": score_by(problem), **row(problem, found.architecture), **_evaluated(found),
         "published": published(problem),
         "table": {"provenance": table.provenance, "expected_error": table.expected_error,
                   "expected_error_source": table.expected_error_source, "path": str(table.path),
@@ -115,6 +115,13 @@ def document(
         "run": str(folder), "architecture": str(folder / "architecture.yaml"), "next": following,
         **({} if points is None else {"front": _front(problem, points)}),
     }  # fmt: skip
+
+
+def _evaluated(found: Found) -> dict[str, float]:
+    """Return accuracy and drop as evaluated on the sliced supernet, where they were."""
+    if found.evaluated is None or found.drop is None:
+        return {}
+    return {"evaluated": found.evaluated, "drop": found.drop}
 
 
 def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:

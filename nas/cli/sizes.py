@@ -102,7 +102,7 @@ def milliseconds(text: str) -> float:
     match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*(ms|s|us|µs)?\s*", str(text))
     value = _number(match[1]) if match else None
     if match is None or value is None:
-        raise typer.BadParameter(f"{text}: expected milliseconds, as 1.2 or 1.2ms")
+        raise typer.BadParameter(f"{text}: expected a positive number of milliseconds, as 1.2 or 1.2ms")
     return value * {"s": 1e3, "us": 1e-3, "µs": 1e-3}.get(match[2] or "ms", 1.0)
 
 

@@ -138,7 +138,7 @@ def pose(
     _check_reach(graph, further)
     return Problem(
         space, table, scores, target_ms, reason, engine, candidates, on_step, further, objective,
-        study or StudySettings(), evaluations, evaluate_best, drop, min_accuracy, graph=graph,
+        study or StudySettings(), evaluations, evaluate_best, drop, max_drop, min_accuracy, graph=graph,
     )  # fmt: skip
 
 

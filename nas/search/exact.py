@@ -302,8 +302,10 @@ class _Model:
         cost = self.cost(best)
         within = " within the limits" if self._problem.every_limit else ""
         if problem.min_accuracy is None:
-            return InputError(f"max_drop {problem.max_drop:g} points cannot be reached: the most accurate member of "
-                              f"space '{problem.space.name}'{within} ({shape}) loses {cost:.4g} points")  # fmt: skip
+            asked = problem.max_drop if problem.asked_drop is None else problem.asked_drop
+            lost = cost + asked - (problem.max_drop or 0.0)
+            return InputError(f"max_drop {asked:g} points cannot be reached: the most accurate member of "
+                              f"space '{problem.space.name}'{within} ({shape}) loses {lost:.4g} points")  # fmt: skip
         reached = problem.min_accuracy + (problem.max_drop or 0.0) - cost
         return InputError(f"min_accuracy {problem.min_accuracy:g} % cannot be reached: the most accurate member of "
                           f"space '{problem.space.name}'{within} ({shape}) is expected to have "
