@@ -206,7 +206,7 @@ class RecordedScores(Scores):
 
     @cached_property
     def _units(self) -> dict[str, list[tuple[float, RecordedScores]]]:
-        """By stage, stem or head, each row's variance where it has one, and scores in which it alone costs something."""
+        """By stage, stem or head: each row's variance where known, and scores in which it alone costs something."""
         units: dict[str, list[tuple[float, RecordedScores]]] = {}
         for row in self.rows:
             if row.standard_error:
