@@ -14,8 +14,7 @@ from nas.search.slimming import slim
 def answers(problem: Problem, found: Found) -> dict[str, Found]:
     """What the problem's engine found and, for comparison, what "exact" and "slimming" find by the scores, by engine.
 
-    Slimming is left out where it is stuck above a limit, or where the fastest member of an accuracy was asked for, which
-    is nothing that it can look for.
+    Slimming is left out where it is stuck above a limit, and where the fastest member of an accuracy was asked for.
     """
     every = {problem.engine: found}
     silent = replace(problem, on_step=None, evaluations=None)
