@@ -28,9 +28,8 @@ def test_search_tells_its_sources_the_result_and_what_comes_next(nas):
     steps = list(csv.DictReader((run / "trace.csv").open()))
     assert steps and not any(step["move"] in err for step in steps)
     assert err.splitlines()[-1] == f"next: nas report {run}"
-    (Path("runs") / "slim").mkdir()
     code, _, err = nas(*SEARCH, "--engine", "slimming", "--out", "runs/slim")
-    watched = list(csv.DictReader(Path("runs/slim/trace.csv").open()))
+    watched = list(csv.DictReader(Path("runs/slim/trace.csv").read_text().splitlines()))
     assert code == 0 and watched and all(step["move"] in err for step in watched)
     code, out, _ = nas("predict", f"{run}/architecture.yaml", "--device", "toy", "--json")
     assert code == 0 and json.loads(out)["ms"] == pytest.approx(float(steps[-1]["ms"]))
