@@ -154,7 +154,7 @@ def line(name: str, each: dict[str, Any], rows: Mapping[str, dict[str, Any]]) ->
     ms = f"{each['latency_ms']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
     points, note = accuracy_text(each)
     size = f"{each['params'] / 1e6:.1f} M"
-    macs = f"{each['macs'] / 1e9:.2f} G"
+    macs = f"{each['macs'] / 1e9:.2f} G" if each["macs"] >= 1e8 else f"{each['macs'] / 1e6:.1f} M"
     return f"{name:<{width}}  {ms:>13}  {points:>13}  {note:<9}  {size:>8}  {macs:>8}  {shape}"
 
 
