@@ -97,6 +97,10 @@ def search(
             help="Folder of a training: what it measured corrects the accuracy law, its weights are inherited."
         ),
     ] = None,
+    evidence: Annotated[
+        list[str] | None,
+        typer.Option(help="Fine-tuned runs of one data set: their held-out accuracies correct the accuracy law."),
+    ] = None,
     resolution: sizes.Resolution = None,
     classes: sizes.Classes = None,
     segment: sizes.Segment = None,
@@ -122,7 +126,7 @@ def search(
     trained = _supernet_folder(supernet) if supernet else None
     recorded = search_evaluate.recorded_by(trained, whole) if trained else None
     known = search_evaluate.scores_for(
-        whole, scores, recorded, paper=score_by == search_evaluate.ALPHA or candidates == "paper"
+        whole, scores, recorded, evidence or (), paper=score_by == search_evaluate.ALPHA or candidates == "paper"
     )
     chosen = _at(whole, recorded, asked)
     with sizes.naming(sizes.between(whole, chosen)):

@@ -47,29 +47,42 @@ def recorded_by(folder: str, space: Space) -> RecordedScores:
     return found
 
 
-def scores_for(space: Space, named: str | None, recorded: RecordedScores | None, paper: bool) -> Scores:
-    """Return the scores of a search: those that were named, or the law, corrected by what a supernet measured.
+def scores_for(
+    space: Space, named: str | None, recorded: RecordedScores | None, runs: Sequence[str], paper: bool
+) -> Scores:
+    """Return the scores of a search: those that were named, or the law, corrected by what was measured.
 
     What a supernet measured is left out, and that is said, where it cannot tell moves apart. It stands by itself for
     the `paper`'s choice of candidates.
+
+    Raises:
+        InputError: where scores are named and corrected at once, or runs and supernet are of other images.
     """
     from nas.accuracy import default_scores, load_scores
     from nas.accuracy.gate import gate
     from nas.accuracy.law_scores import LawScores
+    from nas.errors import InputError
 
+    prior = load_scores(named) if named else default_scores(space)
+    if recorded is None and not runs:
+        return prior
+    if not isinstance(prior, LawScores) or (paper and not runs):
+        if runs:
+            raise InputError(f"--evidence {runs[0]}: corrects the accuracy law, not the scores of --scores. "
+                             "Fix: leave out --scores")  # fmt: skip
+        return recorded or prior
+    usable = recorded
     if recorded is not None:
-        prior = default_scores(space)
-        # The paper's importances stand beside recorded moves alone.
-        if paper or not isinstance(prior, LawScores):
-            return recorded
         verdict = gate(recorded)
-        say(f"evidence  {verdict.text}" + ("" if verdict.usable else " The accuracy law is used alone."))
-        if not verdict.usable:
-            return prior
-        from nas.accuracy.posterior import corrected
+        say(f"evidence  {verdict.text}" + ("" if verdict.usable else " The accuracy law is used without it."))
+        usable = recorded if verdict.usable else None
+    from nas.accuracy.posterior import corrected
+    from nas.accuracy.trained import trained_members
 
-        return corrected(prior, recorded)
-    return load_scores(named) if named else default_scores(space)
+    trained = trained_members(space, runs)
+    if recorded is not None and trained:
+        recorded.check_evidence(data=trained[0].data, named=f"those of --evidence {runs[0]}")
+    return corrected(prior, usable, trained) if usable or trained else prior
 
 
 def check_score_by(name: str, supernet: str | None, data: str | None, engine: str, devices: Sequence[str]) -> None:

@@ -111,12 +111,14 @@ def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
     width = max(map(len, rows))
     what = "top-1 %" if problems[0].scores.absolute else "points"
     heads = "".join(f"{name + ' ms':>{len(name) + 6}}" for name in devices)
-    lines = [f"{'':<{width}}  {what:>13}  {'':<9}{heads}  all  widths"]
+    lines = [f"{'':<{width}}  {what:>13}  {'':<33}{heads}  all  widths"]
     for name, row in rows.items():
         points, note = accuracy_text(row)
         times = "".join(_cell(row["latency_ms"][device], len(device) + 6) for device in devices)
         kept = "yes" if row["keeps_all"] else "no "
-        lines.append(f"{name:<{width}}  {points:>13}  {note:<9}{times}  {kept:<3}  {'-'.join(map(str, row['widths']))}")
+        lines.append(
+            f"{name:<{width}}  {points:>13}  {note:<33}{times}  {kept:<3}  {'-'.join(map(str, row['widths']))}"
+        )
     lines += ["", f"accuracy  {problems[0].scores.provenance}"]
     lines += [f"latency   {table_fact(problem)}" for problem in problems]
     for each in found.devices:

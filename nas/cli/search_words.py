@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nas.search.exact import FrontPoint
     from nas.space import Architecture
 
+_NOTE = 33
+"""Columns of the note beside an accuracy."""
 _REASONS = 2
 """How many reasons the answer names for lying outside of the data; run.yaml has all."""
 
@@ -143,7 +145,8 @@ def header(rows: Mapping[str, dict[str, Any]]) -> str:
     known = any(each["accuracy"] for each in rows.values())
     what = "top-1 %" if known else "points"
     width = max(map(len, rows))
-    return f"{'':<{width}}  {'ms':>13}  {what:>13}  {'':<9}  {'params':>8}  {'MACs':>8}  widths, depths, attention"
+    head = f"{'':<{width}}  {'ms':>13}  {what:>13}  {'':<{_NOTE}}  {'params':>8}  {'MACs':>8}"
+    return f"{head}  widths, depths, attention"
 
 
 def line(name: str, each: dict[str, Any], rows: Mapping[str, dict[str, Any]]) -> str:
@@ -155,7 +158,7 @@ def line(name: str, each: dict[str, Any], rows: Mapping[str, dict[str, Any]]) ->
     points, note = accuracy_text(each)
     size = f"{each['params'] / 1e6:.1f} M"
     macs = f"{each['macs'] / 1e9:.2f} G" if each["macs"] >= 1e8 else f"{each['macs'] / 1e6:.1f} M"
-    return f"{name:<{width}}  {ms:>13}  {points:>13}  {note:<9}  {size:>8}  {macs:>8}  {shape}"
+    return f"{name:<{width}}  {ms:>13}  {points:>13}  {note:<{_NOTE}}  {size:>8}  {macs:>8}  {shape}"
 
 
 def accuracy_text(each: dict[str, Any]) -> tuple[str, str]:
@@ -165,7 +168,8 @@ def accuracy_text(each: dict[str, Any]) -> tuple[str, str]:
         return f"{-each['cost']:+.2f}", ""
     value = known[known["metric"]]
     if known.get("published"):
-        return f"{value:.1f}      ", "published"
+        without = f"{known['predicted_without_it']:.1f} ± {known['predicted_error']:.1f}"
+        return f"{value:.1f}      ", f"published; without it {without}"
     return f"{value:.1f} ± {known['standard_error']:.1f}", ""
 
 
