@@ -76,9 +76,10 @@ def test_the_fastest_member_of_an_accuracy(nas):
 def test_the_answer_on_the_screen_is_short(nas):
     code, out, err = nas("search", "--space", "efficientformer", "--device", "iphone12")
     assert code == 0
-    for text in ("found", "efficientformer_l1", "published; without it", "accuracy  accuracy law", "latency   estimated",
-                 "engine    exact: the proven optimum"):  # fmt: skip
+    for text in ("found", "efficientformer_l1", "published; without it"):
         assert text in out
+    for fact in ("accuracy  accuracy law", "latency   estimated table", "engine    exact: the proven optimum"):
+        assert any(line.startswith(fact) for line in out.splitlines())
     assert len(err.splitlines()) <= 3, "no step by step where nobody asked for the paper's engine"
     assert "±" in out.splitlines()[1]
 
