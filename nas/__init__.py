@@ -33,9 +33,9 @@ _HOME = {
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Accuracy", "Architecture", "Estimate", "Finetuned", "Found", "InputError", "LatencyTable", "NasError", "Network", "Operation",
-    "Scores", "Space", "build", "finetune", "import_weights", "load_architecture", "load_scores", "load_space",
-    "load_table", "search",
+    "Accuracy", "Architecture", "Estimate", "Finetuned", "Found", "InputError", "LatencyTable", "NasError", "Network",
+    "Operation", "Scores", "Space", "build", "finetune", "import_weights", "load_architecture", "load_scores",
+    "load_space", "load_table", "search",
 ]  # fmt: skip
 
 
