@@ -174,10 +174,11 @@ def view(axis: Axis, curve: Sequence[Point], marked: Sequence[Point], target_ms:
     low -= 0.25 * span
     high += 0.12 * span
     shown = [p.ms for p in (*marked, *curve) if sign * axis.value(p) >= low]
+    shown += [p.ms + side * (p.ms_error or 0.0) for p in marked for side in (-1, 1)]
     shown += [target_ms] if isfinite(target_ms) else []
     # Room on the left for the label of what was found.
     span = max(max(shown) - min(shown), 0.02 * max(shown), 1e-6)
-    return View(min(shown) - 0.13 * span, max(shown) + 0.08 * span, sign * low, sign * high)
+    return View(min(shown) - 0.15 * span, max(shown) + 0.08 * span, sign * low, sign * high)
 
 
 PUBLISHED_PLACES = ("bottom right", "middle right", "top right", "bottom center", "bottom left", "top left")
@@ -200,6 +201,11 @@ def label_places(
     up = height / (frame.top - frame.bottom)
     spots = [((p.ms - frame.left) * across, (axis.value(p) - frame.bottom) * up) for p, _, _ in points]
     taken = [(x - 1.0, y - 0.5, x + 1.0, y + 0.5) for x, y in spots]
+    for (x, y), (point, _, _) in zip(spots, points, strict=True):
+        # The error bars of a point.
+        sideways = (point.ms_error or 0.0) * across
+        upward = (point.error or 0.0) * abs(up) if axis.absolute else 0.0
+        taken += [(x - sideways, y - 0.1, x + sideways, y + 0.1), (x - 0.2, y - upward, x + 0.2, y + upward)]
     places = []
     for (x, y), (_, text, options) in zip(spots, points, strict=True):
         boxes = {place: _box(x, y, len(text), place) for place in options}
