@@ -24,6 +24,7 @@ from nas.report.plane import (
     save,
     shape_lines,
     values_of,
+    view,
 )
 from nas.report.reading import About, read_csv
 from nas.report.sources import Sources
@@ -39,6 +40,8 @@ _SHAPE = ("widths", "depths", "attention")
 
 
 _FRONT = "#0072b2"
+_COLOURS = (_FRONT, "#e69f00", "#009e73", "#aa4499", "#56b4e9", "#8c564b", "#999999")
+"""Of runs side by side."""
 
 
 @dataclass(frozen=True)
@@ -145,15 +148,19 @@ def draw_fronts(fronts: Mapping[str, Front], path: str | Path) -> None:
     """Write the fronts of several runs, by name, as PNG: what each found is a disc, published members are stars."""
     figure, axes = figure_of(8.0, 5.4)
     axis = shared_axis(tuple(fronts.values()))
-    for name, one in fronts.items():
-        (line,) = axes.step([p.ms for p in one.points], [axis.value(p) for p in one.points], where="post", label=name)
-        colour = str(line.get_color())
+    for index, (name, one) in enumerate(fronts.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        axes.step([p.ms for p in one.points], [axis.value(p) for p in one.points], where="post", color=colour,
+                  label=name)  # fmt: skip
         _band(axes, axis, one.points, colour)
         for points, marker, size in ((one.published, "*", 70), (one.found[:1], "o", 110)):
             axes.scatter([p.ms for p in points], [axis.value(p) for p in points], s=size, marker=marker, color=colour,
                          edgecolors="white", linewidths=1.0, zorder=3)  # fmt: skip
-    if not axis.absolute:
-        axes.invert_yaxis()
+    curve = [point for one in fronts.values() for point in one.points]
+    marked = [point for one in fronts.values() for point in (*one.found, *one.published)]
+    frame = view(axis, curve, marked, inf)
+    if frame:
+        axes.set(xlim=(frame.left, frame.right), ylim=(frame.bottom, frame.top))
     axes.set(xlabel=MS, ylabel=axis.label if axis.absolute else f"{axis.label}\nof each space")
     write_picture(figure, "Fronts (lines), found members (discs), published members (stars)", "", path)
 

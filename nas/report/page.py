@@ -28,7 +28,6 @@ class Section:
     alpha: tuple[charts.Chart, ...]
     fits: charts.Chart | None
     tiles: tuple[words.Tile, ...]
-    meaning: tuple[str, ...]
     measurements: tuple[words.Measurement, ...]
     rests_on: tuple[tuple[str, str], ...]
 
@@ -45,10 +44,16 @@ class Folder:
     name: str
     sections: tuple[Section, ...]
     tiles: tuple[words.Tile, ...]
+    meaning: tuple[str, ...]
     otherwise: words.Otherwise | None
     members: tuple[words.Row, ...]
     shared: bool
     left_out: tuple[LeftOut, ...]
+
+    @property
+    def networks(self) -> tuple[Section, ...]:
+        """A section for each network that was found."""
+        return self.sections[:1] if self.shared else self.sections
 
 
 def write_page(runs: Sequence[RunReport], command: str, path: Path) -> None:
@@ -92,6 +97,7 @@ def _folder(runs: Sequence[RunReport]) -> Folder:
         name=runs[0].folder.resolve().name,
         sections=sections,
         tiles=sections[0].tiles if len(runs) == 1 else words.tiles_of_several(runs),
+        meaning=words.meaning(runs),
         otherwise=words.otherwise(runs),
         members=words.members(runs),
         shared=len(runs) == 1 or bool(runs[0].about.common),
@@ -101,7 +107,7 @@ def _folder(runs: Sequence[RunReport]) -> Folder:
 
 def together(text: str) -> str:
     """The text with figures and their units on one line."""
-    return re.sub(r"(?<=\d) (?=(%|ms|points|M|G)\b|%)", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"(?<=\d) (?=(%|ms|points|M|G)\b|[%±])|(?<=±) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 
 def _section(run: RunReport) -> Section:
@@ -112,7 +118,7 @@ def _section(run: RunReport) -> Section:
         breakdowns=tuple(charts.breakdown_chart(each) for each in (*measured, *run.others) if each.known),
         alpha=charts.alpha_charts(run.alpha) if run.alpha else (),
         fits=charts.fits_chart(run.fits) if any(fit.epochs for fit in run.fits) else None,
-        tiles=words.tiles(run), meaning=words.meaning(run), measurements=words.measurements(run),
+        tiles=words.tiles(run), measurements=words.measurements(run),
         rests_on=words.rests_on(run),
     )  # fmt: skip
 

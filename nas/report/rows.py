@@ -43,8 +43,8 @@ def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
         "threads": device.threads, "cores": device.affinity, "source": device.source,
         "method": device.estimate.method if device.estimate else "",
         "cost of a call": f"{device.intercept_ms:.4g} ms", "scale of the rows": f"{device.calibration.scale:.4g}",
-        "weights beside the rows": f"{device.calibration.weights_ms:.4g} ms a million parameters beyond "
-                                   f"{device.calibration.weights_from:.4g}",
+        "weights beside the rows": f"{device.calibration.weights_ms:.4g} ms per million parameters beyond "
+                                   f"{device.calibration.weights_from:.4g}" if device.calibration.weights_ms else "",
         "tools": ", ".join(f"{name} {version}" for name, version in device.tools.items()),
     }  # fmt: skip
     return TableRows(

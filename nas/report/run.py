@@ -166,9 +166,9 @@ def _architecture(folder: Path, about: About, several: bool) -> Architecture:
 
 
 def _trajectory(folder: Path, about: About, sources: Sources, several: bool) -> tuple[Trajectory | None, str]:
-    """The steps of the search, and why there are none to show if there are none."""
+    """Return the steps of the search, and why there are none to show where some are missing."""
     if several:
-        return None, "a search on several devices takes no steps"
+        return None, ""  # such a search takes no steps
     found = read_trajectory(folder / "trace.csv", about, sources)
     return found, "" if found else "the search took no step: the space's largest member is fast enough"
 

@@ -15,6 +15,7 @@ from nas.latency import LatencyTable, load_table
 from nas.latency.device_info import Profiled
 from nas.report.reading import About, UsedFile
 from nas.search import Problem, Scores, default_scores, load_scores, pose
+from nas.search.run import scores_digest
 from nas.space import Architecture, Space, load_space
 
 
@@ -73,7 +74,7 @@ def _scores(folder: Path, about: About, space: Space | None, reasons: list[str])
         if space is None:
             return None
         law = default_scores(space)
-        if law.fingerprint == about.scores.fingerprint:
+        if scores_digest(law) == about.scores.fingerprint:
             return law
         reasons.append("the accuracy law has changed since")
         return None

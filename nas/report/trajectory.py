@@ -70,7 +70,7 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
         published=members,
         target_ms=problem.target_ms,
         axis=_evaluated_axis(level) if judged else axis_of_problem(problem, (*points, *members)),
-        title=f"{space.name} on {table.device.name}: {found.ms:.3g} ms in {_steps(len(found.trace))}",
+        title=f"{space.name} on {table.device.name}: {found.ms:.3g} ms by {_moves(len(found.trace))}",
         note=note(table, scores),
     )
 
@@ -89,8 +89,8 @@ def _evaluated_axis(level: float | None) -> Axis:
     return axis_of((), "") if level is None else Axis("top-1 of the sliced supernet (%)", absolute=True)
 
 
-def _steps(count: int) -> str:
-    return f"{count} step{'' if count == 1 else 's'}"
+def _moves(count: int) -> str:
+    return f"{count} move{'' if count == 1 else 's'}"
 
 
 def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | None:
@@ -126,7 +126,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
         published=members,
         target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
         axis=_evaluated_axis(level) if judge else axis,
-        title=f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms in {_steps(len(rows))}",
+        title=f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms by {_moves(len(rows))}",
         note=f"{note_of(about)}\nEvery step judged by {judge}." if judge else note_of(about),
     )
 

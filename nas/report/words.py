@@ -50,14 +50,18 @@ class Otherwise:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table of members: each in words; `found` for what the search found."""
+    """A line of the table of members: each in words; `found` for what the search found.
+
+    `latency` has for each device the time and whether it keeps what was asked for there.
+    """
 
     name: str
-    latency: tuple[str, ...]
+    latency: tuple[tuple[str, bool], ...]
     accuracy: str
     predicted: str
     difference: str
-    size: str
+    params: str
+    macs: str
     shape: str
     found: bool = False
 
@@ -139,25 +143,41 @@ def _asked(run: RunReport) -> str:
     return ", ".join(asked) or "no target"
 
 
-def meaning(run: RunReport) -> tuple[str, ...]:
-    """Return what was asked for and found, and where the proven optimum is."""
-    about, result = run.about, run.about.result
-    target = about.target
+def meaning(runs: Sequence[RunReport]) -> tuple[str, ...]:
+    """Return what was asked for and found, and where the proven optimum is.
+
+    The runs are those of one folder: one, or one a device.
+    """
+    about = runs[0].about
+    asked = " and ".join(f"{_limits(run)} on {run.device}" for run in runs)
+    if about.common is False:
+        found = [f"{_shape(run.about.result)} is the most accurate member on {run.device}" for run in runs]
+        return (f"Asked for {asked}: {'; '.join(found)}. No member keeps all of it: {about.reason}.",)
+    sentence = (
+        f"Asked for {asked}, the engine '{about.engine.name}' found a member of space '{about.space.name}': "
+        f"{_shape(about.result)}."
+    )
+    optimum = _optimum(runs[0])
+    return (sentence, *([optimum] if optimum else []))
+
+
+def _limits(run: RunReport) -> str:
+    """Return the limits of a search, in words."""
+    target = run.about.target
     limits = [f"at most {target.latency_ms:.4g} ms ({target.reason})"] if target.latency_ms is not None else []
     if target.min_accuracy is not None:
         limits.append(f"at least {target.min_accuracy:g} % expected accuracy")
     if target.max_drop is not None:
         limits.append(f"at most {target.max_drop:g} points below the largest member")
     limits += [f"at most {LIMITS[name](most)}" for name, most in target.limits.items()]
-    sentences = [
-        f"Asked for {' and '.join(limits) or 'no limit'} on {run.device}, the engine '{about.engine.name}' found a "
-        f"member of space '{about.space.name}': widths {_dashed(result.widths)}, depths {_dashed(result.depths)}, "
-        f"attention blocks {_dashed(result.attention)} in its {len(result.widths)} stages."
-    ]
-    if about.common is False:
-        sentences.append(f"No member keeps the targets of all devices: {about.reason}.")
-    optimum = _optimum(run)
-    return (*sentences, *([optimum] if optimum else []))
+    return " and ".join(limits) or "no limit"
+
+
+def _shape(member: Member) -> str:
+    return (
+        f"widths {_dashed(member.widths)}, depths {_dashed(member.depths)}, attention blocks "
+        f"{_dashed(member.attention)} in its {len(member.widths)} stages"
+    )
 
 
 def _optimum(run: RunReport) -> str:
@@ -266,19 +286,17 @@ def _row(name: str, on_devices: Sequence[Member | None], found: bool = False) ->
     if member.accuracy is not None:
         accuracy = accuracy_text(member.accuracy)
         if member.accuracy.predicted is not None:
-            accuracy = f"{accuracy} published"
-            predicted = with_error(member.accuracy.predicted, member.accuracy.predicted_error, "%")
-    apart = "" if found or member.difference is None else difference_text(member.difference)
-    if apart and member.difference is not None and member.difference.tied:
-        apart = f"tie ({apart})"
+            without = with_error(member.accuracy.predicted, member.accuracy.predicted_error, "%", decimals=1)
+            predicted = f"published; predicted {without}"
+    apart = ""
+    if not found and member.difference is not None:
+        apart = f"{difference_text(member.difference)}{' (a tie)' if member.difference.tied else ''}"
     shape = "; ".join(_dashed(values) for values in (member.widths, member.depths, member.attention))
-    latency = tuple("not run" if each is None else _kept(each) for each in on_devices)
-    size = f"{member.params / 1e6:.2f} M, {member.macs / 1e9:.3f} G"
-    return Row(name, latency, accuracy, predicted, apart, size, shape, found)
-
-
-def _kept(member: Member) -> str:
-    return ms_text(member) + ("" if member.keeps_limits in (None, True) else ", above the target")
+    latency = tuple(
+        ("not run", True) if each is None else (ms_text(each), each.keeps_limits is not False) for each in on_devices
+    )
+    params, macs = f"{member.params / 1e6:.2f} M", f"{member.macs / 1e9:.3f} G"
+    return Row(name, latency, accuracy, predicted, apart, params, macs, shape, found)
 
 
 def measurements(run: RunReport) -> tuple[Measurement, ...]:

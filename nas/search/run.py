@@ -301,6 +301,11 @@ def kind_of(scores: Scores) -> str:
     return next((kind for known, kind in kinds.items() if isinstance(scores, known)), type(scores).__name__)
 
 
+def scores_digest(scores: Scores) -> str:
+    """Return a short text that tells these scores from others, on every machine."""
+    return hashlib.sha256(scores.fingerprint.encode()).hexdigest()[:16]
+
+
 def _keep_scores(folder: Path, scores: Scores) -> Path | None:
     """Save scores that are in no file into the run folder, so that its report finds them. The law ships.
 
@@ -319,7 +324,7 @@ def _described_scores(scores: Scores, kept: Path | None) -> dict[str, Any]:
         "kind": kind_of(scores),
         "metric": scores.metric,
         "absolute": scores.absolute,
-        "fingerprint": scores.fingerprint,
+        "fingerprint": scores_digest(scores),
     }
     if isinstance(scores, PosteriorScores):
         about |= {"evidence_share": scores.evidence_share, "observed": scores.observed}
