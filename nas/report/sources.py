@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 from nas import resources
+from nas.accuracy.law_file import shipped_law
+from nas.accuracy.law_scores import LawScores
 from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
 from nas.latency.device_info import Profiled
 from nas.report.reading import About, UsedFile
-from nas.search import Problem, Scores, default_scores, load_scores, pose
+from nas.search import Problem, Scores, load_scores, pose
 from nas.search.run import scores_digest
 from nas.space import Architecture, Space, load_space
 
@@ -73,7 +75,7 @@ def _scores(folder: Path, about: About, space: Space | None, reasons: list[str])
     if about.scores.kind == "law" and not about.scores.file:
         if space is None:
             return None
-        law = default_scores(space)
+        law = LawScores(space, shipped_law())
         if scores_digest(law) == about.scores.fingerprint:
             return law
         reasons.append("the accuracy law has changed since")

@@ -127,7 +127,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
         target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
         axis=_evaluated_axis(level) if judge else axis,
         title=f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms by {_moves(len(rows))}",
-        note=f"{note_of(about)}\nEvery step judged by {judge}." if judge else note_of(about),
+        note=f"{note_of(about)}\nEvery step evaluated by {judge}." if judge else note_of(about),
     )
 
 
