@@ -302,9 +302,18 @@ def _target(figure: Figure, ms: float) -> None:
 
 
 def _plane(figure: Figure, axis: Axis, frame: View | None) -> dict[str, Any]:
-    figure.update_xaxes(title_text=MS, range=[frame.left, frame.right] if frame else None)
-    figure.update_yaxes(title_text=axis.label, range=[frame.bottom, frame.top] if frame else None)
+    figure.update_xaxes(title_text=MS)
+    figure.update_yaxes(title_text=axis.label, autorange=True if axis.absolute else "reversed")
+    if frame:
+        figure.update_xaxes(autorangeoptions=_ends(frame.left, frame.right))
+        figure.update_yaxes(autorangeoptions=_ends(frame.bottom, frame.top))
     return _finished(figure)
+
+
+def _ends(one: float, other: float) -> dict[str, Any]:
+    """Return what makes an axis end at these values. With a fixed range, a tap on a phone would show no member."""
+    low, high = sorted((one, other))
+    return {"include": [low, high], "minallowed": low, "maxallowed": high}
 
 
 def _finished(figure: Figure) -> dict[str, Any]:

@@ -7,7 +7,7 @@ they know costs only, it is the points below the space's largest member, fewer o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,10 +165,8 @@ def view(axis: Axis, curve: Sequence[Point], marked: Sequence[Point], target_ms:
     if not marked:
         return None
     sign = 1.0 if axis.absolute else -1.0
-    ends = [
-        sign * axis.value(p) + side * (p.error or 0.0 if axis.absolute else 0.0) for p in marked for side in (-1, 1)
-    ]
-    ends += [max(sign * axis.value(p) for p in curve)] if curve else []
+    ends = [sign * axis.value(p) + side * _error(axis, p) for p in marked for side in (-1, 1)]
+    ends += [max(sign * axis.value(p) + _error(axis, p) for p in curve)] if curve else []
     low, high = min(ends), max(ends)
     span = max(high - low, 1.0)
     low -= 0.25 * span
@@ -179,6 +177,10 @@ def view(axis: Axis, curve: Sequence[Point], marked: Sequence[Point], target_ms:
     # Room on the left for the label of what was found.
     span = max(max(shown) - min(shown), 0.02 * max(shown), 1e-6)
     return View(min(shown) - 0.15 * span, max(shown) + 0.08 * span, sign * low, sign * high)
+
+
+def _error(axis: Axis, point: Point) -> float:
+    return point.error or 0.0 if axis.absolute else 0.0
 
 
 PUBLISHED_PLACES = ("bottom right", "middle right", "top right", "bottom center", "bottom left", "top left")
@@ -248,7 +250,11 @@ def save(
     draw: Callable[[Axes], None], axis: Axis, curve: Sequence[Point], found: Sequence[Point],
     published: Sequence[Point], target_ms: float, title: str, note: str, path: str | Path,
 ) -> None:  # fmt: skip
-    """Write as PNG what `draw` draws, with found and published members, the target (where there is one) and labels."""
+    """Write as PNG what `draw` draws, with found and published members, the target (where there is one) and labels.
+
+    The first of `found` is what the search found, the others are what other engines would find.
+    """
+    found = [*(replace(point, label="found") for point in found[:1]), *found[1:]]
     figure, axes = figure_of(8.0, 5.4)
     draw(axes)
     frame = view(axis, curve, (*found, *published), target_ms)

@@ -114,10 +114,11 @@ def accuracy_tile(run: RunReport) -> Tile:
     result = run.about.result
     if result.accuracy is None:
         return Tile("Expected accuracy", below(result.cost), "the space's largest member; these scores know no level")
-    where = "ImageNet " if run.about.scores.kind == "law" else ""
+    law = run.about.scores.kind == "law"
     outside = f"; outside of the data: {', '.join(result.accuracy.reasons)}" if result.accuracy.reasons else ""
     name = METRICS[result.accuracy.metric]
-    return Tile("Expected accuracy", accuracy_text(result.accuracy), f"{where}{name} ± one standard error{outside}")
+    of = f"ImageNet {name}" if law else f"{name} on the supernet's images"
+    return Tile("Expected accuracy", accuracy_text(result.accuracy), f"{of} ± one standard error{outside}")
 
 
 def _measured_tiles(run: RunReport) -> Iterator[Tile]:
@@ -417,8 +418,9 @@ def accuracy_text(accuracy: ExpectedAccuracy) -> str:
 
 def difference_text(apart: Difference) -> str:
     """Return by how many points the found network is expected to be more accurate, with the standard error."""
-    error = f" ± {apart.standard_error:.2f}" if apart.standard_error else ""
-    return f"{signed(apart.points)}{error} points"
+    if apart.points and not apart.standard_error:
+        return f"{signed(apart.points)} points, error unknown"
+    return f"{signed(apart.points)} ± {apart.standard_error:.2f} points"
 
 
 def with_error(value: float, error: float | None, unit: str, decimals: int | None = None) -> str:

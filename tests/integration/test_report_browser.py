@@ -158,6 +158,9 @@ def test_the_toolbar_covers_neither_legend_nor_caption(opened, pages, viewport):
     for index in range(page.locator(".figure").count()):
         figure = page.locator(".figure").nth(index)
         figure.locator(".chart").hover()
+        if viewport is NARROW:  # no room for it
+            assert not figure.locator(".modebar").is_visible()
+            continue
         bar = figure.locator(".modebar").bounding_box()
         page.evaluate(
             """(figure) => {

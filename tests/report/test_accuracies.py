@@ -154,8 +154,8 @@ def test_better_is_upward(make_run, kind):
     (run,) = load_runs(make_run(kind=kind, engine="exact"))
     for chart in (front_chart(run.front), trajectory_chart(run.trajectory), fronts_chart([("a", run.front)])):
         axis = chart.figure["layout"]["yaxis"]
-        bottom, top = axis["range"]
-        assert (bottom < top) == (kind != "costs")
+        assert axis["autorange"] == ("reversed" if kind == "costs" else True)
+        assert axis["autorangeoptions"]["minallowed"] < axis["autorangeoptions"]["maxallowed"]
         assert ("below the largest member" in axis["title"]["text"]) == (kind == "costs")
         assert ("ImageNet" in axis["title"]["text"]) == (kind == "law")
 
