@@ -46,16 +46,22 @@ class Chart:
     height: int = 440
 
 
-def front_chart(data: Front) -> Chart:
-    """The front with its standard error, what was found, and the published members."""
+def front_chart(data: Front, measured: Point | None = None) -> Chart:
+    """The front with its standard error, what was found, and the published members.
+
+    `measured` is what was found with what was measured of it.
+    """
     figure = _figure()
-    frame = view(data.axis, data.points, (*data.found, *data.published), data.target_ms)
+    marked = (*data.found, *data.published, *([measured] if measured else []))
+    frame = view(data.axis, data.points, marked, data.target_ms)
     places = _places(data.axis, data.found, data.published, frame)
     _add_band(figure, data.axis, data.points, SERIES[0], "± 1 standard error")
     _add_front(figure, data.axis, data.points, "Pareto front", SERIES[0])
     _add_published(figure, data.axis, data.published, places)
     for point in data.found[1:]:
         _points(figure, data.axis, [point], point.label, _GREY, "square-open", 11, width=2)
+    if measured:
+        _add_measured(figure, data.axis, data.found[0], measured)
     _add_found(figure, data.axis, data.found[:1], places)
     _target(figure, data.target_ms)
     return Chart(data.title, _plane(figure, data.axis, frame))
@@ -220,6 +226,15 @@ def _add_published(figure: Figure, axis: Axis, points: Sequence[Point], places: 
 
 def _add_found(figure: Figure, axis: Axis, points: Sequence[Point], places: Mapping[Point, str]) -> None:
     _points(figure, axis, points, "found", _FOUND, "circle", 15, width=2, line="white", places=places, bars=True)
+
+
+def _add_measured(figure: Figure, axis: Axis, found: Point, measured: Point) -> None:
+    """A measurement, joined with its prediction."""
+    figure.add_scatter(
+        x=[found.ms, measured.ms], y=[axis.value(found), axis.value(measured)], mode="lines", hoverinfo="skip",
+        line={"color": _FOUND, "width": 1, "dash": "dot"}, showlegend=False,
+    )  # fmt: skip
+    _points(figure, axis, [measured], "found, measured", _FOUND, "diamond-open", 12, width=2, bars=True)
 
 
 def _points(

@@ -112,8 +112,9 @@ def together(text: str) -> str:
 
 def _section(run: RunReport) -> Section:
     measured = [run.breakdown] if run.breakdown else []
+    known = run.front.points or run.front.published
     return Section(
-        run=run, front=charts.front_chart(run.front) if run.front.points or run.front.published else None,
+        run=run, front=charts.front_chart(run.front, words.measured_point(run)) if known else None,
         trajectory=charts.trajectory_chart(run.trajectory) if run.trajectory else None,
         breakdowns=tuple(charts.breakdown_chart(each) for each in (*measured, *run.others) if each.known),
         alpha=charts.alpha_charts(run.alpha) if run.alpha else (),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor, hypot, isfinite, log10
 
-from nas.report.plane import METRICS
+from nas.report.plane import METRICS, Point
 from nas.report.reading import About, Difference, ExpectedAccuracy, Member
 from nas.report.run import RunReport
 from nas.report.training import Accuracy, Fit
@@ -316,6 +316,22 @@ def measurements(run: RunReport) -> tuple[Measurement, ...]:
         if fit.best:
             rows.append(_fit_row(run, fit, fit.best))
     return tuple(rows)
+
+
+def measured_point(run: RunReport) -> Point | None:
+    """Return the found network with what was measured of it on the run's device, what was not as predicted.
+
+    None where nothing was measured. An accuracy on other images than those of the prediction is left out.
+    """
+    check = run.breakdown
+    ms = check.measured_ms if check and check.device == run.device else None
+    expected = run.about.result.accuracy
+    best = next((fit.best for fit in run.fits if fit.best and _same_images(run, fit)), None) if expected else None
+    found = run.front.found[0]
+    if ms is None and best is None:
+        return None
+    measured = replace(found, label="measured", ms_error=None if ms is not None else found.ms_error, ms=ms or found.ms)
+    return measured if best is None else replace(measured, accuracy=best.accuracy, error=best.standard_error)
 
 
 def _latency_row(device: str, predicted: float | None, error: float | None, measured: float, about: str) -> Measurement:

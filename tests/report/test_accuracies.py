@@ -19,7 +19,7 @@ from nas.report.plane import Axis, Point, label_places, view
 from nas.report.reading import Difference, ExpectedAccuracy, read_about
 from nas.report.rows import table_rows
 from nas.report.run import load_runs
-from nas.report.words import measurements, members, otherwise, rests_on, tiles, with_error
+from nas.report.words import measured_point, measurements, members, otherwise, rests_on, tiles, with_error
 from nas.search import fastest, pose
 from nas.search.run import write_several
 from nas.search.several import search_several
@@ -217,6 +217,7 @@ def test_a_view_leaves_out_what_nobody_ships():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_by_every_kind_of_scores_does_not_contradict_itself(make_run, kind):
     (run,) = load_runs(make_run(kind=kind, engine="exact"))
+    assert measured_point(run) is None
     html = render([run], "nas report")
     for text in ("not to trust", "cannot be trusted", "not a gain to expect", "Why to believe"):
         assert text not in html
@@ -287,6 +288,7 @@ def test_a_prediction_stands_beside_what_was_measured(make_run, add_everything):
     # Fine-tuned on digits, predicted for ImageNet: no difference of the two means anything.
     assert accuracy.predicted.endswith("on ImageNet") and accuracy.difference == "other images"
     assert accuracy.measured == "72.25 ± 1.00 %"
+    assert measured_point(run).accuracy == run.about.result.accuracy.value and measured_point(run).ms == 0.5
 
 
 def test_accuracies_on_the_same_images_are_compared(make_run, add_everything):
@@ -299,6 +301,10 @@ def test_accuracies_on_the_same_images_are_compared(make_run, add_everything):
     expected = run.about.result.accuracy
     off, error = expected.value - 72.25, hypot(expected.standard_error, 1.0)
     assert f"{abs(off) / error:.1f} standard errors" in measurements(run)[1].difference
+    point = measured_point(run)
+    assert (point.ms, point.accuracy, point.error) == (0.5, 72.25, 1.0) and point.ms_error is None
+    names = [trace.get("name") for trace in front_chart(run.front, point).figure["data"]]
+    assert "found, measured" in names and "found, measured" not in str(front_chart(run.front).figure)
 
 
 @pytest.mark.parametrize(
