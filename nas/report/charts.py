@@ -54,7 +54,7 @@ def front_chart(data: Front, measured: Point | None = None) -> Chart:
     figure = _figure()
     marked = (*data.found, *data.published, *([measured] if measured else []))
     frame = view(data.axis, data.points, marked, data.target_ms)
-    places = _places(data.axis, data.found, data.published, frame)
+    places = _places(data.axis, data.found, data.published, frame, measured)
     _add_band(figure, data.axis, data.points, SERIES[0], "± 1 standard error")
     _add_front(figure, data.axis, data.points, "Pareto front", SERIES[0])
     _add_published(figure, data.axis, data.published, places)
@@ -183,12 +183,15 @@ def _figure() -> Figure:
     return Figure(layout={"template": "none"})
 
 
-def _places(axis: Axis, found: Sequence[Point], published: Sequence[Point], frame: View | None) -> dict[Point, str]:
-    """Return where the label of each found and published member stands."""
+def _places(
+    axis: Axis, found: Sequence[Point], published: Sequence[Point], frame: View | None, measured: Point | None = None
+) -> dict[Point, str]:
+    """Return where the label of each found and published member stands; a measurement has a marker only."""
     if frame is None:
         return {}
     texts = [*((p, labelled(p, axis), FOUND_PLACES) for p in found[:1]),
-                *((p, labelled(p, axis), PUBLISHED_PLACES) for p in published)]  # fmt: skip
+             *((p, labelled(p, axis), PUBLISHED_PLACES) for p in published)]  # fmt: skip
+    texts += [(measured, "", PUBLISHED_PLACES)] if measured else []
     return dict(zip([p for p, *_ in texts], label_places(axis, texts, frame, _LETTERS), strict=True))
 
 

@@ -221,7 +221,21 @@ def otherwise(runs: Sequence[RunReport]) -> Otherwise | None:
         return _nearest(about)
     fastest = about.target.min_accuracy is not None or about.target.max_drop is not None
     best = min(kept, key=lambda name: _rank(about.published[name], fastest))
-    return Otherwise(best, _figures(best, runs), _verdict(about.result, about.published[best], len(runs) == 1))
+    verdict = _verdict(about.result, about.published[best], len(runs) == 1)
+    since = _measured_verdict(runs[0], about.published[best])
+    return Otherwise(best, _figures(best, runs), f"{verdict} {since}" if since else verdict)
+
+
+def _measured_verdict(run: RunReport, other: Member) -> str:
+    """Return how the fine-tuned network compares with a published number, where both are of the same images."""
+    fit = next((fit for fit in run.fits if fit.best and _same_images(run, fit)), None)
+    if fit is None or fit.best is None or other.accuracy is None or other.accuracy.predicted is None:
+        return ""
+    points = fit.best.accuracy - other.accuracy.value
+    apart = Difference(points=points, standard_error=hypot(fit.best.standard_error, other.accuracy.standard_error))
+    if apart.tied:
+        return f"Fine-tuned, it ties with it ({difference_text(apart)})."
+    return f"Fine-tuned, it is {'more' if points > 0 else 'less'} accurate ({difference_text(apart)})."
 
 
 def _rank(member: Member, fastest: bool) -> tuple[float, float]:

@@ -293,6 +293,13 @@ def test_a_prediction_stands_beside_what_was_measured(make_run, add_everything):
 
 def test_accuracies_on_the_same_images_are_compared(make_run, add_everything):
     folder = make_run(kind="law")
+
+    def publish(data):
+        for member in data["published"].values():
+            member["keeps_limits"] = True
+            member["accuracy"] |= {"top1": 75.0, "standard_error": 0.2, "predicted": 74.0, "predicted_error": 0.5}
+
+    rewrite(folder, publish)
     add_everything(folder, load_runs(folder)[0].architecture)
     path = folder / "finetune" / "finetune.yaml"
     data = yaml.safe_load(path.read_text()) | {"data": {"fingerprint": "f", "classes": list(range(1000))}}
@@ -301,6 +308,8 @@ def test_accuracies_on_the_same_images_are_compared(make_run, add_everything):
     expected = run.about.result.accuracy
     off, error = expected.value - 72.25, hypot(expected.standard_error, 1.0)
     assert f"{abs(off) / error:.1f} standard errors" in measurements(run)[1].difference
+    verdict = f"Fine-tuned, it is less accurate (\N{MINUS SIGN}2.75 ± {hypot(1.0, 0.2):.2f} points)"
+    assert verdict in otherwise([run]).verdict
     point = measured_point(run)
     assert (point.ms, point.accuracy, point.error) == (0.5, 72.25, 1.0) and point.ms_error is None
     names = [trace.get("name") for trace in front_chart(run.front, point).figure["data"]]
