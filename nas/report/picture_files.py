@@ -16,7 +16,12 @@ from nas.report.trajectory import draw
 
 
 def write_comparison(runs: Sequence[RunReport], folder: Path) -> list[Path]:
-    """Writes the picture of several runs beside one another into a folder, and returns the files."""
+    """Write the picture of several runs beside one another into a folder, and return the files.
+
+    A search on several devices is one run, whose fronts are pictures of their own.
+    """
+    if len({run.folder for run in runs}) < 2:
+        return []
     path = folder / "fronts.png"
     draw_fronts({run.name: run.front for run in runs}, path)
     return [path]

@@ -44,5 +44,5 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _wrapped(text: str, width: int = 118) -> str:
+def _wrapped(text: str, width: int = 140) -> str:
     return "\n".join("\n".join(textwrap.wrap(line, width)) for line in text.splitlines())

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nas.errors import InputError
 from nas.files import YamlFile, number_in, read_text
-from nas.search.run import FORMAT
+from nas.search.run import BEST, COMMON, FORMAT
 from nas.specs import explain
 
 
@@ -36,9 +36,10 @@ class UsedSpace(UsedFile):
 
 
 class UsedTable(UsedFile):
-    """`expected_error` is in percent."""
+    """`expected_error` is in percent; `kind` is what measures on the device (empty in older runs)."""
 
     device: str
+    kind: str = ""
     soc: str
     os: str
     runtime: str
@@ -48,7 +49,21 @@ class UsedTable(UsedFile):
 
 
 class UsedScores(UsedFile):
+    """What the accuracies rest on.
+
+    Attributes:
+        kind: law, recorded or posterior; older runs, which do not say it, had recorded scores.
+        evidence_share: of posterior ones, how much of the prior's variance the measurements took away, 0 to 1.
+        data: fingerprint of the images that recorded ones were measured on.
+    """
+
     provenance: str
+    kind: str = "recorded"
+    metric: str = "top1"
+    fingerprint: str = ""
+    evidence_share: float | None = None
+    observed: int | None = None
+    data: str | None = None
 
 
 class ScoreBy(Part):
@@ -66,6 +81,8 @@ class Target(Part):
     macs: float | None = None
     params: float | None = None
     memory_mb: float | None = None
+    min_accuracy: float | None = None
+    max_drop: float | None = None
 
     @property
     def limits(self) -> dict[str, float]:
@@ -79,25 +96,95 @@ class Engine(Part):
     seed: int | None = None
 
 
-class Result(Part):
-    """The found member: predicted latency in ms, expected accuracy drop in points, and its shape.
+class ExpectedAccuracy(Part):
+    """An expected accuracy in percent; of a published member the published one, with the prediction beside it."""
 
-    `accuracy` in percent and `drop` in points are of the supernet's slice, where the search evaluated members.
+    metric: Literal["top1", "miou"] = "top1"
+    top1: float | None = None
+    miou: float | None = None
+    standard_error: float = Field(ge=0)
+    source: str = ""
+    extrapolated: bool = False
+    reasons: tuple[str, ...] = ()
+    predicted: float | None = None
+    predicted_error: float | None = None
+
+    @model_validator(mode="after")
+    def _has_value(self) -> ExpectedAccuracy:
+        if getattr(self, self.metric) is None:
+            raise ValueError(f"{self.metric} is missing")
+        return self
+
+    @property
+    def value(self) -> float:
+        """In percent of `metric`."""
+        value: float = getattr(self, self.metric)
+        return value
+
+
+class Difference(Part):
+    """By how many points the found member is expected to be more accurate than another."""
+
+    points: float
+    standard_error: float = Field(ge=0)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the difference is within its standard error."""
+        return abs(self.points) <= self.standard_error
+
+
+class Member(Part):
+    """A member on the run's device: predicted latency with its standard error in ms, accuracy, and its shape.
+
+    Attributes:
+        cost: expected accuracy drop against the largest member, in points.
+        accuracy: None where the scores know costs only, and in older runs.
+        keeps_limits: whether it keeps everything that the search was asked to keep; None in older runs.
     """
 
     latency_ms: float
+    latency_error: float | None = None
     cost: float
+    accuracy: ExpectedAccuracy | None = None
+    difference: Difference | None = None
+    keeps_limits: bool | None = None
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     attention: tuple[int, ...]
     params: int
     macs: int
-    accuracy: float | None = None
+
+
+class Result(Member):
+    """The found member.
+
+    `evaluated` in percent and `drop` in points are of the supernet's slice, where the search evaluated members.
+    `priced` is the share of its latency that has no row in the table, 0 to 1.
+    """
+
+    evaluated: float | None = None
     drop: float | None = None
+    priced: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, data: Any) -> Any:
+        # Older runs called what was evaluated "accuracy", a number.
+        if isinstance(data, dict) and isinstance(data.get("accuracy"), (int, float)):
+            return {**data, "evaluated": data["accuracy"], "accuracy": None}
+        return data
 
 
 class About(Part):
-    """One search on one device, as its `run.yaml` tells."""
+    """One search on one device, as its `run.yaml` tells.
+
+    Attributes:
+        published: the space's published members; empty in older runs.
+        answers: what was found, by name, where several devices were searched together: for all, and for each alone.
+        common: whether the result keeps the targets of all devices; None for a search on one.
+        reason: why no member keeps the targets of all of them.
+    """
 
     format: Literal["nas-run-1"]
     command: str
@@ -111,6 +198,10 @@ class About(Part):
     target: Target
     engine: Engine
     result: Result
+    published: dict[str, Member] = {}
+    answers: dict[str, Member] = {}
+    common: bool | None = None
+    reason: str = ""
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -160,15 +251,38 @@ def _several(file: YamlFile) -> list[About]:
     for index, entry in enumerate(devices):
         keys: list[str | int] = ["devices", index]
         shared = {key: file.data.get(key) for key in ("format", "command")}
-        data = {**(entry if isinstance(entry, dict) else {}), **shared}
+        data = {**(entry if isinstance(entry, dict) else {}), **shared, "reason": file.data.get("reason", "")}
         name = validated(file, UsedTable, data.get("table"), [*keys, "table"]).device
-        member = "best on all" if "best on all" in rows else f"best on {name}"
-        row = rows.get(member)
-        times = row.get("latency_ms") if isinstance(row, dict) else None
-        if not isinstance(row, dict) or not isinstance(times, dict):
-            raise file.error(["result", member], "expected the found member with its latencies")
-        found.append(validated(file, About, {**data, "result": {**row, "latency_ms": times.get(name)}}, keys))
+        target = validated(file, Target, data.get("target"), [*keys, "target"]).latency_ms
+        member = COMMON if COMMON in rows else f"{BEST}{name}"
+        known = {each: _on_device(file, each, row, name, target) for each, row in {member: None, **rows}.items()}
+        members = {each: row for each, row in known.items() if row is not None}
+        if member not in members:
+            raise file.error(["result", member], f"expected the found member with its latency on {name}")
+        answers = {each: row for each, row in members.items() if each == COMMON or each.startswith(BEST)}
+        data |= {
+            "result": members[member],
+            "answers": answers,
+            "published": {each: row for each, row in members.items() if each not in answers},
+            "common": member == COMMON,
+        }
+        found.append(validated(file, About, data, keys))
     return found
+
+
+def _on_device(file: YamlFile, member: str, row: Any, device: str, target_ms: float | None) -> dict[str, Any] | None:
+    """Return one row of a search on several devices as it is on this one; None where the device does not run it."""
+    times = row.get("latency_ms") if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(times, dict):
+        raise file.error(["result", member], "expected the found member with its latencies")
+    ms = times.get(device)
+    if ms is None:
+        return None
+    errors = row.get("latency_error")
+    error = errors.get(device) if isinstance(errors, dict) else None
+    known = isinstance(ms, (int, float)) and not isinstance(ms, bool)
+    keeps = target_ms is None or (known and ms <= target_ms * (1 + 1e-9))
+    return {**row, "latency_ms": ms, "latency_error": error, "keeps_limits": keeps}
 
 
 def read_csv(

@@ -17,7 +17,7 @@ class TableRows:
 
     Attributes:
         all: rows by provenance, the most trustworthy first; only what occurs.
-        used: those of the found network's operations, each once.
+        used: those of the found network's operations, each once; "priced" counts operations without a row.
         dates: of the oldest and the newest row.
         facts: name and value of what the table says of device and tools.
     """
@@ -27,9 +27,14 @@ class TableRows:
     dates: tuple[str, str]
     facts: tuple[tuple[str, str], ...]
 
+    @property
+    def provenances(self) -> tuple[str, ...]:
+        """Every provenance that occurs, in the table or in the network."""
+        return tuple(name for name in PROVENANCES if name in self.all or name in self.used)
+
 
 def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
-    """The table's rows in numbers."""
+    """Return the table's rows in numbers."""
     used = {operation.key for operation in arch.operations()}
     dates = sorted(row.date for row in table.rows.values())
     device = table.device
@@ -38,13 +43,13 @@ def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
         "threads": device.threads, "cores": device.affinity, "source": device.source,
         "method": device.estimate.method if device.estimate else "",
         "cost of a call": f"{device.intercept_ms:.4g} ms", "scale of the rows": f"{device.calibration.scale:.4g}",
-        "weights beside the rows": f"{device.calibration.weights_ms:.4g} ms a million parameters beyond "
-                                   f"{device.calibration.weights_from:.4g}",
+        "weights beside the rows": f"{device.calibration.weights_ms:.4g} ms per million parameters beyond "
+                                   f"{device.calibration.weights_from:.4g}" if device.calibration.weights_ms else "",
         "tools": ", ".join(f"{name} {version}" for name, version in device.tools.items()),
     }  # fmt: skip
     return TableRows(
         _counts(row.provenance for row in table.rows.values()),
-        _counts(table.rows[key].provenance for key in used if key in table.rows),
+        _counts(table.rows[key].provenance if key in table.rows else "priced" for key in used),
         (dates[0], dates[-1]) if dates else ("", ""),
         tuple((name, str(value)) for name, value in facts.items() if value not in ("", None)),
     )

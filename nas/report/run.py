@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas import resources
+from nas.accuracy import RecordedScores
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.report.alpha import Alpha, read_alpha
@@ -22,6 +23,9 @@ from nas.report.training import FOLDERS, Fit, read_fit
 from nas.report.trajectory import Trajectory, read_trajectory
 from nas.search import Scores
 from nas.space import Architecture, load_architecture
+
+EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
+"""Kind of a device to the target of `nas export` whose file it runs."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class RunReport:
         return self.about.table.device
 
     @property
+    def recorded(self) -> RecordedScores | None:
+        """The scores where they are what single moves cost on a supernet, which know their images and their level."""
+        return self.scores if isinstance(self.scores, RecordedScores) else None
+
+    @property
     def operations(self) -> tuple[Bar, ...]:
         """The network's operations with what is known of their times."""
         return self.breakdown.bars if self.breakdown else operations(self.architecture, self.about.result.attention)
@@ -101,10 +110,13 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
     alpha = _alpha(folder, about, arch)
     fits = tuple(fit for name in FOLDERS if (fit := read_fit(folder / name)))
     exports = read_exports(folder / "export" / "export.yaml")
-    left_out = _left_out(folder, about, sources, {
+    # Only a supernet has alphas; the accuracy law does not.
+    trained = about.supernet is not None or about.scores.kind != "law"
+    left_out = _left_out(folder, about, sources, fits, {
         "Pareto front": no_front, "trajectory": no_steps, "breakdown": "" if shown else sources.reason,
-        "alpha": "" if alpha else "there is no alpha.csv of a training beside the scores of this search",
-        "fine-tuning": "" if any(fit.best for fit in fits) else "it is not finished" if fits else "not done yet",
+        "alpha": "" if alpha or not trained else "there is no alpha.csv of a training beside the scores of this search",
+        "fine-tuning": "" if any(fit.best for fit in fits) else "it is not finished" if fits
+                       else "not done yet; it takes a data set (nas finetune --help)",
         "measured latency": "" if own else "not measured yet",
         "exports": "" if exports else "not finished" if (folder / "export").is_dir() else "not done yet",
     })  # fmt: skip
@@ -131,10 +143,14 @@ def _profiling(sources: Sources) -> Iterator[str]:
 
 def _training(folder: Path, about: About) -> Iterator[str]:
     """The command that trained the supernet."""
-    path = find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
+    path = _training_file(folder, about)
     command = YamlFile(path).data.get("command") if path else None
     if isinstance(command, str):
         yield command
+
+
+def _training_file(folder: Path, about: About) -> Path | None:
+    return find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
 
 
 def _architecture(folder: Path, about: About, several: bool) -> Architecture:
@@ -150,9 +166,9 @@ def _architecture(folder: Path, about: About, several: bool) -> Architecture:
 
 
 def _trajectory(folder: Path, about: About, sources: Sources, several: bool) -> tuple[Trajectory | None, str]:
-    """The steps of the search, and why there are none to show if there are none."""
+    """Return the steps of the search, and why there are none to show where some are missing."""
     if several:
-        return None, "a search on several devices takes no steps"
+        return None, ""  # such a search takes no steps
     found = read_trajectory(folder / "trace.csv", about, sources)
     return found, "" if found else "the search took no step: the space's largest member is fast enough"
 
@@ -175,18 +191,33 @@ def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
     return read_alpha(path, frozenset(dropped)) if path else None
 
 
-def _left_out(folder: Path, about: About, sources: Sources, reasons: dict[str, str]) -> tuple[LeftOut, ...]:
-    run, device, space = shlex.quote(str(folder)), shlex.quote(about.table.device), shlex.quote(about.space.name)
-    again, weights = without(about.command, "--out"), (folder / "weights.safetensors").is_file()
+def _left_out(
+    folder: Path, about: About, sources: Sources, fits: Sequence[Fit], reasons: dict[str, str]
+) -> tuple[LeftOut, ...]:
+    run, device = shlex.quote(str(folder)), shlex.quote(about.table.device)
+    again = without(about.command, "--out")
+    target = EXPORTS.get(about.table.kind or (sources.table.device.kind if sources.table else ""), "litert")
     commands = {
-        "fine-tuning": f"nas finetune {run} --data DATA{'' if weights else ' --from-scratch'}",
-        "exports": f"nas export {run} --to config,torch,onnx,litert",
+        "fine-tuning": fits[0].command if fits else _finetuning(folder, about, run),
+        "exports": f"nas export {run} --to {target}",
         "measured latency": f"nas check {run} --device {device}",
         "trajectory": "", "Pareto front": f"{again} --front", "published members": again, "breakdown": again,
-        "alpha": f"nas train --space {space} --data DATA",
+        "alpha": next(_training(folder, about), ""),
     }  # fmt: skip
-    reasons = {**reasons, "published members": "" if sources.problem else sources.reason}
+    known = about.published or sources.problem
+    reasons = {**reasons, "published members": "" if known else sources.reason}
     return tuple(LeftOut(part, reasons[part], commands[part]) for part in commands if reasons[part])
+
+
+def _finetuning(folder: Path, about: About, run: str) -> str:
+    """Return the command that fine-tunes on the supernet's data; none where no data set is known."""
+    path = _training_file(folder, about)
+    data = YamlFile(path).data.get("data") if path else None
+    name = data.get("dataset") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        return ""
+    start = "" if (folder / "weights.safetensors").is_file() else " --from-scratch"
+    return f"nas finetune {run} --data {shlex.quote(name)}{start}"
 
 
 def without(command: str, *options: str) -> str:

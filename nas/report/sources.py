@@ -10,11 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 from nas import resources
+from nas.accuracy.law_file import shipped_law
+from nas.accuracy.law_scores import LawScores
 from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
 from nas.latency.device_info import Profiled
 from nas.report.reading import About, UsedFile
 from nas.search import Problem, Scores, load_scores, pose
+from nas.search.run import scores_digest
 from nas.space import Architecture, Space, load_space
 
 
@@ -63,10 +66,23 @@ def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
     profiled = table.device.spaces if table else ()
     if table and space:
         table = table.calibrated(space.name, space.resolution)
+    scores = _scores(folder, about, space, reasons)
+    return Sources(about, space, table, profiled, scores, "; ".join(reasons))
+
+
+def _scores(folder: Path, about: About, space: Space | None, reasons: list[str]) -> Scores | None:
+    """Return the scores of the run: from their file, or the accuracy law, which ships and is in no file of the run."""
+    if about.scores.kind == "law" and not about.scores.file:
+        if space is None:
+            return None
+        law = LawScores(space, shipped_law())
+        if scores_digest(law) == about.scores.fingerprint:
+            return law
+        reasons.append("the accuracy law has changed since")
+        return None
     path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
     # The file is as the run recorded it, so its figures are the run's, whatever became of the weights beside it.
-    scores = load_scores(path, check_weights=False) if path else None
-    return Sources(about, space, table, profiled, scores, "; ".join(reasons))
+    return load_scores(path, check_weights=False) if path else None
 
 
 def find_file(folder: Path, text: str, kind: str = "") -> Path | None:
@@ -77,7 +93,7 @@ def find_file(folder: Path, text: str, kind: str = "") -> Path | None:
 def _unchanged(folder: Path, used: UsedFile, kind: str, what: str, reasons: list[str]) -> Path | None:
     """The path of a file with the recorded content, or None with the reason."""
     if not used.file:
-        reasons.append(f"the {what} was in no file")
+        reasons.append(f"the run recorded no file of the {what}")
         return None
     there = [path for path in _candidates(folder, used.file, kind) if path.is_file()]
     for path in there:
@@ -92,6 +108,8 @@ def _candidates(folder: Path, text: str, kind: str) -> Iterator[Path]:
     yield path
     if not path.is_absolute():
         yield from (parent / path for parent in folder.resolve().parents)
+    # What the run keeps itself, though its folder was moved.
+    yield folder.joinpath(*path.parts[-2:])
     if kind in path.parts:
         last = len(path.parts) - 1 - path.parts[::-1].index(kind)
         yield from (root.joinpath(*path.parts[last + 1 :]) for root in resources.roots(kind))

@@ -31,12 +31,20 @@ class _Accuracies(Part):
     test: dict[str, Any] | None
 
 
+class _Data(Part):
+    """What was trained on."""
+
+    fingerprint: str | None = None
+    classes: tuple[Any, ...] = ()
+
+
 class _FinetuneFile(Part):
     """What `nas finetune` writes; accuracy and provenance once it is done."""
 
     format: Literal["nas-finetune-1"]
     command: str
     start: str
+    data: _Data | None = None
     accuracy: _Accuracies | None = None
     provenance: str = ""
 
@@ -64,6 +72,8 @@ class Fit:
         results: what it came to, and what it began with; empty where it is not done.
         best: of the weights that were kept, on test images where there are some, else on held-out ones.
         provenance: trained on what and how long, in words.
+        data: fingerprint of the training images; None in older files.
+        classes: how many there are.
     """
 
     name: str
@@ -75,6 +85,8 @@ class Fit:
     best: Accuracy | None
     provenance: str
     command: str
+    data: str | None = None
+    classes: int = 0
 
 
 def read_fit(folder: Path) -> Fit | None:
@@ -97,7 +109,7 @@ def read_fit(folder: Path) -> Fit | None:
     epochs, losses, accuracies = (tuple(row[key] for row in rows) for key in ("epoch", "loss", "accuracy"))
     return Fit(
         folder.name, about.start, epochs, losses, accuracies, results, kept[-1] if kept else None, about.provenance,
-        about.command,
+        about.command, about.data.fingerprint if about.data else None, len(about.data.classes) if about.data else 0,
     )  # fmt: skip
 
 

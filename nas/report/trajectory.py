@@ -1,13 +1,14 @@
-"""The picture of a search: latency against predicted accuracy cost, step by step. The data apart from the drawing."""
+"""The picture of a search: latency against expected accuracy, step by step. The data apart from the drawing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.report.plane import Point, note, note_of, published, save
+from nas.report.front import published_members
+from nas.report.plane import Axis, Point, axis_of, axis_of_problem, note, note_of, published, save, values_of
 from nas.report.reading import About, read_csv
 from nas.report.sources import Sources
 from nas.search import Found, Problem
@@ -37,12 +38,14 @@ class Trajectory:
         points: the largest member, labelled "", then the outcome of every step, labelled with its action.
         published: the published members.
         target_ms: where the search was to get.
+        axis: what is upward.
         title, note: what was searched, and where the figures came from.
     """
 
     points: tuple[Point, ...]
     published: tuple[Point, ...]
     target_ms: float
+    axis: Axis
     title: str
     note: str
 
@@ -51,14 +54,43 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
     """The data of the picture of one search."""
     space, table, scores = problem.space, problem.table, problem.scores
     largest = space.largest()
-    steps = (Point(step.action, step.ms, step.total_cost) for step in found.trace)
+    # What was evaluated and what the scores add up to are no measure of one another.
+    judged = problem.evaluations is not None
+    known = None if judged else found.accuracy
+    level = None if known is None else known.value + found.cost
+    if judged and found.evaluated is not None and found.drop is not None:
+        level = found.evaluated + found.drop
+    start = Point("", problem.latency.measure.total(largest), scores.cost(largest))
+    steps = [Point(step.action, step.ms, step.total_cost) for step in found.trace]
+    points = [_at_level(point, level) for point in (start, *steps)]
+    points[-1] = _with_error(points[-1], values_of(known)[1], table.predict(found.architecture).standard_error)
+    members = () if judged else published(problem)
     return Trajectory(
-        points=(Point("", problem.latency.measure.total(largest), scores.cost(largest)), *steps),
-        published=published(problem),
+        points=tuple(points),
+        published=members,
         target_ms=problem.target_ms,
-        title=f"{space.name} on {table.device.name}: {found.ms:.3g} ms in {len(found.trace)} steps",
+        axis=_evaluated_axis(level) if judged else axis_of_problem(problem, (*points, *members)),
+        title=f"{space.name} on {table.device.name}: {found.ms:.3g} ms by {_moves(len(found.trace))}",
         note=note(table, scores),
     )
+
+
+def _at_level(point: Point, level: float | None) -> Point:
+    """Return the point with the accuracy that its cost leaves of the largest member's."""
+    return point if level is None else replace(point, accuracy=level - point.cost)
+
+
+def _with_error(point: Point, error: float | None, ms_error: float | None) -> Point:
+    return replace(point, error=error, ms_error=ms_error)
+
+
+def _evaluated_axis(level: float | None) -> Axis:
+    """Return the axis of a search that evaluated members."""
+    return axis_of((), "") if level is None else Axis("top-1 of the sliced supernet (%)", absolute=True)
+
+
+def _moves(count: int) -> str:
+    return f"{count} move{'' if count == 1 else 's'}"
 
 
 def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | None:
@@ -80,30 +112,39 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
         ))
         for row in rows
     )  # fmt: skip
-    judge = about.score_by.judge
+    judge, result = about.score_by.judge, about.result
+    known = None if judge else result.accuracy
+    level = None if known is None else known.value + result.cost
+    if judge and result.evaluated is not None and result.drop is not None:
+        level = result.evaluated + result.drop
+    points = [_at_level(point, level) for point in (start, *steps)]
+    points[-1] = _with_error(points[-1], known.standard_error if known else None, result.latency_error)
+    members = () if judge else published_members(about, sources)
+    axis = axis_of((*points, *members), about.scores.kind, about.scores.metric)
     return Trajectory(
-        points=(start, *steps),
-        # What was evaluated and what the scores add up to are no measure of one another.
-        published=published(sources.problem) if sources.problem and not judge else (),
+        points=tuple(points),
+        published=members,
         target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
-        title=f"{about.space.name} on {about.table.device}: {about.result.latency_ms:.3g} ms in {len(rows)} steps",
-        note=f"{note_of(about)}\nEvery step judged by {judge}." if judge else note_of(about),
+        axis=_evaluated_axis(level) if judge else axis,
+        title=f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms by {_moves(len(rows))}",
+        note=f"{note_of(about)}\nEvery step evaluated by {judge}." if judge else note_of(about),
     )
 
 
 def draw(data: Trajectory, path: str | Path) -> None:
-    """Writes the picture as PNG."""
-    save(lambda axes: _draw_steps(axes, data), data.published, data.target_ms, data.title, data.note, path)
+    """Write the picture as PNG."""
+    end = replace(data.points[-1], label="found")
+    save(lambda axes: _draw_steps(axes, data), data.axis, data.points, [end], data.published, data.target_ms,
+         data.title, data.note, path)  # fmt: skip
 
 
 def _draw_steps(axes: Axes, data: Trajectory) -> None:
-    axes.plot([p.ms for p in data.points], [p.cost for p in data.points], color="#999999", linewidth=1, zorder=2)
+    value = data.axis.value
+    axes.plot([p.ms for p in data.points], [value(p) for p in data.points], color="#999999", linewidth=1, zorder=2)
     for action, (label, colour, marker) in ACTIONS.items():
         points = [point for point in data.points if point.label == action]
         if points:
-            x, y = [point.ms for point in points], [point.cost for point in points]
+            x, y = [point.ms for point in points], [value(point) for point in points]
             axes.scatter(x, y, s=22, color=colour, marker=marker, label=label, zorder=3)
-    start, end = data.points[0], data.points[-1]
-    axes.scatter([start.ms], [start.cost], s=40, color="#333333", marker="D", label="largest member", zorder=3)
-    axes.scatter([end.ms], [end.cost], s=120, facecolors="none", edgecolors="#cc3311", linewidths=1.6, label="found",
-                 zorder=4)  # fmt: skip
+    start = data.points[0]
+    axes.scatter([start.ms], [value(start)], s=40, color="#333333", marker="D", label="largest member", zorder=3)

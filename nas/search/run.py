@@ -8,11 +8,14 @@ import io
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from math import isfinite
+from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
 
+from nas.accuracy import Accuracy, RecordedScores, Scores
 from nas.accuracy.evaluations import unfinished
+from nas.accuracy.law_scores import LawScores
+from nas.accuracy.posterior import PosteriorScores
 from nas.accuracy.recorded import choice_text, position_name
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
@@ -20,13 +23,18 @@ from nas.latency.table import TABLE_FILE
 from nas.search.engines import STUDIES
 from nas.search.exact import FrontPoint
 from nas.search.problem import Found, Problem
+from nas.search.several import Several
 from nas.search.studies import shown
 from nas.space import Architecture, Space
 from nas.space.architecture import entry_name
 from nas.versions import versions
 
 FORMAT = "nas-run-1"
-FRONT = ("ms", "cost", "macs", "params", "widths", "depths", "attention")
+FRONT = ("ms", "cost", "accuracy", "standard_error", "macs", "params", "widths", "depths", "attention")
+COMMON, BEST = "best on all", "best on "
+"""How a run on several devices names what it found: for all of them, and before a device's name for that one."""
+SCORES = "scores"
+"""The folder of a run that keeps scores which were in no file."""
 
 
 def new_folder(out: str | None, space: str, device: str, goes_on: bool = False) -> Path:
@@ -79,7 +87,72 @@ def write_run(
     found.save(folder)
     draw(trajectory(problem, found), folder / "trajectory.png")
     inherited = {"supernet": supernet} if supernet else {}
-    write_yaml(folder / "run.yaml", {**_document(problem, found, command), **inherited})
+    kept = _keep_scores(folder, problem.scores)
+    write_yaml(folder / "run.yaml", {**_document(problem, found, command, kept), **inherited})
+
+
+def write_several(folder: Path, found: Several, command: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Write the run folder of a search on several devices, and return its members by name.
+
+    Each device has its front (`front-DEVICE.csv`, `.png`) and its best member (`best-DEVICE.yaml`). The member that
+    keeps all targets is `architecture.yaml`, where there is one. `members.csv` has the latency of each on each device.
+    """
+    for each in found.devices:
+        name = each.problem.table.device.name
+        answers = {f"{BEST}{name}": each.best} | ({COMMON: found.common} if found.common else {})
+        write_front(folder, each.problem, each.front, answers, f"front-{name}")
+        each.best.architecture.save(folder / f"best-{name}.yaml")
+    if found.common:
+        found.common.architecture.save(folder / "architecture.yaml")
+    members = several_members(found)
+    write_text(folder / "members.csv", _members_csv(found, members))
+    kept = _keep_scores(folder, found.devices[0].problem.scores)
+    described = [describe(each.problem, kept) for each in found.devices]
+    document = {"format": FORMAT, "command": shlex.join(command), "devices": described, "result": members}
+    write_yaml(folder / "run.yaml", document | ({"reason": found.reason} if found.reason else {}))
+    return members
+
+
+def several_members(found: Several) -> dict[str, dict[str, Any]]:
+    """Return what a search on several devices found, and the published members, with their latency on each device."""
+    space = found.devices[0].problem.space
+    members: dict[str, Architecture] = {COMMON: found.common.architecture} if found.common else {}
+    members |= {f"{BEST}{each.problem.table.device.name}": each.best.architecture for each in found.devices}
+    return {name: _several_row(found, arch) for name, arch in (members | dict(space.published)).items()}
+
+
+def _several_row(found: Several, arch: Architecture) -> dict[str, Any]:
+    problems = [each.problem for each in found.devices]
+    first = problems[0]
+    times = {problem.table.device.name: finite(problem.latency.measure.total(arch)) for problem in problems}
+    errors = {
+        problem.table.device.name: latency_error(problem, arch)
+        for problem in problems
+        if times[problem.table.device.name] is not None
+    }
+    return {
+        "cost": first.scores.cost(arch),
+        "latency_ms": times,
+        "latency_error": errors,
+        "keeps_all": all(problem.latency.holds(arch) for problem in problems),
+        **summary(first.space, arch),
+        **expected(first.scores, arch),
+        **({} if found.common is None else difference(first.scores, found.common.architecture, arch)),
+    }
+
+
+def _members_csv(found: Several, members: Mapping[str, Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    devices = [each.problem.table.device.name for each in found.devices]
+    header = ["member", "cost", *(f"ms_{name}" for name in devices), "keeps_all", "params", "macs"]
+    writer.writerow([*header, "accuracy", "standard_error"])
+    for name, row in members.items():
+        accuracy = row.get("accuracy", {})
+        times = [row["latency_ms"][device] for device in devices]
+        known = [accuracy.get(accuracy.get("metric")), accuracy.get("standard_error")]
+        writer.writerow([name, row["cost"], *times, row["keeps_all"], row["params"], row["macs"], *known])
+    return text.getvalue()
 
 
 def write_front(
@@ -93,7 +166,10 @@ def write_front(
 
 
 def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
-    """The members of a front as CSV: latency, cost, size, shape, and what stands at every place."""
+    """Return the members of a front as CSV: latency, cost, accuracy, size, shape, and the block at every place.
+
+    Accuracy and its standard error are empty where the scores know costs only.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     places = _places(space)
@@ -103,7 +179,9 @@ def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
         shape = ("-".join(map(str, row[key])) for key in ("widths", "depths", "attention"))
         chosen = (choice_text(block) if (block := point.architecture.block(place)).kind != "identity" else "identity"
                   for place in places)  # fmt: skip
-        writer.writerow([point.ms, point.cost, row["macs"], row["params"], *shape, *chosen])
+        accuracy = point.accuracy
+        known = ["", ""] if accuracy is None else [accuracy.value, accuracy.standard_error]
+        writer.writerow([point.ms, point.cost, *known, row["macs"], row["params"], *shape, *chosen])
     return text.getvalue()
 
 
@@ -126,40 +204,175 @@ def summary(space: Space, arch: Architecture) -> dict[str, Any]:
             "params": arch.params, "macs": arch.macs}  # fmt: skip
 
 
-def _document(problem: Problem, found: Found, command: Sequence[str]) -> dict[str, Any]:
+def _document(problem: Problem, found: Found, command: Sequence[str], kept: Path | None) -> dict[str, Any]:
+    estimate = problem.table.predict(found.architecture)
     return {
         "format": FORMAT,
         "command": shlex.join(command),
-        **describe(problem),
-        "result": {"latency_ms": found.ms, "cost": found.cost, "steps": len(found.trace),
-                   **summary(problem.space, found.architecture), **measured(found)},
-    }  # fmt: skip
+        **describe(problem, kept),
+        "result": {
+            "latency_ms": found.ms,
+            "latency_error": estimate.standard_error,
+            "priced": estimate.priced,
+            "cost": found.cost,
+            "steps": len(found.trace),
+            **summary(problem.space, found.architecture),
+            **({} if found.accuracy is None else {"accuracy": accuracy_row(found.accuracy)}),
+            **_evaluated(found),
+        },
+        "published": published(problem, found.architecture),
+    }
 
 
-def describe(problem: Problem) -> dict[str, Any]:
-    """Everything that went in, with versions and checksums."""
-    space, table, scores = problem.space, problem.table, problem.scores
+def published(problem: Problem, found: Architecture | None = None) -> dict[str, dict[str, Any]]:
+    """Return the published members that the device runs, by name.
+
+    `difference` is by how many points `found` is expected to be more accurate than the member, with the standard
+    error of that.
+    """
+    rows = {}
+    for name, arch in problem.space.published.items():
+        ms = problem.latency.measure.total(arch)
+        if not isfinite(ms):
+            continue
+        rows[name] = {
+            "latency_ms": ms,
+            "latency_error": latency_error(problem, arch),
+            "cost": problem.scores.cost(arch),
+            "keeps_limits": keeps_limits(problem, arch),
+            **summary(problem.space, arch),
+            **expected(problem.scores, arch),
+            **({} if found is None else difference(problem.scores, found, arch)),
+        }
+    return rows
+
+
+def keeps_limits(problem: Problem, arch: Architecture) -> bool:
+    """Return whether a member keeps all limits of a search, that on its accuracy too."""
+    enough = problem.max_drop is None or problem.scores.cost(arch) <= problem.max_drop + 1e-9
+    return enough and all(limit.holds(arch) for limit in problem.every_limit)
+
+
+def latency_error(problem: Problem, arch: Architecture) -> float | None:
+    """Return the standard error of a predicted latency in ms; None where nobody checked the table."""
+    return problem.table.predict(arch).standard_error
+
+
+def expected(scores: Scores, arch: Architecture) -> dict[str, Any]:
+    """Return the key `accuracy` of a member; nothing where the scores know costs only."""
+    return {"accuracy": accuracy_row(scores.accuracy(arch))} if scores.absolute else {}
+
+
+def difference(scores: Scores, arch: Architecture, other: Architecture) -> dict[str, Any]:
+    """Return the key `difference`: by how many points `arch` is expected to be more accurate than `other`.
+
+    The standard error contains that of published numbers: `Scores.difference_error` compares predictions alone.
+    """
+    points = scores.cost(other) - scores.cost(arch)
+    errors = [scores.difference_error(arch, other)]
+    if scores.absolute:
+        known = [scores.accuracy(member) for member in (arch, other)]
+        errors += [accuracy.standard_error for accuracy in known if accuracy.published]
+    return {"difference": {"points": points, "standard_error": hypot(*errors)}}
+
+
+def accuracy_row(accuracy: Accuracy) -> dict[str, Any]:
+    """Return an expected accuracy as plain data, its value in percent by the name of its metric.
+
+    Of a published member at its published size the value is the published one, and `predicted` with `predicted_error`
+    the prediction that was made without it.
+    """
+    row = {
+        accuracy.metric: accuracy.value,
+        "standard_error": accuracy.standard_error,
+        "metric": accuracy.metric,
+        "source": accuracy.source,
+        "extrapolated": accuracy.extrapolated,
+        "reasons": list(accuracy.reasons),
+    }
+    if accuracy.published:
+        row |= {"predicted": accuracy.predicted, "predicted_error": accuracy.predicted_error}
+    return row
+
+
+def kind_of(scores: Scores) -> str:
+    """Return what scores are: law, recorded, posterior, or the name of their class."""
+    kinds = {LawScores: "law", RecordedScores: "recorded", PosteriorScores: "posterior"}
+    return next((kind for known, kind in kinds.items() if isinstance(scores, known)), type(scores).__name__)
+
+
+def scores_digest(scores: Scores) -> str:
+    """Return a short text that tells these scores from others, on every machine."""
+    return hashlib.sha256(scores.fingerprint.encode()).hexdigest()[:16]
+
+
+def _keep_scores(folder: Path, scores: Scores) -> Path | None:
+    """Save scores that are in no file into the run folder, so that its report finds them. The law ships.
+
+    Returns:
+        Where they are; None where nothing had to be saved.
+    """
+    if scores.path or kind_of(scores) == "law":
+        return None
+    scores.save(folder / SCORES)
+    return next((path for name in ("scores.csv", "scores.yaml") if (path := folder / SCORES / name).is_file()), None)
+
+
+def _described_scores(scores: Scores, kept: Path | None) -> dict[str, Any]:
+    about = {
+        "provenance": scores.provenance,
+        "kind": kind_of(scores),
+        "metric": scores.metric,
+        "absolute": scores.absolute,
+        "fingerprint": scores_digest(scores),
+    }
+    if isinstance(scores, PosteriorScores):
+        about |= {"evidence_share": scores.evidence_share, "observed": scores.observed}
+    measured_with = scores.measured_with if isinstance(scores, RecordedScores) else None
+    if measured_with is not None:
+        about["data"] = measured_with.data
+    return about | _file(kept or scores.path)
+
+
+def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any]:
+    """Return everything that went in, with versions and checksums.
+
+    `kept_scores` is the file that the run keeps its scores in, where they were in none.
+    """
+    space, table = problem.space, problem.table
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "space": {"name": space.name, "resolution": list(space.resolution), "classes": space.classes,
                   **_file(space.path)},
         "table": {
-            "device": table.device.name, "soc": table.device.soc, "os": table.device.os,
+            "device": table.device.name, "kind": table.device.kind, "soc": table.device.soc, "os": table.device.os,
             "runtime": f"{table.device.runtime} {table.device.runtime_version}", "provenance": table.provenance,
             "expected_error": table.expected_error, "expected_error_source": table.expected_error_source,
             **(_file(table.path / TABLE_FILE) if table.path else {}),
         },
-        "scores": {"provenance": scores.provenance, **_file(scores.path)},
+        "scores": _described_scores(problem.scores, kept_scores),
         "score_by": score_by(problem),
-        "target": {"latency_ms": finite(problem.target_ms), "reason": problem.target_reason, **limits(problem)},
+        "target": {"latency_ms": finite(problem.target_ms), "reason": problem.target_reason, **limits(problem),
+                   **_asked_accuracy(problem)},
         "engine": {"name": problem.engine, "candidates": problem.candidates,
                    "objective": problem.objective, **_study(problem)},
     }  # fmt: skip
 
 
+def _asked_accuracy(problem: Problem) -> dict[str, float]:
+    """Return the accuracy that a search for the fastest member was asked to keep."""
+    asked = {"min_accuracy": problem.min_accuracy, "max_drop": problem.max_drop}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _evaluated(found: Found) -> dict[str, float]:
+    """Return accuracy and drop as evaluated, where they were."""
+    return {} if found.evaluated is None or found.drop is None else {"evaluated": found.evaluated, "drop": found.drop}
+
+
 def measured(found: Found) -> dict[str, float]:
-    """Accuracy and drop as evaluated, where they were."""
+    """Return accuracy and drop as evaluated, where they were, by the names that `nas search --json` has for them."""
     return {} if found.evaluated is None or found.drop is None else {"accuracy": found.evaluated, "drop": found.drop}
 
 

@@ -16,8 +16,8 @@ from nas.cli import app
 SURFACE = {
     "spaces": ["name", "--json"],
     "devices": ["--json"],
-    "search": ["--space", "--device", "--latency-ms", "--min-accuracy", "--max-drop", "--macs", "--params", "--memory-mb",
-               "--engine", "--trials", "--seed", "--workers", "--storage", "--study", "--front", "--objective",
+    "search": ["--space", "--device", "--latency-ms", "--min-accuracy", "--max-drop", "--macs", "--params",
+               "--memory-mb", "--engine", "--trials", "--seed", "--workers", "--storage", "--study", "--front", "--objective",
                "--candidates", "--score-by", "--data", "--evaluate-best", "--evaluate-images", "--scores", "--supernet",
                "--evidence", "--resolution", "--classes", "--segment", "--out", "--json"],
     "predict": ["arch", "--device", "--resolution", "--classes", "--segment", "--json"],

@@ -147,9 +147,41 @@ def test_pointing_at_a_member_shows_its_shape(opened, pages):
     hover = chart.locator(".hoverlayer .hovertext")
     hover.wait_for(timeout=5000)
     text = hover.first.text_content()
-    assert "widths" in text and "M parameters" in text and "ms, drop" in text
+    assert "widths" in text and "M parameters" in text and " ms, " in text and "published; predicted without it" in text
     title = page.locator("svg.network g title").first.text_content()
     assert "stem: conv_stem" in title and "M MACs" in title
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_the_toolbar_covers_neither_legend_nor_caption(opened, pages, viewport):
+    page = opened(pages.one, viewport)
+    for index in range(page.locator(".figure").count()):
+        figure = page.locator(".figure").nth(index)
+        figure.locator(".chart").hover()
+        if viewport is NARROW:  # no room for it
+            assert not figure.locator(".modebar").is_visible()
+            continue
+        bar = figure.locator(".modebar").bounding_box()
+        page.evaluate(
+            """(figure) => {
+            const range = document.createRange();
+            range.selectNodeContents(figure.querySelector('figcaption'));
+            window.caption = range.getBoundingClientRect();
+        }""",
+            figure.element_handle(),
+        )
+        caption = page.evaluate(
+            "({x: caption.x, y: caption.y + scrollY, width: caption.width, height: caption.height})"
+        )
+        bar["y"] += page.evaluate("scrollY")
+        boxes = {"caption": caption}
+        if figure.locator(".legend").count():
+            boxes["legend"] = figure.locator(".legend").bounding_box()
+            boxes["legend"]["y"] += page.evaluate("scrollY")
+        for what, box in boxes.items():
+            apart = box["x"] + box["width"] <= bar["x"] or bar["x"] + bar["width"] <= box["x"]
+            apart = apart or box["y"] + box["height"] <= bar["y"] or bar["y"] + bar["height"] <= box["y"]
+            assert apart, (index, what, box, bar)
 
 
 def test_a_tap_shows_a_member_and_a_swipe_over_a_chart_scrolls(opened, pages):
@@ -178,6 +210,6 @@ def test_text_and_network_need_no_scripts(browser, pages):
     context = browser.new_context(viewport=WIDE, java_script_enabled=False)
     page = context.new_page()
     page.goto(pages.one.as_uri())
-    assert page.get_by_text("Why to believe it").is_visible()
+    assert page.get_by_text("What the figures rest on").is_visible()
     assert page.locator("svg.network").first.is_visible()
     context.close()

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from nas.accuracy import RecordedScores, Scores
+from nas.accuracy.law_file import shipped_law
+from nas.accuracy.law_scores import LawScores
+from nas.accuracy.posterior import corrected
 from nas.files import write_text, write_yaml
 from nas.latency import load_table
 from nas.search import fastest, load_scores, pose, solve
 from nas.search.compare import answers
 from nas.search.exact import front
 from nas.search.run import write_front, write_run
-from nas.space import Architecture, load_space
+from nas.space import Architecture, Space, load_space
 
 MakeRun = Callable[..., Path]
 
 
 @pytest.fixture
 def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
-    """A function that searches the workplace's space and writes the run's folder: its name, --front or not, engine.
+    """A function that searches the workplace's space and writes the run's folder: name, --front or not, engine, scores.
 
     The pictures that a search draws are left out: drawing takes longer than all the rest.
     """
     monkeypatch.setattr("nas.report.trajectory.draw", lambda *arguments: None)
     monkeypatch.setattr("nas.report.front.draw_front", lambda *arguments: None)
 
-    def make(name: str = "one", with_front: bool = True, engine: str = "slimming", note: str = "a b") -> Path:
+    def make(
+        name: str = "one",
+        with_front: bool = True,
+        engine: str = "slimming",
+        note: str = "a b",
+        kind: str = "recorded",
+        **options: float,
+    ) -> Path:
         space, table = load_space("small"), load_table("toy")
-        problem = pose(space, table, load_scores("small"), fastest(space, table)[0] * 1.2, engine)
+        target = None if options else fastest(space, table)[0] * 1.2
+        problem = pose(space, table, _scores_of(kind, space), target, engine, **options)
         found, folder = solve(problem), Path("runs") / name
         write_run(
             folder, problem, found, ["nas", "search", "--space", "small", "--note", note, "--out", f"runs/{name}"]
@@ -40,6 +53,23 @@ def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Mak
         return folder
 
     return make
+
+
+@pytest.fixture
+def scores_of() -> Callable[[str, Space], Scores]:
+    """A function to scores of the workplace's space: law, recorded, posterior, or costs (recorded without a level)."""
+    return _scores_of
+
+
+def _scores_of(kind: str, space: Space) -> Scores:
+    """Scores of the workplace's space of every kind."""
+    recorded, law = load_scores("small"), LawScores(space, shipped_law())
+    assert isinstance(recorded, RecordedScores)
+    if kind == "costs":
+        without = replace(recorded, baseline_accuracy=None)
+        without.save("experiments/costs")
+        return load_scores("experiments/costs")
+    return {"law": law, "recorded": recorded, "posterior": corrected(law, recorded)}[kind]
 
 
 @pytest.fixture

@@ -82,7 +82,15 @@ def test_a_page_shows_every_part(whole):
     page = parsed(render([run], "nas report runs/one"))
     # Front, breakdown, trajectory, both alphas, fine-tuning.
     assert len(page.figures) == 6
-    for text in ("Why to believe it", "72.25", "model.onnx", "made up for a test", "sha-256", "nas finetune runs/one"):
+    for text in (
+        "What the figures rest on",
+        "Predicted and measured",
+        "72.25",
+        "model.onnx",
+        "made up for a test",
+        "sha-256",
+        "nas finetune runs/one",
+    ):
         assert text.lower() in page.text.lower()
     assert "Not on this page" not in page.text
     boxes = re.findall("<g><title>", render([run], "nas report"))
@@ -111,9 +119,8 @@ def test_missing_parts_are_named_with_their_commands(make_run):
     folder = make_run(with_front=False)
     page = parsed(render(load_runs(folder), "nas report"))
     for command in (
-        f"nas finetune {folder} --data DATA",
         f"nas check {folder} --device toy",
-        f"nas export {folder} --to",
+        f"nas export {folder} --to litert",
     ):
         assert command in page.text
     assert "Not on this page" in page.text and len(page.figures) == 3

@@ -14,7 +14,7 @@ from nas.errors import InputError
 from nas.latency import load_table
 from nas.report.picture_files import write_pictures
 from nas.report.run import load_runs, without
-from nas.report.words import meaning, tiles, trust
+from nas.report.words import meaning, rests_on, tiles
 from nas.search import load_scores
 from nas.space import load_architecture, load_space
 
@@ -48,8 +48,9 @@ def test_the_front_is_the_files_or_the_same_computed_anew(make_run):
     (again,) = load_runs(folder)
     assert again.front == run.front
     space, table, scores = load_space("small"), load_table("toy"), load_scores("small")
-    assert [(p.label, p.ms, p.cost) for p in run.front.published] == [
-        (name.removeprefix("small_"), table.total_ms(arch), scores.cost(arch)) for name, arch in space.published.items()
+    assert [(p.label, p.ms, p.cost, p.accuracy) for p in run.front.published] == [
+        (name.removeprefix("small_"), table.total_ms(arch), scores.cost(arch), scores.accuracy(arch).value)
+        for name, arch in space.published.items()
     ]
 
 
@@ -76,7 +77,8 @@ def test_nothing_is_drawn_from_inputs_that_changed_since(make_run, workplace, fi
     gaps = {gap.part: gap for gap in run.left_out}
     assert reason in gaps["Pareto front"].reason.replace(str(workplace.folder) + "/", "")
     assert gaps["Pareto front"].command == "nas search --space small --note 'a b' --front"
-    assert run.front.points == () and run.front.published == ()
+    # What the run recorded of the published members stays its own.
+    assert run.front.points == () and run.front.published
 
 
 def test_a_table_with_another_calibration_is_not_the_runs(make_run, workplace):
@@ -135,17 +137,15 @@ def nas_search_several(workplace, made_up_table, monkeypatch):
     return Path("runs/both")
 
 
-def test_words_tell_optimum_and_neighbour(make_run):
+def test_words_tell_optimum_and_what_the_figures_rest_on(make_run):
     (slim,) = load_runs(make_run())
     (best,) = load_runs(make_run("two", engine="exact"))
-    assert "Of the published members" in meaning(best)[1]
-    assert "that is the proven optimum" in meaning(best)[-1]
+    assert "It is the proven optimum" in meaning([best])[-1]
     missed = slim.about.result.cost - best.about.result.cost
-    assert (f"missed it by {missed:.2f} points" in meaning(slim)[-1]) == (missed >= 0.005)
-    latency, accuracy = (text for _, text in trust(slim))
-    assert "is estimated; its error on whole networks is not known" in latency and "not measured yet" in latency
-    # 90 % of 5000 images: sqrt(0.9 * 0.1 / 5000) is 0.42 %.
-    assert "made up for a test" in accuracy and "standard error of 0.4 points" in accuracy
+    assert (f"is {missed:.2f} points more accurate" in meaning([slim])[-1]) == (missed >= 0.005)
+    accuracy, latency = (text for _, text in rests_on(slim))
+    assert latency == "estimated table of toy, no chip, none 0; nobody checked it on whole networks."
+    assert "made up for a test" in accuracy and "90.0 % there, over 5000 images" in accuracy
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,16 @@ def test_a_search_that_evaluates_members_shows_no_scores_beside_its_steps(make_r
     path = folder / "run.yaml"
     data = yaml.safe_load(path.read_text())
     data["score_by"] = {"name": "evaluate", "best": 8, "judge": "the sliced supernet runs/s on digits", "images": 100}
-    data["result"] |= {"accuracy": 61.5, "drop": 2.25}
+    data["result"] |= {"evaluated": 61.5, "drop": 2.25}
     data["target"] |= {"params": 1.5e6, "memory_mb": 2.5}
     path.write_text(yaml.safe_dump(data))
     (run,) = load_runs(folder)
     assert run.trajectory.published == () and run.front.published
-    assert "judged by the sliced supernet runs/s" in run.trajectory.note
+    assert "evaluated by the sliced supernet runs/s" in run.trajectory.note
     tile = next(tile for tile in tiles(run) if tile.label == "Accuracy in the supernet")
     assert tile.value == "61.50 %" and "2.25 points below the largest" in tile.about
-    assert "at most 1.5 M parameters and at most 2.5 MB peak memory on" in meaning(run)[0]
-    assert "no member within the limits costs less" in meaning(run)[-1]
-    assert "slice has 61.50 % there" in trust(run)[1][1]
+    assert "at most 1.5 M parameters and at most 2.5 MB peak memory on" in meaning([run])[0]
+    assert "By the scores no member within the limits is more accurate" in meaning([run])[-1]
+    assert "members were evaluated by the sliced supernet runs/s" in rests_on(run)[0][1]
+    assert run.trajectory.axis.label == "top-1 of the sliced supernet (%)"
+    assert run.trajectory.points[-1].accuracy == pytest.approx(63.75 - run.trajectory.points[-1].cost)

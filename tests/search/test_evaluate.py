@@ -183,6 +183,6 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
     assert run["score_by"] == {
         "name": "evaluate", "best": 2, "judge": "made up", "supernet": "one", "images": 100
     }  # fmt: skip
-    assert run["result"]["accuracy"] == found.evaluated and run["result"]["drop"] == found.drop
+    assert run["result"]["evaluated"] == found.evaluated and run["result"]["drop"] == found.drop
     with pytest.raises(InputError, match="there is something already"):
         new_folder(str(folder), "small", "toy", goes_on=True)
