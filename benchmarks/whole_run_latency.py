@@ -42,8 +42,9 @@ RETRY_S = 5.0
 LEAST_QUIET = 10
 """With fewer quiet turns all of them count."""
 MISPREDICTED = 10.0
-"""Percent by which the predicted ratio may be off before the target counts as mispredicted. The ratio decides, as a busy
-machine makes both networks slower than the table says."""
+"""Percent by which the predicted ratio may be off before the target counts as mispredicted.
+
+The ratio decides, as a busy machine makes both networks slower than the table says."""
 
 Times = dict[tuple[str, str], list[float]]
 """Milliseconds of every turn, by family and network."""
