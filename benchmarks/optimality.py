@@ -5,7 +5,7 @@
 Per space: the whole front by the exact engine, then exact and slimming at the predicted latency of every published
 member; with --most-trials also random members (as many as slimming priced) and NSGA-II (as many, at most so many).
 Costs are cautious ones, which engines minimise, in points below the largest member; a gap is cost minus that of exact,
-which gives up at most 0.1 points of its optimum for a faster member that ties, so that small gaps may be negative.
+which gives up at most 0.05 points of its optimum for a faster member that ties, so that small gaps may be negative.
 `below_published` is by how many points exact's member is better than the published one. Seconds are processor time.
 """
 

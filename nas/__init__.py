@@ -11,29 +11,31 @@ from typing import TYPE_CHECKING, Any
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
+    from nas.accuracy import Accuracy, Scores, load_scores
     from nas.finetune import Finetuned, finetune
     from nas.latency import Estimate, LatencyTable, load_table
     from nas.network import Network, build
-    from nas.search import Found, Scores, load_scores, search
+    from nas.search import Found, search
     from nas.space import Architecture, Operation, Space, load_architecture, load_space
     from nas.weights import import_weights
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "nas.accuracy": ("Accuracy", "Scores", "load_scores"),
     "nas.finetune": ("Finetuned", "finetune"),
     "nas.latency": ("Estimate", "LatencyTable", "load_table"),
     "nas.network": ("Network", "build"),
-    "nas.search": ("Found", "Scores", "load_scores", "search"),
+    "nas.search": ("Found", "search"),
     "nas.space": ("Architecture", "Operation", "Space", "load_architecture", "load_space"),
     "nas.weights": ("import_weights",),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Architecture", "Estimate", "Finetuned", "Found", "InputError", "LatencyTable", "NasError", "Network", "Operation",
-    "Scores", "Space", "build", "finetune", "import_weights", "load_architecture", "load_scores", "load_space",
-    "load_table", "search",
+    "Accuracy", "Architecture", "Estimate", "Finetuned", "Found", "InputError", "LatencyTable", "NasError", "Network",
+    "Operation", "Scores", "Space", "build", "finetune", "import_weights", "load_architecture", "load_scores",
+    "load_space", "load_table", "search",
 ]  # fmt: skip
 
 

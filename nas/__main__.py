@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import os
 import sys
 
@@ -11,6 +13,11 @@ def main() -> None:
     from nas.cli import app
     from nas.errors import NasError
 
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("nas: the working directory was removed. Fix: cd to one that exists", file=sys.stderr)
+        sys.exit(2)
     try:
         code = app(prog_name="nas", standalone_mode=False) or 0
         if code == 130:  # what newer versions of typer make of ctrl-C
@@ -23,6 +30,13 @@ def main() -> None:
         _stopped()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # The output's own disk is full; what else cannot be read or written is a NasError by now.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"nas: stdout: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         # Usage errors come from click, of which newer versions of typer carry a copy of their own: known by what they
@@ -42,10 +56,28 @@ def _stopped() -> None:
 def _usage(error: Exception) -> None:
     message: str = error.format_message()  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", None)
+    if option and context is not None:
+        known = [name for each in context.command.params for name in each.opts if name.startswith("--")]
+        message = f"No such option: {option}{_hint(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
         print(f"nas: {message}{see}", file=sys.stderr)
     sys.exit(2)
+
+
+def _hint(option: str, known: list[str]) -> str:
+    """Return the options that were meant by an unknown one: with the same beginning, these initials, or nearly it."""
+    word = option.lstrip("-")
+    likely = [
+        name
+        for name in known
+        if name.startswith(option)
+        or option.startswith(f"{name}-")
+        or "".join(p[0] for p in name[2:].split("-")) == word
+    ]
+    likely = likely or difflib.get_close_matches(option, known, n=1, cutoff=0.8)
+    return f", did you mean {' or '.join(likely)}?" if likely else ""
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ class YamlFile:
             raise InputError(f"{path}{line}: malformed YAML: {reason}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: malformed YAML: {error}") from None
+        if data is None:
+            raise InputError(f"{path}: the file is empty")
         if not isinstance(data, dict):
             raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
         self.data: dict[str, Any] = data

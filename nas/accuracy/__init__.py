@@ -64,6 +64,8 @@ def _read(path: Path, check_weights: bool) -> Scores:
     """Return the scores in a folder, or beside a `scores.csv` or `scores.yaml`."""
     from nas.accuracy.posterior_file import FORMAT, read_law_scores
 
+    if not path.exists():
+        raise InputError(f"{path}: there are no scores. Fix: nas train makes them; without --scores the law is used")
     folder = path if path.is_dir() else path.parent
     about = folder / "scores.yaml"
     if about.is_file() and YamlFile(about).data.get("format") == FORMAT:

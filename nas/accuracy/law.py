@@ -77,23 +77,34 @@ class Features:
     floor: tuple[str, ...]
 
 
-def stage_deficits(
-    coefficients: Mapping[str, float],
-    width: Numbers,
-    blocks: Numbers,
-    attention: Numbers,
-    expansion: Numbers,
-    map: Numbers,
-) -> Floats:
-    """Return the points of error that each stage costs at F = 1. `blocks` contains the entry's part of a block."""
+@dataclass(frozen=True)
+class MapTerms:
+    """What a stage's map size decides: ln C(h), B(h) and H(h), arrays of the maps' shape or numbers."""
+
+    constant: Numbers
+    without: Numbers
+    half: Numbers
+
+
+def map_terms(coefficients: Mapping[str, float], map: Numbers) -> MapTerms:
+    """Return what the sizes of maps decide."""
     log_map = np.log2(map)
-    constant = np.interp(log_map, np.log2(MAPS), [coefficients[f"map_{size}"] for size in MAPS])
+    missing = [0.0, math.exp(coefficients["attention_7"]), math.exp(coefficients["attention_14"]), 0.0]
+    return MapTerms(
+        constant=np.interp(log_map, np.log2(MAPS), [coefficients[f"map_{size}"] for size in MAPS]),
+        without=np.interp(log_map, np.log2(ATTENTION_MAPS), missing),
+        half=np.interp(log_map, np.log2(ATTENTION_MAPS[1:3]), HALVES),
+    )
+
+
+def stage_deficits(
+    coefficients: Mapping[str, float], terms: MapTerms, width: Numbers, blocks: Numbers, attention: Numbers,
+    expansion: Numbers,
+) -> Floats:  # fmt: skip
+    """Return the points of error that each stage costs at F = 1. `blocks` contains the entry's part of a block."""
     log_size = coefficients["width"] * np.log(width) + coefficients["depth"] * np.log(blocks)
     log_size = log_size + coefficients["expansion"] * np.log(expansion / EXPANSION)
-    missing = [0.0, math.exp(coefficients["attention_7"]), math.exp(coefficients["attention_14"]), 0.0]
-    without = np.interp(log_map, np.log2(ATTENTION_MAPS), missing)
-    half = np.interp(log_map, np.log2(ATTENTION_MAPS[1:3]), HALVES)
-    deficits: Floats = np.exp(constant - log_size) + without * 2.0 ** (-attention / half)
+    deficits: Floats = np.exp(terms.constant - log_size) + terms.without * 2.0 ** (-attention / terms.half)
     return deficits
 
 
@@ -111,9 +122,8 @@ def log_factor(
 def shortfall(coefficients: Mapping[str, float], features: Features) -> Floats:
     """Return what networks (networks,) lack of their floor, in points: F times the sum of the deficits."""
     blocks = features.blocks + coefficients["entry"] * features.entry
-    deficits = stage_deficits(
-        coefficients, features.width, blocks, features.attention, features.expansion, features.map
-    )
+    terms = map_terms(coefficients, features.map)
+    deficits = stage_deficits(coefficients, terms, features.width, blocks, features.attention, features.expansion)
     factor = log_factor(
         coefficients, features.side, features.distilled, features.epochs, features.pool, features.none
     ) + np.array([coefficients.get(name, 0.0) for name in features.factor])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.accuracy.law import EXPANSION, Floats, Law, Recipe, log_factor, stage_deficits
+from nas.accuracy.law import EXPANSION, Floats, Law, MapTerms, Recipe, log_factor, map_terms, stage_deficits
 from nas.accuracy.scores import Accuracy, Scores
 from nas.errors import InputError, nearest
 from nas.space import Architecture, Space, Stage
@@ -33,6 +33,8 @@ SIDE_SHARE = 0.3
 """Share of the shortfall per octave that the input lies outside of `SIDES`."""
 UNKNOWN_POINTS = 0.1
 """Points per halving of the parameters of a stem or a head: no published row tells what these are worth."""
+_ROUNDING = 0.005
+"""Share by which a figure may leave the published range and count as within it."""
 _STEP = 1e-4
 """By which coefficients are shifted for a derivative."""
 DIFFERENCE_SHARE = 0.1
@@ -101,6 +103,12 @@ class LawScores(Scores):
         values = ",".join(f"{value:.6g}" for value in self.law.values)
         shift = "" if self.shift is None else ",".join(f"{value:.6g}" for value in self.shift)
         return f"law {self.law.date} {values} {shift} {self.scale:g} {self.caution:g} {self.training}"
+
+    @property
+    def absolute(self) -> bool:
+        """Whether a level is known: not without a recipe, nor more than an octave outside of the data's input sizes."""
+        known = self._recipe.name or self.training is not None
+        return bool(known) and _octaves(self._side, *SIDES) <= 1
 
     def at(self, space: Space) -> LawScores:
         """Return the scores of the same space at another input size."""
@@ -243,35 +251,33 @@ class LawScores(Scores):
         size = blocks + self.law.coefficients["entry"] * self._entry_is_block(index)
         deficit = stage_deficits(
             self.law.coefficients,
+            self._terms[index],
             width=width,
             blocks=size,
             attention=attention,
             expansion=expansion,
-            map=self._maps[index],
         )
         shares = [count / blocks for count in further]
         points = float(deficit) * math.exp(self._log_factor(shares))
         # Half of what a second recipe's blocks gain may be its training's doing, so that mixing them gains nothing.
-        unmixed = float(deficit) * math.exp(self._log_factor([0.0] * len(shares)))
-        mixed = max(unmixed - points, 0.0) / 2
+        mixed = 0.0
+        if any(shares):
+            unmixed = float(deficit) * math.exp(self._log_factor([0.0] * len(shares)))
+            mixed = max(unmixed - points, 0.0) / 2
         caution = 0.0
         reasons = []
-        published = self._published_stages[index]
-        if published:
-            for what, value, known in (
-                ("width", width, [seen[0] for seen in published]),
-                ("depth", blocks, [seen[1] for seen in published]),
-                ("mean expansion", expansion, [seen[3] for seen in published]),
-            ):
-                beyond = _octaves(value, min(known), max(known))
-                if beyond > 0.01:
-                    reasons.append(f"stage {index + 1}: {what} {value:g} outside {min(known):g} to {max(known):g}")
-                    caution += points * EXPONENT_ERROR * math.log(2) * beyond
-            attended = [seen[2] for seen in published]
+        for (what, low, high), value in zip(self._ranges[index], (width, blocks, expansion), strict=False):
+            if low * (1 - _ROUNDING) <= value <= high * (1 + _ROUNDING):
+                continue
+            beyond = _octaves(value, low, high)
+            reasons.append(f"stage {index + 1}: {what} {value:.3g}, published have {_range(low, high)}")
+            caution += points * EXPONENT_ERROR * math.log(2) * beyond
+        if self._published_stages[index]:
+            attended = [seen[2] for seen in self._published_stages[index]]
             extra = max(min(attended) - attention, attention - max(attended), 0)
             if extra:
-                bounds = f"{min(attended):g} to {max(attended):g}"
-                reasons.append(f"stage {index + 1}: {attention} attention blocks, published have {bounds}")
+                known = _range(min(attended), max(attended))
+                reasons.append(f"stage {index + 1}: {attention} attention blocks, published have {known}")
                 caution += ATTENTION_POINTS * extra
         return _StageFacts(points, caution, mixed, tuple(reasons))
 
@@ -288,12 +294,12 @@ class LawScores(Scores):
         depth = sum(self.scored.stages[index].depths) / 2
         size = depth + part
         deficit = stage_deficits(
-            {**self.law.coefficients, "attention_7": -30.0, "attention_14": -30.0},
+            self.law.coefficients,
+            replace(self._terms[index], without=0.0),
             width=width,
             blocks=size,
             attention=0,
             expansion=EXPANSION,
-            map=self._maps[index],
         )
         # Blocks of another recipe have other entries: only those of the same activation compare.
         alike = [c for c in candidates if _activation(c) == _activation(entry)]
@@ -456,9 +462,19 @@ class LawScores(Scores):
         return math.sqrt(self.scored.resolution[0] * self.scored.resolution[1])
 
     @cached_property
-    def _maps(self) -> list[float]:
+    def _terms(self) -> list[MapTerms]:
+        """What the map size of each stage decides."""
         shapes = (self.scored.shape(index, 1) for index in range(len(self.scored.stages)))
-        return [math.sqrt(shape.height * shape.width) for shape in shapes]
+        return [map_terms(self.law.coefficients, math.sqrt(shape.height * shape.width)) for shape in shapes]
+
+    @cached_property
+    def _ranges(self) -> list[list[tuple[str, float, float]]]:
+        """Of each stage, the least and the most of each figure that published members have."""
+        names = (("width", 0), ("depth", 1), ("mean expansion", 3))
+        return [
+            [(name, min(s[at] for s in seen), max(s[at] for s in seen)) for name, at in names] if seen else []
+            for seen in self._published_stages
+        ]
 
     @cached_property
     def _image(self) -> Any:
@@ -535,6 +551,10 @@ def _expansion(block: BlockSpec) -> float:
 def _activation(block: BlockSpec) -> str:
     """Return a block's activation; an empty text for a block without one."""
     return str(getattr(block, "activation", ""))
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _octaves(value: float, low: float, high: float) -> float:

@@ -26,6 +26,7 @@ Costs stay sums over stages and places, so that the exact engine proves optima o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from scipy.linalg import solve_triangular
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
 from nas.accuracy.scores import Accuracy, Scores
+from nas.accuracy.trained import TrainedMember
 from nas.accuracy.variants import Key, Variant, variants
 from nas.space import Architecture, Space
 from nas.specs import BlockSpec
@@ -46,6 +48,8 @@ Floats = NDArray[np.float64]
 
 OFFSET_ERROR = 1.0
 """What the largest member's own accuracy may be off by, in points."""
+LEVEL_ERROR = 30.0
+"""The same where nobody measured the largest member, so that only differences between members count."""
 SCALE, SCALE_SPREAD = 1.0, 1.0
 """Prior of s: its median, and the standard deviation of its logarithm."""
 SCALES = np.geomspace(0.05, 8.0, 25)
@@ -66,6 +70,7 @@ class Observation:
         drop: points that it was measured below `base`, or below the largest member where there is none.
         standard_error: of `drop`, in points.
         inherited: whether its weights are a supernet's, not trained for it alone.
+        leveled: whether `drop` is against the measured largest member; else all drops are off by one unknown number.
         base: another member that it was compared with.
     """
 
@@ -73,6 +78,7 @@ class Observation:
     drop: float
     standard_error: float
     inherited: bool = True
+    leveled: bool = True
     base: Architecture | None = None
 
 
@@ -114,9 +120,17 @@ class Posterior:
         self._drops = np.empty(0)
         self._errors = np.empty(0)
         self._inherited = np.empty(0)
+        self._leveled = np.empty(0)
         self._fit: _Fit | None = None
         for each in evidence:
             self._take(each)
+
+    def extended(self, level: float, source: str) -> Posterior:
+        """Return the model with what it has observed, for further members that something else evaluates."""
+        more = copy.copy(self)
+        more._level = level
+        more._source = f"{self._source} and {source}" if self._source else source
+        return more
 
     def learn(self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True) -> None:
         """Take in that `arch` was evaluated to be `drop` points below the largest member."""
@@ -157,6 +171,7 @@ class Posterior:
         self._drops = np.append(self._drops, seen.drop)
         self._errors = np.append(self._errors, seen.standard_error)
         self._inherited = np.append(self._inherited, float(seen.inherited))
+        self._leveled = np.append(self._leveled, float(seen.leveled))
         self._fit = None
 
     def _of(self, arch: Architecture) -> tuple[float, Floats]:
@@ -215,7 +230,10 @@ class Posterior:
     def _marginal(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> Floats:
         """Return the covariance of the drops (observations, observations)."""
         alone = np.diag(self._errors**2 + noise**2)
-        return scale**2 * known + bias**2 * biased + alone + OFFSET_ERROR**2
+        leveled = np.outer(self._leveled, self._leveled)
+        unleveled = np.outer(1 - self._leveled, 1 - self._leveled)
+        offsets = OFFSET_ERROR**2 * leveled + LEVEL_ERROR**2 * unleveled
+        return scale**2 * known + bias**2 * biased + alone + offsets
 
     def _solve(self, scale: float, bias: float, noise: float) -> _Fit:
         if not len(self._drops):
@@ -236,13 +254,21 @@ class Posterior:
         return PosteriorScores(
             law=replace(law, scale=self.fit.scale),
             rows=replace(self._unit, rows=rows),
-            level=self._level,
+            level=self._expected_level(unknown),
             evidence_share=self._share,
             observed=len(self._drops),
             source=self._source,
             noise=self.fit.noise,
             uncertainty=self,
         )
+
+    def _expected_level(self, unknown: Floats) -> float | None:
+        """Return the accuracy of the largest member: as measured, or as members that were trained alone tell it."""
+        trained = self._leveled == 0
+        if self._level is None or not trained.any():
+            return self._level
+        expected = self.fit.scale * (self._costs + self._features @ unknown)
+        return self._level - float(np.mean((self._drops - expected)[trained]))
 
     @property
     def _share(self) -> float:
@@ -380,16 +406,27 @@ def _units(space: Space) -> RecordedScores:
     return RecordedScores(space, rows, ("corrections",))
 
 
-def corrected(law: LawScores, recorded: RecordedScores) -> PosteriorScores:
-    """Return the law corrected by what a supernet measured."""
-    prior = law.at(recorded.scored)
-    posterior = Posterior(prior, observations(recorded), recorded.baseline_accuracy, recorded.provenance)
-    return posterior.expected()
+def corrected(
+    law: LawScores, recorded: RecordedScores | None = None, trained: Sequence[TrainedMember] = ()
+) -> PosteriorScores:
+    """Return the law corrected by what a supernet measured, by members that were trained for themselves, or by both.
 
-
-def evaluated(
-    law: LawScores, members: Mapping[Architecture, tuple[float, float]], largest: float, source: str
-) -> Posterior:
-    """Return the law corrected by members whose accuracy and its standard error are known, in percent."""
-    seen = [Observation(arch, largest - value, error, inherited=False) for arch, (value, error) in members.items()]
-    return Posterior(law, seen, largest, source)
+    The level is that of the trained members, where there are any: inherited weights have not been fine-tuned.
+    """
+    sized = recorded.scored if recorded is not None else trained[0].architecture
+    prior = law.at(law.scored.at(sized.resolution, sized.classes))
+    seen = observations(recorded) if recorded is not None else []
+    sources = []
+    level = recorded.baseline_accuracy if recorded is not None else None
+    if recorded is not None:
+        sources.append(f"the supernet {recorded.supernet}" if recorded.supernet else "a supernet")
+    if trained:
+        level = max(member.accuracy for member in trained)
+        seen += [
+            Observation(
+                member.architecture, level - member.accuracy, member.standard_error, inherited=False, leveled=False
+            )
+            for member in trained
+        ]
+        sources.append(f"{len(trained)} trained members")
+    return Posterior(prior, seen, level, " and ".join(sources)).expected()

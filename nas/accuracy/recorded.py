@@ -253,7 +253,8 @@ class RecordedScores(Scores):
         """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
         ends = sum(
             variance * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
-            for variance, unit in self._units
+            for place in ("stem", "head")
+            for variance, unit in self._units.get(place, ())
         )
         return sqrt(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages)))
 
@@ -261,14 +262,21 @@ class RecordedScores(Scores):
         """Return the part of the variance that one stage has; every row is of one stage, the stem or the head."""
         variance = self._variances.get((index, stage))
         if variance is None:
-            parts = (each * unit._stage_cost(index, stage) ** 2 for each, unit in self._units)
-            variance = self._variances[index, stage] = sum(parts)
+            # Without a stem of its own a network is entered by the block that is called so.
+            places = [f"stage{index + 1}", *(["stem"] if index == 0 and not self.scored.stems else [])]
+            units = [pair for place in places for pair in self._units.get(place, ())]
+            variance = sum(each * unit._stage_cost(index, stage) ** 2 for each, unit in units)
+            self._variances[index, stage] = variance
         return variance
 
     @cached_property
-    def _units(self) -> list[tuple[float, RecordedScores]]:
-        """The variance of each row that has a standard error, and scores in which it alone costs something."""
-        return [(row.standard_error**2, self._only(row)) for row in self.rows if row.standard_error]
+    def _units(self) -> dict[str, list[tuple[float, RecordedScores]]]:
+        """By stage, stem or head: each row's variance where known, and scores in which it alone costs something."""
+        units: dict[str, list[tuple[float, RecordedScores]]] = {}
+        for row in self.rows:
+            if row.standard_error:
+                units.setdefault(row.place.partition("_")[0], []).append((row.standard_error**2, self._only(row)))
+        return units
 
     @cached_property
     def _variances(self) -> dict[tuple[int, Stage], float]:

@@ -129,7 +129,7 @@ class Scores(abc.ABC):
 
     @property
     def absolute(self) -> bool:
-        """Whether `accuracy` knows a level, so that it can be called."""
+        """Whether `accuracy` knows a level that is worth telling; else costs alone are told."""
         return True
 
     def at(self, space: Space) -> Scores:

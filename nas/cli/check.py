@@ -33,6 +33,14 @@ def check(
     resolution: sizes.Resolution = None,
     classes: sizes.Classes = None,
     segment: sizes.Segment = None,
+    no_rival: Annotated[
+        bool,
+        typer.Option(
+            "--no-rival",
+            help="Measure the run's network alone, without the published member that one would ship otherwise. "
+            "Requires a run.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure random whole networks on a device and compare them with its latency table; or the network of a run.
@@ -40,6 +48,7 @@ def check(
     Sizes that are not given are those that the table was profiled for last.
     """
     from nas.devices import Settings, opened
+    from nas.errors import InputError
     from nas.latency import load_table
     from nas.latency.check import check as check_members
 
@@ -47,8 +56,10 @@ def check(
     asked = Settings(table.device.compute_unit, table.device.threads, _mask(table))
     if run is not None:
         _refuse(run, space=space, nets=nets, seed=seed, resolution=resolution, classes=classes, segment=segment)
-        check_run(run, table, asked, as_json)
+        check_run(run, table, asked, as_json, with_rival=not no_rival)
         return
+    if no_rival:
+        raise InputError("--no-rival: is for the network of a run; random networks are measured without one")
     whole, chosen = _space(table, space, sizes.read(resolution, classes, segment))
     effective = sizes.between(whole, chosen)
     with opened(table.device.name, asked, say=say) as units, bars() as progress, sizes.naming(effective):

@@ -9,8 +9,10 @@ import typer
 
 from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step
+from nas.cli.search_words import accuracy_data
 
 if TYPE_CHECKING:
+    from nas.accuracy import Accuracy
     from nas.latency import Estimate, LatencyTable
     from nas.space import Architecture
 
@@ -39,8 +41,39 @@ def predict(
         following += ["--latency-ms", f"{estimate.ms:.4g}", *effective.options()]
     elif effective.options():
         following += ["--space", network.space, *effective.options()]
-    emit(_document(network, table, estimate, shlex.join(following)), as_json, _text(network, table, estimate))
+    accuracy = _accuracy(network)
+    document = {**_document(network, table, estimate, shlex.join(following)), "accuracy": accuracy_data(accuracy)}
+    emit(document, as_json, "\n".join([_text(network, table, estimate), *_accuracy_lines(accuracy)]))
     next_step(shlex.join(following))
+
+
+def _accuracy(network: Architecture) -> Accuracy | None:
+    """Return the expected accuracy of a member of a known space; None where no level is known."""
+    from nas.accuracy import default_scores
+    from nas.space import load_space, space_names
+
+    if network.space not in space_names():
+        return None
+    space = load_space(network.space)
+    if not space.contains(network):
+        return None
+    scores = default_scores(space).at(space.at(network.resolution))
+    return scores.accuracy(network) if scores.absolute else None
+
+
+def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
+    """Return what the network is expected to have, and what that rests on."""
+    if accuracy is None:
+        return []
+    error = "" if accuracy.published else f" ± {accuracy.standard_error:.1f}"
+    without = (
+        f" (predicted without it: {accuracy.predicted:.1f} ± {accuracy.predicted_error:.1f})"
+        if accuracy.predicted is not None and accuracy.predicted_error is not None else ""
+    )  # fmt: skip
+    lines = [f"accuracy {accuracy.value:.1f}{error} % {accuracy.metric}{without}: {accuracy.source}"]
+    if accuracy.reasons:
+        lines.append(f"less sure, as it has no published neighbour: {'; '.join(accuracy.reasons[:2])}")
+    return lines
 
 
 def _sizes(network: Architecture, asked: sizes.Sizes) -> sizes.Sizes:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from nas.cli.common import say
 
 if TYPE_CHECKING:
+    from nas.accuracy import RecordedScores
     from nas.search import Found, Problem, Scores
+    from nas.space import Space
     from nas.supernet.evaluate import SlicedSupernet
 
 TABLE, ALPHA, EVALUATE = "table", "alpha", "evaluate"
@@ -22,9 +24,68 @@ HELP = (
 )
 
 
-def check_score_by(
-    name: str, supernet: str | None, data: str | None, engine: str | None, devices: Sequence[str]
-) -> None:
+def engine_for(score_by: str, engine: str) -> str:
+    """Return the engine that "auto" means for a way to score; another name stands for itself."""
+    if engine != "auto":
+        return engine
+    return {EVALUATE: "learned", ALPHA: "slimming"}.get(score_by, "auto")
+
+
+def recorded_by(folder: str, space: Space) -> RecordedScores:
+    """Return what a supernet measured.
+
+    Raises:
+        InputError: for scores of another space, of other weights than those in the folder, or of another kind.
+    """
+    from nas.accuracy import RecordedScores, load_scores
+    from nas.errors import InputError
+
+    found = load_scores(folder)
+    if not isinstance(found, RecordedScores):
+        raise InputError(f"--supernet {folder}: its scores are not a supernet's. Fix: give the folder to --scores")
+    found.check(space)
+    return found
+
+
+def scores_for(
+    space: Space, named: str | None, recorded: RecordedScores | None, runs: Sequence[str], paper: bool
+) -> Scores:
+    """Return the scores of a search: those that were named, or the law, corrected by what was measured.
+
+    What a supernet measured is left out, and that is said, where it cannot tell moves apart. It stands by itself for
+    the `paper`'s choice of candidates.
+
+    Raises:
+        InputError: where scores are named and corrected at once, or runs and supernet are of other images.
+    """
+    from nas.accuracy import default_scores, load_scores
+    from nas.accuracy.gate import gate
+    from nas.accuracy.law_scores import LawScores
+    from nas.errors import InputError
+
+    prior = load_scores(named) if named else default_scores(space)
+    if recorded is None and not runs:
+        return prior
+    if not isinstance(prior, LawScores) or (paper and not runs):
+        if runs:
+            raise InputError(f"--evidence {runs[0]}: corrects the accuracy law, not the scores of --scores. "
+                             "Fix: leave out --scores")  # fmt: skip
+        return recorded or prior
+    usable = recorded
+    if recorded is not None:
+        verdict = gate(recorded)
+        say(f"evidence  {verdict.text}" + ("" if verdict.usable else " The accuracy law is used without it."))
+        usable = recorded if verdict.usable else None
+    from nas.accuracy.posterior import corrected
+    from nas.accuracy.trained import trained_members
+
+    trained = trained_members(space, runs)
+    if recorded is not None and trained:
+        recorded.check_evidence(data=trained[0].data, named=f"those of --evidence {runs[0]}")
+    return corrected(prior, usable, trained) if usable or trained else prior
+
+
+def check_score_by(name: str, supernet: str | None, data: str | None, engine: str, devices: Sequence[str]) -> None:
     """Raises InputError for options that do not go together."""
     from nas.errors import InputError, nearest
     from nas.search.engines import EVALUATING
@@ -36,7 +97,7 @@ def check_score_by(
             raise InputError("--engine learned: learns from members that are evaluated; also give --score-by evaluate")
         if data is not None:
             raise InputError(f"--data {data}: only --score-by evaluate looks at images")
-        if name == ALPHA and (engine or "slimming") != "slimming":
+        if name == ALPHA and engine != "slimming":
             raise InputError(f"--score-by alpha: is for slimming, not for --engine {engine}")
         return
     if supernet is None or data is None:
@@ -44,7 +105,7 @@ def check_score_by(
             "--supernet, the training run to slice" if supernet is None else "--data, the images it was trained on"
         )
         raise InputError(f"--score-by evaluate: also give {missing}")
-    if len(devices) > 1 or (engine or "slimming") not in EVALUATING:
+    if len(devices) > 1 or engine not in EVALUATING:
         raise InputError(f"--score-by evaluate: is for one device, and the engines {' and '.join(EVALUATING)}")
 
 
@@ -72,10 +133,11 @@ def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path)
 
 def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:
     """The problem with the scores that the search learned, which are kept in the run's folder."""
-    from nas.search import load_scores
+    from nas.accuracy import RecordedScores
 
     scores.save(folder)
-    return replace(problem, scores=load_scores(folder))
+    name = "scores.csv" if isinstance(scores, RecordedScores) else "scores.yaml"
+    return replace(problem, scores=replace(scores, path=str(folder / name)))  # type: ignore[type-var]
 
 
 def evaluated_text(found: Found, problem: Problem) -> list[str]:

@@ -46,13 +46,19 @@ def _rows(found: Several) -> dict[str, dict[str, Any]]:
 
 
 def _row(found: Several, arch: Architecture) -> dict[str, Any]:
+    from nas.cli.search_words import accuracy_data
     from nas.search.run import finite, summary
 
     problems = [each.problem for each in found.devices]
+    scores = problems[0].scores
     times = {problem.table.device.name: finite(problem.latency.measure.total(arch)) for problem in problems}
-    kept = all(problem.latency.holds(arch) for problem in problems)
-    return {"cost": problems[0].scores.cost(arch), "latency_ms": times, "keeps_all": kept,
-            **summary(problems[0].space, arch)}  # fmt: skip
+    return {
+        "cost": scores.cost(arch),
+        "accuracy": accuracy_data(scores.accuracy(arch) if scores.absolute else None),
+        "latency_ms": times,
+        "keeps_all": all(problem.latency.holds(arch) for problem in problems),
+        **summary(problems[0].space, arch),
+    }
 
 
 def _write(folder: Path, found: Several, rows: dict[str, dict[str, Any]]) -> None:
@@ -98,18 +104,26 @@ def _device(problem: Problem, members: int, folder: Path) -> dict[str, Any]:
 
 
 def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
-    devices = [each.problem.table.device.name for each in found.devices]
+    from nas.cli.search_words import accuracy_text, table_fact
+
+    problems = [each.problem for each in found.devices]
+    devices = [problem.table.device.name for problem in problems]
     width = max(map(len, rows))
-    lines = [f"{'':<{width}}{'points':>9}" + "".join(f"{name + ' ms':>{len(name) + 6}}" for name in devices)
-             + "  all  widths"]  # fmt: skip
+    what = "top-1 %" if problems[0].scores.absolute else "points"
+    heads = "".join(f"{name + ' ms':>{len(name) + 6}}" for name in devices)
+    lines = [f"{'':<{width}}  {what:>13}  {'':<33}{heads}  all  widths"]
     for name, row in rows.items():
+        points, note = accuracy_text(row)
         times = "".join(_cell(row["latency_ms"][device], len(device) + 6) for device in devices)
-        lines.append(f"{name:<{width}}{row['cost']:>+9.2f}{times}  {'yes' if row['keeps_all'] else 'no ':<3}  "
-                     f"{'-'.join(map(str, row['widths']))}")  # fmt: skip
+        kept = "yes" if row["keeps_all"] else "no "
+        lines.append(
+            f"{name:<{width}}  {points:>13}  {note:<33}{times}  {kept:<3}  {'-'.join(map(str, row['widths']))}"
+        )
+    lines += ["", f"accuracy  {problems[0].scores.provenance}"]
+    lines += [f"latency   {table_fact(problem)}" for problem in problems]
     for each in found.devices:
-        lines.append(f"front    {len(each.front)} members: {folder}/front-{each.problem.table.device.name}.csv, .png")
-    lines.append(f"run      {folder}")
-    return "\n".join(lines)
+        lines.append(f"front     {len(each.front)} members: {folder}/front-{each.problem.table.device.name}.csv, .png")
+    return "\n".join([*lines, f"run       {folder}"])
 
 
 def _cell(ms: float | None, width: int) -> str:

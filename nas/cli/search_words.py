@@ -1,4 +1,4 @@
-"""What `nas search` on one device says: the problem, the steps, and what was found, as text and as data."""
+"""What `nas search` on one device says: the answer as a short table, and as data."""
 
 from __future__ import annotations
 
@@ -11,93 +11,105 @@ from nas.cli import search_evaluate
 from nas.cli.common import say
 
 if TYPE_CHECKING:
+    from nas.accuracy import Accuracy
     from nas.search import Found, Problem, Step
     from nas.search.exact import FrontPoint
     from nas.space import Architecture
 
+_NOTE = 33
+"""Columns of the note beside an accuracy."""
+_REASONS = 2
+"""How many reasons the answer names for lying outside of the data; run.yaml has all."""
+
 
 def tell_problem(problem: Problem) -> None:
-    """Where scores and table come from, what is asked for, and the head of the steps."""
-    tell_scores(problem)
-    tell_table(problem)
-    for limit in problem.limits:
-        say(f"         {limit}")
-    say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
+    """Say what is asked for and, for the engine whose steps are worth watching, begin the table of its steps."""
+    say(f"target    {target(problem)}")
+    if problem.engine == "slimming":
+        say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
 
 
-def tell_scores(problem: Problem) -> None:
-    """Where the scores come from, and for what they were measured where that differs."""
-    space, scores = problem.space, problem.scores
-    say(f"scores   {scores.path}: {scores.provenance}")
-    task = " under a segmentation head" if space.heads[0].layout == "pyramid" else ""
-    if task or scores.scored.resolution != space.resolution:
-        say(f"         measured at {_size(scores.scored.resolution)} with {scores.scored.classes} classes; this search "
-            f"is for {_size(space.resolution)} with {space.classes}{task}")  # fmt: skip
-
-
-def tell_table(problem: Problem) -> None:
-    """Where the table comes from, how far it is off, and the target on it."""
-    table, device = problem.table, problem.table.device
-    error = "unknown" if table.expected_error is None else f"{table.expected_error:.1f} %"
-    say(f"table    {table.path}: {table.provenance.upper()}, {len(table.rows)} operations")
-    say(f"         {device.name}: {device.soc}, {device.os}, {device.runtime} {device.runtime_version}, "
-        f"{device.compute_unit}, {device.precision}")  # fmt: skip
-    say(f"         expected error {error} ({table.expected_error_source})")
-    ms = f"{problem.target_ms:.4g} ms, " if isfinite(problem.target_ms) else ""
-    say(f"target   {ms}{problem.target_reason} (--latency-ms sets it)")
+def target(problem: Problem) -> str:
+    """Return what is asked for, in one line."""
+    device = problem.table.device.name
+    limits = [f"{limit}" for limit in problem.limits]
+    if problem.max_drop is not None:
+        asked = (
+            f"at least {problem.min_accuracy:g} %" if problem.min_accuracy is not None
+            else f"at most {problem.asked_drop:g} points below the largest member"
+        )  # fmt: skip
+        limits = [f"fastest with {asked}", *limits]
+    if isfinite(problem.target_ms):
+        reason = "" if problem.target_reason == "as given" else f": {problem.target_reason} (--latency-ms sets it)"
+        limits = [f"{problem.target_ms:.4g} ms{reason}", *limits]
+    return f"{', '.join(limits)}, on {device}"
 
 
 def tell_step(step: Step) -> None:
-    """One line of the trace."""
+    """Say one line of the trace."""
     say(f"{step.step:>4}  {step.action}  {step.move!s:<42}{step.ms:>9.4f}{step.saved_ms:>10.4f}{step.cost:>+9.3f}"
         f"{step.total_cost:>+9.3f}")  # fmt: skip
 
 
-def _published(problem: Problem) -> dict[str, dict[str, Any]]:
-    """The published members by the same table and scores."""
-    return {
-        name: _row(problem, arch, ms, problem.scores.cost(arch))
-        for name, arch in problem.space.published.items()
-        if isfinite(ms := problem.latency.measure.total(arch))
+def accuracy_data(accuracy: Accuracy | None) -> dict[str, Any] | None:
+    """Return an expected accuracy as plain data; None where only costs are known."""
+    if accuracy is None:
+        return None
+    data: dict[str, Any] = {
+        accuracy.metric: accuracy.value,
+        "standard_error": accuracy.standard_error,
+        "metric": accuracy.metric,
+        "source": accuracy.source,
+        "extrapolated": accuracy.extrapolated,
+        "reasons": list(accuracy.reasons),
     }
+    if accuracy.published:
+        data["published"] = True
+        data["predicted_without_it"] = accuracy.predicted
+        data["predicted_error"] = accuracy.predicted_error
+    return data
 
 
-def _row(problem: Problem, arch: Architecture, ms: float, cost: float) -> dict[str, Any]:
+def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
+    """Return the figures of a member: latency and accuracy with their errors, size and shape."""
     from nas.search.mes import mes
     from nas.search.run import summary
 
+    scores = problem.scores
+    ms = problem.latency.measure.total(arch)
     amounts = {limit.measure.key: limit.measure.total(arch) for limit in problem.limits}
-    return {"latency_ms": ms, "cost": cost, **summary(problem.space, arch), **amounts, "mes": mes(arch.params, ms)}
+    return {
+        "latency_ms": ms,
+        "latency_error": problem.table.predict(arch).standard_error,
+        "cost": scores.cost(arch),
+        "accuracy": accuracy_data(scores.accuracy(arch) if scores.absolute else None),
+        **summary(problem.space, arch),
+        **amounts,
+        "mes": mes(arch.params, ms),
+    }
 
 
-def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
-    """The front as plain data; what stands at every place is in front.csv."""
-    from nas.search.run import summary
-
-    return [{"latency_ms": p.ms, "cost": p.cost, **summary(problem.space, p.architecture)} for p in points]
-
-
-def _optimum(others: Mapping[str, Found]) -> dict[str, Any]:
-    """The proven optimum, and by how many points each engine misses it."""
-    best = others["exact"]
-    missed = {engine: found.cost - best.cost for engine, found in others.items() if engine != "exact"}
-    return {"latency_ms": best.ms, "cost": best.cost, "missed_by": missed}
+def published(problem: Problem) -> dict[str, dict[str, Any]]:
+    """Return the rows of the published members that the device can run."""
+    members = problem.space.published.items()
+    return {name: row(problem, arch) for name, arch in members if isfinite(problem.latency.measure.total(arch))}
 
 
 def document(
     problem: Problem, others: Mapping[str, Found], folder: Path, following: str,
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What was found as plain data, with the front where there is one."""
-    from nas.search.run import finite, limits, measured, score_by
+    """Return what was found as plain data, with the front where there is one."""
+    from nas.search.run import finite, limits, score_by
 
     table, device, found = problem.table, problem.table.device, others[problem.engine]
     return {
         "space": problem.space.name, "device": device.name, "engine": problem.engine, "candidates": problem.candidates,
         "objective": problem.objective, "target_ms": finite(problem.target_ms), "target_reason": problem.target_reason,
-        "limits": limits(problem), "steps": len(found.trace), "optimum": _optimum(others),
-        "score_by": score_by(problem), **_row(problem, found.architecture, found.ms, found.cost), **measured(found),
-        "published": _published(problem),
+        "limits": limits(problem), "max_drop": problem.asked_drop, "min_accuracy": problem.min_accuracy,
+        "steps": len(found.trace), "optimum": _optimum(problem, others),
+        "score_by": score_by(problem), **row(problem, found.architecture), **_evaluated(found),
+        "published": published(problem),
         "table": {"provenance": table.provenance, "expected_error": table.expected_error,
                   "expected_error_source": table.expected_error_source, "path": str(table.path),
                   "soc": device.soc, "os": device.os, "runtime": f"{device.runtime} {device.runtime_version}"},
@@ -107,28 +119,115 @@ def document(
     }  # fmt: skip
 
 
+def _evaluated(found: Found) -> dict[str, float]:
+    """Return accuracy and drop as evaluated on the sliced supernet, where they were."""
+    if found.evaluated is None or found.drop is None:
+        return {}
+    return {"evaluated": found.evaluated, "drop": found.drop}
+
+
 def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:
-    """What was found as a table beside the other engines' answers and the published members."""
-    names = {engine: "found" if engine == problem.engine else f"{engine} would find" for engine in others}
-    rows = {names[engine]: _row(problem, found.architecture, found.ms, found.cost) for engine, found in others.items()}
-    rows |= _published(problem)
-    lines = [f"{'':<22}{'ms':>8}{'points':>9}{'params':>10}{'MACs':>10}  {'widths':<18}{'depths':<12}attention"]
-    for name, row in rows.items():
-        shape = ("-".join(map(str, row[key])) for key in ("widths", "depths", "attention"))
-        lines.append(f"{name:<22}{row['latency_ms']:>8.3f}{row['cost']:>+9.2f}{row['params'] / 1e6:>8.2f} M"
-                     f"{row['macs'] / 1e9:>8.3f} G  {next(shape):<18}{next(shape):<12}{next(shape)}")  # fmt: skip
-    for engine, missed in _optimum(others)["missed_by"].items():
-        judged = problem.evaluations is not None and engine == problem.engine
-        optimum = "optimum of the sums, judged by evaluations," if judged else "optimum"
-        lines.append(f"{engine} misses the proven {optimum} by {missed:.3g} points")
-    lines += search_evaluate.evaluated_text(others[problem.engine], problem)
+    """Return the answer: the network found, the published members, and what the figures rest on, a line each."""
+    found = others[problem.engine]
+    rows = {"found": row(problem, found.architecture), **published(problem)}
+    lines = [header(rows), *(line(name, each, rows) for name, each in rows.items()), ""]
+    lines += [f"accuracy  {fact}" for fact in _accuracy_facts(problem, found)]
+    lines.append(f"latency   {table_fact(problem)}")
+    lines.append(f"engine    {_engine_fact(problem, others)}")
+    lines += search_evaluate.evaluated_text(found, problem)
     if front:
-        lines.append(f"front    {front} members: {folder / 'front.csv'}, front.png")
-    device = problem.table.device.name
-    lines += [f"ms are predicted on {device} ({problem.table.provenance} table); points are the expected drop of top-1 "
-              "against the space's largest member, a gain where negative", f"run      {folder}"]  # fmt: skip
-    return "\n".join(lines)
+        lines.append(f"front     {front} members: {folder / 'front.csv'}, front.png")
+    return "\n".join([*lines, f"run       {folder}"])
 
 
-def _size(resolution: tuple[int, int]) -> str:
-    return "x".join(map(str, resolution))
+def header(rows: Mapping[str, dict[str, Any]]) -> str:
+    """Return the head of the table of members."""
+    known = any(each["accuracy"] for each in rows.values())
+    what = "top-1 %" if known else "points"
+    width = max(map(len, rows))
+    head = f"{'':<{width}}  {'ms':>13}  {what:>13}  {'':<{_NOTE}}  {'params':>8}  {'MACs':>8}"
+    return f"{head}  widths, depths, attention"
+
+
+def line(name: str, each: dict[str, Any], rows: Mapping[str, dict[str, Any]]) -> str:
+    """Return the line of one member."""
+    width = max(map(len, rows))
+    shape = "  ".join("-".join(map(str, each[key])) for key in ("widths", "depths", "attention"))
+    error = each["latency_error"]
+    ms = f"{each['latency_ms']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
+    points, note = accuracy_text(each)
+    size = f"{each['params'] / 1e6:.1f} M"
+    macs = f"{each['macs'] / 1e9:.2f} G" if each["macs"] >= 1e8 else f"{each['macs'] / 1e6:.1f} M"
+    return f"{name:<{width}}  {ms:>13}  {points:>13}  {note:<{_NOTE}}  {size:>8}  {macs:>8}  {shape}"
+
+
+def accuracy_text(each: dict[str, Any]) -> tuple[str, str]:
+    """Return a member's accuracy with its error, or its points where only costs are known, and a note on it."""
+    known = each["accuracy"]
+    if known is None:
+        return f"{-each['cost']:+.2f}", ""
+    value = known[known["metric"]]
+    if known.get("published"):
+        without = f"{known['predicted_without_it']:.1f} ± {known['predicted_error']:.1f}"
+        return f"{value:.1f}      ", f"published; without it {without}"
+    return f"{value:.1f} ± {known['standard_error']:.1f}", ""
+
+
+def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
+    """Return what the accuracies rest on, and what the one found lies outside of."""
+    scores = problem.scores
+    what = "" if scores.absolute else "points against the largest member, a gain where positive; "
+    facts = [f"{what}{scores.provenance}"]
+    accuracy = found.accuracy
+    if accuracy is not None and accuracy.reasons:
+        named = "; ".join(accuracy.reasons[:_REASONS])
+        more = len(accuracy.reasons) - _REASONS
+        facts.append(
+            f"less sure, as it has no published neighbour: {named}" + (f"; and {more} more" if more > 0 else "")
+        )
+    return facts
+
+
+def table_fact(problem: Problem) -> str:
+    """Return what the latencies rest on."""
+    table = problem.table
+    error = "unknown error" if table.expected_error is None else f"expected error {table.expected_error:.1f} %"
+    return f"{table.provenance} table of {table.device.name}, {error} ({table.expected_error_source})"
+
+
+def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
+    """Return how the answer was found, and how far engines are from the proven optimum."""
+    missed = _optimum(problem, others)["missed_by"]
+    gaps = [f"{engine} misses it by {points:.2g} points" for engine, points in missed.items()]
+    if problem.engine == "exact":
+        return "; ".join(["exact: the proven optimum of these figures", *gaps])
+    judged = " of the sums, judged by evaluations," if problem.evaluations is not None else ""
+    return f"{problem.engine}; of the proven optimum{judged} " + "; ".join(gaps)
+
+
+def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
+    """Return the front as plain data; front.csv has what stands at every place."""
+    from nas.search.run import summary
+
+    return [
+        {
+            "latency_ms": point.ms,
+            "cost": point.cost,
+            "accuracy": accuracy_data(point.accuracy),
+            **summary(problem.space, point.architecture),
+        }
+        for point in points
+    ]
+
+
+def _optimum(problem: Problem, others: Mapping[str, Found]) -> dict[str, Any]:
+    """Return the proven optimum, and by how many points of the minimised cost each engine misses it."""
+    judge = problem.judge
+    best = others["exact"]
+    least = judge.cost(best.architecture)
+    missed = {
+        engine: max(judge.cost(found.architecture) - least, 0.0)
+        for engine, found in others.items()
+        if engine != "exact"
+    }
+    return {"latency_ms": best.ms, "cost": best.cost, "missed_by": missed}

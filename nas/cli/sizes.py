@@ -85,6 +85,34 @@ def _sides(text: str) -> tuple[int, int]:
     return sides
 
 
+_UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+
+
+def count(text: str) -> float:
+    """Return a number as options take it: 4000000, 4M, 1.2G."""
+    match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*([kKMGB]?)\s*", str(text))
+    value = _number(match[1]) if match else None
+    if match is None or value is None:
+        raise typer.BadParameter(f"{text}: expected a number, as 4000000 or 4M")
+    return value * _UNITS[match[2]]
+
+
+def milliseconds(text: str) -> float:
+    """Return a latency as options take it: 1.2 or 1.2ms."""
+    match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*(ms|s|us|µs)?\s*", str(text))
+    value = _number(match[1]) if match else None
+    if match is None or value is None:
+        raise typer.BadParameter(f"{text}: expected a positive number of milliseconds, as 1.2 or 1.2ms")
+    return value * {"s": 1e3, "us": 1e-3, "µs": 1e-3}.get(match[2] or "ms", 1.0)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def size_text(resolution: tuple[int, int]) -> str:
     """An input size as --resolution takes it: 512, or 1024x2048."""
     height, width = resolution

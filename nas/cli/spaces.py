@@ -34,7 +34,8 @@ def spaces(
 
 
 def _document(space: Space) -> dict[str, Any]:
-    members = [{"name": name, **_facts(space, arch)} for name, arch in space.published.items()]
+    known = _published_top1()
+    members = [{"name": name, **_facts(space, arch), "top1": known.get(name)} for name, arch in space.published.items()]
     return {
         "name": space.name,
         "paper": space.paper,
@@ -46,6 +47,13 @@ def _document(space: Space) -> dict[str, Any]:
         "stages": [_stage(stage) for stage in space.stages],
         "members": members,
     }
+
+
+def _published_top1() -> dict[str, float]:
+    """Return the published ImageNet top-1 of members, in percent."""
+    from nas.accuracy.law_file import shipped_law
+
+    return {name: each.top1 for name, each in shipped_law().published.items()}
 
 
 def _stage(stage: StageSpace) -> dict[str, Any]:
@@ -72,10 +80,12 @@ def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
 def _members(space: Space) -> str:
     """The published members, and the space's smallest and largest network."""
     height, width = space.resolution
-    rows = [["", "params", "MACs", "widths", "depths", "attention"]]
+    known = _published_top1()
+    rows = [["", "params", "MACs", "top-1", "widths", "depths", "attention"]]
     for arch in (*space.published.values(), space.smallest(), space.largest()):
         facts = _facts(space, arch)
-        figures = [f"{arch.params / 1e6:.2f} M", f"{arch.macs / 1e9:.2f} G"]
+        top1 = f"{known[arch.name]:.1f} %" if arch.name in known else ""
+        figures = [f"{arch.params / 1e6:.2f} M", f"{arch.macs / 1e9:.2f} G", top1]
         rows.append([arch.name, *figures, *(_row(facts[key]) for key in ("widths", "depths", "attention"))])
     return f"{space.name}: {_number(space.count())} networks, {height}x{width} pixels\n{_table(rows)}"
 

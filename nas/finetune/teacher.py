@@ -55,6 +55,15 @@ def load_teacher(name: str, weights: str | Path | None, subject: Subject, data: 
     if sliced:
         network, file = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
     elif weights is None:
+        from nas.space import find_architecture
+
+        try:
+            find_architecture(name)
+        except InputError:
+            raise InputError(
+                f"--teacher {name}: unknown; expected supernet, a training's folder, an architecture's YAML file or "
+                "a published member (nas spaces lists these)"
+            ) from None
         raise InputError(f"--teacher {name}: give --teacher-weights, the file of its trained weights")
     else:
         network, file = read_network(weights, find_subject(name).architecture), Path(weights)

@@ -117,6 +117,7 @@ def pose(
         raise InputError(f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated")
     table = table.calibrated(space.name, space.resolution)
     scores.check(space)
+    scores = scores.at(space)
     drop = _most_drop(scores, engine, min_accuracy, max_drop)
     graph, further = Graph(space, tuple(scores.cautious().exceptions())), further_limits(limits or {}, table)
     least_ms, quickest = fastest(space, table, graph)
@@ -137,7 +138,7 @@ def pose(
     _check_reach(graph, further)
     return Problem(
         space, table, scores, target_ms, reason, engine, candidates, on_step, further, objective,
-        study or StudySettings(), evaluations, evaluate_best, drop, min_accuracy, graph=graph,
+        study or StudySettings(), evaluations, evaluate_best, drop, max_drop, min_accuracy, graph=graph,
     )  # fmt: skip
 
 
@@ -165,15 +166,20 @@ def _most_drop(scores: Scores, engine: str, min_accuracy: float | None, max_drop
         raise InputError(f"min_accuracy and max_drop require the engine 'exact' (got '{engine}')")
     if max_drop is not None and not 0 <= max_drop < math.inf:
         raise InputError(f"max_drop {max_drop:g}: expected 0 or a positive number of points")
+    # Engines count in cautious costs, from the largest member's own cautious accuracy. What is asked for counts from
+    # what the largest member is expected to have.
+    judge = scores.cautious()
+    largest = scores.scored.largest()
+    lowered = scores.accuracy(largest).value - judge.accuracy(largest).value if scores.absolute else 0.0
     if min_accuracy is None:
-        return max_drop
+        return None if max_drop is None else max_drop - lowered
     if max_drop is not None:
         raise InputError("min_accuracy and max_drop exclude each other")
     if not 0 < min_accuracy < 100:
         raise InputError(f"min_accuracy {min_accuracy:g}: expected a percentage between 0 and 100")
     if not scores.absolute:
         raise InputError(f"min_accuracy {min_accuracy:g}: these scores know costs only, no accuracies. Fix: max_drop")
-    return scores.accuracy(scores.scored.largest()).value - min_accuracy
+    return judge.accuracy(largest).value - min_accuracy
 
 
 def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:

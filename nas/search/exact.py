@@ -34,7 +34,7 @@ from nas.search.prices import positional
 from nas.search.problem import Found, Problem
 from nas.space import Architecture
 
-TIE = 0.1
+TIE = 0.05
 """Points of accuracy by which members that tie differ at most."""
 _APART = 1e-7
 """Latencies on a front that differ by a smaller share count as one, where there are further limits."""
@@ -302,8 +302,11 @@ class _Model:
         cost = self.cost(best)
         within = " within the limits" if self._problem.every_limit else ""
         if problem.min_accuracy is None:
-            return InputError(f"max_drop {problem.max_drop:g} points cannot be reached: the most accurate member of "
-                              f"space '{problem.space.name}'{within} ({shape}) loses {cost:.4g} points")  # fmt: skip
+            drop = problem.max_drop or 0.0
+            asked = drop if problem.asked_drop is None else problem.asked_drop
+            lost = cost + asked - drop
+            return InputError(f"max_drop {asked:g} points cannot be reached: the most accurate member of "
+                              f"space '{problem.space.name}'{within} ({shape}) loses {lost:.4g} points")  # fmt: skip
         reached = problem.min_accuracy + (problem.max_drop or 0.0) - cost
         return InputError(f"min_accuracy {problem.min_accuracy:g} % cannot be reached: the most accurate member of "
                           f"space '{problem.space.name}'{within} ({shape}) is expected to have "

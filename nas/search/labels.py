@@ -11,6 +11,7 @@ decimal fractions are ties.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +24,14 @@ from nas.search.limits import SMALL
 
 Ints = NDArray[np.int64]
 
+_CHUNK = 256
+"""Labels of many amounts that are compared with others at a time: their table has to fit a processor's cache."""
+
 _SLACK = 1e-8
 """By what share of a limit a label may exceed it; whether its path keeps it is for the caller to say."""
+_SPREAD = 0.001
+"""How far above the dual bound the optimum is sought at first, as a share of the largest cost there is. The dual is
+seldom off by more; where it is, the search is repeated four times as far, which costs less than many labels do."""
 _CUTS = 60
 """Rounds of the dual. A dual that is not quite solved prunes less and proves as much."""
 
@@ -65,7 +72,7 @@ class Program:
         `accept` recomputes what a path takes, for those that keep the limits to within rounding only.
         """
         prices, dual, incumbent = self._dual
-        spread, most = 0.01 * self._most_cost, 2 * self._most_cost
+        spread, most = _SPREAD * self._most_cost, 2 * self._most_cost
         while dual <= most:
             bound = min(incumbent, dual + spread) + _SLACK * self._most_cost
             ends = self._labels(prices, bound)
@@ -243,12 +250,49 @@ def undominated(amounts: Ints) -> NDArray[np.intp]:
         least = np.minimum.accumulate(costs)
         better = np.concatenate([[True], costs[1:] < least[:-1]])[: len(order)]
         return np.asarray(order[better], dtype=np.intp)
-    rest, kept = amounts[:, order], []
-    while rest.shape[1]:
-        kept.append(order[0])
-        alive = (rest < rest[:, :1]).any(axis=0)
-        rest, order = rest[:, alive], order[alive]
-    return np.array(kept, dtype=np.intp)
+    if len(amounts) == 3:
+        return np.asarray(order[_staircase(amounts[1, order].tolist(), amounts[2, order].tolist())], dtype=np.intp)
+    rest = amounts[:, order]
+    kept = np.zeros(0, dtype=np.intp)
+    for start in range(0, len(order), _CHUNK):
+        chunk = np.arange(start, min(start + _CHUNK, len(order)))
+        chunk = chunk[~_beaten(rest, kept, chunk)]
+        chunk = chunk[~_beaten(rest, chunk, chunk)]
+        kept = np.concatenate([kept, chunk])
+    return np.asarray(order[kept], dtype=np.intp)
+
+
+def _beaten(amounts: Ints, others: NDArray[np.intp], chunk: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return for every label of a chunk whether one of the others comes before it and is no worse in any amount."""
+    beaten = others[:, None] < chunk[None, :]  # (others, chunk)
+    for row in amounts:
+        beaten &= row[others][:, None] <= row[chunk][None, :]
+    return np.asarray(beaten.any(axis=0), dtype=np.bool_)
+
+
+def _staircase(seconds: Sequence[int], thirds: Sequence[int]) -> list[int]:
+    """Return the numbers of the labels that no earlier one beats or equals in both amounts.
+
+    Labels come in ascending order of a first amount, so that only earlier ones can beat one in all three. Of those so
+    far the minima form a staircase: ascending in the second amount, descending in the third (Kung, Luccio and
+    Preparata, Journal of the ACM 22, 1975).
+    """
+    kept: list[int] = []
+    xs: list[int] = []
+    ys: list[int] = []
+    for number, (x, y) in enumerate(zip(seconds, thirds, strict=True)):
+        at = bisect_right(xs, x)
+        if at and ys[at - 1] <= y:
+            continue
+        kept.append(number)
+        # The steps that this one beats are those to its right which are not lower.
+        start = bisect_left(xs, x)
+        end = start
+        while end < len(ys) and ys[end] >= y:
+            end += 1
+        xs[start:end] = [x]
+        ys[start:end] = [y]
+    return kept
 
 
 def path_sum(weights: Sequence[Floats], path: Sequence[int]) -> float:

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from nas.accuracy import RecordedScores, Scores
 from nas.accuracy.evaluations import Evaluated
+from nas.accuracy.law_scores import LawScores
+from nas.accuracy.posterior import Posterior as LawPosterior
+from nas.accuracy.posterior import PosteriorScores
 from nas.errors import InputError
 from nas.search.difference import steps_to
 from nas.search.exact import FrontPoint, exact, front
@@ -34,6 +37,8 @@ DOUBTS = np.geomspace(0.05, 3.2, 7)
 """What a recorded cost may be off by, in points."""
 _SHIFT = 1.0
 """What the largest member, against which all drops are, may be off by itself."""
+_ERROR = 0.5
+"""Standard error of an evaluated accuracy that nobody told, in points."""
 BATCH = 8
 """Members of a front that are evaluated between two corrections of the costs."""
 PATIENCE = 20
@@ -43,8 +48,8 @@ PATIENCE = 20
 class Posterior(Protocol):
     """What members are worth, given prior scores and the members that were evaluated: what `learned` needs of it."""
 
-    def learn(self, arch: Architecture, drop: float) -> None:
-        """Take in that `arch` was evaluated to be `drop` points below the largest member."""
+    def learn(self, arch: Architecture, drop: float, standard_error: float) -> None:
+        """Take in that `arch` was evaluated to be `drop` points below the largest member, give or take its error."""
 
     def expected(self) -> Scores:
         """Return the scores that are most likely now."""
@@ -53,14 +58,22 @@ class Posterior(Protocol):
         """Return scores that are possible, the likelier the sooner."""
 
 
-def posterior(scores: Scores) -> Posterior:
+def posterior(scores: Scores, level: float, source: str) -> Posterior:
     """Return the posterior that begins with these scores.
+
+    Args:
+        level: accuracy of the largest member in percent, as evaluated.
+        source: what evaluates, in words.
 
     Raises:
         InputError: for a kind of scores that no posterior is known for.
     """
     if isinstance(scores, RecordedScores):
-        return LearnedCosts(scores)
+        return LearnedCosts(replace(scores, baseline_accuracy=level))
+    if isinstance(scores, LawScores):
+        return LawPosterior(scores, level=level, source=source)
+    if isinstance(scores, PosteriorScores) and scores.uncertainty is not None:
+        return scores.uncertainty.extended(level, source)
     raise InputError(f"engine 'learned': cannot correct scores of this kind yet ({scores.provenance}). "
                      f"Fix: --scores with recorded ones, or another engine")  # fmt: skip
 
@@ -79,8 +92,11 @@ class LearnedCosts:
         self._drops = np.empty(0)
         self._likeliest: tuple[float, float] | None = None
 
-    def learn(self, arch: Architecture, drop: float) -> None:
-        """Takes in that `arch` was evaluated to be `drop` points below the largest member."""
+    def learn(self, arch: Architecture, drop: float, standard_error: float = 0.0) -> None:
+        """Take in that `arch` was evaluated to be `drop` points below the largest member.
+
+        The standard error is left to the noise, which is where the drops are likeliest.
+        """
         self._features = np.vstack([self._features, [unit.cost(arch) for unit in self._units]])
         self._drops = np.append(self._drops, drop)
         self._likeliest = None
@@ -191,19 +207,23 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
                          "Python: evaluations)")  # fmt: skip
     if problem.study.trials < 2:
         raise InputError("trials 1: engine 'learned' evaluates the largest member and at least one more")
-    costs = posterior(problem.scores)
+    largest = _bare(problem.space.largest())
+    known = problem.evaluations.of(largest, [largest])
+    costs = posterior(problem.scores, known[largest].accuracy, problem.evaluations.source.words)
+    costs.learn(largest, 0.0, known[largest].standard_error or _ERROR)
     generator = np.random.default_rng(problem.study.seed)
     study = problem.study
-    new, known, idle = [_bare(problem.space.largest())], dict[Architecture, Evaluated](), 0
+    idle = 0
+    study.progress("members", len(known), study.trials)
     while len(known) < study.trials and idle < PATIENCE:
-        for arch in new:
-            known |= problem.evaluations.of(arch, [arch])
-            costs.learn(arch, _drop(problem, known, arch))
-            study.progress("members", len(known), study.trials)
         found = solve(costs.drawn(generator) if idle else costs.expected())
         new = [arch for arch in map(_bare, found) if arch not in known]
         new = _spread(new, min(BATCH, study.trials - len(known)))
         idle = 0 if new else idle + 1
+        for arch in new:
+            known |= problem.evaluations.of(arch, [arch])
+            costs.learn(arch, _drop(problem, known, arch), known[arch].standard_error or _ERROR)
+            study.progress("members", len(known), study.trials)
     note = f"corrected by {len(known)} members that were evaluated: {problem.evaluations.source.words}"
     expected = costs.expected()
     if isinstance(expected, RecordedScores):

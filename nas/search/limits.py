@@ -52,6 +52,8 @@ class Measure:
     peak: bool = False
 
     def text(self, amount: float) -> str:
+        if 0 < amount < self.size / 100 and self.size > 1:
+            return f"{amount:.4g} {self.name}"
         return f"{amount / self.size:.4g} {self.unit} {self.name}".replace(" ms latency", " ms")
 
 

@@ -121,6 +121,7 @@ class Problem:
         evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
         max_drop: where it is given, not the member of least cost is asked for but the fastest one that costs no more
             points than this, what might be lost outside of the data counted as lost.
+        asked_drop: the points that `max_drop` stands for, below what the largest member is expected to have.
         min_accuracy: the accuracy in percent that `max_drop` stands for, where that was asked for.
         graph: the space's.
     """
@@ -139,6 +140,7 @@ class Problem:
     evaluations: Evaluations | None = field(default=None, repr=False, compare=False)
     evaluate_best: int = 8
     max_drop: float | None = None
+    asked_drop: float | None = None
     min_accuracy: float | None = None
     graph: Graph = field(kw_only=True, repr=False, compare=False)
 

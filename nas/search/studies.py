@@ -167,7 +167,8 @@ def shown(url: str | None) -> str:
     try:
         return make_url(url or "").render_as_string(hide_password=True)
     except ArgumentError:
-        return "the storage"
+        # What is no URL is shown as it is, unless it may hold a password.
+        return "the storage" if not url or "@" in url else url
 
 
 @contextmanager
@@ -182,7 +183,7 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
             warnings.simplefilter("ignore", ExperimentalWarning)
             yield
     except ArgumentError as error:
-        raise InputError(f"storage {shown(settings.storage)}: is no URL of a database ({_line(error)}); expected "
+        raise InputError(f"storage {shown(settings.storage)}: is not the URL of a database ({_line(error)}); expected "
                          f"{_EXAMPLES}") from None  # fmt: skip
     except ImportError as error:
         if settings.storage is None:

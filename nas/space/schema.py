@@ -122,6 +122,10 @@ def read_space(path: str | Path) -> Space:
 
 def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     """The space that a mapping in a YAML file describes; it stands there under `keys`."""
+    if isinstance(data, dict) and str(data.get("format", "")).startswith("nas-architecture"):
+        raise file.error(
+            [*keys, "format"], "is an architecture, expected a space. Fix: nas predict takes architectures"
+        )
     try:
         checked = _SpaceFile.model_validate(data)
     except ValidationError as error:

@@ -114,6 +114,10 @@ def explain(error: ValidationError) -> str:
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("missing", "extra_forbidden"):
         return f"{where}: {'is missing' if first['type'] == 'missing' else 'unknown key'}"
+    if first["type"] in ("too_short", "too_long"):
+        least = first["ctx"].get("min_length")
+        expected = f"at least {least}" if first["type"] == "too_short" else f"at most {first['ctx'].get('max_length')}"
+        return f"{where}: has {first['ctx']['actual_length']} values, expected {expected}"
     given = "" if first["type"] == "value_error" else f", found {first['input']!r}"
     return f"{where + ': ' if where else ''}{reason}{given}"
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import kendalltau
 
 from nas.accuracy import default_scores, load_scores
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import Observation, Posterior, corrected, evaluated
+from nas.accuracy.posterior import Observation, Posterior, corrected
 from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.trained import trained_members
 from nas.accuracy.variants import variants
+from nas.errors import InputError
 from nas.space import Architecture, Space, load_space
 
 ROOT = Path(__file__).parents[2]
@@ -151,12 +154,42 @@ def test_the_ranking_experiment(space: Space, law: LawScores) -> None:
     assert np.mean(taus) >= 0.8
 
 
-def test_evaluated_members_give_a_level(space: Space, law: LawScores) -> None:
+def fine_tuned(folder: Path, arch: Architecture, accuracy: float, data: str = "abc") -> str:
+    """A run folder with a finished fine-tuning, as far as it is evidence."""
+    arch.save(folder / "finetune" / "architecture.yaml")
+    figure = {"accuracy": accuracy, "standard_error": 0.5, "images": 5000}
+    description = {
+        "data": {"source": f"images {data}", "fingerprint": data},
+        "accuracy": {"weights": "ema", "held_out": {"ema": figure}},
+    }
+    (folder / "finetune" / "finetune.yaml").write_text(yaml.safe_dump(description))
+    return str(folder)
+
+
+def test_trained_members_give_level_and_scale(space: Space, law: LawScores, tmp_path: Path) -> None:
+    """Nobody measured the largest member: what it would have follows from the others."""
     archs = members(space, 12)
-    known = {arch: (80.0 - 0.3 * law.parts_cost(arch), 0.5) for arch in archs}
-    scores = evaluated(law, known, 80.0, "members trained alone").expected()
-    assert scores.accuracy(archs[0]).value == pytest.approx(known[archs[0]][0], abs=2.0)
-    assert "members trained alone" in scores.provenance
+    known = {arch: 80.0 - 0.3 * law.parts_cost(arch) for arch in archs}
+    runs = [fine_tuned(tmp_path / str(number), arch, value) for number, (arch, value) in enumerate(known.items())]
+    scores = corrected(law, trained=trained_members(space, runs))
+    assert scores.accuracy(archs[0]).value == pytest.approx(known[archs[0]], abs=1.0)
+    assert scores.accuracy(space.largest()).value == pytest.approx(80.0, abs=2.0)
+    assert "12 trained members" in scores.provenance
+
+
+def test_runs_that_are_no_evidence_are_refused_by_name(space: Space, tmp_path: Path) -> None:
+    first = fine_tuned(tmp_path / "first", space.sample(0), 70.0)
+    other = fine_tuned(tmp_path / "other", space.sample(1), 71.0, data="xyz")
+    strange = fine_tuned(tmp_path / "strange", load_space("emo").sample(0), 71.0)
+    with pytest.raises(InputError, match=r"other: trained on images xyz, .*first on images abc"):
+        trained_members(space, [first, other])
+    with pytest.raises(InputError, match="strange: not a member of space 'swiftformer_enumerable'"):
+        trained_members(space, [strange])
+    with pytest.raises(InputError, match=r"empty: has no finetune/finetune\.yaml"):
+        trained_members(space, [tmp_path / "empty"])
+    Path(first, "finetune", "finetune.yaml").write_text("data: {fingerprint: abc, source: x}\n")
+    with pytest.raises(InputError, match=r"finetune.yaml:1: accuracy: is missing"):
+        trained_members(space, [first])
 
 
 def test_the_files_come_back_as_they_were_written(space: Space, law: LawScores, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from nas.devices import Chain
 from nas.network import build
 from nas.space import load_architecture
 from nas.testing.fake_device import FakeDevice
@@ -71,7 +72,94 @@ def test_an_architecture_file_is_measured_and_nothing_written(nas, run):
     assert set(run.iterdir()) == before
 
 
+def test_the_published_member_is_measured_beside_it(nas, run, workplace):
+    code, out, err = nas("check", "runs/one", "--device", "host", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    file = yaml.safe_load((run / "check-host.yaml").read_text())
+    assert set(file["rival"]) == {"name", "reason", "predicted_ms", "measured_ms", "error_percent", "failure"}
+    assert file["rival"]["name"] == "small_s" and "within" in file["rival"]["reason"]
+    assert document["ratio"] == pytest.approx(file["measured_ms"] / file["rival"]["measured_ms"], abs=1e-3)
+    assert document["predicted_ratio"] == pytest.approx(file["predicted_ms"] / file["rival"]["predicted_ms"], abs=1e-3)
+    text = nas("check", "runs/one", "--device", "host")[1]
+    line = f"found takes {file['ratio']:.2f} of what small_s takes, predicted {file['predicted_ratio']:.2f}"
+    assert line in text.splitlines()
+    assert sum(line.startswith("small_s (") and "measured" in line for line in text.splitlines()) == 1
+
+
+def test_the_rival_has_the_runs_size_and_classes(nas, workplace, monkeypatch):
+    devices = []
+    monkeypatch.setattr("nas.devices.host.Host", lambda threads: devices.append(FakeDevice(threads)) or devices[-1])
+    sizes = ["--resolution", "96", "--classes", "3"]
+    assert nas("profile", "--space", "small", "--device", "host", *sizes)[0] == 0
+    assert nas("search", "--space", "small", "--device", "host", "--out", "runs/one", *sizes)[0] == 0
+    code, out, err = nas("check", "runs/one", "--device", "host", "--json")
+    assert code == 0, err
+    rival = workplace.space.at(96, 3).published[json.loads(out)["rival"]["name"]]
+    assert Chain.network(rival.operations()) in devices[-1].measured
+
+
+@pytest.mark.parametrize("without", ["--no-rival", "no published members", "no run.yaml"])
+def test_without_a_rival_the_network_stands_alone(nas, run, workplace, without):
+    options = ["--no-rival"] if without == "--no-rival" else []
+    if without == "no published members":
+        space = workplace.space_file
+        space.write_text(space.read_text().partition("published:")[0])
+        assert nas("search", "--space", "small", "--device", "host", "--out", "runs/two")[0] == 0
+        run = Path("runs/two")
+    elif without == "no run.yaml":
+        (run / "run.yaml").unlink()
+    code, out, err = nas("check", str(run), "--device", "host", *options, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert (document["rival"], document["ratio"], document["predicted_ratio"]) == (None, None, None)
+    assert "published member" not in err
+    assert "takes" not in nas("check", str(run), "--device", "host", *options)[1]
+
+
+def test_what_changed_since_the_search_leaves_the_rival_out_and_says_so(nas, run, workplace):
+    workplace.space_file.write_text(workplace.space_file.read_text() + "# changed\n")
+    code, out, err = nas("check", "runs/one", "--device", "host", "--json")
+    assert code == 0 and json.loads(out)["rival"] is None
+    assert "note: no published member is measured beside it: the space" in err and "has changed since" in err
+
+
+def test_a_found_network_that_is_published_has_no_rival(nas, run, workplace):
+    workplace.space.published["small_s"].save(run / "architecture.yaml")
+    code, out, err = nas("check", "runs/one", "--device", "host", "--json")
+    assert code == 0 and json.loads(out)["rival"] is None and "the found network is small_s itself" in err
+
+
+def test_a_rival_that_does_not_run_fails_nothing(nas, run, workplace, monkeypatch):
+    wrong = Chain.network(workplace.space.published["small_s"].operations())
+
+    def host(threads):
+        device = FakeDevice(threads)
+        device.fails = lambda chain: chain == wrong
+        return device
+
+    monkeypatch.setattr("nas.devices.host.Host", host)
+    code, out, err = nas("check", "runs/one", "--device", "host")
+    assert code == 0, err
+    assert "could not be measured: RuntimeError: unsupported" in out and "found takes" not in out
+    file = yaml.safe_load((run / "check-host.yaml").read_text())
+    assert file["measured_ms"] > 0 and file["rival"]["measured_ms"] is None and file["ratio"] is None
+
+
+def test_reports_read_checks_with_and_without_a_rival(nas, run):
+    from nas.report.run import load_runs
+
+    assert nas("check", "runs/one", "--device", "host")[0] == 0
+    path = run / "check-host.yaml"
+    file = yaml.safe_load(path.read_text())
+    new = load_runs(run)[0].breakdown
+    path.write_text(yaml.safe_dump({k: v for k, v in file.items() if k not in ("rival", "ratio", "predicted_ratio")}))
+    old = load_runs(run)[0].breakdown
+    assert new == old and new.measured_ms == file["measured_ms"]
+
+
 @pytest.mark.parametrize(("arguments", "reason"), [
+    (["--no-rival"], "--no-rival: is for the network of a run"),
     (["runs/one", "--nets", "5"], "--nets: is for random networks; runs/one is measured as it is"),
     (["runs/one", "--resolution", "96"], "--resolution: is for random networks"),
     (["runs/two"], "runs/two: there is no such run folder or architecture file"),

@@ -52,7 +52,7 @@ def test_members_are_evaluated_and_the_run_says_so(nas, trained):
         "name": "evaluate", "best": 3, "judge": "held-out digits", "supernet": "sum", "images": 70
     }  # fmt: skip
     found, largest = load_architecture(document["architecture"]), trained.largest()
-    assert document["accuracy"] == pytest.approx(50 + found.params / 1e5)
+    assert document["evaluated"] == pytest.approx(50 + found.params / 1e5)
     assert document["drop"] == pytest.approx((largest.params - found.params) / 1e5)
     assert "held-out digits" in err and "--out runs/one" in err
     code, _, err = nas(*EVALUATE, "--out", "runs/one")
@@ -72,7 +72,7 @@ def test_a_stopped_search_goes_on_in_its_folder(nas, trained, monkeypatch):
     monkeypatch.setattr(Judge, "asked", 0)
     code, again, _ = nas(*EVALUATE, "--out", "runs/whole")
     assert code == 0 and twice == Judge.asked
-    assert json.loads(again)["accuracy"] == json.loads(out)["accuracy"]
+    assert json.loads(again)["evaluated"] == json.loads(out)["evaluated"]
 
 
 def test_what_was_learned_stands_in_the_run_and_its_front_is_by_that(nas, trained):
@@ -84,7 +84,7 @@ def test_what_was_learned_stands_in_the_run_and_its_front_is_by_that(nas, traine
     assert document["cost"] == pytest.approx(scores.cost(load_architecture(document["architecture"])))
     with Path("runs/one/evaluations.csv").open() as file:
         evaluated = [float(row["accuracy"]) for row in csv.DictReader(file)]
-    assert document["accuracy"] in evaluated[1:] and evaluated[0] == 50 + trained.largest().params / 1e5
+    assert document["evaluated"] in evaluated[1:] and evaluated[0] == 50 + trained.largest().params / 1e5
     assert min(point["cost"] for point in document["front"]) <= document["cost"]
 
 

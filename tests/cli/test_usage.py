@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer.main
 
+import nas
 from nas.cli import app
 
 SURFACE = {
     "spaces": ["name", "--json"],
     "devices": ["--json"],
-    "search": ["--space", "--device", "--latency-ms", "--macs", "--params", "--memory-mb", "--engine", "--trials",
-               "--seed", "--workers", "--storage", "--study", "--front", "--objective", "--candidates", "--score-by",
-               "--data", "--evaluate-best", "--evaluate-images", "--scores", "--supernet", "--resolution", "--classes",
-               "--segment", "--out", "--json"],
+    "search": ["--space", "--device", "--latency-ms", "--min-accuracy", "--max-drop", "--macs", "--params",
+               "--memory-mb", "--engine", "--trials", "--seed", "--workers", "--storage", "--study", "--front",
+               "--objective", "--candidates", "--score-by", "--data", "--evaluate-best", "--evaluate-images",
+               "--scores", "--supernet", "--evidence", "--resolution", "--classes", "--segment", "--out",
+               "--json"],
     "predict": ["arch", "--device", "--resolution", "--classes", "--segment", "--json"],
     "report": ["run", "--out", "--json"],
     "export": ["run", "--to", "--data", "--limit", "--calibrate", "--weights", "--out", "--json"],
     "profile": ["--space", "--device", "--resolution", "--classes", "--segment", "--unit", "--threads", "--affinity",
                 "--benchmark-model", "--budget", "--retry", "--bundle", "--check-nets", "--run", "--merge", "--import",
                 "--calibrate", "--out", "--json"],
-    "check": ["--device", "run", "--space", "--nets", "--seed", "--resolution", "--classes", "--segment", "--json"],
+    "check": ["--device", "run", "--space", "--nets", "--seed", "--resolution", "--classes", "--segment", "--no-rival",
+              "--json"],
     "train": ["--space", "--data", "--resolution", "--epochs", "--batch", "--learning-rate", "--alpha-rate", "--noise",
               "--sampling", "--temperature", "--final-temperature", "--narrow", "--sandwich", "--precision",
               "--accumulate", "--channels-last", "--compile", "--ema", "--flip", "--init", "--init-member", "--seed",
@@ -85,3 +90,43 @@ def test_help_loads_nothing_heavy() -> None:
     program = f"import sys, nas.cli; print([m for m in {heavy!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["-h"], *([name, "-h"] for name in SURFACE)])
+def test_help_has_a_short_name(arguments: list[str]) -> None:
+    result = subprocess.run([sys.executable, "-m", "nas", *arguments], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "Usage: nas" in result.stdout
+
+
+def test_the_version_is_told() -> None:
+    result = subprocess.run([sys.executable, "-m", "nas", "--version"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, f"nas {nas.__version__}")
+
+
+@pytest.mark.parametrize(("command", "option", "meant"), [
+    ("train", "--lr", "--learning-rate"), ("train", "--batch-size", "--batch"), ("search", "--latency", "--latency-ms"),
+    ("predict", "--devise", "--device"), ("train", "--gpu", ""), ("finetune", "--pretrained", ""),
+])  # fmt: skip
+def test_an_unknown_option_is_hinted_at_only_where_the_hint_helps(command: str, option: str, meant: str) -> None:
+    result = subprocess.run([sys.executable, "-m", "nas", command, option, "1"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert option in result.stderr
+    assert f"did you mean {meant}" in result.stderr if meant else "did you mean" not in result.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-m", "nas", "spaces"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "nas: stdout: No space left on device\n"
+
+
+def test_a_removed_working_directory_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    command = f"cd {folder} && rmdir {folder} && {sys.executable} -m nas spaces"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "nas: the working directory was removed. Fix: cd to one that exists\n"

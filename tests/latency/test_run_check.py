@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,11 @@ import yaml
 from safetensors.torch import save_file
 
 import nas
-from nas.devices import Chain
+from nas.devices import Chain, OperationFailed
 from nas.errors import InputError, NasError
 from nas.latency import LatencyTable
 from nas.latency.profile import profile
-from nas.latency.run_check import check_network, exported_file, weights_of
+from nas.latency.run_check import RIVAL_TURNS, Rival, check_network, exported_file, weights_of
 from nas.space import Architecture, Space
 from nas.testing.fake_device import CALL_MS, FakeDevice, true_ms
 
@@ -155,3 +157,82 @@ def test_a_network_that_does_not_run_is_an_error(space: Space, table: LatencyTab
     device.fails = lambda chain: len(chain.blocks) > 1
     with pytest.raises(NasError, match=r"network small_s could not be measured: RuntimeError: unsupported"):
         check_network(table, space.published["small_s"], device)
+
+
+def counted(device: FakeDevice, arch: Architecture) -> int:
+    return device.measured.count(Chain.network(arch.operations()))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_rival_is_measured_by_turns_with_the_network(
+    space: Space, table: LatencyTable, monkeypatch: pytest.MonkeyPatch, repeats: int
+) -> None:
+    monkeypatch.setattr("nas.latency.run_check.APART_S", 0.0)
+    arch, other, device = space.published["small_s"], space.published["small_l"], FakeDevice()
+    device.repeats = repeats
+    device.profiled_by = ""
+    found = check_network(table, arch, device, rival=Rival(other, "for a test"))
+    chains = [Chain.network(each.operations()) for each in (arch, other)]
+    assert device.measured == chains * (len(device.measured) // 2) and len(device.measured) >= 2 * RIVAL_TURNS
+    assert found.rival is not None and (found.rival.name, found.rival.reason) == ("small_l", "for a test")
+    assert found.rival.measured_ms == pytest.approx(true_ms(chains[1]), rel=1e-4)
+    assert found.rival.predicted_ms == pytest.approx(table.predict(other).ms, rel=1e-5)
+    assert found.ratio == pytest.approx(true_ms(chains[0]) / true_ms(chains[1]), abs=1e-4)
+    assert found.predicted_ratio == pytest.approx(found.predicted_ms / found.rival.predicted_ms, abs=1e-4)
+
+
+def test_drift_hits_network_and_rival_alike(space: Space, table: LatencyTable) -> None:
+    arch, other, device = space.published["small_s"], space.published["small_l"], FakeDevice()
+    device.factor = lambda count: 1 + 0.2 * (count - 1)
+    found = check_network(table, arch, device, rival=Rival(other, ""))
+    ratio = true_ms(Chain.network(arch.operations())) / true_ms(Chain.network(other.operations()))
+    assert found.ratio == pytest.approx(ratio * 1.4 / 1.6, rel=1e-3), "the middle turns, one after the other"
+
+
+def test_without_a_rival_the_network_is_measured_once(space: Space, table: LatencyTable) -> None:
+    device = FakeDevice()
+    found = check_network(table, space.published["small_s"], device)
+    assert counted(device, space.published["small_s"]) == 1
+    assert (found.rival, found.ratio, found.predicted_ratio) == (None, None, None)
+
+
+@pytest.mark.parametrize("when", ["converting", "running", "the second time"])
+def test_a_rival_that_does_not_run_is_told_and_fails_nothing(space: Space, table: LatencyTable, when: str) -> None:
+    arch, other, device = space.published["small_s"], space.published["small_l"], FakeDevice()
+    wrong = Chain.network(other.operations())
+    if when == "converting":
+        prepare = device.prepare
+
+        def refuse(chain: Chain) -> Future[Path]:
+            future = prepare(chain)
+            if chain == wrong:
+                future = Future()
+                future.set_exception(OperationFailed("RuntimeError: unsupported"))
+            return future
+
+        device.prepare = refuse  # type: ignore[method-assign]
+    else:
+        first = when == "running"
+        device.fails = lambda chain: chain == wrong and (first or counted(device, other) > 1)
+    found = check_network(table, arch, device, rival=Rival(other, ""))
+    assert found.measured_ms == pytest.approx(true_ms(Chain.network(arch.operations())), rel=1e-4)
+    assert found.rival is not None and found.rival.failure == "RuntimeError: unsupported"
+    assert found.rival.measured_ms is None and found.rival.error_percent is None and found.ratio is None
+    assert found.rival.predicted_ms is not None and found.predicted_ratio is not None
+
+
+def test_a_rival_that_the_table_does_not_know_is_measured(space: Space, table: LatencyTable) -> None:
+    arch, other = space.published["small_s"], space.published["small_l"]
+    own = {operation.key for operation in arch.operations()}
+    lacking = next(op.key for op in other.operations() if op.key not in own)
+    rows = {key: row for key, row in table.rows.items() if key != lacking}
+    found = check_network(replace(table, rows=rows), arch, FakeDevice(), rival=Rival(other, ""))
+    assert found.rival is not None and found.rival.measured_ms is not None and found.ratio is not None
+    assert found.rival.predicted_ms is None and found.rival.error_percent is None and found.predicted_ratio is None
+
+
+def test_the_network_itself_must_run_though_its_rival_does(space: Space, table: LatencyTable) -> None:
+    arch, other, device = space.published["small_s"], space.published["small_l"], FakeDevice()
+    device.fails = lambda chain: chain == Chain.network(arch.operations())
+    with pytest.raises(NasError, match=r"network small_s could not be measured"):
+        check_network(table, arch, device, rival=Rival(other, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 import nas
 from nas.accuracy.evaluations import ROWS, member_key, unfinished
 from nas.errors import InputError
-from nas.search import Evaluated, Evaluations, Scores, StudySettings, pose
+from nas.search import Evaluated, Evaluations, Scores, Step, StudySettings, pose
 from nas.search.run import new_folder, write_run
 from nas.space import Architecture
 
@@ -44,6 +45,15 @@ def task(small_space, made_up_table, made_up_scores):
     return space, made_up_table(space), made_up_scores(space, 1), made_up_scores(space, 2)
 
 
+slimmed = partial(nas.search, engine="slimming")
+
+
+def greedy(found: nas.Found) -> list[Step]:
+    """The steps down to the target, without the trades that follow."""
+    down = next(number for number, step in enumerate(found.trace, start=1) if step.ms <= TARGET)
+    return list(found.trace[:down])
+
+
 def places(found: nas.Found) -> list[str]:
     return [str(step.move) for step in found.trace]
 
@@ -53,13 +63,15 @@ def test_what_is_evaluated_decides(attention, small_space, made_up_table, made_u
     space = small_space(attention)
     table, guessed, true = made_up_table(space), made_up_scores(space, 1), made_up_scores(space, 2)
     judge = Judge(true)
-    found = nas.search(space, table, guessed, TARGET, evaluations=Evaluations(judge), evaluate_best=ALL)
-    wanted = nas.search(space, table, true, TARGET)
-    assert places(found) == places(wanted) != places(nas.search(space, table, guessed, TARGET))
-    assert found.architecture == wanted.architecture and found.ms == wanted.ms
-    assert found.drop == pytest.approx(wanted.cost) and found.accuracy == pytest.approx(90 - wanted.cost)
+    found = slimmed(space, table, guessed, TARGET, evaluations=Evaluations(judge), evaluate_best=ALL)
+    wanted = greedy(slimmed(space, table, true, TARGET))
+    assert places(found) == [str(step.move) for step in wanted]
+    assert places(found) != [str(step.move) for step in greedy(slimmed(space, table, guessed, TARGET))]
+    assert found.ms == wanted[-1].ms
+    assert found.drop == pytest.approx(wanted[-1].total_cost)
+    assert found.evaluated == pytest.approx(90 - wanted[-1].total_cost)
     assert found.cost == pytest.approx(guessed.cost(found.architecture)), "by the scores, as any engine's answer"
-    for step, plain in zip(found.trace, wanted.trace, strict=True):
+    for step, plain in zip(found.trace, wanted, strict=True):
         assert (step.cost, step.total_cost) == (pytest.approx(plain.cost), pytest.approx(plain.total_cost))
     assert len(judge.asked) == len(set(judge.asked))
 
@@ -67,15 +79,15 @@ def test_what_is_evaluated_decides(attention, small_space, made_up_table, made_u
 def test_one_candidate_a_step_is_the_scores_choice(task):
     space, table, guessed, true = task
     judge = Judge(true)
-    found = nas.search(space, table, guessed, TARGET, evaluations=Evaluations(judge), evaluate_best=1)
-    assert places(found) == places(nas.search(space, table, guessed, TARGET))
+    found = slimmed(space, table, guessed, TARGET, evaluations=Evaluations(judge), evaluate_best=1)
+    assert places(found) == [str(step.move) for step in greedy(slimmed(space, table, guessed, TARGET))]
     assert len(judge.asked) == len(found.trace) + 1, "the largest member, and one a step"
 
 
 def test_no_more_than_the_best_are_evaluated(task):
     space, table, guessed, true = task
     judge = Judge(true)
-    nas.search(space, table, guessed, TARGET, evaluations=Evaluations(judge), evaluate_best=3)
+    slimmed(space, table, guessed, TARGET, evaluations=Evaluations(judge), evaluate_best=3)
     assert judge.batches[0] == 4 and max(judge.batches[1:]) <= 3
 
 
@@ -83,7 +95,7 @@ def test_a_killed_search_goes_on_without_evaluating_anything_twice(task, tmp_pat
     space, table, guessed, true = task
 
     def search(judge: Judge, folder: Path) -> nas.Found:
-        return nas.search(space, table, guessed, TARGET, evaluations=Evaluations(judge, folder), evaluate_best=4)
+        return slimmed(space, table, guessed, TARGET, evaluations=Evaluations(judge, folder), evaluate_best=4)
 
     whole = Judge(true)
     wanted = search(whole, tmp_path / "whole")
@@ -154,7 +166,13 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
     guessed.save(scores)
     folder = tmp_path / "run"
     problem = pose(
-        space, table, nas.load_scores(scores), TARGET, evaluations=Evaluations(Judge(true), folder), evaluate_best=2
+        space,
+        table,
+        nas.load_scores(scores),
+        TARGET,
+        engine="slimming",
+        evaluations=Evaluations(Judge(true), folder),
+        evaluate_best=2,
     )
     with pytest.raises(InputError, match="there is something already"):
         new_folder(str(folder), "small", "toy")

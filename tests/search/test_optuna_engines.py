@@ -224,8 +224,8 @@ class TestStudies:
             search_optuna(space, made_up_table(space), made_up_scores(space).cost, 9.0, storage=url, study="mine")
 
     @pytest.mark.parametrize(("storage", "kind", "message"), [
-        ("study.db", InputError, "is no URL of a database"),
-        ("nosuch://x/y", InputError, "is no URL of a database"),
+        ("study.db", InputError, "storage study.db: is not the URL of a database"),
+        ("nosuch://x/y", InputError, "is not the URL of a database"),
         ("sqlite:////nowhere/at/all/s.db", NasError, "storage sqlite:////nowhere/at/all/s.db: cannot be used"),
         ("postgresql://me:secret@127.0.0.1:1/x", NasError, "postgresql://me:\\*\\*\\*@127.0.0.1:1/x: cannot be used"),
         ("oracle://me@127.0.0.1/x", InputError, "the driver of this database is not installed"),

@@ -8,7 +8,8 @@ import pytest
 
 import nas
 from nas.errors import InputError
-from nas.search import Evaluations, fastest, pose, search
+from nas.search import Evaluations, fastest, pose, search, solve
+from nas.search.compare import answers
 from nas.search.exact import front
 
 
@@ -87,6 +88,11 @@ def test_an_accuracy_and_a_latency_together(parts):
     )
     with pytest.raises(InputError, match=r"max_drop 0\.2 points cannot be reached: .* within the limits"):
         search(space, table, scores, quickest.ms * 0.99, max_drop=0.2)
+
+
+def test_slimming_is_no_answer_to_a_question_for_an_accuracy(parts):
+    problem = pose(*parts, max_drop=0.2)
+    assert list(answers(problem, solve(problem))) == ["exact"]
 
 
 def test_a_front_has_accuracies(parts):

@@ -78,7 +78,8 @@ def test_slimming_by_it_is_the_same_each_time(
     space = judge._evaluator.supernet.space
     table, scores = made_up_table(space), made_up_scores(space)
     target = (table.total_ms(space.largest()) + table.total_ms(space.smallest())) / 2
-    runs = [nas.search(space, table, scores, target, evaluations=Evaluations(judge), evaluate_best=3) for _ in range(2)]
+    asked = {"engine": "slimming", "evaluations": Evaluations(judge), "evaluate_best": 3}
+    runs = [nas.search(space, table, scores, target, **asked) for _ in range(2)]
     assert runs[0] == runs[1] and runs[0].ms <= target
     assert runs[0].drop is not None and runs[0].trace[-1].total_cost == runs[0].drop
 
