@@ -188,7 +188,8 @@ def _optimum(run: RunReport) -> str:
     if not isfinite(run.front.target_ms) or not within or fastest_asked or run.about.common is not None:
         return ""
     limits = "limits" if target.limits else "target"
-    best = min(within, key=lambda point: point.cost)
+    # A front is ordered by what the search minimises: its slowest member within the target is the best one.
+    best = within[-1]
     missed = result.cost - best.cost
     if result.evaluated is not None:
         if missed < SAME:
@@ -198,7 +199,8 @@ def _optimum(run: RunReport) -> str:
             f"{best.ms:.4g} ms, {missed:.2f} points above this network, which its accuracy in the supernet chose."
         )
     if run.about.engine.name == "exact":
-        return f"It is the proven optimum: no member within the {limits} is more accurate, but for ties."
+        cautious = "" if run.about.scores.kind == "recorded" else ", less what may be lost outside of the data"
+        return f"It is the proven optimum within the {limits}, but for ties: by expected accuracy{cautious}."
     if missed < SAME:
         return f"It is the proven optimum: no member within the {limits} is more accurate by these scores."
     return (
