@@ -52,6 +52,7 @@ name: small
 resolution: [64, 64]
 attention: {attention}
 scores: small-toy
+recipe: EfficientFormer
 stages:
 - entry: {{kind: conv_stem, activation: relu}}
   width: [8, 16]

@@ -112,7 +112,9 @@ class LawScores(Scores):
 
     def at(self, space: Space) -> LawScores:
         """Return the scores of the same space at another input size."""
-        return self if space is self.scored else replace(self, scored=space)
+        if space is self.scored:
+            return self
+        return replace(self, scored=space, unshifted=self.unshifted.at(space) if self.unshifted else None)
 
     def cautious(self) -> LawScores:
         return replace(self, caution=1.0)

@@ -60,7 +60,7 @@ def write_posterior(scores: PosteriorScores, folder: Path) -> None:
         "metric": scores.metric,
         "scale": scores.law.scale,
         "level": scores.level,
-        "shift": None if shift is None else [float(f"{value:.6g}") for value in shift],
+        "shift": None if shift is None else [float(value) for value in shift],
         "evidence_share": scores.evidence_share,
         "observed": scores.observed,
         "source": scores.source,

@@ -202,7 +202,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ([*SEARCH, "--engine", "slim"], "unknown engine 'slim', did you mean 'slimming'"),
         ([*SEARCH, "--candidates", "al"], "unknown candidates 'al', did you mean 'all'"),
         ([*SEARCH, "--latency-ms", "0.001"], "cannot be reached: the fastest member of space 'small'"),
-        ([*SEARCH, "--macs", "10"], "1e-05 M MACs cannot be reached: the member of space 'small' with the least"),
+        ([*SEARCH, "--macs", "10"], "10 MACs cannot be reached: the member of space 'small' with the least"),
         ([*SEARCH, "--memory-mb", "-1"], "memory_mb -1: expected a positive number"),
         ([*SEARCH, "--engine", "exact", "--objective", "mes"], "objective 'mes' is one of slimming"),
         ([*SEARCH, "--latency-ms", "nan"], "expected a positive number"),
