@@ -371,10 +371,11 @@ def test_fine_tuning_is_proposed_on_the_data_of_the_supernet(make_run):
 
 
 @pytest.fixture
-def make_several(workplace, made_up_table, scores_of, monkeypatch):
+def make_several(workplace, made_up_table, scores_of, give_recipe, monkeypatch):
     """A function that searches the workplace's space on two devices, by scores of a kind and two targets as shares."""
     monkeypatch.setattr("nas.report.front.draw_front", lambda *arguments: None)
     made_up_table(workplace.space, seed=3, name="slow").save("latency_tables/slow")
+    give_recipe(workplace.folder)
 
     def make(kind: str = "law", shares: tuple[float, float] = (1.5, 1.5)) -> Path:
         space = load_space("small")
