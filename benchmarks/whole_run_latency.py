@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -84,10 +86,14 @@ def by_turns(
     """Return the milliseconds of every network in every turn, and the load average before each turn."""
     times: Times = {key: [] for key in networks}
     loads: list[float] = []
-    with opened("host", Settings(threads=1)) as devices:
+    with opened("host", Settings(threads=1)) as devices, tempfile.TemporaryDirectory() as folder:
         host = devices[0]
         futures = {key: host.prepare(Chain.network(arch.operations())) for key, arch in networks.items()}
-        files = {key: future.result() for key, future in futures.items()}
+        # Copies, as `nas check` of the same network would remove the file from the cache while this waits.
+        files = {
+            key: Path(shutil.copy(future.result(), Path(folder) / f"{'-'.join(key)}.tflite"))
+            for key, future in futures.items()
+        }
         for turn in range(turns):
             patience_s -= wait_for_quiet(most_load, patience_s)
             loads.append(load_average())
