@@ -120,7 +120,10 @@ class Posterior:
         self._drops = np.empty(0)
         self._errors = np.empty(0)
         self._inherited = np.empty(0)
+        # Whether a drop is against the measured largest member, and whether against a level that nobody measured: what
+        # was compared with another member is neither.
         self._leveled = np.empty(0)
+        self._unleveled = np.empty(0)
         self._fit: _Fit | None = None
         for each in evidence:
             self._take(each)
@@ -171,7 +174,8 @@ class Posterior:
         self._drops = np.append(self._drops, seen.drop)
         self._errors = np.append(self._errors, seen.standard_error)
         self._inherited = np.append(self._inherited, float(seen.inherited))
-        self._leveled = np.append(self._leveled, float(seen.leveled))
+        self._leveled = np.append(self._leveled, float(seen.leveled and seen.base is None))
+        self._unleveled = np.append(self._unleveled, float(not seen.leveled))
         self._fit = None
 
     def _of(self, arch: Architecture) -> tuple[float, Floats]:
@@ -231,7 +235,7 @@ class Posterior:
         """Return the covariance of the drops (observations, observations)."""
         alone = np.diag(self._errors**2 + noise**2)
         leveled = np.outer(self._leveled, self._leveled)
-        unleveled = np.outer(1 - self._leveled, 1 - self._leveled)
+        unleveled = np.outer(self._unleveled, self._unleveled)
         offsets = OFFSET_ERROR**2 * leveled + LEVEL_ERROR**2 * unleveled
         return scale**2 * known + bias**2 * biased + alone + offsets
 
@@ -264,7 +268,7 @@ class Posterior:
 
     def _expected_level(self, unknown: Floats) -> float | None:
         """Return the accuracy of the largest member: as measured, or as members that were trained alone tell it."""
-        trained = self._leveled == 0
+        trained = self._unleveled == 1
         if self._level is None or not trained.any():
             return self._level
         expected = self.fit.scale * (self._costs + self._features @ unknown)
