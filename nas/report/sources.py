@@ -82,7 +82,9 @@ def _scores(folder: Path, about: About, space: Space | None, reasons: list[str])
         return None
     path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
     # The file is as the run recorded it, so its figures are the run's, whatever became of the weights beside it.
-    return load_scores(path, check_weights=False) if path else None
+    scores = load_scores(path, check_weights=False) if path else None
+    # Scores that the run saved know nothing of the space's published members by themselves.
+    return scores.at(space) if scores is not None and space is not None else scores
 
 
 def find_file(folder: Path, text: str, kind: str = "") -> Path | None:
