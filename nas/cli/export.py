@@ -54,9 +54,19 @@ def export(
     exported = write(source, targets, real, report=say)
     if exported.failed:
         raise NasError("; ".join(exported.failed.values()))
-    following = shlex.join(["nas", "check", run, "--device", "host"])
+    following = shlex.join(["nas", "check", run, "--device", _device(Path(run))])
     emit(_document(source, exported, following), as_json, _text(source, exported))
     next_step(following)
+
+
+def _device(run: Path) -> str:
+    """Return the device that a run was searched for; this machine for an architecture without a run."""
+    from nas.files import YamlFile
+
+    description = run / "run.yaml"
+    if not description.is_file():
+        return "host"
+    return str(YamlFile(description).data.get("table", {}).get("device", "host"))
 
 
 def _document(source: Source, exported: Exported, following: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import typer
 
 from nas.cli import sizes
 from nas.cli.common import Json, emit, next_step
-from nas.cli.search_words import accuracy_data
 
 if TYPE_CHECKING:
     from nas.accuracy import Accuracy
@@ -27,6 +26,7 @@ def predict(
 ) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
+    from nas.search.run import accuracy_row
     from nas.space import find_architecture
 
     asked = sizes.read(resolution, classes, segment)
@@ -42,7 +42,10 @@ def predict(
     elif effective.options():
         following += ["--space", network.space, *effective.options()]
     accuracy = _accuracy(network)
-    document = {**_document(network, table, estimate, shlex.join(following)), "accuracy": accuracy_data(accuracy)}
+    document = {
+        **_document(network, table, estimate, shlex.join(following)),
+        "accuracy": accuracy_row(accuracy) if accuracy else None,
+    }
     emit(document, as_json, "\n".join([_text(network, table, estimate), *_accuracy_lines(accuracy)]))
     next_step(shlex.join(following))
 

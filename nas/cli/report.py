@@ -48,7 +48,7 @@ def report(
 def _following(folders: Sequence[Path], runs: Sequence[RunReport]) -> str:
     """The first step of the job that a run lacks, or a comparison."""
     commands = [gap.command for loaded in runs for gap in loaded.left_out if gap.command]
-    return commands[0] if commands else shlex.join(["nas", "report", *map(str, folders), "ANOTHER_RUN"])
+    return commands[0] if commands else shlex.join(["nas", "export", str(folders[0])])
 
 
 def _document(

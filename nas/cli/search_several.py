@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,19 +13,17 @@ from nas.cli.common import emit, next_step, say
 if TYPE_CHECKING:
     from nas.search import Problem
     from nas.search.several import Several
-    from nas.space import Architecture
 
 
 def search_several(problems: Sequence[Problem], out: str | None, as_json: bool) -> Path:
     """Searches on all devices, writes the run folder and says what was found; returns the folder."""
-    from nas.search.run import new_folder
+    from nas.search.run import new_folder, write_several
     from nas.search.several import search_several as run
 
     names = [problem.table.device.name for problem in problems]
     found = run(problems)
     folder = new_folder(out, problems[0].space.name, "-".join(names))
-    rows = _rows(found)
-    _write(folder, found, rows)
+    rows = write_several(folder, found, ["nas", *sys.argv[1:]])
     document = _document(found, rows, folder)
     emit(document, as_json, _text(found, rows, folder))
     if found.common is None:
@@ -35,54 +31,6 @@ def search_several(problems: Sequence[Problem], out: str | None, as_json: bool) 
     chosen = "architecture.yaml" if found.common else f"best-{names[0]}.yaml"
     next_step(shlex.join(["nas", "predict", str(folder / chosen), "--device", names[0]]))
     return folder
-
-
-def _rows(found: Several) -> dict[str, dict[str, Any]]:
-    """The members found and the published ones: cost, and latency on every device."""
-    space = found.devices[0].problem.space
-    members: dict[str, Architecture] = {"best on all": found.common.architecture} if found.common else {}
-    members |= {f"best on {each.problem.table.device.name}": each.best.architecture for each in found.devices}
-    return {name: _row(found, arch) for name, arch in (members | dict(space.published)).items()}
-
-
-def _row(found: Several, arch: Architecture) -> dict[str, Any]:
-    from nas.cli.search_words import accuracy_data
-    from nas.search.run import finite, summary
-
-    problems = [each.problem for each in found.devices]
-    scores = problems[0].scores
-    times = {problem.table.device.name: finite(problem.latency.measure.total(arch)) for problem in problems}
-    return {
-        "cost": scores.cost(arch),
-        "accuracy": accuracy_data(scores.accuracy(arch) if scores.absolute else None),
-        "latency_ms": times,
-        "keeps_all": all(problem.latency.holds(arch) for problem in problems),
-        **summary(problems[0].space, arch),
-    }
-
-
-def _write(folder: Path, found: Several, rows: dict[str, dict[str, Any]]) -> None:
-    from nas.files import write_text, write_yaml
-    from nas.search.run import FORMAT, describe, write_front
-
-    for each in found.devices:
-        name = each.problem.table.device.name
-        answers = {f"best on {name}": each.best} | ({"best on all": found.common} if found.common else {})
-        write_front(folder, each.problem, each.front, answers, f"front-{name}")
-        each.best.architecture.save(folder / f"best-{name}.yaml")
-    if found.common:
-        found.common.architecture.save(folder / "architecture.yaml")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    devices = [each.problem.table.device.name for each in found.devices]
-    writer.writerow(["member", "cost", *(f"ms_{name}" for name in devices), "keeps_all", "params", "macs"])
-    for name, row in rows.items():
-        writer.writerow([name, row["cost"], *(row["latency_ms"][device] for device in devices), row["keeps_all"],
-                         row["params"], row["macs"]])  # fmt: skip
-    write_text(folder / "members.csv", text.getvalue())
-    described = [describe(each.problem) for each in found.devices]
-    write_yaml(folder / "run.yaml", {"format": FORMAT, "command": shlex.join(["nas", *sys.argv[1:]]),
-                                     "devices": described, "result": rows})  # fmt: skip
 
 
 def _document(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from nas.cli import search_evaluate
 from nas.cli.common import say
 
 if TYPE_CHECKING:
-    from nas.accuracy import Accuracy
     from nas.search import Found, Problem, Step
     from nas.search.exact import FrontPoint
     from nas.space import Architecture
@@ -51,38 +50,19 @@ def tell_step(step: Step) -> None:
         f"{step.total_cost:>+9.3f}")  # fmt: skip
 
 
-def accuracy_data(accuracy: Accuracy | None) -> dict[str, Any] | None:
-    """Return an expected accuracy as plain data; None where only costs are known."""
-    if accuracy is None:
-        return None
-    data: dict[str, Any] = {
-        accuracy.metric: accuracy.value,
-        "standard_error": accuracy.standard_error,
-        "metric": accuracy.metric,
-        "source": accuracy.source,
-        "extrapolated": accuracy.extrapolated,
-        "reasons": list(accuracy.reasons),
-    }
-    if accuracy.published:
-        data["published"] = True
-        data["predicted_without_it"] = accuracy.predicted
-        data["predicted_error"] = accuracy.predicted_error
-    return data
-
-
 def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
     """Return the figures of a member: latency and accuracy with their errors, size and shape."""
     from nas.search.mes import mes
-    from nas.search.run import summary
+    from nas.search.run import expected, latency_error, summary
 
-    scores = problem.scores
     ms = problem.latency.measure.total(arch)
     amounts = {limit.measure.key: limit.measure.total(arch) for limit in problem.limits}
     return {
         "latency_ms": ms,
-        "latency_error": problem.table.predict(arch).standard_error,
-        "cost": scores.cost(arch),
-        "accuracy": accuracy_data(scores.accuracy(arch) if scores.absolute else None),
+        "latency_error": latency_error(problem, arch),
+        "cost": problem.scores.cost(arch),
+        "accuracy": None,
+        **expected(problem.scores, arch),
         **summary(problem.space, arch),
         **amounts,
         "mes": mes(arch.params, ms),
@@ -100,7 +80,7 @@ def document(
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what was found as plain data, with the front where there is one."""
-    from nas.search.run import finite, limits, score_by
+    from nas.search.run import evaluated, finite, limits, score_by
 
     table, device, found = problem.table, problem.table.device, others[problem.engine]
     return {
@@ -108,7 +88,7 @@ def document(
         "objective": problem.objective, "target_ms": finite(problem.target_ms), "target_reason": problem.target_reason,
         "limits": limits(problem), "max_drop": problem.asked_drop, "min_accuracy": problem.min_accuracy,
         "steps": len(found.trace), "optimum": _optimum(problem, others),
-        "score_by": score_by(problem), **row(problem, found.architecture), **_evaluated(found),
+        "score_by": score_by(problem), **row(problem, found.architecture), **evaluated(found),
         "published": published(problem),
         "table": {"provenance": table.provenance, "expected_error": table.expected_error,
                   "expected_error_source": table.expected_error_source, "path": str(table.path),
@@ -117,13 +97,6 @@ def document(
         "run": str(folder), "architecture": str(folder / "architecture.yaml"), "next": following,
         **({} if points is None else {"front": _front(problem, points)}),
     }  # fmt: skip
-
-
-def _evaluated(found: Found) -> dict[str, float]:
-    """Return accuracy and drop as evaluated on the sliced supernet, where they were."""
-    if found.evaluated is None or found.drop is None:
-        return {}
-    return {"evaluated": found.evaluated, "drop": found.drop}
 
 
 def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:
@@ -142,7 +115,7 @@ def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int
 
 def header(rows: Mapping[str, dict[str, Any]]) -> str:
     """Return the head of the table of members."""
-    known = any(each["accuracy"] for each in rows.values())
+    known = any(each.get("accuracy") for each in rows.values())
     what = "top-1 %" if known else "points"
     width = max(map(len, rows))
     head = f"{'':<{width}}  {'ms':>13}  {what:>13}  {'':<{_NOTE}}  {'params':>8}  {'MACs':>8}"
@@ -163,12 +136,12 @@ def line(name: str, each: dict[str, Any], rows: Mapping[str, dict[str, Any]]) ->
 
 def accuracy_text(each: dict[str, Any]) -> tuple[str, str]:
     """Return a member's accuracy with its error, or its points where only costs are known, and a note on it."""
-    known = each["accuracy"]
+    known = each.get("accuracy")
     if known is None:
         return f"{-each['cost']:+.2f}", ""
     value = known[known["metric"]]
-    if known.get("published"):
-        without = f"{known['predicted_without_it']:.1f} ± {known['predicted_error']:.1f}"
+    if known.get("predicted") is not None:
+        without = f"{known['predicted']:.1f} ± {known['predicted_error']:.1f}"
         return f"{value:.1f}      ", f"published; without it {without}"
     return f"{value:.1f} ± {known['standard_error']:.1f}", ""
 
@@ -207,13 +180,13 @@ def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
 
 def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
     """Return the front as plain data; front.csv has what stands at every place."""
-    from nas.search.run import summary
+    from nas.search.run import accuracy_row, summary
 
     return [
         {
             "latency_ms": point.ms,
             "cost": point.cost,
-            "accuracy": accuracy_data(point.accuracy),
+            "accuracy": accuracy_row(point.accuracy) if point.accuracy else None,
             **summary(problem.space, point.architecture),
         }
         for point in points

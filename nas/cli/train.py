@@ -165,9 +165,23 @@ def _finish(space: str, folder: str, scores: RecordedScores, data: Splits, epoch
     moves = f"{len(scores.rows)} moves on {scores.images} held-out images"
     emit(document, as_json, f"scores   {folder}/scores.csv: {moves}, {accuracy}")
     say(f"evidence {verdict.text}")
-    if following == search:
+    if following == search and not _has_table(space, resolution, classes):
         say(f"no latency table for this size yet? {shlex.join(table)}")
     next_step(following)
+
+
+def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
+    """Return whether this machine's table has all rows that a search of the space at this size needs."""
+    from nas.errors import InputError
+    from nas.latency import load_table
+    from nas.search import fastest
+    from nas.space import load_space
+
+    try:
+        fastest(load_space(space).at(resolution, classes), load_table("host"))
+    except InputError:
+        return False
+    return True
 
 
 def _remedy(verdict: Verdict, folder: str, data: Splits, epochs: int) -> str | None:

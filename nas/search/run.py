@@ -218,7 +218,7 @@ def _document(problem: Problem, found: Found, command: Sequence[str], kept: Path
             "steps": len(found.trace),
             **summary(problem.space, found.architecture),
             **({} if found.accuracy is None else {"accuracy": accuracy_row(found.accuracy)}),
-            **_evaluated(found),
+            **evaluated(found),
         },
         "published": published(problem, found.architecture),
     }
@@ -249,7 +249,7 @@ def published(problem: Problem, found: Architecture | None = None) -> dict[str, 
 
 def keeps_limits(problem: Problem, arch: Architecture) -> bool:
     """Return whether a member keeps all limits of a search, that on its accuracy too."""
-    enough = problem.max_drop is None or problem.scores.cost(arch) <= problem.max_drop + 1e-9
+    enough = problem.max_drop is None or problem.judge.cost(arch) <= problem.max_drop + 1e-9
     return enough and all(limit.holds(arch) for limit in problem.every_limit)
 
 
@@ -362,18 +362,13 @@ def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any
 
 def _asked_accuracy(problem: Problem) -> dict[str, float]:
     """Return the accuracy that a search for the fastest member was asked to keep."""
-    asked = {"min_accuracy": problem.min_accuracy, "max_drop": problem.max_drop}
+    asked = {"min_accuracy": problem.min_accuracy, "max_drop": problem.asked_drop}
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _evaluated(found: Found) -> dict[str, float]:
+def evaluated(found: Found) -> dict[str, float]:
     """Return accuracy and drop as evaluated, where they were."""
     return {} if found.evaluated is None or found.drop is None else {"evaluated": found.evaluated, "drop": found.drop}
-
-
-def measured(found: Found) -> dict[str, float]:
-    """Return accuracy and drop as evaluated, where they were, by the names that `nas search --json` has for them."""
-    return {} if found.evaluated is None or found.drop is None else {"accuracy": found.evaluated, "drop": found.drop}
 
 
 def limits(problem: Problem) -> dict[str, float]:
