@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, nan
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
@@ -20,6 +20,9 @@ from nas.search.limits import Limit, latency
 from nas.search.studies import StudySettings
 from nas.space import Architecture, Space
 from nas.space.moves import Action, Move
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Candidates = Literal["all", "paper"]
 Objective = Literal["limits", "mes"]
@@ -99,6 +102,30 @@ class Found:
         """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into `folder`."""
         self.architecture.save(Path(folder) / "architecture.yaml")
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
+
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the way to the member, better upward, with the standard error of its accuracy.
+
+        The y axis is expected accuracy in percent, or points below the largest member where only costs are known.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        level = self.accuracy.value + self.cost if self.accuracy else 0.0
+        steps = [step for step in self.trace if isfinite(step.ms)]
+        axes.plot([step.ms for step in steps], [level - step.total_cost for step in steps], marker=".", color="0.5")
+        error = self.accuracy.standard_error if self.accuracy else None
+        axes.errorbar([self.ms], [level - self.cost], yerr=error, marker="o", color="tab:red", label="found")
+        metric = self.accuracy.metric if self.accuracy else ""
+        axes.set(
+            title=self.architecture.name,
+            xlabel="predicted latency (ms)",
+            ylabel=f"expected {metric} (%)" if self.accuracy else "points against the largest member",
+        )
+        axes.legend()
+        return figure
 
 
 @dataclass(frozen=True)

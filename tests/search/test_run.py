@@ -95,3 +95,15 @@ def test_the_front_is_a_row_a_member_and_a_picture(workplace, searched, tmp_path
     assert [p.label for p in data.found] == ["exact", "slimming"] and [p.label for p in data.published] == ["s", "l"]
     draw_front(data, tmp_path / "again.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_found_member_draws_and_saves_its_way(workplace, tmp_path):
+    space, table, scores = load_space("small"), load_table("toy"), load_scores("small")
+    found = solve(pose(space, table, scores, fastest(space, table)[0] * 1.2))
+    (axes,) = found.plot().axes
+    drawn = axes.lines[0].get_xydata()
+    assert len(drawn) == len(found.trace) > 0
+    assert drawn[-1].tolist() == pytest.approx([found.ms, found.accuracy.value])
+    assert "top1" in axes.get_ylabel()
+    found.save(tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"architecture.yaml", "trace.csv"}
