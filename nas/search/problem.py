@@ -103,7 +103,6 @@ class Found:
         self.architecture.save(Path(folder) / "architecture.yaml")
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 
-
     def plot(self) -> Figure:
         """Return a matplotlib figure of the way to the member, better upward, with the standard error of its accuracy.
 
