@@ -51,6 +51,21 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """The published member that one would ship otherwise, measured by turns with the found network.
+
+    Attributes:
+        ratio, predicted_ratio: latency of the found network over the rival's, as measured and as predicted.
+    """
+
+    name: str
+    predicted_ms: float | None
+    measured_ms: float
+    ratio: float | None
+    predicted_ratio: float | None
+
+
+@dataclass(frozen=True)
 class Breakdown:
     """A network on a device. `measured` tells when and with what, in words; it is empty where nothing was measured."""
 
@@ -60,6 +75,7 @@ class Breakdown:
     measured_ms: float | None = None
     error_percent: float | None = None
     measured: str = ""
+    rival: Rival | None = None
 
     @property
     def title(self) -> str:
@@ -78,6 +94,12 @@ class _CheckedOperation(Part):
     measured_ms: float | None = None
 
 
+class _CheckedRival(Part):
+    name: str
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+
+
 class _CheckFile(Part):
     """What `nas check RUN` writes."""
 
@@ -89,6 +111,16 @@ class _CheckFile(Part):
     date: str
     profile: str = ""
     operations: tuple[_CheckedOperation, ...] = ()
+    rival: _CheckedRival | None = None
+    ratio: float | None = None
+    predicted_ratio: float | None = None
+
+    def measured_rival(self) -> Rival | None:
+        """Return the rival, where it could be measured."""
+        if self.rival is None or self.rival.measured_ms is None:
+            return None
+        rival = self.rival
+        return Rival(rival.name, rival.predicted_ms, self.rival.measured_ms, self.ratio, self.predicted_ratio)
 
 
 def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable) -> Breakdown:
@@ -149,6 +181,7 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
     return Breakdown(
         check.device, tuple(_checked(bar, rows) for bar in bars), check.predicted_ms, check.measured_ms,
         check.error_percent, check.date + (f"; operations: {check.profile}" if check.profile else ""),
+        check.measured_rival(),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, hypot, isfinite, log10
 
+from nas.report.breakdown import Rival
 from nas.report.plane import METRICS, Point
 from nas.report.reading import About, Difference, ExpectedAccuracy, Member
 from nas.report.run import RunReport
@@ -325,6 +326,8 @@ def measurements(run: RunReport) -> tuple[Measurement, ...]:
         own = check.device == run.device
         error = result.latency_error if own else None
         rows.append(_latency_row(check.device, check.predicted_ms, error, check.measured_ms or 0.0, check.measured))
+        if check.rival:
+            rows.append(_rival_row(check.device, check.rival))
     expected = result.accuracy
     if result.evaluated is not None and expected is not None:
         rows.append(_accuracy_row("accuracy in the supernet", expected, result.evaluated, 0.0, True, "its slice"))
@@ -357,6 +360,17 @@ def _latency_row(device: str, predicted: float | None, error: float | None, meas
         off = predicted - measured
         apart = f"{signed(off, 3)} ms ({signed(100 * off / measured, 1)} %){_in_errors(off, error)}"
     return Measurement(f"latency on {device}", text, f"{measured:.4g} ms", apart, about)
+
+
+def _rival_row(device: str, rival: Rival) -> Measurement:
+    """Return the published member that was measured by turns with the found network."""
+    predicted = "not predicted" if rival.predicted_ms is None else f"{rival.predicted_ms:.4g} ms"
+    apart = ""
+    if rival.ratio is not None:
+        known = "" if rival.predicted_ratio is None else f", predicted {rival.predicted_ratio:.2f}"
+        apart = f"found takes {rival.ratio:.2f} of it{known}"
+    about = "random weights, measured by turns with the found network"
+    return Measurement(f"{rival.name} on {device}", predicted, f"{rival.measured_ms:.4g} ms", apart, about)
 
 
 def _fit_row(run: RunReport, fit: Fit, best: Accuracy) -> Measurement:

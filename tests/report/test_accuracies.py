@@ -429,3 +429,18 @@ def test_a_run_on_two_devices_beside_another_run(make_several, make_run):
     html = render(runs, "nas report")
     assert "2 runs compared" in html and 'id="run-2"' in html and 'id="run-3"' not in html
     assert "both on slow" in html and "compare latencies on one device only" in html
+
+
+def test_the_measured_rival_stands_beside_the_found_network(make_run, check_file):
+    folder = make_run(kind="law")
+    arch = load_runs(folder)[0].architecture
+    rival = {"name": "small_s", "reason": "within the target", "predicted_ms": 0.49, "measured_ms": 1.25}
+    check = check_file(arch) | {"rival": rival, "ratio": 0.4, "predicted_ratio": 0.98}
+    (folder / "check-toy.yaml").write_text(yaml.safe_dump(check))
+    own, other = measurements(load_runs(folder)[0])
+    assert own.measured == "0.5 ms"
+    assert (other.what, other.measured) == ("small_s on toy", "1.25 ms")
+    assert other.difference == "found takes 0.40 of it, predicted 0.98"
+    check["rival"]["measured_ms"] = None
+    (folder / "check-toy.yaml").write_text(yaml.safe_dump(check | {"ratio": None}))
+    assert len(measurements(load_runs(folder)[0])) == 1
