@@ -253,8 +253,14 @@ class Posterior:
     def _scores(self, unknown: Floats) -> PosteriorScores:
         known = len(self._law.law.values)
         law = self._law.shifted(unknown[:known])
+        # Beside the figures go their uncertainties, as far as the files of law and rows can hold them.
+        law = replace(law, law=replace(law.law, covariance=self.fit.covariance[:known, :known]))
         costs = self.fit.scale * unknown[known:]
-        rows = tuple(replace(row, cost=float(cost)) for row, cost in zip(self._unit.rows, costs, strict=True))
+        errors = self.fit.scale * np.sqrt(np.maximum(np.diag(self.fit.covariance)[known:], 0.0))
+        rows = tuple(
+            replace(row, cost=float(cost), standard_error=float(error))
+            for row, cost, error in zip(self._unit.rows, costs, errors, strict=True)
+        )
         return PosteriorScores(
             law=replace(law, scale=self.fit.scale),
             rows=replace(self._unit, rows=rows),
@@ -313,7 +319,8 @@ class PosteriorScores(Scores):
         observed: how many measurements there were.
         source: what measured.
         noise: points that measurements are off the sum by.
-        uncertainty: the model, for variances; None for scores read from a file.
+        uncertainty: the model, for variances; None for scores read from a file, where the covariance of the law's
+            coefficients and the standard errors of the rows stand for it.
     """
 
     law: LawScores
@@ -367,10 +374,22 @@ class PosteriorScores(Scores):
         return Accuracy(self.level - self.cost(arch), error, self.metric, "; ".join(self.notes), self.law.reasons(arch))
 
     def difference_error(self, arch: Architecture, other: Architecture) -> float:
-        return self.noise if self.uncertainty is None else self.uncertainty.variance(arch, other) ** 0.5
+        if self.uncertainty is not None:
+            return float(np.sqrt(self.uncertainty.variance(arch, other)))
+        gradient = self.law.gradient(arch) - self.law.gradient(other)
+        rows = self.rows.standard_error(arch) ** 2 + self.rows.standard_error(other) ** 2
+        return self._kept_error(gradient, rows)
 
     def _error(self, arch: Architecture) -> float:
-        return self.noise if self.uncertainty is None else self.uncertainty.variance(arch) ** 0.5
+        if self.uncertainty is not None:
+            return float(np.sqrt(self.uncertainty.variance(arch)))
+        gradient = self.law.gradient(arch) - self.law.gradient(self.scored.largest())
+        return self._kept_error(gradient, self.rows.standard_error(arch) ** 2)
+
+    def _kept_error(self, gradient: Floats, rows: float) -> float:
+        """Return the standard error by what the files keep: without correlations of rows, right to a factor of two."""
+        coefficients = float(gradient @ self.law.law.covariance @ gradient)
+        return float(np.sqrt(self.law.scale**2 * coefficients + rows + self.noise**2))
 
     def stem_cost(self, stem: BlockSpec) -> float:
         return self.law.stem_cost(stem) + self.rows.stem_cost(stem)

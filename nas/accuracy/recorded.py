@@ -241,7 +241,7 @@ class RecordedScores(Scores):
         if self.baseline_accuracy is None:
             raise InputError(f"{self._where}baseline_accuracy is missing, so that only costs are known, no accuracies")
         value = self.baseline_accuracy - self.cost(arch)
-        return Accuracy(value, self._standard_error(arch), self.metric, self.provenance)
+        return Accuracy(value, self.standard_error(arch), self.metric, self.provenance)
 
     def save(self, folder: str | Path) -> None:
         """Writes `scores.csv` and `scores.yaml`, which `load_scores` reads."""
@@ -249,7 +249,7 @@ class RecordedScores(Scores):
 
         write_scores(self, Path(folder))
 
-    def _standard_error(self, arch: Architecture) -> float:
+    def standard_error(self, arch: Architecture) -> float:
         """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
         ends = sum(
             variance * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2

@@ -203,3 +203,5 @@ def test_the_files_come_back_as_they_were_written(space: Space, law: LawScores, 
         for arch in members(space, 5):
             assert again.cost(arch) == pytest.approx(kept.cost(arch), abs=1e-3)
             assert again.accuracy(arch).value == pytest.approx(kept.accuracy(arch).value, abs=1e-3)
+            error = kept.accuracy(arch).standard_error
+            assert error / 3 < again.accuracy(arch).standard_error < 3 * error
