@@ -213,6 +213,9 @@ class Law:
     date: str = ""
     path: str = ""
 
+    def __repr__(self) -> str:
+        return f"Law({len(self.names)} coefficients fitted to {self.rows} rows, {self.date or 'no date'})"
+
     @cached_property
     def coefficients(self) -> dict[str, float]:
         """The values by name."""

@@ -90,6 +90,11 @@ class LawScores(Scores):
     _stages: dict[_Key, _StageFacts] = field(default_factory=dict, init=False, repr=False, compare=False)
     _slopes: dict[_Key, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        height, width = self.scored.resolution
+        recipe = (self.training or self._recipe).name or "no recipe"
+        return f"LawScores({self.space} at {height}x{width}, {recipe}, law of {self.law.date or 'no date'})"
+
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What the figures rest on."""

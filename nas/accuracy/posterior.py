@@ -334,6 +334,10 @@ class PosteriorScores(Scores):
     metric: str = "top1"
     uncertainty: Posterior | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        level = "no level" if self.level is None else f"largest member {self.level:.1f} %"
+        return f"PosteriorScores({self.law!r}, {self.observed} measurements, {level})"
+
     @property
     def scored(self) -> Space:  # type: ignore[override]
         return self.law.scored

@@ -222,6 +222,9 @@ class RecordedScores(Scores):
                 f"{named or 'those of the evaluations'}; {REMEDY.format(self.space)}"
             )
 
+    def __repr__(self) -> str:
+        return f"RecordedScores({self.space}, {len(self.rows)} moves, {self.path or 'in memory'})"
+
     @property
     def fingerprint(self) -> str:
         """A short text that differs where the rows' costs do."""

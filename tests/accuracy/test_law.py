@@ -251,3 +251,9 @@ def test_negative_variance_is_refused(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(InputError, match="positive semidefinite"):
         read_law(path)
+
+
+@pytest.mark.parametrize("name", [*space_names(), *(f"{space.name}-cifar10" for space in SPACES if space.published)])
+def test_scores_are_told_in_a_line(name: str) -> None:
+    text = repr(load_scores(name))
+    assert "\n" not in text and len(text) < 200
