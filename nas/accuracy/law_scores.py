@@ -27,7 +27,7 @@ EXPONENT_ERROR = 0.15
 """What an exponent may be off by outside of the widths, depths and expansions of a space's published members."""
 RATIO_POINTS = 0.5
 """Points per octave that a ratio of neighbouring widths lies outside of `WIDTH_RATIOS`."""
-ATTENTION_POINTS = 0.1
+ATTENTION_POINTS = 0.15
 """Points per attention block that a stage has above or below what any published member has there."""
 SIDE_SHARE = 0.3
 """Share of the shortfall per octave that the input lies outside of `SIDES`."""
@@ -266,11 +266,11 @@ class LawScores(Scores):
         )
         shares = [count / blocks for count in further]
         points = float(deficit) * math.exp(self._log_factor(shares))
-        # Half of what a second recipe's blocks gain may be its training's doing, so that mixing them gains nothing.
+        # What a second recipe's blocks gain may be its training's doing, so that mixing them in is not to be relied on.
         mixed = 0.0
         if any(shares):
             unmixed = float(deficit) * math.exp(self._log_factor([0.0] * len(shares)))
-            mixed = max(unmixed - points, 0.0) / 2
+            mixed = max(unmixed - points, 0.0)
         caution = 0.0
         reasons = []
         for (what, low, high), value in zip(self._ranges[index], (width, blocks, expansion), strict=False):
@@ -353,9 +353,13 @@ class LawScores(Scores):
             reason, points = self._ratio(index, before[index], stage.width)
             reasons += [*facts.reasons, *([reason] if reason else [])]
             caution += facts.caution + points
+        mixed = sum(self._facts(index, stage).mixed for index, stage in enumerate(arch.stages))
         if len({self._activation_of(stage) for stage in arch.stages}) > 1:
             reasons.append("blocks of two published recipes in one network")
-            caution += sum(self._facts(index, stage).mixed for index, stage in enumerate(arch.stages))
+            caution += mixed
+        else:
+            # Few networks were published by a second recipe: its gain elsewhere is known to a half.
+            caution += mixed / 2
         beyond = _octaves(self._side, *SIDES)
         if beyond > 0.01:
             reasons.append(f"input of {self._side:g} pixels, the data have {SIDES[0]:g} to {SIDES[1]:g}")
