@@ -86,7 +86,7 @@ def test_no_text_gets_more_than_an_input_error(tmp_path_factory: pytest.TempPath
         ("a: 1\na: 2\n", r":2: a: this key stands twice"),
         ("- 1\n", r": expected a mapping of keys, found list"),
         ("a: !!python/object/apply:os.system ['true']\n", r":1: malformed YAML: could not determine a constructor"),
-        ("", r": expected a mapping of keys, found NoneType"),
+        ("", r": the file is empty"),
     ],
 )
 def test_malformed_yaml_is_named_with_its_line(tmp_path: Path, text: str, reason: str) -> None:

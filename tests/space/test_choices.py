@@ -75,7 +75,7 @@ BLOCK = "block: {activation: [relu, null, [relu, null], null], kind: [null, irmb
 S = "published.choices_s: "
 BAD = [
     (STEM, STEM.replace("gelu]", "relu]"), "6: stages[0].entry: conv_stem(width=16;activation=relu) is listed twice"),
-    (STEM, "entry: []", "6: stages[0].entry: List should have at least 1 item"),
+    (STEM, "entry: []", "6: stages[0].entry: has 0 values, expected at least 1"),
     (STEM, "entry: conv_stem", "6: stages[0].entry: expected a block, or a list of blocks, found 'conv_stem'"),
     (STEM, "entry: [conv_stem]", "6: stages[0].entry[0]: Input should be a valid dictionary, found 'conv_stem'"),
     (STEM, STEM.replace("[relu, gelu]", "[relu, glu]"), "6: stages[0].entry: conv_stem: activation: Input should be"),

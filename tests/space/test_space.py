@@ -191,7 +191,7 @@ BAD = [
     (WIDTH, "width: {min: 32, max: 96, step: 0}", "12: stages[0].width.step: Input should be greater than 0"),
     (WIDTH, "width: {min: 32, max: 96, stride: 16}", "12: stages[0].width.stride: unknown key"),
     (WIDTH, "width: 48", "12: stages[0].width: expected {min, max, step} or a list, found 48"),
-    (WIDTH, "width: []", "12: stages[0].width: List should have at least 1 item"),
+    (WIDTH, "width: []", "12: stages[0].width: has 0 values, expected at least 1"),
     (WIDTH, "width: [a, 48]", "12: stages[0].width[0]: Input should be a valid integer, found 'a'"),
     (WIDTH, "width: [33, 48, 64, 96]", "12: stages[0].width: conv_stem: width 33 must be a positive multiple of 2"),
     ("depth: {min: 1, max: 18}", "depth: {min: 0, max: 18}", "21: stages[2].depth.min: Input should be greater than 0"),
@@ -233,7 +233,7 @@ def test_bad_files_name_line_key_and_reason(good: str, bad: str, message: str, t
 
 
 @pytest.mark.parametrize("content, reason", [
-    (b"", "expected a mapping"), (b"[]", "expected a mapping"), (b"7", "expected a mapping"),
+    (b"", "the file is empty"), (b"[]", "expected a mapping"), (b"7", "expected a mapping"),
     (b"\xff\xfe\x00", "not UTF-8"), (b"\x00", "malformed YAML"), (b"a: [", "malformed YAML"),
 ])  # fmt: skip
 def test_files_that_are_no_space_at_all(content: bytes, reason: str, tmp_path: Path) -> None:
