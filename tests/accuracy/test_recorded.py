@@ -110,7 +110,7 @@ def test_scores_that_are_not_there_are_an_error_with_the_way_to_make_them(workpl
     workplace.scores_file.unlink()
     with pytest.raises(InputError, match=r"scores: unknown scores 'small-toy'"):
         load_scores("small")
-    with pytest.raises(InputError, match=r"nowhere/scores.*cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere/scores\.csv: there are no scores"):
         load_scores("nowhere/scores.csv")
 
 
