@@ -1,6 +1,6 @@
 """By how much do engines miss the proven optimum? Cost at equal latency, as JSON, at every published member's latency.
 
-    python benchmarks/optimality.py [SPACE ...] [--scores law|recorded|standin] [--device iphone12] [--most-trials 0]
+    python benchmarks/optimality.py [SPACE ...] [--scores law|recorded] [--device iphone12] [--most-trials 0]
 
 Per space: the whole front by the exact engine, then exact and slimming at the predicted latency of every published
 member; with --most-trials also random members (as many as slimming priced) and NSGA-II (as many, at most so many).
@@ -21,8 +21,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
-
-from standin import StandIn
 
 import nas
 from nas import resources
@@ -57,7 +55,7 @@ def random_members(problem: Problem, count: int, seed: int) -> tuple[float, int]
     for _ in range(count):
         arch = problem.space.sample(rng)
         if problem.latency.holds(arch):
-            costs.append(problem.judge.cost(arch))
+            costs.append(problem.cautious_scores.cost(arch))
     return (min(costs), len(costs)) if costs else None
 
 
@@ -71,7 +69,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def engines_at(problem: Problem, spread: float, most_trials: int) -> dict[str, Any]:
     """What each engine finds at the problem's target."""
     best, seconds = timed(lambda: solve(replace(problem, engine="exact")))
-    least = problem.judge.cost(best.architecture)
+    least = problem.cautious_scores.cost(best.architecture)
 
     def row(cost: float, took: float, **more: Any) -> dict[str, Any]:
         gap = cost - least
@@ -85,7 +83,7 @@ def engines_at(problem: Problem, spread: float, most_trials: int) -> dict[str, A
     try:
         found, took = timed(lambda: solve(replace(counted, engine="slimming")))
         evaluations = table.asked
-        cost = problem.judge.cost(found.architecture)
+        cost = problem.cautious_scores.cost(found.architecture)
         rows["slimming"] = row(cost, took, ms=round(found.ms, 4), steps=len(found.trace))
     except nas.NasError as error:
         rows["slimming"] = {"failed": str(error)}
@@ -108,13 +106,11 @@ def nsga2(problem: Problem, trials: int, row: Callable[..., dict[str, Any]]) -> 
         found, took = timed(search)
     except nas.NasError as error:
         return {"failed": str(error), "evaluations": trials}
-    return row(problem.judge.cost(found.architecture), took, ms=round(found.ms, 4), evaluations=trials)
+    return row(problem.cautious_scores.cost(found.architecture), took, ms=round(found.ms, 4), evaluations=trials)
 
 
 def scores_of(space: Space, kind: str) -> Scores:
     """The scores of a space by the kind that --scores names."""
-    if kind == "standin":
-        return StandIn(space)
     if kind == "recorded":
         return nas.load_scores(str(resources.names(resources.EXPERIMENTS, "*/scores.csv")[f"{space.name}-cifar10"]))
     return nas.load_scores(space.name)
@@ -133,7 +129,7 @@ def of_space(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"  {member}, {target:.4f} ms", flush=True, file=sys.stderr)
         aimed = pose(space, table, scores, target, engine="exact")
         engines = engines_at(aimed, first.cost - last.cost, arguments.most_trials)
-        better = problem.judge.cost(arch) - engines["exact"]["cost"]
+        better = problem.cautious_scores.cost(arch) - engines["exact"]["cost"]
         rows.append({"target": member, "target_ms": round(target, 4), "below_published": round(better, 4),
                      "engines": engines})  # fmt: skip
     exact = [row["engines"]["exact"]["seconds"] for row in rows]
@@ -176,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("spaces", nargs="*")
     parser.add_argument("--device", default="iphone12")
-    parser.add_argument("--scores", choices=("law", "recorded", "standin"), default="law",
+    parser.add_argument("--scores", choices=("law", "recorded"), default="law",
                         help="law: what ships as a space's default scores")  # fmt: skip
     parser.add_argument("--most-trials", type=int, default=0, help="of NSGA-II; 0 leaves it and random members out")
     parser.add_argument("--jobs", type=int, default=1, help="spaces at a time")

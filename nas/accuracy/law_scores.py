@@ -203,7 +203,7 @@ class LawScores(Scores):
     def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
         """Return blocks, attention blocks, their expansion in quarters, and blocks of each further recipe."""
         role = self.scored.stages[index].kind(block)
-        further = [name for name in self._activations[1:]]
+        further = self._activations[1:]
         if role == "identity":
             return (0, 0, 0, *(0 for _ in further))
         activation = _activation(block)

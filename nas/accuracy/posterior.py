@@ -131,7 +131,8 @@ class Posterior:
     def extended(self, level: float, source: str) -> Posterior:
         """Return the model with what it has observed, for further members that something else evaluates."""
         more = copy.copy(self)
-        more._level = level
+        if not more._unleveled.any():
+            more._level = level
         more._source = f"{self._source} and {source}" if self._source else source
         return more
 
@@ -145,9 +146,10 @@ class Posterior:
 
     def drawn(self, generator: np.random.Generator) -> PosteriorScores:
         """Return the scores with costs that are possible, the likelier the more often (Thompson, 1933)."""
-        mean = self.fit.mean
-        root = np.linalg.cholesky(self.fit.covariance + 1e-10 * np.eye(len(mean)))
-        return self._scores(mean + root @ generator.standard_normal(len(mean)))
+        # By eigenvalues: rounding may leave a covariance with slightly negative ones, which Cholesky refuses.
+        values, vectors = np.linalg.eigh(self.fit.covariance)
+        normals = generator.standard_normal(len(values))
+        return self._scores(self.fit.mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * normals))
 
     def variance(self, arch: Architecture, other: Architecture | None = None) -> float:
         """Return the variance of s f(arch), or of its difference to s f(other), in squared points of the metric."""
@@ -169,6 +171,9 @@ class Posterior:
             base_cost, base_features = self._of(seen.base)
             cost -= base_cost
             features = features - base_features
+        if cost == 0 and not features.any():
+            # The largest member beside itself: its drop is 0 whatever its accuracy, and tells nothing of the offset.
+            return
         self._costs = np.append(self._costs, cost)
         self._features = np.vstack([self._features, features])
         self._drops = np.append(self._drops, seen.drop)
@@ -366,6 +371,7 @@ class PosteriorScores(Scores):
 
     def check(self, space: Space) -> None:
         self.law.check(space)
+        self.rows.check(space)
 
     def cost(self, arch: Architecture) -> float:
         return self.law.parts_cost(arch) + self.rows.cost(arch)

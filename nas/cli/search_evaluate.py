@@ -1,4 +1,4 @@
-"""`nas search --score-by`: what the moves of slimming are judged by."""
+"""What `nas search` scores members by: the law, what was recorded, evidence that corrects it, evaluated members."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any
 
 def _optimum(problem: Problem, others: Mapping[str, Found]) -> dict[str, Any]:
     """Return the proven optimum, and by how many points of the minimised cost each engine misses it."""
-    judge = problem.judge
+    judge = problem.cautious_scores
     best = others["exact"]
     least = judge.cost(best.architecture)
     missed = {

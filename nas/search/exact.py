@@ -105,18 +105,18 @@ class _Model:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._judge = problem.judge
-        exceptions = tuple(self._judge.exceptions())
+        self._cautious = problem.cautious_scores
+        exceptions = tuple(self._cautious.exceptions())
         known = problem.graph.exceptions == exceptions
         self._graph = graph = problem.graph if known else Graph(problem.space, exceptions)
         counted = any(self._counts(arc) for layer in graph.layers for arc in layer if arc.place.position is not None)
         cost = self._costs(whole_stages=not counted)
         resources = self._resources(_allowed(graph, problem.limits))
-        self._positional = positional(problem.space, self._judge)
+        self._positional = positional(problem.space, self._cautious)
         self._condensed: Condensed | None = None
         self._layered: Layered = graph
         if counted:
-            self._condensed = Condensed(graph, cost, resources, self._counts, self._judge.stage_cost)
+            self._condensed = Condensed(graph, cost, resources, self._counts, self._cautious.stage_cost)
             self._layered = self._condensed
             cost = self._condensed.cost
             resources = self._condensed.resources
@@ -125,7 +125,7 @@ class _Model:
 
     def cost(self, arch: Architecture) -> float:
         """Return the cost that is minimised."""
-        return self._judge.cost(arch)
+        return self._cautious.cost(arch)
 
     def best(self) -> Architecture:
         """Return the member of least cost within the limits; of those that tie the fastest."""
@@ -177,7 +177,7 @@ class _Model:
         """The members of known cost within the limits, at the size of the space."""
         space = self._problem.space
         members = []
-        for exception in self._judge.exceptions():
+        for exception in self._cautious.exceptions():
             # A head for another task makes another network of it, whose cost is the sum of its parts.
             if any(same_head(exception.head, head) for head in space.heads):
                 arch = space.place(exception.at(space.resolution, space.classes))
@@ -241,14 +241,14 @@ class _Model:
             below = path_sum(ms.weights, path) * (1 - _APART)
 
     def _counts(self, arc: Arc) -> tuple[int, ...]:
-        return self._judge.counts(arc.place.stage or 0, arc.block)
+        return self._cautious.counts(arc.place.stage or 0, arc.block)
 
     def _costs(self, whole_stages: bool) -> list[Floats]:
         """Return what every arc adds to the cost; infinite for the last ones of exceptions, which are no such sums.
 
         With `whole_stages`, entries carry what their stages cost, where that depends on nothing but the width.
         """
-        judge = self._judge
+        judge = self._cautious
 
         def cost(arc: Arc) -> float:
             stage, position = arc.place.stage, arc.place.position

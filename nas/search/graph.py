@@ -7,6 +7,7 @@ the fastest, the smallest or the best member are searches for paths.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -73,7 +74,7 @@ class Arc:
     exception: bool = False
 
 
-class Layered:
+class Layered(abc.ABC):
     """A graph in layers, as far as searches for paths need it: numbered nodes, and the ends of every arc.
 
     Attributes:
@@ -84,8 +85,9 @@ class Layered:
     nodes: int
 
     @property
+    @abc.abstractmethod
     def ends(self) -> list[Ends]:
-        raise NotImplementedError
+        """Return the tails and the heads of the arcs of each layer."""
 
     def potentials(self, weights: Sequence[Floats], bottleneck: bool = False) -> Floats:
         """For every node, the least weight of a path from there to the end: its sum, or its largest arc's.

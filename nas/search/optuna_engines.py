@@ -135,7 +135,7 @@ def tpe(problem: Problem) -> Found:
 
 def _engine(problem: Problem, sampler: Sampler) -> Found:
     """The best of a study, with the moves that turn the largest member into it."""
-    judge = problem.judge
+    judge = problem.cautious_scores
     limits = {limit.measure.key: limit.most for limit in problem.limits}
     studied = search_optuna(problem.space, problem.table, judge.cost, problem.target_ms, sampler, problem.study,
                             limits, judge.fingerprint)  # fmt: skip

@@ -32,7 +32,7 @@ class Prices:
 
     def __init__(self, problem: Problem) -> None:
         self.limits: tuple[Limit, ...] = (problem.latency, *problem.limits)
-        self._judge = problem.judge
+        self._cautious = problem.cautious_scores
         self._space = problem.space
         self._numbers: dict[Stage, int] = {}
         self._stages: list[Stage] = []
@@ -114,7 +114,7 @@ class Prices:
     def exceptions(self) -> list[Architecture]:
         """The members whose cost is known by itself, at the size of the space."""
         space = self._space
-        sized = (exception.at(space.resolution, space.classes) for exception in self._judge.exceptions())
+        sized = (exception.at(space.resolution, space.classes) for exception in self._cautious.exceptions())
         # A head for another task makes another network of it, whose cost is the sum of its parts.
         return [
             space.place(arch)
@@ -128,7 +128,7 @@ class Prices:
         known: dict[tuple[int, ...], list[tuple[BlockSpec | None, BlockSpec, float]]] = {}
         for arch in self.exceptions:
             key = tuple(self._content[self._number(stage)] for stage in arch.stages)
-            known.setdefault(key, []).append((arch.stem, arch.head, self._judge.cost(arch)))
+            known.setdefault(key, []).append((arch.stem, arch.head, self._cautious.cost(arch)))
         return known
 
     def _end_cost(self, block: BlockSpec | None, is_head: bool = False) -> float:
@@ -136,12 +136,12 @@ class Prices:
             return 0.0
         cost = self._end_costs.get(block)
         if cost is None:
-            cost = self._judge.head_cost(block) if is_head else self._judge.stem_cost(block)
+            cost = self._cautious.head_cost(block) if is_head else self._cautious.stem_cost(block)
             self._end_costs[block] = cost
         return cost
 
     def _stage_cost(self, index: int, stage: Stage, before: int) -> float:
-        judge = self._judge
+        judge = self._cautious
         counts = zip(*(judge.counts(index, block) for block in stage.blocks), strict=True)
         cost = judge.entry_cost(index, stage.entry, before)
         cost += judge.stage_cost(index, stage.width, tuple(map(sum, counts)))

@@ -171,7 +171,7 @@ class Problem:
     graph: Graph = field(kw_only=True, repr=False, compare=False)
 
     @cached_property
-    def judge(self) -> Scores:
+    def cautious_scores(self) -> Scores:
         """The scores whose cost is minimised: what might be lost where `scores` know little counts as lost."""
         return self.scores.cautious()
 

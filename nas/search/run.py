@@ -249,7 +249,7 @@ def published(problem: Problem, found: Architecture | None = None) -> dict[str, 
 
 def keeps_limits(problem: Problem, arch: Architecture) -> bool:
     """Return whether a member keeps all limits of a search, that on its accuracy too."""
-    enough = problem.max_drop is None or problem.judge.cost(arch) <= problem.max_drop + 1e-9
+    enough = problem.max_drop is None or problem.cautious_scores.cost(arch) <= problem.max_drop + 1e-9
     return enough and all(limit.holds(arch) for limit in problem.every_limit)
 
 

@@ -166,7 +166,7 @@ class Pricer:
 
     def __init__(self, problem: Problem) -> None:
         self.prices = Prices(problem)
-        self.positional = positional(problem.space, problem.judge)
+        self.positional = positional(problem.space, problem.cautious_scores)
         self._space = problem.space
         self._limits = problem.every_limit
         self._objective = problem.objective
@@ -223,7 +223,10 @@ def _paper(problem: Problem, pricer: Pricer, arch: Architecture) -> list[Option]
     """
     scores = problem.scores
     if not isinstance(scores, RecordedScores):
-        raise InputError("candidates 'paper': requires recorded scores of a trained supernet, which have its alphas")
+        raise InputError(
+            "candidates 'paper': requires recorded scores of a trained supernet, which have its alphas. "
+            f"Fix: --supernet FOLDER, or recorded ones by name, as --scores {problem.space.name}-cifar10"
+        )
     options = list(pricer.options(arch))
 
     def of_stage(stage: int) -> float:

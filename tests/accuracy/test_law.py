@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from nas.accuracy.law_file import SHIPPED, read_law, shipped_law, write_law
 from nas.accuracy.law_scores import LawScores
 from nas.errors import InputError
 from nas.space import Architecture, Space, load_space, space_names
+from nas.space.moves import Drop, Localise, moves
 
 SPACES = [load_space(name) for name in space_names()]
+NAME = attrgetter("name")
 PUBLISHED = [(space, name) for space in SPACES for name in space.published]
 
 
@@ -47,7 +50,7 @@ def parts(scores: LawScores, arch: Architecture) -> float:
 
 
 @pytest.mark.parametrize("cautious", [False, True])
-@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("space", SPACES, ids=NAME)
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=10)
 def test_costs_are_the_sum_of_their_parts_and_the_distance_to_the_largest(
@@ -61,7 +64,7 @@ def test_costs_are_the_sum_of_their_parts_and_the_distance_to_the_largest(
     assert scores.cost(space.largest()) == pytest.approx(0.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("space", SPACES, ids=NAME)
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=10)
 def test_positions_do_not_matter_counts_do(space: Space, seed: int) -> None:
@@ -71,10 +74,15 @@ def test_positions_do_not_matter_counts_do(space: Space, seed: int) -> None:
     assert scores.cost(arch) == pytest.approx(scores.cost(arch.compact()), abs=1e-9)
 
 
-@pytest.mark.parametrize("space", SPACES, ids=str)
-def test_more_width_more_depth_and_more_attention_are_never_expected_to_hurt(space: Space) -> None:
+@pytest.mark.parametrize("space", [space for space in SPACES if len(space.recipes) < 2], ids=NAME)
+def test_less_width_depth_or_attention_never_gains(space: Space) -> None:
+    """In a space of one recipe; where there are two, a block less may raise the share of the better one."""
     scores = scores_of(space)
     for seed in range(20):
+        before = space.sample(seed)
+        for move in moves(space, before):
+            if isinstance(move, Drop | Localise):
+                assert scores.cost(move.apply(before)) > scores.cost(before) - 1e-9, str(move)
         arch = space.sample(seed)
         for index, choice in enumerate(space.stages):
             stage = arch.stages[index]
@@ -119,10 +127,8 @@ def test_networks_left_out_are_predicted_within_what_is_printed() -> None:
     assert np.mean([error < 1.96 * each.standard_error for error, each in zip(errors, published, strict=True)]) >= 0.9
 
 
-@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("space", [space for space in SPACES if space.published], ids=NAME)
 def test_errors_grow_outside_of_the_data(space: Space) -> None:
-    if not space.published:
-        pytest.skip("no published members to lie outside of")
     scores = scores_of(space)
     inside = next(iter(space.published.values()))
     outside = space.smallest()

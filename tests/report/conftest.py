@@ -41,7 +41,6 @@ def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Mak
         kind: str = "recorded",
         **options: float,
     ) -> Path:
-        _give_recipe(workplace.folder)
         space, table = load_space("small"), load_table("toy")
         target = None if options else fastest(space, table)[0] * 1.2
         problem = pose(space, table, _scores_of(kind, space), target, engine, **options)
@@ -54,19 +53,6 @@ def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Mak
         return folder
 
     return make
-
-
-def _give_recipe(folder: Path) -> None:
-    """Give the workplace's space a published recipe: without one the accuracy law knows no level."""
-    path = folder / "search_spaces" / "small.yaml"
-    if "recipe:" not in path.read_text():
-        path.write_text(path.read_text() + "recipe: EfficientFormer\n")
-
-
-@pytest.fixture
-def give_recipe() -> Callable[[Path], None]:
-    """A function that gives the space of a workplace's folder a published recipe."""
-    return _give_recipe
 
 
 @pytest.fixture
