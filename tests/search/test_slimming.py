@@ -179,7 +179,7 @@ def test_prices_are_those_of_scores_and_table(spaces, made_up_table, made_up_sta
                 prices = Prices(problem)
                 for seed in range(30):
                     arch = known.place(known.sample(seed))
-                    assert prices.cost(arch) == pytest.approx(problem.judge.cost(arch))
+                    assert prices.cost(arch) == pytest.approx(problem.cautious_scores.cost(arch))
                     for limit in prices.limits:
                         assert prices.amount(limit.measure, arch) == limit.measure.total(arch)
 
