@@ -20,6 +20,7 @@ from nas.accuracy.standard_errors import difference_error
 from nas.errors import InputError
 from nas.files import YamlFile, number_in, read_text, write_text, write_yaml
 from nas.space import Space
+from nas.space.place import Place
 from nas.space.schema import space_from
 from nas.specs import explain
 
@@ -211,7 +212,7 @@ def _score(
     )
     score = _with_honest_error(where, score, images)
     if move == "narrow":
-        widths = {f"stage{index}": stage.widths for index, stage in enumerate(space.stages, start=1)}
+        widths = {str(Place.whole(index)): stage.widths for index, stage in enumerate(space.stages)}
         if place not in widths:
             raise InputError(f"{where}: place: '{place}' is none of {', '.join(widths)}")
         if choice not in map(str, widths[place]):

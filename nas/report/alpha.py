@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2, nan
@@ -12,6 +11,7 @@ from typing import Any
 from nas.errors import InputError
 from nas.report.pictures import figure_of, write_picture
 from nas.report.reading import read_csv
+from nas.space.place import Place
 
 COLUMNS = 120
 """At most so many steps are shown; more are thinned evenly."""
@@ -108,8 +108,9 @@ def _words(row: dict[str, Any]) -> str:
 
 def position_label(name: str, dropped: frozenset[str]) -> str:
     """A position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was dropped."""
-    match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
-    return (f"{match[1]}.{match[2]}" if match else name) + (" x" if name in dropped else "")
+    place = Place.parse(name)
+    label = name if place.stage is None or place.position is None else f"{place.stage + 1}.{place.position + 1}"
+    return label + (" x" if name in dropped else "")
 
 
 def draw_alpha(data: Alpha, path: str | Path) -> None:

@@ -23,6 +23,7 @@ from nas.report.training import FOLDERS, Fit, read_fit
 from nas.report.trajectory import Trajectory, read_trajectory
 from nas.search import Scores
 from nas.space import Architecture, load_architecture
+from nas.space.place import Place
 
 EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
 """Kind of a device to the target of `nas export` whose file it runs."""
@@ -184,9 +185,9 @@ def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
         return None
     path = find_file(folder, str(Path(trained) / "alpha.csv"), resources.EXPERIMENTS)
     dropped = {
-        f"stage{index}_block{position}"
-        for index, stage in enumerate(arch.stages, start=1)
-        for position, block in enumerate(stage.blocks, start=1) if block.kind == "identity"
+        str(Place.block(index, position))
+        for index, stage in enumerate(arch.stages)
+        for position, block in enumerate(stage.blocks) if block.kind == "identity"
     }  # fmt: skip
     return read_alpha(path, frozenset(dropped)) if path else None
 

@@ -16,7 +16,7 @@ from nas.accuracy import Accuracy, RecordedScores, Scores
 from nas.accuracy.evaluations import unfinished
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import PosteriorScores
-from nas.accuracy.recorded import choice_text, position_name
+from nas.accuracy.recorded import choice_text
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
 from nas.latency.table import TABLE_FILE
@@ -26,7 +26,7 @@ from nas.search.problem import Found, Problem
 from nas.search.several import Several
 from nas.search.studies import shown
 from nas.space import Architecture, Space
-from nas.space.architecture import entry_name
+from nas.space.place import HEAD, STEM, Place
 from nas.versions import versions
 
 FORMAT = "nas-run-1"
@@ -185,13 +185,14 @@ def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
     return text.getvalue()
 
 
-def _places(space: Space) -> list[str]:
-    """The places of a space's members by name, in the order of the network."""
+def _places(space: Space) -> list[Place]:
+    """Return the places of a space's members in the order of the network."""
     largest = space.largest()
-    places = ["stem"] if largest.stem is not None else []
+    places = [] if largest.stem is None else [STEM]
     for index, stage in enumerate(largest.stages):
-        places += [entry_name(index, largest.stem), *(position_name(index, p) for p in range(len(stage.blocks)))]
-    return [*places, "head"]
+        places.append(Place.entry(index, largest.stem is not None))
+        places += [Place.block(index, position) for position in range(len(stage.blocks))]
+    return [*places, HEAD]
 
 
 def summary(space: Space, arch: Architecture) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
+from nas.space.place import HEAD, STEM, Place
 from nas.specs import BlockSpec, Flatten, Identity, Shape, Unflatten, from_dict, pyramid
 
 FORMAT = "nas-architecture-1"
@@ -22,8 +23,8 @@ class Operation:
     """One child module of the network, one row of a latency table, one bar of a breakdown.
 
     Attributes:
-        name: where it stands in the network: stem, stage2_entry, stage3_block5, stage4_flatten, head. Where a network
-            has no stem of its own, the block that enters stage 1 is its stem.
+        name: where it stands in the network, the text of a `nas.space.place.Place`: stem, stage2_entry, stage3_block5,
+            stage4_flatten, head. Where a network has no stem of its own, the block that enters stage 1 is its stem.
         spec: kind and hyperparameters.
         input: the shape that comes in; the one that goes out follows from both.
     """
@@ -135,25 +136,32 @@ class Architecture:
     def with_stage(self, index: int, stage: Stage) -> Architecture:
         return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 
-    def block(self, place: str) -> BlockSpec:
-        """What stands at a place, named as its operation: stem, stage2_entry, stage3_block5 or head."""
-        if place == "head":
+    def block(self, place: Place | str) -> BlockSpec:
+        """Return what stands at a place or at that of this text: the stem, a stage's entry, a block or the head."""
+        place = Place.parse(place) if isinstance(place, str) else place
+        if place.part == "head":
             return self.head
-        if place == "stem":
+        if place.part == "stem":
             return self.stem or self.stages[0].entry
-        stage, position = _parse(place)
-        return self.stages[stage].entry if position is None else self.stages[stage].blocks[position]
+        stage = self.stages[self._stage_at(place)]
+        return stage.entry if place.position is None else stage.blocks[place.position]
 
-    def with_block(self, place: str, block: BlockSpec) -> Architecture:
-        """The same network with another block at a place."""
-        if place == "head":
+    def with_block(self, place: Place | str, block: BlockSpec) -> Architecture:
+        """Return the same network with another block at a place, or at that of this text."""
+        place = Place.parse(place) if isinstance(place, str) else place
+        if place.part == "head":
             return replace(self, head=block)
-        if place == "stem" and self.stem is not None:
+        if place.part == "stem" and self.stem is not None:
             return replace(self, stem=block)
-        stage, position = _parse(place) if place != "stem" else (0, None)
-        if position is None:
-            return self.with_stage(stage, replace(self.stages[stage], entry=block))
-        return self.with_stage(stage, self.stages[stage].with_block(position, block))
+        index = 0 if place.part == "stem" else self._stage_at(place)
+        if place.position is None:
+            return self.with_stage(index, replace(self.stages[index], entry=block))
+        return self.with_stage(index, self.stages[index].with_block(place.position, block))
+
+    def _stage_at(self, place: Place) -> int:
+        if place.stage is None or place.part not in ("entry", "block"):
+            raise ValueError(f"{place}: no block stands there")
+        return place.stage
 
     def with_head(self, head: BlockSpec) -> Architecture:
         """The same network under another head, that of dense prediction, say."""
@@ -198,17 +206,6 @@ class Architecture:
         return {key: value for key, value in self.__dict__.items() if key != "_operations"}
 
 
-def entry_name(stage: int, stem: BlockSpec | None) -> str:
-    """What the operation is called that enters a stage (counted from 0)."""
-    return "stem" if stage == 0 and stem is None else f"stage{stage + 1}_entry"
-
-
-def _parse(place: str) -> tuple[int, int | None]:
-    """Stage and position (from 0) that a place's name gives; no position for a stage's entry."""
-    stage, _, rest = place.removeprefix("stage").partition("_")
-    return int(stage) - 1, None if rest == "entry" else int(rest.removeprefix("block")) - 1
-
-
 def check_resolution(resolution: Sequence[int]) -> None:
     """Raises ValueError unless both sides are positive multiples of 32, the stride of the last stage."""
     if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
@@ -219,40 +216,45 @@ def check_resolution(resolution: Sequence[int]) -> None:
 def _chain(arch: Architecture) -> Iterator[Operation]:
     shape, maps = Shape(3, *arch.resolution), list[Shape]()
     if arch.stem is not None:
-        for operation in with_layout("stem", "stem", arch.stem, shape):
+        for operation in with_layout(STEM, arch.stem, shape):
             yield operation
             shape = operation.output
-    for index, stage in enumerate(arch.stages, start=1):
-        steps = [(entry_name(index - 1, arch.stem), stage.entry)]
-        steps += [(f"stage{index}_block{position}", block) for position, block in enumerate(stage.blocks, start=1)]
-        for name, spec in steps:
+    for index, stage in enumerate(arch.stages):
+        steps = [(Place.entry(index, arch.stem is not None), stage.entry)]
+        steps += [(Place.block(index, position), block) for position, block in enumerate(stage.blocks)]
+        for place, spec in steps:
             if isinstance(spec, Identity):
                 continue
-            for operation in with_layout(f"stage{index}", name, spec, shape):
+            for operation in with_layout(place, spec, shape, stage=index):
                 yield operation
                 shape = operation.output
             if spec is not stage.entry and shape != operation.input:
-                raise InputError(f"{name}: {spec.kind} changes its input {operation.input} to {shape}: it is no block")
+                raise InputError(f"{place}: {spec.kind} changes its input {operation.input} to {shape}: it is no block")
         maps.append(replace(shape, layout="map"))
+    last = len(arch.stages) - 1
     if arch.head.layout == "pyramid":
         if shape.layout == "tokens":
-            yield Operation(f"stage{len(arch.stages)}_unflatten", Unflatten(), shape)
+            yield Operation(str(Place.reshape(last, Unflatten.kind)), Unflatten(), shape)
         shape = pyramid(maps[-arch.head.levels :])  # type: ignore[attr-defined]
-    yield from with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
+    yield from with_layout(HEAD, arch.head, shape, stage=last)
 
 
-def with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterator[Operation]:
-    """The operation, after the change of layout that it needs."""
+def with_layout(place: Place, spec: BlockSpec, shape: Shape, stage: int = 0) -> Iterator[Operation]:
+    """Yield the operation at a place, after the change of layout that it needs.
+
+    Args:
+        stage: counted from 0, which the change of layout belongs to.
+    """
     if spec.layout not in (shape.layout, "pyramid"):
         change = Flatten() if spec.layout == "tokens" else Unflatten()
-        reshape = Operation(f"{stage}_{change.kind}", change, shape)
+        reshape = Operation(str(Place.reshape(stage, change.kind)), change, shape)
         yield reshape
         shape = reshape.output
     try:
         spec.check(shape)
     except ValueError as error:
-        raise InputError(f"{name}: {spec.kind} does not fit its input {shape}: {error}") from None
-    yield Operation(name, spec, shape)
+        raise InputError(f"{place}: {spec.kind} does not fit its input {shape}: {error}") from None
+    yield Operation(str(place), spec, shape)
 
 
 def _block_to_data(block: BlockSpec) -> dict[str, Any] | str:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nas.errors import InputError
+from nas.space.place import Place
 from nas.specs import BlockSpec, Shape
 
 if TYPE_CHECKING:
@@ -48,17 +49,12 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
             try:
                 arch.operations()
             except InputError as error:
-                place = str(error).partition(":")[0]
-                return ["head"] if place == "head" else ["stages", stage_of(place)], str(error)
+                place = Place.parse(str(error).partition(":")[0])
+                return ["head"] if place.part == "head" else ["stages", place.stage or 0], str(error)
     return None
 
 
-def stage_of(place: str) -> int:
-    """The stage, from 0, in which an operation of this name stands."""
-    return int(place.removeprefix("stage").partition("_")[0]) - 1 if place.startswith("stage") else 0
-
-
-def _nth(turn: int, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def _nth(turn: int, place: Place, candidates: Blocks, shape: Shape) -> BlockSpec:
     return candidates[turn % len(candidates)]
 
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from nas.errors import InputError
 from nas.files import path_of
-from nas.space.architecture import STRIDE, Architecture, Stage, entry_name
+from nas.space.architecture import STRIDE, Architecture, Stage
 from nas.space.fit import misfit, refusal
+from nas.space.place import HEAD, STEM, Place
 from nas.specs import BlockSpec, Identity, Shape
 
 Placement = Literal["stage_suffix", "network_suffix"]
@@ -20,7 +21,7 @@ Placement = Literal["stage_suffix", "network_suffix"]
 Role = Literal["local", "global"]
 ROLES: tuple[Role, ...] = ("local", "global")
 Blocks = tuple[BlockSpec, ...]
-Pick = Callable[[str, Blocks, Shape], BlockSpec]
+Pick = Callable[[Place, Blocks, Shape], BlockSpec]
 """Chooses among the candidates of a place (named as its operation), which get an input of this shape."""
 
 FORMAT = "nas-space-1"
@@ -69,17 +70,17 @@ class StageSpace:
         }
 
 
-def first_listed(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def first_listed(place: Place, candidates: Blocks, shape: Shape) -> BlockSpec:
     """The candidate that the space names first."""
     return candidates[0]
 
 
-def most_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def most_macs(place: Place, candidates: Blocks, shape: Shape) -> BlockSpec:
     """The candidate with the most multiply-accumulates; of equal ones the one named first."""
     return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 
-def fewest_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def fewest_macs(place: Place, candidates: Blocks, shape: Shape) -> BlockSpec:
     return min(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 
@@ -127,18 +128,19 @@ class Space:
         Where a place has several candidates, `pick` chooses.
         """
         shape = Shape(3, *self.resolution)
-        stem = pick("stem", self.stems, shape) if self.stems else None
+        stem = pick(STEM, self.stems, shape) if self.stems else None
         shape = stem.output_shape(shape) if stem else shape
         stages = []
         for index, (space, width, depth, count) in enumerate(zip(self.stages, widths, depths, attention, strict=True)):
-            entry = pick(entry_name(index, stem), tuple(_widened(entry, width) for entry in space.entries), shape)
+            entries = tuple(_widened(entry, width) for entry in space.entries)
+            entry = pick(Place.entry(index, stem is not None), entries, shape)
             shape = self.shape(index, width)
             blocks = []
-            for position in range(1, depth + 1):
-                candidates = self.candidates(index, "global" if position > depth - count else "local", width)
-                blocks.append(pick(f"stage{index + 1}_block{position}", candidates, shape))
+            for position in range(depth):
+                candidates = self.candidates(index, "global" if position >= depth - count else "local", width)
+                blocks.append(pick(Place.block(index, position), candidates, shape))
             stages.append(Stage(entry, tuple(blocks)))
-        return Architecture(self.name, self.resolution, tuple(stages), pick("head", self.heads, shape), name, stem)
+        return Architecture(self.name, self.resolution, tuple(stages), pick(HEAD, self.heads, shape), name, stem)
 
     def largest(self) -> Architecture:
         """The widest and deepest member, global blocks wherever they may stand, the largest candidate at each place:
@@ -159,7 +161,7 @@ class Space:
         widths = [rng.choice(stage.widths) for stage in self.stages]
         depths = [rng.randint(*stage.depths) for stage in self.stages]
 
-        def pick(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+        def pick(place: Place, candidates: Blocks, shape: Shape) -> BlockSpec:
             return candidates[0] if len(candidates) == 1 else rng.choice(candidates)
 
         arch = self.member(widths, depths, rng.choice(list(self._attention(depths))), pick=pick)
@@ -313,7 +315,7 @@ class Space:
         """The candidates of each place of such a member, in the order in which `member` picks."""
         choices: list[Blocks] = []
 
-        def note(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+        def note(place: Place, candidates: Blocks, shape: Shape) -> BlockSpec:
             choices.append(candidates)
             return candidates[0]
 

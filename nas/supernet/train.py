@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.space import Space
+from nas.space.place import Place
 from nas.space.space import Blocks, Pick, most_macs
 from nas.specs import BlockSpec, Shape
 from nas.supernet.checkpoint import Folder, describe, save_weights
@@ -155,7 +156,7 @@ class SupernetTask(Task):
         return {"temperature": round(self.schedule.at(step / self.steps), 4)}
 
 
-def _any(generator: torch.Generator, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def _any(generator: torch.Generator, place: Place, candidates: Blocks, shape: Shape) -> BlockSpec:
     return candidates[int(torch.randint(len(candidates), (), generator=generator)) if len(candidates) > 1 else 0]
 
 

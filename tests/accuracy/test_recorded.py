@@ -36,7 +36,7 @@ def cost_of(scores, move, place, choice=""):
 def key_of(move):
     """The row that says what a move costs."""
     if isinstance(move, Exchange):
-        return "exchange", move.place, f"{move.block.kind}({move.block})"
+        return "exchange", str(move.place), f"{move.block.kind}({move.block})"
     if isinstance(move, Narrow):
         return "narrow", f"stage{move.stage + 1}", str(move.width)
     return {Drop: "drop", Localise: "localise"}[type(move)], f"stage{move.stage + 1}_block{move.position + 1}", ""
