@@ -362,7 +362,7 @@ def test_each_kind_of_layer_has_its_own_cost() -> None:
 
 
 def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"VGG-16: its layers are not known; known: .*ConvNeXt-B"):
+    with pytest.raises(InputError, match=r"no layers of VGG-16 at 224 .*ConvNeXt-B"):
         layers_of("VGG-16", 224)
     folder = copied(tmp_path)
     text = (folder / "published.csv").read_text()
