@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Literal
 
 from nas.accuracy.scores import Accuracy, Scores
 from nas.errors import InputError
+from nas.hashes import text_sha256
 from nas.space import Architecture, Space, Stage
 from nas.space.moves import localise
 from nas.space.place import HEAD, STEM, Place
@@ -229,7 +229,7 @@ class RecordedScores(Scores):
     def fingerprint(self) -> str:
         """A short text that differs where the rows' costs do."""
         text = json.dumps([[*row.key, row.cost] for row in self.rows])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return text_sha256(text)[:16]
 
     @property
     def absolute(self) -> bool:

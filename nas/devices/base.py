@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nas.errors import NasError
+from nas.hashes import data_sha256
 from nas.latency.device_info import DeviceInfo
 from nas.space import Operation
 from nas.specs import BlockSpec, Shape, from_dict, pyramid
@@ -107,8 +106,7 @@ class Chain:
 
     def digest(self, *more: str) -> str:
         """A name for this chain that is the same in every process; `more` is what else the content depends on."""
-        text = json.dumps([self.to_dict(), *more], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return data_sha256([self.to_dict(), *more])[:32]
 
     def __str__(self) -> str:
         first = f"{self.blocks[0].kind}({self.blocks[0]}) on {self.input}"

@@ -14,7 +14,8 @@ from nas.errors import InputError
 from nas.files import YamlFile
 from nas.finetune.judge import calibrate, resized
 from nas.finetune.subject import Subject, find_subject
-from nas.finetune.weights import read_network, sha256
+from nas.finetune.weights import read_network
+from nas.hashes import file_sha256
 from nas.network import Network
 from nas.supernet.checkpoint import Folder, load_supernet
 
@@ -74,7 +75,7 @@ def load_teacher(name: str, weights: str | Path | None, subject: Subject, data: 
     if sliced:
         calibrate(network, data)
     called = f"largest member of {arch.space}'s supernet" if sliced else arch.name or name
-    about = {"name": called, "file": str(file), "sha256": sha256(file), "resolution": list(arch.resolution)}
+    about = {"name": called, "file": str(file), "sha256": file_sha256(file), "resolution": list(arch.resolution)}
     return Teacher(network.eval(), about)
 
 

@@ -8,9 +8,9 @@ from math import log2, nan
 from pathlib import Path
 from typing import Any
 
+from nas.csv_files import read_columns
 from nas.errors import InputError
 from nas.report.pictures import figure_of, write_picture
-from nas.report.reading import read_csv
 from nas.space.place import Place
 
 COLUMNS = 120
@@ -66,7 +66,7 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
     Raises:
         InputError: for a damaged file, naming line, column and reason.
     """
-    rows = read_csv(path, ("step", "local", "identity"), ("position",), ("global",))
+    rows = read_columns(path, ("step", "local", "identity"), ("position",), ("global",))
     by_position: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         by_position.setdefault(row["position"], {})[int(row["step"])] = row

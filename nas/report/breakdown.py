@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from nas.files import YamlFile
 from nas.latency import LatencyTable
 from nas.report.pictures import figure_of, write_picture
-from nas.report.reading import Part, validated
+from nas.report.reading import Part
 from nas.space import Architecture
 from nas.space.place import HEAD, STEM, Place
+from nas.validation import validated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

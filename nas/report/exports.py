@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from nas.files import YamlFile
-from nas.report.reading import Part, validated
+from nas.report.reading import Part
+from nas.validation import validated
 
 
 class _Differences(Part):

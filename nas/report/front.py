@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.csv_files import read_columns
 from nas.errors import InputError
 from nas.report.pictures import figure_of, write_picture
 from nas.report.plane import (
@@ -26,7 +27,7 @@ from nas.report.plane import (
     values_of,
     view,
 )
-from nas.report.reading import About, read_csv
+from nas.report.reading import About
 from nas.report.sources import Sources
 from nas.search import Found, Problem
 from nas.search.exact import FrontPoint, front
@@ -123,7 +124,7 @@ def published_members(about: About, sources: Sources) -> tuple[Point, ...]:
 
 
 def _read(path: Path) -> tuple[Point, ...]:
-    rows = read_csv(path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error"))
+    rows = read_columns(path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error"))
     return tuple(
         Point("", row["ms"], row["cost"], shape_lines(row), row["accuracy"], row["standard_error"]) for row in rows
     )

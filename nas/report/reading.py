@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.errors import InputError
-from nas.files import YamlFile, number_in, read_text
+from nas.files import YamlFile
 from nas.search.run import BEST, COMMON, FORMAT
-from nas.specs import explain
+from nas.validation import validated
 
 
 class Part(BaseModel):
@@ -204,23 +201,6 @@ class About(Part):
     reason: str = ""
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def validated(file: YamlFile, model: type[Model], data: Any, keys: Sequence[str | int] = ()) -> Model:
-    """`data`, which stands at `keys` of `file`, as a model.
-
-    Raises:
-        InputError: naming file, line, key and reason.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        where = error.errors(include_url=False)[0]["loc"]
-        reason = explain(error).removeprefix(f"{'.'.join(map(str, where))}: ")
-        raise file.error([*keys, *where], reason) from None
-
-
 def read_about(folder: Path) -> dict[str, About]:
     """The searches of a run folder by device; one, or one a device where several were searched together.
 
@@ -283,33 +263,3 @@ def _on_device(file: YamlFile, member: str, row: Any, device: str, target_ms: fl
     known = isinstance(ms, (int, float)) and not isinstance(ms, bool)
     keeps = target_ms is None or (known and ms <= target_ms * (1 + 1e-9))
     return {**row, "latency_ms": ms, "latency_error": error, "keeps_limits": keeps}
-
-
-def read_csv(
-    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """The rows of a CSV file: `numbers` and `optional` as floats, `texts` as they are.
-
-    An `optional` column may be missing or have empty fields; there the value is None.
-
-    Raises:
-        InputError: naming file, line, column and reason.
-    """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows = []
-    try:
-        header = next(reader, [])
-        missing = [name for name in (*texts, *numbers) if name not in header]
-        if missing:
-            raise InputError(f"{path}:1: column '{missing[0]}' is missing; found: {','.join(header) or 'nothing'}")
-        for fields in reader:
-            where = f"{path}:{reader.line_num}"
-            if len(fields) != len(header):
-                raise InputError(f"{where}: {len(fields)} fields, the header names {len(header)}; the file is damaged")
-            record = dict(zip(header, fields, strict=True))
-            row: dict[str, Any] = {name: record[name] for name in texts}
-            row |= {name: number_in(where, name, record[name]) for name in numbers}
-            rows.append(row | {n: number_in(where, n, record[n]) if record.get(n) else None for n in optional})
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
-    return rows

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.csv_files import read_columns
 from nas.files import YamlFile
 from nas.report.pictures import figure_of, write_picture
-from nas.report.reading import Part, read_csv, validated
+from nas.report.reading import Part
+from nas.validation import validated
 
 FOLDERS = ("finetune", "finetune-scratch")
 """Where in a run folder `nas finetune` works by default."""
@@ -101,7 +103,7 @@ def read_fit(folder: Path) -> Fit | None:
     file = YamlFile(path)
     about = validated(file, _FinetuneFile, file.data)
     metrics = folder / "metrics.csv"
-    rows = read_csv(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
+    rows = read_columns(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
     # The weights are written last.
     judged = about.accuracy if (folder / "weights.safetensors").is_file() else None
     results = tuple(_results(file, judged)) if judged else ()

@@ -7,9 +7,10 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.csv_files import read_columns
 from nas.report.front import published_members
 from nas.report.plane import Axis, Point, axis_of, axis_of_problem, note, note_of, published, save, values_of
-from nas.report.reading import About, read_csv
+from nas.report.reading import About
 from nas.report.sources import Sources
 from nas.search import Found, Problem
 
@@ -99,7 +100,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
     """
-    rows = read_csv(path, _NUMBERS, ("action", "move"))
+    rows = read_columns(path, _NUMBERS, ("action", "move"))
     if not rows:
         return None
     first = rows[0]

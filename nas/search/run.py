@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from nas.accuracy.posterior import PosteriorScores
 from nas.accuracy.recorded import choice_text
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
+from nas.hashes import file_sha256, text_sha256
 from nas.latency.table import TABLE_FILE
 from nas.search.engines import STUDIES
 from nas.search.exact import FrontPoint
@@ -304,7 +304,7 @@ def kind_of(scores: Scores) -> str:
 
 def scores_digest(scores: Scores) -> str:
     """Return a short text that tells these scores from others, on every machine."""
-    return hashlib.sha256(scores.fingerprint.encode()).hexdigest()[:16]
+    return text_sha256(scores.fingerprint)[:16]
 
 
 def _keep_scores(folder: Path, scores: Scores) -> Path | None:
@@ -404,4 +404,4 @@ def _file(path: str | Path) -> dict[str, str]:
     """A file that went in, and its SHA-256; nothing for what was made in memory."""
     if not str(path):
         return {}
-    return {"file": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    return {"file": str(path), "sha256": file_sha256(path)}

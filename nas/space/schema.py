@@ -23,7 +23,8 @@ from nas.space.architecture import Architecture, check_resolution
 from nas.space.fit import refusal
 from nas.space.place import Place
 from nas.space.space import Blocks, Placement, Space, StageSpace
-from nas.specs import BlockSpec, Identity, Shape, explain, from_dict
+from nas.specs import BlockSpec, Identity, Shape, from_dict
+from nas.validation import mistake_in
 
 Keys = list[str | int]
 
@@ -130,9 +131,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     try:
         checked = _SpaceFile.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = [key for key in first["loc"] if key not in (_RANGE, _LIST, _ONE)]
-        raise file.error([*keys, *where], explain(error).split(": ", 1)[-1]) from None
+        raise mistake_in(file, error, keys, hidden=(_RANGE, _LIST, _ONE)) from None
     file.parse(check_resolution, [*keys, "resolution"], checked.resolution)
     space = Space(
         name=checked.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from nas.blocks import Block
 from nas.blocks.attention_bias import resize_bias
 from nas.blocks.base import Axis, Repeated
 from nas.errors import InputError
+from nas.hashes import file_sha256
 from nas.network import Network, build
 from nas.space import Architecture, Space, load_space, space_names
 from nas.space.place import HEAD, STEM, Place
@@ -77,7 +77,7 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
                     continue
                 network = build(one)
                 layout = import_weights(network, tensors)
-                digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                digest = file_sha256(path)
                 return Start(network, family, layout, str(path), digest)
     if member is not None:
         raise InputError(f"{path}: {reasons[0] if reasons else f'there is no published member {member!r}'}")

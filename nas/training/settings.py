@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from nas.errors import InputError
+from nas.validation import first_mistake
 
 Names = tuple[str, ...]
 
@@ -91,9 +92,9 @@ def make_settings(kind: type[Made], options: dict[str, Any]) -> Made:
     try:
         TypeAdapter(kind).validate_python(options)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:
-            raise InputError("--" + first["msg"].removeprefix("Value error, ").replace("_", "-")) from None
-        option = str(first["loc"][0]).replace("_", "-")
-        raise InputError(f"--{option}: {first['msg']}, found {first['input']!r}") from None
+        where, reason = first_mistake(error)
+        if not where:
+            raise InputError("--" + reason.replace("_", "-")) from None
+        option = str(where[0]).replace("_", "-")
+        raise InputError(f"--{option}: {reason}") from None
     return kind(**options)

@@ -16,7 +16,7 @@ from nas.latency.importing import fbnet, once_for_all, plain_csv
 from nas.latency.importing.common import SOURCE, Reading, Skipped
 from nas.latency.rows import PROVENANCES, Row, worst
 from nas.latency.table import TABLE_FILE, LatencyTable, load_table
-from nas.specs import explain
+from nas.validation import explain
 
 FORMATS: dict[str, tuple[str, Callable[[Path], Reading]]] = {
     ".yaml": (once_for_all.NAME, once_for_all.read),
