@@ -13,7 +13,7 @@ from nas.export import TARGETS, chosen
 
 if TYPE_CHECKING:
     from nas.export.run import Exported
-    from nas.export.source import Source
+    from nas.runs.resolve import Source
 
 
 def export(
@@ -40,7 +40,7 @@ def export(
     from nas.errors import NasError
     from nas.export.images import load_images
     from nas.export.run import export as write
-    from nas.export.source import find_source
+    from nas.runs.resolve import find_source
 
     targets = chosen(filter(None, to.replace(" ", "").split(",")))
     source = find_source(run, weights, out)

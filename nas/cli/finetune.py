@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nas.data import Splits
     from nas.finetune.recipe import Recipe
     from nas.finetune.run import Finetuned
-    from nas.finetune.subject import Subject
+    from nas.runs.resolve import Subject
 
 _TEACHER = (
     "supernet (the largest member of the one that the run's weights are from), the folder of another supernet, an "
@@ -67,7 +67,7 @@ def finetune(
     """
     from nas.data import load_data
     from nas.finetune.recipe import Recipe
-    from nas.finetune.subject import find_subject
+    from nas.runs.resolve import find_subject
     from nas.training.settings import make_settings
 
     recipe = make_settings(Recipe, {

@@ -22,12 +22,12 @@ from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
 from nas.export.compare import accuracy, differences, outputs_of, random_images
 from nas.export.images import RealImages
-from nas.export.record import Record, aside, size
-from nas.export.source import Source
 from nas.export.target import Images, Model, Outputs, Target
 from nas.finetune.weights import read_network
 from nas.hashes import data_sha256, tree_sha256
 from nas.network import Network, build
+from nas.runs.exports import Record, aside, size
+from nas.runs.resolve import Source
 from nas.training.augment import MEAN, STD
 from nas.versions import versions
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from nas.errors import InputError
-from nas.finetune.subject import Subject
 from nas.finetune.weights import read_header, read_network, with_new_head
 from nas.hashes import file_sha256
 from nas.network import Network, build
+from nas.runs.resolve import Subject
 
 
 @dataclass(frozen=True)

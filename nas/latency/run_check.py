@@ -22,11 +22,11 @@ from nas.latency.journal import check_settings
 from nas.latency.measure import EMPTY, settled
 from nas.latency.networks import Progress
 from nas.latency.table import DEVICE_FILE, Estimate, LatencyTable
+from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture, Operation
 from nas.versions import versions
 
 FORMAT = "nas-run-check-1"
-WEIGHTS_FORMAT = "nas-weights-1"
 EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
 """Kind of a device to the target of `nas export` whose file it runs as it is. Core ML's benchmark feeds no images, and
 those its exported files take."""
@@ -225,7 +225,7 @@ def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
 
 def exported_file(run: Path, kind: str) -> Path | None:
     """What `nas export` wrote for devices of this kind, where it is whole; else None."""
-    from nas.export.record import Record
+    from nas.runs.exports import Record
 
     if kind not in EXPORTED or not (run / "export").is_dir():
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from nas.files import YamlFile
 from nas.latency import LatencyTable
 from nas.report.pictures import figure_of, write_picture
-from nas.report.reading import Part
+from nas.runs.schema import Part
 from nas.space import Architecture
 from nas.space.place import HEAD, STEM, Place
 from nas.validation import validated

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from nas.files import YamlFile
-from nas.report.reading import Part
+from nas.runs.schema import Part
 from nas.validation import validated
 
 

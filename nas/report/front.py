@@ -27,11 +27,11 @@ from nas.report.plane import (
     values_of,
     view,
 )
-from nas.report.reading import About
 from nas.report.sources import Sources
+from nas.runs.schema import BEST, About
 from nas.search import Found, Problem
 from nas.search.exact import FrontPoint, front
-from nas.search.run import BEST, summary
+from nas.search.run import summary
 from nas.space import Space
 
 if TYPE_CHECKING:

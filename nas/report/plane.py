@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nas.accuracy import Accuracy, Scores
 from nas.latency import LatencyTable
 from nas.report.pictures import figure_of, plain, write_picture
-from nas.report.reading import About, Member
+from nas.runs.schema import About, Member
 from nas.search import Problem
 from nas.search.run import kind_of
 from nas.search.run import published as published_rows

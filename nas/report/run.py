@@ -16,11 +16,11 @@ from nas.report.breakdown import Bar, Breakdown, operations, predicted, read_che
 from nas.report.exports import Exports, read_exports
 from nas.report.front import Front, read_front
 from nas.report.network import Drawing, drawing
-from nas.report.reading import About, read_about
 from nas.report.rows import TableRows, table_rows
 from nas.report.sources import Sources, find_file, find_sources
 from nas.report.training import FOLDERS, Fit, read_fit
 from nas.report.trajectory import Trajectory, read_trajectory
+from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, About, read_about
 from nas.search import Scores
 from nas.space import Architecture, load_architecture
 from nas.space.place import Place
@@ -155,7 +155,7 @@ def _training_file(folder: Path, about: About) -> Path | None:
 
 
 def _architecture(folder: Path, about: About, several: bool) -> Architecture:
-    path = folder / "architecture.yaml"
+    path = folder / ARCHITECTURE_FILE
     if several and not path.is_file():
         path = folder / f"best-{about.table.device}.yaml"
     arch = load_architecture(path)
@@ -217,7 +217,7 @@ def _finetuning(folder: Path, about: About, run: str) -> str:
     name = data.get("dataset") if isinstance(data, dict) else None
     if not isinstance(name, str):
         return ""
-    start = "" if (folder / "weights.safetensors").is_file() else " --from-scratch"
+    start = "" if (folder / WEIGHTS_FILE).is_file() else " --from-scratch"
     return f"nas finetune {run} --data {shlex.quote(name)}{start}"
 
 

@@ -15,7 +15,7 @@ from nas.errors import InputError
 from nas.hashes import file_sha256
 from nas.latency import LatencyTable, load_table
 from nas.latency.device_info import Profiled
-from nas.report.reading import About, UsedFile
+from nas.runs.schema import About, UsedFile
 from nas.search import Problem, Scores, load_scores, pose
 from nas.search.run import scores_digest
 from nas.space import Architecture, Space, load_space

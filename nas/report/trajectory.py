@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from nas.csv_files import read_columns
 from nas.report.front import published_members
 from nas.report.plane import Axis, Point, axis_of, axis_of_problem, note, note_of, published, save, values_of
-from nas.report.reading import About
 from nas.report.sources import Sources
+from nas.runs.schema import About
 from nas.search import Found, Problem
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
 from nas.files import write_text
 from nas.latency import LatencyTable
+from nas.runs.schema import ARCHITECTURE_FILE
 from nas.search.graph import Graph
 from nas.search.limits import Limit, latency
 from nas.search.studies import StudySettings
@@ -100,7 +101,7 @@ class Found:
 
     def save(self, folder: str | Path) -> None:
         """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into `folder`."""
-        self.architecture.save(Path(folder) / "architecture.yaml")
+        self.architecture.save(Path(folder) / ARCHITECTURE_FILE)
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 
     def plot(self) -> Figure:

@@ -20,6 +20,7 @@ from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
 from nas.hashes import file_sha256, text_sha256
 from nas.latency.table import TABLE_FILE
+from nas.runs.schema import ARCHITECTURE_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.engines import STUDIES
 from nas.search.exact import FrontPoint
 from nas.search.problem import Found, Problem
@@ -29,9 +30,7 @@ from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
 from nas.versions import versions
 
-FORMAT = "nas-run-1"
 FRONT = ("ms", "cost", "accuracy", "standard_error", "macs", "params", "widths", "depths", "attention")
-COMMON, BEST = "best on all", "best on "
 """How a run on several devices names what it found: for all of them, and before a device's name for that one."""
 SCORES = "scores"
 """The folder of a run that keeps scores which were in no file."""
@@ -88,7 +87,7 @@ def write_run(
     draw(trajectory(problem, found), folder / "trajectory.png")
     inherited = {"supernet": supernet} if supernet else {}
     kept = _keep_scores(folder, problem.scores)
-    write_yaml(folder / "run.yaml", {**_document(problem, found, command, kept), **inherited})
+    write_yaml(folder / RUN_FILE, {**_document(problem, found, command, kept), **inherited})
 
 
 def write_several(folder: Path, found: Several, command: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -103,13 +102,13 @@ def write_several(folder: Path, found: Several, command: Sequence[str]) -> dict[
         write_front(folder, each.problem, each.front, answers, f"front-{name}")
         each.best.architecture.save(folder / f"best-{name}.yaml")
     if found.common:
-        found.common.architecture.save(folder / "architecture.yaml")
+        found.common.architecture.save(folder / ARCHITECTURE_FILE)
     members = several_members(found)
     write_text(folder / "members.csv", _members_csv(found, members))
     kept = _keep_scores(folder, found.devices[0].problem.scores)
     described = [describe(each.problem, kept) for each in found.devices]
-    document = {"format": FORMAT, "command": shlex.join(command), "devices": described, "result": members}
-    write_yaml(folder / "run.yaml", document | ({"reason": found.reason} if found.reason else {}))
+    document = {"format": RUN_FORMAT, "command": shlex.join(command), "devices": described, "result": members}
+    write_yaml(folder / RUN_FILE, document | ({"reason": found.reason} if found.reason else {}))
     return members
 
 
@@ -208,7 +207,7 @@ def summary(space: Space, arch: Architecture) -> dict[str, Any]:
 def _document(problem: Problem, found: Found, command: Sequence[str], kept: Path | None) -> dict[str, Any]:
     estimate = problem.table.predict(found.architecture)
     return {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "command": shlex.join(command),
         **describe(problem, kept),
         "result": {

@@ -107,7 +107,7 @@ def test_an_exported_file_is_measured_too(space: Space, table: LatencyTable, tmp
 
 
 def test_only_a_whole_export_is_taken(tmp_path: Path) -> None:
-    from nas.export.record import Record
+    from nas.runs.exports import Record
 
     assert exported_file(tmp_path, "litert-host") is None
     export = tmp_path / "export"

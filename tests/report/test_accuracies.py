@@ -16,10 +16,10 @@ from nas.report.charts import front_chart, fronts_chart, trajectory_chart
 from nas.report.page import render
 from nas.report.picture_files import write_comparison, write_pictures
 from nas.report.plane import Axis, Point, label_places, view
-from nas.report.reading import Difference, ExpectedAccuracy, read_about
 from nas.report.rows import table_rows
 from nas.report.run import load_runs
 from nas.report.words import measured_point, measurements, members, otherwise, rests_on, tiles, with_error
+from nas.runs.schema import Difference, ExpectedAccuracy, read_about
 from nas.search import fastest, pose
 from nas.search.run import write_several
 from nas.search.several import search_several

@@ -1,4 +1,7 @@
-"""The files of a run folder as checked data: `run.yaml`, CSV files, and what later commands put beside them."""
+"""The files of a run folder: what they are called, and `run.yaml` as checked data.
+
+`search` writes a run, later commands put their files beside it; `check`, `finetune`, `export` and `report` read it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.errors import InputError
 from nas.files import YamlFile
-from nas.search.run import BEST, COMMON, FORMAT
 from nas.validation import validated
+
+RUN_FORMAT = "nas-run-1"
+RUN_FILE = "run.yaml"
+ARCHITECTURE_FILE = "architecture.yaml"
+WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FORMAT = "nas-weights-1"
+"""In the header of a file of weights, whose tensors are named as in `nas.build(arch).state_dict()`."""
+FINETUNE_FOLDER = "finetune"
+FINETUNE_FILE = "finetune.yaml"
+EXPORT_FOLDER = "export"
+COMMON = "best on all"
+BEST = "best on "
+"""Rows of a search on several devices: the member that keeps all targets, and before a device's name its best one."""
 
 
 class Part(BaseModel):
@@ -183,7 +198,7 @@ class About(Part):
         reason: why no member keeps the targets of all of them.
     """
 
-    format: Literal["nas-run-1"]
+    format: Literal["nas-run-1"]  # RUN_FORMAT
     command: str
     date: str
     versions: dict[str, str]
@@ -210,13 +225,13 @@ def read_about(folder: Path) -> dict[str, About]:
     Raises:
         InputError: where there is no finished run, or its run.yaml is damaged.
     """
-    path = folder / "run.yaml"
+    path = folder / RUN_FILE
     if not path.is_file():
         what = "no finished run" if folder.is_dir() else "no run folder"
         raise InputError(f"{folder}: {what} here (there is no run.yaml); `nas search` writes one")
     file = YamlFile(path)
-    if file.data.get("format") != FORMAT:
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'; this is no run")
+    if file.data.get("format") != RUN_FORMAT:
+        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'; this is no run")
     if "devices" not in file.data:
         about = validated(file, About, file.data)
         return {about.table.device: about}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError, NasError
-from nas.export.record import Record, aside, size
+from nas.runs.exports import Record, aside, size
 from nas.hashes import tree_sha256
 
 

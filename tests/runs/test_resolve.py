@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.export.source import find_source
+from nas.runs.resolve import find_source
 from nas.files import write_yaml
 from nas.space import Architecture
 
