@@ -7,7 +7,7 @@ from pathlib import Path
 from nas import resources
 from nas.errors import InputError, nearest
 from nas.plugins import SPACES, Plugin, plugins
-from nas.space.architecture import Architecture, Stage, load_architecture
+from nas.space.architecture import Architecture, Stage, read_architecture
 from nas.space.space import Space, StageSpace
 from nas.specs import Operation
 
@@ -40,23 +40,28 @@ def published_members() -> dict[str, Architecture]:
     return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
 
 
-def find_architecture(name: str | Path) -> Architecture:
-    """The architecture in a YAML file or in a run folder, or the published member of this name.
+def load_architecture(name: str | Path) -> Architecture:
+    """Return the architecture in a YAML file or in a run folder, or the published member of this name.
 
     Raises:
         InputError: when there is none, or the file is wrong.
     """
+    if not isinstance(name, (str, Path)):
+        raise InputError(f"architecture: expected a path or a published member's name (got {name!r})")
     path = Path(name)
     if path.suffix or len(path.parts) > 1:
         if not path.exists():
             raise InputError(f"{name}: there is no such run folder or architecture file; `nas search` makes one")
-        return load_architecture(path / "architecture.yaml" if path.is_dir() else path)
+        return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
     members = published_members()
     if str(name) in members:
         return members[str(name)]
-    if path.is_dir():
-        return load_architecture(path / "architecture.yaml")
+    if path.exists():
+        return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
     raise InputError(f"unknown architecture '{name}'{nearest(str(name), members)}; or the path of a YAML file or run")
+
+
+find_architecture = load_architecture
 
 
 def _files() -> dict[str, Path]:
