@@ -16,7 +16,7 @@ from nas.versions import __version__
 
 if _TYPE_CHECKING:
     from nas.accuracy import Accuracy, Scores, load_scores
-    from nas.backbone import Backbone, backbone
+    from nas.features import Backbone, backbone
     from nas.finetune import Finetuned, finetune
     from nas.latency import Estimate, LatencyTable, load_table
     from nas.network import Network, build
@@ -52,7 +52,7 @@ __all__ = [
 
 _HOMES = {
     "nas.accuracy": ("Accuracy", "Scores", "load_scores"),
-    "nas.backbone": ("Backbone", "backbone"),
+    "nas.features": ("Backbone", "backbone"),
     "nas.finetune": ("Finetuned", "finetune"),
     "nas.latency": ("Estimate", "LatencyTable", "load_table"),
     "nas.network": ("Network", "build"),

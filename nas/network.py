@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nas.blocks import Block, build_block
 from nas.blocks.layers import to_map
+from nas.errors import check_type
 from nas.space import Architecture, Operation
 
 Call = Callable[[Operation, Any], Any]
@@ -123,4 +124,5 @@ class Network(nn.Module):
 
 def build(architecture: Architecture) -> Network:
     """The network of an architecture, freshly initialised, in training mode."""
+    check_type("arch", architecture, Architecture, "nas.load_architecture")
     return Network(architecture)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import nas
+from nas.specs import Flatten
 
 ROOT = Path(nas.__file__).parent.parent
 PACKAGES = sorted(name for name in nas.__all__ if (ROOT / "nas" / name).is_dir())
@@ -162,7 +163,7 @@ def test_printing_a_network_shows_its_layers(objects: dict[str, Any]) -> None:
 
 def test_a_repr_shows_an_architecture_that_is_wrong(objects: dict[str, Any]) -> None:
     arch = objects["architecture"]
-    assert "invalid: head" in repr(arch.with_head(arch.stages[0].blocks[0]).at((64, 64)))
+    assert "invalid: stage1_block1: flatten" in repr(arch.with_block("stage1_block1", Flatten()))
 
 
 TABLES = {

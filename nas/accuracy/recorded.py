@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nas.accuracy.scores import Accuracy, Scores
-from nas.errors import InputError
+from nas.errors import InputError, check_type
 from nas.notebook import frame, shortened
 from nas.space import Architecture, Space, Stage
 from nas.space.architecture import entry_name
@@ -252,6 +252,7 @@ class RecordedScores(Scores):
 
         The standard error is that of the moves that were added up; it does not contain that moves do not quite add up.
         """
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.baseline_accuracy is None:
             raise InputError(f"{self._where}baseline_accuracy is missing, so that only costs are known, no accuracies")
         value = self.baseline_accuracy - self.cost(arch)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import resources
-from nas.errors import InputError, nearest
+from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
 from nas.latency.cost_model import Costs, price
 from nas.latency.device_info import Calibration, DeviceInfo, Provenance, load_device_info
@@ -224,6 +224,7 @@ class LatencyTable:
 
     def predict(self, arch: Architecture) -> Estimate:
         """Return the latency of `arch`, calibrated for its space, with its breakdown and with what is missing."""
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.device.spaces:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
@@ -321,6 +322,7 @@ def load_table(name: str | Path) -> LatencyTable:
     Raises:
         InputError: naming file, line, column and reason, or the nearest device that has a table.
     """
+    check_name("table", name, "a device's name or a path")
     folder = _folder(str(name))
     info = load_device_info(folder / DEVICE_FILE)
     shipped = resources.shipped(resources.TABLES) / folder.name

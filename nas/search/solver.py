@@ -9,7 +9,7 @@ from typing import SupportsFloat, get_args
 
 from nas.accuracy import Scores
 from nas.accuracy.evaluations import Evaluations
-from nas.errors import InputError, nearest
+from nas.errors import InputError, check_name, check_type, nearest
 from nas.latency import LatencyTable
 from nas.search.engines import AUTO, ENGINES, EVALUATING
 from nas.search.fastest import fastest, least
@@ -95,21 +95,26 @@ def pose(
         InputError: for an unknown engine, scores of another space, a table without a needed row, or a limit that no
             member keeps; the message names the smallest amount there is.
     """
+    check_type("space", space, Space, "nas.load_space")
+    check_type("table", table, LatencyTable, "nas.load_table")
+    check_type("scores", scores, Scores, "nas.load_scores")
     known: tuple[tuple[str, str, Collection[str]], ...] = (
         ("engine", engine, (AUTO, *ENGINES)), ("candidates", candidates, get_args(Candidates)),
         ("objective", objective, get_args(Objective)),
     )  # fmt: skip
     for what, given, names in known:
         if given not in names:
+            check_name(what, given, f"one of {', '.join(names)}")
             raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
     numbers = {"latency target": latency_ms, "min_accuracy": min_accuracy, "max_drop": max_drop}
-    for what, number in numbers.items():
+    for what, number in {**numbers, **(limits or {})}.items():
         _check_number(what, number)
     engine = _chosen(engine, candidates, objective, evaluations)
     if objective == "mes" and engine != "slimming":
         raise InputError(f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the limits")
     if evaluations is not None and engine not in EVALUATING:
         raise InputError(f"members are evaluated by the engines {' and '.join(EVALUATING)}, not by '{engine}'")
+    _check_number("evaluate_best", evaluate_best)
     if evaluate_best < 1:
         raise InputError(f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated")
     table = table.calibrated(space.name, space.resolution)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas import resources
-from nas.errors import InputError, nearest
+from nas.errors import InputError, check_name, nearest
 from nas.plugins import SPACES, Plugin, plugins
 from nas.space.architecture import Architecture, Stage, read_architecture
 from nas.space.space import Space, StageSpace
 from nas.specs import Operation
 
 
-def load_space(name: str) -> Space:
+def load_space(name: str | Path) -> Space:
     """A space by its shipped name, by that of a file in ./search_spaces, by that of one of another package (see
     `nas.plugins`), or by the path of a YAML file.
 
@@ -21,6 +21,7 @@ def load_space(name: str) -> Space:
     """
     from nas.space.schema import read_space
 
+    check_name("space", name, "a name or a path")
     name = str(name)
     if name in _files() or Path(name).suffix or len(Path(name).parts) > 1:
         return read_space(resources.find("space", resources.SPACES, "*.yaml", name))
@@ -46,8 +47,7 @@ def load_architecture(name: str | Path) -> Architecture:
     Raises:
         InputError: when there is none, or the file is wrong.
     """
-    if not isinstance(name, (str, Path)):
-        raise InputError(f"architecture: expected a path or a published member's name (got {name!r})")
+    check_name("architecture", name, "a path or a published member's name")
     path = Path(name)
     if path.suffix or len(path.parts) > 1:
         if not path.exists():

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas.errors import InputError
+from nas.errors import InputError, check_type
 from nas.finetune.weights import load_network
 from nas.network import Network, build, caller, pyramid
 from nas.space import Architecture, Operation
@@ -120,8 +120,7 @@ def backbone(
     Raises:
         InputError: for stages that do not exist, and weights that are not of this architecture.
     """
-    if not isinstance(arch, Architecture):
-        raise InputError(f"arch: expected an Architecture (got {arch!r}). Fix: nas.load_architecture({arch!r})")
+    check_type("arch", arch, Architecture, "nas.load_architecture")
     stages = tuple(out) if isinstance(out, Sequence) and not isinstance(out, str) else (out,)
     if not stages or len(set(stages)) < len(stages) or not all(stage in range(1, STAGES + 1) for stage in stages):
         raise InputError(f"out: expected different stages from 1 to {STAGES} (got {out!r})")
