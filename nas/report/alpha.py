@@ -108,8 +108,13 @@ def _words(row: dict[str, Any]) -> str:
 
 def position_label(name: str, dropped: frozenset[str]) -> str:
     """A position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was dropped."""
-    place = Place.parse(name)
-    label = name if place.stage is None or place.position is None else f"{place.stage + 1}.{place.position + 1}"
+    try:
+        place = Place.parse(name)
+    except InputError:  # of a file that someone wrote; it is shown under its own name
+        place = None
+    label = name
+    if place is not None and place.stage is not None and place.position is not None:
+        label = f"{place.stage + 1}.{place.position + 1}"
     return label + (" x" if name in dropped else "")
 
 
