@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError, NasError
-from nas.runs.exports import Record, aside, size
 from nas.hashes import tree_sha256
+from nas.runs.exports import Record, aside, size
 
 
 def fill(path: Path, text: str = "model", folder: bool = False) -> None:
