@@ -45,7 +45,7 @@ def profile(options: ProfileOptions) -> None:
     if options.merge is not None:
         return tables.merge(options.merge, options.out)
     if len(names) != 1 and (mode or options.out is not None):
-        raise InputError(f"{options.where(mode or 'out')}: give one --device")
+        raise InputError(f"{options_of(ProfileOptions)[mode or 'out'].long}: give one --device")
     if options.import_ is not None:
         return tables.import_file(options.import_, names[0], options.out)
     if options.calibrate is not None:
