@@ -163,7 +163,7 @@ def test_reports_read_checks_with_and_without_a_rival(nas, run):
 
 @pytest.mark.parametrize(("arguments", "reason"), [
     (["--no-rival"], "--no-rival: has no effect here (requires RUN). Fix: leave it out"),
-    (["runs/one", "--nets", "5"], "--nets 5: has no effect here (random networks take it; runs/one is measured as it is)"),
+    (["runs/one", "--nets", "5"], "--nets 5: has no effect here (random networks take it; runs/one is measured"),
     (["runs/one", "--resolution", "96"], "--resolution 96: has no effect here (random networks take it"),
     (["runs/two"], "runs/two: there is no such run folder or architecture file"),
     (["runs"], "runs: no run here"),

@@ -1,4 +1,4 @@
-"""The surface of the command line is frozen: a new option, default or range is a decision, and other programs see it."""
+"""The surface of the command line is frozen: a new option, default or range is a decision that programs see."""
 
 from __future__ import annotations
 
