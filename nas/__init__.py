@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, NasError
+from nas.extras import missing_extra
 
 if TYPE_CHECKING:
     from nas.accuracy import Accuracy, Scores, load_scores
@@ -42,6 +43,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'nas' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
+    try:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    except ImportError as error:
+        raise missing_extra(error, f"nas.{name}") or error from None
     globals()[name] = value
     return value
