@@ -16,6 +16,7 @@ from nas.errors import InputError
 DISTRIBUTION = "nas-mobile"
 
 EXTRAS: dict[str, tuple[str, ...]] = {
+    "frames": ("pandas",),
     "train": (
         "torch",
         "accelerate",
