@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def finetune(options: FinetuneOptions) -> None:
     """Train a found network from its inherited weights; the same command resumes a stopped training."""
     from nas.data import load_data
+    from nas.extras import need
     from nas.finetune.subject import find_subject
     from nas.options import applies
     from nas.training.settings import settle
 
+    need("nas finetune", "train")
     recipe = settle(options.recipe, options, options.data)
     if "distill" not in options.given:
         recipe = replace(recipe, distill="hard" if options.teacher else "none")

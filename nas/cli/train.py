@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 def train(options: TrainOptions) -> None:
     """Train a supernet and measure what each move costs; the same command resumes a stopped training."""
     from nas.data import load_data
+    from nas.extras import need
     from nas.space import load_space
     from nas.training.settings import settle
 
+    need("nas train", "train")
     recipe = settle(options.recipe, options, options.data)
     sizes = options.sizes
     if sizes.resolution is None and options.data == "digits":
