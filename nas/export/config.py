@@ -12,4 +12,4 @@ def write(model: Model, path: Path) -> None:
     model.architecture.save(path)
 
 
-TARGET = Target(ARCHITECTURE_FILE, write)
+TARGET = Target(ARCHITECTURE_FILE, write, weights=False)
