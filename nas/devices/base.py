@@ -22,7 +22,15 @@ class OperationFailed(NasError):
 
 
 class DeviceLost(NasError):
-    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it."""
+    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it.
+
+    Attributes:
+        reason: the message without the name of the device, for lists that name it themselves.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,18 @@ STRIDE = 32
 """How much the four stages reduce the input: 4, 8, 16, 32."""
 
 
+class Misfit(InputError):
+    """A block cannot stand where it stands: it does not take the shape that comes in.
+
+    Attributes:
+        place: the name of the operation, as `Operation.name`.
+    """
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}", reason=reason)
+        self.place = place
+
+
 @dataclass(frozen=True)
 class Operation:
     """One child module of the network, one row of a latency table, one bar of a breakdown.
@@ -232,7 +244,7 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
                 yield operation
                 shape = operation.output
             if spec is not stage.entry and shape != operation.input:
-                raise InputError(f"{name}: {spec.kind} changes its input {operation.input} to {shape}: it is no block")
+                raise Misfit(name, f"{spec.kind} changes its input {operation.input} to {shape}: it is no block")
         maps.append(replace(shape, layout="map"))
     if arch.head.layout == "pyramid":
         if shape.layout == "tokens":
@@ -251,7 +263,7 @@ def with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterato
     try:
         spec.check(shape)
     except ValueError as error:
-        raise InputError(f"{name}: {spec.kind} does not fit its input {shape}: {error}") from None
+        raise Misfit(name, f"{spec.kind} does not fit its input {shape}: {error}") from None
     yield Operation(name, spec, shape)
 
 

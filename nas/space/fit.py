@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nas.errors import InputError
+from nas.space.architecture import Misfit
 from nas.specs import BlockSpec, Shape
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
             )  # fmt: skip
             try:
                 arch.operations()
-            except InputError as error:
-                place = str(error).partition(":")[0]
-                return ["head"] if place == "head" else ["stages", stage_of(place)], str(error)
+            except Misfit as error:
+                keys: Keys = ["head"] if error.place == "head" else ["stages", stage_of(error.place)]
+                return keys, str(error)
     return None
 
 

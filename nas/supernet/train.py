@@ -61,6 +61,8 @@ def train(
     _check(space, data)
     folder, together = Folder(Path(out)), processes(device)
     of: dict[str, Any] = {"source": data.source, "images": len(data), "fingerprint": data.fingerprint}
+    if data.name:
+        of["name"] = data.name  # what a fine-tuning of its members takes as --data
     if data.part is not None:
         # `nas.supernet.evaluate.training_splits` finds the held-out images again by these.
         of |= {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 import nas
 from nas.errors import InputError
-from nas.space import find_architecture
+from nas.space import Architecture, Operation, Space, find_architecture
+from nas.space.architecture import Misfit
+from nas.space.fit import refusal
 from nas.specs import MB3D, MB4D, Flatten, Identity, Unflatten
 
 SPACE = nas.load_space("efficientformer")
@@ -143,3 +146,20 @@ def test_architecture_needs_no_space_file(tmp_path: Path) -> None:
     arch = arch.with_stage(3, replace(arch.stages[3], blocks=(MB4D(expansion=3), MB3D(heads=4))))
     arch.save(tmp_path / "a.yaml")
     assert nas.load_architecture(tmp_path / "a.yaml") == arch
+
+
+def test_a_misfit_says_its_place_and_the_space_names_the_key(
+    small_space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key in the YAML file follows from the error's attribute: its message may say anything."""
+    space = small_space()
+
+    def refuse(self: Architecture) -> tuple[Operation, ...]:
+        misfit = Misfit("stage2_entry", "no room")
+        misfit.args = ("other words",)
+        raise misfit
+
+    monkeypatch.setattr(Architecture, "operations", refuse)
+    assert refusal(space) == (["stages", 1], "other words")
+    error = Misfit("head", "no room")
+    assert (error.place, error.reason, str(error)) == ("head", "no room", "head: no room")
