@@ -7,8 +7,9 @@ from pathlib import Path
 from nas import resources
 from nas.errors import InputError, nearest
 from nas.plugins import SPACES, Plugin, plugins
-from nas.space.architecture import Architecture, Operation, Stage, load_architecture
+from nas.space.architecture import Architecture, Stage, load_architecture
 from nas.space.space import Space, StageSpace
+from nas.specs import Operation
 
 
 def load_space(name: str) -> Space:
