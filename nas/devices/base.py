@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from nas.errors import NasError
 from nas.latency.device_info import DeviceInfo
 from nas.space import Operation
-from nas.specs import BlockSpec, Shape, from_dict, pyramid
+from nas.specs import BlockSpec, HeadSpec, Shape, from_dict, pyramid
 
 
 class OperationFailed(NasError):
@@ -93,9 +93,9 @@ class Chain:
         links, outputs, shape = list[Link](), list[Shape](), self.input
         for spec in self.blocks:
             taps: tuple[int, ...] = ()
-            if spec.layout == "pyramid" and shape.layout != "pyramid":
+            if isinstance(spec, HeadSpec) and spec.levels and shape.layout != "pyramid":
                 last = {(output.height, output.width): index for index, output in enumerate(outputs)}
-                taps = tuple(sorted(last.values())[-spec.levels :])  # type: ignore[attr-defined]
+                taps = tuple(sorted(last.values())[-spec.levels :])
                 shape = pyramid([outputs[tap] for tap in taps])
             links.append(Link(spec, shape, taps))
             shape = spec.output_shape(shape)

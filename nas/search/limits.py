@@ -137,7 +137,7 @@ def peak_elements(arch: Architecture) -> int:
 
     Where the head takes the maps of several stages, those of earlier stages wait through the later ones.
     """
-    levels = getattr(arch.head, "levels", 0)
+    levels = arch.head.levels
     maps = _maps(arch)
     first = len(maps) - levels
 
