@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from nas import resources
@@ -40,6 +41,17 @@ def published_members() -> dict[str, Architecture]:
     return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
 
 
+def published_member(name: str) -> Architecture | None:
+    """Return the published architecture of this name, written as in its paper too: EfficientFormer-L1."""
+    return _members_seen_from(Path.cwd()).get(name.lower().replace("-", "_"))
+
+
+@cache
+def _members_seen_from(directory: Path) -> dict[str, Architecture]:
+    """Return `published_members`, read once for a working directory, which may have spaces of its own."""
+    return published_members()
+
+
 def find_architecture(name: str | Path) -> Architecture:
     """The architecture in a YAML file or in a run folder, or the published member of this name.
 
@@ -70,4 +82,4 @@ def _brought() -> dict[str, Plugin]:
 
 
 __all__ = ["Architecture", "Operation", "Space", "Stage", "StageSpace", "find_architecture", "load_architecture",
-           "load_space", "published_members", "space_names"]  # fmt: skip
+           "load_space", "published_member", "published_members", "space_names"]  # fmt: skip

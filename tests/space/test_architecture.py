@@ -122,7 +122,7 @@ BAD = [
     (FIRST, "- {kind: conv_embedding, width: 3}", "stage1_block1: conv_embedding changes its input 48x56x56"),
     (FIRST, "- flatten", "stage1_block1: flatten changes its input"),
     ("  blocks:\n", "  block:\n", "6: stages[0]: expected the keys entry and blocks"),
-    (HEAD, "head: {kind: mb4d}", "29: head: mb4d is no classifier"),
+    (HEAD, "head: {kind: mb4d}", "29: head: mb4d cannot be a head"),
     (HEAD, "head: token_head", "29: head: token_head: classes: is missing"),
     (HEAD, "", "head: expected a block, found None"),
 ]
