@@ -102,6 +102,12 @@ class Chain:
             outputs.append(shape)
         return tuple(links)
 
+    @property
+    def output(self) -> Shape:
+        """The shape of what comes out."""
+        last = self.links()[-1]
+        return last.spec.output_shape(last.input)
+
     def to_dict(self) -> dict[str, Any]:
         data = {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
         return data | ({"weights": asdict(self.weights)} if self.weights else {})
@@ -113,9 +119,9 @@ class Chain:
         )
         return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights)
 
-    def digest(self, *more: str) -> str:
-        """A name for this chain that is the same in every process; `more` is what else the content depends on."""
-        text = json.dumps([self.to_dict(), *more], sort_keys=True)
+    def digest(self) -> str:
+        """A name for this chain that is the same in every process."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
