@@ -48,11 +48,11 @@ def _digest(build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]], d
     return hashlib.sha256("\n".join(record.lines).encode()).hexdigest()
 
 
-class _Record(TorchDispatchMode):
+class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation that torch dispatches while it is active."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lines: list[str] = []
         self._numbers: dict[int, int] = {}
         self._kept: list[Tensor] = []  # so that no other tensor gets the id of one that is gone
