@@ -45,12 +45,15 @@ class Block(nn.Module):
             float32 where all else has 8 bits: 256 steps leave little of them, and a denominator becomes 0. Convolutions
             in such parts are quantised. Asked by the export target litert-int8.
         built_from: the spec and the input shape.
+        takes_grid: of a block on tokens, whether its `forward` takes height and width of the tokens' grid as a second
+            argument. One that does not must have the aspect ratio that it was built for, or not mind it.
     """
 
     axes: ClassVar[Axes] = {}
     published: ClassVar[Published] = {}
     float_parts: ClassVar[tuple[type[nn.Module], ...]] = ()
     built_from: tuple[BlockSpec, Shape] | None = None
+    takes_grid: ClassVar[bool] = False
 
     def deploy(self) -> None:
         """Replaces what only training needs by constants, in place. The output in eval mode stays the same."""
