@@ -53,7 +53,7 @@ def check(
     from nas.latency.check import check as check_members
 
     table = load_table(device)
-    asked = Settings(table.device.compute_unit, table.device.threads, _mask(table))
+    asked = Settings(table.device.compute_unit, table.device.threads, table.device.mask)
     if run is not None:
         _refuse(run, space=space, nets=nets, seed=seed, resolution=resolution, classes=classes, segment=segment)
         check_run(run, table, asked, as_json, with_rival=not no_rival)
@@ -77,12 +77,6 @@ def _refuse(run: str, **options: object) -> None:
     given = next((name for name, value in options.items() if value is not None), None)
     if given:
         raise InputError(f"--{given}: is for random networks; {run} is measured as it is")
-
-
-def _mask(table: LatencyTable) -> str | None:
-    """The mask of cores that an Android phone's table was measured with."""
-    kind, _, mask = table.device.affinity.partition(" ")
-    return mask if kind == "mask" else None
 
 
 def _space(table: LatencyTable, name: str | None, asked: sizes.Sizes) -> tuple[Space, Space]:

@@ -70,8 +70,12 @@ class BlockSpec(abc.ABC):
         """`kind` and hyperparameters as plain data; `nas.specs.from_dict` is the inverse."""
         return {"kind": self.kind, **self.hyperparameters()}
 
+    def texts(self) -> dict[str, str]:
+        """Return the hyperparameters as text, as `str` and the rows of tables have them."""
+        return {name: _plain(value) for name, value in self.hyperparameters().items()}
+
     def __str__(self) -> str:
-        return ";".join(f"{name}={_plain(value)}" for name, value in self.hyperparameters().items())
+        return ";".join(f"{name}={text}" for name, text in self.texts().items())
 
 
 @dataclass(frozen=True)

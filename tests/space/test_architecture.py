@@ -118,6 +118,11 @@ BAD = [
     ("heads: 8", "head: 8", "28: stages[3].blocks[3]: mb3d: head: unknown key"),
     ("width: 448", "width: 0", "23: stages[3].entry: conv_embedding: width 0 must be positive"),
     ("kind: conv_stem, width: 48, activation: relu", "kind: mb4d", "6: stages[0].entry: mb4d cannot enter a stage"),
+    (
+        "{kind: conv_embedding, width: 448}",
+        "{kind: conv_head, classes: 5, width: 448, features: 8}",
+        "23: stages[3].entry: conv_head cannot enter a stage",
+    ),
     (FIRST, "- 7", "8: stages[0].blocks[0]: expected a block, found 7"),
     (FIRST, "- {kind: conv_embedding, width: 3}", "stage1_block1: conv_embedding changes its input 48x56x56"),
     (FIRST, "- flatten", "stage1_block1: flatten changes its input"),
