@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import Json, emit, next_step
+from nas.cli.common import Json, emit, next_step, say
 
 if TYPE_CHECKING:
     from nas.devices import Known
@@ -16,6 +16,7 @@ def devices(as_json: Json = False) -> None:
     from nas.devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
+    _say_unseen()
     emit(documents, as_json, "\n".join(line for document in documents for line in _lines(document)))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
@@ -25,6 +26,20 @@ def devices(as_json: Json = False) -> None:
         next_step(f"nas profile --space efficientformer --device {unmeasured}")
     else:
         next_step(f"nas search --space efficientformer --device {connected[0]}")
+
+
+def _say_unseen() -> None:
+    """Say why no Android phone is listed, where one may be there."""
+    from nas.devices.adb import listing
+    from nas.errors import NasError
+    from nas.extras import MissingExtra
+
+    try:
+        listing(start=False)
+    except MissingExtra as error:
+        say(f"note: {error}")
+    except NasError:  # adb does not work: whoever measures a phone is told
+        pass
 
 
 def _own(document: dict[str, Any]) -> bool:

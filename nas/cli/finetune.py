@@ -66,10 +66,12 @@ def finetune(
     The images that `nas train` held out with the same --data, --held-out, --limit and --seed are held out here too.
     """
     from nas.data import load_data
+    from nas.extras import need
     from nas.finetune.recipe import Recipe
     from nas.finetune.subject import find_subject
     from nas.training.settings import make_settings
 
+    need("nas finetune", "train")
     recipe = make_settings(Recipe, {
         "precision": precision, "accumulate": accumulate, "channels_last": channels_last, "compile": compile,
         "ema": ema, "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "weight_decay": weight_decay,

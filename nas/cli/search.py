@@ -111,6 +111,7 @@ def search(
 
     Sizes that are not given are those of the supernet, where there is one, or the space's own.
     """
+    from nas.extras import need
     from nas.latency import load_table
     from nas.search import StudySettings, pose, solve
     from nas.search.compare import answers
@@ -124,6 +125,8 @@ def search(
     whole = load_space(space)
     tables = [load_table(name) for name in device]
     trained = _supernet_folder(supernet) if supernet else None
+    if trained:  # its weights are inherited at the end
+        need("--supernet", "train", "torch", "safetensors")
     recorded = search_evaluate.recorded_by(trained, whole) if trained else None
     known = search_evaluate.scores_for(
         whole, scores, recorded, evidence or (), paper=score_by == search_evaluate.ALPHA or candidates == "paper"

@@ -113,6 +113,9 @@ def sliced_supernet(supernet: str | None, data: str | None, images: int) -> Slic
     """What evaluates, told to the user; None for a search without."""
     if supernet is None or data is None:
         return None
+    from nas.extras import need
+
+    need("--score-by evaluate", "train")
     from nas.supernet.evaluate import SlicedSupernet
 
     path = Path(supernet)

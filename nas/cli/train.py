@@ -66,8 +66,11 @@ def train(
     `torchrun --nproc-per-node N -m nas train ...` or `accelerate launch -m nas train ...`; they share each batch.
     """
     from nas.data import load_data
+    from nas.extras import need
     from nas.space import load_space
     from nas.supernet.recipe import make_recipe
+
+    need("nas train", "train")
 
     recipe = make_recipe({
         "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "alpha_rate": alpha_rate, "noise": noise,

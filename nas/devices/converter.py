@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from threading import Condition, Lock
 
 from nas.devices.base import Chain
 from nas.devices.worker import Worker
-from nas.errors import InputError
+from nas.extras import need
 
 Cores = Sequence[int]
 MOST_WORKERS = 4
@@ -31,7 +31,7 @@ class Target:
         name: of its folder in the cache; `nas.devices.<name>_convert` is the worker.
         suffix: of its files.
         packages: whose versions the files depend on.
-        install: what brings them.
+        extra: what brings them (`nas.extras`).
         version: of what our worker makes of a module. Whoever changes that (the layout at either end, how copies are
             stacked, an option of the converter) raises it, so that no older file is taken for a new one.
     """
@@ -39,12 +39,12 @@ class Target:
     name: str
     suffix: str
     packages: tuple[str, ...]
-    install: str
+    extra: str
     version: int
 
 
-LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "nas-mobile", version=1)
-COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "nas-mobile[coreml]", version=1)
+LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "litert", version=1)
+COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,7 @@ class Converter:
     def __init__(
         self, workers: int = 1, cores: Cores = (), cache: Path | None = None, target: Target = LITERT, spare: Cores = ()
     ) -> None:
+        need(f"converting to {target.name}", target.extra)
         self._versions = _versions(target)
         self.cache, self.target = cache or cache_folder(target), target
         self._lanes = [_Lane(self._worker(), tuple(cores)) for _ in range(workers)]
@@ -180,14 +181,5 @@ def _graph(chain: Chain) -> str:
 
 @cache
 def _versions(target: Target) -> dict[str, str]:
-    """Return the versions of what converts.
-
-    Raises:
-        InputError: where that is not installed.
-    """
-    try:
-        return {name: version(name) for name in target.packages}
-    except PackageNotFoundError as error:
-        raise InputError(
-            f"{error.name} is not installed, which converts; run: pip install '{target.install}'"
-        ) from None
+    """Return the versions of what converts."""
+    return {name: version(name) for name in target.packages}
