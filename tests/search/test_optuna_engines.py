@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from nas.errors import InputError, NasError
 from nas.latency.table import make_table
-from nas.search import fastest, workers
+from nas.search import workers
 from nas.search.encoding import Encoding
+from nas.search.fastest import fastest
 from nas.search.optuna_engines import search_optuna
 from nas.specs import Identity
 
