@@ -113,7 +113,9 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
     from sqlalchemy.exc import SQLAlchemyError
 
     if settings.journal is not None:
-        backend = optuna.storages.journal.JournalFileBackend(str(settings.journal))
+        from optuna.storages.journal import JournalFileBackend
+
+        backend = JournalFileBackend(str(settings.journal))
         return optuna.storages.JournalStorage(backend)
     if settings.storage is None:
         return None
