@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nas.blocks import Block
-from nas.cli import sizes
 from nas.export.half import rescale
 from nas.export.litert_int8 import in_float
-from nas.space import load_space, space_names
+from nas.space import load_space, sizes, space_names
 from nas.specs import (
     SPECS,
     BlockSpec,
