@@ -38,7 +38,7 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
         x = call(operation, x)
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
-        if place.part != "unflatten" and not (place.part == "stem" and has_stem):
+        if not operation.spec.changes_layout and not (place.part == "stem" and has_stem):
             maps[place.stage or 0] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
 

@@ -13,7 +13,7 @@ from nas.errors import NasError
 from nas.hashes import data_sha256
 from nas.latency.device_info import DeviceInfo
 from nas.space import Operation
-from nas.specs import BlockSpec, Shape, from_dict, pyramid
+from nas.specs import BlockSpec, HeadSpec, Shape, from_dict, pyramid
 
 
 class OperationFailed(NasError):
@@ -21,7 +21,15 @@ class OperationFailed(NasError):
 
 
 class DeviceLost(NasError):
-    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it."""
+    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it.
+
+    Attributes:
+        reason: the message without the name of the device, for lists that name it themselves.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,20 @@ class Chain:
         links, outputs, shape = list[Link](), list[Shape](), self.input
         for spec in self.blocks:
             taps: tuple[int, ...] = ()
-            if spec.layout == "pyramid" and shape.layout != "pyramid":
+            if isinstance(spec, HeadSpec) and spec.levels and shape.layout != "pyramid":
                 last = {(output.height, output.width): index for index, output in enumerate(outputs)}
-                taps = tuple(sorted(last.values())[-spec.levels :])  # type: ignore[attr-defined]
+                taps = tuple(sorted(last.values())[-spec.levels :])
                 shape = pyramid([outputs[tap] for tap in taps])
             links.append(Link(spec, shape, taps))
             shape = spec.output_shape(shape)
             outputs.append(shape)
         return tuple(links)
+
+    @property
+    def output(self) -> Shape:
+        """The shape of what comes out."""
+        last = self.links()[-1]
+        return last.spec.output_shape(last.input)
 
     def to_dict(self) -> dict[str, Any]:
         data = {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
@@ -104,9 +118,9 @@ class Chain:
         )
         return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights)
 
-    def digest(self, *more: str) -> str:
-        """A name for this chain that is the same in every process; `more` is what else the content depends on."""
-        return data_sha256([self.to_dict(), *more])[:32]
+    def digest(self) -> str:
+        """Return a name for this chain that is the same in every process."""
+        return data_sha256(self.to_dict())[:32]
 
     def __str__(self) -> str:
         first = f"{self.blocks[0].kind}({self.blocks[0]}) on {self.input}"

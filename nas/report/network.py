@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +87,7 @@ def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool
         if block.kind == "identity":
             own.insert(next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)), position)
     height = round(12 + (HIGHEST - 12) * stage.width / max(arch.widths))
-    boxes = tuple(_box(index, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
+    boxes = tuple(_box(arch, index, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
     stride = STRIDE >> (len(arch.stages) - number)
     size = "x".join(str(side // stride) for side in arch.resolution)
     of = f" of {len(stage.blocks)}" if len(stage.blocks) > stage.depth else ""
@@ -104,17 +103,13 @@ def _follows(entry: Bar | int, position: int) -> bool:
     return place.part == "head" if place.position is None else place.position > position
 
 
-def _box(stage: int, entry: Bar | int, x: int, height: int, expansions: bool) -> Box:
+def _box(arch: Architecture, stage: int, entry: Bar | int, x: int, height: int, expansions: bool) -> Box:
     if isinstance(entry, int):
         name = str(Place.block(stage, entry))
         return Box(name, None, x, height, "", (name, "dropped: identity"))
     shown = expansions and entry.role in ("local", "global")
-    return Box(entry.name, entry.role, x, height, _expansion(entry) if shown else "", _about(entry))
-
-
-def _expansion(bar: Bar) -> str:
-    match = re.search(r"(?:^|, )expansion=([^,]+)", bar.hyperparameters)
-    return match[1] if match else ""
+    expansion = arch.block(entry.name).texts().get("expansion", "") if shown else ""
+    return Box(entry.name, entry.role, x, height, expansion, _about(entry))
 
 
 def _about(bar: Bar) -> tuple[str, ...]:

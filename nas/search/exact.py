@@ -254,12 +254,12 @@ class _Model:
             stage, position = arc.place.stage, arc.place.position
             if stage is None:
                 if arc.place.part == "stem":
-                    return judge.stem_cost(arc.block)
-                return inf if arc.exception else judge.head_cost(arc.block)
+                    return judge.stem_cost(arc.entry)
+                return inf if arc.exception else judge.head_cost(arc.classifier)
             if position is not None:
                 return judge.block_cost(stage, position, arc.block, arc.width)
-            whole = judge.stage_cost(stage, int(arc.block.width), ()) if whole_stages else 0.0  # type: ignore[attr-defined]
-            return judge.entry_cost(stage, arc.block, arc.operations[0].input.channels) + whole
+            whole = judge.stage_cost(stage, arc.entry.width, ()) if whole_stages else 0.0
+            return judge.entry_cost(stage, arc.entry, arc.operations[0].input.channels) + whole
 
         return self._graph.weigh(cost)
 
