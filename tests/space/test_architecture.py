@@ -19,7 +19,7 @@ from nas.errors import InputError
 from nas.space import Architecture, Operation, Space, find_architecture
 from nas.space.architecture import Misfit
 from nas.space.fit import refusal
-from nas.space.place import HEAD, Place
+from nas.space.place import Place
 from nas.specs import MB3D, MB4D, Flatten, Identity, Unflatten
 
 SPACE = nas.load_space("efficientformer")
@@ -167,5 +167,5 @@ def test_a_misfit_says_its_place_and_the_space_names_the_key(
 
     monkeypatch.setattr(Architecture, "operations", refuse)
     assert refusal(space) == (["stages", 1], "other words")
-    error = Misfit(HEAD, "no room")
-    assert (error.place, error.reason, str(error)) == (HEAD, "no room", "head: no room")
+    error = Misfit(Place.parse("head"), "no room")
+    assert (error.place, error.reason, str(error)) == (Place.parse("head"), "no room", "head: no room")
