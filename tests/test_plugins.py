@@ -196,7 +196,7 @@ def test_a_space_of_the_working_directory_wins(site: Path, workplace) -> None:
 @pytest.mark.parametrize(("text", "reason"), [
     ("open = 3", "is no function that opens a device"),
     ("def open(settings): raise ValueError('no cable')", "ValueError: no cable"),
-    ("def open(settings): return 'a device'", "gave a str, no device"),
+    ("def open(settings): return 'a device'", "gave a str, which is not a nas.devices.Device"),
 ])  # fmt: skip
 def test_a_broken_device_gets_one_line_that_names_the_package(site: Path, text, reason) -> None:
     module = f"their_device_{len(text)}"
