@@ -5,26 +5,30 @@ One file a target, named here; `nas.export.target.Target` says what it defines.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from nas import plugins
 from nas.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from nas.export.target import Target
 
-TARGETS = {
-    "config": "nas.export.config",
-    "torch": "nas.export.checkpoint",
-    "timm": "nas.export.timm",
-    "onnx": "nas.export.onnx",
-    "litert": "nas.export.litert",
-    "litert-int8": "nas.export.litert_int8",
-    "coreml": "nas.export.coreml",
-    "coreml-int8": "nas.export.coreml_int8",
-}
-"""Each name's module, whose `TARGET` it is."""
+TARGETS: plugins.Registry[Target] = plugins.Registry(
+    plugins.TARGETS,
+    {
+        "config": "nas.export.config:TARGET",
+        "torch": "nas.export.checkpoint:TARGET",
+        "timm": "nas.export.timm:TARGET",
+        "onnx": "nas.export.onnx:TARGET",
+        "litert": "nas.export.litert:TARGET",
+        "litert-int8": "nas.export.litert_int8:TARGET",
+        "coreml": "nas.export.coreml:TARGET",
+        "coreml-int8": "nas.export.coreml_int8:TARGET",
+    },
+    kind="nas.export.target:Target",
+)
+"""By the name that --to takes. A further target is one file, named here or by an entry point of another package."""
 ALWAYS_WITH = {"torch": "config"}
 """What is of no use without another target."""
 
@@ -46,5 +50,4 @@ def chosen(names: Iterable[str]) -> list[str]:
 
 def load_target(name: str) -> Target:
     """The target of a name in TARGETS."""
-    target: Target = importlib.import_module(TARGETS[name]).TARGET
-    return target
+    return TARGETS[name]
