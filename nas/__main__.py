@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import sys
@@ -58,26 +57,14 @@ def _usage(error: Exception) -> None:
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None:
+        from nas.options import meant
+
         known = [name for each in context.command.params for name in each.opts if name.startswith("--")]
-        message = f"No such option: {option}{_hint(option, known)}"
+        message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
         print(f"nas: {message}{see}", file=sys.stderr)
     sys.exit(2)
-
-
-def _hint(option: str, known: list[str]) -> str:
-    """Return the options that were meant by an unknown one: with the same beginning, these initials, or nearly it."""
-    word = option.lstrip("-")
-    likely = [
-        name
-        for name in known
-        if name.startswith(option)
-        or option.startswith(f"{name}-")
-        or "".join(p[0] for p in name[2:].split("-")) == word
-    ]
-    likely = likely or difflib.get_close_matches(option, known, n=1, cutoff=0.8)
-    return f", did you mean {' or '.join(likely)}?" if likely else ""
 
 
 if __name__ == "__main__":

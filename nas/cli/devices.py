@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import Json, emit, next_step
+from nas.cli.common import emit, next_step
+from nas.options import Options
 
 if TYPE_CHECKING:
     from nas.devices import Known
 
 
-def devices(as_json: Json = False) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DevicesOptions(Options):
+    """Options of `nas devices`: none of its own."""
+
+
+def devices(options: DevicesOptions) -> None:
     """List the devices: those that are connected, and those known by their latency table."""
     from nas.devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
-    emit(documents, as_json, "\n".join(line for document in documents for line in _lines(document)))
+    emit(documents, "\n".join(line for document in documents for line in _lines(document)))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
         (document["name"] for document in documents if document["connected"] and not _own(document)), None
