@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from nas.errors import InputError, NasError
+from nas.extras import missing_extra as _missing_extra
 from nas.lazy import bind_function as _bind_function
 from nas.lazy import lazy_names as _lazy_names
 from nas.versions import __version__
@@ -93,7 +94,13 @@ for _name in _FUNCTIONS_NAMED_AS_PACKAGES:
 
 
 def __getattr__(name: str) -> _Any:
-    value = _get(name)
+    try:
+        value = _get(name)
+    except ImportError as error:
+        missing = _missing_extra(error, f"nas.{name}")
+        if missing is None:
+            raise
+        raise missing from error
     if name in _FUNCTIONS_NAMED_AS_PACKAGES:
         _bind_function(f"{__name__}.{name}", value)
     return value

@@ -11,6 +11,7 @@ def main() -> None:
     """Runs the command line; what the user can mend is one line on stderr and exit code 1 or 2, never a traceback."""
     from nas.cli import app
     from nas.errors import NasError
+    from nas.extras import missing_extra
 
     try:
         os.getcwd()
@@ -25,6 +26,12 @@ def main() -> None:
     except NasError as error:
         print(f"nas: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"nas: {missing}", file=sys.stderr)
+        sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         _stopped()
     except BrokenPipeError:

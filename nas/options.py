@@ -167,8 +167,12 @@ class Option:
         facts.append(self.about.close_bounds)
         facts.append(f"default {self.default_text}" if self.default_text else "")
         told = "; ".join(fact for fact in facts if fact)
-        needs = "".join(f" Requires {_needed(_long(name), values)}." for name, values in self.about.requires.items())
-        return f"{self.about.help}{needs}{f' ({told})' if told else ''}"
+        return f"{self.about.help}{self.needs}{f' ({told})' if told else ''}"
+
+    @property
+    def needs(self) -> str:
+        """What other options it requires, in words."""
+        return "".join(f" Requires {_needed(_long(name), values)}." for name, values in self.about.requires.items())
 
 
 def _long(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step
+from nas.cli.common import emit, next_step, say
 from nas.options import Options
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def devices(options: DevicesOptions) -> None:
     from nas.devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
+    _say_unseen()
     emit(documents, "\n".join(line for document in documents for line in _lines(document)))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
@@ -31,6 +32,20 @@ def devices(options: DevicesOptions) -> None:
         next_step(f"nas profile --space efficientformer --device {unmeasured}")
     else:
         next_step(f"nas search --space efficientformer --device {connected[0]}")
+
+
+def _say_unseen() -> None:
+    """Say why no Android phone is listed, where one may be there."""
+    from nas.devices.adb import listing
+    from nas.errors import NasError
+    from nas.extras import MissingExtra
+
+    try:
+        listing(start=False)
+    except MissingExtra as error:
+        say(f"note: {error}")
+    except NasError:  # adb does not work: whoever measures a phone is told
+        pass
 
 
 def _own(document: dict[str, Any]) -> bool:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 def finetune(options: FinetuneOptions) -> None:
     """Train a found network from its inherited weights; the same command resumes a stopped training."""
+    from nas.extras import need
+
+    need("nas finetune", "train")
     from nas.finetune.command import perform
 
     with bars() as tell:

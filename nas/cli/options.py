@@ -18,7 +18,7 @@ from nas.errors import InputError
 from nas.options import Given, Missing, Option, Options, make, meant, options_of, spelled
 
 _SHARED = "Every command"
-_SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
+SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
     "config": (str | None, "YAML file that gives options by their long names; the command line wins."),
     "json": (bool, "Print one JSON document on stdout and nothing else there."),
     "quiet": (bool, "Print no progress and no notes on stderr; results and errors remain."),
@@ -44,7 +44,7 @@ def build(name: str, summary: str) -> Any:
         run_command(name, **values)
 
     declared = options_of(kind).values()
-    parameters = [_parameter(option) for option in declared] + [_shared(each) for each in _SHARED_OPTIONS]
+    parameters = [_parameter(option) for option in declared] + [_shared(each) for each in SHARED_OPTIONS]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     call.__doc__ = "\n\n".join([summary, *inspect.cleandoc(kind.__doc__ or "").split("\n\n")[1:]])
@@ -138,7 +138,7 @@ def _info(option: Option, shared: dict[str, Any]) -> Any:
 
 
 def _shared(name: str) -> inspect.Parameter:
-    kind, help_text = _SHARED_OPTIONS[name]
+    kind, help_text = SHARED_OPTIONS[name]
     info = typer.Option(f"--{name}", help=help_text, rich_help_panel=_SHARED, show_default=False)
     return _keyword(name, Annotated[kind, info], False if kind is bool else None)
 

@@ -37,6 +37,7 @@ def search(options: SearchOptions) -> None:
 
 def _pose(options: SearchOptions, engine: str) -> tuple[list[Problem], str | None, RecordedScores | None]:
     """Return one problem per device, the supernet's folder, and what that measured."""
+    from nas.extras import need
     from nas.latency import load_table
     from nas.search import StudySettings, pose
     from nas.space import load_space
@@ -45,6 +46,8 @@ def _pose(options: SearchOptions, engine: str) -> tuple[list[Problem], str | Non
     whole = load_space(options.space)
     tables = [load_table(name) for name in options.device]
     trained = _supernet_folder(options.supernet) if options.supernet else None
+    if trained:  # its weights are inherited at the end
+        need("--supernet", "train", "torch", "safetensors")
     recorded = search_evaluate.recorded_by(trained, whole) if trained else None
     scores = search_evaluate.scores_for(whole, options.scores, recorded, options.evidence, paper=paper)
     chosen = _at(whole, recorded, options.sizes)

@@ -108,6 +108,9 @@ def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
     """Return what evaluates, told to the user; None for a search without."""
     if options.supernet is None or options.data is None:
         return None
+    from nas.extras import need
+
+    need("--score-by evaluate", "train")
     from nas.supernet.evaluate import SlicedSupernet
 
     path = Path(options.supernet)

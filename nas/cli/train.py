@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 def train(options: TrainOptions) -> None:
     """Train a supernet and measure what each move costs; the same command resumes a stopped training."""
+    from nas.extras import need
+
+    need("nas train", "train")
     from nas.supernet.command import run
 
     with bars() as tell:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nas import plugins
 from nas.errors import InputError, nearest
+from nas.extras import need
 
 if TYPE_CHECKING:
     from nas.export.target import Target
@@ -29,6 +30,16 @@ TARGETS: plugins.Registry[Target] = plugins.Registry(
     kind="nas.export.target:Target",
 )
 """By the name that --to takes. A further target is one file, named here or by an entry point of another package."""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "torch": ("train", "torch", "safetensors"),
+    "timm": ("train", "torch", "safetensors"),
+    "onnx": ("onnx",),
+    "litert": ("litert",),
+    "litert-int8": ("litert",),
+    "coreml": ("coreml",),
+    "coreml-int8": ("coreml",),
+}
+"""The extra that a target needs, and which modules of it where not all; a target that is not here needs none."""
 ALWAYS_WITH = {"torch": "config"}
 """What is of no use without another target."""
 
@@ -49,5 +60,11 @@ def chosen(names: Iterable[str]) -> list[str]:
 
 
 def load_target(name: str) -> Target:
-    """The target of a name in TARGETS."""
+    """Return the target of a name in TARGETS.
+
+    Raises:
+        InputError: when what it needs is not installed.
+    """
+    if name in NEEDS:
+        need(f"--to {name}", *NEEDS[name])
     return TARGETS[name]

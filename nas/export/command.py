@@ -8,7 +8,6 @@ from typing import Any
 
 from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
-from nas.export.images import load_images
 from nas.export.options import ExportOptions
 from nas.export.run import Exported
 from nas.export.run import export as write
@@ -47,6 +46,8 @@ def perform(options: ExportOptions, note: Callable[[str], None] = lambda line: N
         )
     real = None
     if options.data is not None:
+        from nas.export.images import load_images
+
         real = load_images(
             options.data,
             source.architecture.resolution,

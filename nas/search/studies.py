@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, NasError
+from nas.extras import install_command
 from nas.latency import LatencyTable
 from nas.space import Space
 
@@ -189,8 +190,10 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
         if settings.storage is None:
             raise
         reason = _line(error.__cause__ or error)
-        raise InputError(f"storage {shown(settings.storage)}: the driver of this database is not installed ({reason}); "
-                         "for PostgreSQL: pip install 'psycopg[binary]'") from None  # fmt: skip
+        raise InputError(
+            f"storage {shown(settings.storage)}: the driver of this database is not installed ({reason}). "
+            f"Fix, for PostgreSQL: {install_command('postgres')}"
+        ) from None
     except (SQLAlchemyError, StorageInternalError, UnboundLocalError, AssertionError) as error:
         # Optuna 5.0 hides the storage's error behind one of its own where the storage goes away during a trial.
         cause: BaseException | None = error
