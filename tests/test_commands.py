@@ -118,7 +118,7 @@ def test_train_then_search_then_finetune_then_report(
     trained = nas.train("small", resolution=32, score_widths=1, out="supernet", **settings)
     assert trained is not None and trained.folder == Path("supernet") and trained.scores.images == 40
     assert nas.load_scores(trained.folder).fingerprint == trained.scores.fingerprint
-    run_command("search", space="small", device="host", scores="supernet", resolution=32, out="run", json=True)
+    run_command("search", space="small", device="host", supernet="supernet", resolution=32, out="run", json=True)
     finetuned = nas.finetune("run", "digits", new_head=True, **settings)
     assert finetuned.folder == Path("run/finetune") and finetuned.description["recipe"]["epochs"] == 1
     capsys.readouterr()
