@@ -20,6 +20,7 @@ from nas.files import YamlFile
 from nas.journals import read_entries, read_whole
 from nas.latency import load_table
 from nas.latency.importing import FORMATS
+from nas.latency.importing.common import Format
 from nas.latency.networks import read_networks
 from nas.latency.unsupported import read_unsupported
 from nas.resources import TABLES, names
@@ -79,15 +80,15 @@ def test_every_file_of_a_table_may_be_marked(device: str, tmp_path: Path) -> Non
     assert read_networks(folder) == read_networks(plain.path)
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
-def test_every_import_takes_a_marked_file(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", FORMATS.values(), ids=lambda known: known.title)
+def test_every_import_takes_a_marked_file(known: Format, tmp_path: Path) -> None:
     """What is wrong with a file, or what is read of it, is the same with a mark."""
-    file = tmp_path / f"a{name}"
+    file = tmp_path / f"a{known.endings[0]}"
     text = "kind,hyperparameters,input_shape,output_shape,latency_ms\nmb4d,expansion=4,1x1x1,1x1x1,1\n"
 
     def outcome(path: Path) -> str:
         try:
-            return repr(FORMATS[name][1](path))
+            return repr(known.read(path))
         except InputError as error:
             return str(error)
 
