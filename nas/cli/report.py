@@ -25,8 +25,7 @@ def report(
 ) -> None:
     """Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG pictures of the same."""
     from nas.errors import InputError
-    from nas.report.page import write_page
-    from nas.report.picture_files import write_comparison, write_pictures
+    from nas.report.page import write_comparison, write_page, write_pictures
     from nas.report.run import load_runs
 
     folders = list(dict.fromkeys(path.resolve() for path in run))

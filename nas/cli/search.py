@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from nas.cli.progress import bars
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
     from nas.search import Found, Problem
+    from nas.search.exact import FrontPoint
     from nas.space import Space
 
 _ENGINES = (
@@ -111,6 +112,7 @@ def search(
 
     Sizes that are not given are those of the supernet, where there is one, or the space's own.
     """
+    from nas.figures import warm_up
     from nas.latency import load_table
     from nas.search import StudySettings, pose, solve
     from nas.search.compare import answers
@@ -159,6 +161,7 @@ def search(
         if judge:
             problem = search_evaluate.judged_by(problem, judge, evaluate_best, folder)
         search_words.tell_problem(problem)
+        warm_up()
         with bars() as progress:
             problem = replace(problem, study=replace(problem.study, progress=progress))
             found = solve(problem)
@@ -170,11 +173,22 @@ def search(
         others = answers(problem, found)
         write_run(folder, problem, found, ["nas", *sys.argv[1:]], trained)
         if points:
-            write_front(folder, problem, points, others)
+            write_front(folder, problem, points)
+        _draw(folder, problem, others, points)
     following = _next(folder, trained)
     document = search_words.document(problem, others, folder, following, points if front else None)
     emit(document, as_json, search_words.text(problem, others, folder, len(points)))
     next_step(following)
+
+
+def _draw(folder: Path, problem: Problem, others: Mapping[str, Found], points: Sequence[FrontPoint]) -> None:
+    """Write trajectory.png, and front.png where there is a front."""
+    from nas.report.front import front_figure, front_picture
+    from nas.report.trajectory import trajectory, trajectory_figure
+
+    trajectory_figure(trajectory(problem, others[problem.engine])).save(folder / "trajectory.png")
+    if points:
+        front_figure(front_picture(problem, points, others)).save(folder / "front.png")
 
 
 def _next(folder: Path, trained: str | None) -> str:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 def search_several(problems: Sequence[Problem], out: str | None, as_json: bool) -> Path:
     """Searches on all devices, writes the run folder and says what was found; returns the folder."""
+    from nas.figures import warm_up
     from nas.search.run import new_folder, write_several
     from nas.search.several import search_several as run
 
     names = [problem.table.device.name for problem in problems]
+    warm_up()
     found = run(problems)
     folder = new_folder(out, problems[0].space.name, "-".join(names))
     rows = write_several(folder, found, ["nas", *sys.argv[1:]])
+    _draw(found, folder)
     document = _document(found, rows, folder)
     emit(document, as_json, _text(found, rows, folder))
     if found.common is None:
@@ -31,6 +34,17 @@ def search_several(problems: Sequence[Problem], out: str | None, as_json: bool) 
     chosen = "architecture.yaml" if found.common else f"best-{names[0]}.yaml"
     next_step(shlex.join(["nas", "predict", str(folder / chosen), "--device", names[0]]))
     return folder
+
+
+def _draw(found: Several, folder: Path) -> None:
+    """Write front-DEVICE.png for each device."""
+    from nas.report.front import front_figure, front_picture
+    from nas.search.run import BEST, COMMON
+
+    for each in found.devices:
+        name = each.problem.table.device.name
+        answers = {f"{BEST}{name}": each.best} | ({COMMON: found.common} if found.common else {})
+        front_figure(front_picture(each.problem, each.front, answers)).save(folder / f"front-{name}.png")
 
 
 def _document(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:
