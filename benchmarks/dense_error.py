@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nas import LatencyTable, load_table
-from nas.latency.published import Dense, dense_networks
+from nas.latency.estimate.published_latencies import Dense, dense_networks
 
 
 def compared(network: Dense, table: LatencyTable) -> dict[str, Any]:

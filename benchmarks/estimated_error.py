@@ -19,8 +19,9 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from nas import resources
-from nas.latency.estimated import LeftOut, leave_out, read_phone
-from nas.latency.published import layers_of, member
+from nas.latency.estimate.published_latencies import layers_of
+from nas.latency.estimate.run import LeftOut, leave_out, read_phone
+from nas.space import published_member
 
 
 def errors(published: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float | int | None]:
@@ -51,7 +52,7 @@ def compared(entries: Sequence[LeftOut]) -> dict[str, Any]:
     layers = [layers_of(network.model, network.resolution) for network in networks]
     macs, params = (np.array([sum(getattr(one, name) for one in each) / 1e9 for each in layers])
                     for name in ("macs", "params"))  # fmt: skip
-    ours = np.array([member(network.model) is not None for network in networks])
+    ours = np.array([published_member(network.model) is not None for network in networks])
     columns = {"macs": np.column_stack([np.ones(len(ms)), macs]),
                "params_and_macs": np.column_stack([np.ones(len(ms)), params, macs])}  # fmt: skip
     result: dict[str, Any] = {}

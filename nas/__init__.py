@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, NasError
+from nas.versions import __version__
 
 if TYPE_CHECKING:
     from nas.accuracy import Accuracy, Scores, load_scores
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from nas.search import Found, search
     from nas.space import Architecture, Operation, Space, load_architecture, load_space
     from nas.weights import import_weights
-
-__version__ = "0.1.0"
 
 _HOME = {
     "nas.accuracy": ("Accuracy", "Scores", "load_scores"),
@@ -34,8 +33,8 @@ _MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Accuracy", "Architecture", "Estimate", "Finetuned", "Found", "InputError", "LatencyTable", "NasError", "Network",
-    "Operation", "Scores", "Space", "build", "finetune", "import_weights", "load_architecture", "load_scores",
-    "load_space", "load_table", "search",
+    "Operation", "Scores", "Space", "__version__", "build", "finetune", "import_weights", "load_architecture",
+    "load_scores", "load_space", "load_table", "search",
 ]  # fmt: skip
 
 

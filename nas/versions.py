@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+__version__ = "0.1.0"
+
 
 def versions(*packages: str) -> dict[str, str]:
     """`nas`, Python, the platform, and the installed version of each package that is there."""
-    from nas import __version__
-
     found = {"nas": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in packages:
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -21,16 +21,22 @@ from nas.devices.base import DeviceLost
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
-    from adbutils import AdbClient, AdbConnection
+    from adbutils import AdbClient
 
 _PROPERTY = re.compile(r"^\[(.+?)\]: \[(.*?)\]\r?$", re.MULTILINE | re.DOTALL)
 
 CONNECT_S = 0.2
 START_S = 20.0
+LIST_S = 5.0
+"""How long the adb server, which runs on this computer, may take to list its phones."""
 ANSWER_S = 60.0
 """How long a phone may stay silent."""
-CHUNK = 1 << 16
-"""Bytes of a file in one packet; the protocol takes no more."""
+TEMPORARY = "/data/local/tmp"
+"""The phone's folder for files and programs of the shell."""
+BLOCK = 4096
+"""Bytes that a file takes at least."""
+_REFUSED = "FAIL"
+"""What adbutils raises for a file that the phone refuses: the answer of its protocol, without the reason."""
 
 _TRUST = "unlock it and tap Allow at 'Allow USB debugging?' (switching USB debugging off and on makes it ask again)"
 _PLUG = "plug it in again and wait until it has started up"
@@ -67,7 +73,7 @@ class Adb:
 
     def __init__(self, serial: str) -> None:
         self.serial = serial
-        self._phone = _client().device(serial)
+        self._phone = _client(ANSWER_S).device(serial)
 
     def run(self, *command: str, timeout_s: float = ANSWER_S) -> Answer:
         """Runs a command and waits for it; its exit code is the caller's to look at."""
@@ -79,8 +85,7 @@ class Adb:
         """The output of a command that has to succeed."""
         answer = self.run(*command)
         if answer.code:
-            reason = answer.output.strip().partition("\n")[0]
-            raise self._failed(f"'{shlex.join(command)}' failed with exit code {answer.code}", reason)
+            raise self._failed(f"'{shlex.join(command)}' failed with exit code {answer.code}", answer.output)
         return answer.stdout
 
     def properties(self) -> dict[str, str]:
@@ -91,28 +96,25 @@ class Adb:
         return found
 
     def push(self, path: Path, remote: str, mode: int = 0o644) -> None:
-        """Writes a file on the phone."""
-        with path.open("rb") as file, self._sync(b"SEND", f"{remote},{stat.S_IFREG | mode}") as link:
-            while chunk := file.read(CHUNK):
-                link.conn.sendall(b"DATA" + struct.pack("<I", len(chunk)) + chunk)
-            link.conn.sendall(b"DONE" + struct.pack("<I", int(path.stat().st_mtime)))
-            kind, reason = _packet(link)
-        if kind != b"OKAY":
-            raise self._failed(f"{remote} could not be written", reason.decode(errors="replace"))
+        """Write a file on the phone."""
+        from adbutils import AdbError
+
+        with self._talking():
+            try:
+                # With `check`, the size on the phone is compared: adbutils sends without looking how much was taken.
+                self._phone.sync.push(path, remote, mode, check=True)
+                return
+            except AdbError as error:
+                if error.args != (_REFUSED,):
+                    raise
+        reason = self.run("touch", remote).output
+        raise self._failed(f"{remote} could not be written", reason, path.stat().st_size)
 
     def pull(self, remote: str) -> bytes | None:
-        """The content of a file on the phone; None where there is none."""
-        content, kind = b"", b"DATA"
-        with self._sync(b"RECV", remote) as link:
-            while kind == b"DATA":
-                kind, part = _packet(link)
-                content += part if kind == b"DATA" else b""
-        reason = part.decode(errors="replace")
-        if kind == b"DONE":
-            return content
-        if "No such file" in reason:
-            return None
-        raise self._failed(f"{remote} could not be read", reason)
+        """Return the content of a file on the phone; None where there is none."""
+        with self._talking():
+            sync = self._phone.sync
+            return sync.read_bytes(remote) if sync.stat(remote).mode else None
 
     def remove(self, *remote: str) -> None:
         """Deletes files and folders, as far as they are there and the phone is."""
@@ -125,20 +127,30 @@ class Adb:
         """The error that says what happened, what to do, and that nothing measured before is lost."""
         return DeviceLost(f"phone {self.serial}: {what}; {remedy}, then the same command goes on")
 
-    def _failed(self, what: str, reason: str) -> DeviceLost:
-        if "No space left" in reason:
-            return self.lost("its storage is full", "delete something on it")
-        return self.lost(f"{what} ({reason})")
+    def _failed(self, what: str, output: str, needed: int = BLOCK) -> DeviceLost:
+        """Return the error for what the phone refused.
 
-    @contextmanager
-    def _sync(self, request: bytes, argument: str) -> Iterator[AdbConnection]:
-        """A connection on which a file goes to or fro."""
-        text = argument.encode()
-        with self._talking(), self._phone.open_transport(timeout=ANSWER_S) as link:
-            link.send_command("sync:")
-            link.check_okay()
-            link.conn.sendall(request + struct.pack("<I", len(text)) + text)
-            yield link
+        Args:
+            output: what the phone said; its first line is the reason.
+            needed: bytes of storage that it would have taken.
+        """
+        if self._free_bytes() < needed:
+            return self.lost("its storage is full", "delete something on it")
+        reason = output.strip().partition("\n")[0]
+        return self.lost(f"{what} ({reason})" if reason else what)
+
+    def _free_bytes(self) -> float:
+        """Return the free storage of the folder for temporary files; infinity where the phone does not say."""
+        answer = self.run("df", "-k", TEMPORARY)
+        columns = answer.stdout.splitlines()[-1:]
+        # Filesystem, 1K-blocks, Used, Available, Use%, Mounted on
+        figures = "".join(columns).split()[1:4]
+        if answer.code or len(figures) < 3 or not figures[2].isdecimal():
+            return math.inf
+        return 1024 * int(figures[2])
+
+    def _closed(self) -> tuple[str, str]:
+        return _STATES["closed"] if server_runs() else _NO_SERVER
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -152,22 +164,14 @@ class Adb:
         except (AdbTimeout, TimeoutError):
             raise self.lost(f"no answer in {ANSWER_S:.0f} s", "unlock it and look whether it hangs") from None
         except AdbError as error:
-            reason = " ".join(str(error).split())
+            if not error.args or not error.args[-1]:  # adbutils read nothing where an answer belongs
+                raise self.lost(*self._closed()) from None
+            reason = " ".join(" ".join(map(str, error.args)).split())
             raise self.lost(*(_meaning(reason) or (f"adb says '{reason}'", _PLUG))) from None
         except (EOFError, OSError):
-            raise self.lost(*(_STATES["closed"] if server_runs() else _NO_SERVER)) from None
+            raise self.lost(*self._closed()) from None
         except (ValueError, IndexError, AssertionError, struct.error) as error:
             raise self.lost(*_garbage(error)) from None
-
-
-def _packet(link: AdbConnection) -> tuple[bytes, bytes]:
-    """Kind and content of what the phone sends. Raises ValueError for what it never does."""
-    kind, size = struct.unpack("<4sI", link.read_exact(8))
-    if kind in (b"OKAY", b"DONE"):
-        return kind, b""
-    if kind not in (b"DATA", b"FAIL") or size > CHUNK:
-        raise ValueError(f"{kind!r}, {size} bytes")
-    return kind, link.read_exact(size)
 
 
 def _garbage(what: object) -> tuple[str, str]:
@@ -190,7 +194,7 @@ def listing(start: bool = True) -> dict[str, str]:
     from adbutils import AdbError  # takes half a second, for nothing where no server runs
 
     try:
-        return {entry.serial: entry.state for entry in _client().list()}
+        return {entry.serial: entry.state for entry in _client(LIST_S).list()}
     except (AdbError, OSError, ValueError) as error:
         raise NasError(f"the adb server does not answer ({error}); end it with `{adb_program()} kill-server` and run "
                        "the same command again") from None  # fmt: skip
@@ -233,10 +237,10 @@ def _start_server() -> None:
         raise NasError(f"{program}: the adb server could not be started ({''.join(reason)})")
 
 
-def _client() -> AdbClient:
+def _client(timeout_s: float) -> AdbClient:
     from adbutils import AdbClient
 
-    return AdbClient(*_address())
+    return AdbClient(*_address(), socket_timeout=timeout_s)
 
 
 def _address() -> tuple[str, int]:

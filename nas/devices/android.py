@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nas.devices.adb import Adb
+from nas.devices.adb import TEMPORARY, Adb
 from nas.devices.android_state import MODERATE, thermal_name, thermal_status
 from nas.devices.base import Chain, Device, OperationFailed, Timing
 from nas.devices.benchmark_output import Statistics, delegated, first_error, read_log, read_result
@@ -24,7 +24,7 @@ from nas.errors import InputError, NasError
 from nas.latency.device_info import DeviceInfo
 from nas.versions import versions
 
-ROOT = "/data/local/tmp/nas"
+ROOT = f"{TEMPORARY}/nas"
 """Holds the tool, which stays, and one folder a run of nas, which goes."""
 
 LOADS, MOST_LOADS = 3, 5

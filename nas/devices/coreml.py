@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date
@@ -109,22 +110,23 @@ class CoreML(Device):
         """
         try:
             return self._measured(artifact)
-        except Exception:
+        except _Fault:
             self._session = None
         try:
             return self._measured(artifact)
-        except Exception as error:
-            self._session, failure = None, error
+        except _Fault as fault:
+            self._session = None
+            failure = fault
         try:
             if self._good is None:
                 raise failure
             self._measured(self._good)
-        except Exception as error:
+        except _Fault as fault:
             raise DeviceLost(
-                f"{self.phone.name} does not measure ({_line(error)}); connect and unlock it, with Developer Mode on; "
+                f"{self.phone.name} does not measure ({fault}); connect and unlock it, with Developer Mode on; "
                 "what was measured is kept, the same command goes on"
-            ) from error
-        raise OperationFailed(_line(failure))
+            ) from fault
+        raise OperationFailed(str(failure))
 
     def close(self) -> None:
         self._converter.close()
@@ -145,11 +147,12 @@ class CoreML(Device):
 
         unit = ct.ComputeUnit[self.phone.compute_unit.upper()]
         model = ct.models.MLModel(str(artifact), compute_units=unit, skip_model_load=True)
-        benchmarker = MLModelBenchmarker(model=model, device=await self._device())
         inputs = _inputs(model.get_spec())
         runs = MAC_RUNS if self._here else PHONE_RUNS
-        found = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
-        operations = await benchmarker.benchmark_operation_execution(inputs=inputs, iterations=1, warmup=False)
+        with _faults():
+            benchmarker = MLModelBenchmarker(model=model, device=await self._device())
+            found = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
+            operations = await benchmarker.benchmark_operation_execution(inputs=inputs, iterations=1, warmup=False)
         p10, median, p90 = (float(value) for value in np.percentile(found.samples, [10, 50, 90]))
         return Timing(median, p10, p90, len(found.samples), self._notes(operations))
 
@@ -167,7 +170,7 @@ class CoreML(Device):
             listed = Device.get_connected_devices(device_type=DeviceType.IPHONE)
             phone = next((each for each in listed if each.udid == self._found.udid), None)
             if phone is None:
-                raise NasError("it is no longer connected")
+                raise _Fault("it is no longer connected")
             self._session = await phone.prepare_for_model_debugging(
                 credentials=AppSigningCredentials(**self._credentials), working_directory=Path(self._folder.name)
             )
@@ -181,6 +184,24 @@ class CoreML(Device):
         placement = ", ".join(f"{unit} {count}/{total}" for unit, count in units.most_common())
         fell = self.phone.compute_unit in ("all", "cpu_and_ne") and units["ne"] < total
         return ("placement", placement or "unknown"), *([("note", "left the Neural Engine")] if fell else [])
+
+
+class _Fault(Exception):
+    """A measurement that coremltools, its app or the phone did not make; the text is one line."""
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
+    """Turn what coremltools raises while it measures into a `_Fault`, and nothing of ours.
+
+    Its errors have no base class but Exception, and their own classes are private.
+    """
+    try:
+        yield
+    except (_Fault, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise _Fault(_line(error)) from error
 
 
 def connected_phones() -> list[Connected]:

@@ -29,10 +29,9 @@ from nas.errors import InputError, nearest
 from nas.latency.calibration import SCALES, sums
 from nas.latency.device_info import Calibration, EstimateInfo
 from nas.latency.networks import NetworkTime
-from nas.latency.published import member, members
 from nas.latency.spreadsheet import read_records
 from nas.latency.table import LatencyTable, MissingRows
-from nas.space import Architecture, load_architecture
+from nas.space import Architecture, load_architecture, published_member, published_members
 
 MOST_PIXELS = 16384
 """On a side of an image."""
@@ -200,9 +199,10 @@ def _lines(table: LatencyTable, path: Path) -> Iterator[_Line]:
 
 
 def _architecture(name: str, resolution: str, where: str) -> Architecture:
-    arch = member(name)
+    arch = published_member(name)
     if arch is None and Path(name).suffix not in (".yaml", ".yml"):
-        raise InputError(f"{where}: network: '{name}' is neither published nor a YAML file{nearest(name, members())}")
+        hint = nearest(name, published_members())
+        raise InputError(f"{where}: network: '{name}' is neither published nor a YAML file{hint}")
     try:
         arch = arch or load_architecture(name)
         return arch.at(_side(resolution, where)) if resolution else arch

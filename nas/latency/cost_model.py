@@ -1,4 +1,4 @@
-"""A small physical model of what a network costs on a phone, fitted to whole-network latencies.
+"""A small physical model of what a network costs on a phone, which `nas.latency.estimate` fits to published figures.
 
 A network takes one call and the sum of its layers. A layer that multiplies (convolution, linear, matrix product) takes
 the longer of its arithmetic and the reading of its weights, and moves its activations besides; pooling and group norm
@@ -8,14 +8,12 @@ move, layer norm and softmax pay more, and a change of layout takes a fixed time
 engines as others do. GELU and SiLU move values at costs of their own, next to nothing on a neural engine and much on
 a processor; other activations and batch norm are fused into their neighbours and free.
 
-Twelve costs in all, each positive, for neural engines and processors alike. Most phones have too few figures for
-twelve, so every fit starts at a prior and is held near it where figures say nothing: the costs of an older or newer
-phone, or rough numbers.
+Twelve costs in all, each positive, for neural engines and processors alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Literal, get_args
 
@@ -121,47 +119,3 @@ def _behaviour(layer: Layer) -> Behaviour:
 def price(layers: Iterable[Layer], costs: Costs) -> float:
     """Milliseconds that these layers take, without the call."""
     return demand(layers).ms(np.array(astuple(costs)))
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A published latency of a network, or of a part of one.
-
-    Attributes:
-        model, family: of the network.
-        demand: of the network or the part.
-        ms: the published figure.
-        whole_ms: the latency of the whole network, which errors are taken relative to.
-    """
-
-    model: str
-    family: str
-    demand: Demand
-    ms: float
-    whole_ms: float
-
-
-def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Costs:
-    """The costs with the least squared error, each error taken relative to the whole network's latency.
-
-    Departures from the prior count too: with a trust of 0.1 a cost e times its prior weighs as much as an error of
-    10 % in one network.
-    """
-    from scipy.optimize import least_squares
-
-    weights = np.array([1 / seen.whole_ms for seen in observations])
-    figures = np.array([seen.ms for seen in observations])
-    start = np.log(astuple(prior))
-    kernels = np.concatenate([seen.demand.kernels for seen in observations])  # of all networks at once, for speed
-    firsts = np.cumsum([0, *(len(seen.demand.kernels) for seen in observations[:-1])])
-    counts = np.array([seen.demand.counts for seen in observations])
-
-    def errors(logarithms: Floats) -> Floats:
-        costs = np.exp(logarithms)
-        longer = np.maximum(kernels[:, 0] * costs[1], kernels[:, 1] * costs[2])
-        predicted = np.add.reduceat(longer, firsts) + counts @ costs
-        return np.concatenate([weights * (predicted - figures), trust * (logarithms - start)])
-
-    # In logarithms no cost can be negative; with the prior's weight none runs away.
-    found = least_squares(errors, start, xtol=1e-12, ftol=1e-12)
-    return Costs(*(float(cost) for cost in np.exp(found.x)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from nas import resources
 from nas.errors import InputError, nearest
 from nas.plugins import SPACES, Plugin, plugins
-from nas.space.architecture import Architecture, Operation, Stage, load_architecture
+from nas.space.architecture import Architecture, Stage, load_architecture
 from nas.space.space import Space, StageSpace
+from nas.specs import Operation
 
 
 def load_space(name: str) -> Space:
@@ -37,6 +39,17 @@ def space_names() -> list[str]:
 def published_members() -> dict[str, Architecture]:
     """The published architectures of all known spaces, by name."""
     return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
+
+
+def published_member(name: str) -> Architecture | None:
+    """Return the published architecture of this name, written as in its paper too: EfficientFormer-L1."""
+    return _members_seen_from(Path.cwd()).get(name.lower().replace("-", "_"))
+
+
+@cache
+def _members_seen_from(directory: Path) -> dict[str, Architecture]:
+    """Return `published_members`, read once for a working directory, which may have spaces of its own."""
+    return published_members()
 
 
 def find_architecture(name: str | Path) -> Architecture:
@@ -69,4 +82,4 @@ def _brought() -> dict[str, Plugin]:
 
 
 __all__ = ["Architecture", "Operation", "Space", "Stage", "StageSpace", "find_architecture", "load_architecture",
-           "load_space", "published_members", "space_names"]  # fmt: skip
+           "load_space", "published_member", "published_members", "space_names"]  # fmt: skip

@@ -1,6 +1,6 @@
 """The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block by formula.
 
-A block is added by one file here (its spec) and one in `nas.blocks` (its module), each named in its package's dict;
+A block is added by one file here (its spec) and one in `nas.blocks` (its module), which the spec names;
 another package brings its own by an entry point (`nas.plugins`).
 """
 
@@ -38,6 +38,7 @@ from nas.specs.map_head import MapHead
 from nas.specs.mb3d import MB3D
 from nas.specs.mb4d import MB4D
 from nas.specs.mbconv import MBConv, MBConvDown
+from nas.specs.operation import Operation
 from nas.specs.res_block import ResBlock
 from nas.specs.reshape import Flatten, Unflatten
 from nas.specs.shape import Layout, Shape, pyramid
@@ -153,6 +154,7 @@ __all__ = [
     "MBConv",
     "MBConvDown",
     "MapHead",
+    "Operation",
     "ResBlock",
     "Shape",
     "TokenHead",

@@ -34,6 +34,7 @@ class AdditiveEncoder(BlockSpec):
     """
 
     kind: ClassVar[str] = "additive_encoder"
+    module: ClassVar[str] = "nas.blocks.additive_encoder:AdditiveEncoderBlock"
     mixer: ClassVar[Mixer] = "attention"
 
     expansion: int = 4

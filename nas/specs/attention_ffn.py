@@ -32,6 +32,7 @@ class AttentionFFN(BlockSpec):
     """
 
     kind: ClassVar[str] = "attention_ffn"
+    module: ClassVar[str] = "nas.blocks.attention_ffn:AttentionFFNBlock"
     mixer: ClassVar[Mixer] = "attention"
 
     expansion: int = 4

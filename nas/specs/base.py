@@ -26,7 +26,7 @@ class BlockSpec(abc.ABC):
     kind: ClassVar[str]
     layout: ClassVar[Layout] = "map"
     module: ClassVar[str] = ""
-    """Where the block's module is, as package.module:Class; ours stand in `nas.blocks.MODULES`."""
+    """Where the block's module is, as package.module:Class. Empty only where a block is never built."""
     mixer: ClassVar[Mixer] = "convolution"
     """What mixes the positions of a map, as the accuracy law tells blocks apart (`nas.accuracy.law`)."""
     counts_as_block: ClassVar[bool] = False

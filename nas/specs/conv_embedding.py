@@ -18,6 +18,7 @@ class ConvEmbedding(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_embedding"
+    module: ClassVar[str] = "nas.blocks.conv_embedding:ConvEmbeddingBlock"
 
     width: int
 

@@ -23,6 +23,7 @@ class ConvEncoder(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_encoder"
+    module: ClassVar[str] = "nas.blocks.conv_encoder:ConvEncoderBlock"
 
     expansion: int = 4
     kernel: int = 3

@@ -23,6 +23,7 @@ class ConvFFN(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_ffn"
+    module: ClassVar[str] = "nas.blocks.conv_ffn:ConvFFNBlock"
 
     expansion: int = 4
     kernel: int = 3

@@ -22,6 +22,7 @@ class ConvHead(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_head"
+    module: ClassVar[str] = "nas.blocks.conv_head:ConvHeadBlock"
     elastic: ClassVar[tuple[str, ...]] = ("width", "features", "activation")
 
     classes: int

@@ -18,6 +18,7 @@ class ConvStem(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_stem"
+    module: ClassVar[str] = "nas.blocks.conv_stem:ConvStemBlock"
 
     width: int
     activation: Activation = "relu"

@@ -19,6 +19,7 @@ class DSConv(BlockSpec):
     """
 
     kind: ClassVar[str] = "dsconv"
+    module: ClassVar[str] = "nas.blocks.dsconv:DSConvBlock"
 
     kernel: int = 3
     activation: Activation = "hardswish"

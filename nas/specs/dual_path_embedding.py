@@ -29,6 +29,7 @@ class DualPathEmbedding(BlockSpec):
     """
 
     kind: ClassVar[str] = "dual_path_embedding"
+    module: ClassVar[str] = "nas.blocks.dual_path_embedding:DualPathEmbeddingBlock"
 
     width: int
     heads: int = 8

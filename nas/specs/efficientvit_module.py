@@ -29,6 +29,7 @@ class EfficientViTModule(BlockSpec):
     """
 
     kind: ClassVar[str] = "efficientvit_module"
+    module: ClassVar[str] = "nas.blocks.efficientvit_module:EfficientViTModuleBlock"
     mixer: ClassVar[Mixer] = "attention"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "head_dim", "activation")
 

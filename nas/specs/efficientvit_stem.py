@@ -25,6 +25,7 @@ class EfficientViTStem(BlockSpec):
     """
 
     kind: ClassVar[str] = "efficientvit_stem"
+    module: ClassVar[str] = "nas.blocks.efficientvit_stem:EfficientViTStemBlock"
 
     width: int
     block: StemBlock = "dsconv"

@@ -19,6 +19,7 @@ class EMOStem(BlockSpec):
     """
 
     kind: ClassVar[str] = "emo_stem"
+    module: ClassVar[str] = "nas.blocks.emo_stem:EMOStemBlock"
     elastic: ClassVar[tuple[str, ...]] = ("activation",)
 
     width: int = 24

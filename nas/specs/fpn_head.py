@@ -31,6 +31,7 @@ class FPNHead(BlockSpec):
     """
 
     kind: ClassVar[str] = "fpn_head"
+    module: ClassVar[str] = "nas.blocks.fpn_head:FPNHeadBlock"
     layout: ClassVar[Layout] = "pyramid"
 
     classes: int

@@ -23,6 +23,7 @@ class FusedMBConv(BlockSpec):
     """
 
     kind: ClassVar[str] = "fused_mbconv"
+    module: ClassVar[str] = "nas.blocks.fused_mbconv:FusedMBConvBlock"
 
     expansion: int = 4
     kernel: int = 3
@@ -45,6 +46,7 @@ class FusedMBConvDown(BlockSpec):
     """
 
     kind: ClassVar[str] = "fused_mbconv_down"
+    module: ClassVar[str] = "nas.blocks.fused_mbconv:FusedMBConvDownBlock"
     counts_as_block: ClassVar[bool] = True
 
     width: int

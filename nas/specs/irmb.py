@@ -44,6 +44,7 @@ class IRMB(BlockSpec):
     """
 
     kind: ClassVar[str] = "irmb"
+    module: ClassVar[str] = "nas.blocks.irmb:IRMBBlock"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "activation", "attention", "head_dim", "window")
 
     expansion: float = 4
@@ -115,6 +116,7 @@ class IRMBDown(BlockSpec):
     """
 
     kind: ClassVar[str] = "irmb_down"
+    module: ClassVar[str] = "nas.blocks.irmb:IRMBDownBlock"
     counts_as_block: ClassVar[bool] = True
 
     width: int

@@ -26,6 +26,7 @@ class MapHead(BlockSpec):
     """
 
     kind: ClassVar[str] = "map_head"
+    module: ClassVar[str] = "nas.blocks.map_head:MapHeadBlock"
 
     classes: int
     norm: Norm = "batch"

@@ -26,6 +26,7 @@ class MB3D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb3d"
+    module: ClassVar[str] = "nas.blocks.mb3d:MB3DBlock"
     mixer: ClassVar[Mixer] = "attention"
     layout: ClassVar[Layout] = "tokens"
 

@@ -19,6 +19,7 @@ class MB4D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb4d"
+    module: ClassVar[str] = "nas.blocks.mb4d:MB4DBlock"
     mixer: ClassVar[Mixer] = "pool"
 
     expansion: int = 4

@@ -24,6 +24,7 @@ class MBConv(BlockSpec):
     """
 
     kind: ClassVar[str] = "mbconv"
+    module: ClassVar[str] = "nas.blocks.mbconv:MBConvBlock"
 
     expansion: int = 4
     kernel: int = 3
@@ -47,6 +48,7 @@ class MBConvDown(BlockSpec):
     """
 
     kind: ClassVar[str] = "mbconv_down"
+    module: ClassVar[str] = "nas.blocks.mbconv:MBConvDownBlock"
     counts_as_block: ClassVar[bool] = True
 
     width: int

@@ -19,6 +19,7 @@ class ResBlock(BlockSpec):
     """
 
     kind: ClassVar[str] = "res_block"
+    module: ClassVar[str] = "nas.blocks.res_block:ResBlockBlock"
 
     expansion: int = 1
     kernel: int = 3

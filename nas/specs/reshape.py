@@ -15,6 +15,7 @@ class Flatten(BlockSpec):
     """4D to 3D: a map (B, C, H, W) to tokens (B, H*W, C). EfficientFormer does it once, before its first MB3D."""
 
     kind: ClassVar[str] = "flatten"
+    module: ClassVar[str] = "nas.blocks.reshape:FlattenBlock"
 
     def trace(self, shape: Shape) -> Trace:
         return Trace(shape).reshape("tokens")
@@ -25,6 +26,7 @@ class Unflatten(BlockSpec):
     """3D to 4D: tokens (B, H*W, C) to a map (B, C, H, W), needed where a convolution follows a token block."""
 
     kind: ClassVar[str] = "unflatten"
+    module: ClassVar[str] = "nas.blocks.reshape:UnflattenBlock"
     layout: ClassVar[Layout] = "tokens"
 
     def trace(self, shape: Shape) -> Trace:

@@ -19,6 +19,7 @@ class TokenHead(BlockSpec):
     """
 
     kind: ClassVar[str] = "token_head"
+    module: ClassVar[str] = "nas.blocks.token_head:TokenHeadBlock"
     layout: ClassVar[Layout] = "tokens"
 
     classes: int

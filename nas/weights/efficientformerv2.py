@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from nas.space import Architecture, Operation
+from nas.specs import Operation
 from nas.weights.layout import Layout
 
 
-def _official(arch: Architecture) -> dict[str, str]:
+def _official(operations: Sequence[Operation]) -> dict[str, str]:
     """`network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the head stand at the top."""
-    return _prefixes(arch, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}")
+    return _prefixes(operations, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}")
 
 
-def _timm(arch: Architecture) -> dict[str, str]:
-    return _prefixes(arch, stem="stem", entry="stages.{number}.downsample", block="stages.{number}.blocks.{index}")
+def _timm(operations: Sequence[Operation]) -> dict[str, str]:
+    return _prefixes(
+        operations, stem="stem", entry="stages.{number}.downsample", block="stages.{number}.blocks.{index}"
+    )
 
 
-def _prefixes(arch: Architecture, stem: str, entry: str, block: str) -> dict[str, str]:
+def _prefixes(operations: Sequence[Operation], stem: str, entry: str, block: str) -> dict[str, str]:
     """Stages and blocks are counted from 0."""
     prefixes, number, index = {"stem": stem, "head": ""}, 0, 0
-    for operation in arch.operations():
+    for operation in operations:
         if operation.name.endswith("_entry"):
             number, index = number + 1, 0
             prefixes[operation.name] = entry.format(number=number, before=2 * number - 1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from nas.space import Architecture, Operation
-from nas.specs import EfficientViTModule, EfficientViTStem
+from nas.specs import EfficientViTModule, EfficientViTStem, Operation
 from nas.weights.layout import Layout
 
 EPS, LARGE_EPS = 1e-5, 1e-7
@@ -13,21 +14,22 @@ EPS, LARGE_EPS = 1e-5, 1e-7
 _STACKED = ("attention.qkv.", "attention.depthwise.", "attention.grouped.")
 
 
-def _official(arch: Architecture) -> dict[str, str]:
+def _official(operations: Sequence[Operation]) -> dict[str, str]:
     """The stem stands apart in the B series; in the L series it is stage 0."""
-    large = isinstance(arch.stem, EfficientViTStem) and arch.stem.block == "res_block"
+    first_spec = operations[0].spec
+    large = isinstance(first_spec, EfficientViTStem) and first_spec.block == "res_block"
     stem, first = ("backbone.stages.0", 1) if large else ("backbone.input_stem", 0)
-    return _prefixes(arch, stem, "backbone.stages.{stage}.op_list.{index}", first)
+    return _prefixes(operations, stem, "backbone.stages.{stage}.op_list.{index}", first)
 
 
-def _timm(arch: Architecture) -> dict[str, str]:
-    return _prefixes(arch, "stem", "stages.{stage}.blocks.{index}", first=0)
+def _timm(operations: Sequence[Operation]) -> dict[str, str]:
+    return _prefixes(operations, "stem", "stages.{stage}.blocks.{index}", first=0)
 
 
-def _prefixes(arch: Architecture, stem: str, block: str, first: int) -> dict[str, str]:
+def _prefixes(operations: Sequence[Operation], stem: str, block: str, first: int) -> dict[str, str]:
     """Stages are counted from `first`, and in each of them its entry is block 0."""
     prefixes, stage, index = {"stem": stem, "head": "head"}, first - 1, 0
-    for operation in arch.operations():
+    for operation in operations:
         if operation.name in prefixes:
             continue
         stage, index = (stage + 1, 0) if operation.name.endswith("_entry") else (stage, index + 1)

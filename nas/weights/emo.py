@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from nas.space import Architecture
+from collections.abc import Sequence
+
+from nas.specs import Operation
 from nas.weights.layout import Layout
 
 
-def _official(arch: Architecture) -> dict[str, str]:
+def _official(operations: Sequence[Operation]) -> dict[str, str]:
     """The block that enters a stage is its first one; the stem is stage 0, norm and classifier stand at the top."""
     prefixes, stage, index = {"stem": "stage0", "head": ""}, 0, 0
-    for operation in arch.operations():
+    for operation in operations:
         if operation.name in prefixes:
             continue
         if operation.name.endswith("_entry"):

@@ -108,7 +108,7 @@ def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Layout, Nam
 
 def names_in(net: Network, layout: Layout) -> Names | None:
     """The names of the network's tensors in a layout, or None where one of its blocks was never published in it."""
-    prefixes = layout.prefixes(net.architecture)
+    prefixes = layout.prefixes(net.architecture.operations())
     names: dict[str, str] = {}
     for operation, block in net.named_children():
         assert isinstance(block, Block)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from nas.space import Architecture, Operation
+from nas.specs import Operation
 
 
 def _as_published(operation: Operation, name: str, value: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ class Layout:
 
     Attributes:
         name: family/code base, as in 'efficientformer/timm'; the key of `Block.published`.
-        prefixes: for an architecture, the name of each operation to what its tensors' published names begin with; ''
+        prefixes: for the operations of a network, each one's name to what its tensors' published names begin with; ''
             where they stand at the top.
         ignored: last parts of the names of tensors that hold nothing learned.
         convert: a published tensor as our block wants it, from our operation, the tensor's name within it and the
@@ -29,7 +29,7 @@ class Layout:
     """
 
     name: str
-    prefixes: Callable[[Architecture], Mapping[str, str]]
+    prefixes: Callable[[Sequence[Operation]], Mapping[str, str]]
     ignored: tuple[str, ...] = ()
     convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
     publish: Callable[[Operation, str, Tensor], Tensor] = _as_published

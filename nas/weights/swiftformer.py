@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nas.space import Operation
+from nas.specs import Operation
 from nas.weights.efficientformer import official_prefixes, timm_prefixes
 from nas.weights.layout import Layout
 

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_phone.adb import adb, adb_server, connect, disconnect, start_server
+from fake_phone.phone import FakePhone
+from fake_phone.shell import ELF_ARM64
+from fake_phone.tool import WORKER
 
 from nas.devices import Device, DeviceLost, OperationFailed, android
-from nas.devices.adb import Adb, server_runs
+from nas.devices.adb import TEMPORARY, Adb, server_runs
 from nas.devices.android import ROOT, Android
 from nas.devices.android_phones import connected_phones, open_android
 from nas.devices.converter import Converter
 from nas.devices.worker import Worker
 from nas.errors import InputError, NasError
-from nas.testing.phone import FakePhone
-from nas.testing.phone_adb import adb, adb_server, connect, disconnect, start_server
-from nas.testing.phone_shell import ELF_ARM64
-from nas.testing.phone_tool import WORKER
 
 NONSENSE = b"\x01\x09\x00\x00\x00\x00\xff?(%]\n<_\x03\x01\x00\x00\x00\x00"
 """As the output of a command: nine bytes that mean nothing, and exit code 0."""
@@ -328,6 +328,37 @@ def test_server_ends(phone: FakePhone, opened: Callable[..., list[Device]], mode
     connect(phone)
     [device] = opened()
     assert device.measure(model).runs and len(left_on(phone)) == 1
+
+
+def test_files_there_and_back(phone: FakePhone, model: Path) -> None:
+    adb = Adb(phone.address)
+    adb.push(model, f"{TEMPORARY}/copy", 0o755)
+    assert adb.pull(f"{TEMPORARY}/copy") == model.read_bytes()
+    assert phone.shell.path(f"{TEMPORARY}/copy").stat().st_mode & 0o777 == 0o755
+    assert adb.pull(f"{TEMPORARY}/another") is None
+
+
+def test_a_file_that_the_phone_refuses_comes_with_its_reason(phone: FakePhone, model: Path) -> None:
+    with pytest.raises(DeviceLost, match=r"/data/\.\./root could not be written .*Permission denied"):
+        Adb(phone.address).push(model, "/data/../root")
+
+
+@pytest.mark.parametrize("where", ["sync SEND", "sync RECV", "getprop"])
+def test_a_silent_phone_is_not_waited_for(
+    phone: FakePhone, model: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("nas.devices.adb.ANSWER_S", 0.5)
+    adb = Adb(phone.address)
+    remote = f"{TEMPORARY}/model"
+    adb.push(model, remote)
+    phone.before = lambda service: time.sleep(3) if where in service else None
+    actions = {
+        "sync SEND": lambda: adb.push(model, remote),
+        "sync RECV": lambda: adb.pull(remote),
+        "getprop": lambda: adb.run("getprop", timeout_s=0.5),
+    }
+    with pytest.raises(DeviceLost, match="no answer in"):
+        actions[where]()
 
 
 @pytest.mark.parametrize("free", [0, 10, len(ELF_ARM64)])

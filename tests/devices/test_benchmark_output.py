@@ -6,12 +6,12 @@ import struct
 from contextlib import suppress
 
 import pytest
+from fake_phone.tool import result, statistics
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.devices.android_state import battery_percent, thermal_name, thermal_status
 from nas.devices.benchmark_output import Statistics, delegated, first_error, read_log, read_result
-from nas.testing.phone_tool import result, statistics
 
 LOG = """\
 INFO: STARTING!

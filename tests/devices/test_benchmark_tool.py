@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from fake_phone.shell import ELF_ARM64
 
 from nas.devices import benchmark_tool as module
 from nas.devices.benchmark_tool import VARIABLE, VERSION, benchmark_tool, cache_path
 from nas.errors import InputError, NasError
-from nas.testing.phone_shell import ELF_ARM64
 
 NOWHERE = "http://127.0.0.1:9/benchmark_model"
 

@@ -351,3 +351,14 @@ def test_what_devicectl_should_not_say(a_mac: World, tmp_path: Path, text: str) 
 def test_single_precision_is_refused(a_mac: World) -> None:
     with pytest.raises(InputError, match="float32"):
         CoreML(replace(PHONE, precision="float32"))
+
+
+def test_a_mistake_of_ours_is_not_taken_for_the_phones(
+    phone: CoreML, packages: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(operations: list[Any]) -> None:
+        raise TypeError("not what was expected")
+
+    monkeypatch.setattr(phone, "_notes", mistaken)
+    with pytest.raises(TypeError, match="not what was expected"):
+        phone.measure(packages("good"))

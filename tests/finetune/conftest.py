@@ -87,7 +87,7 @@ def published() -> Callable[[Network], dict[str, Tensor]]:
 
     def rename(network: Network) -> dict[str, Tensor]:
         layout = "efficientformer/timm"
-        prefixes, tensors = LAYOUTS[layout].prefixes(network.architecture), {}
+        prefixes, tensors = LAYOUTS[layout].prefixes(network.architecture.operations()), {}
         for operation, block in network.named_children():
             assert isinstance(block, Block)
             for name, tensor in block.state_dict().items():

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_phone.adb import adb_server, connect, disconnect
+from fake_phone.phone import FakePhone
+from fake_phone.shell import ELF_ARM64
 
 from nas.cli.devices import devices
 from nas.cli.profile import profile
@@ -19,9 +22,6 @@ from nas.latency import load_table
 from nas.latency.coverage import space_operations
 from nas.latency.networks import calibration_members, read_networks
 from nas.space import load_space
-from nas.testing.phone import FakePhone
-from nas.testing.phone_adb import adb_server, connect, disconnect
-from nas.testing.phone_shell import ELF_ARM64
 
 pytestmark = pytest.mark.slow
 

@@ -76,9 +76,9 @@ def test_attention_bias_of_another_grid_is_resized(net: nas.Network, l1: dict[st
 
 def test_member_with_every_block_of_stage_4_global_shifts_by_the_flat_layer() -> None:
     """Published code counts its change of layout as a layer: first in L7's stage 4, between MB4D and MB3D in L1."""
-    prefixes = nas.weights.LAYOUTS["efficientformer/official"].prefixes(member("efficientformer_l7"))
+    prefixes = nas.weights.LAYOUTS["efficientformer/official"].prefixes(member("efficientformer_l7").operations())
     assert prefixes["stage4_block1"] == "network.6.1" and prefixes["stage4_entry"] == "network.5"
-    prefixes = nas.weights.LAYOUTS["efficientformer/timm"].prefixes(member("efficientformer_l1"))
+    prefixes = nas.weights.LAYOUTS["efficientformer/timm"].prefixes(member("efficientformer_l1").operations())
     assert prefixes["stage4_block3"] == "stages.3.blocks.2" and prefixes["stage4_block4"] == "stages.3.blocks.4"
 
 

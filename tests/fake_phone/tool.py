@@ -1,6 +1,6 @@
 """Stand-in for `benchmark_model`: runs the model on this computer, and writes what the tool writes.
 
-The worker (`python -m nas.testing.phone_tool`) loads and times; `Bench` makes the log lines and the result file of it.
+The worker (`python -m fake_phone.tool`) loads and times; `Bench` makes the log lines and the result file of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from nas.devices.base import OperationFailed
 from nas.devices.worker import Worker, serve
 
-WORKER = "nas.testing.phone_tool"
+WORKER = "fake_phone.tool"
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import ast
+from pathlib import Path
 
-from nas.latency.published import layers_of
-from nas.latency.reference_nets import reference_nets
+import pytest
+from record_layer_lists import layer_lists
+from reference_networks import reference_networks
+
+import nas
+from nas.errors import InputError
+from nas.latency.estimate.layer_lists import PATH, recorded_layers
+from nas.latency.estimate.published_latencies import layers_of
 from nas.space import load_space
 from nas.specs import Shape
 
@@ -74,7 +81,7 @@ KNOWN = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_parameters_and_macs_are_the_known_ones(name: str) -> None:
     model, _, side = name.partition("@")
-    layers = reference_nets()[model](Shape(3, int(side or 224), int(side or 224)))
+    layers = reference_networks()[model](Shape(3, int(side or 224), int(side or 224)))
     params, macs = KNOWN[name]
     digits = 50_000 if name.startswith("MobileOne") else 0  # its paper gives two digits
     if name.startswith("FastViT"):  # its paper gives two digits of MACs; timm has the branches of training besides
@@ -84,7 +91,7 @@ def test_parameters_and_macs_are_the_known_ones(name: str) -> None:
 
 
 def test_every_network_is_checked_and_can_be_listed_at_other_sizes() -> None:
-    nets = reference_nets()
+    nets = reference_networks()
     assert set(nets) == {name.partition("@")[0] for name in KNOWN}
     for layers in nets.values():
         small, large = (sum(layer.macs for layer in layers(Shape(3, side, side))) for side in (224, 448))
@@ -98,7 +105,36 @@ def test_every_network_is_checked_and_can_be_listed_at_other_sizes() -> None:
 ])  # fmt: skip
 def test_members_of_shipped_spaces_are_listed_by_the_space(model: str, space: str, name: str) -> None:
     """Their counts against the authors' code are in tests/weights/test_published.py."""
-    assert model not in reference_nets()
+    assert model not in reference_networks()
     for side in (224, 512):
         arch, layers = load_space(space).published[name].at(side), layers_of(model, side)
         assert (sum(layer.params for layer in layers), sum(layer.macs for layer in layers)) == (arch.params, arch.macs)
+
+
+def test_the_recorded_file_is_what_the_script_writes() -> None:
+    assert layer_lists().encode() == PATH.read_bytes()
+
+
+def test_a_recorded_network_has_the_layers_that_were_listed() -> None:
+    networks = reference_networks()
+    assert len(recorded_layers()) > 56
+    for (name, side), layers in recorded_layers().items():
+        assert layers == networks[name](Shape(3, side, side))
+
+
+@pytest.mark.parametrize(("name", "side"), [("ResNet50", 223), ("ResNet51", 224)])
+def test_a_network_that_is_not_recorded_is_named_with_the_command(name: str, side: int) -> None:
+    with pytest.raises(InputError, match=rf"no layers of {name} at {side}.*Fix: python scripts/record_layer_lists.py"):
+        layers_of(name, side)
+
+
+def test_what_ships_does_not_need_what_makes_estimates() -> None:
+    """`nas/latency/estimate` is left out of the wheel."""
+    package = Path(nas.__file__).parent
+    for path in package.rglob("*.py"):
+        if "estimate" not in path.relative_to(package).parts:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            imports = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+            assert not any(module.startswith("nas.latency.estimate") for module in imports), path
+    settings = (package.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'exclude = ["/nas/latency/estimate"]' in settings

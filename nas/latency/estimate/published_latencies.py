@@ -8,16 +8,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from statistics import median
 
 from nas.errors import InputError
 from nas.files import read_text
-from nas.latency.cost_model import Observation, demand
-from nas.latency.reference_nets import reference_nets
-from nas.space import Architecture, published_members
-from nas.specs import Layer, Shape, parse
+from nas.latency.cost_model import demand
+from nas.latency.estimate.fit import Observation
+from nas.latency.estimate.layer_lists import layer_list
+from nas.space import Architecture, published_member
+from nas.specs import Layer, parse
 
 PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
 """The parts of a breakdown that are fitted; its activations and its rest (the call among them) have no layers."""
@@ -64,7 +64,7 @@ def dense_networks(folder: Path) -> list[Dense]:
     for line, row in _read(path):
         if row["role"] != "check":
             continue
-        arch = member(row["model"])
+        arch = published_member(row["model"])
         if arch is None:
             raise InputError(f"{path}:{line}: model: '{row['model']}' is not a published member of a shipped space")
         height, _, width = row["resolution"].partition("x")
@@ -127,33 +127,21 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
     return value
 
 
-members = cache(published_members)
-"""The published members of all spaces, by name, read once."""
-
-
-def member(model: str) -> Architecture | None:
-    """The member of a shipped space that the figures call `model`."""
-    return members().get(model.lower().replace("-", "_"))
-
-
 def layers_of(model: str, resolution: int) -> tuple[Layer, ...]:
     """The layers of a published network. (Dense-prediction backbones keep their classifiers: below 1 % of them.)
 
     Raises:
         InputError: when nobody listed its layers.
     """
-    arch = member(model)
+    arch = published_member(model)
     if arch:
         return tuple(la for op in arch.at(resolution).operations() for la in op.spec.layers(op.input))
-    nets = reference_nets()
-    if model not in nets:
-        raise InputError(f"{model}: its layers are not known; known: {', '.join(sorted(nets))}")
-    return nets[model](Shape(3, resolution, resolution))
+    return layer_list(model, resolution)
 
 
 def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
     """The breakdown of a network as observations: shares of the latency that is fitted."""
-    arch = member(whole.model)
+    arch = published_member(whole.model)
     if not shares or arch is None:
         return []
     layers: dict[str, list[Layer]] = defaultdict(list)

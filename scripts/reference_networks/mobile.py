@@ -11,23 +11,26 @@ from nas.specs import Layer, Shape, Trace
 Layers = tuple[Layer, ...]
 
 
-def mobile_nets() -> dict[str, Callable[[Shape], Layers]]:
-    """By the name in the published figures, as in `nas.latency.reference_nets`."""
-    return {
+def mobile_networks() -> dict[str, Callable[[Shape], Layers]]:
+    """Return what lists each network's layers; see `reference_networks`."""
+    networks: dict[str, Callable[[Shape], Layers]] = {
         "MobileNetV1": mobilenet_v1,
-        **{f"MobileNetV2x{factor}": partial(mobilenet_v2, factor=factor) for factor in (0.5, 1.0, 1.4, 1.5, 2.0)},
         "MobileNetV3-Large": partial(mobilenet_v3, stages=_V3_LARGE, last=1280),
         "MobileNetV3-Small": partial(mobilenet_v3, stages=_V3_SMALL, last=1024),
         "MNASNet05": partial(mnasnet, factor=0.5),
-        **{f"EfficientNet-B{number}": partial(efficientnet, width=width, depth=depth)
-           for number, (width, depth) in enumerate(_EFFICIENTNET)},
         "EfficientNet-V2-s": efficientnet_v2_s,
         "MNv4-Conv-S": partial(mobilenet_v4, stages=_V4_SMALL),
         "MNv4-Conv-M": partial(mobilenet_v4, stages=_V4_MEDIUM),
-        **{f"ShuffleNetV2-{factor}": partial(shufflenet_v2, widths=widths) for factor, widths in _SHUFFLENET.items()},
-        **{f"MobileOne-{name}": partial(mobileone, factors=factors, squeezed=squeezed)
-           for name, (factors, squeezed) in _MOBILEONE.items()},
-    }  # fmt: skip
+    }
+    for factor in (0.5, 1.0, 1.4, 1.5, 2.0):
+        networks[f"MobileNetV2x{factor}"] = partial(mobilenet_v2, factor=factor)
+    for number, (width, depth) in enumerate(_EFFICIENTNET):
+        networks[f"EfficientNet-B{number}"] = partial(efficientnet, width=width, depth=depth)
+    for name, widths in _SHUFFLENET.items():
+        networks[f"ShuffleNetV2-{name}"] = partial(shufflenet_v2, widths=widths)
+    for name, (factors, squeezed) in _MOBILEONE.items():
+        networks[f"MobileOne-{name}"] = partial(mobileone, factors=factors, squeezed=squeezed)
+    return networks
 
 
 _V3_LARGE = (  # kernel, hidden width, width, squeeze-and-excitation, activation, stride; per block

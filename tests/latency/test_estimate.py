@@ -16,11 +16,12 @@ import pytest
 from nas import resources
 from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
-from nas.latency.cost_model import Costs, Observation, demand, fit, price
+from nas.latency.cost_model import Costs, demand, price
 from nas.latency.coverage import space_operations
-from nas.latency.estimated import estimate, main, read_phone
-from nas.latency.published import dense_networks, layers_of
-from nas.latency.reference_nets import reference_nets
+from nas.latency.estimate.fit import Observation, fit
+from nas.latency.estimate.layer_lists import recorded_layers
+from nas.latency.estimate.published_latencies import dense_networks, layers_of
+from nas.latency.estimate.run import estimate, main, read_phone
 from nas.space import load_space
 from nas.specs import Layer, Shape
 
@@ -321,8 +322,8 @@ def test_the_fit_finds_the_costs_that_made_the_figures() -> None:
     truth = Costs(call=0.4, compute=0.2, weights=0.04, memory=0.05, layer=0.003, elementwise=0.02, norm=0.3,
                   softmax=0.6, layout=0.02, gelu=0.01, silu=0.02, linear=50.0)  # fmt: skip
     observations = []
-    for name in (*reference_nets(), "EfficientViT-B1", "EfficientViT-B2"):
-        listed = layers_of(name, 224)
+    for name, side in (*recorded_layers(), ("EfficientViT-B1", 224), ("EfficientViT-B2", 224)):
+        listed = layers_of(name, side)
         ms = truth.call + price(listed, truth)
         observations.append(Observation(name, name, demand(listed, calls=1), ms, ms))
     found = fit(observations, Costs(*(2 * cost for cost in astuple(truth))), trust=1e-6)
@@ -361,7 +362,7 @@ def test_each_kind_of_layer_has_its_own_cost() -> None:
 
 
 def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"VGG-16: its layers are not known; known: .*ConvNeXt-B"):
+    with pytest.raises(InputError, match=r"no layers of VGG-16 at 224 .*ConvNeXt-B"):
         layers_of("VGG-16", 224)
     folder = copied(tmp_path)
     text = (folder / "published.csv").read_text()

@@ -1,7 +1,4 @@
-"""Published networks, layer by layer: what an estimated table is fitted to, beside the members of the shipped spaces.
-
-Only their layer lists are here (nothing is built); a test holds parameters and MACs against known figures.
-"""
+"""Published networks that many others are compared with: ResNet, SqueezeNet, PoolFormer, ConvNeXt and DeiT."""
 
 from __future__ import annotations
 
@@ -9,25 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from nas.latency.reference_attention import attention_nets
-from nas.latency.reference_mobile import Layers, conv_bn, max_pool, mobile_nets
 from nas.specs import Layer, Shape, Trace
 from nas.specs.attention import softmax_attention
+from reference_networks.mobile import Layers, conv_bn, max_pool
 
 
-def reference_nets() -> dict[str, Callable[[Shape], Layers]]:
-    """By the name in the published figures: what lists a network's layers for an image of some shape, 1000 classes."""
-    return {
-        **mobile_nets(),
-        **attention_nets(),
-        "SqueezeNet-1.1": squeezenet,
-        "ResNet18": resnet18,
-        **{f"ResNet{name}": partial(resnet, depths=depths) for name, depths in _RESNET.items()},
-        **{f"PoolFormer-{name}": partial(poolformer, widths=w, depths=d) for name, (w, d) in _POOLFORMER.items()},
-        **{f"ConvNeXt-{name}": partial(convnext, widths=w, depths=d) for name, (w, d) in _CONVNEXT.items()},
-        "ViT-B-16": partial(deit, width=768),
-        **{f"DeiT-{name}": partial(deit, width=width) for name, width in (("T", 192), ("S", 384), ("B", 768))},
-    }
+def classic_networks() -> dict[str, Callable[[Shape], Layers]]:
+    """Return what lists each network's layers; see `reference_networks`."""
+    networks: dict[str, Callable[[Shape], Layers]] = {"SqueezeNet-1.1": squeezenet, "ResNet18": resnet18}
+    for name, resnet_depths in _RESNET.items():
+        networks[f"ResNet{name}"] = partial(resnet, depths=resnet_depths)
+    for name, (widths, depths) in _POOLFORMER.items():
+        networks[f"PoolFormer-{name}"] = partial(poolformer, widths=widths, depths=depths)
+    for name, (widths, depths) in _CONVNEXT.items():
+        networks[f"ConvNeXt-{name}"] = partial(convnext, widths=widths, depths=depths)
+    networks["ViT-B-16"] = partial(deit, width=768)
+    for name, width in (("T", 192), ("S", 384), ("B", 768)):
+        networks[f"DeiT-{name}"] = partial(deit, width=width)
+    return networks
 
 
 _RESNET = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}

@@ -7,19 +7,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nas.latency.reference_mobile import Layers, conv_bn, inverted, squeeze
 from nas.specs import Layer, Shape, Trace
 from nas.specs.attention import softmax_attention
+from reference_networks.mobile import Layers, conv_bn, inverted, squeeze
 
 
-def attention_nets() -> dict[str, Callable[[Shape], Layers]]:
-    """By the name in the published figures, as in `nas.latency.reference_nets`."""
-    return {
-        "LeViT-128S": levit_128s,
-        **{f"MobileViT-{name}": partial(mobilevit, **numbers) for name, numbers in _MOBILEVIT.items()},
-        **{f"FastViT-{name}": partial(fastvit, widths=w, depths=d, expansion=e, attention=a)
-           for name, (w, d, e, a) in _FASTVIT.items()},
-    }  # fmt: skip
+def attention_networks() -> dict[str, Callable[[Shape], Layers]]:
+    """Return what lists each network's layers; see `reference_networks`."""
+    networks: dict[str, Callable[[Shape], Layers]] = {"LeViT-128S": levit_128s}
+    for name, numbers in _MOBILEVIT.items():
+        networks[f"MobileViT-{name}"] = partial(mobilevit, **numbers)
+    for name, (widths, depths, expansion, attends) in _FASTVIT.items():
+        networks[f"FastViT-{name}"] = partial(
+            fastvit, widths=widths, depths=depths, expansion=expansion, attention=attends
+        )
+    return networks
 
 
 _MOBILEVIT: dict[str, dict[str, Any]] = {

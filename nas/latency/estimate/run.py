@@ -1,6 +1,6 @@
 """Estimated latency tables: for phones that nobody measured, from the latencies that papers publish.
 
-    python -m nas.latency.estimated iphone12 [DEVICE ...]
+    python -m nas.latency.estimate.run iphone12 [DEVICE ...]
 
 reads `latency_tables/iphone12/{estimate.yaml,published.csv,breakdown.csv}`, fits the twelve costs of
 `nas.latency.cost_model` to the published networks, prices every operation of the named spaces with them, and writes
@@ -9,8 +9,8 @@ folder; here is the method alone:
 
 1. A network's figure is the median of its published ones whose role is `fit`: of one OS version and all compute units,
    or of sources that do not state the version and agree with those that do. The others say why they are not.
-2. Its layers come from the shipped spaces where it is a member, else from `nas.latency.reference_nets`. Networks that
-   are in neither are no evidence, nor are those which the sources show to leave the Neural Engine.
+2. Its layers come from the shipped spaces where it is a member, else from `layer_lists.csv` beside this file. Networks
+   that are in neither are no evidence, nor are those which the sources show to leave the Neural Engine.
 3. Errors are relative, and every network counts the same. The operator breakdown of a network counts as one figure a
    part, its error taken over the whole network.
 4. The fit is held near a prior where figures say little: the costs fitted to another phone of this kind, or rough
@@ -42,13 +42,14 @@ from scipy.stats import spearmanr
 from nas import resources
 from nas.errors import NasError
 from nas.files import YamlFile
-from nas.latency.cost_model import Costs, Floats, fit, price
+from nas.latency.cost_model import Costs, Floats, price
 from nas.latency.coverage import space_operations
 from nas.latency.device_info import EstimateInfo, load_device_info, make_device_info
-from nas.latency.published import Dense, Network, dense_networks, member, published_networks
+from nas.latency.estimate.fit import fit
+from nas.latency.estimate.published_latencies import Dense, Network, dense_networks, published_networks
 from nas.latency.rows import Row
 from nas.latency.table import LatencyTable, make_table
-from nas.space import Operation, load_space
+from nas.space import Operation, load_space, published_member
 
 FORMAT = "nas-estimate-1"
 OUTLIER_SIGMAS = 3.0
@@ -235,11 +236,11 @@ def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float
 
 def _report(phone: Phone, costs: Costs, left_out: Sequence[LeftOut], spread: tuple[float, float]) -> dict[str, Any]:
     """What `device.yaml` says of the fit, under `estimate`."""
-    members = [entry for entry in left_out if member(entry.network.model) and entry.network.resolution == 224]
+    members = [entry for entry in left_out if published_member(entry.network.model) and entry.network.resolution == 224]
     by_model = _errors(left_out, "model_unknown")
     return {
-        "method": "twelve physical costs fitted to published networks; made by: python -m nas.latency.estimated DEVICE "
-                  "(the same figures give the same table; the method is described in that module)",
+        "method": "twelve physical costs fitted to published networks; made by: python -m nas.latency.estimate.run "
+        "DEVICE (the same figures give the same table; the method is described in that module)",
         "prior": phone.recipe.data["prior"],
         "trust": phone.recipe.data["trust"],
         "leave_one_out_mape": by_model["mape"],
@@ -300,9 +301,9 @@ def _findings(table: LatencyTable) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m nas.latency.estimated DEVICE ...`: writes the devices' tables and says how good they are."""
+    """`python -m nas.latency.estimate.run DEVICE ...`: writes the devices' tables and says how good they are."""
     if not arguments:
-        print("usage: python -m nas.latency.estimated DEVICE ...", file=sys.stderr)
+        print("usage: python -m nas.latency.estimate.run DEVICE ...", file=sys.stderr)
         return 2
     try:
         for name in arguments:

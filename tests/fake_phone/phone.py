@@ -4,7 +4,7 @@
         phone.shell.properties["ro.soc.model"] = "SM8650"
         ...  # adb connect phone.address
 
-Its `benchmark_model` runs the models on this computer (`phone_tool`). It can be unplugged and plugged in, asks for
+Its `benchmark_model` runs the models on this computer (`tool`). It can be unplugged and plugged in, asks for
 trust, and answers garbage, so that what drives phones can be tested to the last fault.
 """
 
@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from fake_phone.shell import Shell
 from nas.devices.worker import Worker
-from nas.testing.phone_shell import Shell
 
 _HEAD = struct.Struct("<6I")
 _VERSION, _MOST_BYTES = 0x01000001, 1 << 18
@@ -36,7 +36,7 @@ class FakePhone:
 
     Args:
         folder: where its files go; it is made.
-        worker: what runs models; see `phone_tool.Bench`.
+        worker: what runs models; see `tool.Bench`.
 
     Attributes:
         shell: files, properties and state.

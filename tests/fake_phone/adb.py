@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fake_phone.phone import FakePhone
 from nas.devices.adb import adb_program, listing
-from nas.testing.phone import FakePhone
 
 PATIENCE_S = 10.0
 

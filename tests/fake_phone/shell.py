@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from fake_phone.tool import Bench, Run
 from nas.devices.worker import Worker
-from nas.testing.phone_tool import Bench, Run
 
 PROPERTIES = {
     "ro.build.display.id": "UQ1A.240205.004",
@@ -135,6 +135,18 @@ class Shell:
         self.path(remote).mkdir(parents=option == "-p", exist_ok=option == "-p")
         return Run(0, "", "")
 
+    def _df(self, option: str, remote: str) -> Run:
+        free = 10_000_000 if self.free_bytes is None else self.free_bytes // 1024
+        lines = (
+            "Filesystem      1K-blocks     Used Available Use% Mounted on",
+            f"/dev/block/dm-45 112345678 23456789 {free:9} 21% /data/user/0",
+        )
+        return Run(0, "".join(f"{line}\n" for line in lines), "")
+
+    def _touch(self, remote: str) -> Run:
+        self.path(remote).touch()
+        return Run(0, "", "")
+
     def _ls(self, remote: str) -> Run:
         return Run(0, "".join(f"{path.name}\n" for path in sorted(self.path(remote).iterdir())), "")
 
@@ -186,4 +198,4 @@ class Shell:
         return run
 
 
-_COMMANDS = ("chmod", "dumpsys", "getprop", "ls", "mkdir", "mv", "rm", "sha256sum", "taskset", "true")
+_COMMANDS = ("chmod", "df", "dumpsys", "getprop", "ls", "mkdir", "mv", "rm", "sha256sum", "taskset", "touch", "true")
