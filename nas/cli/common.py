@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nas.printable import printable_lines
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 
 
@@ -18,12 +20,12 @@ def say(text: str = "") -> None:
     Of processes that `torchrun` started together the first one speaks.
     """
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def emit(document: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:
     """The command's result on stdout: `document` as JSON, or `text` for a person."""
-    print(json.dumps(document, indent=2) if as_json else text, flush=True)
+    print(json.dumps(document, indent=2) if as_json else printable_lines(text), flush=True)
 
 
 def next_step(command: str) -> None:

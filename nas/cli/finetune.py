@@ -11,6 +11,7 @@ import typer
 
 from nas.cli.common import Json, emit, next_step, say
 from nas.cli.progress import bars
+from nas.cli.table import Column, table_text
 
 if TYPE_CHECKING:
     from nas.data import Splits
@@ -129,10 +130,9 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned, as_json: bool) -> 
         **{key: description[key] for key in ("epochs", "seconds", "provenance")},
         "next": following,
     }  # fmt: skip
-    lines = [f"{part.replace('_', ' '):<10}{_accuracies(accuracy[part])}" for part in ("held_out", "test")
-             if accuracy[part]]  # fmt: skip
-    lines += [f"weights   {weights} ({accuracy['weights']})", f"          {description['provenance']}"]
-    emit(document, as_json, "\n".join(lines))
+    rows = [(part.replace("_", " "), _accuracies(accuracy[part])) for part in ("held_out", "test") if accuracy[part]]
+    rows += [("weights", f"{weights} ({accuracy['weights']})"), ("", description["provenance"])]
+    emit(document, as_json, table_text((Column(), Column()), rows, header=False))
     next_step(following)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step, say
+from nas.cli.table import Column, table_text
 
 if TYPE_CHECKING:
     from nas.search import Problem
@@ -70,17 +71,20 @@ def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
 
     problems = [each.problem for each in found.devices]
     devices = [problem.table.device.name for problem in problems]
-    width = max(map(len, rows))
     what = "top-1 %" if problems[0].scores.absolute else "points"
-    heads = "".join(f"{name + ' ms':>{len(name) + 6}}" for name in devices)
-    lines = [f"{'':<{width}}  {what:>13}  {'':<33}{heads}  all  widths"]
-    for name, row in rows.items():
-        points, note = accuracy_text(row)
-        times = "".join(_cell(row["latency_ms"][device], len(device) + 6) for device in devices)
-        kept = "yes" if row["keeps_all"] else "no "
-        lines.append(
-            f"{name:<{width}}  {points:>13}  {note:<33}{times}  {kept:<3}  {'-'.join(map(str, row['widths']))}"
+    times = [Column(f"{device} ms", right=True) for device in devices]
+    columns = [Column(), Column(what, right=True), Column(), *times, Column("all"), Column("widths")]
+    cells = [
+        (
+            name,
+            *accuracy_text(row),
+            *(_ms(row["latency_ms"][device]) for device in devices),
+            "yes" if row["keeps_all"] else "no",
+            "-".join(map(str, row["widths"])),
         )
+        for name, row in rows.items()
+    ]
+    lines = [table_text(columns, cells)]
     lines += ["", f"accuracy  {problems[0].scores.provenance}"]
     lines += [f"latency   {table_fact(problem)}" for problem in problems]
     for each in found.devices:
@@ -88,5 +92,5 @@ def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
     return "\n".join([*lines, f"run       {folder}"])
 
 
-def _cell(ms: float | None, width: int) -> str:
-    return f"{'-':>{width}}" if ms is None else f"{ms:>{width}.3f}"
+def _ms(ms: float | None) -> str:
+    return "-" if ms is None else f"{ms:.3f}"

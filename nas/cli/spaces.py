@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli.common import Json, emit, next_step
+from nas.cli.table import Column, table_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,5 +137,6 @@ def _row(values: Any) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
+    """Return rows below the first one, which has their titles."""
+    columns = [Column(title) for title in rows[0]]
+    return table_text(columns, rows[1:]) + "\n"
