@@ -14,7 +14,7 @@ import statistics
 import time
 
 import nas
-from nas.search import fastest
+from nas.search.fastest import fastest
 
 BOUND_S = 1.0
 RUNS = 9

@@ -1,18 +1,22 @@
 """Hardware-aware architecture search over mobile hybrid transformers.
 
-Everything here is loaded when it is first used, so that what needs no torch imports none.
+Every name is loaded when it is first used, so that what needs no torch imports none.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from nas.errors import InputError, NasError
+from nas.lazy import bind_function as _bind_function
+from nas.lazy import lazy_names as _lazy_names
 from nas.versions import __version__
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from nas.accuracy import Accuracy, Scores, load_scores
+    from nas.features import Backbone, backbone
     from nas.finetune import Finetuned, finetune
     from nas.latency import Estimate, LatencyTable, load_table
     from nas.network import Network, build
@@ -20,8 +24,35 @@ if TYPE_CHECKING:
     from nas.space import Architecture, Operation, Space, load_architecture, load_space
     from nas.weights import import_weights
 
-_HOME = {
+__all__ = [
+    "Accuracy",
+    "Architecture",
+    "Backbone",
+    "Estimate",
+    "Finetuned",
+    "Found",
+    "InputError",
+    "LatencyTable",
+    "NasError",
+    "Network",
+    "Operation",
+    "Scores",
+    "Space",
+    "__version__",
+    "backbone",
+    "build",
+    "finetune",
+    "import_weights",
+    "load_architecture",
+    "load_scores",
+    "load_space",
+    "load_table",
+    "search",
+]
+
+_HOMES = {
     "nas.accuracy": ("Accuracy", "Scores", "load_scores"),
+    "nas.features": ("Backbone", "backbone"),
     "nas.finetune": ("Finetuned", "finetune"),
     "nas.latency": ("Estimate", "LatencyTable", "load_table"),
     "nas.network": ("Network", "build"),
@@ -29,18 +60,23 @@ _HOME = {
     "nas.space": ("Architecture", "Operation", "Space", "load_architecture", "load_space"),
     "nas.weights": ("import_weights",),
 }
-_MODULES = {name: module for module, names in _HOME.items() for name in names}
+_FUNCTIONS_NAMED_AS_PACKAGES = ("finetune", "search")
 
-__all__ = [
-    "Accuracy", "Architecture", "Estimate", "Finetuned", "Found", "InputError", "LatencyTable", "NasError", "Network",
-    "Operation", "Scores", "Space", "__version__", "build", "finetune", "import_weights", "load_architecture",
-    "load_scores", "load_space", "load_table", "search",
-]  # fmt: skip
+_get, _names = _lazy_names(__name__, _HOMES, always=("InputError", "NasError", "__version__"))
+
+# Python binds a package to its name in the parent once, when the package is first imported. These are imported here,
+# where they cost nothing, and unbound: no later `import nas.search.exact` can put the package in the function's place.
+for _name in _FUNCTIONS_NAMED_AS_PACKAGES:
+    _importlib.import_module(f"{__name__}.{_name}")
+    del globals()[_name]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'nas' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
-    globals()[name] = value
+def __getattr__(name: str) -> _Any:
+    value = _get(name)
+    if name in _FUNCTIONS_NAMED_AS_PACKAGES:
+        _bind_function(f"{__name__}.{name}", value)
     return value
+
+
+def __dir__() -> list[str]:
+    return _names()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -16,6 +17,28 @@ class InputError(NasError, ValueError):
     """The input was wrong (exit code 2): a file, a key, a name or an option."""
 
     exit_code = 2
+
+
+def check_type(what: str, value: object, kind: type, load: str = "") -> None:
+    """Raise InputError unless a value is of a kind; for a name or a path it says which function loads one."""
+    if isinstance(value, kind):
+        return
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else type(value).__name__
+    fix = f". Fix: {load}({value!r})" if load and isinstance(value, (str, os.PathLike)) else ""
+    raise InputError(f"{what}: expected {_article(kind.__name__)} (got {shown}){fix}")
+
+
+def _article(noun: str) -> str:
+    if noun.endswith("s"):
+        return noun
+    return f"{'an' if noun[0] in 'AEIOU' else 'a'} {noun}"
+
+
+def check_name(what: str, value: object, names: str) -> None:
+    """Raise InputError unless a value is a string or a path; `names` says what it may name."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{what}: expected {names} (got {type(value).__name__} {str(value)[:40]!r})")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

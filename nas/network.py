@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nas.blocks import Block, build_block
 from nas.blocks.layers import to_map
+from nas.errors import check_type
 from nas.space import Architecture, Operation
 
 Call = Callable[[Operation, Any], Any]
@@ -40,6 +41,48 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
     return tuple(maps.values())
 
 
+def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> Call:
+    """Return what runs operations by the children of their names, for one pass over `x_bchw`.
+
+    Tokens do not know the grid (height, width) that they lie on. The last map before them does, so that blocks that
+    take it (`Block.takes_grid`) work at any input size.
+
+    Raises:
+        ValueError: for another aspect ratio than the one built for, where a block on tokens would have to guess it.
+    """
+    _check_aspect(module, operations, x_bchw)
+    grid = (x_bchw.shape[2], x_bchw.shape[3])
+
+    def call(operation: Operation, x: Any) -> Any:
+        nonlocal grid
+        block = module.get_submodule(operation.name)
+        if operation.input.layout == "map":
+            grid = (x.shape[2], x.shape[3])
+        elif operation.input.layout == "tokens" and _takes_grid(block):
+            return block(x, grid)
+        return block(x)
+
+    return call
+
+
+def _check_aspect(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> None:
+    for operation in operations:
+        if operation.name == "head" or operation.input.layout != "tokens":
+            continue
+        block = module.get_submodule(operation.name)
+        height, width = operation.input.height, operation.input.width
+        if not _takes_grid(block) and x_bchw.shape[2] * width != x_bchw.shape[3] * height:
+            raise ValueError(
+                f"{operation.name}: {operation.spec.kind} cannot see the grid of its tokens (got an input of "
+                f"{x_bchw.shape[2]}x{x_bchw.shape[3]}, expected the aspect ratio {height}:{width}). "
+                "Fix: nas.build(arch.at((height, width)))"
+            )
+
+
+def _takes_grid(block: nn.Module) -> bool:
+    return isinstance(block, Block) and block.takes_grid
+
+
 class Network(nn.Module):
     """(B, 3, H, W) to logits (B, classes) in eval mode, or to what another head than a classifier gives.
 
@@ -51,31 +94,25 @@ class Network(nn.Module):
         super().__init__()
         self.architecture = architecture
         operations = architecture.operations()
-        self._has_tokens = any(operation.output.layout == "tokens" for operation in operations[:-1])
         for operation in operations:
             self.add_module(operation.name, build_block(operation.spec, operation.input))
 
+    def __repr__(self) -> str:
+        return f"Network({self.architecture!r})"
+
+    def __str__(self) -> str:
+        """Return every layer, one per line, as `print` shows any other torch module."""
+        return super().__repr__()
+
     def forward(self, x_bchw: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        self._check_aspect(x_bchw)
-        output: Tensor | tuple[Tensor, Tensor] = run(self.architecture.operations(), x_bchw, self._call)
+        operations = self.architecture.operations()
+        output: Tensor | tuple[Tensor, Tensor] = run(operations, x_bchw, caller(self, operations, x_bchw))
         return output
 
     def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
-        self._check_aspect(x_bchw)
-        return pyramid(self.architecture.operations()[:-1], x_bchw, self._call)
-
-    def _call(self, operation: Operation, x: Any) -> Any:
-        return self.get_submodule(operation.name)(x)
-
-    def _check_aspect(self, x_bchw: Tensor) -> None:
-        """Token blocks cannot see their grid: it follows from their number where the aspect ratio is the built one."""
-        height, width = self.architecture.resolution
-        if self._has_tokens and x_bchw.shape[2] * width != x_bchw.shape[3] * height:
-            raise ValueError(
-                f"an input of {x_bchw.shape[2]}x{x_bchw.shape[3]} for a network built for {height}x{width}: its tokens "
-                "need the same aspect ratio; build it for this input with nas.build(arch.at((height, width)))"
-            )
+        operations = self.architecture.operations()[:-1]
+        return pyramid(operations, x_bchw, caller(self, operations, x_bchw))
 
     def deploy(self) -> Network:
         """Replaces what only training needs by constants, in place: merged heads, constant attention biases."""
@@ -87,4 +124,5 @@ class Network(nn.Module):
 
 def build(architecture: Architecture) -> Network:
     """The network of an architecture, freshly initialised, in training mode."""
+    check_type("arch", architecture, Architecture, "nas.load_architecture")
     return Network(architecture)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
-
 __version__ = "0.1.0"
 
 
 def versions(*packages: str) -> dict[str, str]:
     """`nas`, Python, the platform, and the installed version of each package that is there."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"nas": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in packages:
         try:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
+from nas.blocks.mb3d import MB3DBlock
 
 # Parameters exactly and MACs (in G) as counted on the authors' code.
 PUBLISHED = {
@@ -96,9 +97,17 @@ def test_other_input_size_resizes_the_bias_and_says_so() -> None:
         nas.build(net.architecture.at((256, 128))).eval()(torch.randn(1, 3, 256, 128))
 
 
-def test_other_aspect_ratio_needs_another_network() -> None:
+@torch.no_grad()
+def test_another_aspect_ratio_is_taken_by_blocks_that_are_told_their_grid() -> None:
     net = nas.build(SPACE.published["efficientformer_l1"]).eval()
-    with pytest.raises(ValueError, match=r"224x448 .* the same aspect ratio; .*nas\.build\(arch\.at"):
+    with pytest.warns(UserWarning, match=r"attention bias resized from \(7, 7\) to \(7, 14\)"):
+        assert net(torch.randn(1, 3, 224, 448)).shape == (1, 1000)
+
+
+def test_a_block_that_cannot_see_its_grid_needs_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nas.build(SPACE.published["efficientformer_l1"]).eval()
+    monkeypatch.setattr(MB3DBlock, "takes_grid", False)
+    with pytest.raises(ValueError, match=r"mb3d cannot see .* 224x448.* 7:7\)\. Fix: nas\.build\(arch\.at"):
         net(torch.randn(1, 3, 224, 448))
 
 

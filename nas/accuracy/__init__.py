@@ -9,7 +9,7 @@ from nas.accuracy.evaluations import Evaluated, Evaluations
 from nas.accuracy.recorded import MeasuredWith, RecordedScores, Score
 from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Accuracy, Scores
-from nas.errors import InputError, nearest
+from nas.errors import InputError, check_name, nearest
 from nas.files import YamlFile
 from nas.space import Space, load_space, space_names
 
@@ -46,6 +46,7 @@ def load_scores(name: str | Path, check_weights: bool = True) -> Scores:
     Raises:
         InputError: naming file, line, column and reason, or the nearest name that exists.
     """
+    check_name("scores", name, "a name or a path")
     path = Path(name)
     known = recorded_names()
     if str(name) in known:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.accuracy.law import EXPANSION, Floats, Law, MapTerms, Recipe, log_factor, map_terms, stage_deficits
 from nas.accuracy.scores import Accuracy, Scores
-from nas.errors import InputError, nearest
+from nas.errors import InputError, check_type, nearest
 from nas.space import Architecture, Space, Stage
 from nas.specs import BlockSpec
 
@@ -162,6 +162,7 @@ class LawScores(Scores):
         return total
 
     def accuracy(self, arch: Architecture) -> Accuracy:
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         value = self._level - self.cost(arch)
         known = self._published_member(arch)
         source = "; ".join(self.notes)

@@ -41,6 +41,7 @@ from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
 from nas.accuracy.scores import Accuracy, Scores
 from nas.accuracy.trained import TrainedMember
 from nas.accuracy.variants import Key, Variant, variants
+from nas.errors import check_type
 from nas.space import Architecture, Space
 from nas.specs import BlockSpec
 
@@ -377,6 +378,7 @@ class PosteriorScores(Scores):
         return self.law.parts_cost(arch) + self.rows.cost(arch)
 
     def accuracy(self, arch: Architecture) -> Accuracy:
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.level is None:
             # Without a measured level the law's own holds, in points of ImageNet.
             return replace(self.law.accuracy(arch), source="; ".join(self.notes))

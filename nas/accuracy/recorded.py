@@ -6,19 +6,23 @@ import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas.accuracy.scores import Accuracy, Scores
-from nas.errors import InputError
+from nas.errors import InputError, check_type
+from nas.notebook import frame, shortened
 from nas.space import Architecture, Space, Stage
 from nas.space.architecture import entry_name
 from nas.space.moves import localise
 from nas.space.space import ROLES, Role, likeness
 from nas.specs import BlockSpec, Identity
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MoveName = Literal["drop", "narrow", "localise", "exchange"]
 
@@ -223,7 +227,14 @@ class RecordedScores(Scores):
             )
 
     def __repr__(self) -> str:
-        return f"RecordedScores({self.space}, {len(self.rows)} moves, {self.path or 'in memory'})"
+        return f"RecordedScores({self.space}, {len(self.rows)} moves, {shortened(self.path) or 'in memory'})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the measured moves as a DataFrame, with the columns of `scores.csv`."""
+        return frame(self._rows(), [each.name for each in fields(Score)])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [asdict(row) for row in self.rows]
 
     @property
     def fingerprint(self) -> str:
@@ -241,6 +252,7 @@ class RecordedScores(Scores):
 
         The standard error is that of the moves that were added up; it does not contain that moves do not quite add up.
         """
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.baseline_accuracy is None:
             raise InputError(f"{self._where}baseline_accuracy is missing, so that only costs are known, no accuracies")
         value = self.baseline_accuracy - self.cost(arch)

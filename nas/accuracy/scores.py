@@ -13,9 +13,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from nas.notebook import frame, html_table, shortened
 from nas.space import Architecture, Space
 from nas.specs import BlockSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class Accuracy:
     reasons: tuple[str, ...] = ()
     predicted: float | None = None
     predicted_error: float | None = None
+
+    def __repr__(self) -> str:
+        outside = ", extrapolated" if self.extrapolated else ""
+        figure = f"{self.value:.2f} ± {self.standard_error:.2f} % {self.metric}"
+        return f"Accuracy({figure}{outside}, {shortened(self.source, 200)})"
 
     @property
     def top1(self) -> float:
@@ -88,6 +98,35 @@ class Scores(abc.ABC):
     def provenance(self) -> str:
         """Where the scores came from, in words."""
         return "; ".join(self.notes) or "unknown"
+
+    def __repr__(self) -> str:
+        size = f"{self.scored.resolution[0]}x{self.scored.resolution[1]}"
+        return f"{type(self).__name__}({self.space} at {size}, {shortened(self.provenance, 200)})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return what the scores know of some members: the largest, the smallest and the published ones, one per row.
+
+        `accuracy` and `standard_error` are in percent and NaN where only costs are known.
+        """
+        return frame(self._rows(), ("name", "cost", "accuracy", "standard_error", "metric", "extrapolated"))
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `to_frame`."""
+        members = {"largest": self.scored.largest(), "smallest": self.scored.smallest(), **self.scored.published}
+        rows = []
+        for name, arch in members.items():
+            row: dict[str, Any] = {"name": name, "cost": self.cost(arch)}
+            if self.absolute:
+                accuracy = self.accuracy(arch)
+                row["accuracy"] = accuracy.value
+                row["standard_error"] = accuracy.standard_error
+                row["metric"] = accuracy.metric
+                row["extrapolated"] = accuracy.extrapolated
+            rows.append(row)
+        return rows
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), self._rows())
 
     @abc.abstractmethod
     def cost(self, arch: Architecture) -> float:

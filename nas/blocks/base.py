@@ -42,11 +42,14 @@ class Block(nn.Module):
             stream, where input and output are the same), `hidden` inside the block. Slicing needs no more than this.
         published: for each checkpoint layout, the prefix of our tensor names to the prefix of theirs.
         built_from: the spec and the input shape.
+        takes_grid: of a block on tokens, whether its `forward` takes height and width of the tokens' grid as a second
+            argument. One that does not must have the aspect ratio that it was built for, or not mind it.
     """
 
     axes: ClassVar[Axes] = {}
     published: ClassVar[Published] = {}
     built_from: tuple[BlockSpec, Shape] | None = None
+    takes_grid: ClassVar[bool] = False
 
     def deploy(self) -> None:
         """Replaces what only training needs by constants, in place. The output in eval mode stays the same."""

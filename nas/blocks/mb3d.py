@@ -20,8 +20,11 @@ _PUBLISHED = {
 class MB3DBlock(BiasedBlock):
     """Self-attention with a learned bias and MLP on (B, N, C); see `nas.specs.MB3D` for the equations.
 
-    Tokens of another grid must have the aspect ratio of the one that the block was built for.
+    Tokens of another grid must have the aspect ratio of the one that the block was built for, unless `forward` is told
+    the grid.
     """
+
+    takes_grid = True
 
     axes: ClassVar[Axes] = {
         **norm_axes("mixer_norm", "out"),
@@ -53,17 +56,18 @@ class MB3DBlock(BiasedBlock):
         self.mlp_scale = layer_scale(channels)
         self.apply(init_linear)
 
-    def forward(self, x_bnc: Tensor) -> Tensor:
-        x_bnc = x_bnc + self.mixer_scale * self._attention(self.mixer_norm(x_bnc))
+    def forward(self, x_bnc: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        grid = grid or grid_of(x_bnc.shape[1], self.grid)
+        x_bnc = x_bnc + self.mixer_scale * self._attention(self.mixer_norm(x_bnc), grid)
         hidden = self.activation(self.expand(self.mlp_norm(x_bnc)))
         x_bnc = x_bnc + self.mlp_scale * self.project(hidden)
         return x_bnc
 
-    def _attention(self, x_bnc: Tensor) -> Tensor:
+    def _attention(self, x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
         batch, tokens, _ = x_bnc.shape
         qkv = self.qkv(x_bnc).reshape(batch, tokens, self.heads, -1).transpose(1, 2)
         q, k, v = qkv.split(self.split, dim=3)
-        scores = q @ k.transpose(2, 3) * self.split[0] ** -0.5 + self.bias_on(grid_of(tokens, self.grid))
+        scores = q @ k.transpose(2, 3) * self.split[0] ** -0.5 + self.bias_on(grid)
         mixed = scores.softmax(dim=3) @ v
         projected: Tensor = self.mixer_projection(mixed.transpose(1, 2).flatten(2))
         return projected

@@ -22,9 +22,11 @@ class FlattenBlock(Block):
 class UnflattenBlock(Block):
     """(B, H*W, C) to (B, C, H, W)."""
 
+    takes_grid = True
+
     def __init__(self, spec: BlockSpec, shape: Shape) -> None:
         super().__init__()
         self.grid = (shape.height, shape.width)
 
-    def forward(self, x_bnc: Tensor) -> Tensor:
-        return to_map(x_bnc, grid_of(x_bnc.shape[1], self.grid))
+    def forward(self, x_bnc: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return to_map(x_bnc, grid or grid_of(x_bnc.shape[1], self.grid))

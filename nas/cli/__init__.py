@@ -16,7 +16,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from nas import __version__
+        from nas.versions import __version__
 
         print(f"nas {__version__}")
         raise typer.Exit

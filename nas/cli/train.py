@@ -174,7 +174,7 @@ def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
     """Return whether this machine's table has all rows that a search of the space at this size needs."""
     from nas.errors import InputError
     from nas.latency import load_table
-    from nas.search import fastest
+    from nas.search.fastest import fastest
     from nas.space import load_space
 
     try:

@@ -39,6 +39,9 @@ class Finetuned:
     architecture: Architecture
     description: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Finetuned({self.architecture.name!r} in {str(self.folder)!r})"
+
 
 def finetune(
     run: str | Path, data: Splits, recipe: Recipe | None = None, *, out: str | Path | None = None,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,6 +16,7 @@ from nas.network import Network, build
 from nas.space import Architecture
 from nas.supernet.warm_start import HUB_CLASSES
 from nas.weights import import_weights, load_state_dict
+from nas.weights.files import unwrap
 
 CLASSIFIERS = ("head.classifier.", "head.distilled.")
 """What of a head depends on the classes."""
@@ -29,15 +32,24 @@ def read_network(path: str | Path, arch: Architecture) -> Network:
     Raises:
         InputError: naming the file, for one that is damaged or of another architecture.
     """
-    tensors = load_state_dict(path)
+    return load_network(load_state_dict(path), arch, str(path))
+
+
+def load_network(state_dict: Mapping[str, Any], arch: Architecture, where: str) -> Network:
+    """Return the network of `arch` with these tensors, as `read_network` does; messages begin with `where`.
+
+    Raises:
+        InputError: for what holds no tensors, or those of another architecture.
+    """
+    tensors = unwrap(state_dict)
     with torch.device("meta"):
         ours = build(arch).state_dict().keys()
     if 2 * len(ours & tensors.keys()) > len(ours):
-        return _own(Path(path), tensors, arch)
-    return _published(Path(path), tensors, arch)
+        return _own(where, tensors, arch)
+    return _published(where, tensors, arch)
 
 
-def _own(path: Path, tensors: dict[str, Tensor], arch: Architecture) -> Network:
+def _own(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
     classifier = tensors.get("head.classifier.weight")
     network = build(arch if classifier is None else arch.at(classes=len(classifier)))
     wanted = network.state_dict()
@@ -50,7 +62,7 @@ def _own(path: Path, tensors: dict[str, Tensor], arch: Architecture) -> Network:
     return network
 
 
-def _published(path: Path, tensors: dict[str, Tensor], arch: Architecture) -> Network:
+def _published(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
     """The checkpoint in a network with the classes that it fits; the first reason where it fits none."""
     reasons = []
     for classes in dict.fromkeys((arch.classes, *HUB_CLASSES)):

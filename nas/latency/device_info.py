@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from nas.files import YamlFile, write_yaml
 from nas.latency.cost_model import Costs
+from nas.notebook import shortened
 from nas.specs import explain
 
 Provenance = Literal["measured", "interpolated", "estimated", "priced"]
@@ -260,6 +261,10 @@ class DeviceInfo:
     left_out: dict[str, int] = field(default_factory=dict)
     estimate: EstimateInfo | None = None
     source: str = ""
+
+    def __repr__(self) -> str:
+        setup = f"{self.soc}, {self.runtime} {self.runtime_version} on {self.compute_unit}, {self.precision}"
+        return f"DeviceInfo({self.name!r}, {shortened(setup, 200)}, {self.provenance} {self.date})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the order of the file, `format` first."""

@@ -56,6 +56,10 @@ class Row:
     def key(self) -> Key:
         return self.kind, self.hyperparameters, self.input
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row by column, further columns last."""
+        return {name: getattr(self, name) for name in COLUMNS} | dict(self.extra)
+
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row) if field.name != "extra")
 

@@ -7,18 +7,24 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from math import fsum, hypot
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nas import resources
-from nas.errors import InputError, nearest
+from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
 from nas.latency.cost_model import Costs, price
 from nas.latency.device_info import Calibration, DeviceInfo, Provenance, load_device_info
-from nas.latency.rows import Key, Row, format_rows, read_rows, worst
+from nas.latency.rows import COLUMNS, Key, Row, format_rows, read_rows, worst
 from nas.latency.unsupported import read_unsupported, write_unsupported
+from nas.notebook import MOST_ROWS, frame, html_table, shortened
 from nas.space import Architecture, Operation
 from nas.specs import BlockSpec, Shape
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LOG = logging.getLogger(__name__)
 TABLE_FILE = "table.csv"
@@ -59,6 +65,23 @@ class Estimate:
     priced: float = 0.0
     standard_error: float | None = None
 
+    def __repr__(self) -> str:
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        parts = f"{len(self.breakdown)} parts, {100 * self.priced:.0f} % priced, {len(self.missing)} missing"
+        return f"Estimate({self.ms:.4g}{error} ms, {self.provenance}, {parts})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the breakdown as a DataFrame, one row per operation and one for the intercept."""
+        return frame(self._bars(), ("name", "kind", "ms", "provenance"))
+
+    def _bars(self) -> list[dict[str, Any]]:
+        return [
+            {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance} for bar in self.breakdown
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), self._bars())
+
 
 class MissingRows(InputError):
     """The table lacks rows for an architecture; `operations` are those."""
@@ -86,6 +109,21 @@ class LatencyTable:
     _ms: dict[tuple[BlockSpec, Shape], float | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def __repr__(self) -> str:
+        device = self.device
+        setup = f"{device.runtime} on {device.compute_unit}, {device.precision}"
+        error = "unknown" if self.expected_error is None else f"{self.expected_error:.1f} %"
+        facts = f"{len(self.rows):,} rows, {self.provenance}, expected error {error}"
+        return f"LatencyTable({device.name!r}, {shortened(setup)}: {facts})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a DataFrame, with the columns of `table.csv`."""
+        return frame((row.to_dict() for row in self.rows.values()), COLUMNS)
+
+    def _repr_html_(self) -> str:
+        shown = [row.to_dict() for row in islice(self.rows.values(), MOST_ROWS)]
+        return html_table(repr(self), shown, more=len(self.rows) - len(shown))
 
     @property
     def provenance(self) -> Provenance:
@@ -186,6 +224,7 @@ class LatencyTable:
 
     def predict(self, arch: Architecture) -> Estimate:
         """Return the latency of `arch`, calibrated for its space, with its breakdown and with what is missing."""
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.device.spaces:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
@@ -283,6 +322,7 @@ def load_table(name: str | Path) -> LatencyTable:
     Raises:
         InputError: naming file, line, column and reason, or the nearest device that has a table.
     """
+    check_name("table", name, "a device's name or a path")
     folder = _folder(str(name))
     info = load_device_info(folder / DEVICE_FILE)
     shipped = resources.shipped(resources.TABLES) / folder.name

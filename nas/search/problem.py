@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, nan
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
 from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.latency import LatencyTable
+from nas.notebook import frame, html_table, shortened
 from nas.search.graph import Graph
 from nas.search.limits import Limit, latency
 from nas.search.studies import StudySettings
 from nas.space import Architecture, Space
 from nas.space.moves import Action, Move
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Candidates = Literal["all", "paper"]
 Objective = Literal["limits", "mes"]
@@ -47,6 +51,14 @@ class Step:
     total_cost: float
     macs: int
     params: int
+
+    def __repr__(self) -> str:
+        after = f"{self.ms:.4g} ms, cost {self.total_cost:.3g} points"
+        return f"Step({self.step}: {self.action}, {shortened(str(self.move))}, then {after})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step by the columns of `trace.csv`; the move as text."""
+        return {name: getattr(self, name) for name in TRACE} | {"move": str(self.move)}
 
     @property
     def action(self) -> Action:
@@ -95,6 +107,22 @@ class Found:
     evaluated: float | None = None
     drop: float | None = None
     scores: Scores | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        arch = self.architecture
+        accuracy = ""
+        if self.accuracy is not None:
+            accuracy = f", {self.accuracy.value:.2f} ± {self.accuracy.standard_error:.2f} % {self.accuracy.metric}"
+        shape = f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
+        way = f"{len(self.trace)} steps"
+        return f"Found({arch.name!r}, {self.ms:.4g} ms{accuracy}, cost {self.cost:.3g} points, {shape}, {way})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the trace as a DataFrame, one row per step, with the columns of `trace.csv`."""
+        return frame((step.to_dict() for step in self.trace), TRACE)
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), [step.to_dict() for step in self.trace])
 
     def save(self, folder: str | Path) -> None:
         """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into `folder`."""

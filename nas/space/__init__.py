@@ -6,14 +6,14 @@ from functools import cache
 from pathlib import Path
 
 from nas import resources
-from nas.errors import InputError, nearest
+from nas.errors import InputError, check_name, nearest
 from nas.plugins import SPACES, Plugin, plugins
-from nas.space.architecture import Architecture, Stage, load_architecture
+from nas.space.architecture import Architecture, Stage, read_architecture
 from nas.space.space import Space, StageSpace
 from nas.specs import Operation
 
 
-def load_space(name: str) -> Space:
+def load_space(name: str | Path) -> Space:
     """A space by its shipped name, by that of a file in ./search_spaces, by that of one of another package (see
     `nas.plugins`), or by the path of a YAML file.
 
@@ -22,6 +22,7 @@ def load_space(name: str) -> Space:
     """
     from nas.space.schema import read_space
 
+    check_name("space", name, "a name or a path")
     name = str(name)
     if name in _files() or Path(name).suffix or len(Path(name).parts) > 1:
         return read_space(resources.find("space", resources.SPACES, "*.yaml", name))
@@ -52,23 +53,27 @@ def _members_seen_from(directory: Path) -> dict[str, Architecture]:
     return published_members()
 
 
-def find_architecture(name: str | Path) -> Architecture:
-    """The architecture in a YAML file or in a run folder, or the published member of this name.
+def load_architecture(name: str | Path) -> Architecture:
+    """Return the architecture in a YAML file or in a run folder, or the published member of this name.
 
     Raises:
         InputError: when there is none, or the file is wrong.
     """
+    check_name("architecture", name, "a path or a published member's name")
     path = Path(name)
     if path.suffix or len(path.parts) > 1:
         if not path.exists():
             raise InputError(f"{name}: there is no such run folder or architecture file; `nas search` makes one")
-        return load_architecture(path / "architecture.yaml" if path.is_dir() else path)
+        return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
     members = published_members()
     if str(name) in members:
         return members[str(name)]
-    if path.is_dir():
-        return load_architecture(path / "architecture.yaml")
+    if path.exists():
+        return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
     raise InputError(f"unknown architecture '{name}'{nearest(str(name), members)}; or the path of a YAML file or run")
+
+
+find_architecture = load_architecture
 
 
 def _files() -> dict[str, Path]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
+from nas.notebook import shortened
 from nas.specs import BlockSpec, Flatten, Identity, Operation, Shape, Unflatten, from_dict, pyramid
 
 FORMAT = "nas-architecture-1"
@@ -63,6 +64,15 @@ class Architecture:
     head: BlockSpec
     name: str = ""
     stem: BlockSpec | None = None
+
+    def __repr__(self) -> str:
+        shape = f"widths {'-'.join(map(str, self.widths))}, depths {'-'.join(map(str, self.depths))}"
+        size = f"{self.resolution[0]}x{self.resolution[1]}"
+        try:
+            counts = f"{self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.3f} GMACs"
+        except ValueError as error:  # blocks that do not fit together: a repr must show these, too
+            counts = f"invalid: {shortened(str(error))}"
+        return f"Architecture({self.name!r} of space {self.space!r}, {size}, {shape}, {counts})"
 
     def operations(self) -> tuple[Operation, ...]:
         """The chain of operations from image to logits, layout changes included."""
@@ -217,8 +227,8 @@ def _block_to_data(block: BlockSpec) -> dict[str, Any] | str:
     return block.kind if isinstance(block, Identity) else block.to_dict()
 
 
-def load_architecture(path: str | Path) -> Architecture:
-    """Reads an architecture's YAML file.
+def read_architecture(path: str | Path) -> Architecture:
+    """Read an architecture's YAML file.
 
     Raises:
         InputError: naming file, line, key and reason.

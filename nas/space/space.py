@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas.errors import InputError
 from nas.files import path_of
+from nas.notebook import frame, html_table, shortened
 from nas.space.architecture import STRIDE, Architecture, Stage, entry_name
 from nas.space.fit import misfit, refusal
 from nas.specs import BlockSpec, Identity, Shape
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Placement = Literal["stage_suffix", "network_suffix"]
 """Where global blocks may stand: the last positions of each stage, or the last positions of the whole network."""
@@ -24,6 +28,8 @@ Pick = Callable[[str, Blocks, Shape], BlockSpec]
 """Chooses among the candidates of a place (named as its operation), which get an input of this shape."""
 
 FORMAT = "nas-space-1"
+MEMBER_COLUMNS = ("name", "params", "macs", "widths", "depths", "resolution")
+"""Of `Space.to_frame`."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,45 @@ class Space:
     recipes: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
     published: Mapping[str, Architecture] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = f"{self.resolution[0]}x{self.resolution[1]}"
+        widths = ", ".join(_range(stage.widths) for stage in self.stages)
+        depths = ", ".join(_range(stage.depths) for stage in self.stages)
+        members = shortened(f"published: {', '.join(self.published) or 'none'}", 160)
+        return f"Space({self.name!r}, {size}, widths {widths}, depths {depths}, {members})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the published members as a DataFrame, one row per member; parameters and MACs are whole numbers."""
+        return frame(self._member_rows(), MEMBER_COLUMNS)
+
+    def _member_rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "params": arch.params,
+                "macs": arch.macs,
+                "widths": arch.widths,
+                "depths": arch.depths,
+                "resolution": arch.resolution,
+            }
+            for name, arch in self.published.items()
+        ]
+
+    def _repr_html_(self) -> str:
+        stages = [
+            {
+                "stage": index,
+                "widths": _range(stage.widths),
+                "depths": _range(stage.depths),
+                "local blocks": ", ".join(dict.fromkeys(block.kind for block in stage.local)),
+                "global blocks": ", ".join(dict.fromkeys(block.kind for block in stage.global_)),
+            }
+            for index, stage in enumerate(self.stages, start=1)
+        ]
+        size = f"{self.resolution[0]}x{self.resolution[1]}"
+        members = html_table("Published members", self._member_rows())
+        return html_table(f"Space {self.name} at {size}", stages) + members
 
     @property
     def classes(self) -> int:
@@ -385,6 +430,10 @@ def _widened(entry: BlockSpec, width: int) -> BlockSpec:
 
 def _names(blocks: Sequence[BlockSpec]) -> str:
     return " and ".join(f"{block.kind}({block})" for block in blocks)
+
+
+def _range(values: Sequence[int]) -> str:
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]}..{values[-1]}"
 
 
 def _choices(widths: Sequence[int]) -> str:

@@ -16,8 +16,9 @@ from nas.accuracy.posterior import corrected
 from nas.figures import Figure
 from nas.files import write_text, write_yaml
 from nas.latency import load_table
-from nas.search import fastest, load_scores, pose, solve
+from nas.search import load_scores, pose, solve
 from nas.search.exact import front
+from nas.search.fastest import fastest
 from nas.search.run import write_front, write_run
 from nas.space import Architecture, Space, load_space
 

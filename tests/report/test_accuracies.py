@@ -20,7 +20,8 @@ from nas.report.reading import Difference, ExpectedAccuracy, read_about
 from nas.report.run import load_runs
 from nas.report.summary import measured_point, measurements, members, otherwise, rests_on, tiles, with_error
 from nas.report.trajectory import trajectory_figure
-from nas.search import fastest, pose
+from nas.search import pose
+from nas.search.fastest import fastest
 from nas.search.run import write_several
 from nas.search.several import search_several
 from nas.space import load_space

@@ -9,7 +9,8 @@ import pytest
 from nas.latency import MissingRows
 from nas.latency.coverage import space_operations
 from nas.latency.table import make_table
-from nas.search import fastest, moves
+from nas.search import moves
+from nas.search.fastest import fastest
 
 
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nas.errors import InputError, NasError
 from nas.latency.table import make_table
-from nas.search import fastest
 from nas.search.encoding import Encoding
+from nas.search.fastest import fastest
 from nas.search.optuna_engines import search_optuna
 from nas.specs import Identity
 

@@ -12,9 +12,10 @@ from nas.errors import InputError, NasError
 from nas.latency import load_table
 from nas.report.front import front_figure, front_picture
 from nas.report.trajectory import trajectory, trajectory_figure
-from nas.search import fastest, load_scores, pose, solve
+from nas.search import load_scores, pose, solve
 from nas.search.compare import answers
 from nas.search.exact import front
+from nas.search.fastest import fastest
 from nas.search.run import new_folder, write_front, write_run
 from nas.space import load_architecture, load_space
 

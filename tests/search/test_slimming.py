@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from nas.errors import InputError, NasError
 from nas.latency import MissingRows
 from nas.latency.table import make_table
-from nas.search import Drop, Narrow, fastest, moves, pose, search
+from nas.search import Drop, Narrow, moves, pose, search
+from nas.search.fastest import fastest
 from nas.search.prices import Prices
 from nas.space.moves import narrow
 from nas.specs import FPNHead, Identity

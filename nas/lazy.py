@@ -1,0 +1,46 @@
+"""Bind the names of a package when they are first used, so that importing the package costs nothing.
+
+`nas` and the packages that are called as functions of its API (`nas.search`, `nas.finetune`) use it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, Sequence[str]], always: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the `__getattr__` and the `__dir__` of a package.
+
+    Args:
+        package: its `__name__`.
+        homes: the names that each module defines.
+        always: public names that the package itself defines.
+    """
+    modules = {name: module for module, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(modules[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted([*modules, *always])
+
+    return get, names
+
+
+def bind_function(package: str, function: Callable[..., Any]) -> None:
+    """Let a function that has the name of a package answer for the package's attributes, too.
+
+    `import nas.search.exact as exact`, `mock.patch("nas.search.exact.solve")` and `nas.search.exact` ask the attribute
+    `search` of `nas` for `exact`. With the package's namespace as its `__dict__` the function has that attribute. It
+    stays a plain function: it is pickled, inspected and type-checked as one.
+    """
+    function.__dict__ = sys.modules[package].__dict__
