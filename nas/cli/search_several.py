@@ -73,7 +73,7 @@ def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
     devices = [problem.table.device.name for problem in problems]
     what = "top-1 %" if problems[0].scores.absolute else "points"
     times = [Column(f"{device} ms", right=True) for device in devices]
-    columns = [Column(), Column(what, right=True), Column(), *times, Column("all"), Column("widths")]
+    columns = [Column(), Column(what, right=True), Column(), Column(), *times, Column("all"), Column("widths")]
     cells = [
         (
             name,

@@ -126,7 +126,7 @@ def members(rows: Mapping[str, dict[str, Any]]) -> str:
     """Return the table of members."""
     known = any(each.get("accuracy") for each in rows.values())
     figures = [Column(title, right=True) for title in ("ms", "top-1 %" if known else "points")]
-    columns = [Column(), *figures, Column(), Column("params", right=True), Column("MACs", right=True)]
+    columns = [Column(), *figures, Column(), Column(), Column("params", right=True), Column("MACs", right=True)]
     shapes = [Column(title) for title in ("widths", "depths", "attention")]
     return table_text([*columns, *shapes], [_cells(name, each) for name, each in rows.items()])
 
@@ -140,16 +140,16 @@ def _cells(name: str, each: dict[str, Any]) -> tuple[str, ...]:
     return (name, ms, *accuracy_text(each), f"{each['params'] / 1e6:.1f} M", macs, *shape)
 
 
-def accuracy_text(each: dict[str, Any]) -> tuple[str, str]:
-    """Return a member's accuracy with its error, or its points where only costs are known, and a note on it."""
+def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
+    """Return a member's accuracy, its error and a note on it; its points where only costs are known."""
     known = each.get("accuracy")
     if known is None:
-        return f"{-each['cost']:+.2f}", ""
+        return f"{-each['cost']:+.2f}", "", ""
     value = known[known["metric"]]
     if known.get("predicted") is not None:
         without = f"{known['predicted']:.1f} ± {known['predicted_error']:.1f}"
-        return f"{value:.1f}      ", f"published; without it {without}"
-    return f"{value:.1f} ± {known['standard_error']:.1f}", ""
+        return f"{value:.1f}", "", f"published; without it {without}"
+    return f"{value:.1f}", f"± {known['standard_error']:.1f}", ""
 
 
 def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
