@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import sys
@@ -14,6 +13,7 @@ def main() -> None:
     """Runs the command line; what the user can mend is one line on stderr and exit code 1 or 2, never a traceback."""
     from nas.cli import app
     from nas.errors import NasError
+    from nas.extras import missing_extra
 
     try:
         os.getcwd()
@@ -28,6 +28,12 @@ def main() -> None:
     except NasError as error:
         print(f"nas: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"nas: {missing}", file=sys.stderr)
+        sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         _stopped()
     except BrokenPipeError:
@@ -60,26 +66,14 @@ def _usage(error: Exception) -> None:
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None:
+        from nas.options import meant
+
         known = [name for each in context.command.params for name in each.opts if name.startswith("--")]
-        message = f"No such option: {option}{_hint(option, known)}"
+        message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
         print(printable(f"nas: {message}{see}"), file=sys.stderr)
     sys.exit(2)
-
-
-def _hint(option: str, known: list[str]) -> str:
-    """Return the options that were meant by an unknown one: with the same beginning, these initials, or nearly it."""
-    word = option.lstrip("-")
-    likely = [
-        name
-        for name in known
-        if name.startswith(option)
-        or option.startswith(f"{name}-")
-        or "".join(p[0] for p in name[2:].split("-")) == word
-    ]
-    likely = likely or difflib.get_close_matches(option, known, n=1, cutoff=0.8)
-    return f", did you mean {' or '.join(likely)}?" if likely else ""
 
 
 if __name__ == "__main__":

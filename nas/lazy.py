@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nas.extras import missing_extra
+
 
 def lazy_names(
     package: str, homes: Mapping[str, Sequence[str]], always: Sequence[str] = ()
@@ -26,7 +28,10 @@ def lazy_names(
     def get(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(modules[name]), name)
+        try:
+            value = getattr(importlib.import_module(modules[name]), name)
+        except ImportError as error:
+            raise missing_extra(error, f"{package}.{name}") or error from None
         setattr(sys.modules[package], name, value)
         return value
 

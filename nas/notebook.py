@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from nas.extras import need
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -14,7 +16,12 @@ MOST_ROWS = 20
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Return rows as a DataFrame; `columns` come first, and are there even where no row is."""
+    """Return rows as a DataFrame; `columns` come first, and are there even where no row is.
+
+    Raises:
+        MissingExtra: when pandas is not installed.
+    """
+    need("to_frame()", "frames")
     import pandas as pd
 
     made = pd.DataFrame(list(rows))

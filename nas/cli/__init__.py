@@ -1,17 +1,74 @@
-"""The command line: one short module a command, each importing what is heavy only when it runs."""
+"""The command line: one module per command, imported when the command is called.
+
+`COMMANDS` is the table of them. Their options are dataclasses beside the components that they are of; see
+`nas.options` and `nas.cli.options`.
+"""
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+COMMANDS = {
+    "spaces": "List the search spaces with their published members, or the choices of one.",
+    "devices": "List the devices: those that are connected, and those known by their latency table.",
+    "search": "Find the most accurate member of a space that a device runs in time.",
+    "predict": "Predict an architecture's latency from a device's table.",
+    "profile": "Measure a space's operations on devices into latency tables. Run it again to resume after a stop.",
+    "check": "Measure random whole networks on a device and compare them with its latency table; or the network of a "
+    "run.",
+    "train": "Train a supernet and measure what each move costs; the same command resumes a stopped training.",
+    "finetune": "Train a found network from its inherited weights; the same command resumes a stopped training.",
+    "export": "Export a network: batch norms folded, normalization and class names inside, compared with the original.",
+    "report": "Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG pictures of it.",
+}
+"""Summaries by name. Each command is the function of its name in the module `nas.cli.<name>`."""
+
+
+class Commands(TyperGroup):
+    """The commands, of which only the one that is called is imported and built."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name=name, help=text) for name, text in COMMANDS.items()}
+        self._summaries = False
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if self._summaries or cmd_name not in COMMANDS:
+            return self.commands.get(cmd_name)
+        from nas.cli.options import build
+
+        return build(cmd_name, COMMANDS[cmd_name])
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._by_summary():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._by_summary():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _by_summary(self) -> Iterator[None]:
+        """Context manager: a list of all commands needs their summaries alone."""
+        self._summaries = True
+        try:
+            yield
+        finally:
+            self._summaries = False
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Hardware-aware architecture search over mobile hybrid transformers.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 
 
 def _version(asked: bool) -> None:
@@ -29,10 +86,3 @@ def _main(
     ] = False,
 ) -> None:
     """Hardware-aware architecture search over mobile hybrid transformers."""
-
-
-COMMANDS = ("spaces", "devices", "search", "predict", "profile", "check", "train", "finetune", "export", "report")
-"""Each is a function of its own name in the module `nas.cli.<name>`."""
-
-for _name in COMMANDS:
-    app.command(_name)(getattr(importlib.import_module(f"nas.cli.{_name}"), _name))

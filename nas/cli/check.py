@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli import sizes
 from nas.cli.check_run import check_run
-from nas.cli.common import Json, emit, next_step, say
+from nas.cli.common import emit, naming, next_step, say
 from nas.cli.progress import bars
 from nas.cli.table import Column, table_text
+from nas.latency.options import CheckOptions
+from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable
@@ -19,65 +18,32 @@ if TYPE_CHECKING:
     from nas.space import Space
 
 
-NETS = 20
+_OF_A_RUN = ("device", "run", "rival")
 
 
-def check(
-    device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
-    run: Annotated[
-        str | None,
-        typer.Argument(help="A run folder or an architecture file: that network instead of random ones."),
-    ] = None,
-    space: Annotated[str | None, typer.Option(help="A space to draw from; by default what was profiled last.")] = None,
-    nets: Annotated[int | None, typer.Option(min=1, help="Random networks to measure.", show_default="20")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Another seed draws other ones.", show_default="0")] = None,
-    resolution: sizes.Resolution = None,
-    classes: sizes.Classes = None,
-    segment: sizes.Segment = None,
-    no_rival: Annotated[
-        bool,
-        typer.Option(
-            "--no-rival",
-            help="Measure the run's network alone, without the published member that one would ship otherwise. "
-            "Requires a run.",
-        ),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure random whole networks on a device and compare them with its latency table; or the network of a run.
-
-    Sizes that are not given are those that the table was profiled for last.
-    """
+def check(options: CheckOptions) -> None:
+    """Measure random whole networks on a device and compare them with its latency table; or the network of a run."""
     from nas.devices import Settings, opened
-    from nas.errors import InputError
     from nas.latency import load_table
     from nas.latency.check import check as check_members
+    from nas.options import only
 
+    device = options.device
+    if options.run is not None:
+        only(options, _OF_A_RUN, f"random networks take it; {options.run} is measured as it is")
     table = load_table(device)
-    asked = Settings(table.device.compute_unit, table.device.threads, _mask(table))
-    if run is not None:
-        _refuse(run, space=space, nets=nets, seed=seed, resolution=resolution, classes=classes, segment=segment)
-        check_run(run, table, asked, as_json, with_rival=not no_rival)
+    settings = Settings(table.device.compute_unit, table.device.threads, _mask(table))
+    if options.run is not None:
+        check_run(options.run, table, settings, with_rival=options.rival)
         return
-    if no_rival:
-        raise InputError("--no-rival: is for the network of a run; random networks are measured without one")
-    whole, chosen = _space(table, space, sizes.read(resolution, classes, segment))
-    effective = sizes.between(whole, chosen)
-    with opened(table.device.name, asked, say=say) as units, bars() as progress, sizes.naming(effective):
-        table, times = check_members(table, chosen, units[0], nets or NETS, seed or 0, progress)
-    options = ["--space", space or times[0].space, "--device", device, *effective.options()]
-    following = shlex.join(["nas", "search", *options])
-    emit(_document(table, times, following), as_json, _text(table, times))
+    whole, chosen = _space(table, options.space, options.sizes)
+    effective = between(whole, chosen)
+    with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(effective):
+        table, times = check_members(table, chosen, units[0], options.nets, options.seed, progress)
+    search = ["--space", options.space or times[0].space, "--device", device, *effective.options()]
+    following = shlex.join(["nas", "search", *search])
+    emit(_document(table, times, following), _text(table, times))
     next_step(following)
-
-
-def _refuse(run: str, **options: object) -> None:
-    """Raises InputError for an option that is for random networks alone."""
-    from nas.errors import InputError
-
-    given = next((name for name, value in options.items() if value is not None), None)
-    if given:
-        raise InputError(f"--{given}: is for random networks; {run} is measured as it is")
 
 
 def _mask(table: LatencyTable) -> str | None:
@@ -86,7 +52,7 @@ def _mask(table: LatencyTable) -> str | None:
     return mask if kind == "mask" else None
 
 
-def _space(table: LatencyTable, name: str | None, asked: sizes.Sizes) -> tuple[Space, Space]:
+def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, Space]:
     """The space that is named, or the last one that the table was profiled for: as it is, and at the asked sizes."""
     from nas.errors import InputError
     from nas.latency.networks import at_resolution_id, profiled_spaces

@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import sizes
-from nas.cli.common import emit, next_step, say
+from nas.cli.common import emit, naming, next_step, say
 from nas.cli.progress import bars
 from nas.cli.table import Column, table_text
+from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
     from nas.devices import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas.space import Architecture
 
 
-def check_run(run: str, table: LatencyTable, settings: Settings, as_json: bool, with_rival: bool = True) -> None:
+def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: bool = True) -> None:
     """Measure the network of a run folder, or of an architecture's file, and keep the result in the run folder.
 
     `with_rival` measures the published member that one would ship otherwise, too, where the run has one.
@@ -31,7 +31,7 @@ def check_run(run: str, table: LatencyTable, settings: Settings, as_json: bool, 
     folder = path if path.is_dir() else None
     sized = _sizes(source.architecture)
     rival = _rival(folder, source.architecture, table) if folder and with_rival else None
-    with opened(table.device.name, settings, say=say) as units, bars() as progress, sizes.naming(sized):
+    with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(sized):
         exported = exported_file(path, units[0].info().kind) if folder else None
         if source.weights is None:
             say(f"note: {run} has no weights; random ones are measured in their place")
@@ -42,7 +42,7 @@ def check_run(run: str, table: LatencyTable, settings: Settings, as_json: bool, 
     following = shlex.join(["nas", "report", run] if folder else ["nas", "export", run, "--to", "litert"])
     document = found.to_dict() | {"run": str(folder) if folder else None, "table": str(table.path),
                                   "file": str(file) if file else None, "next": following}  # fmt: skip
-    emit(document, as_json, _text(found, table, file))
+    emit(document, _text(found, table, file))
     next_step(following)
 
 
@@ -84,11 +84,11 @@ def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | Non
     return rival
 
 
-def _sizes(arch: Architecture) -> sizes.Sizes:
+def _sizes(arch: Architecture) -> Sizes:
     """What turns the network's space into one that holds it, for the command that measures what a table lacks."""
     from nas.space import load_space, space_names
 
-    return sizes.between(load_space(arch.space), arch) if arch.space in space_names() else sizes.Sizes()
+    return between(load_space(arch.space), arch) if arch.space in space_names() else Sizes()
 
 
 def _text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:

@@ -1,33 +1,64 @@
-"""What every command shares: the --json contract, where output goes, and what an error looks like."""
+"""What every command shares: where output goes, the --json contract, and what --quiet leaves out."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from typing import Annotated, Any
-
-import typer
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from nas.printable import printable_lines
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+if TYPE_CHECKING:
+    from nas.space.sizes import Sizes
+
+
+@dataclass
+class Output:
+    """How the command that runs prints; `--json` and `--quiet` set it."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+
+OUTPUT = Output()
+"""One process runs one command."""
+
+
+def set_output(as_json: bool = False, quiet: bool = False) -> None:
+    """Set how the command that runs prints."""
+    OUTPUT.as_json = as_json
+    OUTPUT.quiet = quiet
 
 
 def say(text: str = "") -> None:
-    """Progress and notes for people, on stderr, so that stdout stays one document or one result.
+    """Print progress and notes for people on stderr, so that stdout stays one document or one result.
 
-    Of processes that `torchrun` started together the first one speaks.
+    Of processes that `torchrun` started together the first one speaks. `--quiet` silences all.
     """
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and not OUTPUT.quiet:
         print(printable_lines(text), file=sys.stderr, flush=True)
 
 
-def emit(document: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:
-    """The command's result on stdout: `document` as JSON, or `text` for a person."""
-    print(json.dumps(document, indent=2) if as_json else printable_lines(text), flush=True)
+def emit(document: dict[str, Any] | list[Any], text: str) -> None:
+    """Print the command's result on stdout: `document` with --json, else `text` for a person."""
+    print(json.dumps(document, indent=2) if OUTPUT.as_json else printable_lines(text), flush=True)
 
 
 def next_step(command: str) -> None:
-    """Names the command that continues the job, so that nobody is lost after a stage."""
+    """Name the command that continues the job, so that nobody is lost after a stage."""
     say(f"next: {command}")
+
+
+@contextmanager
+def naming(sizes: Sizes) -> Iterator[None]:
+    """Context manager: where a table lacks rows, the command that measures them has these sizes."""
+    from nas.latency import MissingRows
+
+    try:
+        yield
+    except MissingRows as error:
+        raise MissingRows(" ".join([str(error), *sizes.options()]), error.operations) from None

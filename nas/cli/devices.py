@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import Json, emit, next_step
+from nas.cli.common import emit, next_step, say
 from nas.cli.table import Column, table_text
+from nas.options import Options
 
 if TYPE_CHECKING:
     from nas.devices import Known
 
 
-def devices(as_json: Json = False) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DevicesOptions(Options):
+    """Options of `nas devices`: none of its own."""
+
+
+def devices(options: DevicesOptions) -> None:
     """List the devices: those that are connected, and those known by their latency table."""
     from nas.devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
-    emit(documents, as_json, _text(documents))
+    _say_unseen()
+    emit(documents, _text(documents))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
         (document["name"] for document in documents if document["connected"] and not _own(document)), None
@@ -27,6 +34,20 @@ def devices(as_json: Json = False) -> None:
         next_step(f"nas profile --space efficientformer --device {unmeasured}")
     else:
         next_step(f"nas search --space efficientformer --device {connected[0]}")
+
+
+def _say_unseen() -> None:
+    """Say why no Android phone is listed, where one may be there."""
+    from nas.devices.adb import listing
+    from nas.errors import NasError
+    from nas.extras import MissingExtra
+
+    try:
+        listing(start=False)
+    except MissingExtra as error:
+        say(f"note: {error}")
+    except NasError:  # adb does not work: whoever measures a phone is told
+        pass
 
 
 def _own(document: dict[str, Any]) -> bool:

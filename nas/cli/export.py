@@ -4,60 +4,59 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli.common import Json, emit, next_step, say
+from nas.cli.common import emit, next_step, say
 from nas.cli.table import Column, table_text
-from nas.export import TARGETS, chosen
+from nas.errors import InputError
+from nas.export import chosen, load_target
+from nas.export.options import ExportOptions
 
 if TYPE_CHECKING:
     from nas.export.run import Exported
     from nas.export.source import Source
 
 
-def export(
-    run: Annotated[str, typer.Argument(help="A run's folder, an architecture's YAML file, or a published member.")],
-    to: Annotated[
-        str, typer.Option(help=f"Targets, separated by commas: {', '.join(TARGETS)}.")
-    ] = "config,torch,litert",
-    data: Annotated[
-        str | None, typer.Option(help="Images to calibrate, to compare and to count accuracy on, as `nas train` takes.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Images to compare and to count accuracy on, at most.")] = 500,
-    calibrate: Annotated[int, typer.Option(min=1, help="Training images for the ranges of int8, at most.")] = 128,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A weight file to take instead of the run's own: ours or a published checkpoint."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder; RUN/export by default.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Export a network: batch norms folded, normalisation and class names inside, compared with the original.
-
-    What is there and whole is not made again.
-    """
+def export(options: ExportOptions) -> None:
+    """Export a network: batch norms folded, normalization and class names inside, compared with the original."""
     from nas.errors import NasError
     from nas.export.images import load_images
     from nas.export.run import export as write
     from nas.export.source import find_source
 
-    targets = chosen(filter(None, to.replace(" ", "").split(",")))
-    source = find_source(run, weights, out)
+    run = options.run
+    targets = chosen(filter(None, options.to.replace(" ", "").split(",")))
+    _check_calibrate(options, targets)
+    source = find_source(run, options.weights, options.out)
     if source.weights is None:
         say(f"warning: {run} has no weights; what is exported has random ones, good for timing alone (--weights FILE)")
     real = None
-    if data is not None:
-        real = load_images(data, source.architecture.resolution, limit, calibrate, source.held_out, source.seed)
+    if options.data is not None:
+        real = load_images(
+            options.data,
+            source.architecture.resolution,
+            options.limit,
+            options.calibrate,
+            held_out=source.held_out,
+            seed=source.seed,
+        )
         if source.architecture.head.layout != "pyramid":
             source = source.named(real.judged.classes)
     exported = write(source, targets, real, report=say)
     if exported.failed:
         raise NasError("; ".join(exported.failed.values()))
     following = shlex.join(["nas", "check", run, "--device", _device(Path(run))])
-    emit(_document(source, exported, following), as_json, _text(source, exported))
+    emit(_document(source, exported, following), _text(source, exported))
     next_step(following)
+
+
+def _check_calibrate(options: ExportOptions, targets: list[str]) -> None:
+    """Raise InputError for --calibrate where no target takes the ranges of activations from images."""
+    if "calibrate" in options.given and not any(load_target(name).calibrated for name in targets):
+        raise InputError(
+            f"{options.where('calibrate')}: has no effect here (requires a target with int8 in --to). "
+            "Fix: leave out --calibrate"
+        )
 
 
 def _device(run: Path) -> str:

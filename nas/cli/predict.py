@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli import sizes
-from nas.cli.common import Json, emit, next_step
+from nas.cli.common import emit, naming, next_step
 from nas.cli.table import Column, table_text
+from nas.latency.options import PredictOptions
+from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
     from nas.accuracy import Accuracy
@@ -17,24 +16,18 @@ if TYPE_CHECKING:
     from nas.space import Architecture
 
 
-def predict(
-    arch: Annotated[str, typer.Argument(help="An architecture's YAML file, or the name of a published member.")],
-    device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
-    resolution: sizes.Resolution = None,
-    classes: sizes.Classes = None,
-    segment: sizes.Segment = None,
-    as_json: Json = False,
-) -> None:
+def predict(options: PredictOptions) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
     from nas.search.run import accuracy_row
     from nas.space import find_architecture
 
-    asked = sizes.read(resolution, classes, segment)
-    table, network = load_table(device), asked.apply(find_architecture(arch))
+    asked = options.sizes
+    device = options.device
+    table, network = load_table(device), asked.apply(find_architecture(options.arch))
     estimate, effective = table.predict(network), _sizes(network, asked)
     if estimate.missing:
-        with sizes.naming(effective):
+        with naming(effective):
             raise table.missing_rows(estimate.missing, network.space)
     following = ["nas", "check", "--device", device]
     if estimate.provenance == "estimated" and network.space:
@@ -47,7 +40,7 @@ def predict(
         **_document(network, table, estimate, shlex.join(following)),
         "accuracy": accuracy_row(accuracy) if accuracy else None,
     }
-    emit(document, as_json, "\n".join([_text(network, table, estimate), *_accuracy_lines(accuracy)]))
+    emit(document, "\n".join([_text(network, table, estimate), *_accuracy_lines(accuracy)]))
     next_step(shlex.join(following))
 
 
@@ -80,12 +73,12 @@ def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
     return lines
 
 
-def _sizes(network: Architecture, asked: sizes.Sizes) -> sizes.Sizes:
+def _sizes(network: Architecture, asked: Sizes) -> Sizes:
     """What turns the network's space into one that holds it; as asked where nobody knows the space."""
     from nas.space import load_space, space_names
 
     known = network.space in space_names()
-    return sizes.between(load_space(network.space), network) if known else asked
+    return between(load_space(network.space), network) if known else asked
 
 
 def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, following: str) -> dict[str, Any]:

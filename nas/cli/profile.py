@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli import sizes
-from nas.cli.common import Json, emit, next_step, say
-from nas.cli.durations import seconds
+from nas.cli.common import emit, next_step, say
 from nas.cli.progress import Tell, bars
+from nas.errors import InputError
+from nas.latency.options import ProfileOptions
+from nas.options import only, options_of
+from nas.space.sizes import Sizes
 
 if TYPE_CHECKING:
     from nas.devices import Settings
@@ -21,100 +22,67 @@ if TYPE_CHECKING:
     from nas.latency.bench import Report
     from nas.space import Space
 
-_ELSEWHERE = "Measuring elsewhere"
-_FIGURES = "Figures that are there"
-
-Folder = Annotated[Path | None, typer.Option(help="The table's folder; ./latency_tables/DEVICE by default.")]
-Bundle = Annotated[
-    Path | None,
-    typer.Option(help="Write the files that are to be measured on DEVICE here.", rich_help_panel=_ELSEWHERE),
-]
-CheckNets = Annotated[
-    int, typer.Option(min=0, help="Whole networks for `nas check` that go with a bundle.", rich_help_panel=_ELSEWHERE)
-]
-Run = Annotated[Path | None, typer.Option(help="Measure this bundle on this machine.", rich_help_panel=_ELSEWHERE)]
-Merge = Annotated[
-    Path | None, typer.Option(help="Make the table from this bundle's results.", rich_help_panel=_ELSEWHERE)
-]
-Import = Annotated[
-    Path | None,
-    typer.Option(
-        "--import",
-        help="Take rows from a latency file: once-for-all (YAML), FBNet (JSON), CSV.",
-        rich_help_panel=_FIGURES,
-    ),
-]
-Calibrate = Annotated[
-    Path | None,
-    typer.Option(
-        help="Adjust a table to whole networks that you measured: a CSV of network,latency_ms.",
-        rich_help_panel=_FIGURES,
-    ),
-]
+_MODES = {
+    "bundle": ("space", "device", "resolution", "classes", "segment", "threads", "check_nets"),
+    "run": ("threads",),
+    "merge": ("out",),
+    "import_": ("device", "out"),
+    "calibrate": ("device", "out"),
+}
+"""What comes to a table in another way than measuring, and the other options that it takes."""
 
 
-def profile(
-    space: Annotated[str | None, typer.Option(help="A space, by name or by the path of its YAML file.")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="What to measure on; several run side by side.")] = None,
-    resolution: sizes.Resolution = None,
-    classes: sizes.Classes = None,
-    segment: sizes.Segment = None,
-    unit: Annotated[str | None, typer.Option(help="Compute unit: cpu or gpu; of Core ML all, cpu_and_ne, ...")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, each pinned to a core.")] = None,
-    affinity: Annotated[str | None, typer.Option(help="Android: mask of the cores, in hexadecimal.")] = None,
-    benchmark_model: Annotated[Path | None, typer.Option(help="Android: LiteRT's tool, if not the release's.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Maximum duration with its unit, as 90s, 5m or 1h.")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Measure again what the device could not run before.")] = False,
-    bundle: Bundle = None,
-    check_nets: CheckNets = 20,
-    run: Run = None,
-    merge: Merge = None,
-    import_: Import = None,
-    calibrate: Calibrate = None,
-    out: Folder = None,
-    as_json: Json = False,
-) -> None:
-    """Measure a space's operations on devices into latency tables. Run it again to go on after a stop."""
+def profile(options: ProfileOptions) -> None:
+    """Measure a space's operations on devices into latency tables. Run it again to resume after a stop."""
     from nas.cli import tables
     from nas.devices import Settings
-    from nas.errors import InputError
-
-    modes = {"--bundle": bundle, "--run": run, "--merge": merge, "--import": import_, "--calibrate": calibrate}
-    given = [name for name, value in modes.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} exclude each other")
-    names = device or []
-    if run is not None:
-        return tables.run(run, threads, as_json)
-    if merge is not None:
-        return tables.merge(merge, out, as_json)
-    if len(names) != 1 and (given or out is not None):
-        raise InputError(f"{' '.join(given) or '--out'}: give one --device")
-    if import_ is not None:
-        return tables.import_file(import_, names[0], out, as_json)
-    if calibrate is not None:
-        return tables.calibrate(calibrate, names[0], out, as_json)
-    if space is None or not names:
-        raise InputError(f"give --{'device' if space else 'space'}: nas profile --space SPACE --device DEVICE; "
-                         "`nas spaces` and `nas devices` list them")  # fmt: skip
     from nas.space import load_space
 
-    asked = sizes.read(resolution, classes, segment)
-    chosen = asked.apply(load_space(space))
-    if bundle is not None:
-        return tables.write(bundle, chosen, names[0], threads or 1, check_nets, as_json)
-    job = _Job(
-        space, chosen, asked, Settings(unit, threads, affinity, benchmark_model), seconds("--budget", budget), retry
-    )
-    _measure(job, names, out, as_json)
+    mode = _mode(options)
+    names = list(options.device)
+    if options.run is not None:
+        return tables.run(options.run, options.threads)
+    if options.merge is not None:
+        return tables.merge(options.merge, options.out)
+    if len(names) != 1 and (mode or options.out is not None):
+        raise InputError(f"{options_of(ProfileOptions)[mode or 'out'].long}: give one --device")
+    if options.import_ is not None:
+        return tables.import_file(options.import_, names[0], options.out)
+    if options.calibrate is not None:
+        return tables.calibrate(options.calibrate, names[0], options.out)
+    if options.space is None or not names:
+        raise InputError(
+            f"give --{'device' if options.space else 'space'}: nas profile --space SPACE --device DEVICE; "
+            "`nas spaces` and `nas devices` list them"
+        )
+    chosen = options.sizes.apply(load_space(options.space))
+    if options.bundle is not None:
+        return tables.write(options.bundle, chosen, names[0], options.threads or 1, options.check_nets)
+    settings = Settings(options.unit, options.threads, options.affinity, options.benchmark_model)
+    budget_s = math.inf if options.budget is None else options.budget
+    _measure(_Job(options.space, chosen, options.sizes, settings, budget_s, options.retry), names, options.out)
+
+
+def _mode(options: ProfileOptions) -> str | None:
+    """Return the option that asks for another way than measuring, if one does.
+
+    Raises:
+        InputError: for two of them, or for an option that has no effect beside the one.
+    """
+    modes = [name for name in _MODES if getattr(options, name) is not None]
+    if len(modes) > 1:
+        raise InputError(f"{' and '.join(options_of(ProfileOptions)[name].long for name in modes)} exclude each other")
+    if modes:
+        long = options_of(ProfileOptions)[modes[0]].long
+        only(options, (modes[0], *_MODES[modes[0]]), f"{long} does not take it")
+        return modes[0]
+    return None
 
 
 class _Job:
     """What is measured, on every device alike."""
 
-    def __init__(
-        self, name: str, space: Space, asked: sizes.Sizes, settings: Settings, budget_s: float, retry: bool
-    ) -> None:
+    def __init__(self, name: str, space: Space, asked: Sizes, settings: Settings, budget_s: float, retry: bool) -> None:
         self.name, self.space, self.asked = name, space, asked
         self.settings, self.budget_s, self.retry = settings, budget_s, retry
 
@@ -157,7 +125,7 @@ def _folder(device: str, out: Path | None) -> Path:
     return out or Path("latency_tables") / device
 
 
-def _measure(job: _Job, names: list[str], out: Path | None, as_json: bool) -> None:
+def _measure(job: _Job, names: list[str], out: Path | None) -> None:
     from nas.errors import NasError
 
     with bars() as tell:
@@ -173,7 +141,7 @@ def _measure(job: _Job, names: list[str], out: Path | None, as_json: bool) -> No
     for error in errors[1:]:
         say(f"nas profile: {error}")
     if documents:
-        emit(documents if len(names) > 1 else documents[0], as_json, "\n".join(map(_text, documents)))
+        emit(documents if len(names) > 1 else documents[0], "\n".join(map(_text, documents)))
     if errors:
         raise errors[0]
     for document in documents:

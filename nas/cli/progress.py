@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from nas.cli.common import OUTPUT
+
+if TYPE_CHECKING:
+    from nas.training.metrics import Progress as TrainingRow
 
 
 class Tell(Protocol):
@@ -13,9 +18,17 @@ class Tell(Protocol):
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
+def training_note(row: TrainingRow) -> str:
+    """Return how a training goes, to stand beside its bar."""
+    return f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s"
+
+
 @contextmanager
 def bars() -> Iterator[Tell]:
-    """Shows the bars while the block runs."""
+    """Show the bars while the block runs; none with --quiet."""
+    if OUTPUT.quiet:
+        yield lambda what, done, total, note="": None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli.common import Json, emit, next_step
+from nas.cli.common import emit, next_step
+from nas.report.options import ReportOptions
 
 if TYPE_CHECKING:
     from nas.report.run import RunReport
 
 
-def report(
-    run: Annotated[list[Path], typer.Argument(help="A run folder that `nas search` wrote; several are compared.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The page; by default report.html, or compare.html, in the first run's folder.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def report(options: ReportOptions) -> None:
     """Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG pictures of the same."""
     from nas.errors import InputError
+    from nas.options import words
     from nas.report.page import write_comparison, write_page, write_pictures
     from nas.report.run import load_runs
 
+    run = options.run
     folders = list(dict.fromkeys(path.resolve() for path in run))
     if len(folders) < len(run):
         raise InputError("each run once: a run folder is named twice")
     runs = [loaded for folder in run for loaded in load_runs(folder)]
-    page = out or run[0] / ("report.html" if len(run) == 1 else "compare.html")
+    page = options.out or run[0] / ("report.html" if len(run) == 1 else "compare.html")
     if page.is_dir():
         raise InputError(f"--out {page}: is a folder; name the page, as {page / 'report.html'}")
     pictures = [picture for loaded in runs for picture in write_pictures(loaded)]
     if len(runs) > 1:
         pictures += write_comparison(runs, run[0] / "pictures")
-    write_page(runs, shlex.join(["nas", *sys.argv[1:]]), page)
+    write_page(runs, words("report", options), page)
     following = _following(run, runs)
-    emit(_document(run, runs, page, pictures, following), as_json, _text(runs, page, pictures))
+    emit(_document(run, runs, page, pictures, following), _text(runs, page, pictures))
     next_step(following)
 
 

@@ -13,15 +13,12 @@ from nas.cli.common import say
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
     from nas.search import Found, Problem, Scores
+    from nas.search.options import SearchOptions
     from nas.space import Space
     from nas.supernet.evaluate import SlicedSupernet
 
-TABLE, ALPHA, EVALUATE = "table", "alpha", "evaluate"
-HELP = (
-    "What members are judged by: table (recorded costs), evaluate (accuracy of the sliced supernet, by slimming and "
-    "learned), alpha (of each kind of move slimming weighs the one that the paper's alphas call least, as --candidates "
-    "paper)."
-)
+ALPHA = "alpha"
+EVALUATE = "evaluate"
 
 
 def engine_for(score_by: str, engine: str) -> str:
@@ -85,38 +82,39 @@ def scores_for(
     return corrected(prior, usable, trained) if usable or trained else prior
 
 
-def check_score_by(name: str, supernet: str | None, data: str | None, engine: str, devices: Sequence[str]) -> None:
-    """Raises InputError for options that do not go together."""
-    from nas.errors import InputError, nearest
+def check_score_by(options: SearchOptions, engine: str) -> None:
+    """Raise InputError for options that do not go together."""
+    from nas.errors import InputError
     from nas.search.engines import EVALUATING
 
-    if name not in (TABLE, ALPHA, EVALUATE):
-        raise InputError(f"unknown --score-by '{name}'{nearest(name, (TABLE, ALPHA, EVALUATE))}")
-    if name != EVALUATE:
+    if options.score_by != EVALUATE:
         if engine == "learned":
             raise InputError("--engine learned: learns from members that are evaluated; also give --score-by evaluate")
-        if data is not None:
-            raise InputError(f"--data {data}: only --score-by evaluate looks at images")
-        if name == ALPHA and engine != "slimming":
+        if options.score_by == ALPHA and engine != "slimming":
             raise InputError(f"--score-by alpha: is for slimming, not for --engine {engine}")
         return
-    if supernet is None or data is None:
+    if options.supernet is None or options.data is None:
         missing = (
-            "--supernet, the training run to slice" if supernet is None else "--data, the images it was trained on"
+            "--supernet, the training run to slice"
+            if options.supernet is None
+            else "--data, the images it was trained on"
         )
         raise InputError(f"--score-by evaluate: also give {missing}")
-    if len(devices) > 1 or engine not in EVALUATING:
+    if len(options.device) > 1 or engine not in EVALUATING:
         raise InputError(f"--score-by evaluate: is for one device, and the engines {' and '.join(EVALUATING)}")
 
 
-def sliced_supernet(supernet: str | None, data: str | None, images: int) -> SlicedSupernet | None:
-    """What evaluates, told to the user; None for a search without."""
-    if supernet is None or data is None:
+def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
+    """Return what evaluates, told to the user; None for a search without."""
+    if options.supernet is None or options.data is None:
         return None
+    from nas.extras import need
+
+    need("--score-by evaluate", "train")
     from nas.supernet.evaluate import SlicedSupernet
 
-    path = Path(supernet)
-    source = SlicedSupernet(path.parent if path.is_file() else path, data, images)
+    path = Path(options.supernet)
+    source = SlicedSupernet(path.parent if path.is_file() else path, options.data, options.evaluate_images)
     say(f"judge    {source.words}")
     return source
 

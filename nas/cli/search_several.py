@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step, say
 from nas.cli.table import Column, table_text
+from nas.options import words
 
 if TYPE_CHECKING:
     from nas.search import Problem
+    from nas.search.options import SearchOptions
     from nas.search.several import Several
 
 
-def search_several(problems: Sequence[Problem], out: str | None, as_json: bool) -> Path:
+def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     """Searches on all devices, writes the run folder and says what was found; returns the folder."""
     from nas.figures import warm_up
     from nas.search.run import new_folder, write_several
@@ -25,11 +26,11 @@ def search_several(problems: Sequence[Problem], out: str | None, as_json: bool) 
     names = [problem.table.device.name for problem in problems]
     warm_up()
     found = run(problems)
-    folder = new_folder(out, problems[0].space.name, "-".join(names))
-    rows = write_several(folder, found, ["nas", *sys.argv[1:]])
+    folder = new_folder(options.out, problems[0].space.name, "-".join(names))
+    rows = write_several(folder, found, shlex.split(words("search", options)))
     _draw(found, folder)
     document = _document(found, rows, folder)
-    emit(document, as_json, _text(found, rows, folder))
+    emit(document, _text(found, rows, folder))
     if found.common is None:
         say(f"no member keeps all targets: {found.reason}")
     chosen = "architecture.yaml" if found.common else f"best-{names[0]}.yaml"

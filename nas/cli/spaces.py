@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli.common import Json, emit, next_step
+from nas.cli.common import emit, next_step
 from nas.cli.table import Column, table_text
+from nas.options import Options, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from nas.specs import BlockSpec
 
 
-def spaces(
-    name: Annotated[str | None, typer.Argument(help="A space, by name or by the path of its YAML file.")] = None,
-    as_json: Json = False,
-) -> None:  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class SpacesOptions(Options):
+    """Options of `nas spaces`."""
+
+    name: str | None = option(None, help="Space by name or by the path of its YAML file.", argument=True)
+
+
+def spaces(options: SpacesOptions) -> None:
     """List the search spaces with their published members, or the choices of one."""
     from nas.space import load_space, space_names
 
+    name = options.name
     chosen = [load_space(each) for each in ([name] if name else space_names())]
     text = [_choices(chosen[0])] if name else []
-    emit([_document(space) for space in chosen], as_json, "\n".join([*text, *map(_members, chosen)]).rstrip())
+    emit([_document(space) for space in chosen], "\n".join([*text, *map(_members, chosen)]).rstrip())
     if name:
         next_step(f"nas search --space {shlex.quote(name)} --device iphone12")
     elif chosen:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nas.space import Space
 
 
-def write(folder: Path, space: Space, device: str, threads: int, check_nets: int, as_json: bool) -> None:
+def write(folder: Path, space: Space, device: str, threads: int, check_nets: int) -> None:
     """Writes a bundle: what is to be measured on `device`, with networks for a check."""
     from nas.latency.bundle import write_bundle
 
@@ -24,23 +24,23 @@ def write(folder: Path, space: Space, device: str, threads: int, check_nets: int
         "space": space.name, "device": device, "bundle": str(folder), "files": done.files, "kept": done.kept,
         "failed": done.failed,
     }  # fmt: skip
-    emit(document, as_json, f"{folder}: {done.files} files, {done.kept} of them from before; README.txt there says how "
+    emit(document, f"{folder}: {done.files} files, {done.kept} of them from before; README.txt there says how "
                             "to measure them")  # fmt: skip
     next_step(shlex.join(["nas", "profile", "--run", str(folder)]))
 
 
-def run(folder: Path, threads: int | None, as_json: bool) -> None:
+def run(folder: Path, threads: int | None) -> None:
     """Measures a bundle on this machine."""
     from nas.latency.bundle import run_bundle
 
     with bars() as tell:
         counts = run_bundle(folder, tell, threads)
-    emit({"bundle": str(folder), **counts}, as_json,
+    emit({"bundle": str(folder), **counts},
          f"{folder}: {', '.join(f'{count} {what}' for what, count in counts.items())}")  # fmt: skip
     next_step(shlex.join(["nas", "profile", "--merge", str(folder)]))
 
 
-def merge(folder: Path, out: Path | None, as_json: bool) -> None:
+def merge(folder: Path, out: Path | None) -> None:
     """Makes the table of a bundle that was measured, and its check."""
     from nas.latency.bundle import merge_bundle
 
@@ -59,11 +59,11 @@ def merge(folder: Path, out: Path | None, as_json: bool) -> None:
              f"{report.interpolated} interpolated, {report.missing} without a row"]  # fmt: skip
     if networks and found:
         lines.append(f"checked on {found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %")
-    emit(document, as_json, "\n".join(lines))
+    emit(document, "\n".join(lines))
     next_step(shlex.join(["nas", "search", "--space", entry.space, "--device", str(out or table.device.name)]))
 
 
-def import_file(path: Path, device: str, out: Path | None, as_json: bool) -> None:
+def import_file(path: Path, device: str, out: Path | None) -> None:
     """Takes the rows of another framework's latency file into the table of `device`."""
     from nas.latency.importing import import_into
 
@@ -77,12 +77,12 @@ def import_file(path: Path, device: str, out: Path | None, as_json: bool) -> Non
         "skipped": [str(skipped) for skipped in found.skipped], "table": str(folder),
         "provenance": found.table.provenance,
     }  # fmt: skip
-    emit(document, as_json, f"{folder}: {found.added} rows from {path}, {found.kept} gave way to rows that were there, "
+    emit(document, f"{folder}: {found.added} rows from {path}, {found.kept} gave way to rows that were there, "
                             f"{len(found.skipped)} entries skipped")  # fmt: skip
     next_step("nas devices")
 
 
-def calibrate(path: Path, device: str, out: Path | None, as_json: bool) -> None:
+def calibrate(path: Path, device: str, out: Path | None) -> None:
     """Adjusts a table to whole networks that the user measured."""
     from nas.latency import load_table
     from nas.latency.adjust import adjust
@@ -114,7 +114,7 @@ def calibrate(path: Path, device: str, out: Path | None, as_json: bool) -> None:
     ]
     if line.note:
         lines.append(f"note: {line.note}")
-    emit(document, as_json, "\n".join(lines))
+    emit(document, "\n".join(lines))
     next_step("nas devices")
 
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's statistics of each channel, for pixels from 0 to 1, as the published weights expect them."""
+
 
 @dataclass(frozen=True)
 class Part:

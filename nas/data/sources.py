@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nas.data.images import note
 from nas.errors import InputError, NasError, nearest
+from nas.extras import need
 
 Encoded = bytes | str | NDArray[np.uint8] | None
 """An image that is not decoded yet: a file's bytes, its path, pixels (H, W), or nothing where the file has none."""
@@ -82,6 +83,7 @@ def _find(name: str) -> Source:
 
 
 def _read_digits() -> dict[str, RawSplit]:
+    need("data digits", "train", "sklearn")
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -160,6 +162,7 @@ def _stamp(files: Sequence[Path]) -> str:
 
 def _hub(name: str) -> Source:
     note(f"data {name}: there is no such file or folder here; looking for it on the Hugging Face hub")
+    need(f"data {name}", "train", "datasets")
     try:
         dataset = _load_dataset(name)
     except Exception as error:  # datasets, huggingface_hub and httpx each raise their own kinds, with no common base
@@ -176,6 +179,7 @@ def _hub(name: str) -> Source:
 
 
 def _read(name: str, builder: str, **options: Any) -> dict[str, RawSplit]:
+    need(f"data {name}", "train", "datasets")
     try:
         dataset = _load_dataset(builder, **options)
     except Exception as error:  # pyarrow's and datasets' errors have no common base

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
 from nas.errors import InputError, NasError, nearest
+from nas.extras import need
 from nas.plugins import DEVICES, Plugin, line_of, plugins
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _open(
     if (phone is not None and phone.kind == ANDROID) or name in connected:
         from nas.devices.android_phones import open_android
 
+        need(f"--device {name}", "android")
         if converter is None:
             converter = litert_converter()
             stack.callback(converter.close)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from nas.devices.base import DeviceLost
 from nas.errors import InputError, NasError
+from nas.extras import need
 
 if TYPE_CHECKING:
     from adbutils import AdbClient
@@ -187,9 +188,11 @@ def listing(start: bool = True) -> dict[str, str]:
     Raises:
         NasError: when the adb server cannot be started or does not answer.
     """
-    if not server_runs():
-        if not start and not _phone_is_plugged_in():
-            return {}
+    running = server_runs()
+    if not running and not start and not _phone_is_plugged_in():
+        return {}
+    need("an Android phone", "android")
+    if not running:
         _start_server()
     from adbutils import AdbError  # takes half a second, for nothing where no server runs
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from threading import Condition, Lock
 
 from nas.devices.base import Chain
 from nas.devices.worker import Worker
-from nas.errors import InputError
+from nas.extras import need
 from nas.plugins import BLOCKS, plugins
 from nas.specs import SPECS
 
@@ -32,17 +32,17 @@ class Target:
         name: of its folder in the cache; `nas.devices.<name>_convert` is the worker.
         suffix: of its files.
         packages: whose versions the files depend on.
-        install: what brings them.
+        extra: what brings them (`nas.extras`).
     """
 
     name: str
     suffix: str
     packages: tuple[str, ...]
-    install: str
+    extra: str
 
 
-LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "nas-mobile")
-COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "nas-mobile[coreml]")
+LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "litert")
+COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,7 @@ class Converter:
     def __init__(
         self, workers: int = 1, cores: Cores = (), cache: Path | None = None, target: Target = LITERT, spare: Cores = ()
     ) -> None:
+        need(f"converting to {target.name}", target.extra)
         self._content = _content(target)
         self.cache, self.target = cache or cache_folder(target), target
         self._lanes = [_Lane(self._worker(), tuple(cores)) for _ in range(workers)]
@@ -162,9 +163,4 @@ def _content(target: Target) -> tuple[str, ...]:
     used = {"base.py", "litert_convert.py", f"{target.name}_convert.py"}
     sources += [Path(__file__).with_name(name) for name in used]
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()
-    try:
-        return *map(version, target.packages), code
-    except PackageNotFoundError as error:
-        raise InputError(
-            f"{error.name} is not installed, which converts; run: pip install '{target.install}'"
-        ) from None
+    return *map(version, target.packages), code

@@ -29,6 +29,7 @@ from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
 from nas.devices.converter import COREML, Converter
 from nas.devices.phones import Match, Phone
 from nas.errors import InputError, NasError
+from nas.extras import need
 from nas.latency.device_info import DeviceInfo
 from nas.versions import versions
 
@@ -255,10 +256,7 @@ def _require(name: str) -> None:
     if missing and name != MAC:
         raise InputError(f"{name} needs Xcode: {', '.join(missing)} is not on the PATH; install Xcode, open it once, "
                          "and add its Contents/Developer/usr/bin to the PATH")  # fmt: skip
-    try:
-        import coremltools  # noqa: F401
-    except ImportError:
-        raise InputError(f"{name} needs coremltools: pip install 'nas-mobile[coreml]'") from None
+    need(f"--device {name}", "coreml")
 
 
 def _connected(phone: Phone) -> Connected:

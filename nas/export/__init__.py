@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from nas.errors import InputError, nearest
+from nas.extras import need
 
 if TYPE_CHECKING:
     from nas.export.target import Target
@@ -25,6 +26,16 @@ TARGETS = {
     "coreml-int8": "nas.export.coreml_int8",
 }
 """Each name's module, whose `TARGET` it is."""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "torch": ("train", "torch", "safetensors"),
+    "timm": ("train", "torch", "safetensors"),
+    "onnx": ("onnx",),
+    "litert": ("litert",),
+    "litert-int8": ("litert",),
+    "coreml": ("coreml",),
+    "coreml-int8": ("coreml",),
+}
+"""The extra that a target needs, and which modules of it where not all; a target that is not here needs none."""
 ALWAYS_WITH = {"torch": "config"}
 """What is of no use without another target."""
 
@@ -45,6 +56,12 @@ def chosen(names: Iterable[str]) -> list[str]:
 
 
 def load_target(name: str) -> Target:
-    """The target of a name in TARGETS."""
+    """Return the target of a name in TARGETS.
+
+    Raises:
+        InputError: when what it needs is not installed.
+    """
+    if name in NEEDS:
+        need(f"--to {name}", *NEEDS[name])
     target: Target = importlib.import_module(TARGETS[name]).TARGET
     return target

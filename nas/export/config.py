@@ -11,4 +11,4 @@ def write(model: Model, path: Path) -> None:
     model.architecture.save(path)
 
 
-TARGET = Target("architecture.yaml", write)
+TARGET = Target("architecture.yaml", write, weights=False)

@@ -124,8 +124,7 @@ def _labels(spec: Any) -> list[str]:
 
 
 PACKAGES = ("coremltools", "torch")
-INSTALL = "nas-mobile[coreml]"
 TARGET = Target(
-    "model.mlpackage", write, packages=PACKAGES, install=INSTALL, alone=coreml_convert.convert, inspect=inspect,
+    "model.mlpackage", write, packages=PACKAGES, alone=coreml_convert.convert, inspect=inspect,
     note=NOTE,
 )  # fmt: skip

@@ -22,6 +22,6 @@ def write(model: Model, path: Path) -> None:
 
 
 TARGET = Target(
-    "model-int8.mlpackage", write, packages=coreml.PACKAGES, install=coreml.INSTALL, alone=coreml.TARGET.alone,
+    "model-int8.mlpackage", write, packages=coreml.PACKAGES, alone=coreml.TARGET.alone,
     inspect=coreml.inspect, note=NOTE,
 )  # fmt: skip

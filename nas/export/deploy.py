@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nas.data.images import MEAN, STD
 from nas.export.fold import fold
 from nas.network import Network
-from nas.training.augment import MEAN, STD
 
 PIXEL = 255
 """The largest value of a pixel."""

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nas.data.images import MEAN, STD
 from nas.devices import litert_convert
 from nas.export.deploy import Deployed, deployed
 from nas.export.target import Images, Model, Outputs, Target
-from nas.training.augment import MEAN, STD
 
 LABELS, ABOUT = "labels.txt", "metadata.json"
 """Associated files: a zip archive behind the model, as TensorFlow Lite's metadata has them; `unzip FILE` shows them."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nas.data.images import MEAN, STD
 from nas.devices.base import Chain
 from nas.export.deploy import Deployed, deployed
 from nas.export.target import Images, Model, Outputs, Target
-from nas.training.augment import MEAN, STD
 
 OPSET = 18
 """The first with the operations that torch's exporter writes without converting."""
@@ -71,6 +71,6 @@ def alone(chain: Chain, path: Path) -> None:
 
 
 TARGET = Target(
-    "model.onnx", write, packages=("onnx", "onnxscript", "onnxruntime", "torch"), install="nas-mobile[onnx]", run=run,
+    "model.onnx", write, packages=("onnx", "onnxscript", "onnxruntime", "torch"), run=run,
     alone=alone,
 )  # fmt: skip

@@ -8,27 +8,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from nas.data.images import MEAN, STD
 from nas.devices.base import Chain, OperationFailed
 from nas.devices.worker import Worker
 from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
-from nas.export.compare import accuracy, differences, outputs_of, random_images
 from nas.export.images import RealImages
 from nas.export.record import Record, aside, digest, fingerprint, size
 from nas.export.source import Source
 from nas.export.target import Images, Model, Outputs, Target
-from nas.finetune.weights import read_network
-from nas.network import Network, build
-from nas.training.augment import MEAN, STD
 from nas.versions import versions
+
+if TYPE_CHECKING:
+    from nas.network import Network
 
 Report = Callable[[str], None]
 
@@ -67,11 +66,6 @@ def export(source: Source, names: Sequence[str], real: RealImages | None = None,
 
 
 def _check(name: str, target: Target, real: RealImages | None) -> None:
-    for package in target.packages:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            raise InputError(f"--to {name}: {package} is not installed; run: pip install '{target.install}'") from None
     if target.calibrated and real is None:
         raise InputError(f"--to {name}: takes the ranges of activations from images; give --data")
 
@@ -83,12 +77,13 @@ class _Export:
         self.record = Record(source.folder)
         known = self.record.classes if len(self.record.classes) == source.architecture.classes else source.classes
         self.source, self.real, self.report = source.named(known), real, report
-        self.network = _network(source)
-        self.architecture = self.network.architecture
+        self.architecture = source.architecture
         self.dense = self.architecture.head.layout == "pyramid"
         self.worker = Worker("nas.export.worker")
 
     def run(self, targets: dict[str, Target]) -> Exported:
+        # Weights of another network are refused before anything is written.
+        self.loaded = any(target.weights for target in targets.values()) and self.network is not None
         failed, skipped = dict[str, str](), list[str]()
         try:
             with TemporaryDirectory(prefix="nas-export-") as folder:
@@ -165,6 +160,8 @@ class _Export:
             return {"inspected": self._ask(**asked)["found"], "judged": None}
         if target.run is None:
             return {"judged": None}
+        from nas.export.compare import accuracy, differences
+
         found: dict[str, Any] = {"judged": self._judged, "tolerance": target.tolerance, "differences": {}}
         for kind, images in self._images.items():
             expected, outputs = self._expected[kind], self._run(name, path, images)
@@ -200,6 +197,10 @@ class _Export:
         return answer
 
     @cached_property
+    def network(self) -> Network:
+        return _network(self.source)
+
+    @cached_property
     def model(self) -> Model:
         source, arch = self.source, self.architecture
         about = {
@@ -211,7 +212,7 @@ class _Export:
             "version": versions()["nas"],
             "weights": source.provenance,
         }  # fmt: skip
-        state = self.network.state_dict()
+        state = self.network.state_dict() if self.loaded else {}
         return Model(arch, state, source.classes, about, self.real.calibration.images if self.real else None)
 
     @cached_property
@@ -240,11 +241,15 @@ class _Export:
 
     @cached_property
     def _images(self) -> dict[str, Images]:
+        from nas.export.compare import random_images
+
         real = {"real": self.real.judged.images} if self.real else {}
         return {"random": random_images(self.architecture.resolution), **real}
 
     @cached_property
     def _expected(self) -> dict[str, Outputs]:
+        from nas.export.compare import outputs_of
+
         return {kind: outputs_of(self.network, images) for kind, images in self._images.items()}
 
     @cached_property
@@ -263,6 +268,11 @@ class _Export:
 
 def _network(source: Source) -> Network:
     """The network in eval mode, with the weights of its file or with random ones that are the same every time."""
+    import torch
+
+    from nas.finetune.weights import read_network
+    from nas.network import build
+
     arch = source.architecture
     if source.weights is None:
         torch.manual_seed(0)

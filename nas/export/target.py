@@ -6,18 +6,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from nas.devices.base import Chain
-from nas.network import Network, build
 from nas.space import Architecture, load_architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nas.network import Network
 
 Images = NDArray[np.uint8]
 """(N, 3, H, W), RGB."""
@@ -44,7 +44,11 @@ class Model:
     calibration: Images | None = None
 
     def network(self) -> Network:
-        """The network with these weights, in eval mode."""
+        """Return the network with these weights, in eval mode."""
+        import torch
+
+        from nas.network import build
+
         with torch.device("meta"):
             network = build(self.architecture)
         # Assigned, as what is built is empty; copies, as deploying changes weights in place.
@@ -66,6 +70,8 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path) -> Model:
+        from safetensors import safe_open
+
         about = json.loads((folder / "about.json").read_text())
         with safe_open(folder / "weights.safetensors", framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -78,6 +84,8 @@ class Model:
 
 def save_state(path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]) -> None:
     """Writes weights as every command of this project reads them."""
+    from safetensors.torch import save_file
+
     header = {"format": FORMAT, "architecture": architecture.name, "classes": json.dumps(classes)}
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
 
@@ -89,7 +97,6 @@ class Target:
     Attributes:
         file: what the exported file or folder is called.
         packages: the distributions it needs, whose versions are recorded.
-        install: what brings them.
         write: puts the network into a file of this format. Raises NasError for what the format cannot express.
         run: runs a file on images (N, 3, H, W) as they are; None where this computer cannot.
         alone: writes one operation of a network alone, to find the one that the format cannot express; None for a
@@ -98,16 +105,17 @@ class Target:
         tolerance: how far a file's outputs may be from the network's: the root of the mean squared difference over the
             standard deviation of the network's outputs.
         calibrated: whether it needs images.
+        weights: whether its file holds the network's weights.
         note: what the user should know of every file of this kind.
     """
 
     file: str
     write: Callable[[Model, Path], None]
     packages: tuple[str, ...] = ()
-    install: str = "nas-mobile"
     run: Callable[[Path, Images], Outputs] | None = None
     alone: Callable[[Chain, Path], None] | None = None
     inspect: Callable[[Path, Model], dict[str, Any]] | None = None
     tolerance: float = 1e-3
     calibrated: bool = False
+    weights: bool = True
     note: str = ""

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nas.data.images import MEAN, STD
 from nas.errors import NasError
 from nas.export.target import Model, Target
 from nas.files import write_yaml
@@ -41,7 +42,6 @@ from nas.specs import (
     MBConvDown,
     TokenHead,
 )
-from nas.training.augment import MEAN, STD
 from nas.weights.exporting import export_weights
 
 RESOLUTION = (224, 224)

@@ -1,10 +1,11 @@
-"""Recipe: everything that decides how a found network is fine-tuned."""
+"""Recipe: everything that decides how a found network is fine-tuned. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from nas.options import ANY, like, option
 from nas.training.settings import Settings
 
 Distill = Literal["none", "hard", "soft"]
@@ -12,32 +13,33 @@ Distill = Literal["none", "hard", "soft"]
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """How to fine-tune a network; with the network, its weights, the data and the teacher, a seed gives one result.
+    """Recipe of a fine-tuning; with the network, its weights, the data and the teacher, a seed gives one result.
 
-    Beside the settings of every training, of which `ema` is on unless it is set to 0:
-
-    Attributes:
-        mixup, cutmix: alpha of the Beta(alpha, alpha) that an image's share of a mixture is drawn from; 0 leaves that
-            way of mixing out. See `nas.finetune.mixing`.
-        mix: share of the batches that are mixed.
-        switch: share of the mixed batches that cutmix gets where both are on.
-        distill: what is learned from the teacher: nothing, its answers (hard), or its probabilities (soft). See
-            `nas.finetune.losses`.
-        distill_temperature: of the softmax under soft distillation.
-        distill_weight: of the teacher's part of the loss; its answers are not smoothed.
+    The settings of every training, of which `ema` is on unless it is set to 0, and those of mixing
+    (`nas.finetune.mixing`) and of distillation (`nas.finetune.losses`).
     """
 
-    learning_rate: float = 5e-4
-    ema: float = 0.999
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mix: float = 0.5
-    switch: float = 0.5
-    distill: Distill = "none"
-    distill_temperature: float = 1.0
-    distill_weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(above_0=("distill_temperature",), at_least_0=("mixup", "cutmix"),
-                   shares=("mix", "switch", "distill_weight"))  # fmt: skip
+    learning_rate: float = like(Settings, "learning_rate", 5e-4)
+    ema: float = like(Settings, "ema", 0.999)
+    mixup: float = option(
+        0.8, help="Alpha of the Beta distribution of mixup; 0 turns mixup off.", at_least=0, at_most=1000
+    )
+    cutmix: float = option(
+        1.0, help="Alpha of the Beta distribution of cutmix; 0 turns cutmix off.", at_least=0, at_most=1000
+    )
+    mix: float = option(0.5, help="Share of the batches that are mixed.", at_least=0, at_most=1)
+    switch: float = option(
+        0.5, help="Share of the mixed batches that cutmix gets, where mixup and cutmix are both on.", at_least=0,
+        at_most=1, requires={"mixup": ANY, "cutmix": ANY, "mix": ANY},
+    )  # fmt: skip
+    distill: Distill = option(
+        "none", help="What is learned from the teacher: hard (its answers), soft (its probabilities), or none.",
+        shown="hard with a teacher",
+    )  # fmt: skip
+    distill_temperature: float = option(
+        1.0, help="Temperature of both softmaxes in soft distillation.", above=0, at_most=1e6,
+        requires={"distill": ("soft",)},
+    )  # fmt: skip
+    distill_weight: float = option(
+        0.5, help="Share of the loss that the teacher's part has.", at_least=0, at_most=1, requires={"teacher": ANY}
+    )

@@ -57,7 +57,7 @@ it goes on. When it is done, bring this folder (or results.jsonl alone, into a c
 ON_A_MAC = """\
 To measure it, on a Mac with Xcode and with the phone connected, unlocked and in Developer Mode:
 
-    pip install 'nas-mobile[coreml]'
+    pip install '.[coreml]'          # in a checkout of nas
     NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
 ON_A_BOARD = """\
 To measure it, on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or tflite-runtime:

@@ -10,9 +10,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, NasError
+from nas.extras import install_command
 from nas.latency import LatencyTable
 from nas.space import Space
 
@@ -42,6 +44,7 @@ class StudySettings:
         storage: the URL of an SQLite or PostgreSQL database that keeps the trials; in memory where None.
         study: its name there; by default it tells space, device, target and sampler.
         workers: processes of this run. Further runs of the same command, on other machines too, join the study.
+        journal: a file that keeps the trials instead, for processes of one machine.
         heartbeat_s: a running trial says so this often; after three times as long without, another worker takes it.
         progress: called with what is counted, how many are done, and how many there are.
     """
@@ -51,6 +54,7 @@ class StudySettings:
     storage: str | None = None
     study: str | None = None
     workers: int = 1
+    journal: Path | None = None
     heartbeat_s: int = 10
     progress: Progress = _silent
 
@@ -96,6 +100,11 @@ def open_study(
             directions=["minimize"] * objectives,
         )  # fmt: skip
         _check_marks(study, settings, marks)
+        if len(study.directions) != objectives:
+            raise InputError(
+                f"study '{name}' in {shown(settings.storage)}: its engine has another number of objectives "
+                f"(got {objectives}, expected {len(study.directions)}). Fix: give another name with --study"
+            )
     return study
 
 
@@ -104,6 +113,11 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
+    if settings.journal is not None:
+        from optuna.storages.journal import JournalFileBackend
+
+        backend = JournalFileBackend(str(settings.journal))
+        return optuna.storages.JournalStorage(backend)
     if settings.storage is None:
         return None
     sqlite = settings.storage.startswith("sqlite")
@@ -118,6 +132,13 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
             if sqlite:
                 _set_up_sqlite(storage.engine)
             return storage
+        except RuntimeError:
+            # The only one that it raises: its tables are of another version.
+            raise InputError(
+                f"storage {shown(settings.storage)}: its tables are of another version of Optuna than "
+                f"{optuna.__version__}. Fix: optuna storage upgrade --storage "
+                f"{shown(settings.storage)}, or the Optuna that made them"
+            ) from None
         except SQLAlchemyError as error:
             if attempt == 9 or not any(text in str(error).lower() for text in _RACES):
                 raise
@@ -189,8 +210,10 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
         if settings.storage is None:
             raise
         reason = _line(error.__cause__ or error)
-        raise InputError(f"storage {shown(settings.storage)}: the driver of this database is not installed ({reason}); "
-                         "for PostgreSQL: pip install 'psycopg[binary]'") from None  # fmt: skip
+        raise InputError(
+            f"storage {shown(settings.storage)}: the driver of this database is not installed ({reason}). "
+            f"Fix, for PostgreSQL: {install_command('postgres')}"
+        ) from None
     except (SQLAlchemyError, StorageInternalError, UnboundLocalError, AssertionError) as error:
         # Optuna 5.0 hides the storage's error behind one of its own where the storage goes away during a trial.
         cause: BaseException | None = error

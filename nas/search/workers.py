@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.errors import InputError, NasError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 POLL_S = 0.2
+WORKER = "worker"
+"""The attribute of a trial that says which process works on it."""
 
 
 def run(job: Job) -> list[FrozenTrial]:
@@ -37,8 +41,10 @@ def run(job: Job) -> list[FrozenTrial]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         if job.settings.storage is None and job.settings.workers > 1:
+            # Processes of one machine share a file; it needs no database, and this process sees when one of them dies.
             with tempfile.TemporaryDirectory(prefix="nas-study-") as folder:
-                return _run(replace(job, settings=replace(job.settings, storage=f"sqlite:///{folder}/study.db")))
+                journal = Path(folder) / "study.log"
+                return _run(replace(job, settings=replace(job.settings, journal=journal)))
         return _run(job)
     finally:
         optuna.logging.set_verbosity(level)
@@ -70,52 +76,77 @@ def complete(study: Study) -> list[FrozenTrial]:
 
 
 def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> None:
-    """Adds trials one at a time until there are as many complete ones as asked for.
+    """Add trials until there are as many complete ones as asked for.
 
     A trial counts from its start, so that workers together do not begin more than those; where one dies, its trial is
     failed after a while and the rest goes on with one more.
     """
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.study import MaxTrialsCallback
     from optuna.trial import TrialState
 
-    settings, objective = job.settings, Objective(job, complete(study))
-    stale = _Stale(study, settings)
+    settings = job.settings
+    objective = Objective(job, complete(study))
+    abandoned = _Abandoned(study, settings)
+    begun = (TrialState.COMPLETE, TrialState.RUNNING)
+
+    reported = -1
+
+    def report() -> int:
+        nonlocal reported
+        done = len(complete(study))
+        if done != reported:
+            settings.progress("trials", done, settings.trials)
+        reported = done
+        return done
+
+    def after_trial(study: Study, trial: FrozenTrial) -> None:
+        report()
+        if stop():
+            study.stop()
+
     while not stop():
-        begun = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        done = sum(trial.state == TrialState.COMPLETE for trial in begun)
-        settings.progress("trials", done, settings.trials)
-        if done >= settings.trials:
+        if report() >= settings.trials:
             return
-        if len(begun) >= settings.trials:
-            stale.look()
-        else:
-            _one_trial(study, objective, settings.trials)
-
-
-def _one_trial(study: Study, objective: Objective, trials: int) -> None:
-    """Adds a trial, unless another worker took it over meanwhile, as this one stood still for too long."""
-    from optuna.exceptions import UpdateFinishedTrialError
-
-    failure: Exception | None = None
-    number = -1
-
-    def evaluate(trial: Trial) -> float | tuple[float, float]:
-        nonlocal failure, number
-        number = trial.number
+        if len(study.get_trials(deepcopy=False, states=begun)) >= settings.trials:
+            abandoned.look()  # the last trials are those of other workers
+            continue
+        evaluate = _Evaluate(study, objective, settings.trials)
+        enough = MaxTrialsCallback(settings.trials, states=begun)
         try:
-            if _before(study, trial.number) >= trials:
+            study.optimize(evaluate, catch=(Discarded,), callbacks=[after_trial, enough])
+        except UpdateFinishedTrialError:
+            pass  # this worker stood still for so long that another one took its trial over
+        except (ValueError, AssertionError) as error:
+            # Of a cost, or of Optuna, which cannot finish a trial twice.
+            if error is evaluate.failure or not evaluate.finished_by_another():
+                raise
+
+
+class _Evaluate:
+    """Evaluates the trial of one worker, and remembers which and what came of it."""
+
+    def __init__(self, study: Study, objective: Objective, trials: int) -> None:
+        self.failure: Exception | None = None
+        self._study = study
+        self._objective = objective
+        self._trials = trials
+        self._number = -1
+
+    def __call__(self, trial: Trial) -> float | tuple[float, float]:
+        self._number = trial.number
+        trial.set_user_attr(WORKER, worker_id())
+        try:
+            if _before(self._study, trial.number) >= self._trials:
                 raise Discarded
-            return objective(trial)
+            return self._objective(trial)
         except Exception as error:
-            failure = error
+            self.failure = error
             raise
 
-    try:
-        study.optimize(evaluate, n_trials=1, catch=(Discarded,))
-    except UpdateFinishedTrialError:
-        pass
-    except (ValueError, AssertionError) as error:  # of a cost, or of Optuna, which cannot finish a trial twice
-        if error is failure or not any(t.number == number and t.state.is_finished() for t in study.get_trials()):
-            raise
+    def finished_by_another(self) -> bool:
+        trials = self._study.get_trials(deepcopy=False)
+        return any(trial.number == self._number and trial.state.is_finished() for trial in trials)
 
 
 def _before(study: Study, number: int) -> int:
@@ -126,35 +157,53 @@ def _before(study: Study, number: int) -> int:
     return sum(trial.number < number and trial.state not in (TrialState.FAIL, TrialState.PRUNED) for trial in trials)
 
 
-class _Stale:
+class _Abandoned:
     """Fails the trials of dead workers while this one waits for the last trials of the others."""
 
     def __init__(self, study: Study, settings: StudySettings) -> None:
-        self._study, self._settings = study, settings
+        self._study = study
+        self._settings = settings
         self._seen: dict[int, float] = {}
-        self._helped: set[int] = set()
 
     def look(self) -> None:
-        """One look, after a short while.
+        """Look once, after a short while.
 
-        The trial of a worker that died before its first heartbeat would never count as stale: after as long as a living
-        one may be silent it gets one heartbeat from here.
+        A database knows by missing heartbeats whose worker is dead. That says nothing of a worker that died before its
+        first one, and a journal has none: processes of this machine are looked for, and what did not even say who
+        works on it is given as long as a living worker may be silent.
         """
         import optuna
-        from optuna.storages._heartbeat import BaseHeartbeat
         from optuna.trial import TrialState
 
         time.sleep(POLL_S)
-        if self._settings.storage is None:
-            return
-        optuna.storages.fail_stale_trials(self._study)
+        if self._settings.storage is not None:
+            optuna.storages.fail_stale_trials(self._study)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             since = self._seen.setdefault(trial.number, time.monotonic())
             silent = time.monotonic() - since > self._settings.grace_s
-            storage = self._study._storage
-            if silent and trial.number not in self._helped and isinstance(storage, BaseHeartbeat):
-                self._helped.add(trial.number)
-                storage.record_heartbeat(trial._trial_id)
+            worker = trial.user_attrs.get(WORKER)
+            if silent if worker is None else _is_dead(worker):
+                # Another worker may have failed it at the same moment, or have finished it after all.
+                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def worker_id() -> str:
+    """Return what a trial says of the process that works on it."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def _is_dead(worker: str) -> bool:
+    """Return whether a process of this machine has ended; False for those of other machines."""
+    machine, _, process = worker.rpartition(":")
+    if machine != platform.node() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)  # signal 0 is not sent, only looked whether it could be
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _run_processes(job: Job, study: Study) -> None:
@@ -173,7 +222,7 @@ def _run_processes(job: Job, study: Study) -> None:
             sender.close()
             processes.append(process)
             receivers.append(receiver)
-        while any(process.is_alive() for process in processes):
+        while any([process.is_alive() for process in processes]):  # asks each, so that none stays a zombie
             job.settings.progress("trials", min(len(complete(study)), job.settings.trials), job.settings.trials)
             time.sleep(POLL_S)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

@@ -3,48 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from nas.errors import InputError
-from nas.training.settings import Settings, make_settings
+from nas.options import option
+from nas.training.settings import Settings
+
+MOST_MEMBERS = 64
+"""Each random member of a sandwich keeps its activations until the step's backward pass."""
 
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """How to train a supernet; with the space and the data, a seed gives one result.
+    """Recipe of a supernet's training; with the space and the data, a seed gives one result.
 
-    Beside the settings of every training:
-
-    Attributes:
-        alpha_rate: learning rate of the architecture parameters, on the same schedule, without weight decay.
-        temperature, final_temperature: of the Gumbel-softmax, falling exponentially.
-        noise: uniform (as the paper writes it), gumbel, or none.
-        sampling: straight_through computes one candidate a position, soft mixes all of them.
-        narrow: share of the steps at random stage widths and with random candidates of each place and role, so that
-            narrowed stages and exchanged blocks keep their accuracy; 0 is the single-width training of the paper.
-        sandwich: instead of `narrow`, each step trains the largest member, the smallest and so many random ones, the
-            largest teaching the others (`nas.supernet.sandwich`); 0 is without.
+    The settings of every training, and those of the architecture parameters and of narrowing. `narrow` trains random
+    stage widths and random candidates of each place, so that narrowed stages and exchanged blocks keep their accuracy.
+    `sandwich` takes its place: each step trains the largest member, the smallest and random ones, the largest teaching
+    the others (`nas.supernet.sandwich`).
     """
 
-    alpha_rate: float = 1e-3
-    temperature: float = 5.0
-    final_temperature: float = 0.5
-    noise: Literal["uniform", "gumbel", "none"] = "uniform"
-    sampling: Literal["soft", "straight_through"] = "straight_through"
-    narrow: float = 0.5
-    sandwich: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(above_0=("alpha_rate", "temperature", "final_temperature"), shares=("narrow",))
-        if self.sandwich < 0:
-            raise InputError(f"sandwich {self.sandwich}: is a number of random members, at least 0 (no sandwich)")
-
-
-def make_recipe(options: dict[str, Any]) -> Recipe:
-    """A recipe from options by name.
-
-    Raises:
-        InputError: naming the option and what it may be.
-    """
-    return make_settings(Recipe, options)
+    alpha_rate: float = option(
+        1e-3, help="Peak learning rate of the architecture parameters, which have no weight decay.", above=0,
+        at_most=1000,
+    )  # fmt: skip
+    temperature: float = option(5.0, help="Initial Gumbel-softmax temperature.", above=0, at_most=1e6)
+    final_temperature: float = option(0.5, help="Final Gumbel-softmax temperature.", above=0, at_most=1e6)
+    noise: Literal["uniform", "gumbel", "none"] = option(
+        "uniform", help="Noise of the Gumbel-softmax: uniform (the paper's formula), gumbel, or none."
+    )
+    sampling: Literal["soft", "straight_through"] = option(
+        "straight_through", help="Candidates per position: straight_through computes one, soft mixes all of them."
+    )
+    narrow: float = option(
+        0.5, help="Share of steps at random widths and with random candidates; 0 is the paper's training.",
+        at_least=0, at_most=1, requires={"sandwich": (0,)},
+    )  # fmt: skip
+    sandwich: int = option(
+        0, help="Random members per step beside the largest and the smallest, which the largest teaches; 0 turns the "
+        "sandwich rule off.", at_least=0, at_most=MOST_MEMBERS,
+    )  # fmt: skip

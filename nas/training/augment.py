@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""ImageNet's statistics of each channel, for pixels from 0 to 1, as the published weights expect them."""
+from nas.data.images import MEAN, STD
 
 SHIFT = 0.125
 """How far a crop may move, as a share of the side: 4 of 32 pixels, as is usual on CIFAR."""

@@ -162,9 +162,9 @@ def test_reports_read_checks_with_and_without_a_rival(nas, run):
 
 
 @pytest.mark.parametrize(("arguments", "reason"), [
-    (["--no-rival"], "--no-rival: is for the network of a run"),
-    (["runs/one", "--nets", "5"], "--nets: is for random networks; runs/one is measured as it is"),
-    (["runs/one", "--resolution", "96"], "--resolution: is for random networks"),
+    (["--no-rival"], "--no-rival: has no effect here (requires RUN). Fix: leave it out"),
+    (["runs/one", "--nets", "5"], "--nets 5: has no effect here (random networks take it; runs/one is measured"),
+    (["runs/one", "--resolution", "96"], "--resolution 96: has no effect here (random networks take it"),
     (["runs/two"], "runs/two: there is no such run folder or architecture file"),
     (["runs"], "runs: no run here"),
     (["latency_tables/host/device.yaml"], "this is no architecture file"),

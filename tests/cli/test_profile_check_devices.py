@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nas.cli.check import check
-from nas.cli.devices import devices
-from nas.cli.profile import profile
+from nas.cli.options import run_command
 from nas.errors import InputError
 from nas.testing.fake_device import FakeDevice
 
 Capture = pytest.CaptureFixture[str]
+check = partial(run_command, "check")
+devices = partial(run_command, "devices")
+profile = partial(run_command, "profile")
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def document(capsys: Capture) -> Any:
 
 
 def test_profile_then_check(workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture) -> None:
-    profile(space="small", device=["host"], resolution=96, classes=4, as_json=True)
+    profile(space="small", device=["host"], resolution=96, classes=4, json=True)
     said = capsys.readouterr()
     made = json.loads(said.out)
     assert {"operations", "measured", "reused", "interpolated", "failed", "seconds", "table"} <= set(made)
@@ -46,7 +48,7 @@ def test_profile_then_check(workplace: SimpleNamespace, opened: list[FakeDevice]
     assert made["next"] == "nas check --device host --space small --resolution 96 --classes 4"
     assert made["next"] in said.err
 
-    check(device="host", nets=6, as_json=True)
+    check(device="host", nets=6, json=True)
     found = document(capsys)
     assert {"nets", "mape", "bias", "within_5", "within_10", "spearman"} <= set(found)
     assert found["nets"] == len(found["networks"]) == 6 and found["within_5"] == 100
@@ -54,7 +56,7 @@ def test_profile_then_check(workplace: SimpleNamespace, opened: list[FakeDevice]
     assert found["next"] == "nas search --space small --device host --resolution 96 --classes 4"
     assert all(device.closed for device in opened)
 
-    devices(as_json=True)
+    devices(json=True)
     host = next(device for device in document(capsys) if device["name"] == "host")
     assert host["connected"] and host["table"]["provenance"] == "interpolated"
     assert host["table"]["expected_error"] == found["mape"]
@@ -77,7 +79,7 @@ def test_failed_operations_are_said(
     broken = FakeDevice()
     broken.fails = lambda chain: chain.blocks[0].kind == "mb3d"
     monkeypatch.setattr("nas.devices.host.Host", lambda threads: broken)
-    profile(space="small", device=["host"], as_json=True)
+    profile(space="small", device=["host"], json=True)
     said = capsys.readouterr()
     assert json.loads(said.out)["failed"]
     assert "could not be measured: mb3d" in said.err and "RuntimeError: unsupported" in said.err
@@ -91,7 +93,7 @@ def test_what_cannot_be_measured(workplace: SimpleNamespace, opened: list[FakeDe
         check(device="host")
     with pytest.raises(InputError, match="--resolution 50"):
         profile(space="small", device=["host"], resolution=50)
-    profile(space="small", device=["host"], as_json=True)
+    profile(space="small", device=["host"], json=True)
     with pytest.raises(InputError, match="no row for"):
         check(device="host", resolution=128)
 

@@ -70,7 +70,7 @@ def test_the_fastest_member_of_an_accuracy(nas):
     code, _, err = nas(*command, "--min-accuracy", "95")
     assert code == 2 and "min_accuracy 95 % cannot be reached" in err
     code, _, err = nas(*command, "--max-drop", "-1")
-    assert code == 2 and "max_drop -1" in err
+    assert code == 2 and "--max-drop -1" in err
 
 
 def test_the_answer_on_the_screen_is_short(nas):

@@ -97,9 +97,9 @@ def test_alpha_is_the_papers_choice_of_candidates(nas, trained):
 
 
 @pytest.mark.parametrize(("more", "reason"), [
-    (["--score-by", "tables"], "unknown --score-by 'tables', did you mean 'table'?"),
+    (["--score-by", "tables"], "--score-by tables: is unknown (expected table, evaluate or alpha). Fix: --score-by"),
     (["--score-by", "evaluate"], "also give --data, the images it was trained on"),
-    (["--data", "digits"], "only --score-by evaluate looks at images"),
+    (["--data", "digits"], "--data digits: has no effect here (requires --score-by evaluate, not --score-by table)"),
     (["--score-by", "alpha", "--engine", "exact"], "is for slimming, not for --engine exact"),
     (["--engine", "learned"], "learns from members that are evaluated; also give --score-by evaluate"),
     (["--score-by", "evaluate", "--data", "digits", "--engine", "tpe"], "is for one device, and the engines slimming"),

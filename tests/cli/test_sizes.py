@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas.cli import sizes
 from nas.errors import InputError
+from nas.options import make
 from nas.space import load_architecture
+from nas.space.sizes import Sizes, between
 from nas.testing.fake_device import FakeDevice
 
 Nas = Callable[..., tuple[int, str, str]]
@@ -99,8 +100,8 @@ def test_missing_rows_are_measured_by_the_named_command(
         (("--resolution", "-64"), "--resolution -64: expected one side"),
         (("--resolution", "0"), "--resolution 0: resolution 0x0: both sides must be multiples of 32"),
         (("--resolution", "64x80"), "--resolution 64x80: resolution 64x80: both sides must be multiples of 32"),
-        (("--segment", "1"), "--segment 1: classes 1 must be at least 2"),
-        (("--classes", "0"), "--classes 0: classes 0 must be at least 2"),
+        (("--segment", "1"), "--segment 1: is out of range (expected a whole number, at least 2"),
+        (("--classes", "0"), "--classes 0: is out of range (expected a whole number, at least 2"),
         (("--segment", "5", "--classes", "4"), "--classes 4 with --segment 5: --segment gives the number of classes"),
     ],
 )  # fmt: skip
@@ -130,14 +131,10 @@ def test_options_say_what_turns_one_space_into_another(workplace: SimpleNamespac
     whole = workplace.space
     for options in ([], ["--resolution", "96"], ["--resolution", "32x64", "--classes", "7"], ["--segment", "10"]):
         names, values = options[::2], options[1::2]
-        asked = sizes.read(**dict(zip((name[2:] for name in names), map(_number, values), strict=True)))  # type: ignore[arg-type]
+        asked = make(Sizes, dict(zip((name[2:] for name in names), values, strict=True)))
         sized = asked.apply(whole)
-        assert sizes.between(whole, sized).options() == options
-        assert sizes.between(whole, sized.smallest()).options() == options
+        assert between(whole, sized).options() == options
+        assert between(whole, sized.smallest()).options() == options
         assert asked.apply(whole.published["small_s"]) == sized.published["small_s"]
     with pytest.raises(InputError, match="--resolution 33"):
-        sizes.read(33)
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+        make(Sizes, {"resolution": 33})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +13,8 @@ from nas.accuracy.gate import Evidence, Reason, Verdict, judge
 from nas.accuracy.standard_errors import difference_error
 from nas.cli import train
 from nas.data import Splits, load_data
+from nas.options import make
+from nas.supernet.options import TrainOptions
 
 TRAIN = ["train", "--space", "small", "--data", "digits", "--resolution", "32", "--limit", "120", "--epochs", "1",
          "--batch", "50", "--score-widths", "1", "--held-out", "40", "--out", "t"]  # fmt: skip
@@ -48,10 +49,7 @@ def splits() -> Splits:
     return load_data("digits", (32, 32), limit=400, held_out=100)
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["nas", "train", "--space", "small", "--epochs", "2", "--score-images=50", "--out", "t"]
-    monkeypatch.setattr(sys, "argv", words)
+OPTIONS = make(TrainOptions, {"space": "small", "epochs": 2, "score_images": 50, "out": "t"})
 
 
 def verdict(reason: Reason | None, needed: int | None = None) -> Verdict:
@@ -62,29 +60,37 @@ def verdict(reason: Reason | None, needed: int | None = None) -> Verdict:
 
 
 def next_of(verdict: Verdict, splits: Splits) -> list[str] | None:
-    command = train._remedy(verdict, "t", splits, epochs=2)
+    command = train._remedy(OPTIONS, verdict, "t", splits)
     return None if command is None else shlex.split(command)
 
 
 BASE = ["nas", "train", "--space", "small"]
 
 
-def test_next_is_a_search_where_the_evidence_is_usable(splits: Splits, command: None) -> None:
+def test_next_is_a_search_where_the_evidence_is_usable(splits: Splits) -> None:
     assert next_of(verdict(None), splits) is None
 
 
-def test_next_is_a_longer_training_in_another_folder(splits: Splits, command: None) -> None:
-    wanted = [*BASE, "--score-images=50", "--epochs", "6", "--out", "t-6-epochs"]
+def test_next_is_a_longer_training_in_another_folder(splits: Splits) -> None:
+    wanted = [*BASE, "--epochs", "6", "--score-images", "50", "--out", "t-6-epochs"]
     assert next_of(verdict(Reason.UNTRAINED, 80), splits) == wanted
 
 
-def test_next_scores_on_more_of_the_held_out_images(splits: Splits, command: None) -> None:
-    wanted = [*BASE, "--epochs", "2", "--out", "t", "--score-images", "100"]
-    assert next_of(verdict(Reason.TOO_FEW_IMAGES, 98), splits) == [*wanted[:-1], "98"]
+def test_next_scores_on_more_of_the_held_out_images(splits: Splits) -> None:
+    wanted = [*BASE, "--epochs", "2", "--score-images", "100", "--out", "t"]
+    assert next_of(verdict(Reason.TOO_FEW_IMAGES, 98), splits) == [
+        *BASE,
+        "--epochs",
+        "2",
+        "--score-images",
+        "98",
+        "--out",
+        "t",
+    ]
     assert next_of(verdict(Reason.EQUAL_COSTS, 100), splits) == wanted
 
 
-def test_next_holds_more_images_out_where_the_data_set_has_them(splits: Splits, command: None) -> None:
+def test_next_holds_more_images_out_where_the_data_set_has_them(splits: Splits) -> None:
     wanted = [*BASE, "--epochs", "2", "--held-out", "160", "--score-images", "160", "--out", "t-160-held-out"]
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 153), splits) == wanted
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 5000), splits) is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import nas.export
 import nas.export.run
 import nas.export.worker
+import nas.extras
 from nas.data import ImageData
 from nas.devices.base import Chain, OperationFailed
 from nas.errors import InputError, NasError
@@ -22,6 +22,7 @@ from nas.export.images import RealImages
 from nas.export.run import Exported, export
 from nas.export.source import Source, find_source
 from nas.export.target import Images, Model, Outputs, Target
+from nas.extras import MissingExtra
 from nas.files import YamlFile
 from nas.space import Architecture
 from nas.weights import load_state_dict
@@ -243,18 +244,12 @@ def test_a_kill_between_file_and_record_is_made_good(
 
 
 def test_a_missing_package_names_the_extra(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_version = nas.export.run.version
-
-    def version(package: str) -> str:
-        if package in ("onnxscript", "coremltools"):
-            raise PackageNotFoundError(package)
-        return real_version(package) if package not in ("onnx", "onnxruntime") else "1"
-
-    monkeypatch.setattr(nas.export.run, "version", version)
-    with pytest.raises(InputError, match=r"--to onnx: onnxscript is not installed.*pip install 'nas-mobile\[onnx\]'"):
-        run(source, "config", "onnx")
-    with pytest.raises(InputError, match=r"--to coreml: .*pip install 'nas-mobile\[coreml\]'"):
-        run(source, "coreml")
+    missing = {"onnxscript": "onnx", "coremltools": "coreml"}
+    monkeypatch.setattr(nas.extras, "find_spec", lambda module: None if module in missing else object())
+    for module, target in missing.items():
+        with pytest.raises(MissingExtra, match=f"--to {target} needs {module}") as caught:
+            run(source, "config", target)
+        assert (caught.value.extra, caught.value.module) == (target, module)
     assert files(source) == []
 
 

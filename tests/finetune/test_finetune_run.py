@@ -22,9 +22,9 @@ from nas.finetune.judge import calibrate, judge
 from nas.finetune.task import Finetuning
 from nas.finetune.weights import read_network
 from nas.network import Network
+from nas.options import make
 from nas.space import Architecture
 from nas.training.metrics import Progress
-from nas.training.settings import make_settings
 
 QUICK = Recipe(epochs=1, batch=60, flip=False, ema=0)
 LEARNS = Recipe(epochs=15, batch=30, learning_rate=2e-3, flip=False, mix=0.0)
@@ -221,12 +221,18 @@ def test_images_of_another_size_and_another_fine_tuning_are_told(
 
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
-    [("mixup", -1.0, "--mixup -1.0: must be at least 0"), ("mix", 1.5, "--mix 1.5: is a share"),
-     ("distill", "both", "--distill: Input should be 'none'"), ("epochs", 0, "--epochs 0: must be at least 1"),
-     ("distill_temperature", 0.0, "--distill-temperature 0.0: must be above 0"),
-     ("learning_rate", float("nan"), "--learning-rate nan: must be above 0"), ("ema", 1.0, "--ema 1.0: a decay"),
-     ("label_smoothing", 1.0, "--label-smoothing 1.0: must be at least 0 and below 1")],
-)  # fmt: skip
+    [
+        ("mixup", -1.0, r"--mixup -1.0: is out of range \(expected a number, at least 0"),
+        ("mix", 1.5, r"--mix 1.5: is out of range \(expected a number, at least 0 and at most 1\)"),
+        ("switch", -0.5, r"--switch -0.5: is out of range \(expected a number, at least 0 and at most 1\)"),
+        ("distill", "both", r"--distill both: is unknown \(expected none, hard or soft\)"),
+        ("epochs", 0, r"--epochs 0: is out of range \(expected a whole number, at least 1"),
+        ("distill_temperature", 0.0, r"--distill-temperature 0.0: is out of range \(expected a number, above 0"),
+        ("learning_rate", float("nan"), "--learning-rate nan: is not a finite number"),
+        ("ema", 1.0, r"--ema 1.0: is out of range \(expected a number, at least 0 and below 1\)"),
+        ("label_smoothing", 1.0, r"--label-smoothing 1.0: is out of range \(expected .* below 1\)"),
+    ],
+)
 def test_bad_recipes_name_the_option(option: str, value: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        make_settings(Recipe, {option: value})
+        make(Recipe, {option: value})

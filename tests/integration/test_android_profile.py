@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from fake_phone.adb import adb_server, connect, disconnect
 from fake_phone.phone import FakePhone
 from fake_phone.shell import ELF_ARM64
 
-from nas.cli.devices import devices
-from nas.cli.profile import profile
+from nas.cli.options import run_command
 from nas.devices import DeviceLost, android
 from nas.devices.android import ROOT
 from nas.latency import load_table
@@ -26,6 +26,8 @@ from nas.space import load_space
 pytestmark = pytest.mark.slow
 
 NAME = "snapdragon-8gen2"
+devices = partial(run_command, "devices")
+profile = partial(run_command, "profile")
 SPACE = """\
 format: nas-space-1
 name: tiny
@@ -93,7 +95,7 @@ def unplug_at(phone: FakePhone, run: int) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    profile(space="tiny.yaml", device=[NAME], benchmark_model=Path("benchmark_model"), as_json=True)
+    profile(space="tiny.yaml", device=[NAME], benchmark_model=Path("benchmark_model"), json=True)
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
 
@@ -118,7 +120,7 @@ def test_unplugged_half_way_and_gone_on(plug_in: Any, capsys: pytest.CaptureFixt
     assert nets and all(0 < net.measured_ms < 50 for net in nets)
     assert table.total_ms(space.largest()) > 0
     assert [path.name.partition("-")[0] for path in phone.shell.path(ROOT).iterdir()] == ["benchmark_model"]
-    devices(as_json=True)
+    devices(json=True)
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert listed[NAME]["connected"] and listed[NAME]["table"]["rows"] == len(table.rows)
 

@@ -129,12 +129,11 @@ def test_a_run_on_several_devices_is_a_report_each(nas_search_several):
 
 
 @pytest.fixture
-def nas_search_several(workplace, made_up_table, monkeypatch):
-    from nas.cli.search import search
+def nas_search_several(workplace, made_up_table):
+    from nas.cli.options import run_command
 
     made_up_table(workplace.space, seed=3, name="slow").save("latency_tables/slow")
-    monkeypatch.setattr("sys.argv", ["nas", "search"])
-    search("small", ["toy", "slow"], out="runs/both", as_json=True)
+    run_command("search", space="small", device=["toy", "slow"], out="runs/both", json=True)
     return Path("runs/both")
 
 

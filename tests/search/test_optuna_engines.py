@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from itertools import combinations, product
 
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 
 from nas.errors import InputError, NasError
 from nas.latency.table import make_table
+from nas.search import workers
 from nas.search.encoding import Encoding
 from nas.search.fastest import fastest
 from nas.search.optuna_engines import search_optuna
@@ -213,6 +219,54 @@ class TestStudies:
         changed = made_up_table(other, 1 if change == "table" else 0)
         with pytest.raises(InputError, match=f"study 'mine' in sqlite:.*s.db is of another {what} .*--study"):
             search_optuna(other, changed, made_up_scores(other).cost, 16.0 if change == "target" else 15.0, **given)
+
+    @pytest.mark.parametrize(("first", "second"), [("nsga2", "tpe"), ("tpe", "nsga2")])
+    def test_a_study_of_an_engine_with_other_objectives_is_refused(
+        self, small_space, made_up_table, made_up_scores, tmp_path, first, second
+    ):
+        space = small_space()
+        given = {"trials": 2, "storage": f"sqlite:///{tmp_path}/s.db", "study": "mine"}
+        search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, first, **given)
+        with pytest.raises(InputError, match=r"study 'mine' in sqlite:.*s.db: its engine has another number of obj"):
+            search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, second, **given)
+
+    def test_a_storage_of_another_optuna_is_refused(self, small_space, made_up_table, made_up_scores, tmp_path):
+        space = small_space()
+        given = {"trials": 1, "storage": f"sqlite:///{tmp_path}/s.db"}
+        search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, **given)
+        with sqlite3.connect(tmp_path / "s.db") as database:
+            database.execute("update alembic_version set version_num = 'v2.6.0.a'")
+        with pytest.raises(InputError, match=r"s.db: its tables are of another version.*Fix: optuna storage upgrade"):
+            search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, **given)
+
+    def test_the_trial_of_a_process_that_has_ended_is_not_waited_for(
+        self, small_space, made_up_table, made_up_scores, tmp_path
+    ):
+        import optuna
+
+        space = small_space()
+        given = {"storage": f"sqlite:///{tmp_path}/s.db", "study": "mine", "heartbeat_s": 1000}
+        search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, trials=2, **given)
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        study = optuna.load_study(study_name="mine", storage=given["storage"])
+        study.ask().set_user_attr(workers.WORKER, f"{platform.node()}:{ended.pid}")
+        found = search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, trials=3, **given)
+        assert found.trials == 3
+        assert [trial.state.name for trial in study.get_trials()].count("FAIL") >= 1
+
+    def test_processes_of_one_machine_share_a_journal(
+        self, small_space, made_up_table, made_up_scores, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        space = small_space()
+        files = set()
+        found = search_optuna(
+            space, made_up_table(space), made_up_scores(space).cost, 15.0, trials=12, workers=2,
+            progress=lambda *told: files.update(path.name for path in tmp_path.glob("nas-study-*/*")),
+        )  # fmt: skip
+        assert found.trials == 12
+        assert "study.log" in files and not list(tmp_path.glob("nas-study-*"))
 
     def test_somebody_elses_study_is_refused(self, small_space, made_up_table, made_up_scores, tmp_path):
         import optuna

@@ -20,13 +20,14 @@ from safetensors import safe_open
 from nas.data import ImageData, load_data
 from nas.errors import InputError, NasError
 from nas.files import write_yaml
+from nas.options import make
 from nas.space import Space
 from nas.space.space import Pick
 from nas.specs import MB4D
 from nas.supernet import train as training
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.inherit import extract_to
-from nas.supernet.recipe import Recipe, make_recipe
+from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Frame, Supernet
 from nas.supernet.train import train
 from nas.training.loop import rate
@@ -285,15 +286,21 @@ def test_data_of_another_shape_or_other_classes_is_refused(
 
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
-    [("epochs", 0, "--epochs 0: must be at least 1"), ("noise", "pink", "--noise: Input should be 'uniform'"),
-     ("learning_rate", float("nan"), "--learning-rate nan: must be above 0"),
-     ("narrow", 2.0, "--narrow 2.0: is a share"), ("precision", "fp8", "--precision: Input should be 'fp32'"),
-     ("accumulate", 0, "--accumulate 0: must be at least 1"), ("ema", 1.0, "--ema 1.0: a decay is at least 0"),
-     ("sandwich", -1, "--sandwich -1: is a number of random members")],
-)  # fmt: skip
+    [
+        ("epochs", 0, r"--epochs 0: is out of range \(expected a whole number, at least 1"),
+        ("noise", "pink", r"--noise pink: is unknown \(expected uniform, gumbel or none\)"),
+        ("learning_rate", float("nan"), "--learning-rate nan: is not a finite number"),
+        ("narrow", 2.0, r"--narrow 2.0: is out of range \(expected a number, at least 0 and at most 1\)"),
+        ("precision", "fp8", r"--precision fp8: is unknown \(expected fp32, bf16 or fp16\)"),
+        ("accumulate", 0, r"--accumulate 0: is out of range \(expected a whole number, at least 1"),
+        ("ema", 1.0, r"--ema 1.0: is out of range \(expected a number, at least 0 and below 1\)"),
+        ("sandwich", -1, r"--sandwich -1: is out of range \(expected a whole number, at least 0 and at most 64\)"),
+        ("sandwich", 100_000, "--sandwich 100000: is out of range"),
+    ],
+)
 def test_bad_recipes_name_the_option(option: str, value: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        make_recipe({option: value})
+        make(Recipe, {option: value})
 
 
 def test_rate_rises_then_falls_to_nothing() -> None:

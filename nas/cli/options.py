@@ -1,0 +1,147 @@
+"""The options of a command, from its dataclass to the command line: help, completion, `--config`, and errors.
+
+`nas.cli` builds a command here once it is asked for, so that `nas --help` builds none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_type_hints
+
+import typer
+import typer.main
+
+from nas.cli import common
+from nas.errors import InputError
+from nas.options import Given, Missing, Option, Options, make, meant, options_of, spelled
+
+_SHARED = "Every command"
+SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
+    "config": (str | None, "YAML file that gives options by their long names; the command line wins."),
+    "json": (bool, "Print one JSON document on stdout and nothing else there."),
+    "quiet": (bool, "Print no progress and no notes on stderr; results and errors remain."),
+}
+
+
+def options_class(name: str) -> type[Options]:
+    """Return the options that a command takes: the type of its function's only parameter."""
+    kind: type[Options] = get_type_hints(getattr(importlib.import_module(f"nas.cli.{name}"), name))["options"]
+    return kind
+
+
+def build(name: str, summary: str) -> Any:
+    """Return a command of the command line.
+
+    Args:
+        name: also of the module in `nas.cli` and of the function in it, which takes the options.
+        summary: the first paragraph of its help; the docstring of its options class has the others.
+    """
+    kind = options_class(name)
+
+    def call(**values: Any) -> None:
+        run_command(name, **values)
+
+    declared = options_of(kind).values()
+    parameters = [_parameter(option) for option in declared] + [_shared(each) for each in SHARED_OPTIONS]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    call.__doc__ = "\n\n".join([summary, *inspect.cleandoc(kind.__doc__ or "").split("\n\n")[1:]])
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(call)
+    return typer.main.get_command(app)
+
+
+def run_command(
+    command: str, /, json: bool = False, quiet: bool = False, config: str | None = None, **values: Any
+) -> None:
+    """Run a command as its command line does.
+
+    Args:
+        command: its name.
+        json: print one JSON document.
+        quiet: print no progress and no notes.
+        config: a YAML file of options.
+        values: the options by field name, as text or as Python values; None where one is not given.
+    """
+    common.set_output(as_json=json, quiet=quiet)
+    line = {name: value for name, value in values.items() if value is not None and value != []}
+    function: Callable[[Options], None] = getattr(importlib.import_module(f"nas.cli.{command}"), command)
+    function(read_options(command, line, config))
+
+
+def read_options(command: str, line: Mapping[str, Any], config: str | None = None) -> Options:
+    """Return a command's options from its command line and a `--config` file.
+
+    Raises:
+        InputError: for the first mistake; a missing option names the help of the command.
+    """
+    kind = options_class(command)
+    declared = options_of(kind)
+    values = {} if config is None else read_config(config, command, kind)
+    values |= {name: Given(value, spelled(declared[name].long, _told(value))) for name, value in line.items()}
+    try:
+        return make(kind, values)
+    except Missing as error:
+        raise InputError(f"{error} (see: nas {command} --help)") from None
+
+
+def _told(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given]:
+    """Return what a YAML file gives, by field name.
+
+    Raises:
+        InputError: for a file that is no mapping, or naming the line of a key that is no option of the command.
+    """
+    from nas.files import YamlFile
+
+    file = YamlFile(path)
+    names = {option.key: name for name, option in options_of(kind).items()}
+    found: dict[str, Given] = {}
+    for key, value in file.data.items():
+        long = str(key).removeprefix("--").replace("_", "-")
+        if long not in names:
+            hint = meant(long, names) or f". Fix: nas {command} --help lists them"
+            raise file.error([key], f"is not an option of nas {command} (expected its long name){hint}")
+        if names[long] in found:
+            raise file.error([key], "gives the same option as a line before. Fix: remove one of them")
+        if value is not None:
+            found[names[long]] = Given(value, f"{path}:{file.line([key])}: {key} {_told(value)}")
+    return found
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """Return an option as a parameter that Typer understands; None stands for one that was not given."""
+    shared: dict[str, Any] = {"help": option.help, "show_default": False}
+    if option.about.panel:
+        shared["rich_help_panel"] = option.about.panel
+    kind: Any = list[option.kind] if option.many else option.kind  # type: ignore[name-defined]
+    if option.kind is bool:
+        info = typer.Option(f"{option.long}/--no-{option.key}", **shared)
+    else:
+        # Values are read by `nas.options.make`, so that a --config file and a Python call are refused alike.
+        shared |= {"parser": str, "metavar": option.type_text}
+        if option.choices:
+            shared["autocompletion"] = lambda: list(option.choices)
+        info = _info(option, shared)
+    return _keyword(option.name, Annotated[kind | None, info], None)
+
+
+def _info(option: Option, shared: dict[str, Any]) -> Any:
+    if option.about.argument:
+        return typer.Argument(**{**shared, "metavar": option.long})
+    return typer.Option(option.long, **shared)
+
+
+def _shared(name: str) -> inspect.Parameter:
+    kind, help_text = SHARED_OPTIONS[name]
+    info = typer.Option(f"--{name}", help=help_text, rich_help_panel=_SHARED, show_default=False)
+    return _keyword(name, Annotated[kind, info], False if kind is bool else None)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,186 @@
+"""Optional packages: which extra brings them, and one line for the user where they are missing.
+
+The core (`pip install .`) has what a search on tables needs. Training, converting and measuring need more, which the
+extras of pyproject.toml bring. Whoever imports such a package calls `need` first.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nas.errors import InputError
+
+DISTRIBUTION = "nas-mobile"
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "frames": ("pandas",),
+    "train": (
+        "torch",
+        "accelerate",
+        "datasets",
+        "PIL",
+        "pandas",
+        "safetensors",
+        "sklearn",
+        "tensorboard",
+    ),
+    "vision": ("torchvision",),
+    "litert": ("torch", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "safetensors"),
+    "coreml": ("torch", "coremltools", "safetensors"),
+    "onnx": ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors"),
+    "android": ("adbutils",),
+    "postgres": ("psycopg",),
+}
+"""The modules that each extra brings. The first extra that has a module is the one to name for it."""
+
+
+class MissingExtra(InputError):
+    """An optional package is not installed.
+
+    Attributes:
+        extra: the extra of this project that brings it.
+        module: the module that cannot be imported.
+    """
+
+    def __init__(self, what: str, extra: str, module: str) -> None:
+        super().__init__(f"{what} needs {module}, which is not installed. Fix: {install_command(extra)}")
+        self.extra = extra
+        self.module = module
+
+
+def need(what: str, extra: str, *modules: str) -> None:
+    """Check that modules of an extra can be imported, without importing them.
+
+    Args:
+        what: who needs them, the subject of the message: a command, an option or a function.
+        extra: a key of `EXTRAS`.
+        modules: those that are needed; all of the extra by default.
+
+    Raises:
+        MissingExtra: for the first module that is not installed, with the command that installs it.
+    """
+    for module in modules or EXTRAS[extra]:
+        if not _is_installed(module):
+            raise MissingExtra(what, extra, module)
+
+
+def missing_extra(error: ImportError, what: str = "this") -> MissingExtra | None:
+    """Return what to tell of a failed import; None where no extra brings the module.
+
+    This is for the outermost callers, which cannot know what will be imported: the command line and `nas.__getattr__`.
+    """
+    module = (error.name or "").partition(".")[0]
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    if extra is None or _is_installed(module):
+        return None
+    return MissingExtra(what, extra, module)
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra into this environment.
+
+    It names the source that nas runs or was installed from, as no index has a package of ours: a checkout, a wheel or
+    a version control URL. Where that is gone, the command installs the extra's own requirements.
+    """
+    import shlex
+
+    source = _source()
+    if source is None:
+        return shlex.join([*_pip(), "install", *_requirements(extra)])
+    flags, place = source
+    wanted = f"{DISTRIBUTION}[{extra}] @ {place}" if "://" in place else f"{place}[{extra}]"
+    # In quotes always: zsh takes brackets for a pattern.
+    quoted = "'" + wanted.replace("'", "'\"'\"'") + "'"
+    return " ".join([shlex.join([*_pip(), "install", *flags]), quoted])
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a finder refuses it, or a stand-in without a spec is loaded
+        return module in sys.modules and sys.modules[module] is not None
+
+
+def _pip() -> list[str]:
+    """Return how to call the pip of this environment: by its name where the shell finds that one."""
+    import shutil
+
+    python = Path(sys.executable)
+    found = shutil.which("pip")
+    if found is not None and Path(found).parent == python.parent:
+        return ["pip"]
+    return [_short(python), "-m", "pip"]
+
+
+def _source() -> tuple[list[str], str] | None:
+    """Return options of pip and the path or URL that nas runs from; None where nobody knows or it is gone."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    checkout = Path(__file__).resolve().parents[1]
+    origin = _direct_url()
+    if _is_checkout(checkout):
+        # An editable install stays one.
+        return ["--editable"] if origin.get("dir_info", {}).get("editable") else [], _short(checkout)
+    url = str(origin.get("url", ""))
+    if "vcs_info" in origin:
+        return [], f"{origin['vcs_info']['vcs']}+{url}"
+    path = Path(url2pathname(urlsplit(url).path))
+    if url.startswith("file:") and (path.is_file() or _is_checkout(path)):
+        return [], _short(path)
+    return ([], url) if url.startswith("https:") else None
+
+
+def _is_checkout(folder: Path) -> bool:
+    project = folder / "pyproject.toml"
+    return project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(encoding="utf-8", errors="replace")
+
+
+def _short(path: Path) -> str:
+    """Return the path as one types it here: relative where it lies in the working directory."""
+    try:
+        relative = path.relative_to(Path.cwd())
+    except (ValueError, OSError):
+        return str(path)
+    if relative == Path():
+        return "."
+    # pip takes a bare name for one of an index.
+    return str(relative) if len(relative.parts) > 1 else f"./{relative}"
+
+
+def _direct_url() -> dict[str, Any]:
+    """Return what pip recorded of where this package came from (PEP 610)."""
+    import json
+    from importlib.metadata import Distribution, PackageNotFoundError
+
+    try:
+        text = Distribution.from_name(DISTRIBUTION).read_text("direct_url.json")
+    except PackageNotFoundError:
+        return {}
+    return dict(json.loads(text)) if text else {}
+
+
+def _requirements(extra: str) -> list[str]:
+    """Return what an extra asks for, as its package's metadata says; the modules' names where there is none."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return sorted(EXTRAS[extra])
+    marker = f"extra == '{extra}'"
+    found = []
+    for line in lines:
+        requirement, _, condition = (part.strip() for part in line.partition(";"))
+        if condition.replace('"', "'") != marker:
+            continue
+        # An extra may hold others of ours: android needs what litert needs.
+        if requirement.startswith(f"{DISTRIBUTION}["):
+            inner = requirement[len(DISTRIBUTION) + 1 : -1]
+            found += [each for name in inner.split(",") for each in _requirements(name.strip())]
+        else:
+            found.append(requirement)
+    return sorted(set(found))

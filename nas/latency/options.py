@@ -1,0 +1,109 @@
+"""The options of `nas predict`, `nas profile` and `nas check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.options import ANY, LARGEST_SEED, Options, option, part
+from nas.quantities import seconds
+from nas.space.sizes import Sizes
+
+DEVICE_HELP = "Device by name (see `nas devices`), or the folder of its table."
+_ELSEWHERE = "Measuring elsewhere"
+_FIGURES = "Figures that are there"
+MOST_NETWORKS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """Options of `nas predict`."""
+
+    arch: str = option(
+        help="An architecture's YAML file, a run folder, or the name of a published member.", argument=True
+    )
+    device: str = option(help=DEVICE_HELP)
+    sizes: Sizes = part(Sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    """Options of `nas check`.
+
+    Sizes that are not given are those that the table was profiled for last.
+    """
+
+    device: str = option(help=DEVICE_HELP)
+    run: str | None = option(
+        None, help="A run folder or an architecture file: that network instead of random ones.", argument=True
+    )
+    space: str | None = option(None, help="Space to draw random networks from.", shown="what was profiled last")
+    nets: int = option(20, help="Random networks to measure.", at_least=1, at_most=MOST_NETWORKS)
+    seed: int = option(
+        0, help="Seed of the random networks; another one draws other networks.", at_least=0, at_most=LARGEST_SEED
+    )
+    sizes: Sizes = part(Sizes)
+    rival: bool = option(
+        True,
+        help="Measure beside the run's network the published member that one would ship otherwise.",
+        requires={"run": ANY},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions(Options):
+    """Options of `nas profile`: measuring a space on devices, or one of five other ways to come to a table."""
+
+    space: str | None = option(None, help="Space by name or by the path of its YAML file.")
+    device: tuple[str, ...] = option(
+        (), help="Device to measure on, by name. Give it again for several, which are measured side by side."
+    )
+    sizes: Sizes = part(Sizes)
+    unit: str | None = option(
+        None, help="Compute unit: cpu or gpu; of Core ML all, cpu_and_ne, cpu_and_gpu or cpu_only.",
+        shown="the device's",
+    )  # fmt: skip
+    threads: int | None = option(
+        None, help="CPU threads, each pinned to a core.", at_least=1, at_most=1024, shown="the device's", example="1"
+    )
+    affinity: str | None = option(
+        None, help="Cores of an Android phone, as a hexadecimal mask.", metavar="MASK", shown="the device's"
+    )
+    benchmark_model: Path | None = option(
+        None, help="LiteRT's benchmark_model for Android phones.", shown="that of LiteRT's release"
+    )
+    budget: float | None = option(
+        None,
+        help="Maximum duration with its unit, as 90s, 5m or 1h.",
+        metavar="DURATION",
+        read=seconds,
+        above=0,
+        at_most=1e9,
+        shown="no limit",
+        example="5m",
+    )
+    retry: bool = option(False, help="Measure again what the device could not run before.")
+    bundle: Path | None = option(
+        None, help="Write the files that are to be measured on --device here.", metavar="FOLDER", panel=_ELSEWHERE
+    )
+    check_nets: int = option(
+        20, help="Whole networks for `nas check` that go with a bundle; 0 for none.", at_least=0,
+        at_most=MOST_NETWORKS, panel=_ELSEWHERE, requires={"bundle": ANY},
+    )  # fmt: skip
+    run: Path | None = option(None, help="Measure this bundle on this machine.", metavar="FOLDER", panel=_ELSEWHERE)
+    merge: Path | None = option(
+        None, help="Make the table from this bundle's results.", metavar="FOLDER", panel=_ELSEWHERE
+    )
+    import_: Path | None = option(
+        None,
+        help="Take rows from a latency file: once-for-all (YAML), FBNet (JSON), CSV.",
+        metavar="FILE",
+        panel=_FIGURES,
+    )
+    calibrate: Path | None = option(
+        None,
+        help="Adjust a table to whole networks that you measured: a CSV of network,latency_ms.",
+        metavar="FILE",
+        panel=_FIGURES,
+    )
+    out: Path | None = option(None, help="Folder of the table.", metavar="FOLDER", shown="./latency_tables/DEVICE")

@@ -1,0 +1,483 @@
+"""Options: what a command takes, declared once as the fields of a dataclass.
+
+A field made by `option` says its help, default, unit and range. The command line, the `--config` file, the recorded
+recipe, the functions of the Python API and the reference page are made from these fields; nothing is said twice.
+A component declares its options beside itself (`nas/training/settings.py`), and a command's options are composed of
+such parts. Imports nothing heavy, so that `nas --help` stays fast.
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainOptions(Options):
+        space: str = option(help="Space by name or YAML file.")
+        recipe: Recipe = part(Recipe)
+
+    options = make(TrainOptions, {"space": "emo", "epochs": "3"})   # options.recipe.epochs == 3
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from nas.errors import InputError
+
+_KEY = "option"
+_PART = "part"
+ANY = "any"
+"""In `requires`: the other option must be given, whatever its value."""
+
+_FAR = 1000
+LARGEST_SEED = 2**32 - 1
+"""NumPy and scikit-learn take no larger seed."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a field's metadata says of its option.
+
+    Attributes:
+        help: a sentence or two that stand alone.
+        unit: of a number: ms, MB, points.
+        at_least, at_most, above, below: the bounds of a number, or of each of several.
+        shown: the default in words, where the field's own default (None) does not say it.
+        read: turns text, or what YAML or Python has, into the value; raises ValueError with what was expected.
+        metavar: what stands for the value in help, where its type does not say it.
+        requires: other options that it needs: their accepted values by name, or ANY. `applies` checks them.
+        argument: whether it is given by position.
+        panel: heading in the help of the command.
+        example: a value that a remedy may propose.
+    """
+
+    help: str
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    shown: str = ""
+    read: Callable[[Any], Any] | None = None
+    metavar: str = ""
+    requires: Mapping[str, tuple[Any, ...] | str] = field(default_factory=dict)
+    argument: bool = False
+    panel: str = ""
+    example: str = ""
+
+    @property
+    def bounds(self) -> str:
+        """The range in words: "at least 1", "above 0", "at least 0 and below 1"; empty without one."""
+        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{word} {limit:.10g}" for word, limit in words.items() if limit is not None)
+
+    @property
+    def close_bounds(self) -> str:
+        """The range without an upper bound that only keeps out what is absurd."""
+        far = self.at_most is not None and self.at_most >= _FAR
+        return replace(self, at_most=None).bounds if far else self.bounds
+
+    def holds(self, number: float) -> bool:
+        """Return whether a number is within the range. NaN and infinity never are."""
+        return (
+            math.isfinite(number)
+            and (self.at_least is None or number >= self.at_least)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+
+def option(default: Any = MISSING, **about: Any) -> Any:
+    """Return a dataclass field that is an option; without a default it must be given. See `About` for the rest."""
+    return field(default=default, metadata={_KEY: About(**about)})
+
+
+def like(kind: type, name: str, default: Any) -> Any:
+    """Return a field as another dataclass declares it, with another default."""
+    declared = next(each for each in fields(kind) if each.name == name)
+    return field(default=default, metadata=declared.metadata)
+
+
+def part(kind: type, omit: Sequence[str] = ()) -> Any:
+    """Return a field that holds the options of a component, which stand beside the command's own."""
+    return field(default_factory=kind, metadata={_PART: tuple(omit)})
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    Attributes:
+        name: of its field; `long` is that of the command line.
+        part: the field of the command's options that holds it; empty for one of its own.
+        kind: bool, int, float, str or Path; of one value, where it takes several.
+        many: whether it takes several values.
+        choices: the texts that it takes, where these are few.
+        default: MISSING for one that must be given.
+        about: what the declaration says.
+    """
+
+    name: str
+    part: str
+    kind: type
+    many: bool
+    choices: tuple[str, ...]
+    default: Any
+    about: About
+
+    @property
+    def key(self) -> str:
+        """The long name without dashes before it: `learning-rate`."""
+        return self.name.rstrip("_").replace("_", "-")
+
+    @property
+    def long(self) -> str:
+        """The name on the command line: `--learning-rate`, or `RUN` for an argument."""
+        return self.key.upper() if self.about.argument else _long(self.name)
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def default_text(self) -> str:
+        """The default in words; empty where there is none."""
+        if self.about.shown:
+            return self.about.shown
+        if self.required or self.default is None or self.default == ():
+            return ""
+        if self.kind is bool:
+            return "on" if self.default else ""
+        return f"{self.default:.10g}" if isinstance(self.default, float) else str(self.default)
+
+    @property
+    def type_text(self) -> str:
+        """What stands for the value in help and in the reference."""
+        names = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "FLAG"}
+        return self.about.metavar or "|".join(self.choices) or names[self.kind]
+
+    @property
+    def help(self) -> str:
+        """The help text with what the other attributes say."""
+        facts = ["required" if self.required else "", f"in {self.about.unit}" if self.about.unit else ""]
+        facts.append(self.about.close_bounds)
+        facts.append(f"default {self.default_text}" if self.default_text else "")
+        told = "; ".join(fact for fact in facts if fact)
+        return f"{self.about.help}{self.needs}{f' ({told})' if told else ''}"
+
+    @property
+    def needs(self) -> str:
+        """What other options it requires, in words."""
+        return "".join(f" Requires {_needed(_long(name), values)}." for name, values in self.about.requires.items())
+
+
+def _long(name: str) -> str:
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as it was given, and where: `--epochs 3`, `train.yaml:4: epochs 3`."""
+
+    value: Any
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of the options of a command.
+
+    Attributes:
+        given: what was given, by field name; the rest has its default. Options made directly have nothing here.
+        settled: options whose value the work settles itself ("auto"); it calls `applies` once it has.
+    """
+
+    settled: ClassVar[tuple[str, ...]] = ()
+
+    given: Mapping[str, Given] = field(default_factory=dict, repr=False, compare=False)
+
+    def where(self, name: str) -> str:
+        """Return how an error names an option: as it was given."""
+        return self.given[name].where if name in self.given else options_of(type(self))[name].long
+
+
+Made = TypeVar("Made")
+
+
+def options_of(kind: Any) -> dict[str, Option]:
+    """Return the options that a dataclass declares, those of its parts included, in their order, by field name."""
+    return _options_of(kind)
+
+
+@cache
+def _options_of(kind: Any) -> dict[str, Option]:
+    hints = get_type_hints(kind)
+    found: dict[str, Option] = {}
+    for each in fields(kind):
+        if _PART in each.metadata:
+            for name, inner in options_of(hints[each.name]).items():
+                if name not in each.metadata[_PART]:
+                    found[name] = replace(inner, part=each.name)
+        elif _KEY in each.metadata:
+            value_type, many, choices = _type(hints[each.name])
+            found[each.name] = Option(
+                name=each.name,
+                part="",
+                kind=value_type,
+                many=many,
+                choices=choices,
+                default=each.default,
+                about=each.metadata[_KEY],
+            )
+    return found
+
+
+def _type(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
+    """Return the type of one value of a field, whether there may be several, and the choices."""
+    if get_origin(hint) in (Union, UnionType):
+        return _type(next(each for each in get_args(hint) if each is not type(None)))
+    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
+        kind, _, choices = _type(get_args(hint)[0])
+        return kind, True, choices
+    if get_origin(hint) is Literal:
+        return str, False, get_args(hint)
+    return (hint if hint in (bool, int, float, str, Path) else str), False, ()
+
+
+def read_value(option: Option, value: Any) -> Any:
+    """Return the value of an option from text, or from a value of a Python call or a YAML file.
+
+    Raises:
+        ValueError: with what is wrong and what was expected.
+    """
+    if option.many:
+        several = value if isinstance(value, (list, tuple)) else (value,)
+        return tuple(_read_one(option, each) for each in several)
+    if isinstance(value, (list, tuple)) and option.about.read is None:
+        raise ValueError("takes one value (expected no list)")
+    return _read_one(option, value)
+
+
+def _read_one(option: Option, value: Any) -> Any:
+    if option.kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError("is not true or false (expected true or false)")
+        return value
+    if isinstance(value, bool):
+        raise ValueError(f"is not {_named(option)} (expected {_expected(option)})")
+    if option.about.read is not None and not (option.kind is float and isinstance(value, (int, float))):
+        value = option.about.read(value)
+    elif option.kind in (int, float):
+        value = _number(option, value)
+    else:
+        return _text(option, value)
+    if isinstance(value, (int, float)) and not option.about.holds(value):
+        what = "is out of range" if math.isfinite(value) else "is not a finite number"
+        raise ValueError(f"{what} (expected {_expected(option)})")
+    return value
+
+
+def _number(option: Option, value: Any) -> float:
+    try:
+        if option.kind is float:
+            return float(value)
+        if isinstance(value, float) and value != int(value):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"is not {_named(option)} (expected {_expected(option)})") from None
+
+
+def _text(option: Option, value: Any) -> Any:
+    if not isinstance(value, (str, Path, int, float)):
+        raise ValueError(f"is not {_named(option)} (expected {_expected(option)})")
+    text = str(value)
+    if not text.strip():
+        raise ValueError(f"is empty (expected {_expected(option)})")
+    if option.choices and text not in option.choices:
+        close = difflib.get_close_matches(text.lower(), option.choices, n=1, cutoff=0.5)
+        fix = f". Fix: {option.long} {close[0]}" if close else ""
+        raise ValueError(f"is unknown (expected {_either(option.choices)}){fix}")
+    return Path(text) if option.kind is Path else text
+
+
+def _named(option: Option) -> str:
+    return {int: "a whole number", float: "a number"}.get(option.kind, "text")
+
+
+def _expected(option: Option) -> str:
+    """Return what a value must be, in words: "a number in ms, above 0"."""
+    if option.choices:
+        return _either(option.choices)
+    unit = f" in {option.about.unit}" if option.about.unit else ""
+    bounds = f", {option.about.bounds}" if option.about.bounds else ""
+    return f"{_named(option)}{unit}{bounds}"
+
+
+def _either(words: Iterable[Any]) -> str:
+    *most, last = map(str, words)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def make(kind: type[Made], values: Mapping[str, Any], spell: Callable[[str, Any], str] | None = None) -> Made:
+    """Return options from values by field name: text, or what Python and YAML have. None is "not given".
+
+    Args:
+        kind: the options class of a command, or a part of one.
+        values: a `Given` says itself where it comes from.
+        spell: how an error names an option and its value; by default as the command line does.
+
+    Raises:
+        InputError: naming the option, its value, and what is expected.
+    """
+    declared = options_of(kind)
+    spell = spell or spelled
+    for name in values:
+        if name not in declared:
+            hint = meant(name, declared)
+            raise InputError(f"{name}: is not an option (expected one of {', '.join(declared)}){hint}")
+    given = {
+        name: value if isinstance(value, Given) else Given(value, spell(declared[name].long, value))
+        for name, value in values.items()
+        if value is not None
+    }
+    read: dict[str, dict[str, Any]] = {}
+    for name, each in given.items():
+        option = declared[name]
+        try:
+            read.setdefault(option.part, {})[name] = read_value(option, each.value)
+        except ValueError as error:
+            raise InputError(f"{each.where}: {error}{_fix(option, str(error))}") from None
+    for option in declared.values():
+        if option.required and option.name not in given:
+            raise Missing(option)
+    hints = get_type_hints(kind)
+    parts = {name: hints[name](**own) for name, own in read.items() if name}
+    if not issubclass(kind, Options):
+        return kind(**read.get("", {}), **parts)
+    made = kind(**read.get("", {}), **parts, given=given)
+    applies(made)
+    return made
+
+
+class Missing(InputError):
+    """An option or an argument that must be given was not."""
+
+    def __init__(self, option: Option) -> None:
+        what = "argument" if option.about.argument else "option"
+        super().__init__(f"Missing {what} '{option.long}'.")
+        self.option = option
+
+
+def _fix(option: Option, reason: str) -> str:
+    """Return a remedy for a value that was refused: an example, or the default."""
+    if "Fix: " in reason:
+        return ""
+    value = option.about.example or (option.default_text if not option.about.shown and option.kind is not bool else "")
+    return f". Fix: {option.long} {value}" if value else ""
+
+
+def spelled(long: str, value: Any) -> str:
+    """Return an option and its value as the command line has them."""
+    return f"{long} {value}" if not isinstance(value, bool) else long if value else f"--no-{long.removeprefix('--')}"
+
+
+def check(part_or_options: Any) -> None:
+    """Check the values of a dataclass of options that was made directly.
+
+    Raises:
+        InputError: for the first one that is out of its range or of another type.
+    """
+    for option in options_of(type(part_or_options)).values():
+        value = getattr(part_or_options, option.name, None) if not option.part else None
+        if value is None or value == option.default:
+            continue
+        try:
+            read_value(option, value)
+        except ValueError as error:
+            raise InputError(f"{option.name} {value}: {error}") from None
+
+
+def applies(options: Options, **settled: Any) -> None:
+    """Check that every option that was given does something with the others.
+
+    Args:
+        options: of a command.
+        settled: values that the work settled in place of those given, such as the engine that "auto" means. Without
+            them, what requires an option of `Options.settled` is not checked.
+
+    Raises:
+        InputError: naming the first one that would be ignored, and what it requires.
+    """
+    declared = options_of(type(options))
+    for name in options.given:
+        for other, accepted in declared[name].about.requires.items():
+            if other in options.settled and other not in settled:
+                continue
+            value = settled.get(other, value_of(options, other))
+            if value in (None, (), False, 0, 0.0) if accepted == ANY else value not in accepted:
+                here = "" if value in (None, (), False) else f", not {spelled(declared[other].long, value)}"
+                raise InputError(
+                    f"{options.where(name)}: has no effect here (requires {_needed(declared[other].long, accepted)}"
+                    f"{here}). Fix: leave it out"
+                )
+
+
+def only(options: Options, names: Iterable[str], reason: str) -> None:
+    """Check that nothing was given but these options.
+
+    Raises:
+        InputError: naming the first other one; `reason` says what does not take it.
+    """
+    for name in options.given:
+        if name not in names:
+            raise InputError(f"{options.where(name)}: has no effect here ({reason}). Fix: leave it out")
+
+
+def value_of(options: Options, name: str) -> Any:
+    """Return the value of an option by its field name, of whichever part."""
+    holder = options_of(type(options))[name].part
+    return getattr(getattr(options, holder) if holder else options, name)
+
+
+def _needed(long: str, values: tuple[Any, ...] | str) -> str:
+    return long if isinstance(values, str) else f"{long} {_either(values)}"
+
+
+def words(command: str, options: Options, changed: Mapping[str, Any] | None = None) -> str:
+    """Return the command line that gives these options, with some of them changed.
+
+    What stood in a `--config` file is written out, so that the line says everything by itself.
+    """
+    values = {name: each.value for name, each in options.given.items()} | dict(changed or {})
+    line = ["nas", command]
+    for name, each in options_of(type(options)).items():
+        for value in _several(values.get(name)):
+            if isinstance(value, bool):
+                line.append(spelled(each.long, value))
+            else:
+                line += [str(value)] if each.about.argument else [each.long, str(value)]
+    return shlex.join(line)
+
+
+def _several(value: Any) -> Iterable[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return `, did you mean --x?` for an unknown name: one with the same beginning, its initials, or nearly it."""
+    word = name.lstrip("-").replace("_", "-")
+    likely = [
+        each
+        for each in known
+        for plain in [each.lstrip("-").replace("_", "-")]
+        if plain.startswith(word) or word.startswith(f"{plain}-") or "".join(p[0] for p in plain.split("-")) == word
+    ]
+    likely = likely or difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    return f", did you mean {' or '.join(likely)}?" if likely else ""

@@ -1,0 +1,41 @@
+"""Numbers with units as options take them: 4M parameters, 1.2ms, 5m."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+_MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3}
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = r"\s*([0-9.eE+-]+?)\s*"
+
+
+def count(text: Any) -> float:
+    """Return a number of things: 4000000, 4M, 1.2G."""
+    return _with_unit(text, _COUNTS, "a number, as 4000000 or 4M")
+
+
+def milliseconds(text: Any) -> float:
+    """Return a latency in ms: 1.2, 1.2ms, 900us."""
+    return _with_unit(text, _MILLISECONDS, "a positive number of milliseconds, as 1.2 or 1.2ms")
+
+
+def seconds(text: Any) -> float:
+    """Return a duration in seconds: 90s, 5m, 1.5h. A unit is needed: 5 was meant as minutes and taken as seconds."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text).lower())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("not a duration (expected a time, as 90s, 5m or 1h). Fix: --budget 5m")
+    if not match[2]:
+        raise ValueError(f"the unit is missing (expected a time, as 90s, 5m or 1h). Fix: --budget {match[1]}m")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _with_unit(text: Any, units: dict[str, float], expected: str) -> float:
+    match = re.fullmatch(_NUMBER + "(" + "|".join(filter(None, units)) + r")?\s*", str(text))
+    try:
+        if match is not None:
+            return float(match[1]) * units[match[2] or ""]
+    except ValueError:
+        pass
+    raise ValueError(f"is not a quantity (expected {expected})")

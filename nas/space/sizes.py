@@ -1,0 +1,101 @@
+"""Sizes: the input size and the head that a space or a network is taken at; commands share these options."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nas.errors import InputError
+from nas.options import option
+
+if TYPE_CHECKING:
+    from nas.space import Architecture, Space
+
+Sized = TypeVar("Sized", "Space", "Architecture")
+MOST_CLASSES = 100_000
+"""Five times the classes of ImageNet-21k; a head of more would take gigabytes before anything is measured."""
+
+
+def sides(text: Any) -> tuple[int, int]:
+    """Return (height, width) from 512, "512", "1024x2048" or (1024, 2048)."""
+    from nas.space.architecture import check_resolution
+
+    if isinstance(text, (list, tuple)):
+        text = "x".join(map(str, text))
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
+    if not match:
+        raise ValueError("expected one side, as 512, or HEIGHTxWIDTH, as 1024x2048")
+    both = int(match[1]), int(match[2] or match[1])
+    check_resolution(both)
+    return both
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the options asked for; None where they were not given."""
+
+    resolution: tuple[int, int] | None = option(
+        None,
+        help="Input size in pixels, as 512 or 1024x2048; multiples of 32.",
+        metavar="SIDE|HEIGHTxWIDTH",
+        read=sides,
+        shown="its own",
+        example="224",
+    )
+    classes: int | None = option(
+        None, help="Classes of the head.", at_least=2, at_most=MOST_CLASSES, shown="its own", example="1000"
+    )
+    segment: int | None = option(
+        None,
+        help="Put a segmentation head with so many classes on the features.",
+        metavar="CLASSES",
+        at_least=2,
+        at_most=MOST_CLASSES,
+        example="19",
+    )
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.segment is not None:
+            raise InputError(
+                f"--classes {self.classes} with --segment {self.segment}: --segment gives the number of classes itself"
+            )
+
+    def apply(self, sized: Sized) -> Sized:
+        """Return the space or the architecture at these sizes.
+
+        Raises:
+            InputError: naming the options, where it cannot be that.
+        """
+        from nas.specs import FPNHead
+
+        try:
+            if self.segment is not None:
+                sized = sized.with_head(FPNHead(self.segment))
+            return sized.at(self.resolution, self.classes)
+        except ValueError as error:
+            raise InputError(f"{' '.join(self.options())}: {error}") from None
+
+    def options(self) -> list[str]:
+        """Return the options that say the same."""
+        given = {
+            "--resolution": size_text(self.resolution) if self.resolution else None,
+            "--classes": self.classes,
+            "--segment": self.segment,
+        }
+        return [part for name, value in given.items() if value is not None for part in (name, str(value))]
+
+
+def size_text(resolution: tuple[int, int]) -> str:
+    """Return an input size as --resolution takes it: 512, or 1024x2048."""
+    height, width = resolution
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def between(whole: Space, sized: Space | Architecture) -> Sizes:
+    """Return what turns a space as it is loaded into one of the sizes of `sized`, or one that holds it."""
+    head = sized.head if hasattr(sized, "head") else sized.heads[0]
+    resolution = sized.resolution if sized.resolution != whole.resolution else None
+    if head.kind == "fpn_head" and head.kind not in {own.kind for own in whole.heads}:
+        return Sizes(resolution, segment=sized.classes)
+    return Sizes(resolution, sized.classes if sized.classes != whole.classes else None)
