@@ -36,7 +36,7 @@ def test_rows_printed_one_by_one_stand_below_their_titles():
 
 def test_control_characters_reach_no_screen(capsys):
     name = "a\x1b[31mred\x07\u202etxt"
-    emit({}, False, table_text(COLUMNS, [(name + "\n", "1", "")]) + "\n" + name)
+    emit({}, table_text(COLUMNS, [(name + "\n", "1", "")]) + "\n" + name)
     say(name)
     out, err = capsys.readouterr()
     assert r"a\x1b[31mred\x07\u202etxt" in err and out.count(r"\x1b[31m") == 2 and r"txt\n" in out
