@@ -14,9 +14,18 @@ class NasError(Exception):
 
 
 class InputError(NasError, ValueError):
-    """The input was wrong (exit code 2): a file, a key, a name or an option."""
+    """The input was wrong (exit code 2): a file, a key, a name or an option.
+
+    Attributes:
+        reason: the message without where the input stands, for those who say that themselves; the whole message where
+            it names no place.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 def check_type(what: str, value: object, kind: type, load: str = "") -> None:

@@ -85,7 +85,8 @@ def number_in(where: str, column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: {column}: '{text}' is no finite number")
+        reason = f"{column}: '{text}' is no finite number"
+        raise InputError(f"{where}: {reason}", reason=reason)
     return value
 
 

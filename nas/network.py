@@ -36,7 +36,7 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
         stage = operation.name.partition("_")[0]
-        if operation.spec.kind != "unflatten" and not (stage == "stem" and has_stem):
+        if not operation.spec.changes_layout and not (stage == "stem" and has_stem):
             maps["stage1" if stage == "stem" else stage] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
 

@@ -245,11 +245,11 @@ def test_broken_images_are_skipped_and_named(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_mostly_broken_images_are_refused(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "photos", RED_AND_BLUE)
+    folder = fill(tmp_path / "skipped photos", RED_AND_BLUE)  # a name that has a word of the message
     for name in RED_AND_BLUE:
         for i in range(6):
             (folder / name / f"{i}.png").write_bytes(b"")
-    with pytest.raises(InputError, match="12 of 20 images that are broken"):
+    with pytest.raises(InputError, match=r"^data .*/skipped photos: 12 of 20 images that are broken"):
         load_data(str(folder), SIZE)
 
 

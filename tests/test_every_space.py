@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
-from nas.specs import BlockSpec, ConvHead
+from nas.specs import ConvHead, HeadSpec
 from nas.supernet.gumbel import Sampling
 from nas.supernet.supernet import Supernet
 from nas.testing import spaces as conform
@@ -57,7 +57,7 @@ def test_supernet_has_at_most_2_2_times_the_parameters_of_its_largest_member(nam
     conform.check_supernet_size(SPACES[name])
 
 
-def smaller_head(head: BlockSpec) -> BlockSpec:
+def smaller_head(head: HeadSpec) -> HeadSpec:
     """EfficientViT's, without most of its channels."""
     return replace(head, width=head.width // 16, features=head.features // 16) if isinstance(head, ConvHead) else head
 

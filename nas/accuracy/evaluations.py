@@ -153,9 +153,9 @@ def _evaluated(path: Path, number: int, record: dict[str, Any], images: int | No
         text = record.get("standard_error")
         error = number_in(where, "standard_error", text) if text else None
         if not record["member"]:
-            raise InputError(f"{where}: member: is missing")
+            raise InputError("member: is missing")
     except (InputError, KeyError) as problem:
-        reason = str(problem).removeprefix(f"{where}: ") if isinstance(problem, InputError) else f"{problem} is missing"
+        reason = problem.reason if isinstance(problem, InputError) else f"{problem} is missing"
         raise InputError(f"{where}: is no row of {', '.join(COLUMNS)} ({reason}). {remedy}") from None
     if not 0 <= accuracy <= 100:
         raise InputError(f"{where}: accuracy: {accuracy:g} is not a percentage, expected 0 to 100. {remedy}")

@@ -15,7 +15,7 @@ from nas.accuracy.law import EXPANSION, Floats, Law, MapTerms, Recipe, log_facto
 from nas.accuracy.scores import Accuracy, Scores
 from nas.errors import InputError, check_type, nearest
 from nas.space import Architecture, Space, Stage
-from nas.specs import BlockSpec
+from nas.specs import BlockSpec, EntrySpec, HeadSpec
 
 STEPS_PER_EXPANSION = 4
 """Expansions are counted in quarters, so that their sum over a stage is a whole number."""
@@ -189,15 +189,15 @@ class LawScores(Scores):
     def exceptions(self) -> Sequence[Architecture]:
         return [self.scored.place(arch) for arch in self._members.values()]
 
-    def stem_cost(self, stem: BlockSpec) -> float:
+    def stem_cost(self, stem: EntrySpec) -> float:
         return self.scale * self.caution * self._unknown(stem, self.scored.stems, self._image)
 
-    def head_cost(self, head: BlockSpec) -> float:
+    def head_cost(self, head: HeadSpec) -> float:
         """Return the constant that makes the largest member cost nothing, and what a lesser head may lose."""
         return -self._constant + self.scale * self.caution * self._unknown(head, self.scored.heads, None)
 
-    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
-        width = int(entry.width)  # type: ignore[attr-defined]
+    def entry_cost(self, index: int, entry: EntrySpec, before: int) -> float:
+        width = entry.width
         points = self._entry_points(index, entry, before, width)
         return self.scale * (points + self.caution * self._ratio(index, before, width)[1])
 

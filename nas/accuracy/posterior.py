@@ -43,7 +43,7 @@ from nas.accuracy.trained import TrainedMember
 from nas.accuracy.variants import Key, Variant, variants
 from nas.errors import check_type
 from nas.space import Architecture, Space
-from nas.specs import BlockSpec
+from nas.specs import BlockSpec, EntrySpec, HeadSpec
 
 Floats = NDArray[np.float64]
 
@@ -403,13 +403,13 @@ class PosteriorScores(Scores):
         coefficients = float(gradient @ self.law.law.covariance @ gradient)
         return float(np.sqrt(self.law.scale**2 * coefficients + rows + self.noise**2))
 
-    def stem_cost(self, stem: BlockSpec) -> float:
+    def stem_cost(self, stem: EntrySpec) -> float:
         return self.law.stem_cost(stem) + self.rows.stem_cost(stem)
 
-    def head_cost(self, head: BlockSpec) -> float:
+    def head_cost(self, head: HeadSpec) -> float:
         return self.law.head_cost(head) + self.rows.head_cost(head)
 
-    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
+    def entry_cost(self, index: int, entry: EntrySpec, before: int) -> float:
         return self.law.entry_cost(index, entry, before) + self.rows.entry_cost(index, entry, before)
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:

@@ -19,7 +19,7 @@ from nas.space import Architecture, Space, Stage
 from nas.space.architecture import entry_name
 from nas.space.moves import localise
 from nas.space.space import ROLES, Role, likeness
-from nas.specs import BlockSpec, Identity
+from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,24 +142,24 @@ class RecordedScores(Scores):
         total = sum(self._stage_cost(index, stage) for index, stage in enumerate(arch.stages))
         return total + (self.stem_cost(arch.stem) if arch.stem is not None else 0.0) + self.head_cost(arch.head)
 
-    def stem_cost(self, stem: BlockSpec) -> float:
+    def stem_cost(self, stem: EntrySpec) -> float:
         """What this stem adds to `cost`."""
         return self._exchange_cost("stem", stem) if len(self.scored.stems) > 1 else 0.0
 
-    def head_cost(self, head: BlockSpec) -> float:
+    def head_cost(self, head: HeadSpec) -> float:
         """What this head adds to `cost`; nothing where it is one for another task."""
         if len(self.scored.heads) < 2:
             return 0.0
-        head = replace(head, classes=self.scored.classes)  # type: ignore[call-arg]
+        head = replace(head, classes=self.scored.classes)
         return self._exchange_cost("head", head) if head in self.scored.heads else 0.0
 
-    def entry_cost(self, index: int, entry: BlockSpec, before: int = 0) -> float:
+    def entry_cost(self, index: int, entry: EntrySpec, before: int = 0) -> float:
         """What the block that enters a stage (counted from 0) adds to `cost`, with the stage's width that it sets."""
         stage = self.scored.stages[index]
-        cost = self._width_cost(index, int(entry.width))  # type: ignore[attr-defined]
+        cost = self._width_cost(index, entry.width)
         if len(stage.entries) > 1:
             place = entry_name(index, self.scored.stems[0] if self.scored.stems else None)
-            cost += self._exchange_cost(place, replace(entry, width=stage.widths[-1]))  # type: ignore[call-arg]
+            cost += self._exchange_cost(place, replace(entry, width=stage.widths[-1]))
         return cost
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.notebook import frame, html_table, shortened
 from nas.space import Architecture, Space
-from nas.specs import BlockSpec
+from nas.specs import BlockSpec, EntrySpec, HeadSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,15 +190,15 @@ class Scores(abc.ABC):
         """Return the members whose cost is known by itself (the published ones) and is not the sum of its parts."""
         return ()
 
-    def stem_cost(self, stem: BlockSpec) -> float:
+    def stem_cost(self, stem: EntrySpec) -> float:
         """Return what this stem adds to `cost`."""
         return 0.0
 
-    def head_cost(self, head: BlockSpec) -> float:
+    def head_cost(self, head: HeadSpec) -> float:
         """Return what this head adds to `cost`; nothing where it is one for another task."""
         return 0.0
 
-    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
+    def entry_cost(self, index: int, entry: EntrySpec, before: int) -> float:
         """Return what the block that enters a stage (counted from 0) adds, with the stage's width that it sets.
 
         `before` is the number of channels that it gets.

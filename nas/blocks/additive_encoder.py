@@ -93,6 +93,7 @@ class AdditiveEncoderBlock(Block):
         "swiftformer/official": _published("swiftformer/official", "attn.Proj", "layer_scale_{}"),
         "swiftformer/timm": _published("swiftformer/timm", "attn.proj", "layer_scale_{}.gamma"),
     }
+    float_parts: ClassVar[tuple[type[nn.Module], ...]] = (AdditiveAttention,)
 
     def __init__(self, spec: AdditiveEncoder, shape: Shape) -> None:
         super().__init__()

@@ -41,6 +41,9 @@ class Block(nn.Module):
         axes: which dimensions of which tensors are channels: `in` of the input, `out` of the output (the residual
             stream, where input and output are the same), `hidden` inside the block. Slicing needs no more than this.
         published: for each checkpoint layout, the prefix of our tensor names to the prefix of theirs.
+        float_parts: classes of parts inside whose sums of squares or of products, and the divisions by them, stay
+            float32 where all else has 8 bits: 256 steps leave little of them, and a denominator becomes 0. Convolutions
+            in such parts are quantised. Asked by the export target litert-int8.
         built_from: the spec and the input shape.
         takes_grid: of a block on tokens, whether its `forward` takes height and width of the tokens' grid as a second
             argument. One that does not must have the aspect ratio that it was built for, or not mind it.
@@ -48,8 +51,15 @@ class Block(nn.Module):
 
     axes: ClassVar[Axes] = {}
     published: ClassVar[Published] = {}
+    float_parts: ClassVar[tuple[type[nn.Module], ...]] = ()
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
 
     def deploy(self) -> None:
         """Replaces what only training needs by constants, in place. The output in eval mode stays the same."""
+
+    def fit_float16(self) -> None:
+        """Rescales weights, in place, where a sum inside would exceed float16's 65504. The output stays the same.
+
+        Asked by targets that compute in float16 alone.
+        """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.blocks.base import Axes, Block, Published, within
 from nas.blocks.lite_mla import LiteMLA
@@ -29,11 +29,16 @@ class EfficientViTModuleBlock(Block):
 
     axes: ClassVar[Axes] = {**within("attention", LiteMLA.axes), **within("local", MBConvBlock.axes)}
     published: ClassVar[Published] = {layout: _published(layout) for layout in MBConvBlock.published}
+    float_parts: ClassVar[tuple[type[nn.Module], ...]] = (LiteMLA,)
 
     def __init__(self, spec: EfficientViTModule, shape: Shape) -> None:
         super().__init__()
         self.attention = LiteMLA(shape.channels, spec.head_dim, spec.kernel)
         self.local = MBConvBlock(spec.local, shape)
+        self._tokens = shape.tokens
+
+    def fit_float16(self) -> None:
+        self.attention.fit_float16(self._tokens)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         x_bchw = x_bchw + self.attention(x_bchw)

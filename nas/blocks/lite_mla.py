@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -40,6 +41,19 @@ class LiteMLA(nn.Module):
         self.depthwise = NormalConv2d(stacked, stacked, kernel, padding=kernel // 2, groups=stacked, bias=False)
         self.grouped = NormalConv2d(stacked, stacked, 1, groups=stacked // head_dim, bias=False)
         self.projection = ConvNorm(2 * channels, channels, bias=False, conv=NormalConv2d)
+
+    @torch.no_grad()
+    def fit_float16(self, tokens: int) -> None:
+        """Makes the sums over so many tokens fit float16, in place; the output stays the same.
+
+        Numerator and denominator of linear attention are sums over all N tokens of products of queries and keys: about
+        65504, float16's largest number, at 14x14 tokens already. Queries and keys stand in both, so a factor on them
+        cancels; they come from a convolution without bias through ReLU and convolutions without bias, so the factor can
+        go into that convolution's weights. Queries and keys get 1 / sqrt(N) each, as a power of two, which loses no
+        digit: sums become means.
+        """
+        channels = self.qkv.out_channels // 3
+        self.qkv.weight[: 2 * channels].mul_(2.0 ** -round(math.log2(tokens) / 2))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         batch, _, height, width = x_bchw.shape

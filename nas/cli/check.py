@@ -32,7 +32,7 @@ def check(options: CheckOptions) -> None:
     if options.run is not None:
         only(options, _OF_A_RUN, f"random networks take it; {options.run} is measured as it is")
     table = load_table(device)
-    settings = Settings(table.device.compute_unit, table.device.threads, _mask(table))
+    settings = Settings(table.device.compute_unit, table.device.threads, table.device.mask)
     if options.run is not None:
         check_run(options.run, table, settings, with_rival=options.rival)
         return
@@ -44,12 +44,6 @@ def check(options: CheckOptions) -> None:
     following = shlex.join(["nas", "search", *search])
     emit(_document(table, times, following), _text(table, times))
     next_step(following)
-
-
-def _mask(table: LatencyTable) -> str | None:
-    """The mask of cores that an Android phone's table was measured with."""
-    kind, _, mask = table.device.affinity.partition(" ")
-    return mask if kind == "mask" else None
 
 
 def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, Space]:

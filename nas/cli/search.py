@@ -129,16 +129,11 @@ def _next(folder: Path, trained: str | None) -> str:
 
 
 def _training_data(folder: str) -> str | None:
-    """Return the --data of the command that trained a supernet, where it was recorded."""
-    from nas.files import YamlFile
+    """Return what --data names the images that a supernet was trained on, where it was recorded."""
+    from nas.supernet.description import data_name
 
     description = Path(folder) / "supernet.yaml"
-    if not description.is_file():
-        return None
-    words = shlex.split(str(YamlFile(description).data.get("command", "")))
-    if "train" not in words:
-        return None
-    return words[words.index("--data") + 1] if "--data" in words[:-1] else "digits"
+    return data_name(description) if description.is_file() else None
 
 
 @contextmanager

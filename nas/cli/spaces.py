@@ -122,8 +122,7 @@ def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
     values: dict[str, dict[str, list[str]]] = {}
     for block in blocks:
         of_kind = values.setdefault(block.kind, {})
-        for text in str(block).split(";"):
-            name, _, value = text.partition("=")
+        for name, value in block.texts().items():
             if value not in of_kind.setdefault(name, []):
                 of_kind[name].append(value)
     texts = {kind: ";".join(f"{name}={'|'.join(each)}" for name, each in of.items()) for kind, of in values.items()}

@@ -45,7 +45,7 @@ def cached(source: Source, resolution: tuple[int, int], limit: int | None, seed:
         with FileLock(f"{folder}.lock"):
             if not _whole(folder):
                 _make(folder, source, resolution, limit, seed)
-        return _open(folder)
+        return _open(folder, source.name)
     except OSError as error:
         raise NasError(
             f"{folder}: the decoded images could not be kept ({error.strerror or error}); "
@@ -61,19 +61,20 @@ def _whole(folder: Path) -> bool:
         return False
 
 
-def _open(folder: Path) -> dict[str, ImageData]:
+def _open(folder: Path, name: str) -> dict[str, ImageData]:
     about = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     found = {}
-    for name, split in about["splits"].items():
+    for part, split in about["splits"].items():
         if split["skipped"]:
             note(split["broken"])
-        found[name] = ImageData(
-            images=np.memmap(folder / f"{name}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])),
-            labels=np.load(folder / f"{name}.labels.npy", allow_pickle=False),
+        found[part] = ImageData(
+            images=np.memmap(folder / f"{part}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])),
+            labels=np.load(folder / f"{part}.labels.npy", allow_pickle=False),
             classes=tuple(about["classes"]),
             skipped=split["skipped"],
-            source=about["source"] + ("" if name == "train" else f"; {name} split"),
+            source=about["source"] + ("" if part == "train" else f"; {part} split"),
             fingerprint=split["fingerprint"],
+            name=name,
         )
     return found
 
@@ -151,17 +152,15 @@ def _write_split(
                     data_bytes = pixels.tobytes()
                     digest.update(data_bytes)
                     file.write(data_bytes)
-    warning = (
-        f"data {data}: skipped {len(broken)} of {len(order)} images that are broken ({'; '.join(broken[:_NAMED])})"
-    )
+    unusable = f"{len(broken)} of {len(order)} images that are broken ({'; '.join(broken[:_NAMED])})"
     if len(broken) > len(order) / 2 or len(np.unique(labels[kept])) < min(2, len(np.unique(labels))):
-        raise InputError(warning.replace("skipped ", "", 1) + "; mend or remove them")
+        raise InputError(f"data {data}: {unusable}; mend or remove them")
     np.save(part / f"{name}.labels.npy", labels[kept], allow_pickle=False)
     digest.update(labels[kept].tobytes())
     return {
         "shape": [len(kept), 3, *resolution],
         "skipped": len(broken),
-        "broken": warning,
+        "broken": f"data {data}: skipped {unusable}",
         "fingerprint": digest.hexdigest(),
     }
 

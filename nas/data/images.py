@@ -40,6 +40,7 @@ class ImageData:
         skipped: broken images that were left out.
         source: where the images come from, in words, for provenance.
         fingerprint: a hash of pixels, labels and classes: equal when and only when these are.
+        name: what `load_data` was given; empty for images from elsewhere.
         part: which images of the data set these are; None for all of them, or where nobody cut them out.
     """
 
@@ -50,6 +51,7 @@ class ImageData:
     source: str
     fingerprint: str
     part: Part | None = None
+    name: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

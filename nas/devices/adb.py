@@ -126,7 +126,8 @@ class Adb:
 
     def lost(self, what: str, remedy: str = _PLUG) -> DeviceLost:
         """The error that says what happened, what to do, and that nothing measured before is lost."""
-        return DeviceLost(f"phone {self.serial}: {what}; {remedy}, then the same command goes on")
+        reason = f"{what}; {remedy}, then the same command goes on"
+        return DeviceLost(f"phone {self.serial}: {reason}", reason=reason)
 
     def _failed(self, what: str, output: str, needed: int = BLOCK) -> DeviceLost:
         """Return the error for what the phone refused.

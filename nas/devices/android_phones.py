@@ -117,7 +117,7 @@ def _look(serial: str, state: str) -> ConnectedPhone:
         battery = battery_percent(phone.run("dumpsys", "battery").stdout)
         status = thermal_status(phone.run("dumpsys", "thermalservice").stdout)
     except DeviceLost as error:
-        return ConnectedPhone(serial, problem=str(error).removeprefix(f"phone {serial}: "))
+        return ConnectedPhone(serial, problem=error.reason)
     known = _known(properties)
     return ConnectedPhone(
         serial, properties.get("ro.product.model", ""), properties.get("ro.soc.model", ""), _os(properties), battery,

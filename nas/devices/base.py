@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from nas.errors import NasError
 from nas.latency.device_info import DeviceInfo
 from nas.space import Operation
-from nas.specs import BlockSpec, Shape, from_dict, pyramid
+from nas.specs import BlockSpec, HeadSpec, Shape, from_dict, pyramid
 
 
 class OperationFailed(NasError):
@@ -22,7 +22,15 @@ class OperationFailed(NasError):
 
 
 class DeviceLost(NasError):
-    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it."""
+    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it.
+
+    Attributes:
+        reason: the message without the name of the device, for lists that name it themselves.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 @dataclass(frozen=True)
@@ -85,14 +93,20 @@ class Chain:
         links, outputs, shape = list[Link](), list[Shape](), self.input
         for spec in self.blocks:
             taps: tuple[int, ...] = ()
-            if spec.layout == "pyramid" and shape.layout != "pyramid":
+            if isinstance(spec, HeadSpec) and spec.levels and shape.layout != "pyramid":
                 last = {(output.height, output.width): index for index, output in enumerate(outputs)}
-                taps = tuple(sorted(last.values())[-spec.levels :])  # type: ignore[attr-defined]
+                taps = tuple(sorted(last.values())[-spec.levels :])
                 shape = pyramid([outputs[tap] for tap in taps])
             links.append(Link(spec, shape, taps))
             shape = spec.output_shape(shape)
             outputs.append(shape)
         return tuple(links)
+
+    @property
+    def output(self) -> Shape:
+        """The shape of what comes out."""
+        last = self.links()[-1]
+        return last.spec.output_shape(last.input)
 
     def to_dict(self) -> dict[str, Any]:
         data = {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
@@ -105,9 +119,9 @@ class Chain:
         )
         return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights)
 
-    def digest(self, *more: str) -> str:
-        """A name for this chain that is the same in every process; `more` is what else the content depends on."""
-        text = json.dumps([self.to_dict(), *more], sort_keys=True)
+    def digest(self) -> str:
+        """A name for this chain that is the same in every process."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def __str__(self) -> str:

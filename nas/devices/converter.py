@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Condition, Lock
@@ -16,8 +17,6 @@ from threading import Condition, Lock
 from nas.devices.base import Chain
 from nas.devices.worker import Worker
 from nas.extras import need
-from nas.plugins import BLOCKS, plugins
-from nas.specs import SPECS
 
 Cores = Sequence[int]
 MOST_WORKERS = 4
@@ -33,16 +32,19 @@ class Target:
         suffix: of its files.
         packages: whose versions the files depend on.
         extra: what brings them (`nas.extras`).
+        version: of what our worker makes of a module. Whoever changes that (the layout at either end, how copies are
+            stacked, an option of the converter) raises it, so that no older file is taken for a new one.
     """
 
     name: str
     suffix: str
     packages: tuple[str, ...]
     extra: str
+    version: int
 
 
-LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "litert")
-COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml")
+LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "litert", version=1)
+COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class Converter:
         self, workers: int = 1, cores: Cores = (), cache: Path | None = None, target: Target = LITERT, spare: Cores = ()
     ) -> None:
         need(f"converting to {target.name}", target.extra)
-        self._content = _content(target)
+        self._versions = _versions(target)
         self.cache, self.target = cache or cache_folder(target), target
         self._lanes = [_Lane(self._worker(), tuple(cores)) for _ in range(workers)]
         self._spare = spare[: max(MOST_WORKERS - workers, 0)]
@@ -84,7 +86,7 @@ class Converter:
 
     def prepare(self, chain: Chain) -> Future[Path]:
         """The chain's file. The future raises OperationFailed where it cannot be converted."""
-        path = self.cache / f"{chain.digest(*self._content, *_brought(chain))}{self.target.suffix}"
+        path = self.cache / f"{self._name(chain)}{self.target.suffix}"
         with self._lock:
             asked = self._asked.get(path)
             if asked is None or (asked.done() and not path.exists()):
@@ -118,6 +120,21 @@ class Converter:
         for lane in self._lanes:
             lane.worker.close()
 
+    def _name(self, chain: Chain) -> str:
+        """Return a name for all that the chain's file depends on: what is converted, and what converts it."""
+        copies = len(chain.blocks) if len(set(chain.blocks)) == 1 else 1
+        content = {
+            "target": [self.target.name, self.target.version],
+            "packages": self._versions,
+            "graph": _graph(replace(chain, blocks=chain.blocks[: len(chain.blocks) // copies], weights=None)),
+            "copies": copies,
+            "tied": chain.tied,
+            # Maps go in and out in another layout than tokens, and vectors.
+            "layouts": [chain.input.layout, chain.output.layout],
+            "weights": [chain.weights.sha256, chain.weights.names] if chain.weights else None,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
     def _worker(self) -> Worker:
         return Worker(f"nas.devices.{self.target.name}_convert")
 
@@ -146,21 +163,23 @@ def cache_folder(target: Target = LITERT) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / target.name
 
 
-def _brought(chain: Chain) -> list[str]:
-    """What a converted file depends on beside that, where blocks of other packages are in it: their versions."""
-    if not any(spec.module for spec in chain.blocks):
-        return []
-    known = plugins(BLOCKS, SPECS)
-    return sorted({f"{p.package} {p.version}" for spec in chain.blocks if spec.module and (p := known.get(spec.kind))})
+@lru_cache(maxsize=4096)
+def _graph(chain: Chain) -> str:
+    """Return a name for the operations of a chain's module, or for its text where it cannot be built.
+
+    Such a chain is refused by the worker, which says why.
+    """
+    from nas.convert.graph import graph_digest
+    from nas.devices.litert_convert import build
+
+    inputs = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
+    try:
+        return graph_digest(lambda: build(chain)[0], [shape.tensor() for shape in inputs])
+    except Exception:
+        return chain.digest()
 
 
 @cache
-def _content(target: Target) -> tuple[str, ...]:
-    """What a converted file depends on beside its chain: the converter, and the code that builds and exports blocks."""
-    package = Path(__file__).resolve().parents[1]
-    sources = [*package.glob("blocks/*.py"), package / "export/fold.py"]
-    # The worker of LiteRT has what builds the networks of every target.
-    used = {"base.py", "litert_convert.py", f"{target.name}_convert.py"}
-    sources += [Path(__file__).with_name(name) for name in used]
-    code = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()
-    return *map(version, target.packages), code
+def _versions(target: Target) -> dict[str, str]:
+    """Return the versions of what converts."""
+    return {name: version(name) for name in target.packages}

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from nas.blocks import Block
 from nas.export import litert
 from nas.export.deploy import PIXEL
 from nas.export.target import Model, Target
 
-IN_FLOAT = r"LayerNorm|(LiteMLA|AdditiveAttention)_\w+;"
-"""What stays in float32, by the names of modules that tensors carry: sums of squares and of products, and divisions by
-them, of which 256 steps leave little and a denominator of 0. The convolutions in these modules are quantised."""
+
+def in_float(network: nn.Module) -> str:
+    """Return the pattern of tensor names, which carry the classes of modules, of what stays in float32.
+
+    Layer norms everywhere, and what the network's blocks name (`Block.float_parts`), without the convolutions in it.
+    """
+    parts = {part for block in network.modules() if isinstance(block, Block) for part in block.float_parts}
+    names = "|".join(sorted(re.escape(part.__name__) for part in parts))
+    return nn.LayerNorm.__name__ + (rf"|({names})_\w+;" if names else "")
 
 
 def write(model: Model, path: Path) -> None:
@@ -32,7 +41,9 @@ def _quantised(plain: Path, model: Model) -> bytes:
     assert model.calibration is not None
     tool = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
     tool.update_quantization_recipe(
-        IN_FLOAT, qtyping.TFLOperationName.ALL_SUPPORTED, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
+        in_float(model.network()),
+        qtyping.TFLOperationName.ALL_SUPPORTED,
+        algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
     )
     samples, pixels = _samples(plain, model)
     ranges = tool.calibrate(samples, num_threads=1)

@@ -35,8 +35,10 @@ from nas.specs import (
     DualPathEmbedding,
     EfficientViTModule,
     EfficientViTStem,
+    EntrySpec,
     FusedMBConv,
     FusedMBConvDown,
+    HeadSpec,
     MapHead,
     MBConv,
     MBConvDown,
@@ -133,7 +135,7 @@ def _efficientformer(arch: Architecture) -> Expressed:
         [MB4D(ratio, pool)] * (depth - count) + [MB3D(expansion=ratio)] * count
         for depth, count in zip(arch.depths, (0, 0, 0, attention), strict=True)
     ]
-    entries = [ConvStem(arch.widths[0]), *map(ConvEmbedding, arch.widths[1:])]
+    entries: list[EntrySpec] = [ConvStem(arch.widths[0]), *map(ConvEmbedding, arch.widths[1:])]
     head = TokenHead(arch.classes, _distilled(arch))
     arguments = {"depths": list(arch.depths), "embed_dims": list(arch.widths), "num_vit": attention,
                  "mlp_ratios": ratio, "pool_size": pool, "num_classes": arch.classes}  # fmt: skip
@@ -152,7 +154,12 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
             for position, ratio in enumerate(expansions)
         ])  # fmt: skip
     one, two, three, four = arch.widths
-    entries = [ConvStem(one, "gelu"), ConvEmbedding(two), ConvEmbedding(three), DualPathEmbedding(four)]
+    entries: list[EntrySpec] = [
+        ConvStem(one, "gelu"),
+        ConvEmbedding(two),
+        ConvEmbedding(three),
+        DualPathEmbedding(four),
+    ]
     arguments = {"depths": list(arch.depths), "embed_dims": list(arch.widths), "mlp_ratios": ratios,
                  "num_vit": attention, "img_size": list(arch.resolution), "distillation": _distilled(arch),
                  "num_classes": arch.classes}  # fmt: skip
@@ -163,7 +170,7 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
 def _swiftformer(arch: Architecture) -> Expressed:
     ratio = _first(_blocks(arch), "expansion", 4)
     stages = [[ConvEncoder(ratio)] * (depth - 1) + [AdditiveEncoder(ratio)] * min(depth, 1) for depth in arch.depths]
-    entries = [ConvStem(arch.widths[0]), *map(ConvEmbedding, arch.widths[1:])]
+    entries: list[EntrySpec] = [ConvStem(arch.widths[0]), *map(ConvEmbedding, arch.widths[1:])]
     arguments = {"layers": list(arch.depths), "embed_dims": list(arch.widths), "mlp_ratios": ratio,
                  "num_classes": arch.classes}  # fmt: skip
     head = MapHead(arch.classes, distillation=_distilled(arch))
@@ -191,8 +198,8 @@ def _efficientvit(arch: Architecture) -> Expressed:
     return Expressed(model, arguments, "efficientvit/timm", built)
 
 
-def _small(arch: Architecture, head_dim: int, ratio: int) -> tuple[list[BlockSpec], list[list[BlockSpec]]]:
-    entries: list[BlockSpec] = [MBConvDown(w, ratio, fewer_norm=i >= 2) for i, w in enumerate(arch.widths)]
+def _small(arch: Architecture, head_dim: int, ratio: int) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
+    entries: list[EntrySpec] = [MBConvDown(w, ratio, fewer_norm=i >= 2) for i, w in enumerate(arch.widths)]
     stages: list[list[BlockSpec]] = [
         [EfficientViTModule(ratio, head_dim) if index >= 2 else MBConv(ratio)] * depth
         for index, depth in enumerate(arch.depths)
@@ -200,10 +207,10 @@ def _small(arch: Architecture, head_dim: int, ratio: int) -> tuple[list[BlockSpe
     return entries, stages
 
 
-def _large(arch: Architecture, head_dim: int) -> tuple[list[BlockSpec], list[list[BlockSpec]]]:
+def _large(arch: Architecture, head_dim: int) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
     act: Any = "gelu_tanh"
     one, two, three, four = arch.widths
-    entries: list[BlockSpec] = [
+    entries: list[EntrySpec] = [
         FusedMBConvDown(one, 16, activation=act), FusedMBConvDown(two, 16, activation=act),
         MBConvDown(three, 16, fewer_norm=True, activation=act), MBConvDown(four, 24, fewer_norm=True, activation=act),
     ]  # fmt: skip
@@ -215,7 +222,7 @@ def _large(arch: Architecture, head_dim: int) -> tuple[list[BlockSpec], list[lis
 
 
 def _built(
-    arch: Architecture, entries: Sequence[BlockSpec], stages: Sequence[Sequence[BlockSpec]], head: BlockSpec
+    arch: Architecture, entries: Sequence[EntrySpec], stages: Sequence[Sequence[BlockSpec]], head: HeadSpec
 ) -> Architecture:
     return replace(arch, stem=None, head=head, stages=tuple(
         Stage(entry, tuple(blocks)) for entry, blocks in zip(entries, stages, strict=True)
@@ -228,7 +235,8 @@ def _blocks(arch: Architecture) -> list[BlockSpec]:
 
 def _first(blocks: Sequence[BlockSpec], name: str, default: int) -> int:
     """The hyperparameter of the first block that has it."""
-    return next((int(getattr(block, name)) for block in blocks if hasattr(block, name)), default)
+    found = (block.hyperparameters().get(name) for block in blocks)
+    return next((int(value) for value in found if value is not None), default)
 
 
 def _distilled(arch: Architecture) -> bool:

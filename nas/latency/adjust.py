@@ -203,11 +203,12 @@ def _architecture(name: str, resolution: str, where: str) -> Architecture:
     if arch is None and Path(name).suffix not in (".yaml", ".yml"):
         hint = nearest(name, published_members())
         raise InputError(f"{where}: network: '{name}' is neither published nor a YAML file{hint}")
+    side = _side(resolution, where) if resolution else None
     try:
         arch = arch or load_architecture(name)
-        return arch.at(_side(resolution, where)) if resolution else arch
+        return arch if side is None else arch.at(side)
     except ValueError as error:
-        raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {error}") from None
 
 
 def _side(text: str, where: str) -> int:

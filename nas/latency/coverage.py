@@ -9,7 +9,7 @@ from itertools import product
 from nas.space import Operation, Space
 from nas.space.architecture import entry_name, with_layout
 from nas.space.space import ROLES, Role
-from nas.specs import BlockSpec, Shape, Unflatten, pyramid
+from nas.specs import BlockSpec, HeadSpec, Shape, Unflatten, pyramid
 
 
 def space_operations(space: Space) -> list[Operation]:
@@ -34,7 +34,7 @@ def _walk(space: Space) -> Iterator[Operation]:
     for index, stage in enumerate(space.stages):
         place = entry_name(index, space.stems[0] if space.stems else None)
         for width in stage.widths:
-            yield from _each(place, (replace(e, width=width) for e in stage.entries), shapes)  # type: ignore[call-arg]
+            yield from _each(place, (replace(e, width=width) for e in stage.entries), shapes)
         inside = [space.shape(index, width) for width in stage.widths]
         shapes = set()
         for shape in inside:
@@ -53,9 +53,9 @@ def _walk(space: Space) -> Iterator[Operation]:
         yield from _each("head", (head,), _pyramids(space, head))
 
 
-def _pyramids(space: Space, head: BlockSpec) -> Iterator[Shape]:
+def _pyramids(space: Space, head: HeadSpec) -> Iterator[Shape]:
     """The maps of the stages that a head takes, at all of their widths."""
-    stages = list(enumerate(space.stages))[-head.levels :]  # type: ignore[attr-defined]
+    stages = list(enumerate(space.stages))[-head.levels :]
     for maps in product(*([space.shape(index, width) for width in stage.widths] for index, stage in stages)):
         yield pyramid(maps)
 

@@ -225,7 +225,7 @@ class DeviceInfo:
         placement: the unit that the operations got.
         precision: of the weights and activations while running.
         threads: CPU threads, where there is a choice.
-        affinity: the cores or the mask that the threads were pinned to.
+        affinity: the cores or the mask that the threads were pinned to, as "cores 2,3" or "mask f0".
         tools: versions of what converted and measured.
         date: of the last change.
         provenance: how the rows came about; the worst of them.
@@ -261,6 +261,12 @@ class DeviceInfo:
     left_out: dict[str, int] = field(default_factory=dict)
     estimate: EstimateInfo | None = None
     source: str = ""
+
+    @property
+    def mask(self) -> str | None:
+        """The mask of cores, where the threads were pinned to one."""
+        kind, _, mask = self.affinity.partition(" ")
+        return mask if kind == "mask" else None
 
     def __repr__(self) -> str:
         setup = f"{self.soc}, {self.runtime} {self.runtime_version} on {self.compute_unit}, {self.precision}"

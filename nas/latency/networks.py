@@ -15,7 +15,7 @@ from nas.files import read_text, write_text
 from nas.latency.device_info import DeviceInfo
 from nas.latency.rows import Key
 from nas.space import Architecture, Space, space_names
-from nas.specs import parse
+from nas.specs import parse_head
 
 NETWORKS_FILE = "networks.csv"
 Progress = Callable[[str, int, int], None]
@@ -128,7 +128,7 @@ def at_resolution_id(space: Space, text: str) -> Space:
     kind, _, hyperparameters = task.removesuffix(")").partition("(")
     if kind.isdecimal():
         return space.at((height, width), int(kind))
-    return space.with_head(parse(kind, hyperparameters)).at((height, width))
+    return space.with_head(parse_head(kind, hyperparameters)).at((height, width))
 
 
 def profiled_spaces(device: DeviceInfo) -> list[tuple[str, str]]:

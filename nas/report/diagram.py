@@ -80,7 +80,7 @@ def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool
         if block.kind == "identity":
             own.insert(next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)), position)
     height = round(12 + (HIGHEST - 12) * stage.width / max(arch.widths))
-    boxes = tuple(_box(number, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
+    boxes = tuple(_box(arch, number, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
     stride = STRIDE >> (len(arch.stages) - number)
     size = "x".join(str(side // stride) for side in arch.resolution)
     of = f" of {len(stage.blocks)}" if len(stage.blocks) > stage.depth else ""
@@ -96,17 +96,13 @@ def _follows(entry: Bar | int, position: int) -> bool:
     return int(match[1]) > position if match else entry.role == "head"
 
 
-def _box(stage: int, entry: Bar | int, x: int, height: int, expansions: bool) -> Box:
+def _box(arch: Architecture, stage: int, entry: Bar | int, x: int, height: int, expansions: bool) -> Box:
     if isinstance(entry, int):
         name = f"stage{stage}_block{entry}"
         return Box(name, None, x, height, "", (name, "dropped: identity"))
     shown = expansions and entry.role in ("local", "global")
-    return Box(entry.name, entry.role, x, height, _expansion(entry) if shown else "", _about(entry))
-
-
-def _expansion(bar: Bar) -> str:
-    match = re.search(r"(?:^|, )expansion=([^,]+)", bar.hyperparameters)
-    return match[1] if match else ""
+    expansion = arch.block(entry.name).texts().get("expansion", "") if shown else ""
+    return Box(entry.name, entry.role, x, height, expansion, _about(entry))
 
 
 def _about(bar: Bar) -> tuple[str, ...]:

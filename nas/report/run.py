@@ -24,6 +24,7 @@ from nas.report.training import FOLDERS, Fit, read_fit
 from nas.report.trajectory import Trajectory, read_trajectory
 from nas.search import Scores
 from nas.space import Architecture, load_architecture
+from nas.supernet.description import data_name
 
 EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
 """Kind of a device to the target of `nas export` whose file it runs."""
@@ -213,9 +214,8 @@ def _left_out(
 def _finetuning(folder: Path, about: About, run: str) -> str:
     """Return the command that fine-tunes on the supernet's data; none where no data set is known."""
     path = _training_file(folder, about)
-    data = YamlFile(path).data.get("data") if path else None
-    name = data.get("dataset") if isinstance(data, dict) else None
-    if not isinstance(name, str):
+    name = data_name(path) if path else None
+    if name is None:
         return ""
     start = "" if (folder / "weights.safetensors").is_file() else " --from-scratch"
     return f"nas finetune {run} --data {shlex.quote(name)}{start}"

@@ -94,7 +94,7 @@ class Encoding:
     def _stage(self, index: int, values: Setting) -> Stage:
         stage, most = self.space.stages[index], self.space.stages[index].depths[1]
         width = stage.widths[values[_name(index, "width")]]
-        entry: BlockSpec = replace(stage.entries[values[_name(index, "entry")]], width=width)  # type: ignore[call-arg]
+        entry = replace(stage.entries[values[_name(index, "entry")]], width=width)
         ranked = sorted(range(most), key=lambda position: (values[_rank(index, position)], position))
         kept = set(ranked[: values[_name(index, "depth")]])
         if self.space.placement == "network_suffix":
@@ -114,7 +114,7 @@ class Encoding:
     def _values(self, index: int, stage: Stage) -> dict[str, int]:
         """Of one placed stage, all but its threshold; what has no bearing is 0."""
         space, last = self.space.stages[index], self.space.stages[index].widths[-1]
-        entry = replace(stage.entry, width=last)  # type: ignore[call-arg]
+        entry = replace(stage.entry, width=last)
         values = {
             _name(index, "entry"): space.entries.index(entry), _name(index, "width"): space.widths.index(stage.width),
             _name(index, "depth"): stage.depth,

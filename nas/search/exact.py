@@ -253,13 +253,13 @@ class _Model:
         def cost(arc: Arc) -> float:
             stage, position = arc.place.stage, arc.place.position
             if stage is None:
-                return inf if arc.exception else judge.head_cost(arc.block)
+                return inf if arc.exception else judge.head_cost(arc.classifier)
             if stage < 0:
-                return judge.stem_cost(arc.block)
+                return judge.stem_cost(arc.entry)
             if position is not None:
                 return judge.block_cost(stage, position, arc.block, arc.width)
-            whole = judge.stage_cost(stage, int(arc.block.width), ()) if whole_stages else 0.0  # type: ignore[attr-defined]
-            return judge.entry_cost(stage, arc.block, arc.operations[0].input.channels) + whole
+            whole = judge.stage_cost(stage, arc.entry.width, ()) if whole_stages else 0.0
+            return judge.entry_cost(stage, arc.entry, arc.operations[0].input.channels) + whole
 
         return self._graph.weigh(cost)
 

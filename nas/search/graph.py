@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nas.space import Architecture, Operation, Space, Stage
 from nas.space.architecture import with_layout
 from nas.space.space import ROLES
-from nas.specs import BlockSpec, Identity, Shape, Unflatten, pyramid
+from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity, Shape, Unflatten, pyramid
 
 Floats = NDArray[np.float64]
 Ends = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -72,6 +72,18 @@ class Arc:
     operations: tuple[Operation, ...] = ()
     held: int = 0
     exception: bool = False
+
+    @property
+    def entry(self) -> EntrySpec:
+        """The block, at the stem and where a stage is entered."""
+        assert isinstance(self.block, EntrySpec)
+        return self.block
+
+    @property
+    def classifier(self) -> HeadSpec:
+        """The block, at the head."""
+        assert isinstance(self.block, HeadSpec)
+        return self.block
 
 
 class Layered(abc.ABC):
@@ -132,7 +144,7 @@ class Graph(Layered):
         self.nodes = 1
         self._operations: dict[tuple[BlockSpec, Shape], tuple[Operation, ...]] = {}
         # How many of the last stages some head takes the maps of.
-        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
+        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)
         states = {State(Shape(3, *space.resolution), like=tuple(range(len(exceptions)))): 0}
         if space.stems:
             states = self._layer(states, Place(-1), self._stems)
@@ -148,14 +160,16 @@ class Graph(Layered):
 
     def member(self, path: Sequence[int], name: str = "") -> Architecture:
         """The architecture that a path is, with identity at the positions that it drops."""
-        stem, stages, head = None, list[tuple[BlockSpec, list[BlockSpec]]](), self.space.heads[0]
+        stem: EntrySpec | None = None
+        stages: list[tuple[EntrySpec, list[BlockSpec]]] = []
+        head = self.space.heads[0]
         for arc in (layer[number] for layer, number in zip(self.layers, path, strict=True)):
             if arc.place.stage is None:
-                head = arc.block
+                head = arc.classifier
             elif arc.place.stage < 0:
-                stem = arc.block
+                stem = arc.entry
             elif arc.place.position is None:
-                stages.append((arc.block, []))
+                stages.append((arc.entry, []))
             else:
                 stages[-1][1].append(arc.block)
         chosen = tuple(Stage(entry, tuple(blocks)) for entry, blocks in stages)
@@ -195,7 +209,7 @@ class Graph(Layered):
         attentive = state.attentive and space.placement == "network_suffix"
         for width in stage.widths:
             for entry in stage.entries:
-                arc = self._arc(place, replace(entry, width=width), state)  # type: ignore[call-arg]
+                arc = self._arc(place, replace(entry, width=width), state)
                 shape = arc.operations[-1].output
                 tapped = index >= len(space.stages) - self._levels
                 maps = (*state.maps, replace(shape, layout="map")) if tapped else ()
@@ -246,7 +260,7 @@ class Graph(Layered):
                 yield replace(self._arc(place, head, state), exception=exception), end
                 continue
             last = with_layout("last", "last", Unflatten(), state.shape) if state.shape.layout == "tokens" else ()
-            operation = Operation("head", head, pyramid(state.maps[-head.levels :]))  # type: ignore[attr-defined]
+            operation = Operation("head", head, pyramid(state.maps[-head.levels :]))
             operations = (*last, operation)
             yield Arc(0, 0, place, head, 0, operations, _elements(state.maps[:-1]), exception), end
 
@@ -263,7 +277,7 @@ def _elements(maps: Sequence[Shape]) -> int:
     return sum(shape.elements for shape in maps)
 
 
-def same_head(head: BlockSpec, other: BlockSpec) -> bool:
+def same_head(head: HeadSpec, other: HeadSpec) -> bool:
     """Whether two heads differ in their number of classes at most."""
     same_kind = head.kind == other.kind
-    return same_kind and replace(head, classes=other.classes) == other  # type: ignore[call-arg, attr-defined]
+    return same_kind and replace(head, classes=other.classes) == other

@@ -22,6 +22,12 @@ megabytes (10^6 bytes) of peak activation memory."""
 SMALL = 1e-12
 """As good as a divisor of what is no whole number: ms and points."""
 
+BITS = {
+    "float32": 32, "fp32": 32, "float16": 16, "fp16": 16, "bfloat16": 16, "bf16": 16,
+    "int16": 16, "int8": 8, "uint8": 8, "int4": 4,
+}  # fmt: skip
+"""Bits of an activation by the precision that a table states; imported tables use the short names too."""
+
 _IN_PLACE = ("folded_norm", "activation")
 """Layers that every runtime does within the one before them."""
 
@@ -33,6 +39,8 @@ class Measure:
     Attributes:
         key: as options and files name it.
         name, unit: for messages: "parameters", "M".
+        saved: what is saved of it, for messages: "time" of latency.
+        named: whether an amount needs the name beside its unit: "1.2 ms" says all, "3 M" does not.
         size: of that unit, in what the amounts count.
         of: the amount of one arc of a space's graph; infinite where no member can have it.
         total: the amount of a whole member.
@@ -50,11 +58,14 @@ class Measure:
     step: float = 1.0
     base: float = 0.0
     peak: bool = False
+    saved: str = ""
+    named: bool = True
 
     def text(self, amount: float) -> str:
         if 0 < amount < self.size / 100 and self.size > 1:
             return f"{amount:.4g} {self.name}"
-        return f"{amount / self.size:.4g} {self.unit} {self.name}".replace(" ms latency", " ms")
+        shown = f"{amount / self.size:.4g} {self.unit}"
+        return f"{shown} {self.name}" if self.named else shown
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,9 @@ def latency(table: LatencyTable) -> Measure:
                 return inf
             raise
 
-    return Measure("latency_ms", "latency", "ms", 1.0, of, total, SMALL, table.base_ms)
+    return Measure(
+        "latency_ms", "latency", "ms", 1.0, of, total, step=SMALL, base=table.base_ms, saved="time", named=False
+    )
 
 
 def _macs(arc: Arc) -> float:
@@ -106,10 +119,12 @@ PARAMS = Measure("params", "parameters", "M", 1e6, _params, lambda arch: arch.pa
 
 def memory(precision: str) -> Measure:
     """Peak activation memory in MB where an activation takes as many bits as `precision` says (float16, int8)."""
-    bits = re.search(r"\d+", precision)
-    if not bits:
-        raise InputError(f"memory_mb: the table's precision '{precision}' does not say how many bits a value has")
-    megabytes = int(bits[0]) / 8e6
+    if precision not in BITS:
+        raise InputError(
+            f"memory_mb: the table's precision '{precision}' does not say how many bits a value has "
+            f"(expected one of {', '.join(BITS)}). Fix: state it in the table's device.yaml"
+        )
+    megabytes = BITS[precision] / 8e6
 
     def of(arc: Arc) -> float:
         return max((live_elements(operation, arc.held) for operation in arc.operations), default=0) * megabytes
@@ -122,7 +137,7 @@ def peak_elements(arch: Architecture) -> int:
 
     Where the head takes the maps of several stages, those of earlier stages wait through the later ones.
     """
-    levels = getattr(arch.head, "levels", 0)
+    levels = arch.head.levels
     maps = _maps(arch)
     first = len(maps) - levels
 

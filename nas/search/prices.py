@@ -17,7 +17,7 @@ from nas.search.problem import Problem
 from nas.space import Architecture, Operation, Space, Stage
 from nas.space.architecture import with_layout
 from nas.space.space import ROLES
-from nas.specs import BlockSpec, Identity, Shape, Unflatten, pyramid
+from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity, Shape, Unflatten, pyramid
 
 _DIGITS = 9
 """Latency tables round their sums so: sums of the same parts are then equal to those of `LatencyTable.total_ms`."""
@@ -55,7 +55,7 @@ class Prices:
             for stem, head, cost in known:
                 if stem == arch.stem and same_head(head, arch.head):
                     return cost
-        total = self._end_cost(arch.stem) + self._end_cost(arch.head, is_head=True)
+        total = self._end_cost(arch.stem) + self._end_cost(arch.head)
         before = self._stem_shape(arch.stem).channels
         for index, number in enumerate(numbers):
             key = index, number, before
@@ -123,20 +123,21 @@ class Prices:
         ]
 
     @cached_property
-    def _known_costs(self) -> dict[tuple[int, ...], list[tuple[BlockSpec | None, BlockSpec, float]]]:
+    def _known_costs(self) -> dict[tuple[int, ...], list[tuple[EntrySpec | None, HeadSpec, float]]]:
         """The members whose cost is known by itself, by the contents of their stages."""
-        known: dict[tuple[int, ...], list[tuple[BlockSpec | None, BlockSpec, float]]] = {}
+        known: dict[tuple[int, ...], list[tuple[EntrySpec | None, HeadSpec, float]]] = {}
         for arch in self.exceptions:
             key = tuple(self._content[self._number(stage)] for stage in arch.stages)
             known.setdefault(key, []).append((arch.stem, arch.head, self._cautious.cost(arch)))
         return known
 
-    def _end_cost(self, block: BlockSpec | None, is_head: bool = False) -> float:
+    def _end_cost(self, block: EntrySpec | HeadSpec | None) -> float:
         if block is None:
             return 0.0
         cost = self._end_costs.get(block)
         if cost is None:
-            cost = self._cautious.head_cost(block) if is_head else self._cautious.stem_cost(block)
+            scores = self._cautious
+            cost = scores.head_cost(block) if isinstance(block, HeadSpec) else scores.stem_cost(block)
             self._end_costs[block] = cost
         return cost
 
@@ -165,18 +166,19 @@ class Prices:
 
     def _end_amounts(self, measure: Measure, block: BlockSpec, shapes: tuple[Shape, ...]) -> tuple[float, ...]:
         """Return what the operations of the stem or the head take, given the image or the outputs of the stages."""
-        shapes = shapes if block.layout == "pyramid" else shapes[-1:]
+        levels = block.levels if isinstance(block, HeadSpec) else 0
+        shapes = shapes if levels else shapes[-1:]
         key = measure.key, block, shapes
         known = self._of_ends.get(key)
         if known is None:
             operations: list[Operation] = []
             shape = shapes[-1]
-            if block.layout == "pyramid":
+            if levels:
                 # A head that takes several maps gets them all as maps; a stage that ends in tokens is unflattened.
                 if shape.layout == "tokens":
                     operations += with_layout("last", "last", Unflatten(), shape)
                 maps = [replace(each, layout="map") for each in shapes]
-                operations.append(Operation("head", block, pyramid(maps[-block.levels :])))  # type: ignore[attr-defined]
+                operations.append(Operation("head", block, pyramid(maps[-levels:])))
             else:
                 operations += with_layout("", block.kind, block, shape)
             known = self._of_ends[key] = tuple(self._of(measure, operation) for operation in operations)

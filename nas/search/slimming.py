@@ -150,8 +150,8 @@ def _evaluated(problem: Problem, arch: Architecture, options: Iterable[Option]) 
 def _stuck(problem: Problem, pricer: Pricer, arch: Architecture, steps: int) -> NasError:
     limit = pricer.exceeded(arch)
     assert limit is not None
-    at, what = limit.measure.text(limit.measure.total(arch)), limit.measure.name.replace("latency", "time")
-    what = "size or time" if problem.objective == "mes" else what
+    at = limit.measure.text(limit.measure.total(arch))
+    what = "size or time" if problem.objective == "mes" else limit.measure.saved or limit.measure.name
     return NasError(f"slimming stands at {at} after {steps} steps: by this table no single move saves {what} there; "
                     f"set a limit above that, not {limit}, or take --engine exact")  # fmt: skip
 

@@ -6,29 +6,56 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
 from nas.notebook import shortened
-from nas.specs import BlockSpec, Flatten, Identity, Operation, Shape, Unflatten, from_dict, pyramid
+from nas.specs import (
+    BlockSpec,
+    EntrySpec,
+    Flatten,
+    HeadSpec,
+    Identity,
+    Operation,
+    Shape,
+    Unflatten,
+    entry_from,
+    from_dict,
+    head_from,
+    pyramid,
+)
+
+Spec = TypeVar("Spec", bound=BlockSpec)
 
 FORMAT = "nas-architecture-1"
 STRIDE = 32
 """How much the four stages reduce the input: 4, 8, 16, 32."""
 
 
+class Misfit(InputError):
+    """A block cannot stand where it stands: it does not take the shape that comes in.
+
+    Attributes:
+        place: the name of the operation, as `Operation.name`.
+    """
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}", reason=reason)
+        self.place = place
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage at one resolution: how it is entered (stem or embedding) and what stands at its positions."""
 
-    entry: BlockSpec
+    entry: EntrySpec
     blocks: tuple[BlockSpec, ...]
 
     @property
     def width(self) -> int:
         """Channels of the stage's residual stream."""
-        return int(self.entry.width)  # type: ignore[attr-defined]
+        return self.entry.width
 
     @cached_property
     def present(self) -> tuple[BlockSpec, ...]:
@@ -41,7 +68,7 @@ class Stage:
         return len(self.present)
 
     def with_width(self, width: int) -> Stage:
-        return replace(self, entry=replace(self.entry, width=width))  # type: ignore[call-arg]
+        return replace(self, entry=replace(self.entry, width=width))
 
     def with_block(self, position: int, block: BlockSpec) -> Stage:
         return replace(self, blocks=(*self.blocks[:position], block, *self.blocks[position + 1 :]))
@@ -61,9 +88,9 @@ class Architecture:
     space: str
     resolution: tuple[int, int]
     stages: tuple[Stage, ...]
-    head: BlockSpec
+    head: HeadSpec
     name: str = ""
-    stem: BlockSpec | None = None
+    stem: EntrySpec | None = None
 
     def __repr__(self) -> str:
         shape = f"widths {'-'.join(map(str, self.widths))}, depths {'-'.join(map(str, self.depths))}"
@@ -88,7 +115,7 @@ class Architecture:
 
     @property
     def classes(self) -> int:
-        return int(self.head.classes)  # type: ignore[attr-defined]
+        return self.head.classes
 
     @property
     def macs(self) -> int:
@@ -113,17 +140,25 @@ class Architecture:
         return self.stages[stage].entry if position is None else self.stages[stage].blocks[position]
 
     def with_block(self, place: str, block: BlockSpec) -> Architecture:
-        """The same network with another block at a place."""
+        """The same network with another block at a place.
+
+        Raises:
+            Misfit: for one that is not a head, or that cannot enter a stage, where such a one belongs.
+        """
         if place == "head":
+            if not isinstance(block, HeadSpec):
+                raise Misfit(place, f"{block.kind} is not a head")
             return replace(self, head=block)
+        stage, position = _parse(place) if place != "stem" else (0, None)
+        if position is not None:
+            return self.with_stage(stage, self.stages[stage].with_block(position, block))
+        if not isinstance(block, EntrySpec):
+            raise Misfit(place, f"{block.kind} cannot enter a stage")
         if place == "stem" and self.stem is not None:
             return replace(self, stem=block)
-        stage, position = _parse(place) if place != "stem" else (0, None)
-        if position is None:
-            return self.with_stage(stage, replace(self.stages[stage], entry=block))
-        return self.with_stage(stage, self.stages[stage].with_block(position, block))
+        return self.with_stage(stage, replace(self.stages[stage], entry=block))
 
-    def with_head(self, head: BlockSpec) -> Architecture:
+    def with_head(self, head: HeadSpec) -> Architecture:
         """The same network under another head, that of dense prediction, say."""
         return replace(self, head=head)
 
@@ -131,7 +166,7 @@ class Architecture:
         """The same network for another input size or another number of classes."""
         size = (resolution, resolution) if isinstance(resolution, int) else resolution or self.resolution
         check_resolution(size)
-        head = self.head if classes is None else replace(self.head, classes=classes)  # type: ignore[call-arg]
+        head = self.head if classes is None else replace(self.head, classes=classes)
         return replace(self, resolution=size, head=head)
 
     def compact(self) -> Architecture:
@@ -191,7 +226,7 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
             yield operation
             shape = operation.output
     for index, stage in enumerate(arch.stages, start=1):
-        steps = [(entry_name(index - 1, arch.stem), stage.entry)]
+        steps: list[tuple[str, BlockSpec]] = [(entry_name(index - 1, arch.stem), stage.entry)]
         steps += [(f"stage{index}_block{position}", block) for position, block in enumerate(stage.blocks, start=1)]
         for name, spec in steps:
             if isinstance(spec, Identity):
@@ -200,12 +235,12 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
                 yield operation
                 shape = operation.output
             if spec is not stage.entry and shape != operation.input:
-                raise InputError(f"{name}: {spec.kind} changes its input {operation.input} to {shape}: it is no block")
+                raise Misfit(name, f"{spec.kind} changes its input {operation.input} to {shape}: it is no block")
         maps.append(replace(shape, layout="map"))
     if arch.head.layout == "pyramid":
         if shape.layout == "tokens":
             yield Operation(f"stage{len(arch.stages)}_unflatten", Unflatten(), shape)
-        shape = pyramid(maps[-arch.head.levels :])  # type: ignore[attr-defined]
+        shape = pyramid(maps[-arch.head.levels :])
     yield from with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
 
 
@@ -219,7 +254,7 @@ def with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterato
     try:
         spec.check(shape)
     except ValueError as error:
-        raise InputError(f"{name}: {spec.kind} does not fit its input {shape}: {error}") from None
+        raise Misfit(name, f"{spec.kind} does not fit its input {shape}: {error}") from None
     yield Operation(name, spec, shape)
 
 
@@ -254,11 +289,9 @@ def architecture_from(file: YamlFile) -> Architecture:
         name=str(data.get("name", "")),
         resolution=resolution,
         stages=tuple(_stage(file, index, stage) for index, stage in enumerate(stages)),
-        head=_spec(file, ["head"], data.get("head")),
-        stem=_spec(file, ["stem"], data["stem"]) if "stem" in data else None,
+        head=_spec(file, ["head"], data.get("head"), head_from),
+        stem=_spec(file, ["stem"], data["stem"], entry_from) if "stem" in data else None,
     )
-    if not hasattr(arch.head, "classes"):
-        raise file.error(["head"], f"{arch.head.kind} is no classifier: it has no classes")
     try:
         arch.operations()
     except ValueError as error:
@@ -272,18 +305,15 @@ def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
         raise file.error(keys, "expected the keys entry and blocks")
     if not isinstance(stage["blocks"], list):
         raise file.error([*keys, "blocks"], "expected a list of blocks")
-    entry = _spec(file, [*keys, "entry"], stage["entry"])
-    if not hasattr(entry, "width"):
-        raise file.error([*keys, "entry"], f"{entry.kind} cannot enter a stage: it sets no width")
-    blocks = (_spec(file, [*keys, "blocks", i], block) for i, block in enumerate(stage["blocks"]))
+    entry = _spec(file, [*keys, "entry"], stage["entry"], entry_from)
+    blocks = (_spec(file, [*keys, "blocks", i], block, from_dict) for i, block in enumerate(stage["blocks"]))
     return Stage(entry, tuple(blocks))
 
 
-def _spec(file: YamlFile, keys: Sequence[str | int], data: Any) -> BlockSpec:
+def _spec(file: YamlFile, keys: Sequence[str | int], data: Any, parse: Callable[[Any], Spec]) -> Spec:
     if not isinstance(data, (dict, str)):
         raise file.error(keys, f"expected a block, found {data!r}")
-    parse: Callable[[Any], BlockSpec] = from_dict
-    spec: BlockSpec = file.parse(parse, keys, data)
+    spec: Spec = file.parse(parse, keys, data)
     return spec
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from nas.errors import InputError
+from nas.space.architecture import Misfit
 from nas.specs import BlockSpec, Shape
 
 if TYPE_CHECKING:
-    from nas.space.space import Blocks, Role, Space
+    from nas.space.space import Blocks, Pick, Role, Space
 
 Keys = list[str | int]
+Spec = TypeVar("Spec", bound=BlockSpec)
 
 
 def misfit(block: BlockSpec, shape: Shape) -> str:
@@ -43,13 +43,13 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
         for turn in range(max(len(c) for c in _every_choice(space))):
             arch = space.member(
                 [stage.widths[-1] for stage in space.stages], [stage.depths[1] for stage in space.stages], attention,
-                pick=partial(_nth, turn),
+                pick=_nth(turn),
             )  # fmt: skip
             try:
                 arch.operations()
-            except InputError as error:
-                place = str(error).partition(":")[0]
-                return ["head"] if place == "head" else ["stages", stage_of(place)], str(error)
+            except Misfit as error:
+                keys: Keys = ["head"] if error.place == "head" else ["stages", stage_of(error.place)]
+                return keys, str(error)
     return None
 
 
@@ -58,8 +58,11 @@ def stage_of(place: str) -> int:
     return int(place.removeprefix("stage").partition("_")[0]) - 1 if place.startswith("stage") else 0
 
 
-def _nth(turn: int, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-    return candidates[turn % len(candidates)]
+def _nth(turn: int) -> Pick:
+    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+        return candidates[turn % len(candidates)]
+
+    return pick
 
 
 def _why(blocks: Sequence[BlockSpec], shape: Shape) -> str:

@@ -221,7 +221,7 @@ def _places(space: Space, arch: Architecture) -> Iterator[tuple[str, BlockSpec, 
         yield "stem", arch.stem, space.stems
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         if len(choice.entries) > 1:
-            entries = tuple(replace(entry, width=stage.width) for entry in choice.entries)  # type: ignore[call-arg]
+            entries = tuple(replace(entry, width=stage.width) for entry in choice.entries)
             yield entry_name(index, arch.stem), stage.entry, entries
         if len(choice.local) > 1 or len(choice.global_) > 1:
             for position, block in enumerate(stage.blocks, start=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +21,8 @@ from pydantic import (
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
 from nas.space.fit import refusal, stage_of
-from nas.space.space import Blocks, Placement, Space, StageSpace
-from nas.specs import BlockSpec, Identity, Shape, explain, from_dict
+from nas.space.space import Placement, Space, Spec, StageSpace
+from nas.specs import BlockSpec, Identity, Shape, entry_from, explain, from_dict, head_from
 
 Keys = list[str | int]
 
@@ -139,15 +139,12 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         resolution=(checked.resolution[0], checked.resolution[1]),
         placement=checked.attention,
         stages=tuple(_stage(file, [*keys, "stages", index], stage) for index, stage in enumerate(checked.stages)),
-        heads=_blocks(file, [*keys, "head"], checked.head),
-        stems=_blocks(file, [*keys, "stem"], checked.stem) if checked.stem else (),
+        heads=_blocks(file, [*keys, "head"], checked.head, head_from),
+        stems=_blocks(file, [*keys, "stem"], checked.stem, entry_from) if checked.stem else (),
         default_scores=checked.scores,
         recipes={"": checked.recipe} if isinstance(checked.recipe, str) else dict(checked.recipe),
         path=path,
     )
-    for head in space.heads:
-        if not hasattr(head, "classes"):
-            raise file.error([*keys, "head"], f"{head.kind} is no classifier: it has no classes")
     found = refusal(space)
     if found:
         raise file.error([*keys, *found[0]], found[1])
@@ -159,15 +156,15 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
 
 def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
     widths = stage.widths()
-    entries = _blocks(file, [*keys, "entry"], _with(stage.entry, width=widths[-1]))
+    entries = _blocks(file, [*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
     for width in widths[:-1]:
-        _blocks(file, [*keys, "width"], _with(stage.entry, width=width))
+        _blocks(file, [*keys, "width"], _with(stage.entry, width=width), entry_from)
     return StageSpace(
         entries=entries,
         widths=widths,
         depths=(stage.depth.min, stage.depth.max),
-        local=_blocks(file, [*keys, "local"], stage.local),
-        global_=_blocks(file, [*keys, "global"], stage.global_) if stage.global_ else (),
+        local=_blocks(file, [*keys, "local"], stage.local, from_dict),
+        global_=_blocks(file, [*keys, "global"], stage.global_, from_dict) if stage.global_ else (),
     )
 
 
@@ -175,16 +172,18 @@ def _with(data: dict[str, Any] | list[dict[str, Any]], **values: Any) -> dict[st
     return [{**each, **values} for each in data] if isinstance(data, list) else {**data, **values}
 
 
-def _blocks(file: YamlFile, keys: Keys, data: dict[str, Any] | list[dict[str, Any]]) -> Blocks:
-    """The candidates of a place; every hyperparameter with a list of values stands for each of them."""
-    found: list[BlockSpec] = []
+def _blocks(
+    file: YamlFile, keys: Keys, data: dict[str, Any] | list[dict[str, Any]], parse: Callable[[Any], Spec]
+) -> tuple[Spec, ...]:
+    """The candidates of a place, each made by `parse`; a hyperparameter with a list of values stands for each value."""
+    found: list[Spec] = []
     for index, each in enumerate(data if isinstance(data, list) else [data]):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
         empty = next((name for name, values in each.items() if values == []), None)
         if empty is not None:
             raise file.error([*where, empty], "an empty list of values")
         for values in _combinations(each):
-            block: BlockSpec = file.parse(from_dict, where, values)
+            block: Spec = file.parse(parse, where, values)
             if isinstance(block, Identity):
                 raise file.error(where, "identity is a choice at every position and is not listed; expected a block")
             if block in found:
@@ -210,7 +209,7 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
             room = f"the stage has {depth} blocks" if stage.global_ else "the stage has no global block"
             raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
 
-    def pick(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         wanted = _wanted(file, keys, entry, place)
         chosen = [block for block in candidates if _agrees(block, wanted)]
         if not chosen:

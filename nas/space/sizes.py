@@ -94,8 +94,10 @@ def size_text(resolution: tuple[int, int]) -> str:
 
 def between(whole: Space, sized: Space | Architecture) -> Sizes:
     """Return what turns a space as it is loaded into one of the sizes of `sized`, or one that holds it."""
-    head = sized.head if hasattr(sized, "head") else sized.heads[0]
+    from nas.space.space import Space
+
+    head = sized.heads[0] if isinstance(sized, Space) else sized.head
     resolution = sized.resolution if sized.resolution != whole.resolution else None
-    if head.kind == "fpn_head" and head.kind not in {own.kind for own in whole.heads}:
+    if head.task == "segmentation" and head.task not in {own.task for own in whole.heads}:
         return Sizes(resolution, segment=sized.classes)
     return Sizes(resolution, sized.classes if sized.classes != whole.classes else None)

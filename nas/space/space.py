@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from nas.errors import InputError
 from nas.files import path_of
 from nas.notebook import frame, html_table, shortened
 from nas.space.architecture import STRIDE, Architecture, Stage, entry_name
 from nas.space.fit import misfit, refusal
-from nas.specs import BlockSpec, Identity, Shape
+from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity, Shape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +24,14 @@ Placement = Literal["stage_suffix", "network_suffix"]
 Role = Literal["local", "global"]
 ROLES: tuple[Role, ...] = ("local", "global")
 Blocks = tuple[BlockSpec, ...]
-Pick = Callable[[str, Blocks, Shape], BlockSpec]
-"""Chooses among the candidates of a place (named as its operation), which get an input of this shape."""
+Spec = TypeVar("Spec", bound=BlockSpec)
+
+
+class Pick(Protocol):
+    """Chooses among the candidates of a place (named as its operation), which get an input of this shape."""
+
+    def __call__(self, place: str, candidates: tuple[Spec, ...], shape: Shape, /) -> Spec: ...
+
 
 FORMAT = "nas-space-1"
 MEMBER_COLUMNS = ("name", "params", "macs", "widths", "depths", "resolution")
@@ -44,7 +50,7 @@ class StageSpace:
         global_: its global (attention) candidates; none where only local blocks may stand.
     """
 
-    entries: Blocks
+    entries: tuple[EntrySpec, ...]
     widths: tuple[int, ...]
     depths: tuple[int, int]
     local: Blocks
@@ -75,23 +81,28 @@ class StageSpace:
         }
 
 
-def first_listed(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def first_listed(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
     """The candidate that the space names first."""
     return candidates[0]
 
 
-def most_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def most_macs(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
     """The candidate with the most multiply-accumulates; of equal ones the one named first."""
     return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 
-def fewest_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+def fewest_macs(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
     return min(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 
-def _in_turn(blocks: Sequence[BlockSpec]) -> Pick:
-    rest = iter(blocks)
-    return lambda place, candidates, shape: next(rest)
+def _in_turn(numbers: Sequence[int]) -> Pick:
+    """Return a pick that takes the candidates with these numbers, one place after the other."""
+    rest = iter(numbers)
+
+    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+        return candidates[next(rest)]
+
+    return pick
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,8 @@ class Space:
     name: str
     resolution: tuple[int, int]
     stages: tuple[StageSpace, ...]
-    heads: Blocks
-    stems: Blocks = ()
+    heads: tuple[HeadSpec, ...]
+    stems: tuple[EntrySpec, ...] = ()
     placement: Placement = "stage_suffix"
     paper: str = ""
     default_scores: str | None = None
@@ -161,7 +172,7 @@ class Space:
 
     @property
     def classes(self) -> int:
-        return int(self.heads[0].classes)  # type: ignore[attr-defined]
+        return self.heads[0].classes
 
     def member(
         self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int], name: str = "",
@@ -204,7 +215,7 @@ class Space:
         widths = [rng.choice(stage.widths) for stage in self.stages]
         depths = [rng.randint(*stage.depths) for stage in self.stages]
 
-        def pick(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+        def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
             return candidates[0] if len(candidates) == 1 else rng.choice(candidates)
 
         arch = self.member(widths, depths, rng.choice(list(self._attention(depths))), pick=pick)
@@ -223,7 +234,8 @@ class Space:
         for widths in product(*(stage.widths for stage in self.stages)):
             for depths in product(*(range(stage.depths[0], stage.depths[1] + 1) for stage in self.stages)):
                 for attention in self._attention(depths):
-                    for chosen in product(*self._choices(widths, depths, attention)):
+                    counts = self._choices(widths, depths, attention)
+                    for chosen in product(*map(range, counts)):
                         yield self.member(widths, depths, attention, pick=_in_turn(chosen))
 
     def count(self) -> int:
@@ -297,7 +309,7 @@ class Space:
         size = self.largest().at(resolution, classes).resolution
         heads = self.heads
         if classes is not None:
-            heads = tuple(replace(head, classes=classes) for head in heads)  # type: ignore[call-arg]
+            heads = tuple(replace(head, classes=classes) for head in heads)
         members = {name: arch.at(resolution, classes) for name, arch in self.published.items()}
         sized = replace(self, resolution=size, heads=heads, published=members)
         found = refusal(sized) if size != self.resolution else None
@@ -310,7 +322,7 @@ class Space:
                 raise InputError(f"resolution {size[0]}x{size[1]}: {name}: {error}") from None
         return sized
 
-    def with_head(self, head: BlockSpec) -> Space:
+    def with_head(self, head: HeadSpec) -> Space:
         """The same space under another head (that of dense prediction, say) for all of its members."""
         members = {name: replace(arch, head=head) for name, arch in self.published.items()}
         return replace(self, heads=(head,), published=members)
@@ -354,12 +366,12 @@ class Space:
             "head": [head.to_dict() for head in self.heads],
         }  # fmt: skip
 
-    def _choices(self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int]) -> list[Blocks]:
-        """The candidates of each place of such a member, in the order in which `member` picks."""
-        choices: list[Blocks] = []
+    def _choices(self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int]) -> list[int]:
+        """How many candidates each place of such a member has, in the order in which `member` picks."""
+        choices: list[int] = []
 
-        def note(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-            choices.append(candidates)
+        def note(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+            choices.append(len(candidates))
             return candidates[0]
 
         self.member(widths, depths, attention, pick=note)
@@ -424,8 +436,8 @@ def likeness(block: BlockSpec, other: BlockSpec) -> tuple[bool, int]:
     return block.kind == other.kind, sum(values.get(name) == value for name, value in block.hyperparameters().items())
 
 
-def _widened(entry: BlockSpec, width: int) -> BlockSpec:
-    return replace(entry, width=width)  # type: ignore[call-arg]
+def _widened(entry: EntrySpec, width: int) -> EntrySpec:
+    return replace(entry, width=width)
 
 
 def _names(blocks: Sequence[BlockSpec]) -> str:

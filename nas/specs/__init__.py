@@ -18,7 +18,7 @@ from nas.errors import nearest
 from nas.plugins import BLOCKS, plugins
 from nas.specs.additive_encoder import AdditiveEncoder
 from nas.specs.attention_ffn import AttentionFFN
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, EntrySpec, HeadSpec
 from nas.specs.conv_embedding import ConvEmbedding
 from nas.specs.conv_encoder import ConvEncoder
 from nas.specs.conv_ffn import ConvFFN
@@ -74,6 +74,30 @@ def parse(kind: str, hyperparameters: str) -> BlockSpec:
     """
     items = (item.partition("=") for item in hyperparameters.split(";") if item)
     return _make(kind, lambda model: model.model_validate_strings({name: value for name, _, value in items}))
+
+
+def entry_from(data: Mapping[str, Any] | str) -> EntrySpec:
+    """As `from_dict`, for what enters a stage. Raises ValueError for any other block."""
+    spec = from_dict(data)
+    if not isinstance(spec, EntrySpec):
+        raise ValueError(f"{spec.kind} cannot enter a stage: it is not an EntrySpec, which sets a width")
+    return spec
+
+
+def head_from(data: Mapping[str, Any] | str) -> HeadSpec:
+    """As `from_dict`, for heads. Raises ValueError for any other block."""
+    return _head(from_dict(data))
+
+
+def parse_head(kind: str, hyperparameters: str) -> HeadSpec:
+    """As `parse`, for heads. Raises ValueError for any other block."""
+    return _head(parse(kind, hyperparameters))
+
+
+def _head(spec: BlockSpec) -> HeadSpec:
+    if not isinstance(spec, HeadSpec):
+        raise ValueError(f"{spec.kind} cannot be a head: it is not a HeadSpec, which has classes")
+    return spec
 
 
 def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) -> BlockSpec:
@@ -143,10 +167,12 @@ __all__ = [
     "EMOStem",
     "EfficientViTModule",
     "EfficientViTStem",
+    "EntrySpec",
     "FPNHead",
     "Flatten",
     "FusedMBConv",
     "FusedMBConvDown",
+    "HeadSpec",
     "IRMBDown",
     "Identity",
     "Layer",
@@ -160,8 +186,11 @@ __all__ = [
     "TokenHead",
     "Trace",
     "Unflatten",
+    "entry_from",
     "explain",
     "from_dict",
+    "head_from",
     "parse",
+    "parse_head",
     "pyramid",
 ]  # fmt: skip

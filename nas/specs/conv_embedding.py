@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import BlockSpec, require
+from nas.specs.base import EntrySpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
 
 @dataclass(frozen=True)
-class ConvEmbedding(BlockSpec):
+class ConvEmbedding(EntrySpec):
     """A 3x3 convolution of stride 2 with batch norm: (B, C, H, W) to (B, width, H/2, W/2).
 
     EfficientFormer (arXiv:2206.01191), Sec. 4.1; SwiftFormer uses the same.

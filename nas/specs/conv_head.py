@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, HeadSpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
 
 @dataclass(frozen=True)
-class ConvHead(BlockSpec):
+class ConvHead(HeadSpec):
     """A 1x1 convolution, the mean over all positions and an MLP: (B, C, H, W) to (B, classes).
 
     EfficientViT (arXiv:2205.14756), as published code has it: Linear(Linear_LN,act(Mean(Conv_BN,act(X)))).

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, EntrySpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
 
 @dataclass(frozen=True)
-class ConvStem(BlockSpec):
+class ConvStem(EntrySpec):
     """Two 3x3 convolutions of stride 2, each with batch norm and activation: (B, 3, H, W) to (B, width, H/4, W/4).
 
     EfficientFormer (arXiv:2206.01191), Sec. 4.1; SwiftFormer uses the same.

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.specs.attention import softmax_attention
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, EntrySpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
 
 @dataclass(frozen=True)
-class DualPathEmbedding(BlockSpec):
+class DualPathEmbedding(EntrySpec):
     """A strided convolution plus attention of a strided map to the whole one: (B, C, H, W) to (B, width, H/2, W/2).
 
     EfficientFormerV2 (arXiv:2212.08059), Sec. 3.3: K, V = Conv_BN(X); Q = Conv_BN(DWConv(X) + Pool(X)), both of

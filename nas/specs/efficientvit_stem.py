@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, EntrySpec, require
 from nas.specs.dsconv import DSConv
 from nas.specs.layers import Trace
 from nas.specs.res_block import ResBlock
@@ -15,7 +15,7 @@ StemBlock = Literal["dsconv", "res_block"]
 
 
 @dataclass(frozen=True)
-class EfficientViTStem(BlockSpec):
+class EfficientViTStem(EntrySpec):
     """A 3x3 convolution of stride 2 and a residual block: (B, 3, H, W) to (B, width, H/2, W/2).
 
     EfficientViT (arXiv:2205.14756), Fig. 5, "input stem"; every published member has one block here.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, EntrySpec, require
 from nas.specs.layers import Layer, Trace
 from nas.specs.shape import Shape
 
 
 @dataclass(frozen=True)
-class EMOStem(BlockSpec):
+class EMOStem(EntrySpec):
     """A strided convolution and the plainest of EMO's blocks: (B, 3, H, W) to (B, width, H/2, W/2).
 
     EMO (arXiv:2301.01146), stage 0: P = BN(Conv3x3,s2(X)); L = act(BN(DWConv3x3(P)));

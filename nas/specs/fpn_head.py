@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, HeadSpec, Task, require
 from nas.specs.layers import Layer, Trace
 from nas.specs.mbconv import MBConv
 from nas.specs.shape import Layout, Shape
@@ -15,7 +15,7 @@ MOST_DEPTH = 8
 
 
 @dataclass(frozen=True)
-class FPNHead(BlockSpec):
+class FPNHead(HeadSpec):
     """The maps of the last stages, added up at the finest one's size, then MBConvs: a class score for every position.
 
     EfficientViT (arXiv:2205.14756), Fig. 5, "segmentation head": 1x1 convolutions with batch norm bring every map to
@@ -33,6 +33,7 @@ class FPNHead(BlockSpec):
     kind: ClassVar[str] = "fpn_head"
     module: ClassVar[str] = "nas.blocks.fpn_head:FPNHeadBlock"
     layout: ClassVar[Layout] = "pyramid"
+    task: ClassVar[Task] = "segmentation"
 
     classes: int
     width: int = 64

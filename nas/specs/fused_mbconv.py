@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, EntrySpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
@@ -37,7 +37,7 @@ class FusedMBConv(BlockSpec):
 
 
 @dataclass(frozen=True)
-class FusedMBConvDown(BlockSpec):
+class FusedMBConvDown(EntrySpec):
     """Fused inverted bottleneck of stride 2 without a shortcut: (B, C, H, W) to (B, width, H/2, W/2).
 
     Attributes:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, EntrySpec, require
 from nas.specs.layers import Layer, Trace
 from nas.specs.map_head import Norm
 from nas.specs.shape import Shape
@@ -102,7 +102,7 @@ class IRMB(BlockSpec):
 
 
 @dataclass(frozen=True)
-class IRMBDown(BlockSpec):
+class IRMBDown(EntrySpec):
     """An inverted residual mobile block that enters a stage: (B, C, H, W) to (B, width, H/2, W/2).
 
     EMO (arXiv:2301.01146): the depthwise convolution has stride 2, and there is neither attention nor a skip.

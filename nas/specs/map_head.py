@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from nas.specs.base import BlockSpec, require
+from nas.specs.base import HeadSpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
@@ -13,7 +13,7 @@ Norm = Literal["batch", "layer"]
 
 
 @dataclass(frozen=True)
-class MapHead(BlockSpec):
+class MapHead(HeadSpec):
     """Norm over channels, mean over positions and a linear classifier: (B, C, H, W) to (B, classes).
 
     SwiftFormer (arXiv:2303.15446) and EfficientFormerV2 (arXiv:2212.08059) use batch norm and distillation, EMO

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, require
+from nas.specs.base import ACTIVATIONS, Activation, BlockSpec, EntrySpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Shape
 
@@ -39,7 +39,7 @@ class MBConv(BlockSpec):
 
 
 @dataclass(frozen=True)
-class MBConvDown(BlockSpec):
+class MBConvDown(EntrySpec):
     """Inverted bottleneck of stride 2 without a shortcut: (B, C, H, W) to (B, width, H/2, W/2).
 
     Attributes:

@@ -15,6 +15,8 @@ class Flatten(BlockSpec):
     """4D to 3D: a map (B, C, H, W) to tokens (B, H*W, C). EfficientFormer does it once, before its first MB3D."""
 
     kind: ClassVar[str] = "flatten"
+    breakdown: ClassVar[str] = "reshape"
+    changes_layout: ClassVar[bool] = True
     module: ClassVar[str] = "nas.blocks.reshape:FlattenBlock"
 
     def trace(self, shape: Shape) -> Trace:
@@ -28,6 +30,8 @@ class Unflatten(BlockSpec):
     kind: ClassVar[str] = "unflatten"
     module: ClassVar[str] = "nas.blocks.reshape:UnflattenBlock"
     layout: ClassVar[Layout] = "tokens"
+    breakdown: ClassVar[str] = "reshape"
+    changes_layout: ClassVar[bool] = True
 
     def trace(self, shape: Shape) -> Trace:
         return Trace(shape).reshape("map")

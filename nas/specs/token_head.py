@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs.base import BlockSpec, require
+from nas.specs.base import HeadSpec, require
 from nas.specs.layers import Trace
 from nas.specs.shape import Layout, Shape
 
 
 @dataclass(frozen=True)
-class TokenHead(BlockSpec):
+class TokenHead(HeadSpec):
     """Layer norm, mean over tokens and a linear classifier: (B, N, C) to (B, classes).
 
     With `distillation` there is a second classifier for the teacher's labels (as in DeiT, arXiv:2012.12877). In eval

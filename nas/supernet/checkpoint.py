@@ -26,6 +26,7 @@ from nas.accuracy.recorded_file import WEIGHTS_FILE
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.space import Space, load_space
+from nas.supernet.description import up_to_date
 from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Supernet
 from nas.training.folder import TrainingFolder
@@ -84,17 +85,13 @@ def describe(
     }
     if folder.description.exists() and (folder.state.exists() or folder.weights.exists()):
         found = YamlFile(folder.description)
-        # What an older version could not be asked for is as it is by default.
-        recipe_there = found.data.get("recipe")
-        known: dict[str, Any] = {}
-        if isinstance(recipe_there, dict):
-            known["recipe"] = Recipe().to_dict() | recipe_there
-        data_there = found.data.get("data")
-        if isinstance(data_there, dict):
-            # Older folders have these counts in `source` alone, which is compared as well.
+        there = up_to_date(found.data)
+        if isinstance(there.get("data"), dict):
+            # The same images may be given by another name. Some older folders say nothing of the counts at all; there
+            # `source`, which has them in words, is compared.
             counts = {key: data[key] for key in ("dataset", "total", "held_out") if key in data}
-            known["data"] = counts | data_there
-        there = found.data | known
+            name = {"name": data["name"]} if "name" in data else {}
+            there["data"] = counts | there["data"] | name
         for key, value in ({"start": None} | wanted).items():
             if there.get(key) != value:
                 difference = _difference(there.get(key), value)
@@ -158,4 +155,5 @@ def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
     height, width = file.data["resolution"]
-    return folder, file.data, load_space(str(folder.space)).at((height, width), file.data["classes"])
+    space = load_space(str(folder.space)).at((height, width), file.data["classes"])
+    return folder, up_to_date(file.data), space

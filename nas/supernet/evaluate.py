@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,9 +92,4 @@ def _counts(about: Mapping[str, Any], path: Path) -> tuple[int, int]:
     """Return how many images the data set of a training has, and how many of them were held out."""
     if "total" in about and "held_out" in about:
         return int(about["total"]), int(about["held_out"])
-    # Folders of versions before 2026-12 have the counts in the words of `source` alone.
-    counts = re.search(r"(\d+) of (\d+) images to train on", str(about.get("source")))
-    if counts is None:
-        raise InputError(f"{path}: data: total and held_out are missing, so that the held-out images are not known")
-    trained, total = map(int, counts.groups())
-    return total, total - trained
+    raise InputError(f"{path}: data: total and held_out are missing, so that the held-out images are not known")

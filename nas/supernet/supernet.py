@@ -155,7 +155,7 @@ class Supernet(nn.Module):
             return build_block(operation.spec, operation.input)
         width = operation.output.channels if operation.name != "head" else None
         if operation.name == "stem" and self.space.stems:
-            width = max(stem.width for stem in candidates)  # type: ignore[attr-defined]
+            width = max(stem.width for stem in self.space.stems)
         return SharedBlocks(candidates, operation.input, width)
 
     def _candidates(self, name: str) -> Blocks:
@@ -212,15 +212,15 @@ class Supernet(nn.Module):
         kept = self._kept(arch)
         placed = self.space.place(arch).operations()
         for operation, source in zip(arch.operations(), placed, strict=True):
-            reshape = operation.spec.kind in ("flatten", "unflatten")
-            yield operation, None if reshape else self._source(source), self._keep(source, kept)
+            wide = None if operation.spec.changes_layout else self._source(source)
+            yield operation, wide, self._keep(source, kept)
 
     def _kept(self, arch: Architecture) -> dict[str, Tensor]:
         """The channels of every residual stream that stay, by the stream's name."""
         streams = self.ranking().streams
         widths = {f"stage{index}": width for index, width in enumerate(arch.widths, start=1)}
         if arch.stem is not None:
-            widths["stem"] = arch.stem.width  # type: ignore[attr-defined]
+            widths["stem"] = arch.stem.width
         return {stream: first(order, widths[stream]) for stream, order in streams.items()}
 
     def _keep(self, operation: Operation, kept: dict[str, Tensor]) -> Keep:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.space import Space
-from nas.space.space import Blocks, Pick, most_macs
-from nas.specs import BlockSpec, Shape
+from nas.space.space import Pick, Spec, most_macs
+from nas.specs import Shape
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.gumbel import GumbelSoftmax, TemperatureSchedule
 from nas.supernet.recipe import Recipe
@@ -61,6 +60,8 @@ def train(
     _check(space, data)
     folder, together = Folder(Path(out)), processes(device)
     of: dict[str, Any] = {"source": data.source, "images": len(data), "fingerprint": data.fingerprint}
+    if data.name:
+        of["name"] = data.name  # what a fine-tuning of its members takes as --data
     if data.part is not None:
         # `nas.supernet.evaluate.training_splits` finds the held-out images again by these.
         of |= {
@@ -148,15 +149,20 @@ class SupernetTask(Task):
             return None, most_macs
         choices = [stage.widths for stage in self.supernet.space.stages]
         widths = [widths[int(torch.randint(len(widths), (), generator=generator))] for widths in choices]
-        return widths, partial(_any, generator)
+        return widths, _any(generator)
 
     def log(self, step: int) -> dict[str, float]:
         append(self.folder.alpha, [_shares(step, name, alpha) for name, alpha in self.supernet.alphas().items()])
         return {"temperature": round(self.schedule.at(step / self.steps), 4)}
 
 
-def _any(generator: torch.Generator, place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-    return candidates[int(torch.randint(len(candidates), (), generator=generator)) if len(candidates) > 1 else 0]
+def _any(generator: torch.Generator) -> Pick:
+    """Return a pick that draws among the candidates of each place."""
+
+    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+        return candidates[int(torch.randint(len(candidates), (), generator=generator)) if len(candidates) > 1 else 0]
+
+    return pick
 
 
 def _shares(step: int, name: str, alpha: Tensor) -> dict[str, object]:

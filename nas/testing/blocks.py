@@ -9,7 +9,6 @@ Every function raises AssertionError with what is wrong.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -197,7 +196,10 @@ def _tensors(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _acting_as(spec: BlockSpec, other: BlockSpec) -> BlockSpec:
     """The block with the other one's activation, which slices may differ in."""
-    return replace(spec, activation=other.activation) if hasattr(spec, "activation") else spec  # type: ignore[attr-defined, call-arg]
+    values = spec.hyperparameters()
+    if "activation" not in values:
+        return spec
+    return type(spec)(**values | {"activation": other.hyperparameters()["activation"]})
 
 
 @torch.no_grad()

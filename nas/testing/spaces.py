@@ -21,14 +21,14 @@ from nas.network import Network, build
 from nas.space import Architecture, Space, load_architecture, load_space
 from nas.space.moves import Exchange, Move, moves
 from nas.space.space import Pick, most_macs
-from nas.specs import BlockSpec
+from nas.specs import HeadSpec
 from nas.supernet.gumbel import GumbelSoftmax, Sampling
 from nas.supernet.supernet import Supernet
 
 SIDE, CLASSES = 64, 10
 MOST_PARAMETERS = 2.2
 """Of a supernet, times those of its largest member."""
-Head = Callable[[BlockSpec], BlockSpec]
+Head = Callable[[HeadSpec], HeadSpec]
 
 
 def check_space(space: Space, side: int = SIDE, smaller_head: Head = lambda head: head) -> None:
@@ -182,7 +182,7 @@ def reduced(space: Space, side: int = SIDE, smaller_head: Head = lambda head: he
     stages = tuple(
         replace(
             stage, widths=stage.widths[:2], depths=(stage.depths[0], max(stage.depths[0], min(stage.depths[1], 2))),
-            entries=tuple(replace(entry, width=stage.widths[:2][-1]) for entry in stage.entries),  # type: ignore[call-arg]
+            entries=tuple(replace(entry, width=stage.widths[:2][-1]) for entry in stage.entries),
         )
         for stage in sized.stages
     )  # fmt: skip

@@ -14,7 +14,7 @@ import nas
 from nas.export.target import Model, save_state
 from nas.network import Network
 from nas.space import Architecture, Stage
-from nas.specs import MB3D, MB4D, BlockSpec, ConvEmbedding, ConvStem, TokenHead
+from nas.specs import MB3D, MB4D, BlockSpec, ConvEmbedding, ConvStem, HeadSpec, TokenHead
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 
@@ -30,7 +30,7 @@ LOCAL = MB4D(expansion=2)
 
 
 def small(
-    block: BlockSpec = LOCAL, resolution: tuple[int, int] = (32, 32), head: BlockSpec | None = None
+    block: BlockSpec = LOCAL, resolution: tuple[int, int] = (32, 32), head: HeadSpec | None = None
 ) -> Architecture:
     """A network of four blocks that converts in a second or two, `block` in stage 3."""
     stages = (

@@ -184,3 +184,17 @@ def test_a_measured_table_calibrates_itself(table: LatencyTable, tmp_path: Path)
     measured = replace(table, device=replace(table.device, estimate=None, provenance="measured"))
     with pytest.raises(InputError, match=r"has measured rows.*nas profile --space SPACE --device iphone12"):
         adjust(measured, written(tmp_path, {"efficientformer_l1": 1.0}))
+
+
+def test_a_line_is_named_once_whatever_the_reason_begins_with(
+    table: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, {"networks/a.yaml": 1.0})
+
+    def refuse(name: str) -> None:
+        raise InputError(f"{path}:2 and more: cannot be read")
+
+    monkeypatch.setattr("nas.latency.adjust.load_architecture", refuse)
+    with pytest.raises(InputError) as refused:
+        adjust(table, path)
+    assert str(refused.value) == f"{path}:2: {path}:2 and more: cannot be read"

@@ -365,7 +365,7 @@ def test_what_is_proposed_fits_the_device(make_run, kind, target):
 def test_fine_tuning_is_proposed_on_the_data_of_the_supernet(make_run):
     folder = make_run()
     Path("runs/super net").mkdir()
-    Path("runs/super net/supernet.yaml").write_text("data: {dataset: my digits}\ncommand: nas train --space small\n")
+    Path("runs/super net/supernet.yaml").write_text("data: {name: my digits}\ncommand: nas train --space small\n")
     rewrite(folder, lambda data: data.update(supernet="runs/super net"))
     commands = {gap.part: gap.command for gap in load_runs(folder)[0].left_out}
     assert commands["fine-tuning"] == f"nas finetune {folder} --data 'my digits' --from-scratch"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nas.errors import InputError, NasError
 from nas.search import pose, search, solve
 from nas.search.graph import Graph
-from nas.search.limits import live_elements, memory, peak_elements
+from nas.search.limits import MACS, latency, live_elements, memory, peak_elements
 from nas.search.mes import mes
 from nas.space import Operation
 from nas.specs import MB4D, ConvEmbedding, FPNHead, Shape
@@ -145,3 +147,19 @@ def test_mes_is_the_papers(small_space, made_up_table, made_up_scores):
         search(space, table, scores, target, "exact", objective="mes")
     with pytest.raises(InputError, match="unknown objective 'me', did you mean 'mes'"):
         search(space, table, scores, target, objective="me")
+
+
+def test_messages_say_what_the_measures_say(small_space, made_up_table):
+    """No word is looked for in another: a name that holds one of them stays whole."""
+    arch = small_space().largest()
+    measure = latency(made_up_table(small_space(), seed=1))
+    assert measure.text(1.25) == "1.25 ms" and measure.saved == "time"
+    other = replace(measure, unit="rows ms latency", name="rows", named=True, saved="")
+    assert other.text(1.25) == "1.25 rows ms latency rows"
+    assert MACS.text(arch.macs).endswith(" M MACs") and not MACS.saved
+
+
+@pytest.mark.parametrize("precision", ["version 3 of a mixture", "w8a16", ""])
+def test_a_number_in_a_precisions_name_is_not_its_bits(precision):
+    with pytest.raises(InputError, match="does not say how many bits"):
+        memory(precision)

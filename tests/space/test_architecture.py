@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 import nas
 from nas.errors import InputError
-from nas.space import find_architecture
+from nas.space import Architecture, Operation, Space, find_architecture
+from nas.space.architecture import Misfit
+from nas.space.fit import refusal
 from nas.specs import MB3D, MB4D, Flatten, Identity, Unflatten
 
 SPACE = nas.load_space("efficientformer")
@@ -115,11 +118,16 @@ BAD = [
     ("heads: 8", "head: 8", "28: stages[3].blocks[3]: mb3d: head: unknown key"),
     ("width: 448", "width: 0", "23: stages[3].entry: conv_embedding: width 0 must be positive"),
     ("kind: conv_stem, width: 48, activation: relu", "kind: mb4d", "6: stages[0].entry: mb4d cannot enter a stage"),
+    (
+        "{kind: conv_embedding, width: 448}",
+        "{kind: conv_head, classes: 5, width: 448, features: 8}",
+        "23: stages[3].entry: conv_head cannot enter a stage",
+    ),
     (FIRST, "- 7", "8: stages[0].blocks[0]: expected a block, found 7"),
     (FIRST, "- {kind: conv_embedding, width: 3}", "stage1_block1: conv_embedding changes its input 48x56x56"),
     (FIRST, "- flatten", "stage1_block1: flatten changes its input"),
     ("  blocks:\n", "  block:\n", "6: stages[0]: expected the keys entry and blocks"),
-    (HEAD, "head: {kind: mb4d}", "29: head: mb4d is no classifier"),
+    (HEAD, "head: {kind: mb4d}", "29: head: mb4d cannot be a head"),
     (HEAD, "head: token_head", "29: head: token_head: classes: is missing"),
     (HEAD, "", "head: expected a block, found None"),
 ]
@@ -143,3 +151,20 @@ def test_architecture_needs_no_space_file(tmp_path: Path) -> None:
     arch = arch.with_stage(3, replace(arch.stages[3], blocks=(MB4D(expansion=3), MB3D(heads=4))))
     arch.save(tmp_path / "a.yaml")
     assert nas.load_architecture(tmp_path / "a.yaml") == arch
+
+
+def test_a_misfit_says_its_place_and_the_space_names_the_key(
+    small_space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key in the YAML file follows from the error's attribute: its message may say anything."""
+    space = small_space()
+
+    def refuse(self: Architecture) -> tuple[Operation, ...]:
+        misfit = Misfit("stage2_entry", "no room")
+        misfit.args = ("other words",)
+        raise misfit
+
+    monkeypatch.setattr(Architecture, "operations", refuse)
+    assert refusal(space) == (["stages", 1], "other words")
+    error = Misfit("head", "no room")
+    assert (error.place, error.reason, str(error)) == ("head", "no room", "head: no room")

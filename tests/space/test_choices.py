@@ -108,7 +108,7 @@ BAD = [
         GLOBAL_3.replace("[8, 12, 16]", "[12, 16, 64]"),
         "does not fit 32x4x4: width 32 is not divisible by head_dim 64",
     ),
-    (HEAD, HEAD.replace("[{", "[{kind: mb4d}, {"), "head: mb4d is no classifier: it has no classes"),
+    (HEAD, HEAD.replace("[{", "[{kind: mb4d}, {"), "mb4d cannot be a head"),
     (
         HEAD,
         HEAD.replace("{kind: map_head, classes: 10}", "{kind: token_head, classes: 10}"),

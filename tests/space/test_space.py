@@ -205,7 +205,7 @@ BAD = [
     (LOCAL, "local: {kind: identity}", "14: stages[0].local: identity is a choice at every position"),
     (LOCAL, "local: {kind: conv_embedding, width: 8}", "stages[0]: stage1_block1: conv_embedding changes its input"),
     (GLOBAL, GLOBAL.replace("8", "0"), "23: stages[2].global: mb3d: heads 0 must be at least 1"),
-    (HEAD, "head: {kind: mb4d}", "29: head: mb4d is no classifier"),
+    (HEAD, "head: {kind: mb4d}", "29: head: mb4d cannot be a head"),
     (HEAD, "head: {kind: token_head}", "29: head: token_head: classes: is missing"),
     (HEAD, "head: {kind: token_head, classes: 1}", "29: head: token_head: classes 1 must be at least 2"),
     (MEMBER, MEMBER.replace("48", "50"), "31: published.efficientformer_l1: stage 1: width 50 is none of 32, 48, 64"),

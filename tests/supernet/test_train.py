@@ -233,7 +233,8 @@ def test_the_folder_says_how_the_data_set_was_split_and_those_of_older_versions_
     data = description["data"]
     assert (data["images"], data["total"], data["held_out"]) == (70, 100, 30)
     assert splits.train.part and data["dataset"] == splits.train.part.dataset
-    for key in ("dataset", "total", "held_out"):
+    assert data["name"] == "digits"
+    for key in ("dataset", "total", "held_out", "name"):
         del data[key]
     write_yaml(folder.description, description)
     train(space, splits.train, recipe, tmp_path / "out")

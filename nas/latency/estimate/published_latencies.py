@@ -17,7 +17,7 @@ from nas.latency.cost_model import demand
 from nas.latency.estimate.fit import Observation
 from nas.latency.estimate.layer_lists import layer_list
 from nas.space import Architecture, published_member
-from nas.specs import Layer, parse
+from nas.specs import Layer, parse_head
 
 PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
 """The parts of a breakdown that are fitted; its activations and its rest (the call among them) have no layers."""
@@ -71,7 +71,7 @@ def dense_networks(folder: Path) -> list[Dense]:
         if not (height.isdecimal() and (width or height).isdecimal()):
             raise InputError(f"{path}:{line}: resolution: '{row['resolution']}' is not a side or HEIGHTxWIDTH")
         try:
-            arch = arch.at((int(height), int(width or height))).with_head(parse("fpn_head", row["head"]))
+            arch = arch.at((int(height), int(width or height))).with_head(parse_head("fpn_head", row["head"]))
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         name = f"{row['model']}@{row['resolution']}"
@@ -147,16 +147,12 @@ def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
     layers: dict[str, list[Layer]] = defaultdict(list)
     for operation in arch.operations():
         for layer in operation.spec.layers(operation.input):
-            layers[_part(operation.spec.kind, layer)].append(layer)
+            layers[operation.spec.breakdown or _part(layer)].append(layer)
     return [replace(whole, demand=demand(layers[part]), ms=share * whole.ms) for part, share in shares.items()]
 
 
-def _part(kind: str, layer: Layer) -> str:
-    """Which part of a breakdown a layer of this block belongs to."""
-    if kind in ("conv_stem", "conv_embedding"):
-        return "patch_embedding"
-    if kind in ("flatten", "unflatten"):
-        return "reshape"
+def _part(layer: Layer) -> str:
+    """Which part of a breakdown a layer belongs to, where its block is not a part of its own."""
     if layer.kind == "norm":
         return "norm"
     if layer.kind in ("matmul", "softmax", "reshape"):
