@@ -10,25 +10,34 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from nas.errors import InputError, NasError
+from nas.extras import missing_extra as _missing_extra
 from nas.lazy import bind_function as _bind_function
 from nas.lazy import lazy_names as _lazy_names
 from nas.versions import __version__
 
 if _TYPE_CHECKING:
     from nas.accuracy import Accuracy, Scores, load_scores
+    from nas.devices import Device
+    from nas.export.command import export
+    from nas.export.run import Exported
     from nas.features import Backbone, backbone
     from nas.finetune import Finetuned, finetune
     from nas.latency import Estimate, LatencyTable, load_table
+    from nas.latency.command import Profiled, profile
     from nas.network import Network, build
+    from nas.report.command import Report, report
     from nas.search import Found, search
     from nas.space import Architecture, Operation, Space, load_architecture, load_space
+    from nas.supernet.command import Trained, train
     from nas.weights import import_weights
 
 __all__ = [
     "Accuracy",
     "Architecture",
     "Backbone",
+    "Device",
     "Estimate",
+    "Exported",
     "Finetuned",
     "Found",
     "InputError",
@@ -36,31 +45,44 @@ __all__ = [
     "NasError",
     "Network",
     "Operation",
+    "Profiled",
+    "Report",
     "Scores",
     "Space",
+    "Trained",
     "__version__",
     "backbone",
     "build",
+    "export",
     "finetune",
     "import_weights",
     "load_architecture",
     "load_scores",
     "load_space",
     "load_table",
+    "profile",
+    "report",
     "search",
+    "train",
 ]
 
 _HOMES = {
     "nas.accuracy": ("Accuracy", "Scores", "load_scores"),
+    "nas.devices": ("Device",),
+    "nas.export.command": ("export",),
+    "nas.export.run": ("Exported",),
     "nas.features": ("Backbone", "backbone"),
     "nas.finetune": ("Finetuned", "finetune"),
     "nas.latency": ("Estimate", "LatencyTable", "load_table"),
+    "nas.latency.command": ("Profiled", "profile"),
     "nas.network": ("Network", "build"),
+    "nas.report.command": ("Report", "report"),
     "nas.search": ("Found", "search"),
     "nas.space": ("Architecture", "Operation", "Space", "load_architecture", "load_space"),
+    "nas.supernet.command": ("Trained", "train"),
     "nas.weights": ("import_weights",),
 }
-_FUNCTIONS_NAMED_AS_PACKAGES = ("finetune", "search")
+_FUNCTIONS_NAMED_AS_PACKAGES = ("export", "finetune", "report", "search")
 
 _get, _names = _lazy_names(__name__, _HOMES, always=("InputError", "NasError", "__version__"))
 
@@ -72,7 +94,13 @@ for _name in _FUNCTIONS_NAMED_AS_PACKAGES:
 
 
 def __getattr__(name: str) -> _Any:
-    value = _get(name)
+    try:
+        value = _get(name)
+    except ImportError as error:
+        missing = _missing_extra(error, f"nas.{name}")
+        if missing is None:
+            raise
+        raise missing from error
     if name in _FUNCTIONS_NAMED_AS_PACKAGES:
         _bind_function(f"{__name__}.{name}", value)
     return value

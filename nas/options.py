@@ -477,7 +477,7 @@ def meant(name: str, known: Iterable[str]) -> str:
         each
         for each in known
         for plain in [each.lstrip("-").replace("_", "-")]
-        if plain.startswith(word) or word.startswith(f"{plain}-") or "".join(p[0] for p in plain.split("-")) == word
+        if plain.startswith(word) or word.startswith(f"{plain}-") or "".join(p[:1] for p in plain.split("-")) == word
     ]
     likely = likely or difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
     return f", did you mean {' or '.join(likely)}?" if likely else ""

@@ -1,10 +1,13 @@
-"""What other packages bring: blocks, spaces and devices, found by their entry points.
+"""What other packages bring: blocks, spaces, devices, engines, export targets, table formats, by their entry points.
 
 | group       | name       | value                                                                              |
 |-------------|------------|------------------------------------------------------------------------------------|
 | nas.blocks  | its kind   | the spec, a `nas.specs.BlockSpec` whose `module` says where the block's module is  |
 | nas.spaces  | its name   | the package in which `<name>.yaml` lies                                            |
 | nas.devices | its name   | a function from `nas.devices.Settings` to a `nas.devices.Device`                   |
+| nas.engines | its name   | a function from `nas.search.Problem` to `nas.search.Found`                         |
+| nas.targets | its name   | a `nas.export.target.Target`                                                       |
+| nas.formats | its name   | a `nas.latency.importing.common.Format`: a reader of other tools' latency files    |
 
 Entry points are looked through when a name is asked for that is none of ours, and nothing of a package is imported
 before the name that it brings. `nas.testing` has the tests that each should pass.
@@ -13,11 +16,11 @@ before the name that it brings. `nas.testing` has the tests that each should pas
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.errors import InputError
 
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 BLOCKS, SPACES, DEVICES = "nas.blocks", "nas.spaces", "nas.devices"
+ENGINES, TARGETS, FORMATS = "nas.engines", "nas.targets", "nas.formats"
 OURS = "nas-mobile"
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,45 @@ class Plugin:
     def broken(self, reason: str) -> InputError:
         return InputError(f"{self.what} '{self.entry.name}' of package {self.package}: {reason}; repair that package, "
                           f"or remove it: pip uninstall {self.package}")  # fmt: skip
+
+
+class Registry(Mapping[str, Entry]):
+    """Things of one kind by name: ours, then those that other packages bring. Each is imported when it is first taken.
+
+    Args:
+        group: of the entry points, as "nas.engines". An entry point names what the reference of one of ours does.
+        ours: "package.module:object" by name.
+        kind: the class that an object must have, by such a reference too; without it any callable will do.
+    """
+
+    def __init__(self, group: str, ours: Mapping[str, str], kind: str = "") -> None:
+        self.group, self.ours, self.kind = group, dict(ours), kind
+
+    def __getitem__(self, name: str) -> Entry:
+        if name in self.ours:
+            module, _, attribute = self.ours[name].partition(":")
+            entry: Entry = getattr(importlib.import_module(module), attribute)
+            return entry
+        plugin = plugins(self.group, self.ours)[name]
+        brought = plugin.load()
+        if self.kind and not isinstance(brought, import_object(self.group, self.kind)):
+            raise plugin.broken(f"{plugin.entry.value} is not a {self.kind.replace(':', '.')}")
+        if not self.kind and not callable(brought):
+            raise plugin.broken(f"{plugin.entry.value} cannot be called")
+        return brought  # type: ignore[no-any-return]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.ours or name in plugins(self.group, self.ours)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.ours
+        yield from plugins(self.group, self.ours)
+
+    def __len__(self) -> int:
+        return len(self.ours) + len(plugins(self.group, self.ours))
+
+    def __repr__(self) -> str:
+        return f"Registry({self.group}: {', '.join(self)})"
 
 
 def plugins(group: str, ours: Collection[str]) -> dict[str, Plugin]:

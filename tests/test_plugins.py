@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,12 @@ import nas.plugins
 import nas.specs
 from nas.blocks import build_block
 from nas.blocks.mb4d import MB4DBlock
-from nas.devices import Settings, known_devices, opened
+from nas.devices import Device, Settings, known_devices, opened
 from nas.errors import InputError
+from nas.export import TARGETS
+from nas.latency.importing import FORMATS, import_table
+from nas.plugins import Registry
+from nas.search import ENGINES
 from nas.space import load_space, space_names
 from nas.specs import MB4D, Shape, from_dict
 from nas.testing.blocks import check_block
@@ -137,6 +142,9 @@ def test_nothing_of_a_package_is_imported_before_its_name_is_asked_for(installed
     ("nas.blocks", "mb4d", lambda: from_dict("unheard_of")),
     ("nas.spaces", "emo", space_names),
     ("nas.devices", "host", known_devices),
+    ("nas.engines", "exact", lambda: list(ENGINES)),
+    ("nas.targets", "litert", lambda: list(TARGETS)),
+    ("nas.formats", "csv", lambda: list(FORMATS)),
 ])  # fmt: skip
 def test_a_name_of_ours_is_refused_with_both_packages(site: Path, group, name, ask) -> None:
     bring(site, "their-things", group, name, "theirs:thing")
@@ -196,7 +204,7 @@ def test_a_space_of_the_working_directory_wins(site: Path, workplace) -> None:
 @pytest.mark.parametrize(("text", "reason"), [
     ("open = 3", "is no function that opens a device"),
     ("def open(settings): raise ValueError('no cable')", "ValueError: no cable"),
-    ("def open(settings): return 'a device'", "gave a str, no device"),
+    ("def open(settings): return 'a device'", "gave a str, which is not a nas.devices.Device"),
 ])  # fmt: skip
 def test_a_broken_device_gets_one_line_that_names_the_package(site: Path, text, reason) -> None:
     module = f"their_device_{len(text)}"
@@ -204,6 +212,64 @@ def test_a_broken_device_gets_one_line_that_names_the_package(site: Path, text, 
     assert "theirs" in [device.name for device in known_devices()], "listing imports nothing"
     wanted = f"device 'theirs' of package their-things: .*{reason}"
     with pytest.raises(InputError, match=wanted), opened("theirs", Settings()):
+        pass
+
+
+REGISTRIES: dict[str, Registry[Any]] = {"engine": ENGINES, "target": TARGETS, "format": FORMATS}
+
+
+@pytest.mark.parametrize("what", REGISTRIES)
+def test_entries_of_a_registry_are_what_they_should_be(what: str) -> None:
+    registry = REGISTRIES[what]
+    assert len(registry) == len(list(registry)) == len(dict(registry)) >= 3
+    assert all(name in registry for name in registry) and "unheard-of" not in registry
+    with pytest.raises(KeyError):
+        registry["unheard-of"]
+
+
+@pytest.mark.parametrize("what", REGISTRIES)
+def test_a_registry_takes_what_a_package_brings(what: str, site: Path) -> None:
+    """Nothing of the package is imported before its name is taken; what is of another kind is refused in a line."""
+    registry, module = REGISTRIES[what], f"their_{what}"
+    ours = list(registry)
+    good = f"import nas.plugins as p; thing = p.Registry({registry.group!r}, {registry.ours!r})[{ours[0]!r}]"
+    bring(site, "their-things", registry.group, "theirs", f"{module}:thing", **{module: good})
+    bring(site, "bad-things", registry.group, "wrong", f"{module}_wrong:thing", **{f"{module}_wrong": "thing = 3"})
+    forget()
+    assert list(registry) == [*ours, "theirs", "wrong"] and module not in sys.modules
+    assert registry["theirs"] is registry[ours[0]]
+    with pytest.raises(InputError, match=f"{what} 'wrong' of package bad-things: their_{what}_wrong:thing") as refused:
+        registry["wrong"]
+    assert "\n" not in str(refused.value)
+
+
+def test_an_engine_of_a_package_searches(site: Path, workplace: Any) -> None:
+    text = "from nas.search.exact import exact\ndef search(problem):\n    return exact(problem)\n"
+    bring(site, "their-things", "nas.engines", "theirs", "their_search:search", their_search=text)
+    given = workplace.space, nas.load_table("toy"), nas.load_scores("small-toy")
+    assert nas.search(*given, engine="theirs").cost == nas.search(*given, engine="exact").cost
+
+
+def test_a_format_of_a_package_is_read(site: Path) -> None:
+    text = (
+        "from nas.latency.importing.common import Format, Reading\n"
+        "THEIRS = Format('Theirs', ('.theirs',), lambda path: Reading(path.read_text()))\n"
+    )
+    bring(site, "their-things", "nas.formats", "theirs", "their_format_file:THEIRS", their_format_file=text)
+    (site / "latencies.theirs").write_text("of theirs")
+    assert import_table(site / "latencies.theirs") == ([], [])
+    with pytest.raises(InputError, match=r"known: .*\.csv \(CSV\), \.theirs \(Theirs\)"):
+        import_table(site / "latencies.others")
+
+
+@pytest.mark.parametrize("name", ["info", "prepare", "measure"])
+def test_a_device_without_a_method_is_not_made(name: str) -> None:
+    methods = {each: lambda self, *given: None for each in ("info", "prepare", "measure") if each != name}
+    with pytest.raises(TypeError, match=f"abstract method '?{name}"):
+        type("Half", (Device,), methods)()
+    whole = type("Whole", (Device,), methods | {name: lambda self, *given: None})()
+    assert whole.profile([]) is None and whole.close() is None
+    with whole.borrow_cores():
         pass
 
 

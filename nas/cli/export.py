@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step, say
 from nas.cli.table import Column, table_text
-from nas.errors import InputError
-from nas.export import chosen, load_target
 from nas.export.options import ExportOptions
 
 if TYPE_CHECKING:
@@ -19,44 +17,13 @@ if TYPE_CHECKING:
 
 def export(options: ExportOptions) -> None:
     """Export a network: batch norms folded, normalization and class names inside, compared with the original."""
-    from nas.errors import NasError
-    from nas.export.images import load_images
-    from nas.export.run import export as write
-    from nas.export.source import find_source
+    from nas.export.command import perform
 
     run = options.run
-    targets = chosen(filter(None, options.to.replace(" ", "").split(",")))
-    _check_calibrate(options, targets)
-    source = find_source(run, options.weights, options.out)
-    if source.weights is None:
-        say(f"warning: {run} has no weights; what is exported has random ones, good for timing alone (--weights FILE)")
-    real = None
-    if options.data is not None:
-        real = load_images(
-            options.data,
-            source.architecture.resolution,
-            options.limit,
-            options.calibrate,
-            held_out=source.held_out,
-            seed=source.seed,
-        )
-        if source.architecture.head.layout != "pyramid":
-            source = source.named(real.judged.classes)
-    exported = write(source, targets, real, report=say)
-    if exported.failed:
-        raise NasError("; ".join(exported.failed.values()))
+    source, exported = perform(options, note=say)
     following = shlex.join(["nas", "check", run, "--device", _device(Path(run))])
     emit(_document(source, exported, following), _text(source, exported))
     next_step(following)
-
-
-def _check_calibrate(options: ExportOptions, targets: list[str]) -> None:
-    """Raise InputError for --calibrate where no target takes the ranges of activations from images."""
-    if "calibrate" in options.given and not any(load_target(name).calibrated for name in targets):
-        raise InputError(
-            f"{options.where('calibrate')}: has no effect here (requires a target with int8 in --to). "
-            "Fix: leave out --calibrate"
-        )
 
 
 def _device(run: Path) -> str:

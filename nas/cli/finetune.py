@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,31 +13,24 @@ from nas.finetune.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from nas.data import Splits
-    from nas.finetune.recipe import Recipe
     from nas.finetune.run import Finetuned
     from nas.finetune.subject import Subject
 
 
 def finetune(options: FinetuneOptions) -> None:
     """Train a found network from its inherited weights; the same command resumes a stopped training."""
-    from nas.data import load_data
     from nas.extras import need
-    from nas.finetune.subject import find_subject
-    from nas.options import applies
-    from nas.training.settings import settle
 
     need("nas finetune", "train")
-    recipe = settle(options.recipe, options, options.data)
-    if "distill" not in options.given:
-        recipe = replace(recipe, distill="hard" if options.teacher else "none")
-    applies(options, distill=recipe.distill)
-    subject = find_subject(options.run)
-    split = options.split
-    splits = load_data(options.data, subject.architecture.resolution, split.held_out, split.limit, recipe.seed)
-    folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
-    _tell(subject, splits, folder)
-    finetuned = _run(options, splits, recipe, folder)
-    if finetuned is not None:
+    from nas.finetune.command import perform
+
+    with bars() as tell:
+        subject, finetuned, main = perform(
+            options,
+            on_start=_tell,
+            on_step=lambda row: tell("training", row.step, row.steps, training_note(row)),
+        )
+    if main:
         _finish(options.run, subject, finetuned)
 
 
@@ -49,31 +41,6 @@ def _tell(subject: Subject, data: Splits, folder: Path) -> None:
         if images:
             say(f"{'data' if images is data.train else '':<9}{images.source}")
     say(f"out      {folder} (the same command resumes it)")
-
-
-def _run(options: FinetuneOptions, data: Splits, recipe: Recipe, folder: Path) -> Finetuned | None:
-    """Train, or resume it. Of several processes the main one alone has something to tell."""
-    from nas.finetune.run import finetune as train
-    from nas.options import words
-    from nas.training.processes import leave, processes
-
-    with bars() as tell:
-        finetuned = train(
-            options.run,
-            data,
-            recipe,
-            out=folder,
-            init=options.init,
-            from_scratch=options.from_scratch,
-            new_head=options.new_head,
-            teacher=options.teacher,
-            teacher_weights=options.teacher_weights,
-            command=words("finetune", options),
-            report=lambda row: tell("training", row.step, row.steps, training_note(row)),
-        )
-    main = processes().main
-    leave()
-    return finetuned if main else None
 
 
 def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:

@@ -16,25 +16,14 @@ if TYPE_CHECKING:
 
 def report(options: ReportOptions) -> None:
     """Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG pictures of the same."""
-    from nas.errors import InputError
-    from nas.options import words
-    from nas.report.page import write_comparison, write_page, write_pictures
-    from nas.report.run import load_runs
+    from nas.report.command import perform
 
-    run = options.run
-    folders = list(dict.fromkeys(path.resolve() for path in run))
-    if len(folders) < len(run):
-        raise InputError("each run once: a run folder is named twice")
-    runs = [loaded for folder in run for loaded in load_runs(folder)]
-    page = options.out or run[0] / ("report.html" if len(run) == 1 else "compare.html")
-    if page.is_dir():
-        raise InputError(f"--out {page}: is a folder; name the page, as {page / 'report.html'}")
-    pictures = [picture for loaded in runs for picture in write_pictures(loaded)]
-    if len(runs) > 1:
-        pictures += write_comparison(runs, run[0] / "pictures")
-    write_page(runs, words("report", options), page)
-    following = _following(run, runs)
-    emit(_document(run, runs, page, pictures, following), _text(runs, page, pictures))
+    made = perform(options)
+    following = _following(options.run, made.runs)
+    emit(
+        _document(options.run, made.runs, made.page, made.pictures, following),
+        _text(made.runs, made.page, made.pictures),
+    )
     next_step(following)
 
 

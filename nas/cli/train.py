@@ -3,103 +3,35 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.common import emit, next_step, say
 from nas.cli.progress import bars, training_note
-from nas.space.sizes import Sizes, size_text
+from nas.space.sizes import Sizes
 from nas.supernet.options import TrainOptions
 
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
     from nas.accuracy.gate import Verdict
     from nas.data import Splits
-    from nas.space import Space
-    from nas.supernet.recipe import Recipe
-    from nas.supernet.warm_start import Start
 
 
 def train(options: TrainOptions) -> None:
     """Train a supernet and measure what each move costs; the same command resumes a stopped training."""
-    from nas.data import load_data
     from nas.extras import need
-    from nas.space import load_space
-    from nas.training.settings import settle
 
     need("nas train", "train")
-    recipe = settle(options.recipe, options, options.data)
-    sizes = options.sizes
-    if sizes.resolution is None and options.data == "digits":
-        sizes = Sizes((32, 32))
-    sized = sizes.apply(load_space(options.space))
-    split = options.split
-    splits = load_data(options.data, sized.resolution, split.held_out, split.limit, recipe.seed)
-    chosen = sized.at(classes=len(splits.train.classes))
-    size = size_text(chosen.resolution)
-    folder = options.out or f"runs/supernet-{chosen.name}-{Path(options.data).name}-{size}"
-    say(f"data     {splits.train.source}")
-    say(f"         {splits.held_out.source}")
-    for line in _untrained_classes(splits):
-        say(f"warning: {line}")
-    say(f"out      {folder} (the same command resumes it)")
-    start = _start(options.init, chosen, options.init_member) if options.init else None
-    scores = _run(options, chosen, splits, recipe, folder, start)
-    if scores is not None:
-        _finish(options, folder, scores, splits)
-
-
-def _untrained_classes(data: Splits) -> list[str]:
-    """Return a line where classes have held-out images but none to train on."""
-    trained, held_out = set(data.train.labels.tolist()), set(data.held_out.labels.tolist())
-    names = [data.train.classes[label] for label in sorted(held_out - trained)]
-    if not names:
-        return []
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    what = "class" if len(names) == 1 else "classes"
-    return [f"no image to train on for {what} {', '.join(names[:3])}{more}; lower --held-out or add images"]
-
-
-def _start(path: Path, space: Space, member: str | None) -> Start:
-    from nas.supernet.warm_start import load_start
-
-    start = load_start(path, space, member)
-    say(f"init     {path}: {start.network.architecture.name} ({start.layout})")
-    return start
-
-
-def _run(
-    options: TrainOptions, space: Space, data: Splits, recipe: Recipe, folder: str, start: Start | None
-) -> RecordedScores | None:
-    """Train and score, or resume either. Of several processes only the main one scores."""
-    from nas.options import words
-    from nas.supernet.score import score
-    from nas.supernet.train import train as run
-    from nas.training.processes import leave, processes
+    from nas.supernet.command import run
 
     with bars() as tell:
         trained = run(
-            space,
-            data.train,
-            recipe,
-            folder,
-            start=start,
-            command=words("train", options),
-            report=lambda row: tell("training", row.step, row.steps, training_note(row)),
+            options,
+            note=say,
+            on_step=lambda row: tell("training", row.step, row.steps, training_note(row)),
+            on_score=lambda done, total: tell("scoring moves", done, total),
         )
-        main = processes().main
-        leave()
-        if not main:
-            return None
-        return score(
-            trained,
-            data,
-            images=options.score_images,
-            widths=options.score_widths,
-            bf16=recipe.precision == "bf16",
-            report=lambda done, total, row: tell("scoring moves", done, total),
-            note=lambda line: say(f"scores   {line}"),
-        )
+    if trained is not None:
+        _finish(options, str(trained.folder), trained.scores, trained.data)
 
 
 def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Splits) -> None:

@@ -138,13 +138,14 @@ def _open_brought(plugin: Plugin, settings: Settings) -> Device:
     if not callable(opener):
         raise plugin.broken(f"{plugin.entry.value} is no function that opens a device")
     try:
-        device: Device = opener(settings)
+        device: object = opener(settings)
     except NasError:
         raise
     except Exception as error:
         raise plugin.broken(line_of(error)) from error
-    if not all(hasattr(device, name) for name in ("info", "prepare", "measure", "profile", "close")):
-        raise plugin.broken(f"{plugin.entry.value} gave a {type(device).__name__}, no device")
+    if not isinstance(device, Device):
+        kind = type(device).__name__
+        raise plugin.broken(f"{plugin.entry.value} gave a {kind}, which is not a nas.devices.Device")
     return device
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nas.errors import NasError
 from nas.latency.device_info import DeviceInfo
@@ -144,18 +145,37 @@ class Timing:
     notes: tuple[tuple[str, str], ...] = ()
 
 
-class Device(Protocol):
-    """Something that measures an exported chain of blocks.
+class Device(ABC):
+    """Something that measures an exported chain of blocks; the base of every device, ours and those of other packages.
 
-    Life cycle: `info` says what it is before anything runs; `prepare` converts in the background, so that the
-    next chain is ready when this one is measured; `measure` blocks; `close` frees what was started.
+    Life cycle, as `nas profile` and `nas check` call it:
+
+    1. `info` is called before anything runs, and again when the table is written. It says what the device is. It must
+       not need the device to be idle.
+    2. `prepare` gets each chain ahead of its turn and returns at once; the file is made in the background, so that the
+       next chain is ready when this one is measured. The same chain may be asked for again and gives the same file.
+    3. `measure` gets the prepared file of one chain after the other, from one thread, never two at a time. It blocks
+       until the timing is there. Every operation is measured `repeats` times: as a stack of `copies` and, where `slope`
+       is true, as one copy; whole networks follow for the calibration.
+    4. `borrow_cores` surrounds stretches in which many files are converted and nothing is measured.
+    5. `profile` is called for `nas check RUN` alone, with the operations of one network in their order.
+    6. `close` is called once, after an error or ctrl-C too, and frees what was started.
+
+    A failure that is the chain's own is `OperationFailed`: profiling goes on with the next one and remembers it. A
+    failure of the device is `DeviceLost`: what was measured is kept, and the same command goes on another time. A fault
+    that may pass (a helper that was killed, a cable) must never be raised as `OperationFailed`: measure a chain again
+    that ran before, and see.
+
+    What to copy: `nas.testing.fake_device.FakeDevice` is the smallest device, `nas.devices.host.Host` one that converts
+    and runs in processes of its own, the Android device one behind a cable. `nas.testing.devices.check_device` runs
+    this life cycle. A package names its device as an entry point of the group `nas.devices`.
 
     Attributes:
         copies: of an operation in the stack that is measured; more where a call costs much.
         slope: whether an operation's latency is what each further copy of it adds, which takes a second file with one
             copy, or the mean over the stack, which scatters less where a call costs next to nothing.
         repeats: how often an operation is measured, some others in between; the lowest counts, once two agree.
-        profiled_by: how `profile` times operations, in words.
+        profiled_by: how `profile` times operations, in words; empty where it does not.
     """
 
     copies: int = 3
@@ -163,32 +183,40 @@ class Device(Protocol):
     repeats: int = 1
     profiled_by: str = ""
 
+    @abstractmethod
     def info(self) -> DeviceInfo:
-        """The fields of `device.yaml` that do not depend on what is measured. Raises NasError if it cannot measure."""
-        ...
+        """Return the fields of `device.yaml` that do not depend on what is measured.
 
+        Raises:
+            NasError: when the device cannot measure.
+        """
+
+    @abstractmethod
     def prepare(self, chain: Chain) -> Future[Path]:
-        """The chain as a file that this device runs. The future raises OperationFailed."""
-        ...
+        """Return the chain as a file that this device runs, once it is made. The future raises OperationFailed."""
 
-    def hurry(self) -> AbstractContextManager[None]:
-        """While it lasts nothing is measured, and what is needed for that may prepare, too."""
-        return nullcontext()
-
+    @abstractmethod
     def measure(self, artifact: Path) -> Timing:
-        """Runs a prepared file.
+        """Run a prepared file and return its timing in ms.
 
         Raises:
             OperationFailed: when the device cannot run it.
             DeviceLost: when the device is gone.
         """
-        ...
+
+    def borrow_cores(self) -> AbstractContextManager[None]:
+        """Context manager: nothing is measured inside it, so cores reserved for measuring may convert, too.
+
+        By default it does nothing, as for devices that do not share this computer's cores.
+        """
+        return nullcontext()
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
-        """Milliseconds of these chains in a network where one follows the other, the cost of a call included.
+        """Return the ms of each chain in a network where one follows the other, the cost of a call included.
 
-        None where the device has no way to tell. Raises as `measure`.
+        By default None: the device has no way to tell. Raises as `measure`.
         """
         return None
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027 (many devices start nothing)
+        """Free what was started. By default there is nothing to free."""

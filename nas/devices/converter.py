@@ -61,7 +61,7 @@ class Converter:
     Args:
         workers: processes that convert side by side, of about 1 GB each.
         cores: the cores that they may use; all there are where it is empty.
-        spare: cores that may convert for a while (`hurry`), each in one more process.
+        spare: cores that may convert for a while (`borrow_cores`), each in one more process.
         cache: where converted files are kept; `cache_folder` by default.
         target: what they are.
 
@@ -94,7 +94,7 @@ class Converter:
         return asked
 
     @contextlib.contextmanager
-    def hurry(self) -> Iterator[None]:
+    def borrow_cores(self) -> Iterator[None]:
         """Converts on the spare cores too while it lasts; its end waits for what they are at."""
         more = {_Lane(self._worker(), (core,)) for core in self._spare}
         with self._freed:

@@ -70,8 +70,8 @@ class Host(Device):
     def prepare(self, chain: Chain) -> Future[Path]:
         return self._converter.prepare(chain)
 
-    def hurry(self) -> AbstractContextManager[None]:
-        return self._converter.hurry()
+    def borrow_cores(self) -> AbstractContextManager[None]:
+        return self._converter.borrow_cores()
 
     def measure(self, artifact: Path) -> Timing:
         return Timing(**self._runner.ask(path=str(artifact), threads=self.threads, cores=self._run_on))

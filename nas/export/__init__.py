@@ -5,27 +5,31 @@ One file a target, named here; `nas.export.target.Target` says what it defines.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from nas import plugins
 from nas.errors import InputError, nearest
 from nas.extras import need
 
 if TYPE_CHECKING:
     from nas.export.target import Target
 
-TARGETS = {
-    "config": "nas.export.config",
-    "torch": "nas.export.checkpoint",
-    "timm": "nas.export.timm",
-    "onnx": "nas.export.onnx",
-    "litert": "nas.export.litert",
-    "litert-int8": "nas.export.litert_int8",
-    "coreml": "nas.export.coreml",
-    "coreml-int8": "nas.export.coreml_int8",
-}
-"""Each name's module, whose `TARGET` it is."""
+TARGETS: plugins.Registry[Target] = plugins.Registry(
+    plugins.TARGETS,
+    {
+        "config": "nas.export.config:TARGET",
+        "torch": "nas.export.checkpoint:TARGET",
+        "timm": "nas.export.timm:TARGET",
+        "onnx": "nas.export.onnx:TARGET",
+        "litert": "nas.export.litert:TARGET",
+        "litert-int8": "nas.export.litert_int8:TARGET",
+        "coreml": "nas.export.coreml:TARGET",
+        "coreml-int8": "nas.export.coreml_int8:TARGET",
+    },
+    kind="nas.export.target:Target",
+)
+"""By the name that --to takes. A further target is one file, named here or by an entry point of another package."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "torch": ("train", "torch", "safetensors"),
     "timm": ("train", "torch", "safetensors"),
@@ -63,5 +67,4 @@ def load_target(name: str) -> Target:
     """
     if name in NEEDS:
         need(f"--to {name}", *NEEDS[name])
-    target: Target = importlib.import_module(TARGETS[name]).TARGET
-    return target
+    return TARGETS[name]

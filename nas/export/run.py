@@ -37,13 +37,19 @@ class Exported:
     """What export.yaml says after an export.
 
     Attributes:
+        targets: by name, what export.yaml says of each file.
         failed: by target, why it has no file.
         skipped: targets that were there and whole.
+        folder: where the files are.
     """
 
     targets: dict[str, dict[str, Any]]
     failed: dict[str, str]
     skipped: tuple[str, ...]
+    folder: Path
+
+    def __repr__(self) -> str:
+        return f"Exported({', '.join(self.targets) or 'nothing'} in {str(self.folder)!r})"
 
 
 def export(source: Source, names: Sequence[str], real: RealImages | None = None, report: Report = print) -> Exported:
@@ -99,8 +105,8 @@ class _Export:
                         failed[name] = f"--to {name}: {error}"
         finally:
             self.worker.close()
-        return Exported({name: self.record.targets[name] for name in targets if name not in failed}, failed,
-                        tuple(skipped))  # fmt: skip
+        made = {name: self.record.targets[name] for name in targets if name not in failed}
+        return Exported(made, failed, tuple(skipped), self.source.folder)
 
     def _up_to_date(self, name: str, target: Target) -> bool:
         entry = self.record.whole(name, self._made(target))

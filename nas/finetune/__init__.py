@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from nas.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nas.finetune.command import finetune
     from nas.finetune.recipe import Recipe
-    from nas.finetune.run import Finetuned, finetune
+    from nas.finetune.run import Finetuned
 
 __all__ = ["Finetuned", "Recipe", "finetune"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"nas.finetune.recipe": ("Recipe",), "nas.finetune.run": ("Finetuned", "finetune")},
+    {"nas.finetune.recipe": ("Recipe",), "nas.finetune.run": ("Finetuned",), "nas.finetune.command": ("finetune",)},
 )

@@ -93,7 +93,7 @@ class _NetworkBench:
 
     def _converted(self, tell: Callable[[int], None]) -> list[str]:
         """Those that could be converted in time, when nothing is being converted any more, which disturbs."""
-        with self._device.hurry():
+        with self._device.borrow_cores():
             for network in self._in_time(tell, CONVERTING_SHARE):
                 wait([self._artifacts[network]])
             names = [network for network, artifact in self._artifacts.items() if not artifact.cancel()]

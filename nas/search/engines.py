@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nas.search.exact import exact
-from nas.search.learned import learned
-from nas.search.optuna_engines import nsga2, tpe
+from nas import plugins
 from nas.search.problem import Found, Problem
-from nas.search.slimming import slim
 
 Engine = Callable[[Problem], Found]
 
-ENGINES: dict[str, Engine] = {
-    "slimming": slim, "exact": exact, "learned": learned, "nsga2": nsga2, "tpe": tpe,
-}  # fmt: skip
-"""A further engine is one function in a file of its own, named here; a library that it needs is imported within it."""
+ENGINES: plugins.Registry[Engine] = plugins.Registry(
+    plugins.ENGINES,
+    {
+        "slimming": "nas.search.slimming:slim",
+        "exact": "nas.search.exact:exact",
+        "learned": "nas.search.learned:learned",
+        "nsga2": "nas.search.optuna_engines:nsga2",
+        "tpe": "nas.search.optuna_engines:tpe",
+    },
+)
+"""A further engine is one function in a file of its own, named here or by an entry point of another package."""
 
 AUTO = "auto"
 """Takes one of these: `nas.search.pose` chooses."""

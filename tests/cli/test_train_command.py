@@ -14,6 +14,7 @@ from nas.accuracy.standard_errors import difference_error
 from nas.cli import train
 from nas.data import Splits, load_data
 from nas.options import make
+from nas.supernet import command
 from nas.supernet.options import TrainOptions
 
 TRAIN = ["train", "--space", "small", "--data", "digits", "--resolution", "32", "--limit", "120", "--epochs", "1",
@@ -98,11 +99,11 @@ def test_next_holds_more_images_out_where_the_data_set_has_them(splits: Splits) 
 
 
 def test_classes_without_an_image_to_train_on_are_named(splits: Splits) -> None:
-    assert train._untrained_classes(splits) == []
+    assert command._untrained_classes(splits) == []
     rest = splits.train.labels[splits.train.labels != 3]
     without = replace(splits, train=replace(splits.train, labels=rest))
-    assert train._untrained_classes(without) == ["no image to train on for class 3; lower --held-out or add images"]
+    assert command._untrained_classes(without) == ["no image to train on for class 3; lower --held-out or add images"]
     without = replace(splits, train=replace(splits.train, labels=rest[rest > 5]))
-    assert train._untrained_classes(without) == [
+    assert command._untrained_classes(without) == [
         "no image to train on for classes 0, 1, 2 and 3 more; lower --held-out or add images"
     ]

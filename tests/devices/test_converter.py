@@ -63,7 +63,7 @@ def most_at_work(wanted: int) -> int:
 def test_spare_cores_convert_only_in_a_hurry(one: Converter) -> None:
     artifacts = [one.prepare(chain) for chain in chains(5)]
     assert most_at_work(2) == 1 and FakeWorker.cores == {(0,)}
-    with one.hurry():
+    with one.borrow_cores():
         assert most_at_work(4) == 3 and FakeWorker.cores == {(0,), (1,), (2,)}
         FakeWorker.go.set()
         assert all(artifact.result(timeout=5).exists() for artifact in artifacts)
@@ -77,7 +77,7 @@ def test_spare_cores_convert_only_in_a_hurry(one: Converter) -> None:
 
 def test_an_interruption_waits_for_no_conversion(one: Converter) -> None:
     artifacts = [one.prepare(chain) for chain in chains(5)]
-    with pytest.raises(KeyboardInterrupt), one.hurry():
+    with pytest.raises(KeyboardInterrupt), one.borrow_cores():
         assert most_at_work(3) == 3
         raise KeyboardInterrupt
     assert most_at_work(2) == 1, "the usual process goes on"

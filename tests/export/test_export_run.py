@@ -86,7 +86,7 @@ class Here:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake()
     load = lambda name: made.target if name == "fake" else nas.export.load_target(name)  # noqa: E731
-    monkeypatch.setitem(nas.export.TARGETS, "fake", "nowhere")
+    monkeypatch.setitem(nas.export.TARGETS.ours, "fake", "nowhere:TARGET")
     for module in (nas.export.run, nas.export.worker):
         monkeypatch.setattr(module, "load_target", load)
     monkeypatch.setattr(nas.export.run, "Worker", Here)

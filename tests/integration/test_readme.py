@@ -1,4 +1,4 @@
-"""A new user's path: the commands that README and tutorial show, in their order, in an empty folder."""
+"""A new user's path: the commands that the README and the pages of docs show, in their order, in an empty folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/install.md",
+    "docs/search.md",
+    "docs/pipeline.md",
+    "docs/devices.md",
+    "docs/dense-prediction.md",
+    "docs/tutorial.md",
+    "docs/extending.md",
+    "docs/formats.md",
+    "docs/scores-and-estimates.md",
+)
+"""In the order in which a new user reads them; later commands need what earlier ones made."""
 
 
 def commands(file: str) -> list[str]:
@@ -35,7 +49,8 @@ def run(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[s
 @pytest.mark.slow(seconds=460)
 def test_every_command_of_readme_and_tutorial_works_in_its_order(tmp_path: Path) -> None:
     take_photos(tmp_path / "photos")
-    listed = [*commands("README.md"), *commands("docs/tutorial.md")]
+    listed = [command for page in PAGES for command in commands(page)]
+    assert set(PAGES) == {"README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))}
     for name in ("spaces", "devices", "search", "predict", "profile", "check", "train", "finetune", "export", "report"):
         assert any(line.startswith(f"nas {name}") for line in listed), f"the README shows no `nas {name}`"
     seconds = {}

@@ -91,7 +91,7 @@ class SlowToConvert(FakeDevice):
         self.beside = self.hurried = 0
 
     @contextmanager
-    def hurry(self) -> Iterator[None]:
+    def borrow_cores(self) -> Iterator[None]:
         before = len(self.measured)
         yield
         assert len(self.measured) == before

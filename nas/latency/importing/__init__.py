@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from nas import plugins
 from nas.errors import InputError
 from nas.latency.device_info import DeviceInfo
-from nas.latency.importing import fbnet, once_for_all, plain_csv
-from nas.latency.importing.common import SOURCE, Reading, Skipped
+from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
 from nas.latency.rows import PROVENANCES, Row, worst
 from nas.latency.table import TABLE_FILE, LatencyTable, load_table
 from nas.specs import explain
 
-FORMATS: dict[str, tuple[str, Callable[[Path], Reading]]] = {
-    ".yaml": (once_for_all.NAME, once_for_all.read),
-    ".yml": (once_for_all.NAME, once_for_all.read),
-    ".json": (fbnet.NAME, fbnet.read),
-    ".jsonl": (fbnet.NAME, fbnet.read),
-    ".csv": (plain_csv.NAME, plain_csv.read),
-}
-"""By the ending of the file's name: what the format is called, and its reader."""
+FORMATS: plugins.Registry[Format] = plugins.Registry(
+    plugins.FORMATS,
+    {
+        "once-for-all": "nas.latency.importing.once_for_all:FORMAT",
+        "fbnet": "nas.latency.importing.fbnet:FORMAT",
+        "csv": "nas.latency.importing.plain_csv:FORMAT",
+    },
+    kind="nas.latency.importing.common:Format",
+)
+"""A further format is one file, named here or by an entry point of another package."""
 
 UNKNOWN = "not stated"
 
@@ -84,10 +85,12 @@ def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
 
 
 def _read(path: Path) -> Reading:
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(f"{ending} ({name})" for ending, (name, _) in FORMATS.items())
-        raise InputError(f"{path}: the format is told by the name's ending; known: {known}")
-    return FORMATS[path.suffix.lower()][1](path)
+    ending = path.suffix.lower()
+    for known in FORMATS.values():
+        if ending in known.endings:
+            return known.read(path)
+    listed = ", ".join(f"{ending} ({known.title})" for known in FORMATS.values() for ending in known.endings)
+    raise InputError(f"{path}: the format is told by the name's ending; known: {listed}")
 
 
 def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nas.latency.device_info import Provenance
@@ -13,6 +15,21 @@ from nas.specs import BlockSpec, Shape
 
 SOURCE = "source"
 """The column that says which file a row was imported from; rows measured here have none."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of latency file that another tool writes.
+
+    Attributes:
+        title: what it is called in messages.
+        endings: of the names of its files, as ".json".
+        read: takes a file apart. Raises InputError naming file, line or key, and reason.
+    """
+
+    title: str
+    endings: tuple[str, ...]
+    read: Callable[[Path], Reading]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.files import read_text
-from nas.latency.importing.common import Reading, Times, make_row
+from nas.latency.importing.common import Format, Reading, Times, make_row
 from nas.latency.importing.fbnet_blocks import Add, Conv, Operator, blocks
 
 NAME = "FBNet"
@@ -181,3 +181,6 @@ def _argument(text: Any) -> tuple[str, str]:
     if len(values) > 1 and name != match[1]:
         raise ValueError(f"op_args: {match[1]} are {', '.join(sorted(values))}; only equal ones can be read")
     return name, next(iter(values), "")
+
+
+FORMAT = Format(NAME, (".json", ".jsonl"), read)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import YamlFile
-from nas.latency.importing.common import Reading, Times, make_row
+from nas.latency.importing.common import Format, Reading, Times, make_row
 from nas.specs import BlockSpec, DSConv, MBConv, MBConvDown, Shape
 
 NAME = "once-for-all"
@@ -105,3 +105,6 @@ def _times(value: Any) -> Times:
         raise ValueError(f"count: {count!r} is no whole number")
     spread = _P90 * math.sqrt(var)
     return Times(float(mean), max(0.0, mean - spread), mean + spread, int(count))
+
+
+FORMAT = Format(NAME, (".yaml", ".yml"), read)

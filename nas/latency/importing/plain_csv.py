@@ -14,7 +14,7 @@ from pathlib import Path
 from nas.errors import InputError
 from nas.files import read_text
 from nas.latency.device_info import Provenance, iso_date
-from nas.latency.importing.common import Reading, Times, make_row
+from nas.latency.importing.common import Format, Reading, Times, make_row
 from nas.latency.spreadsheet import plain, separator
 from nas.specs import Shape, parse
 
@@ -101,3 +101,6 @@ def _number(name: str, text: str) -> float:
 
 def _date(record: Mapping[str, str]) -> str:
     return iso_date(record["date"]) if record.get("date") else ""
+
+
+FORMAT = Format(NAME, (".csv",), read)

@@ -1,0 +1,86 @@
+"""`nas.finetune`: trains a found network from the weights it inherits. `nas finetune` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.data import Splits, load_data
+from nas.finetune.options import FinetuneOptions
+from nas.finetune.recipe import Recipe
+from nas.finetune.run import Finetuned
+from nas.finetune.run import finetune as train_network
+from nas.finetune.subject import Subject, find_subject
+from nas.options import applies, make, words
+from nas.training.metrics import Progress
+from nas.training.processes import leave, processes
+from nas.training.settings import settle
+
+
+def finetune(
+    run: str | Path, data: str | Path | Splits, recipe: Recipe | None = None, **options: Any
+) -> Finetuned:  # fmt: skip
+    """Train a found network from its inherited weights; the same call resumes a stopped training.
+
+    Args:
+        run: a run's folder, an architecture's YAML file, or a published member.
+        data: digits, an image folder, parquet files, or a hub name; or images that `nas.data.load_data` gave.
+        recipe: for images, how to train; by default `Recipe()`, with hard distillation where there is a teacher.
+        options: for data by name, the other options of `nas finetune` with `_` for `-`: `epochs=5, teacher="supernet"`;
+            for images, those of `nas.finetune.run.finetune`.
+
+    Returns:
+        The folder, with what came out. In all processes of a distributed training but the main one, too.
+
+    Raises:
+        InputError: for an option that is unknown, out of range or without effect, and as the command.
+        NasError: when the loss is no longer a number, or memory ran out. What was done is kept.
+    """
+    if isinstance(data, Splits):
+        return train_network(run, data, recipe, **options)
+    settings = {} if recipe is None else recipe.to_dict()
+    made = make(FinetuneOptions, {"run": run, "data": data, **settings, **options})
+    return perform(made)[1]
+
+
+def perform(
+    options: FinetuneOptions,
+    on_start: Callable[[Subject, Splits, Path], None] = lambda subject, data, folder: None,
+    on_step: Callable[[Progress], None] = lambda row: None,
+) -> tuple[Subject, Finetuned, bool]:
+    """Do what the options of `nas finetune` say.
+
+    Args:
+        on_start: called with the network, the images and the folder before the first step.
+        on_step: called now and then while training.
+
+    Returns:
+        The network as it was, what came out, and whether this is the main process of a distributed training.
+    """
+    recipe = settle(options.recipe, options, options.data)
+    if "distill" not in options.given:
+        recipe = replace(recipe, distill="hard" if options.teacher else "none")
+    applies(options, distill=recipe.distill)
+    subject = find_subject(options.run)
+    split = options.split
+    splits = load_data(options.data, subject.architecture.resolution, split.held_out, split.limit, recipe.seed)
+    folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
+    on_start(subject, splits, folder)
+    finetuned = train_network(
+        options.run,
+        splits,
+        recipe,
+        out=folder,
+        init=options.init,
+        from_scratch=options.from_scratch,
+        new_head=options.new_head,
+        teacher=options.teacher,
+        teacher_weights=options.teacher_weights,
+        command=words("finetune", options),
+        report=on_step,
+    )
+    main = processes().main
+    leave()
+    return subject, finetuned, main

@@ -1,0 +1,223 @@
+"""`nas.profile`: a space's operations measured on devices into their latency tables. `nas profile` prints it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nas.devices import Settings, litert_converter, opened
+from nas.devices.converter import Converter
+from nas.errors import InputError, NasError
+from nas.latency.adjust import adjust
+from nas.latency.bench import Report
+from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
+from nas.latency.importing import import_into
+from nas.latency.options import ProfileOptions
+from nas.latency.profile import profile as profile_space
+from nas.latency.table import LatencyTable, load_table
+from nas.options import make, only, options_of
+from nas.space import Space, load_space
+
+MODES = {
+    "bundle": ("space", "device", "resolution", "classes", "segment", "threads", "check_nets"),
+    "run": ("threads",),
+    "merge": ("out",),
+    "import_": ("device", "out"),
+    "calibrate": ("device", "out"),
+}
+"""What comes to a table in another way than measuring, and the other options that it takes."""
+
+Note = Callable[[str], None]
+
+
+class Tell(Protocol):
+    """Is told what is being done, how many are done, how many there are, and how it goes."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
+
+
+def _silent(what: str, done: int, total: int, note: str = "") -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What came of profiling one device.
+
+    Attributes:
+        device: its name.
+        table: its latency table as it is saved now; None for a bundle, which makes one when it is merged.
+        folder: of the table, or of the bundle.
+        report: what was measured, where something was.
+        counts: of a bundle: files by what became of them.
+    """
+
+    device: str
+    table: LatencyTable | None
+    folder: Path
+    report: Report | None = field(default=None, repr=False)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def profile(
+    space: str | Path | None = None, device: str | list[str] | tuple[str, ...] = (), **options: Any
+) -> list[Profiled]:
+    """Measure a space's operations on devices into latency tables, or come to a table in another way.
+
+    The same call resumes a profile that was stopped.
+
+    Args:
+        space: a space by name, or its YAML file.
+        device: what to measure on, by name; several are measured side by side.
+        options: the other options of `nas profile`, with `_` for `-`: `budget="5m", threads=2, out="tables/mine"`;
+            `import_="other.json"`, `calibrate="networks.csv"`, and `bundle`, `run` or `merge` with a folder.
+
+    Returns:
+        One entry per device.
+
+    Raises:
+        InputError: for an option that is unknown, out of range or without effect, and as the command.
+        NasError: when a device is lost, or the profile is not complete. What was measured is kept.
+    """
+    several = device or None
+    made = make(ProfileOptions, {"space": space, "device": several, **options})
+    mode = mode_of(made)
+    if mode is not None:
+        return [_other_way(made, mode)]
+    profiled, errors = measure(made)
+    if errors:
+        raise errors[0]
+    for each in profiled:
+        if each.report is not None and each.report.left_out:
+            raise NasError(
+                f"{each.folder}: the profile is incomplete (got {each.report.left_out} operations without a row, "
+                "expected 0). Fix: the same call again"
+            )
+    return profiled
+
+
+def mode_of(options: ProfileOptions) -> str | None:
+    """Return the option that asks for another way than measuring, if one does.
+
+    Raises:
+        InputError: for two of them, for an option that has no effect beside the one, or one that is missing.
+    """
+    declared = options_of(ProfileOptions)
+    modes = [name for name in MODES if getattr(options, name) is not None]
+    if len(modes) > 1:
+        raise InputError(f"{' and '.join(declared[name].long for name in modes)} exclude each other")
+    mode = modes[0] if modes else None
+    if mode is not None:
+        only(options, (mode, *MODES[mode]), f"{declared[mode].long} does not take it")
+    if mode in ("run", "merge"):
+        return mode
+    if len(options.device) != 1 and (mode or options.out is not None):
+        raise InputError(f"{declared[mode or 'out'].long}: give one --device")
+    if mode in (None, "bundle") and (options.space is None or not options.device):
+        raise InputError(
+            f"give --{'device' if options.space else 'space'}: nas profile --space SPACE --device DEVICE; "
+            "`nas spaces` and `nas devices` list them"
+        )
+    return mode
+
+
+def _other_way(options: ProfileOptions, mode: str) -> Profiled:
+    """Do what a mode says: write, run or merge a bundle, take the figures of a file, or adjust a table to networks."""
+    if mode == "bundle" and options.bundle is not None:
+        done = write_bundle(
+            space_of(options),
+            options.device[0],
+            options.bundle,
+            _silent,
+            threads=options.threads or 1,
+            check_nets=options.check_nets,
+        )
+        counts = {"files": done.files, "kept": done.kept, "failed": len(done.failed)}
+        return Profiled(options.device[0], None, options.bundle, counts=counts)
+    if mode == "run" and options.run is not None:
+        counts = run_bundle(options.run, _silent, options.threads)
+        return Profiled("", None, options.run, counts=counts)
+    if mode == "merge" and options.merge is not None:
+        table, report, _ = merge_bundle(options.merge, options.out, _silent)
+        return Profiled(table.device.name, table, Path(table.path or options.merge), report)
+    device = options.device[0]
+    if mode == "import_" and options.import_ is not None:
+        folder = folder_of(device, options.out)
+        table = import_into(options.import_, device, folder).table
+    else:
+        assert options.calibrate is not None
+        before = load_table(device)
+        folder = folder_of(before.device.name, options.out)
+        table = adjust(before, options.calibrate)
+    table.save(folder)
+    return Profiled(table.device.name, load_table(folder), folder)
+
+
+def measure(
+    options: ProfileOptions, note: Note = lambda line: None, tell: Tell = _silent
+) -> tuple[list[Profiled], list[NasError]]:
+    """Measure on each device, side by side where there are several.
+
+    Returns:
+        What came of each device that went well, and the error of each that did not; of a single device it is raised.
+    """
+    names = list(dict.fromkeys(options.device))
+    if len(names) == 1:
+        return [_on(options, names[0], note, tell)], []
+    return _side_by_side(options, names, note, tell)
+
+
+def space_of(options: ProfileOptions) -> Space:
+    """Return the space that is profiled, at the sizes that are asked for."""
+    assert options.space is not None
+    return options.sizes.apply(load_space(options.space))
+
+
+def settings_of(options: ProfileOptions) -> Settings:
+    """Return how devices are to run operations."""
+    return Settings(options.unit, options.threads, options.affinity, options.benchmark_model)
+
+
+def folder_of(device: str, out: Path | None) -> Path:
+    """Return the folder of a device's table."""
+    return out or Path("latency_tables") / device
+
+
+def _on(
+    options: ProfileOptions, device: str, note: Note, tell: Tell, converter: Converter | None = None
+) -> Profiled:  # fmt: skip
+    """Make the table of one device, or of all phones of a name."""
+    folder = folder_of(device, options.out)
+    budget_s = math.inf if options.budget is None else options.budget
+    space = space_of(options)
+    with opened(device, settings_of(options), converter, note) as units:
+        table, report = profile_space(space, units, folder, tell, budget_s=budget_s, retry=options.retry)
+    return Profiled(device, table, folder, report)
+
+
+def _side_by_side(
+    options: ProfileOptions, names: list[str], note: Note, tell: Tell
+) -> tuple[list[Profiled], list[NasError]]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def on(name: str) -> Profiled | NasError:
+        def named(what: str, done: int, total: int, note: str = "") -> None:
+            tell(f"{name}: {what}", done, total, note)
+
+        try:
+            return _on(options, name, note, named, converter)
+        except NasError as error:
+            return error
+
+    converter = litert_converter()
+    try:
+        with ThreadPoolExecutor(len(names)) as pool:
+            found = list(pool.map(on, names))
+    finally:
+        converter.close()
+    return [each for each in found if isinstance(each, Profiled)], [
+        each for each in found if isinstance(each, NasError)
+    ]

@@ -1,0 +1,56 @@
+"""`nas.report`: what runs found, on one page that opens without a network, and as pictures. `nas report` prints it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas.errors import InputError
+from nas.options import make, words
+from nas.report.options import ReportOptions
+from nas.report.page import write_comparison, write_page, write_pictures
+from nas.report.run import RunReport, load_runs
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report wrote.
+
+    Attributes:
+        page: the HTML file.
+        pictures: the picture files.
+        runs: what it shows: one per run folder and device.
+    """
+
+    page: Path
+    pictures: tuple[Path, ...] = field(repr=False)
+    runs: tuple[RunReport, ...] = field(repr=False)
+
+
+def report(*run: str | Path, out: str | Path | None = None) -> Report:
+    """Write one HTML page of what runs found, why to believe it and how to repeat it, and pictures of the same.
+
+    Args:
+        run: run folders that `nas search` wrote; several are compared.
+        out: file of the page; by default report.html or compare.html in the first run's folder.
+
+    Raises:
+        InputError: for a folder that is not a run, or is named twice.
+    """
+    return perform(make(ReportOptions, {"run": run or None, "out": out}))
+
+
+def perform(options: ReportOptions) -> Report:
+    """Do what the options of `nas report` say."""
+    run = options.run
+    if len({path.resolve() for path in run}) < len(run):
+        raise InputError("each run once: a run folder is named twice")
+    runs = [loaded for folder in run for loaded in load_runs(folder)]
+    page = options.out or run[0] / ("report.html" if len(run) == 1 else "compare.html")
+    if page.is_dir():
+        raise InputError(f"--out {page}: is a folder; name the page, as {page / 'report.html'}")
+    pictures = [picture for loaded in runs for picture in write_pictures(loaded)]
+    if len(runs) > 1:
+        pictures += write_comparison(runs, run[0] / "pictures")
+    write_page(runs, words("report", options), page)
+    return Report(page, tuple(pictures), tuple(runs))

@@ -1,0 +1,125 @@
+"""`nas.train`: a supernet from a space and images, and what each move costs in accuracy. `nas train` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nas.accuracy import RecordedScores
+from nas.data import Splits, load_data
+from nas.options import make, words
+from nas.space import Space, load_space
+from nas.space.sizes import Sizes, size_text
+from nas.supernet.options import TrainOptions
+from nas.supernet.score import score
+from nas.supernet.train import train as train_supernet
+from nas.supernet.warm_start import Start, load_start
+from nas.training.metrics import Progress
+from nas.training.processes import leave, processes
+from nas.training.settings import settle
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained supernet and its scores.
+
+    Attributes:
+        folder: of the training, which `nas.load_scores` and `nas search --supernet` take.
+        scores: what each move costs on the held-out images.
+        data: what it was trained with.
+    """
+
+    folder: Path
+    scores: RecordedScores
+    data: Splits = field(repr=False)
+
+
+def train(space: str | Path, data: str | Path = "digits", **options: Any) -> Trained | None:
+    """Train a supernet and measure what each move costs; the same call resumes a stopped training.
+
+    Args:
+        space: a space by name, or its YAML file.
+        data: digits, an image folder, parquet files, or a hub name.
+        options: the other options of `nas train`, with `_` for `-`: `epochs=5, learning_rate=1e-3, out="runs/a"`.
+
+    Returns:
+        The supernet's folder and scores; None in all processes of a distributed training but the main one.
+
+    Raises:
+        InputError: for an option that is unknown, out of range or without effect, and as the command.
+        NasError: when the loss is no longer a number, or memory ran out. What was done is kept.
+    """
+    return run(make(TrainOptions, {"space": space, "data": data, **options}))
+
+
+def run(
+    options: TrainOptions,
+    note: Callable[[str], None] = lambda line: None,
+    on_step: Callable[[Progress], None] = lambda row: None,
+    on_score: Callable[[int, int], None] = lambda done, total: None,
+) -> Trained | None:
+    """Do what the options of `nas train` say; see `train`.
+
+    Args:
+        note: called with lines for the user.
+        on_step: called now and then while training.
+        on_score: called with the number of scored moves, and of all.
+    """
+    recipe = settle(options.recipe, options, options.data)
+    sizes = options.sizes
+    if sizes.resolution is None and options.data == "digits":
+        sizes = Sizes((32, 32))
+    sized = sizes.apply(load_space(options.space))
+    split = options.split
+    splits = load_data(options.data, sized.resolution, split.held_out, split.limit, recipe.seed)
+    space = sized.at(classes=len(splits.train.classes))
+    folder = options.out or f"runs/supernet-{space.name}-{Path(options.data).name}-{size_text(space.resolution)}"
+    note(f"data     {splits.train.source}")
+    note(f"         {splits.held_out.source}")
+    for line in _untrained_classes(splits):
+        note(f"warning: {line}")
+    note(f"out      {folder} (the same command resumes it)")
+    trained = train_supernet(
+        space,
+        splits.train,
+        recipe,
+        folder,
+        start=_start(options, space, note),
+        command=words("train", options),
+        report=on_step,
+    )
+    main = processes().main
+    leave()
+    if not main:
+        return None
+    scores = score(
+        trained,
+        splits,
+        images=options.score_images,
+        widths=options.score_widths,
+        bf16=recipe.precision == "bf16",
+        report=lambda done, total, row: on_score(done, total),
+        note=lambda line: note(f"scores   {line}"),
+    )
+    return Trained(Path(folder), scores, splits)
+
+
+def _start(options: TrainOptions, space: Space, note: Callable[[str], None]) -> Start | None:
+    if options.init is None:
+        return None
+    start = load_start(options.init, space, options.init_member)
+    note(f"init     {options.init}: {start.network.architecture.name} ({start.layout})")
+    return start
+
+
+def _untrained_classes(data: Splits) -> list[str]:
+    """Return a line where classes have held-out images but none to train on."""
+    trained, held_out = set(data.train.labels.tolist()), set(data.held_out.labels.tolist())
+    names = [data.train.classes[label] for label in sorted(held_out - trained)]
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    what = "class" if len(names) == 1 else "classes"
+    return [f"no image to train on for {what} {', '.join(names[:3])}{more}; lower --held-out or add images"]
