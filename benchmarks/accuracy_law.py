@@ -32,6 +32,7 @@ from scipy.stats import kendalltau
 
 from nas.accuracy.law import MAPS, SHARED, Features, Law, Published, Recipe, shortfall, top1
 from nas.accuracy.law_file import SHIPPED, write_law
+from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.space import load_space, published_members, space_names
 from nas.versions import versions
@@ -340,25 +341,27 @@ def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Float
 
 def draw(rows: Sequence[Row], expected: Floats, errors: Floats, path: Path) -> None:
     """Draw predicted against published top-1 of networks left out."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 6.5), layout="constrained")
-    own = [i for i, row in enumerate(rows) if row.member]
-    other = [i for i, row in enumerate(rows) if not row.member]
-    figures = np.array([row.top1 for row in rows])
-    axes.plot([65, 88], [65, 88], color="0.7", linewidth=1)
-    axes.scatter(figures[other], expected[other], s=14, color="0.6", label=f"other networks ({len(other)} rows)")
-    axes.errorbar(
-        figures[own], expected[own], yerr=1.96 * errors[own], fmt="o", markersize=4, linewidth=0.8, color="tab:blue",
-        label=f"members of our spaces ({len(own)} rows), 95 % interval",
-    )  # fmt: skip
-    axes.set(xlabel="published top-1, percent", ylabel="predicted without the network and its variants, percent",
-             title="Accuracy law: every network left out", xlim=(65, 88), ylim=(65, 88))  # fmt: skip
-    axes.legend(loc="upper left")
-    figure.savefig(path, dpi=110)
+    x = x_axis("published top-1 (%)", scale={"domain": [65, 88], "zero": False})
+    y = y_axis("predicted without the network and its variants (%)", scale={"domain": [65, 88], "zero": False})
+    points = [
+        {"x": row.top1, "y": float(value), "low": float(value - 1.96 * error), "high": float(value + 1.96 * error),
+         "series": "own" if row.member else "other"}
+        for row, value, error in zip(rows, expected, errors, strict=True)
+    ]  # fmt: skip
+    own = [point for point in points if point["series"] == "own"]
+    names = {
+        "other": f"other networks ({len(points) - len(own)} rows)",
+        "own": f"members of our spaces ({len(own)} rows), 95 % interval",
+    }
+    rows_shown = [{**point, "series": names[point["series"]]} for point in points]
+    channels = series_encoding([Series(names["other"], "#8a8f98"), Series(names["own"], "#2f86c6")])
+    ends = [{"x": end, "y": end} for end in (65, 88)]
+    layers = [
+        layer({"type": "line", "stroke": "#8a8f98", "strokeWidth": 1}, ends, x=x, y=y),
+        layer({"type": "rule", "stroke": "#2f86c6"}, own, x=x, y={**y, "field": "low"}, y2={"field": "high"}),
+        layer({"type": "point", "size": 16, "opacity": 1}, rows_shown, x=x, y=y, **channels),
+    ]
+    Figure("Accuracy law: every network left out", {"height": 640, "layer": layers}).save(path)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ import errno
 import os
 import sys
 
+from nas.printable import printable
+
 
 def main() -> None:
     """Runs the command line; what the user can mend is one line on stderr and exit code 1 or 2, never a traceback."""
@@ -24,7 +26,7 @@ def main() -> None:
             _stopped()
         sys.exit(code)
     except NasError as error:
-        print(f"nas: {error}", file=sys.stderr)
+        print(f"nas: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except ImportError as error:
         missing = missing_extra(error)
@@ -70,7 +72,7 @@ def _usage(error: Exception) -> None:
         message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
-        print(f"nas: {message}{see}", file=sys.stderr)
+        print(printable(f"nas: {message}{see}"), file=sys.stderr)
     sys.exit(2)
 
 

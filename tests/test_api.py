@@ -94,7 +94,7 @@ def test_a_function_and_its_package_live_together(name: str) -> None:
 
 
 def test_importing_nas_imports_nothing_heavy() -> None:
-    heavy = {"numpy", "torch", "pandas", "scipy", "optuna", "pydantic", "yaml", "matplotlib", "plotly"}
+    heavy = {"numpy", "torch", "pandas", "scipy", "optuna", "pydantic", "yaml", "vl_convert", "rich"}
     out = run_python("import sys, nas", "print(*sorted(name for name in sys.modules if '.' not in name))")
     assert not heavy & set(out.split())
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nas.cli.check_run import check_run
 from nas.cli.common import emit, naming, next_step, say
 from nas.cli.progress import bars
+from nas.cli.table import Column, table_text
 from nas.latency.options import CheckOptions
 from nas.space.sizes import Sizes, between
 
@@ -82,11 +83,12 @@ def _misfit(table: LatencyTable, times: list[NetworkTime]) -> float | None:
 def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     found = table.device.check
     assert found is not None
-    lines = [f"{'network':<32}{'measured ms':>12}{'predicted':>12}{'error':>9}"]
-    for time in times:
-        lines.append(
-            f"{time.network:<32}{time.measured_ms:>12.4f}{time.predicted_ms:>12.4f}{time.error_percent:>7.2f} %"
-        )
+    columns = (Column("network"), Column("measured ms", right=True), Column("predicted", right=True))
+    rows = [
+        (time.network, f"{time.measured_ms:.4f}", f"{time.predicted_ms:.4f}", f"{time.error_percent:.2f} %")
+        for time in times
+    ]
+    lines = [table_text((*columns, Column("error", right=True)), rows)]
     rank = "none" if found.spearman is None else f"{found.spearman:.4f}"
     lines.append(f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5 %: "
                  f"{found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}")  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli.common import emit, naming, next_step, say
 from nas.cli.progress import bars
+from nas.cli.table import Column, table_text
 from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
@@ -91,14 +92,16 @@ def _sizes(arch: Architecture) -> Sizes:
 
 
 def _text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
-    lines = [f"{'operation':<20}{'kind':<20}{'predicted ms':>13}{'measured':>11}{'error':>9}"]
+    rows = []
     for each in found.operations:
         measured, error = "", ""
         if each.measured_ms is not None:
             measured = f"{each.measured_ms:.4f}"
             if each.measured_ms and each.kind != "intercept":  # what a call costs is a small part of that
                 error = f"{_error(each.predicted_ms, each.measured_ms):+.1f} %"
-        lines.append(f"{each.name:<20}{each.kind:<20}{each.predicted_ms:>13.4f}{measured:>11}{error:>9}")
+        rows.append((each.name, each.kind, f"{each.predicted_ms:.4f}", measured, error))
+    figures = (Column(title, right=True) for title in ("predicted ms", "measured", "error"))
+    lines = [table_text((Column("operation"), Column("kind"), *figures), rows)]
     lines.append(f"operations were timed {found.profile}" if found.profile else
                  f"{found.device} gives no times of single operations")  # fmt: skip
     expected = "unknown" if found.expected_error is None else f"{found.expected_error:.1f} %"

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nas.printable import printable_lines
+
 if TYPE_CHECKING:
     from nas.space.sizes import Sizes
 
@@ -38,12 +40,12 @@ def say(text: str = "") -> None:
     Of processes that `torchrun` started together the first one speaks. `--quiet` silences all.
     """
     if os.environ.get("RANK", "0") == "0" and not OUTPUT.quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def emit(document: dict[str, Any] | list[Any], text: str) -> None:
     """Print the command's result on stdout: `document` with --json, else `text` for a person."""
-    print(json.dumps(document, indent=2) if OUTPUT.as_json else text, flush=True)
+    print(json.dumps(document, indent=2) if OUTPUT.as_json else printable_lines(text), flush=True)
 
 
 def next_step(command: str) -> None:

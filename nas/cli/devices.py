@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step, say
+from nas.cli.table import Column, table_text
 from nas.options import Options
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def devices(options: DevicesOptions) -> None:
 
     documents = [_document(device) for device in known_devices()]
     _say_unseen()
-    emit(documents, "\n".join(line for document in documents for line in _lines(document)))
+    emit(documents, _text(documents))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
         (document["name"] for document in documents if document["connected"] and not _own(document)), None
@@ -73,15 +75,24 @@ def _table(device: Known) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _lines(document: dict[str, Any]) -> list[str]:
-    table, where = document["table"], "connected" if document["connected"] else "not connected"
-    line = f"{document['name']:<20}{document['kind']:<16}{where:<15}"
-    if table is None:
-        line += "no table"
-    else:
-        error = "" if table["expected_error"] is None else f", expected error {table['expected_error']:.1f} %"
-        line += f"{table['rows']} rows, {table['provenance']}{error} ({table['path']})"
-    return [line, *(f"    {_state(unit)}" for unit in document["units"])]
+def _text(documents: Sequence[dict[str, Any]]) -> str:
+    """Return a line for each device, and below it one for each phone of its kind that is connected."""
+    cells = [_cells(document) for document in documents]
+    lines = table_text([Column()] * 4, cells, header=False).splitlines() if cells else []
+    return "\n".join(
+        each
+        for line, document in zip(lines, documents, strict=True)
+        for each in (line, *(f"    {_state(unit)}" for unit in document["units"]))
+    )
+
+
+def _cells(document: dict[str, Any]) -> tuple[str, str, str, str]:
+    known, where = document["table"], "connected" if document["connected"] else "not connected"
+    about = "no table"
+    if known is not None:
+        error = "" if known["expected_error"] is None else f", expected error {known['expected_error']:.1f} %"
+        about = f"{known['rows']} rows, {known['provenance']}{error} ({known['path']})"
+    return document["name"], document["kind"], where, about
 
 
 def _state(unit: dict[str, Any]) -> str:

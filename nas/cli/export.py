@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step, say
+from nas.cli.table import Column, table_text
 from nas.export.options import ExportOptions
 
 if TYPE_CHECKING:
@@ -49,15 +50,18 @@ def _document(source: Source, exported: Exported, following: str) -> dict[str, A
 
 
 def _text(source: Source, exported: Exported) -> str:
-    lines = [f"{source.architecture.name or 'network'}, {source.provenance} weights: {source.folder}"]
+    rows = []
     for name, entry in exported.targets.items():
-        line = f"{name:<13}{entry['file']:<22}{entry['bytes'] / 1e6:>9.2f} MB"
+        line = ""
         apart = entry.get("differences", {})
         kind = "real" if "real" in apart else "random"
         if apart:
-            line += f"  logits differ by {apart[kind]['max_abs']:.2g} at most on {kind} images"
+            line = f"logits differ by {apart[kind]['max_abs']:.2g} at most on {kind} images"
         if "accuracy" in entry:
             found = entry["accuracy"]
             line += f"; {found['before']:.1f} % right before, {found['after']:.1f} % after ({found['images']} images)"
-        lines.append(line + (f"  ({entry['note']})" if "note" in entry else ""))
-    return "\n".join(lines)
+        line += f"  ({entry['note']})" if "note" in entry else ""
+        rows.append((name, entry["file"], f"{entry['bytes'] / 1e6:.2f} MB", line.strip()))
+    head = f"{source.architecture.name or 'network'}, {source.provenance} weights: {source.folder}"
+    columns = (Column(), Column(), Column(right=True), Column())
+    return "\n".join([head, table_text(columns, rows, header=False)] if rows else [head])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step, say
 from nas.cli.progress import bars, training_note
+from nas.cli.table import Column, table_text
 from nas.finetune.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -56,10 +57,9 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
         **{key: description[key] for key in ("epochs", "seconds", "provenance")},
         "next": following,
     }  # fmt: skip
-    lines = [f"{part.replace('_', ' '):<10}{_accuracies(accuracy[part])}" for part in ("held_out", "test")
-             if accuracy[part]]  # fmt: skip
-    lines += [f"weights   {weights} ({accuracy['weights']})", f"          {description['provenance']}"]
-    emit(document, "\n".join(lines))
+    rows = [(part.replace("_", " "), _accuracies(accuracy[part])) for part in ("held_out", "test") if accuracy[part]]
+    rows += [("weights", f"{weights} ({accuracy['weights']})"), ("", description["provenance"])]
+    emit(document, table_text((Column(), Column()), rows, header=False))
     next_step(following)
 
 

@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, naming, next_step
+from nas.cli.table import Column, table_text
 from nas.latency.options import PredictOptions
 from nas.space.sizes import Sizes, between
 
@@ -106,11 +107,13 @@ def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, follo
 def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
     expected = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
     spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.3f}"
-    lines = [f"{'operation':<20}{'kind':<16}{'ms':>9}{'share':>8}  rows"]
-    for bar in estimate.breakdown:
-        share = 100 * bar.ms / estimate.ms if estimate.ms else 0.0
-        lines.append(f"{bar.name:<20}{bar.kind:<16}{bar.ms:>9.4f}{share:>6.1f} %  {bar.provenance}")
-    lines += [
+    rows = [
+        (bar.name, bar.kind, f"{bar.ms:.4f}", f"{_share(bar.ms, estimate.ms):.1f} %", bar.provenance)
+        for bar in estimate.breakdown
+    ]
+    figures = (Column("ms", right=True), Column("share", right=True))
+    lines = [
+        table_text((Column("operation"), Column("kind"), *figures, Column("rows")), rows),
         f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f}{spread} ms, {estimate.provenance}, "
         f"{arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G MACs",
     ]
@@ -118,3 +121,8 @@ def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
         lines.append(f"priced: {100 * estimate.priced:.0f} % of it has no row; the cost model of the table priced it")
     lines.append(f"expected error {expected} ({table.expected_error_source})")
     return "\n".join(lines)
+
+
+def _share(ms: float, total: float) -> float:
+    """Return percent of the whole."""
+    return 100 * ms / total if total else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from nas.space.sizes import Sizes, between
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
     from nas.search import Found, Problem
+    from nas.search.exact import FrontPoint
     from nas.space import Space
 
 
@@ -77,6 +78,7 @@ def _pose(options: SearchOptions, engine: str) -> tuple[list[Problem], str | Non
 
 def _one(problem: Problem, options: SearchOptions, trained: str | None, recorded: RecordedScores | None) -> None:
     """Search on one device, write the run and print the answer."""
+    from nas.figures import warm_up
     from nas.search import solve
     from nas.search.compare import answers
     from nas.search.exact import front as pareto
@@ -90,6 +92,7 @@ def _one(problem: Problem, options: SearchOptions, trained: str | None, recorded
         if judge:
             problem = search_evaluate.judged_by(problem, judge, options.evaluate_best, folder)
         search_words.tell_problem(problem)
+        warm_up()
         with bars() as progress:
             problem = replace(problem, study=replace(problem.study, progress=progress))
             found = solve(problem)
@@ -101,11 +104,22 @@ def _one(problem: Problem, options: SearchOptions, trained: str | None, recorded
         others = answers(problem, found)
         write_run(folder, problem, found, shlex.split(words("search", options)), trained)
         if points:
-            write_front(folder, problem, points, others)
+            write_front(folder, problem, points)
+        _draw(folder, problem, others, points)
     following = _next(folder, trained)
     document = search_words.document(problem, others, folder, following, points if options.front else None)
     emit(document, search_words.text(problem, others, folder, len(points)))
     next_step(following)
+
+
+def _draw(folder: Path, problem: Problem, others: Mapping[str, Found], points: Sequence[FrontPoint]) -> None:
+    """Write trajectory.png, and front.png where there is a front."""
+    from nas.report.front import front_figure, front_picture
+    from nas.report.trajectory import trajectory, trajectory_figure
+
+    trajectory_figure(trajectory(problem, others[problem.engine])).save(folder / "trajectory.png")
+    if points:
+        front_figure(front_picture(problem, points, others)).save(folder / "front.png")
 
 
 def _next(folder: Path, trained: str | None) -> str:

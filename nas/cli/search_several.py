@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step, say
+from nas.cli.table import Column, table_text
 from nas.options import words
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 
 def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     """Searches on all devices, writes the run folder and says what was found; returns the folder."""
+    from nas.figures import warm_up
     from nas.search.run import new_folder, write_several
     from nas.search.several import search_several as run
 
     names = [problem.table.device.name for problem in problems]
+    warm_up()
     found = run(problems)
     folder = new_folder(options.out, problems[0].space.name, "-".join(names))
     rows = write_several(folder, found, shlex.split(words("search", options)))
+    _draw(found, folder)
     document = _document(found, rows, folder)
     emit(document, _text(found, rows, folder))
     if found.common is None:
@@ -32,6 +36,17 @@ def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     chosen = "architecture.yaml" if found.common else f"best-{names[0]}.yaml"
     next_step(shlex.join(["nas", "predict", str(folder / chosen), "--device", names[0]]))
     return folder
+
+
+def _draw(found: Several, folder: Path) -> None:
+    """Write front-DEVICE.png for each device."""
+    from nas.report.front import front_figure, front_picture
+    from nas.search.run import BEST, COMMON
+
+    for each in found.devices:
+        name = each.problem.table.device.name
+        answers = {f"{BEST}{name}": each.best} | ({COMMON: found.common} if found.common else {})
+        front_figure(front_picture(each.problem, each.front, answers)).save(folder / f"front-{name}.png")
 
 
 def _document(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:
@@ -57,17 +72,20 @@ def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
 
     problems = [each.problem for each in found.devices]
     devices = [problem.table.device.name for problem in problems]
-    width = max(map(len, rows))
     what = "top-1 %" if problems[0].scores.absolute else "points"
-    heads = "".join(f"{name + ' ms':>{len(name) + 6}}" for name in devices)
-    lines = [f"{'':<{width}}  {what:>13}  {'':<33}{heads}  all  widths"]
-    for name, row in rows.items():
-        points, note = accuracy_text(row)
-        times = "".join(_cell(row["latency_ms"][device], len(device) + 6) for device in devices)
-        kept = "yes" if row["keeps_all"] else "no "
-        lines.append(
-            f"{name:<{width}}  {points:>13}  {note:<33}{times}  {kept:<3}  {'-'.join(map(str, row['widths']))}"
+    times = [Column(f"{device} ms", right=True) for device in devices]
+    columns = [Column(), Column(what, right=True), Column(), Column(), *times, Column("all"), Column("widths")]
+    cells = [
+        (
+            name,
+            *accuracy_text(row),
+            *(_ms(row["latency_ms"][device]) for device in devices),
+            "yes" if row["keeps_all"] else "no",
+            "-".join(map(str, row["widths"])),
         )
+        for name, row in rows.items()
+    ]
+    lines = [table_text(columns, cells)]
     lines += ["", f"accuracy  {problems[0].scores.provenance}"]
     lines += [f"latency   {table_fact(problem)}" for problem in problems]
     for each in found.devices:
@@ -75,5 +93,5 @@ def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
     return "\n".join([*lines, f"run       {folder}"])
 
 
-def _cell(ms: float | None, width: int) -> str:
-    return f"{'-':>{width}}" if ms is None else f"{ms:>{width}.3f}"
+def _ms(ms: float | None) -> str:
+    return "-" if ms is None else f"{ms:.3f}"

@@ -9,14 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import search_evaluate
 from nas.cli.common import say
+from nas.cli.table import Column, row_text, table_text
 
 if TYPE_CHECKING:
     from nas.search import Found, Problem, Step
     from nas.search.exact import FrontPoint
     from nas.space import Architecture
 
-_NOTE = 33
-"""Columns of the note beside an accuracy."""
+_STEPS = (
+    Column("step", right=True, width=4),
+    Column(width=2),
+    Column("move", width=42),
+    Column("ms", right=True, width=9),
+    Column("saved ms", right=True, width=9),
+    Column("points", right=True, width=8),
+    Column("in all", right=True, width=8),
+)
+"""Columns of the table of steps, whose rows are printed as the steps are taken."""
 _REASONS = 2
 """How many reasons the answer names for lying outside of the data; run.yaml has all."""
 
@@ -25,7 +34,7 @@ def tell_problem(problem: Problem) -> None:
     """Say what is asked for and, for the engine whose steps are worth watching, begin the table of its steps."""
     say(f"target    {target(problem)}")
     if problem.engine == "slimming":
-        say(f"\n{'step':>4}  {'':2}  {'move':<42}{'ms':>9}{'saved ms':>10}{'points':>9}{'in all':>9}")
+        say("\n" + row_text(_STEPS, [column.title for column in _STEPS]))
 
 
 def target(problem: Problem) -> str:
@@ -46,8 +55,8 @@ def target(problem: Problem) -> str:
 
 def tell_step(step: Step) -> None:
     """Say one line of the trace."""
-    say(f"{step.step:>4}  {step.action}  {step.move!s:<42}{step.ms:>9.4f}{step.saved_ms:>10.4f}{step.cost:>+9.3f}"
-        f"{step.total_cost:>+9.3f}")  # fmt: skip
+    figures = (f"{step.ms:.4f}", f"{step.saved_ms:.4f}", f"{step.cost:+.3f}", f"{step.total_cost:+.3f}")
+    say(row_text(_STEPS, (str(step.step), step.action, str(step.move), *figures)))
 
 
 def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
@@ -103,7 +112,7 @@ def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int
     """Return the answer: the network found, the published members, and what the figures rest on, a line each."""
     found = others[problem.engine]
     rows = {"found": row(problem, found.architecture), **published(problem)}
-    lines = [header(rows), *(line(name, each, rows) for name, each in rows.items()), ""]
+    lines = [members(rows), ""]
     lines += [f"accuracy  {fact}" for fact in _accuracy_facts(problem, found)]
     lines.append(f"latency   {table_fact(problem)}")
     lines.append(f"engine    {_engine_fact(problem, others)}")
@@ -113,37 +122,34 @@ def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int
     return "\n".join([*lines, f"run       {folder}"])
 
 
-def header(rows: Mapping[str, dict[str, Any]]) -> str:
-    """Return the head of the table of members."""
+def members(rows: Mapping[str, dict[str, Any]]) -> str:
+    """Return the table of members."""
     known = any(each.get("accuracy") for each in rows.values())
-    what = "top-1 %" if known else "points"
-    width = max(map(len, rows))
-    head = f"{'':<{width}}  {'ms':>13}  {what:>13}  {'':<{_NOTE}}  {'params':>8}  {'MACs':>8}"
-    return f"{head}  widths, depths, attention"
+    figures = [Column(title, right=True) for title in ("ms", "top-1 %" if known else "points")]
+    columns = [Column(), *figures, Column(), Column(), Column("params", right=True), Column("MACs", right=True)]
+    shapes = [Column(title) for title in ("widths", "depths", "attention")]
+    return table_text([*columns, *shapes], [_cells(name, each) for name, each in rows.items()])
 
 
-def line(name: str, each: dict[str, Any], rows: Mapping[str, dict[str, Any]]) -> str:
-    """Return the line of one member."""
-    width = max(map(len, rows))
-    shape = "  ".join("-".join(map(str, each[key])) for key in ("widths", "depths", "attention"))
+def _cells(name: str, each: dict[str, Any]) -> tuple[str, ...]:
+    """Return the row of one member."""
     error = each["latency_error"]
     ms = f"{each['latency_ms']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
-    points, note = accuracy_text(each)
-    size = f"{each['params'] / 1e6:.1f} M"
     macs = f"{each['macs'] / 1e9:.2f} G" if each["macs"] >= 1e8 else f"{each['macs'] / 1e6:.1f} M"
-    return f"{name:<{width}}  {ms:>13}  {points:>13}  {note:<{_NOTE}}  {size:>8}  {macs:>8}  {shape}"
+    shape = ("-".join(map(str, each[key])) for key in ("widths", "depths", "attention"))
+    return (name, ms, *accuracy_text(each), f"{each['params'] / 1e6:.1f} M", macs, *shape)
 
 
-def accuracy_text(each: dict[str, Any]) -> tuple[str, str]:
-    """Return a member's accuracy with its error, or its points where only costs are known, and a note on it."""
+def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
+    """Return a member's accuracy, its error and a note on it; its points where only costs are known."""
     known = each.get("accuracy")
     if known is None:
-        return f"{-each['cost']:+.2f}", ""
+        return f"{-each['cost']:+.2f}", "", ""
     value = known[known["metric"]]
     if known.get("predicted") is not None:
         without = f"{known['predicted']:.1f} ± {known['predicted_error']:.1f}"
-        return f"{value:.1f}      ", f"published; without it {without}"
-    return f"{value:.1f} ± {known['standard_error']:.1f}", ""
+        return f"{value:.1f}", "", f"published; without it {without}"
+    return f"{value:.1f}", f"± {known['standard_error']:.1f}", ""
 
 
 def _accuracy_facts(problem: Problem, found: Found) -> list[str]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.common import emit, next_step
+from nas.cli.table import Column, table_text
 from nas.options import Options, option
 
 if TYPE_CHECKING:
@@ -140,5 +141,6 @@ def _row(values: Any) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
+    """Return rows below the first one, which has their titles."""
+    columns = [Column(title) for title in rows[0]]
+    return table_text(columns, rows[1:]) + "\n"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2, nan
+from math import log2
 from pathlib import Path
 from typing import Any
 
 from nas.csv_files import read_columns
 from nas.errors import InputError
-from nas.report.pictures import figure_of, write_picture
+from nas.figures import Figure, Spec, layer, lines
+from nas.printable import printable
 from nas.space.place import Place
 
 COLUMNS = 120
 """At most so many steps are shown; more are thinned evenly."""
+
+_TICKS = 10
+"""About so many steps are written below the cells."""
+_RED, _BLUE, _ORANGE = "#c8503c", "#2f86c6", "#cf7a22"
 
 _LEAST = 1e-4
 """Shares below this count as this, so that a ratio stays finite."""
@@ -118,30 +123,48 @@ def position_label(name: str, dropped: frozenset[str]) -> str:
     return label + (" x" if name in dropped else "")
 
 
-def draw_alpha(data: Alpha, path: str | Path) -> None:
-    """Writes the picture as PNG: blue prefers the block, red prefers identity."""
+def alpha_figures(data: Alpha) -> dict[str, Figure]:
+    """Return the figures by file name: block against identity, and attention against the local block.
+
+    The second one is of the positions that may hold attention; where there is none it is left out.
+    """
     every = range(len(data.positions))
-    _draw(data, every, data.kept, data.kept_ends, "prefers its block (log2)", path)
+    kept = _heatmap(data, every, data.kept, data.kept_ends, "log2 of the ratio", (_RED, _BLUE))
+    figures = {
+        "alpha": Figure("Alpha over training: prefers its block (blue) or identity (red)", kept, data.note),
+    }
+    if data.mixed:
+        ends, colours = data.attention_ends, (_BLUE, _ORANGE)
+        share = _heatmap(data, data.mixed, data.attention, ends, "share of attention", colours)
+        title = "Alpha over training: prefers attention (orange) or its local block (blue)"
+        figures["alpha-attention"] = Figure(title, share, data.note)
+    return figures
 
 
-def draw_attention(data: Alpha, path: str | Path) -> None:
-    """Writes the picture of the positions that may hold attention as PNG: blue prefers it, red the local block."""
-    values = [[nan if share is None else share for share in row] for row in data.attention]
-    _draw(data, data.mixed, values, data.attention_ends, "share of attention", path)
-
-
-def _draw(
-    data: Alpha, rows: Sequence[int], values: Sequence[Sequence[float]], ends: tuple[float, float], label: str,
-    path: str | Path,
-) -> None:  # fmt: skip
-    figure, axes = figure_of(8.0, 1.6 + 0.15 * len(rows))
-    image = axes.pcolormesh(
-        data.steps, range(len(rows)), [values[row] for row in rows], cmap="RdBu", vmin=ends[0], vmax=ends[1]
-    )
-    names = [position_label(data.positions[row], data.dropped) for row in rows]
-    axes.set_yticks(range(len(names)), names, fontsize=6.5)
-    axes.invert_yaxis()
-    axes.grid(visible=False)
-    axes.set(xlabel="step of the supernet's training", ylabel="stage.block (x: dropped by the search)")
-    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-    write_picture(figure, "Architecture parameters over training", data.note, path)
+def _heatmap(
+    data: Alpha, rows: Sequence[int], values: Sequence[Sequence[float | None]], ends: tuple[float, float], title: str,
+    colours: tuple[str, str],
+) -> Spec:  # fmt: skip
+    """Return cells of some of the positions. What lies between both ends is clear, whatever the background."""
+    labels = {row: position_label(data.positions[row], data.dropped) for row in rows}
+    cells = [
+        {
+            "step": step,
+            "name": labels[row],
+            "value": values[row][column],
+            "about": lines((data.positions[row], f"step {step}", data.shares[row][column])),
+        }
+        for row in rows
+        for column, step in enumerate(data.steps)
+    ]
+    shown = data.steps[:: -(-len(data.steps) // _TICKS)]
+    x = {"field": "step", "type": "ordinal", "title": "step of the supernet's training",
+         "axis": {"values": list(shown), "labelAngle": 0}}  # fmt: skip
+    names = [printable(label) for label in labels.values()]
+    y = {"field": "name", "type": "nominal", "title": "stage.block (x: dropped by the search)",
+         "scale": {"domain": names}}  # fmt: skip
+    middle = sum(ends) / 2
+    scale = {"domain": [ends[0], middle, ends[1]], "range": [colours[0], "rgba(128,128,128,0.06)", colours[1]]}
+    legend = {"gradientLength": 240, "gradientThickness": 9}
+    fill = {"field": "value", "type": "quantitative", "title": title, "scale": scale, "legend": legend}
+    return {"height": 14 * len(names), "layer": [layer({"type": "rect"}, cells, x=x, y=y, fill=fill)]}

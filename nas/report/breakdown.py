@@ -1,22 +1,22 @@
-"""The latency of a network operation by operation: predicted, and measured where that was done."""
+"""The latency of a network operation by operation, predicted and measured, and where a table's rows came from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis
 from nas.files import YamlFile
 from nas.latency import LatencyTable
-from nas.report.pictures import figure_of, write_picture
+from nas.latency.rows import PROVENANCES
+from nas.printable import printable
 from nas.runs.schema import Part
 from nas.space import Architecture
 from nas.space.place import HEAD, STEM, Place
 from nas.validation import validated
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Role = Literal["stem", "entry", "local", "global", "reshape", "head", "call"]
 """What an operation is in its network; `call` is what one call costs before any of them."""
@@ -195,24 +195,82 @@ def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
     return replace(bar, predicted_ms=ms, measured_ms=row.measured_ms)
 
 
-def draw_breakdown(data: Breakdown, note: str, path: str | Path) -> None:
-    """Writes the picture as PNG: a bar an operation, predicted, with a mark where it was measured."""
-    figure, axes = figure_of(8.0, max(3.0, 1.4 + 0.17 * len(data.bars)))
-    _draw_bars(axes, data)
-    axes.set_yticks(range(len(data.bars)), [bar.name for bar in data.bars], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("ms")
-    axes.margins(y=0.01)
-    write_picture(figure, data.title, note, path)
+def breakdown_figure(data: Breakdown, note: str = "") -> Figure:
+    """Return a bar for each operation, as predicted, and a diamond where it was measured."""
+    names = [printable(bar.name) for bar in data.bars]
+    y = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}, "axis": {"grid": False}}
+    x = x_axis("ms", scale={"zero": True})
+    known = [(bar, ROLES[bar.role][0]) for bar in data.bars if bar.predicted_ms is not None]
+    series = [Series(label, colour, "square") for label, colour in ROLES.values() if label in {r for _, r in known}]
+    measured = Series("measured", "#e03131", "diamond", filled=False)
+    diamonds = [(bar, measured.name) for bar in data.bars if bar.measured_ms is not None]
+    channels = series_encoding([*series, measured] if diamonds else series)
+    bars = [_row(bar, bar.predicted_ms, label, data.predicted_ms) for bar, label in known]
+    layers = [layer({"type": "bar", "height": {"band": 0.78}}, bars, x=x, y=y, fill=channels["fill"])]
+    if diamonds:
+        marks = [_row(bar, bar.measured_ms, label, data.predicted_ms) for bar, label in diamonds]
+        layers.append(
+            layer({"type": "point", "size": 45, "opacity": 1, "strokeWidth": 1.6}, marks, x=x, y=y, **channels)
+        )
+    return Figure(data.title, {"height": 17 * len(names), "layer": layers}, note)
 
 
-def _draw_bars(axes: Axes, data: Breakdown) -> None:
-    for role, (label, colour) in ROLES.items():
-        rows = [i for i, bar in enumerate(data.bars) if bar.role == role and bar.predicted_ms is not None]
-        if rows:
-            axes.barh(rows, [data.bars[i].predicted_ms or 0.0 for i in rows], color=colour, height=0.75,
-                      label=label)  # fmt: skip
-    rows = [i for i, bar in enumerate(data.bars) if bar.measured_ms is not None]
-    if rows:
-        axes.scatter([data.bars[i].measured_ms or 0.0 for i in rows], rows, s=16, color="black", marker="D",
-                     label="measured", zorder=3)  # fmt: skip
+def _row(bar: Bar, ms: float | None, series: str, total: float | None) -> dict[str, object]:
+    return {"name": bar.name, "x": ms, "series": series, "about": lines(_lines(bar, total))}
+
+
+def _lines(bar: Bar, total: float | None) -> tuple[str, ...]:
+    share = f", {100 * bar.predicted_ms / total:.1f} %" if bar.predicted_ms is not None and total else ""
+    predicted = [f"predicted {bar.predicted_ms:.4g} ms{share}"] if bar.predicted_ms is not None else []
+    measured = [f"measured {bar.measured_ms:.4g} ms"] if bar.measured_ms is not None else []
+    about = [line for line in (bar.shape, bar.provenance and f"row: {bar.provenance}") if line]
+    return f"{bar.name}: {bar.kind}", *predicted, *measured, *about
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """A latency table in numbers.
+
+    Attributes:
+        all: rows by provenance, the most trustworthy first; only what occurs.
+        used: those of the found network's operations, each once; "priced" counts operations without a row.
+        dates: of the oldest and the newest row.
+        facts: name and value of what the table says of device and tools.
+    """
+
+    all: dict[str, int]
+    used: dict[str, int]
+    dates: tuple[str, str]
+    facts: tuple[tuple[str, str], ...]
+
+    @property
+    def provenances(self) -> tuple[str, ...]:
+        """Every provenance that occurs, in the table or in the network."""
+        return tuple(name for name in PROVENANCES if name in self.all or name in self.used)
+
+
+def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
+    """Return the table's rows in numbers."""
+    used = {operation.key for operation in arch.operations()}
+    dates = sorted(row.date for row in table.rows.values())
+    device = table.device
+    facts = {
+        "compute unit": device.compute_unit, "placement": device.placement, "precision": device.precision,
+        "threads": device.threads, "cores": device.affinity, "source": device.source,
+        "method": device.estimate.method if device.estimate else "",
+        "cost of a call": f"{device.intercept_ms:.4g} ms", "scale of the rows": f"{device.calibration.scale:.4g}",
+        "weights beside the rows": f"{device.calibration.weights_ms:.4g} ms per million parameters beyond "
+                                   f"{device.calibration.weights_from:.4g}" if device.calibration.weights_ms else "",
+        "tools": ", ".join(f"{name} {version}" for name, version in device.tools.items()),
+    }  # fmt: skip
+    return TableRows(
+        _counts(row.provenance for row in table.rows.values()),
+        _counts(table.rows[key].provenance if key in table.rows else "priced" for key in used),
+        (dates[0], dates[-1]) if dates else ("", ""),
+        tuple((name, str(value)) for name, value in facts.items() if value not in ("", None)),
+    )
+
+
+def _counts(provenances: Iterable[str]) -> dict[str, int]:
+    counted = Counter(provenances)
+    return {name: counted[name] for name in PROVENANCES if counted[name]}

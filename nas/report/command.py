@@ -8,8 +8,7 @@ from pathlib import Path
 from nas.errors import InputError
 from nas.options import make, words
 from nas.report.options import ReportOptions
-from nas.report.page import write_page
-from nas.report.picture_files import write_comparison, write_pictures
+from nas.report.page import write_comparison, write_page, write_pictures
 from nas.report.run import RunReport, load_runs
 
 

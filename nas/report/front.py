@@ -1,28 +1,34 @@
-"""The picture of a Pareto front: latency against expected accuracy. The data apart from the drawing."""
+"""The figure of a Pareto front: latency against expected accuracy. The data apart from the drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas.csv_files import read_columns
 from nas.errors import InputError
-from nas.report.pictures import figure_of, write_picture
-from nas.report.plane import (
-    MS,
+from nas.figures import Figure, Series
+from nas.report.figure import (
+    COLOURS,
+    FOUND,
+    FOUND_COLOUR,
+    PUBLISHED,
+    STAR,
     Axis,
+    Curve,
+    Marks,
     Point,
     axis_of,
     axis_of_problem,
     note,
     note_of,
+    place_labels,
+    plane,
     point_of,
     published,
     published_points,
-    save,
     shape_lines,
     values_of,
     view,
@@ -34,15 +40,9 @@ from nas.search.exact import FrontPoint, front
 from nas.search.run import summary
 from nas.space import Space
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _SHAPE = ("widths", "depths", "attention")
-
-
-_FRONT = "#0072b2"
-_COLOURS = (_FRONT, "#e69f00", "#009e73", "#aa4499", "#56b4e9", "#8c564b", "#999999")
-"""Of runs side by side."""
+_OTHERS = ("square", "triangle-up", "diamond")
+"""Markers of what other engines found."""
 
 
 @dataclass(frozen=True)
@@ -145,25 +145,63 @@ def _points(space: Space, points: Sequence[FrontPoint]) -> tuple[Point, ...]:
     )
 
 
-def draw_fronts(fronts: Mapping[str, Front], path: str | Path) -> None:
-    """Write the fronts of several runs, by name, as PNG: what each found is a disc, published members are stars."""
-    figure, axes = figure_of(8.0, 5.4)
+def front_figure(data: Front, measured: Point | None = None) -> Figure:
+    """Return the front with its standard error, what was found, and the published members.
+
+    `measured` is what was found, with what was measured of it.
+    """
+    axis = data.axis
+    found = [*(replace(point, label="found") for point in data.found[:1]), *data.found[1:]]
+    since = [measured] if measured else []
+    frame = view(axis, data.points, (*found, *data.published, *since), data.target_ms)
+    others = [
+        Marks(Series(point.label, COLOURS[index + 1], shape, filled=False), [point])
+        for index, (point, shape) in enumerate(zip(found[1:], _OTHERS, strict=False))
+    ]
+    marks = [
+        Marks(PUBLISHED, data.published, 60, bars=True),
+        *others,
+        Marks(Series("found, measured", FOUND_COLOUR, "diamond", filled=False), since, 90, bars=True),
+        Marks(FOUND, found[:1], 150, bars=True, edge=True),
+    ]
+    return plane(
+        data.title,
+        data.note,
+        axis,
+        frame,
+        marks=marks,
+        curves=[Curve(Series("Pareto front", COLOURS[0], "stroke"), data.points, "± 1 standard error")],
+        dotted=[*found[:1], *since] if since else (),
+        labels=place_labels(axis, found, data.published, frame, since),
+        target_ms=data.target_ms,
+    )
+
+
+def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
+    """Return the fronts of several runs, by name: what each found is a disc, published members are stars."""
     axis = shared_axis(tuple(fronts.values()))
+    curves, marks = [], []
     for index, (name, one) in enumerate(fronts.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
-        axes.step([p.ms for p in one.points], [axis.value(p) for p in one.points], where="post", color=colour,
-                  label=name)  # fmt: skip
-        _band(axes, axis, one.points, colour)
-        for points, marker, size in ((one.published, "*", 70), (one.found[:1], "o", 110)):
-            axes.scatter([p.ms for p in points], [axis.value(p) for p in points], s=size, marker=marker, color=colour,
-                         edgecolors="white", linewidths=1.0, zorder=3)  # fmt: skip
+        colour = COLOURS[index % len(COLOURS)]
+        curves.append(Curve(Series(name, colour, "stroke"), one.points))
+        found = [replace(point, label=name) for point in one.found[:1]]
+        members = [replace(point, label=f"{name}: {point.label}") for point in one.published]
+        marks.append(Marks(Series(f"{name}: published", colour, STAR, shown=False), members, 50))
+        # A run whose front is not known is named by the disc of what it found.
+        known = bool(one.points)
+        marks.append(Marks(Series(f"{name}: found", colour, shown=not known), found, 130, bars=True, edge=True))
     curve = [point for one in fronts.values() for point in one.points]
     marked = [point for one in fronts.values() for point in (*one.found, *one.published)]
     frame = view(axis, curve, marked, inf)
-    if frame:
-        axes.set(xlim=(frame.left, frame.right), ylim=(frame.bottom, frame.top))
-    axes.set(xlabel=MS, ylabel=axis.label if axis.absolute else f"{axis.label}\nof each space")
-    write_picture(figure, "Fronts (lines), found members (discs), published members (stars)", "", path)
+    label = axis if axis.absolute else replace(axis, label=f"{axis.label} of each space")
+    return plane(
+        "Fronts (lines), found members (discs) and published members (stars)",
+        "",
+        label,
+        frame,
+        marks=marks,
+        curves=curves,
+    )
 
 
 def shared_axis(fronts: Sequence[Front]) -> Axis:
@@ -175,24 +213,3 @@ def shared_axis(fronts: Sequence[Front]) -> Axis:
     if all(axis.absolute for axis in axes):
         return Axis(" or ".join(sorted(levels)), absolute=True)
     return axis_of((), "")
-
-
-def draw_front(data: Front, path: str | Path) -> None:
-    """Write the picture as PNG."""
-
-    def draw(axes: Axes) -> None:
-        if data.points:
-            x, y = [point.ms for point in data.points], [data.axis.value(point) for point in data.points]
-            axes.step(x, y, where="post", color=_FRONT, linewidth=1.4, label="Pareto front", zorder=2)
-            _band(axes, data.axis, data.points, _FRONT, "± 1 standard error")
-
-    save(draw, data.axis, data.points, data.found, data.published, data.target_ms, data.title, data.note, path)
-
-
-def _band(axes: Axes, axis: Axis, points: Sequence[Point], colour: str, label: str | None = None) -> None:
-    """Draw one standard error around a front, where its errors are known."""
-    if axis.absolute and points and all(p.error is not None for p in points):
-        low = [axis.value(p) - (p.error or 0.0) for p in points]
-        high = [axis.value(p) + (p.error or 0.0) for p in points]
-        axes.fill_between([p.ms for p in points], low, high, step="post", color=colour, alpha=0.16, linewidth=0,
-                          label=label, zorder=1)  # fmt: skip

@@ -1,35 +1,51 @@
-"""One HTML page of one or several runs, which needs nothing but itself to open."""
+"""What `nas report` writes: one HTML page of one or several runs, and its figures as PNG.
+
+The page needs nothing but itself to open: no network and no other file.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nas import figures
+from nas.figures import Figure
 from nas.files import write_text
-from nas.report import charts, words
-from nas.report.breakdown import ROLES
+from nas.printable import printable_lines
+from nas.report import summary
+from nas.report.alpha import alpha_figures
+from nas.report.breakdown import ROLES, breakdown_figure
+from nas.report.diagram import caption
+from nas.report.figure import note_of
+from nas.report.front import front_figure, fronts_figure
 from nas.report.run import LeftOut, RunReport
+from nas.report.training import fits_figure
+from nas.report.trajectory import trajectory_figure
 
-TEMPLATE = "page.html.j2"
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+PAGE, NETWORK = "page.html.j2", "network.svg.j2"
+"""Templates beside this file."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A run on one device as the template takes it: its charts are ready, its sentences written."""
+    """A run on one device as the template takes it: its figures are ready, its sentences written."""
 
     run: RunReport
-    front: charts.Chart | None
-    trajectory: charts.Chart | None
-    breakdowns: tuple[charts.Chart, ...]
-    alpha: tuple[charts.Chart, ...]
-    fits: charts.Chart | None
-    tiles: tuple[words.Tile, ...]
-    measurements: tuple[words.Measurement, ...]
+    figures: dict[str, Figure]
+    tiles: tuple[summary.Tile, ...]
+    measurements: tuple[summary.Measurement, ...]
     rests_on: tuple[tuple[str, str], ...]
+
+    def named(self, start: str) -> tuple[Figure, ...]:
+        """Return the figures of this name and those whose names go on from it, as breakdown-DEVICE."""
+        return tuple(each for name, each in self.figures.items() if name == start or name.startswith(f"{start}-"))
 
 
 @dataclass(frozen=True)
@@ -43,10 +59,10 @@ class Folder:
 
     name: str
     sections: tuple[Section, ...]
-    tiles: tuple[words.Tile, ...]
+    tiles: tuple[summary.Tile, ...]
     meaning: tuple[str, ...]
-    otherwise: words.Otherwise | None
-    members: tuple[words.Row, ...]
+    otherwise: summary.Otherwise | None
+    members: tuple[summary.Row, ...]
     shared: bool
     left_out: tuple[LeftOut, ...]
 
@@ -56,8 +72,67 @@ class Folder:
         return self.sections[:1] if self.shared else self.sections
 
 
+def figures_of(run: RunReport) -> dict[str, Figure]:
+    """Return the figures of a run that there is data for, by the names of their files."""
+    found: dict[str, Figure] = {}
+    if run.front.points or run.front.published:
+        found["front"] = front_figure(run.front, summary.measured_point(run))
+    if run.trajectory:
+        found["trajectory"] = trajectory_figure(run.trajectory)
+    if run.breakdown and run.breakdown.known:
+        found["breakdown"] = breakdown_figure(run.breakdown, note_of(run.about))
+    for other in run.others:
+        if other.known:
+            found[f"breakdown-{other.device}"] = breakdown_figure(other, f"Measured: {other.measured}.")
+    if run.alpha:
+        found |= alpha_figures(run.alpha)
+    fits = [fit for fit in run.fits if fit.epochs]
+    if fits:
+        found["finetune"] = fits_figure(fits)
+    return found
+
+
+def write_pictures(run: RunReport) -> list[Path]:
+    """Write the figures of a run and the drawing of its network as PNG, and return the files.
+
+    Runs of a search on several devices have a folder each.
+    """
+    folder = run.folder / "pictures"
+    if run.name != run.folder.name:
+        folder /= run.device
+    title = f"{run.name}: {run.about.result.latency_ms:.4g} ms on {run.device}"
+    written = []
+    for name, figure in figures_of(run).items():
+        path = folder / f"{name}.png"
+        # Of several pictures in one folder each has to say which run it is of.
+        replace(figure, title=f"{run.name}: {figure.title}" if name == "finetune" else figure.title).save(path)
+        written.append(path)
+    path = folder / "network.png"
+    figures.write_bytes(path, figures.svg_to_png(network_svg(run, title)))
+    return [*written, path]
+
+
+def write_comparison(runs: Sequence[RunReport], folder: Path) -> list[Path]:
+    """Write the figure of several runs beside one another into a folder, and return the files.
+
+    A search on several devices is one run, whose fronts are figures of their own.
+    """
+    if len({run.folder for run in runs}) < 2:
+        return []
+    path = folder / "fronts.png"
+    fronts_figure({run.name: run.front for run in runs}).save(path)
+    return [path]
+
+
+def network_svg(run: RunReport, title: str) -> str:
+    """Return the drawing of a run's network as SVG."""
+    return _template(NETWORK).render(
+        run=run, roles=ROLES, title=title, caption=caption(run.drawing), theme=figures.PAPER
+    )
+
+
 def write_page(runs: Sequence[RunReport], command: str, path: Path) -> None:
-    """Writes the page of these runs; side by side where there are several.
+    """Write the page of these runs; side by side where there are several.
 
     `command` is the command line that made the page. Raises NasError when the file cannot be written.
     """
@@ -65,25 +140,43 @@ def write_page(runs: Sequence[RunReport], command: str, path: Path) -> None:
 
 
 def render(runs: Sequence[RunReport], command: str) -> str:
-    """The page's HTML. Whatever comes from a file is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    """Return the page's HTML. Whatever comes from a file is escaped."""
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=StrictUndefined)  # fmt: skip
-    environment.filters["together"] = together
     folders = [_folder(list(group)) for _, group in groupby(runs, key=lambda run: run.folder)]
     several = len(folders) > 1
-    fronts = [(run.name, run.front) for run in runs]
-    return environment.get_template(TEMPLATE).render(
+    return _template(PAGE).render(
         title=f"{len(folders)} runs compared" if several else _title(runs),
-        folders=folders, runs=runs, command=command, roles=ROLES,
+        folders=folders,
+        runs=runs,
+        command=command,
+        roles=ROLES,
         # The library is the package's own and no input: the one text that goes in as it is.
-        plotly=Markup(get_plotlyjs()),
-        fronts=charts.fronts_chart(fronts) if several else None,
-        comparison=_comparison(runs) if several else (), notes=words.comparing(runs) if several else (),
-    )  # fmt: skip
+        script=Markup(figures.script()),
+        fronts=fronts_figure({run.name: run.front for run in runs}) if several else None,
+        comparison=_comparison(runs) if several else (),
+        notes=summary.comparing(runs) if several else (),
+    )
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+    )
+    environment.filters["together"] = together
+    return environment.get_template(name)
+
+
+def _shown(value: Any) -> Any:
+    """Return what stands on the page for a value: control characters of names from files are written as escapes."""
+    return printable_lines(value) if type(value) is str else value
 
 
 def _title(runs: Sequence[RunReport]) -> str:
@@ -96,10 +189,10 @@ def _folder(runs: Sequence[RunReport]) -> Folder:
     return Folder(
         name=runs[0].folder.resolve().name,
         sections=sections,
-        tiles=sections[0].tiles if len(runs) == 1 else words.tiles_of_several(runs),
-        meaning=words.meaning(runs),
-        otherwise=words.otherwise(runs),
-        members=words.members(runs),
+        tiles=sections[0].tiles if len(runs) == 1 else summary.tiles_of_several(runs),
+        meaning=summary.meaning(runs),
+        otherwise=summary.otherwise(runs),
+        members=summary.members(runs),
         shared=len(runs) == 1 or bool(runs[0].about.common),
         left_out=tuple(gaps),
     )
@@ -111,17 +204,13 @@ def together(text: str) -> str:
 
 
 def _section(run: RunReport) -> Section:
-    measured = [run.breakdown] if run.breakdown else []
-    known = run.front.points or run.front.published
     return Section(
-        run=run, front=charts.front_chart(run.front, words.measured_point(run)) if known else None,
-        trajectory=charts.trajectory_chart(run.trajectory) if run.trajectory else None,
-        breakdowns=tuple(charts.breakdown_chart(each) for each in (*measured, *run.others) if each.known),
-        alpha=charts.alpha_charts(run.alpha) if run.alpha else (),
-        fits=charts.fits_chart(run.fits) if any(fit.epochs for fit in run.fits) else None,
-        tiles=words.tiles(run), measurements=words.measurements(run),
-        rests_on=words.rests_on(run),
-    )  # fmt: skip
+        run=run,
+        figures=figures_of(run),
+        tiles=summary.tiles(run),
+        measurements=summary.measurements(run),
+        rests_on=summary.rests_on(run),
+    )
 
 
 def _comparison(runs: Sequence[RunReport]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
@@ -139,10 +228,10 @@ def _column(run: RunReport) -> dict[str, str]:
     return {
         "space": about.space.name, "device": run.device, "engine": about.engine.name,
         "target": "none" if target is None else f"{target:.4g} ms",
-        "predicted latency": words.ms_text(result),
+        "predicted latency": summary.ms_text(result),
         "measured latency": "not measured" if measured is None else f"{measured:.4g} ms",
         "table": about.table.provenance + ("" if error is None else f", ±{error:.1f} %"),
-        "expected accuracy": words.accuracy_tile(run).value,
+        "expected accuracy": summary.accuracy_tile(run).value,
         "below the largest member": f"{result.cost:.2f} points",
         "measured accuracy": "; ".join(done) or "not measured",
         "parameters": f"{result.params / 1e6:.2f} M", "MACs": f"{result.macs / 1e9:.3f} G",

@@ -6,25 +6,27 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from nas import resources
 from nas.accuracy import RecordedScores
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.report.alpha import Alpha, read_alpha
-from nas.report.breakdown import Bar, Breakdown, operations, predicted, read_check
-from nas.report.exports import Exports, read_exports
+from nas.report.breakdown import Bar, Breakdown, TableRows, operations, predicted, read_check, table_rows
+from nas.report.diagram import Drawing, drawing
 from nas.report.front import Front, read_front
-from nas.report.network import Drawing, drawing
-from nas.report.rows import TableRows, table_rows
 from nas.report.sources import Sources, find_file, find_sources
 from nas.report.training import FOLDERS, Fit, read_fit
 from nas.report.trajectory import Trajectory, read_trajectory
-from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, About, read_about
+from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, About, Part, read_about
 from nas.search import Scores
 from nas.space import Architecture, load_architecture
 from nas.space.place import Place
 from nas.supernet.description import data_name
+from nas.validation import validated
 
 EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
 """Kind of a device to the target of `nas export` whose file it runs."""
@@ -232,3 +234,80 @@ def without(command: str, *options: str) -> str:
         if word.partition("=")[0] not in options and before not in options
     ]  # fmt: skip
     return shlex.join(kept)
+
+
+class _Differences(Part):
+    images: int
+    relative: float
+    top1_agreement: float
+
+
+class _Accuracy(Part):
+    images: int
+    before: float
+    after: float
+
+
+class _Target(Part):
+    file: str
+    bytes: int
+    note: str = ""
+    differences: dict[str, _Differences] = Field(default_factory=dict)
+    accuracy: _Accuracy | None = None
+
+
+class _Weights(Part):
+    provenance: str
+
+
+class _ExportFile(Part):
+    """What `nas export` writes."""
+
+    format: Literal["nas-export-1"]
+    command: str
+    weights: _Weights
+    targets: dict[str, _Target]
+
+
+@dataclass(frozen=True)
+class Export:
+    """One exported file. `facts` are what was found when it was compared with the network, in words."""
+
+    target: str
+    file: str
+    bytes: int
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The exported files of a run, what their weights are, and the last command that made some."""
+
+    files: tuple[Export, ...]
+    weights: str
+    command: str
+
+
+def read_exports(path: Path) -> Exports | None:
+    """The finished exports of a run; None where there are none.
+
+    Raises:
+        InputError: for a damaged file, naming line, key and reason.
+    """
+    if not path.is_file():
+        return None
+    file = YamlFile(path)
+    found = validated(file, _ExportFile, file.data)
+    files = tuple(Export(name, t.file, t.bytes, tuple(_facts(t))) for name, t in found.targets.items())
+    return Exports(files, found.weights.provenance, found.command) if files else None
+
+
+def _facts(target: _Target) -> Iterator[str]:
+    for kind, apart in target.differences.items():
+        yield (f"on {apart.images} {kind} images its outputs are off by {apart.relative:.2g} of their deviation, the "
+               f"answer is the same on {apart.top1_agreement:.4g} %")  # fmt: skip
+    if target.accuracy:
+        yield (f"accuracy {target.accuracy.after:.2f} %, the network's {target.accuracy.before:.2f} %, on "
+               f"{target.accuracy.images} images")  # fmt: skip
+    if target.note:
+        yield target.note

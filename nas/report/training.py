@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.csv_files import read_columns
+from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y_axis
 from nas.files import YamlFile
-from nas.report.pictures import figure_of, write_picture
+from nas.report.figure import COLOURS, STAR
 from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
 from nas.validation import validated
 
@@ -125,14 +126,38 @@ def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
                                one.standard_error, one.images)  # fmt: skip
 
 
-def draw_fits(fits: Sequence[Fit], title: str, path: str | Path) -> None:
-    """Writes the picture as PNG: the training accuracy of each fine-tuning, and a star for what it came to."""
-    figure, axes = figure_of(8.0, 4.2)
-    for fit in fits:
-        (line,) = axes.plot(fit.epochs, fit.accuracy, label=fit.name)
-        if fit.best:
-            axes.scatter([max(fit.epochs, default=0.0)], [fit.best.accuracy], marker="*", s=90, color=line.get_color(),
-                         zorder=3)  # fmt: skip
-    axes.set(xlabel="epoch", ylabel="accuracy on training images as augmented (%)")
-    done = (f"{fit.name}: {fit.best.accuracy:.2f} % on {fit.best.images} {fit.best.part}" for fit in fits if fit.best)
-    write_picture(figure, title, "; ".join(done), path)
+def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning") -> Figure:
+    """Return the training accuracy of each fine-tuning, and a star for what it came to."""
+    curves = [Series(fit.name, COLOURS[index % len(COLOURS)], "stroke") for index, fit in enumerate(fits)]
+    results = [Series(f"{each.name}: result", each.colour, STAR) for each in curves]
+    done = [(fit, series) for fit, series in zip(fits, results, strict=True) if fit.best]
+    channels = series_encoding([*curves, *(series for _, series in done)])
+    x = x_axis("epoch", scale={"zero": True})
+    y = y_axis("accuracy on training images as augmented (%)", scale={"zero": False})
+    epochs = [row for fit in fits for row in _epochs(fit)]
+    # A short training shows each of its points, a long one its line.
+    dots = {"type": "point", "filled": True, "size": 25, "opacity": 1 if len(epochs) < 60 else 0}
+    line = {"type": "line", "strokeWidth": 1.6}
+    layers = [layer(line, epochs, x=x, y=y, stroke=channels["stroke"])]
+    # The colours of the points are those of their lines, whose symbols are strokes and cannot be filled.
+    layers.append(layer(dots, epochs, x=x, y=y, fill=channels["fill"]))
+    stars = [_result(fit, series) for fit, series in done]
+    if stars:
+        layers.append(layer({"type": "point", "size": 90, "opacity": 1}, stars, x=x, y=y, **channels))
+    note = "; ".join(
+        f"{fit.name}: {fit.best.accuracy:.2f} % on {fit.best.images} {fit.best.part}" for fit in fits if fit.best
+    )
+    return Figure(title, {"height": 330, "layer": layers}, note)
+
+
+def _epochs(fit: Fit) -> Iterator[dict[str, Any]]:
+    for epoch, accuracy, loss in zip(fit.epochs, fit.accuracy, fit.loss, strict=True):
+        about = (f"{fit.name}, epoch {epoch:.2f}", f"{accuracy:.2f} % of training images", f"loss {loss:.4g}")
+        yield {"x": epoch, "y": accuracy, "series": fit.name, "about": lines(about)}
+
+
+def _result(fit: Fit, series: Series) -> dict[str, Any]:
+    best = fit.best
+    value = best.accuracy if best else None
+    about = (fit.name, f"{best.accuracy:.2f} % on {best.images} {best.part}") if best else ()
+    return {"x": max(fit.epochs, default=0.0), "y": value, "series": series.name, "about": lines(about)}

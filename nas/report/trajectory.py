@@ -1,32 +1,47 @@
-"""The picture of a search: latency against expected accuracy, step by step. The data apart from the drawing."""
+"""The figure of a search: latency against expected accuracy, step by step. The data apart from the drawing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas.csv_files import read_columns
+from nas.figures import Figure, Series
+from nas.report.figure import (
+    COLOURS,
+    FOUND,
+    GREY,
+    PUBLISHED,
+    STAR,
+    Axis,
+    Marks,
+    Point,
+    axis_of,
+    axis_of_problem,
+    note,
+    note_of,
+    place_labels,
+    plane,
+    published,
+    values_of,
+    view,
+)
 from nas.report.front import published_members
-from nas.report.plane import Axis, Point, axis_of, axis_of_problem, note, note_of, published, save, values_of
 from nas.report.sources import Sources
 from nas.runs.schema import About
 from nas.search import Found, Problem
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 ACTIONS = {
-    "DR": ("DR: drop a block", "#0072b2", "o"),
-    "WR": ("WR: narrow a stage", "#e69f00", "s"),
-    "MR": ("MR: attention to local", "#009e73", "^"),
-    "ER": ("ER: smaller expansion", "#56b4e9", "v"),
-    "AR": ("AR: other activation", "#f0e442", "P"),
-    "BR": ("BR: other block", "#8c564b", "X"),
-    "UN": ("UN: a reduction undone", "#cc79a7", "*"),
+    "DR": Series("DR: drop a block", COLOURS[0], "circle"),
+    "WR": Series("WR: narrow a stage", COLOURS[1], "square"),
+    "MR": Series("MR: attention to local", COLOURS[2], "triangle-up"),
+    "ER": Series("ER: smaller expansion", "#9c6b3f", "triangle-down"),
+    "AR": Series("AR: other activation", COLOURS[4], "cross"),
+    "BR": Series("BR: other block", COLOURS[6], "triangle-right"),
+    "UN": Series("UN: a reduction undone", COLOURS[5], STAR),
 }
-"""Label, colour and marker; the colours keep apart for colour-blind readers, the markers in grey print."""
+"""How steps look; colours differ for colour-blind readers, markers in grey print."""
 
 _NUMBERS = ("step", "ms", "saved_ms", "cost", "total_cost", "macs", "params")
 
@@ -132,20 +147,30 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
     )
 
 
-def draw(data: Trajectory, path: str | Path) -> None:
-    """Write the picture as PNG."""
+def trajectory_figure(data: Trajectory) -> Figure:
+    """Return every step of a search from the largest member to the found one."""
+    axis = data.axis
     end = replace(data.points[-1], label="found")
-    save(lambda axes: _draw_steps(axes, data), data.axis, data.points, [end], data.published, data.target_ms,
-         data.title, data.note, path)  # fmt: skip
+    frame = view(axis, data.points, (end, *data.published), data.target_ms)
+    steps = [Marks(series, _steps(data, action, series.name), 45) for action, series in ACTIONS.items()]
+    start = [replace(data.points[0], label="largest member")]
+    marks = [
+        *steps,
+        Marks(Series("largest member", GREY, "diamond"), start, 80),
+        Marks(PUBLISHED, data.published, 60, bars=True),
+        Marks(FOUND, [end], 150, bars=True, edge=True),
+    ]
+    return plane(
+        data.title,
+        data.note,
+        axis,
+        frame,
+        marks=marks,
+        way=data.points,
+        labels=place_labels(axis, [end], data.published, frame),
+        target_ms=data.target_ms,
+    )
 
 
-def _draw_steps(axes: Axes, data: Trajectory) -> None:
-    value = data.axis.value
-    axes.plot([p.ms for p in data.points], [value(p) for p in data.points], color="#999999", linewidth=1, zorder=2)
-    for action, (label, colour, marker) in ACTIONS.items():
-        points = [point for point in data.points if point.label == action]
-        if points:
-            x, y = [point.ms for point in points], [value(point) for point in points]
-            axes.scatter(x, y, s=22, color=colour, marker=marker, label=label, zorder=3)
-    start = data.points[0]
-    axes.scatter([start.ms], [value(start)], s=40, color="#333333", marker="D", label="largest member", zorder=3)
+def _steps(data: Trajectory, action: str, name: str) -> list[Point]:
+    return [replace(point, label=name) for point in data.points if point.label == action]

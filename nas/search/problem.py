@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
+from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.latency import LatencyTable
 from nas.notebook import frame, html_table, shortened
@@ -25,7 +26,6 @@ from nas.space.moves import Action, Move
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 Candidates = Literal["all", "paper"]
 Objective = Literal["limits", "mes"]
@@ -131,27 +131,44 @@ class Found:
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 
     def plot(self) -> Figure:
-        """Return a matplotlib figure of the way to the member, better upward, with the standard error of its accuracy.
+        """Return a figure of the way to the member, better upward, with the standard error of its accuracy.
 
         The y axis is expected accuracy in percent, or points below the largest member where only costs are known.
+        A notebook shows it; its `save` writes it as PNG or SVG.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        level = self.accuracy.value + self.cost if self.accuracy else 0.0
-        steps = [step for step in self.trace if isfinite(step.ms)]
-        axes.plot([step.ms for step in steps], [level - step.total_cost for step in steps], marker=".", color="0.5")
-        error = self.accuracy.standard_error if self.accuracy else None
-        axes.errorbar([self.ms], [level - self.cost], yerr=error, marker="o", color="tab:red", label="found")
+        level = self.accuracy.value if self.accuracy else None
+        way = [(step.ms, step.total_cost, str(step.move)) for step in self.trace if isfinite(step.ms)]
+        # A cost is what the largest member has more: the found one's accuracy tells where that lies.
+        rows = [
+            {
+                "x": ms,
+                "y": cost if level is None else level + self.cost - cost,
+                "series": "step",
+                "about": f"{move}: {ms:.4g} ms",
+            }
+            for ms, cost, move in way
+        ]
+        found = {
+            "x": self.ms,
+            "y": self.cost if level is None else level,
+            "series": "found",
+            "about": f"{self.ms:.4g} ms",
+        }
         metric = self.accuracy.metric if self.accuracy else ""
-        axes.set(
-            title=self.architecture.name,
-            xlabel="predicted latency (ms)",
-            ylabel=f"expected {metric} (%)" if self.accuracy else "points against the largest member",
-        )
-        axes.legend()
-        return figure
+        title = "points below the largest member" if level is None else f"expected {metric} (%)"
+        x = x_axis("predicted latency (ms)", scale={"zero": False})
+        y = y_axis(title, scale={"zero": False, "reverse": level is None})
+        channels = series_encoding([Series("step", "#8a8f98"), Series("found", "#e03131")])
+        layers = [
+            layer({"type": "line", "stroke": "#8a8f98", "strokeWidth": 1}, rows, x=x, y=y, order=None),
+            layer({"type": "point", "size": 30, "opacity": 1}, rows, x=x, y=y, **channels),
+            layer({"type": "point", "size": 130, "opacity": 1}, [found], x=x, y=y, **channels),
+        ]
+        if self.accuracy:
+            error = self.accuracy.standard_error
+            bar = {"x": self.ms, "y": self.accuracy.value - error, "high": self.accuracy.value + error}
+            layers.append(layer({"type": "rule", "stroke": "#e03131"}, [bar], x=x, y=y, y2={"field": "high"}))
+        return Figure(self.architecture.name, {"height": 380, "layer": layers})
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,11 @@ def _fresh(space: str, device: str) -> Path:
 def write_run(
     folder: Path, problem: Problem, found: Found, command: Sequence[str], supernet: str | None = None
 ) -> None:
-    """Writes trace.csv, architecture.yaml, trajectory.png and, when those are whole, run.yaml.
+    """Write trace.csv, architecture.yaml and, when those are whole, run.yaml; `nas.report` draws.
 
     `command` is the command line that started the search, `supernet` the training that the weights are inherited from.
     """
-    from nas.report.trajectory import draw, trajectory
-
     found.save(folder)
-    draw(trajectory(problem, found), folder / "trajectory.png")
     inherited = {"supernet": supernet} if supernet else {}
     kept = _keep_scores(folder, problem.scores)
     write_yaml(folder / RUN_FILE, {**_document(problem, found, command, kept), **inherited})
@@ -93,13 +90,12 @@ def write_run(
 def write_several(folder: Path, found: Several, command: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Write the run folder of a search on several devices, and return its members by name.
 
-    Each device has its front (`front-DEVICE.csv`, `.png`) and its best member (`best-DEVICE.yaml`). The member that
+    Each device has its front (`front-DEVICE.csv`) and its best member (`best-DEVICE.yaml`). The member that
     keeps all targets is `architecture.yaml`, where there is one. `members.csv` has the latency of each on each device.
     """
     for each in found.devices:
         name = each.problem.table.device.name
-        answers = {f"{BEST}{name}": each.best} | ({COMMON: found.common} if found.common else {})
-        write_front(folder, each.problem, each.front, answers, f"front-{name}")
+        write_front(folder, each.problem, each.front, f"front-{name}")
         each.best.architecture.save(folder / f"best-{name}.yaml")
     if found.common:
         found.common.architecture.save(folder / ARCHITECTURE_FILE)
@@ -154,14 +150,9 @@ def _members_csv(found: Several, members: Mapping[str, Mapping[str, Any]]) -> st
     return text.getvalue()
 
 
-def write_front(
-    folder: Path, problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found], name: str = "front"
-) -> None:
-    """Writes NAME.csv, a row a member, and NAME.png, with what was found at the target beside it, by name."""
-    from nas.report.front import draw_front, front_picture
-
+def write_front(folder: Path, problem: Problem, points: Sequence[FrontPoint], name: str = "front") -> None:
+    """Write NAME.csv, a row for each member."""
     write_text(folder / f"{name}.csv", front_csv(problem.space, points))
-    draw_front(front_picture(problem, points, found), folder / f"{name}.png")
 
 
 def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:

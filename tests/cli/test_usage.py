@@ -50,7 +50,7 @@ def test_help_loads_nothing_heavy() -> None:
         "pandas",
         "scipy",
         "sklearn",
-        "matplotlib",
+        "vl_convert",
         "datasets",
         "litert_torch",
         "optuna",

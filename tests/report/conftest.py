@@ -13,10 +13,10 @@ from nas.accuracy import RecordedScores, Scores
 from nas.accuracy.law_file import shipped_law
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import corrected
+from nas.figures import Figure
 from nas.files import write_text, write_yaml
 from nas.latency import load_table
 from nas.search import load_scores, pose, solve
-from nas.search.compare import answers
 from nas.search.exact import front
 from nas.search.fastest import fastest
 from nas.search.run import write_front, write_run
@@ -26,13 +26,8 @@ MakeRun = Callable[..., Path]
 
 
 @pytest.fixture
-def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
-    """A function that searches the workplace's space and writes the run's folder: name, --front or not, engine, scores.
-
-    The pictures that a search draws are left out: drawing takes longer than all the rest.
-    """
-    monkeypatch.setattr("nas.report.trajectory.draw", lambda *arguments: None)
-    monkeypatch.setattr("nas.report.front.draw_front", lambda *arguments: None)
+def make_run(workplace: SimpleNamespace) -> MakeRun:
+    """A function that searches the workplace's space and writes a run folder: name, --front or not, engine, scores."""
 
     def make(
         name: str = "one",
@@ -50,10 +45,22 @@ def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Mak
             folder, problem, found, ["nas", "search", "--space", "small", "--note", note, "--out", f"runs/{name}"]
         )
         if with_front:
-            write_front(folder, problem, front(problem), answers(problem, found))
+            write_front(folder, problem, front(problem))
         return folder
 
     return make
+
+
+@pytest.fixture
+def rows_of() -> Callable[..., list[dict]]:
+    """A function from a figure to the rows of its layers of one mark, such as "point"; of one series or of all."""
+
+    def rows(figure: Figure, mark: str, series: str | None = None) -> list[dict]:
+        layers = [each for each in figure.spec["layer"] if each["mark"]["type"] == mark]
+        found = [row for each in layers for row in each["data"]["values"]]
+        return [row for row in found if series is None or row.get("series") == series]
+
+    return rows
 
 
 @pytest.fixture

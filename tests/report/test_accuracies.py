@@ -12,13 +12,13 @@ import yaml
 
 from nas.errors import InputError
 from nas.latency import load_table
-from nas.report.charts import front_chart, fronts_chart, trajectory_chart
-from nas.report.page import render
-from nas.report.picture_files import write_comparison, write_pictures
-from nas.report.plane import Axis, Point, label_places, view
-from nas.report.rows import table_rows
+from nas.report.breakdown import table_rows
+from nas.report.figure import Axis, Point, label_places, view
+from nas.report.front import front_figure, fronts_figure
+from nas.report.page import render, write_comparison, write_pictures
 from nas.report.run import load_runs
-from nas.report.words import measured_point, measurements, members, otherwise, rests_on, tiles, with_error
+from nas.report.summary import measured_point, measurements, members, otherwise, rests_on, tiles, with_error
+from nas.report.trajectory import trajectory_figure
 from nas.runs.schema import Difference, ExpectedAccuracy, read_about
 from nas.search import pose
 from nas.search.fastest import fastest
@@ -153,27 +153,30 @@ def test_damaged_accuracies_are_named(make_run, change, reason):
 @pytest.mark.parametrize("kind", KINDS)
 def test_better_is_upward(make_run, kind):
     (run,) = load_runs(make_run(kind=kind, engine="exact"))
-    for chart in (front_chart(run.front), trajectory_chart(run.trajectory), fronts_chart([("a", run.front)])):
-        axis = chart.figure["layout"]["yaxis"]
-        assert axis["autorange"] == ("reversed" if kind == "costs" else True)
-        assert axis["autorangeoptions"]["minallowed"] < axis["autorangeoptions"]["maxallowed"]
-        assert ("below the largest member" in axis["title"]["text"]) == (kind == "costs")
-        assert ("ImageNet" in axis["title"]["text"]) == (kind == "law")
+    for figure in (front_figure(run.front), trajectory_figure(run.trajectory), fronts_figure({"a": run.front})):
+        for axis in (
+            each["encoding"]["y"] for each in figure.spec["layer"] if "field" in each["encoding"].get("y", {})
+        ):
+            assert axis["scale"]["reverse"] == (kind == "costs")
+            assert axis["scale"]["domain"] == sorted(axis["scale"]["domain"])
+            assert ("below the largest member" in axis["title"]) == (kind == "costs")
+            assert ("ImageNet" in axis["title"]) == (kind == "law")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bands_and_bars_are_one_standard_error(make_run, kind):
+def test_bands_and_bars_are_one_standard_error(make_run, rows_of, kind):
     (run,) = load_runs(make_run(kind=kind, engine="exact"))
-    traces = front_chart(run.front).figure["data"]
-    bands = [trace for trace in traces if trace.get("line", {}).get("width") == 0] if kind != "costs" else []
-    found = next(trace for trace in traces if trace["name"] == "found")
-    assert any(trace.get("fill") == "tonexty" for trace in traces) == (kind != "costs")
-    assert ("error_y" in found) == (kind in ("law", "posterior"))  # the made-up costs have no errors
-    if bands:
-        low, high = (trace["y"] for trace in bands)
+    figure = front_figure(run.front)
+    band = rows_of(figure, "area")
+    assert len(band) == (0 if kind == "costs" else len(run.front.points))
+    (found,) = rows_of(figure, "point", "found")
+    upward = [row for row in rows_of(figure, "rule") if "to" in row and row["x"] == found["x"]]
+    assert bool(upward) == (kind in ("law", "posterior"))  # the made-up costs have no errors
+    if band:
         errors = [p.error for p in run.front.points]
-        assert [(b - a) / 2 for a, b in zip(low, high, strict=True)] == pytest.approx(errors)
-        assert found["text"] == [f"found {run.about.result.accuracy.value:.1f}"]
+        assert [(row["high"] - row["y"]) / 2 for row in band] == pytest.approx(errors)
+        text = f"found {run.about.result.accuracy.value:.1f}"
+        assert text in [row["text"] for row in rows_of(figure, "text")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -292,7 +295,7 @@ def test_a_prediction_stands_beside_what_was_measured(make_run, add_everything):
     assert measured_point(run).accuracy == run.about.result.accuracy.value and measured_point(run).ms == 0.5
 
 
-def test_accuracies_on_the_same_images_are_compared(make_run, add_everything):
+def test_accuracies_on_the_same_images_are_compared(make_run, add_everything, rows_of):
     folder = make_run(kind="law")
 
     def publish(data):
@@ -313,8 +316,9 @@ def test_accuracies_on_the_same_images_are_compared(make_run, add_everything):
     assert verdict in otherwise([run]).verdict
     point = measured_point(run)
     assert (point.ms, point.accuracy, point.error) == (0.5, 72.25, 1.0) and point.ms_error is None
-    names = [trace.get("name") for trace in front_chart(run.front, point).figure["data"]]
-    assert "found, measured" in names and "found, measured" not in str(front_chart(run.front).figure)
+    (drawn,) = rows_of(front_figure(run.front, point), "point", "found, measured")
+    assert (drawn["x"], drawn["y"]) == (0.5, 72.25)
+    assert rows_of(front_figure(run.front), "point", "found, measured") == []
 
 
 @pytest.mark.parametrize(
@@ -372,9 +376,8 @@ def test_fine_tuning_is_proposed_on_the_data_of_the_supernet(make_run):
 
 
 @pytest.fixture
-def make_several(workplace, made_up_table, scores_of, monkeypatch):
+def make_several(workplace, made_up_table, scores_of):
     """A function that searches the workplace's space on two devices, by scores of a kind and two targets as shares."""
-    monkeypatch.setattr("nas.report.front.draw_front", lambda *arguments: None)
     made_up_table(workplace.space, seed=3, name="slow").save("latency_tables/slow")
 
     def make(kind: str = "law", shares: tuple[float, float] = (1.5, 1.5)) -> Path:

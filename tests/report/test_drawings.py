@@ -7,9 +7,9 @@ from math import log2
 import pytest
 
 from nas.errors import InputError
-from nas.report.alpha import COLUMNS, draw_alpha, position_label, read_alpha
+from nas.report.alpha import COLUMNS, alpha_figures, position_label, read_alpha
 from nas.report.breakdown import operations
-from nas.report.network import COLUMN, HIGHEST, draw_network, drawing
+from nas.report.diagram import COLUMN, HIGHEST, drawing
 from nas.specs import Identity
 
 
@@ -32,14 +32,12 @@ def test_boxes_stand_in_the_order_of_the_network_with_gaps_where_blocks_were_dro
     assert data.dropped == 1 and "2 of 3 blocks" in data.stages[2].about
 
 
-def test_boxes_are_as_high_as_their_stage_is_wide_and_do_not_overlap(dropped, tmp_path):
+def test_boxes_are_as_high_as_their_stage_is_wide_and_do_not_overlap(dropped):
     data = drawing(dropped, operations(dropped, (0, 0, 2, 2)))
     heights = [stage.boxes[0].height for stage in data.stages]
     assert heights == sorted(heights) and heights[-1] == HIGHEST
     for stage in data.stages:
         assert [box.x for box in stage.boxes] == [COLUMN * i for i in range(len(stage.boxes))]
-    draw_network(data, "a $title$ with dollars", tmp_path / "network.png")
-    assert (tmp_path / "network.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_expansions_are_shown_where_they_differ(choices_space, small_space):
@@ -62,8 +60,14 @@ def test_uniform_shares_prefer_nothing_and_shares_are_compared_by_their_mean(tmp
     assert data.attention[0] == (None,) and data.attention[2][0] == pytest.approx(2 / 3, abs=1e-4)
     assert data.mixed == (1, 2)
     assert position_label("stage3_block2", data.dropped) == "3.2 x" and position_label("odd", data.dropped) == "odd"
-    draw_alpha(data, tmp_path / "alpha.png")
-    assert (tmp_path / "alpha.png").read_bytes().startswith(b"\x89PNG")
+    figures = alpha_figures(data)
+    assert set(figures) == {"alpha", "alpha-attention"}
+    (cells,) = figures["alpha-attention"].spec["layer"]
+    assert [(row["name"], row["value"]) for row in cells["data"]["values"]] == [
+        ("3.1", 0.5),
+        ("3.2 x", data.attention[2][0]),
+    ]
+    assert cells["encoding"]["fill"]["scale"]["domain"][1] == 0.5
 
 
 def test_long_trainings_are_thinned_to_the_last_step(tmp_path):

@@ -10,13 +10,15 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 
+from nas.figures import script
 from nas.files import write_yaml
 from nas.latency import load_table
 from nas.latency.device_info import Profiled
 from nas.report.breakdown import ROLES
-from nas.report.charts import SERIES, STEPS
-from nas.report.page import render
+from nas.report.figure import COLOURS, FOUND, PUBLISHED
+from nas.report.page import network_svg, render
 from nas.report.run import load_runs
+from nas.report.trajectory import ACTIONS
 from nas.space import load_architecture
 
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -77,6 +79,18 @@ def test_what_stands_in_files_is_text(whole):
     assert html.count("onerror=alert") == html.count("onerror=alert(1)&gt;")
 
 
+def test_control_characters_of_names_are_shown_as_escapes(whole):
+    (run,) = load_runs(whole)
+    name = "one\x1b[31m\u202e\x07"
+    odd = replace(run, name=name, front=replace(run.front, title=name, published=tuple(
+        replace(point, label=name) for point in run.front.published)))  # fmt: skip
+    html = render([odd], f"nas report {name}")
+    assert not re.findall("[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e]", html.replace(script(), ""))
+    assert r"one\x1b[31m\u202e\x07" in html
+    titles = [figure for figure in parsed(html).figures if r"one\x1b[31m" in json.dumps(figure).replace("\\\\", "\\")]
+    assert titles, "labels in figures are escaped too"
+
+
 def test_a_page_shows_every_part(whole):
     (run,) = load_runs(whole)
     page = parsed(render([run], "nas report runs/one"))
@@ -93,8 +107,11 @@ def test_a_page_shows_every_part(whole):
     ):
         assert text.lower() in page.text.lower()
     assert "Not on this page" not in page.text
-    boxes = re.findall("<g><title>", render([run], "nas report"))
-    assert len(boxes) == len(run.architecture.operations()) + run.drawing.dropped
+    operations = len(run.architecture.operations()) + run.drawing.dropped
+    assert len(re.findall("<g><title>", render([run], "nas report"))) == operations
+    picture = network_svg(run, "a <title> & more")
+    assert len(re.findall("<g><title>", picture)) == operations
+    assert "a &lt;title&gt; &amp; more" in picture
 
 
 def test_the_whole_chain_of_commands_is_there_to_repeat(make_run, add_everything):
@@ -133,7 +150,7 @@ def test_several_runs_stand_side_by_side(make_run):
         for run in load_runs(make_run(name, engine=engine))
     ]
     page = parsed(render(runs, "nas report"))
-    names = {trace["name"] for trace in page.figures[0]["data"]}
+    names = {row.get("series") for each in page.figures[0]["layer"] for row in each["data"]["values"]}
     assert {"one", "two", "one: found", "two: found"} <= names
     assert "#run-1" in page.addresses and "#run-2" in page.addresses
     assert "for different devices" not in page.text and "cannot be compared" not in page.text
@@ -141,7 +158,11 @@ def test_several_runs_stand_side_by_side(make_run):
 
 @pytest.mark.parametrize("background", ["#ffffff", "#14171b"])
 @pytest.mark.parametrize(
-    "colour", sorted({*SERIES, *(c for _, c in ROLES.values()), *(c for _, c, _ in STEPS.values())})
+    "colour",
+    sorted(
+        {*COLOURS, *(colour for _, colour in ROLES.values())}
+        | {each.colour for each in (FOUND, PUBLISHED, *ACTIONS.values())}
+    ),
 )
 def test_colours_stand_out_in_light_and_in_dark(colour, background):
     """At least 3 to 1, what WCAG 2.1 asks of graphics (1.4.11)."""

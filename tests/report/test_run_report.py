@@ -12,9 +12,10 @@ import yaml
 
 from nas.errors import InputError
 from nas.latency import load_table
-from nas.report.picture_files import write_pictures
+from nas.report.front import front_figure, fronts_figure
+from nas.report.page import write_pictures
 from nas.report.run import load_runs, without
-from nas.report.words import meaning, rests_on, tiles
+from nas.report.summary import meaning, rests_on, tiles
 from nas.search import load_scores
 from nas.space import load_architecture, load_space
 
@@ -204,14 +205,14 @@ def test_no_run_is_told_with_the_remedy(make_run, folder, reason):
         load_runs(folder)
 
 
-def test_figures_are_plain_json_and_what_comes_from_files_is_text(make_run):
-    from nas.report.charts import front_chart, fronts_chart
-
+def test_figures_are_plain_json_and_pictures_of_odd_names_are_drawn(make_run, tmp_path):
     (run,) = load_runs(make_run())
-    odd = replace(run.front, published=tuple(replace(p, label="<b>x</b>") for p in run.front.published))
-    for chart in (front_chart(odd), fronts_chart([("<i>run</i>", odd), ("b", odd)])):
-        text = json.dumps(chart.figure)
-        assert "&lt;b&gt;x" in text and "<b>" not in text and "<i>" not in text.replace('legendgroup": "<i>', "")
+    odd = replace(run.front, published=tuple(replace(p, label="<b>x</b> $y$ \x1b[1m") for p in run.front.published))
+    for figure in (front_figure(odd), fronts_figure({"<i>run</i>": odd, "b": odd})):
+        text = json.dumps(figure.document())
+        assert "<b>x</b> $y$ " in text and "\\u001b" not in text and r"\\x1b[1m" in text
+        figure.save(tmp_path / "odd.svg")
+        assert "<b>" not in (tmp_path / "odd.svg").read_text()
 
 
 def test_a_search_that_evaluates_members_shows_no_scores_beside_its_steps(make_run):

@@ -10,8 +10,8 @@ import yaml
 
 from nas.errors import InputError, NasError
 from nas.latency import load_table
-from nas.report.front import draw_front, front_picture
-from nas.report.trajectory import draw, trajectory
+from nas.report.front import front_figure, front_picture
+from nas.report.trajectory import trajectory, trajectory_figure
 from nas.search import load_scores, pose, solve
 from nas.search.compare import answers
 from nas.search.exact import front
@@ -31,7 +31,7 @@ def test_the_folder_holds_inputs_steps_and_result(workplace, searched):
     problem, found = searched
     folder = new_folder(None, "small", "toy")
     write_run(folder, problem, found, ["nas", "search", "--space", "a b"])
-    assert sorted(p.name for p in folder.iterdir()) == ["architecture.yaml", "run.yaml", "trace.csv", "trajectory.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["architecture.yaml", "run.yaml", "trace.csv"]
     assert load_architecture(folder / "architecture.yaml") == found.architecture
     rows = list(csv.DictReader((folder / "trace.csv").open()))
     assert [row["move"] for row in rows] == [str(step.move) for step in found.trace]
@@ -74,7 +74,7 @@ def test_the_picture_shows_the_start_every_step_and_the_published_members(search
     assert [(p.label, p.ms, p.cost) for p in data.points[1:]] == [(s.action, s.ms, s.total_cost) for s in found.trace]
     assert [p.label for p in data.published] == ["s", "l"]
     assert "estimated table" in data.note and "made up for a test" in data.note
-    draw(data, tmp_path / "picture.png")
+    trajectory_figure(data).save(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -82,7 +82,7 @@ def test_the_front_is_a_row_a_member_and_a_picture(workplace, searched, tmp_path
     problem, found = searched
     points, others = front(problem), answers(problem, found)
     assert list(others) == ["exact", "slimming"] and others["exact"].cost <= others["slimming"].cost
-    write_front(tmp_path, problem, points, others)
+    write_front(tmp_path, problem, points)
     rows = list(csv.DictReader((tmp_path / "front.csv").open()))
     assert [(float(row["ms"]), float(row["cost"])) for row in rows] == [(p.ms, p.cost) for p in points]
     for row, point in zip(rows, points, strict=True):
@@ -94,17 +94,20 @@ def test_the_front_is_a_row_a_member_and_a_picture(workplace, searched, tmp_path
     data = front_picture(problem, points, others)
     assert [(p.ms, p.cost) for p in data.points] == [(p.ms, p.cost) for p in points]
     assert [p.label for p in data.found] == ["exact", "slimming"] and [p.label for p in data.published] == ["s", "l"]
-    draw_front(data, tmp_path / "again.png")
+    front_figure(data).save(tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_found_member_draws_and_saves_its_way(workplace, tmp_path):
     space, table, scores = load_space("small"), load_table("toy"), load_scores("small")
     found = solve(pose(space, table, scores, fastest(space, table)[0] * 1.2))
-    (axes,) = found.plot().axes
-    drawn = axes.lines[0].get_xydata()
-    assert len(drawn) == len(found.trace) > 0
-    assert drawn[-1].tolist() == pytest.approx([found.ms, found.accuracy.value])
-    assert "top1" in axes.get_ylabel()
+    figure = found.plot()
+    line, _, answer, bar = (each["data"]["values"] for each in figure.spec["layer"])
+    assert len(line) == len(found.trace) > 0
+    assert (line[-1]["x"], line[-1]["y"]) == pytest.approx((found.ms, found.accuracy.value))
+    assert (answer[0]["x"], answer[0]["y"]) == pytest.approx((found.ms, found.accuracy.value))
+    assert bar[0]["high"] - bar[0]["y"] == pytest.approx(2 * found.accuracy.standard_error)
+    assert "top1" in figure.spec["layer"][0]["encoding"]["y"]["title"]
+    assert "<svg" in figure._repr_svg_()
     found.save(tmp_path / "kept")
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"architecture.yaml", "trace.csv"}

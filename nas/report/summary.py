@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import floor, hypot, isfinite, log10
 
 from nas.report.breakdown import Rival
-from nas.report.plane import METRICS, Point
+from nas.report.figure import METRICS, Point
 from nas.report.run import RunReport
 from nas.report.training import Accuracy, Fit
 from nas.runs.schema import About, Difference, ExpectedAccuracy, Member

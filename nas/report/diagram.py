@@ -1,20 +1,14 @@
-"""The picture of a network: stage by stage, a column a block, as high as the stage is wide."""
+"""The drawing of a network: stage by stage, a column a block, as high as the stage is wide."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas.report.breakdown import ROLES, Bar, Role
-from nas.report.pictures import figure_of, write_picture
 from nas.space import Architecture
 from nas.space.architecture import STRIDE
 from nas.space.place import HEAD, STEM, Place
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 COLUMN, HIGHEST = 17, 96
 """Pixels: the width of a block with its gap, and the height of the widest stage."""
@@ -121,32 +115,8 @@ def _about(bar: Bar) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def draw_network(data: Drawing, title: str, path: str | Path) -> None:
-    """Writes the picture as PNG."""
-    figure, axes = figure_of(11.0, 2.6)
-    _draw_boxes(axes, data)
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.margins(x=0.01)
-    kinds = "; ".join(f"{ROLES[role][0]}: {', '.join(names)}" for role, names in data.kinds.items())
-    dropped = f"; dashed: {data.dropped} dropped positions" if data.dropped else ""
+def caption(data: Drawing) -> str:
+    """Return what heights, dashes and numbers of a drawing mean."""
+    dropped = f"; dashed: {data.dropped} dropped position{'' if data.dropped == 1 else 's'}" if data.dropped else ""
     numbers = "; number: expansion" if data.expansions else ""
-    write_picture(figure, title, f"A column an operation, as high as its stage is wide. {kinds}{dropped}{numbers}.",
-                  path)  # fmt: skip
-
-
-def _draw_boxes(axes: Axes, data: Drawing) -> None:
-    left = 0
-    labelled: set[str] = set()
-    for stage in data.stages:
-        for box in stage.boxes:
-            label, colour = ROLES[box.role] if box.role else ("dropped", "none")
-            axes.bar(left + box.x, box.height, width=COLUMN - 4, align="edge", color=colour, linewidth=0.8,
-                     edgecolor=None if box.role else "#999999", linestyle="-" if box.role else "--",
-                     label=None if colour in labelled else label)  # fmt: skip
-            labelled.add(colour)
-            axes.text(left + box.x + COLUMN / 2 - 2, 3, box.text, ha="center", fontsize=6, color="white")
-        axes.text(left, -4, f"{stage.title}\n{stage.about.replace(', ', chr(10))}", va="top", fontsize=7)
-        left += stage.pixels[0] + COLUMN
-    axes.set_ylim(-45, HIGHEST + 4)
+    return f"One column per operation, as high as its stage is wide{dropped}{numbers}."
