@@ -11,7 +11,7 @@ from nas.export import chosen, load_target
 from nas.export.options import ExportOptions
 from nas.export.run import Exported
 from nas.export.run import export as write
-from nas.options import make
+from nas.options import make, words
 from nas.runs.resolve import Source, find_source
 
 
@@ -58,7 +58,7 @@ def perform(options: ExportOptions, note: Callable[[str], None] = lambda line: N
         )
         if source.architecture.head.layout != "pyramid":
             source = source.named(real.judged.classes)
-    exported = write(source, targets, real, report=note)
+    exported = write(source, targets, real, report=note, command=words("export", options))
     if exported.failed:
         raise NasError("; ".join(exported.failed.values()))
     return source, exported

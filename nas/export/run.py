@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -53,7 +51,13 @@ class Exported:
         return f"Exported({', '.join(self.targets) or 'nothing'} in {str(self.folder)!r})"
 
 
-def export(source: Source, names: Sequence[str], real: RealImages | None = None, report: Report = print) -> Exported:
+def export(
+    source: Source,
+    names: Sequence[str],
+    real: RealImages | None = None,
+    report: Report = print,
+    command: str = "",
+) -> Exported:
     """Exports to the targets of these names; what is there and whole is left as it is. One that fails stops no other.
 
     Args:
@@ -61,6 +65,7 @@ def export(source: Source, names: Sequence[str], real: RealImages | None = None,
         names: keys of `nas.export.TARGETS`.
         real: images for targets that need some, to compare outputs on and to count accuracy on.
         report: told what is being done.
+        command: the command line, for the record.
 
     Raises:
         InputError: for an unknown target, one whose package is missing or that needs images and gets none, or weights
@@ -69,7 +74,7 @@ def export(source: Source, names: Sequence[str], real: RealImages | None = None,
     targets = {name: load_target(name) for name in chosen(names)}
     for name, target in targets.items():
         _check(name, target, real)
-    return _Export(source, real, report).run(targets)
+    return _Export(source, real, report, command).run(targets)
 
 
 def _check(name: str, target: Target, real: RealImages | None) -> None:
@@ -80,7 +85,8 @@ def _check(name: str, target: Target, real: RealImages | None) -> None:
 class _Export:
     """One export: the network, and the process that converts for it."""
 
-    def __init__(self, source: Source, real: RealImages | None, report: Report) -> None:
+    def __init__(self, source: Source, real: RealImages | None, report: Report, command: str) -> None:
+        self.command = command
         self.record = Record(source.folder)
         known = self.record.classes if len(self.record.classes) == source.architecture.classes else source.classes
         self.source, self.real, self.report = source.named(known), real, report
@@ -227,7 +233,7 @@ class _Export:
         """What export.yaml says of all its files."""
         source, file = self.source, self.source.weights
         return {
-            "command": shlex.join(["nas", *sys.argv[1:]]),
+            "command": self.command,
             "run": source.run,
             "architecture": self.architecture.name,
             "resolution": list(self.architecture.resolution),

@@ -47,7 +47,7 @@ def test_report_compares_runs_on_one_page(nas, searched):
         (["runs"], "runs: no finished run here (there is no run.yaml)"),
         (["runs/one", "runs/../runs/one"], "a run folder is named twice"),
         (["runs/one", "--out", "runs/two"], "--out runs/two: is a folder"),
-        ([], "Missing argument 'run'"),
+        ([], "Missing argument 'RUN'"),
     ],
 )
 def test_bad_options_get_one_line(nas, searched, arguments, reason):
