@@ -24,19 +24,20 @@ HOST, MAC = "host", "mac"
 
 
 @dataclass(frozen=True)
-class Known:
-    """A device that can be named: one that is connected, or one that has a latency table or a phone.yaml.
+class Connected:
+    """A device that is connected here.
 
     Attributes:
-        table: the folder of its table, or None.
-        units: the phones of this name that are connected, with their state.
+        units: the phones of this name, with their state.
     """
 
     name: str
     kind: str
-    connected: bool
-    table: Path | None
     units: tuple[ConnectedPhone, ...] = ()
+
+
+class UnknownDevice(InputError):
+    """No device that is connected, has a phone.yaml or is of another package has this name."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +57,18 @@ class Settings:
     tool: Path | None = None
 
 
-def known_devices() -> list[Known]:
-    """The devices that are connected here, then those known by their table or phone.yaml alone."""
-    from nas.devices.phones import phones
-    from nas.latency.device_info import load_device_info
-    from nas.latency.table import DEVICE_FILE, table_names
-
-    tables = table_names()
-    kinds: dict[str, str] = {name: phone.kind for name, phone in phones().items()}
-    kinds |= {name: load_device_info(folder / DEVICE_FILE).kind for name, folder in tables.items()}
-    connected = {HOST: Known(HOST, "litert-host", True, tables.get(HOST))}
+def connected_devices() -> list[Connected]:
+    """Return the devices that are connected here: this computer first, then phones, then those of other packages."""
+    connected = {HOST: Connected(HOST, "litert-host")}
     for unit in _android_phones():
         name = unit.name or unit.serial
-        before = connected.get(name, Known(name, "litert-android", True, tables.get(name)))
+        before = connected.get(name, Connected(name, "litert-android"))
         connected[name] = replace(before, units=(*before.units, unit))
     for name in _apple_phones():
-        connected[name] = Known(name, "coreml", True, tables.get(name))
+        connected[name] = Connected(name, "coreml")
     for name, plugin in _brought().items():
-        connected[name] = Known(name, f"of {plugin.package}", True, tables.get(name))
-    others = [Known(name, kinds[name], False, tables.get(name)) for name in sorted(kinds) if name not in connected]
-    return [*connected.values(), *others]
+        connected[name] = Connected(name, f"of {plugin.package}")
+    return list(connected.values())
 
 
 @contextmanager
@@ -123,7 +116,7 @@ def _open(
             converter = litert_converter()
             stack.callback(converter.close)
         return open_android(name, converter, settings.unit, settings.threads, settings.affinity, settings.tool, say)
-    raise InputError(_unknown(name))
+    raise UnknownDevice(f"unknown device '{name}'{nearest(name, [*phones(), *connected])}")
 
 
 def _brought() -> dict[str, Plugin]:
@@ -163,20 +156,6 @@ def _coreml(phone: Phone | None, settings: Settings) -> Device:
     return CoreML(chosen if settings.unit is None else replace(chosen, compute_unit=settings.unit))
 
 
-def _unknown(name: str) -> str:
-    known = {device.name: device for device in known_devices()}
-    if name not in known:
-        return f"unknown device '{name}'{nearest(name, known)}"
-    from nas.latency.device_info import load_device_info
-    from nas.latency.table import DEVICE_FILE
-
-    table = known[name].table
-    assert table is not None
-    provenance = load_device_info(table / DEVICE_FILE).provenance
-    return (f"{name} is not connected, and nothing says how to reach it; its table {table} is {provenance}, and one "
-            f"of your own measurements in ./latency_tables/{name} would replace it")  # fmt: skip
-
-
 def _android_phones() -> list[ConnectedPhone]:
     from nas.devices.android_phones import connected_phones
 
@@ -198,5 +177,17 @@ def _apple_phones() -> list[str]:
     return found
 
 
-__all__ = ["HOST", "Chain", "Device", "DeviceLost", "Known", "OperationFailed", "Settings", "Timing", "known_devices",
-           "litert_converter", "opened"]  # fmt: skip
+__all__ = [
+    "HOST",
+    "Chain",
+    "Connected",
+    "Device",
+    "DeviceLost",
+    "OperationFailed",
+    "Settings",
+    "Timing",
+    "UnknownDevice",
+    "connected_devices",
+    "litert_converter",
+    "opened",
+]

@@ -1,7 +1,7 @@
 """Measures the files of a bundle, and the .tflite files of one on the machine at hand: `python run.py`.
 
 A copy of this file goes into every bundle, for boards that have nothing else: it stands alone on Python 3.8 or newer,
-beside `board_timer.py`. It goes on where an earlier call stopped. `nas profile --run` calls it too.
+beside `timer.py`. It goes on where an earlier call stopped. `nas profile --run` calls it too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT, RESULTS_FORMAT = "nas-bundle-1", "nas-bundle-results-1"
 PLAN_FILE, RESULTS_FILE = "plan.json", "results.jsonl"
-TIMER_FILE = "board_timer.py"
+TIMER_FILE = "timer.py"
 EVERY = 10
 """Files between two looks at the reference."""
 BOUND = 0.05

@@ -28,7 +28,7 @@ class Target:
     """What chains are converted to.
 
     Attributes:
-        name: of its folder in the cache; `nas.devices.<name>_convert` is the worker.
+        name: of its folder in the cache; `nas.convert.<name>` is the worker.
         suffix: of its files.
         packages: whose versions the files depend on.
         extra: what brings them (`nas.extras`).
@@ -136,7 +136,7 @@ class Converter:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def _worker(self) -> Worker:
-        return Worker(f"nas.devices.{self.target.name}_convert")
+        return Worker(f"nas.convert.{self.target.name}")
 
     def _convert(self, chain: Chain, path: Path) -> Path:
         if not path.exists():

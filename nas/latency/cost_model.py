@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.latency.device_info import Costs
 from nas.specs import Layer
 
 Floats = NDArray[np.float64]
@@ -37,38 +38,6 @@ ACTIVATION: dict[str, Behaviour] = {
     "gelu": "gelu", "gelu_tanh": "gelu", "silu": "silu", "sigmoid": "silu", "relu": "fused", "hardswish": "fused",
 }  # fmt: skip
 """How each activation is paid for; those without an exponential take next to nothing everywhere."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """The twelve costs, in ms.
-
-    Attributes:
-        call: of one prediction, before any layer.
-        compute: of 10^9 multiply-accumulates.
-        weights: of reading 10^6 weights.
-        memory: of moving 10^6 activations.
-        layer: of starting a layer that multiplies or pools.
-        elementwise: of 10^6 values read or written by an element-wise layer.
-        norm: of 10^6 values read or written by a layer norm.
-        softmax: of 10^6 values read or written by a softmax.
-        layout: of one change of layout (transpose, reshape between maps and tokens).
-        gelu, silu: of 10^6 values read or written by these activations; a sigmoid counts as a SiLU.
-        linear: of 10^9 multiply-accumulates in the products of linear attention.
-    """
-
-    call: float
-    compute: float
-    weights: float
-    memory: float
-    layer: float
-    elementwise: float
-    norm: float
-    softmax: float
-    layout: float
-    gelu: float
-    silu: float
-    linear: float
 
 
 @dataclass(frozen=True)

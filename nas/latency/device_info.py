@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as plain
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
@@ -21,7 +22,6 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nas.files import YamlFile, write_yaml
-from nas.latency.cost_model import Costs
 from nas.notebook import shortened
 from nas.validation import mistake_in
 
@@ -133,6 +133,38 @@ class Profiled(BaseModel):
     def size(self) -> str:
         """Height x width of the input."""
         return self.resolution.partition("/")[0]
+
+
+@plain.dataclass(frozen=True)
+class Costs:
+    """The twelve costs of `nas.latency.cost_model`, in ms.
+
+    Attributes:
+        call: of one prediction, before any layer.
+        compute: of 10^9 multiply-accumulates.
+        weights: of reading 10^6 weights.
+        memory: of moving 10^6 activations.
+        layer: of starting a layer that multiplies or pools.
+        elementwise: of 10^6 values read or written by an element-wise layer.
+        norm: of 10^6 values read or written by a layer norm.
+        softmax: of 10^6 values read or written by a softmax.
+        layout: of one change of layout (transpose, reshape between maps and tokens).
+        gelu, silu: of 10^6 values read or written by these activations; a sigmoid counts as a SiLU.
+        linear: of 10^9 multiply-accumulates in the products of linear attention.
+    """
+
+    call: float
+    compute: float
+    weights: float
+    memory: float
+    layer: float
+    elementwise: float
+    norm: float
+    softmax: float
+    layout: float
+    gelu: float
+    silu: float
+    linear: float
 
 
 class EstimateInfo(BaseModel):

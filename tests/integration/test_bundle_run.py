@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def bundle(tiny_space: Space, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     assert not write_bundle(tiny_space, "board", folder).failed
-    shortened(folder / "board_timer.py", {"ROUND_S = 0.1": "ROUND_S = 0.03", "LOADS = 3": "LOADS = 1"})
+    shortened(folder / "timer.py", {"ROUND_S = 0.1": "ROUND_S = 0.03", "LOADS = 3": "LOADS = 1"})
     shortened(folder / "run.py", {"PAUSES_S = (5.0, 15.0, 30.0)": "PAUSES_S = (0.1,)"})
     return folder
 
@@ -119,5 +119,5 @@ def test_without_a_runtime_one_line_says_what_to_install(bundle: Path, tmp_path:
 def test_files_of_the_bundle_are_python_3_8(bundle: Path) -> None:
     import ast
 
-    for name in ("run.py", "board_timer.py"):
+    for name in ("run.py", "timer.py"):
         ast.parse((bundle / name).read_text(), feature_version=(3, 8))

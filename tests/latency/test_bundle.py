@@ -150,7 +150,7 @@ def test_table_of_a_bundle_is_that_of_the_device(space: Space, folder: Path, tmp
 
 
 def test_bundle_has_what_it_needs_and_says_what_it_is(folder: Path) -> None:
-    assert {path.name for path in folder.iterdir()} >= {"plan.json", "run.py", "board_timer.py", "README.txt", "files"}
+    assert {path.name for path in folder.iterdir()} >= {"plan.json", "run.py", "timer.py", "README.txt", "files"}
     plan = plan_of(folder)
     digests = [entry["digest"] for entry in plan["files"]]
     assert plan["format"] == "nas-bundle-1" and len(set(digests)) == len(digests) == len(list(folder.glob("files/*")))
