@@ -31,7 +31,7 @@ from nas.finetune.recipe import Recipe
 from nas.latency import LatencyTable
 from nas.search import Evaluations, Scores, StudySettings
 from nas.space import Architecture, Space
-from nas.space.fit import stage_of
+from nas.space.place import Place
 from nas.specs import BlockSpec, Shape
 from nas.supernet.checkpoint import open_folder
 from nas.supernet.evaluate import SlicedSupernet, training_splits
@@ -146,8 +146,10 @@ def scalings(space: Space, published: Architecture) -> Iterator[Architecture]:
 def as_in(published: Architecture) -> Callable[..., BlockSpec]:
     """Picks the candidates that the published member has, expansions of a stage for example."""
 
-    def pick(place: str, candidates: tuple[BlockSpec, ...], shape: Shape) -> BlockSpec:
-        own = published.stages[stage_of(place)].blocks if "_block" in place else (published.head, published.stem)
+    def pick(place: Place, candidates: tuple[BlockSpec, ...], shape: Shape) -> BlockSpec:
+        own: tuple[BlockSpec | None, ...] = (published.head, published.stem)
+        if place.part == "block":
+            own = published.stages[place.stage or 0].blocks
         return next((block for block in candidates if block in own), candidates[0])
 
     return pick

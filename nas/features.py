@@ -13,6 +13,7 @@ from nas.finetune.weights import load_network
 from nas.network import Network, build, caller, pyramid
 from nas.space import Architecture, Operation
 from nas.space.architecture import STRIDE
+from nas.space.place import STEM, Place
 from nas.weights.files import load_state_dict, unwrap
 
 STAGES = 4
@@ -140,8 +141,8 @@ def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Netw
 
 def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]:
     """Return the operations of the first stages, the stem with them."""
-    names = {"stem", *(f"stage{index}" for index in range(1, stage + 1))}
-    return tuple(operation for operation in operations if operation.name.partition("_")[0] in names)
+    streams = {STEM, *(Place.whole(index) for index in range(stage))}
+    return tuple(operation for operation in operations if Place.parse(operation.name).stream in streams)
 
 
 def _info(arch: Architecture) -> list[dict[str, Any]]:

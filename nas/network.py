@@ -11,6 +11,7 @@ from nas.blocks import Block, build_block
 from nas.blocks.layers import to_map
 from nas.errors import check_type
 from nas.space import Architecture, Operation
+from nas.space.place import Place
 
 Call = Callable[[Operation, Any], Any]
 """Runs one operation on its input."""
@@ -29,15 +30,16 @@ def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
 
 def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tuple[Tensor, ...]:
     """The output of each stage as a map (B, C, H, W), from the operations of the stages and the stem."""
-    maps: dict[str, Tensor] = {}
-    x, grid, has_stem = x_bchw, (0, 0), any(operation.name == "stage1_entry" for operation in operations)
-    for operation in operations:
+    maps: dict[int, Tensor] = {}
+    places = [Place.parse(operation.name) for operation in operations]
+    has_stem = Place.entry(0) in places
+    x, grid = x_bchw, (0, 0)
+    for place, operation in zip(places, operations, strict=True):
         x = call(operation, x)
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
-        stage = operation.name.partition("_")[0]
-        if not operation.spec.changes_layout and not (stage == "stem" and has_stem):
-            maps["stage1" if stage == "stem" else stage] = x if x.dim() == 4 else to_map(x, grid)
+        if not operation.spec.changes_layout and not (place.part == "stem" and has_stem):
+            maps[place.stage or 0] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
 
 

@@ -7,18 +7,17 @@ evaluations.csv    a row a member, written as soon as it is known, so that a sea
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas.accuracy.standard_errors import accuracy_error
-from nas.errors import InputError, NasError
+from nas.errors import InputError
 from nas.files import YamlFile, number_in, write_text, write_yaml
+from nas.hashes import data_sha256
+from nas.journals import append_text, read_whole
 from nas.space import Architecture
 
 FORMAT = "nas-evaluations-1"
@@ -100,7 +99,7 @@ class Evaluations:
             folder.mkdir(parents=True, exist_ok=True)
             write_yaml(about, {**wanted, "source": self.source.words})
         if not rows.exists():
-            append_text(rows, ",".join(COLUMNS) + "\n")
+            append_text(rows, ",".join(COLUMNS) + "\n", kept="evaluated")
             return
         self._known = _read(rows, self.source.of.get("images"))
 
@@ -110,13 +109,13 @@ class Evaluations:
         csv.writer(text, lineterminator="\n").writerow(
             [member_key(member), repr(found.accuracy), repr(found.loss), *shape, _text(found.standard_error)]
         )
-        append_text(path, text.getvalue())
+        append_text(path, text.getvalue(), kept="evaluated")
 
 
 def member_key(arch: Architecture) -> str:
     """A name for a member by what stands at every position, the dropped ones too: they decide what it inherits."""
     data = {key: value for key, value in arch.to_dict().items() if key != "name"}
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    return data_sha256(data)[:16]
 
 
 def unfinished(folder: Path) -> bool:
@@ -130,11 +129,7 @@ def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
     A last row that a kill left half written is cut off. A journal of an older version gets the column that it lacks,
     so that rows can be appended; its standard errors follow from the number of images.
     """
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    reader = csv.DictReader(io.StringIO(whole.decode(errors="replace")))
+    reader = csv.DictReader(io.StringIO(read_whole(path)))
     records = list(reader)
     known = {
         str(record.get("member")): _evaluated(path, number, record, images)
@@ -177,15 +172,3 @@ def _upgrade(path: Path, records: Sequence[dict[str, Any]], known: dict[str, Eva
 
 def _text(value: float | None) -> str:
     return "" if value is None else repr(value)
-
-
-def append_text(path: Path, text: str) -> None:
-    """Add to a journal, and wait until that is on disk. Raises NasError where it cannot be written."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise NasError(f"{path}: could not be written ({error.strerror}); what was evaluated before is kept, make room "
-                       "and run the same command again") from error  # fmt: skip

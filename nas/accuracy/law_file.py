@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from nas.accuracy.law import SHARED, Law, Published, Recipe
 from nas.files import YamlFile, write_yaml
-from nas.specs import explain
+from nas.validation import validated
 
 FORMAT = "nas-law-1"
 SHIPPED = Path(__file__).with_name("law.yaml")
@@ -66,11 +66,7 @@ def read_law(path: str | Path) -> Law:
         InputError: naming file, line, key and reason.
     """
     file = YamlFile(path)
-    try:
-        data = _LawFile.model_validate(file.data)
-    except ValidationError as error:
-        where = error.errors(include_url=False)[0]["loc"]
-        raise file.error(where, explain(error).split(": ", 1)[-1]) from None
+    data = validated(file, _LawFile, file.data)
     names = tuple(data.coefficients)
     for name in SHARED:
         if name not in names:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from nas.accuracy.law_file import read_law, write_law
 from nas.accuracy.law_scores import LawScores
@@ -20,7 +20,7 @@ from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Scores
 from nas.files import YamlFile, write_yaml
 from nas.space.schema import space_from
-from nas.specs import explain
+from nas.validation import validated
 
 FORMAT = "nas-scores-3"
 LAW_FILE, CORRECTIONS = "law.yaml", "corrections"
@@ -76,10 +76,7 @@ def read_law_scores(path: Path) -> Scores:
         InputError: naming file, line, key and reason.
     """
     file = YamlFile(path)
-    try:
-        data = _File.model_validate(file.data)
-    except ValidationError as error:
-        raise file.error(error.errors(include_url=False)[0]["loc"], explain(error).split(": ", 1)[-1]) from None
+    data = validated(file, _File, file.data)
     law = read_law(path.with_name(LAW_FILE))
     space = space_from(file, {**data.space, "recipe": data.recipes}, ["space"])
     scores = LawScores(space, law, scale=data.scale, path=str(path), metric=data.metric)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nas.accuracy.scores import Accuracy, Scores
 from nas.errors import InputError, check_type
+from nas.hashes import text_sha256
 from nas.notebook import frame, shortened
 from nas.space import Architecture, Space, Stage
-from nas.space.architecture import entry_name
 from nas.space.moves import localise
+from nas.space.place import HEAD, STEM, Place
 from nas.space.space import ROLES, Role, likeness
 from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity
 
@@ -144,27 +144,27 @@ class RecordedScores(Scores):
 
     def stem_cost(self, stem: EntrySpec) -> float:
         """What this stem adds to `cost`."""
-        return self._exchange_cost("stem", stem) if len(self.scored.stems) > 1 else 0.0
+        return self._exchange_cost(STEM, stem) if len(self.scored.stems) > 1 else 0.0
 
     def head_cost(self, head: HeadSpec) -> float:
         """What this head adds to `cost`; nothing where it is one for another task."""
         if len(self.scored.heads) < 2:
             return 0.0
         head = replace(head, classes=self.scored.classes)
-        return self._exchange_cost("head", head) if head in self.scored.heads else 0.0
+        return self._exchange_cost(HEAD, head) if head in self.scored.heads else 0.0
 
     def entry_cost(self, index: int, entry: EntrySpec, before: int = 0) -> float:
         """What the block that enters a stage (counted from 0) adds to `cost`, with the stage's width that it sets."""
         stage = self.scored.stages[index]
         cost = self._width_cost(index, entry.width)
         if len(stage.entries) > 1:
-            place = entry_name(index, self.scored.stems[0] if self.scored.stems else None)
+            place = Place.entry(index, bool(self.scored.stems))
             cost += self._exchange_cost(place, replace(entry, width=stage.widths[-1]))
         return cost
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
         """What a block or identity at this position (both counted from 0) of a stage of this width adds to `cost`."""
-        space, place = self.scored.stages[index], position_name(index, position)
+        space, place = self.scored.stages[index], str(Place.block(index, position))
         try:
             role = space.kind(block)
         except ValueError as error:
@@ -182,7 +182,7 @@ class RecordedScores(Scores):
         Raises:
             InputError: when the scores carry none (they were made without a trained supernet).
         """
-        row = self._row(("drop", position_name(stage, position), ""))
+        row = self._row(("drop", str(Place.block(stage, position)), ""))
         if row.importance is None:
             raise InputError(f"{self._where}drop of {row.place} has no importance")
         return row.importance
@@ -240,7 +240,7 @@ class RecordedScores(Scores):
     def fingerprint(self) -> str:
         """A short text that differs where the rows' costs do."""
         text = json.dumps([[*row.key, row.cost] for row in self.rows])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return text_sha256(text)[:16]
 
     @property
     def absolute(self) -> bool:
@@ -268,8 +268,8 @@ class RecordedScores(Scores):
         """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
         ends = sum(
             variance * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
-            for place in ("stem", "head")
-            for variance, unit in self._units.get(place, ())
+            for end in (STEM, HEAD)
+            for variance, unit in self._units.get(end, ())
         )
         return sqrt(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages)))
 
@@ -278,19 +278,20 @@ class RecordedScores(Scores):
         variance = self._variances.get((index, stage))
         if variance is None:
             # Without a stem of its own a network is entered by the block that is called so.
-            places = [f"stage{index + 1}", *(["stem"] if index == 0 and not self.scored.stems else [])]
-            units = [pair for place in places for pair in self._units.get(place, ())]
+            streams = [Place.whole(index), *([STEM] if index == 0 and not self.scored.stems else [])]
+            units = [pair for stream in streams for pair in self._units.get(stream, ())]
             variance = sum(each * unit._stage_cost(index, stage) ** 2 for each, unit in units)
             self._variances[index, stage] = variance
         return variance
 
     @cached_property
-    def _units(self) -> dict[str, list[tuple[float, RecordedScores]]]:
+    def _units(self) -> dict[Place, list[tuple[float, RecordedScores]]]:
         """By stage, stem or head: each row's variance where known, and scores in which it alone costs something."""
-        units: dict[str, list[tuple[float, RecordedScores]]] = {}
+        units: dict[Place, list[tuple[float, RecordedScores]]] = {}
         for row in self.rows:
             if row.standard_error:
-                units.setdefault(row.place.partition("_")[0], []).append((row.standard_error**2, self._only(row)))
+                stream = Place.parse(row.place).stream
+                units.setdefault(stream, []).append((row.standard_error**2, self._only(row)))
         return units
 
     @cached_property
@@ -310,10 +311,9 @@ class RecordedScores(Scores):
     def _widths(self) -> tuple[tuple[list[int], list[float]], ...]:
         """For every stage, the measured widths (ascending) and their costs, the largest at 0."""
         measured = []
-        for index, stage in enumerate(self.scored.stages, start=1):
-            points = {
-                int(row.choice): row.cost for row in self.rows if (row.move, row.place) == ("narrow", f"stage{index}")
-            }
+        for index, stage in enumerate(self.scored.stages):
+            narrowed = ("narrow", str(Place.whole(index)))
+            points = {int(row.choice): row.cost for row in self.rows if (row.move, row.place) == narrowed}
             pairs = sorted({**points, stage.widths[-1]: 0.0}.items())
             measured.append(([width for width, _ in pairs], [cost for _, cost in pairs]))
         return tuple(measured)
@@ -346,7 +346,7 @@ class RecordedScores(Scores):
         if widths[at] == width:
             return costs[at]
         if at == 0:
-            self._row(("narrow", f"stage{index + 1}", str(width)))
+            self._row(("narrow", str(Place.whole(index)), str(width)))
         share = (width - widths[at - 1]) / (widths[at] - widths[at - 1])
         return costs[at - 1] + share * (costs[at] - costs[at - 1])
 
@@ -368,13 +368,13 @@ class RecordedScores(Scores):
             block = max(known, key=lambda other: likeness(block, other))
         if block == free:
             return 0.0
-        return self._row(("exchange", position_name(index, position), choice_text(block))).cost
+        return self._row(("exchange", str(Place.block(index, position)), choice_text(block))).cost
 
-    def _exchange_cost(self, place: str, block: BlockSpec) -> float:
+    def _exchange_cost(self, place: Place, block: BlockSpec) -> float:
         """Of a stem, an entry (at its stage's largest width) or a head."""
         if block == self.scored.largest().block(place):
             return 0.0
-        return self._row(("exchange", place, choice_text(block))).cost
+        return self._row(("exchange", str(place), choice_text(block))).cost
 
     def _placed(self, index: int, blocks: tuple[BlockSpec, ...]) -> tuple[BlockSpec, ...]:
         scored = self.scored.stages[index]
@@ -383,11 +383,6 @@ class RecordedScores(Scores):
             raise InputError(f"{self._where}stage {index + 1}: {len(blocks)} positions, {scored.depths[1]} were scored")
         first = next((i for i, block in enumerate(blocks) if block in scored.global_), len(blocks))
         return (*blocks[:first], *(Identity(),) * gap, *blocks[first:])
-
-
-def position_name(stage: int, position: int) -> str:
-    """The name of a position; both count from 0."""
-    return f"stage{stage + 1}_block{position + 1}"
 
 
 def choice_text(block: BlockSpec) -> str:
@@ -409,7 +404,7 @@ def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
     largest = space.largest()
     for index, stage in enumerate(space.stages):
         for position in range(stage.depths[1]):
-            place = position_name(index, position)
+            place = str(Place.block(index, position))
             if stage.depths[0] < stage.depths[1]:
                 yield "drop", place, ""
             if stage.global_:
@@ -420,13 +415,13 @@ def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
                         yield "exchange", place, choice_text(block)
         for entry in stage.entries:
             if entry != largest.stages[index].entry:
-                yield "exchange", entry_name(index, largest.stem), choice_text(entry)
+                yield "exchange", str(Place.entry(index, largest.stem is not None)), choice_text(entry)
         if len(stage.widths) > 1:
-            yield "narrow", f"stage{index + 1}", str(stage.widths[0])
-    for place, candidates in (("stem", space.stems), ("head", space.heads)):
+            yield "narrow", str(Place.whole(index)), str(stage.widths[0])
+    for end, candidates in ((STEM, space.stems), (HEAD, space.heads)):
         for block in candidates:
-            if block != largest.block(place):
-                yield "exchange", place, choice_text(block)
+            if block != largest.block(end):
+                yield "exchange", str(end), choice_text(block)
 
 
 REMEDY = "`nas train --space {}` makes scores for it, `nas search --supernet` takes them"

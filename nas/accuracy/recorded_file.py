@@ -13,15 +13,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from nas.accuracy.recorded import MeasuredWith, MoveName, RecordedScores, Score, wanted_keys
 from nas.accuracy.standard_errors import difference_error
+from nas.csv_files import read_strict
 from nas.errors import InputError
-from nas.files import YamlFile, number_in, read_text, write_text, write_yaml
+from nas.files import YamlFile, number_in, write_text, write_yaml
 from nas.space import Space
+from nas.space.place import Place
 from nas.space.schema import space_from
-from nas.specs import explain
+from nas.validation import validated
 
 FORMAT = "nas-scores-2"
 COLUMNS = (
@@ -81,10 +83,7 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
         InputError: naming file, line, column and reason.
     """
     file = YamlFile(path.with_name("scores.yaml"))
-    try:
-        data = _ScoresFile.model_validate(file.data)
-    except ValidationError as error:
-        raise file.error(error.errors(include_url=False)[0]["loc"], explain(error).split(": ", 1)[-1]) from None
+    data = validated(file, _ScoresFile, file.data)
     scored = space_from(file, data.space, ["space"])
     measured_with = MeasuredWith(**data.measured_with.model_dump()) if data.measured_with else None
     if check_weights and measured_with is not None:
@@ -178,19 +177,7 @@ def write_scores(scores: RecordedScores, folder: Path) -> None:
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and fields of every row."""
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
-    try:
-        header = next(reader, [])
-        expected = [name for name in COLUMNS if name not in _NEW]
-        missing = [name for name in expected if name not in header]
-        if missing:
-            raise InputError(f"{path}:1: column '{missing[0]}' is missing; expected {','.join(expected)}")
-        for fields in reader:
-            if len(fields) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: {len(fields)} fields, expected {len(header)}")
-            yield reader.line_num, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+    return read_strict(path, [name for name in COLUMNS if name not in _NEW])
 
 
 def _score(
@@ -211,7 +198,7 @@ def _score(
     )
     score = _with_honest_error(where, score, images)
     if move == "narrow":
-        widths = {f"stage{index}": stage.widths for index, stage in enumerate(space.stages, start=1)}
+        widths = {str(Place.whole(index)): stage.widths for index, stage in enumerate(space.stages)}
         if place not in widths:
             raise InputError(f"{where}: place: '{place}' is none of {', '.join(widths)}")
         if choice not in map(str, widths[place]):

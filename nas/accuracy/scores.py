@@ -8,13 +8,13 @@ members).
 from __future__ import annotations
 
 import abc
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.hashes import text_sha256
 from nas.notebook import frame, html_table, shortened
 from nas.space import Architecture, Space
 from nas.specs import BlockSpec, EntrySpec, HeadSpec
@@ -164,7 +164,7 @@ class Scores(abc.ABC):
         members = [self.scored.largest(), self.scored.smallest(), *(self.scored.sample(seed) for seed in range(16))]
         costs = [f"{self.cost(arch):.9g}" for arch in (*members, *self.scored.published.values())]
         text = json.dumps([type(self).__name__, self.scored.to_dict(), costs], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return text_sha256(text)[:16]
 
     @property
     def absolute(self) -> bool:

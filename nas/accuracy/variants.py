@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.accuracy.recorded import choice_text, position_name
+from nas.accuracy.recorded import choice_text
 from nas.space import Architecture, Space
 from nas.space.moves import Drop, Exchange, Localise, exchanges, moves, narrow
+from nas.space.place import Place
 
 Key = tuple[str, str, str]
 LARGEST: Key = ("none", "", "")
@@ -36,12 +37,12 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
     for index, stage in enumerate(space.stages):
         if stage.depths[0] < stage.depths[1]:
             for position in range(stage.depths[1]):
-                place = position_name(index, position)
-                found.append(Variant(("drop", place, ""), Drop(index, position).apply(largest)))
+                place = Place.block(index, position)
+                found.append(Variant(("drop", str(place), ""), Drop(index, position).apply(largest)))
         count = min(widths or len(stage.widths), len(stage.widths))
         chosen = np.unique(np.linspace(0, len(stage.widths) - 1, count).round().astype(int))
         for width in (stage.widths[i] for i in reversed(chosen) if i < len(stage.widths) - 1):
-            key = ("narrow", f"stage{index + 1}", str(width))
+            key = ("narrow", str(Place.whole(index)), str(width))
             found.append(Variant(key, narrow(space, largest, index, width).apply(largest)))
     found += [_exchanged(move, largest, LARGEST) for move in exchanges(space, largest)]
     return found + list(_localised(space))
@@ -57,11 +58,11 @@ def _localised(space: Space) -> Iterator[Variant]:
             base = LARGEST
         while legal := [m for m in moves(space, arch) if isinstance(m, Localise) and m.stage == index]:
             arch = legal[0].apply(arch)
-            place = position_name(index, legal[0].position)
-            yield Variant(("localise", place, ""), arch, base)
-            base = ("localise", place, "")
+            place = Place.block(index, legal[0].position)
+            yield Variant(("localise", str(place), ""), arch, base)
+            base = ("localise", str(place), "")
             yield from (_exchanged(move, arch, base) for move in exchanges(space, arch) if move.place == place)
 
 
 def _exchanged(move: Exchange, arch: Architecture, base: Key) -> Variant:
-    return Variant(("exchange", move.place, choice_text(move.block)), move.apply(arch), base)
+    return Variant(("exchange", str(move.place), choice_text(move.block)), move.apply(arch), base)

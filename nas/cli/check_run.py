@@ -24,15 +24,15 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
     `with_rival` measures the published member that one would ship otherwise, too, where the run has one.
     """
     from nas.devices import opened
-    from nas.export.source import find_source
     from nas.latency.run_check import check_network, exported_file
+    from nas.runs.resolve import find_source
 
-    source, path = find_source(run), Path(run)
-    folder = path if path.is_dir() else None
+    source = find_source(run)
+    folder = source.run_folder
     sized = _sizes(source.architecture)
     rival = _rival(folder, source.architecture, table) if folder and with_rival else None
     with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(sized):
-        exported = exported_file(path, units[0].info().kind) if folder else None
+        exported = exported_file(folder, units[0].info().kind) if folder else None
         if source.weights is None:
             say(f"note: {run} has no weights; random ones are measured in their place")
         else:
@@ -54,8 +54,8 @@ def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | Non
     """
     from nas.accuracy import default_scores
     from nas.errors import InputError
-    from nas.report.reading import read_about
     from nas.report.sources import find_sources
+    from nas.runs.schema import read_about
     from nas.search.compare import published_rival
 
     if not (folder / "run.yaml").is_file():

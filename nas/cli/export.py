@@ -12,7 +12,7 @@ from nas.export.options import ExportOptions
 
 if TYPE_CHECKING:
     from nas.export.run import Exported
-    from nas.export.source import Source
+    from nas.runs.resolve import Source
 
 
 def export(options: ExportOptions) -> None:

@@ -14,7 +14,7 @@ from nas.finetune.options import FinetuneOptions
 if TYPE_CHECKING:
     from nas.data import Splits
     from nas.finetune.run import Finetuned
-    from nas.finetune.subject import Subject
+    from nas.runs.resolve import Subject
 
 
 def finetune(options: FinetuneOptions) -> None:

@@ -41,7 +41,7 @@ def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
 def _draw(found: Several, folder: Path) -> None:
     """Write front-DEVICE.png for each device."""
     from nas.report.front import front_figure, front_picture
-    from nas.search.run import BEST, COMMON
+    from nas.runs.schema import BEST, COMMON
 
     for each in found.devices:
         name = each.problem.table.device.name

@@ -6,13 +6,13 @@ hub, and gives train, held-out and (where there is one) test images.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from nas.data.cache import cached
 from nas.data.images import ImageData, Part
 from nas.data.sources import find_source
 from nas.errors import InputError
+from nas.hashes import text_sha256
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
         images=data.images[start:stop],
         labels=data.labels[start:stop],
         source=f"{data.source}; {stop - start} of {len(data)} images {what}",
-        fingerprint=hashlib.sha256(f"{data.fingerprint}:{start}:{stop}".encode()).hexdigest(),
+        fingerprint=text_sha256(f"{data.fingerprint}:{start}:{stop}"),
         part=Part(data.source, start, stop, len(data)),
     )
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from nas.data.images import ImageData, note, stratified_order
 from nas.data.sources import Encoded, RawSplit, Source
 from nas.errors import InputError, NasError
+from nas.hashes import text_sha256
 
 _FORMAT = "nas-data-1"
 _CHUNK = 256
@@ -37,7 +38,7 @@ def cached(source: Source, resolution: tuple[int, int], limit: int | None, seed:
     """The splits ('train', perhaps 'test') of a source, decoded now or earlier, in stratified order."""
     from filelock import FileLock
 
-    key = hashlib.sha256(repr((_FORMAT, source.key, resolution, limit, seed)).encode()).hexdigest()[:20]
+    key = text_sha256(repr((_FORMAT, source.key, resolution, limit, seed)))[:20]
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
     folder = root / f"{Path(source.name).name.replace('*', '_')}-{resolution[0]}x{resolution[1]}-{key}"
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from nas.data.images import note
 from nas.errors import InputError, NasError, nearest
 from nas.extras import need
+from nas.hashes import lines_sha256, text_sha256
 
 Encoded = bytes | str | NDArray[np.uint8] | None
 """An image that is not decoded yet: a file's bytes, its path, pixels (H, W), or nothing where the file has none."""
@@ -153,11 +153,8 @@ def _train_and_test(name: str, splits: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stamp(files: Sequence[Path]) -> str:
     """A hash of paths, sizes and times of change: it is another one once a file was changed."""
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    known = ((file.resolve(), file.stat()) for file in files)
+    return lines_sha256(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in known)
 
 
 def _hub(name: str) -> Source:
@@ -174,7 +171,7 @@ def _hub(name: str) -> Source:
         raise InputError(f"data {name}: it has no train split (it has: {', '.join(dataset)})")
     chosen = _train_and_test(name, dataset)
     files = [file["filename"] for split in chosen.values() for file in split.cache_files]
-    key = hashlib.sha256("\n".join(files).encode()).hexdigest()
+    key = text_sha256("\n".join(files))
     return Source(name, f"hub data set {name}", key, lambda: _raw_splits(name, chosen))
 
 

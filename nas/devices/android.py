@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from nas.devices.benchmark_tool import Tool
 from nas.devices.converter import Converter, cache_folder
 from nas.devices.phones import ANDROID
 from nas.errors import InputError, NasError
+from nas.hashes import text_sha256
 from nas.latency.device_info import DeviceInfo
 from nas.versions import versions
 
@@ -251,4 +251,4 @@ def _lock_file(serial: str) -> Path:
     """What two processes of one computer that would measure on this phone at once have in common."""
     folder = cache_folder().parent / "phones"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{hashlib.sha256(serial.encode()).hexdigest()[:16]}.lock"
+    return folder / f"{text_sha256(serial)[:16]}.lock"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError
+from nas.hashes import data_sha256
 from nas.latency.device_info import DeviceInfo
 from nas.space import Operation
 from nas.specs import BlockSpec, HeadSpec, Shape, from_dict, pyramid
@@ -121,9 +120,8 @@ class Chain:
         return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights)
 
     def digest(self) -> str:
-        """A name for this chain that is the same in every process."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        """Return a name for this chain that is the same in every process."""
+        return data_sha256(self.to_dict())[:32]
 
     def __str__(self) -> str:
         first = f"{self.blocks[0].kind}({self.blocks[0]}) on {self.input}"

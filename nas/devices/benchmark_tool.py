@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import urllib.request
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from nas.errors import InputError, NasError
 from nas.files import replacing, write_text
+from nas.hashes import file_sha256
 
 VERSION = "2.3.0"
 URL = f"https://storage.googleapis.com/litert/binaries/{VERSION}/android_arm64/benchmark_model"
@@ -48,9 +48,9 @@ def benchmark_tool(path: str | Path | None = None) -> Tool:
         return Tool(Path(given), digest, f"benchmark_model {digest[:12]}")
     cached = cache_path()
     checksum = cached.with_name(cached.name + ".sha256")
-    if not cached.is_file() or (checksum.is_file() and checksum.read_text().strip() != _sha256(cached)):
+    if not cached.is_file() or (checksum.is_file() and checksum.read_text().strip() != file_sha256(cached)):
         _fetch(cached)
-        write_text(checksum, _sha256(cached) + "\n")
+        write_text(checksum, file_sha256(cached) + "\n")
     return Tool(cached, _digest(cached), VERSION)
 
 
@@ -77,13 +77,9 @@ def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(20)
-        digest = _sha256(path)
+        digest = file_sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; it should be {URL}") from None
     if head[:6] != _ELF_64_LITTLE or head[18:20] != _AARCH64:
         raise InputError(f"{path}: this is no program for arm64; it should be {URL}")
     return digest
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

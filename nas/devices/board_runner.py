@@ -156,7 +156,7 @@ def read_plan(folder: Path) -> Entry:
     """The plan of a complete bundle. Raises BundleError."""
     path = folder / PLAN_FILE
     try:
-        plan: Entry = json.loads(path.read_text(encoding="utf-8"))
+        plan: Entry = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}; this folder is no bundle") from None
     except (ValueError, RecursionError) as error:
@@ -203,7 +203,7 @@ def read_results(folder: Path, plan: Entry) -> list[Entry]:
     entries: list[Entry] = []
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            entry = json.loads(line.decode())
+            entry = json.loads(line.decode("utf-8-sig"))
             if not isinstance(entry, dict):
                 raise ValueError
         except (ValueError, RecursionError):

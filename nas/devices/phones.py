@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from nas import resources
 from nas.files import YamlFile
-from nas.specs import explain
+from nas.validation import KeyedValueError, mistake_in
 
 PHONE_FILE = "phone.yaml"
 ANDROID, COREML = "litert-android", "coreml"
@@ -68,10 +68,10 @@ class Phone:
 
     def __post_init__(self) -> None:
         if self.compute_unit not in UNITS[self.kind]:
-            raise ValueError(f"compute_unit: a {self.kind} phone has {', '.join(UNITS[self.kind])}, "
-                             f"not '{self.compute_unit}'")  # fmt: skip
+            units = ", ".join(UNITS[self.kind])
+            raise KeyedValueError("compute_unit", f"a {self.kind} phone has {units}, not '{self.compute_unit}'")
         if not (self.match.soc_model or self.match.model):
-            raise ValueError("match: names neither soc_model nor model, and would take every phone")
+            raise KeyedValueError("match", "names neither soc_model nor model, and would take every phone")
 
 
 def load_phone(path: str | Path) -> Phone:
@@ -90,7 +90,7 @@ def load_phone(path: str | Path) -> Phone:
     try:
         phone = Phone(**file.data)
     except ValidationError as error:
-        raise file.error(*_mistake(error)) from None
+        raise mistake_in(file, error) from None
     if phone.name != file.path.absolute().parent.name:
         raise file.error(["name"], f"is '{phone.name}', the folder is called '{file.path.absolute().parent.name}'")
     return phone
@@ -105,11 +105,3 @@ def recognise(kind: str, soc_model: str, model: str) -> Phone | None:
     """The known phone that this one is; where several take it, one that knows its model and not its chip alone."""
     taken = [phone for phone in phones().values() if phone.kind == kind and phone.match.takes(soc_model, model)]
     return max(taken, key=lambda phone: bool(phone.match.model), default=None)
-
-
-def _mistake(error: ValidationError) -> tuple[list[Any], str]:
-    """The keys of the first mistake, and the reason."""
-    where = list(error.errors(include_url=False)[0]["loc"])
-    reason = explain(error).removeprefix(f"{'.'.join(map(str, where))}: ")
-    key, colon, rest = reason.partition(": ")
-    return ([key], rest) if not where and colon else (where, reason)

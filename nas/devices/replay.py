@@ -13,7 +13,7 @@ from nas.devices import board_runner
 from nas.devices.base import Chain, Device, OperationFailed, Timing
 from nas.errors import InputError, NasError
 from nas.latency.device_info import DeviceInfo
-from nas.specs import explain
+from nas.validation import explain
 
 
 @contextmanager

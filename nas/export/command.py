@@ -11,8 +11,8 @@ from nas.export import chosen, load_target
 from nas.export.options import ExportOptions
 from nas.export.run import Exported
 from nas.export.run import export as write
-from nas.export.source import Source, find_source
 from nas.options import make, words
+from nas.runs.resolve import Source, find_source
 
 
 def export(run: str | Path, to: str | Sequence[str] = ("config", "torch", "litert"), **options: Any) -> Exported:

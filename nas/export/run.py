@@ -19,9 +19,10 @@ from nas.devices.worker import Worker
 from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
 from nas.export.images import RealImages
-from nas.export.record import Record, aside, digest, fingerprint, size
-from nas.export.source import Source
 from nas.export.target import Images, Model, Outputs, Target
+from nas.hashes import data_sha256, tree_sha256
+from nas.runs.exports import Record, aside, size
+from nas.runs.resolve import Source
 from nas.versions import versions
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class _Export:
             compared = self._compared(name, target, temporary)
             self.record.drop(name, self.about)
         self.record.put(name, {
-            "file": target.file, "sha256": digest(path), "bytes": size(path), "seconds": seconds,
+            "file": target.file, "sha256": tree_sha256(path), "bytes": size(path), "seconds": seconds,
             "made": self._made(target), **({"note": target.note} if target.note else {}), **compared,
             "versions": _versions(target),
         }, self.about)  # fmt: skip
@@ -237,7 +238,7 @@ class _Export:
             "architecture": self.architecture.name,
             "resolution": list(self.architecture.resolution),
             "weights": {"provenance": source.provenance,
-                        **({"file": str(file), "sha256": digest(file)} if file else {})},
+                        **({"file": str(file), "sha256": tree_sha256(file)} if file else {})},
             "input": {"pixels": "RGB from 0 to 255", "mean": list(MEAN), "std": list(STD),
                       "normalised": "inside every exported model; not in torch's and timm's weights"},
             "classes": list(source.classes) if source.are_named else len(source.classes),
@@ -266,16 +267,17 @@ class _Export:
 
     @cached_property
     def _judged(self) -> str | None:
-        return fingerprint(self.real.judged.fingerprint, len(self.real.judged)) if self.real else None
+        return data_sha256([self.real.judged.fingerprint, len(self.real.judged)]) if self.real else None
 
     def _made(self, target: Target) -> str:
         """The same for the same file: what goes into it."""
         calibration = self.real.calibration if self.real and target.calibrated else None
-        return fingerprint(
-            self.architecture.to_dict(), self.about["weights"].get("sha256"), self.source.classes,
-            self.source.provenance, [calibration.fingerprint, len(calibration)] if calibration else None,
-            _versions(target),
-        )  # fmt: skip
+        images = [calibration.fingerprint, len(calibration)] if calibration else None
+        weights = self.about["weights"].get("sha256")
+        source = self.source
+        return data_sha256(
+            [self.architecture.to_dict(), weights, source.classes, source.provenance, images, _versions(target)]
+        )
 
 
 def _network(source: Source) -> Network:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.devices.base import Chain
+from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
 from nas.space import Architecture, load_architecture
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ Images = NDArray[np.uint8]
 """(N, 3, H, W), RGB."""
 Outputs = NDArray[np.float32]
 """Logits (N, classes), or scores (N, classes, H, W) of dense prediction."""
-FORMAT = "nas-weights-1"
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Model:
 
     def save(self, folder: Path) -> None:
         """Writes what `load` reads, for another process."""
-        self.architecture.save(folder / "architecture.yaml")
-        save_state(folder / "weights.safetensors", self.state, self.architecture, self.classes)
+        self.architecture.save(folder / ARCHITECTURE_FILE)
+        save_state(folder / WEIGHTS_FILE, self.state, self.architecture, self.classes)
         (folder / "about.json").write_text(json.dumps({"classes": self.classes, "about": self.about}))
         if self.calibration is not None:
             np.save(folder / "calibration.npy", self.calibration, allow_pickle=False)
@@ -73,11 +73,11 @@ class Model:
         from safetensors import safe_open
 
         about = json.loads((folder / "about.json").read_text())
-        with safe_open(folder / "weights.safetensors", framework="pt") as file:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         images = folder / "calibration.npy"
         return cls(
-            load_architecture(folder / "architecture.yaml"), state, tuple(about["classes"]), about["about"],
+            load_architecture(folder / ARCHITECTURE_FILE), state, tuple(about["classes"]), about["about"],
             np.load(images, mmap_mode="r", allow_pickle=False) if images.exists() else None,
         )  # fmt: skip
 
@@ -86,7 +86,7 @@ def save_state(path: Path, state: dict[str, Tensor], architecture: Architecture,
     """Writes weights as every command of this project reads them."""
     from safetensors.torch import save_file
 
-    header = {"format": FORMAT, "architecture": architecture.name, "classes": json.dumps(classes)}
+    header = {"format": WEIGHTS_FORMAT, "architecture": architecture.name, "classes": json.dumps(classes)}
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
 
 

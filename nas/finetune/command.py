@@ -12,8 +12,8 @@ from nas.finetune.options import FinetuneOptions
 from nas.finetune.recipe import Recipe
 from nas.finetune.run import Finetuned
 from nas.finetune.run import finetune as train_network
-from nas.finetune.subject import Subject, find_subject
 from nas.options import applies, make, words
+from nas.runs.resolve import Subject, find_subject
 from nas.training.metrics import Progress
 from nas.training.processes import leave, processes
 from nas.training.settings import settle

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from nas.files import YamlFile, replacing, write_yaml
 from nas.network import Network
+from nas.runs.schema import ARCHITECTURE_FILE, FINETUNE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
 from nas.space import Architecture, load_architecture
-from nas.supernet.inherit import FORMAT as WEIGHTS_FORMAT
 from nas.training.folder import TrainingFolder
 from nas.versions import versions
 
@@ -33,15 +33,15 @@ class FinetuneFolder(TrainingFolder):
 
     @property
     def description(self) -> Path:
-        return self.root / "finetune.yaml"
+        return self.root / FINETUNE_FILE
 
     @property
     def architecture(self) -> Path:
-        return self.root / "architecture.yaml"
+        return self.root / ARCHITECTURE_FILE
 
     @property
     def weights(self) -> Path:
-        return self.root / "weights.safetensors"
+        return self.root / WEIGHTS_FILE
 
 
 def describe(folder: FinetuneFolder, arch: Architecture, asked: Mapping[str, Any], command: str) -> None:

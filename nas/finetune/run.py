@@ -16,10 +16,10 @@ from nas.finetune.folder import FinetuneFolder, describe, finish
 from nas.finetune.outcome import judged, provenance, seconds
 from nas.finetune.recipe import Recipe
 from nas.finetune.start import Start, load_start
-from nas.finetune.subject import find_subject
 from nas.finetune.task import Finetuning
 from nas.finetune.teacher import Teacher, load_teacher
 from nas.network import Network
+from nas.runs.resolve import find_subject
 from nas.space import Architecture
 from nas.training.loop import Report, train
 from nas.training.processes import processes

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from nas.errors import InputError
-from nas.finetune.subject import Subject
-from nas.finetune.weights import read_header, read_network, sha256, with_new_head
+from nas.finetune.weights import read_header, read_network, with_new_head
+from nas.hashes import file_sha256
 from nas.network import Network, build
+from nas.runs.resolve import Subject
 
 
 @dataclass(frozen=True)
@@ -62,4 +63,6 @@ def load_start(
     if file is None:
         return Start(network, None)
     supernet = read_header(file).get("supernet")
-    return Start(network, {"file": str(file), "sha256": sha256(file), **({"supernet": supernet} if supernet else {})})
+    return Start(
+        network, {"file": str(file), "sha256": file_sha256(file), **({"supernet": supernet} if supernet else {})}
+    )

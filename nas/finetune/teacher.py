@@ -13,9 +13,11 @@ from nas.data import ImageData
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.finetune.judge import calibrate, resized
-from nas.finetune.subject import Subject, find_subject
-from nas.finetune.weights import read_network, sha256
+from nas.finetune.weights import read_network
+from nas.hashes import file_sha256
 from nas.network import Network
+from nas.runs.resolve import Subject, find_subject
+from nas.runs.schema import RUN_FILE
 from nas.supernet.checkpoint import Folder, load_supernet
 
 SUPERNET = "supernet"
@@ -74,7 +76,7 @@ def load_teacher(name: str, weights: str | Path | None, subject: Subject, data: 
     if sliced:
         calibrate(network, data)
     called = f"largest member of {arch.space}'s supernet" if sliced else arch.name or name
-    about = {"name": called, "file": str(file), "sha256": sha256(file), "resolution": list(arch.resolution)}
+    about = {"name": called, "file": str(file), "sha256": file_sha256(file), "resolution": list(arch.resolution)}
     return Teacher(network.eval(), about)
 
 
@@ -88,7 +90,7 @@ def _supernet_of(subject: Subject) -> Path:
     """The training's folder that a run's inherited weights were cut from, as the run names it."""
     if subject.run is None:
         raise InputError("--teacher supernet: an architecture alone has none; give the folder of its `nas train`")
-    named = YamlFile(subject.run / "run.yaml").data.get("supernet")
+    named = YamlFile(subject.run / RUN_FILE).data.get("supernet")
     if subject.weights is None or named is None:
         raise InputError(f"--teacher supernet: {subject.run} was searched without --supernet; give the folder of a "
                          "`nas train` instead")  # fmt: skip

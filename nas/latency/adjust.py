@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from nas.csv_files import read_records
 from nas.errors import InputError, nearest
 from nas.latency.calibration import SCALES, sums
 from nas.latency.device_info import Calibration, EstimateInfo
 from nas.latency.networks import NetworkTime
-from nas.latency.spreadsheet import read_records
 from nas.latency.table import LatencyTable, MissingRows
 from nas.space import Architecture, load_architecture, published_member, published_members
 

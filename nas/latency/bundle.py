@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -19,6 +18,7 @@ from nas.devices.phones import phones
 from nas.devices.replay import Replay, bundle_errors
 from nas.errors import InputError
 from nas.files import read_text, remove, write_text
+from nas.hashes import data_sha256
 from nas.latency.bench import Report
 from nas.latency.check import check
 from nas.latency.coverage import space_operations
@@ -211,7 +211,7 @@ def _plan(
              for item in items]  # fmt: skip
     same = {"device": device, "space": space_id(space), "resolution": resolution_id(space), "copies": copies}
     chains = [entry["digest"] for entry in files]
-    identity = hashlib.sha256(json.dumps([same, chains], sort_keys=True).encode()).hexdigest()[:32]
+    identity = data_sha256([same, chains])[:32]
     tools = versions("litert-torch" if device["kind"] == BOARD else "coremltools", "torch")
     return {"format": board_runner.FORMAT, "id": identity, **same, "check": check, "tools": tools, "files": files}
 

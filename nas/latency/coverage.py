@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import product
 
 from nas.space import Operation, Space
-from nas.space.architecture import entry_name, with_layout
+from nas.space.architecture import with_layout
+from nas.space.place import HEAD, STEM, Place
 from nas.space.space import ROLES, Role
 from nas.specs import BlockSpec, HeadSpec, Shape, Unflatten, pyramid
 
@@ -28,11 +29,11 @@ def _walk(space: Space) -> Iterator[Operation]:
     """
     shapes = {Shape(3, *space.resolution)}
     if space.stems:
-        stems = list(_each("stem", space.stems, shapes))
+        stems = list(_each(STEM, space.stems, shapes))
         yield from stems
         shapes = {operation.output for operation in stems}
     for index, stage in enumerate(space.stages):
-        place = entry_name(index, space.stems[0] if space.stems else None)
+        place = Place.entry(index, bool(space.stems))
         for width in stage.widths:
             yield from _each(place, (replace(e, width=width) for e in stage.entries), shapes)
         inside = [space.shape(index, width) for width in stage.widths]
@@ -40,17 +41,18 @@ def _walk(space: Space) -> Iterator[Operation]:
         for shape in inside:
             reached = {shape}
             for role in ROLES:
-                blocks = list(_each(f"stage{index + 1}_block1", _fitting(space, index, role, shape), reached))
+                blocks = list(_each(Place.block(index, 0), _fitting(space, index, role, shape), reached))
                 yield from blocks
                 reached |= {operation.output for operation in blocks}
             shapes |= reached
+    last = len(space.stages) - 1
     for head in space.heads:
         if head.layout != "pyramid":
-            yield from _each("head", (head,), shapes)
+            yield from _each(HEAD, (head,), shapes, last)
             continue
         tokens = (shape for shape in shapes if shape.layout == "tokens")
-        yield from _each(f"stage{len(space.stages)}_{Unflatten.kind}", (Unflatten(),), tokens)
-        yield from _each("head", (head,), _pyramids(space, head))
+        yield from _each(Place.reshape(last, Unflatten.kind), (Unflatten(),), tokens)
+        yield from _each(HEAD, (head,), _pyramids(space, head))
 
 
 def _pyramids(space: Space, head: HeadSpec) -> Iterator[Shape]:
@@ -64,9 +66,11 @@ def _fitting(space: Space, index: int, role: Role, shape: Shape) -> tuple[BlockS
     return space.candidates(index, role, shape.channels)
 
 
-def _each(place: str, blocks: Iterable[BlockSpec], shapes: Iterable[Shape]) -> Iterator[Operation]:
-    """Every block on every shape, with the change of layout that it needs."""
+def _each(
+    place: Place, blocks: Iterable[BlockSpec], shapes: Iterable[Shape], stage: int | None = None
+) -> Iterator[Operation]:
+    """Yield every block on every shape, with the change of layout that it needs, which belongs to `stage`."""
     known = sorted(shapes, key=str)
     for block in blocks:
         for shape in known:
-            yield from with_layout(place.partition("_")[0], place, block, shape)
+            yield from with_layout(place, block, shape, (place.stage or 0) if stage is None else stage)

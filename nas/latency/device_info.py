@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from nas.files import YamlFile, write_yaml
 from nas.latency.cost_model import Costs
 from nas.notebook import shortened
-from nas.specs import explain
+from nas.validation import mistake_in
 
 Provenance = Literal["measured", "interpolated", "estimated", "priced"]
 """From the most to the least trustworthy. Rows have the first three; `priced` is an operation that has no row."""
@@ -307,6 +307,4 @@ def make_device_info(file: YamlFile, keys: Sequence[str | int], data: Mapping[st
     try:
         return DeviceInfo(**data, **more)
     except ValidationError as error:
-        where = error.errors(include_url=False)[0]["loc"]
-        reason = explain(error).removeprefix(f"{'.'.join(map(str, where))}: ")
-        raise file.error([*keys, *where], reason) from None
+        raise mistake_in(file, error, keys) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nas.errors import InputError, NasError
+from nas.journals import append_text, read_entries
 from nas.latency.device_info import DeviceInfo
 
 FORMAT = "nas-journal-1"
@@ -33,47 +33,28 @@ class Journal:
     def __init__(self, path: Path, device: DeviceInfo) -> None:
         self.path = path
         self.entries: list[Entry] = []
-        text = path.read_bytes() if path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        lines = [self._parse(*line) for line in enumerate(whole.splitlines(), start=1)]
+        lines = read_entries(path)
         if not lines:
-            self._write(json.dumps({"format": FORMAT, "device": settings(device)}) + "\n", mode="wb")
+            path.unlink(missing_ok=True)
+            self._write({"format": FORMAT, "device": settings(device)})
             return
         header = lines[0]
         if header.get("format") != FORMAT:
             raise InputError(f"{path}:1: this is no journal of nas; remove it and start again")
         check_settings(path, header.get("device", {}), device)
         self.entries = lines[1:]
-        if len(whole) < len(text):
-            os.truncate(path, len(whole))
 
     def append(self, entry: Entry) -> None:
         """Adds an entry and waits until it is on disk."""
-        self._write(json.dumps(entry) + "\n", mode="ab")
+        self._write(entry)
         self.entries.append(entry)
 
     def remove(self) -> None:
         """Once everything stands in the table."""
         self.path.unlink(missing_ok=True)
 
-    def _write(self, text: str, mode: str) -> None:
-        try:
-            with self.path.open(mode) as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise NasError(f"{self.path}: could not be written ({error.strerror}); what was measured before is kept, "
-                           "make room and run the same command again") from error  # fmt: skip
-
-    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError("no mapping")
-        except ValueError:
-            raise InputError(f"{self.path}:{number}: this line is no entry; remove the line and run again") from None
-        return entry
+    def _write(self, entry: Entry) -> None:
+        append_text(self.path, json.dumps(entry) + "\n", kept="measured")
 
 
 @contextmanager

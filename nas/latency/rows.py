@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
+from nas.csv_files import plain, separator
 from nas.errors import InputError
 from nas.files import read_text
 from nas.latency.device_info import Provenance, iso_date
-from nas.latency.spreadsheet import plain, separator
 from nas.specs import BlockSpec, Shape, parse
 
 Key = tuple[str, str, str]

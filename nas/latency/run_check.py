@@ -6,7 +6,6 @@ found network is compared with what the other really takes, as a mispredicted ta
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -18,15 +17,16 @@ from typing import Any
 from nas.devices.base import Chain, Device, OperationFailed, Weights
 from nas.errors import InputError, NasError
 from nas.files import remove, write_yaml
+from nas.hashes import file_sha256, tree_sha256
 from nas.latency.journal import check_settings
 from nas.latency.measure import EMPTY, settled
 from nas.latency.networks import Progress
 from nas.latency.table import DEVICE_FILE, Estimate, LatencyTable
+from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture, Operation
 from nas.versions import versions
 
 FORMAT = "nas-run-check-1"
-WEIGHTS_FORMAT = "nas-weights-1"
 EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
 """Kind of a device to the target of `nas export` whose file it runs as it is. Core ML's benchmark feeds no images, and
 those its exported files take."""
@@ -219,20 +219,20 @@ def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
     if there != wanted:
         odd = min(there ^ wanted)
         raise InputError(f"{path}: weights of another network: it has {'no ' if odd in wanted else ''}'{odd}'")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     return Weights(str(path.absolute()), digest, tuple(each.name for each in operations))
 
 
 def exported_file(run: Path, kind: str) -> Path | None:
     """What `nas export` wrote for devices of this kind, where it is whole; else None."""
-    from nas.export.record import Record, digest
+    from nas.runs.exports import Record
 
     if kind not in EXPORTED or not (run / "export").is_dir():
         return None
     record = Record(run / "export")
     entry = record.targets.get(EXPORTED[kind], {})
     path = record.folder / str(entry.get("file"))
-    return path if path.is_file() and digest(path) == entry.get("sha256") else None
+    return path if path.is_file() and tree_sha256(path) == entry.get("sha256") else None
 
 
 def _networks_ms(

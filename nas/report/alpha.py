@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
 from typing import Any
 
+from nas.csv_files import read_columns
 from nas.errors import InputError
 from nas.figures import Figure, Spec, layer, lines
 from nas.printable import printable
-from nas.report.reading import read_csv
+from nas.space.place import Place
 
 COLUMNS = 120
 """At most so many steps are shown; more are thinned evenly."""
@@ -71,7 +71,7 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
     Raises:
         InputError: for a damaged file, naming line, column and reason.
     """
-    rows = read_csv(path, ("step", "local", "identity"), ("position",), ("global",))
+    rows = read_columns(path, ("step", "local", "identity"), ("position",), ("global",))
     by_position: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         by_position.setdefault(row["position"], {})[int(row["step"])] = row
@@ -113,8 +113,14 @@ def _words(row: dict[str, Any]) -> str:
 
 def position_label(name: str, dropped: frozenset[str]) -> str:
     """A position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was dropped."""
-    match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
-    return (f"{match[1]}.{match[2]}" if match else name) + (" x" if name in dropped else "")
+    try:
+        place = Place.parse(name)
+    except InputError:  # of a file that someone wrote; it is shown under its own name
+        place = None
+    label = name
+    if place is not None and place.stage is not None and place.position is not None:
+        label = f"{place.stage + 1}.{place.position + 1}"
+    return label + (" x" if name in dropped else "")
 
 
 def alpha_figures(data: Alpha) -> dict[str, Figure]:

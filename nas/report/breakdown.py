@@ -13,8 +13,10 @@ from nas.files import YamlFile
 from nas.latency import LatencyTable
 from nas.latency.rows import PROVENANCES
 from nas.printable import printable
-from nas.report.reading import Part, validated
+from nas.runs.schema import Part
 from nas.space import Architecture
+from nas.space.place import HEAD, STEM, Place
+from nas.validation import validated
 
 Role = Literal["stem", "entry", "local", "global", "reshape", "head", "call"]
 """What an operation is in its network; `call` is what one call costs before any of them."""
@@ -146,12 +148,12 @@ def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable)
 
 def operations(arch: Architecture, attention: Sequence[int]) -> tuple[Bar, ...]:
     """The operations of a network, whose last `attention[j]` blocks of stage j are global, without their times."""
-    roles: dict[str, Role] = {"stem": "stem", "head": "head"}
-    for index, (stage, count) in enumerate(zip(arch.stages, attention, strict=True), start=1):
-        there = [p for p, block in enumerate(stage.blocks, start=1) if block.kind != "identity"]
-        roles |= {f"stage{index}_block{p}": "local" for p in there}
-        roles |= {f"stage{index}_block{p}": "global" for p in there[len(there) - count :]}
-        roles[f"stage{index}_entry"] = "entry"
+    roles: dict[str, Role] = {str(STEM): "stem", str(HEAD): "head"}
+    for index, (stage, count) in enumerate(zip(arch.stages, attention, strict=True)):
+        there = [p for p, block in enumerate(stage.blocks) if block.kind != "identity"]
+        roles |= {str(Place.block(index, p)): "local" for p in there}
+        roles |= {str(Place.block(index, p)): "global" for p in there[len(there) - count :]}
+        roles[str(Place.entry(index))] = "entry"
     return tuple(
         Bar(op.name, op.spec.kind, roles.get(op.name, "reshape"), hyperparameters=op.key[1].replace(";", ", "),
             shape=f"{op.input} to {op.output}", macs=op.macs, params=op.params)

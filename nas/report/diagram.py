@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.report.breakdown import ROLES, Bar, Role
 from nas.space import Architecture
 from nas.space.architecture import STRIDE
+from nas.space.place import HEAD, STEM, Place
 
 COLUMN, HIGHEST = 17, 96
 """Pixels: the width of a block with its gap, and the height of the widest stage."""
@@ -74,13 +74,14 @@ def drawing(arch: Architecture, bars: Sequence[Bar]) -> Drawing:
 
 def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool) -> StageDrawing:
     stage, number = arch.stages[index], index + 1
-    ends = {"stem": 1, "head": len(arch.stages)}
-    own: list[Bar | int] = [b for b in bars if ends.get(b.name) == number or b.name.startswith(f"stage{number}_")]
-    for position, block in enumerate(stage.blocks, start=1):
+    ends = {STEM: 0, HEAD: len(arch.stages) - 1}
+    places = [(Place.parse(bar.name), bar) for bar in bars]
+    own: list[Bar | int] = [bar for place, bar in places if ends.get(place, place.stage) == index]
+    for position, block in enumerate(stage.blocks):
         if block.kind == "identity":
             own.insert(next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)), position)
     height = round(12 + (HIGHEST - 12) * stage.width / max(arch.widths))
-    boxes = tuple(_box(arch, number, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
+    boxes = tuple(_box(arch, index, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
     stride = STRIDE >> (len(arch.stages) - number)
     size = "x".join(str(side // stride) for side in arch.resolution)
     of = f" of {len(stage.blocks)}" if len(stage.blocks) > stage.depth else ""
@@ -92,13 +93,13 @@ def _follows(entry: Bar | int, position: int) -> bool:
     """Whether an operation comes after a position of its stage (a number is a dropped position before it)."""
     if isinstance(entry, int):
         return False
-    match = re.search(r"_block(\d+)$", entry.name)
-    return int(match[1]) > position if match else entry.role == "head"
+    place = Place.parse(entry.name)
+    return place.part == "head" if place.position is None else place.position > position
 
 
 def _box(arch: Architecture, stage: int, entry: Bar | int, x: int, height: int, expansions: bool) -> Box:
     if isinstance(entry, int):
-        name = f"stage{stage}_block{entry}"
+        name = str(Place.block(stage, entry))
         return Box(name, None, x, height, "", (name, "dropped: identity"))
     shown = expansions and entry.role in ("local", "global")
     expansion = arch.block(entry.name).texts().get("expansion", "") if shown else ""

@@ -14,7 +14,7 @@ from typing import Any
 from nas.accuracy import Accuracy, Scores
 from nas.figures import Figure, Series, Spec, clear, layer, lines, series_encoding, x_axis, y_axis
 from nas.latency import LatencyTable
-from nas.report.reading import About, Member
+from nas.runs.schema import About, Member
 from nas.search import Problem
 from nas.search.run import kind_of
 from nas.search.run import published as published_rows

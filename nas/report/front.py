@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
+from nas.csv_files import read_columns
 from nas.errors import InputError
 from nas.figures import Figure, Series
 from nas.report.figure import (
@@ -32,11 +33,11 @@ from nas.report.figure import (
     values_of,
     view,
 )
-from nas.report.reading import About, read_csv
 from nas.report.sources import Sources
+from nas.runs.schema import BEST, About
 from nas.search import Found, Problem
 from nas.search.exact import FrontPoint, front
-from nas.search.run import BEST, summary
+from nas.search.run import summary
 from nas.space import Space
 
 _SHAPE = ("widths", "depths", "attention")
@@ -123,7 +124,7 @@ def published_members(about: About, sources: Sources) -> tuple[Point, ...]:
 
 
 def _read(path: Path) -> tuple[Point, ...]:
-    rows = read_csv(path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error"))
+    rows = read_columns(path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error"))
     return tuple(
         Point("", row["ms"], row["cost"], shape_lines(row), row["accuracy"], row["standard_error"]) for row in rows
     )

@@ -18,13 +18,15 @@ from nas.report.alpha import Alpha, read_alpha
 from nas.report.breakdown import Bar, Breakdown, TableRows, operations, predicted, read_check, table_rows
 from nas.report.diagram import Drawing, drawing
 from nas.report.front import Front, read_front
-from nas.report.reading import About, Part, read_about, validated
 from nas.report.sources import Sources, find_file, find_sources
 from nas.report.training import FOLDERS, Fit, read_fit
 from nas.report.trajectory import Trajectory, read_trajectory
+from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, About, Part, read_about
 from nas.search import Scores
 from nas.space import Architecture, load_architecture
+from nas.space.place import Place
 from nas.supernet.description import data_name
+from nas.validation import validated
 
 EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
 """Kind of a device to the target of `nas export` whose file it runs."""
@@ -156,7 +158,7 @@ def _training_file(folder: Path, about: About) -> Path | None:
 
 
 def _architecture(folder: Path, about: About, several: bool) -> Architecture:
-    path = folder / "architecture.yaml"
+    path = folder / ARCHITECTURE_FILE
     if several and not path.is_file():
         path = folder / f"best-{about.table.device}.yaml"
     arch = load_architecture(path)
@@ -186,9 +188,9 @@ def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
         return None
     path = find_file(folder, str(Path(trained) / "alpha.csv"), resources.EXPERIMENTS)
     dropped = {
-        f"stage{index}_block{position}"
-        for index, stage in enumerate(arch.stages, start=1)
-        for position, block in enumerate(stage.blocks, start=1) if block.kind == "identity"
+        str(Place.block(index, position))
+        for index, stage in enumerate(arch.stages)
+        for position, block in enumerate(stage.blocks) if block.kind == "identity"
     }  # fmt: skip
     return read_alpha(path, frozenset(dropped)) if path else None
 
@@ -217,7 +219,7 @@ def _finetuning(folder: Path, about: About, run: str) -> str:
     name = data_name(path) if path else None
     if name is None:
         return ""
-    start = "" if (folder / "weights.safetensors").is_file() else " --from-scratch"
+    start = "" if (folder / WEIGHTS_FILE).is_file() else " --from-scratch"
     return f"nas finetune {run} --data {shlex.quote(name)}{start}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from nas import resources
 from nas.accuracy.law_file import shipped_law
 from nas.accuracy.law_scores import LawScores
 from nas.errors import InputError
+from nas.hashes import file_sha256
 from nas.latency import LatencyTable, load_table
 from nas.latency.device_info import Profiled
-from nas.report.reading import About, UsedFile
+from nas.runs.schema import About, UsedFile
 from nas.search import Problem, Scores, load_scores, pose
 from nas.search.run import scores_digest
 from nas.space import Architecture, Space, load_space
@@ -99,7 +99,7 @@ def _unchanged(folder: Path, used: UsedFile, kind: str, what: str, reasons: list
         return None
     there = [path for path in _candidates(folder, used.file, kind) if path.is_file()]
     for path in there:
-        if hashlib.sha256(path.read_bytes()).hexdigest() == used.sha256:
+        if file_sha256(path) == used.sha256:
             return path
     reasons.append(f"the {what} {there[0]} has changed since" if there else f"the {what} {used.file} is gone")
     return None

@@ -8,9 +8,9 @@ from math import floor, hypot, isfinite, log10
 
 from nas.report.breakdown import Rival
 from nas.report.figure import METRICS, Point
-from nas.report.reading import About, Difference, ExpectedAccuracy, Member
 from nas.report.run import RunReport
 from nas.report.training import Accuracy, Fit
+from nas.runs.schema import About, Difference, ExpectedAccuracy, Member
 from nas.search.limits import MACS, PARAMS
 
 SAME = 0.005

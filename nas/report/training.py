@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.csv_files import read_columns
 from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y_axis
 from nas.files import YamlFile
 from nas.report.figure import COLOURS, STAR
-from nas.report.reading import Part, read_csv, validated
+from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
+from nas.validation import validated
 
 FOLDERS = ("finetune", "finetune-scratch")
 """Where in a run folder `nas finetune` works by default."""
@@ -96,15 +98,15 @@ def read_fit(folder: Path) -> Fit | None:
     Raises:
         InputError: for a damaged file, naming line, column or key, and reason.
     """
-    path = folder / "finetune.yaml"
+    path = folder / FINETUNE_FILE
     if not path.is_file():
         return None
     file = YamlFile(path)
     about = validated(file, _FinetuneFile, file.data)
     metrics = folder / "metrics.csv"
-    rows = read_csv(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
+    rows = read_columns(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
     # The weights are written last.
-    judged = about.accuracy if (folder / "weights.safetensors").is_file() else None
+    judged = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
     results = tuple(_results(file, judged)) if judged else ()
     kept = [result for result in results if judged and result.network == _NETWORKS.get(judged.weights, judged.weights)]
     epochs, losses, accuracies = (tuple(row[key] for row in rows) for key in ("epoch", "loss", "accuracy"))

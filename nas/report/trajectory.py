@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
+from nas.csv_files import read_columns
 from nas.figures import Figure, Series
 from nas.report.figure import (
     COLOURS,
@@ -27,8 +28,8 @@ from nas.report.figure import (
     view,
 )
 from nas.report.front import published_members
-from nas.report.reading import About, read_csv
 from nas.report.sources import Sources
+from nas.runs.schema import About
 from nas.search import Found, Problem
 
 ACTIONS = {
@@ -114,7 +115,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
     """
-    rows = read_csv(path, _NUMBERS, ("action", "move"))
+    rows = read_columns(path, _NUMBERS, ("action", "move"))
     if not rows:
         return None
     first = rows[0]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from nas.search.problem import Problem, Step
 from nas.space import Architecture, Space
-from nas.space.architecture import entry_name
 from nas.space.moves import Drop, Exchange, Move, localise, narrow
+from nas.space.place import HEAD, STEM, Place
 from nas.specs import Identity
 
 
@@ -26,7 +26,7 @@ def moves_to(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architect
     so that attention is taken away from the front."""
     at = space.largest()
     if arch.stem is not None and at.stem is not None and arch.stem != at.stem:
-        move: Move = Exchange("stem", at.stem, arch.stem)
+        move: Move = Exchange(STEM, at.stem, arch.stem)
         at = move.apply(at)
         yield move, at
     for index, stage in enumerate(arch.stages):
@@ -35,7 +35,7 @@ def moves_to(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architect
             at = move.apply(at)
             yield move, at
         if stage.entry != at.stages[index].entry:
-            move = Exchange(entry_name(index, at.stem), at.stages[index].entry, stage.entry)
+            move = Exchange(Place.entry(index, at.stem is not None), at.stages[index].entry, stage.entry)
             at = move.apply(at)
             yield move, at
         for position in range(len(stage.blocks)):
@@ -43,7 +43,7 @@ def moves_to(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architect
                 at = move.apply(at)
                 yield move, at
     if arch.head != at.head:
-        move = Exchange("head", at.head, arch.head)
+        move = Exchange(HEAD, at.head, arch.head)
         yield move, move.apply(at)
 
 
@@ -60,4 +60,4 @@ def _at_position(space: Space, at: Architecture, arch: Architecture, index: int,
         yield move
         before = move.block
     if before != block:
-        yield Exchange(f"stage{index + 1}_block{position + 1}", before, block)
+        yield Exchange(Place.block(index, position), before, block)

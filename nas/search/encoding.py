@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from nas.space import Architecture, Space, Stage
+from nas.space.place import HEAD, STEM, Place
 from nas.space.space import ROLES, Role, StageSpace
 from nas.specs import BlockSpec, Identity
 
@@ -39,17 +40,17 @@ class Encoding:
     def decode(self, setting: Setting) -> Architecture:
         """The member, identity where a position is dropped. Variables that have one value only may be left out."""
         space, values = self.space, {**self._fixed, **setting}
-        stem = space.stems[values["stem"]] if space.stems else None
+        stem = space.stems[values[str(STEM)]] if space.stems else None
         stages = tuple(self._stage(index, values) for index in range(len(space.stages)))
-        return Architecture(space.name, space.resolution, stages, space.heads[values["head"]], "", stem)
+        return Architecture(space.name, space.resolution, stages, space.heads[values[str(HEAD)]], "", stem)
 
     def encode(self, arch: Architecture) -> dict[str, int]:
         """A setting that `decode` gives this member for. Raises ValueError when it is no member of the space."""
         self.space.validate(arch)
         arch = self.space.place(arch)
-        values = {"head": self.space.heads.index(arch.head)}
+        values = {str(HEAD): self.space.heads.index(arch.head)}
         if arch.stem is not None:
-            values["stem"] = self.space.stems.index(arch.stem)
+            values[str(STEM)] = self.space.stems.index(arch.stem)
         first: int | None = None
         for index, (space, stage) in enumerate(zip(self.space.stages, arch.stages, strict=True)):
             values |= self._values(index, stage)
@@ -69,14 +70,14 @@ class Encoding:
     def _all(self) -> Iterator[Variable]:
         space = self.space
         if space.stems:
-            yield Variable("stem", 0, len(space.stems) - 1, False)
+            yield Variable(str(STEM), 0, len(space.stems) - 1, False)
         for index, stage in enumerate(space.stages):
             yield from self._of_stage(index, stage)
         if space.placement == "network_suffix":
             local_only = [i for i, stage in enumerate(space.stages) if not stage.global_]
             before = space.stages[: local_only[-1] + 1] if local_only else ()
             yield Variable("attention", sum(stage.depths[1] for stage in before), self._positions, True)
-        yield Variable("head", 0, len(space.heads) - 1, False)
+        yield Variable(str(HEAD), 0, len(space.heads) - 1, False)
 
     def _of_stage(self, index: int, stage: StageSpace) -> Iterator[Variable]:
         least, most = stage.depths
@@ -128,12 +129,12 @@ class Encoding:
 
 
 def _name(index: int, what: str) -> str:
-    return f"stage{index + 1}_{what}"
+    return f"{Place.whole(index)}_{what}"
 
 
 def _rank(index: int, position: int) -> str:
-    return f"stage{index + 1}_block{position + 1}_rank"
+    return f"{Place.block(index, position)}_rank"
 
 
 def _choice(index: int, position: int, role: Role) -> str:
-    return f"stage{index + 1}_block{position + 1}_{role}"
+    return f"{Place.block(index, position)}_{role}"

@@ -253,9 +253,9 @@ class _Model:
         def cost(arc: Arc) -> float:
             stage, position = arc.place.stage, arc.place.position
             if stage is None:
+                if arc.place.part == "stem":
+                    return judge.stem_cost(arc.entry)
                 return inf if arc.exception else judge.head_cost(arc.classifier)
-            if stage < 0:
-                return judge.stem_cost(arc.entry)
             if position is not None:
                 return judge.block_cost(stage, position, arc.block, arc.width)
             whole = judge.stage_cost(stage, arc.entry.width, ()) if whole_stages else 0.0

@@ -109,8 +109,8 @@ def _key(space: Space, arch: Architecture, move: Move) -> tuple[object, bool]:
         is_local = space.stages[move.stage].kind(move.block) == "local"
         is_back = isinstance(move.before, Identity)
         return ("restore", move.stage, move.before, move.block), is_local and is_back
-    if isinstance(move, Exchange) and "_block" in move.place:
-        return ("exchange", move.place.partition("_")[0], move.before, move.block), True
+    if isinstance(move, Exchange) and move.place.part == "block":
+        return ("exchange", move.place.stage, move.before, move.block), True
     return move, True
 
 
@@ -127,8 +127,7 @@ def _stage(move: Move) -> int | str:
     """Return the stage (from 0) that a move changes, or the stem or the head."""
     if not isinstance(move, Exchange):
         return move.stage
-    place = move.place.partition("_")[0]
-    return int(place.removeprefix("stage")) - 1 if place.startswith("stage") else place
+    return move.place.part if move.place.stage is None else move.place.stage
 
 
 def _variants(space: Space, prices: Prices, positional: bool, arch: Architecture) -> Variants:

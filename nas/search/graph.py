@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nas.space import Architecture, Operation, Space, Stage
 from nas.space.architecture import with_layout
+from nas.space.place import HEAD, STEM, Place
 from nas.space.space import ROLES
 from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity, Shape, Unflatten, pyramid
 
@@ -46,18 +47,12 @@ class State:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an arc chooses: the stem (stage -1), a stage's entry (no position), a position, the head (stage None)."""
-
-    stage: int | None
-    position: int | None = None
-
-
-@dataclass(frozen=True)
 class Arc:
     """One choice: `block` at `place` turns the state of node `tail` into that of node `head`.
 
     Attributes:
+        place: where it chooses: the stem, the entry of a stage (also where a network has no other stem), a block or
+            the head.
         width: channels of the stage's residual stream, at its positions.
         operations: the block with the change of layout that it needs; none for identity.
         held: activation elements that wait for the head meanwhile, the maps of earlier stages.
@@ -147,12 +142,12 @@ class Graph(Layered):
         self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)
         states = {State(Shape(3, *space.resolution), like=tuple(range(len(exceptions)))): 0}
         if space.stems:
-            states = self._layer(states, Place(-1), self._stems)
+            states = self._layer(states, STEM, self._stems)
         for index, stage in enumerate(space.stages):
-            states = self._layer(states, Place(index), self._entries)
+            states = self._layer(states, Place.entry(index), self._entries)
             for position in range(stage.depths[1]):
-                states = self._layer(states, Place(index, position), self._blocks)
-        self._layer(states, Place(None), self._heads)
+                states = self._layer(states, Place.block(index, position), self._blocks)
+        self._layer(states, HEAD, self._heads)
 
     def weigh(self, weight: Callable[[Arc], float]) -> list[Floats]:
         """The weights of all arcs, an array a layer."""
@@ -164,11 +159,11 @@ class Graph(Layered):
         stages: list[tuple[EntrySpec, list[BlockSpec]]] = []
         head = self.space.heads[0]
         for arc in (layer[number] for layer, number in zip(self.layers, path, strict=True)):
-            if arc.place.stage is None:
+            if arc.place.part == "head":
                 head = arc.classifier
-            elif arc.place.stage < 0:
+            elif arc.place.part == "stem":
                 stem = arc.entry
-            elif arc.place.position is None:
+            elif arc.place.part == "entry":
                 stages.append((arc.entry, []))
             else:
                 stages[-1][1].append(arc.block)
@@ -259,15 +254,15 @@ class Graph(Layered):
             if head.layout != "pyramid":
                 yield replace(self._arc(place, head, state), exception=exception), end
                 continue
-            last = with_layout("last", "last", Unflatten(), state.shape) if state.shape.layout == "tokens" else ()
-            operation = Operation("head", head, pyramid(state.maps[-head.levels :]))
+            last = with_layout(place, Unflatten(), state.shape) if state.shape.layout == "tokens" else ()
+            operation = Operation(str(place), head, pyramid(state.maps[-head.levels :]))
             operations = (*last, operation)
             yield Arc(0, 0, place, head, 0, operations, _elements(state.maps[:-1]), exception), end
 
     def _arc(self, place: Place, block: BlockSpec, state: State) -> Arc:
         known = self._operations.get((block, state.shape))
         if known is None:
-            known = self._operations[block, state.shape] = tuple(with_layout("", block.kind, block, state.shape))
+            known = self._operations[block, state.shape] = tuple(with_layout(place, block, state.shape))
         # The last map at a position is that of the stage itself, which its operations count.
         waiting = state.maps if place.position is None else state.maps[:-1]
         return Arc(0, 0, place, block, state.shape.channels, known, _elements(waiting))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ from nas.errors import InputError, nearest
 from nas.latency import LatencyTable, MissingRows
 from nas.search.graph import Arc
 from nas.space import Architecture, Operation
+from nas.space.place import Place
 from nas.specs import BlockSpec, Shape
 
 LimitName = Literal["macs", "params", "memory_mb"]
@@ -142,8 +142,7 @@ def peak_elements(arch: Architecture) -> int:
     first = len(maps) - levels
 
     def held(operation: Operation) -> int:
-        stage = re.match(r"stage(\d+)", operation.name)
-        before = int(stage[1]) - 1 if stage else 0
+        before = Place.parse(operation.name).stage or 0
         return sum(shape.elements for shape in maps[first:before]) if levels else 0
 
     return max(live_elements(operation, held(operation)) for operation in arch.operations())
@@ -151,11 +150,12 @@ def peak_elements(arch: Architecture) -> int:
 
 def _maps(arch: Architecture) -> list[Shape]:
     """The output of every stage."""
-    ends: dict[str, Shape] = {}
+    ends: dict[int | None, Shape] = {}
     for operation in arch.operations():
-        stage = "stage1" if operation.name == "stem" and arch.stem is None else operation.name.partition("_")[0]
-        ends[stage] = operation.output
-    return [ends[f"stage{index}"] for index in range(1, len(arch.stages) + 1)]
+        place = Place.parse(operation.name)
+        enters = place == Place.entry(0, arch.stem is not None)
+        ends[0 if enters else place.stage] = operation.output
+    return [ends[index] for index in range(len(arch.stages))]
 
 
 def live_elements(operation: Operation, held: int = 0) -> int:

@@ -11,11 +11,12 @@ from functools import cached_property
 from math import fsum
 
 from nas.accuracy import Scores
-from nas.search.graph import Arc, Place, same_head
+from nas.search.graph import Arc, same_head
 from nas.search.limits import Limit, Measure
 from nas.search.problem import Problem
 from nas.space import Architecture, Operation, Space, Stage
 from nas.space.architecture import with_layout
+from nas.space.place import HEAD
 from nas.space.space import ROLES
 from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity, Shape, Unflatten, pyramid
 
@@ -159,7 +160,7 @@ class Prices:
         if known is None:
             operations: list[Operation] = []
             for block in (stage.entry, *stage.present):
-                operations += with_layout("", block.kind, block, shape)
+                operations += with_layout(HEAD, block, shape)
                 shape = operations[-1].output
             known = self._chains[key] = tuple(operations), shape
         return known
@@ -176,11 +177,11 @@ class Prices:
             if levels:
                 # A head that takes several maps gets them all as maps; a stage that ends in tokens is unflattened.
                 if shape.layout == "tokens":
-                    operations += with_layout("last", "last", Unflatten(), shape)
+                    operations += with_layout(HEAD, Unflatten(), shape)
                 maps = [replace(each, layout="map") for each in shapes]
-                operations.append(Operation("head", block, pyramid(maps[-levels:])))
+                operations.append(Operation(str(HEAD), block, pyramid(maps[-levels:])))
             else:
-                operations += with_layout("", block.kind, block, shape)
+                operations += with_layout(HEAD, block, shape)
             known = self._of_ends[key] = tuple(self._of(measure, operation) for operation in operations)
         return known
 
@@ -189,7 +190,7 @@ class Prices:
         key = measure.key, operation.spec, operation.input
         amount = self._of_operation.get(key)
         if amount is None:
-            arc = Arc(0, 0, Place(None), operation.spec, 0, (operation,))
+            arc = Arc(0, 0, HEAD, operation.spec, 0, (operation,))
             amount = self._of_operation[key] = measure.of(arc)
         return amount
 

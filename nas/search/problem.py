@@ -17,6 +17,7 @@ from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.latency import LatencyTable
 from nas.notebook import frame, html_table, shortened
+from nas.runs.schema import ARCHITECTURE_FILE
 from nas.search.graph import Graph
 from nas.search.limits import Limit, latency
 from nas.search.studies import StudySettings
@@ -126,7 +127,7 @@ class Found:
 
     def save(self, folder: str | Path) -> None:
         """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into `folder`."""
-        self.architecture.save(Path(folder) / "architecture.yaml")
+        self.architecture.save(Path(folder) / ARCHITECTURE_FILE)
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 
     def plot(self) -> Figure:

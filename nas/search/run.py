@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,22 +15,22 @@ from nas.accuracy import Accuracy, RecordedScores, Scores
 from nas.accuracy.evaluations import unfinished
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import PosteriorScores
-from nas.accuracy.recorded import choice_text, position_name
+from nas.accuracy.recorded import choice_text
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
+from nas.hashes import file_sha256, text_sha256
 from nas.latency.table import TABLE_FILE
+from nas.runs.schema import ARCHITECTURE_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.engines import STUDIES
 from nas.search.exact import FrontPoint
 from nas.search.problem import Found, Problem
 from nas.search.several import Several
 from nas.search.studies import shown
 from nas.space import Architecture, Space
-from nas.space.architecture import entry_name
+from nas.space.place import HEAD, STEM, Place
 from nas.versions import versions
 
-FORMAT = "nas-run-1"
 FRONT = ("ms", "cost", "accuracy", "standard_error", "macs", "params", "widths", "depths", "attention")
-COMMON, BEST = "best on all", "best on "
 """How a run on several devices names what it found: for all of them, and before a device's name for that one."""
 SCORES = "scores"
 """The folder of a run that keeps scores which were in no file."""
@@ -85,7 +84,7 @@ def write_run(
     found.save(folder)
     inherited = {"supernet": supernet} if supernet else {}
     kept = _keep_scores(folder, problem.scores)
-    write_yaml(folder / "run.yaml", {**_document(problem, found, command, kept), **inherited})
+    write_yaml(folder / RUN_FILE, {**_document(problem, found, command, kept), **inherited})
 
 
 def write_several(folder: Path, found: Several, command: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -99,13 +98,13 @@ def write_several(folder: Path, found: Several, command: Sequence[str]) -> dict[
         write_front(folder, each.problem, each.front, f"front-{name}")
         each.best.architecture.save(folder / f"best-{name}.yaml")
     if found.common:
-        found.common.architecture.save(folder / "architecture.yaml")
+        found.common.architecture.save(folder / ARCHITECTURE_FILE)
     members = several_members(found)
     write_text(folder / "members.csv", _members_csv(found, members))
     kept = _keep_scores(folder, found.devices[0].problem.scores)
     described = [describe(each.problem, kept) for each in found.devices]
-    document = {"format": FORMAT, "command": shlex.join(command), "devices": described, "result": members}
-    write_yaml(folder / "run.yaml", document | ({"reason": found.reason} if found.reason else {}))
+    document = {"format": RUN_FORMAT, "command": shlex.join(command), "devices": described, "result": members}
+    write_yaml(folder / RUN_FILE, document | ({"reason": found.reason} if found.reason else {}))
     return members
 
 
@@ -176,13 +175,14 @@ def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
     return text.getvalue()
 
 
-def _places(space: Space) -> list[str]:
-    """The places of a space's members by name, in the order of the network."""
+def _places(space: Space) -> list[Place]:
+    """Return the places of a space's members in the order of the network."""
     largest = space.largest()
-    places = ["stem"] if largest.stem is not None else []
+    places = [] if largest.stem is None else [STEM]
     for index, stage in enumerate(largest.stages):
-        places += [entry_name(index, largest.stem), *(position_name(index, p) for p in range(len(stage.blocks)))]
-    return [*places, "head"]
+        places.append(Place.entry(index, largest.stem is not None))
+        places += [Place.block(index, position) for position in range(len(stage.blocks))]
+    return [*places, HEAD]
 
 
 def summary(space: Space, arch: Architecture) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def summary(space: Space, arch: Architecture) -> dict[str, Any]:
 def _document(problem: Problem, found: Found, command: Sequence[str], kept: Path | None) -> dict[str, Any]:
     estimate = problem.table.predict(found.architecture)
     return {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "command": shlex.join(command),
         **describe(problem, kept),
         "result": {
@@ -294,7 +294,7 @@ def kind_of(scores: Scores) -> str:
 
 def scores_digest(scores: Scores) -> str:
     """Return a short text that tells these scores from others, on every machine."""
-    return hashlib.sha256(scores.fingerprint.encode()).hexdigest()[:16]
+    return text_sha256(scores.fingerprint)[:16]
 
 
 def _keep_scores(folder: Path, scores: Scores) -> Path | None:
@@ -394,4 +394,4 @@ def _file(path: str | Path) -> dict[str, str]:
     """A file that went in, and its SHA-256; nothing for what was made in memory."""
     if not str(path):
         return {}
-    return {"file": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    return {"file": str(path), "sha256": file_sha256(path)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 import warnings
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, NasError
 from nas.extras import install_command
+from nas.hashes import data_sha256
 from nas.latency import LatencyTable
 from nas.space import Space
 
@@ -80,7 +79,7 @@ def fingerprint(space: Space, table: LatencyTable, **more: Any) -> dict[str, str
 
 def checksum(data: Any) -> str:
     """Of plain data, short."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    return data_sha256(data)[:16]
 
 
 def open_study(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
 from nas.notebook import shortened
+from nas.space.place import HEAD, STEM, Place
 from nas.specs import (
     BlockSpec,
     EntrySpec,
@@ -37,10 +38,10 @@ class Misfit(InputError):
     """A block cannot stand where it stands: it does not take the shape that comes in.
 
     Attributes:
-        place: the name of the operation, as `Operation.name`.
+        place: where it stands.
     """
 
-    def __init__(self, place: str, reason: str) -> None:
+    def __init__(self, place: Place, reason: str) -> None:
         super().__init__(f"{place}: {reason}", reason=reason)
         self.place = place
 
@@ -130,33 +131,40 @@ class Architecture:
     def with_stage(self, index: int, stage: Stage) -> Architecture:
         return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 
-    def block(self, place: str) -> BlockSpec:
-        """What stands at a place, named as its operation: stem, stage2_entry, stage3_block5 or head."""
-        if place == "head":
+    def block(self, place: Place | str) -> BlockSpec:
+        """Return what stands at a place or at that of this text: the stem, a stage's entry, a block or the head."""
+        place = Place.parse(place) if isinstance(place, str) else place
+        if place.part == "head":
             return self.head
-        if place == "stem":
+        if place.part == "stem":
             return self.stem or self.stages[0].entry
-        stage, position = _parse(place)
-        return self.stages[stage].entry if position is None else self.stages[stage].blocks[position]
+        stage = self.stages[self._stage_at(place)]
+        return stage.entry if place.position is None else stage.blocks[place.position]
 
-    def with_block(self, place: str, block: BlockSpec) -> Architecture:
-        """The same network with another block at a place.
+    def with_block(self, place: Place | str, block: BlockSpec) -> Architecture:
+        """Return the same network with another block at a place, or at that of this text.
 
         Raises:
             Misfit: for one that is not a head, or that cannot enter a stage, where such a one belongs.
         """
-        if place == "head":
+        place = Place.parse(place) if isinstance(place, str) else place
+        if place.part == "head":
             if not isinstance(block, HeadSpec):
                 raise Misfit(place, f"{block.kind} is not a head")
             return replace(self, head=block)
-        stage, position = _parse(place) if place != "stem" else (0, None)
-        if position is not None:
-            return self.with_stage(stage, self.stages[stage].with_block(position, block))
+        index = 0 if place.part == "stem" else self._stage_at(place)
+        if place.position is not None:
+            return self.with_stage(index, self.stages[index].with_block(place.position, block))
         if not isinstance(block, EntrySpec):
             raise Misfit(place, f"{block.kind} cannot enter a stage")
-        if place == "stem" and self.stem is not None:
+        if place.part == "stem" and self.stem is not None:
             return replace(self, stem=block)
-        return self.with_stage(stage, replace(self.stages[stage], entry=block))
+        return self.with_stage(index, replace(self.stages[index], entry=block))
+
+    def _stage_at(self, place: Place) -> int:
+        if place.stage is None or place.part not in ("entry", "block"):
+            raise ValueError(f"{place}: no block stands there")
+        return place.stage
 
     def with_head(self, head: HeadSpec) -> Architecture:
         """The same network under another head, that of dense prediction, say."""
@@ -201,17 +209,6 @@ class Architecture:
         return {key: value for key, value in self.__dict__.items() if key != "_operations"}
 
 
-def entry_name(stage: int, stem: BlockSpec | None) -> str:
-    """What the operation is called that enters a stage (counted from 0)."""
-    return "stem" if stage == 0 and stem is None else f"stage{stage + 1}_entry"
-
-
-def _parse(place: str) -> tuple[int, int | None]:
-    """Stage and position (from 0) that a place's name gives; no position for a stage's entry."""
-    stage, _, rest = place.removeprefix("stage").partition("_")
-    return int(stage) - 1, None if rest == "entry" else int(rest.removeprefix("block")) - 1
-
-
 def check_resolution(resolution: Sequence[int]) -> None:
     """Raises ValueError unless both sides are positive multiples of 32, the stride of the last stage."""
     if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
@@ -222,40 +219,45 @@ def check_resolution(resolution: Sequence[int]) -> None:
 def _chain(arch: Architecture) -> Iterator[Operation]:
     shape, maps = Shape(3, *arch.resolution), list[Shape]()
     if arch.stem is not None:
-        for operation in with_layout("stem", "stem", arch.stem, shape):
+        for operation in with_layout(STEM, arch.stem, shape):
             yield operation
             shape = operation.output
-    for index, stage in enumerate(arch.stages, start=1):
-        steps: list[tuple[str, BlockSpec]] = [(entry_name(index - 1, arch.stem), stage.entry)]
-        steps += [(f"stage{index}_block{position}", block) for position, block in enumerate(stage.blocks, start=1)]
-        for name, spec in steps:
+    for index, stage in enumerate(arch.stages):
+        steps: list[tuple[Place, BlockSpec]] = [(Place.entry(index, arch.stem is not None), stage.entry)]
+        steps += [(Place.block(index, position), block) for position, block in enumerate(stage.blocks)]
+        for place, spec in steps:
             if isinstance(spec, Identity):
                 continue
-            for operation in with_layout(f"stage{index}", name, spec, shape):
+            for operation in with_layout(place, spec, shape, stage=index):
                 yield operation
                 shape = operation.output
             if spec is not stage.entry and shape != operation.input:
-                raise Misfit(name, f"{spec.kind} changes its input {operation.input} to {shape}: it is no block")
+                raise Misfit(place, f"{spec.kind} changes its input {operation.input} to {shape}: it is no block")
         maps.append(replace(shape, layout="map"))
+    last = len(arch.stages) - 1
     if arch.head.layout == "pyramid":
         if shape.layout == "tokens":
-            yield Operation(f"stage{len(arch.stages)}_unflatten", Unflatten(), shape)
+            yield Operation(str(Place.reshape(last, Unflatten.kind)), Unflatten(), shape)
         shape = pyramid(maps[-arch.head.levels :])
-    yield from with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
+    yield from with_layout(HEAD, arch.head, shape, stage=last)
 
 
-def with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterator[Operation]:
-    """The operation, after the change of layout that it needs."""
+def with_layout(place: Place, spec: BlockSpec, shape: Shape, stage: int = 0) -> Iterator[Operation]:
+    """Yield the operation at a place, after the change of layout that it needs.
+
+    Args:
+        stage: counted from 0, which the change of layout belongs to.
+    """
     if spec.layout not in (shape.layout, "pyramid"):
         change = Flatten() if spec.layout == "tokens" else Unflatten()
-        reshape = Operation(f"{stage}_{change.kind}", change, shape)
+        reshape = Operation(str(Place.reshape(stage, change.kind)), change, shape)
         yield reshape
         shape = reshape.output
     try:
         spec.check(shape)
     except ValueError as error:
-        raise Misfit(name, f"{spec.kind} does not fit its input {shape}: {error}") from None
-    yield Operation(name, spec, shape)
+        raise Misfit(place, f"{spec.kind} does not fit its input {shape}: {error}") from None
+    yield Operation(str(place), spec, shape)
 
 
 def _block_to_data(block: BlockSpec) -> dict[str, Any] | str:

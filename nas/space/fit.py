@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from nas.space.architecture import Misfit
+from nas.space.place import Place
 from nas.specs import BlockSpec, Shape
 
 if TYPE_CHECKING:
@@ -48,18 +49,13 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
             try:
                 arch.operations()
             except Misfit as error:
-                keys: Keys = ["head"] if error.place == "head" else ["stages", stage_of(error.place)]
+                keys: Keys = ["head"] if error.place.part == "head" else ["stages", error.place.stage or 0]
                 return keys, str(error)
     return None
 
 
-def stage_of(place: str) -> int:
-    """The stage, from 0, in which an operation of this name stands."""
-    return int(place.removeprefix("stage").partition("_")[0]) - 1 if place.startswith("stage") else 0
-
-
 def _nth(turn: int) -> Pick:
-    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+    def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         return candidates[turn % len(candidates)]
 
     return pick

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from nas.space import Architecture, Space
-from nas.space.architecture import entry_name
+from nas.space.place import HEAD, STEM, Place
 from nas.space.space import likeness
 from nas.specs import BlockSpec, Identity
 
@@ -84,11 +84,11 @@ class Exchange:
     another activation, BR is any other exchange of blocks. Unlike the other moves it may be undone by a later one.
 
     Attributes:
-        place: the operation's name: stem, stage2_entry, stage3_block5 or head.
+        place: the stem, the entry of a stage, a block or the head.
         before, block: what stands there, and what shall.
     """
 
-    place: str
+    place: Place
     before: BlockSpec
     block: BlockSpec
 
@@ -106,7 +106,7 @@ class Exchange:
         return arch.with_block(self.place, self.block)
 
     def __str__(self) -> str:
-        where = self.place.replace("_", " ").replace("block", "block ").replace("stage", "stage ")
+        where = self.place.words
         if self.before.kind != self.block.kind:
             return f"make {where} {self.block.kind}({self.block})"
         before, after = self.before.to_dict(), self.block.to_dict()
@@ -215,21 +215,21 @@ def exchanges(space: Space, arch: Architecture) -> Iterator[Exchange]:
                 yield Exchange(place, before, block)
 
 
-def _places(space: Space, arch: Architecture) -> Iterator[tuple[str, BlockSpec, tuple[BlockSpec, ...]]]:
+def _places(space: Space, arch: Architecture) -> Iterator[tuple[Place, BlockSpec, tuple[BlockSpec, ...]]]:
     """Every place but the dropped positions, with what stands there and what may."""
     if arch.stem is not None:
-        yield "stem", arch.stem, space.stems
+        yield STEM, arch.stem, space.stems
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         if len(choice.entries) > 1:
             entries = tuple(replace(entry, width=stage.width) for entry in choice.entries)
-            yield entry_name(index, arch.stem), stage.entry, entries
+            yield Place.entry(index, arch.stem is not None), stage.entry, entries
         if len(choice.local) > 1 or len(choice.global_) > 1:
-            for position, block in enumerate(stage.blocks, start=1):
+            for position, block in enumerate(stage.blocks):
                 role = choice.kind(block)
                 if role != "identity":
-                    yield f"stage{index + 1}_block{position}", block, space.candidates(index, role, stage.width)
+                    yield Place.block(index, position), block, space.candidates(index, role, stage.width)
     if len(space.heads) > 1:
-        yield "head", arch.head, space.heads
+        yield HEAD, arch.head, space.heads
 
 
 def _drops(space: Space, arch: Architecture) -> Iterator[Drop]:

@@ -20,9 +20,11 @@ from pydantic import (
 
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
-from nas.space.fit import refusal, stage_of
+from nas.space.fit import refusal
+from nas.space.place import Place
 from nas.space.space import Placement, Space, Spec, StageSpace
-from nas.specs import BlockSpec, Identity, Shape, entry_from, explain, from_dict, head_from
+from nas.specs import BlockSpec, Identity, Shape, entry_from, from_dict, head_from
+from nas.validation import mistake_in
 
 Keys = list[str | int]
 
@@ -129,9 +131,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     try:
         checked = _SpaceFile.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = [key for key in first["loc"] if key not in (_RANGE, _LIST, _ONE)]
-        raise file.error([*keys, *where], explain(error).split(": ", 1)[-1]) from None
+        raise mistake_in(file, error, keys, hidden=(_RANGE, _LIST, _ONE)) from None
     file.parse(check_resolution, [*keys, "resolution"], checked.resolution)
     space = Space(
         name=checked.name,
@@ -209,7 +209,7 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
             room = f"the stage has {depth} blocks" if stage.global_ else "the stage has no global block"
             raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
 
-    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+    def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         wanted = _wanted(file, keys, entry, place)
         chosen = [block for block in candidates if _agrees(block, wanted)]
         if not chosen:
@@ -222,16 +222,16 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
     return member
 
 
-def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: str) -> dict[str, Any]:
+def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict[str, Any]:
     """The hyperparameters that a published member states for a place."""
-    if place == "head" or (place == "stem" and entry.stem):
-        return entry.head if place == "head" else entry.stem
-    stage = stage_of(place)
-    part, position = ("block", int(place.partition("_block")[2]) - 1) if "_block" in place else ("entry", None)
+    if place.part == "head" or (place.part == "stem" and entry.stem):
+        return entry.head if place.part == "head" else entry.stem
+    part = "entry" if place.position is None else "block"
     wanted = {}
     for name, values in getattr(entry, part).items():
         value = values
-        for at in (stage, position):
+        # Without a stem of its own, a member's stem is what enters stage 1.
+        for at in (place.stage or 0, place.position):
             if isinstance(value, list) and at is not None:
                 if at >= len(value):
                     raise file.error([*keys, part, name], f"no value for {place}")

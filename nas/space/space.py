@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from nas.errors import InputError
 from nas.files import path_of
 from nas.notebook import frame, html_table, shortened
-from nas.space.architecture import STRIDE, Architecture, Stage, entry_name
+from nas.space.architecture import STRIDE, Architecture, Stage
 from nas.space.fit import misfit, refusal
+from nas.space.place import HEAD, STEM, Place
 from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity, Shape
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Spec = TypeVar("Spec", bound=BlockSpec)
 class Pick(Protocol):
     """Chooses among the candidates of a place (named as its operation), which get an input of this shape."""
 
-    def __call__(self, place: str, candidates: tuple[Spec, ...], shape: Shape, /) -> Spec: ...
+    def __call__(self, place: Place, candidates: tuple[Spec, ...], shape: Shape, /) -> Spec: ...
 
 
 FORMAT = "nas-space-1"
@@ -81,17 +82,17 @@ class StageSpace:
         }
 
 
-def first_listed(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+def first_listed(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
     """The candidate that the space names first."""
     return candidates[0]
 
 
-def most_macs(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+def most_macs(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
     """The candidate with the most multiply-accumulates; of equal ones the one named first."""
     return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 
-def fewest_macs(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+def fewest_macs(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
     return min(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 
@@ -99,7 +100,7 @@ def _in_turn(numbers: Sequence[int]) -> Pick:
     """Return a pick that takes the candidates with these numbers, one place after the other."""
     rest = iter(numbers)
 
-    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+    def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         return candidates[next(rest)]
 
     return pick
@@ -183,18 +184,19 @@ class Space:
         Where a place has several candidates, `pick` chooses.
         """
         shape = Shape(3, *self.resolution)
-        stem = pick("stem", self.stems, shape) if self.stems else None
+        stem = pick(STEM, self.stems, shape) if self.stems else None
         shape = stem.output_shape(shape) if stem else shape
         stages = []
         for index, (space, width, depth, count) in enumerate(zip(self.stages, widths, depths, attention, strict=True)):
-            entry = pick(entry_name(index, stem), tuple(_widened(entry, width) for entry in space.entries), shape)
+            entries = tuple(_widened(entry, width) for entry in space.entries)
+            entry = pick(Place.entry(index, stem is not None), entries, shape)
             shape = self.shape(index, width)
             blocks = []
-            for position in range(1, depth + 1):
-                candidates = self.candidates(index, "global" if position > depth - count else "local", width)
-                blocks.append(pick(f"stage{index + 1}_block{position}", candidates, shape))
+            for position in range(depth):
+                candidates = self.candidates(index, "global" if position >= depth - count else "local", width)
+                blocks.append(pick(Place.block(index, position), candidates, shape))
             stages.append(Stage(entry, tuple(blocks)))
-        return Architecture(self.name, self.resolution, tuple(stages), pick("head", self.heads, shape), name, stem)
+        return Architecture(self.name, self.resolution, tuple(stages), pick(HEAD, self.heads, shape), name, stem)
 
     def largest(self) -> Architecture:
         """The widest and deepest member, global blocks wherever they may stand, the largest candidate at each place:
@@ -215,7 +217,7 @@ class Space:
         widths = [rng.choice(stage.widths) for stage in self.stages]
         depths = [rng.randint(*stage.depths) for stage in self.stages]
 
-        def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+        def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
             return candidates[0] if len(candidates) == 1 else rng.choice(candidates)
 
         arch = self.member(widths, depths, rng.choice(list(self._attention(depths))), pick=pick)
@@ -370,7 +372,7 @@ class Space:
         """How many candidates each place of such a member has, in the order in which `member` picks."""
         choices: list[int] = []
 
-        def note(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+        def note(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
             choices.append(len(candidates))
             return candidates[0]
 

@@ -43,6 +43,7 @@ from nas.specs.res_block import ResBlock
 from nas.specs.reshape import Flatten, Unflatten
 from nas.specs.shape import Layout, Shape, pyramid
 from nas.specs.token_head import TokenHead
+from nas.validation import explain
 
 SPECS: dict[str, type[BlockSpec]] = {
     spec.kind: spec for spec in (
@@ -130,21 +131,6 @@ def _model(cls: type[BlockSpec]) -> type[BaseModel]:
         field.name: (hints[field.name], ... if field.default is MISSING else field.default) for field in fields(cls)
     }
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
-
-
-def explain(error: ValidationError) -> str:
-    """The first mistake that pydantic found, in one line with its key."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    reason = first["msg"].removeprefix("Value error, ")
-    if first["type"] in ("missing", "extra_forbidden"):
-        return f"{where}: {'is missing' if first['type'] == 'missing' else 'unknown key'}"
-    if first["type"] in ("too_short", "too_long"):
-        least = first["ctx"].get("min_length")
-        expected = f"at least {least}" if first["type"] == "too_short" else f"at most {first['ctx'].get('max_length')}"
-        return f"{where}: has {first['ctx']['actual_length']} values, expected {expected}"
-    given = "" if first["type"] == "value_error" else f", found {first['input']!r}"
-    return f"{where + ': ' if where else ''}{reason}{given}"
 
 
 __all__ = [

@@ -11,11 +11,10 @@ from torch import Tensor
 from nas.blocks.attention_bias import resize_bias
 from nas.files import replacing
 from nas.network import build
+from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture
 from nas.supernet.checkpoint import load_supernet
 from nas.supernet.supernet import Supernet
-
-FORMAT = "nas-weights-1"
 
 
 def inherited(supernet: Supernet, arch: Architecture) -> dict[str, Tensor]:
@@ -48,4 +47,4 @@ def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:
     supernet, _ = load_supernet(root)
     state = {name: tensor.contiguous() for name, tensor in inherited(supernet, arch).items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, {"format": FORMAT, "supernet": str(root), "architecture": arch.name})
+        save_file(state, temporary, {"format": WEIGHTS_FORMAT, "supernet": str(root), "architecture": arch.name})

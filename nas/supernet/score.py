@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.accuracy.recorded import MeasuredWith, RecordedScores, Score, position_name
+from nas.accuracy.recorded import MeasuredWith, RecordedScores, Score
 from nas.accuracy.recorded_file import weights_digest
 from nas.accuracy.variants import Variant, variants
 from nas.data import ImageData, Splits
 from nas.errors import NasError
 from nas.files import YamlFile, write_yaml
 from nas.space import Space
+from nas.space.place import Place
 from nas.supernet.checkpoint import Folder, load_supernet
 from nas.supernet.sensitivity import Evaluation, Evaluator, measure
 from nas.supernet.supernet import Supernet
@@ -152,7 +153,7 @@ def _memory_ran_out(error: BaseException) -> bool:
 
 def importances(supernet: Supernet) -> dict[str, float]:
     """The paper's importance of every MetaPath by the name of its place."""
-    return {position_name(stage, position): path.importance() for stage, position, path in supernet.metapaths()}
+    return {str(Place.block(stage, position)): path.importance() for stage, position, path in supernet.metapaths()}
 
 
 def to_scores(variants: Sequence[Variant], rows: Sequence[Evaluation], importance: Mapping[str, float]) -> list[Score]:

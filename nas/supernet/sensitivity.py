@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,12 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nas.accuracy.evaluations import append_text
 from nas.accuracy.standard_errors import accuracy_error, difference_error
 from nas.accuracy.variants import LARGEST, Key, Variant
 from nas.data import ImageData
 from nas.errors import InputError, NasError
 from nas.files import number_in, write_text
+from nas.journals import append_text, read_whole
 from nas.network import Network
 from nas.space import Architecture
 from nas.supernet.supernet import Supernet
@@ -198,13 +197,7 @@ _NEW = ("lost", "gained")
 
 def _read(journal: Path) -> list[Evaluation]:
     """Return the rows of a journal; a last one that a kill left half written is cut off."""
-    if not journal.exists():
-        return []
-    data = journal.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(journal, len(whole))
-    reader = csv.DictReader(io.StringIO(whole.decode(errors="replace")))
+    reader = csv.DictReader(io.StringIO(read_whole(journal)))
     rows = []
     for number, record in enumerate(reader, start=2):
         # A row without its last fields was cut off by a kill of an older version: its variant is measured again.
@@ -230,7 +223,7 @@ def _row(where: str, record: Mapping[str, str | None]) -> Evaluation:
 
 def _append(journal: Path, row: Evaluation) -> None:
     new = not journal.exists() or journal.stat().st_size == 0
-    append_text(journal, _csv([row], header=new))
+    append_text(journal, _csv([row], header=new), kept="evaluated")
 
 
 def _csv(rows: Sequence[Evaluation], header: bool) -> str:

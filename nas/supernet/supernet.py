@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nas.blocks import Block, build_block
 from nas.network import Network, build, run
 from nas.space import Architecture, Operation, Space
+from nas.space.place import HEAD, STEM, Place
 from nas.space.space import Blocks, Pick, most_macs
 from nas.specs import BlockSpec, Shape
 from nas.supernet.gumbel import GumbelSoftmax
@@ -119,13 +120,13 @@ class Supernet(nn.Module):
         """Every MetaPath with its stage and position, counted from 0."""
         for index, stage in enumerate(self.space.stages):
             for position in range(stage.depths[1]):
-                module = self.get_submodule(f"stage{index + 1}_block{position + 1}")
+                module = self.get_submodule(str(Place.block(index, position)))
                 assert isinstance(module, MetaPath)
                 yield index, position, module
 
     def alphas(self) -> dict[str, Tensor]:
         """The architecture parameters by position name."""
-        return {f"stage{s + 1}_block{p + 1}": path.alpha for s, p, path in self.metapaths()}
+        return {str(Place.block(stage, position)): path.alpha for stage, position, path in self.metapaths()}
 
     def ranking(self) -> Ranking:
         """Which channels stay when a stage is narrowed; made from the weights when it is first needed."""
@@ -138,51 +139,54 @@ class Supernet(nn.Module):
     def rank_channels(self) -> None:
         """Ranks the channels anew, after the weights have changed."""
         blocks = [module for module in self.modules() if isinstance(module, Block)]
-        streams = [f"stage{index + 1}" for index in range(len(self.space.stages))]
+        streams = [STEM] if self.space.stems else []
+        streams += [Place.whole(index) for index in range(len(self.space.stages))]
         self._ranking = Ranking(
-            {stream: self._stream_order(stream) for stream in (["stem"] if self.space.stems else []) + streams},
+            {str(stream): self._stream_order(stream) for stream in streams},
             {block: inner_orders(block) for block in blocks},
         )
 
     def _place(self, operation: Operation, largest: Architecture) -> nn.Module:
         """The module of a place: a block, blocks that share, or a MetaPath."""
-        stage, _, part = operation.name.partition("_")
-        if part.startswith("block"):
-            choices = self.space.stages[int(stage[5:]) - 1]
+        place = Place.parse(operation.name)
+        if place.part == "block" and place.stage is not None:
+            choices = self.space.stages[place.stage]
             return MetaPath(choices.local, choices.global_, operation.input)
-        candidates = self._candidates(operation.name)
+        candidates = self._candidates(place)
         if len(candidates) < 2:
             return build_block(operation.spec, operation.input)
-        width = operation.output.channels if operation.name != "head" else None
-        if operation.name == "stem" and self.space.stems:
+        width = operation.output.channels if place.part != "head" else None
+        if place.part == "stem" and self.space.stems:
             width = max(stem.width for stem in self.space.stems)
         return SharedBlocks(candidates, operation.input, width)
 
-    def _candidates(self, name: str) -> Blocks:
-        """The candidates of a place that is no position; none for a change of layout."""
-        if name in ("stem", "head") and (name == "head" or self.space.stems):
-            return self.space.heads if name == "head" else self.space.stems
-        stage, _, part = name.partition("_")
-        if stage == "stem" or part == "entry":
-            return self.space.stages[0 if stage == "stem" else int(stage[5:]) - 1].entries
+    def _candidates(self, place: Place) -> Blocks:
+        """Return the candidates of a place that is not a position; none for a change of layout."""
+        if place.part == "head":
+            return self.space.heads
+        if place.part == "stem" and self.space.stems:
+            return self.space.stems
+        if place.part in ("stem", "entry"):
+            return self.space.stages[place.stage or 0].entries
         return ()
 
-    def _stream_order(self, stream: str) -> Tensor:
-        """The channels of a residual stream by importance, over all blocks that touch it."""
-        stage = 0 if stream == "stem" else int(stream[5:])
-        source = "stem" if stream == "stem" or (stage == 1 and not self.space.stems) else f"{stream}_entry"
-        following = f"stage{stage + 1}_entry" if stage < len(self.space.stages) else "head"
+    def _stream_order(self, stream: Place) -> Tensor:
+        """Return the channels of a residual stream (the stem's or a stage's) by importance, over all blocks that
+        touch it."""
+        source = STEM if stream.stage is None else Place.entry(stream.stage, bool(self.space.stems))
+        after = 0 if stream.stage is None else stream.stage + 1
+        following = Place.entry(after) if after < len(self.space.stages) else HEAD
         tensors = [pair for block in self._blocks(source) for pair in group_tensors(block, "out")]
         tensors += [pair for block in self._blocks(following) for pair in group_tensors(block, "in")]
         for index, _, path in self.metapaths():
-            if index == stage - 1 and stream != "stem":
+            if index == stream.stage:
                 tensors += [pair for block in path.candidates.blocks() for pair in group_tensors(block, "out")]
-        if following != "head":  # one that takes the maps of all stages
-            tensors += [pair for block in self._blocks("head") for pair in group_tensors(block, stream)]
+        if following != HEAD:  # one that takes the maps of all stages
+            tensors += [pair for block in self._blocks(HEAD) for pair in group_tensors(block, str(stream))]
         return group_order(tensors)
 
-    def _blocks(self, name: str) -> list[Block]:
-        module = self.get_submodule(name)
+    def _blocks(self, place: Place) -> list[Block]:
+        module = self.get_submodule(str(place))
         if isinstance(module, SharedBlocks):
             return module.blocks()
         assert isinstance(module, Block)
@@ -194,10 +198,10 @@ class Supernet(nn.Module):
         arch = self.space.member(widths, depths, none, pick=pick)
         with_global = self.space.member(widths, depths, most, pick=pick)
         chosen = {
-            f"stage{index + 1}_block{position}": (local, *((global_,) if choice.global_ else ()))
+            str(Place.block(index, position)): (local, *((global_,) if choice.global_ else ()))
             for index, choice in enumerate(self.space.stages)
             for position, (local, global_) in enumerate(
-                zip(arch.stages[index].blocks, with_global.stages[index].blocks, strict=True), start=1
+                zip(arch.stages[index].blocks, with_global.stages[index].blocks, strict=True)
             )
         }
         return Frame(arch, chosen)
@@ -218,20 +222,22 @@ class Supernet(nn.Module):
     def _kept(self, arch: Architecture) -> dict[str, Tensor]:
         """The channels of every residual stream that stay, by the stream's name."""
         streams = self.ranking().streams
-        widths = {f"stage{index}": width for index, width in enumerate(arch.widths, start=1)}
+        widths = {str(Place.whole(index)): width for index, width in enumerate(arch.widths)}
         if arch.stem is not None:
-            widths["stem"] = arch.stem.width
+            widths[str(STEM)] = arch.stem.width
         return {stream: first(order, widths[stream]) for stream, order in streams.items()}
 
     def _keep(self, operation: Operation, kept: dict[str, Tensor]) -> Keep:
         """The channels that stay on the way into and out of an operation, by its name."""
-        stream = operation.name.partition("_")[0]
-        if stream == "head":
-            return {"in": kept[f"stage{len(self.space.stages)}"], **kept}
-        if stream == "stem":
-            return {"out": kept["stem" if "stem" in kept else "stage1"]}
-        before = f"stage{int(stream[5:]) - 1}"
-        return {"out": kept[stream], "in": kept.get(before, kept.get("stem", kept[stream]))}
+        place = Place.parse(operation.name)
+        if place.part == "head":
+            return {"in": kept[str(Place.whole(len(self.space.stages) - 1))], **kept}
+        if place.stage is None:
+            return {"out": kept[str(STEM if self.space.stems else Place.whole(0))]}
+        out = kept[str(place.stream)]
+        if place.stage == 0:
+            return {"out": out, "in": kept[str(STEM)] if self.space.stems else out}
+        return {"out": out, "in": kept[str(Place.whole(place.stage - 1))]}
 
     def _call(self, block: Block, spec: BlockSpec, shape: Shape, keep: Keep, x: Tensor) -> Tensor:
         shape = replace(shape, layout=spec.layout)

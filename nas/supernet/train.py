@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.space import Space
+from nas.space.place import Place
 from nas.space.space import Pick, Spec, most_macs
 from nas.specs import Shape
 from nas.supernet.checkpoint import Folder, describe, save_weights
@@ -159,7 +160,7 @@ class SupernetTask(Task):
 def _any(generator: torch.Generator) -> Pick:
     """Return a pick that draws among the candidates of each place."""
 
-    def pick(place: str, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+    def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         return candidates[int(torch.randint(len(candidates), (), generator=generator)) if len(candidates) > 1 else 0]
 
     return pick

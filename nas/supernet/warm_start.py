@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ from nas.blocks import Block
 from nas.blocks.attention_bias import resize_bias
 from nas.blocks.base import Axis, Repeated
 from nas.errors import InputError
+from nas.hashes import file_sha256
 from nas.network import Network, build
 from nas.space import Architecture, Space, load_space, space_names
+from nas.space.place import HEAD, STEM, Place
 from nas.supernet.slicing import group_order, group_tensors, inner_orders
 from nas.supernet.supernet import Supernet
 from nas.weights import import_weights
@@ -76,7 +77,7 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
                     continue
                 network = build(one)
                 layout = import_weights(network, tensors)
-                digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                digest = file_sha256(path)
                 return Start(network, family, layout, str(path), digest)
     if member is not None:
         raise InputError(f"{path}: {reasons[0] if reasons else f'there is no published member {member!r}'}")
@@ -105,33 +106,37 @@ def warm_start(supernet: Supernet, network: Network, family: Space) -> int:
 def _pairs(supernet: Supernet, network: Network, family: Space) -> Iterator[tuple[Block, Block, dict[str, str]]]:
     """Blocks of the network and of the supernet that stand at the same place, and the streams in and out of them."""
     arch = network.architecture
-    names = {"stem": "stem", "stage1_entry": "stage1_entry", "head": "head"}
+    places = {STEM: STEM, HEAD: HEAD}
     for index, stage in enumerate(arch.stages):
         depth, blocks = supernet.space.stages[index].depths[1], stage.blocks
-        names[f"stage{index + 1}_entry"] = f"stage{index + 1}_entry"
+        places[Place.entry(index)] = Place.entry(index)
         local = sum(block not in family.stages[index].global_ for block in blocks)
         for position in range(len(blocks)):
             at = position if position < local else depth - len(blocks) + position
             if 0 <= at < depth and (position >= local or at < depth - (len(blocks) - local)):
-                names[f"stage{index + 1}_block{position + 1}"] = f"stage{index + 1}_block{at + 1}"
+                places[Place.block(index, position)] = Place.block(index, at)
     for operation in arch.operations():
-        target = supernet.holding(names[operation.name], operation.spec) if operation.name in names else None
+        place = Place.parse(operation.name)
+        target = supernet.holding(str(places[place]), operation.spec) if place in places else None
         if target is not None:
             source = network.get_submodule(operation.name)
             assert isinstance(source, Block)
-            yield source, target, _streams(operation.name, arch)
+            yield source, target, _streams(place, arch)
 
 
-def _streams(name: str, arch: Architecture) -> dict[str, str]:
-    """The residual streams that an operation reads (`in`) and writes (`out`)."""
-    stage = name.partition("_")[0]
-    last = f"stage{len(arch.stages)}"
-    if stage == "head":
-        return {"in": last} | {f"stage{i + 1}": f"stage{i + 1}" for i in range(len(arch.stages))}
-    if stage == "stem":
-        return {"out": "stem" if arch.stem is not None else "stage1"}
-    before = int(stage[5:]) - 1
-    return {"out": stage} | ({"in": f"stage{before}" if before else "stem"} if before or arch.stem else {})
+def _streams(place: Place, arch: Architecture) -> dict[str, str]:
+    """Return the residual streams that an operation reads (`in`) and writes (`out`)."""
+    stages = [str(Place.whole(index)) for index in range(len(arch.stages))]
+    if place.part == "head":
+        return {"in": stages[-1]} | {stage: stage for stage in stages}
+    if place.stage is None:
+        return {"out": stages[0] if arch.stem is None else str(STEM)}
+    streams = {"out": stages[place.stage]}
+    if place.stage > 0:
+        streams["in"] = stages[place.stage - 1]
+    elif arch.stem is not None:
+        streams["in"] = str(STEM)
+    return streams
 
 
 def _stream_orders(network: Network) -> dict[str, Tensor]:
@@ -139,7 +144,7 @@ def _stream_orders(network: Network) -> dict[str, Tensor]:
     holders: dict[str, list[tuple[Tensor, int]]] = {}
     for name, block in network.named_children():
         assert isinstance(block, Block)
-        for axis, stream in _streams(name, network.architecture).items():
+        for axis, stream in _streams(Place.parse(name), network.architecture).items():
             holders.setdefault(stream, []).extend(group_tensors(block, axis))
     return {stream: group_order(tensors) for stream, tensors in holders.items() if tensors}
 

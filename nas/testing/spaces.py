@@ -236,7 +236,7 @@ def one_of_each(space: Space, base: Architecture) -> Iterator[Move]:
     """A move for each action in each stage, and of exchanges for each block that comes in."""
     seen = set()
     for move in moves(space, base):
-        where = move.place.partition("_")[0] if isinstance(move, Exchange) else move.stage
+        where = move.place.stream if isinstance(move, Exchange) else move.stage
         what = (move.action, where, move.block if isinstance(move, Exchange) else None)
         if what not in seen:
             seen.add(what)

@@ -36,7 +36,7 @@ def cost_of(scores, move, place, choice=""):
 def key_of(move):
     """The row that says what a move costs."""
     if isinstance(move, Exchange):
-        return "exchange", move.place, f"{move.block.kind}({move.block})"
+        return "exchange", str(move.place), f"{move.block.kind}({move.block})"
     if isinstance(move, Narrow):
         return "narrow", f"stage{move.stage + 1}", str(move.width)
     return {Drop: "drop", Localise: "localise"}[type(move)], f"stage{move.stage + 1}_block{move.position + 1}", ""
@@ -161,7 +161,7 @@ BAD_CSV = [
     (ROW, "narrow,stage1,,,,,0.5,", r":2: choice: '' is no width of stage1"),
     (ROW, "narrow,stage9,8,,,,0.5,", r":2: place: 'stage9' is none of stage1, stage2, stage3, stage4"),
     (ROW, "narrow,stage1,16,,,,0.5,", r":2: cost: 0.5 for the largest width"),
-    (ROW, "drop,stage1_block1,,1.0,,,0.5", r":2: 7 fields, expected 8"),
+    (ROW, "drop,stage1_block1,,1.0,,,0.5", r":2: 7 fields, the header names 8"),
     (ROW, ROW + "\n" + ROW.replace("0.5", "0.6"), r":3: this move stands twice"),
     (ROW, '"drop,stage1', r":2: malformed CSV"),
     (",cost,", ",price,", r":1: column 'cost' is missing"),

@@ -20,10 +20,10 @@ from nas.errors import InputError, NasError
 from nas.export.compare import outputs_of
 from nas.export.images import RealImages
 from nas.export.run import Exported, export
-from nas.export.source import Source, find_source
 from nas.export.target import Images, Model, Outputs, Target
 from nas.extras import MissingExtra
 from nas.files import YamlFile
+from nas.runs.resolve import Source, find_source
 from nas.space import Architecture
 from nas.weights import load_state_dict
 

@@ -22,8 +22,8 @@ from nas.export import TARGETS, chosen, coreml, litert, load_target
 from nas.export import onnx as onnx_target
 from nas.export.compare import differences, outputs_of, random_images
 from nas.export.deploy import Deployed, deployed
-from nas.export.record import size
 from nas.export.target import Model
+from nas.runs.exports import size
 from nas.space import Architecture
 from nas.specs import EfficientViTModule, FPNHead, TokenHead
 from nas.training.augment import normalise

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.errors import InputError
-from nas.finetune.subject import Subject, find_subject
 from nas.finetune.weights import read_network, with_new_head
 from nas.network import Network
+from nas.runs.resolve import Subject, find_subject
 from nas.space import Architecture, load_space
 from nas.specs import FPNHead
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from nas.data import Splits
 from nas.errors import InputError, NasError
 from nas.finetune.judge import judge
-from nas.finetune.subject import Subject, find_subject
 from nas.finetune.teacher import load_teacher
 from nas.network import Network
+from nas.runs.resolve import Subject, find_subject
 from nas.space import Architecture, Space
 from nas.supernet.recipe import Recipe
 from nas.supernet.train import train

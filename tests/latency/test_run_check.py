@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import nas
 from nas.devices import Chain, OperationFailed
 from nas.errors import InputError, NasError
+from nas.hashes import tree_sha256
 from nas.latency import LatencyTable
 from nas.latency.profile import profile
 from nas.latency.run_check import RIVAL_TURNS, Rival, check_network, exported_file, weights_of
@@ -106,14 +107,14 @@ def test_an_exported_file_is_measured_too(space: Space, table: LatencyTable, tmp
 
 
 def test_only_a_whole_export_is_taken(tmp_path: Path) -> None:
-    from nas.export.record import Record, digest
+    from nas.runs.exports import Record
 
     assert exported_file(tmp_path, "litert-host") is None
     export = tmp_path / "export"
     export.mkdir()
     (export / "model.tflite").write_bytes(b"model")
     assert exported_file(tmp_path, "litert-host") is None, "export.yaml does not name it"
-    entry = {"file": "model.tflite", "sha256": digest(export / "model.tflite")}
+    entry = {"file": "model.tflite", "sha256": tree_sha256(export / "model.tflite")}
     Record(export).put("litert", entry, {})
     assert exported_file(tmp_path, "litert-host") == export / "model.tflite"
     assert exported_file(tmp_path, "litert-android") == export / "model.tflite"

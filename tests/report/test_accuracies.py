@@ -16,10 +16,10 @@ from nas.report.breakdown import table_rows
 from nas.report.figure import Axis, Point, label_places, view
 from nas.report.front import front_figure, fronts_figure
 from nas.report.page import render, write_comparison, write_pictures
-from nas.report.reading import Difference, ExpectedAccuracy, read_about
 from nas.report.run import load_runs
 from nas.report.summary import measured_point, measurements, members, otherwise, rests_on, tiles, with_error
 from nas.report.trajectory import trajectory_figure
+from nas.runs.schema import Difference, ExpectedAccuracy, read_about
 from nas.search import pose
 from nas.search.fastest import fastest
 from nas.search.run import write_several

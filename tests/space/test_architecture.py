@@ -19,6 +19,7 @@ from nas.errors import InputError
 from nas.space import Architecture, Operation, Space, find_architecture
 from nas.space.architecture import Misfit
 from nas.space.fit import refusal
+from nas.space.place import Place
 from nas.specs import MB3D, MB4D, Flatten, Identity, Unflatten
 
 SPACE = nas.load_space("efficientformer")
@@ -160,11 +161,11 @@ def test_a_misfit_says_its_place_and_the_space_names_the_key(
     space = small_space()
 
     def refuse(self: Architecture) -> tuple[Operation, ...]:
-        misfit = Misfit("stage2_entry", "no room")
+        misfit = Misfit(Place.entry(1), "no room")
         misfit.args = ("other words",)
         raise misfit
 
     monkeypatch.setattr(Architecture, "operations", refuse)
     assert refusal(space) == (["stages", 1], "other words")
-    error = Misfit("head", "no room")
-    assert (error.place, error.reason, str(error)) == ("head", "no room", "head: no room")
+    error = Misfit(Place.parse("head"), "no room")
+    assert (error.place, error.reason, str(error)) == (Place.parse("head"), "no room", "head: no room")

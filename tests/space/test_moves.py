@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nas.search import Drop, Exchange, Localise, Narrow, moves
 from nas.space import Architecture, load_space
 from nas.space.moves import exchanges, localise, narrow
+from nas.space.place import Place
 from nas.specs import IRMB, MB3D, MB4D, ConvStem, EMOStem, Identity, MapHead
 
 
@@ -128,8 +129,8 @@ def test_with_choices_every_move_from_any_member_leads_to_another_and_changes_on
             assert was.keys() == now.keys()
             changed = {place for place in was if was[place] != now[place]}
             if isinstance(move, Exchange):
-                assert changed == {move.place}
-                assert (was[move.place], now[move.place]) == (move.before, move.block)
+                assert changed == {str(move.place)}
+                assert (was[str(move.place)], now[str(move.place)]) == (move.before, move.block)
                 assert Exchange(move.place, move.block, move.before) in moves(space, after), "it may be undone"
             elif isinstance(move, Narrow):
                 entry = "stem" if move.stage == 0 and arch.stem is None else f"stage{move.stage + 1}_entry"
@@ -168,7 +169,7 @@ def test_with_choices_the_exchanges_are_all_that_the_space_allows(spaces, attent
                 same_width = after.widths == arch.widths
                 if space.contains(after) and same_width and role(space, place, before) == role(space, place, block):
                     allowed.add((place, block))
-        stands = {(move.place, move.block) for move in exchanges(space, arch)}
+        stands = {(str(move.place), move.block) for move in exchanges(space, arch)}
         assert stands == {(place, block) for place, block in allowed if valid(arch.with_block(place, block))}
 
 
@@ -218,6 +219,7 @@ EXCHANGES = [
 
 @pytest.mark.parametrize(("action", "before", "after", "place", "text"), EXCHANGES)
 def test_an_exchange_says_what_it_reduces(action, before, after, place, text):
+    place = Place.parse(place)
     move = Exchange(place, before, after)
     assert (move.action, str(move)) == (action, text)
     assert move == Exchange(place, before, after) and hash(move) == hash(Exchange(place, before, after))
@@ -262,7 +264,9 @@ def test_with_choices_published_members_are_reached_by_moves(spaces, attention):
                         arch = next(m for m in wanted if (m.stage, m.position) == (index, position)).apply(arch)
             for place, block in places(target).items():
                 if places(arch)[place] != block:
-                    arch = next(m for m in exchanges(space, arch) if (m.place, m.block) == (place, block)).apply(arch)
+                    arch = next(m for m in exchanges(space, arch) if (str(m.place), m.block) == (place, block)).apply(
+                        arch
+                    )
             assert (arch.stem, arch.stages, arch.head) == (target.stem, target.stages, target.head)
 
 

@@ -100,7 +100,7 @@ def test_a_place_has_one_block_for_all_that_differ_in_width_and_elastic_values_o
         "head": ["map_head", "map_head2", "map_head3"],
     }
     for place, kinds in names.items():
-        module = supernet.get_submodule(place)
+        module = supernet.get_submodule(str(place))
         assert isinstance(module, SharedBlocks) and list(module) == kinds
     assert list(supernet.get_submodule("stage1_block1").candidates) == ["mb4d"]
     assert list(supernet.get_submodule("stage3_block1").candidates) == ["mb4d", "irmb"]
@@ -241,7 +241,7 @@ def test_exchanges_of_the_largest_are_known_to_the_supernet(make: Make) -> None:
     space = supernet.space
     found = {(move.place, move.block) for seed in range(60) for move in exchanges(space, space.sample(seed))}
     for place, block in found:
-        module = supernet.get_submodule(place)
+        module = supernet.get_submodule(str(place))
         module = module.candidates if isinstance(module, MetaPath) else module
         assert isinstance(module, SharedBlocks)
         assert module.holding(block).built_from[0].kind == block.kind

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from nas.csv_files import read_records
 from nas.errors import InputError
-from nas.latency.spreadsheet import read_records
 from nas.specs import Layer
 
 PATH = Path(__file__).with_suffix(".csv")

@@ -15,7 +15,7 @@ from nas.latency.device_info import DeviceInfo
 from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
 from nas.latency.rows import PROVENANCES, Row, worst
 from nas.latency.table import TABLE_FILE, LatencyTable, load_table
-from nas.specs import explain
+from nas.validation import explain
 
 FORMATS: plugins.Registry[Format] = plugins.Registry(
     plugins.FORMATS,

@@ -11,11 +11,11 @@ import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nas.csv_files import plain, separator
 from nas.errors import InputError
 from nas.files import read_text
 from nas.latency.device_info import Provenance, iso_date
 from nas.latency.importing.common import Format, Reading, Times, make_row
-from nas.latency.spreadsheet import plain, separator
 from nas.specs import Shape, parse
 
 NAME = "CSV"

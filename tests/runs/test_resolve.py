@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.export.source import find_source
 from nas.files import write_yaml
+from nas.runs.resolve import find_source
 from nas.space import Architecture
 
 Tiny = Callable[..., Architecture]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError, NasError
-from nas.export.record import Record, aside, digest, size
+from nas.hashes import tree_sha256
+from nas.runs.exports import Record, aside, size
 
 
 def fill(path: Path, text: str = "model", folder: bool = False) -> None:
@@ -46,11 +47,11 @@ def test_a_file_that_its_writer_kept_private_is_as_readable_as_the_folder(tmp_pa
 def test_an_interruption_leaves_the_old_one_and_nothing_else(tmp_path: Path, folder: bool, stop: BaseException) -> None:
     path = tmp_path / "model.x"
     fill(path, "old", folder)
-    before = digest(path)
+    before = tree_sha256(path)
     with pytest.raises((KeyboardInterrupt, NasError)), aside(path) as temporary:
         fill(temporary, "half", folder)
         raise stop
-    assert digest(path) == before
+    assert tree_sha256(path) == before
     assert [child.name for child in tmp_path.iterdir()] == ["model.x"]
 
 
@@ -68,15 +69,17 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 def test_digest_of_a_folder_goes_by_names_and_content(tmp_path: Path) -> None:
     for name, text in (("a", "1"), ("b", "1"), ("c", "2")):
         fill(tmp_path / name, text, folder=True)
-    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+    assert tree_sha256(tmp_path / "a") == tree_sha256(tmp_path / "b") != tree_sha256(tmp_path / "c")
     assert size(tmp_path / "a") == 2
     (tmp_path / "b" / "inner" / "weights.bin").rename(tmp_path / "b" / "weights.bin")
-    assert digest(tmp_path / "a") != digest(tmp_path / "b")
+    assert tree_sha256(tmp_path / "a") != tree_sha256(tmp_path / "b")
 
 
 def test_whole_is_what_is_recorded_made_from_the_same_and_unchanged(tmp_path: Path) -> None:
     fill(tmp_path / "model.x")
-    Record(tmp_path).put("x", {"file": "model.x", "sha256": digest(tmp_path / "model.x"), "made": "1"}, {"run": "r"})
+    Record(tmp_path).put(
+        "x", {"file": "model.x", "sha256": tree_sha256(tmp_path / "model.x"), "made": "1"}, {"run": "r"}
+    )
     record = Record(tmp_path)
     assert record.whole("x", "1") == record.targets["x"]
     assert record.whole("x", "2") is None and record.whole("y", "1") is None

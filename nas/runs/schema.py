@@ -1,19 +1,31 @@
-"""The files of a run folder as checked data: `run.yaml`, CSV files, and what later commands put beside them."""
+"""The files of a run folder: what they are called, and `run.yaml` as checked data.
+
+`search` writes a run, later commands put their files beside it; `check`, `finetune`, `export` and `report` read it.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.errors import InputError
-from nas.files import YamlFile, number_in, read_text
-from nas.search.run import BEST, COMMON, FORMAT
-from nas.specs import explain
+from nas.files import YamlFile
+from nas.validation import validated
+
+RUN_FORMAT = "nas-run-1"
+RUN_FILE = "run.yaml"
+ARCHITECTURE_FILE = "architecture.yaml"
+WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FORMAT = "nas-weights-1"
+"""In the header of a file of weights, whose tensors are named as in `nas.build(arch).state_dict()`."""
+FINETUNE_FOLDER = "finetune"
+FINETUNE_FILE = "finetune.yaml"
+EXPORT_FOLDER = "export"
+COMMON = "best on all"
+BEST = "best on "
+"""Rows of a search on several devices: the member that keeps all targets, and before a device's name its best one."""
 
 
 class Part(BaseModel):
@@ -186,7 +198,7 @@ class About(Part):
         reason: why no member keeps the targets of all of them.
     """
 
-    format: Literal["nas-run-1"]
+    format: Literal["nas-run-1"]  # RUN_FORMAT
     command: str
     date: str
     versions: dict[str, str]
@@ -204,23 +216,6 @@ class About(Part):
     reason: str = ""
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def validated(file: YamlFile, model: type[Model], data: Any, keys: Sequence[str | int] = ()) -> Model:
-    """`data`, which stands at `keys` of `file`, as a model.
-
-    Raises:
-        InputError: naming file, line, key and reason.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        where = error.errors(include_url=False)[0]["loc"]
-        reason = explain(error).removeprefix(f"{'.'.join(map(str, where))}: ")
-        raise file.error([*keys, *where], reason) from None
-
-
 def read_about(folder: Path) -> dict[str, About]:
     """The searches of a run folder by device; one, or one a device where several were searched together.
 
@@ -230,13 +225,13 @@ def read_about(folder: Path) -> dict[str, About]:
     Raises:
         InputError: where there is no finished run, or its run.yaml is damaged.
     """
-    path = folder / "run.yaml"
+    path = folder / RUN_FILE
     if not path.is_file():
         what = "no finished run" if folder.is_dir() else "no run folder"
         raise InputError(f"{folder}: {what} here (there is no run.yaml); `nas search` writes one")
     file = YamlFile(path)
-    if file.data.get("format") != FORMAT:
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'; this is no run")
+    if file.data.get("format") != RUN_FORMAT:
+        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'; this is no run")
     if "devices" not in file.data:
         about = validated(file, About, file.data)
         return {about.table.device: about}
@@ -283,33 +278,3 @@ def _on_device(file: YamlFile, member: str, row: Any, device: str, target_ms: fl
     known = isinstance(ms, (int, float)) and not isinstance(ms, bool)
     keeps = target_ms is None or (known and ms <= target_ms * (1 + 1e-9))
     return {**row, "latency_ms": ms, "latency_error": error, "keeps_limits": keeps}
-
-
-def read_csv(
-    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """The rows of a CSV file: `numbers` and `optional` as floats, `texts` as they are.
-
-    An `optional` column may be missing or have empty fields; there the value is None.
-
-    Raises:
-        InputError: naming file, line, column and reason.
-    """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows = []
-    try:
-        header = next(reader, [])
-        missing = [name for name in (*texts, *numbers) if name not in header]
-        if missing:
-            raise InputError(f"{path}:1: column '{missing[0]}' is missing; found: {','.join(header) or 'nothing'}")
-        for fields in reader:
-            where = f"{path}:{reader.line_num}"
-            if len(fields) != len(header):
-                raise InputError(f"{where}: {len(fields)} fields, the header names {len(header)}; the file is damaged")
-            record = dict(zip(header, fields, strict=True))
-            row: dict[str, Any] = {name: record[name] for name in texts}
-            row |= {name: number_in(where, name, record[name]) for name in numbers}
-            rows.append(row | {n: number_in(where, n, record[n]) if record.get(n) else None for n in optional})
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
-    return rows

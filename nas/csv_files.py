@@ -1,4 +1,4 @@
-"""CSV files that people write or edit, often with a spreadsheet: what readers of figures, tables and imports share."""
+"""CSV files: those of nas, and those that people write or edit with a spreadsheet, which marks their byte order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from nas.errors import InputError
-from nas.files import read_text
+from nas.files import number_in, read_text
 
 
 def read_records(
@@ -45,6 +46,46 @@ def read_records(
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
     if header is None:
         _check_header(path, [], required, optional)
+
+
+def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number and the values of every line below the header of a file that nas wrote.
+
+    Raises:
+        InputError: naming file and line, where a line has another number of values than the header.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        missing = [name for name in required if name not in header]
+        if missing:
+            raise InputError(f"{path}:1: column '{missing[0]}' is missing; expected {','.join(required)}")
+        for values in reader:
+            if len(values) != len(header):
+                raise InputError(f"{path}:{reader.line_num}: {len(values)} fields, the header names {len(header)}")
+            yield reader.line_num, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+
+
+def read_columns(
+    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the rows of a file that nas wrote: `numbers` and `optional` as floats, `texts` as they are.
+
+    An `optional` column may be missing or have empty fields; there the value is None.
+
+    Raises:
+        InputError: naming file, line, column and reason.
+    """
+    rows = []
+    for line, record in read_strict(path, (*texts, *numbers)):
+        where = f"{path}:{line}"
+        row: dict[str, Any] = {name: record[name] for name in texts}
+        row |= {name: number_in(where, name, record[name]) for name in numbers}
+        row |= {name: number_in(where, name, record[name]) if record.get(name) else None for name in optional}
+        rows.append(row)
+    return rows
 
 
 def _check_header(path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> None:

@@ -6,8 +6,6 @@ name with its checksum is not finished.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import Any
 
 from nas.errors import NasError
 from nas.files import YamlFile, remove, write_yaml
+from nas.hashes import tree_sha256
 
 FORMAT = "nas-export-1"
 FILE = "export.yaml"
@@ -53,7 +52,7 @@ class Record:
         if not isinstance(entry, dict) or entry.get("made") != made:
             return None
         path = self.folder / str(entry.get("file"))
-        return entry if path.exists() and digest(path) == entry.get("sha256") else None
+        return entry if path.exists() and tree_sha256(path) == entry.get("sha256") else None
 
     def put(self, name: str, entry: dict[str, Any], about: dict[str, Any]) -> None:
         self.targets[name] = entry
@@ -98,26 +97,6 @@ def _open(path: Path, like: Path) -> None:
         file.chmod(like.stat().st_mode & 0o666)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names."""
-    if path.is_file():
-        return _file_digest(path)
-    total = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            total.update(f"{file.relative_to(path).as_posix()} {_file_digest(file)}\n".encode())
-    return total.hexdigest()
-
-
 def size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-
-
-def fingerprint(*parts: Any) -> str:
-    """The same for the same plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

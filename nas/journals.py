@@ -1,0 +1,68 @@
+"""Journals: files that grow by a line per result, each on disk before the next piece of work starts.
+
+Profiles, evaluations of members and scores of a supernet are kept so: after a kill the same command resumes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nas.errors import InputError, NasError
+
+
+def read_whole(path: Path) -> str:
+    """Return the whole lines of a journal, without a byte-order mark; empty where there is no file.
+
+    A last line that a kill or a full disk left half written is cut off the file, so that the next one can follow.
+    """
+    if not path.exists():
+        return ""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return whole.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace")
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a journal of JSON lines.
+
+    Raises:
+        InputError: naming the file and the line that is not an entry.
+    """
+    return [_entry(path, number, line) for number, line in enumerate(read_whole(path).split("\n")[:-1], start=1)]
+
+
+def append_text(path: Path, text: str, kept: str) -> None:
+    """Add whole lines to a journal, and wait until they are on disk.
+
+    Args:
+        kept: what earlier lines are of ("measured", "evaluated"), for the message of a full disk.
+
+    Raises:
+        NasError: when it cannot be written.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise NasError(
+            f"{path}: could not be written ({error.strerror}); what was {kept} before is kept, make room and run the "
+            "same command again"
+        ) from error
+
+
+def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    if not isinstance(entry, dict):
+        raise InputError(f"{path}:{number}: this line is no entry; remove the line and run again")
+    return entry
