@@ -45,11 +45,11 @@ def trained(workplace, made_up_table, made_up_scores, monkeypatch):
 
 
 def test_members_are_evaluated_and_the_run_says_so(nas, trained):
-    code, out, err = nas(*EVALUATE, "--evaluate-best", "3", "--evaluate-images", "70", "--out", "runs/one")
+    code, out, err = nas(*EVALUATE, "--evaluate-images", "70", "--out", "runs/one")
     assert code == 0, err
     document = json.loads(out)
     assert document["score_by"] == {
-        "name": "evaluate", "best": 3, "judge": "held-out digits", "supernet": "sum", "images": 70
+        "name": "evaluate", "best": 8, "judge": "held-out digits", "supernet": "sum", "images": 70
     }  # fmt: skip
     found, largest = load_architecture(document["architecture"]), trained.largest()
     assert document["evaluated"] == pytest.approx(50 + found.params / 1e5)

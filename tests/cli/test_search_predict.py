@@ -207,7 +207,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ([*SEARCH, "--engine", "exact", "--objective", "mes"], "objective 'mes' is one of slimming"),
         (
             [*SEARCH, "--latency-ms", "nan"],
-            "--latency-ms nan: is not a finite number (expected a number in ms",
+            "--latency-ms nan: is not a quantity (expected a positive number of milliseconds",
         ),
         ([*SEARCH, "--latency-ms", "-1"], "--latency-ms -1: is out of range (expected a number in ms, above 0"),
         ([*SEARCH, "--resolution", "33"], "resolution 33x33"),
