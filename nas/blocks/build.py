@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.blocks.base import Block
+from nas.errors import InputError
 from nas.plugins import import_object
 from nas.specs import BlockSpec, Shape
 
@@ -11,8 +12,10 @@ def build_block(spec: BlockSpec, shape: Shape) -> Block:
     """Return the module of a spec for inputs of this shape, freshly initialised.
 
     Raises:
-        InputError: where the module that the spec names cannot be imported.
+        InputError: where the spec names no module, or one that cannot be imported.
     """
+    if not spec.module:
+        raise InputError(f"block kind '{spec.kind}' has no module: it is never built")
     block: Block = import_object(f"block '{spec.kind}'", spec.module)(spec, shape)
     block.built_from = spec, shape
     return block
