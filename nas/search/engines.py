@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from nas import plugins
-from nas.search.problem import Found, Problem
 
-Engine = Callable[[Problem], Found]
+if TYPE_CHECKING:
+    # A problem knows the settings of engines, so that at run time the arrow goes that way alone.
+    from nas.search.problem import Found, Problem
+
+Engine: TypeAlias = "Callable[[Problem], Found]"
 
 ENGINES: plugins.Registry[Engine] = plugins.Registry(
     plugins.ENGINES,
