@@ -1,13 +1,15 @@
 """Fit the accuracy law to published networks and tell how far its predictions are off. Prints JSON.
 
-    python benchmarks/accuracy_law.py                   the errors: in the fit, networks left out, families left out
-    python benchmarks/accuracy_law.py --write           the same, and writes nas/accuracy/law.yaml and the record
-    python benchmarks/accuracy_law.py --rows FILE.csv   predicts rows of a file with the same columns instead
+    python benchmarks/accuracy_law.py                   the errors: in the fit, networks left out,
+    families left out python benchmarks/accuracy_law.py --write           the same, and writes
+    nas/accuracy/law.yaml and the record python benchmarks/accuracy_law.py --rows FILE.csv
+    predicts rows of a file with the same columns instead
 
-The data are `experiments/accuracy-law/published.csv`: one row per published accuracy, with its source. Fitted are rows
-with four stages whose structure is known and a top-1 of at least 66 %. The fit is a maximum of the posterior: normal
-errors, and priors that hold what the rows say nothing of (`PRIORS`). A network is left out with all of its variants:
-longer or shorter trainings, other input sizes, trainings by others.
+The data are `experiments/accuracy-law/published.csv`: one row per published accuracy, with its
+source. Fitted are rows with four stages whose structure is known and a top-1 of at least 66 %. The
+fit is a maximum of the posterior: normal errors, and priors that hold what the rows say nothing of
+(`PRIORS`). A network is left out with all of its variants: longer or shorter trainings, other input
+sizes, trainings by others.
 """
 
 from __future__ import annotations
@@ -30,8 +32,18 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.stats import kendalltau
 
-from nas.accuracy.law import MAPS, SHARED, Features, Law, Published, Recipe, shortfall, top1
-from nas.accuracy.law_file import SHIPPED, write_law
+from nas.accuracy.law import (
+    MAPS,
+    SHARED,
+    SHIPPED,
+    Features,
+    Law,
+    Published,
+    Recipe,
+    shortfall,
+    top1,
+    write_law,
+)
 from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.space import load_space, published_members, space_names
@@ -47,13 +59,14 @@ FLOOR, FLOOR_ERROR, FACTOR_ERROR = 10.0, 2.0, 0.25
 RECIPE_ERROR = 0.1
 """How far the factor of a new recipe of a known family lies from the mean of the family's."""
 ROW_ERROR, OTHER_ROW_ERROR = 0.5, 0.8
-"""Standard error of a row, in points: of a member of our spaces, and of other networks, whose blocks differ."""
+"""Standard error of a row, in points: of a member of our spaces, and of other networks, whose
+blocks differ."""
 MODEL_SHARE, MODEL_POINTS = 0.02, 0.2
-"""Error of the form: a share of the shortfall, and points (the noise of one training). So chosen that the intervals of
-networks left out hold what they promise."""
+"""Error of the form: a share of the shortfall, and points (the noise of one training). So chosen
+that the intervals of networks left out hold what they promise."""
 WALK = 0.3
-"""How much ln C(h) changes per octave below the smallest map that networks for 224 pixels have: by a random walk from
-what it is there, as no row knows."""
+"""How much ln C(h) changes per octave below the smallest map that networks for 224 pixels have: by
+a random walk from what it is there, as no row knows."""
 PRIORS: dict[str, tuple[float, float]] = {
     "map_1": (4.9, 9.0), "map_2": (5.0, 9.0), "map_4": (5.05, 9.0), "map_7": (5.0, 9.0), "map_14": (5.2, 9.0),
     "map_28": (3.2, 9.0), "map_56": (2.1, 9.0), "map_112": (1.2, 9.0),
@@ -109,7 +122,9 @@ def read(path: Path, least_top1: float = LEAST_TOP1) -> list[Row]:
             seen.add(name)
             name = variant_of[name]
         structure = row.family, row.stages[:3]
-        grouped.append(replace(row, group=by_structure.setdefault(structure, name.partition("@")[0])))
+        grouped.append(
+            replace(row, group=by_structure.setdefault(structure, name.partition("@")[0]))
+        )
     return grouped
 
 
@@ -117,14 +132,21 @@ def _row(record: dict[str, str]) -> Iterator[Row]:
     if record["expressible"] == "no" or not record["widths"]:
         return
     widths, blocks, attention = (
-        tuple(map(float, (record[key] or "0-0-0-0").split("-"))) for key in ("widths", "depths", "attention")
+        tuple(map(float, (record[key] or "0-0-0-0").split("-")))
+        for key in ("widths", "depths", "attention")
     )
     expansion = _expansions(record["expansion"])
     if len(widths) != 4 or min(blocks) <= 0 or expansion is None:
         return
     epochs = float(record["epochs"]) if re.fullmatch(r"[\d.]+", record["epochs"]) else 300.0
     mixer = record["token_mixer"]
-    pooled = "pool" if mixer.startswith("pool") else "none" if mixer == "none" or mixer.startswith("identity") else ""
+    pooled = (
+        "pool"
+        if mixer.startswith("pool")
+        else "none"
+        if mixer == "none" or mixer.startswith("identity")
+        else ""
+    )
     yield Row(
         name=record["model"],
         family=record["family"],
@@ -160,7 +182,9 @@ def _expansions(text: str) -> tuple[float, ...] | None:
 
 def features(rows: Sequence[Row]) -> Features:
     """Return what the law sees of the rows."""
-    width, blocks, attention, expansion = (np.array(each) for each in zip(*(row.stages for row in rows), strict=True))
+    width, blocks, attention, expansion = (
+        np.array(each) for each in zip(*(row.stages for row in rows), strict=True)
+    )
     side = np.array([row.side for row in rows])
     return Features(
         width=width,
@@ -181,7 +205,8 @@ def features(rows: Sequence[Row]) -> Features:
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients (by `names`) and their covariance, fitted to rows; `recipes` has those of each family."""
+    """Coefficients (by `names`) and their covariance, fitted to rows; `recipes` has those of each
+    family."""
 
     names: tuple[str, ...]
     values: Floats
@@ -190,8 +215,8 @@ class Fit:
 
     def predict(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
         """Return the expected top-1 of rows and its standard error, both (rows,)."""
-        # A new recipe of a known family has the mean factor of the family's recipes, one of a new family the prior's;
-        # their spreads are further errors.
+        # A new recipe of a known family has the mean factor of the family's recipes, one of a new
+        # family the prior's; their spreads are further errors.
         seen = features(rows)
         known = dict(zip(self.names, self.values, strict=True))
         spreads = np.zeros(len(rows))
@@ -213,23 +238,38 @@ class Fit:
 
 
 def _gradients(known: dict[str, float], names: Sequence[str], seen: Features) -> Floats:
-    """Return the derivatives of the expected top-1 by the named coefficients (rows, names), by central differences."""
+    """Return the derivatives of the expected top-1 by the named coefficients (rows, names), by
+    central differences."""
     step = 1e-4
     columns = []
     for name in names:
-        above, below = (top1({**known, name: known[name] + sign * step}, seen, FLOOR) for sign in (1.0, -1.0))
+        above, below = (
+            top1({**known, name: known[name] + sign * step}, seen, FLOOR) for sign in (1.0, -1.0)
+        )
         columns.append((above - below) / (2 * step))
     return np.array(columns).T
 
 
 def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
-    """Return the most likely coefficients given rows and priors, with their covariance there (Laplace)."""
+    """Return the most likely coefficients given rows and priors, with their covariance there
+    (Laplace)."""
     recipe_names = sorted({row.recipe for row in rows})
     families = sorted({row.family for row in rows})
-    names = (*SHARED, *(f"factor {name}" for name in recipe_names), *(f"floor {name}" for name in families))
-    means = [PRIORS[name][0] for name in SHARED] + [0.0] * len(recipe_names) + [FLOOR] * len(families)
-    spreads = [PRIORS[name][1] for name in SHARED] + [FACTOR_ERROR] * len(recipe_names) + [FLOOR_ERROR] * len(families)
-    before, spread = np.array(means), np.array(spreads)
+    names = (
+        *SHARED,
+        *(f"factor {name}" for name in recipe_names),
+        *(f"floor {name}" for name in families),
+    )
+    means = (
+        [PRIORS[name][0] for name in SHARED] + [0.0] * len(recipe_names) + [FLOOR] * len(families)
+    )
+    spreads = (
+        [PRIORS[name][1] for name in SHARED]
+        + [FACTOR_ERROR] * len(recipe_names)
+        + [FLOOR_ERROR] * len(families)
+    )
+    before = np.array(means)
+    spread = np.array(spreads)
     seen = features(rows)
     figures = np.array([row.top1 for row in rows])
     errors = np.array([ROW_ERROR if row.member else OTHER_ROW_ERROR for row in rows])
@@ -237,10 +277,13 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
     def residuals(values: Floats) -> Floats:
         off = (top1(dict(zip(names, values, strict=True)), seen, FLOOR) - figures) / errors
         constants = values[: len(MAPS)]
-        # Below maps of 7 pixels ln C(h) is a random walk; above it is held near a straight line, by its curvature.
+        # Below maps of 7 pixels ln C(h) is a random walk; above it is held near a straight line, by
+        # its curvature.
         walk = np.diff(constants[:4]) / WALK
         curvature = np.diff(constants[3:], 2)
-        return np.concatenate([off, (values - before) / spread, walk, curvature, [constants[3] - before[3]]])
+        return np.concatenate(
+            [off, (values - before) / spread, walk, curvature, [constants[3] - before[3]]]
+        )
 
     known = dict(zip(start.names, start.values, strict=True)) if start else {}
     first = np.array([known.get(name, mean) for name, mean in zip(names, before, strict=True)])
@@ -254,7 +297,8 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
 
 def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats]:
     """Return what fits without each row's group or family predict of it, and the standard errors."""
-    expected, errors = np.zeros(len(rows)), np.zeros(len(rows))
+    expected = np.zeros(len(rows))
+    errors = np.zeros(len(rows))
     labels = np.array([getattr(row, key) for row in rows])
     for label in sorted(set(labels.tolist())):
         rest = fit([row for row, own in zip(rows, labels, strict=True) if own != label], whole)
@@ -264,12 +308,18 @@ def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats
 
 
 def members(rows: Sequence[Row]) -> dict[str, int]:
-    """Return the row of each published member of a shipped space: the authors' own figure at the published size."""
+    """Return the row of each published member of a shipped space: the authors' own figure at the
+    published size."""
     known = published_members()
     found: dict[str, int] = {}
     for index, row in enumerate(rows):
         name = _member_name(row.name)
-        if row.member and name in known and name not in found and row.side == known[name].resolution[0]:
+        if (
+            row.member
+            and name in known
+            and name not in found
+            and row.side == known[name].resolution[0]
+        ):
             found[name] = index
     return found
 
@@ -278,15 +328,20 @@ def _member_name(model: str) -> str:
     return model.partition("@")[0].partition(".")[0].lower().replace("-", "_")
 
 
-def _summary(rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequence[int]) -> dict[str, Any]:
-    """Return mean and largest error, coverage of the 95 % interval, and tau in each family, of the chosen rows."""
+def _summary(
+    rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequence[int]
+) -> dict[str, Any]:
+    """Return mean and largest error, coverage of the 95 % interval, and tau in each family, of the
+    chosen rows."""
     off = np.array([expected[i] - rows[i].top1 for i in chosen])
     inside = np.abs(off) < 1.96 * errors[list(chosen)]
     by_family: dict[str, list[int]] = defaultdict(list)
     for index in chosen:
         by_family[rows[index].family].append(index)
     taus = {
-        family: round(float(kendalltau([expected[i] for i in at], [rows[i].top1 for i in at])[0]), 3)
+        family: round(
+            float(kendalltau([expected[i] for i in at], [rows[i].top1 for i in at])[0]), 3
+        )
         for family, at in by_family.items()
         if len(at) > 2
     }
@@ -302,7 +357,9 @@ def _summary(rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequ
     }
 
 
-def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Floats, errors: Floats) -> Law:
+def law(
+    whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Floats, errors: Floats
+) -> Law:
     """Return the law with the recipes that shipped spaces name."""
     names = {name for space in space_names() for name in load_space(space).recipes.values()}
     recipes = {row.recipe: row for row in rows if row.recipe in names}
@@ -323,7 +380,10 @@ def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Float
         factor_error=FACTOR_ERROR,
         model_share=MODEL_SHARE,
         model_points=MODEL_POINTS,
-        recipes={n: Recipe(n, first[n].family, first[n].epochs, first[n].distilled) for n in sorted(recipes)},
+        recipes={
+            n: Recipe(n, first[n].family, first[n].epochs, first[n].distilled)
+            for n in sorted(recipes)
+        },
         published={
             name: Published(
                 rows[i].top1,
@@ -342,12 +402,20 @@ def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Float
 def draw(rows: Sequence[Row], expected: Floats, errors: Floats, path: Path) -> None:
     """Draw predicted against published top-1 of networks left out."""
     x = x_axis("published top-1 (%)", scale={"domain": [65, 88], "zero": False})
-    y = y_axis("predicted without the network and its variants (%)", scale={"domain": [65, 88], "zero": False})
+    y = y_axis(
+        "predicted without the network and its variants (%)",
+        scale={"domain": [65, 88], "zero": False},
+    )
     points = [
-        {"x": row.top1, "y": float(value), "low": float(value - 1.96 * error), "high": float(value + 1.96 * error),
-         "series": "own" if row.member else "other"}
+        {
+            "x": row.top1,
+            "y": float(value),
+            "low": float(value - 1.96 * error),
+            "high": float(value + 1.96 * error),
+            "series": "own" if row.member else "other",
+        }
         for row, value, error in zip(rows, expected, errors, strict=True)
-    ]  # fmt: skip
+    ]
     own = [point for point in points if point["series"] == "own"]
     names = {
         "other": f"other networks ({len(points) - len(own)} rows)",
@@ -358,16 +426,32 @@ def draw(rows: Sequence[Row], expected: Floats, errors: Floats, path: Path) -> N
     ends = [{"x": end, "y": end} for end in (65, 88)]
     layers = [
         layer({"type": "line", "stroke": "#8a8f98", "strokeWidth": 1}, ends, x=x, y=y),
-        layer({"type": "rule", "stroke": "#2f86c6"}, own, x=x, y={**y, "field": "low"}, y2={"field": "high"}),
+        layer(
+            {"type": "rule", "stroke": "#2f86c6"},
+            own,
+            x=x,
+            y={**y, "field": "low"},
+            y2={"field": "high"},
+        ),
         layer({"type": "point", "size": 16, "opacity": 1}, rows_shown, x=x, y=y, **channels),
     ]
     Figure("Accuracy law: every network left out", {"height": 640, "layer": layers}).save(path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write nas/accuracy/law.yaml and experiments/accuracy-law")
-    parser.add_argument("--rows", type=Path, help="predict these rows by a fit to ours; none of them may be among ours")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write nas/accuracy/law.yaml and experiments/accuracy-law",
+    )
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        help="predict these rows by a fit to ours; none of them may be among ours",
+    )
     arguments = parser.parse_args()
     rows = read(FOLDER / "published.csv")
     whole = fit(rows)
@@ -412,7 +496,12 @@ def main() -> None:
     print(json.dumps(result, indent=2))
     if arguments.write:
         command = "python benchmarks/accuracy_law.py --write"
-        write_law(law(whole, rows, chosen, expected, errors), SHIPPED, made_by=command, data=str(FOLDER.name))
+        write_law(
+            law(whole, rows, chosen, expected, errors),
+            SHIPPED,
+            made_by=command,
+            data=str(FOLDER.name),
+        )
         write_text(FOLDER / "result.json", json.dumps(result, indent=2) + "\n")
         write_text(FOLDER / "residuals.csv", _residuals(rows, fitted, expected, errors, unknown))
         draw(rows, expected, errors, FOLDER / "left_out.png")
@@ -444,11 +533,15 @@ def _predict(whole: Fit, path: Path) -> None:
     )
 
 
-def _residuals(rows: Sequence[Row], fitted: Floats, expected: Floats, errors: Floats, unknown: Floats) -> str:
+def _residuals(
+    rows: Sequence[Row], fitted: Floats, expected: Floats, errors: Floats, unknown: Floats
+) -> str:
     lines = ["model,family,member,top1,fitted,network_left_out,standard_error,family_left_out"]
     for row, *values in zip(rows, fitted, expected, errors, unknown, strict=True):
         figures = ",".join(f"{value:.2f}" for value in values)
-        lines.append(f'"{row.name}",{row.family},{"yes" if row.member else "no"},{row.top1},{figures}')
+        lines.append(
+            f'"{row.name}",{row.family},{"yes" if row.member else "no"},{row.top1},{figures}'
+        )
     return "\n".join(lines) + "\n"
 
 

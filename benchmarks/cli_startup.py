@@ -1,7 +1,8 @@
-"""Print as JSON how long three commands take as whole processes, and whether they import what they do not need.
+"""Print as JSON how long three commands take as whole processes, and whether they import what they
+do not need.
 
-Medians in seconds over fresh processes, beside their bounds on an idle machine. The processor time tells a busy machine
-from a slow program.
+Medians in seconds over fresh processes, beside their bounds on an idle machine. The processor time
+tells a busy machine from a slow program.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def seconds(arguments: list[str], folder: str) -> tuple[float, float]:
     """Return wall-clock and processor seconds of one fresh process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "nas", *arguments], check=True, capture_output=True, cwd=folder)
+    subprocess.run(
+        [sys.executable, "-m", "nas", *arguments], check=True, capture_output=True, cwd=folder
+    )
     taken = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,10 +1,11 @@
-"""How far prices are off at dense sizes: published segmentation networks against a shipped table. Prints JSON.
+"""How far prices are off at dense sizes: published segmentation networks against a shipped table.
+Prints JSON.
 
 python benchmarks/dense_error.py [DEVICE]
 
-No fit has seen these networks (role `check` in the device's published.csv). Errors are in percent, times in ms.
-`expected_error` is what the table says of itself at the sizes that it was fitted to, and `interval` the share of
-networks whose figure lies within two standard errors of the prediction.
+No fit has seen these networks (role `check` in the device's published.csv). Errors are in percent,
+times in ms. `expected_error` is what the table says of itself at the sizes that it was fitted to,
+and `interval` the share of networks whose figure lies within two standard errors of the prediction.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def main(device: str = "snapdragon-8gen1") -> None:
     networks = [compared(network, table) for network in dense_networks(table.path)]
     errors = np.array([network["error"] for network in networks])
     within = [
-        abs(network["predicted_ms"] - network["published_ms"]) <= 2 * network["standard_error"] for network in networks
+        abs(network["predicted_ms"] - network["published_ms"]) <= 2 * network["standard_error"]
+        for network in networks
     ]
     result = {
         "device": device,

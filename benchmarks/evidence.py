@@ -1,11 +1,13 @@
-"""Does the accuracy law rank members as training them alone does, and do supernets improve on it? Prints JSON.
+"""Does the accuracy law rank members as training them alone does, and do supernets improve on it?
+Prints JSON.
 
     python benchmarks/evidence.py
 
-Reads the recorded ranking experiment (`experiments/ranking`): twenty members of a space of 768 for 32x32 images, each
-trained alone, and what each inherits from four supernets. Kendall's tau with the accuracies alone, of: the law, the
-logarithm of MACs and of parameters, each supernet, and the law corrected by it (`nas.accuracy.posterior`). Nothing was
-fitted to the accuracies. Percentiles are over members drawn with replacement.
+Reads the recorded ranking experiment (`experiments/ranking`): twenty members of a space of 768 for
+32x32 images, each trained alone, and what each inherits from four supernets. Kendall's tau with the
+accuracies alone, of: the law, the logarithm of MACs and of parameters, each supernet, and the law
+corrected by it (`nas.accuracy.posterior`). Nothing was fitted to the accuracies. Percentiles are
+over members drawn with replacement.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from scipy.stats import kendalltau
 from nas.accuracy import default_scores
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import Observation, Posterior
-from nas.accuracy.standard_errors import accuracy_error
+from nas.accuracy.scores import accuracy_error
 from nas.space import load_space
 from nas.versions import versions
 
@@ -43,7 +45,8 @@ def main() -> None:
         level = max(inherited)
         errors = [accuracy_error(each, HELD_OUT) for each in inherited]
         seen = [
-            Observation(arch, level - each, error) for arch, each, error in zip(members, inherited, errors, strict=True)
+            Observation(arch, level - each, error)
+            for arch, each, error in zip(members, inherited, errors, strict=True)
         ]
         posterior = Posterior(law, seen, level, name)
         scores = posterior.expected()

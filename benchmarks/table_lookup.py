@@ -1,4 +1,5 @@
-"""How long a latency table takes: loading it, and predicting one architecture. Prints JSON, times in ms.
+"""How long a latency table takes: loading it, and predicting one architecture. Prints JSON, times
+in ms.
 
 python benchmarks/table_lookup.py [DEVICE] [SPACE]
 """
@@ -15,7 +16,7 @@ from nas import load_space, load_table
 
 
 def median_ms(work: Callable[[int], object], runs: int) -> float:
-    """The median time of `work(run)` over some runs."""
+    """Return the median time of `work(run)` over some runs."""
     times = []
     for run in range(runs):
         start = time.perf_counter()

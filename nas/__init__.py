@@ -17,6 +17,7 @@ from nas.versions import __version__
 
 if _TYPE_CHECKING:
     from nas.accuracy import Accuracy, Scores, load_scores
+    from nas.blocks import Operation
     from nas.devices import Device
     from nas.export.command import export
     from nas.export.run import Exported
@@ -27,7 +28,7 @@ if _TYPE_CHECKING:
     from nas.network import Network, build
     from nas.report.command import Report, report
     from nas.search import Found, search
-    from nas.space import Architecture, Operation, Space, load_architecture, load_space
+    from nas.space import Architecture, Space, load_architecture, load_space
     from nas.supernet.command import Trained, train
     from nas.weights import import_weights
 
@@ -86,8 +87,9 @@ _FUNCTIONS_NAMED_AS_PACKAGES = ("export", "finetune", "report", "search")
 
 _get, _names = _lazy_names(__name__, _HOMES, always=("InputError", "NasError", "__version__"))
 
-# Python binds a package to its name in the parent once, when the package is first imported. These are imported here,
-# where they cost nothing, and unbound: no later `import nas.search.exact` can put the package in the function's place.
+# Python binds a package to its name in the parent once, when the package is first imported. These
+# are imported here, where they cost nothing, and unbound: no later `import
+# nas.search.engines.exact` can put the package in the function's place.
 for _name in _FUNCTIONS_NAMED_AS_PACKAGES:
     _importlib.import_module(f"{__name__}.{_name}")
     del globals()[_name]

@@ -10,7 +10,8 @@ from nas.printable import printable
 
 
 def main() -> None:
-    """Runs the command line; what the user can mend is one line on stderr and exit code 1 or 2, never a traceback."""
+    """Run the command line; what the user can mend is one line on stderr and exit code 1 or 2,
+    never a traceback."""
     from nas.cli import app
     from nas.errors import NasError
     from nas.extras import missing_extra
@@ -47,8 +48,8 @@ def main() -> None:
         print(f"nas: stdout: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        # Usage errors come from click, of which newer versions of typer carry a copy of their own: known by what they
-        # can do, not by their class.
+        # Usage errors come from click, of which newer versions of typer carry a copy of their own:
+        # known by what they can do, not by their class.
         if type(error).__name__ == "Abort":
             _stopped()
         if not hasattr(error, "format_message"):
@@ -57,7 +58,10 @@ def main() -> None:
 
 
 def _stopped() -> None:
-    print("nas: stopped; what was finished is on disk, the same command goes on from there", file=sys.stderr)
+    print(
+        "nas: stopped; what was finished is on disk, the same command goes on from there",
+        file=sys.stderr,
+    )
     sys.exit(1)
 
 
@@ -68,7 +72,9 @@ def _usage(error: Exception) -> None:
     if option and context is not None:
         from nas.options import meant
 
-        known = [name for each in context.command.params for name in each.opts if name.startswith("--")]
+        known = [
+            name for each in context.command.params for name in each.opts if name.startswith("--")
+        ]
         message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""

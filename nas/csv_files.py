@@ -1,4 +1,5 @@
-"""CSV files: those of nas, and those that people write or edit with a spreadsheet, which marks their byte order."""
+"""CSV files: those of nas, and those that people write or edit with a spreadsheet, which marks
+their byte order."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ def read_records(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number and the values of every line below the header, by column.
 
-    Spreadsheets in many countries separate by semicolons and write 1,5 for 1.5; both are read. Blanks around values and
-    a byte order mark are dropped. A column that a line or the file lacks is empty.
+    Spreadsheets in many countries separate by semicolons and write 1,5 for 1.5; both are read.
+    Blanks around values and a byte order mark are dropped. A column that a line or the file lacks
+    is empty.
 
     Raises:
         InputError: naming file, line and reason.
@@ -36,12 +38,17 @@ def read_records(
                 _check_header(path, header, required, optional)
             elif len(stripped) > len(header):
                 raise InputError(
-                    f"{path}:{reader.line_num}: too many values (got {len(stripped)}, expected {len(header)}). "
-                    "Fix: write decimals with a point, as 1.5"
+                    f"{path}:{reader.line_num}: too many values (got {len(stripped)}, expected"
+                    f" {len(header)}). Fix: write decimals with a point, as 1.5"
                 )
             elif any(stripped):
-                record = dict.fromkeys((*required, *optional), "") | dict(zip(header, stripped, strict=False))
-                yield reader.line_num, {name: plain(value, delimiter) for name, value in record.items()}
+                record = dict.fromkeys((*required, *optional), "") | dict(
+                    zip(header, stripped, strict=False)
+                )
+                yield (
+                    reader.line_num,
+                    {name: plain(value, delimiter) for name, value in record.items()},
+                )
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
     if header is None:
@@ -59,10 +66,15 @@ def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict
         header = next(reader, [])
         missing = [name for name in required if name not in header]
         if missing:
-            raise InputError(f"{path}:1: column '{missing[0]}' is missing; expected {','.join(required)}")
+            raise InputError(
+                f"{path}:1: column '{missing[0]}' is missing; expected {','.join(required)}"
+            )
         for values in reader:
             if len(values) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: {len(values)} fields, the header names {len(header)}")
+                raise InputError(
+                    f"{path}:{reader.line_num}: {len(values)} fields, the header names"
+                    f" {len(header)}"
+                )
             yield reader.line_num, dict(zip(header, values, strict=True))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
@@ -71,7 +83,8 @@ def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict
 def read_columns(
     path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return the rows of a file that nas wrote: `numbers` and `optional` as floats, `texts` as they are.
+    """Return the rows of a file that nas wrote: `numbers` and `optional` as floats, `texts` as they
+    are.
 
     An `optional` column may be missing or have empty fields; there the value is None.
 
@@ -83,12 +96,17 @@ def read_columns(
         where = f"{path}:{line}"
         row: dict[str, Any] = {name: record[name] for name in texts}
         row |= {name: number_in(where, name, record[name]) for name in numbers}
-        row |= {name: number_in(where, name, record[name]) if record.get(name) else None for name in optional}
+        row |= {
+            name: number_in(where, name, record[name]) if record.get(name) else None
+            for name in optional
+        }
         rows.append(row)
     return rows
 
 
-def _check_header(path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> None:
+def _check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
+) -> None:
     for column in required:
         if column not in header:
             expected = ", ".join(required) + "".join(f", {name} (if any)" for name in optional)

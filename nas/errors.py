@@ -1,4 +1,5 @@
-"""What can go wrong in a way the user can mend: one line that names the file, the key and the remedy."""
+"""What can go wrong in a way the user can mend: one line that names the file, the key and the
+remedy."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ class InputError(NasError, ValueError):
     """The input was wrong (exit code 2): a file, a key, a name or an option.
 
     Attributes:
-        reason: the message without where the input stands, for those who say that themselves; the whole message where
-            it names no place.
+        reason: the message without where the input stands, for those who say that themselves; the
+            whole message where it names no place.
     """
 
     exit_code = 2
@@ -29,7 +30,8 @@ class InputError(NasError, ValueError):
 
 
 def check_type(what: str, value: object, kind: type, load: str = "") -> None:
-    """Raise InputError unless a value is of a kind; for a name or a path it says which function loads one."""
+    """Raise InputError unless a value is of a kind; for a name or a path it says which function
+    loads one."""
     if isinstance(value, kind):
         return
     shown = repr(value)
@@ -47,11 +49,14 @@ def _article(noun: str) -> str:
 def check_name(what: str, value: object, names: str) -> None:
     """Raise InputError unless a value is a string or a path; `names` says what it may name."""
     if not isinstance(value, (str, os.PathLike)):
-        raise InputError(f"{what}: expected {names} (got {type(value).__name__} {str(value)[:40]!r})")
+        raise InputError(
+            f"{what}: expected {names} (got {type(value).__name__} {str(value)[:40]!r})"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'? (known: ...)` for an unknown `name`, to be put at the end of a message."""
+    """Return `, did you mean 'x'? (known: ...)` for an unknown `name`, to be put at the end of a
+    message."""
     known = sorted(known)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f", did you mean '{close[0]}'?" if close else ";"

@@ -1,7 +1,8 @@
 """Optional packages: which extra brings them, and one line for the user where they are missing.
 
-The core (`pip install .`) has what a search on tables needs. Training, converting and measuring need more, which the
-extras of pyproject.toml bring. Whoever imports such a package calls `need` first.
+The core (`pip install .`) has what a search on tables needs. Training, converting and measuring
+need more, which the extras of pyproject.toml bring. Whoever imports such a package calls `need`
+first.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "android": ("adbutils",),
     "postgres": ("psycopg",),
 }
-"""The modules that each extra brings. The first extra that has a module is the one to name for it."""
+"""The modules that each extra brings. The first extra that has a module is the one to name for it.
+"""
 
 
 class MissingExtra(InputError):
@@ -46,7 +48,9 @@ class MissingExtra(InputError):
     """
 
     def __init__(self, what: str, extra: str, module: str) -> None:
-        super().__init__(f"{what} needs {module}, which is not installed. Fix: {install_command(extra)}")
+        super().__init__(
+            f"{what} needs {module}, which is not installed. Fix: {install_command(extra)}"
+        )
         self.extra = extra
         self.module = module
 
@@ -70,7 +74,8 @@ def need(what: str, extra: str, *modules: str) -> None:
 def missing_extra(error: ImportError, what: str = "this") -> MissingExtra | None:
     """Return what to tell of a failed import; None where no extra brings the module.
 
-    This is for the outermost callers, which cannot know what will be imported: the command line and `nas.__getattr__`.
+    This is for the outermost callers, which cannot know what will be imported: the command line and
+    `nas.__getattr__`.
     """
     module = (error.name or "").partition(".")[0]
     extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
@@ -82,8 +87,9 @@ def missing_extra(error: ImportError, what: str = "this") -> MissingExtra | None
 def install_command(extra: str) -> str:
     """Return the command that installs an extra into this environment.
 
-    It names the source that nas runs or was installed from, as no index has a package of ours: a checkout, a wheel or
-    a version control URL. Where that is gone, the command installs the extra's own requirements.
+    It names the source that nas runs or was installed from, as no index has a package of ours: a
+    checkout, a wheel or a version control URL. Where that is gone, the command installs the extra's
+    own requirements.
     """
     import shlex
 
@@ -116,7 +122,8 @@ def _pip() -> list[str]:
 
 
 def _source() -> tuple[list[str], str] | None:
-    """Return options of pip and the path or URL that nas runs from; None where nobody knows or it is gone."""
+    """Return options of pip and the path or URL that nas runs from; None where nobody knows or it
+    is gone."""
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
 
@@ -124,7 +131,9 @@ def _source() -> tuple[list[str], str] | None:
     origin = _direct_url()
     if _is_checkout(checkout):
         # An editable install stays one.
-        return ["--editable"] if origin.get("dir_info", {}).get("editable") else [], _short(checkout)
+        return ["--editable"] if origin.get("dir_info", {}).get("editable") else [], _short(
+            checkout
+        )
     url = str(origin.get("url", ""))
     if "vcs_info" in origin:
         return [], f"{origin['vcs_info']['vcs']}+{url}"
@@ -136,7 +145,9 @@ def _source() -> tuple[list[str], str] | None:
 
 def _is_checkout(folder: Path) -> bool:
     project = folder / "pyproject.toml"
-    return project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(encoding="utf-8", errors="replace")
+    return project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(
+        encoding="utf-8", errors="replace"
+    )
 
 
 def _short(path: Path) -> str:
@@ -164,7 +175,8 @@ def _direct_url() -> dict[str, Any]:
 
 
 def _requirements(extra: str) -> list[str]:
-    """Return what an extra asks for, as its package's metadata says; the modules' names where there is none."""
+    """Return what an extra asks for, as its package's metadata says; the modules' names where there
+    is none."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:

@@ -1,4 +1,5 @@
-"""A network without its head, as detectors and segmenters take it: maps at strides 4 to 32, with `feature_info`."""
+"""A network without its head, as detectors and segmenters take it: maps at strides 4 to 32, with
+`feature_info`."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nas.blocks import Operation
 from nas.errors import InputError, check_type
-from nas.finetune.weights import load_network
 from nas.network import Network, build, caller, pyramid
-from nas.space import Architecture, Operation
+from nas.space import Architecture
 from nas.space.architecture import STRIDE
 from nas.space.place import STEM, Place
 from nas.weights.files import load_state_dict, unwrap
+from nas.weights.network_file import load_network
 
 STAGES = 4
 
@@ -23,8 +25,8 @@ class FeatureInfo:
     """What the outputs of a backbone are, with the methods of timm's class of this name.
 
     Attributes:
-        info: one dict per stage of the network: `num_chs` channels, `reduction` (the stride), `module` (the name of
-            the last child of the stage) and `index`, counted from 0.
+        info: one dict per stage of the network: `num_chs` channels, `reduction` (the stride),
+            `module` (the name of the last child of the stage) and `index`, counted from 0.
         out_indices: the stages that the backbone returns, counted from 0.
     """
 
@@ -74,9 +76,11 @@ class FeatureInfo:
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) to the maps (B, C, H / stride, W / stride) of some stages; H and W are multiples of 32.
+    """(B, 3, H, W) to the maps (B, C, H / stride, W / stride) of some stages; H and W are multiples
+    of 32.
 
-    Its children are those of the network, under the same names, up to the last stage that is asked for.
+    Its children are those of the network, under the same names, up to the last stage that is asked
+    for.
 
     Attributes:
         architecture: of the whole network.
@@ -96,7 +100,10 @@ class Backbone(nn.Module):
     def forward(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
         height, width = x_bchw.shape[2:]
         if height % STRIDE or width % STRIDE:
-            raise InputError(f"input: {height}x{width} is not a size for a backbone (expected multiples of {STRIDE})")
+            raise InputError(
+                f"input: {height}x{width} is not a size for a backbone (expected multiples of"
+                f" {STRIDE})"
+            )
         maps = pyramid(self._operations, x_bchw, caller(self, self._operations, x_bchw))
         return tuple(maps[stage - 1] for stage in self.out)
 
@@ -109,28 +116,41 @@ class Backbone(nn.Module):
 
 
 def backbone(
-    arch: Architecture, out: Sequence[int] = (2, 3, 4), weights: str | Path | Mapping[str, Any] | None = None
+    arch: Architecture,
+    out: Sequence[int] = (2, 3, 4),
+    weights: str | Path | Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Return the network of an architecture without its head, which gives the maps of its stages.
 
     Args:
-        arch: its input size says for which grid attention biases are made; the backbone takes every other size, too.
+        arch: its input size says for which grid attention biases are made; the backbone takes every
+            other size, too.
         out: the stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
-        weights: a file of weights or a state dict: of this project or a published checkpoint. Random without.
+        weights: a file of weights or a state dict: of this project or a published checkpoint.
+            Random without.
 
     Raises:
         InputError: for stages that do not exist, and weights that are not of this architecture.
     """
     check_type("arch", arch, Architecture, "nas.load_architecture")
     stages = tuple(out) if isinstance(out, Sequence) and not isinstance(out, str) else (out,)
-    if not stages or len(set(stages)) < len(stages) or not all(stage in range(1, STAGES + 1) for stage in stages):
+    if (
+        not stages
+        or len(set(stages)) < len(stages)
+        or not all(stage in range(1, STAGES + 1) for stage in stages)
+    ):
         raise InputError(f"out: expected different stages from 1 to {STAGES} (got {out!r})")
     return Backbone(build(arch) if weights is None else _loaded(arch, weights), stages)
 
 
 def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Network:
-    """Return the network with these weights; its head stays random where they have none, as a backbone's own do."""
-    where, given = ("weights", weights) if isinstance(weights, Mapping) else (str(weights), load_state_dict(weights))
+    """Return the network with these weights; its head stays random where they have none, as a
+    backbone's own do."""
+    where, given = (
+        ("weights", weights)
+        if isinstance(weights, Mapping)
+        else (str(weights), load_state_dict(weights))
+    )
     tensors = unwrap(given)
     fresh = build(arch).state_dict()
     head = {name: tensor for name, tensor in fresh.items() if name.startswith("head.")}
@@ -142,7 +162,9 @@ def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Netw
 def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]:
     """Return the operations of the first stages, the stem with them."""
     streams = {STEM, *(Place.whole(index) for index in range(stage))}
-    return tuple(operation for operation in operations if Place.parse(operation.name).stream in streams)
+    return tuple(
+        operation for operation in operations if Place.parse(operation.name).stream in streams
+    )
 
 
 def _info(arch: Architecture) -> list[dict[str, Any]]:
@@ -150,5 +172,7 @@ def _info(arch: Architecture) -> list[dict[str, Any]]:
     info = []
     for index, stage in enumerate(arch.stages):
         last = _up_to(arch.operations()[:-1], index + 1)[-1]
-        info.append({"num_chs": stage.width, "reduction": 4 << index, "module": last.name, "index": index})
+        info.append(
+            {"num_chs": stage.width, "reduction": 4 << index, "module": last.name, "index": index}
+        )
     return info

@@ -1,7 +1,8 @@
-"""Figures as Vega-Lite specs: drawn as PNG or SVG files here, and by the same library's script on a page.
+"""Figures as Vega-Lite specs: drawn as PNG or SVG files here, and by the same library's script on a
+page.
 
-A figure is plain data (https://vega.github.io/vega-lite). vl-convert draws it without a browser and without a network.
-Found.plot, the pictures of a run and its report page use this module.
+A figure is plain data (https://vega.github.io/vega-lite). vl-convert draws it without a browser and
+without a network. Found.plot, the pictures of a run and its report page use this module.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _SCALE = 1.6
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of everything that is not data. On a page they are CSS variables, so that they follow the reader."""
+    """The colours of everything that is not data. On a page they are CSS variables, so that they
+    follow the reader."""
 
     text: str
     soft: str
@@ -110,7 +112,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def warm_up() -> None:
-    """Start the drawing engine beside what the caller does next: its start takes longer than a picture."""
+    """Start the drawing engine beside what the caller does next: its start takes longer than a
+    picture."""
 
     def start() -> None:
         import vl_convert
@@ -121,17 +124,23 @@ def warm_up() -> None:
 
 
 def script() -> str:
-    """Return the JavaScript that draws figures on a page: Vega, Vega-Lite and Vega-Embed (BSD licence).
+    """Return the JavaScript that draws figures on a page: Vega, Vega-Lite and Vega-Embed (BSD
+    licence).
 
-    Bundling it takes seconds, so that it is kept under $XDG_CACHE_HOME/nas/figures (~/.cache by default).
+    Bundling it takes seconds, so that it is kept under $XDG_CACHE_HOME/nas/figures (~/.cache by
+    default).
     """
     name = f"vega-{version('vl-convert-python')}.js"
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "figures" / name
+    cached = (
+        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "figures" / name
+    )
     if cached.is_file():
         return cached.read_text(encoding="utf-8")
     import vl_convert
 
-    text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", r"<\/script")
+    text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
+        "</script", r"<\/script"
+    )
     try:
         write_text(cached, text)
     except OSError:
@@ -174,7 +183,8 @@ class Series:
 
 
 def series_encoding(series: Sequence[Series]) -> dict[str, Spec]:
-    """Return the encodings of the field `series`: stroke, fill and shape with one legend for all three."""
+    """Return the encodings of the field `series`: stroke, fill and shape with one legend for all
+    three."""
     names = [printable(each.name) for each in series]
     shown = [printable(each.name) for each in series if each.shown]
     strokes = [each.colour for each in series]
@@ -182,7 +192,12 @@ def series_encoding(series: Sequence[Series]) -> dict[str, Spec]:
     shapes = [each.symbol for each in series]
     legend = {"title": None, "values": shown} if shown else None
     return {
-        channel: {"field": "series", "type": "nominal", "legend": legend, "scale": {"domain": names, "range": values}}
+        channel: {
+            "field": "series",
+            "type": "nominal",
+            "legend": legend,
+            "scale": {"domain": names, "range": values},
+        }
         for channel, values in (("stroke", strokes), ("fill", fills), ("shape", shapes))
     }
 
@@ -220,14 +235,44 @@ def _clean(value: Any) -> Any:
 
 def _frame(theme: Theme) -> Spec:
     """Return what all figures share: fonts, grid, legend and the colours of a theme."""
-    axis = {"labelColor": theme.text, "titleColor": theme.text, "gridColor": theme.line, "domainColor": theme.line,
-            "tickColor": theme.line, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal",
-            "labelLimit": 0, "titlePadding": 8, "tickCount": 9}  # fmt: skip
-    legend = {"orient": "top", "labelColor": theme.text, "labelFontSize": 11, "labelLimit": 0, "symbolStrokeWidth": 1.5,
-              "symbolSize": 90, "columns": 4, "columnPadding": 14, "rowPadding": 3, "titleColor": theme.text,
-              "titleFontWeight": "normal", "titleLimit": 0}  # fmt: skip
-    title = {"anchor": "start", "color": theme.text, "subtitleColor": theme.soft, "fontSize": 14, "offset": 12,
-             "subtitleFontSize": 10, "subtitlePadding": 5, "fontWeight": "bold", "limit": 0}  # fmt: skip
+    axis = {
+        "labelColor": theme.text,
+        "titleColor": theme.text,
+        "gridColor": theme.line,
+        "domainColor": theme.line,
+        "tickColor": theme.line,
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 0,
+        "titlePadding": 8,
+        "tickCount": 9,
+    }
+    legend = {
+        "orient": "top",
+        "labelColor": theme.text,
+        "labelFontSize": 11,
+        "labelLimit": 0,
+        "symbolStrokeWidth": 1.5,
+        "symbolSize": 90,
+        "columns": 4,
+        "columnPadding": 14,
+        "rowPadding": 3,
+        "titleColor": theme.text,
+        "titleFontWeight": "normal",
+        "titleLimit": 0,
+    }
+    title = {
+        "anchor": "start",
+        "color": theme.text,
+        "subtitleColor": theme.soft,
+        "fontSize": 14,
+        "offset": 12,
+        "subtitleFontSize": 10,
+        "subtitlePadding": 5,
+        "fontWeight": "bold",
+        "limit": 0,
+    }
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "autosize": {"type": "fit-x", "contains": "padding"},
@@ -245,4 +290,4 @@ def _frame(theme: Theme) -> Spec:
                 "edge": {"stroke": theme.page, "strokeWidth": 1.5},
             },
         },
-    }  # fmt: skip
+    }

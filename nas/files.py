@@ -22,7 +22,8 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` and renames it there once the block ends without an error.
+    """Yield a temporary path beside `path` and renames it there once the block ends without an
+    error.
 
     A full disk or a kill while writing leaves the old file whole. Raises NasError naming the file.
     """
@@ -65,13 +66,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def path_of(keys: Sequence[str | int]) -> str:
-    """Keys of a YAML file as people write them: stages[2].global."""
+    """Return keys of a YAML file as people write them: stages[2].global."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
 def read_text(path: str | Path) -> str:
     try:
-        # Spreadsheets and Windows editors put a byte order mark in front, which belongs to no key and no column.
+        # Spreadsheets and Windows editors put a byte order mark in front, which belongs to no key
+        # and no column.
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -79,7 +81,8 @@ def read_text(path: str | Path) -> str:
 
 
 def number_in(where: str, column: str, text: str) -> float:
-    """A finite number of a CSV file. Raises InputError with `where` it stands and the column."""
+    """Return a finite number of a CSV file. Raises InputError with `where` it stands and the
+    column."""
     try:
         value = float(text)
     except ValueError:
@@ -91,7 +94,14 @@ def number_in(where: str, column: str, text: str) -> float:
 
 
 def dump_yaml(data: Any) -> str:
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return yaml.dump(
+        data,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        width=110,
+        allow_unicode=True,
+    )
 
 
 def write_yaml(path: str | Path, data: Any) -> None:
@@ -126,15 +136,22 @@ class YamlFile:
         self._refuse_duplicates(self._root)
 
     def line(self, keys: Sequence[str | int]) -> int:
-        """The line of the value at this path of keys, or of the deepest part of the path that is there."""
-        node, line = self._root, 1
+        """Return the line of the value at this path of keys, or of the deepest part of the path
+        that is there."""
+        node = self._root
+        line = 1
         for key in keys:
             if isinstance(node, yaml.MappingNode):
                 found = next(((k, v) for k, v in node.value if k.value == str(key)), None)
                 if found is None:
                     break
-                line, node = found[0].start_mark.line + 1, found[1]
-            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                line = found[0].start_mark.line + 1
+                node = found[1]
+            elif (
+                isinstance(node, yaml.SequenceNode)
+                and isinstance(key, int)
+                and key < len(node.value)
+            ):
                 node = node.value[key]
                 line = node.start_mark.line + 1
             else:
@@ -142,12 +159,12 @@ class YamlFile:
         return line
 
     def error(self, keys: Sequence[str | int], reason: str) -> InputError:
-        """An error that names the file, the line, the key and the reason."""
+        """Return an error that names the file, the line, the key and the reason."""
         where = path_of(keys)
         return InputError(f"{self.path}:{self.line(keys)}: {where + ': ' if where else ''}{reason}")
 
     def parse(self, parse: Callable[[Any], Any], keys: Sequence[str | int], value: Any) -> Any:
-        """`parse(value)`, its ValueError turned into an error at this path of keys."""
+        """Return `parse(value)`, its ValueError turned into an error at this path of keys."""
         try:
             return parse(value)
         except InputError:
@@ -164,7 +181,9 @@ class YamlFile:
             seen: set[str] = set()
             for key, value in node.value:
                 if key.value in seen:
-                    raise InputError(f"{self.path}:{key.start_mark.line + 1}: {key.value}: this key stands twice")
+                    raise InputError(
+                        f"{self.path}:{key.start_mark.line + 1}: {key.value}: this key stands twice"
+                    )
                 seen.add(key.value)
                 self._refuse_duplicates(value, visited)
         elif isinstance(node, yaml.SequenceNode):

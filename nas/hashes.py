@@ -26,7 +26,9 @@ def tree_sha256(path: Path) -> str:
     if path.is_file():
         return file_sha256(path)
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return lines_sha256(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files)
+    return lines_sha256(
+        f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files
+    )
 
 
 def lines_sha256(lines: Iterable[str]) -> str:

@@ -1,6 +1,8 @@
-"""Journals: files that grow by a line per result, each on disk before the next piece of work starts.
+"""Journals: files that grow by a line per result, each on disk before the next piece of work
+starts.
 
-Profiles, evaluations of members and scores of a supernet are kept so: after a kill the same command resumes.
+Profiles, evaluations of members and scores of a supernet are kept so: after a kill the same command
+resumes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from nas.errors import InputError, NasError
 def read_whole(path: Path) -> str:
     """Return the whole lines of a journal, without a byte-order mark; empty where there is no file.
 
-    A last line that a kill or a full disk left half written is cut off the file, so that the next one can follow.
+    A last line that a kill or a full disk left half written is cut off the file, so that the next
+    one can follow.
     """
     if not path.exists():
         return ""
@@ -34,7 +37,10 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: naming the file and the line that is not an entry.
     """
-    return [_entry(path, number, line) for number, line in enumerate(read_whole(path).split("\n")[:-1], start=1)]
+    return [
+        _entry(path, number, line)
+        for number, line in enumerate(read_whole(path).split("\n")[:-1], start=1)
+    ]
 
 
 def append_text(path: Path, text: str, kept: str) -> None:
@@ -53,8 +59,8 @@ def append_text(path: Path, text: str, kept: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise NasError(
-            f"{path}: could not be written ({error.strerror}); what was {kept} before is kept, make room and run the "
-            "same command again"
+            f"{path}: could not be written ({error.strerror}); what was {kept} before is kept, make"
+            " room and run the same command again"
         ) from error
 
 

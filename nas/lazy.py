@@ -1,6 +1,8 @@
-"""Bind the names of a package when they are first used, so that importing the package costs nothing.
+"""Bind the names of a package when they are first used, so that importing the package costs
+nothing.
 
-`nas` and the packages that are called as functions of its API (`nas.search`, `nas.finetune`) use it.
+`nas` and the packages that are called as functions of its API (`nas.search`, `nas.finetune`) use
+it.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ def lazy_names(
 def bind_function(package: str, function: Callable[..., Any]) -> None:
     """Let a function that has the name of a package answer for the package's attributes, too.
 
-    `import nas.search.exact as exact`, `mock.patch("nas.search.exact.solve")` and `nas.search.exact` ask the attribute
-    `search` of `nas` for `exact`. With the package's namespace as its `__dict__` the function has that attribute. It
-    stays a plain function: it is pickled, inspected and type-checked as one.
+    `import nas.search.engines.exact as exact`, `mock.patch("nas.search.engines.exact.solve")` and
+    `nas.search.engines.exact` ask the attribute `search` of `nas` for `exact`. With the package's
+    namespace as its `__dict__` the function has that attribute. It stays a plain function: it is
+    pickled, inspected and type-checked as one.
     """
     function.__dict__ = sys.modules[package].__dict__

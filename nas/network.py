@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas.blocks import Block, build_block
-from nas.blocks.layers import to_map
+from nas.blocks import Operation
+from nas.blocks.build import build_block
+from nas.blocks.module import Block, to_map
 from nas.errors import check_type
-from nas.space import Architecture, Operation
+from nas.space import Architecture
 from nas.space.place import Place
 
 Call = Callable[[Operation, Any], Any]
@@ -18,7 +19,8 @@ Call = Callable[[Operation, Any], Any]
 
 
 def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
-    """The chain of operations on images; a head that takes a pyramid gets the outputs of all stages."""
+    """Return the chain of operations on images; a head that takes a pyramid gets the outputs of all
+    stages."""
     head = operations[-1]
     if head.spec.layout == "pyramid":
         return call(head, pyramid(operations[:-1], x_bchw, call)[-len(head.input.levels) :])
@@ -29,11 +31,13 @@ def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
 
 
 def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tuple[Tensor, ...]:
-    """The output of each stage as a map (B, C, H, W), from the operations of the stages and the stem."""
+    """Return the output of each stage as a map (B, C, H, W), from the operations of the stages and
+    the stem."""
     maps: dict[int, Tensor] = {}
     places = [Place.parse(operation.name) for operation in operations]
     has_stem = Place.entry(0) in places
-    x, grid = x_bchw, (0, 0)
+    x = x_bchw
+    grid = (0, 0)
     for place, operation in zip(places, operations, strict=True):
         x = call(operation, x)
         if x.dim() == 4:
@@ -46,11 +50,12 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
 def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> Call:
     """Return what runs operations by the children of their names, for one pass over `x_bchw`.
 
-    Tokens do not know the grid (height, width) that they lie on. The last map before them does, so that blocks that
-    take it (`Block.takes_grid`) work at any input size.
+    Tokens do not know the grid (height, width) that they lie on. The last map before them does, so
+    that blocks that take it (`Block.takes_grid`) work at any input size.
 
     Raises:
-        ValueError: for another aspect ratio than the one built for, where a block on tokens would have to guess it.
+        ValueError: for another aspect ratio than the one built for, where a block on tokens would
+            have to guess it.
     """
     _check_aspect(module, operations, x_bchw)
     grid = (x_bchw.shape[2], x_bchw.shape[3])
@@ -72,12 +77,13 @@ def _check_aspect(module: nn.Module, operations: Sequence[Operation], x_bchw: Te
         if operation.name == "head" or operation.input.layout != "tokens":
             continue
         block = module.get_submodule(operation.name)
-        height, width = operation.input.height, operation.input.width
+        height = operation.input.height
+        width = operation.input.width
         if not _takes_grid(block) and x_bchw.shape[2] * width != x_bchw.shape[3] * height:
             raise ValueError(
-                f"{operation.name}: {operation.spec.kind} cannot see the grid of its tokens (got an input of "
-                f"{x_bchw.shape[2]}x{x_bchw.shape[3]}, expected the aspect ratio {height}:{width}). "
-                "Fix: nas.build(arch.at((height, width)))"
+                f"{operation.name}: {operation.spec.kind} cannot see the grid of its tokens (got an"
+                f" input of {x_bchw.shape[2]}x{x_bchw.shape[3]}, expected the aspect ratio"
+                f" {height}:{width}). Fix: nas.build(arch.at((height, width)))"
             )
 
 
@@ -86,10 +92,11 @@ def _takes_grid(block: nn.Module) -> bool:
 
 
 class Network(nn.Module):
-    """(B, 3, H, W) to logits (B, classes) in eval mode, or to what another head than a classifier gives.
+    """(B, 3, H, W) to logits (B, classes) in eval mode, or to what another head than a classifier
+    gives.
 
-    Every operation of `architecture` is the child module of its name: stem, stage2_entry, stage3_block5, head. In
-    training mode a distillation head returns a pair of logits.
+    Every operation of `architecture` is the child module of its name: stem, stage2_entry,
+    stage3_block5, head. In training mode a distillation head returns a pair of logits.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -108,16 +115,19 @@ class Network(nn.Module):
 
     def forward(self, x_bchw: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         operations = self.architecture.operations()
-        output: Tensor | tuple[Tensor, Tensor] = run(operations, x_bchw, caller(self, operations, x_bchw))
+        output: Tensor | tuple[Tensor, Tensor] = run(
+            operations, x_bchw, caller(self, operations, x_bchw)
+        )
         return output
 
     def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
+        """Return the outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
         operations = self.architecture.operations()[:-1]
         return pyramid(operations, x_bchw, caller(self, operations, x_bchw))
 
     def deploy(self) -> Network:
-        """Replaces what only training needs by constants, in place: merged heads, constant attention biases."""
+        """Replace what only training needs by constants, in place: merged heads, constant attention
+        biases."""
         for block in self.children():
             if isinstance(block, Block):
                 block.deploy()
@@ -125,6 +135,6 @@ class Network(nn.Module):
 
 
 def build(architecture: Architecture) -> Network:
-    """The network of an architecture, freshly initialised, in training mode."""
+    """Return the network of an architecture, freshly initialised, in training mode."""
     check_type("arch", architecture, Architecture, "nas.load_architecture")
     return Network(architecture)

@@ -1,4 +1,5 @@
-"""Tables for notebooks: rows as a pandas DataFrame, and as the HTML that Jupyter shows. The nouns of the API use it."""
+"""Tables for notebooks: rows as a pandas DataFrame, and as the HTML that Jupyter shows. The nouns
+of the API use it."""
 
 from __future__ import annotations
 
@@ -31,11 +32,15 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 
 
 def html_table(caption: str, rows: Sequence[Mapping[str, Any]], more: int = 0) -> str:
-    """Return an HTML table of the first rows under a caption. `more` rows are counted beside those given."""
+    """Return an HTML table of the first rows under a caption. `more` rows are counted beside those
+    given."""
     shown = rows[:MOST_ROWS]
     columns = list(dict.fromkeys(name for row in shown for name in row))
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    lines = [f"<tr>{''.join(f'<td>{_cell(row.get(name))}</td>' for name in columns)}</tr>" for row in shown]
+    lines = [
+        f"<tr>{''.join(f'<td>{_cell(row.get(name))}</td>' for name in columns)}</tr>"
+        for row in shown
+    ]
     left_out = len(rows) - len(shown) + more
     foot = f"<p>and {left_out:,} more rows: to_frame() has them all</p>" if left_out else ""
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>" if shown else ""

@@ -1,9 +1,10 @@
 """Options: what a command takes, declared once as the fields of a dataclass.
 
-A field made by `option` says its help, default, unit and range. The command line, the `--config` file, the recorded
-recipe, the functions of the Python API and the reference page are made from these fields; nothing is said twice.
-A component declares its options beside itself (`nas/training/settings.py`), and a command's options are composed of
-such parts. Imports nothing heavy, so that `nas --help` stays fast.
+A field made by `option` says its help, default, unit and range. The command line, the `--config`
+file, the recorded recipe, the functions of the Python API and the reference page are made from
+these fields; nothing is said twice. A component declares its options beside itself
+(`nas/training/settings.py`), and a command's options are composed of such parts. Imports nothing
+heavy, so that `nas --help` stays fast.
 
     @dataclass(frozen=True, kw_only=True)
     class TrainOptions(Options):
@@ -46,9 +47,11 @@ class About:
         unit: of a number: ms, MB, points.
         at_least, at_most, above, below: the bounds of a number, or of each of several.
         shown: the default in words, where the field's own default (None) does not say it.
-        read: turns text, or what YAML or Python has, into the value; raises ValueError with what was expected.
+        read: turns text, or what YAML or Python has, into the value; raises ValueError with what
+            was expected.
         metavar: what stands for the value in help, where its type does not say it.
-        requires: other options that it needs: their accepted values by name, or ANY. `applies` checks them.
+        requires: other options that it needs: their accepted values by name, or ANY. `applies`
+            checks them.
         argument: whether it is given by position.
         panel: heading in the help of the command.
         example: a value that a remedy may propose.
@@ -70,13 +73,21 @@ class About:
 
     @property
     def bounds(self) -> str:
-        """The range in words: "at least 1", "above 0", "at least 0 and below 1"; empty without one."""
-        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
-        return " and ".join(f"{word} {limit:.10g}" for word, limit in words.items() if limit is not None)
+        """Return the range in words: "at least 1", "above 0", "at least 0 and below 1"; empty
+        without one."""
+        words = {
+            "at least": self.at_least,
+            "above": self.above,
+            "at most": self.at_most,
+            "below": self.below,
+        }
+        return " and ".join(
+            f"{word} {limit:.10g}" for word, limit in words.items() if limit is not None
+        )
 
     @property
     def close_bounds(self) -> str:
-        """The range without an upper bound that only keeps out what is absurd."""
+        """Return the range without an upper bound that only keeps out what is absurd."""
         far = self.at_most is not None and self.at_most >= _FAR
         return replace(self, at_most=None).bounds if far else self.bounds
 
@@ -92,7 +103,8 @@ class About:
 
 
 def option(default: Any = MISSING, **about: Any) -> Any:
-    """Return a dataclass field that is an option; without a default it must be given. See `About` for the rest."""
+    """Return a dataclass field that is an option; without a default it must be given. See `About`
+    for the rest."""
     return field(default=default, metadata={_KEY: About(**about)})
 
 
@@ -131,12 +143,12 @@ class Option:
 
     @property
     def key(self) -> str:
-        """The long name without dashes before it: `learning-rate`."""
+        """Return the long name without dashes before it: `learning-rate`."""
         return self.name.rstrip("_").replace("_", "-")
 
     @property
     def long(self) -> str:
-        """The name on the command line: `--learning-rate`, or `RUN` for an argument."""
+        """Return the name on the command line: `--learning-rate`, or `RUN` for an argument."""
         return self.key.upper() if self.about.argument else _long(self.name)
 
     @property
@@ -145,7 +157,7 @@ class Option:
 
     @property
     def default_text(self) -> str:
-        """The default in words; empty where there is none."""
+        """Return the default in words; empty where there is none."""
         if self.about.shown:
             return self.about.shown
         if self.required or self.default is None or self.default == ():
@@ -156,14 +168,17 @@ class Option:
 
     @property
     def type_text(self) -> str:
-        """What stands for the value in help and in the reference."""
+        """Return what stands for the value in help and in the reference."""
         names = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "FLAG"}
         return self.about.metavar or "|".join(self.choices) or names[self.kind]
 
     @property
     def help(self) -> str:
-        """The help text with what the other attributes say."""
-        facts = ["required" if self.required else "", f"in {self.about.unit}" if self.about.unit else ""]
+        """Return the help text with what the other attributes say."""
+        facts = [
+            "required" if self.required else "",
+            f"in {self.about.unit}" if self.about.unit else "",
+        ]
         facts.append(self.about.close_bounds)
         facts.append(f"default {self.default_text}" if self.default_text else "")
         told = "; ".join(fact for fact in facts if fact)
@@ -171,8 +186,11 @@ class Option:
 
     @property
     def needs(self) -> str:
-        """What other options it requires, in words."""
-        return "".join(f" Requires {_needed(_long(name), values)}." for name, values in self.about.requires.items())
+        """Return what other options it requires, in words."""
+        return "".join(
+            f" Requires {_needed(_long(name), values)}."
+            for name, values in self.about.requires.items()
+        )
 
 
 def _long(name: str) -> str:
@@ -192,8 +210,10 @@ class Options:
     """Base of the options of a command.
 
     Attributes:
-        given: what was given, by field name; the rest has its default. Options made directly have nothing here.
-        settled: options whose value the work settles itself ("auto"); it calls `applies` once it has.
+        given: what was given, by field name; the rest has its default. Options made directly have
+            nothing here.
+        settled: options whose value the work settles itself ("auto"); it calls `applies` once it
+            has.
     """
 
     settled: ClassVar[tuple[str, ...]] = ()
@@ -209,7 +229,8 @@ Made = TypeVar("Made")
 
 
 def options_of(kind: Any) -> dict[str, Option]:
-    """Return the options that a dataclass declares, those of its parts included, in their order, by field name."""
+    """Return the options that a dataclass declares, those of its parts included, in their order, by
+    field name."""
     return _options_of(kind)
 
 
@@ -269,7 +290,9 @@ def _read_one(option: Option, value: Any) -> Any:
         return value
     if isinstance(value, bool):
         raise ValueError(f"is not {_named(option)} (expected {_expected(option)})")
-    if option.about.read is not None and not (option.kind is float and isinstance(value, (int, float))):
+    if option.about.read is not None and not (
+        option.kind is float and isinstance(value, (int, float))
+    ):
         value = option.about.read(value)
     elif option.kind in (int, float):
         value = _number(option, value)
@@ -323,8 +346,11 @@ def _either(words: Iterable[Any]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def make(kind: type[Made], values: Mapping[str, Any], spell: Callable[[str, Any], str] | None = None) -> Made:
-    """Return options from values by field name: text, or what Python and YAML have. None is "not given".
+def make(
+    kind: type[Made], values: Mapping[str, Any], spell: Callable[[str, Any], str] | None = None
+) -> Made:
+    """Return options from values by field name: text, or what Python and YAML have. None is "not
+    given".
 
     Args:
         kind: the options class of a command, or a part of one.
@@ -339,7 +365,9 @@ def make(kind: type[Made], values: Mapping[str, Any], spell: Callable[[str, Any]
     for name in values:
         if name not in declared:
             hint = meant(name, declared)
-            raise InputError(f"{name}: is not an option (expected one of {', '.join(declared)}){hint}")
+            raise InputError(
+                f"{name}: is not an option (expected one of {', '.join(declared)}){hint}"
+            )
     given = {
         name: value if isinstance(value, Given) else Given(value, spell(declared[name].long, value))
         for name, value in values.items()
@@ -377,13 +405,21 @@ def _fix(option: Option, reason: str) -> str:
     """Return a remedy for a value that was refused: an example, or the default."""
     if "Fix: " in reason:
         return ""
-    value = option.about.example or (option.default_text if not option.about.shown and option.kind is not bool else "")
+    value = option.about.example or (
+        option.default_text if not option.about.shown and option.kind is not bool else ""
+    )
     return f". Fix: {option.long} {value}" if value else ""
 
 
 def spelled(long: str, value: Any) -> str:
     """Return an option and its value as the command line has them."""
-    return f"{long} {value}" if not isinstance(value, bool) else long if value else f"--no-{long.removeprefix('--')}"
+    return (
+        f"{long} {value}"
+        if not isinstance(value, bool)
+        else long
+        if value
+        else f"--no-{long.removeprefix('--')}"
+    )
 
 
 def check(part_or_options: Any) -> None:
@@ -407,8 +443,8 @@ def applies(options: Options, **settled: Any) -> None:
 
     Args:
         options: of a command.
-        settled: values that the work settled in place of those given, such as the engine that "auto" means. Without
-            them, what requires an option of `Options.settled` is not checked.
+        settled: values that the work settled in place of those given, such as the engine that
+            "auto" means. Without them, what requires an option of `Options.settled` is not checked.
 
     Raises:
         InputError: naming the first one that would be ignored, and what it requires.
@@ -420,10 +456,14 @@ def applies(options: Options, **settled: Any) -> None:
                 continue
             value = settled.get(other, value_of(options, other))
             if value in (None, (), False, 0, 0.0) if accepted == ANY else value not in accepted:
-                here = "" if value in (None, (), False) else f", not {spelled(declared[other].long, value)}"
+                here = (
+                    ""
+                    if value in (None, (), False)
+                    else f", not {spelled(declared[other].long, value)}"
+                )
                 raise InputError(
-                    f"{options.where(name)}: has no effect here (requires {_needed(declared[other].long, accepted)}"
-                    f"{here}). Fix: leave it out"
+                    f"{options.where(name)}: has no effect here (requires"
+                    f" {_needed(declared[other].long, accepted)}{here}). Fix: leave it out"
                 )
 
 
@@ -435,7 +475,9 @@ def only(options: Options, names: Iterable[str], reason: str) -> None:
     """
     for name in options.given:
         if name not in names:
-            raise InputError(f"{options.where(name)}: has no effect here ({reason}). Fix: leave it out")
+            raise InputError(
+                f"{options.where(name)}: has no effect here ({reason}). Fix: leave it out"
+            )
 
 
 def value_of(options: Options, name: str) -> Any:
@@ -471,13 +513,16 @@ def _several(value: Any) -> Iterable[Any]:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean --x?` for an unknown name: one with the same beginning, its initials, or nearly it."""
+    """Return `, did you mean --x?` for an unknown name: one with the same beginning, its initials,
+    or nearly it."""
     word = name.lstrip("-").replace("_", "-")
     likely = [
         each
         for each in known
         for plain in [each.lstrip("-").replace("_", "-")]
-        if plain.startswith(word) or word.startswith(f"{plain}-") or "".join(p[:1] for p in plain.split("-")) == word
+        if plain.startswith(word)
+        or word.startswith(f"{plain}-")
+        or "".join(p[:1] for p in plain.split("-")) == word
     ]
     likely = likely or difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
     return f", did you mean {' or '.join(likely)}?" if likely else ""

@@ -11,11 +11,14 @@ _HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
 def printable(text: str) -> str:
     r"""Return one line of text, each control character as an escape like \x1b.
 
-    Names come from files and from other programs; an escape sequence in one would move the cursor or change colours.
+    Names come from files and from other programs; an escape sequence in one would move the cursor
+    or change colours.
     """
     if text.isprintable():
         return text
-    return "".join(_escaped(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text)
+    return "".join(
+        _escaped(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text
+    )
 
 
 def printable_lines(text: str) -> str:

@@ -22,12 +22,15 @@ def milliseconds(text: Any) -> float:
 
 
 def seconds(text: Any) -> float:
-    """Return a duration in seconds: 90s, 5m, 1.5h. A unit is needed: 5 was meant as minutes and taken as seconds."""
+    """Return a duration in seconds: 90s, 5m, 1.5h. A unit is needed: 5 was meant as minutes and
+    taken as seconds."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text).lower())
     if match is None or float(match[1]) == 0:
         raise ValueError("not a duration (expected a time, as 90s, 5m or 1h). Fix: --budget 5m")
     if not match[2]:
-        raise ValueError(f"the unit is missing (expected a time, as 90s, 5m or 1h). Fix: --budget {match[1]}m")
+        raise ValueError(
+            f"the unit is missing (expected a time, as 90s, 5m or 1h). Fix: --budget {match[1]}m"
+        )
     return float(match[1]) * _SECONDS[match[2]]
 
 

@@ -1,7 +1,8 @@
-"""Where named things are found: a user's own in the working directory first, then what ships with the package.
+"""Where named things are found: a user's own in the working directory first, then what ships with
+the package.
 
-Spaces, latency tables and recorded experiments stand at the top of the repository, and travel in the wheel as
-`nas/_shipped/`.
+Spaces, latency tables and recorded experiments stand at the top of the repository, and travel in
+the wheel as `nas/_shipped/`.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def roots(folder: str) -> list[Path]:
-    """The folders of this name, the one that wins first."""
+    """Return the folders of this name, the one that wins first."""
     shipped = _PACKAGE / "_shipped" / folder
     candidates = [Path.cwd() / folder, shipped if shipped.is_dir() else _PACKAGE.parent / folder]
     return [root for root in dict.fromkeys(candidates) if root.is_dir()]
 
 
 def shipped(folder: str) -> Path:
-    """The folder of this name that belongs to the package."""
+    """Return the folder of this name that belongs to the package."""
     return roots(folder)[-1]
 
 
 def names(folder: str, pattern: str) -> dict[str, Path]:
-    """What is there by name: a file's stem, or the folder that holds `pattern` when it has a slash."""
+    """Return what is there by name: a file's stem, or the folder that holds `pattern` when it has a
+    slash."""
     found: dict[str, Path] = {}
     for name, path in _entries(folder, pattern):
         found.setdefault(name, path)
@@ -45,7 +47,7 @@ def _entries(folder: str, pattern: str) -> Iterator[tuple[str, Path]]:
 
 
 def find(what: str, folder: str, pattern: str, name: str, others: Iterable[str] = ()) -> Path:
-    """The path of the `what` called `name`, or `name` itself when it is a path.
+    """Return the path of the `what` called `name`, or `name` itself when it is a path.
 
     `others` are names that are known elsewhere, for the message alone.
 

@@ -1,4 +1,5 @@
-"""What pydantic found wrong, in one line: for files with their line and key, for options with their name."""
+"""What pydantic found wrong, in one line: for files with their line and key, for options with their
+name."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
         reason = "is missing" if first["type"] == "missing" else "unknown key"
     elif first["type"] in ("too_short", "too_long"):
         least = first["ctx"].get("min_length")
-        expected = f"at least {least}" if first["type"] == "too_short" else f"at most {first['ctx'].get('max_length')}"
+        expected = (
+            f"at least {least}"
+            if first["type"] == "too_short"
+            else f"at most {first['ctx'].get('max_length')}"
+        )
         reason = f"has {first['ctx']['actual_length']} values, expected {expected}"
     elif first["type"] != "value_error":
         reason = f"{reason}, found {first['input']!r}"
@@ -54,7 +59,8 @@ def mistake_in(
 
     Args:
         keys: where in the file the checked data stands.
-        hidden: names that pydantic puts between the keys, as the tags of a union, and that no file has.
+        hidden: names that pydantic puts between the keys, as the tags of a union, and that no file
+            has.
     """
     where, reason = first_mistake(error)
     return file.error([*keys, *(key for key in where if key not in hidden)], reason)
@@ -72,7 +78,9 @@ def validated(file: YamlFile, model: type[Model], data: Any, keys: Sequence[Key]
         raise mistake_in(file, error, keys) from None
 
 
-def made(file: YamlFile, kind: type[Any], fields: Mapping[str, Any], keys: Sequence[Key] = ()) -> Any:
+def made(
+    file: YamlFile, kind: type[Any], fields: Mapping[str, Any], keys: Sequence[Key] = ()
+) -> Any:
     """Return a pydantic dataclass made of `fields`, which stand at `keys` of `file`.
 
     Raises:

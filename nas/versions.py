@@ -6,11 +6,15 @@ __version__ = "0.1.0"
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """`nas`, Python, the platform, and the installed version of each package that is there."""
+    """Return `nas`, Python, the platform, and the installed version of each package that is there."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"nas": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    found = {
+        "nas": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     for package in packages:
         try:
             found[package] = version(package)

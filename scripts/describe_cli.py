@@ -1,10 +1,12 @@
-"""Write what the command line takes: `docs/reference/cli.md` for people, `tests/cli/surface.json` for a test.
+"""Write what the command line takes: `docs/reference/cli.md` for people, `tests/cli/surface.json`
+for a test.
 
     python scripts/describe_cli.py           # writes both
     python scripts/describe_cli.py --check   # exits 1 where either is not what the options say
 
-Both come from the dataclasses of options (`nas.options`). The surface is frozen by `tests/cli/test_surface.py`: a new
-option, another default or another range is a decision, made by running this script and committing what it writes.
+Both come from the dataclasses of options (`nas.options`). The surface is frozen by
+`tests/cli/test_surface.py`: a new option, another default or another range is a decision, made by
+running this script and committing what it writes.
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ option that does nothing with the others is refused by name. Exit codes: 0 done,
 
 def surface() -> dict[str, Any]:
     """Return every command's options as plain data."""
-    return {name: [_entry(option) for option in options_of(options_class(name)).values()] for name in COMMANDS}
+    return {
+        name: [_entry(option) for option in options_of(options_class(name)).values()]
+        for name in COMMANDS
+    }
 
 
 def _entry(option: Option) -> dict[str, Any]:
@@ -66,11 +71,18 @@ def _entry(option: Option) -> dict[str, Any]:
         entry["default"] = option.default
     if option.choices:
         entry["choices"] = list(option.choices)
-    bounds = {"at_least": about.at_least, "above": about.above, "at_most": about.at_most, "below": about.below}
+    bounds = {
+        "at_least": about.at_least,
+        "above": about.above,
+        "at_most": about.at_most,
+        "below": about.below,
+    }
     entry |= {name: limit for name, limit in bounds.items() if limit is not None}
     if about.requires:
-        entry["requires"] = {name: values if values == "any" else list(values) for name, values in
-                             about.requires.items()}  # fmt: skip
+        entry["requires"] = {
+            name: values if values == "any" else list(values)
+            for name, values in about.requires.items()
+        }
     return entry
 
 
@@ -85,7 +97,11 @@ def _section(name: str) -> str:
     options = options_of(kind).values()
     arguments = [option for option in options if option.about.argument]
     given = [option.long if option.required else f"[{option.long}]" for option in arguments]
-    needed = [f"{option.long} {option.type_text}" for option in options if option.required and option not in arguments]
+    needed = [
+        f"{option.long} {option.type_text}"
+        for option in options
+        if option.required and option not in arguments
+    ]
     lines = [f"## nas {name}", "", COMMANDS[name], ""]
     lines += ["```", " ".join(["nas", name, *given, *needed, "[OPTIONS]"]), "```", ""]
     if options:
@@ -101,7 +117,12 @@ def _row(option: Option) -> str:
     default = "required" if option.required else option.default_text
     unit = f"{option.about.unit}, " if option.about.unit else ""
     value = (option.type_text + (" ..." if option.many else "")).replace("|", " \\| ")
-    cells = [name, value if option.kind is not bool else "", default, (unit + option.about.bounds).strip(", ")]
+    cells = [
+        name,
+        value if option.kind is not bool else "",
+        default,
+        (unit + option.about.bounds).strip(", "),
+    ]
     return f"| {' | '.join(cells)} | {option.about.help}{option.needs} |"
 
 
@@ -112,10 +133,15 @@ def files() -> dict[Path, str]:
 
 def main() -> None:
     """Write the files, or compare them."""
-    wrong = [path for path, text in files().items() if not path.is_file() or path.read_text() != text]
+    wrong = [
+        path for path, text in files().items() if not path.is_file() or path.read_text() != text
+    ]
     if "--check" in sys.argv[1:]:
         for path in wrong:
-            print(f"{path.relative_to(ROOT)}: is not what the options say. Fix: python scripts/describe_cli.py")
+            print(
+                f"{path.relative_to(ROOT)}: is not what the options say. Fix: python"
+                " scripts/describe_cli.py"
+            )
         sys.exit(bool(wrong))
     for path in wrong:
         path.parent.mkdir(parents=True, exist_ok=True)

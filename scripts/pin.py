@@ -1,7 +1,8 @@
 """Prints constraints.txt from the environment it runs in: `make pin`.
 
-A version that needs a newer Python than the oldest we support is pinned only from that Python on, so that the same file
-serves 3.10, where pip then chooses within pyproject.toml's ranges. Packages for a GPU are left out: they follow torch.
+A version that needs a newer Python than the oldest we support is pinned only from that Python on,
+so that the same file serves 3.10, where pip then chooses within pyproject.toml's ranges. Packages
+for a GPU are left out: they follow torch.
 """
 
 from __future__ import annotations

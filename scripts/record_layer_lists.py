@@ -2,9 +2,9 @@
 
     python scripts/record_layer_lists.py
 
-goes over `latency_tables/*/published.csv` and writes `nas/latency/estimate/layer_lists.csv`, which estimated tables are
-made from. Run it after adding a figure of a network or a resolution that is not in the file. The same figures give the
-same bytes; a test compares them.
+goes over `latency_tables/*/published.csv` and writes `nas/latency/estimate/layer_lists.csv`, which
+estimated tables are made from. Run it after adding a figure of a network or a resolution that is
+not in the file. The same figures give the same bytes; a test compares them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from reference_networks import reference_networks
 
+from nas.blocks import Shape
 from nas.files import write_text
 from nas.latency.estimate.layer_lists import COLUMNS, COUNTS, PATH
-from nas.specs import Shape
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,8 @@ def published_sizes() -> list[tuple[str, int]]:
 def layer_lists() -> str:
     """Return the content of the CSV file, the layers of a network in their order.
 
-    The order matters: sums of floats depend on it, and the tables are to come out the same to the last byte.
+    The order matters: sums of floats depend on it, and the tables are to come out the same to the
+    last byte.
     """
     networks = reference_networks()
     text = io.StringIO(newline="")
@@ -46,7 +47,9 @@ def layer_lists() -> str:
     for name, side in published_sizes():
         layers = networks[name](Shape(3, side, side))
         for layer in layers:
-            writer.writerow([name, side, layer.kind, layer.name, *(getattr(layer, count) for count in COUNTS)])
+            writer.writerow(
+                [name, side, layer.kind, layer.name, *(getattr(layer, count) for count in COUNTS)]
+            )
     return text.getvalue()
 
 

@@ -1,4 +1,5 @@
-"""The public API: what `nas` shows, that its functions are functions in whatever order things are imported, types."""
+"""The public API: what `nas` shows, that its functions are functions in whatever order things are
+imported, types."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import nas
-from nas.specs import Flatten
+from nas.blocks import Flatten
 
 ROOT = Path(nas.__file__).parent.parent
 PACKAGES = sorted(name for name in nas.__all__ if (ROOT / "nas" / name).is_dir())
@@ -27,7 +28,11 @@ def run_python(*lines: str) -> str:
     """Return what a fresh Python process prints that runs these lines."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", "\n".join(lines)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -39,7 +44,10 @@ def test_dir_shows_the_api_and_nothing_else() -> None:
     assert not [each for each in public if isinstance(each, ModuleType)]
     assert all(inspect.isfunction(each) or inspect.isclass(each) for each in public)
     # A package that was imported afterwards does not show up in it, and neither does a module.
-    lines = "import nas.search.exact, nas.latency.table, nas.cli, nas", "print(dir(nas) == sorted(nas.__all__))"
+    lines = (
+        "import nas.search.engines.exact, nas.latency.table, nas.cli, nas",
+        "print(dir(nas) == sorted(nas.__all__))",
+    )
     assert run_python(*lines) == "True\n"
 
 
@@ -48,7 +56,9 @@ def test_every_public_name_is_documented() -> None:
         assert getattr(nas, name).__doc__, name
 
 
-@pytest.mark.parametrize("name", [name for name in nas.__all__ if inspect.isfunction(getattr(nas, name))])
+@pytest.mark.parametrize(
+    "name", [name for name in nas.__all__ if inspect.isfunction(getattr(nas, name))]
+)
 def test_functions_are_functions(name: str) -> None:
     function = getattr(nas, name)
     assert type(function).__name__ == "function"
@@ -58,12 +68,15 @@ def test_functions_are_functions(name: str) -> None:
 
 STATEMENTS = (
     "import nas.search.engines",
-    "import nas.search.exact as exact; assert exact.__name__ == 'nas.search.exact'",
+    "import nas.search.engines.exact as exact; assert exact.__name__ == 'nas.search.engines.exact'",
     "from nas import search; assert type(search).__name__ == 'function'",
     "from nas.search import search, pose; assert type(search).__name__ == 'function'",
     "import nas.search; assert type(nas.search).__name__ == 'function'",
     "from nas.search import engines; assert set(engines.ENGINES) >= {'exact'}",
-    "import sys, importlib; assert importlib.import_module('nas.search') is sys.modules['nas.search']",
+    (
+        "import sys, importlib; assert importlib.import_module('nas.search') is"
+        " sys.modules['nas.search']"
+    ),
 )
 
 
@@ -81,7 +94,8 @@ def test_search_is_a_function_whatever_was_imported_before(first: int) -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_function_and_its_package_live_together(name: str) -> None:
-    """The function has the attributes of the package: `mock.patch("nas.search.solver.pose")` finds its way."""
+    """The function has the attributes of the package: `mock.patch("nas.search.solver.pose")` finds
+    its way."""
     out = run_python(
         "import importlib, sys, nas",
         f"package = importlib.import_module('nas.{name}')",
@@ -94,8 +108,20 @@ def test_a_function_and_its_package_live_together(name: str) -> None:
 
 
 def test_importing_nas_imports_nothing_heavy() -> None:
-    heavy = {"numpy", "torch", "pandas", "scipy", "optuna", "pydantic", "yaml", "vl_convert", "rich"}
-    out = run_python("import sys, nas", "print(*sorted(name for name in sys.modules if '.' not in name))")
+    heavy = {
+        "numpy",
+        "torch",
+        "pandas",
+        "scipy",
+        "optuna",
+        "pydantic",
+        "yaml",
+        "vl_convert",
+        "rich",
+    }
+    out = run_python(
+        "import sys, nas", "print(*sorted(name for name in sys.modules if '.' not in name))"
+    )
     assert not heavy & set(out.split())
 
 
@@ -112,11 +138,23 @@ PROGRAM = """
 @pytest.mark.slow(seconds=60)
 def test_mypy_in_strict_mode_passes_a_users_program(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(inspect.cleandoc(PROGRAM) + "\n")
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent", "program.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--config-file=",
+        "--follow-imports=silent",
+        "program.py",
+    ]
     environment = {**os.environ, "MYPYPATH": str(ROOT), "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
-    assert (ROOT / "nas" / "py.typed").is_file(), "without it mypy does not look into an installed package"
+    assert (ROOT / "nas" / "py.typed").is_file(), (
+        "without it mypy does not look into an installed package"
+    )
 
 
 MEMBER = "efficientformer_l1"
@@ -125,7 +163,8 @@ MEMBER = "efficientformer_l1"
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One public object of every kind, made as DESIGN.md's block of code makes them."""
-    space, table = nas.load_space("efficientformer"), nas.load_table("iphone12")
+    space = nas.load_space("efficientformer")
+    table = nas.load_table("iphone12")
     scores = nas.load_scores("efficientformer")
     arch = nas.load_architecture(MEMBER)
     found = nas.search(space, table, scores, latency_ms=1.2)
@@ -147,7 +186,9 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "published": space.published,
         "network": nas.build(arch.at(64)),
         "backbone": nas.backbone(arch.at(64)),
-        "finetuned": nas.Finetuned(tmp_path_factory.mktemp("run"), arch, {"accuracy": list(range(1000))}),
+        "finetuned": nas.Finetuned(
+            tmp_path_factory.mktemp("run"), arch, {"accuracy": list(range(1000))}
+        ),
     }
 
 
@@ -179,7 +220,8 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_become_data_frames_and_html(name: str, objects: dict[str, Any]) -> None:
-    frame, html = objects[name].to_frame(), objects[name]._repr_html_()
+    frame = objects[name].to_frame()
+    html = objects[name]._repr_html_()
     assert set(frame.columns) >= TABLES[name]
     assert html.count("<tr>") <= 60 and len(html) < 40_000 and "<table>" in html
     rows = {
@@ -205,7 +247,9 @@ def test_the_frame_of_a_table_has_its_figures(objects: dict[str, Any]) -> None:
     assert objects["estimate"].to_frame()["ms"].sum() == pytest.approx(objects["estimate"].ms)
 
 
-def test_architectures_by_member_file_and_run_folder(objects: dict[str, Any], tmp_path: Path) -> None:
+def test_architectures_by_member_file_and_run_folder(
+    objects: dict[str, Any], tmp_path: Path
+) -> None:
     arch = objects["architecture"]
     assert arch == objects["space"].published[MEMBER]
     objects["found"].save(tmp_path / "run")
@@ -222,7 +266,10 @@ def test_architectures_by_member_file_and_run_folder(objects: dict[str, Any], tm
     ("call", "reason"),
     [
         (lambda o: nas.load_architecture("efficientformer_l2"), "did you mean 'efficientformer_l"),
-        (lambda o: nas.load_architecture(o["space"]), "architecture: expected a path or a published member's name"),
+        (
+            lambda o: nas.load_architecture(o["space"]),
+            "architecture: expected a path or a published member's name",
+        ),
         (lambda o: nas.load_space(3), "space: expected a name or a path"),
         (lambda o: nas.load_table(None), "table: expected a device's name or a path"),
         (lambda o: nas.load_scores(o["table"]), "scores: expected a name or a path"),
@@ -231,16 +278,40 @@ def test_architectures_by_member_file_and_run_folder(objects: dict[str, Any], tm
             r"arch: expected an Architecture .* nas.load_architecture\('efficientformer_l1'\)",
         ),
         (lambda o: o["table"].predict(MEMBER), r"arch: expected an Architecture"),
-        (lambda o: nas.search("emo", o["table"], o["scores"]), r"space: expected a Space .* nas.load_space\('emo'\)"),
-        (lambda o: nas.search(o["space"], "iphone12", o["scores"]), r"table: expected a LatencyTable .*load_table"),
-        (lambda o: nas.search(o["space"], o["table"], "emo"), r"scores: expected Scores .* nas.load_scores\('emo'\)"),
-        (lambda o: nas.search(o["space"], o["table"], o["scores"], latency_ms="fast"), "latency target 'fast'"),
-        (lambda o: nas.search(o["space"], o["table"], o["scores"], latency_ms="1.2"), "latency target '1.2'"),
-        (lambda o: nas.search(o["space"], o["table"], o["scores"], latency_ms=float("nan")), "latency target nan"),
-        (lambda o: nas.search(o["space"], o["table"], o["scores"], engine="exakt"), "did you mean 'exact'"),
+        (
+            lambda o: nas.search("emo", o["table"], o["scores"]),
+            r"space: expected a Space .* nas.load_space\('emo'\)",
+        ),
+        (
+            lambda o: nas.search(o["space"], "iphone12", o["scores"]),
+            r"table: expected a LatencyTable .*load_table",
+        ),
+        (
+            lambda o: nas.search(o["space"], o["table"], "emo"),
+            r"scores: expected Scores .* nas.load_scores\('emo'\)",
+        ),
+        (
+            lambda o: nas.search(o["space"], o["table"], o["scores"], latency_ms="fast"),
+            "latency target 'fast'",
+        ),
+        (
+            lambda o: nas.search(o["space"], o["table"], o["scores"], latency_ms="1.2"),
+            "latency target '1.2'",
+        ),
+        (
+            lambda o: nas.search(o["space"], o["table"], o["scores"], latency_ms=float("nan")),
+            "latency target nan",
+        ),
+        (
+            lambda o: nas.search(o["space"], o["table"], o["scores"], engine="exakt"),
+            "did you mean 'exact'",
+        ),
         (lambda o: nas.search(o["space"], o["table"], o["scores"], engine=None), "engine"),
         (lambda o: nas.search(o["space"], o["table"], o["scores"], limits={"macs": "1e9"}), "macs"),
-        (lambda o: nas.search(o["space"], o["table"], o["scores"], evaluate_best="8"), "evaluate_best"),
+        (
+            lambda o: nas.search(o["space"], o["table"], o["scores"], evaluate_best="8"),
+            "evaluate_best",
+        ),
     ],
 )
 def test_what_is_not_right_is_refused_in_one_line(

@@ -16,7 +16,8 @@ SPACES = {name: nas.load_space(name) for name in space_names()}
 
 
 def smallest(name: str) -> Architecture:
-    """Return the smallest published member of a space, or the smallest member where none is published."""
+    """Return the smallest published member of a space, or the smallest member where none is
+    published."""
     members = list(SPACES[name].published.values()) or [SPACES[name].smallest()]
     return min(members, key=lambda arch: arch.macs)
 
@@ -82,10 +83,14 @@ def test_stages_that_do_not_exist_are_refused(out: object) -> None:
 
 def test_other_inputs_are_refused_in_a_line(tmp_path: Path) -> None:
     arch = SPACES["emo"].published["emo_1m"]
-    with pytest.raises(InputError, match=r"arch: expected an Architecture .* nas\.load_architecture\('emo_1m'\)"):
+    with pytest.raises(
+        InputError, match=r"arch: expected an Architecture .* nas\.load_architecture\('emo_1m'\)"
+    ):
         nas.backbone("emo_1m")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="100x96 is not a size for a backbone"):
         nas.backbone(arch)(torch.randn(1, 3, 100, 96))
     torch.save(nas.build(SPACES["emo"].published["emo_2m"]).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth: these weights are not of the architecture 'emo_1m'"):
+    with pytest.raises(
+        InputError, match=r"other\.pth: these weights are not of the architecture 'emo_1m'"
+    ):
         nas.backbone(arch, weights=tmp_path / "other.pth")

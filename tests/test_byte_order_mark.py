@@ -1,4 +1,5 @@
-"""Files that went through a spreadsheet or a Windows editor have a byte-order mark in front: every reader takes it."""
+"""Files that went through a spreadsheet or a Windows editor have a byte-order mark in front: every
+reader takes it."""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ from nas.accuracy import load_scores
 from nas.accuracy.evaluations import COLUMNS as EVALUATIONS
 from nas.accuracy.evaluations import _read as read_evaluations
 from nas.csv_files import read_columns, read_records, read_strict
-from nas.devices import board_runner
+from nas.devices.board import run as board_runner
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.journals import read_entries, read_whole
 from nas.latency import load_table
 from nas.latency.importing import FORMATS
 from nas.latency.importing.common import Format
-from nas.latency.networks import read_networks
-from nas.latency.unsupported import read_unsupported
+from nas.latency.network_times import read_networks
+from nas.latency.rows import read_unsupported
 from nas.resources import TABLES, names
 from nas.space import load_architecture, load_space
 from nas.supernet.sensitivity import _read as read_sensitivity
@@ -48,16 +49,26 @@ FILES: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "records": ("a.csv", ROWS, lambda path: list(read_records(path, ("step", "loss")))),
     "strict": ("a.csv", ROWS, lambda path: list(read_strict(path, ("step", "loss")))),
     "columns": ("metrics.csv", ROWS, lambda path: read_columns(path, ("step", "loss"))),
-    "metrics of a training": ("metrics.csv", ROWS, lambda path: (truncate(path, 1), path.read_text())[1]),
+    "metrics of a training": (
+        "metrics.csv",
+        ROWS,
+        lambda path: (truncate(path, 1), path.read_text())[1],
+    ),
     "evaluations": ("evaluations.csv", EVALUATION, lambda path: read_evaluations(path, 100)),
     "sensitivity": ("sensitivity.csv", MEASURED, read_sensitivity),
     "journal": ("profile.journal", '{"format": "x"}\n{"a": 1}\n', read_entries),
-    "unsupported": ("unsupported.csv", "kind,hyperparameters,input,message,date\nmb4d,,1x1x1,no,2026-01-01\n",
-                    lambda path: read_unsupported(path.parent)),
+    "unsupported": (
+        "unsupported.csv",
+        "kind,hyperparameters,input,message,date\nmb4d,,1x1x1,no,2026-01-01\n",
+        lambda path: read_unsupported(path.parent),
+    ),
     "yaml": ("a.yaml", "format: x\n", lambda path: YamlFile(path).data),
-    "results of a board": (board_runner.RESULTS_FILE, RESULTS,
-                           lambda path: board_runner.read_results(path.parent, {"id": "1"})),
-}  # fmt: skip
+    "results of a board": (
+        board_runner.RESULTS_FILE,
+        RESULTS,
+        lambda path: board_runner.read_results(path.parent, {"id": "1"}),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -84,7 +95,9 @@ def test_every_file_of_a_table_may_be_marked(device: str, tmp_path: Path) -> Non
 def test_every_import_takes_a_marked_file(known: Format, tmp_path: Path) -> None:
     """What is wrong with a file, or what is read of it, is the same with a mark."""
     file = tmp_path / f"a{known.endings[0]}"
-    text = "kind,hyperparameters,input_shape,output_shape,latency_ms\nmb4d,expansion=4,1x1x1,1x1x1,1\n"
+    text = (
+        "kind,hyperparameters,input_shape,output_shape,latency_ms\nmb4d,expansion=4,1x1x1,1x1x1,1\n"
+    )
 
     def outcome(path: Path) -> str:
         try:

@@ -1,4 +1,5 @@
-"""The commands as functions: the same options and errors as on the command line, and what they return."""
+"""The commands as functions: the same options and errors as on the command line, and what they
+return."""
 
 from __future__ import annotations
 
@@ -29,7 +30,11 @@ COMMANDS: dict[str, dict[str, Any]] = {
 def test_a_value_is_refused_as_on_the_command_line(name: str) -> None:
     """Every number that has a range, one that is out of it."""
     function: Callable[..., Any] = getattr(nas, name)
-    numbers = [each for each in options_of(options_class(name)).values() if each.about.bounds and not each.about.read]
+    numbers = [
+        each
+        for each in options_of(options_class(name)).values()
+        if each.about.bounds and not each.about.read
+    ]
     assert numbers
     for option in numbers:
         given = {**COMMANDS[name], option.name: -7.5}
@@ -57,7 +62,9 @@ def test_named_parameters_are_options(name: str) -> None:
 def test_options_without_effect_are_refused() -> None:
     with pytest.raises(InputError, match=r"--limit 3: has no effect here \(requires --data"):
         nas.export("emo_1m", limit=3)
-    with pytest.raises(InputError, match=r"--init-member emo_1m: has no effect here \(requires --init"):
+    with pytest.raises(
+        InputError, match=r"--init-member emo_1m: has no effect here \(requires --init"
+    ):
         nas.train("emo", init_member="emo_1m")
     with pytest.raises(InputError, match="--bundle does not take it"):
         nas.profile("emo", "host", bundle="here", retry=True)
@@ -65,11 +72,16 @@ def test_options_without_effect_are_refused() -> None:
         nas.profile("emo", "host", bundle="here", merge="there")
 
 
-def test_profile_gives_the_table(workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("nas.devices.host.Host", lambda threads: FakeDevice(threads))
+def test_profile_gives_the_table(
+    workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("nas.devices.host.device.Host", lambda threads: FakeDevice(threads))
     (profiled,) = nas.profile("small", "host", resolution=64)
     assert profiled.table is not None and profiled.report is not None
-    assert profiled.folder == Path("latency_tables/host") and len(profiled.table.rows) >= profiled.report.measured > 0
+    assert (
+        profiled.folder == Path("latency_tables/host")
+        and len(profiled.table.rows) >= profiled.report.measured > 0
+    )
     assert profiled.table.rows == nas.load_table("host").rows
     assert capsys.readouterr().out == "", "a function prints nothing"
     run_command("profile", space="small", device=["host"], resolution=64, json=True)
@@ -83,13 +95,17 @@ def test_profile_gives_the_table(workplace: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_profile_takes_figures_that_are_there(tmp_path: Path) -> None:
     table = nas.load_table("iphone12")
-    members = {name: nas.load_space("efficientformer").sample(seed) for seed, name in enumerate("abcdefgh")}
+    members = {
+        name: nas.load_space("efficientformer").sample(seed) for seed, name in enumerate("abcdefgh")
+    }
     lines = ["network,latency_ms"]
     for name, arch in members.items():
         arch.save(tmp_path / f"{name}.yaml")
         lines.append(f"{tmp_path / name}.yaml,{2 * table.total_ms(arch)}")
     (tmp_path / "networks.csv").write_text("\n".join(lines) + "\n")
-    (profiled,) = nas.profile(device="iphone12", calibrate=tmp_path / "networks.csv", out=tmp_path / "adjusted")
+    (profiled,) = nas.profile(
+        device="iphone12", calibrate=tmp_path / "networks.csv", out=tmp_path / "adjusted"
+    )
     assert profiled.table is not None and profiled.folder == tmp_path / "adjusted"
     arch = members["a"]
     assert profiled.table.total_ms(arch) == pytest.approx(2 * table.total_ms(arch), rel=0.02)
@@ -102,7 +118,10 @@ def test_export_gives_the_files(tmp_path: Path, capsys: Any) -> None:
     assert set(exported.targets) == {"config", "torch"} and exported.folder == tmp_path / "files"
     assert all((exported.folder / entry["file"]).is_file() for entry in exported.targets.values())
     assert capsys.readouterr().out == "", "a function prints nothing"
-    assert nas.export(tmp_path / "a.yaml", to="config,torch", out=tmp_path / "files").skipped == ("config", "torch")
+    assert nas.export(tmp_path / "a.yaml", to="config,torch", out=tmp_path / "files").skipped == (
+        "config",
+        "torch",
+    )
     with pytest.raises(InputError, match="--to onx: unknown export target, did you mean 'onnx'"):
         nas.export("emo_1m", to="onx")
 
@@ -112,18 +131,32 @@ def test_train_then_search_then_finetune_then_report(
     workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The whole job from Python, on a small space and few digits."""
-    monkeypatch.setattr("nas.devices.host.Host", lambda threads: FakeDevice(threads))
+    monkeypatch.setattr("nas.devices.host.device.Host", lambda threads: FakeDevice(threads))
     nas.profile("small", "host", resolution=32, classes=10)
     settings = {"epochs": 1, "batch": 50, "limit": 120, "held_out": 40}
     trained = nas.train("small", resolution=32, score_widths=1, out="supernet", **settings)
-    assert trained is not None and trained.folder == Path("supernet") and trained.scores.images == 40
+    assert (
+        trained is not None and trained.folder == Path("supernet") and trained.scores.images == 40
+    )
     assert nas.load_scores(trained.folder).fingerprint == trained.scores.fingerprint
-    run_command("search", space="small", device="host", supernet="supernet", resolution=32, out="run", json=True)
+    run_command(
+        "search",
+        space="small",
+        device="host",
+        supernet="supernet",
+        resolution=32,
+        out="run",
+        json=True,
+    )
     finetuned = nas.finetune("run", "digits", new_head=True, **settings)
-    assert finetuned.folder == Path("run/finetune") and finetuned.description["recipe"]["epochs"] == 1
+    assert (
+        finetuned.folder == Path("run/finetune") and finetuned.description["recipe"]["epochs"] == 1
+    )
     capsys.readouterr()
     report = nas.report("run")
-    assert report.page == Path("run/report.html") and report.page.is_file() and len(report.runs) == 1
+    assert (
+        report.page == Path("run/report.html") and report.page.is_file() and len(report.runs) == 1
+    )
     assert capsys.readouterr().out == "", "a function prints nothing"
     with pytest.raises(InputError, match="each run once"):
         nas.report("run", "run")

@@ -94,8 +94,12 @@ def test_held_out_is_apart_stratified_and_repeatable() -> None:
     assert not any(image.tobytes() in seen for image in first.held_out.images)
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 2**31), st.floats(0, 1))
-def test_every_prefix_of_the_order_is_stratified(labels: list[int], seed: int, share: float) -> None:
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 2**31), st.floats(0, 1)
+)
+def test_every_prefix_of_the_order_is_stratified(
+    labels: list[int], seed: int, share: float
+) -> None:
     array = np.array(labels, dtype=np.int64)
     order = stratified_order(array, seed)
     assert sorted(order) == list(range(len(labels)))
@@ -144,7 +148,9 @@ def test_image_folder_with_splits(tmp_path: Path, test_name: str) -> None:
 
 def test_classes_called_like_splits(tmp_path: Path) -> None:
     """`train` and `test_tube` as classes, in a folder whose name has glob characters."""
-    data = load_data(str(fill(tmp_path / "a[1]", {"train": (200, 0, 0), "test_tube": (0, 0, 200)})), SIZE)
+    data = load_data(
+        str(fill(tmp_path / "a[1]", {"train": (200, 0, 0), "test_tube": (0, 0, 200)})), SIZE
+    )
     assert data.train.classes == ("test_tube", "train")
     assert data.test is None and len(data.train) + len(data.held_out) == 20
     colours_match(data, "train", "test_tube")
@@ -153,10 +159,14 @@ def test_classes_called_like_splits(tmp_path: Path) -> None:
 def test_parquet_with_hub_features(tmp_path: Path) -> None:
     import datasets
 
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["blue", "red"])})
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.ClassLabel(names=["blue", "red"])}
+    )
     for split, count in (("train", 20), ("test", 6)):
         images = [{"bytes": data, "path": None} for data in rows(count)]
-        table = datasets.Dataset.from_dict({"img": images, "label": [i % 2 for i in range(count)]}, features=features)
+        table = datasets.Dataset.from_dict(
+            {"img": images, "label": [i % 2 for i in range(count)]}, features=features
+        )
         table.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
     data = load_data(str(tmp_path / "set"), SIZE)
     assert data.train.classes == ("blue", "red")
@@ -175,15 +185,23 @@ def test_parquet_with_plain_bytes_and_string_labels(tmp_path: Path) -> None:
 def test_parquet_pattern_with_structs_and_numbers(tmp_path: Path) -> None:
     for part in range(2):
         images = [{"bytes": data, "path": "x.png"} for data in rows(10)]
-        write_parquet(tmp_path / f"part-{part}.parquet", image=images, label=[7 if i % 2 else 3 for i in range(10)])
+        write_parquet(
+            tmp_path / f"part-{part}.parquet",
+            image=images,
+            label=[7 if i % 2 else 3 for i in range(10)],
+        )
     data = load_data(str(tmp_path / "part-*.parquet"), SIZE)
     assert data.train.classes == ("3", "7")
     assert len(data.train) + len(data.held_out) == 20
     colours_match(data, "7", "3")
 
 
-def test_unlabelled_test_split_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_parquet(tmp_path / "set" / "train.parquet", image=rows(20), label=[i % 2 for i in range(20)])
+def test_unlabelled_test_split_is_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parquet(
+        tmp_path / "set" / "train.parquet", image=rows(20), label=[i % 2 for i in range(20)]
+    )
     write_parquet(tmp_path / "set" / "test.parquet", image=rows(4), label=[-1] * 4)
     assert load_data(str(tmp_path / "set"), SIZE).test is None
     assert "no labels" in capsys.readouterr().err
@@ -218,11 +236,15 @@ def test_malformed_parquet(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_full_disk_while_reading_is_no_fault_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_reading_is_no_fault_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     def full(*_: object, **__: object) -> None:
-        raise datasets.exceptions.DatasetGenerationError("x") from OSError(28, "No space left on device")
+        raise datasets.exceptions.DatasetGenerationError("x") from OSError(
+            28, "No space left on device"
+        )
 
     write_parquet(tmp_path / "x.parquet", image=rows(4), label=[0, 1, 0, 1])
     monkeypatch.setattr(datasets, "load_dataset", full)
@@ -231,7 +253,9 @@ def test_full_disk_while_reading_is_no_fault_of_the_data(tmp_path: Path, monkeyp
     assert caught.value.exit_code == 1
 
 
-def test_broken_images_are_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_images_are_skipped_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = fill(tmp_path / "photos", RED_AND_BLUE)
     (folder / "red" / "3.png").write_bytes(b"not an image")
     (folder / "red" / "4.png").write_bytes(picture((1, 2, 3))[:60])
@@ -245,11 +269,15 @@ def test_broken_images_are_skipped_and_named(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_mostly_broken_images_are_refused(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "skipped photos", RED_AND_BLUE)  # a name that has a word of the message
+    folder = fill(
+        tmp_path / "skipped photos", RED_AND_BLUE
+    )  # a name that has a word of the message
     for name in RED_AND_BLUE:
         for i in range(6):
             (folder / name / f"{i}.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"^data .*/skipped photos: 12 of 20 images that are broken"):
+    with pytest.raises(
+        InputError, match=r"^data .*/skipped photos: 12 of 20 images that are broken"
+    ):
         load_data(str(folder), SIZE)
 
 
@@ -273,7 +301,9 @@ def test_empty_folder(tmp_path: Path) -> None:
         load_data(str(tmp_path), SIZE)
 
 
-@pytest.mark.parametrize("name", ["./nothing", "/no/such", "x.parquet", "a/b/c", "nothing-*.parquet", ""])
+@pytest.mark.parametrize(
+    "name", ["./nothing", "/no/such", "x.parquet", "a/b/c", "nothing-*.parquet", ""]
+)
 def test_path_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"no such|no parquet|no images"):
@@ -286,7 +316,9 @@ def test_unknown_name_suggests_digits() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_cache_is_reused_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_reused_and_follows_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = fill(tmp_path / "photos", RED_AND_BLUE)
     first = load_data(str(folder), SIZE)
     with monkeypatch.context() as patch:

@@ -11,7 +11,9 @@ from nas.versions import __version__
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
-    path for pattern in ("*.md", "docs/**/*.md", "experiments/*/README.md") for path in ROOT.glob(pattern)
+    path
+    for pattern in ("*.md", "docs/**/*.md", "experiments/*/README.md")
+    for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -52,7 +54,9 @@ def test_every_page_is_reached_from_the_index() -> None:
 def test_no_command_asks_an_index_for_our_package() -> None:
     texts = [*DOCUMENTS, *(ROOT / "nas").rglob("*.py"), ROOT / "Makefile"]
     for path in texts:
-        assert not re.search(r"pip install ['\"]?nas-mobile", path.read_text(encoding="utf-8")), path
+        assert not re.search(r"pip install ['\"]?nas-mobile", path.read_text(encoding="utf-8")), (
+            path
+        )
 
 
 def test_the_citation_has_the_version() -> None:

@@ -1,4 +1,5 @@
-"""All shipped spaces alike: every published member, random members, every kind of move, and the supernet."""
+"""All shipped spaces alike: every published member, random members, every kind of move, and the
+supernet."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
-from nas.specs import ConvHead, HeadSpec
-from nas.supernet.gumbel import Sampling
+from nas.blocks import ConvHead, HeadSpec
+from nas.supernet.choices import Sampling
 from nas.supernet.supernet import Supernet
 from nas.testing import spaces as conform
 from nas.testing.spaces import CLASSES, SIDE, image, randomise, rebuilt, small_supernet
@@ -28,11 +29,16 @@ PUBLISHED = {name: arch for space in SPACES.values() for name, arch in space.pub
 EVERY_SPACE = pytest.mark.parametrize("name", SPACES)
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] if name == "efficientvit_l3" else []) for name in PUBLISHED
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "efficientvit_l3" else [])
+        for name in PUBLISHED
+    ],
+)
 def test_published_member_runs_forwards_and_backwards(name: str) -> None:
-    """On images that are not square, at a size that suits neither windows nor the grid it was published for."""
+    """On images that are not square, at a size that suits neither windows nor the grid it was
+    published for."""
     conform.check_member_runs(PUBLISHED[name].at((64, 96), classes=CLASSES))
 
 
@@ -59,7 +65,11 @@ def test_supernet_has_at_most_2_2_times_the_parameters_of_its_largest_member(nam
 
 def smaller_head(head: HeadSpec) -> HeadSpec:
     """EfficientViT's, without most of its channels."""
-    return replace(head, width=head.width // 16, features=head.features // 16) if isinstance(head, ConvHead) else head
+    return (
+        replace(head, width=head.width // 16, features=head.features // 16)
+        if isinstance(head, ConvHead)
+        else head
+    )
 
 
 @pytest.fixture(scope="module", params=SPACES)
@@ -79,14 +89,20 @@ def test_sliced_equals_exported_for_random_members(supernet: Supernet) -> None:
         with FlopCounterMode(display=False) as flops:
             output = exported(image())
         assert flops.get_total_flops() / 2 / len(output) == pytest.approx(arch.macs, rel=0.01)
-        torch.testing.assert_close(supernet.forward_sliced(image(), arch), output, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            supernet.forward_sliced(image(), arch), output, rtol=1e-5, atol=1e-5
+        )
         assert torch.equal(rebuilt(arch, exported)(image()), output)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] if name == "efficientvit" else []) for name in SPACES
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "efficientvit" else [])
+        for name in SPACES
+    ],
+)
 def test_sliced_equals_exported_in_the_whole_space(name: str) -> None:
     """A published member and a random one, out of a supernet as it is trained."""
     space = SPACES[name].at(SIDE, classes=CLASSES)
@@ -94,7 +110,9 @@ def test_sliced_equals_exported_in_the_whole_space(name: str) -> None:
     randomise(supernet)
     for arch in (next(iter(space.published.values())), space.sample(0)):
         output = supernet.extract(arch)(image())
-        torch.testing.assert_close(supernet.forward_sliced(image(), arch), output, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            supernet.forward_sliced(image(), arch), output, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("sampling", ["soft", "straight_through"])

@@ -90,7 +90,9 @@ OPTIONAL = {
 }
 
 
-def without(arguments: list[str], folder: Path, modules: Iterable[str] = OPTIONAL) -> subprocess.CompletedProcess[str]:
+def without(
+    arguments: list[str], folder: Path, modules: Iterable[str] = OPTIONAL
+) -> subprocess.CompletedProcess[str]:
     """Run nas where these modules cannot be imported."""
     program = WITHOUT + "from nas.__main__ import main\nmain()"
     command = [sys.executable, "-c", program, ",".join(sorted(modules)), *arguments]
@@ -112,21 +114,37 @@ def test_an_extra_brings_its_modules(extra: str) -> None:
 
 def test_the_core_has_no_torch() -> None:
     assert "torch" in OPTIONAL
-    assert not CORE & {"torch", "jax", "transformers", "scikit-learn", "accelerate", "datasets", "coremltools"}
+    assert not CORE & {
+        "torch",
+        "jax",
+        "transformers",
+        "scikit-learn",
+        "accelerate",
+        "datasets",
+        "coremltools",
+    }
 
 
 def test_every_optional_import_of_the_package_is_of_an_extra() -> None:
     """A package that neither the core nor an extra brings would be a traceback for some user."""
-    known = {module for modules in EXTRAS.values() for module in modules} | sys.stdlib_module_names | {"nas"}
+    known = (
+        {module for modules in EXTRAS.values() for module in modules}
+        | sys.stdlib_module_names
+        | {"nas"}
+    )
     allowed_here = {
         "board": {"tflite_runtime", "tensorflow"},  # run.py of a bundle, on another machine
     }
     unknown = set()
     for path in (ROOT / "nas").rglob("*.py"):
-        for module in re.findall(r"^\s*(?:from|import) ([A-Za-z_]\w*)[\w.]*(?: import| as|$)", path.read_text(), re.M):
+        for module in re.findall(
+            r"^\s*(?:from|import) ([A-Za-z_]\w*)[\w.]*(?: import| as|$)", path.read_text(), re.M
+        ):
             if module in known or distributions_of(module) & CORE:
                 continue
-            if not any(part in str(path) and module in names for part, names in allowed_here.items()):
+            if not any(
+                part in str(path) and module in names for part, names in allowed_here.items()
+            ):
                 unknown.add((path.name, module))
     # The hub's client comes with datasets, and is imported beside it.
     assert {each for each in unknown if each[1] != "huggingface_hub"} == set()
@@ -149,9 +167,16 @@ def test_the_core_searches_and_draws(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["spaces", "devices", "predict efficientformer_l1 --device iphone12", "report run", "export run --to config",
-     "export efficientformer_l1 --to config", "profile --device iphone12 --calibrate times.csv --out table"],
-)  # fmt: skip
+    [
+        "spaces",
+        "devices",
+        "predict efficientformer_l1 --device iphone12",
+        "report run",
+        "export run --to config",
+        "export efficientformer_l1 --to config",
+        "profile --device iphone12 --calibrate times.csv --out table",
+    ],
+)
 def test_the_core_needs_no_extra(run: Path, command: str) -> None:
     times = "network,latency_ms\n" + "".join(
         f"{name},{ms}\n" for name, ms in [("efficientformer_l1", 1.4), ("efficientformer_l3", 3.1)]
@@ -170,14 +195,19 @@ SMALL = "--space efficientformer_small"
 NEEDING: dict[str, dict[str, str]] = {
     "train": {f"train {SMALL} --data digits": "train"},
     "finetune": {"finetune run --data digits": "train"},
-    "check": {f"check --device galaxy-s24 {SMALL}": "android", "check run --device galaxy-s24": "android"},
+    "check": {
+        f"check --device galaxy-s24 {SMALL}": "android",
+        "check run --device galaxy-s24": "android",
+    },
     "profile": {
         f"profile {SMALL} --device host": "litert",
         f"profile {SMALL} --device galaxy-s24": "android",
         f"profile {SMALL} --device galaxy-s24 --bundle b": "litert",
         f"profile {SMALL} --device iphone12 --bundle b": "coreml",
     },
-    "export": {f"export run --to {target}": NEEDS[target][0] for target in TARGETS if target in NEEDS},
+    "export": {
+        f"export run --to {target}": NEEDS[target][0] for target in TARGETS if target in NEEDS
+    },
 }
 """By command: uses of it that need an extra, and which."""
 ALWAYS_CORE = {"spaces", "devices", "predict", "report", "search"}
@@ -189,7 +219,8 @@ def test_every_command_is_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [pytest.param(*case, id=case[0]) for cases in NEEDING.values() for case in cases.items()]
+    ("command", "extra"),
+    [pytest.param(*case, id=case[0]) for cases in NEEDING.values() for case in cases.items()],
 )
 def test_a_command_that_lacks_its_extra_names_it(run: Path, command: str, extra: str) -> None:
     result = without(command.split(), run.parent)
@@ -202,7 +233,10 @@ def test_a_command_that_lacks_its_extra_names_it(run: Path, command: str, extra:
 
 
 def test_the_api_says_it_too(tmp_path: Path) -> None:
-    program = WITHOUT + "import nas\ntry:\n    nas.build\nexcept nas.InputError as error:\n    print(error)"
+    program = (
+        WITHOUT
+        + "import nas\ntry:\n    nas.build\nexcept nas.InputError as error:\n    print(error)"
+    )
     command = [sys.executable, "-c", program, ",".join(OPTIONAL)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("nas.build needs torch, which is not installed. Fix: ")
@@ -228,7 +262,9 @@ class TestTheCommandThatInstalls:
     def pip_on_the_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(nas.extras, "_pip", lambda: ["pip"])
 
-    def installed_from(self, monkeypatch: pytest.MonkeyPatch, package: Path, **origin: object) -> None:
+    def installed_from(
+        self, monkeypatch: pytest.MonkeyPatch, package: Path, **origin: object
+    ) -> None:
         monkeypatch.setattr(nas.extras, "__file__", str(package / "nas" / "extras.py"))
         monkeypatch.setattr(nas.extras, "_direct_url", lambda: origin)
 
@@ -246,11 +282,19 @@ class TestTheCommandThatInstalls:
         self.installed_from(monkeypatch, checkout, dir_info={"editable": True})
         assert install_command("train") == "pip install --editable '.[train]'"
 
-    def test_elsewhere(self, monkeypatch: pytest.MonkeyPatch, checkout: Path, tmp_path: Path) -> None:
-        self.installed_from(monkeypatch, tmp_path / "site-packages", url=checkout.as_uri(), dir_info={})
+    def test_elsewhere(
+        self, monkeypatch: pytest.MonkeyPatch, checkout: Path, tmp_path: Path
+    ) -> None:
+        self.installed_from(
+            monkeypatch, tmp_path / "site-packages", url=checkout.as_uri(), dir_info={}
+        )
         monkeypatch.chdir(ROOT)
-        path = subprocess.run(["sh", "-c", f"printf %s {install_command('train').split(' ', 2)[2]}"],
-                              capture_output=True, text=True, check=True).stdout  # fmt: skip
+        path = subprocess.run(
+            ["sh", "-c", f"printf %s {install_command('train').split(' ', 2)[2]}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         assert path == f"{checkout}[train]"
         monkeypatch.chdir(tmp_path)
         assert install_command("train") == "pip install './it'\"'\"'s here[train]'"
@@ -258,18 +302,29 @@ class TestTheCommandThatInstalls:
     def test_from_a_wheel(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         wheel = tmp_path / "nas.whl"
         wheel.touch()
-        self.installed_from(monkeypatch, tmp_path / "site-packages", url=wheel.as_uri(), archive_info={})
+        self.installed_from(
+            monkeypatch, tmp_path / "site-packages", url=wheel.as_uri(), archive_info={}
+        )
         monkeypatch.chdir(ROOT)
         assert install_command("onnx") == f"pip install '{wheel}[onnx]'"
 
     def test_from_a_repository(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         origin = {"url": "https://host/nas.git", "vcs_info": {"vcs": "git"}}
         self.installed_from(monkeypatch, tmp_path, **origin)
-        assert install_command("onnx") == f"pip install '{DISTRIBUTION}[onnx] @ git+https://host/nas.git'"
+        assert (
+            install_command("onnx")
+            == f"pip install '{DISTRIBUTION}[onnx] @ git+https://host/nas.git'"
+        )
 
-    def test_where_the_source_is_gone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_where_the_source_is_gone(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         self.installed_from(monkeypatch, tmp_path, url=(tmp_path / "gone").as_uri())
-        lines = ["adbutils<3,>=2.10; extra == 'android'", f"{DISTRIBUTION}[litert]; extra == 'android'",
-                 "torch>=2.8; extra == 'litert'", "numpy>=2"]  # fmt: skip
+        lines = [
+            "adbutils<3,>=2.10; extra == 'android'",
+            f"{DISTRIBUTION}[litert]; extra == 'android'",
+            "torch>=2.8; extra == 'litert'",
+            "numpy>=2",
+        ]
         monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
         assert install_command("android") == "pip install 'adbutils<3,>=2.10' 'torch>=2.8'"

@@ -16,7 +16,11 @@ from nas.errors import InputError, NasError, nearest
 from nas.files import YamlFile, dump_yaml, replacing, write_text, write_yaml
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -36,7 +40,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None
     path = tmp_path / "table.csv"
     write_text(path, "old")
     with (
-        pytest.raises(NasError, match=r"table\.csv: could not be written \(No space left on device\)"),
+        pytest.raises(
+            NasError, match=r"table\.csv: could not be written \(No space left on device\)"
+        ),
         replacing(path),
     ):
         raise OSError(28, os.strerror(28))
@@ -62,14 +68,18 @@ def test_a_written_file_has_the_usual_rights(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1), PLAIN, min_size=1, max_size=5))
-def test_yaml_is_read_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, data: dict[str, object]) -> None:
+def test_yaml_is_read_back_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, data: dict[str, object]
+) -> None:
     path = tmp_path_factory.mktemp("yaml") / "data.yaml"
     write_yaml(path, data)
     assert YamlFile(path).data == data
 
 
 @given(st.text(max_size=80))
-def test_no_text_gets_more_than_an_input_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_no_text_gets_more_than_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
     path = tmp_path_factory.mktemp("yaml") / "data.yaml"
     path.write_text(text, encoding="utf-8")
     try:
@@ -85,7 +95,10 @@ def test_no_text_gets_more_than_an_input_error(tmp_path_factory: pytest.TempPath
         ("a: 1\nb: [1, 2\n", r":3: malformed YAML"),
         ("a: 1\na: 2\n", r":2: a: this key stands twice"),
         ("- 1\n", r": expected a mapping of keys, found list"),
-        ("a: !!python/object/apply:os.system ['true']\n", r":1: malformed YAML: could not determine a constructor"),
+        (
+            "a: !!python/object/apply:os.system ['true']\n",
+            r":1: malformed YAML: could not determine a constructor",
+        ),
         ("", r": the file is empty"),
     ],
 )
@@ -96,10 +109,15 @@ def test_malformed_yaml_is_named_with_its_line(tmp_path: Path, text: str, reason
 
 
 def test_an_error_points_at_the_deepest_key_that_is_there(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(dump_yaml({"stages": [{"width": 1}, {"width": 2, "blocks": {"kind": "x"}}]}))
+    (tmp_path / "a.yaml").write_text(
+        dump_yaml({"stages": [{"width": 1}, {"width": 2, "blocks": {"kind": "x"}}]})
+    )
     file = YamlFile(tmp_path / "a.yaml")
     line = (tmp_path / "a.yaml").read_text().splitlines().index("- width: 2") + 1
-    assert str(file.error(["stages", 1, "width"], "is odd")) == f"{file.path}:{line}: stages[1].width: is odd"
+    assert (
+        str(file.error(["stages", 1, "width"], "is odd"))
+        == f"{file.path}:{line}: stages[1].width: is odd"
+    )
     assert file.line(["stages", 1, "missing", "deeper"]) == line
 
 

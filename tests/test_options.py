@@ -1,4 +1,5 @@
-"""Options: values of text, YAML and Python; ranges, requirements, composition, and the command that repeats them."""
+"""Options: values of text, YAML and Python; ranges, requirements, composition, and the command that
+repeats them."""
 
 from __future__ import annotations
 
@@ -34,8 +35,12 @@ class Machine(Options):
 
 
 def test_values_come_from_text_and_from_python() -> None:
-    text = make(Machine, {"name": "a", "speed": "2.5", "tags": ["1", "2"], "file": "x/y", "lamp": True})
-    python = make(Machine, {"name": "a", "speed": 2.5, "tags": (1, 2), "file": Path("x/y"), "lamp": True})
+    text = make(
+        Machine, {"name": "a", "speed": "2.5", "tags": ["1", "2"], "file": "x/y", "lamp": True}
+    )
+    python = make(
+        Machine, {"name": "a", "speed": 2.5, "tags": (1, 2), "file": Path("x/y"), "lamp": True}
+    )
     assert text == python
     assert (text.motor, text.tags, text.file) == (Motor(2.5, "slow"), (1, 2), Path("x/y"))
     assert make(Machine, {"name": "a", "speed": None}).motor == Motor()
@@ -46,7 +51,10 @@ def test_values_come_from_text_and_from_python() -> None:
     [
         ({}, r"Missing argument 'NAME'\."),
         ({"name": ""}, r"NAME : is empty"),
-        ({"name": "a", "speed": "0"}, r"--speed 0: is out of range \(expected a number in m/s, above 0 and at most 10"),
+        (
+            {"name": "a", "speed": "0"},
+            r"--speed 0: is out of range \(expected a number in m/s, above 0 and at most 10",
+        ),
         ({"name": "a", "speed": "inf"}, r"--speed inf: is not a finite number"),
         ({"name": "a", "speed": "nan"}, r"--speed nan: is not a finite number"),
         ({"name": "a", "speed": True}, r"is not a number"),
@@ -54,10 +62,19 @@ def test_values_come_from_text_and_from_python() -> None:
         ({"name": "a", "gear": "2.5", "kind": "fast"}, r"--gear 2\.5: is not a whole number"),
         ({"name": "a", "gear": 2.5, "kind": "fast"}, r"--gear 2\.5: is not a whole number"),
         ({"name": "a", "tags": ["1", "77"]}, r"--tags .*: is out of range"),
-        ({"name": "a", "kind": "fsat"}, r"--kind fsat: is unknown \(expected fast or slow\)\. Fix: --kind fast"),
+        (
+            {"name": "a", "kind": "fsat"},
+            r"--kind fsat: is unknown \(expected fast or slow\)\. Fix: --kind fast",
+        ),
         ({"name": "a", "lamp": "yes"}, r"is not true or false"),
-        ({"name": "a", "colour": "red"}, r"--colour red: has no effect here \(requires --lamp\)\. Fix: leave it out"),
-        ({"name": "a", "gear": 2}, r"--gear 2: has no effect here \(requires --kind fast, not --kind slow\)"),
+        (
+            {"name": "a", "colour": "red"},
+            r"--colour red: has no effect here \(requires --lamp\)\. Fix: leave it out",
+        ),
+        (
+            {"name": "a", "gear": 2},
+            r"--gear 2: has no effect here \(requires --kind fast, not --kind slow\)",
+        ),
         ({"name": "a", "sped": 2}, r"sped: is not an option .*did you mean speed\?"),
     ],
 )
@@ -83,20 +100,40 @@ def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path: Path) -
     file.write_text("space: emo\nlearning-rate: 1e-2\nweight_decay: 0.01\nflip: true\nepochs: 7\n")
     made = read_options("train", {"epochs": "3"}, str(file))
     recipe = made.recipe  # type: ignore[attr-defined]
-    assert (recipe.epochs, recipe.learning_rate, recipe.weight_decay, recipe.flip) == (3, 0.01, 0.01, True)
-    assert words("train", made) == ("nas train --space emo --epochs 3 --learning-rate 1e-2 --weight-decay 0.01 --flip")
+    assert (recipe.epochs, recipe.learning_rate, recipe.weight_decay, recipe.flip) == (
+        3,
+        0.01,
+        0.01,
+        True,
+    )
+    assert (
+        words("train", made)
+        == "nas train --space emo --epochs 3 --learning-rate 1e-2 --weight-decay 0.01 --flip"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("space: emo\nlerning-rate: 1\n", r"c\.yaml:2: lerning-rate: is not an option of nas train .*learning-rate"),
+        (
+            "space: emo\nlerning-rate: 1\n",
+            r"c\.yaml:2: lerning-rate: is not an option of nas train .*learning-rate",
+        ),
         ("space: emo\n\nepochs: 0\n", r"c\.yaml:3: epochs 0: is out of range"),
         ("space: emo\nepochs: [1, 2]\n", r"c\.yaml:2: epochs 1 2: takes one value"),
         ("space: emo\nflip: maybe\n", r"c\.yaml:2: flip maybe: is not true or false"),
-        ("space: emo\nweight-decay: .nan\n", r"c\.yaml:2: weight-decay nan: is not a finite number"),
-        ("space: emo\nweight-decay: 1\nweight_decay: 2\n", r"c\.yaml:3: weight_decay: gives the same option"),
-        ("space: emo\ninit-member: x\n", r"c\.yaml:2: init-member x: has no effect here \(requires --init\)"),
+        (
+            "space: emo\nweight-decay: .nan\n",
+            r"c\.yaml:2: weight-decay nan: is not a finite number",
+        ),
+        (
+            "space: emo\nweight-decay: 1\nweight_decay: 2\n",
+            r"c\.yaml:3: weight_decay: gives the same option",
+        ),
+        (
+            "space: emo\ninit-member: x\n",
+            r"c\.yaml:2: init-member x: has no effect here \(requires --init\)",
+        ),
         ("space: emo\nconfig: other.yaml\n", r"c\.yaml:2: config: is not an option"),
         ("epochs: 3\n", r"Missing option '--space'\. \(see: nas train --help\)"),
         ("- space\n", r"c\.yaml: expected a mapping"),

@@ -15,20 +15,23 @@ from nas.space import Space, load_space, space_names
 
 
 def default_scores(space: Space) -> Scores:
-    """Return the scores of `space` that need no training: the accuracy law, or those that its file names.
+    """Return the scores of `space` that need no training: the accuracy law, or those that its file
+    names.
 
     Raises:
         InputError: when its file names scores that do not exist.
     """
-    from nas.accuracy.law_file import shipped_law
+    from nas.accuracy.law import shipped_law
     from nas.accuracy.law_scores import LawScores
 
     if not space.default_scores:
         return LawScores(space, shipped_law())
     known = recorded_names()
     if space.default_scores not in known:
-        raise InputError(f"{space.path or space.name}: scores: unknown scores '{space.default_scores}'"
-                         f"{nearest(space.default_scores, known)}")  # fmt: skip
+        raise InputError(
+            f"{space.path or space.name}: scores: unknown scores '{space.default_scores}'"
+            f"{nearest(space.default_scores, known)}"
+        )
     return read_scores(known[space.default_scores])
 
 
@@ -38,10 +41,11 @@ def recorded_names() -> dict[str, Path]:
 
 
 def load_scores(name: str | Path, check_weights: bool = True) -> Scores:
-    """Return scores by a space's name (the accuracy law), the name of recorded ones (`efficientformer-cifar10`), or
-    the path of a trained supernet's folder or of a `scores.csv`.
+    """Return scores by a space's name (the accuracy law), the name of recorded ones
+    (`efficientformer-cifar10`), or the path of a trained supernet's folder or of a `scores.csv`.
 
-    Scores in the folder of a supernet whose weights were replaced since are refused, unless `check_weights` is False.
+    Scores in the folder of a supernet whose weights were replaced since are refused, unless
+    `check_weights` is False.
 
     Raises:
         InputError: naming file, line, column and reason, or the nearest name that exists.
@@ -66,7 +70,10 @@ def _read(path: Path, check_weights: bool) -> Scores:
     from nas.accuracy.posterior_file import FORMAT, read_law_scores
 
     if not path.exists():
-        raise InputError(f"{path}: there are no scores. Fix: nas train makes them; without --scores the law is used")
+        raise InputError(
+            f"{path}: there are no scores. Fix: nas train makes them; without --scores the law is"
+            " used"
+        )
     folder = path if path.is_dir() else path.parent
     about = folder / "scores.yaml"
     if about.is_file() and YamlFile(about).data.get("format") == FORMAT:

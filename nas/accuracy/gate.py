@@ -1,6 +1,7 @@
 """The gate of evidence: whether what a supernet measured can tell moves apart. Imports no torch.
 
-`nas train` tells its verdict after scoring; a search asks it before it lets recorded scores correct the law.
+`nas train` tells its verdict after scoring; a search asks it before it lets recorded scores correct
+the law.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class Evidence:
         images: held-out images; None where nobody recorded how many.
         classes: of the data.
         accuracy: of the largest member, in percent; None where it was not recorded.
-        drops: accuracy drop of each measured move, in points; the costs where no drops were recorded.
-        errors: standard error of each of them, in points; as many, or none where they were not recorded.
+        drops: accuracy drop of each measured move, in points; the costs where no drops were
+            recorded.
+        errors: standard error of each of them, in points; as many, or none where they were not
+            recorded.
     """
 
     images: int | None
@@ -58,14 +61,16 @@ class Verdict:
     Attributes:
         reason: why the evidence is not usable; None where it is.
         images: held-out images that were used, if that is known.
-        images_needed: how many would do; None where more images do not help, or `images` is not known. Of an
-            untrained supernet, how many would show that it is above chance by what it seems to be.
-        at_least: whether `images_needed` is a lower bound, because the spread of the drops cannot be seen.
+        images_needed: how many would do; None where more images do not help, or `images` is not
+            known. Of an untrained supernet, how many would show that it is above chance by what it
+            seems to be.
+        at_least: whether `images_needed` is a lower bound, because the spread of the drops cannot
+            be seen.
         accuracy: of the largest member, in percent.
         chance: accuracy of guessing, 100 / classes.
         moves: measured moves.
-        difference: typical (median) true difference between the drops of two moves, in points; the noise of the
-            images, as far as the standard errors explain it, is taken out.
+        difference: typical (median) true difference between the drops of two moves, in points; the
+            noise of the images, as far as the standard errors explain it, is taken out.
         standard_error: typical (median) standard error of such a difference, in points.
         checked: whether there were drops with standard errors to look at; without, evidence passes.
     """
@@ -83,25 +88,26 @@ class Verdict:
 
     @property
     def usable(self) -> bool:
-        """Whether the evidence can tell moves apart."""
+        """Return whether the evidence can tell moves apart."""
         return self.reason is None
 
     @property
     def text(self) -> str:
-        """The verdict in one line, for people; composed from the attributes."""
+        """Return the verdict in one line, for people; composed from the attributes."""
         if self.reason is None:
             return self._usable_text()
         if self.reason is Reason.UNTRAINED:
             return (
-                f"not usable: the largest member has {self.accuracy:.1f} % on {_images(self.images)}, which is not "
-                f"above chance ({self.chance:.1f} %). Train longer{self._or_more_images()}."
+                f"not usable: the largest member has {self.accuracy:.1f} % on"
+                f" {_images(self.images)}, which is not above chance ({self.chance:.1f} %). Train"
+                f" longer{self._or_more_images()}."
             )
         if self.reason is Reason.EQUAL_COSTS:
             found = f"all {self.moves} moves cost the same on {_images(self.images)}"
         else:
             found = (
-                f"{_images(self.images)} cannot tell moves apart (typical difference {self.difference:.2f} points, "
-                f"standard error {self.standard_error:.2f})"
+                f"{_images(self.images)} cannot tell moves apart (typical difference"
+                f" {self.difference:.2f} points, standard error {self.standard_error:.2f})"
             )
         return f"not usable: {found}. {self._remedy()}"
 
@@ -109,8 +115,8 @@ class Verdict:
         if not self.checked:
             return "usable, but not checked: accuracy drops with standard errors were not recorded"
         return (
-            f"usable: {_images(self.images)} tell moves apart (typical difference {self.difference:.2f} points, "
-            f"standard error {self.standard_error:.2f})"
+            f"usable: {_images(self.images)} tell moves apart (typical difference"
+            f" {self.difference:.2f} points, standard error {self.standard_error:.2f})"
         )
 
     def _or_more_images(self) -> str:
@@ -147,8 +153,8 @@ def judge(evidence: Evidence) -> Verdict:
     Evidence is not usable, in this order, when
 
     - the images could not tell even a perfect largest member from chance;
-    - the largest member is not above chance by two standard errors (the score test, whose inversion is the Wilson
-      interval): what its moves cost says nothing of a trained network;
+    - the largest member is not above chance by two standard errors (the score test, whose inversion
+      is the Wilson interval): what its moves cost says nothing of a trained network;
     - all drops are equal;
     - the median true difference between two drops is below its median standard error.
     """
@@ -156,7 +162,9 @@ def judge(evidence: Evidence) -> Verdict:
     checked = bool(evidence.drops) and bool(evidence.errors)
     difference, error = _spread(evidence) if checked else (0.0, 0.0)
 
-    def verdict(reason: Reason | None, needed: float | None = None, at_least: bool = False) -> Verdict:
+    def verdict(
+        reason: Reason | None, needed: float | None = None, at_least: bool = False
+    ) -> Verdict:
         return Verdict(
             reason=reason,
             images=evidence.images,
@@ -198,7 +206,8 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def rounded_up(count: int) -> int:
-    """Return a number of images to give as an option: `count` rounded up to two digits, such as 1,900 for 1,838."""
+    """Return a number of images to give as an option: `count` rounded up to two digits, such as
+    1,900 for 1,838."""
     step = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // step) * step
 
@@ -212,8 +221,9 @@ def _spread(evidence: Evidence) -> tuple[float, float]:
         return 0.0, float(errors.max())
     seen = float(np.median(np.abs(drops[first] - drops[second])))
     error = float(np.median(np.hypot(errors[first], errors[second])))
-    # Noise alone would show a median difference of 0.67 standard errors, so its variance is subtracted first; without
-    # that, moves that all cost the same would seem to become distinguishable with twice the images.
+    # Noise alone would show a median difference of 0.67 standard errors, so its variance is
+    # subtracted first; without that, moves that all cost the same would seem to become
+    # distinguishable with twice the images.
     variance = (seen / HALF_NORMAL) ** 2 - error**2
     return HALF_NORMAL * math.sqrt(max(variance, 0.0)), error
 
@@ -221,7 +231,8 @@ def _spread(evidence: Evidence) -> tuple[float, float]:
 def _unseen(images: int, error: float) -> float:
     """Return a lower bound of the images needed where the spread of the drops cannot be seen.
 
-    As many as give a difference of one point a standard error of one point, and no fewer than twice those there are.
+    As many as give a difference of one point a standard error of one point, and no fewer than twice
+    those there are.
     """
     return max(2.0 * images, images * (error / RESOLUTION) ** 2)
 
@@ -230,7 +241,8 @@ def _least_images(accuracy: float, chance: float) -> float:
     """Return how many images show that an accuracy is above chance; infinite for one that is not."""
     if accuracy <= chance:
         return math.inf
-    share, guess = accuracy / 100, chance / 100
+    share = accuracy / 100
+    guess = chance / 100
     # (share - guess) > 2 sqrt(guess (1 - guess) / n), and more than one image.
     return max(2.0, math.floor(SIGNIFICANT**2 * guess * (1 - guess) / (share - guess) ** 2) + 1.0)
 

@@ -1,25 +1,28 @@
-"""Prior and evidence: the accuracy law corrected by what a supernet measured and by members that were evaluated.
+"""Prior and evidence: the accuracy law corrected by what a supernet measured and by members that
+were evaluated.
 
 How far a member lies below the largest one, in points of the user's metric, is taken to be s times
 
     f(member) = L(member) + g(member) . dtheta + sum over rows r of phi_r(member) beta_r
 
-L is the law's cost in points of ImageNet top-1, g its derivatives by the law's coefficients, phi_r how often the single
-move of row r of `scores.csv` counts in the member, and s what a point of the law is worth in points of the metric. What
-is unknown has a normal prior: dtheta the law's own covariance, beta_r a share of what the law says that the move costs.
-A measured drop is
+L is the law's cost in points of ImageNet top-1, g its derivatives by the law's coefficients, phi_r
+how often the single move of row r of `scores.csv` counts in the member, and s what a point of the
+law is worth in points of the metric. What is unknown has a normal prior: dtheta the law's own
+covariance, beta_r a share of what the law says that the move costs. A measured drop is
 
     y_i = s f(member_i) - s f(base_i) + offset + sum over r of phi_r(member_i) gamma_r + error_i
 
-The offset is what the largest member, against which all drops are, is off by itself. The error has the variance of the
-held-out images and one, shared by all, of what does not add up. gamma is what inherited weights are wrong about: slices
-that were trained too seldom lose more than the networks do when trained alone. It looks like beta, so that only its
-size tells them apart: where a supernet departs from the law by more than the law can be wrong, the rest is gamma. A
-member that was trained by itself has no gamma.
+The offset is what the largest member, against which all drops are, is off by itself. The error has
+the variance of the held-out images and one, shared by all, of what does not add up. gamma is what
+inherited weights are wrong about: slices that were trained too seldom lose more than the networks
+do when trained alone. It looks like beta, so that only its size tells them apart: where a supernet
+departs from the law by more than the law can be wrong, the rest is gamma. A member that was trained
+by itself has no gamma.
 
-Everything but s is linear, so that the posterior is that of Bayesian linear regression (Rasmussen and Williams,
-Gaussian Processes for Machine Learning, Sec. 2.1); s and the variances of gamma and of the error are where the marginal
-likelihood is highest. So a supernet that tells moves apart takes over, and one that does not leaves the law standing.
+Everything but s is linear, so that the posterior is that of Bayesian linear regression (Rasmussen
+and Williams, Gaussian Processes for Machine Learning, Sec. 2.1); s and the variances of gamma and
+of the error are where the marginal likelihood is highest. So a supernet that tells moves apart
+takes over, and one that does not leaves the law standing.
 
 Costs stay sums over stages and places, so that the exact engine proves optima of the posterior too.
 """
@@ -41,23 +44,25 @@ from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
 from nas.accuracy.scores import Accuracy, Scores
 from nas.accuracy.trained import TrainedMember
 from nas.accuracy.variants import Key, Variant, variants
+from nas.blocks import BlockSpec, EntrySpec, HeadSpec
 from nas.errors import check_type
 from nas.space import Architecture, Space
-from nas.specs import BlockSpec, EntrySpec, HeadSpec
 
 Floats = NDArray[np.float64]
 
 OFFSET_ERROR = 1.0
 """What the largest member's own accuracy may be off by, in points."""
 LEVEL_ERROR = 30.0
-"""The same where nobody measured the largest member, so that only differences between members count."""
+"""The same where nobody measured the largest member, so that only differences between members
+count."""
 SCALE, SCALE_SPREAD = 1.0, 1.0
 """Prior of s: its median, and the standard deviation of its logarithm."""
 SCALES = np.geomspace(0.05, 8.0, 25)
 MOVE_ERROR = 0.4
 """What the law may be wrong about a single move: a share of what it says that the move costs."""
 SPREADS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
-"""Standard deviations of gamma and of the error that are tried, in shares of the root mean square of the drops."""
+"""Standard deviations of gamma and of the error that are tried, in shares of the root mean square
+of the drops."""
 MEMBERS = 24
 """Random members over which the share of the evidence is told."""
 
@@ -68,10 +73,12 @@ class Observation:
 
     Attributes:
         arch: the member.
-        drop: points that it was measured below `base`, or below the largest member where there is none.
+        drop: points that it was measured below `base`, or below the largest member where there is
+            none.
         standard_error: of `drop`, in points.
         inherited: whether its weights are a supernet's, not trained for it alone.
-        leveled: whether `drop` is against the measured largest member; else all drops are off by one unknown number.
+        leveled: whether `drop` is against the measured largest member; else all drops are off by
+            one unknown number.
         base: another member that it was compared with.
     """
 
@@ -84,7 +91,8 @@ class Observation:
 
 
 def observations(recorded: RecordedScores) -> list[Observation]:
-    """Return what a supernet's scores measured: an observation for each row with a drop and a standard error."""
+    """Return what a supernet's scores measured: an observation for each row with a drop and a
+    standard error."""
     members = {variant.key: variant for variant in variants(recorded.scored)}
     found = []
     for row in recorded.rows:
@@ -93,7 +101,9 @@ def observations(recorded: RecordedScores) -> list[Observation]:
         variant = members[row.key]
         base = None if variant.base not in members else members[variant.base].arch
         compared = None if base == recorded.scored.largest() else base
-        found.append(Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared))
+        found.append(
+            Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared)
+        )
     return found
 
 
@@ -108,7 +118,11 @@ class Posterior:
     """
 
     def __init__(
-        self, law: LawScores, evidence: Sequence[Observation] = (), level: float | None = None, source: str = ""
+        self,
+        law: LawScores,
+        evidence: Sequence[Observation] = (),
+        level: float | None = None,
+        source: str = "",
     ) -> None:
         self._law = replace(law, scale=1.0, caution=0.0)
         self._level = level
@@ -121,8 +135,8 @@ class Posterior:
         self._drops = np.empty(0)
         self._errors = np.empty(0)
         self._inherited = np.empty(0)
-        # Whether a drop is against the measured largest member, and whether against a level that nobody measured: what
-        # was compared with another member is neither.
+        # Whether a drop is against the measured largest member, and whether against a level that
+        # nobody measured: what was compared with another member is neither.
         self._leveled = np.empty(0)
         self._unleveled = np.empty(0)
         self._fit: _Fit | None = None
@@ -130,14 +144,17 @@ class Posterior:
             self._take(each)
 
     def extended(self, level: float, source: str) -> Posterior:
-        """Return the model with what it has observed, for further members that something else evaluates."""
+        """Return the model with what it has observed, for further members that something else
+        evaluates."""
         more = copy.copy(self)
         if not more._unleveled.any():
             more._level = level
         more._source = f"{self._source} and {source}" if self._source else source
         return more
 
-    def learn(self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True) -> None:
+    def learn(
+        self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True
+    ) -> None:
         """Take in that `arch` was evaluated to be `drop` points below the largest member."""
         self._take(Observation(arch, drop, standard_error, inherited))
 
@@ -146,22 +163,28 @@ class Posterior:
         return self._scores(self.fit.mean)
 
     def drawn(self, generator: np.random.Generator) -> PosteriorScores:
-        """Return the scores with costs that are possible, the likelier the more often (Thompson, 1933)."""
-        # By eigenvalues: rounding may leave a covariance with slightly negative ones, which Cholesky refuses.
+        """Return the scores with costs that are possible, the likelier the more often (Thompson,
+        1933)."""
+        # By eigenvalues: rounding may leave a covariance with slightly negative ones, which
+        # Cholesky refuses.
         values, vectors = np.linalg.eigh(self.fit.covariance)
         normals = generator.standard_normal(len(values))
         return self._scores(self.fit.mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * normals))
 
     def variance(self, arch: Architecture, other: Architecture | None = None) -> float:
-        """Return the variance of s f(arch), or of its difference to s f(other), in squared points of the metric."""
+        """Return the variance of s f(arch), or of its difference to s f(other), in squared points
+        of the metric."""
         features = self._of(arch)[1]
         if other is not None:
             features = features - self._of(other)[1]
-        return self.fit.scale**2 * max(float(features @ self.fit.covariance @ features), 0.0) + self.fit.noise**2
+        return (
+            self.fit.scale**2 * max(float(features @ self.fit.covariance @ features), 0.0)
+            + self.fit.noise**2
+        )
 
     @property
     def fit(self) -> _Fit:
-        """The posterior given everything that was observed."""
+        """Return the posterior given everything that was observed."""
         if self._fit is None:
             self._fit = self._solve(*self._choose())
         return self._fit
@@ -173,7 +196,8 @@ class Posterior:
             cost -= base_cost
             features = features - base_features
         if cost == 0 and not features.any():
-            # The largest member beside itself: its drop is 0 whatever its accuracy, and tells nothing of the offset.
+            # The largest member beside itself: its drop is 0 whatever its accuracy, and tells
+            # nothing of the offset.
             return
         self._costs = np.append(self._costs, cost)
         self._features = np.vstack([self._features, features])
@@ -189,13 +213,16 @@ class Posterior:
         arch = arch.at(self._law.scored.resolution)
         gradient = self._largest_gradient - self._law.gradient(arch)
         rows: Any = self._unit.cost(arch)  # a vector, since the units' costs are vectors
-        return self._law.parts_cost(arch), np.concatenate([gradient, rows * np.ones(len(self._unit.rows))])
+        return self._law.parts_cost(arch), np.concatenate(
+            [gradient, rows * np.ones(len(self._unit.rows))]
+        )
 
     def _prior_covariance(self) -> Floats:
         """Return the covariance of (dtheta, beta)."""
         costs = {each.key: each for each in variants(self._law.scored)}
         moves = np.array([self._move_cost(costs, row.key) for row in self._unit.rows])
-        # A move of which the law says nothing (one position rather than another) may cost half of a usual one.
+        # A move of which the law says nothing (one position rather than another) may cost half of a
+        # usual one.
         usual = np.median(moves[moves > 0]) if (moves > 0).any() else 1.0
         spreads = MOVE_ERROR * np.maximum(moves, usual / 2)
         known = len(self._law.law.values)
@@ -209,7 +236,9 @@ class Posterior:
         if key not in members:
             return 0.0
         variant = members[key]
-        return abs(self._law.parts_cost(variant.arch) - self._law.parts_cost(members[variant.base].arch))
+        return abs(
+            self._law.parts_cost(variant.arch) - self._law.parts_cost(members[variant.base].arch)
+        )
 
     def _choose(self) -> tuple[float, float, float]:
         """Return s and the spreads of gamma and of the error with the highest marginal likelihood."""
@@ -224,20 +253,27 @@ class Posterior:
         for _ in range(3):
             for position, values in enumerate((SCALES, SPREADS * typical, SPREADS[1:] * typical)):
                 tried = [_with(best, position, float(value)) for value in values]
-                best = max([best, *tried], key=lambda each: self._log_posterior(known, biased, *each))
+                best = max(
+                    [best, *tried], key=lambda each: self._log_posterior(known, biased, *each)
+                )
         return best
 
-    def _log_posterior(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> float:
+    def _log_posterior(
+        self, known: Floats, biased: Floats, scale: float, bias: float, noise: float
+    ) -> float:
         """Return the logarithm of marginal likelihood times prior of s, up to a constant."""
         covariance = self._marginal(known, biased, scale, bias, noise)
         residuals = self._drops - scale * self._costs
-        # One factorisation gives both terms of the normal density: the determinant and the weighted squares.
+        # One factorisation gives both terms of the normal density: the determinant and the weighted
+        # squares.
         root = np.linalg.cholesky(covariance)
         whitened = solve_triangular(root, residuals, lower=True)
         prior = -0.5 * (np.log(scale / SCALE) / SCALE_SPREAD) ** 2
         return float(prior - 0.5 * whitened @ whitened - np.log(np.diag(root)).sum())
 
-    def _marginal(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> Floats:
+    def _marginal(
+        self, known: Floats, biased: Floats, scale: float, bias: float, noise: float
+    ) -> Floats:
         """Return the covariance of the drops (observations, observations)."""
         alone = np.diag(self._errors**2 + noise**2)
         leveled = np.outer(self._leveled, self._leveled)
@@ -259,7 +295,8 @@ class Posterior:
     def _scores(self, unknown: Floats) -> PosteriorScores:
         known = len(self._law.law.values)
         law = self._law.shifted(unknown[:known])
-        # Beside the figures go their uncertainties, as far as the files of law and rows can hold them.
+        # Beside the figures go their uncertainties, as far as the files of law and rows can hold
+        # them.
         law = replace(law, law=replace(law.law, covariance=self.fit.covariance[:known, :known]))
         costs = self.fit.scale * unknown[known:]
         errors = self.fit.scale * np.sqrt(np.maximum(np.diag(self.fit.covariance)[known:], 0.0))
@@ -279,7 +316,8 @@ class Posterior:
         )
 
     def _expected_level(self, unknown: Floats) -> float | None:
-        """Return the accuracy of the largest member: as measured, or as members that were trained alone tell it."""
+        """Return the accuracy of the largest member: as measured, or as members that were trained
+        alone tell it."""
         trained = self._unleveled == 1
         if self._level is None or not trained.any():
             return self._level
@@ -288,7 +326,8 @@ class Posterior:
 
     @property
     def _share(self) -> float:
-        """The share of the prior's variance that the evidence took away, over random members."""
+        """Return the share of the prior's variance that the evidence took away, over random
+        members."""
         features = np.array([self._of(self._law.scored.sample(seed))[1] for seed in range(MEMBERS)])
         before = np.einsum("ni,ij,nj->n", features, self._prior, features).sum()
         after = np.einsum("ni,ij,nj->n", features, self.fit.covariance, features).sum()
@@ -297,7 +336,8 @@ class Posterior:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Posterior mean and covariance of (dtheta, beta), with the chosen s and the spreads of gamma and the error."""
+    """Posterior mean and covariance of (dtheta, beta), with the chosen s and the spreads of gamma
+    and the error."""
 
     mean: Floats
     covariance: Floats
@@ -306,7 +346,9 @@ class _Fit:
     noise: float
 
 
-def _with(values: tuple[float, float, float], position: int, value: float) -> tuple[float, float, float]:
+def _with(
+    values: tuple[float, float, float], position: int, value: float
+) -> tuple[float, float, float]:
     changed = list(values)
     changed[position] = value
     return changed[0], changed[1], changed[2]
@@ -314,19 +356,20 @@ def _with(values: tuple[float, float, float], position: int, value: float) -> tu
 
 @dataclass(frozen=True)
 class PosteriorScores(Scores):
-    """Scores in points of the user's metric: the law with corrected coefficients, and corrections by single moves.
+    """Scores in points of the user's metric: the law with corrected coefficients, and corrections
+    by single moves.
 
     Attributes:
         law: with the posterior's coefficients and scale.
         rows: the corrections beta of the single moves, as costs.
         level: accuracy of the largest member in percent, where it was measured.
-        evidence_share: how much of the variance of random members the evidence took away: 0 where the law speaks alone,
-            1 where the measurements do.
+        evidence_share: how much of the variance of random members the evidence took away: 0 where
+            the law speaks alone, 1 where the measurements do.
         observed: how many measurements there were.
         source: what measured.
         noise: points that measurements are off the sum by.
-        uncertainty: the model, for variances; None for scores read from a file, where the covariance of the law's
-            coefficients and the standard errors of the rows stand for it.
+        uncertainty: the model, for variances; None for scores read from a file, where the
+            covariance of the law's coefficients and the standard errors of the rows stand for it.
     """
 
     law: LawScores
@@ -360,11 +403,12 @@ class PosteriorScores(Scores):
 
     @property
     def fingerprint(self) -> str:
-        """What tells these scores from others, on every machine."""
+        """Return what tells these scores from others, on every machine."""
         return f"{self.law.fingerprint} {' '.join(f'{row.cost:.6g}' for row in self.rows.rows)}"
 
     def at(self, space: Space) -> PosteriorScores:
-        """Return the scores with what is known of the space's published members; the input size stays as measured."""
+        """Return the scores with what is known of the space's published members; the input size
+        stays as measured."""
         return replace(self, law=self.law.at(space.at(self.scored.resolution)))
 
     def cautious(self) -> PosteriorScores:
@@ -383,7 +427,13 @@ class PosteriorScores(Scores):
             # Without a measured level the law's own holds, in points of ImageNet.
             return replace(self.law.accuracy(arch), source="; ".join(self.notes))
         error = self._error(arch)
-        return Accuracy(self.level - self.cost(arch), error, self.metric, "; ".join(self.notes), self.law.reasons(arch))
+        return Accuracy(
+            self.level - self.cost(arch),
+            error,
+            self.metric,
+            "; ".join(self.notes),
+            self.law.reasons(arch),
+        )
 
     def difference_error(self, arch: Architecture, other: Architecture) -> float:
         if self.uncertainty is not None:
@@ -399,7 +449,8 @@ class PosteriorScores(Scores):
         return self._kept_error(gradient, self.rows.standard_error(arch) ** 2)
 
     def _kept_error(self, gradient: Floats, rows: float) -> float:
-        """Return the standard error by what the files keep: without correlations of rows, right to a factor of two."""
+        """Return the standard error by what the files keep: without correlations of rows, right to
+        a factor of two."""
         coefficients = float(gradient @ self.law.law.covariance @ gradient)
         return float(np.sqrt(self.law.scale**2 * coefficients + rows + self.noise**2))
 
@@ -410,7 +461,9 @@ class PosteriorScores(Scores):
         return self.law.head_cost(head) + self.rows.head_cost(head)
 
     def entry_cost(self, index: int, entry: EntrySpec, before: int) -> float:
-        return self.law.entry_cost(index, entry, before) + self.rows.entry_cost(index, entry, before)
+        return self.law.entry_cost(index, entry, before) + self.rows.entry_cost(
+            index, entry, before
+        )
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
         return self.rows.block_cost(index, position, block, width)
@@ -428,9 +481,11 @@ class PosteriorScores(Scores):
 
 
 def _units(space: Space) -> RecordedScores:
-    """Return scores with a row for each move, whose cost is a vector: 1 at its own place, 0 elsewhere.
+    """Return scores with a row for each move, whose cost is a vector: 1 at its own place, 0
+    elsewhere.
 
-    Costs are linear in their rows, so that the cost of a member is then the vector of how often each row counts.
+    Costs are linear in their rows, so that the cost of a member is then the vector of how often
+    each row counts.
     """
     keys = list(dict.fromkeys(wanted_keys(space)))
     vectors = np.eye(len(keys))
@@ -444,9 +499,11 @@ def _units(space: Space) -> RecordedScores:
 def corrected(
     law: LawScores, recorded: RecordedScores | None = None, trained: Sequence[TrainedMember] = ()
 ) -> PosteriorScores:
-    """Return the law corrected by what a supernet measured, by members that were trained for themselves, or by both.
+    """Return the law corrected by what a supernet measured, by members that were trained for
+    themselves, or by both.
 
-    The level is that of the trained members, where there are any: inherited weights have not been fine-tuned.
+    The level is that of the trained members, where there are any: inherited weights have not been
+    fine-tuned.
     """
     sized = recorded.scored if recorded is not None else trained[0].architecture
     prior = law.at(law.scored.at(sized.resolution, sized.classes))
@@ -459,7 +516,11 @@ def corrected(
         level = max(member.accuracy for member in trained)
         seen += [
             Observation(
-                member.architecture, level - member.accuracy, member.standard_error, inherited=False, leveled=False
+                member.architecture,
+                level - member.accuracy,
+                member.standard_error,
+                inherited=False,
+                leveled=False,
             )
             for member in trained
         ]

@@ -1,8 +1,10 @@
-"""The files of scores that the law gives, corrected or not, as a search leaves them in its run folder.
+"""The files of scores that the law gives, corrected or not, as a search leaves them in its run
+folder.
 
 scores.yaml     the space, the level and the scale, what corrected the law and how much
-law.yaml        the law's coefficients (`nas.accuracy.law_file`)
-corrections/    what single moves cost beside the law, in the format of recorded scores; where evidence corrected it
+law.yaml        the law's coefficients (`nas.accuracy.law`)
+corrections/    what single moves cost beside the law, in the format of recorded scores; where
+evidence corrected it
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas.accuracy.law_file import read_law, write_law
+from nas.accuracy.law import read_law, write_law
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import PosteriorScores
 from nas.accuracy.recorded_file import read_scores
@@ -23,7 +25,8 @@ from nas.space.schema import space_from
 from nas.validation import validated
 
 FORMAT = "nas-scores-3"
-LAW_FILE, CORRECTIONS = "law.yaml", "corrections"
+LAW_FILE = "law.yaml"
+CORRECTIONS = "corrections"
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -47,7 +50,9 @@ class _File(BaseModel):
 def write_law_scores(scores: LawScores, folder: Path) -> None:
     """Write scores that nothing corrected."""
     write_law(scores.law, folder / LAW_FILE)
-    write_yaml(folder / "scores.yaml", {**_about(scores), "scale": scores.scale, "metric": scores.metric})
+    write_yaml(
+        folder / "scores.yaml", {**_about(scores), "scale": scores.scale, "metric": scores.metric}
+    )
 
 
 def write_posterior(scores: PosteriorScores, folder: Path) -> None:
@@ -83,7 +88,9 @@ def read_law_scores(path: Path) -> Scores:
     if data.shift is None:
         return scores
     if len(data.shift) != len(law.names):
-        raise file.error(["shift"], f"has {len(data.shift)} values, {LAW_FILE} has {len(law.names)} coefficients")
+        raise file.error(
+            ["shift"], f"has {len(data.shift)} values, {LAW_FILE} has {len(law.names)} coefficients"
+        )
     return PosteriorScores(
         law=scores.shifted(np.array(data.shift)),
         rows=read_scores(path.parent / CORRECTIONS / "scores.csv"),

@@ -1,4 +1,5 @@
-"""The files of recorded scores: `scores.csv`, a row for each measured move, and `scores.yaml`, what they are from."""
+"""The files of recorded scores: `scores.csv`, a row for each measured move, and `scores.yaml`, what
+they are from."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from nas.accuracy.recorded import MeasuredWith, MoveName, RecordedScores, Score, wanted_keys
-from nas.accuracy.standard_errors import difference_error
+from nas.accuracy.scores import difference_error
 from nas.csv_files import read_strict
 from nas.errors import InputError
 from nas.files import YamlFile, number_in, write_text, write_yaml
@@ -96,31 +97,41 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
             raise InputError(f"{path}:{line}: this move stands twice")
         rows[score.key] = score
     return RecordedScores(
-        scored=scored, rows=tuple(rows.values()), path=str(path),
+        scored=scored,
+        rows=tuple(rows.values()),
+        path=str(path),
         notes=(data.provenance,) if isinstance(data.provenance, str) else tuple(data.provenance),
-        baseline_accuracy=data.baseline_accuracy, images=data.images, supernet=data.supernet,
-        metric=data.metric, data=data.data, measured_with=measured_with,
-    )  # fmt: skip
+        baseline_accuracy=data.baseline_accuracy,
+        images=data.images,
+        supernet=data.supernet,
+        metric=data.metric,
+        data=data.data,
+        measured_with=measured_with,
+    )
 
 
 def check_current(file: YamlFile, measured_with: MeasuredWith) -> None:
-    """Raise InputError where the weights beside `scores.yaml` are not those that the scores were measured on.
+    """Raise InputError where the weights beside `scores.yaml` are not those that the scores were
+    measured on.
 
-    Only the folder of a supernet has weights beside its scores; shipped scores have none and are not checked.
+    Only the folder of a supernet has weights beside its scores; shipped scores have none and are
+    not checked.
     """
     weights = file.path.with_name(WEIGHTS_FILE)
     if weights.exists() and weights_digest(weights) != measured_with.weights:
         raise file.error(
             ["measured_with", "weights"],
-            f"the scores were measured on other weights than those in {weights}. Fix: {_training_command(file)}",
+            f"the scores were measured on other weights than those in {weights}. Fix:"
+            f" {_training_command(file)}",
         )
 
 
 def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of the weights in a safetensors file, whose header is brought into one order first.
+    """Return the SHA-256 of the weights in a safetensors file, whose header is brought into one
+    order first.
 
-    The writer of safetensors puts the keys of its metadata in a random order, so that equal weights give unequal files.
-    It is computed once per process as long as size and time of change stay.
+    The writer of safetensors puts the keys of its metadata in a random order, so that equal weights
+    give unequal files. It is computed once per process as long as size and time of change stay.
     """
     status = path.stat()
     return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
@@ -130,11 +141,14 @@ def weights_digest(path: Path) -> str:
 def _digest(path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        # A safetensors file is the length of its header (8 bytes, little endian), the header as JSON, and the tensors.
+        # A safetensors file is the length of its header (8 bytes, little endian), the header as
+        # JSON, and the tensors.
         length = int.from_bytes(file.read(8), "little")
         if length < size:
             header = file.read(length)
-            with contextlib.suppress(ValueError):  # of another file, whose bytes are taken as they are
+            with contextlib.suppress(
+                ValueError
+            ):  # of another file, whose bytes are taken as they are
                 header = json.dumps(json.loads(header), sort_keys=True).encode()
             digest.update(header)
         else:
@@ -145,7 +159,8 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 
 def _training_command(scores: YamlFile) -> str:
-    """Return the command that scores the folder's weights anew: the one that trained them, where it was recorded."""
+    """Return the command that scores the folder's weights anew: the one that trained them, where it
+    was recorded."""
     description = scores.path.with_name("supernet.yaml")
     command = YamlFile(description).data.get("command") if description.exists() else None
     name = scores.data["space"]["name"]
@@ -158,7 +173,9 @@ def write_scores(scores: RecordedScores, folder: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in scores.rows:
-        writer.writerow(["" if (value := getattr(row, name)) is None else value for name in COLUMNS])
+        writer.writerow(
+            ["" if (value := getattr(row, name)) is None else value for name in COLUMNS]
+        )
     about: dict[str, Any] = {
         "format": FORMAT,
         "provenance": list(scores.notes),
@@ -176,18 +193,28 @@ def write_scores(scores: RecordedScores, folder: Path) -> None:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and fields of every row."""
+    """Return line number and fields of every row."""
     return read_strict(path, [name for name in COLUMNS if name not in _NEW])
 
 
 def _score(
-    where: str, record: Mapping[str, str], space: Space, known: Container[tuple[str, str, str]], images: int | None
+    where: str,
+    record: Mapping[str, str],
+    space: Space,
+    known: Container[tuple[str, str, str]],
+    images: int | None,
 ) -> Score:
-    move, place, choice = record["move"], record["place"], record["choice"]
+    move = record["move"]
+    place = record["place"]
+    choice = record["choice"]
     if move not in get_args(MoveName):
         raise InputError(f"{where}: move: '{move}' is none of {', '.join(get_args(MoveName))}")
-    measured: dict[str, Any] = {name: number_in(where, name, record[name]) for name in _MEASURED if record[name]}
-    counts: dict[str, Any] = {name: _count_in(where, name, record[name]) for name in _NEW if record.get(name)}
+    measured: dict[str, Any] = {
+        name: number_in(where, name, record[name]) for name in _MEASURED if record[name]
+    }
+    counts: dict[str, Any] = {
+        name: _count_in(where, name, record[name]) for name in _NEW if record.get(name)
+    }
     score = Score(
         move,  # type: ignore[arg-type]
         place,
@@ -204,7 +231,9 @@ def _score(
         if choice not in map(str, widths[place]):
             raise InputError(f"{where}: choice: '{choice}' is no width of {place}")
         if int(choice) == widths[place][-1] and score.cost:
-            raise InputError(f"{where}: cost: {score.cost:g} for the largest width, which costs 0 by definition")
+            raise InputError(
+                f"{where}: cost: {score.cost:g} for the largest width, which costs 0 by definition"
+            )
     elif score.key not in known:
         what = f"{place}{f', {choice}' if choice else ''}"
         raise InputError(f"{where}: place: the scored space has no move '{move}' at {what}")
@@ -225,7 +254,11 @@ def _with_honest_error(where: str, score: Score, images: int | None) -> Score:
     if score.standard_error is None:
         return score
     if score.standard_error < 0:
-        raise InputError(f"{where}: standard_error: {score.standard_error:g} is negative, expected at least 0")
+        raise InputError(
+            f"{where}: standard_error: {score.standard_error:g} is negative, expected at least 0"
+        )
     if score.standard_error > 0 or images is None:
         return score
-    return replace(score, standard_error=round(difference_error(score.lost or 0, score.gained or 0, images), 3))
+    return replace(
+        score, standard_error=round(difference_error(score.lost or 0, score.gained or 0, images), 3)
+    )

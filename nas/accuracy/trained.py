@@ -1,4 +1,5 @@
-"""Members that were trained for themselves, as evidence: what fine-tuned runs of one data set say of a space."""
+"""Members that were trained for themselves, as evidence: what fine-tuned runs of one data set say
+of a space."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from nas.errors import InputError
 from nas.files import YamlFile
 from nas.space import Architecture, Space, load_architecture
 
-DESCRIPTION, SUBFOLDER = "finetune.yaml", "finetune"
+DESCRIPTION = "finetune.yaml"
+SUBFOLDER = "finetune"
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,18 @@ def trained_members(space: Space, runs: Sequence[str | Path]) -> list[TrainedMem
     """Return the fine-tuned members of a space that stand in run folders, all of one data set.
 
     Raises:
-        InputError: for a folder without a finished fine-tuning, a network that is not a member of the space, or runs
-            of different images, which do not compare.
+        InputError: for a folder without a finished fine-tuning, a network that is not a member of
+            the space, or runs of different images, which do not compare.
     """
     members = [_read(space, Path(run)) for run in runs]
     for member in members[1:]:
-        if (member.data, member.architecture.resolution) != (members[0].data, members[0].architecture.resolution):
+        if (member.data, member.architecture.resolution) != (
+            members[0].data,
+            members[0].architecture.resolution,
+        ):
             raise InputError(
-                f"{member.run}: trained on {member.source}, {members[0].run} on {members[0].source}. "
-                "Fix: name runs of the same images and input size"
+                f"{member.run}: trained on {member.source}, {members[0].run} on"
+                f" {members[0].source}. Fix: name runs of the same images and input size"
             )
     return members
 
@@ -63,9 +68,13 @@ def _read(space: Space, run: Path) -> TrainedMember:
         fingerprint = str(data["fingerprint"])
         source = str(data["source"])
     except (KeyError, TypeError, ValueError):
-        raise file.error(["accuracy"], f"is missing. Fix: finish the training with nas finetune {run}") from None
+        raise file.error(
+            ["accuracy"], f"is missing. Fix: finish the training with nas finetune {run}"
+        ) from None
     if not (0 <= value <= 100 and error > 0):
-        raise file.error(["accuracy"], f"is {value:g} ± {error:g}, expected a percentage and a positive error")
+        raise file.error(
+            ["accuracy"], f"is {value:g} ± {error:g}, expected a percentage and a positive error"
+        )
     architecture = load_architecture(folder / "architecture.yaml")
     try:
         space.validate(architecture)

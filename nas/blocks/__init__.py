@@ -1,8 +1,220 @@
-"""The block vocabulary as torch modules, one file a block; `nas.specs` has what they are without torch."""
+"""The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block
+by formula.
+
+A block is added by one file here (its spec) and one in `nas.blocks` (its module), which the spec
+names; another package brings its own by an entry point (`nas.plugins`).
+"""
 
 from __future__ import annotations
 
-from nas.blocks.base import Axes, Block
-from nas.blocks.build import build_block
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from typing import Any
 
-__all__ = ["Axes", "Block", "build_block"]
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from nas.blocks.common.spec import (
+    ConvEmbedding,
+    ConvStem,
+    DSConv,
+    Flatten,
+    FPNHead,
+    FusedMBConv,
+    FusedMBConvDown,
+    Identity,
+    MapHead,
+    MBConv,
+    MBConvDown,
+    ResBlock,
+    Unflatten,
+)
+from nas.blocks.efficientformer.spec import MB3D, MB4D, TokenHead
+from nas.blocks.efficientformerv2.spec import AttentionFFN, ConvFFN, DualPathEmbedding
+from nas.blocks.efficientvit.spec import ConvHead, EfficientViTModule, EfficientViTStem
+from nas.blocks.emo.spec import IRMB, EMOStem, IRMBDown
+from nas.blocks.spec import (
+    ACTIVATIONS,
+    Activation,
+    BlockSpec,
+    EntrySpec,
+    HeadSpec,
+    Layer,
+    Layout,
+    Operation,
+    Shape,
+    Trace,
+    pyramid,
+)
+from nas.blocks.swiftformer.spec import AdditiveEncoder, ConvEncoder
+from nas.errors import nearest
+from nas.plugins import BLOCKS, plugins
+from nas.validation import explain
+
+SPECS: dict[str, type[BlockSpec]] = {
+    spec.kind: spec
+    for spec in (
+        Identity,
+        Flatten,
+        Unflatten,
+        ConvStem,
+        ConvEmbedding,
+        MB4D,
+        MB3D,
+        TokenHead,
+        MapHead,
+        FPNHead,
+        EMOStem,
+        IRMB,
+        IRMBDown,
+        ConvFFN,
+        AttentionFFN,
+        DualPathEmbedding,
+        ConvEncoder,
+        AdditiveEncoder,
+        DSConv,
+        ResBlock,
+        MBConv,
+        MBConvDown,
+        FusedMBConv,
+        FusedMBConvDown,
+        EfficientViTStem,
+        EfficientViTModule,
+        ConvHead,
+    )
+}
+
+
+def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
+    """Return the spec that `{"kind": ..., hyperparameter: value, ...}` describes; a bare string is
+    a kind alone.
+
+    Raises:
+        ValueError: for an unknown kind or hyperparameter, a missing one, or a value that its type
+            or rule refuses.
+    """
+    values = {"kind": data} if isinstance(data, str) else dict(data)
+    kind = values.pop("kind", None)
+    return _make(kind, lambda model: model.model_validate(values))
+
+
+def parse(kind: str, hyperparameters: str) -> BlockSpec:
+    """Return the spec that a table row names: its kind and `str(spec)`, as in ('mb4d',
+    'expansion=4;pool=3').
+
+    Raises:
+        ValueError: as `from_dict`.
+    """
+    items = (item.partition("=") for item in hyperparameters.split(";") if item)
+    return _make(
+        kind, lambda model: model.model_validate_strings({name: value for name, _, value in items})
+    )
+
+
+def entry_from(data: Mapping[str, Any] | str) -> EntrySpec:
+    """As `from_dict`, for what enters a stage. Raises ValueError for any other block."""
+    spec = from_dict(data)
+    if not isinstance(spec, EntrySpec):
+        raise ValueError(
+            f"{spec.kind} cannot enter a stage: it is not an EntrySpec, which sets a width"
+        )
+    return spec
+
+
+def head_from(data: Mapping[str, Any] | str) -> HeadSpec:
+    """As `from_dict`, for heads. Raises ValueError for any other block."""
+    return _head(from_dict(data))
+
+
+def parse_head(kind: str, hyperparameters: str) -> HeadSpec:
+    """As `parse`, for heads. Raises ValueError for any other block."""
+    return _head(parse(kind, hyperparameters))
+
+
+def _head(spec: BlockSpec) -> HeadSpec:
+    if not isinstance(spec, HeadSpec):
+        raise ValueError(f"{spec.kind} cannot be a head: it is not a HeadSpec, which has classes")
+    return spec
+
+
+def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) -> BlockSpec:
+    spec = SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
+    try:
+        return spec(**dict(validate(_model(spec))))
+    except ValidationError as error:
+        raise ValueError(f"{kind}: {explain(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from None
+
+
+@cache
+def _brought(kind: str) -> type[BlockSpec]:
+    """Return the spec of this kind that another package brings."""
+    known = plugins(BLOCKS, SPECS)
+    if kind not in known:
+        raise ValueError(f"unknown block kind '{kind}'{nearest(str(kind), [*SPECS, *known])}")
+    spec = known[kind].load()
+    if not (isinstance(spec, type) and issubclass(spec, BlockSpec) and spec.kind == kind):
+        raise known[kind].broken(f"{known[kind].entry.value} is no BlockSpec of this kind")
+    return spec
+
+
+@cache
+def _model(cls: type[BlockSpec]) -> type[BaseModel]:
+    """Return a pydantic model of the spec's fields, which checks names and types."""
+    hints = typing.get_type_hints(cls)
+    columns: dict[str, Any] = {
+        field.name: (hints[field.name], ... if field.default is MISSING else field.default)
+        for field in fields(cls)
+    }
+    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "IRMB",
+    "MB3D",
+    "MB4D",
+    "SPECS",
+    "Activation",
+    "AdditiveEncoder",
+    "AttentionFFN",
+    "BlockSpec",
+    "ConvEmbedding",
+    "ConvEncoder",
+    "ConvFFN",
+    "ConvHead",
+    "ConvStem",
+    "DSConv",
+    "DualPathEmbedding",
+    "EMOStem",
+    "EfficientViTModule",
+    "EfficientViTStem",
+    "EntrySpec",
+    "FPNHead",
+    "Flatten",
+    "FusedMBConv",
+    "FusedMBConvDown",
+    "HeadSpec",
+    "IRMBDown",
+    "Identity",
+    "Layer",
+    "Layout",
+    "MBConv",
+    "MBConvDown",
+    "MapHead",
+    "Operation",
+    "ResBlock",
+    "Shape",
+    "TokenHead",
+    "Trace",
+    "Unflatten",
+    "entry_from",
+    "explain",
+    "from_dict",
+    "head_from",
+    "parse",
+    "parse_head",
+    "pyramid",
+]  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nas.blocks.base import Block
+from nas.blocks import BlockSpec, Shape
+from nas.blocks.module import Block
 from nas.errors import InputError
 from nas.plugins import import_object
-from nas.specs import BlockSpec, Shape
 
 
 def build_block(spec: BlockSpec, shape: Shape) -> Block:

@@ -1,7 +1,7 @@
 """The command line: one module per command, imported when the command is called.
 
-`COMMANDS` is the table of them. Their options are dataclasses beside the components that they are of; see
-`nas.options` and `nas.cli.options`.
+`COMMANDS` is the table of them. Their options are dataclasses beside the components that they are
+of; see `nas.options` and `nas.cli.options`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,35 @@ from typer.core import TyperCommand, TyperGroup
 
 COMMANDS = {
     "spaces": "List the search spaces with their published members, or the choices of one.",
-    "devices": "List the devices: those that are connected, and those known by their latency table.",
+    "devices": (
+        "List the devices: those that are connected, and those known by their latency table."
+    ),
     "search": "Find the most accurate member of a space that a device runs in time.",
     "predict": "Predict an architecture's latency from a device's table.",
-    "profile": "Measure a space's operations on devices into latency tables. Run it again to resume after a stop.",
-    "check": "Measure random whole networks on a device and compare them with its latency table; or the network of a "
-    "run.",
-    "train": "Train a supernet and measure what each move costs; the same command resumes a stopped training.",
-    "finetune": "Train a found network from its inherited weights; the same command resumes a stopped training.",
-    "export": "Export a network: batch norms folded, normalization and class names inside, compared with the original.",
-    "report": "Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG pictures of it.",
+    "profile": (
+        "Measure a space's operations on devices into latency tables. Run it again to resume after"
+        " a stop."
+    ),
+    "check": (
+        "Measure random whole networks on a device and compare them with its latency table; or the"
+        " network of a run."
+    ),
+    "train": (
+        "Train a supernet and measure what each move costs; the same command resumes a stopped"
+        " training."
+    ),
+    "finetune": (
+        "Train a found network from its inherited weights; the same command resumes a stopped"
+        " training."
+    ),
+    "export": (
+        "Export a network: batch norms folded, normalization and class names inside, compared with"
+        " the original."
+    ),
+    "report": (
+        "Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG"
+        " pictures of it."
+    ),
 }
 """Summaries by name. Each command is the function of its name in the module `nas.cli.<name>`."""
 
@@ -34,7 +53,9 @@ class Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name=name, help=text) for name, text in COMMANDS.items()}
+        self.commands = {
+            name: TyperCommand(name=name, help=text) for name, text in COMMANDS.items()
+        }
         self._summaries = False
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -82,7 +103,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Hardware-aware architecture search over mobile hybrid transformers."""

@@ -1,31 +1,35 @@
-"""`nas check`: a latency table's predictions against whole networks that its calibration never saw, or a found one."""
+"""`nas check`: a latency table's predictions against whole networks that its calibration never saw,
+or a found one."""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.check_run import check_run
-from nas.cli.common import emit, naming, next_step, say
-from nas.cli.progress import bars
+from nas.cli.output import bars, emit, naming, next_step, say
 from nas.cli.table import Column, table_text
 from nas.latency.options import CheckOptions
 from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
+    from nas.devices import Settings
     from nas.latency import LatencyTable
-    from nas.latency.networks import NetworkTime
-    from nas.space import Space
+    from nas.latency.check.network import Rival, RivalCheck, RunCheck
+    from nas.latency.network_times import NetworkTime
+    from nas.space import Architecture, Space
 
 
 _OF_A_RUN = ("device", "run", "rival")
 
 
 def check(options: CheckOptions) -> None:
-    """Measure random whole networks on a device and compare them with its latency table; or the network of a run."""
-    from nas.devices import Settings, opened
+    """Measure random whole networks on a device and compare them with its latency table; or the
+    network of a run."""
+    from nas.devices import Settings
     from nas.latency import load_table
-    from nas.latency.check import check as check_members
+    from nas.latency.check.table import check as check_members
+    from nas.latency.known_devices import opened
     from nas.options import only
 
     device = options.device
@@ -38,7 +42,11 @@ def check(options: CheckOptions) -> None:
         return
     whole, chosen = _space(table, options.space, options.sizes)
     effective = between(whole, chosen)
-    with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(effective):
+    with (
+        opened(table.device.name, settings, say=say) as units,
+        bars() as progress,
+        naming(effective),
+    ):
         table, times = check_members(table, chosen, units[0], options.nets, options.seed, progress)
     search = ["--space", options.space or times[0].space, "--device", device, *effective.options()]
     following = shlex.join(["nas", "search", *search])
@@ -47,14 +55,18 @@ def check(options: CheckOptions) -> None:
 
 
 def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, Space]:
-    """The space that is named, or the last one that the table was profiled for: as it is, and at the asked sizes."""
+    """Return the space that is named, or the last one that the table was profiled for: as it is,
+    and at the asked sizes."""
     from nas.errors import InputError
-    from nas.latency.networks import at_resolution_id, profiled_spaces
+    from nas.latency.network_times import at_resolution_id, profiled_spaces
     from nas.space import load_space
 
     profiled = [entry for entry in profiled_spaces(table.device) if name in (None, entry[0])]
     if not name and not profiled:
-        raise InputError(f"the table of {table.device.name} does not say which space it was made for; give --space")
+        raise InputError(
+            f"the table of {table.device.name} does not say which space it was made for; give"
+            " --space"
+        )
     whole = load_space(name or profiled[-1][0])
     space = at_resolution_id(whole, profiled[-1][1]) if profiled else whole
     if asked.classes is not None:  # of the space's own head, whichever head was profiled
@@ -67,14 +79,20 @@ def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> 
 
     assert table.device.check is not None
     return {
-        "device": table.device.name, "table": str(table.path), **table.device.check.model_dump(),
-        "misfit": _misfit(table, times), "leave_one_out_error": table.leave_one_out_error,
-        "calibrated_error": table.calibrated_error, "networks": [asdict(time) for time in times], "next": following,
-    }  # fmt: skip
+        "device": table.device.name,
+        "table": str(table.path),
+        **table.device.check.model_dump(),
+        "misfit": _misfit(table, times),
+        "leave_one_out_error": table.leave_one_out_error,
+        "calibrated_error": table.calibrated_error,
+        "networks": [asdict(time) for time in times],
+        "next": following,
+    }
 
 
 def _misfit(table: LatencyTable, times: list[NetworkTime]) -> float | None:
-    """Return what the calibration's own networks are off by in percent: of the checked space, else of all."""
+    """Return what the calibration's own networks are off by in percent: of the checked space, else
+    of all."""
     place = times[0].space, times[0].resolution
     entries = [each for each in table.device.spaces if (each.space, each.resolution) == place]
     return entries[-1].mape if entries else table.device.calibration.mape
@@ -83,15 +101,26 @@ def _misfit(table: LatencyTable, times: list[NetworkTime]) -> float | None:
 def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     found = table.device.check
     assert found is not None
-    columns = (Column("network"), Column("measured ms", right=True), Column("predicted", right=True))
+    columns = (
+        Column("network"),
+        Column("measured ms", right=True),
+        Column("predicted", right=True),
+    )
     rows = [
-        (time.network, f"{time.measured_ms:.4f}", f"{time.predicted_ms:.4f}", f"{time.error_percent:.2f} %")
+        (
+            time.network,
+            f"{time.measured_ms:.4f}",
+            f"{time.predicted_ms:.4f}",
+            f"{time.error_percent:.2f} %",
+        )
         for time in times
     ]
     lines = [table_text((*columns, Column("error", right=True)), rows)]
     rank = "none" if found.spearman is None else f"{found.spearman:.4f}"
-    lines.append(f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5 %: "
-                 f"{found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}")  # fmt: skip
+    lines.append(
+        f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5"
+        f" %: {found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}"
+    )
     errors = {
         "calibration, on its own networks": _misfit(table, times),
         "calibration by hand": table.calibrated_error,
@@ -101,7 +130,165 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     if known:
         lines.append(f"errors before this check: {', '.join(known)}")
     if found.drift is not None:
-        lines.append(f"the calibration's own networks, measured again, took {abs(found.drift):.1f} % "
-                     f"{'more' if found.drift >= 0 else 'less'} than then; with that taken off the mean error is "
-                     f"{found.mape_without_drift:.2f} %")  # fmt: skip
+        lines.append(
+            f"the calibration's own networks, measured again, took {abs(found.drift):.1f} %"
+            f" {'more' if found.drift >= 0 else 'less'} than then; with that taken off the mean"
+            f" error is {found.mape_without_drift:.2f} %"
+        )
     return "\n".join(lines)
+
+
+def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: bool = True) -> None:
+    """Measure the network of a run folder, or of an architecture's file, and keep the result in the
+    run folder.
+
+    `with_rival` measures the published member that one would ship otherwise, too, where the run has
+    one.
+    """
+    from nas.latency.check.network import check_network, exported_file
+    from nas.latency.known_devices import opened
+    from nas.runs.resolve import find_source
+
+    source = find_source(run)
+    folder = source.run_folder
+    sized = _sizes(source.architecture)
+    rival = _rival(folder, source.architecture, table) if folder and with_rival else None
+    with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(sized):
+        exported = exported_file(folder, units[0].info().kind) if folder else None
+        if source.weights is None:
+            say(f"note: {run} has no weights; random ones are measured in their place")
+        else:
+            say(f"weights  {source.weights}")
+        found = check_network(
+            table, source.architecture, units[0], source.weights, exported, progress, rival
+        )
+    file = found.save(folder) if folder else None
+    following = shlex.join(
+        ["nas", "report", run] if folder else ["nas", "export", run, "--to", "litert"]
+    )
+    document = found.to_dict() | {
+        "run": str(folder) if folder else None,
+        "table": str(table.path),
+        "file": str(file) if file else None,
+        "next": following,
+    }
+    emit(document, _run_text(found, table, file))
+    next_step(following)
+
+
+def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | None:
+    """Return the published member that the run's network takes the place of, at the network's size
+    and classes.
+
+    It is chosen by what the run was made with: its space, table, scores and target. None where the
+    folder has no search in it, where that has changed since (told in a note), and where no other
+    network is published.
+    """
+    from nas.accuracy import default_scores
+    from nas.errors import InputError
+    from nas.report.sources import find_sources
+    from nas.runs.schema import read_about
+    from nas.search.compare import published_rival
+
+    if not (folder / "run.yaml").is_file():
+        return None
+    try:
+        abouts = read_about(folder)
+        about = abouts.get(table.device.name) or next(iter(abouts.values()))
+        sources = find_sources(folder, about, arch)
+        # The latencies of another device say nothing of this run's target.
+        same_device = about.table.device == table.device.name
+        own_table = sources.table or (table if same_device else None)
+        if sources.space is None or own_table is None:
+            raise InputError(sources.reason)
+        scores = sources.scores or default_scores(sources.space)
+        scores.check(sources.space)
+        target = about.target
+        rival = published_rival(
+            sources.space,
+            own_table,
+            scores,
+            arch,
+            target_ms=target.latency_ms,
+            limits=target.limits,
+        )
+    except InputError as error:
+        say(f"note: no published member is measured beside it: {error}")
+        return None
+    if rival and rival.architecture.operations() == arch.operations():
+        say(
+            f"note: the found network is {rival.architecture.name} itself; no other is measured"
+            " beside it"
+        )
+        return None
+    return rival
+
+
+def _sizes(arch: Architecture) -> Sizes:
+    """Return what turns the network's space into one that holds it, for the command that measures
+    what a table lacks."""
+    from nas.space import load_space, space_names
+
+    return between(load_space(arch.space), arch) if arch.space in space_names() else Sizes()
+
+
+def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
+    rows = []
+    for each in found.operations:
+        measured = ""
+        error = ""
+        if each.measured_ms is not None:
+            measured = f"{each.measured_ms:.4f}"
+            if (
+                each.measured_ms and each.kind != "intercept"
+            ):  # what a call costs is a small part of that
+                error = f"{_error(each.predicted_ms, each.measured_ms):+.1f} %"
+        rows.append((each.name, each.kind, f"{each.predicted_ms:.4f}", measured, error))
+    figures = (Column(title, right=True) for title in ("predicted ms", "measured", "error"))
+    lines = [table_text((Column("operation"), Column("kind"), *figures), rows)]
+    lines.append(
+        f"operations were timed {found.profile}"
+        if found.profile
+        else f"{found.device} gives no times of single operations"
+    )
+    expected = "unknown" if found.expected_error is None else f"{found.expected_error:.1f} %"
+    lines += [
+        (
+            f"{found.architecture or 'the network'} on {found.device}: measured"
+            f" {found.measured_ms:.4f} ms, predicted {found.predicted_ms:.4f} ms, an error of"
+            f" {found.error_percent:+.2f} %"
+        ),
+        (
+            f"the table is {found.provenance} and expects an error of {expected}"
+            f" ({table.expected_error_source})"
+        ),
+    ]
+    if found.exported_ms is not None:
+        lines.append(
+            f"{found.exported} takes {found.exported_ms:.4f} ms: with an image in, which it"
+            " normalises"
+        )
+    if found.rival:
+        lines += _rival_lines(found, found.rival)
+    return "\n".join([*lines, f"kept in  {file}"] if file else lines)
+
+
+def _rival_lines(found: RunCheck, rival: RivalCheck) -> list[str]:
+    """Return what the rival takes, and the ratio of both networks as measured and as predicted."""
+    predicted = "not predicted (the table lacks rows)"
+    if rival.predicted_ms is not None:
+        predicted = f"predicted {rival.predicted_ms:.4f} ms"
+    if rival.measured_ms is None:
+        return [
+            f"{rival.name} ({rival.reason}): {predicted}, could not be measured: {rival.failure}"
+        ]
+    error = "" if rival.error_percent is None else f", an error of {rival.error_percent:+.2f} %"
+    expected = "" if found.predicted_ratio is None else f", predicted {found.predicted_ratio:.2f}"
+    return [
+        f"{rival.name} ({rival.reason}): measured {rival.measured_ms:.4f} ms, {predicted}{error}",
+        f"found takes {found.ratio:.2f} of what {rival.name} takes{expected}",
+    ]
+
+
+def _error(predicted: float, measured: float) -> float:
+    return 100 * (predicted / measured - 1)

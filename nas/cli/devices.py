@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step, say
+from nas.cli.output import emit, next_step, say
 from nas.cli.table import Column, table_text
 from nas.options import Options
 
 if TYPE_CHECKING:
-    from nas.devices import Known
+    from nas.latency.known_devices import Known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,19 @@ class DevicesOptions(Options):
 
 def devices(options: DevicesOptions) -> None:
     """List the devices: those that are connected, and those known by their latency table."""
-    from nas.devices import known_devices
+    from nas.latency.known_devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
     _say_unseen()
     emit(documents, _text(documents))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
-        (document["name"] for document in documents if document["connected"] and not _own(document)), None
+        (
+            document["name"]
+            for document in documents
+            if document["connected"] and not _own(document)
+        ),
+        None,
     )
     if unmeasured:
         next_step(f"nas profile --space efficientformer --device {unmeasured}")
@@ -38,7 +43,7 @@ def devices(options: DevicesOptions) -> None:
 
 def _say_unseen() -> None:
     """Say why no Android phone is listed, where one may be there."""
-    from nas.devices.adb import listing
+    from nas.devices.android.adb import listing
     from nas.errors import NasError
     from nas.extras import MissingExtra
 
@@ -51,15 +56,18 @@ def _say_unseen() -> None:
 
 
 def _own(document: dict[str, Any]) -> bool:
-    """Whether there is a table of measurements."""
+    """Return whether there is a table of measurements."""
     return document["table"] is not None and document["table"]["provenance"] != "estimated"
 
 
 def _document(device: Known) -> dict[str, Any]:
     return {
-        "name": device.name, "kind": device.kind, "connected": device.connected, "table": _table(device),
+        "name": device.name,
+        "kind": device.kind,
+        "connected": device.connected,
+        "table": _table(device),
         "units": [asdict(unit) for unit in device.units],
-    }  # fmt: skip
+    }
 
 
 def _table(device: Known) -> dict[str, Any] | None:
@@ -69,10 +77,14 @@ def _table(device: Known) -> dict[str, Any] | None:
         return None
     table = load_table(device.table)
     return {
-        "path": str(device.table), "rows": len(table.rows), "provenance": table.provenance,
-        "expected_error": table.expected_error, "expected_error_source": table.expected_error_source,
-        "runtime": f"{table.device.runtime} {table.device.runtime_version}".strip(), "date": table.device.date,
-    }  # fmt: skip
+        "path": str(device.table),
+        "rows": len(table.rows),
+        "provenance": table.provenance,
+        "expected_error": table.expected_error,
+        "expected_error_source": table.expected_error_source,
+        "runtime": f"{table.device.runtime} {table.device.runtime_version}".strip(),
+        "date": table.device.date,
+    }
 
 
 def _text(documents: Sequence[dict[str, Any]]) -> str:
@@ -87,16 +99,21 @@ def _text(documents: Sequence[dict[str, Any]]) -> str:
 
 
 def _cells(document: dict[str, Any]) -> tuple[str, str, str, str]:
-    known, where = document["table"], "connected" if document["connected"] else "not connected"
+    known = document["table"]
+    where = "connected" if document["connected"] else "not connected"
     about = "no table"
     if known is not None:
-        error = "" if known["expected_error"] is None else f", expected error {known['expected_error']:.1f} %"
+        error = (
+            ""
+            if known["expected_error"] is None
+            else f", expected error {known['expected_error']:.1f} %"
+        )
         about = f"{known['rows']} rows, {known['provenance']}{error} ({known['path']})"
     return document["name"], document["kind"], where, about
 
 
 def _state(unit: dict[str, Any]) -> str:
-    """One phone in words."""
+    """Return one phone in words."""
     if unit["problem"]:
         return f"{unit['serial']}: {unit['problem']}"
     battery = "" if unit["battery"] is None else f", battery {unit['battery']} %"

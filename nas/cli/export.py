@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step, say
+from nas.cli.output import emit, next_step, say
 from nas.cli.table import Column, table_text
 from nas.export.options import ExportOptions
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def export(options: ExportOptions) -> None:
-    """Export a network: batch norms folded, normalization and class names inside, compared with the original."""
+    """Export a network: batch norms folded, normalization and class names inside, compared with the
+    original."""
     from nas.export.command import perform
 
     run = options.run
@@ -27,7 +28,8 @@ def export(options: ExportOptions) -> None:
 
 
 def _device(run: Path) -> str:
-    """Return the device that a run was searched for; this machine for an architecture without a run."""
+    """Return the device that a run was searched for; this machine for an architecture without a
+    run."""
     from nas.files import YamlFile
 
     description = run / "run.yaml"
@@ -39,14 +41,22 @@ def _device(run: Path) -> str:
 def _document(source: Source, exported: Exported, following: str) -> dict[str, Any]:
     keys = ("file", "bytes", "seconds", "differences", "accuracy", "inspected", "note")
     return {
-        "run": source.run, "architecture": source.architecture.name, "folder": str(source.folder),
-        "weights": {"provenance": source.provenance, "file": str(source.weights) if source.weights else None},
+        "run": source.run,
+        "architecture": source.architecture.name,
+        "folder": str(source.folder),
+        "weights": {
+            "provenance": source.provenance,
+            "file": str(source.weights) if source.weights else None,
+        },
         "targets": {
-            name: {**{key: entry[key] for key in keys if key in entry}, "skipped": name in exported.skipped}
+            name: {
+                **{key: entry[key] for key in keys if key in entry},
+                "skipped": name in exported.skipped,
+            }
             for name, entry in exported.targets.items()
         },
         "next": following,
-    }  # fmt: skip
+    }
 
 
 def _text(source: Source, exported: Exported) -> str:
@@ -59,7 +69,10 @@ def _text(source: Source, exported: Exported) -> str:
             line = f"logits differ by {apart[kind]['max_abs']:.2g} at most on {kind} images"
         if "accuracy" in entry:
             found = entry["accuracy"]
-            line += f"; {found['before']:.1f} % right before, {found['after']:.1f} % after ({found['images']} images)"
+            line += (
+                f"; {found['before']:.1f} % right before, {found['after']:.1f} % after"
+                f" ({found['images']} images)"
+            )
         line += f"  ({entry['note']})" if "note" in entry else ""
         rows.append((name, entry["file"], f"{entry['bytes'] / 1e6:.2f} MB", line.strip()))
     head = f"{source.architecture.name or 'network'}, {source.provenance} weights: {source.folder}"

@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step, say
-from nas.cli.progress import bars, training_note
+from nas.cli.output import bars, emit, next_step, say, training_note
 from nas.cli.table import Column, table_text
 from nas.finetune.options import FinetuneOptions
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def finetune(options: FinetuneOptions) -> None:
-    """Train a found network from its inherited weights; the same command resumes a stopped training."""
+    """Train a found network from its inherited weights; the same command resumes a stopped
+    training."""
     from nas.extras import need
 
     need("nas finetune", "train")
@@ -36,7 +36,10 @@ def finetune(options: FinetuneOptions) -> None:
 
 def _tell(subject: Subject, data: Splits, folder: Path) -> None:
     arch = subject.architecture
-    say(f"network  {arch.name or 'without a name'}: {arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G MACs")
+    say(
+        f"network  {arch.name or 'without a name'}: {arch.params / 1e6:.2f} M parameters,"
+        f" {arch.macs / 1e9:.3f} G MACs"
+    )
     for images in (data.train, data.held_out, data.test):
         if images:
             say(f"{'data' if images is data.train else '':<9}{images.source}")
@@ -44,28 +47,38 @@ def _tell(subject: Subject, data: Splits, folder: Path) -> None:
 
 
 def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
-    description, accuracy = finetuned.description, finetuned.description["accuracy"]
+    description = finetuned.description
+    accuracy = finetuned.description["accuracy"]
     # What stands in RUN/finetune is exported with the run; any other fine-tuning by its own files.
     own = subject.run is not None and finetuned.folder == subject.folder(False)
     weights = str(finetuned.folder / "weights.safetensors")
     source = [run] if own else [str(finetuned.folder / "architecture.yaml"), "--weights", weights]
     following = shlex.join(["nas", "export", *source, "--to", "config,torch,litert"])
     document = {
-        "run": run, "architecture": str(finetuned.folder / "architecture.yaml"), "name": finetuned.architecture.name,
-        "folder": str(finetuned.folder), "weights": weights,
+        "run": run,
+        "architecture": str(finetuned.folder / "architecture.yaml"),
+        "name": finetuned.architecture.name,
+        "folder": str(finetuned.folder),
+        "weights": weights,
         **{key: description[key] for key in ("start", "init", "teacher", "accuracy")},
         **{key: description[key] for key in ("epochs", "seconds", "provenance")},
         "next": following,
-    }  # fmt: skip
-    rows = [(part.replace("_", " "), _accuracies(accuracy[part])) for part in ("held_out", "test") if accuracy[part]]
+    }
+    rows = [
+        (part.replace("_", " "), _accuracies(accuracy[part]))
+        for part in ("held_out", "test")
+        if accuracy[part]
+    ]
     rows += [("weights", f"{weights} ({accuracy['weights']})"), ("", description["provenance"])]
     emit(document, table_text((Column(), Column()), rows, header=False))
     next_step(following)
 
 
 def _accuracies(found: dict[str, Any]) -> str:
-    """The accuracy of each network, in the order in which they came about."""
+    """Return the accuracy of each network, in the order in which they came about."""
     names = {"teacher": "teacher", "start": "before", "raw": "after", "ema": "averaged"}
-    told = [f"{text} {found[name]['accuracy']:.2f} %" for name, text in names.items() if name in found]
+    told = [
+        f"{text} {found[name]['accuracy']:.2f} %" for name, text in names.items() if name in found
+    ]
     one = found["raw"]
     return f"{', '.join(told)} ({one['images']} images, standard error {one['standard_error']:.2f})"

@@ -1,4 +1,5 @@
-"""The options of a command, from its dataclass to the command line: help, completion, `--config`, and errors.
+"""The options of a command, from its dataclass to the command line: help, completion, `--config`,
+and errors.
 
 `nas.cli` builds a command here once it is asked for, so that `nas --help` builds none.
 """
@@ -13,13 +14,16 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import typer.main
 
-from nas.cli import common
+from nas.cli import output as common
 from nas.errors import InputError
 from nas.options import Given, Missing, Option, Options, make, meant, options_of, spelled
 
 _SHARED = "Every command"
 SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
-    "config": (str | None, "YAML file that gives options by their long names; the command line wins."),
+    "config": (
+        str | None,
+        "YAML file that gives options by their long names; the command line wins.",
+    ),
     "json": (bool, "Print one JSON document on stdout and nothing else there."),
     "quiet": (bool, "Print no progress and no notes on stderr; results and errors remain."),
 }
@@ -27,7 +31,9 @@ SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
 
 def options_class(name: str) -> type[Options]:
     """Return the options that a command takes: the type of its function's only parameter."""
-    kind: type[Options] = get_type_hints(getattr(importlib.import_module(f"nas.cli.{name}"), name))["options"]
+    kind: type[Options] = get_type_hints(getattr(importlib.import_module(f"nas.cli.{name}"), name))[
+        "options"
+    ]
     return kind
 
 
@@ -44,7 +50,9 @@ def build(name: str, summary: str) -> Any:
         run_command(name, **values)
 
     declared = options_of(kind).values()
-    parameters = [_parameter(option) for option in declared] + [_shared(each) for each in SHARED_OPTIONS]
+    parameters = [_parameter(option) for option in declared] + [
+        _shared(each) for each in SHARED_OPTIONS
+    ]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     call.__doc__ = "\n\n".join([summary, *inspect.cleandoc(kind.__doc__ or "").split("\n\n")[1:]])
@@ -54,7 +62,12 @@ def build(name: str, summary: str) -> Any:
 
 
 def run_command(
-    command: str, /, json: bool = False, quiet: bool = False, config: str | None = None, **values: Any
+    command: str,
+    /,
+    json: bool = False,
+    quiet: bool = False,
+    config: str | None = None,
+    **values: Any,
 ) -> None:
     """Run a command as its command line does.
 
@@ -67,7 +80,9 @@ def run_command(
     """
     common.set_output(as_json=json, quiet=quiet)
     line = {name: value for name, value in values.items() if value is not None and value != []}
-    function: Callable[[Options], None] = getattr(importlib.import_module(f"nas.cli.{command}"), command)
+    function: Callable[[Options], None] = getattr(
+        importlib.import_module(f"nas.cli.{command}"), command
+    )
     function(read_options(command, line, config))
 
 
@@ -80,7 +95,10 @@ def read_options(command: str, line: Mapping[str, Any], config: str | None = Non
     kind = options_class(command)
     declared = options_of(kind)
     values = {} if config is None else read_config(config, command, kind)
-    values |= {name: Given(value, spelled(declared[name].long, _told(value))) for name, value in line.items()}
+    values |= {
+        name: Given(value, spelled(declared[name].long, _told(value)))
+        for name, value in line.items()
+    }
     try:
         return make(kind, values)
     except Missing as error:
@@ -95,7 +113,8 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
     """Return what a YAML file gives, by field name.
 
     Raises:
-        InputError: for a file that is no mapping, or naming the line of a key that is no option of the command.
+        InputError: for a file that is no mapping, or naming the line of a key that is no option of
+            the command.
     """
     from nas.files import YamlFile
 
@@ -106,16 +125,21 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
         long = str(key).removeprefix("--").replace("_", "-")
         if long not in names:
             hint = meant(long, names) or f". Fix: nas {command} --help lists them"
-            raise file.error([key], f"is not an option of nas {command} (expected its long name){hint}")
+            raise file.error(
+                [key], f"is not an option of nas {command} (expected its long name){hint}"
+            )
         if names[long] in found:
-            raise file.error([key], "gives the same option as a line before. Fix: remove one of them")
+            raise file.error(
+                [key], "gives the same option as a line before. Fix: remove one of them"
+            )
         if value is not None:
             found[names[long]] = Given(value, f"{path}:{file.line([key])}: {key} {_told(value)}")
     return found
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """Return an option as a parameter that Typer understands; None stands for one that was not given."""
+    """Return an option as a parameter that Typer understands; None stands for one that was not
+    given."""
     shared: dict[str, Any] = {"help": option.help, "show_default": False}
     if option.about.panel:
         shared["rich_help_panel"] = option.about.panel
@@ -123,7 +147,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.kind is bool:
         info = typer.Option(f"{option.long}/--no-{option.key}", **shared)
     else:
-        # Values are read by `nas.options.make`, so that a --config file and a Python call are refused alike.
+        # Values are read by `nas.options.make`, so that a --config file and a Python call are
+        # refused alike.
         shared |= {"parser": str, "metavar": option.type_text}
         if option.choices:
             shared["autocompletion"] = lambda: list(option.choices)
@@ -144,4 +169,6 @@ def _shared(name: str) -> inspect.Parameter:
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )

@@ -1,11 +1,12 @@
-"""`nas predict`: how long an architecture takes on a device, operation by operation, by its latency table."""
+"""`nas predict`: how long an architecture takes on a device, operation by operation, by its latency
+table."""
 
 from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, naming, next_step
+from nas.cli.output import emit, naming, next_step
 from nas.cli.table import Column, table_text
 from nas.latency.options import PredictOptions
 from nas.space.sizes import Sizes, between
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 def predict(options: PredictOptions) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
-    from nas.search.run import accuracy_row
+    from nas.search.record import accuracy_row
     from nas.space import find_architecture
 
     asked = options.sizes
     device = options.device
-    table, network = load_table(device), asked.apply(find_architecture(options.arch))
-    estimate, effective = table.predict(network), _sizes(network, asked)
+    table = load_table(device)
+    network = asked.apply(find_architecture(options.arch))
+    estimate = table.predict(network)
+    effective = _sizes(network, asked)
     if estimate.missing:
         with naming(effective):
             raise table.missing_rows(estimate.missing, network.space)
@@ -65,23 +68,31 @@ def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
     error = "" if accuracy.published else f" ± {accuracy.standard_error:.1f}"
     without = (
         f" (predicted without it: {accuracy.predicted:.1f} ± {accuracy.predicted_error:.1f})"
-        if accuracy.predicted is not None and accuracy.predicted_error is not None else ""
-    )  # fmt: skip
-    lines = [f"accuracy {accuracy.value:.1f}{error} % {accuracy.metric}{without}: {accuracy.source}"]
+        if accuracy.predicted is not None and accuracy.predicted_error is not None
+        else ""
+    )
+    lines = [
+        f"accuracy {accuracy.value:.1f}{error} % {accuracy.metric}{without}: {accuracy.source}"
+    ]
     if accuracy.reasons:
-        lines.append(f"less sure, as it has no published neighbour: {'; '.join(accuracy.reasons[:2])}")
+        lines.append(
+            f"less sure, as it has no published neighbour: {'; '.join(accuracy.reasons[:2])}"
+        )
     return lines
 
 
 def _sizes(network: Architecture, asked: Sizes) -> Sizes:
-    """What turns the network's space into one that holds it; as asked where nobody knows the space."""
+    """Return what turns the network's space into one that holds it; as asked where nobody knows the
+    space."""
     from nas.space import load_space, space_names
 
     known = network.space in space_names()
     return between(load_space(network.space), network) if known else asked
 
 
-def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, following: str) -> dict[str, Any]:
+def _document(
+    arch: Architecture, table: LatencyTable, estimate: Estimate, following: str
+) -> dict[str, Any]:
     return {
         "architecture": arch.name,
         "space": arch.space,
@@ -97,7 +108,13 @@ def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, follo
         "params": arch.params,
         "macs": arch.macs,
         "breakdown": [
-            {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance, "key": list(bar.key)}
+            {
+                "name": bar.name,
+                "kind": bar.kind,
+                "ms": bar.ms,
+                "provenance": bar.provenance,
+                "key": list(bar.key),
+            }
             for bar in estimate.breakdown
         ],
         "next": following,
@@ -108,17 +125,29 @@ def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
     expected = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
     spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.3f}"
     rows = [
-        (bar.name, bar.kind, f"{bar.ms:.4f}", f"{_share(bar.ms, estimate.ms):.1f} %", bar.provenance)
+        (
+            bar.name,
+            bar.kind,
+            f"{bar.ms:.4f}",
+            f"{_share(bar.ms, estimate.ms):.1f} %",
+            bar.provenance,
+        )
         for bar in estimate.breakdown
     ]
     figures = (Column("ms", right=True), Column("share", right=True))
     lines = [
         table_text((Column("operation"), Column("kind"), *figures, Column("rows")), rows),
-        f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f}{spread} ms, {estimate.provenance}, "
-        f"{arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G MACs",
+        (
+            f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f}{spread} ms,"
+            f" {estimate.provenance}, {arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G"
+            " MACs"
+        ),
     ]
     if estimate.priced:
-        lines.append(f"priced: {100 * estimate.priced:.0f} % of it has no row; the cost model of the table priced it")
+        lines.append(
+            f"priced: {100 * estimate.priced:.0f} % of it has no row; the cost model of the table"
+            " priced it"
+        )
     lines.append(f"expected error {expected} ({table.expected_error_source})")
     return "\n".join(lines)
 

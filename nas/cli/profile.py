@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step, say
-from nas.cli.progress import bars
+from nas.cli.output import bars, emit, next_step, say
 from nas.latency.options import ProfileOptions
 
 if TYPE_CHECKING:
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def profile(options: ProfileOptions) -> None:
-    """Measure a space's operations on devices into latency tables. Run it again to resume after a stop."""
+    """Measure a space's operations on devices into latency tables. Run it again to resume after a
+    stop."""
     from nas.cli import tables
     from nas.latency.command import measure, mode_of, space_of
 
@@ -35,13 +35,20 @@ def profile(options: ProfileOptions) -> None:
         return tables.write(options.bundle, space, name, options.threads or 1, options.check_nets)
     with bars() as tell:
         profiled, errors = measure(options, say, tell)
-    _finish([_document(options, space, each) for each in profiled], errors, several=len(options.device) > 1)
+    _finish(
+        [_document(options, space, each) for each in profiled],
+        errors,
+        several=len(options.device) > 1,
+    )
 
 
 def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict[str, Any]:
     from nas.latency.command import folder_of
 
-    table, report, device, folder = profiled.table, profiled.report, profiled.device, profiled.folder
+    table = profiled.table
+    report = profiled.report
+    device = profiled.device
+    folder = profiled.folder
     assert table is not None and report is not None and options.space is not None
     own = table.calibrated(space.name, space.resolution).device
     default = folder == folder_of(device, None)
@@ -54,19 +61,36 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
     }
     sizes = options.sizes.options()
     again = ["nas", "profile", "--space", options.space, "--device", device, *sizes]
-    again += [part for name, value in given.items() if value is not None for part in (name, str(value))]
+    again += [
+        part for name, value in given.items() if value is not None for part in (name, str(value))
+    ]
     shown = device if default else str(folder)
     following = shlex.join(["nas", "check", "--device", shown, "--space", options.space, *sizes])
     return {
-        "space": options.space, "device": device, "operations": report.operations, "measured": report.measured,
-        "reused": report.reused, "interpolated": report.interpolated, "missing": report.missing,
-        "left_out": report.left_out, "failed": report.failed, "flagged": report.flagged, "lost": report.lost,
-        "seconds": round(report.seconds, 2), "table": str(folder), "provenance": table.provenance,
-        "expected_error": table.expected_error, "scale": own.calibration.scale, "intercept_ms": own.intercept_ms,
-        "weights_ms": own.calibration.weights_ms, "weights_from": own.calibration.weights_from,
-        "networks": own.calibration.nets, "misfit": own.calibration.mape, "note": own.calibration.note,
+        "space": options.space,
+        "device": device,
+        "operations": report.operations,
+        "measured": report.measured,
+        "reused": report.reused,
+        "interpolated": report.interpolated,
+        "missing": report.missing,
+        "left_out": report.left_out,
+        "failed": report.failed,
+        "flagged": report.flagged,
+        "lost": report.lost,
+        "seconds": round(report.seconds, 2),
+        "table": str(folder),
+        "provenance": table.provenance,
+        "expected_error": table.expected_error,
+        "scale": own.calibration.scale,
+        "intercept_ms": own.intercept_ms,
+        "weights_ms": own.calibration.weights_ms,
+        "weights_from": own.calibration.weights_from,
+        "networks": own.calibration.nets,
+        "misfit": own.calibration.mape,
+        "note": own.calibration.note,
         "next": shlex.join(again) if report.left_out else following,
-    }  # fmt: skip
+    }
 
 
 def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bool) -> None:
@@ -86,26 +110,40 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
     for document in documents:
         if document["left_out"]:
             raise NasError(
-                f"{document['table']}: the profile is incomplete (got {document['left_out']} operations without a row, "
-                f"expected 0). Fix: {document['next']}"
+                f"{document['table']}: the profile is incomplete (got {document['left_out']}"
+                f" operations without a row, expected 0). Fix: {document['next']}"
             )
     next_step(documents[0]["next"])
 
 
 def _text(document: dict[str, Any]) -> str:
     lines = [
-        f"{document['table']}: {document['operations']} operations, {document['measured']} measured now, "
-        f"{document['reused']} from before, {document['interpolated']} interpolated, {document['missing']} without a "
-        f"row, in {document['seconds']:.0f} s",
-        f"networks = {document['intercept_ms']:.4f} ms + {document['scale']:.4f} x sum of rows + "
-        f"{document['weights_ms']:.4f} ms a million parameters beyond {document['weights_from']:.2f}, "
-        f"from {document['networks']} whole networks",
+        (
+            f"{document['table']}: {document['operations']} operations, {document['measured']}"
+            f" measured now, {document['reused']} from before, {document['interpolated']}"
+            f" interpolated, {document['missing']} without a row, in {document['seconds']:.0f} s"
+        ),
+        (
+            f"networks = {document['intercept_ms']:.4f} ms + {document['scale']:.4f} x sum of rows"
+            f" + {document['weights_ms']:.4f} ms a million parameters beyond"
+            f" {document['weights_from']:.2f}, from {document['networks']} whole networks"
+        ),
     ]
     if document["misfit"] is not None:
-        error = "unknown" if document["expected_error"] is None else f"{document['expected_error']:.1f} %"
-        lines.append(f"these networks are off by {document['misfit']:.1f} %; expected error of the table {error}")
+        error = (
+            "unknown"
+            if document["expected_error"] is None
+            else f"{document['expected_error']:.1f} %"
+        )
+        lines.append(
+            f"these networks are off by {document['misfit']:.1f} %; expected error of the table"
+            f" {error}"
+        )
     if document["note"]:
         lines.append(f"note: {document['note']}")
     if document["flagged"]:
-        lines.append(f"{document['flagged']} rows were measured while the device drifted; the column note says which")
+        lines.append(
+            f"{document['flagged']} rows were measured while the device drifted; the column note"
+            " says which"
+        )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step
+from nas.cli.output import emit, next_step
 from nas.report.options import ReportOptions
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def report(options: ReportOptions) -> None:
-    """Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG pictures of the same."""
+    """Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG
+    pictures of the same."""
     from nas.report.command import perform
 
     made = perform(options)
@@ -28,22 +29,29 @@ def report(options: ReportOptions) -> None:
 
 
 def _following(folders: Sequence[Path], runs: Sequence[RunReport]) -> str:
-    """The first step of the job that a run lacks, or a comparison."""
+    """Return the first step of the job that a run lacks, or a comparison."""
     commands = [gap.command for loaded in runs for gap in loaded.left_out if gap.command]
     return commands[0] if commands else shlex.join(["nas", "export", str(folders[0])])
 
 
 def _document(
-    folders: Sequence[Path], runs: Sequence[RunReport], page: Path, pictures: Sequence[Path], following: str
+    folders: Sequence[Path],
+    runs: Sequence[RunReport],
+    page: Path,
+    pictures: Sequence[Path],
+    following: str,
 ) -> dict[str, Any]:
     return {
-        "runs": [str(folder) for folder in folders], "page": str(page), "pictures": [str(path) for path in pictures],
+        "runs": [str(folder) for folder in folders],
+        "page": str(page),
+        "pictures": [str(path) for path in pictures],
         "left_out": [
             {"run": loaded.name, "part": gap.part, "reason": gap.reason, "command": gap.command}
-            for loaded in runs for gap in loaded.left_out
+            for loaded in runs
+            for gap in loaded.left_out
         ],
         "next": following,
-    }  # fmt: skip
+    }
 
 
 def _text(runs: Sequence[RunReport], page: Path, pictures: Sequence[Path]) -> str:
@@ -52,6 +60,7 @@ def _text(runs: Sequence[RunReport], page: Path, pictures: Sequence[Path]) -> st
     for loaded in runs:
         for gap in loaded.left_out:
             lines.append(
-                f"left out {loaded.name}: {gap.part}: {gap.reason}" + (f" ({gap.command})" if gap.command else "")
+                f"left out {loaded.name}: {gap.part}: {gap.reason}"
+                + (f" ({gap.command})" if gap.command else "")
             )
     return "\n".join(lines)

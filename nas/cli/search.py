@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import search_evaluate, search_words
-from nas.cli.common import emit, naming, next_step
-from nas.cli.progress import bars
+from nas.cli import search_output as search_evaluate
+from nas.cli import search_output as search_words
+from nas.cli.output import bars, emit, naming, next_step
 from nas.errors import InputError
 from nas.options import applies, words
 from nas.search.options import SearchOptions
@@ -20,7 +20,7 @@ from nas.space.sizes import Sizes, between
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
     from nas.search import Found, Problem
-    from nas.search.exact import FrontPoint
+    from nas.search.engines.exact import FrontPoint
     from nas.space import Space
 
 
@@ -36,7 +36,9 @@ def search(options: SearchOptions) -> None:
         _one(problems[0], options, trained, recorded)
 
 
-def _pose(options: SearchOptions, engine: str) -> tuple[list[Problem], str | None, RecordedScores | None]:
+def _pose(
+    options: SearchOptions, engine: str
+) -> tuple[list[Problem], str | None, RecordedScores | None]:
     """Return one problem per device, the supernet's folder, and what that measured."""
     from nas.extras import need
     from nas.latency import load_table
@@ -50,7 +52,9 @@ def _pose(options: SearchOptions, engine: str) -> tuple[list[Problem], str | Non
     if trained:  # its weights are inherited at the end
         need("--supernet", "train", "torch", "safetensors")
     recorded = search_evaluate.recorded_by(trained, whole) if trained else None
-    scores = search_evaluate.scores_for(whole, options.scores, recorded, options.evidence, paper=paper)
+    scores = search_evaluate.scores_for(
+        whole, options.scores, recorded, options.evidence, paper=paper
+    )
     chosen = _at(whole, recorded, options.sizes)
     trials = options.trials or (100 if engine == "learned" else 1000)
     study = StudySettings(trials, options.seed, options.storage, options.study, options.workers)
@@ -76,18 +80,22 @@ def _pose(options: SearchOptions, engine: str) -> tuple[list[Problem], str | Non
     return problems, trained, recorded
 
 
-def _one(problem: Problem, options: SearchOptions, trained: str | None, recorded: RecordedScores | None) -> None:
+def _one(
+    problem: Problem, options: SearchOptions, trained: str | None, recorded: RecordedScores | None
+) -> None:
     """Search on one device, write the run and print the answer."""
     from nas.figures import warm_up
     from nas.search import solve
     from nas.search.compare import answers
-    from nas.search.exact import front as pareto
-    from nas.search.run import new_folder, write_front, write_run
+    from nas.search.engines.exact import front as pareto
+    from nas.search.record import new_folder, write_front, write_run
 
     judge = search_evaluate.sliced_supernet(options)
     if judge and recorded:
         recorded.check_evidence(data=judge.of.get("data"), named=f"--data {options.data}")
-    folder = new_folder(options.out, problem.space.name, problem.table.device.name, goes_on=judge is not None)
+    folder = new_folder(
+        options.out, problem.space.name, problem.table.device.name, goes_on=judge is not None
+    )
     with _not_left_empty(folder):
         if judge:
             problem = search_evaluate.judged_by(problem, judge, options.evaluate_best, folder)
@@ -107,12 +115,16 @@ def _one(problem: Problem, options: SearchOptions, trained: str | None, recorded
             write_front(folder, problem, points)
         _draw(folder, problem, others, points)
     following = _next(folder, trained)
-    document = search_words.document(problem, others, folder, following, points if options.front else None)
+    document = search_words.document(
+        problem, others, folder, following, points if options.front else None
+    )
     emit(document, search_words.text(problem, others, folder, len(points)))
     next_step(following)
 
 
-def _draw(folder: Path, problem: Problem, others: Mapping[str, Found], points: Sequence[FrontPoint]) -> None:
+def _draw(
+    folder: Path, problem: Problem, others: Mapping[str, Found], points: Sequence[FrontPoint]
+) -> None:
     """Write trajectory.png, and front.png where there is a front."""
     from nas.report.front import front_figure, front_picture
     from nas.report.trajectory import trajectory, trajectory_figure
@@ -123,9 +135,12 @@ def _draw(folder: Path, problem: Problem, others: Mapping[str, Found], points: S
 
 
 def _next(folder: Path, trained: str | None) -> str:
-    """Return the command that continues the job: fine-tuning where weights were inherited, else the report."""
+    """Return the command that continues the job: fine-tuning where weights were inherited, else the
+    report."""
     data = _training_data(trained) if trained else None
-    return shlex.join(["nas", "finetune", str(folder), "--data", data] if data else ["nas", "report", str(folder)])
+    return shlex.join(
+        ["nas", "finetune", str(folder), "--data", data] if data else ["nas", "report", str(folder)]
+    )
 
 
 def _training_data(folder: str) -> str | None:
@@ -149,22 +164,28 @@ def _not_left_empty(folder: Path) -> Iterator[None]:
 
 def _targets(options: SearchOptions) -> Sequence[float | None]:
     """Return one target per device: one for all, or each its own."""
-    given, devices = options.latency_ms, options.device
+    given = options.latency_ms
+    devices = options.device
     if given and len(given) not in (1, len(devices)):
-        raise InputError(f"--latency-ms: {len(given)} targets for {len(devices)} devices; give one, or one per device")
+        raise InputError(
+            f"--latency-ms: {len(given)} targets for {len(devices)} devices; give one, or one per"
+            " device"
+        )
     if not given:
         return [None] * len(devices)
     return given if len(given) == len(devices) else [given[0]] * len(devices)
 
 
 def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
-    from nas.cli.search_several import search_several
+    from nas.cli.search_multi_device import search_several
 
     names = [problem.table.device.name for problem in problems]
     if len(set(names)) < len(names):
         raise InputError(f"--device: {', '.join(names)}: each device once")
     if any(problem.engine != "exact" for problem in problems):
-        raise InputError(f"--engine {problems[0].engine}: several devices are searched by the engine 'exact'")
+        raise InputError(
+            f"--engine {problems[0].engine}: several devices are searched by the engine 'exact'"
+        )
     for problem in problems:
         search_words.tell_problem(problem)
     search_several(problems, options)
@@ -173,26 +194,35 @@ def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
 def _supernet_folder(supernet: str) -> str:
     path = Path(supernet)
     if not path.exists():
-        raise InputError(f"--supernet {supernet}: there is no such training run; `nas train` makes one")
+        raise InputError(
+            f"--supernet {supernet}: there is no such training run; `nas train` makes one"
+        )
     folder = path.parent if path.is_file() else path
     if not (folder / "scores.csv").is_file():
-        raise InputError(f"--supernet {supernet}: no scores.csv there; the same `nas train` again finishes the run")
+        raise InputError(
+            f"--supernet {supernet}: no scores.csv there; the same `nas train` again finishes"
+            " the run"
+        )
     return str(folder)
 
 
 def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
-    """The space at the asked sizes, else at those that the supernet was trained with."""
+    """Return the space at the asked sizes, else at those that the supernet was trained with."""
     if trained is None:
         return asked.apply(space)
     if asked.segment is not None:
-        raise InputError(f"--segment {asked.segment}: the supernet has a classifier, whose weights another head cannot "
-                         f"take; give its folder to --scores instead of --supernet")  # fmt: skip
+        raise InputError(
+            f"--segment {asked.segment}: the supernet has a classifier, whose weights another head"
+            " cannot take; give its folder to --scores instead of --supernet"
+        )
     if asked.classes not in (None, trained.scored.classes):
-        raise InputError(f"--classes {asked.classes}: the supernet was trained on {trained.scored.classes}")
+        raise InputError(
+            f"--classes {asked.classes}: the supernet was trained on {trained.scored.classes}"
+        )
     return Sizes(asked.resolution or trained.scored.resolution, trained.scored.classes).apply(space)
 
 
 def _inherit(supernet: str, found: Found, folder: Path) -> None:
-    from nas.supernet.inherit import extract_to
+    from nas.supernet.checkpoint import extract_to
 
     extract_to(supernet, found.architecture, folder / "weights.safetensors")

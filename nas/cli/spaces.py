@@ -1,4 +1,5 @@
-"""`nas spaces`: the search spaces there are, their published members, and what one of them lets a search choose."""
+"""`nas spaces`: the search spaces there are, their published members, and what one of them lets a
+search choose."""
 
 from __future__ import annotations
 
@@ -7,22 +8,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step
+from nas.cli.output import emit, next_step
 from nas.cli.table import Column, table_text
 from nas.options import Options, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nas.blocks import BlockSpec
     from nas.space import Architecture, Space, StageSpace
-    from nas.specs import BlockSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpacesOptions(Options):
     """Options of `nas spaces`."""
 
-    name: str | None = option(None, help="Space by name or by the path of its YAML file.", argument=True)
+    name: str | None = option(
+        None, help="Space by name or by the path of its YAML file.", argument=True
+    )
 
 
 def spaces(options: SpacesOptions) -> None:
@@ -32,7 +35,9 @@ def spaces(options: SpacesOptions) -> None:
     name = options.name
     chosen = [load_space(each) for each in ([name] if name else space_names())]
     text = [_choices(chosen[0])] if name else []
-    emit([_document(space) for space in chosen], "\n".join([*text, *map(_members, chosen)]).rstrip())
+    emit(
+        [_document(space) for space in chosen], "\n".join([*text, *map(_members, chosen)]).rstrip()
+    )
     if name:
         next_step(f"nas search --space {shlex.quote(name)} --device iphone12")
     elif chosen:
@@ -41,7 +46,10 @@ def spaces(options: SpacesOptions) -> None:
 
 def _document(space: Space) -> dict[str, Any]:
     known = _published_top1()
-    members = [{"name": name, **_facts(space, arch), "top1": known.get(name)} for name, arch in space.published.items()]
+    members = [
+        {"name": name, **_facts(space, arch), "top1": known.get(name)}
+        for name, arch in space.published.items()
+    ]
     return {
         "name": space.name,
         "paper": space.paper,
@@ -57,7 +65,7 @@ def _document(space: Space) -> dict[str, Any]:
 
 def _published_top1() -> dict[str, float]:
     """Return the published ImageNet top-1 of members, in percent."""
-    from nas.accuracy.law_file import shipped_law
+    from nas.accuracy.law import shipped_law
 
     return {name: each.top1 for name, each in shipped_law().published.items()}
 
@@ -78,13 +86,16 @@ def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
         for choices, stage in zip(space.stages, arch.stages, strict=True)
     ]
     return {
-        "params": arch.params, "macs": arch.macs, "widths": list(arch.widths), "depths": list(arch.depths),
+        "params": arch.params,
+        "macs": arch.macs,
+        "widths": list(arch.widths),
+        "depths": list(arch.depths),
         "attention": attention,
-    }  # fmt: skip
+    }
 
 
 def _members(space: Space) -> str:
-    """The published members, and the space's smallest and largest network."""
+    """Return the published members, and the space's smallest and largest network."""
     height, width = space.resolution
     known = _published_top1()
     rows = [["", "params", "MACs", "top-1", "widths", "depths", "attention"]]
@@ -92,8 +103,12 @@ def _members(space: Space) -> str:
         facts = _facts(space, arch)
         top1 = f"{known[arch.name]:.1f} %" if arch.name in known else ""
         figures = [f"{arch.params / 1e6:.2f} M", f"{arch.macs / 1e9:.2f} G", top1]
-        rows.append([arch.name, *figures, *(_row(facts[key]) for key in ("widths", "depths", "attention"))])
-    return f"{space.name}: {_number(space.count())} networks, {height}x{width} pixels\n{_table(rows)}"
+        rows.append(
+            [arch.name, *figures, *(_row(facts[key]) for key in ("widths", "depths", "attention"))]
+        )
+    return (
+        f"{space.name}: {_number(space.count())} networks, {height}x{width} pixels\n{_table(rows)}"
+    )
 
 
 def _number(count: int) -> str:
@@ -101,12 +116,14 @@ def _number(count: int) -> str:
 
 
 def _choices(space: Space) -> str:
-    """What each stage may be."""
+    """Return what each stage may be."""
     rows = [["stage", "widths", "depth", "local blocks", "global blocks (attention)"]]
     for index, stage in enumerate(space.stages, start=1):
         most = max(len(_kinds(stage.local)), len(_kinds(stage.global_)))
         first = [str(index), _widths(stage.widths), "{}..{}".format(*stage.depths)]
-        local, global_ = ([*_kinds(blocks), *[""] * most][:most] for blocks in (stage.local, stage.global_ or ()))
+        local, global_ = (
+            [*_kinds(blocks), *[""] * most][:most] for blocks in (stage.local, stage.global_ or ())
+        )
         for line, blocks in enumerate(zip(local, global_, strict=True)):
             rows.append([*(["", "", ""] if line else first), *blocks])
     where = {"network_suffix": "the network", "stage_suffix": "their stage"}[space.placement]
@@ -118,14 +135,17 @@ def _choices(space: Space) -> str:
 
 
 def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
-    """One text a kind, in which a hyperparameter with several values has them all."""
+    """Return one text a kind, in which a hyperparameter with several values has them all."""
     values: dict[str, dict[str, list[str]]] = {}
     for block in blocks:
         of_kind = values.setdefault(block.kind, {})
         for name, value in block.texts().items():
             if value not in of_kind.setdefault(name, []):
                 of_kind[name].append(value)
-    texts = {kind: ";".join(f"{name}={'|'.join(each)}" for name, each in of.items()) for kind, of in values.items()}
+    texts = {
+        kind: ";".join(f"{name}={'|'.join(each)}" for name, each in of.items())
+        for kind, of in values.items()
+    }
     return [f"{kind}({text})" for kind, text in texts.items()]
 
 

@@ -1,4 +1,5 @@
-"""Tables for the screen: columns as wide as what stands in them, the same on a terminal and in a pipe."""
+"""Tables for the screen: columns as wide as what stands in them, the same on a terminal and in a
+pipe."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Column:
 
     Attributes:
         right: whether its cells stand at its right end, as figures do.
-        width: letters that it takes at least; rows that are printed one by one need it to stand below one another.
+        width: letters that it takes at least; rows that are printed one by one need it to stand
+            below one another.
     """
 
     title: str = ""
@@ -26,7 +28,9 @@ class Column:
     width: int = 0
 
 
-def table_text(columns: Sequence[Column], rows: Iterable[Sequence[str]], header: bool = True) -> str:
+def table_text(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], header: bool = True
+) -> str:
     """Return rows as text, a line for each, under the titles of their columns.
 
     Control characters of cells are written as escapes, and no cell is read as markup.
@@ -35,7 +39,9 @@ def table_text(columns: Sequence[Column], rows: Iterable[Sequence[str]], header:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, show_header=header, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(
+        box=None, show_header=header, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for column in columns:
         grid.add_column(
             Text(printable(column.title)),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from nas.cli.common import emit, next_step, say
-from nas.cli.progress import bars, training_note
+from nas.cli.output import bars, emit, next_step, say, training_note
 from nas.space.sizes import Sizes
 from nas.supernet.options import TrainOptions
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def train(options: TrainOptions) -> None:
-    """Train a supernet and measure what each move costs; the same command resumes a stopped training."""
+    """Train a supernet and measure what each move costs; the same command resumes a stopped
+    training."""
     from nas.extras import need
 
     need("nas train", "train")
@@ -37,10 +37,22 @@ def train(options: TrainOptions) -> None:
 def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Splits) -> None:
     from nas.accuracy.gate import gate
 
-    verdict, space = gate(scores), options.space
-    resolution, classes = scores.scored.resolution, scores.scored.classes
-    search = shlex.join(["nas", "search", "--space", space, "--device", "host", "--supernet", folder])
-    table = ["nas", "profile", "--space", space, "--device", "host", *Sizes(resolution, classes).options()]
+    verdict = gate(scores)
+    space = options.space
+    resolution = scores.scored.resolution
+    classes = scores.scored.classes
+    search = shlex.join(
+        ["nas", "search", "--space", space, "--device", "host", "--supernet", folder]
+    )
+    table = [
+        "nas",
+        "profile",
+        "--space",
+        space,
+        "--device",
+        "host",
+        *Sizes(resolution, classes).options(),
+    ]
     following = _remedy(options, verdict, folder, data) or search
     document = {
         "space": scores.space,
@@ -73,7 +85,8 @@ def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Sp
 
 
 def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
-    """Return whether this machine's table has all rows that a search of the space at this size needs."""
+    """Return whether this machine's table has all rows that a search of the space at this size
+    needs."""
     from nas.errors import InputError
     from nas.latency import load_table
     from nas.search.fastest import fastest
@@ -87,7 +100,8 @@ def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
 
 
 def _remedy(options: TrainOptions, verdict: Verdict, folder: str, data: Splits) -> str | None:
-    """Return the command that makes the evidence usable; None where it is, or where no option would do it."""
+    """Return the command that makes the evidence usable; None where it is, or where no option would
+    do it."""
     from nas.accuracy.gate import Reason, rounded_up
     from nas.options import words
 
@@ -102,6 +116,10 @@ def _remedy(options: TrainOptions, verdict: Verdict, folder: str, data: Splits) 
     if verdict.images_needed <= len(data.held_out):
         return words("train", options, {"score_images": images})
     if images <= (len(data.held_out) + len(data.train)) / 2:
-        held_out = {"held_out": images, "score_images": images, "out": f"{folder}-{images}-held-out"}
+        held_out = {
+            "held_out": images,
+            "score_images": images,
+            "out": f"{folder}-{images}-held-out",
+        }
         return words("train", options, held_out)
     return None

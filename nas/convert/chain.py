@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nas.blocks import BlockSpec, HeadSpec, Operation, Shape, from_dict, pyramid
 from nas.errors import NasError
 from nas.hashes import data_sha256
-from nas.space import Operation
-from nas.specs import BlockSpec, HeadSpec, Shape, from_dict, pyramid
 
 
 class OperationFailed(NasError):
@@ -17,7 +16,8 @@ class OperationFailed(NasError):
 
 
 class DeviceLost(NasError):
-    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it.
+    """The device is gone, or no longer answers sense: nothing more can be measured until somebody
+    sees to it.
 
     Attributes:
         reason: the message without the name of the device, for lists that name it themselves.
@@ -33,8 +33,8 @@ class Link:
     """One block of a chain and what it takes.
 
     Attributes:
-        taps: for a block that takes the maps of the stages, those before it (by index) whose outputs they are; none
-            where the chain's own input is the pyramid.
+        taps: for a block that takes the maps of the stages, those before it (by index) whose
+            outputs they are; none where the chain's own input is the pyramid.
     """
 
     spec: BlockSpec
@@ -59,11 +59,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Chain:
-    """Blocks that run one after the other on an input: a stack of copies of one operation, or a whole network.
+    """Blocks that run one after the other on an input: a stack of copies of one operation, or a
+    whole network.
 
     Attributes:
-        tied: equal blocks share one set of weights. The file is smaller and converts sooner; a runtime that packs the
-            weights of every layer by itself (LiteRT's XNNPACK does) takes the same time for it.
+        tied: equal blocks share one set of weights. The file is smaller and converts sooner; a
+            runtime that packs the weights of every layer by itself (LiteRT's XNNPACK does) takes
+            the same time for it.
         weights: those that the blocks get; random ones without.
     """
 
@@ -74,22 +76,30 @@ class Chain:
 
     @classmethod
     def stack(cls, operation: Operation, copies: int = 1) -> Chain:
-        """`copies` of an operation in a row; its output must have the shape of its input if there are several."""
+        """Return `copies` of an operation in a row; its output must have the shape of its input if
+        there are several."""
         return cls((operation.spec,) * copies, operation.input, tied=True)
 
     @classmethod
     def network(cls, operations: Iterable[Operation], weights: Weights | None = None) -> Chain:
-        """A whole network: the chain of its operations."""
+        """Return a whole network: the chain of its operations."""
         operations = tuple(operations)
-        return cls(tuple(operation.spec for operation in operations), operations[0].input, weights=weights)
+        return cls(
+            tuple(operation.spec for operation in operations), operations[0].input, weights=weights
+        )
 
     def links(self) -> tuple[Link, ...]:
-        """The blocks with their inputs; one that takes a pyramid gets the last map of each of the coarsest sizes."""
-        links, outputs, shape = list[Link](), list[Shape](), self.input
+        """Return the blocks with their inputs; one that takes a pyramid gets the last map of each
+        of the coarsest sizes."""
+        links = list[Link]()
+        outputs = list[Shape]()
+        shape = self.input
         for spec in self.blocks:
             taps: tuple[int, ...] = ()
             if isinstance(spec, HeadSpec) and spec.levels and shape.layout != "pyramid":
-                last = {(output.height, output.width): index for index, output in enumerate(outputs)}
+                last = {
+                    (output.height, output.width): index for index, output in enumerate(outputs)
+                }
                 taps = tuple(sorted(last.values())[-spec.levels :])
                 shape = pyramid([outputs[tap] for tap in taps])
             links.append(Link(spec, shape, taps))
@@ -99,20 +109,28 @@ class Chain:
 
     @property
     def output(self) -> Shape:
-        """The shape of what comes out."""
+        """Return the shape of what comes out."""
         last = self.links()[-1]
         return last.spec.output_shape(last.input)
 
     def to_dict(self) -> dict[str, Any]:
-        data = {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
+        data = {
+            "blocks": [block.to_dict() for block in self.blocks],
+            "input": str(self.input),
+            "tied": self.tied,
+        }
         return data | ({"weights": asdict(self.weights)} if self.weights else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Chain:
         weights = (
-            Weights(**{**data["weights"], "names": tuple(data["weights"]["names"])}) if "weights" in data else None
+            Weights(**{**data["weights"], "names": tuple(data["weights"]["names"])})
+            if "weights" in data
+            else None
         )
-        return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights)
+        return cls(
+            tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights
+        )
 
     def digest(self) -> str:
         """Return a name for this chain that is the same in every process."""

@@ -1,10 +1,12 @@
-"""Names what a module computes, so that a converted file is found again by its content; `converter` asks.
+"""Names what a module computes, so that a converted file is found again by its content; `converter`
+asks.
 
-A converted file depends on the operations that build the module and run it, not on the files that its code stands in.
-So the module is built and run once on the meta device, which has shapes and no values and takes milliseconds where
-converting takes seconds, and every operation that torch dispatches meanwhile is written down: its name, its numbers,
-and the shapes and types of the tensors that it reads. Another activation, kernel or constant gives another record. A
-comment, a renamed variable or a moved file does not.
+A converted file depends on the operations that build the module and run it, not on the files that
+its code stands in. So the module is built and run once on the meta device, which has shapes and no
+values and takes milliseconds where converting takes seconds, and every operation that torch
+dispatches meanwhile is written down: its name, its numbers, and the shapes and types of the tensors
+that it reads. Another activation, kernel or constant gives another record. A comment, a renamed
+variable or a moved file does not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+_PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
 _LITERALS = (torch.tensor, torch.as_tensor, torch.scalar_tensor)
 """Functions that make tensors of values in Python, which the meta device would drop."""
 
@@ -28,10 +40,12 @@ _LITERALS = (torch.tensor, torch.as_tensor, torch.scalar_tensor)
 def graph_digest(build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]]) -> str:
     """Return a name for what `build` builds and what that computes from inputs of these shapes.
 
-    It is the same in every process with this version of torch. Weights do not count, but for how they are initialised.
+    It is the same in every process with this version of torch. Weights do not count, but for how
+    they are initialised.
 
     Raises:
-        Exception: whatever building or running the module raises; then it cannot be converted either.
+        Exception: whatever building or running the module raises; then it cannot be converted
+            either.
     """
     try:
         return _digest(build, shapes, torch.device("meta"))
@@ -39,7 +53,9 @@ def graph_digest(build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...
         return _digest(build, shapes, torch.device("cpu"))
 
 
-def _digest(build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]], device: torch.device) -> str:
+def _digest(
+    build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]], device: torch.device
+) -> str:
     record = _Record()
     with device, torch.no_grad(), torch.random.fork_rng(devices=[]), _Literals(record), record:
         module = build().eval()
@@ -61,7 +77,12 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = ", ".join([*map(self._text, args), *(f"{name}={self._text(kwargs[name])}" for name in sorted(kwargs))])
+        given = ", ".join(
+            [
+                *map(self._text, args),
+                *(f"{name}={self._text(kwargs[name])}" for name in sorted(kwargs)),
+            ]
+        )
         result = func(*args, **kwargs)
         self.lines.append(f"{self._text(result, made=True)} = {func}({given})")
         return result
@@ -71,11 +92,13 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._tensor(value, made)
         if isinstance(value, (list, tuple)):
             return f"[{', '.join(self._text(each, made) for each in value)}]"
-        # Other objects, such as random generators, say nothing of what is computed; their repr has an address.
+        # Other objects, such as random generators, say nothing of what is computed; their repr has
+        # an address.
         return repr(value) if value is None or isinstance(value, _PLAIN) else type(value).__name__
 
     def _tensor(self, tensor: Tensor, made: bool) -> str:
-        """Return the number of a tensor in order of appearance; where it is new, also its type, shape and source."""
+        """Return the number of a tensor in order of appearance; where it is new, also its type,
+        shape and source."""
         known = self._numbers.get(id(tensor))
         if known is not None:
             return f"%{known}"

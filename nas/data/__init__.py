@@ -1,7 +1,8 @@
-"""Image data for training: decoded once at one resolution, then read from memory-mapped uint8. Imports no torch.
+"""Image data for training: decoded once at one resolution, then read from memory-mapped uint8.
+Imports no torch.
 
-`load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name on the Hugging Face
-hub, and gives train, held-out and (where there is one) test images.
+`load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name
+on the Hugging Face hub, and gives train, held-out and (where there is one) test images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from nas.hashes import text_sha256
 
 @dataclass(frozen=True)
 class Splits:
-    """What is trained on, what is held out of it (to score and to choose by), and the data's own test images if any."""
+    """What is trained on, what is held out of it (to score and to choose by), and the data's own
+    test images if any."""
 
     train: ImageData
     held_out: ImageData
@@ -25,31 +27,41 @@ class Splits:
 
 
 def load_data(
-    name: str, resolution: tuple[int, int], held_out: float | int = 0.1, limit: int | None = None, seed: int = 0
+    name: str,
+    resolution: tuple[int, int],
+    held_out: float | int = 0.1,
+    limit: int | None = None,
+    seed: int = 0,
 ) -> Splits:
-    """Loads images and labels by name.
+    """Load images and labels by name.
 
-    The held-out images are stratified (each class keeps its share to within one image), depend on `seed` alone and are
-    never in `train`. The decoded images are kept under $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder for
-    each data set, resolution, limit and seed.
+    The held-out images are stratified (each class keeps its share to within one image), depend on
+    `seed` alone and are never in `train`. The decoded images are kept under
+    $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder for each data set, resolution, limit
+    and seed.
 
     Args:
-        name: `digits`, an image folder (a sub-folder a class, with or without train/ and test/ or val/ above them),
-            a parquet file, a folder or a `*` pattern of them, or a hub name.
-        resolution: (height, width) in pixels: the short side is resized, then the centre is cropped.
+        name: `digits`, an image folder (a sub-folder a class, with or without train/ and test/ or
+            val/ above them), a parquet file, a folder or a `*` pattern of them, or a hub name.
+        resolution: (height, width) in pixels: the short side is resized, then the centre is
+            cropped.
         held_out: the share (below 1) or the number of training images to hold out.
         limit: at most so many images of each split, stratified too; None for all.
         seed: which images are held out, and which are within the limit.
 
     Raises:
-        InputError: unknown name, columns that cannot be told, fewer than two classes, too many broken images, a share
-            that leaves nothing.
+        InputError: unknown name, columns that cannot be told, fewer than two classes, too many
+            broken images, a share that leaves nothing.
         NasError: the cache could not be written.
     """
     if min(resolution) < 1:
-        raise InputError(f"resolution {resolution[0]}x{resolution[1]}: both sides must be at least 1")
+        raise InputError(
+            f"resolution {resolution[0]}x{resolution[1]}: both sides must be at least 1"
+        )
     if limit is not None and limit < 2:
-        raise InputError(f"limit {limit}: at least 2 images are needed, some to train on and some to hold out")
+        raise InputError(
+            f"limit {limit}: at least 2 images are needed, some to train on and some to hold out"
+        )
     found = cached(find_source(name), resolution, limit, seed)
     every = found["train"]
     count = _held_out_count(held_out, len(every))
@@ -64,13 +76,15 @@ def _held_out_count(held_out: float | int, images: int) -> int:
     count = round(held_out * images) if held_out < 1 else held_out
     if not 0 < count < images or count != int(count):
         raise InputError(
-            f"held-out {held_out}: with {images} images give a share between 0 and 1 or a number from 1 to {images - 1}"
+            f"held-out {held_out}: with {images} images give a share between 0 and 1 or a number"
+            f" from 1 to {images - 1}"
         )
     return int(count)
 
 
 def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
-    """A contiguous part, which stays a view of the memory map: the images are stored in a stratified order."""
+    """Return a contiguous part, which stays a view of the memory map: the images are stored in a
+    stratified order."""
     return replace(
         data,
         images=data.images[start:stop],

@@ -1,7 +1,8 @@
 """Decoding a data set once into memory-mapped uint8 files, and finding it there the next time.
 
-A cached data set is a folder: `train.u8` (N, 3, H, W) and `train.labels.npy` (and `test.*`) and `data.json`. It is made
-under another name and renamed when whole, so that a kill or a full disk leaves nothing that looks finished.
+A cached data set is a folder: `train.u8` (N, 3, H, W) and `train.labels.npy` (and `test.*`) and
+`data.json`. It is made under another name and renamed when whole, so that a kill or a full disk
+leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -34,13 +35,18 @@ _PATIENCE_S = 2.0
 """A progress bar shows after so many seconds."""
 
 
-def cached(source: Source, resolution: tuple[int, int], limit: int | None, seed: int) -> dict[str, ImageData]:
-    """The splits ('train', perhaps 'test') of a source, decoded now or earlier, in stratified order."""
+def cached(
+    source: Source, resolution: tuple[int, int], limit: int | None, seed: int
+) -> dict[str, ImageData]:
+    """Return the splits ('train', perhaps 'test') of a source, decoded now or earlier, in
+    stratified order."""
     from filelock import FileLock
 
     key = text_sha256(repr((_FORMAT, source.key, resolution, limit, seed)))[:20]
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
-    folder = root / f"{Path(source.name).name.replace('*', '_')}-{resolution[0]}x{resolution[1]}-{key}"
+    folder = (
+        root / f"{Path(source.name).name.replace('*', '_')}-{resolution[0]}x{resolution[1]}-{key}"
+    )
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -57,7 +63,10 @@ def cached(source: Source, resolution: tuple[int, int], limit: int | None, seed:
 def _whole(folder: Path) -> bool:
     try:
         splits = json.loads((folder / "data.json").read_text(encoding="utf-8"))["splits"]
-        return all((folder / f"{name}.u8").stat().st_size == np.prod(split["shape"]) for name, split in splits.items())
+        return all(
+            (folder / f"{name}.u8").stat().st_size == np.prod(split["shape"])
+            for name, split in splits.items()
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -69,7 +78,9 @@ def _open(folder: Path, name: str) -> dict[str, ImageData]:
         if split["skipped"]:
             note(split["broken"])
         found[part] = ImageData(
-            images=np.memmap(folder / f"{part}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])),
+            images=np.memmap(
+                folder / f"{part}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])
+            ),
             labels=np.load(folder / f"{part}.labels.npy", allow_pickle=False),
             classes=tuple(about["classes"]),
             skipped=split["skipped"],
@@ -80,7 +91,9 @@ def _open(folder: Path, name: str) -> dict[str, ImageData]:
     return found
 
 
-def _make(folder: Path, source: Source, resolution: tuple[int, int], limit: int | None, seed: int) -> None:
+def _make(
+    folder: Path, source: Source, resolution: tuple[int, int], limit: int | None, seed: int
+) -> None:
     part = folder.with_name(f"{folder.name}.part")
     for leftover in (part, folder):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -106,8 +119,10 @@ def _make(folder: Path, source: Source, resolution: tuple[int, int], limit: int 
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _classes(name: str, raw: dict[str, RawSplit]) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-    """The classes' names and each split's labels as indices into them.
+def _classes(
+    name: str, raw: dict[str, RawSplit]
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
+    """Return the classes' names and each split's labels as indices into them.
 
     A test split whose labels are withheld (-1 or None, as on the hub) is left out of `raw`.
     """
@@ -120,7 +135,9 @@ def _classes(name: str, raw: dict[str, RawSplit]) -> tuple[tuple[str, ...], dict
     there = sorted(set(train.labels))
     if len(there) < 2:
         only = f"only the class '{classes[values.index(there[0])]}'" if there else "no class at all"
-        raise InputError(f"data {name}: there is {only} to train on; at least two classes are needed")
+        raise InputError(
+            f"data {name}: there is {only} to train on; at least two classes are needed"
+        )
     if "test" in raw and all(label is None or label == -1 for label in raw["test"].labels):
         note(f"data {name}: its test split has no labels and is not used")
         del raw["test"]
@@ -128,23 +145,41 @@ def _classes(name: str, raw: dict[str, RawSplit]) -> tuple[tuple[str, ...], dict
     for split in raw.values():
         unknown = next((label for label in split.labels if label not in index), None)
         if unknown is not None:
-            raise InputError(f"data {name}: the test split has the class '{unknown}' that the train split has not")
-    labels = {k: np.array([index[label] for label in split.labels], dtype=np.int64) for k, split in raw.items()}
+            raise InputError(
+                f"data {name}: the test split has the class '{unknown}' that the train split"
+                " has not"
+            )
+    labels = {
+        k: np.array([index[label] for label in split.labels], dtype=np.int64)
+        for k, split in raw.items()
+    }
     return classes, labels
 
 
 def _write_split(
-    part: Path, data: str, name: str, split: RawSplit, labels: NDArray[np.int64], order: NDArray[np.int64],
-    resolution: tuple[int, int], classes: Sequence[str],
-) -> dict[str, Any]:  # fmt: skip
-    """Decodes a split in this order into `name`.u8 and gives what is to be said of it in data.json."""
+    part: Path,
+    data: str,
+    name: str,
+    split: RawSplit,
+    labels: NDArray[np.int64],
+    order: NDArray[np.int64],
+    resolution: tuple[int, int],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Decode a split in this order into `name`.u8 and gives what is to be said of it in data.json."""
     broken: list[str] = []
     kept: list[int] = []
     digest = hashlib.sha256(repr((tuple(classes), resolution)).encode())
-    # Written as a plain file, not through a memory map: on a full disk a map kills the process, a file raises.
-    with (part / f"{name}.u8").open("wb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    # Written as a plain file, not through a memory map: on a full disk a map kills the process, a
+    # file raises.
+    with (
+        (part / f"{name}.u8").open("wb") as file,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
         for chunk in _with_progress(order, f"decoding {data} ({name})"):
-            decoded = pool.map(lambda item: decode(item[1], resolution), found := split.fetch(chunk))
+            decoded = pool.map(
+                lambda item: decode(item[1], resolution), found := split.fetch(chunk)
+            )
             for index, (where, _), pixels in zip(chunk, found, decoded, strict=True):
                 if isinstance(pixels, str):
                     broken.append(f"{where}: {pixels}")
@@ -153,8 +188,12 @@ def _write_split(
                     data_bytes = pixels.tobytes()
                     digest.update(data_bytes)
                     file.write(data_bytes)
-    unusable = f"{len(broken)} of {len(order)} images that are broken ({'; '.join(broken[:_NAMED])})"
-    if len(broken) > len(order) / 2 or len(np.unique(labels[kept])) < min(2, len(np.unique(labels))):
+    unusable = (
+        f"{len(broken)} of {len(order)} images that are broken ({'; '.join(broken[:_NAMED])})"
+    )
+    if len(broken) > len(order) / 2 or len(np.unique(labels[kept])) < min(
+        2, len(np.unique(labels))
+    ):
         raise InputError(f"data {data}: {unusable}; mend or remove them")
     np.save(part / f"{name}.labels.npy", labels[kept], allow_pickle=False)
     digest.update(labels[kept].tobytes())
@@ -167,7 +206,8 @@ def _write_split(
 
 
 def decode(encoded: Encoded, resolution: tuple[int, int]) -> NDArray[np.uint8] | str:
-    """An image as (3, H, W) uint8: the short side resized (bicubic), the centre cropped; or why that cannot be."""
+    """Return an image as (3, H, W) uint8: the short side resized (bicubic), the centre cropped; or
+    why that cannot be."""
     from PIL import Image, ImageOps
 
     if encoded is None:
@@ -186,7 +226,7 @@ def decode(encoded: Encoded, resolution: tuple[int, int]) -> NDArray[np.uint8] |
 
 
 def _with_progress(order: NDArray[np.int64], what: str) -> Iterator[list[int]]:
-    """The order in chunks, with a progress bar on stderr once it takes long."""
+    """Yield the order in chunks, with a progress bar on stderr once it takes long."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet's statistics of each channel, for pixels from 0 to 1, as the published weights expect them."""
+"""ImageNet's statistics of each channel, for pixels from 0 to 1, as the published weights expect
+them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class ImageData:
         source: where the images come from, in words, for provenance.
         fingerprint: a hash of pixels, labels and classes: equal when and only when these are.
         name: what `load_data` was given; empty for images from elsewhere.
-        part: which images of the data set these are; None for all of them, or where nobody cut them out.
+        part: which images of the data set these are; None for all of them, or where nobody cut them
+            out.
     """
 
     images: NDArray[np.uint8]
@@ -58,10 +60,12 @@ class ImageData:
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """A shuffled order in which every prefix, and so every suffix, has each class in its share.
+    """Return a shuffled order in which every prefix, and so every suffix, has each class in its
+    share.
 
-    The r-th image (in shuffled order) of a class with n images goes to the fraction (r + 1/2) / n of the whole, so a
-    prefix of k out of N images holds k * n / N images of the class, give or take one.
+    The r-th image (in shuffled order) of a class with n images goes to the fraction (r + 1/2) / n
+    of the whole, so a prefix of k out of N images holds k * n / N images of the class, give or take
+    one.
     """
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))

@@ -19,10 +19,23 @@ from nas.extras import need
 from nas.hashes import lines_sha256, text_sha256
 
 Encoded = bytes | str | NDArray[np.uint8] | None
-"""An image that is not decoded yet: a file's bytes, its path, pixels (H, W), or nothing where the file has none."""
+"""An image that is not decoded yet: a file's bytes, its path, pixels (H, W), or nothing where the
+file has none."""
 
 _TEST_NAMES = ("test", "validation", "valid", "val", "dev")
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+}
 _LABELS = ("label", "labels", "fine_label", "class", "class_name", "target", "category", "y")
 _IMAGES = ("image", "img", "images", "picture", "photo", "bytes", "png", "jpg", "jpeg")
 
@@ -44,7 +57,8 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set by name: `key` changes when its files do; `read` gives the splits, 'train' and perhaps 'test'."""
+    """A data set by name: `key` changes when its files do; `read` gives the splits, 'train' and
+    perhaps 'test'."""
 
     name: str
     description: str
@@ -53,7 +67,7 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """What `name` stands for: `digits`, files that exist, or else a name on the hub.
+    """Return what `name` stands for: `digits`, files that exist, or else a name on the hub.
 
     Raises:
         InputError: when it stands for nothing, or its files cannot be listed.
@@ -61,12 +75,16 @@ def find_source(name: str) -> Source:
     try:
         return _find(name)
     except OSError as error:
-        raise InputError(f"data {name}: {error.filename or 'it'} cannot be read: {error.strerror or error}") from None
+        raise InputError(
+            f"data {name}: {error.filename or 'it'} cannot be read: {error.strerror or error}"
+        ) from None
 
 
 def _find(name: str) -> Source:
     if name == "digits":
-        return Source(name, "digits of scikit-learn (1797 grey images of 8x8 pixels)", "digits", _read_digits)
+        return Source(
+            name, "digits of scikit-learn (1797 grey images of 8x8 pixels)", "digits", _read_digits
+        )
     path = Path(name).expanduser()
     if "*" in name:
         return _parquet(name, [Path(file) for file in sorted(glob.glob(str(path), recursive=True))])
@@ -77,7 +95,11 @@ def _find(name: str) -> Source:
         return _parquet(name, files) if files else _folder(name, path)
     if path.exists():
         raise InputError(f"data {name}: is no folder and no .parquet file")
-    if name.startswith((".", "/", "~")) or path.suffix == ".parquet" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if (
+        name.startswith((".", "/", "~"))
+        or path.suffix == ".parquet"
+        or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
+    ):
         raise InputError(f"data {name}: there is no such file or folder")
     return _hub(name)
 
@@ -90,7 +112,11 @@ def _read_digits() -> dict[str, RawSplit]:
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = [int(label) for label in digits.target]
     names = tuple(str(digit) for digit in range(10))
-    return {"train": RawSplit(labels, names, lambda indices: [(f"digit {i}", pixels[i]) for i in indices])}
+    return {
+        "train": RawSplit(
+            labels, names, lambda indices: [(f"digit {i}", pixels[i]) for i in indices]
+        )
+    }
 
 
 def _parquet(name: str, files: Sequence[Path]) -> Source:
@@ -104,13 +130,16 @@ def _parquet(name: str, files: Sequence[Path]) -> Source:
     data_files = {split: [_literal(path) for path in paths] for split, paths in chosen.items()}
     everything = [path for paths in chosen.values() for path in paths]
     return Source(
-        name, f"{len(everything)} parquet files at {name}", _stamp(everything),
+        name,
+        f"{len(everything)} parquet files at {name}",
+        _stamp(everything),
         lambda: _read(name, "parquet", data_files=data_files),
-    )  # fmt: skip
+    )
 
 
 def _split_of(stem: str) -> str:
-    """The split that a parquet file's name begins with, as in test-00000-of-00001; train when it says none."""
+    """Return the split that a parquet file's name begins with, as in test-00000-of-00001; train
+    when it says none."""
     match = re.match(rf"({'|'.join(_TEST_NAMES)})(?![a-z])", stem.lower())
     return match[1] if match else "train"
 
@@ -124,16 +153,23 @@ def _folder(name: str, path: Path) -> Source:
     else:
         chosen = {"train": path}
     files = [
-        file for folder in chosen.values() for file in sorted(folder.rglob("*")) if file.suffix.lower() in _SUFFIXES
+        file
+        for folder in chosen.values()
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in _SUFFIXES
     ]
     if not files:
         raise InputError(f"data {name}: there are no images; put them in one sub-folder a class")
     data_files = {split: f"{_literal(folder)}/**" for split, folder in chosen.items()}
     return Source(
-        name, f"image folder {name} ({len(files)} files)", _stamp(files),
+        name,
+        f"image folder {name} ({len(files)} files)",
+        _stamp(files),
         # By default datasets gives no labels where there is one class; we need it to name it.
-        lambda: _read(name, "imagefolder", data_files=data_files, drop_labels=False, drop_metadata=True),
-    )  # fmt: skip
+        lambda: _read(
+            name, "imagefolder", data_files=data_files, drop_labels=False, drop_metadata=True
+        ),
+    )
 
 
 def _literal(path: Path) -> str:
@@ -141,7 +177,7 @@ def _literal(path: Path) -> str:
 
 
 def _train_and_test(name: str, splits: Mapping[str, Any]) -> dict[str, Any]:
-    """The split to train on and the first one there is to test on."""
+    """Return the split to train on and the first one there is to test on."""
     chosen = {"train": splits["train"]}
     there = [test for test in _TEST_NAMES if test in splits]
     if there:
@@ -152,20 +188,25 @@ def _train_and_test(name: str, splits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stamp(files: Sequence[Path]) -> str:
-    """A hash of paths, sizes and times of change: it is another one once a file was changed."""
+    """Return a hash of paths, sizes and times of change: it is another one once a file was changed."""
     known = ((file.resolve(), file.stat()) for file in files)
-    return lines_sha256(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in known)
+    return lines_sha256(
+        f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in known
+    )
 
 
 def _hub(name: str) -> Source:
-    note(f"data {name}: there is no such file or folder here; looking for it on the Hugging Face hub")
+    note(
+        f"data {name}: there is no such file or folder here; looking for it on the Hugging Face hub"
+    )
     need(f"data {name}", "train", "datasets")
     try:
         dataset = _load_dataset(name)
     except Exception as error:  # datasets, huggingface_hub and httpx each raise their own kinds, with no common base
         raise InputError(
-            f"data {name}: no such file or folder, and not to be had from the hub ({_first_line(error)})"
-            f"{nearest(name, ['digits'])}, or the path of an image folder or of parquet files"
+            f"data {name}: no such file or folder, and not to be had from the hub"
+            f" ({_first_line(error)}){nearest(name, ['digits'])}, or the path of an image folder or"
+            " of parquet files"
         ) from None
     if "train" not in dataset:
         raise InputError(f"data {name}: it has no train split (it has: {', '.join(dataset)})")
@@ -181,13 +222,16 @@ def _read(name: str, builder: str, **options: Any) -> dict[str, RawSplit]:
         dataset = _load_dataset(builder, **options)
     except Exception as error:  # pyarrow's and datasets' errors have no common base
         cause = error.__cause__ or error
-        kind = NasError if isinstance(cause, OSError) else InputError  # a full disk, say, is not the data's fault
+        kind = (
+            NasError if isinstance(cause, OSError) else InputError
+        )  # a full disk, say, is not the data's fault
         raise kind(f"data {name}: cannot be read as {builder}: {_first_line(cause)}") from None
     return _raw_splits(name, dataset)
 
 
 def _load_dataset(path: str, **options: Any) -> Any:
-    """`datasets.load_dataset` without its progress bars, its logs and its telemetry; HF_HUB_OFFLINE is respected."""
+    """Return `datasets.load_dataset` without its progress bars, its logs and its telemetry;
+    HF_HUB_OFFLINE is respected."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
     import huggingface_hub
@@ -227,7 +271,7 @@ def _raw_split(name: str, split: str, table: Any, image: str, label: str) -> Raw
 
 
 def _encoded(where: str, value: Any) -> tuple[str, Encoded]:
-    """A {bytes, path} struct or plain bytes, named by the path when there is one."""
+    """Return a {bytes, path} struct or plain bytes, named by the path when there is one."""
     if isinstance(value, dict):
         path = value.get("path")
         return path or where, value.get("bytes") or path
@@ -235,28 +279,38 @@ def _encoded(where: str, value: Any) -> tuple[str, Encoded]:
 
 
 def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
-    """The names of the image column and of the label column: by feature type first, by name second."""
+    """Return the names of the image column and of the label column: by feature type first, by name
+    second."""
     import datasets
 
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     images = images or [
-        c for c, f in features.items() if isinstance(f, dict) and {"bytes", "path"} >= set(f) and "bytes" in f
+        c
+        for c, f in features.items()
+        if isinstance(f, dict) and {"bytes", "path"} >= set(f) and "bytes" in f
     ]
-    binary = [c for c, f in features.items() if getattr(f, "dtype", "") in ("binary", "large_binary")]
+    binary = [
+        c for c, f in features.items() if getattr(f, "dtype", "") in ("binary", "large_binary")
+    ]
     images = images or [c for c in _IMAGES if c in binary] or binary
     plain = [
         c
         for c, f in features.items()
         if re.match(r"u?int|string|large_string", getattr(f, "dtype", "")) and c not in images
     ]
-    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)] or plain
-    labels = sorted(labels, key=lambda column: _LABELS.index(column) if column in _LABELS else len(_LABELS))
+    labels = [
+        column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)
+    ] or plain
+    labels = sorted(
+        labels, key=lambda column: _LABELS.index(column) if column in _LABELS else len(_LABELS)
+    )
     known = [column for column in labels if column in _LABELS]
     if not images or not labels or (len(labels) > 1 and not known):
         missing = "image" if not images else "label"
         raise InputError(
-            f"data {name}: cannot tell the {missing} column among: {', '.join(features)}; "
-            f"call it '{missing}' ({'bytes or {bytes, path}' if missing == 'image' else 'whole numbers or strings'})"
+            f"data {name}: cannot tell the {missing} column among: {', '.join(features)}; call it"
+            f" '{missing}'"
+            f" ({'bytes or {bytes, path}' if missing == 'image' else 'whole numbers or strings'})"
         )
     if len(images) > 1 or len(labels) > 1:
         note(f"data {name}: images from column '{images[0]}', labels from column '{labels[0]}'")

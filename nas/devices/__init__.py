@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
+from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.devices.base import Device, Timing
 from nas.errors import InputError, NasError, nearest
 from nas.extras import need
 from nas.plugins import DEVICES, Plugin, line_of, plugins
 
 if TYPE_CHECKING:
-    from nas.devices.android_phones import ConnectedPhone
-    from nas.devices.converter import Converter
+    from nas.convert.converter import Converter
+    from nas.devices.android.discovery import ConnectedPhone
     from nas.devices.phones import Phone
 
-HOST, MAC = "host", "mac"
+HOST = "host"
+MAC = "mac"
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ class Settings:
     """How a device is to run operations; what is None is left to the device's phone.yaml.
 
     Attributes:
-        unit: the compute unit: cpu or gpu of an Android phone, all, cpu_and_ne, cpu_and_gpu or cpu_only of Core ML.
+        unit: the compute unit: cpu or gpu of an Android phone, all, cpu_and_ne, cpu_and_gpu or
+            cpu_only of Core ML.
         threads: CPU threads.
-        affinity: the cores of an Android phone as a hexadecimal mask, as `taskset` takes it; none if empty.
+        affinity: the cores of an Android phone as a hexadecimal mask, as `taskset` takes it; none
+            if empty.
         tool: the `benchmark_model` for Android phones, instead of LiteRT's release.
     """
 
@@ -58,7 +62,8 @@ class Settings:
 
 
 def connected_devices() -> list[Connected]:
-    """Return the devices that are connected here: this computer first, then phones, then those of other packages."""
+    """Return the devices that are connected here: this computer first, then phones, then those of
+    other packages."""
     connected = {HOST: Connected(HOST, "litert-host")}
     for unit in _android_phones():
         name = unit.name or unit.serial
@@ -73,16 +78,22 @@ def connected_devices() -> list[Connected]:
 
 @contextmanager
 def opened(
-    name: str, settings: Settings, converter: Converter | None = None, say: Callable[[str], None] = lambda _: None
+    name: str,
+    settings: Settings,
+    converter: Converter | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[Device]]:
-    """The devices of this name, ready to measure: one, or all phones of a model. They are closed at the end.
+    """The devices of this name, ready to measure: one, or all phones of a model. They are closed at
+    the end.
 
     Args:
-        converter: for devices that run LiteRT behind a cable; several that are profiled together share one.
+        converter: for devices that run LiteRT behind a cable; several that are profiled together
+            share one.
         say: is told what the user should know while a device waits.
 
     Raises:
-        InputError: for an unknown name, a device that is not connected, or settings that it does not have.
+        InputError: for an unknown name, a device that is not connected, or settings that it does
+            not have.
     """
     with ExitStack() as stack:
         for device in (devices := _open(name, settings, converter, say, stack)):
@@ -91,12 +102,16 @@ def opened(
 
 
 def _open(
-    name: str, settings: Settings, converter: Converter | None, say: Callable[[str], None], stack: ExitStack
+    name: str,
+    settings: Settings,
+    converter: Converter | None,
+    say: Callable[[str], None],
+    stack: ExitStack,
 ) -> list[Device]:
     from nas.devices.phones import ANDROID, COREML, phones
 
     if name == HOST:
-        from nas.devices.host import Host
+        from nas.devices.host.device import Host
 
         if settings.unit not in (None, "cpu"):
             raise InputError(f"--unit {settings.unit}: the host is measured on its cpu")
@@ -109,18 +124,20 @@ def _open(
         return [_open_brought(brought[name], settings)]
     connected = {text for unit in _android_phones() for text in (unit.serial, unit.name)}
     if (phone is not None and phone.kind == ANDROID) or name in connected:
-        from nas.devices.android_phones import open_android
+        from nas.devices.android.discovery import open_android
 
         need(f"--device {name}", "android")
         if converter is None:
             converter = litert_converter()
             stack.callback(converter.close)
-        return open_android(name, converter, settings.unit, settings.threads, settings.affinity, settings.tool, say)
+        return open_android(
+            name, converter, settings.unit, settings.threads, settings.affinity, settings.tool, say
+        )
     raise UnknownDevice(f"unknown device '{name}'{nearest(name, [*phones(), *connected])}")
 
 
 def _brought() -> dict[str, Plugin]:
-    """The devices of other packages. Whether they can be reached shows when they are opened."""
+    """Return the devices of other packages. Whether they can be reached shows when they are opened."""
     from nas.devices.phones import phones
 
     return plugins(DEVICES, {HOST, MAC, *phones()})
@@ -138,13 +155,15 @@ def _open_brought(plugin: Plugin, settings: Settings) -> Device:
         raise plugin.broken(line_of(error)) from error
     if not isinstance(device, Device):
         kind = type(device).__name__
-        raise plugin.broken(f"{plugin.entry.value} gave a {kind}, which is not a nas.devices.Device")
+        raise plugin.broken(
+            f"{plugin.entry.value} gave a {kind}, which is not a nas.devices.Device"
+        )
     return device
 
 
 def litert_converter() -> Converter:
     """For devices that leave all of this computer's cores to it."""
-    from nas.devices.converter import MOST_WORKERS, Converter
+    from nas.convert.converter import MOST_WORKERS, Converter
 
     return Converter(min(os.cpu_count() or 1, MOST_WORKERS))
 
@@ -157,13 +176,13 @@ def _coreml(phone: Phone | None, settings: Settings) -> Device:
 
 
 def _android_phones() -> list[ConnectedPhone]:
-    from nas.devices.android_phones import connected_phones
+    from nas.devices.android.discovery import connected_phones
 
     return connected_phones()
 
 
 def _apple_phones() -> list[str]:
-    """The names of the iPhones that are connected to this Mac."""
+    """Return the names of the iPhones that are connected to this Mac."""
     if platform.system() != "Darwin":
         return []
     from nas.devices.coreml import connected_phones

@@ -1,4 +1,5 @@
-"""What measures: the chain of blocks that is measured, the timing that comes back, and what every device can do."""
+"""What measures: the chain of blocks that is measured, the timing that comes back, and what every
+device can do."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.convert.chain import Chain
-from nas.latency.device_info import DeviceInfo
+from nas.devices.info import DeviceInfo
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Timing:
     """Milliseconds of one run of a chain, over the quietest of several rounds of runs.
 
     Attributes:
-        notes: further columns of the row, by name: the unit that ran it, where it was placed, what was amiss.
+        notes: further columns of the row, by name: the unit that ran it, where it was placed, what
+            was amiss.
     """
 
     median_ms: float
@@ -29,35 +31,42 @@ class Timing:
 
 
 class Device(ABC):
-    """Something that measures an exported chain of blocks; the base of every device, ours and those of other packages.
+    """Something that measures an exported chain of blocks; the base of every device, ours and those
+    of other packages.
 
     Life cycle, as `nas profile` and `nas check` call it:
 
-    1. `info` is called before anything runs, and again when the table is written. It says what the device is. It must
-       not need the device to be idle.
-    2. `prepare` gets each chain ahead of its turn and returns at once; the file is made in the background, so that the
-       next chain is ready when this one is measured. The same chain may be asked for again and gives the same file.
-    3. `measure` gets the prepared file of one chain after the other, from one thread, never two at a time. It blocks
-       until the timing is there. Every operation is measured `repeats` times: as a stack of `copies` and, where `slope`
-       is true, as one copy; whole networks follow for the calibration.
+    1. `info` is called before anything runs, and again when the table is written. It says what the
+       device is. It must not need the device to be idle.
+    2. `prepare` gets each chain ahead of its turn and returns at once; the file is made in the
+       background, so that the next chain is ready when this one is measured. The same chain may be
+       asked for again and gives the same file.
+    3. `measure` gets the prepared file of one chain after the other, from one thread, never two at
+       a time. It blocks until the timing is there. Every operation is measured `repeats` times: as
+       a stack of `copies` and, where `slope` is true, as one copy; whole networks follow for the
+       calibration.
     4. `borrow_cores` surrounds stretches in which many files are converted and nothing is measured.
-    5. `profile` is called for `nas check RUN` alone, with the operations of one network in their order.
+    5. `profile` is called for `nas check RUN` alone, with the operations of one network in their
+       order.
     6. `close` is called once, after an error or ctrl-C too, and frees what was started.
 
-    A failure that is the chain's own is `OperationFailed`: profiling goes on with the next one and remembers it. A
-    failure of the device is `DeviceLost`: what was measured is kept, and the same command goes on another time. A fault
-    that may pass (a helper that was killed, a cable) must never be raised as `OperationFailed`: measure a chain again
-    that ran before, and see.
+    A failure that is the chain's own is `OperationFailed`: profiling goes on with the next one and
+    remembers it. A failure of the device is `DeviceLost`: what was measured is kept, and the same
+    command goes on another time. A fault that may pass (a helper that was killed, a cable) must
+    never be raised as `OperationFailed`: measure a chain again that ran before, and see.
 
-    What to copy: `nas.testing.fake_device.FakeDevice` is the smallest device, `nas.devices.host.Host` one that converts
-    and runs in processes of its own, the Android device one behind a cable. `nas.testing.devices.check_device` runs
-    this life cycle. A package names its device as an entry point of the group `nas.devices`.
+    What to copy: `nas.testing.fake_device.FakeDevice` is the smallest device,
+    `nas.devices.host.device.Host` one that converts and runs in processes of its own, the Android
+    device one behind a cable. `nas.testing.devices.check_device` runs this life cycle. A package
+    names its device as an entry point of the group `nas.devices`.
 
     Attributes:
         copies: of an operation in the stack that is measured; more where a call costs much.
-        slope: whether an operation's latency is what each further copy of it adds, which takes a second file with one
-            copy, or the mean over the stack, which scatters less where a call costs next to nothing.
-        repeats: how often an operation is measured, some others in between; the lowest counts, once two agree.
+        slope: whether an operation's latency is what each further copy of it adds, which takes a
+            second file with one copy, or the mean over the stack, which scatters less where a call
+            costs next to nothing.
+        repeats: how often an operation is measured, some others in between; the lowest counts, once
+            two agree.
         profiled_by: how `profile` times operations, in words; empty where it does not.
     """
 
@@ -76,7 +85,8 @@ class Device(ABC):
 
     @abstractmethod
     def prepare(self, chain: Chain) -> Future[Path]:
-        """Return the chain as a file that this device runs, once it is made. The future raises OperationFailed."""
+        """Return the chain as a file that this device runs, once it is made. The future raises
+        OperationFailed."""
 
     @abstractmethod
     def measure(self, artifact: Path) -> Timing:
@@ -88,14 +98,16 @@ class Device(ABC):
         """
 
     def borrow_cores(self) -> AbstractContextManager[None]:
-        """Context manager: nothing is measured inside it, so cores reserved for measuring may convert, too.
+        """Return context manager: nothing is measured inside it, so cores reserved for measuring
+        may convert, too.
 
         By default it does nothing, as for devices that do not share this computer's cores.
         """
         return nullcontext()
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
-        """Return the ms of each chain in a network where one follows the other, the cost of a call included.
+        """Return the ms of each chain in a network where one follows the other, the cost of a call
+        included.
 
         By default None: the device has no way to tell. Raises as `measure`.
         """

@@ -1,7 +1,9 @@
-"""iPhones that are connected to a Mac, and the Mac itself: Core ML through coremltools' benchmarker.
+"""iPhones that are connected to a Mac, and the Mac itself: Core ML through coremltools'
+benchmarker.
 
-It builds and installs a small app with Xcode, and every single prediction is a call over USB that takes seconds, with a
-chip that idles in between: few runs, and stacks of many copies whose slope is an operation's latency.
+It builds and installs a small app with Xcode, and every single prediction is a call over USB that
+takes seconds, with a chip that idles in between: few runs, and stacks of many copies whose slope is
+an operation's latency.
 """
 
 from __future__ import annotations
@@ -25,22 +27,28 @@ from typing import Any
 
 import numpy as np
 
-from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
-from nas.devices.converter import COREML, Converter
+from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.convert.converter import COREML, Converter
+from nas.devices.base import Device, Timing
+from nas.devices.info import DeviceInfo
 from nas.devices.phones import Match, Phone
 from nas.errors import InputError, NasError
 from nas.extras import need
-from nas.latency.device_info import DeviceInfo
 from nas.versions import versions
 
 MAC = "mac"
 """The name of the computer itself."""
 COPIES = 9
-PHONE_RUNS, MAC_RUNS = 5, 50
+PHONE_RUNS = 5
+MAC_RUNS = 50
 TEAM, PROFILE, BUNDLE = "NAS_APPLE_TEAM", "NAS_APPLE_PROFILE", "NAS_APPLE_BUNDLE"
-"""Environment variables for the signature of the app: the team of the developer account, or the UUID of a provisioning
-profile with the bundle identifier that it is for."""
-UNITS = {"MLNeuralEngineComputeDevice": "ne", "MLGPUComputeDevice": "gpu", "MLCPUComputeDevice": "cpu"}
+"""Environment variables for the signature of the app: the team of the developer account, or the
+UUID of a provisioning profile with the bundle identifier that it is for."""
+UNITS = {
+    "MLNeuralEngineComputeDevice": "ne",
+    "MLGPUComputeDevice": "gpu",
+    "MLCPUComputeDevice": "cpu",
+}
 """coremltools' classes, and what `placement` calls them."""
 
 
@@ -70,7 +78,10 @@ class CoreML(Device):
     def __init__(self, phone: Phone, cache: Path | None = None) -> None:
         _require(phone.name)
         if phone.precision != "float16":
-            raise InputError(f"{phone.name}: precision {phone.precision}: ML programs are made to compute in float16")
+            raise InputError(
+                f"{phone.name}: precision {phone.precision}: ML programs are made to compute in"
+                " float16"
+            )
         self.phone = phone
         self._here = phone.name == MAC
         self._found = None if self._here else _connected(phone)
@@ -82,7 +93,9 @@ class CoreML(Device):
         self._converter = Converter(1, cache=cache, target=COREML)
 
     def info(self) -> DeviceInfo:
-        system = f"macOS {platform.mac_ver()[0]}" if self._found is None else f"iOS {self._found.os}"
+        system = (
+            f"macOS {platform.mac_ver()[0]}" if self._found is None else f"iOS {self._found.os}"
+        )
         model = platform.machine() if self._found is None else self._found.product
         return DeviceInfo(
             name=self.phone.name,
@@ -104,10 +117,10 @@ class CoreML(Device):
         return self._converter.prepare(chain)
 
     def measure(self, artifact: Path) -> Timing:
-        """Runs a package.
+        """Run a package.
 
-        After an error the app is started anew, since a model may have crashed it. What fails twice is the operation's
-        fault if a package runs that ran before, and the device's if none does.
+        After an error the app is started anew, since a model may have crashed it. What fails twice
+        is the operation's fault if a package runs that ran before, and the device's if none does.
         """
         try:
             return self._measured(artifact)
@@ -124,8 +137,8 @@ class CoreML(Device):
             self._measured(self._good)
         except _Fault as fault:
             raise DeviceLost(
-                f"{self.phone.name} does not measure ({fault}); connect and unlock it, with Developer Mode on; "
-                "what was measured is kept, the same command goes on"
+                f"{self.phone.name} does not measure ({fault}); connect and unlock it, with"
+                " Developer Mode on; what was measured is kept, the same command goes on"
             ) from fault
         raise OperationFailed(str(failure))
 
@@ -153,12 +166,14 @@ class CoreML(Device):
         with _faults():
             benchmarker = MLModelBenchmarker(model=model, device=await self._device())
             found = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
-            operations = await benchmarker.benchmark_operation_execution(inputs=inputs, iterations=1, warmup=False)
+            operations = await benchmarker.benchmark_operation_execution(
+                inputs=inputs, iterations=1, warmup=False
+            )
         p10, median, p90 = (float(value) for value in np.percentile(found.samples, [10, 50, 90]))
         return Timing(median, p10, p90, len(found.samples), self._notes(operations))
 
     async def _device(self) -> Any:
-        """The phone with the app running on it; None for this Mac."""
+        """Return the phone with the app running on it; None for this Mac."""
         if self._found is None:
             return None
         if self._session is None or not self._session.session.is_alive():
@@ -173,18 +188,28 @@ class CoreML(Device):
             if phone is None:
                 raise _Fault("it is no longer connected")
             self._session = await phone.prepare_for_model_debugging(
-                credentials=AppSigningCredentials(**self._credentials), working_directory=Path(self._folder.name)
+                credentials=AppSigningCredentials(**self._credentials),
+                working_directory=Path(self._folder.name),
             )
         return self._session
 
     def _notes(self, operations: list[Any]) -> tuple[tuple[str, str], ...]:
-        """Where Core ML says that it runs the operations, and whether one is not where it was wanted."""
-        usages = [each.compute_device_usage for each in operations if each.compute_device_usage is not None]
-        units = Counter(UNITS.get(type(usage.preferred_compute_device).__name__, "other") for usage in usages)
+        """Return where Core ML says that it runs the operations, and whether one is not where it
+        was wanted."""
+        usages = [
+            each.compute_device_usage
+            for each in operations
+            if each.compute_device_usage is not None
+        ]
+        units = Counter(
+            UNITS.get(type(usage.preferred_compute_device).__name__, "other") for usage in usages
+        )
         total = sum(units.values())
         placement = ", ".join(f"{unit} {count}/{total}" for unit, count in units.most_common())
         fell = self.phone.compute_unit in ("all", "cpu_and_ne") and units["ne"] < total
-        return ("placement", placement or "unknown"), *([("note", "left the Neural Engine")] if fell else [])
+        return ("placement", placement or "unknown"), *(
+            [("note", "left the Neural Engine")] if fell else []
+        )
 
 
 class _Fault(Exception):
@@ -206,7 +231,7 @@ def _faults() -> Iterator[None]:
 
 
 def connected_phones() -> list[Connected]:
-    """The iPhones that are connected to this Mac.
+    """Return the iPhones that are connected to this Mac.
 
     coremltools lists them too, but without their product type, by which a phone is recognised.
     """
@@ -216,8 +241,17 @@ def connected_phones() -> list[Connected]:
         try:
             subprocess.run(command, capture_output=True, check=True, timeout=60)
             return list(_parse(json.loads(file.read_text())))
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise NasError(f"{' '.join(command[:4])}: {_line(error)}; is Xcode installed and opened once?") from error
+        except (
+            OSError,
+            subprocess.SubprocessError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise NasError(
+                f"{' '.join(command[:4])}: {_line(error)}; is Xcode installed and opened once?"
+            ) from error
 
 
 def _parse(listed: Any) -> list[Connected]:
@@ -226,8 +260,10 @@ def _parse(listed: Any) -> list[Connected]:
             udid=device["hardwareProperties"]["udid"],
             product=device["hardwareProperties"].get("productType", ""),
             name=device["deviceProperties"].get("name", ""),
-            os=f"{device['deviceProperties'].get('osVersionNumber', '?')} "
-            f"({device['deviceProperties'].get('osBuildUpdate', '?')})",
+            os=(
+                f"{device['deviceProperties'].get('osVersionNumber', '?')} "
+                f"({device['deviceProperties'].get('osBuildUpdate', '?')})"
+            ),
         )
         for device in listed["result"]["devices"]
         if device["hardwareProperties"].get("deviceType") == "iPhone"
@@ -238,24 +274,35 @@ def _parse(listed: Any) -> list[Connected]:
 def mac() -> Phone:
     """This Mac, as if it were a phone. Raises InputError where it is none."""
     _require(MAC)
-    chip = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+    chip = subprocess.run(
+        ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+    )
     return Phone(
-        name=MAC, kind="coreml", soc=chip.stdout.strip() or platform.machine(), match=Match(model=["Mac*"]),
-        compute_unit="all", precision="float16", description="the Mac that runs nas",
-    )  # fmt: skip
+        name=MAC,
+        kind="coreml",
+        soc=chip.stdout.strip() or platform.machine(),
+        match=Match(model=["Mac*"]),
+        compute_unit="all",
+        precision="float16",
+        description="the Mac that runs nas",
+    )
 
 
 def _require(name: str) -> None:
-    """Raises InputError naming what this computer lacks to measure through Core ML."""
+    """Raise InputError naming what this computer lacks to measure through Core ML."""
     bundle = f"nas profile --space SPACE --device {name} --bundle DIR"
     there = f"write what is to be measured here: {bundle}; measure it there: nas profile --run DIR"
     if platform.system() != "Darwin":
-        raise InputError(f"{name} is measured through Core ML, on a Mac with Xcode (xcodebuild, devicectl) and "
-                         f"coremltools; this is {platform.system()}; {there}")  # fmt: skip
+        raise InputError(
+            f"{name} is measured through Core ML, on a Mac with Xcode (xcodebuild, devicectl) and "
+            f"coremltools; this is {platform.system()}; {there}"
+        )
     missing = [tool for tool in ("xcodebuild", "devicectl", "xcrun") if shutil.which(tool) is None]
     if missing and name != MAC:
-        raise InputError(f"{name} needs Xcode: {', '.join(missing)} is not on the PATH; install Xcode, open it once, "
-                         "and add its Contents/Developer/usr/bin to the PATH")  # fmt: skip
+        raise InputError(
+            f"{name} needs Xcode: {', '.join(missing)} is not on the PATH; install Xcode, open it"
+            " once, and add its Contents/Developer/usr/bin to the PATH"
+        )
     need(f"--device {name}", "coreml")
 
 
@@ -265,23 +312,33 @@ def _connected(phone: Phone) -> Connected:
         if phone.match.takes("", found.product):
             return found
     others = ", ".join(f"{found.name} ({found.product})" for found in listed) or "none"
-    raise InputError(f"{phone.name} is not connected (connected: {others}); plug it in, unlock it, trust this Mac and "
-                     "switch on Developer Mode in Settings, Privacy & Security")  # fmt: skip
+    raise InputError(
+        f"{phone.name} is not connected (connected: {others}); plug it in, unlock it, trust this"
+        " Mac and switch on Developer Mode in Settings, Privacy & Security"
+    )
 
 
 def _credentials(name: str) -> dict[str, str | None]:
     team, profile, bundle = (os.environ.get(variable) for variable in (TEAM, PROFILE, BUNDLE))
     if not team and not (profile and bundle):
-        raise InputError(f"{name} runs only signed apps: set {TEAM} to the team of your Apple developer account, or "
-                         f"{PROFILE} to the UUID of a provisioning profile and {BUNDLE} to its identifier")  # fmt: skip
-    return {"development_team": team, "provisioning_profile_uuid": profile, "bundle_identifier": bundle}
+        raise InputError(
+            f"{name} runs only signed apps: set {TEAM} to the team of your Apple developer account,"
+            f" or {PROFILE} to the UUID of a provisioning profile and {BUNDLE} to its identifier"
+        )
+    return {
+        "development_team": team,
+        "provisioning_profile_uuid": profile,
+        "bundle_identifier": bundle,
+    }
 
 
 def _inputs(spec: Any) -> dict[str, Any]:
-    """Random inputs of the model's own float16, which the benchmarker's are not."""
+    """Return random inputs of the model's own float16, which the benchmarker's are not."""
     rng = np.random.default_rng(0)
-    return {each.name: rng.standard_normal(tuple(each.type.multiArrayType.shape)).astype(np.float16)
-            for each in spec.description.input}  # fmt: skip
+    return {
+        each.name: rng.standard_normal(tuple(each.type.multiArrayType.shape)).astype(np.float16)
+        for each in spec.description.input
+    }
 
 
 def _line(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from nas.files import YamlFile
 from nas.validation import KeyedValueError, mistake_in
 
 PHONE_FILE = "phone.yaml"
-ANDROID, COREML = "litert-android", "coreml"
+ANDROID = "litert-android"
+COREML = "coreml"
 UNITS = {
     ANDROID: ("cpu", "gpu"),
     COREML: ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only"),
@@ -24,7 +25,8 @@ UNITS = {
 
 
 class Match(BaseModel):
-    """What a phone says of itself, as names with the wildcards of a shell; an empty list takes every phone.
+    """What a phone says of itself, as names with the wildcards of a shell; an empty list takes
+    every phone.
 
     Attributes:
         soc_model: `ro.soc.model` of Android.
@@ -36,14 +38,17 @@ class Match(BaseModel):
     model: list[str] = []
 
     def takes(self, soc_model: str, model: str) -> bool:
-        """Whether each list that is not empty has a name for it."""
+        """Return whether each list that is not empty has a name for it."""
         pairs = ((self.soc_model, soc_model), (self.model, model))
-        return all(not names or any(fnmatchcase(text, name) for name in names) for names, text in pairs)
+        return all(
+            not names or any(fnmatchcase(text, name) for name in names) for names, text in pairs
+        )
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Phone:
-    """A kind of phone: how it is recognised, and the settings that its latency table is measured with.
+    """A kind of phone: how it is recognised, and the settings that its latency table is measured
+    with.
 
     Attributes:
         name: what `--device` takes; the folder of the file.
@@ -52,7 +57,8 @@ class Phone:
         compute_unit: what is asked for, one of UNITS.
         precision: float32 or float16.
         threads: CPU threads; none where the system chooses.
-        affinity: mask of the cores that the threads run on, in hexadecimal as `taskset` takes it; every core if empty.
+        affinity: mask of the cores that the threads run on, in hexadecimal as `taskset` takes it;
+            every core if empty.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -69,20 +75,27 @@ class Phone:
     def __post_init__(self) -> None:
         if self.compute_unit not in UNITS[self.kind]:
             units = ", ".join(UNITS[self.kind])
-            raise KeyedValueError("compute_unit", f"a {self.kind} phone has {units}, not '{self.compute_unit}'")
+            raise KeyedValueError(
+                "compute_unit", f"a {self.kind} phone has {units}, not '{self.compute_unit}'"
+            )
         if not (self.match.soc_model or self.match.model):
-            raise KeyedValueError("match", "names neither soc_model nor model, and would take every phone")
+            raise KeyedValueError(
+                "match", "names neither soc_model nor model, and would take every phone"
+            )
 
 
 def load_phone(path: str | Path) -> Phone:
-    """Reads and validates a `phone.yaml`.
+    """Read and validates a `phone.yaml`.
 
     Raises:
         InputError: naming file, line, key and reason.
     """
     file = YamlFile(path)
     if file.data.get("format") != "nas-phone-1":
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected 'nas-phone-1'; this is no phone file")
+        raise file.error(
+            ["format"],
+            f"is {file.data.get('format')!r}, expected 'nas-phone-1'; this is no phone file",
+        )
     known = {entry.name for entry in fields(Phone)}
     for key in file.data:
         if key not in known:
@@ -92,16 +105,27 @@ def load_phone(path: str | Path) -> Phone:
     except ValidationError as error:
         raise mistake_in(file, error) from None
     if phone.name != file.path.absolute().parent.name:
-        raise file.error(["name"], f"is '{phone.name}', the folder is called '{file.path.absolute().parent.name}'")
+        raise file.error(
+            ["name"],
+            f"is '{phone.name}', the folder is called '{file.path.absolute().parent.name}'",
+        )
     return phone
 
 
 def phones() -> dict[str, Phone]:
-    """The known phones by name: those in ./latency_tables first, then those that ship."""
-    return {name: load_phone(path) for name, path in resources.names(resources.TABLES, f"*/{PHONE_FILE}").items()}
+    """Return the known phones by name: those in ./latency_tables first, then those that ship."""
+    return {
+        name: load_phone(path)
+        for name, path in resources.names(resources.TABLES, f"*/{PHONE_FILE}").items()
+    }
 
 
 def recognise(kind: str, soc_model: str, model: str) -> Phone | None:
-    """The known phone that this one is; where several take it, one that knows its model and not its chip alone."""
-    taken = [phone for phone in phones().values() if phone.kind == kind and phone.match.takes(soc_model, model)]
+    """Return the known phone that this one is; where several take it, one that knows its model and
+    not its chip alone."""
+    taken = [
+        phone
+        for phone in phones().values()
+        if phone.kind == kind and phone.match.takes(soc_model, model)
+    ]
     return max(taken, key=lambda phone: bool(phone.match.model), default=None)

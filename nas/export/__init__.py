@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 TARGETS: plugins.Registry[Target] = plugins.Registry(
     plugins.TARGETS,
     {
-        "config": "nas.export.config:TARGET",
-        "torch": "nas.export.checkpoint:TARGET",
-        "timm": "nas.export.timm:TARGET",
-        "onnx": "nas.export.onnx:TARGET",
-        "litert": "nas.export.litert:TARGET",
-        "litert-int8": "nas.export.litert_int8:TARGET",
-        "coreml": "nas.export.coreml:TARGET",
-        "coreml-int8": "nas.export.coreml_int8:TARGET",
+        "config": "nas.export.targets.config:TARGET",
+        "torch": "nas.export.targets.torch:TARGET",
+        "timm": "nas.export.targets.timm:TARGET",
+        "onnx": "nas.export.targets.onnx:TARGET",
+        "litert": "nas.export.targets.litert:TARGET",
+        "litert-int8": "nas.export.targets.litert_int8:TARGET",
+        "coreml": "nas.export.targets.coreml:TARGET",
+        "coreml-int8": "nas.export.targets.coreml_int8:TARGET",
     },
     kind="nas.export.target:Target",
 )
-"""By the name that --to takes. A further target is one file, named here or by an entry point of another package."""
+"""By the name that --to takes. A further target is one file, named here or by an entry point of
+another package."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "torch": ("train", "torch", "safetensors"),
     "timm": ("train", "torch", "safetensors"),
@@ -39,13 +40,14 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "coreml": ("coreml",),
     "coreml-int8": ("coreml",),
 }
-"""The extra that a target needs, and which modules of it where not all; a target that is not here needs none."""
+"""The extra that a target needs, and which modules of it where not all; a target that is not here
+needs none."""
 ALWAYS_WITH = {"torch": "config"}
 """What is of no use without another target."""
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    """The targets of these names in the order of TARGETS, with those that they need.
+    """Return the targets of these names in the order of TARGETS, with those that they need.
 
     Raises:
         InputError: for an unknown name, or none at all.

@@ -1,4 +1,5 @@
-"""`nas.export`: a run's network as files for a phone, a server, or another framework. `nas export` prints it."""
+"""`nas.export`: a run's network as files for a phone, a server, or another framework. `nas export`
+prints it."""
 
 from __future__ import annotations
 
@@ -15,34 +16,41 @@ from nas.options import make, words
 from nas.runs.resolve import Source, find_source
 
 
-def export(run: str | Path, to: str | Sequence[str] = ("config", "torch", "litert"), **options: Any) -> Exported:
-    """Export a network: batch norms folded, normalization and class names inside, compared with the original.
+def export(
+    run: str | Path, to: str | Sequence[str] = ("config", "torch", "litert"), **options: Any
+) -> Exported:
+    """Export a network: batch norms folded, normalization and class names inside, compared with the
+    original.
 
     Args:
         run: a run's folder, an architecture's YAML file, or a published member.
         to: targets, as a list or separated by commas.
-        options: the other options of `nas export`, with `_` for `-`: `data="photos/", weights="b.pth", out="files"`.
+        options: the other options of `nas export`, with `_` for `-`: `data="photos/",
+            weights="b.pth", out="files"`.
 
     Returns:
         What was written and how it compares, by target; `folder` is where the files are.
 
     Raises:
-        InputError: for an option that is unknown, out of range or without effect, and as the command.
+        InputError: for an option that is unknown, out of range or without effect, and as the
+            command.
         NasError: naming each target that has no file, and why.
     """
     targets = to if isinstance(to, str) else ",".join(to)
     return perform(make(ExportOptions, {"run": run, "to": targets, **options}))[1]
 
 
-def perform(options: ExportOptions, note: Callable[[str], None] = lambda line: None) -> tuple[Source, Exported]:
-    """Do what the options of `nas export` say; `note` is called with lines for the user."""
+def perform(
+    options: ExportOptions, note: Callable[[str], None] = lambda line: None
+) -> tuple[Source, Exported]:
+    """Return do what the options of `nas export` say; `note` is called with lines for the user."""
     targets = chosen(filter(None, options.to.replace(" ", "").split(",")))
     _check_calibrate(options, targets)
     source = find_source(options.run, options.weights, options.out)
     if source.weights is None:
         note(
-            f"warning: {options.run} has no weights; what is exported has random ones, good for timing alone "
-            "(--weights FILE)"
+            f"warning: {options.run} has no weights; what is exported has random ones, good for"
+            " timing alone (--weights FILE)"
         )
     real = None
     if options.data is not None:
@@ -68,6 +76,6 @@ def _check_calibrate(options: ExportOptions, targets: list[str]) -> None:
     """Raise InputError for --calibrate where no target takes the ranges of activations from images."""
     if "calibrate" in options.given and not any(load_target(name).calibrated for name in targets):
         raise InputError(
-            f"{options.where('calibrate')}: has no effect here (requires a target with int8 in --to). "
-            "Fix: leave out --calibrate"
+            f"{options.where('calibrate')}: has no effect here (requires a target with int8 in"
+            " --to). Fix: leave out --calibrate"
         )

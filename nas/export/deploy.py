@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nas.blocks.module import fold
 from nas.data.images import MEAN, STD
-from nas.export.fold import fold
 from nas.network import Network
 
 PIXEL = 255
@@ -18,14 +18,16 @@ PIXEL = 255
 class Deployed(nn.Module):
     """RGB pixels (B, 3, H, W) from 0 to 255 to what the network gives; the normalisation is inside.
 
-    It cannot go into the weights of the first convolution: that one pads with zeros, which are the mean there and would
-    be black.
+    It cannot go into the weights of the first convolution: that one pads with zeros, which are the
+    mean there and would be black.
     """
 
     factor: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> None:
         super().__init__()
         deviation = torch.tensor(std).view(1, 3, 1, 1)
         self.network = network
@@ -38,6 +40,7 @@ class Deployed(nn.Module):
 
 
 def deployed(network: Network) -> Network:
-    """The network in eval mode, merged and folded, in place: one classifier, no batch norms, constant biases."""
+    """Return the network in eval mode, merged and folded, in place: one classifier, no batch norms,
+    constant biases."""
     fold(network.eval().deploy())
     return network

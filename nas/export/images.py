@@ -13,7 +13,8 @@ class RealImages:
 
     Attributes:
         calibration: training images, which a quantisation takes the ranges of activations from.
-        judged: what outputs are compared and accuracy is counted on; test images, or else held-out ones.
+        judged: what outputs are compared and accuracy is counted on; test images, or else held-out
+            ones.
     """
 
     calibration: ImageData
@@ -21,22 +22,31 @@ class RealImages:
 
 
 def load_images(
-    data: str, resolution: tuple[int, int], limit: int, calibrate: int, held_out: float | int = 0.1, seed: int = 0
+    data: str,
+    resolution: tuple[int, int],
+    limit: int,
+    calibrate: int,
+    held_out: float | int = 0.1,
+    seed: int = 0,
 ) -> RealImages:
-    """At most `limit` images to judge by and `calibrate` to calibrate with, each class in its share.
+    """At most `limit` images to judge by and `calibrate` to calibrate with, each class in its
+    share.
 
-    `held_out` and `seed` are those of the training, so that what was held out of it is held out here. Images stand in
-    one order for a seed, those that are held out first: of a training that says how many these were no more need to be
-    decoded than are used. Else the data is decoded whole, as the training had it.
+    `held_out` and `seed` are those of the training, so that what was held out of it is held out
+    here. Images stand in one order for a seed, those that are held out first: of a training that
+    says how many these were no more need to be decoded than are used. Else the data is decoded
+    whole, as the training had it.
 
     Raises:
         InputError: as `nas.data.load_data`.
     """
     enough = max(held_out + calibrate, limit) if isinstance(held_out, int) else None
     splits = load_data(data, resolution, held_out, enough, seed)
-    return RealImages(_first(splits.train, calibrate), _first(splits.test or splits.held_out, limit))
+    return RealImages(
+        _first(splits.train, calibrate), _first(splits.test or splits.held_out, limit)
+    )
 
 
 def _first(data: ImageData, count: int) -> ImageData:
-    """The first images; their order is stratified."""
+    """Return the first images; their order is stratified."""
     return replace(data, images=data.images[:count], labels=data.labels[:count])

@@ -17,9 +17,15 @@ class ExportOptions(Options):
     Files that are there and whole are not made again.
     """
 
-    run: str = option(help="A run's folder, an architecture's YAML file, or a published member.", argument=True)
-    to: str = option("config,torch,litert", help=f"Targets, separated by commas: {', '.join(TARGETS)}.")
-    data: str | None = option(None, help=f"{DATA_HELP} To calibrate, to compare and to measure accuracy on.")
+    run: str = option(
+        help="A run's folder, an architecture's YAML file, or a published member.", argument=True
+    )
+    to: str = option(
+        "config,torch,litert", help=f"Targets, separated by commas: {', '.join(TARGETS)}."
+    )
+    data: str | None = option(
+        None, help=f"{DATA_HELP} To calibrate, to compare and to measure accuracy on."
+    )
     limit: int = option(
         500,
         help="Maximum number of images to compare and to measure accuracy on.",
@@ -35,6 +41,11 @@ class ExportOptions(Options):
         requires={"data": ANY},
     )
     weights: Path | None = option(
-        None, help="File of weights to take: ours or a published checkpoint.", metavar="FILE", shown="the run's own"
+        None,
+        help="File of weights to take: ours or a published checkpoint.",
+        metavar="FILE",
+        shown="the run's own",
     )
-    out: Path | None = option(None, help="Folder of the files.", metavar="FOLDER", shown="RUN/export")
+    out: Path | None = option(
+        None, help="Folder of the files.", metavar="FOLDER", shown="RUN/export"
+    )

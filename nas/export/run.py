@@ -1,4 +1,5 @@
-"""Exporting a network: each target written aside, compared with the network, moved into place, recorded."""
+"""Exporting a network: each target written aside, compared with the network, moved into place,
+recorded."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.convert.chain import Chain, OperationFailed
+from nas.convert.worker import Worker
 from nas.data.images import MEAN, STD
-from nas.devices.base import Chain, OperationFailed
-from nas.devices.worker import Worker
 from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
 from nas.export.images import RealImages
@@ -58,7 +59,8 @@ def export(
     report: Report = print,
     command: str = "",
 ) -> Exported:
-    """Exports to the targets of these names; what is there and whole is left as it is. One that fails stops no other.
+    """Export to the targets of these names; what is there and whole is left as it is. One that
+    fails stops no other.
 
     Args:
         source: the network.
@@ -68,8 +70,8 @@ def export(
         command: the command line, for the record.
 
     Raises:
-        InputError: for an unknown target, one whose package is missing or that needs images and gets none, or weights
-            that are not the network's.
+        InputError: for an unknown target, one whose package is missing or that needs images and
+            gets none, or weights that are not the network's.
     """
     targets = {name: load_target(name) for name in chosen(names)}
     for name, target in targets.items():
@@ -85,19 +87,30 @@ def _check(name: str, target: Target, real: RealImages | None) -> None:
 class _Export:
     """One export: the network, and the process that converts for it."""
 
-    def __init__(self, source: Source, real: RealImages | None, report: Report, command: str) -> None:
+    def __init__(
+        self, source: Source, real: RealImages | None, report: Report, command: str
+    ) -> None:
         self.command = command
         self.record = Record(source.folder)
-        known = self.record.classes if len(self.record.classes) == source.architecture.classes else source.classes
-        self.source, self.real, self.report = source.named(known), real, report
+        known = (
+            self.record.classes
+            if len(self.record.classes) == source.architecture.classes
+            else source.classes
+        )
+        self.source = source.named(known)
+        self.real = real
+        self.report = report
         self.architecture = source.architecture
         self.dense = self.architecture.head.layout == "pyramid"
         self.worker = Worker("nas.export.worker")
 
     def run(self, targets: dict[str, Target]) -> Exported:
         # Weights of another network are refused before anything is written.
-        self.loaded = any(target.weights for target in targets.values()) and self.network is not None
-        failed, skipped = dict[str, str](), list[str]()
+        self.loaded = (
+            any(target.weights for target in targets.values()) and self.network is not None
+        )
+        failed = dict[str, str]()
+        skipped = list[str]()
         try:
             with TemporaryDirectory(prefix="nas-export-") as folder:
                 self.scratch = Path(folder)
@@ -105,7 +118,9 @@ class _Export:
                     try:
                         if self._up_to_date(name, target):
                             skipped.append(name)
-                            self.report(f"{name}: {self.source.folder / target.file} is there and whole")
+                            self.report(
+                                f"{name}: {self.source.folder / target.file} is there and whole"
+                            )
                         else:
                             self._make(name, target)
                     except NasError as error:
@@ -117,10 +132,13 @@ class _Export:
 
     def _up_to_date(self, name: str, target: Target) -> bool:
         entry = self.record.whole(name, self._made(target))
-        return entry is not None and (self.real is None or target.run is None or entry["judged"] == self._judged)
+        return entry is not None and (
+            self.real is None or target.run is None or entry["judged"] == self._judged
+        )
 
     def _make(self, name: str, target: Target) -> None:
-        """Writes a file, compares it, moves it into place and records it; or only compares one that is whole."""
+        """Write a file, compares it, moves it into place and records it; or only compares one that
+        is whole."""
         path = self.source.folder / target.file
         entry = self.record.whole(name, self._made(target))
         if entry is not None:
@@ -134,11 +152,20 @@ class _Export:
             seconds = round(time.monotonic() - started, 2)
             compared = self._compared(name, target, temporary)
             self.record.drop(name, self.about)
-        self.record.put(name, {
-            "file": target.file, "sha256": tree_sha256(path), "bytes": size(path), "seconds": seconds,
-            "made": self._made(target), **({"note": target.note} if target.note else {}), **compared,
-            "versions": _versions(target),
-        }, self.about)  # fmt: skip
+        self.record.put(
+            name,
+            {
+                "file": target.file,
+                "sha256": tree_sha256(path),
+                "bytes": size(path),
+                "seconds": seconds,
+                "made": self._made(target),
+                **({"note": target.note} if target.note else {}),
+                **compared,
+                "versions": _versions(target),
+            },
+            self.about,
+        )
 
     def _write(self, name: str, target: Target, path: Path) -> None:
         if target.alone is None:  # nothing is converted, so nothing prints or crashes
@@ -152,7 +179,7 @@ class _Export:
             raise NasError("the converter ended without an error and without a file")
 
     def _culprit(self, name: str, error: Exception) -> str:
-        """Which operation a format cannot express: the first that cannot be converted alone."""
+        """Return which operation a format cannot express: the first that cannot be converted alone."""
         self.report(f"{name}: failed ({error}); looking for the operation")
         seen: set[tuple[str, str, str]] = set()
         for operation in self.architecture.operations():
@@ -161,13 +188,16 @@ class _Export:
             seen.add(operation.key)
             path = self.scratch / f"alone-{len(seen)}{Path(load_target(name).file).suffix}"
             try:
-                self._ask(do="alone", target=name, chain=Chain.stack(operation).to_dict(), path=str(path))
+                self._ask(
+                    do="alone", target=name, chain=Chain.stack(operation).to_dict(), path=str(path)
+                )
             except OperationFailed as reason:
                 return f"cannot express {operation.name}, {operation}: {reason}"
         return f"cannot express the network, although each of its operations alone: {error}"
 
     def _compared(self, name: str, target: Target, path: Path) -> dict[str, Any]:
-        """The differences of a file's outputs, its accuracy, or what it says of itself where it cannot run here."""
+        """Return the differences of a file's outputs, its accuracy, or what it says of itself where
+        it cannot run here."""
         if target.inspect:
             asked = {"do": "inspect", "target": name, "path": str(path), "model": str(self._saved)}
             return {"inspected": self._ask(**asked)["found"], "judged": None}
@@ -175,9 +205,14 @@ class _Export:
             return {"judged": None}
         from nas.export.compare import accuracy, differences
 
-        found: dict[str, Any] = {"judged": self._judged, "tolerance": target.tolerance, "differences": {}}
+        found: dict[str, Any] = {
+            "judged": self._judged,
+            "tolerance": target.tolerance,
+            "differences": {},
+        }
         for kind, images in self._images.items():
-            expected, outputs = self._expected[kind], self._run(name, path, images)
+            expected = self._expected[kind]
+            outputs = self._run(name, path, images)
             try:
                 apart = differences(expected, outputs)
             except ValueError as error:
@@ -185,19 +220,29 @@ class _Export:
             found["differences"][kind] = asdict(apart)
             if kind == "real" and not self.dense and self.real:
                 labels = np.array(self.real.judged.labels)
-                before, after = accuracy(expected, labels), accuracy(outputs, labels)
-                found["accuracy"] = {"images": len(labels), "source": self.real.judged.source, "before": before,
-                                     "after": after}  # fmt: skip
+                before = accuracy(expected, labels)
+                after = accuracy(outputs, labels)
+                found["accuracy"] = {
+                    "images": len(labels),
+                    "source": self.real.judged.source,
+                    "before": before,
+                    "after": after,
+                }
             # A quantisation's ranges are those of images: noise lies beyond them.
             if apart.relative > target.tolerance and not (target.calibrated and kind == "random"):
-                raise NasError(_beyond(apart.relative, target.tolerance, kind, found.get("accuracy")))
+                raise NasError(
+                    _beyond(apart.relative, target.tolerance, kind, found.get("accuracy"))
+                )
         return found
 
     def _run(self, name: str, path: Path, images: Images) -> Outputs:
-        inputs, outputs = self.scratch / "images.npy", self.scratch / "outputs.npy"
+        inputs = self.scratch / "images.npy"
+        outputs = self.scratch / "outputs.npy"
         np.save(inputs, images, allow_pickle=False)
         try:
-            self._ask(do="run", target=name, path=str(path), images=str(inputs), outputs=str(outputs))
+            self._ask(
+                do="run", target=name, path=str(path), images=str(inputs), outputs=str(outputs)
+            )
         except OperationFailed as error:
             raise NasError(f"the exported file does not run: {error}") from error
         found: Outputs = np.load(outputs, allow_pickle=False)
@@ -215,38 +260,50 @@ class _Export:
 
     @cached_property
     def model(self) -> Model:
-        source, arch = self.source, self.architecture
+        source = self.source
+        arch = self.architecture
         about = {
             "name": arch.name or "network",
-            "description": f"{arch.name or 'A network'} of space {arch.space or 'unknown'}, "
-                           f"{arch.resolution[0]}x{arch.resolution[1]}, {arch.classes} classes, "
-                           f"{source.provenance} weights",
+            "description": (
+                f"{arch.name or 'A network'} of space {arch.space or 'unknown'}, "
+                f"{arch.resolution[0]}x{arch.resolution[1]}, {arch.classes} classes, "
+                f"{source.provenance} weights"
+            ),
             "author": "nas",
             "version": versions()["nas"],
             "weights": source.provenance,
-        }  # fmt: skip
+        }
         state = self.network.state_dict() if self.loaded else {}
-        return Model(arch, state, source.classes, about, self.real.calibration.images if self.real else None)
+        return Model(
+            arch, state, source.classes, about, self.real.calibration.images if self.real else None
+        )
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What export.yaml says of all its files."""
-        source, file = self.source, self.source.weights
+        """Return what export.yaml says of all its files."""
+        source = self.source
+        file = self.source.weights
         return {
             "command": self.command,
             "run": source.run,
             "architecture": self.architecture.name,
             "resolution": list(self.architecture.resolution),
-            "weights": {"provenance": source.provenance,
-                        **({"file": str(file), "sha256": tree_sha256(file)} if file else {})},
-            "input": {"pixels": "RGB from 0 to 255", "mean": list(MEAN), "std": list(STD),
-                      "normalised": "inside every exported model; not in torch's and timm's weights"},
+            "weights": {
+                "provenance": source.provenance,
+                **({"file": str(file), "sha256": tree_sha256(file)} if file else {}),
+            },
+            "input": {
+                "pixels": "RGB from 0 to 255",
+                "mean": list(MEAN),
+                "std": list(STD),
+                "normalised": "inside every exported model; not in torch's and timm's weights",
+            },
             "classes": list(source.classes) if source.are_named else len(source.classes),
-        }  # fmt: skip
+        }
 
     @cached_property
     def _saved(self) -> Path:
-        """The network in files, for the worker."""
+        """Return the network in files, for the worker."""
         folder = self.scratch / "model"
         folder.mkdir()
         self.model.save(folder)
@@ -267,25 +324,37 @@ class _Export:
 
     @cached_property
     def _judged(self) -> str | None:
-        return data_sha256([self.real.judged.fingerprint, len(self.real.judged)]) if self.real else None
+        return (
+            data_sha256([self.real.judged.fingerprint, len(self.real.judged)])
+            if self.real
+            else None
+        )
 
     def _made(self, target: Target) -> str:
-        """The same for the same file: what goes into it."""
+        """Return the same for the same file: what goes into it."""
         calibration = self.real.calibration if self.real and target.calibrated else None
         images = [calibration.fingerprint, len(calibration)] if calibration else None
         weights = self.about["weights"].get("sha256")
         source = self.source
         return data_sha256(
-            [self.architecture.to_dict(), weights, source.classes, source.provenance, images, _versions(target)]
+            [
+                self.architecture.to_dict(),
+                weights,
+                source.classes,
+                source.provenance,
+                images,
+                _versions(target),
+            ]
         )
 
 
 def _network(source: Source) -> Network:
-    """The network in eval mode, with the weights of its file or with random ones that are the same every time."""
+    """Return the network in eval mode, with the weights of its file or with random ones that are
+    the same every time."""
     import torch
 
-    from nas.finetune.weights import read_network
     from nas.network import build
+    from nas.weights.network_file import read_network
 
     arch = source.architecture
     if source.weights is None:
@@ -294,15 +363,21 @@ def _network(source: Source) -> Network:
     network = read_network(source.weights, arch).eval()
     classes = network.architecture.classes
     if classes != arch.classes:
-        raise InputError(f"{source.weights}: weights of {classes} classes for a network of {arch.classes}; "
-                         "`nas finetune` gives it a head for others")  # fmt: skip
+        raise InputError(
+            f"{source.weights}: weights of {classes} classes for a network of {arch.classes}; "
+            "`nas finetune` gives it a head for others"
+        )
     return network
 
 
 def _beyond(relative: float, tolerance: float, kind: str, judged: dict[str, Any] | None) -> str:
-    right = f" ({judged['before']:.1f} % right before, {judged['after']:.1f} % after)" if judged else ""
-    return (f"its outputs differ from the network's by {relative:.3g} of their deviation on {kind} images{right}; at "
-            f"most {tolerance:g} is tolerated")  # fmt: skip
+    right = (
+        f" ({judged['before']:.1f} % right before, {judged['after']:.1f} % after)" if judged else ""
+    )
+    return (
+        f"its outputs differ from the network's by {relative:.3g} of their deviation on {kind}"
+        f" images{right}; at most {tolerance:g} is tolerated"
+    )
 
 
 def _versions(target: Target) -> dict[str, str]:

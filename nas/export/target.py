@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.devices.base import Chain
+from nas.convert.chain import Chain
 from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
 from nas.space import Architecture, load_architecture
 
@@ -33,7 +33,8 @@ class Model:
     Attributes:
         state: the weights as `nas.build(architecture).state_dict()` names them.
         classes: what the logits stand for.
-        about: name, description, author, version and licence-like facts for the file's metadata, as text.
+        about: name, description, author, version and licence-like facts for the file's metadata, as
+            text.
         calibration: images to calibrate a quantisation with; none where it needs none.
     """
 
@@ -52,19 +53,23 @@ class Model:
         with torch.device("meta"):
             network = build(self.architecture)
         # Assigned, as what is built is empty; copies, as deploying changes weights in place.
-        network.load_state_dict({name: tensor.clone() for name, tensor in self.state.items()}, assign=True)
+        network.load_state_dict(
+            {name: tensor.clone() for name, tensor in self.state.items()}, assign=True
+        )
         return network.eval()
 
     @property
     def dense(self) -> bool:
-        """Whether it gives maps of scores instead of logits."""
+        """Return whether it gives maps of scores instead of logits."""
         return self.architecture.head.layout == "pyramid"
 
     def save(self, folder: Path) -> None:
-        """Writes what `load` reads, for another process."""
+        """Write what `load` reads, for another process."""
         self.architecture.save(folder / ARCHITECTURE_FILE)
         save_state(folder / WEIGHTS_FILE, self.state, self.architecture, self.classes)
-        (folder / "about.json").write_text(json.dumps({"classes": self.classes, "about": self.about}))
+        (folder / "about.json").write_text(
+            json.dumps({"classes": self.classes, "about": self.about})
+        )
         if self.calibration is not None:
             np.save(folder / "calibration.npy", self.calibration, allow_pickle=False)
 
@@ -77,33 +82,45 @@ class Model:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         images = folder / "calibration.npy"
         return cls(
-            load_architecture(folder / ARCHITECTURE_FILE), state, tuple(about["classes"]), about["about"],
+            load_architecture(folder / ARCHITECTURE_FILE),
+            state,
+            tuple(about["classes"]),
+            about["about"],
             np.load(images, mmap_mode="r", allow_pickle=False) if images.exists() else None,
-        )  # fmt: skip
+        )
 
 
-def save_state(path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]) -> None:
-    """Writes weights as every command of this project reads them."""
+def save_state(
+    path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]
+) -> None:
+    """Write weights as every command of this project reads them."""
     from safetensors.torch import save_file
 
-    header = {"format": WEIGHTS_FORMAT, "architecture": architecture.name, "classes": json.dumps(classes)}
+    header = {
+        "format": WEIGHTS_FORMAT,
+        "architecture": architecture.name,
+        "classes": json.dumps(classes),
+    }
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One format that networks are exported to; `nas.export.TARGETS` lists the files that define them.
+    """One format that networks are exported to; `nas.export.TARGETS` lists the files that define
+    them.
 
     Attributes:
         file: what the exported file or folder is called.
         packages: the distributions it needs, whose versions are recorded.
-        write: puts the network into a file of this format. Raises NasError for what the format cannot express.
+        write: puts the network into a file of this format. Raises NasError for what the format
+            cannot express.
         run: runs a file on images (N, 3, H, W) as they are; None where this computer cannot.
-        alone: writes one operation of a network alone, to find the one that the format cannot express; None for a
-            target that converts nothing.
-        inspect: what can be said of a file without running it. Raises NasError when something is amiss.
-        tolerance: how far a file's outputs may be from the network's: the root of the mean squared difference over the
-            standard deviation of the network's outputs.
+        alone: writes one operation of a network alone, to find the one that the format cannot
+            express; None for a target that converts nothing.
+        inspect: what can be said of a file without running it. Raises NasError when something is
+            amiss.
+        tolerance: how far a file's outputs may be from the network's: the root of the mean squared
+            difference over the standard deviation of the network's outputs.
         calibrated: whether it needs images.
         weights: whether its file holds the network's weights.
         note: what the user should know of every file of this kind.

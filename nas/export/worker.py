@@ -1,4 +1,5 @@
-"""Worker that writes and runs exported files; what converters print goes nowhere, and a crash of one ends no export."""
+"""Worker that writes and runs exported files; what converters print goes nowhere, and a crash of
+one ends no export."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.devices.base import Chain
-from nas.devices.worker import serve
+from nas.convert.chain import Chain
+from nas.convert.worker import serve
 from nas.errors import NasError
 from nas.export import load_target
 from nas.export.target import Model
@@ -20,8 +21,10 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a target refuses comes back under `refused`; any other error is the worker's to report."""
-    target, path = load_target(request["target"]), Path(request["path"])
+    """Return what a target refuses comes back under `refused`; any other error is the worker's to
+    report."""
+    target = load_target(request["target"])
+    path = Path(request["path"])
     try:
         if request["do"] == "write":
             target.write(Model.load(Path(request["model"])), path)

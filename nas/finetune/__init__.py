@@ -18,5 +18,9 @@ __all__ = ["Finetuned", "Recipe", "finetune"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"nas.finetune.recipe": ("Recipe",), "nas.finetune.run": ("Finetuned",), "nas.finetune.command": ("finetune",)},
+    {
+        "nas.finetune.recipe": ("Recipe",),
+        "nas.finetune.run": ("Finetuned",),
+        "nas.finetune.command": ("finetune",),
+    },
 )

@@ -14,28 +14,32 @@ from nas.finetune.run import Finetuned
 from nas.finetune.run import finetune as train_network
 from nas.options import applies, make, words
 from nas.runs.resolve import Subject, find_subject
+from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress
-from nas.training.processes import leave, processes
 from nas.training.settings import settle
 
 
 def finetune(
     run: str | Path, data: str | Path | Splits, recipe: Recipe | None = None, **options: Any
-) -> Finetuned:  # fmt: skip
+) -> Finetuned:
     """Train a found network from its inherited weights; the same call resumes a stopped training.
 
     Args:
         run: a run's folder, an architecture's YAML file, or a published member.
-        data: digits, an image folder, parquet files, or a hub name; or images that `nas.data.load_data` gave.
-        recipe: for images, how to train; by default `Recipe()`, with hard distillation where there is a teacher.
-        options: for data by name, the other options of `nas finetune` with `_` for `-`: `epochs=5, teacher="supernet"`;
-            for images, those of `nas.finetune.run.finetune`.
+        data: digits, an image folder, parquet files, or a hub name; or images that
+            `nas.data.load_data` gave.
+        recipe: for images, how to train; by default `Recipe()`, with hard distillation where there
+            is a teacher.
+        options: for data by name, the other options of `nas finetune` with `_` for `-`: `epochs=5,
+            teacher="supernet"`; for images, those of `nas.finetune.run.finetune`.
 
     Returns:
-        The folder, with what came out. In all processes of a distributed training but the main one, too.
+        The folder, with what came out. In all processes of a distributed training but the main one,
+        too.
 
     Raises:
-        InputError: for an option that is unknown, out of range or without effect, and as the command.
+        InputError: for an option that is unknown, out of range or without effect, and as the
+            command.
         NasError: when the loss is no longer a number, or memory ran out. What was done is kept.
     """
     if isinstance(data, Splits):
@@ -50,14 +54,15 @@ def perform(
     on_start: Callable[[Subject, Splits, Path], None] = lambda subject, data, folder: None,
     on_step: Callable[[Progress], None] = lambda row: None,
 ) -> tuple[Subject, Finetuned, bool]:
-    """Do what the options of `nas finetune` say.
+    """Return do what the options of `nas finetune` say.
 
     Args:
         on_start: called with the network, the images and the folder before the first step.
         on_step: called now and then while training.
 
     Returns:
-        The network as it was, what came out, and whether this is the main process of a distributed training.
+        The network as it was, what came out, and whether this is the main process of a distributed
+        training.
     """
     recipe = settle(options.recipe, options, options.data)
     if "distill" not in options.given:
@@ -65,7 +70,9 @@ def perform(
     applies(options, distill=recipe.distill)
     subject = find_subject(options.run)
     split = options.split
-    splits = load_data(options.data, subject.architecture.resolution, split.held_out, split.limit, recipe.seed)
+    splits = load_data(
+        options.data, subject.architecture.resolution, split.held_out, split.limit, recipe.seed
+    )
     folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
     on_start(subject, splits, folder)
     finetuned = train_network(

@@ -15,12 +15,15 @@ from nas.training.settings import DATA_HELP, SplitOptions
 class FinetuneOptions(Options):
     """Options of `nas finetune`.
 
-    The images that `nas train` held out with the same --data, --held-out, --limit and --seed are held out here too.
+    The images that `nas train` held out with the same --data, --held-out, --limit and --seed are
+    held out here too.
     """
 
     settled: ClassVar[tuple[str, ...]] = ("distill",)
 
-    run: str = option(help="A run's folder, an architecture's YAML file, or a published member.", argument=True)
+    run: str = option(
+        help="A run's folder, an architecture's YAML file, or a published member.", argument=True
+    )
     data: str = option(help=DATA_HELP)
     init: Path | None = option(
         None, help="Start with these weights.", metavar="FILE", shown="those that the run inherited"
@@ -29,8 +32,11 @@ class FinetuneOptions(Options):
     new_head: bool = option(False, help="Start with a new classifier, for the classes of the data.")
     teacher: str | None = option(
         None,
-        help="Network to learn from: supernet (the largest member of the one that the run's weights are from), the "
-        "folder of another supernet, an architecture's YAML file, or a published member.",
+        help=(
+            "Network to learn from: supernet (the largest member of the one that the run's weights"
+            " are from), the folder of another supernet, an architecture's YAML file, or a"
+            " published member."
+        ),
     )
     teacher_weights: Path | None = option(
         None,
@@ -40,4 +46,6 @@ class FinetuneOptions(Options):
     )
     recipe: Recipe = part(Recipe)
     split: SplitOptions = part(SplitOptions)
-    out: str | None = option(None, help="Folder of the fine-tuning.", metavar="FOLDER", shown="RUN/finetune")
+    out: str | None = option(
+        None, help="Folder of the fine-tuning.", metavar="FOLDER", shown="RUN/finetune"
+    )

@@ -13,33 +13,54 @@ Distill = Literal["none", "hard", "soft"]
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """Recipe of a fine-tuning; with the network, its weights, the data and the teacher, a seed gives one result.
+    """Recipe of a fine-tuning; with the network, its weights, the data and the teacher, a seed
+    gives one result.
 
     The settings of every training, of which `ema` is on unless it is set to 0, and those of mixing
-    (`nas.finetune.mixing`) and of distillation (`nas.finetune.losses`).
+    (`nas.finetune.task`) and of distillation (`nas.finetune.task`).
     """
 
     learning_rate: float = like(Settings, "learning_rate", 5e-4)
     ema: float = like(Settings, "ema", 0.999)
     mixup: float = option(
-        0.8, help="Alpha of the Beta distribution of mixup; 0 turns mixup off.", at_least=0, at_most=1000
+        0.8,
+        help="Alpha of the Beta distribution of mixup; 0 turns mixup off.",
+        at_least=0,
+        at_most=1000,
     )
     cutmix: float = option(
-        1.0, help="Alpha of the Beta distribution of cutmix; 0 turns cutmix off.", at_least=0, at_most=1000
+        1.0,
+        help="Alpha of the Beta distribution of cutmix; 0 turns cutmix off.",
+        at_least=0,
+        at_most=1000,
     )
     mix: float = option(0.5, help="Share of the batches that are mixed.", at_least=0, at_most=1)
     switch: float = option(
-        0.5, help="Share of the mixed batches that cutmix gets, where mixup and cutmix are both on.", at_least=0,
-        at_most=1, requires={"mixup": ANY, "cutmix": ANY, "mix": ANY},
-    )  # fmt: skip
+        0.5,
+        help="Share of the mixed batches that cutmix gets, where mixup and cutmix are both on.",
+        at_least=0,
+        at_most=1,
+        requires={"mixup": ANY, "cutmix": ANY, "mix": ANY},
+    )
     distill: Distill = option(
-        "none", help="What is learned from the teacher: hard (its answers), soft (its probabilities), or none.",
+        "none",
+        help=(
+            "What is learned from the teacher: hard (its answers), soft (its probabilities), or"
+            " none."
+        ),
         shown="hard with a teacher",
-    )  # fmt: skip
+    )
     distill_temperature: float = option(
-        1.0, help="Temperature of both softmaxes in soft distillation.", above=0, at_most=1e6,
+        1.0,
+        help="Temperature of both softmaxes in soft distillation.",
+        above=0,
+        at_most=1e6,
         requires={"distill": ("soft",)},
-    )  # fmt: skip
+    )
     distill_weight: float = option(
-        0.5, help="Share of the loss that the teacher's part has.", at_least=0, at_most=1, requires={"teacher": ANY}
+        0.5,
+        help="Share of the loss that the teacher's part has.",
+        at_least=0,
+        at_most=1,
+        requires={"teacher": ANY},
     )

@@ -1,28 +1,172 @@
-"""Fine-tuning a found network on images, from the weights it inherits or from none, with or without a teacher."""
+"""Fine-tuning from its inputs to what came out: the folder, the training, the accuracy before and
+after."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from safetensors.torch import save_file
 from torch import nn
 
 from nas.data import ImageData, Splits
 from nas.errors import InputError
-from nas.files import YamlFile
-from nas.finetune.folder import FinetuneFolder, describe, finish
-from nas.finetune.outcome import judged, provenance, seconds
+from nas.files import YamlFile, replacing, write_yaml
 from nas.finetune.recipe import Recipe
 from nas.finetune.start import Start, load_start
 from nas.finetune.task import Finetuning
 from nas.finetune.teacher import Teacher, load_teacher
 from nas.network import Network
 from nas.runs.resolve import find_subject
-from nas.space import Architecture
+from nas.runs.schema import ARCHITECTURE_FILE, FINETUNE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
+from nas.space import Architecture, load_architecture
+from nas.training.batches import steps_an_epoch
+from nas.training.distributed import processes
+from nas.training.evaluate import calibrate, judge
 from nas.training.loop import Report, train
-from nas.training.processes import processes
+from nas.training.state import TrainingFolder
+from nas.versions import versions
+
+FORMAT = "nas-finetune-1"
+
+
+@dataclass(frozen=True)
+class FinetuneFolder(TrainingFolder):
+    """The paths of a fine-tuning's folder."""
+
+    @property
+    def description(self) -> Path:
+        return self.root / FINETUNE_FILE
+
+    @property
+    def architecture(self) -> Path:
+        return self.root / ARCHITECTURE_FILE
+
+    @property
+    def weights(self) -> Path:
+        return self.root / WEIGHTS_FILE
+
+
+def describe(
+    folder: FinetuneFolder, arch: Architecture, asked: Mapping[str, Any], command: str
+) -> None:
+    """Start a fine-tuning's folder, or checks that the one that is there is of the same
+    fine-tuning.
+
+    One that has saved nothing yet does not count: a batch that did not fit is tried again with
+    other options. Where the files of weights lie does not count either, their checksums do: a run
+    goes on in another place.
+
+    Raises:
+        InputError: naming the file and the first key that differs.
+    """
+    wanted = {"format": FORMAT, **asked}
+    if not (folder.description.exists() and folder.state.exists()):
+        arch.save(folder.architecture)
+        write_yaml(
+            folder.description,
+            {**wanted, "versions": versions("torch", "safetensors"), "command": command},
+        )
+        return
+    found = YamlFile(folder.description)
+    remedy = "; give another --out, or the options it was started with"
+    for key, value in wanted.items():
+        if _unplaced(found.data.get(key)) != _unplaced(value):
+            difference = _difference(found.data.get(key), value)
+            raise found.error(
+                [key], f"this folder holds another fine-tuning ({difference}){remedy}"
+            )
+    if load_architecture(folder.architecture) != arch:
+        raise found.error(
+            ["architecture"], f"this folder holds the fine-tuning of another network{remedy}"
+        )
+
+
+def finish(
+    folder: FinetuneFolder, network: Network, outcome: Mapping[str, Any], header: Mapping[str, str]
+) -> None:
+    """Add what came out to the description, then writes the weights."""
+    write_yaml(folder.description, {**YamlFile(folder.description).data, **outcome})
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with replacing(folder.weights) as temporary:
+        save_file(
+            tensors,
+            temporary,
+            {"format": WEIGHTS_FORMAT, "architecture": network.architecture.name, **header},
+        )
+
+
+def _unplaced(value: Any) -> Any:
+    """Return what a description says, but for where files lie."""
+    places = ("file", "supernet")
+    return {k: v for k, v in value.items() if k not in places} if isinstance(value, dict) else value
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        there = _unplaced(found)
+        here = _unplaced(wanted)
+        key = next(k for k in (*here, *there) if there.get(k) != here.get(k))
+        return f"{key} {there.get(key)!r} there, {here.get(key)!r} here"
+    return f"{found!r} there, {wanted!r} here"
+
+
+def judged(
+    first: Network, trained: Mapping[str, Network], teacher: Network | None, data: Splits
+) -> dict[str, Any]:
+    """Return accuracies in percent by network: of all on the held-out images, of the trained ones
+    on the test images.
+
+    Args:
+        first: the network before training.
+        trained: the `raw` network after it and, where there is one, its moving average, `ema`. The
+            last one is kept.
+        teacher: if there was one.
+
+    Batch norms get their statistics here; see `nas.training.evaluate.calibrate`.
+    """
+    for network in (first, *trained.values()):
+        calibrate(network, data.train)
+    others = {"start": first, **({"teacher": teacher} if teacher else {})}
+    return {
+        "weights": list(trained)[-1],
+        "held_out": _accuracies({**trained, **others}, data.held_out),
+        "test": _accuracies(trained, data.test) if data.test else None,
+    }
+
+
+def _accuracies(networks: Mapping[str, Network], data: ImageData) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        **{name: asdict(judge(network, data)) for name, network in networks.items()},
+    }
+
+
+def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
+    """Return how long the steps took, from metrics.csv, so that a training that was stopped and
+    went on counts as a whole."""
+    rows = pd.read_csv(folder.metrics)
+    steps = rows["step"].diff().fillna(rows["step"])
+    return round(
+        float((steps * images / steps_an_epoch(images, batch) / rows["images_per_second"]).sum()), 1
+    )
+
+
+def provenance(
+    start: Start, recipe: Recipe, data: Splits, teacher: Teacher | None, took: float
+) -> str:
+    """Return what the network was trained on, and how long."""
+    begun = (
+        "from random weights" if start.init is None else f"from the weights in {start.init['file']}"
+    )
+    taught = f", with {recipe.distill} distillation from {teacher.about['name']}" if teacher else ""
+    return (
+        f"trained {begun} for {recipe.epochs} epochs ({took:.0f} s) on {data.train.source}{taught}"
+    )
 
 
 @dataclass(frozen=True)
@@ -44,16 +188,29 @@ class Finetuned:
 
 
 def finetune(
-    run: str | Path, data: Splits, recipe: Recipe | None = None, *, out: str | Path | None = None,
-    init: str | Path | None = None, from_scratch: bool = False, new_head: bool = False, teacher: str | None = None,
-    teacher_weights: str | Path | None = None, command: str = "", report: Report = lambda progress: None,
-    device: str | None = None, save_every: float = 300.0, report_every: int = 10,
-) -> Finetuned:  # fmt: skip
-    """Trains the network of a run, from where the folder stands if that holds this fine-tuning already.
+    run: str | Path,
+    data: Splits,
+    recipe: Recipe | None = None,
+    *,
+    out: str | Path | None = None,
+    init: str | Path | None = None,
+    from_scratch: bool = False,
+    new_head: bool = False,
+    teacher: str | None = None,
+    teacher_weights: str | Path | None = None,
+    command: str = "",
+    report: Report = lambda progress: None,
+    device: str | None = None,
+    save_every: float = 300.0,
+    report_every: int = 10,
+) -> Finetuned:
+    """Train the network of a run, from where the folder stands if that holds this fine-tuning
+    already.
 
     Args:
         run: a run folder, an architecture's YAML file, or a published member's name.
-        data: images at the network's resolution. The held-out and the test images judge what comes out.
+        data: images at the network's resolution. The held-out and the test images judge what comes
+            out.
         recipe: how; by default `Recipe()`, with hard distillation where there is a teacher.
         out: the folder; by default RUN/finetune, or RUN/finetune-scratch with `from_scratch`.
         init: weights to start with, in place of those that the run inherited.
@@ -75,15 +232,27 @@ def finetune(
     check_images(subject.architecture, data.train)
     start = load_start(subject, data.train.classes, recipe.seed, init, from_scratch, new_head)
     taught = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
-    together, folder = processes(device), FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
+    together = processes(device)
+    folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
     if together.main:
-        describe(folder, start.network.architecture, asked(start, data, recipe, taught, new_head), command)
+        describe(
+            folder,
+            start.network.architecture,
+            asked(start, data, recipe, taught, new_head),
+            command,
+        )
     together.wait()
     first = deepcopy(start.network)
     averaged = train(
-        Finetuning(start.network, taught, recipe), data.train, recipe, folder, report=report,
-        save_every=save_every, report_every=report_every, device=device,
-    )  # fmt: skip
+        Finetuning(start.network, taught, recipe),
+        data.train,
+        recipe,
+        folder,
+        report=report,
+        save_every=save_every,
+        report_every=report_every,
+        device=device,
+    )
     if together.main:
         _finish(folder, first.to(together.device), start, averaged, data, recipe, taught)
     together.wait()
@@ -99,32 +268,55 @@ def _check_teacher(teacher: str | None, weights: str | Path | None, recipe: Reci
 
 
 def check_images(arch: Architecture, data: ImageData) -> None:
-    """Raises InputError unless the images have the network's resolution."""
+    """Raise InputError unless the images have the network's resolution."""
     if data.images.shape[2:] != arch.resolution:
-        there, here = ("x".join(map(str, size)) for size in (data.images.shape[2:], arch.resolution))
-        raise InputError(f"images of {there} for a network at {here}: load the data at the network's resolution")
+        there, here = (
+            "x".join(map(str, size)) for size in (data.images.shape[2:], arch.resolution)
+        )
+        raise InputError(
+            f"images of {there} for a network at {here}: load the data at the network's resolution"
+        )
 
 
-def asked(start: Start, data: Splits, recipe: Recipe, teacher: Teacher | None, new_head: bool) -> dict[str, Any]:
-    """What decides the result, as the description keeps it."""
+def asked(
+    start: Start, data: Splits, recipe: Recipe, teacher: Teacher | None, new_head: bool
+) -> dict[str, Any]:
+    """Return what decides the result, as the description keeps it."""
     arch = start.network.architecture
     return {
-        "architecture": {"name": arch.name, "space": arch.space, "resolution": list(arch.resolution),
-                         "params": arch.params, "macs": arch.macs},
-        "start": start.kind, "init": start.init, "new_head": new_head,
-        "data": {"source": data.train.source, "images": len(data.train), "fingerprint": data.train.fingerprint,
-                 "held_out": len(data.held_out), "test": len(data.test) if data.test else 0,
-                 "classes": list(data.train.classes)},
+        "architecture": {
+            "name": arch.name,
+            "space": arch.space,
+            "resolution": list(arch.resolution),
+            "params": arch.params,
+            "macs": arch.macs,
+        },
+        "start": start.kind,
+        "init": start.init,
+        "new_head": new_head,
+        "data": {
+            "source": data.train.source,
+            "images": len(data.train),
+            "fingerprint": data.train.fingerprint,
+            "held_out": len(data.held_out),
+            "test": len(data.test) if data.test else 0,
+            "classes": list(data.train.classes),
+        },
         "recipe": recipe.to_dict(),
         "teacher": teacher.about if teacher else None,
-    }  # fmt: skip
+    }
 
 
 def _finish(
-    folder: FinetuneFolder, first: Network, start: Start, averaged: nn.Module | None, data: Splits, recipe: Recipe,
+    folder: FinetuneFolder,
+    first: Network,
+    start: Start,
+    averaged: nn.Module | None,
+    data: Splits,
+    recipe: Recipe,
     teacher: Teacher | None,
-) -> None:  # fmt: skip
-    """Judges the network as it was, as it is, and its average, and writes what came out."""
+) -> None:
+    """Judge the network as it was, as it is, and its average, and writes what came out."""
     trained = {"raw": deepcopy(start.network)}  # a copy is not compiled, where the original is
     if averaged is not None:
         assert isinstance(averaged, Network)
@@ -135,5 +327,9 @@ def _finish(
     header = {"provenance": told, "teacher": teacher.about["name"] if teacher else ""}
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]
-    finish(folder, trained[accuracy["weights"]], {"accuracy": accuracy, "epochs": recipe.epochs, "seconds": took,
-                                                  "provenance": told}, header)  # fmt: skip
+    finish(
+        folder,
+        trained[accuracy["weights"]],
+        {"accuracy": accuracy, "epochs": recipe.epochs, "seconds": took, "provenance": told},
+        header,
+    )

@@ -1,4 +1,5 @@
-"""The network that a fine-tuning starts with: its weights, under a head for the classes of the data."""
+"""The network that a fine-tuning starts with: its weights, under a head for the classes of the
+data."""
 
 from __future__ import annotations
 
@@ -9,15 +10,16 @@ from typing import Any
 import torch
 
 from nas.errors import InputError
-from nas.finetune.weights import read_header, read_network, with_new_head
 from nas.hashes import file_sha256
 from nas.network import Network, build
 from nas.runs.resolve import Subject
+from nas.weights.network_file import read_header, read_network, with_new_head
 
 
 @dataclass(frozen=True)
 class Start:
-    """The network, and what a description of the fine-tuning keeps of its weights: nothing of random ones."""
+    """The network, and what a description of the fine-tuning keeps of its weights: nothing of
+    random ones."""
 
     network: Network
     init: dict[str, Any] | None
@@ -28,10 +30,14 @@ class Start:
 
 
 def load_start(
-    subject: Subject, classes: tuple[str, ...], seed: int, init: str | Path | None = None, from_scratch: bool = False,
+    subject: Subject,
+    classes: tuple[str, ...],
+    seed: int,
+    init: str | Path | None = None,
+    from_scratch: bool = False,
     new_head: bool = False,
-) -> Start:  # fmt: skip
-    """The start of a fine-tuning on data with these classes.
+) -> Start:
+    """Return the start of a fine-tuning on data with these classes.
 
     Args:
         subject: what is fine-tuned.
@@ -49,20 +55,32 @@ def load_start(
     file = None if from_scratch else init or subject.weights
     if file is None and not from_scratch:
         what = f"{subject.run}: has no weights.safetensors (it was searched without --supernet)"
-        raise InputError(f"{what if subject.run else 'an architecture has no weights'}; give --init FILE, or "
-                         "--from-scratch to start with random ones")  # fmt: skip
+        raise InputError(
+            f"{what if subject.run else 'an architecture has no weights'}; give --init FILE, or "
+            "--from-scratch to start with random ones"
+        )
     torch.manual_seed(seed)
-    network = build(subject.architecture) if file is None else read_network(file, subject.architecture)
+    network = (
+        build(subject.architecture) if file is None else read_network(file, subject.architecture)
+    )
     if new_head:
         network = with_new_head(network, len(classes))
     knows = network.architecture.classes
     if knows != len(classes):
         some = ", ".join(classes[:3]) + (", .." if len(classes) > 3 else "")
         what = f"the head of {file}" if file else f"the architecture '{subject.architecture.name}'"
-        raise InputError(f"{what} has {knows} classes, the data {len(classes)} ({some}): give --new-head to replace it")
+        raise InputError(
+            f"{what} has {knows} classes, the data {len(classes)} ({some}): give --new-head to"
+            " replace it"
+        )
     if file is None:
         return Start(network, None)
     supernet = read_header(file).get("supernet")
     return Start(
-        network, {"file": str(file), "sha256": file_sha256(file), **({"supernet": supernet} if supernet else {})}
+        network,
+        {
+            "file": str(file),
+            "sha256": file_sha256(file),
+            **({"supernet": supernet} if supernet else {}),
+        },
     )

@@ -1,37 +1,143 @@
-"""What the training loop does with a found network."""
+"""What fine-tuning trains: mixed images, the loss with a teacher, and the task that gives both to
+the training loop."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.finetune.losses import loss_of
-from nas.finetune.mixing import mix
-from nas.finetune.recipe import Recipe
+from nas.finetune.recipe import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
-from nas.training.task import Task
+from nas.training.task import Task, cross_entropy
+
+
+def loss_of(
+    output: Tensor | tuple[Tensor, Tensor],
+    targets_bc: Tensor,
+    taught_bc: Tensor | None,
+    recipe: Recipe,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of a batch, and the logits (B, classes) that the network would answer
+    with.
+
+    With a teacher it is (1 - weight) * cross-entropy with the targets + weight * distillation. The
+    first classifier of a distillation head learns the targets, the second one the teacher's; a head
+    without a second one learns both. Without a teacher every classifier learns the targets.
+
+    Args:
+        output: logits (B, classes); a pair of them from a distillation head in training mode.
+        targets_bc: probabilities.
+        taught_bc: the teacher's logits, if there is one.
+        recipe: label smoothing, and how to distill.
+    """
+    if taught_bc is None:
+        return cross_entropy(output, targets_bc, recipe.label_smoothing)
+    first, second = output if isinstance(output, tuple) else (output, output)
+    own, _ = cross_entropy(first, targets_bc, recipe.label_smoothing)
+    other = distillation(
+        second.float(), taught_bc.float(), recipe.distill, recipe.distill_temperature
+    )
+    loss = (1 - recipe.distill_weight) * own + recipe.distill_weight * other
+    return loss, (first.float() + second.float()) / 2
+
+
+def distillation(
+    logits_bc: Tensor, taught_bc: Tensor, distill: Distill, temperature: float
+) -> Tensor:
+    """Return the teacher's part of the loss, the mean over the batch.
+
+    Soft (Eq. 2): the divergence KL(teacher || student) of the softened probabilities, times the
+        temperature squared,
+    which keeps its gradients as large as those of the cross-entropy. Hard (Eq. 3): the
+    cross-entropy with the teacher's answers.
+    """
+    if distill == "hard":
+        return F.cross_entropy(logits_bc, taught_bc.argmax(dim=1))
+    student = (logits_bc / temperature).log_softmax(dim=1)
+    teacher = (taught_bc / temperature).log_softmax(dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def mix(
+    images_bchw: Tensor, targets_bc: Tensor, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return a batch whose every image is mixed with the one that stands as far from the other end,
+    or the batch as it is.
+
+    One draw decides for the whole batch: whether it is mixed (`recipe.mix`), how (`recipe.switch`),
+    and the share that images keep, from Beta(alpha, alpha). Mixup blends the pixels; cutmix puts a
+    rectangle of the other image in. The targets are mixed in the share of the pixels.
+
+    Args:
+        images_bchw: (B, 3, H, W).
+        targets_bc: (B, classes), probabilities.
+        recipe: alphas and shares.
+        generator: on the CPU; the same state gives the same mixture.
+    """
+    # NumPy draws from a Beta with a generator of its own, torch only with the global one.
+    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    mixed = draw.random() < recipe.mix
+    cut = draw.random() < recipe.switch
+    if not mixed or not (recipe.mixup or recipe.cutmix):
+        return images_bchw, targets_bc
+    if (cut and recipe.cutmix) or not recipe.mixup:
+        share = float(draw.beta(recipe.cutmix, recipe.cutmix))
+        images, share = _cut(images_bchw, share, draw)
+    else:
+        share = float(draw.beta(recipe.mixup, recipe.mixup))
+        images = share * images_bchw + (1 - share) * images_bchw.flip(0)
+    return images, share * targets_bc + (1 - share) * targets_bc.flip(0)
+
+
+def _cut(images_bchw: Tensor, share: float, draw: np.random.Generator) -> tuple[Tensor, float]:
+    """Return the images with a rectangle of their partners', and the share that they keep of their
+    own pixels.
+
+    The rectangle has the sides' ratio and about 1 - `share` of the area. Its centre may lie
+    anywhere, so that an edge can cut some of it off.
+    """
+    height, width = images_bchw.shape[2:]
+    top, bottom = _span(height, share, draw)
+    left, right = _span(width, share, draw)
+    images = images_bchw.clone()
+    images[:, :, top:bottom, left:right] = images_bchw.flip(0)[:, :, top:bottom, left:right]
+    return images, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def _span(side: int, share: float, draw: np.random.Generator) -> tuple[int, int]:
+    """Return where the rectangle begins and ends on a side."""
+    centre = int(draw.integers(side))
+    half = int(side * (1 - share) ** 0.5) // 2
+    return max(centre - half, 0), min(centre + half, side)
 
 
 class Finetuning(Task):
-    """A network that learns labels, and what a teacher says of the same images, mixed ones too (as DeiT trains)."""
+    """A network that learns labels, and what a teacher says of the same images, mixed ones too (as
+    DeiT trains)."""
 
     def __init__(self, network: Network, teacher: Teacher | None, recipe: Recipe) -> None:
-        self._network, self.teacher, self.recipe = network, teacher, recipe
+        self._network = network
+        self.teacher = teacher
+        self.recipe = recipe
 
     @property
     def module(self) -> Network:
         return self._network
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weight decay is for kernels and matrices: not for norms, scales, biases and tables of attention biases."""
+        """Return weight decay is for kernels and matrices: not for norms, scales, biases and tables
+        of attention biases."""
         decayed: list[Tensor] = []
         others: list[Tensor] = []
         for name, parameter in self._network.named_parameters():
-            (decayed if parameter.dim() > 1 and not name.endswith("bias") else others).append(parameter)
+            (decayed if parameter.dim() > 1 and not name.endswith("bias") else others).append(
+                parameter
+            )
         peak = self.recipe.learning_rate
         return [
             {"params": decayed, "weight_decay": self.recipe.weight_decay, "peak": peak},
@@ -39,7 +145,12 @@ class Finetuning(Task):
         ]
 
     def loss(
-        self, module: nn.Module, images_bchw: Tensor, labels_b: Tensor, step: int, generator: torch.Generator
+        self,
+        module: nn.Module,
+        images_bchw: Tensor,
+        labels_b: Tensor,
+        step: int,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         targets_bc = F.one_hot(labels_b, self._network.architecture.classes).float()
         images_bchw, targets_bc = mix(images_bchw, targets_bc, self.recipe, generator)

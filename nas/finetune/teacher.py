@@ -12,13 +12,13 @@ from torch import Tensor
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.files import YamlFile
-from nas.finetune.judge import calibrate, resized
-from nas.finetune.weights import read_network
 from nas.hashes import file_sha256
 from nas.network import Network
 from nas.runs.resolve import Subject, find_subject
 from nas.runs.schema import RUN_FILE
 from nas.supernet.checkpoint import Folder, load_supernet
+from nas.training.evaluate import calibrate, resized
+from nas.weights.network_file import read_network
 
 SUPERNET = "supernet"
 
@@ -32,18 +32,22 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images_bchw: Tensor) -> Tensor:
-        """Logits (B, classes) for normalised images, which are resized where the teacher is for another size."""
+        """Return logits (B, classes) for normalised images, which are resized where the teacher is
+        for another size."""
         self.network.to(images_bchw.device)
         logits: Tensor = self.network(resized(images_bchw, self.network.architecture.resolution))
         return logits
 
 
-def load_teacher(name: str, weights: str | Path | None, subject: Subject, data: ImageData) -> Teacher:
-    """The teacher of this name.
+def load_teacher(
+    name: str, weights: str | Path | None, subject: Subject, data: ImageData
+) -> Teacher:
+    """Return the teacher of this name.
 
     Args:
-        name: `supernet` for the largest member of the one that the run's weights are from; the folder of another
-            supernet's training for that one's; an architecture's YAML file or a published member's name.
+        name: `supernet` for the largest member of the one that the run's weights are from; the
+            folder of another supernet's training for that one's; an architecture's YAML file or a
+            published member's name.
         weights: of an architecture or a published member: a file.
         subject: what is fine-tuned.
         data: training images. They give a supernet's member the statistics of its batch norms.
@@ -53,7 +57,9 @@ def load_teacher(name: str, weights: str | Path | None, subject: Subject, data: 
     """
     sliced = name == SUPERNET or Folder(Path(name)).description.is_file()
     if sliced and weights is not None:
-        raise InputError(f"--teacher-weights {weights}: a supernet has its own weights; leave this out")
+        raise InputError(
+            f"--teacher-weights {weights}: a supernet has its own weights; leave this out"
+        )
     if sliced:
         network, file = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
     elif weights is None:
@@ -63,39 +69,56 @@ def load_teacher(name: str, weights: str | Path | None, subject: Subject, data: 
             find_architecture(name)
         except InputError:
             raise InputError(
-                f"--teacher {name}: unknown; expected supernet, a training's folder, an architecture's YAML file or "
-                "a published member (nas spaces lists these)"
+                f"--teacher {name}: unknown; expected supernet, a training's folder, an"
+                " architecture's YAML file or a published member (nas spaces lists these)"
             ) from None
-        raise InputError(f"--teacher {name}: give --teacher-weights, the file of its trained weights")
+        raise InputError(
+            f"--teacher {name}: give --teacher-weights, the file of its trained weights"
+        )
     else:
-        network, file = read_network(weights, find_subject(name).architecture), Path(weights)
+        network = read_network(weights, find_subject(name).architecture)
+        file = Path(weights)
     arch = network.architecture
     if arch.classes != len(data.classes):
-        raise InputError(f"--teacher {name}: it knows {arch.classes} classes, the data has {len(data.classes)}; a "
-                         "teacher must know the same (`nas finetune --init --new-head` trains one)")  # fmt: skip
+        raise InputError(
+            f"--teacher {name}: it knows {arch.classes} classes, the data has {len(data.classes)};"
+            " a teacher must know the same (`nas finetune --init --new-head` trains one)"
+        )
     if sliced:
         calibrate(network, data)
     called = f"largest member of {arch.space}'s supernet" if sliced else arch.name or name
-    about = {"name": called, "file": str(file), "sha256": file_sha256(file), "resolution": list(arch.resolution)}
+    about = {
+        "name": called,
+        "file": str(file),
+        "sha256": file_sha256(file),
+        "resolution": list(arch.resolution),
+    }
     return Teacher(network.eval(), about)
 
 
 def _largest(folder: Path) -> tuple[Network, Path]:
-    """The largest member of a trained supernet, and the file of the supernet's weights."""
+    """Return the largest member of a trained supernet, and the file of the supernet's weights."""
     supernet, _ = load_supernet(folder)
     return supernet.extract(supernet.space.largest()), Folder(folder).weights
 
 
 def _supernet_of(subject: Subject) -> Path:
-    """The training's folder that a run's inherited weights were cut from, as the run names it."""
+    """Return the training's folder that a run's inherited weights were cut from, as the run names
+    it."""
     if subject.run is None:
-        raise InputError("--teacher supernet: an architecture alone has none; give the folder of its `nas train`")
+        raise InputError(
+            "--teacher supernet: an architecture alone has none; give the folder of its `nas train`"
+        )
     named = YamlFile(subject.run / RUN_FILE).data.get("supernet")
     if subject.weights is None or named is None:
-        raise InputError(f"--teacher supernet: {subject.run} was searched without --supernet; give the folder of a "
-                         "`nas train` instead")  # fmt: skip
+        raise InputError(
+            f"--teacher supernet: {subject.run} was searched without --supernet; give the folder of"
+            " a `nas train` instead"
+        )
     folder = Path(str(named))
     if not Folder(folder).description.is_file():
-        raise InputError(f"--teacher supernet: there is no supernet in {folder}, which {subject.run / 'run.yaml'} "
-                         "names; give the folder that it is in now instead")  # fmt: skip
+        raise InputError(
+            f"--teacher supernet: there is no supernet in {folder}, which"
+            f" {subject.run / 'run.yaml'} names; give the folder that it is in now instead"
+        )
     return folder

@@ -1,18 +1,20 @@
 """Adjusts an estimated table to a few whole networks that its user measured.
 
-`nets.csv` has the columns `network` (a published member's name, or the path of an architecture's YAML file),
-`latency_ms` and, where it is not the network's own, `resolution`:
+`nets.csv` has the columns `network` (a published member's name, or the path of an architecture's
+YAML file), `latency_ms` and, where it is not the network's own, `resolution`:
 
     network,latency_ms
     efficientformer_l1,1.31
     swiftformer_s,0.98
 
-One or two networks give one ratio for all: the median of measured over predicted. Three or more give the scale of the
-sums of rows and the intercept, each held near what that ratio makes of them; single networks that are far off count
-less (soft L1 loss on relative errors). The error afterwards is that of networks left out, and never below the misfit.
+One or two networks give one ratio for all: the median of measured over predicted. Three or more
+give the scale of the sums of rows and the intercept, each held near what that ratio makes of them;
+single networks that are far off count less (soft L1 loss on relative errors). The error afterwards
+is that of networks left out, and never below the misfit.
 
-Figures that cannot be of this device are refused: in another unit, far from the table, or contradicting each other.
-Where scale and intercept together do not follow the networks, the one ratio stays.
+Figures that cannot be of this device are refused: in another unit, far from the table, or
+contradicting each other. Where scale and intercept together do not follow the networks, the one
+ratio stays.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from nas.csv_files import read_records
+from nas.devices.info import Calibration, EstimateInfo
 from nas.errors import InputError, nearest
 from nas.latency.calibration import SCALES, sums
-from nas.latency.device_info import Calibration, EstimateInfo
-from nas.latency.networks import NetworkTime
+from nas.latency.network_times import NetworkTime
 from nas.latency.table import LatencyTable, MissingRows
 from nas.space import Architecture, load_architecture, published_member, published_members
 
@@ -38,14 +40,20 @@ MOST_PIXELS = 16384
 FIT_BOTH = 3
 """From so many networks on, scale and intercept are fitted, and errors are of networks left out."""
 _TRUST = 0.03
-"""A scale or an intercept e times what one factor gives weighs as much as an error of 3 % in one network."""
+"""A scale or an intercept e times what one factor gives weighs as much as an error of 3 % in one
+network."""
 _FAR_OFF = 0.1
-_UNITS = {1000.0: ("microseconds", "divide latency_ms by 1000"), 0.001: ("seconds", "multiply latency_ms by 1000")}
+_UNITS = {
+    1000.0: ("microseconds", "divide latency_ms by 1000"),
+    0.001: ("seconds", "multiply latency_ms by 1000"),
+}
 """By what figures in another unit are off: its name, and the remedy."""
 _UNIT_TOLERANCE = 3.0
-"""Another unit is named where figures are this near to it. Estimated tables are at most off by a factor of two."""
+"""Another unit is named where figures are this near to it. Estimated tables are at most off by a
+factor of two."""
 _DISAGREE = 3.0
-"""Networks contradict each other where they are off by more than this many times the table's own error."""
+"""Networks contradict each other where they are off by more than this many times the table's own
+error."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,19 @@ class _Line:
 
 
 def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
-    """The table with the scale and the intercept that the networks in `nets_csv` ask for. Nothing is written.
+    """Return the table with the scale and the intercept that the networks in `nets_csv` ask for.
+    Nothing is written.
 
     Raises:
-        InputError: naming file and line of what cannot be used, or when the table is no estimated one.
+        InputError: naming file and line of what cannot be used, or when the table is no estimated
+            one.
     """
     device = table.device
     if device.estimate is None or device.spaces:
-        raise InputError(f"the table of {device.name} has measured rows and was calibrated with them; measure more "
-                         f"with: nas profile --space SPACE --device {device.name}")  # fmt: skip
+        raise InputError(
+            f"the table of {device.name} has measured rows and was calibrated with them; measure"
+            f" more with: nas profile --space SPACE --device {device.name}"
+        )
     lines = list(_lines(table, Path(nets_csv)))
     if not lines:
         raise InputError(f"{nets_csv}: no networks; expected lines as: efficientformer_l1,1.31")
@@ -75,23 +87,38 @@ def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
     after, note = _guarded(lines, before, limit, nets_csv)
     left_out = [_fit([*lines[:place], *lines[place + 1 :]], before) for place in range(len(lines))]
     entries = [
-        {"name": line.name, "measured_ms": line.measured_ms, "before_ms": round(_ms(line, before), 4),
-         "after_ms": round(_ms(line, after), 4)}
+        {
+            "name": line.name,
+            "measured_ms": line.measured_ms,
+            "before_ms": round(_ms(line, before), 4),
+            "after_ms": round(_ms(line, after), 4),
+        }
         | ({"left_out_ms": round(_ms(line, without), 4)} if len(lines) >= FIT_BOTH else {})
         for line, without in zip(lines, left_out, strict=True)
-    ]  # fmt: skip
+    ]
     errors = {key.removesuffix("_ms"): _mape(entries, key) for key in list(entries[0])[2:]}
     estimate = device.estimate.model_dump()
-    # One or two networks say nothing of others, so that the error of published networks left out still counts.
+    # One or two networks say nothing of others, so that the error of published networks left out
+    # still counts.
     expected = max(errors.get("left_out", device.estimate.leave_one_out_mape), errors["after"])
-    estimate["adjusted"] = {"file": str(nets_csv), "expected": expected, "mape": errors, "networks": entries}
-    return replace(table, device=replace(
-        device,
-        intercept_ms=round(after[1], 6),
-        calibration=Calibration(scale=round(after[0], 6), nets=len(lines), mape=errors["after"], note=note),
-        check=None,
-        estimate=EstimateInfo.model_validate(estimate),
-    ))  # fmt: skip
+    estimate["adjusted"] = {
+        "file": str(nets_csv),
+        "expected": expected,
+        "mape": errors,
+        "networks": entries,
+    }
+    return replace(
+        table,
+        device=replace(
+            device,
+            intercept_ms=round(after[1], 6),
+            calibration=Calibration(
+                scale=round(after[0], 6), nets=len(lines), mape=errors["after"], note=note
+            ),
+            check=None,
+            estimate=EstimateInfo.model_validate(estimate),
+        ),
+    )
 
 
 def _ms(line: _Line, calibration: tuple[float, float]) -> float:
@@ -99,7 +126,9 @@ def _ms(line: _Line, calibration: tuple[float, float]) -> float:
 
 
 def _mape(entries: Sequence[dict[str, Any]], key: str) -> float:
-    return round(float(np.mean([abs(entry[key] / entry["measured_ms"] - 1) for entry in entries])) * 100, 2)
+    return round(
+        float(np.mean([abs(entry[key] / entry["measured_ms"] - 1) for entry in entries])) * 100, 2
+    )
 
 
 def _guarded(
@@ -111,20 +140,22 @@ def _guarded(
         limit: the median error in percent that networks may have after the fit.
 
     Raises:
-        InputError: when the figures are in another unit, far from the table, or contradict each other.
+        InputError: when the figures are in another unit, far from the table, or contradict each
+            other.
     """
     ratio = _ratio(lines, before)
     for unit, (name, remedy) in _UNITS.items():
         if unit / _UNIT_TOLERANCE < ratio < unit * _UNIT_TOLERANCE:
             raise InputError(
-                f"{path}: latency_ms is in {name} (got {ratio:.3g} times the predicted latency, expected about 1). "
-                f"Fix: {remedy}"
+                f"{path}: latency_ms is in {name} (got {ratio:.3g} times the predicted latency,"
+                f" expected about 1). Fix: {remedy}"
             )
     low, high = SCALES
     if not low <= ratio <= high:
         raise InputError(
-            f"{path}: latency_ms is far from the table (got {ratio:.3g} times the predicted latency, "
-            f"expected {low:g} to {high:g}). Fix: check the figures, their unit and the device"
+            f"{path}: latency_ms is far from the table (got {ratio:.3g} times the predicted"
+            f" latency, expected {low:g} to {high:g}). Fix: check the figures, their unit and the"
+            " device"
         )
     single = ratio * before[0], ratio * before[1]
     misfit = _typical_error(lines, single)
@@ -134,14 +165,16 @@ def _guarded(
         return fitted, _far_off(lines, fitted, limit)
     if misfit > limit:
         raise InputError(
-            f"{path}: the networks contradict each other (got errors of {misfit:.0f} % after calibration, "
-            f"expected at most {limit:.0f} %). Fix: measure them again, one after the other, on one device"
+            f"{path}: the networks contradict each other (got errors of {misfit:.0f} % after"
+            f" calibration, expected at most {limit:.0f} %). Fix: measure them again, one after the"
+            " other, on one device"
         )
     return single, "scale and intercept together do not follow the networks; one ratio for all does"
 
 
 def _far_off(lines: Sequence[_Line], calibration: tuple[float, float], limit: float) -> str:
-    """Return a note that names the networks whose error is above `limit` percent; empty where there are none."""
+    """Return a note that names the networks whose error is above `limit` percent; empty where there
+    are none."""
     errors = {line.name: 100 * (_ms(line, calibration) / line.measured_ms - 1) for line in lines}
     named = [f"{name} ({error:+.0f} %)" for name, error in errors.items() if abs(error) > limit]
     return f"read these figures again: {', '.join(named)}" if named else ""
@@ -154,8 +187,8 @@ def _ratio(lines: Sequence[_Line], before: tuple[float, float]) -> float:
 def _typical_error(lines: Sequence[_Line], calibration: tuple[float, float]) -> float:
     """Return the median error in percent, which a single disturbed network does not move.
 
-    Of an even number of networks it is the worse of the middle two, and errors are of the larger one of both times, so
-    that half the time and twice the time are equally far off.
+    Of an even number of networks it is the worse of the middle two, and errors are of the larger
+    one of both times, so that half the time and twice the time are equally far off.
     """
     ratios = [_ms(line, calibration) / line.measured_ms for line in lines]
     errors = sorted(100 * (max(ratio, 1 / ratio) - 1) for ratio in ratios)
@@ -169,13 +202,17 @@ def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, fl
     if not lines:
         return before
     ratio = _ratio(lines, before)
-    scale, intercept = ratio * before[0], ratio * before[1]
+    scale = ratio * before[0]
+    intercept = ratio * before[1]
     if len(lines) < FIT_BOTH:
         return scale, intercept
 
     def errors(logarithms: Any) -> Any:
         changed = scale * math.exp(logarithms[0]), intercept * math.exp(logarithms[1])
-        return [*(_ms(line, changed) / line.measured_ms - 1 for line in lines), *(_TRUST * logarithms)]
+        return [
+            *(_ms(line, changed) / line.measured_ms - 1 for line in lines),
+            *(_TRUST * logarithms),
+        ]
 
     found = least_squares(errors, np.zeros(2), loss="soft_l1", f_scale=_FAR_OFF).x
     return scale * math.exp(found[0]), intercept * math.exp(found[1])
@@ -183,7 +220,9 @@ def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, fl
 
 def _lines(table: LatencyTable, path: Path) -> Iterator[_Line]:
     seen: dict[object, int] = {}
-    for number, row in read_records(path, required=("network", "latency_ms"), optional=("resolution",)):
+    for number, row in read_records(
+        path, required=("network", "latency_ms"), optional=("resolution",)
+    ):
         where = f"{path}:{number}"
         arch = _architecture(row["network"], row["resolution"], where)
         first = seen.setdefault(arch.operations(), number)
@@ -214,7 +253,9 @@ def _architecture(name: str, resolution: str, where: str) -> Architecture:
 def _side(text: str, where: str) -> int:
     side = _number(text, "resolution", where)
     if side != int(side) or side > MOST_PIXELS:
-        raise InputError(f"{where}: resolution: '{text}' is not a side in pixels (expected up to {MOST_PIXELS})")
+        raise InputError(
+            f"{where}: resolution: '{text}' is not a side in pixels (expected up to {MOST_PIXELS})"
+        )
     return int(side)
 
 

@@ -1,4 +1,5 @@
-"""Bundles: everything that fills a table, in a folder that is carried to the machine that measures, and home again."""
+"""Bundles: everything that fills a table, in a folder that is carried to the machine that measures,
+and home again."""
 
 from __future__ import annotations
 
@@ -11,19 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.devices import board_runner
-from nas.devices.base import Chain, Device, OperationFailed
-from nas.devices.converter import COREML, LITERT, MOST_WORKERS, Converter, Target
+from nas.blocks import Operation
+from nas.convert.chain import Chain, OperationFailed
+from nas.convert.converter import COREML, LITERT, MOST_WORKERS, Converter, Target
+from nas.devices.base import Device
+from nas.devices.board import run as board_runner
+from nas.devices.board.replay import Replay, bundle_errors
 from nas.devices.phones import phones
-from nas.devices.replay import Replay, bundle_errors
 from nas.errors import InputError
 from nas.files import read_text, remove, write_text
 from nas.hashes import data_sha256
-from nas.latency.bench import Report
-from nas.latency.check import check
-from nas.latency.coverage import space_operations
-from nas.latency.measure import EMPTY, chains
-from nas.latency.networks import (
+from nas.latency.check.table import check
+from nas.latency.network_times import (
     NetworkTime,
     Progress,
     at_resolution_id,
@@ -32,16 +32,20 @@ from nas.latency.networks import (
     resolution_id,
     space_id,
 )
-from nas.latency.plan import groups
-from nas.latency.profile import profile
+from nas.latency.profile.bench import Report
+from nas.latency.profile.operation_timing import EMPTY, chains
+from nas.latency.profile.run import profile
+from nas.latency.profile.width_groups import groups
 from nas.latency.table import LatencyTable
-from nas.space import Operation, Space, load_space
+from nas.space import Space, load_space
+from nas.space.operations import space_operations
 from nas.versions import versions
 
 BOARD = "litert-board"
 """The kind of a device that has no phone.yaml: a computer that runs .tflite files."""
 COREML_BOUND = 0.15
-"""How far the reference of a Core ML run may drift: its few cold predictions scatter more than a board's."""
+"""How far the reference of a Core ML run may drift: its few cold predictions scatter more than a
+board's."""
 FILES = "files"
 
 README = """\
@@ -79,7 +83,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_bundle` did: how many files there are, how many of them were there before, and what failed."""
+    """What `write_bundle` did: how many files there are, how many of them were there before, and
+    what failed."""
 
     files: int
     kept: int
@@ -87,10 +92,17 @@ class Written:
 
 
 def write_bundle(
-    space: Space, name: str, folder: Path, progress: Progress = lambda *_: None, *, threads: int = 1,
-    check_nets: int = 0, seed: int = 0, workers: int | None = None,
-) -> Written:  # fmt: skip
-    """Writes the bundle of a device, or what an earlier call left out or somebody damaged.
+    space: Space,
+    name: str,
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    *,
+    threads: int = 1,
+    check_nets: int = 0,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Written:
+    """Write the bundle of a device, or what an earlier call left out or somebody damaged.
 
     Args:
         name: of a phone with a phone.yaml, or any other for a board with LiteRT.
@@ -108,7 +120,9 @@ def write_bundle(
     plan = _plan(space, device, copies, items, {"nets": check_nets, "seed": seed})
     entries = {entry["digest"]: entry for entry in plan["files"]}
     kept = _keep(folder, plan, entries)
-    converter = Converter(workers or min(os.cpu_count() or 1, MOST_WORKERS), cache=folder / FILES, target=target)
+    converter = Converter(
+        workers or min(os.cpu_count() or 1, MOST_WORKERS), cache=folder / FILES, target=target
+    )
     try:
         todo = [item for item in items if item.chain.digest() not in kept]
         asked = [converter.prepare(item.chain) for item in todo]
@@ -117,7 +131,10 @@ def write_bundle(
             entry = entries[item.chain.digest()]
             try:
                 path = future.result()
-                entry |= {"file": path.relative_to(folder).as_posix(), "sha256": board_runner.sha256(path)}
+                entry |= {
+                    "file": path.relative_to(folder).as_posix(),
+                    "sha256": board_runner.sha256(path),
+                }
             except OperationFailed as error:
                 entry["failed"] = str(error)
             write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
@@ -129,11 +146,15 @@ def write_bundle(
     return Written(len(items), len(kept), failed)
 
 
-def run_bundle(folder: Path, progress: Progress = lambda *_: None, threads: int | None = None) -> dict[str, int]:
-    """Measures a bundle here, what is not measured yet; returns the counts of files, measured, reused, failed, drifted.
+def run_bundle(
+    folder: Path, progress: Progress = lambda *_: None, threads: int | None = None
+) -> dict[str, int]:
+    """Measure a bundle here, what is not measured yet; return the counts of files, measured,
+    reused, failed, drifted.
 
     Raises:
-        InputError: for a damaged bundle, results of another one, or a machine that lacks what it takes.
+        InputError: for a damaged bundle, results of another one, or a machine that lacks what it
+            takes.
         NasError: when the disk is full.
         DeviceLost: when the phone is gone; what was measured is kept.
     """
@@ -144,7 +165,9 @@ def run_bundle(folder: Path, progress: Progress = lambda *_: None, threads: int 
         device = _open_coreml(plan["device"]["name"])
         try:
             info = json.loads(json.dumps(device.info().to_dict()))
-            return board_runner.run(folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND)
+            return board_runner.run(
+                folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND
+            )
         finally:
             device.close()
 
@@ -152,7 +175,7 @@ def run_bundle(folder: Path, progress: Progress = lambda *_: None, threads: int 
 def merge_bundle(
     folder: Path, out: Path | None = None, progress: Progress = lambda *_: None
 ) -> tuple[LatencyTable, Report, list[NetworkTime]]:
-    """Makes the table of a bundle that was run, and checks it if networks for that went with it.
+    """Make the table of a bundle that was run, and checks it if networks for that went with it.
 
     Returns the table, the report of `profile`, and the networks of the check.
 
@@ -160,7 +183,8 @@ def merge_bundle(
         out: the table's folder; ./latency_tables/DEVICE by default.
 
     Raises:
-        InputError: for a damaged bundle, results of another one, or a table there of other settings.
+        InputError: for a damaged bundle, results of another one, or a table there of other
+            settings.
         NasError: when the bundle was not run to its end.
     """
     replay = Replay(folder)
@@ -170,17 +194,22 @@ def merge_bundle(
     wanted = plan["check"]
     members = [*calibration_members(space), *check_members(space, wanted["nets"], wanted["seed"])]
     if not all(replay.has(Chain.network(member.operations())) for member in members):
-        raise InputError(f"{folder}: the space {plan['space']} has changed since it was written; write another bundle")
+        raise InputError(
+            f"{folder}: the space {plan['space']} has changed since it was written; write another"
+            " bundle"
+        )
     out = out or Path("latency_tables") / plan["device"]["name"]
     table, report = profile(space, replay, out, progress, chosen=chosen)
     if not wanted["nets"]:
         return table, report, []
-    table, times = check(table, space, replay, wanted["nets"], wanted["seed"], progress, beside=False)
+    table, times = check(
+        table, space, replay, wanted["nets"], wanted["seed"], progress, beside=False
+    )
     return table, report, times
 
 
 def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
-    """What the plan says of the device, its number of copies, and what it takes."""
+    """Return what the plan says of the device, its number of copies, and what it takes."""
     phone = phones().get(name)
     if name == "mac" or (phone and phone.kind == COREML.name):
         from nas.devices.coreml import COPIES
@@ -188,16 +217,22 @@ def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
         description = phone.description if phone else "a Mac"
         return {"name": name, "kind": COREML.name, "description": description}, COPIES, COREML
     description = phone.description if phone else "a computer with LiteRT"
-    return {"name": name, "kind": BOARD, "description": description, "threads": threads}, Device.copies, LITERT
+    return (
+        {"name": name, "kind": BOARD, "description": description, "threads": threads},
+        Device.copies,
+        LITERT,
+    )
 
 
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
-    """The chains that `profile` and `check` will ask for, each once."""
+    """Yield the chains that `profile` and `check` will ask for, each once."""
     yield Item(EMPTY, "empty", "a call that does nothing")
     for group in groups(space_operations(space)):
         for operation in group.chosen():
             for chain in chains(operation, copies):
-                yield Item(chain, "operation" if len(chain.blocks) == 1 else "stack", str(operation))
+                yield Item(
+                    chain, "operation" if len(chain.blocks) == 1 else "stack", str(operation)
+                )
     for member in calibration_members(space):
         yield Item(Chain.network(member.operations()), "calibration", member.name)
     for member in check_members(space, check_nets, seed):
@@ -207,31 +242,57 @@ def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[It
 def _plan(
     space: Space, device: dict[str, Any], copies: int, items: Sequence[Item], check: dict[str, int]
 ) -> dict[str, Any]:
-    files = [{"digest": item.chain.digest(), "role": item.role, "label": item.label, "file": "", "sha256": None}
-             for item in items]  # fmt: skip
-    same = {"device": device, "space": space_id(space), "resolution": resolution_id(space), "copies": copies}
+    files = [
+        {
+            "digest": item.chain.digest(),
+            "role": item.role,
+            "label": item.label,
+            "file": "",
+            "sha256": None,
+        }
+        for item in items
+    ]
+    same = {
+        "device": device,
+        "space": space_id(space),
+        "resolution": resolution_id(space),
+        "copies": copies,
+    }
     chains = [entry["digest"] for entry in files]
     identity = data_sha256([same, chains])[:32]
     tools = versions("litert-torch" if device["kind"] == BOARD else "coremltools", "torch")
-    return {"format": board_runner.FORMAT, "id": identity, **same, "check": check, "tools": tools, "files": files}
+    return {
+        "format": board_runner.FORMAT,
+        "id": identity,
+        **same,
+        "check": check,
+        "tools": tools,
+        "files": files,
+    }
 
 
 def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]) -> set[str]:
-    """The digests of the files that an earlier call wrote and that are as they were; takes away those that are not."""
+    """Return the digests of the files that an earlier call wrote and that are as they were; takes
+    away those that are not."""
     path = folder / board_runner.PLAN_FILE
     if not path.exists():
         return set()
     try:
         old = json.loads(read_text(path))
         known = {
-            entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"]) for entry in old["files"]
+            entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
+            for entry in old["files"]
         }
         same = old["id"] == plan["id"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: is damaged; remove it to write the bundle again, its whole files are kept") from None
+        raise InputError(
+            f"{path}: is damaged; remove it to write the bundle again, its whole files are kept"
+        ) from None
     if not same:
-        raise InputError(f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at "
-                         f"{old['resolution']}); give another folder")  # fmt: skip
+        raise InputError(
+            f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at "
+            f"{old['resolution']}); give another folder"
+        )
     kept = set()
     for digest, (file, sha256) in known.items():
         if sha256 is None:
@@ -252,9 +313,11 @@ def _finish(folder: Path, plan: dict[str, Any], target: Target) -> None:
         shutil.copyfile(here, folder / "run.py")
         shutil.copyfile(here.with_name(board_runner.TIMER_FILE), folder / board_runner.TIMER_FILE)
     text = README.format(
-        name=plan["device"]["name"], space=f"{plan['space']} at {plan['resolution']}", count=len(plan["files"]),
+        name=plan["device"]["name"],
+        space=f"{plan['space']} at {plan['resolution']}",
+        count=len(plan["files"]),
         how=ON_A_BOARD if target is LITERT else ON_A_MAC,
-    )  # fmt: skip
+    )
     write_text(folder / "README.txt", text)
 
 
@@ -265,8 +328,10 @@ def _open_coreml(name: str) -> Device:
         return CoreML(mac())
     known = phones()
     if name not in known:
-        raise InputError(f"{name} has no phone.yaml here; put the one from where the bundle was written into "
-                         f"latency_tables/{shlex.quote(name)}")  # fmt: skip
+        raise InputError(
+            f"{name} has no phone.yaml here; put the one from where the bundle was written into "
+            f"latency_tables/{shlex.quote(name)}"
+        )
     return CoreML(known[name])
 
 

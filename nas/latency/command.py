@@ -1,4 +1,5 @@
-"""`nas.profile`: a space's operations measured on devices into their latency tables. `nas profile` prints it."""
+"""`nas.profile`: a space's operations measured on devices into their latency tables. `nas profile`
+prints it."""
 
 from __future__ import annotations
 
@@ -8,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas.devices import Settings, litert_converter, opened
-from nas.devices.converter import Converter
+from nas.convert.converter import Converter
+from nas.devices import Settings, litert_converter
 from nas.errors import InputError, NasError
 from nas.latency.adjust import adjust
-from nas.latency.bench import Report
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
 from nas.latency.importing import import_into
+from nas.latency.known_devices import opened
 from nas.latency.options import ProfileOptions
-from nas.latency.profile import profile as profile_space
+from nas.latency.profile.bench import Report
+from nas.latency.profile.run import profile as profile_space
 from nas.latency.table import LatencyTable, load_table
 from nas.options import make, only, options_of
 from nas.space import Space, load_space
@@ -49,7 +51,8 @@ class Profiled:
 
     Attributes:
         device: its name.
-        table: its latency table as it is saved now; None for a bundle, which makes one when it is merged.
+        table: its latency table as it is saved now; None for a bundle, which makes one when it is
+            merged.
         folder: of the table, or of the bundle.
         report: what was measured, where something was.
         counts: of a bundle: files by what became of them.
@@ -65,21 +68,24 @@ class Profiled:
 def profile(
     space: str | Path | None = None, device: str | list[str] | tuple[str, ...] = (), **options: Any
 ) -> list[Profiled]:
-    """Measure a space's operations on devices into latency tables, or come to a table in another way.
+    """Measure a space's operations on devices into latency tables, or come to a table in another
+    way.
 
     The same call resumes a profile that was stopped.
 
     Args:
         space: a space by name, or its YAML file.
         device: what to measure on, by name; several are measured side by side.
-        options: the other options of `nas profile`, with `_` for `-`: `budget="5m", threads=2, out="tables/mine"`;
-            `import_="other.json"`, `calibrate="networks.csv"`, and `bundle`, `run` or `merge` with a folder.
+        options: the other options of `nas profile`, with `_` for `-`: `budget="5m", threads=2,
+            out="tables/mine"`; `import_="other.json"`, `calibrate="networks.csv"`, and `bundle`,
+            `run` or `merge` with a folder.
 
     Returns:
         One entry per device.
 
     Raises:
-        InputError: for an option that is unknown, out of range or without effect, and as the command.
+        InputError: for an option that is unknown, out of range or without effect, and as the
+            command.
         NasError: when a device is lost, or the profile is not complete. What was measured is kept.
     """
     several = device or None
@@ -93,8 +99,8 @@ def profile(
     for each in profiled:
         if each.report is not None and each.report.left_out:
             raise NasError(
-                f"{each.folder}: the profile is incomplete (got {each.report.left_out} operations without a row, "
-                "expected 0). Fix: the same call again"
+                f"{each.folder}: the profile is incomplete (got {each.report.left_out} operations"
+                " without a row, expected 0). Fix: the same call again"
             )
     return profiled
 
@@ -103,12 +109,15 @@ def mode_of(options: ProfileOptions) -> str | None:
     """Return the option that asks for another way than measuring, if one does.
 
     Raises:
-        InputError: for two of them, for an option that has no effect beside the one, or one that is missing.
+        InputError: for two of them, for an option that has no effect beside the one, or one that is
+            missing.
     """
     declared = options_of(ProfileOptions)
     modes = [name for name in MODES if getattr(options, name) is not None]
     if len(modes) > 1:
-        raise InputError(f"{' and '.join(declared[name].long for name in modes)} exclude each other")
+        raise InputError(
+            f"{' and '.join(declared[name].long for name in modes)} exclude each other"
+        )
     mode = modes[0] if modes else None
     if mode is not None:
         only(options, (mode, *MODES[mode]), f"{declared[mode].long} does not take it")
@@ -118,14 +127,15 @@ def mode_of(options: ProfileOptions) -> str | None:
         raise InputError(f"{declared[mode or 'out'].long}: give one --device")
     if mode in (None, "bundle") and (options.space is None or not options.device):
         raise InputError(
-            f"give --{'device' if options.space else 'space'}: nas profile --space SPACE --device DEVICE; "
-            "`nas spaces` and `nas devices` list them"
+            f"give --{'device' if options.space else 'space'}: nas profile --space SPACE --device"
+            " DEVICE; `nas spaces` and `nas devices` list them"
         )
     return mode
 
 
 def _other_way(options: ProfileOptions, mode: str) -> Profiled:
-    """Do what a mode says: write, run or merge a bundle, take the figures of a file, or adjust a table to networks."""
+    """Return do what a mode says: write, run or merge a bundle, take the figures of a file, or
+    adjust a table to networks."""
     if mode == "bundle" and options.bundle is not None:
         done = write_bundle(
             space_of(options),
@@ -162,7 +172,8 @@ def measure(
     """Measure on each device, side by side where there are several.
 
     Returns:
-        What came of each device that went well, and the error of each that did not; of a single device it is raised.
+        What came of each device that went well, and the error of each that did not; of a single
+        device it is raised.
     """
     names = list(dict.fromkeys(options.device))
     if len(names) == 1:
@@ -188,13 +199,15 @@ def folder_of(device: str, out: Path | None) -> Path:
 
 def _on(
     options: ProfileOptions, device: str, note: Note, tell: Tell, converter: Converter | None = None
-) -> Profiled:  # fmt: skip
+) -> Profiled:
     """Make the table of one device, or of all phones of a name."""
     folder = folder_of(device, options.out)
     budget_s = math.inf if options.budget is None else options.budget
     space = space_of(options)
     with opened(device, settings_of(options), converter, note) as units:
-        table, report = profile_space(space, units, folder, tell, budget_s=budget_s, retry=options.retry)
+        table, report = profile_space(
+            space, units, folder, tell, budget_s=budget_s, retry=options.retry
+        )
     return Profiled(device, table, folder, report)
 
 

@@ -1,4 +1,5 @@
-"""The devices that can be named: those that are connected, and those with a latency table or a phone.yaml."""
+"""The devices that can be named: those that are connected, and those with a latency table or a
+phone.yaml."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from nas import devices
 from nas.devices import Device, Settings, UnknownDevice, connected_devices
+from nas.devices.info import load_device_info
 from nas.devices.phones import phones
 from nas.errors import InputError, nearest
-from nas.latency.device_info import load_device_info
 from nas.latency.table import DEVICE_FILE, table_names
 
 if TYPE_CHECKING:
-    from nas.devices.android_phones import ConnectedPhone
-    from nas.devices.converter import Converter
+    from nas.convert.converter import Converter
+    from nas.devices.android.discovery import ConnectedPhone
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,35 @@ class Known:
 
 
 def known_devices() -> list[Known]:
-    """Return the devices that are connected here, then those known by their table or phone.yaml alone."""
+    """Return the devices that are connected here, then those known by their table or phone.yaml
+    alone."""
     tables = table_names()
     kinds: dict[str, str] = {name: phone.kind for name, phone in phones().items()}
     kinds |= {name: load_device_info(folder / DEVICE_FILE).kind for name, folder in tables.items()}
     known = {
-        each.name: Known(each.name, each.kind, True, tables.get(each.name), each.units) for each in connected_devices()
+        each.name: Known(each.name, each.kind, True, tables.get(each.name), each.units)
+        for each in connected_devices()
     }
-    others = [Known(name, kinds[name], False, tables.get(name)) for name in sorted(kinds) if name not in known]
+    others = [
+        Known(name, kinds[name], False, tables.get(name))
+        for name in sorted(kinds)
+        if name not in known
+    ]
     return [*known.values(), *others]
 
 
 @contextmanager
 def opened(
-    name: str, settings: Settings, converter: Converter | None = None, say: Callable[[str], None] = lambda _: None
+    name: str,
+    settings: Settings,
+    converter: Converter | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[Device]]:
     """Open the devices of a name; of one that is not connected, say whether it has a table.
 
     Raises:
-        InputError: for an unknown name, a device that is not connected, or settings that it does not have.
+        InputError: for an unknown name, a device that is not connected, or settings that it does
+            not have.
     """
     with ExitStack() as stack:
         try:
@@ -73,6 +84,7 @@ def _unknown(name: str) -> str:
     assert table is not None
     provenance = load_device_info(table / DEVICE_FILE).provenance
     return (
-        f"{name} is not connected, and nothing says how to reach it; its table {table} is {provenance}, and one "
-        f"of your own measurements in ./latency_tables/{name} would replace it"
+        f"{name} is not connected, and nothing says how to reach it; its table {table} is"
+        f" {provenance}, and one of your own measurements in ./latency_tables/{name} would"
+        " replace it"
     )

@@ -20,7 +20,8 @@ class PredictOptions(Options):
     """Options of `nas predict`."""
 
     arch: str = option(
-        help="An architecture's YAML file, a run folder, or the name of a published member.", argument=True
+        help="An architecture's YAML file, a run folder, or the name of a published member.",
+        argument=True,
     )
     device: str = option(help=DEVICE_HELP)
     sizes: Sizes = part(Sizes)
@@ -35,12 +36,19 @@ class CheckOptions(Options):
 
     device: str = option(help=DEVICE_HELP)
     run: str | None = option(
-        None, help="A run folder or an architecture file: that network instead of random ones.", argument=True
+        None,
+        help="A run folder or an architecture file: that network instead of random ones.",
+        argument=True,
     )
-    space: str | None = option(None, help="Space to draw random networks from.", shown="what was profiled last")
+    space: str | None = option(
+        None, help="Space to draw random networks from.", shown="what was profiled last"
+    )
     nets: int = option(20, help="Random networks to measure.", at_least=1, at_most=MOST_NETWORKS)
     seed: int = option(
-        0, help="Seed of the random networks; another one draws other networks.", at_least=0, at_most=LARGEST_SEED
+        0,
+        help="Seed of the random networks; another one draws other networks.",
+        at_least=0,
+        at_most=LARGEST_SEED,
     )
     sizes: Sizes = part(Sizes)
     rival: bool = option(
@@ -52,22 +60,36 @@ class CheckOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions(Options):
-    """Options of `nas profile`: measuring a space on devices, or one of five other ways to come to a table."""
+    """Options of `nas profile`: measuring a space on devices, or one of five other ways to come to
+    a table."""
 
     space: str | None = option(None, help="Space by name or by the path of its YAML file.")
     device: tuple[str, ...] = option(
-        (), help="Device to measure on, by name. Give it again for several, which are measured side by side."
+        (),
+        help=(
+            "Device to measure on, by name. Give it again for several, which are measured side by"
+            " side."
+        ),
     )
     sizes: Sizes = part(Sizes)
     unit: str | None = option(
-        None, help="Compute unit: cpu or gpu; of Core ML all, cpu_and_ne, cpu_and_gpu or cpu_only.",
+        None,
+        help="Compute unit: cpu or gpu; of Core ML all, cpu_and_ne, cpu_and_gpu or cpu_only.",
         shown="the device's",
-    )  # fmt: skip
+    )
     threads: int | None = option(
-        None, help="CPU threads, each pinned to a core.", at_least=1, at_most=1024, shown="the device's", example="1"
+        None,
+        help="CPU threads, each pinned to a core.",
+        at_least=1,
+        at_most=1024,
+        shown="the device's",
+        example="1",
     )
     affinity: str | None = option(
-        None, help="Cores of an Android phone, as a hexadecimal mask.", metavar="MASK", shown="the device's"
+        None,
+        help="Cores of an Android phone, as a hexadecimal mask.",
+        metavar="MASK",
+        shown="the device's",
     )
     benchmark_model: Path | None = option(
         None, help="LiteRT's benchmark_model for Android phones.", shown="that of LiteRT's release"
@@ -84,13 +106,22 @@ class ProfileOptions(Options):
     )
     retry: bool = option(False, help="Measure again what the device could not run before.")
     bundle: Path | None = option(
-        None, help="Write the files that are to be measured on --device here.", metavar="FOLDER", panel=_ELSEWHERE
+        None,
+        help="Write the files that are to be measured on --device here.",
+        metavar="FOLDER",
+        panel=_ELSEWHERE,
     )
     check_nets: int = option(
-        20, help="Whole networks for `nas check` that go with a bundle; 0 for none.", at_least=0,
-        at_most=MOST_NETWORKS, panel=_ELSEWHERE, requires={"bundle": ANY},
-    )  # fmt: skip
-    run: Path | None = option(None, help="Measure this bundle on this machine.", metavar="FOLDER", panel=_ELSEWHERE)
+        20,
+        help="Whole networks for `nas check` that go with a bundle; 0 for none.",
+        at_least=0,
+        at_most=MOST_NETWORKS,
+        panel=_ELSEWHERE,
+        requires={"bundle": ANY},
+    )
+    run: Path | None = option(
+        None, help="Measure this bundle on this machine.", metavar="FOLDER", panel=_ELSEWHERE
+    )
     merge: Path | None = option(
         None, help="Make the table from this bundle's results.", metavar="FOLDER", panel=_ELSEWHERE
     )
@@ -106,4 +137,6 @@ class ProfileOptions(Options):
         metavar="FILE",
         panel=_FIGURES,
     )
-    out: Path | None = option(None, help="Folder of the table.", metavar="FOLDER", shown="./latency_tables/DEVICE")
+    out: Path | None = option(
+        None, help="Folder of the table.", metavar="FOLDER", shown="./latency_tables/DEVICE"
+    )

@@ -1,4 +1,5 @@
-"""The rows of a latency table and the CSV file they stand in."""
+"""The rows of a latency table: reading and writing them, and the list of operations that a device
+cannot run."""
 
 from __future__ import annotations
 
@@ -7,15 +8,56 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
+from nas.blocks import BlockSpec, Shape, parse
 from nas.csv_files import plain, separator
+from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
-from nas.files import read_text
-from nas.latency.device_info import Provenance, iso_date
-from nas.specs import BlockSpec, Shape, parse
+from nas.files import read_text, write_text
+
+UNSUPPORTED_FILE = "unsupported.csv"
+_COLUMNS = ("kind", "hyperparameters", "input", "message", "date")
+
+
+def read_unsupported(folder: Path) -> dict[Key, str]:
+    """Return the message of each operation that could not run; none where there is no such file.
+
+    Raises:
+        InputError: naming file and line.
+    """
+    path = folder / UNSUPPORTED_FILE
+    if not path.is_file():
+        return {}
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    found: dict[Key, str] = {}
+    for values in reader:
+        if reader.line_num == 1 and tuple(values) == _COLUMNS:
+            continue
+        if len(values) != len(_COLUMNS) or reader.line_num == 1:
+            raise InputError(
+                f"{path}:{reader.line_num}: expected the columns {','.join(_COLUMNS)}; mend or"
+                " remove it"
+            )
+        found[values[0], values[1], values[2]] = values[3]
+    return found
+
+
+def write_unsupported(folder: Path, failed: Mapping[Key, str]) -> None:
+    """Write the file, or removes it where nothing failed."""
+    path = folder / UNSUPPORTED_FILE
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows((*key, message, date.today().isoformat()) for key, message in failed.items())
+    write_text(path, text.getvalue())
+
 
 Key = tuple[str, str, str]
 """Kind, hyperparameters and input shape, as text: `Operation.key`."""
@@ -33,7 +75,8 @@ class Row:
     Attributes:
         kind, hyperparameters, input: the operation's key.
         output: the shape that it gives, which follows from the key.
-        median_ms, p10_ms, p90_ms: milliseconds; of runs where measured, of the model's error where estimated.
+        median_ms, p10_ms, p90_ms: milliseconds; of runs where measured, of the model's error where
+            estimated.
         runs: timed runs; 0 where nothing was timed.
         provenance: measured, interpolated or estimated.
         date: ISO date of the row.
@@ -65,12 +108,12 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row) if field.na
 
 
 def worst(provenances: Iterable[Provenance]) -> Provenance:
-    """The least trustworthy of them; measured where there are none."""
+    """Return the least trustworthy of them; measured where there are none."""
     return max(provenances, key=PROVENANCES.index, default="measured")
 
 
 def read_rows(path: str | Path) -> dict[Key, Row]:
-    """Reads and validates a table's CSV file.
+    """Read and validates a table's CSV file.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -81,8 +124,10 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
         try:
             row = _row(record)
             if row.key in rows:
-                raise ValueError(f"{row.kind}({row.hyperparameters}) on {row.input} stands already in line "
-                                 f"{lines[row.key]}")  # fmt: skip
+                raise ValueError(
+                    f"{row.kind}({row.hyperparameters}) on {row.input} stands already in line "
+                    f"{lines[row.key]}"
+                )
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         rows[row.key], lines[row.key] = row, line
@@ -90,7 +135,8 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
 
 
 def format_rows(rows: Iterable[Row], header: bool = True) -> str:
-    """The CSV text of these rows; floats keep every digit, so that reading gives the same rows back."""
+    """Return the CSV text of these rows; floats keep every digit, so that reading gives the same
+    rows back."""
     rows = list(rows)
     extra = list(dict.fromkeys(name for row in rows for name, _ in row.extra))
     text = io.StringIO()
@@ -99,25 +145,34 @@ def format_rows(rows: Iterable[Row], header: bool = True) -> str:
         writer.writerow([*COLUMNS, *extra])
     for row in rows:
         further: Mapping[str, str] = dict(row.extra)
-        writer.writerow([*(getattr(row, name) for name in COLUMNS), *(further.get(name, "") for name in extra)])
+        writer.writerow(
+            [*(getattr(row, name) for name in COLUMNS), *(further.get(name, "") for name in extra)]
+        )
     return text.getvalue()
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Every line below the header, by column, with its number."""
+    """Yield every line below the header, by column, with its number."""
     text = read_text(path)
     delimiter = separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if header is None:
-            raise InputError(f"{path}:1: the file is empty; expected the columns {','.join(COLUMNS)}")
+            raise InputError(
+                f"{path}:1: the file is empty; expected the columns {','.join(COLUMNS)}"
+            )
         header = [name.strip() for name in header]
         if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(header)) != len(header):
-            raise InputError(f"{path}:1: the columns are {','.join(header)}; expected {','.join(COLUMNS)} first")
+            raise InputError(
+                f"{path}:1: the columns are {','.join(header)}; expected {','.join(COLUMNS)} first"
+            )
         for values in reader:
             if len(values) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
+                raise InputError(
+                    f"{path}:{reader.line_num}: {len(values)} values, the header names"
+                    f" {len(header)}"
+                )
             own = [plain(value, delimiter) for value in values[: len(COLUMNS)]]
             yield reader.line_num, dict(zip(header, [*own, *values[len(COLUMNS) :]], strict=True))
     except csv.Error as error:
@@ -125,12 +180,18 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _row(record: Mapping[str, str]) -> Row:
-    """The validated row. Raises ValueError that begins with the column's name."""
-    spec = _column(record, "hyperparameters" if record["kind"] else "kind", lambda text: _spec(record["kind"], text))
+    """Return the validated row. Raises ValueError that begins with the column's name."""
+    spec = _column(
+        record,
+        "hyperparameters" if record["kind"] else "kind",
+        lambda text: _spec(record["kind"], text),
+    )
     _column(record, "input", lambda text: _same(text, _output(spec, text), record["output"]))
     times = [_column(record, name, _milliseconds) for name in ("p10_ms", "median_ms", "p90_ms")]
     if times != sorted(times):
-        raise ValueError(f"median_ms: p10, median and p90 are {', '.join(map(str, times))}; they must ascend")
+        raise ValueError(
+            f"median_ms: p10, median and p90 are {', '.join(map(str, times))}; they must ascend"
+        )
     return Row(
         kind=record["kind"],
         hyperparameters=record["hyperparameters"],
@@ -163,9 +224,12 @@ def _spec(kind: str, hyperparameters: str) -> BlockSpec:
 
 @lru_cache(maxsize=65536)
 def _output(spec: BlockSpec, text: str) -> str:
-    """The output shape of the operation, as text; raises ValueError where the block does not take this input."""
+    """Return the output shape of the operation, as text; raises ValueError where the block does not
+    take this input."""
     shape = Shape.parse(text)
-    if str(shape) != text or any(0 in (level.channels, level.height, level.width) for level in shape.levels):
+    if str(shape) != text or any(
+        0 in (level.channels, level.height, level.width) for level in shape.levels
+    ):
         raise ValueError(f"'{text}' is no shape of an activation")
     if shape.layout != spec.layout:
         raise ValueError(f"{spec.kind} takes a {spec.layout}, '{text}' is a {shape.layout}")

@@ -1,4 +1,5 @@
-"""LatencyTable: operation to milliseconds for one device, and the prediction for a whole architecture."""
+"""LatencyTable: operation to milliseconds for one device, and the prediction for a whole
+architecture."""
 
 from __future__ import annotations
 
@@ -13,15 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import resources
+from nas.blocks import BlockSpec, Operation, Shape
+from nas.devices.info import Calibration, Costs, DeviceInfo, Provenance, load_device_info
 from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
-from nas.latency.cost_model import Costs, price
-from nas.latency.device_info import Calibration, DeviceInfo, Provenance, load_device_info
-from nas.latency.rows import COLUMNS, Key, Row, format_rows, read_rows, worst
-from nas.latency.unsupported import read_unsupported, write_unsupported
+from nas.latency.cost_model import price
+from nas.latency.rows import (
+    COLUMNS,
+    Key,
+    Row,
+    format_rows,
+    read_rows,
+    read_unsupported,
+    worst,
+    write_unsupported,
+)
 from nas.notebook import MOST_ROWS, frame, html_table, shortened
-from nas.space import Architecture, Operation
-from nas.specs import BlockSpec, Shape
+from nas.space import Architecture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +57,14 @@ class Estimate:
 
     Attributes:
         ms: of the network, calibrated; covers only the operations that have a row or a price.
-        breakdown: one bar per operation in the order of the network, and one for the intercept; they add up to `ms`.
+        breakdown: one bar per operation in the order of the network, and one for the intercept;
+            they add up to `ms`.
         provenance: the worst of the rows used. Operations without a row are told by `priced`.
         expected_error: of the table, in percent, or None where nobody checked it.
         missing: the operations without a row or a price, each once.
         priced: share of `ms` that has no row and was priced by the table's cost model, 0 to 1.
-        standard_error: the table's expected error, and on the priced part what prices add to it, in ms; None where
-            nobody checked the table.
+        standard_error: the table's expected error, and on the priced part what prices add to it, in
+            ms; None where nobody checked the table.
     """
 
     ms: float
@@ -67,7 +77,10 @@ class Estimate:
 
     def __repr__(self) -> str:
         error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
-        parts = f"{len(self.breakdown)} parts, {100 * self.priced:.0f} % priced, {len(self.missing)} missing"
+        parts = (
+            f"{len(self.breakdown)} parts, {100 * self.priced:.0f} % priced, {len(self.missing)}"
+            " missing"
+        )
         return f"Estimate({self.ms:.4g}{error} ms, {self.provenance}, {parts})"
 
     def to_frame(self) -> pd.DataFrame:
@@ -76,7 +89,8 @@ class Estimate:
 
     def _bars(self) -> list[dict[str, Any]]:
         return [
-            {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance} for bar in self.breakdown
+            {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance}
+            for bar in self.breakdown
         ]
 
     def _repr_html_(self) -> str:
@@ -127,45 +141,57 @@ class LatencyTable:
 
     @property
     def provenance(self) -> Provenance:
-        """The worst of the rows."""
-        return worst(row.provenance for row in self.rows.values()) if self.rows else self.device.provenance
+        """Return the worst of the rows."""
+        return (
+            worst(row.provenance for row in self.rows.values())
+            if self.rows
+            else self.device.provenance
+        )
 
     @property
     def expected_error(self) -> float | None:
-        """Mean absolute error of a prediction in percent.
+        """Return mean absolute error of a prediction in percent.
 
-        It is that of the last check; else that of the calibration by hand; else that of what was left out of the fit.
-        Without a check it is never smaller than the calibration's own misfit.
+        It is that of the last check; else that of the calibration by hand; else that of what was
+        left out of the fit. Without a check it is never smaller than the calibration's own misfit.
         """
         if self.device.check:
             return self.device.check.mape
-        known = self.calibrated_error if self.calibrated_error is not None else self.leave_one_out_error
+        known = (
+            self.calibrated_error if self.calibrated_error is not None else self.leave_one_out_error
+        )
         misfit = self.device.calibration.mape
         return known if known is None or misfit is None else max(known, misfit)
 
     @property
     def leave_one_out_error(self) -> float | None:
-        """Mean absolute error in percent of what was left out of the fit, before any calibration by hand."""
+        """Return mean absolute error in percent of what was left out of the fit, before any
+        calibration by hand."""
         return self.device.estimate.leave_one_out_mape if self.device.estimate else None
 
     @property
     def calibrated_error(self) -> float | None:
-        """Expected error in percent after the calibration by hand (`--calibrate`); None where there was none."""
+        """Return expected error in percent after the calibration by hand (`--calibrate`); None
+        where there was none."""
         return self.device.estimate.calibrated_error if self.device.estimate else None
 
     @property
     def expected_error_source(self) -> str:
-        """Where `expected_error` is from, in words."""
+        """Return where `expected_error` is from, in words."""
         if self.device.check:
             return str(self.device.check)
         if self.device.estimate and self.device.provenance == "estimated":
             return self.device.estimate.source
         if self.device.estimate:
-            return f"rows interpolated from the others; for whole networks: nas check --device {self.device.name}"
+            return (
+                "rows interpolated from the others; for whole networks: nas check --device"
+                f" {self.device.name}"
+            )
         return f"not checked yet: nas check --device {self.device.name}"
 
     def calibrated(self, space: str, resolution: tuple[int, int]) -> LatencyTable:
-        """This table with the calibration and the check of one of the spaces that it was completed for.
+        """This table with the calibration and the check of one of the spaces that it was completed
+        for.
 
         It is this table itself where `space` is none of them, at this input size.
         """
@@ -181,21 +207,27 @@ class LatencyTable:
                     note=entry.note,
                 )
                 device = replace(
-                    self.device, calibration=calibration, intercept_ms=entry.intercept_ms, spaces=(), check=entry.check
+                    self.device,
+                    calibration=calibration,
+                    intercept_ms=entry.intercept_ms,
+                    spaces=(),
+                    check=entry.check,
                 )
                 return replace(self, device=device)
         return self
 
     @property
     def base_ms(self) -> float:
-        """What a prediction has beside the `ms` of its operations: the intercept, less parameters that take nothing."""
+        """Return what a prediction has beside the `ms` of its operations: the intercept, less
+        parameters that take nothing."""
         line = self.device.calibration
         return self.device.intercept_ms - line.weights_ms * line.weights_from
 
     def ms(self, operation: Operation) -> float | None:
         """Return the calibrated milliseconds that one operation adds to a network.
 
-        An estimated table prices an operation without a row by its cost model. None means that there is neither.
+        An estimated table prices an operation without a row by its cost model. None means that
+        there is neither.
         """
         # Searches ask for the same few hundred operations 100,000 times.
         pair = operation.spec, operation.input
@@ -218,22 +250,30 @@ class LatencyTable:
 
     @cached_property
     def _costs(self) -> Costs | None:
-        """The costs that price what has no row; None in a table of measurements, which must not mix in estimates."""
+        """Return the costs that price what has no row; None in a table of measurements, which must
+        not mix in estimates."""
         estimate = self.device.estimate
         return estimate.costs if estimate and self.device.provenance == "estimated" else None
 
     def predict(self, arch: Architecture) -> Estimate:
-        """Return the latency of `arch`, calibrated for its space, with its breakdown and with what is missing."""
+        """Return the latency of `arch`, calibrated for its space, with its breakdown and with what
+        is missing."""
         check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.device.spaces:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
                 return own.predict(arch)
         found = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
-        missing = {operation.key: operation for operation in arch.operations() if self.ms(operation) is None}
+        missing = {
+            operation.key: operation
+            for operation in arch.operations()
+            if self.ms(operation) is None
+        }
         bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
         # The parameters that take nothing are no operation's in particular: each has its share.
-        free_ms = (self.device.intercept_ms - self.base_ms) / max(sum(op.params for op, _ in found), 1)
+        free_ms = (self.device.intercept_ms - self.base_ms) / max(
+            sum(op.params for op, _ in found), 1
+        )
         for operation, ms in found:
             row = self.rows.get(operation.key)
             provenance: Provenance = row.provenance if row else "priced"
@@ -251,8 +291,11 @@ class LatencyTable:
             standard_error=self._standard_error(arch, total_ms, priced_ms),
         )
 
-    def _standard_error(self, arch: Architecture, total_ms: float, priced_ms: float) -> float | None:
-        """Return the error of a prediction in ms. Both parts are independent, so their squares add up."""
+    def _standard_error(
+        self, arch: Architecture, total_ms: float, priced_ms: float
+    ) -> float | None:
+        """Return the error of a prediction in ms. Both parts are independent, so their squares add
+        up."""
         if self.expected_error is None:
             return None
         estimate = self.device.estimate
@@ -261,7 +304,8 @@ class LatencyTable:
         return hypot(total_ms * self.expected_error, priced_ms * priced_error) / 100
 
     def total_ms(self, arch: Architecture) -> float:
-        """The `ms` of `predict` alone, for searches that ask thousands of times (of a table `calibrated` for them).
+        """Return the `ms` of `predict` alone, for searches that ask thousands of times (of a table
+        `calibrated` for them).
 
         Raises:
             MissingRows: naming the operations without a row and the command that measures them.
@@ -279,45 +323,66 @@ class LatencyTable:
         return _sum(parts)
 
     def missing_rows(self, missing: Sequence[Operation], space: str) -> MissingRows:
-        """The error that names operations without a row, and the command that measures those of `space`."""
-        named = "; ".join(map(str, missing[:3])) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
+        """Return the error that names operations without a row, and the command that measures those
+        of `space`."""
+        named = "; ".join(map(str, missing[:3])) + (
+            f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
+        )
         where = self.path / TABLE_FILE if self.path else f"the table of {self.device.name}"
-        known = next((self.unsupported[op.key] for op in missing if op.key in self.unsupported), None)
+        known = next(
+            (self.unsupported[op.key] for op in missing if op.key in self.unsupported), None
+        )
         if known is not None:
             named += f" (the device cannot run it: {known})"
         command = shlex.join(
-            ["nas", "profile", "--space", space or "SPACE", "--device", self.device.name, *self._out()]
+            [
+                "nas",
+                "profile",
+                "--space",
+                space or "SPACE",
+                "--device",
+                self.device.name,
+                *self._out(),
+            ]
         )
         return MissingRows(f"{where}: no row for {named}; measure with: {command}", tuple(missing))
 
     def _out(self) -> list[str]:
-        """Return the option of `nas profile` that measures into this table's folder, where it is not the default."""
+        """Return the option of `nas profile` that measures into this table's folder, where it is
+        not the default."""
         default = Path(resources.TABLES) / self.device.name
         if self.path is None or self.path.resolve() == default.resolve():
             return []
-        return [] if self.path.parent == resources.shipped(resources.TABLES) else ["--out", str(self.path)]
+        return (
+            []
+            if self.path.parent == resources.shipped(resources.TABLES)
+            else ["--out", str(self.path)]
+        )
 
     def save(self, folder: str | Path) -> None:
-        """Writes `table.csv`, `device.yaml` and, where there is cause, `unsupported.csv` into `folder`."""
+        """Write `table.csv`, `device.yaml` and, where there is cause, `unsupported.csv` into
+        `folder`."""
         write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
         write_unsupported(Path(folder), self.unsupported)
         self.device.save(Path(folder) / DEVICE_FILE)
 
 
 def _sum(parts: Iterable[float]) -> float:
-    """To 10^-9 ms, so that networks whose operations take the same are equally fast, whatever their order."""
+    """To 10^-9 ms, so that networks whose operations take the same are equally fast, whatever their
+    order."""
     return round(fsum(parts), 9)
 
 
 def make_table(device: DeviceInfo, rows: Iterable[Row], path: Path | None = None) -> LatencyTable:
-    """A table of these rows; of two with one key the later one stays."""
+    """Return a table of these rows; of two with one key the later one stays."""
     return LatencyTable(device, {row.key: row for row in rows}, path)
 
 
 def load_table(name: str | Path) -> LatencyTable:
     """Return a table by its device's name or by the path of its folder.
 
-    By name ./latency_tables/NAME wins over a shipped table, unless its profile was stopped before its end.
+    By name ./latency_tables/NAME wins over a shipped table, unless its profile was stopped before
+    its end.
 
     Raises:
         InputError: naming file, line, column and reason, or the nearest device that has a table.
@@ -326,13 +391,19 @@ def load_table(name: str | Path) -> LatencyTable:
     folder = _folder(str(name))
     info = load_device_info(folder / DEVICE_FILE)
     shipped = resources.shipped(resources.TABLES) / folder.name
-    if info.left_out and str(name) == folder.name and folder != shipped and (shipped / TABLE_FILE).is_file():
+    if (
+        info.left_out
+        and str(name) == folder.name
+        and folder != shipped
+        and (shipped / TABLE_FILE).is_file()
+    ):
         count = sum(info.left_out.values())
         _LOG.warning(
-            f"{folder}: profiling left {count} operations out, so the shipped table of {name} is used. "
-            f"Fix: {profile_command(info)}"
+            f"{folder}: profiling left {count} operations out, so the shipped table of {name} is"
+            f" used. Fix: {profile_command(info)}"
         )
-        folder, info = shipped, load_device_info(shipped / DEVICE_FILE)
+        folder = shipped
+        info = load_device_info(shipped / DEVICE_FILE)
     return LatencyTable(info, read_rows(folder / TABLE_FILE), folder, read_unsupported(folder))
 
 
@@ -342,12 +413,16 @@ def profile_command(device: DeviceInfo) -> str:
 
 
 def table_names() -> dict[str, Path]:
-    """The devices that have a table, with its folder."""
-    return {name: path.parent for name, path in resources.names(resources.TABLES, f"*/{TABLE_FILE}").items()}
+    """Return the devices that have a table, with its folder."""
+    return {
+        name: path.parent
+        for name, path in resources.names(resources.TABLES, f"*/{TABLE_FILE}").items()
+    }
 
 
 def _folder(name: str) -> Path:
-    path, known = Path(name), table_names()
+    path = Path(name)
+    known = table_names()
     if len(path.parts) == 1 and name in known:
         return known[name]
     if path.name == TABLE_FILE:
@@ -356,5 +431,7 @@ def _folder(name: str) -> Path:
         return path
     if len(path.parts) > 1 or path.is_dir():
         raise InputError(f"{name}: there is no {TABLE_FILE} in this folder")
-    raise InputError(f"no latency table for device '{name}'{nearest(name, known)}; "
-                     f"make one with: nas profile --space SPACE --device {name}")  # fmt: skip
+    raise InputError(
+        f"no latency table for device '{name}'{nearest(name, known)}; "
+        f"make one with: nas profile --space SPACE --device {name}"
+    )

@@ -1,4 +1,5 @@
-"""What training made of a supernet's choices: each position's shares of its candidates, step by step."""
+"""What training made of a supernet's choices: each position's shares of its candidates, step by
+step."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ COLUMNS = 120
 
 _TICKS = 10
 """About so many steps are written below the cells."""
-_RED, _BLUE, _ORANGE = "#c8503c", "#2f86c6", "#cf7a22"
+_RED = "#c8503c"
+_BLUE = "#2f86c6"
+_ORANGE = "#cf7a22"
 
 _LEAST = 1e-4
 """Shares below this count as this, so that a ratio stays finite."""
@@ -33,8 +36,9 @@ class Alpha:
         positions: by name, in the order of the network.
         dropped: those whose block the found network does not have.
         steps: of the supernet's training.
-        kept: how strongly the position prefers a block over identity: the log2 of the ratio between the blocks' mean
-            share and identity's. The paper's importance (arXiv:2206.01191, Sec. 4.2) is the ratio of their sum.
+        kept: how strongly the position prefers a block over identity: the log2 of the ratio between
+            the blocks' mean share and identity's. The paper's importance (arXiv:2206.01191, Sec.
+            4.2) is the ratio of their sum.
         attention: the global block's share of both blocks'; None where there is no choice.
         shares: local, global and identity share in percent, in words.
     """
@@ -49,24 +53,27 @@ class Alpha:
 
     @property
     def mixed(self) -> tuple[int, ...]:
-        """The rows where local and global blocks are candidates."""
+        """Return the rows where local and global blocks are candidates."""
         return tuple(index for index, row in enumerate(self.attention) if row[-1] is not None)
 
     @property
     def kept_ends(self) -> tuple[float, float]:
-        """The range of `kept`, the same on both sides of 0."""
+        """Return the range of `kept`, the same on both sides of 0."""
         most = max(abs(value) for row in self.kept for value in row) or 1.0
         return -most, most
 
     @property
     def attention_ends(self) -> tuple[float, float]:
-        """The range of `attention`, the same on both sides of one half."""
-        far = max(abs((share or 0.5) - 0.5) for row in self.mixed for share in self.attention[row]) or 0.5
+        """Return the range of `attention`, the same on both sides of one half."""
+        far = (
+            max(abs((share or 0.5) - 0.5) for row in self.mixed for share in self.attention[row])
+            or 0.5
+        )
         return 0.5 - far, 0.5 + far
 
 
 def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
-    """The shares in a training's `alpha.csv`; None where it has no row.
+    """Return the shares in a training's `alpha.csv`; None where it has no row.
 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
@@ -80,16 +87,20 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
     steps = sorted(next(iter(by_position.values())))
     odd = next((name for name, known in by_position.items() if sorted(known) != steps), None)
     if odd:
-        raise InputError(f"{path}: {odd} has other steps than the other positions; the file is damaged")
+        raise InputError(
+            f"{path}: {odd} has other steps than the other positions; the file is damaged"
+        )
     shown = _thinned(steps)
     table = [[known[step] for step in shown] for known in by_position.values()]
     return Alpha(
-        positions=tuple(by_position), dropped=dropped, steps=tuple(shown),
+        positions=tuple(by_position),
+        dropped=dropped,
+        steps=tuple(shown),
         kept=tuple(tuple(map(_kept, line)) for line in table),
         attention=tuple(tuple(map(_attention, line)) for line in table),
         shares=tuple(tuple(map(_words, line)) for line in table),
         note=f"From {path}.",
-    )  # fmt: skip
+    )
 
 
 def _thinned(steps: list[int]) -> list[int]:
@@ -103,7 +114,11 @@ def _kept(row: dict[str, Any]) -> float:
 
 
 def _attention(row: dict[str, Any]) -> float | None:
-    return round(row["global"] / max(row["global"] + row["local"], _LEAST), 4) if row["global"] else None
+    return (
+        round(row["global"] / max(row["global"] + row["local"], _LEAST), 4)
+        if row["global"]
+        else None
+    )
 
 
 def _words(row: dict[str, Any]) -> str:
@@ -112,7 +127,8 @@ def _words(row: dict[str, Any]) -> str:
 
 
 def position_label(name: str, dropped: frozenset[str]) -> str:
-    """A position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was dropped."""
+    """Return a position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was
+    dropped."""
     try:
         place = Place.parse(name)
     except InputError:  # of a file that someone wrote; it is shown under its own name
@@ -124,17 +140,21 @@ def position_label(name: str, dropped: frozenset[str]) -> str:
 
 
 def alpha_figures(data: Alpha) -> dict[str, Figure]:
-    """Return the figures by file name: block against identity, and attention against the local block.
+    """Return the figures by file name: block against identity, and attention against the local
+    block.
 
     The second one is of the positions that may hold attention; where there is none it is left out.
     """
     every = range(len(data.positions))
     kept = _heatmap(data, every, data.kept, data.kept_ends, "log2 of the ratio", (_RED, _BLUE))
     figures = {
-        "alpha": Figure("Alpha over training: prefers its block (blue) or identity (red)", kept, data.note),
+        "alpha": Figure(
+            "Alpha over training: prefers its block (blue) or identity (red)", kept, data.note
+        ),
     }
     if data.mixed:
-        ends, colours = data.attention_ends, (_BLUE, _ORANGE)
+        ends = data.attention_ends
+        colours = (_BLUE, _ORANGE)
         share = _heatmap(data, data.mixed, data.attention, ends, "share of attention", colours)
         title = "Alpha over training: prefers attention (orange) or its local block (blue)"
         figures["alpha-attention"] = Figure(title, share, data.note)
@@ -142,10 +162,15 @@ def alpha_figures(data: Alpha) -> dict[str, Figure]:
 
 
 def _heatmap(
-    data: Alpha, rows: Sequence[int], values: Sequence[Sequence[float | None]], ends: tuple[float, float], title: str,
+    data: Alpha,
+    rows: Sequence[int],
+    values: Sequence[Sequence[float | None]],
+    ends: tuple[float, float],
+    title: str,
     colours: tuple[str, str],
-) -> Spec:  # fmt: skip
-    """Return cells of some of the positions. What lies between both ends is clear, whatever the background."""
+) -> Spec:
+    """Return cells of some of the positions. What lies between both ends is clear, whatever the
+    background."""
     labels = {row: position_label(data.positions[row], data.dropped) for row in rows}
     cells = [
         {
@@ -158,13 +183,33 @@ def _heatmap(
         for column, step in enumerate(data.steps)
     ]
     shown = data.steps[:: -(-len(data.steps) // _TICKS)]
-    x = {"field": "step", "type": "ordinal", "title": "step of the supernet's training",
-         "axis": {"values": list(shown), "labelAngle": 0}}  # fmt: skip
+    x = {
+        "field": "step",
+        "type": "ordinal",
+        "title": "step of the supernet's training",
+        "axis": {"values": list(shown), "labelAngle": 0},
+    }
     names = [printable(label) for label in labels.values()]
-    y = {"field": "name", "type": "nominal", "title": "stage.block (x: dropped by the search)",
-         "scale": {"domain": names}}  # fmt: skip
+    y = {
+        "field": "name",
+        "type": "nominal",
+        "title": "stage.block (x: dropped by the search)",
+        "scale": {"domain": names},
+    }
     middle = sum(ends) / 2
-    scale = {"domain": [ends[0], middle, ends[1]], "range": [colours[0], "rgba(128,128,128,0.06)", colours[1]]}
+    scale = {
+        "domain": [ends[0], middle, ends[1]],
+        "range": [colours[0], "rgba(128,128,128,0.06)", colours[1]],
+    }
     legend = {"gradientLength": 240, "gradientThickness": 9}
-    fill = {"field": "value", "type": "quantitative", "title": title, "scale": scale, "legend": legend}
-    return {"height": 14 * len(names), "layer": [layer({"type": "rect"}, cells, x=x, y=y, fill=fill)]}
+    fill = {
+        "field": "value",
+        "type": "quantitative",
+        "title": title,
+        "scale": scale,
+        "legend": legend,
+    }
+    return {
+        "height": 14 * len(names),
+        "layer": [layer({"type": "rect"}, cells, x=x, y=y, fill=fill)],
+    }

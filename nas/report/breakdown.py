@@ -1,4 +1,5 @@
-"""The latency of a network operation by operation, predicted and measured, and where a table's rows came from."""
+"""The latency of a network operation by operation, predicted and measured, and where a table's rows
+came from."""
 
 from __future__ import annotations
 
@@ -30,14 +31,16 @@ ROLES: dict[Role, tuple[str, str]] = {
     "head": ("head", "#b0509a"),
     "call": ("call", "#a38970"),
 }
-"""Label and colour; the colours stand out on white and on black, and keep apart for colour-blind readers."""
+"""Label and colour; the colours stand out on white and on black, and keep apart for colour-blind
+readers."""
 
 
 @dataclass(frozen=True)
 class Bar:
     """One operation. Times in ms, None where they are not known.
 
-    `shape` is its input and its output, `size` its MACs and parameters; both are empty for the call.
+    `shape` is its input and its output, `size` its MACs and parameters; both are empty for the
+    call.
     """
 
     name: str
@@ -57,7 +60,8 @@ class Rival:
     """The published member that one would ship otherwise, measured by turns with the found network.
 
     Attributes:
-        ratio, predicted_ratio: latency of the found network over the rival's, as measured and as predicted.
+        ratio, predicted_ratio: latency of the found network over the rival's, as measured and as
+            predicted.
     """
 
     name: str
@@ -69,7 +73,8 @@ class Rival:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A network on a device. `measured` tells when and with what, in words; it is empty where nothing was measured."""
+    """A network on a device. `measured` tells when and with what, in words; it is empty where
+    nothing was measured."""
 
     device: str
     bars: tuple[Bar, ...]
@@ -85,7 +90,7 @@ class Breakdown:
 
     @property
     def known(self) -> bool:
-        """Whether the time of any operation is known."""
+        """Return whether the time of any operation is known."""
         return any(bar.predicted_ms is not None or bar.measured_ms is not None for bar in self.bars)
 
 
@@ -122,11 +127,13 @@ class _CheckFile(Part):
         if self.rival is None or self.rival.measured_ms is None:
             return None
         rival = self.rival
-        return Rival(rival.name, rival.predicted_ms, self.rival.measured_ms, self.ratio, self.predicted_ratio)
+        return Rival(
+            rival.name, rival.predicted_ms, self.rival.measured_ms, self.ratio, self.predicted_ratio
+        )
 
 
 def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable) -> Breakdown:
-    """What the table says of every operation.
+    """Return what the table says of every operation.
 
     Args:
         attention: the number of global blocks in every stage.
@@ -147,7 +154,8 @@ def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable)
 
 
 def operations(arch: Architecture, attention: Sequence[int]) -> tuple[Bar, ...]:
-    """The operations of a network, whose last `attention[j]` blocks of stage j are global, without their times."""
+    """Return the operations of a network, whose last `attention[j]` blocks of stage j are global,
+    without their times."""
     roles: dict[str, Role] = {str(STEM): "stem", str(HEAD): "head"}
     for index, (stage, count) in enumerate(zip(arch.stages, attention, strict=True)):
         there = [p for p, block in enumerate(stage.blocks) if block.kind != "identity"]
@@ -155,18 +163,26 @@ def operations(arch: Architecture, attention: Sequence[int]) -> tuple[Bar, ...]:
         roles |= {str(Place.block(index, p)): "global" for p in there[len(there) - count :]}
         roles[str(Place.entry(index))] = "entry"
     return tuple(
-        Bar(op.name, op.spec.kind, roles.get(op.name, "reshape"), hyperparameters=op.key[1].replace(";", ", "),
-            shape=f"{op.input} to {op.output}", macs=op.macs, params=op.params)
+        Bar(
+            op.name,
+            op.spec.kind,
+            roles.get(op.name, "reshape"),
+            hyperparameters=op.key[1].replace(";", ", "),
+            shape=f"{op.input} to {op.output}",
+            macs=op.macs,
+            params=op.params,
+        )
         for op in arch.operations()
-    )  # fmt: skip
+    )
 
 
 def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> Breakdown:
-    """A network measured on a device, from a run's `check-DEVICE.yaml`.
+    """Return a network measured on a device, from a run's `check-DEVICE.yaml`.
 
     Args:
         bars: its operations.
-        estimate: what the run's table says of them, which stays where the file tells no prediction of that device.
+        estimate: what the run's table says of them, which stays where the file tells no prediction
+            of that device.
 
     Raises:
         InputError: for a damaged file, or one of another network, naming line, key and reason.
@@ -179,12 +195,19 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
     known = {bar.name for bar in bars} | {"intercept"}
     strange = next((name for name in rows if name not in known), None)
     if strange:
-        raise file.error(["operations"], f"{strange} is no operation of the run's architecture; measure the run again")
+        raise file.error(
+            ["operations"],
+            f"{strange} is no operation of the run's architecture; measure the run again",
+        )
     return Breakdown(
-        check.device, tuple(_checked(bar, rows) for bar in bars), check.predicted_ms, check.measured_ms,
-        check.error_percent, check.date + (f"; operations: {check.profile}" if check.profile else ""),
+        check.device,
+        tuple(_checked(bar, rows) for bar in bars),
+        check.predicted_ms,
+        check.measured_ms,
+        check.error_percent,
+        check.date + (f"; operations: {check.profile}" if check.profile else ""),
         check.measured_rival(),
-    )  # fmt: skip
+    )
 
 
 def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
@@ -198,19 +221,37 @@ def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
 def breakdown_figure(data: Breakdown, note: str = "") -> Figure:
     """Return a bar for each operation, as predicted, and a diamond where it was measured."""
     names = [printable(bar.name) for bar in data.bars]
-    y = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}, "axis": {"grid": False}}
+    y = {
+        "field": "name",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": names},
+        "axis": {"grid": False},
+    }
     x = x_axis("ms", scale={"zero": True})
     known = [(bar, ROLES[bar.role][0]) for bar in data.bars if bar.predicted_ms is not None]
-    series = [Series(label, colour, "square") for label, colour in ROLES.values() if label in {r for _, r in known}]
+    series = [
+        Series(label, colour, "square")
+        for label, colour in ROLES.values()
+        if label in {r for _, r in known}
+    ]
     measured = Series("measured", "#e03131", "diamond", filled=False)
     diamonds = [(bar, measured.name) for bar in data.bars if bar.measured_ms is not None]
     channels = series_encoding([*series, measured] if diamonds else series)
     bars = [_row(bar, bar.predicted_ms, label, data.predicted_ms) for bar, label in known]
-    layers = [layer({"type": "bar", "height": {"band": 0.78}}, bars, x=x, y=y, fill=channels["fill"])]
+    layers = [
+        layer({"type": "bar", "height": {"band": 0.78}}, bars, x=x, y=y, fill=channels["fill"])
+    ]
     if diamonds:
         marks = [_row(bar, bar.measured_ms, label, data.predicted_ms) for bar, label in diamonds]
         layers.append(
-            layer({"type": "point", "size": 45, "opacity": 1, "strokeWidth": 1.6}, marks, x=x, y=y, **channels)
+            layer(
+                {"type": "point", "size": 45, "opacity": 1, "strokeWidth": 1.6},
+                marks,
+                x=x,
+                y=y,
+                **channels,
+            )
         )
     return Figure(data.title, {"height": 17 * len(names), "layer": layers}, note)
 
@@ -220,8 +261,14 @@ def _row(bar: Bar, ms: float | None, series: str, total: float | None) -> dict[s
 
 
 def _lines(bar: Bar, total: float | None) -> tuple[str, ...]:
-    share = f", {100 * bar.predicted_ms / total:.1f} %" if bar.predicted_ms is not None and total else ""
-    predicted = [f"predicted {bar.predicted_ms:.4g} ms{share}"] if bar.predicted_ms is not None else []
+    share = (
+        f", {100 * bar.predicted_ms / total:.1f} %"
+        if bar.predicted_ms is not None and total
+        else ""
+    )
+    predicted = (
+        [f"predicted {bar.predicted_ms:.4g} ms{share}"] if bar.predicted_ms is not None else []
+    )
     measured = [f"measured {bar.measured_ms:.4g} ms"] if bar.measured_ms is not None else []
     about = [line for line in (bar.shape, bar.provenance and f"row: {bar.provenance}") if line]
     return f"{bar.name}: {bar.kind}", *predicted, *measured, *about
@@ -233,7 +280,8 @@ class TableRows:
 
     Attributes:
         all: rows by provenance, the most trustworthy first; only what occurs.
-        used: those of the found network's operations, each once; "priced" counts operations without a row.
+        used: those of the found network's operations, each once; "priced" counts operations without
+            a row.
         dates: of the oldest and the newest row.
         facts: name and value of what the table says of device and tools.
     """
@@ -245,7 +293,7 @@ class TableRows:
 
     @property
     def provenances(self) -> tuple[str, ...]:
-        """Every provenance that occurs, in the table or in the network."""
+        """Return every provenance that occurs, in the table or in the network."""
         return tuple(name for name in PROVENANCES if name in self.all or name in self.used)
 
 
@@ -255,14 +303,23 @@ def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
     dates = sorted(row.date for row in table.rows.values())
     device = table.device
     facts = {
-        "compute unit": device.compute_unit, "placement": device.placement, "precision": device.precision,
-        "threads": device.threads, "cores": device.affinity, "source": device.source,
+        "compute unit": device.compute_unit,
+        "placement": device.placement,
+        "precision": device.precision,
+        "threads": device.threads,
+        "cores": device.affinity,
+        "source": device.source,
         "method": device.estimate.method if device.estimate else "",
-        "cost of a call": f"{device.intercept_ms:.4g} ms", "scale of the rows": f"{device.calibration.scale:.4g}",
-        "weights beside the rows": f"{device.calibration.weights_ms:.4g} ms per million parameters beyond "
-                                   f"{device.calibration.weights_from:.4g}" if device.calibration.weights_ms else "",
+        "cost of a call": f"{device.intercept_ms:.4g} ms",
+        "scale of the rows": f"{device.calibration.scale:.4g}",
+        "weights beside the rows": (
+            f"{device.calibration.weights_ms:.4g} ms per million parameters beyond "
+            f"{device.calibration.weights_from:.4g}"
+            if device.calibration.weights_ms
+            else ""
+        ),
         "tools": ", ".join(f"{name} {version}" for name, version in device.tools.items()),
-    }  # fmt: skip
+    }
     return TableRows(
         _counts(row.provenance for row in table.rows.values()),
         _counts(table.rows[key].provenance if key in table.rows else "priced" for key in used),

@@ -1,4 +1,5 @@
-"""`nas.report`: what runs found, on one page that opens without a network, and as pictures. `nas report` prints it."""
+"""`nas.report`: what runs found, on one page that opens without a network, and as pictures. `nas
+report` prints it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Report:
 
 
 def report(*run: str | Path, out: str | Path | None = None) -> Report:
-    """Write one HTML page of what runs found, why to believe it and how to repeat it, and pictures of the same.
+    """Write one HTML page of what runs found, why to believe it and how to repeat it, and pictures
+    of the same.
 
     Args:
         run: run folders that `nas search` wrote; several are compared.
@@ -41,7 +43,7 @@ def report(*run: str | Path, out: str | Path | None = None) -> Report:
 
 
 def perform(options: ReportOptions) -> Report:
-    """Do what the options of `nas report` say."""
+    """Return do what the options of `nas report` say."""
     run = options.run
     if len({path.resolve() for path in run}) < len(run):
         raise InputError("each run once: a run folder is named twice")

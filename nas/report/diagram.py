@@ -34,7 +34,8 @@ class Box:
 
 @dataclass(frozen=True)
 class StageDrawing:
-    """A stage with what enters it; the last one with the head too. `title` and `about` say what it is in words."""
+    """A stage with what enters it; the last one with the head too. `title` and `about` say what it
+    is in words."""
 
     title: str
     about: str
@@ -42,13 +43,14 @@ class StageDrawing:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Width and height of the drawing."""
+        """Return width and height of the drawing."""
         return COLUMN * len(self.boxes), max((box.height for box in self.boxes), default=0) + 4
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A network. `kinds` are the block kinds of each role that occurs, `expansions` whether boxes show them."""
+    """A network. `kinds` are the block kinds of each role that occurs, `expansions` whether boxes
+    show them."""
 
     stages: tuple[StageDrawing, ...]
     kinds: dict[Role, tuple[str, ...]]
@@ -56,48 +58,62 @@ class Drawing:
 
     @property
     def dropped(self) -> int:
-        """How many positions were dropped."""
+        """Return how many positions were dropped."""
         return sum(box.role is None for stage in self.stages for box in stage.boxes)
 
 
 def drawing(arch: Architecture, bars: Sequence[Bar]) -> Drawing:
-    """The drawing of a network, whose operations `bars` describe."""
+    """Return the drawing of a network, whose operations `bars` describe."""
     operations = [bar for bar in bars if bar.role != "call"]
     blocks = [block for stage in arch.stages for block in stage.present]
     shown = len({getattr(block, "expansion", None) for block in blocks}) > 1
     stages = tuple(_stage(arch, index, operations, shown) for index in range(len(arch.stages)))
     kinds: dict[Role, tuple[str, ...]] = {
-        role: tuple(dict.fromkeys(bar.kind for bar in operations if bar.role == role)) for role in ROLES
+        role: tuple(dict.fromkeys(bar.kind for bar in operations if bar.role == role))
+        for role in ROLES
     }
     return Drawing(stages, {role: names for role, names in kinds.items() if names}, shown)
 
 
 def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool) -> StageDrawing:
-    stage, number = arch.stages[index], index + 1
+    stage = arch.stages[index]
+    number = index + 1
     ends = {STEM: 0, HEAD: len(arch.stages) - 1}
     places = [(Place.parse(bar.name), bar) for bar in bars]
     own: list[Bar | int] = [bar for place, bar in places if ends.get(place, place.stage) == index]
     for position, block in enumerate(stage.blocks):
         if block.kind == "identity":
-            own.insert(next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)), position)
+            own.insert(
+                next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)),
+                position,
+            )
     height = round(12 + (HIGHEST - 12) * stage.width / max(arch.widths))
-    boxes = tuple(_box(arch, index, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own))
+    boxes = tuple(
+        _box(arch, index, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own)
+    )
     stride = STRIDE >> (len(arch.stages) - number)
     size = "x".join(str(side // stride) for side in arch.resolution)
     of = f" of {len(stage.blocks)}" if len(stage.blocks) > stage.depth else ""
     plural = "" if (of or stage.depth) == 1 else "s"
-    return StageDrawing(f"Stage {number}", f"{stage.width} channels at {size}, {stage.depth}{of} block{plural}", boxes)
+    return StageDrawing(
+        f"Stage {number}",
+        f"{stage.width} channels at {size}, {stage.depth}{of} block{plural}",
+        boxes,
+    )
 
 
 def _follows(entry: Bar | int, position: int) -> bool:
-    """Whether an operation comes after a position of its stage (a number is a dropped position before it)."""
+    """Return whether an operation comes after a position of its stage (a number is a dropped
+    position before it)."""
     if isinstance(entry, int):
         return False
     place = Place.parse(entry.name)
     return place.part == "head" if place.position is None else place.position > position
 
 
-def _box(arch: Architecture, stage: int, entry: Bar | int, x: int, height: int, expansions: bool) -> Box:
+def _box(
+    arch: Architecture, stage: int, entry: Bar | int, x: int, height: int, expansions: bool
+) -> Box:
     if isinstance(entry, int):
         name = str(Place.block(stage, entry))
         return Box(name, None, x, height, "", (name, "dropped: identity"))
@@ -110,13 +126,20 @@ def _about(bar: Bar) -> tuple[str, ...]:
     times = [f"predicted {bar.predicted_ms:.4g} ms"] if bar.predicted_ms is not None else []
     times += [f"measured {bar.measured_ms:.4g} ms"] if bar.measured_ms is not None else []
     return (
-        f"{bar.name}: {bar.kind}", *([bar.hyperparameters] if bar.hyperparameters else []), bar.shape,
-        f"{bar.params / 1e6:.3f} M parameters, {bar.macs / 1e6:.1f} M MACs", *([", ".join(times)] if times else []),
-    )  # fmt: skip
+        f"{bar.name}: {bar.kind}",
+        *([bar.hyperparameters] if bar.hyperparameters else []),
+        bar.shape,
+        f"{bar.params / 1e6:.3f} M parameters, {bar.macs / 1e6:.1f} M MACs",
+        *([", ".join(times)] if times else []),
+    )
 
 
 def caption(data: Drawing) -> str:
     """Return what heights, dashes and numbers of a drawing mean."""
-    dropped = f"; dashed: {data.dropped} dropped position{'' if data.dropped == 1 else 's'}" if data.dropped else ""
+    dropped = (
+        f"; dashed: {data.dropped} dropped position{'' if data.dropped == 1 else 's'}"
+        if data.dropped
+        else ""
+    )
     numbers = "; number: expansion" if data.expansions else ""
     return f"One column per operation, as high as its stage is wide{dropped}{numbers}."

@@ -36,8 +36,8 @@ from nas.report.figure import (
 from nas.report.sources import Sources
 from nas.runs.schema import BEST, About
 from nas.search import Found, Problem
-from nas.search.exact import FrontPoint, front
-from nas.search.run import summary
+from nas.search.engines.exact import FrontPoint, front
+from nas.search.record import summary
 from nas.space import Space
 
 _SHAPE = ("widths", "depths", "attention")
@@ -51,7 +51,8 @@ class Front:
 
     Attributes:
         points: the front, fastest first; empty where it is not known.
-        found: what was found first, then what other engines would find at the target, labelled with the engine.
+        found: what was found first, then what other engines would find at the target, labelled with
+            the engine.
         published: the published members.
         target_ms: where the search was to get; infinite for nowhere.
         axis: what is upward.
@@ -67,8 +68,11 @@ class Front:
     note: str
 
 
-def front_picture(problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]) -> Front:
-    """Return the data of the picture of a front, and of what engines found (the search's own first)."""
+def front_picture(
+    problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]
+) -> Front:
+    """Return the data of the picture of a front, and of what engines found (the search's own
+    first)."""
     curve = _points(problem.space, points)
     answers = tuple(_answer(problem, name, one) for name, one in found.items())
     members = published(problem)
@@ -78,7 +82,10 @@ def front_picture(problem: Problem, points: Sequence[FrontPoint], found: Mapping
         published=members,
         target_ms=problem.target_ms,
         axis=axis_of_problem(problem, (*curve, *answers, *members)),
-        title=f"{problem.space.name} on {problem.table.device.name}: Pareto front of {len(points)} members",
+        title=(
+            f"{problem.space.name} on {problem.table.device.name}: Pareto front of {len(points)}"
+            " members"
+        ),
         note=note(problem.table, problem.scores),
     )
 
@@ -91,7 +98,8 @@ def _answer(problem: Problem, name: str, found: Found) -> Point:
 
 
 def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[Front, str]:
-    """The same of a run, whose front is in one of `paths` or is computed, and why the front is not there if it is not.
+    """Return the same of a run, whose front is in one of `paths` or is computed, and why the front
+    is not there if it is not.
 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
@@ -102,31 +110,42 @@ def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[F
     result = about.result
     found = [point_of("found", result)]
     # Of a search on several devices, what is best on this one alone stands beside.
-    found += [point_of(name, each) for name, each in about.answers.items() if name == f"{BEST}{about.table.device}"
-              and (each.latency_ms, each.cost) != (result.latency_ms, result.cost)]  # fmt: skip
+    found += [
+        point_of(name, each)
+        for name, each in about.answers.items()
+        if name == f"{BEST}{about.table.device}"
+        and (each.latency_ms, each.cost) != (result.latency_ms, result.cost)
+    ]
     title = f": Pareto front of {len(points)} members" if points else ""
-    return Front(
-        points=points,
-        found=tuple(found),
-        published=members,
-        target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
-        axis=axis_of((*points, *found, *members), about.scores.kind, about.scores.metric),
-        title=f"{about.space.name} on {about.table.device}{title}",
-        note=note_of(about),
-    ), reason
+    return (
+        Front(
+            points=points,
+            found=tuple(found),
+            published=members,
+            target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
+            axis=axis_of((*points, *found, *members), about.scores.kind, about.scores.metric),
+            title=f"{about.space.name} on {about.table.device}{title}",
+            note=note_of(about),
+        ),
+        reason,
+    )
 
 
 def published_members(about: About, sources: Sources) -> tuple[Point, ...]:
-    """Return the published members as the run recorded them, or as its sources have them (of an older run)."""
+    """Return the published members as the run recorded them, or as its sources have them (of an
+    older run)."""
     if about.published:
         return published_points(about.published, about.space.name)
     return published(sources.problem) if sources.problem else ()
 
 
 def _read(path: Path) -> tuple[Point, ...]:
-    rows = read_columns(path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error"))
+    rows = read_columns(
+        path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error")
+    )
     return tuple(
-        Point("", row["ms"], row["cost"], shape_lines(row), row["accuracy"], row["standard_error"]) for row in rows
+        Point("", row["ms"], row["cost"], shape_lines(row), row["accuracy"], row["standard_error"])
+        for row in rows
     )
 
 
@@ -141,7 +160,8 @@ def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
 
 def _points(space: Space, points: Sequence[FrontPoint]) -> tuple[Point, ...]:
     return tuple(
-        Point("", p.ms, p.cost, shape_lines(summary(space, p.architecture)), *values_of(p.accuracy)) for p in points
+        Point("", p.ms, p.cost, shape_lines(summary(space, p.architecture)), *values_of(p.accuracy))
+        for p in points
     )
 
 
@@ -161,7 +181,9 @@ def front_figure(data: Front, measured: Point | None = None) -> Figure:
     marks = [
         Marks(PUBLISHED, data.published, 60, bars=True),
         *others,
-        Marks(Series("found, measured", FOUND_COLOUR, "diamond", filled=False), since, 90, bars=True),
+        Marks(
+            Series("found, measured", FOUND_COLOUR, "diamond", filled=False), since, 90, bars=True
+        ),
         Marks(FOUND, found[:1], 150, bars=True, edge=True),
     ]
     return plane(
@@ -170,7 +192,9 @@ def front_figure(data: Front, measured: Point | None = None) -> Figure:
         axis,
         frame,
         marks=marks,
-        curves=[Curve(Series("Pareto front", COLOURS[0], "stroke"), data.points, "± 1 standard error")],
+        curves=[
+            Curve(Series("Pareto front", COLOURS[0], "stroke"), data.points, "± 1 standard error")
+        ],
         dotted=[*found[:1], *since] if since else (),
         labels=place_labels(axis, found, data.published, frame, since),
         target_ms=data.target_ms,
@@ -178,9 +202,11 @@ def front_figure(data: Front, measured: Point | None = None) -> Figure:
 
 
 def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
-    """Return the fronts of several runs, by name: what each found is a disc, published members are stars."""
+    """Return the fronts of several runs, by name: what each found is a disc, published members are
+    stars."""
     axis = shared_axis(tuple(fronts.values()))
-    curves, marks = [], []
+    curves = []
+    marks = []
     for index, (name, one) in enumerate(fronts.items()):
         colour = COLOURS[index % len(COLOURS)]
         curves.append(Curve(Series(name, colour, "stroke"), one.points))
@@ -189,7 +215,11 @@ def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
         marks.append(Marks(Series(f"{name}: published", colour, STAR, shown=False), members, 50))
         # A run whose front is not known is named by the disc of what it found.
         known = bool(one.points)
-        marks.append(Marks(Series(f"{name}: found", colour, shown=not known), found, 130, bars=True, edge=True))
+        marks.append(
+            Marks(
+                Series(f"{name}: found", colour, shown=not known), found, 130, bars=True, edge=True
+            )
+        )
     curve = [point for one in fronts.values() for point in one.points]
     marked = [point for one in fronts.values() for point in (*one.found, *one.published)]
     frame = view(axis, curve, marked, inf)

@@ -12,7 +12,12 @@ from nas.options import Options, option
 class ReportOptions(Options):
     """Options of `nas report`."""
 
-    run: tuple[Path, ...] = option(help="A run folder that `nas search` wrote; several are compared.", argument=True)
+    run: tuple[Path, ...] = option(
+        help="A run folder that `nas search` wrote; several are compared.", argument=True
+    )
     out: Path | None = option(
-        None, help="File of the page.", metavar="FILE", shown="report.html or compare.html in the first run's folder"
+        None,
+        help="File of the page.",
+        metavar="FILE",
+        shown="report.html or compare.html in the first run's folder",
     )

@@ -45,7 +45,11 @@ class Section:
 
     def named(self, start: str) -> tuple[Figure, ...]:
         """Return the figures of this name and those whose names go on from it, as breakdown-DEVICE."""
-        return tuple(each for name, each in self.figures.items() if name == start or name.startswith(f"{start}-"))
+        return tuple(
+            each
+            for name, each in self.figures.items()
+            if name == start or name.startswith(f"{start}-")
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Folder:
 
     @property
     def networks(self) -> tuple[Section, ...]:
-        """A section for each network that was found."""
+        """Return a section for each network that was found."""
         return self.sections[:1] if self.shared else self.sections
 
 
@@ -83,7 +87,9 @@ def figures_of(run: RunReport) -> dict[str, Figure]:
         found["breakdown"] = breakdown_figure(run.breakdown, note_of(run.about))
     for other in run.others:
         if other.known:
-            found[f"breakdown-{other.device}"] = breakdown_figure(other, f"Measured: {other.measured}.")
+            found[f"breakdown-{other.device}"] = breakdown_figure(
+                other, f"Measured: {other.measured}."
+            )
     if run.alpha:
         found |= alpha_figures(run.alpha)
     fits = [fit for fit in run.fits if fit.epochs]
@@ -105,7 +111,9 @@ def write_pictures(run: RunReport) -> list[Path]:
     for name, figure in figures_of(run).items():
         path = folder / f"{name}.png"
         # Of several pictures in one folder each has to say which run it is of.
-        replace(figure, title=f"{run.name}: {figure.title}" if name == "finetune" else figure.title).save(path)
+        replace(
+            figure, title=f"{run.name}: {figure.title}" if name == "finetune" else figure.title
+        ).save(path)
         written.append(path)
     path = folder / "network.png"
     figures.write_bytes(path, figures.svg_to_png(network_svg(run, title)))
@@ -134,7 +142,8 @@ def network_svg(run: RunReport, title: str) -> str:
 def write_page(runs: Sequence[RunReport], command: str, path: Path) -> None:
     """Write the page of these runs; side by side where there are several.
 
-    `command` is the command line that made the page. Raises NasError when the file cannot be written.
+    `command` is the command line that made the page. Raises NasError when the file cannot be
+    written.
     """
     write_text(path, render(runs, command))
 
@@ -175,7 +184,8 @@ def _template(name: str) -> Template:
 
 
 def _shown(value: Any) -> Any:
-    """Return what stands on the page for a value: control characters of names from files are written as escapes."""
+    """Return what stands on the page for a value: control characters of names from files are
+    written as escapes."""
     return printable_lines(value) if type(value) is str else value
 
 
@@ -199,7 +209,7 @@ def _folder(runs: Sequence[RunReport]) -> Folder:
 
 
 def together(text: str) -> str:
-    """The text with figures and their units on one line."""
+    """Return the text with figures and their units on one line."""
     return re.sub(r"(?<=\d) (?=(%|ms|points|M|G)\b|[%±])|(?<=±) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 
@@ -214,19 +224,25 @@ def _section(run: RunReport) -> Section:
 
 
 def _comparison(runs: Sequence[RunReport]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """A row a property, a value a run."""
+    """Return a row a property, a value a run."""
     columns = [_column(run) for run in runs]
     return tuple((name, tuple(column[name] for column in columns)) for name in columns[0])
 
 
 def _column(run: RunReport) -> dict[str, str]:
-    about, result, check = run.about, run.about.result, run.breakdown
+    about = run.about
+    result = run.about.result
+    check = run.breakdown
     measured = check.measured_ms if check else None
     error = about.table.expected_error
-    done = [f"{best.accuracy:.2f} % ({fit.name}, {best.part})" for fit in run.fits if (best := fit.best)]
+    done = [
+        f"{best.accuracy:.2f} % ({fit.name}, {best.part})" for fit in run.fits if (best := fit.best)
+    ]
     target = about.target.latency_ms
     return {
-        "space": about.space.name, "device": run.device, "engine": about.engine.name,
+        "space": about.space.name,
+        "device": run.device,
+        "engine": about.engine.name,
         "target": "none" if target is None else f"{target:.4g} ms",
         "predicted latency": summary.ms_text(result),
         "measured latency": "not measured" if measured is None else f"{measured:.4g} ms",
@@ -234,7 +250,9 @@ def _column(run: RunReport) -> dict[str, str]:
         "expected accuracy": summary.accuracy_tile(run).value,
         "below the largest member": f"{result.cost:.2f} points",
         "measured accuracy": "; ".join(done) or "not measured",
-        "parameters": f"{result.params / 1e6:.2f} M", "MACs": f"{result.macs / 1e9:.3f} G",
-        "widths": "-".join(map(str, result.widths)), "depths": "-".join(map(str, result.depths)),
+        "parameters": f"{result.params / 1e6:.2f} M",
+        "MACs": f"{result.macs / 1e9:.3f} G",
+        "widths": "-".join(map(str, result.widths)),
+        "depths": "-".join(map(str, result.depths)),
         "attention blocks": "-".join(map(str, result.attention)),
-    }  # fmt: skip
+    }

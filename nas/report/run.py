@@ -1,4 +1,5 @@
-"""Everything that a report shows of a run, read from its folder; and what is not there, with what makes it."""
+"""Everything that a report shows of a run, read from its folder; and what is not there, with what
+makes it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,15 @@ from nas.accuracy import RecordedScores
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.report.alpha import Alpha, read_alpha
-from nas.report.breakdown import Bar, Breakdown, TableRows, operations, predicted, read_check, table_rows
+from nas.report.breakdown import (
+    Bar,
+    Breakdown,
+    TableRows,
+    operations,
+    predicted,
+    read_check,
+    table_rows,
+)
 from nas.report.diagram import Drawing, drawing
 from nas.report.front import Front, read_front
 from nas.report.sources import Sources, find_file, find_sources
@@ -34,7 +43,8 @@ EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "liter
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A part that the run has no data for: why, and the command that makes them (empty where none does)."""
+    """A part that the run has no data for: why, and the command that makes them (empty where none
+    does)."""
 
     part: str
     reason: str
@@ -52,8 +62,8 @@ class RunReport:
         others: checks on other devices.
         fits: fine-tunings, finished or not.
         left_out: in the order in which the job goes on.
-        before, after: the commands that made what the search was given, and those that took it further, as far as they
-            are known.
+        before, after: the commands that made what the search was given, and those that took it
+            further, as far as they are known.
     """
 
     folder: Path
@@ -80,20 +90,26 @@ class RunReport:
 
     @property
     def recorded(self) -> RecordedScores | None:
-        """The scores where they are what single moves cost on a supernet, which know their images and their level."""
+        """Return the scores where they are what single moves cost on a supernet, which know their
+        images and their level."""
         return self.scores if isinstance(self.scores, RecordedScores) else None
 
     @property
     def operations(self) -> tuple[Bar, ...]:
-        """The network's operations with what is known of their times."""
-        return self.breakdown.bars if self.breakdown else operations(self.architecture, self.about.result.attention)
+        """Return the network's operations with what is known of their times."""
+        return (
+            self.breakdown.bars
+            if self.breakdown
+            else operations(self.architecture, self.about.result.attention)
+        )
 
 
 def load_runs(folder: str | Path) -> list[RunReport]:
-    """What a run folder holds; one report a device where several were searched together.
+    """Return what a run folder holds; one report a device where several were searched together.
 
     Raises:
-        InputError: where there is no finished run or a file in it is damaged, naming the file and the reason.
+        InputError: where there is no finished run or a file in it is damaged, naming the file and
+            the reason.
     """
     root = Path(folder)
     abouts = read_about(root)
@@ -103,8 +119,9 @@ def load_runs(folder: str | Path) -> list[RunReport]:
 def _load(folder: Path, about: About, several: bool) -> RunReport:
     arch = _architecture(folder, about, several)
     sources = find_sources(folder, about, arch)
-    front, no_front = read_front([folder / (f"front-{about.table.device}.csv" if several else "front.csv")], about,
-                                 sources)  # fmt: skip
+    front, no_front = read_front(
+        [folder / (f"front-{about.table.device}.csv" if several else "front.csv")], about, sources
+    )
     steps, no_steps = _trajectory(folder, about, sources, several)
     estimate = _estimate(arch, about, sources)
     bars = operations(arch, about.result.attention)
@@ -116,37 +133,94 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
     exports = read_exports(folder / "export" / "export.yaml")
     # Only a supernet has alphas; the accuracy law does not.
     trained = about.supernet is not None or about.scores.kind != "law"
-    left_out = _left_out(folder, about, sources, fits, {
-        "Pareto front": no_front, "trajectory": no_steps, "breakdown": "" if shown else sources.reason,
-        "alpha": "" if alpha or not trained else "there is no alpha.csv of a training beside the scores of this search",
-        "fine-tuning": "" if any(fit.best for fit in fits) else "it is not finished" if fits
-                       else "not done yet; it takes a data set (nas finetune --help)",
-        "measured latency": "" if own else "not measured yet",
-        "exports": "" if exports else "not finished" if (folder / "export").is_dir() else "not done yet",
-    })  # fmt: skip
+    left_out = _left_out(
+        folder,
+        about,
+        sources,
+        fits,
+        {
+            "Pareto front": no_front,
+            "trajectory": no_steps,
+            "breakdown": "" if shown else sources.reason,
+            "alpha": (
+                ""
+                if alpha or not trained
+                else "there is no alpha.csv of a training beside the scores of this search"
+            ),
+            "fine-tuning": (
+                ""
+                if any(fit.best for fit in fits)
+                else (
+                    "it is not finished"
+                    if fits
+                    else "not done yet; it takes a data set (nas finetune --help)"
+                )
+            ),
+            "measured latency": "" if own else "not measured yet",
+            "exports": (
+                ""
+                if exports
+                else "not finished"
+                if (folder / "export").is_dir()
+                else "not done yet"
+            ),
+        },
+    )
     name = folder.resolve().name
     return RunReport(
-        folder, f"{name} on {about.table.device}" if several else name, about, arch, front, steps,
-        drawing(arch, shown.bars if shown else bars), shown, tuple(check for check in checks if check is not own),
-        alpha, fits, exports, table_rows(sources.table, arch) if sources.table else None, sources.scores, left_out,
+        folder,
+        f"{name} on {about.table.device}" if several else name,
+        about,
+        arch,
+        front,
+        steps,
+        drawing(arch, shown.bars if shown else bars),
+        shown,
+        tuple(check for check in checks if check is not own),
+        alpha,
+        fits,
+        exports,
+        table_rows(sources.table, arch) if sources.table else None,
+        sources.scores,
+        left_out,
         (*_profiling(sources), *_training(folder, about)),
-        (*(fit.command for fit in fits), *([exports.command] if exports else []),
-         *(f"nas check {shlex.quote(str(folder))} --device {shlex.quote(check.device)}" for check in checks)),
-    )  # fmt: skip
+        (
+            *(fit.command for fit in fits),
+            *([exports.command] if exports else []),
+            *(
+                f"nas check {shlex.quote(str(folder))} --device {shlex.quote(check.device)}"
+                for check in checks
+            ),
+        ),
+    )
 
 
 def _profiling(sources: Sources) -> Iterator[str]:
-    """The command that measured the table for this space; none for an estimated table."""
+    """Yield the command that measured the table for this space; none for an estimated table."""
     for entry in sources.profiled:
         size, _, classes = entry.resolution.partition("/")
-        if (entry.name, size) == (sources.about.space.name, "x".join(map(str, sources.about.space.resolution))):
+        if (entry.name, size) == (
+            sources.about.space.name,
+            "x".join(map(str, sources.about.space.resolution)),
+        ):
             task = ["--classes", classes] if classes.isdecimal() else []
-            yield shlex.join(["nas", "profile", "--space", entry.space, "--device", sources.about.table.device,
-                              "--resolution", size, *task])  # fmt: skip
+            yield shlex.join(
+                [
+                    "nas",
+                    "profile",
+                    "--space",
+                    entry.space,
+                    "--device",
+                    sources.about.table.device,
+                    "--resolution",
+                    size,
+                    *task,
+                ]
+            )
 
 
 def _training(folder: Path, about: About) -> Iterator[str]:
-    """The command that trained the supernet."""
+    """Yield the command that trained the supernet."""
     path = _training_file(folder, about)
     command = YamlFile(path).data.get("command") if path else None
     if isinstance(command, str):
@@ -154,7 +228,9 @@ def _training(folder: Path, about: About) -> Iterator[str]:
 
 
 def _training_file(folder: Path, about: About) -> Path | None:
-    return find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
+    return (
+        find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
+    )
 
 
 def _architecture(folder: Path, about: About, several: bool) -> Architecture:
@@ -165,16 +241,23 @@ def _architecture(folder: Path, about: About, several: bool) -> Architecture:
     said = about.result
     same = (arch.widths, arch.depths, arch.params) == (said.widths, said.depths, said.params)
     if not same or len(said.attention) != len(arch.stages):
-        raise InputError(f"{path}: another network than the one that {folder / 'run.yaml'} says was found")
+        raise InputError(
+            f"{path}: another network than the one that {folder / 'run.yaml'} says was found"
+        )
     return arch
 
 
-def _trajectory(folder: Path, about: About, sources: Sources, several: bool) -> tuple[Trajectory | None, str]:
+def _trajectory(
+    folder: Path, about: About, sources: Sources, several: bool
+) -> tuple[Trajectory | None, str]:
     """Return the steps of the search, and why there are none to show where some are missing."""
     if several:
         return None, ""  # such a search takes no steps
     found = read_trajectory(folder / "trace.csv", about, sources)
-    return found, "" if found else "the search took no step: the space's largest member is fast enough"
+    return (
+        found,
+        "" if found else "the search took no step: the space's largest member is fast enough",
+    )
 
 
 def _estimate(arch: Architecture, about: About, sources: Sources) -> Breakdown | None:
@@ -190,24 +273,31 @@ def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
     dropped = {
         str(Place.block(index, position))
         for index, stage in enumerate(arch.stages)
-        for position, block in enumerate(stage.blocks) if block.kind == "identity"
-    }  # fmt: skip
+        for position, block in enumerate(stage.blocks)
+        if block.kind == "identity"
+    }
     return read_alpha(path, frozenset(dropped)) if path else None
 
 
 def _left_out(
     folder: Path, about: About, sources: Sources, fits: Sequence[Fit], reasons: dict[str, str]
 ) -> tuple[LeftOut, ...]:
-    run, device = shlex.quote(str(folder)), shlex.quote(about.table.device)
+    run = shlex.quote(str(folder))
+    device = shlex.quote(about.table.device)
     again = without(about.command, "--out")
-    target = EXPORTS.get(about.table.kind or (sources.table.device.kind if sources.table else ""), "litert")
+    target = EXPORTS.get(
+        about.table.kind or (sources.table.device.kind if sources.table else ""), "litert"
+    )
     commands = {
         "fine-tuning": fits[0].command if fits else _finetuning(folder, about, run),
         "exports": f"nas export {run} --to {target}",
         "measured latency": f"nas check {run} --device {device}",
-        "trajectory": "", "Pareto front": f"{again} --front", "published members": again, "breakdown": again,
+        "trajectory": "",
+        "Pareto front": f"{again} --front",
+        "published members": again,
+        "breakdown": again,
         "alpha": next(_training(folder, about), ""),
-    }  # fmt: skip
+    }
     known = about.published or sources.problem
     reasons = {**reasons, "published members": "" if known else sources.reason}
     return tuple(LeftOut(part, reasons[part], commands[part]) for part in commands if reasons[part])
@@ -224,15 +314,17 @@ def _finetuning(folder: Path, about: About, run: str) -> str:
 
 
 def without(command: str, *options: str) -> str:
-    """A command line without options that take a value; as it is where it is none that a shell would take."""
+    """Return a command line without options that take a value; as it is where it is none that a
+    shell would take."""
     try:
         words: Sequence[str] = shlex.split(command)
     except ValueError:
         return command
     kept = [
-        word for before, word in zip(["", *words], words, strict=False)
+        word
+        for before, word in zip(["", *words], words, strict=False)
         if word.partition("=")[0] not in options and before not in options
-    ]  # fmt: skip
+    ]
     return shlex.join(kept)
 
 
@@ -271,7 +363,8 @@ class _ExportFile(Part):
 
 @dataclass(frozen=True)
 class Export:
-    """One exported file. `facts` are what was found when it was compared with the network, in words."""
+    """One exported file. `facts` are what was found when it was compared with the network, in
+    words."""
 
     target: str
     file: str
@@ -289,7 +382,7 @@ class Exports:
 
 
 def read_exports(path: Path) -> Exports | None:
-    """The finished exports of a run; None where there are none.
+    """Return the finished exports of a run; None where there are none.
 
     Raises:
         InputError: for a damaged file, naming line, key and reason.
@@ -298,16 +391,22 @@ def read_exports(path: Path) -> Exports | None:
         return None
     file = YamlFile(path)
     found = validated(file, _ExportFile, file.data)
-    files = tuple(Export(name, t.file, t.bytes, tuple(_facts(t))) for name, t in found.targets.items())
+    files = tuple(
+        Export(name, t.file, t.bytes, tuple(_facts(t))) for name, t in found.targets.items()
+    )
     return Exports(files, found.weights.provenance, found.command) if files else None
 
 
 def _facts(target: _Target) -> Iterator[str]:
     for kind, apart in target.differences.items():
-        yield (f"on {apart.images} {kind} images its outputs are off by {apart.relative:.2g} of their deviation, the "
-               f"answer is the same on {apart.top1_agreement:.4g} %")  # fmt: skip
+        yield (
+            f"on {apart.images} {kind} images its outputs are off by {apart.relative:.2g} of their"
+            f" deviation, the answer is the same on {apart.top1_agreement:.4g} %"
+        )
     if target.accuracy:
-        yield (f"accuracy {target.accuracy.after:.2f} %, the network's {target.accuracy.before:.2f} %, on "
-               f"{target.accuracy.images} images")  # fmt: skip
+        yield (
+            f"accuracy {target.accuracy.after:.2f} %, the network's {target.accuracy.before:.2f} %,"
+            f" on {target.accuracy.images} images"
+        )
     if target.note:
         yield target.note

@@ -1,4 +1,5 @@
-"""The space, the latency table and the scores that a run was made with, as long as they are unchanged."""
+"""The space, the latency table and the scores that a run was made with, as long as they are
+unchanged."""
 
 from __future__ import annotations
 
@@ -9,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 
 from nas import resources
-from nas.accuracy.law_file import shipped_law
+from nas.accuracy.law import shipped_law
 from nas.accuracy.law_scores import LawScores
+from nas.devices.info import Profiled
 from nas.errors import InputError
 from nas.hashes import file_sha256
 from nas.latency import LatencyTable, load_table
-from nas.latency.device_info import Profiled
 from nas.runs.schema import About, UsedFile
 from nas.search import Problem, Scores, load_scores, pose
-from nas.search.run import scores_digest
+from nas.search.record import scores_digest
 from nas.space import Architecture, Space, load_space
 
 
@@ -26,7 +27,8 @@ class Sources:
     """What a run was made with.
 
     Attributes:
-        space: at the run's input size, under the run's head; None where the file is gone or changed.
+        space: at the run's input size, under the run's head; None where the file is gone or
+            changed.
         table: calibrated for the space; None as above, or where it predicts another latency by now.
         profiled: the spaces that the table was measured for; none of an estimated one.
         scores: None as above.
@@ -42,19 +44,27 @@ class Sources:
 
     @cached_property
     def problem(self) -> Problem | None:
-        """The search posed again for the exact engine, where everything that it needs is there."""
+        """Return the search posed again for the exact engine, where everything that it needs is
+        there."""
         if self.space is None or self.table is None or self.scores is None:
             return None
         target = self.about.target
         return pose(
-            self.space, self.table, self.scores, target.latency_ms, engine="exact", limits=target.limits or None
+            self.space,
+            self.table,
+            self.scores,
+            target.latency_ms,
+            engine="exact",
+            limits=target.limits or None,
         )
 
 
 def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
-    """Looks for what the run in `folder` was made with, at the recorded paths and where named things are found.
+    """Look for what the run in `folder` was made with, at the recorded paths and where named things
+    are found.
 
-    A file counts only with the checksum that the run recorded, so that nothing is drawn from other figures.
+    A file counts only with the checksum that the run recorded, so that nothing is drawn from other
+    figures.
     """
     reasons: list[str] = []
     space = _space(_unchanged(folder, about.space, resources.SPACES, "space", reasons), arch)
@@ -71,7 +81,8 @@ def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
 
 
 def _scores(folder: Path, about: About, space: Space | None, reasons: list[str]) -> Scores | None:
-    """Return the scores of the run: from their file, or the accuracy law, which ships and is in no file of the run."""
+    """Return the scores of the run: from their file, or the accuracy law, which ships and is in no
+    file of the run."""
     if about.scores.kind == "law" and not about.scores.file:
         if space is None:
             return None
@@ -81,19 +92,23 @@ def _scores(folder: Path, about: About, space: Space | None, reasons: list[str])
         reasons.append("the accuracy law has changed since")
         return None
     path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
-    # The file is as the run recorded it, so its figures are the run's, whatever became of the weights beside it.
+    # The file is as the run recorded it, so its figures are the run's, whatever became of the
+    # weights beside it.
     scores = load_scores(path, check_weights=False) if path else None
     # Scores that the run saved know nothing of the space's published members by themselves.
     return scores.at(space) if scores is not None and space is not None else scores
 
 
 def find_file(folder: Path, text: str, kind: str = "") -> Path | None:
-    """The file that a run in `folder` recorded as `text`: there, from a folder above the run, or as a shipped one."""
+    """Return the file that a run in `folder` recorded as `text`: there, from a folder above the
+    run, or as a shipped one."""
     return next((path for path in _candidates(folder, text, kind) if path.is_file()), None)
 
 
-def _unchanged(folder: Path, used: UsedFile, kind: str, what: str, reasons: list[str]) -> Path | None:
-    """The path of a file with the recorded content, or None with the reason."""
+def _unchanged(
+    folder: Path, used: UsedFile, kind: str, what: str, reasons: list[str]
+) -> Path | None:
+    """Return the path of a file with the recorded content, or None with the reason."""
     if not used.file:
         reasons.append(f"the run recorded no file of the {what}")
         return None
@@ -101,7 +116,9 @@ def _unchanged(folder: Path, used: UsedFile, kind: str, what: str, reasons: list
     for path in there:
         if file_sha256(path) == used.sha256:
             return path
-    reasons.append(f"the {what} {there[0]} has changed since" if there else f"the {what} {used.file} is gone")
+    reasons.append(
+        f"the {what} {there[0]} has changed since" if there else f"the {what} {used.file} is gone"
+    )
     return None
 
 
@@ -118,7 +135,8 @@ def _candidates(folder: Path, text: str, kind: str) -> Iterator[Path]:
 
 
 def _space(path: Path | None, arch: Architecture) -> Space | None:
-    """The space in this file at the sizes of `arch`, under its head where that is for another task."""
+    """Return the space in this file at the sizes of `arch`, under its head where that is for
+    another task."""
     if path is None:
         return None
     space = load_space(str(path))
@@ -128,7 +146,7 @@ def _space(path: Path | None, arch: Architecture) -> Space | None:
 
 
 def _predicts(table: LatencyTable, arch: Architecture, ms: float) -> bool:
-    """Whether the table still says what the run recorded."""
+    """Return whether the table still says what the run recorded."""
     try:
         return math.isclose(table.total_ms(arch), ms, rel_tol=1e-6, abs_tol=1e-9)
     except InputError:

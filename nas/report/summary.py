@@ -1,4 +1,5 @@
-"""What a run found and what that rests on, in words: the cards and tables that a report begins with."""
+"""What a run found and what that rests on, in words: the cards and tables that a report begins
+with."""
 
 from __future__ import annotations
 
@@ -85,15 +86,26 @@ def tiles(run: RunReport) -> tuple[Tile, ...]:
     found = [Tile("Latency", ms_text(result), f"predicted on {run.device}; {asked}")]
     check = run.breakdown
     if check and check.measured_ms is not None:
-        error = "" if check.error_percent is None else f"; the prediction is {check.error_percent:+.1f} % off"
+        error = (
+            ""
+            if check.error_percent is None
+            else f"; the prediction is {check.error_percent:+.1f} % off"
+        )
         found.append(Tile("Measured", f"{check.measured_ms:.4g} ms", f"on {check.device}{error}"))
     found += [accuracy_tile(run), *_measured_tiles(run)]
-    found.append(Tile("Parameters", f"{result.params / 1e6:.2f} M", f"{result.macs / 1e9:.3f} G multiply-accumulates"))
+    found.append(
+        Tile(
+            "Parameters",
+            f"{result.params / 1e6:.2f} M",
+            f"{result.macs / 1e9:.3f} G multiply-accumulates",
+        )
+    )
     return tuple(found)
 
 
 def tiles_of_several(runs: Sequence[RunReport]) -> tuple[Tile, ...]:
-    """Return the figures of a search on several devices: of the common member, or of the best on each."""
+    """Return the figures of a search on several devices: of the common member, or of the best on
+    each."""
     common = bool(runs[0].about.common)
     found = []
     for run in runs:
@@ -105,7 +117,11 @@ def tiles_of_several(runs: Sequence[RunReport]) -> tuple[Tile, ...]:
     if common:
         found.append(accuracy_tile(runs[0]))
         found.append(
-            Tile("Parameters", f"{result.params / 1e6:.2f} M", f"{result.macs / 1e9:.3f} G multiply-accumulates")
+            Tile(
+                "Parameters",
+                f"{result.params / 1e6:.2f} M",
+                f"{result.macs / 1e9:.3f} G multiply-accumulates",
+            )
         )
     return tuple(found)
 
@@ -114,12 +130,22 @@ def accuracy_tile(run: RunReport) -> Tile:
     """Return the expected accuracy, or how far below the largest member where only that is known."""
     result = run.about.result
     if result.accuracy is None:
-        return Tile("Expected accuracy", below(result.cost), "the space's largest member; these scores know no level")
+        return Tile(
+            "Expected accuracy",
+            below(result.cost),
+            "the space's largest member; these scores know no level",
+        )
     law = run.about.scores.kind == "law"
-    outside = f"; outside of the data: {', '.join(result.accuracy.reasons)}" if result.accuracy.reasons else ""
+    outside = (
+        f"; outside of the data: {', '.join(result.accuracy.reasons)}"
+        if result.accuracy.reasons
+        else ""
+    )
     name = METRICS[result.accuracy.metric]
     of = f"ImageNet {name}" if law else f"{name} on the supernet's images"
-    return Tile("Expected accuracy", accuracy_text(result.accuracy), f"{of} ± one standard error{outside}")
+    return Tile(
+        "Expected accuracy", accuracy_text(result.accuracy), f"{of} ± one standard error{outside}"
+    )
 
 
 def _measured_tiles(run: RunReport) -> Iterator[Tile]:
@@ -130,7 +156,11 @@ def _measured_tiles(run: RunReport) -> Iterator[Tile]:
     for fit in run.fits:
         if fit.best:
             about = f"top-1 on {fit.best.images} {fit.best.part}"
-            yield Tile(f"Accuracy, {fit.name}", f"{fit.best.accuracy:.2f} ± {fit.best.standard_error:.2f} %", about)
+            yield Tile(
+                f"Accuracy, {fit.name}",
+                f"{fit.best.accuracy:.2f} ± {fit.best.standard_error:.2f} %",
+                about,
+            )
 
 
 def _asked(run: RunReport) -> str:
@@ -153,11 +183,16 @@ def meaning(runs: Sequence[RunReport]) -> tuple[str, ...]:
     about = runs[0].about
     asked = " and ".join(f"{_limits(run)} on {run.device}" for run in runs)
     if about.common is False:
-        found = [f"{_shape(run.about.result)} is the most accurate member on {run.device}" for run in runs]
-        return (f"Asked for {asked}: {'; '.join(found)}. No member keeps all of it: {about.reason}.",)
+        found = [
+            f"{_shape(run.about.result)} is the most accurate member on {run.device}"
+            for run in runs
+        ]
+        return (
+            f"Asked for {asked}: {'; '.join(found)}. No member keeps all of it: {about.reason}.",
+        )
     sentence = (
-        f"Asked for {asked}, the engine '{about.engine.name}' found a member of space '{about.space.name}': "
-        f"{_shape(about.result)}."
+        f"Asked for {asked}, the engine '{about.engine.name}' found a member of space"
+        f" '{about.space.name}': {_shape(about.result)}."
     )
     optimum = _optimum(runs[0])
     return (sentence, *([optimum] if optimum else []))
@@ -166,7 +201,11 @@ def meaning(runs: Sequence[RunReport]) -> tuple[str, ...]:
 def _limits(run: RunReport) -> str:
     """Return the limits of a search, in words."""
     target = run.about.target
-    limits = [f"at most {target.latency_ms:.4g} ms ({target.reason})"] if target.latency_ms is not None else []
+    limits = (
+        [f"at most {target.latency_ms:.4g} ms ({target.reason})"]
+        if target.latency_ms is not None
+        else []
+    )
     if target.min_accuracy is not None:
         limits.append(f"at least {target.min_accuracy:g} % expected accuracy")
     if target.max_drop is not None:
@@ -183,43 +222,66 @@ def _shape(member: Member) -> str:
 
 
 def _optimum(run: RunReport) -> str:
-    target, result = run.about.target, run.about.result
+    target = run.about.target
+    result = run.about.result
     within = [point for point in run.front.points if point.ms <= run.front.target_ms * (1 + 1e-9)]
     fastest_asked = target.min_accuracy is not None or target.max_drop is not None
-    if not isfinite(run.front.target_ms) or not within or fastest_asked or run.about.common is not None:
+    if (
+        not isfinite(run.front.target_ms)
+        or not within
+        or fastest_asked
+        or run.about.common is not None
+    ):
         return ""
     limits = "limits" if target.limits else "target"
-    # A front is ordered by what the search minimises: its slowest member within the target is the best one.
+    # A front is ordered by what the search minimises: its slowest member within the target is the
+    # best one.
     best = within[-1]
     missed = result.cost - best.cost
     if result.evaluated is not None:
         if missed < SAME:
             return f"By the scores no member within the {limits} is more accurate."
         return (
-            f"By the scores the best member within the {limits} lies {best.cost:.2f} points below the largest one at "
-            f"{best.ms:.4g} ms, {missed:.2f} points above this network, which its accuracy in the supernet chose."
+            f"By the scores the best member within the {limits} lies {best.cost:.2f} points below"
+            f" the largest one at {best.ms:.4g} ms, {missed:.2f} points above this network, which"
+            " its accuracy in the supernet chose."
         )
     if run.about.engine.name == "exact":
-        cautious = "" if run.about.scores.kind == "recorded" else ", less what may be lost outside of the data"
-        return f"It is the proven optimum within the {limits}, but for ties: by expected accuracy{cautious}."
+        cautious = (
+            ""
+            if run.about.scores.kind == "recorded"
+            else ", less what may be lost outside of the data"
+        )
+        return (
+            f"It is the proven optimum within the {limits}, but for ties: by expected"
+            f" accuracy{cautious}."
+        )
     if missed < SAME:
-        return f"It is the proven optimum: no member within the {limits} is more accurate by these scores."
+        return (
+            f"It is the proven optimum: no member within the {limits} is more accurate by these"
+            " scores."
+        )
     return (
-        f"The proven optimum within the {limits} is {missed:.2f} points more accurate and takes {best.ms:.4g} ms "
-        "(nas search --engine exact finds it)."
+        f"The proven optimum within the {limits} is {missed:.2f} points more accurate and takes"
+        f" {best.ms:.4g} ms (nas search --engine exact finds it)."
     )
 
 
 def otherwise(runs: Sequence[RunReport]) -> Otherwise | None:
     """Return what one would ship without the search; None where no published member is known.
 
-    The runs are those of one folder: one, or one a device. A member is to keep what was asked for on each device.
+    The runs are those of one folder: one, or one a device. A member is to keep what was asked for
+    on each device.
     """
     about = runs[0].about
     if not about.published or about.common is False:
         return None
-    everywhere = [name for name in about.published if all(name in run.about.published for run in runs)]
-    kept = [name for name in everywhere if all(run.about.published[name].keeps_limits for run in runs)]
+    everywhere = [
+        name for name in about.published if all(name in run.about.published for run in runs)
+    ]
+    kept = [
+        name for name in everywhere if all(run.about.published[name].keeps_limits for run in runs)
+    ]
     if not kept:
         return _nearest(about)
     fastest = about.target.min_accuracy is not None or about.target.max_drop is not None
@@ -230,15 +292,25 @@ def otherwise(runs: Sequence[RunReport]) -> Otherwise | None:
 
 
 def _measured_verdict(run: RunReport, other: Member) -> str:
-    """Return how the fine-tuned network compares with a published number, where both are of the same images."""
+    """Return how the fine-tuned network compares with a published number, where both are of the
+    same images."""
     fit = next((fit for fit in run.fits if fit.best and _same_images(run, fit)), None)
-    if fit is None or fit.best is None or other.accuracy is None or other.accuracy.predicted is None:
+    if (
+        fit is None
+        or fit.best is None
+        or other.accuracy is None
+        or other.accuracy.predicted is None
+    ):
         return ""
     points = fit.best.accuracy - other.accuracy.value
-    apart = Difference(points=points, standard_error=hypot(fit.best.standard_error, other.accuracy.standard_error))
+    apart = Difference(
+        points=points, standard_error=hypot(fit.best.standard_error, other.accuracy.standard_error)
+    )
     if apart.tied:
         return f"Fine-tuned, it ties with it ({difference_text(apart)})."
-    return f"Fine-tuned, it is {'more' if points > 0 else 'less'} accurate ({difference_text(apart)})."
+    return (
+        f"Fine-tuned, it is {'more' if points > 0 else 'less'} accurate ({difference_text(apart)})."
+    )
 
 
 def _rank(member: Member, fastest: bool) -> tuple[float, float]:
@@ -259,7 +331,9 @@ def _figures(name: str, runs: Sequence[RunReport]) -> tuple[str, ...]:
     if len(runs) == 1:
         times = [ms_text(member)]
     else:
-        times = [f"{ms_text(each)} on {run.device}" for each, run in zip(members, runs, strict=True)]
+        times = [
+            f"{ms_text(each)} on {run.device}" for each, run in zip(members, runs, strict=True)
+        ]
     accuracy = below(member.cost) + " the largest member"
     if member.accuracy is not None:
         accuracy = f"{accuracy_text(member.accuracy)} {METRICS[member.accuracy.metric]}"
@@ -279,16 +353,23 @@ def _verdict(found: Member, other: Member, paced: bool) -> str:
     if apart.tied:
         return f"The found network ties with it ({difference_text(apart)}){ending}"
     better = "more" if apart.points > 0 else "less"
-    return f"The found network is expected to be {better} accurate ({difference_text(apart)}){ending}"
+    return (
+        f"The found network is expected to be {better} accurate ({difference_text(apart)}){ending}"
+    )
 
 
 def members(runs: Sequence[RunReport]) -> tuple[Row, ...]:
-    """Return the table of what was found and the published members, with the latency on each run's device.
+    """Return the table of what was found and the published members, with the latency on each run's
+    device.
 
     The runs are those of one folder: one, or one a device.
     """
     first = runs[0].about
-    answers = {name: [run.about.answers.get(name) for run in runs] for run in runs for name in run.about.answers}
+    answers = {
+        name: [run.about.answers.get(name) for run in runs]
+        for run in runs
+        for name in run.about.answers
+    }
     if not answers:
         answers = {"found": [run.about.result for run in runs]}
     rows = [_row(name, each, found=True) for name, each in answers.items()]
@@ -300,37 +381,57 @@ def members(runs: Sequence[RunReport]) -> tuple[Row, ...]:
 
 def _row(name: str, on_devices: Sequence[Member | None], found: bool = False) -> Row:
     member = next(each for each in on_devices if each is not None)
-    accuracy, predicted = f"{below(member.cost)} the largest", ""
+    accuracy = f"{below(member.cost)} the largest"
+    predicted = ""
     if member.accuracy is not None:
         accuracy = accuracy_text(member.accuracy)
         if member.accuracy.predicted is not None:
-            without = with_error(member.accuracy.predicted, member.accuracy.predicted_error, "%", decimals=1)
+            without = with_error(
+                member.accuracy.predicted, member.accuracy.predicted_error, "%", decimals=1
+            )
             predicted = f"published; predicted {without}"
     apart = ""
     if not found and member.difference is not None:
-        apart = f"{difference_text(member.difference)}{' (a tie)' if member.difference.tied else ''}"
-    shape = "; ".join(_dashed(values) for values in (member.widths, member.depths, member.attention))
-    latency = tuple(
-        ("not run", True) if each is None else (ms_text(each), each.keeps_limits is not False) for each in on_devices
+        apart = (
+            f"{difference_text(member.difference)}{' (a tie)' if member.difference.tied else ''}"
+        )
+    shape = "; ".join(
+        _dashed(values) for values in (member.widths, member.depths, member.attention)
     )
-    params, macs = f"{member.params / 1e6:.2f} M", f"{member.macs / 1e9:.3f} G"
+    latency = tuple(
+        ("not run", True) if each is None else (ms_text(each), each.keeps_limits is not False)
+        for each in on_devices
+    )
+    params = f"{member.params / 1e6:.2f} M"
+    macs = f"{member.macs / 1e9:.3f} G"
     return Row(name, latency, accuracy, predicted, apart, params, macs, shape, found)
 
 
 def measurements(run: RunReport) -> tuple[Measurement, ...]:
-    """Return predictions beside what was measured since: latencies, and the accuracy after each fine-tuning."""
+    """Return predictions beside what was measured since: latencies, and the accuracy after each
+    fine-tuning."""
     result = run.about.result
     rows = []
-    checks = [check for check in (run.breakdown, *run.others) if check and check.measured_ms is not None]
+    checks = [
+        check for check in (run.breakdown, *run.others) if check and check.measured_ms is not None
+    ]
     for check in checks:
         own = check.device == run.device
         error = result.latency_error if own else None
-        rows.append(_latency_row(check.device, check.predicted_ms, error, check.measured_ms or 0.0, check.measured))
+        rows.append(
+            _latency_row(
+                check.device, check.predicted_ms, error, check.measured_ms or 0.0, check.measured
+            )
+        )
         if check.rival:
             rows.append(_rival_row(check.device, check.rival))
     expected = result.accuracy
     if result.evaluated is not None and expected is not None:
-        rows.append(_accuracy_row("accuracy in the supernet", expected, result.evaluated, 0.0, True, "its slice"))
+        rows.append(
+            _accuracy_row(
+                "accuracy in the supernet", expected, result.evaluated, 0.0, True, "its slice"
+            )
+        )
     for fit in run.fits:
         if fit.best:
             rows.append(_fit_row(run, fit, fit.best))
@@ -338,22 +439,39 @@ def measurements(run: RunReport) -> tuple[Measurement, ...]:
 
 
 def measured_point(run: RunReport) -> Point | None:
-    """Return the found network with what was measured of it on the run's device, what was not as predicted.
+    """Return the found network with what was measured of it on the run's device, what was not as
+    predicted.
 
-    None where nothing was measured. An accuracy on other images than those of the prediction is left out.
+    None where nothing was measured. An accuracy on other images than those of the prediction is
+    left out.
     """
     check = run.breakdown
     ms = check.measured_ms if check and check.device == run.device else None
     expected = run.about.result.accuracy
-    best = next((fit.best for fit in run.fits if fit.best and _same_images(run, fit)), None) if expected else None
+    best = (
+        next((fit.best for fit in run.fits if fit.best and _same_images(run, fit)), None)
+        if expected
+        else None
+    )
     found = run.front.found[0]
     if ms is None and best is None:
         return None
-    measured = replace(found, label="measured", ms_error=None if ms is not None else found.ms_error, ms=ms or found.ms)
-    return measured if best is None else replace(measured, accuracy=best.accuracy, error=best.standard_error)
+    measured = replace(
+        found,
+        label="measured",
+        ms_error=None if ms is not None else found.ms_error,
+        ms=ms or found.ms,
+    )
+    return (
+        measured
+        if best is None
+        else replace(measured, accuracy=best.accuracy, error=best.standard_error)
+    )
 
 
-def _latency_row(device: str, predicted: float | None, error: float | None, measured: float, about: str) -> Measurement:
+def _latency_row(
+    device: str, predicted: float | None, error: float | None, measured: float, about: str
+) -> Measurement:
     text = "not predicted" if predicted is None else with_error(predicted, error, "ms")
     apart = ""
     if predicted is not None:
@@ -370,7 +488,9 @@ def _rival_row(device: str, rival: Rival) -> Measurement:
         known = "" if rival.predicted_ratio is None else f", predicted {rival.predicted_ratio:.2f}"
         apart = f"found takes {rival.ratio:.2f} of it{known}"
     about = "random weights, measured by turns with the found network"
-    return Measurement(f"{rival.name} on {device}", predicted, f"{rival.measured_ms:.4g} ms", apart, about)
+    return Measurement(
+        f"{rival.name} on {device}", predicted, f"{rival.measured_ms:.4g} ms", apart, about
+    )
 
 
 def _fit_row(run: RunReport, fit: Fit, best: Accuracy) -> Measurement:
@@ -378,11 +498,18 @@ def _fit_row(run: RunReport, fit: Fit, best: Accuracy) -> Measurement:
     expected = run.about.result.accuracy
     if expected is None:
         predicted = f"{below(run.about.result.cost)} the largest member"
-        return Measurement(f"top-1, {fit.name}", predicted, _percent(best), "only costs were predicted", about)
+        return Measurement(
+            f"top-1, {fit.name}", predicted, _percent(best), "only costs were predicted", about
+        )
     if not _same_images(run, fit):
-        predicted = f"{accuracy_text(expected)} on {'ImageNet' if run.about.scores.kind == 'law' else 'other images'}"
+        predicted = (
+            f"{accuracy_text(expected)} on"
+            f" {'ImageNet' if run.about.scores.kind == 'law' else 'other images'}"
+        )
         return Measurement(f"top-1, {fit.name}", predicted, _percent(best), "other images", about)
-    return _accuracy_row(f"top-1, {fit.name}", expected, best.accuracy, best.standard_error, False, about)
+    return _accuracy_row(
+        f"top-1, {fit.name}", expected, best.accuracy, best.standard_error, False, about
+    )
 
 
 def _same_images(run: RunReport, fit: Fit) -> bool:
@@ -420,23 +547,38 @@ def _accuracy_line(run: RunReport) -> str:
     text = scores.provenance
     recorded = run.recorded
     if recorded is not None and recorded.baseline_accuracy is not None and recorded.images:
-        text += f"; the largest member has {recorded.baseline_accuracy:.1f} % there, over {recorded.images} images"
+        text += (
+            f"; the largest member has {recorded.baseline_accuracy:.1f} % there, over"
+            f" {recorded.images} images"
+        )
     if recorded is not None and recorded.scored.resolution != run.architecture.resolution:
-        text += (f"; measured at {_size(recorded.scored.resolution)} with {recorded.scored.classes} classes, this "
-                 f"network is for {_size(run.architecture.resolution)} with {run.architecture.classes}")  # fmt: skip
+        text += (
+            f"; measured at {_size(recorded.scored.resolution)} with {recorded.scored.classes}"
+            f" classes, this network is for {_size(run.architecture.resolution)} with"
+            f" {run.architecture.classes}"
+        )
     if run.about.score_by.judge:
         text += f"; members were evaluated by {run.about.score_by.judge}"
     return f"{text}."
 
 
 def _latency_line(run: RunReport) -> str:
-    table, result = run.about.table, run.about.result
+    table = run.about.table
+    result = run.about.result
     error = (
-        "nobody checked it on whole networks" if table.expected_error is None
+        "nobody checked it on whole networks"
+        if table.expected_error is None
         else f"expected error {table.expected_error:.1f} % ({table.expected_error_source})"
-    )  # fmt: skip
-    priced = f"; {100 * result.priced:.0f} % of it has no row and is priced by the cost model" if result.priced else ""
-    return f"{table.provenance} table of {table.device}, {table.soc}, {table.runtime}; {error}{priced}."
+    )
+    priced = (
+        f"; {100 * result.priced:.0f} % of it has no row and is priced by the cost model"
+        if result.priced
+        else ""
+    )
+    return (
+        f"{table.provenance} table of {table.device}, {table.soc}, {table.runtime};"
+        f" {error}{priced}."
+    )
 
 
 def comparing(runs: Sequence[RunReport]) -> tuple[str, ...]:
@@ -446,9 +588,15 @@ def comparing(runs: Sequence[RunReport]) -> tuple[str, ...]:
         notes.append("The runs are for different devices: compare latencies on one device only.")
     absolute = all(run.about.result.accuracy is not None for run in runs)
     law = {run.about.scores.kind for run in runs} == {"law"}
-    same = {(run.about.space.name, run.about.scores.sha256, run.about.scores.fingerprint) for run in runs}
+    same = {
+        (run.about.space.name, run.about.scores.sha256, run.about.scores.fingerprint)
+        for run in runs
+    }
     if len(same) > 1 and not (absolute and law):
-        notes.append("The accuracies are from different scores: compare them within one run, or after fine-tuning.")
+        notes.append(
+            "The accuracies are from different scores: compare them within one run, or after"
+            " fine-tuning."
+        )
     return tuple(notes)
 
 
@@ -463,7 +611,8 @@ def accuracy_text(accuracy: ExpectedAccuracy) -> str:
 
 
 def difference_text(apart: Difference) -> str:
-    """Return by how many points the found network is expected to be more accurate, with the standard error."""
+    """Return by how many points the found network is expected to be more accurate, with the
+    standard error."""
     if apart.points and not apart.standard_error:
         return f"{signed(apart.points)} points, error unknown"
     return f"{signed(apart.points)} ± {apart.standard_error:.2f} points"

@@ -17,7 +17,12 @@ from nas.validation import validated
 FOLDERS = ("finetune", "finetune-scratch")
 """Where in a run folder `nas finetune` works by default."""
 
-_NETWORKS = {"raw": "trained", "ema": "moving average", "start": "before training", "teacher": "teacher"}
+_NETWORKS = {
+    "raw": "trained",
+    "ema": "moving average",
+    "start": "before training",
+    "teacher": "teacher",
+}
 
 
 class _Judged(Part):
@@ -54,7 +59,8 @@ class _FinetuneFile(Part):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of a network and its standard error, in percent, over so many images of a part of the data."""
+    """Top-1 of a network and its standard error, in percent, over so many images of a part of the
+    data."""
 
     network: str
     part: str
@@ -70,10 +76,11 @@ class Fit:
     Attributes:
         name: of its folder.
         start: inherited or scratch.
-        epochs, loss, accuracy: the curve, a point a row of metrics.csv; accuracy in percent, on the images that it
-            was trained with, augmented.
+        epochs, loss, accuracy: the curve, a point a row of metrics.csv; accuracy in percent, on the
+            images that it was trained with, augmented.
         results: what it came to, and what it began with; empty where it is not done.
-        best: of the weights that were kept, on test images where there are some, else on held-out ones.
+        best: of the weights that were kept, on test images where there are some, else on held-out
+            ones.
         provenance: trained on what and how long, in words.
         data: fingerprint of the training images; None in older files.
         classes: how many there are.
@@ -93,7 +100,7 @@ class Fit:
 
 
 def read_fit(folder: Path) -> Fit | None:
-    """A fine-tuning's folder; None where there is none.
+    """Return a fine-tuning's folder; None where there is none.
 
     Raises:
         InputError: for a damaged file, naming line, column or key, and reason.
@@ -108,12 +115,27 @@ def read_fit(folder: Path) -> Fit | None:
     # The weights are written last.
     judged = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
     results = tuple(_results(file, judged)) if judged else ()
-    kept = [result for result in results if judged and result.network == _NETWORKS.get(judged.weights, judged.weights)]
-    epochs, losses, accuracies = (tuple(row[key] for row in rows) for key in ("epoch", "loss", "accuracy"))
+    kept = [
+        result
+        for result in results
+        if judged and result.network == _NETWORKS.get(judged.weights, judged.weights)
+    ]
+    epochs, losses, accuracies = (
+        tuple(row[key] for row in rows) for key in ("epoch", "loss", "accuracy")
+    )
     return Fit(
-        folder.name, about.start, epochs, losses, accuracies, results, kept[-1] if kept else None, about.provenance,
-        about.command, about.data.fingerprint if about.data else None, len(about.data.classes) if about.data else 0,
-    )  # fmt: skip
+        folder.name,
+        about.start,
+        epochs,
+        losses,
+        accuracies,
+        results,
+        kept[-1] if kept else None,
+        about.provenance,
+        about.command,
+        about.data.fingerprint if about.data else None,
+        len(about.data.classes) if about.data else 0,
+    )
 
 
 def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
@@ -122,13 +144,20 @@ def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
         for name, found in networks.items():
             if isinstance(found, dict):
                 one = validated(file, _Judged, found, ["accuracy", part, name])
-                yield Accuracy(_NETWORKS.get(name, name), f"{part.replace('_', '-')} images", one.accuracy,
-                               one.standard_error, one.images)  # fmt: skip
+                yield Accuracy(
+                    _NETWORKS.get(name, name),
+                    f"{part.replace('_', '-')} images",
+                    one.accuracy,
+                    one.standard_error,
+                    one.images,
+                )
 
 
 def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning") -> Figure:
     """Return the training accuracy of each fine-tuning, and a star for what it came to."""
-    curves = [Series(fit.name, COLOURS[index % len(COLOURS)], "stroke") for index, fit in enumerate(fits)]
+    curves = [
+        Series(fit.name, COLOURS[index % len(COLOURS)], "stroke") for index, fit in enumerate(fits)
+    ]
     results = [Series(f"{each.name}: result", each.colour, STAR) for each in curves]
     done = [(fit, series) for fit, series in zip(fits, results, strict=True) if fit.best]
     channels = series_encoding([*curves, *(series for _, series in done)])
@@ -139,20 +168,29 @@ def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning
     dots = {"type": "point", "filled": True, "size": 25, "opacity": 1 if len(epochs) < 60 else 0}
     line = {"type": "line", "strokeWidth": 1.6}
     layers = [layer(line, epochs, x=x, y=y, stroke=channels["stroke"])]
-    # The colours of the points are those of their lines, whose symbols are strokes and cannot be filled.
+    # The colours of the points are those of their lines, whose symbols are strokes and cannot be
+    # filled.
     layers.append(layer(dots, epochs, x=x, y=y, fill=channels["fill"]))
     stars = [_result(fit, series) for fit, series in done]
     if stars:
-        layers.append(layer({"type": "point", "size": 90, "opacity": 1}, stars, x=x, y=y, **channels))
+        layers.append(
+            layer({"type": "point", "size": 90, "opacity": 1}, stars, x=x, y=y, **channels)
+        )
     note = "; ".join(
-        f"{fit.name}: {fit.best.accuracy:.2f} % on {fit.best.images} {fit.best.part}" for fit in fits if fit.best
+        f"{fit.name}: {fit.best.accuracy:.2f} % on {fit.best.images} {fit.best.part}"
+        for fit in fits
+        if fit.best
     )
     return Figure(title, {"height": 330, "layer": layers}, note)
 
 
 def _epochs(fit: Fit) -> Iterator[dict[str, Any]]:
     for epoch, accuracy, loss in zip(fit.epochs, fit.accuracy, fit.loss, strict=True):
-        about = (f"{fit.name}, epoch {epoch:.2f}", f"{accuracy:.2f} % of training images", f"loss {loss:.4g}")
+        about = (
+            f"{fit.name}, epoch {epoch:.2f}",
+            f"{accuracy:.2f} % of training images",
+            f"loss {loss:.4g}",
+        )
         yield {"x": epoch, "y": accuracy, "series": fit.name, "about": lines(about)}
 
 
@@ -160,4 +198,9 @@ def _result(fit: Fit, series: Series) -> dict[str, Any]:
     best = fit.best
     value = best.accuracy if best else None
     about = (fit.name, f"{best.accuracy:.2f} % on {best.images} {best.part}") if best else ()
-    return {"x": max(fit.epochs, default=0.0), "y": value, "series": series.name, "about": lines(about)}
+    return {
+        "x": max(fit.epochs, default=0.0),
+        "y": value,
+        "series": series.name,
+        "about": lines(about),
+    }

@@ -1,4 +1,5 @@
-"""The figure of a search: latency against expected accuracy, step by step. The data apart from the drawing."""
+"""The figure of a search: latency against expected accuracy, step by step. The data apart from the
+drawing."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Trajectory:
     """What the picture shows.
 
     Attributes:
-        points: the largest member, labelled "", then the outcome of every step, labelled with its action.
+        points: the largest member, labelled "", then the outcome of every step, labelled with its
+            action.
         published: the published members.
         target_ms: where the search was to get.
         axis: what is upward.
@@ -67,8 +69,10 @@ class Trajectory:
 
 
 def trajectory(problem: Problem, found: Found) -> Trajectory:
-    """The data of the picture of one search."""
-    space, table, scores = problem.space, problem.table, problem.scores
+    """Return the data of the picture of one search."""
+    space = problem.space
+    table = problem.table
+    scores = problem.scores
     largest = space.largest()
     # What was evaluated and what the scores add up to are no measure of one another.
     judged = problem.evaluations is not None
@@ -79,14 +83,18 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
     start = Point("", problem.latency.measure.total(largest), scores.cost(largest))
     steps = [Point(step.action, step.ms, step.total_cost) for step in found.trace]
     points = [_at_level(point, level) for point in (start, *steps)]
-    points[-1] = _with_error(points[-1], values_of(known)[1], table.predict(found.architecture).standard_error)
+    points[-1] = _with_error(
+        points[-1], values_of(known)[1], table.predict(found.architecture).standard_error
+    )
     members = () if judged else published(problem)
     return Trajectory(
         points=tuple(points),
         published=members,
         target_ms=problem.target_ms,
         axis=_evaluated_axis(level) if judged else axis_of_problem(problem, (*points, *members)),
-        title=f"{space.name} on {table.device.name}: {found.ms:.3g} ms by {_moves(len(found.trace))}",
+        title=(
+            f"{space.name} on {table.device.name}: {found.ms:.3g} ms by {_moves(len(found.trace))}"
+        ),
         note=note(table, scores),
     )
 
@@ -102,7 +110,11 @@ def _with_error(point: Point, error: float | None, ms_error: float | None) -> Po
 
 def _evaluated_axis(level: float | None) -> Axis:
     """Return the axis of a search that evaluated members."""
-    return axis_of((), "") if level is None else Axis("top-1 of the sliced supernet (%)", absolute=True)
+    return (
+        axis_of((), "")
+        if level is None
+        else Axis("top-1 of the sliced supernet (%)", absolute=True)
+    )
 
 
 def _moves(count: int) -> str:
@@ -110,7 +122,7 @@ def _moves(count: int) -> str:
 
 
 def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | None:
-    """The same from a run's `trace.csv`; None where the search took no step.
+    """Return the same from a run's `trace.csv`; None where the search took no step.
 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
@@ -119,22 +131,35 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
     if not rows:
         return None
     first = rows[0]
-    start = Point("", first["ms"] + first["saved_ms"], first["total_cost"] - first["cost"], ("the largest member",))
+    start = Point(
+        "",
+        first["ms"] + first["saved_ms"],
+        first["total_cost"] - first["cost"],
+        ("the largest member",),
+    )
     steps = (
-        Point(row["action"], row["ms"], row["total_cost"], (
-            f"step {row['step']:.0f}: {row['move']}",
-            f"saves {row['saved_ms']:.4g} ms for {row['cost']:+.3g} points",
-            f"{row['params'] / 1e6:.2f} M parameters, {row['macs'] / 1e9:.3f} G MACs",
-        ))
+        Point(
+            row["action"],
+            row["ms"],
+            row["total_cost"],
+            (
+                f"step {row['step']:.0f}: {row['move']}",
+                f"saves {row['saved_ms']:.4g} ms for {row['cost']:+.3g} points",
+                f"{row['params'] / 1e6:.2f} M parameters, {row['macs'] / 1e9:.3f} G MACs",
+            ),
+        )
         for row in rows
-    )  # fmt: skip
-    judge, result = about.score_by.judge, about.result
+    )
+    judge = about.score_by.judge
+    result = about.result
     known = None if judge else result.accuracy
     level = None if known is None else known.value + result.cost
     if judge and result.evaluated is not None and result.drop is not None:
         level = result.evaluated + result.drop
     points = [_at_level(point, level) for point in (start, *steps)]
-    points[-1] = _with_error(points[-1], known.standard_error if known else None, result.latency_error)
+    points[-1] = _with_error(
+        points[-1], known.standard_error if known else None, result.latency_error
+    )
     members = () if judge else published_members(about, sources)
     axis = axis_of((*points, *members), about.scores.kind, about.scores.metric)
     return Trajectory(
@@ -142,7 +167,10 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
         published=members,
         target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
         axis=_evaluated_axis(level) if judge else axis,
-        title=f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms by {_moves(len(rows))}",
+        title=(
+            f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms by"
+            f" {_moves(len(rows))}"
+        ),
         note=f"{note_of(about)}\nEvery step evaluated by {judge}." if judge else note_of(about),
     )
 
@@ -152,7 +180,9 @@ def trajectory_figure(data: Trajectory) -> Figure:
     axis = data.axis
     end = replace(data.points[-1], label="found")
     frame = view(axis, data.points, (end, *data.published), data.target_ms)
-    steps = [Marks(series, _steps(data, action, series.name), 45) for action, series in ACTIONS.items()]
+    steps = [
+        Marks(series, _steps(data, action, series.name), 45) for action, series in ACTIONS.items()
+    ]
     start = [replace(data.points[0], label="largest member")]
     marks = [
         *steps,

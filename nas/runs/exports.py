@@ -1,7 +1,7 @@
 """The folder of a run's exported files, and export.yaml, which says what each is and was made from.
 
-A file is made under another name, compared with the network, renamed, and then recorded: what export.yaml does not
-name with its checksum is not finished.
+A file is made under another name, compared with the network, renamed, and then recorded: what
+export.yaml does not name with its checksum is not finished.
 """
 
 from __future__ import annotations
@@ -40,14 +40,18 @@ class Record:
         if self.path.exists():
             file = YamlFile(self.path)
             if file.data.get("format") != FORMAT or not isinstance(file.data.get("targets"), dict):
-                raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}' and targets; move "
-                                             "the file away to export anew")  # fmt: skip
+                raise file.error(
+                    ["format"],
+                    f"is {file.data.get('format')!r}, expected '{FORMAT}' and targets; move "
+                    "the file away to export anew",
+                )
             self.targets = file.data["targets"]
             classes = file.data.get("classes")
             self.classes = tuple(map(str, classes)) if isinstance(classes, list) else ()
 
     def whole(self, name: str, made: str) -> dict[str, Any] | None:
-        """What is recorded of a target, when its file is there, unchanged, and was made from the same."""
+        """Return what is recorded of a target, when its file is there, unchanged, and was made from
+        the same."""
         entry = self.targets.get(name)
         if not isinstance(entry, dict) or entry.get("made") != made:
             return None
@@ -59,7 +63,8 @@ class Record:
         self._write(about)
 
     def drop(self, name: str, about: dict[str, Any]) -> None:
-        """Forgets a target before its file is replaced, so that no old checksum stands beside a new file."""
+        """Forget a target before its file is replaced, so that no old checksum stands beside a new
+        file."""
         if self.targets.pop(name, None) is not None:
             self._write(about)
 
@@ -69,7 +74,8 @@ class Record:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yields a path of the same name in a hidden folder beside `path`; its file or folder is moved there at the end.
+    """Yield a path of the same name in a hidden folder beside `path`; its file or folder is moved
+    there at the end.
 
     Raises:
         NasError: when nothing can be written there.
@@ -92,11 +98,16 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def _open(path: Path, like: Path) -> None:
-    """Lets those read a file, or a folder's files, who may read the folder `like`: some writers keep them private."""
+    """Let those read a file, or a folder's files, who may read the folder `like`: some writers keep
+    them private."""
     for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
         file.chmod(like.stat().st_mode & 0o666)
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    """Return bytes of a file, or of all files in a folder."""
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    )

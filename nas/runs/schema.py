@@ -1,6 +1,7 @@
 """The files of a run folder: what they are called, and `run.yaml` as checked data.
 
-`search` writes a run, later commands put their files beside it; `check`, `finetune`, `export` and `report` read it.
+`search` writes a run, later commands put their files beside it; `check`, `finetune`, `export` and
+`report` read it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ RUN_FILE = "run.yaml"
 ARCHITECTURE_FILE = "architecture.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 WEIGHTS_FORMAT = "nas-weights-1"
-"""In the header of a file of weights, whose tensors are named as in `nas.build(arch).state_dict()`."""
+"""In the header of a file of weights, whose tensors are named as in `nas.build(arch).state_dict()`.
+"""
 FINETUNE_FOLDER = "finetune"
 FINETUNE_FILE = "finetune.yaml"
 EXPORT_FOLDER = "export"
 COMMON = "best on all"
 BEST = "best on "
-"""Rows of a search on several devices: the member that keeps all targets, and before a device's name its best one."""
+"""Rows of a search on several devices: the member that keeps all targets, and before a device's
+name its best one."""
 
 
 class Part(BaseModel):
@@ -65,7 +68,8 @@ class UsedScores(UsedFile):
 
     Attributes:
         kind: law, recorded or posterior; older runs, which do not say it, had recorded scores.
-        evidence_share: of posterior ones, how much of the prior's variance the measurements took away, 0 to 1.
+        evidence_share: of posterior ones, how much of the prior's variance the measurements took
+            away, 0 to 1.
         data: fingerprint of the images that recorded ones were measured on.
     """
 
@@ -79,14 +83,16 @@ class UsedScores(UsedFile):
 
 
 class ScoreBy(Part):
-    """What slimming judged its moves by: table, alpha or evaluate; `judge` says in words what evaluated members."""
+    """What slimming judged its moves by: table, alpha or evaluate; `judge` says in words what
+    evaluated members."""
 
     name: str = "table"
     judge: str = ""
 
 
 class Target(Part):
-    """`latency_ms` is None for a search without a limit on latency; the others are its further limits."""
+    """`latency_ms` is None for a search without a limit on latency; the others are its further
+    limits."""
 
     latency_ms: float | None
     reason: str
@@ -98,7 +104,7 @@ class Target(Part):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits beside latency, by name."""
+        """Return the limits beside latency, by name."""
         given = {"macs": self.macs, "params": self.params, "memory_mb": self.memory_mb}
         return {name: most for name, most in given.items() if most is not None}
 
@@ -109,7 +115,8 @@ class Engine(Part):
 
 
 class ExpectedAccuracy(Part):
-    """An expected accuracy in percent; of a published member the published one, with the prediction beside it."""
+    """An expected accuracy in percent; of a published member the published one, with the prediction
+    beside it."""
 
     metric: Literal["top1", "miou"] = "top1"
     top1: float | None = None
@@ -142,17 +149,19 @@ class Difference(Part):
 
     @property
     def tied(self) -> bool:
-        """Whether the difference is within its standard error."""
+        """Return whether the difference is within its standard error."""
         return abs(self.points) <= self.standard_error
 
 
 class Member(Part):
-    """A member on the run's device: predicted latency with its standard error in ms, accuracy, and its shape.
+    """A member on the run's device: predicted latency with its standard error in ms, accuracy, and
+    its shape.
 
     Attributes:
         cost: expected accuracy drop against the largest member, in points.
         accuracy: None where the scores know costs only, and in older runs.
-        keeps_limits: whether it keeps everything that the search was asked to keep; None in older runs.
+        keeps_limits: whether it keeps everything that the search was asked to keep; None in older
+            runs.
     """
 
     latency_ms: float
@@ -171,8 +180,8 @@ class Member(Part):
 class Result(Member):
     """The found member.
 
-    `evaluated` in percent and `drop` in points are of the supernet's slice, where the search evaluated members.
-    `priced` is the share of its latency that has no row in the table, 0 to 1.
+    `evaluated` in percent and `drop` in points are of the supernet's slice, where the search
+    evaluated members. `priced` is the share of its latency that has no row in the table, 0 to 1.
     """
 
     evaluated: float | None = None
@@ -193,7 +202,8 @@ class About(Part):
 
     Attributes:
         published: the space's published members; empty in older runs.
-        answers: what was found, by name, where several devices were searched together: for all, and for each alone.
+        answers: what was found, by name, where several devices were searched together: for all, and
+            for each alone.
         common: whether the result keeps the targets of all devices; None for a search on one.
         reason: why no member keeps the targets of all of them.
     """
@@ -217,10 +227,11 @@ class About(Part):
 
 
 def read_about(folder: Path) -> dict[str, About]:
-    """The searches of a run folder by device; one, or one a device where several were searched together.
+    """Return the searches of a run folder by device; one, or one a device where several were
+    searched together.
 
-    Of several devices' searches the result is the member that keeps all targets, or each device's best where there is
-    none.
+    Of several devices' searches the result is the member that keeps all targets, or each device's
+    best where there is none.
 
     Raises:
         InputError: where there is no finished run, or its run.yaml is damaged.
@@ -231,7 +242,9 @@ def read_about(folder: Path) -> dict[str, About]:
         raise InputError(f"{folder}: {what} here (there is no run.yaml); `nas search` writes one")
     file = YamlFile(path)
     if file.data.get("format") != RUN_FORMAT:
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'; this is no run")
+        raise file.error(
+            ["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'; this is no run"
+        )
     if "devices" not in file.data:
         about = validated(file, About, file.data)
         return {about.table.device: about}
@@ -239,22 +252,34 @@ def read_about(folder: Path) -> dict[str, About]:
 
 
 def _several(file: YamlFile) -> list[About]:
-    devices, rows = file.data["devices"], file.data.get("result")
+    devices = file.data["devices"]
+    rows = file.data.get("result")
     if not isinstance(devices, list) or not isinstance(rows, dict):
         raise file.error(["devices"], "expected a list of devices, and the result as a mapping")
     found = []
     for index, entry in enumerate(devices):
         keys: list[str | int] = ["devices", index]
         shared = {key: file.data.get(key) for key in ("format", "command")}
-        data = {**(entry if isinstance(entry, dict) else {}), **shared, "reason": file.data.get("reason", "")}
+        data = {
+            **(entry if isinstance(entry, dict) else {}),
+            **shared,
+            "reason": file.data.get("reason", ""),
+        }
         name = validated(file, UsedTable, data.get("table"), [*keys, "table"]).device
         target = validated(file, Target, data.get("target"), [*keys, "target"]).latency_ms
         member = COMMON if COMMON in rows else f"{BEST}{name}"
-        known = {each: _on_device(file, each, row, name, target) for each, row in {member: None, **rows}.items()}
+        known = {
+            each: _on_device(file, each, row, name, target)
+            for each, row in {member: None, **rows}.items()
+        }
         members = {each: row for each, row in known.items() if row is not None}
         if member not in members:
-            raise file.error(["result", member], f"expected the found member with its latency on {name}")
-        answers = {each: row for each, row in members.items() if each == COMMON or each.startswith(BEST)}
+            raise file.error(
+                ["result", member], f"expected the found member with its latency on {name}"
+            )
+        answers = {
+            each: row for each, row in members.items() if each == COMMON or each.startswith(BEST)
+        }
         data |= {
             "result": members[member],
             "answers": answers,
@@ -265,8 +290,11 @@ def _several(file: YamlFile) -> list[About]:
     return found
 
 
-def _on_device(file: YamlFile, member: str, row: Any, device: str, target_ms: float | None) -> dict[str, Any] | None:
-    """Return one row of a search on several devices as it is on this one; None where the device does not run it."""
+def _on_device(
+    file: YamlFile, member: str, row: Any, device: str, target_ms: float | None
+) -> dict[str, Any] | None:
+    """Return one row of a search on several devices as it is on this one; None where the device
+    does not run it."""
     times = row.get("latency_ms") if isinstance(row, dict) else None
     if not isinstance(row, dict) or not isinstance(times, dict):
         raise file.error(["result", member], "expected the found member with its latencies")

@@ -1,4 +1,5 @@
-"""Searching a space for the member that a device runs in time at the least cost in accuracy. Imports no torch.
+"""Searching a space for the member that a device runs in time at the least cost in accuracy.
+Imports no torch.
 
 Importing this package imports nothing else: its names are loaded when they are first used.
 """
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from nas.accuracy import Score, Scores, default_scores, load_scores
     from nas.accuracy.evaluations import Evaluated, Evaluations
     from nas.search.engines import ENGINES
+    from nas.search.engines.optuna.storage import StudySettings
     from nas.search.problem import Candidates, Found, Objective, Problem, Step
     from nas.search.solver import pose, search, solve
-    from nas.search.studies import StudySettings
     from nas.space.moves import Drop, Exchange, Localise, Move, Narrow, moves
 
 __all__ = [
@@ -51,7 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "nas.search.engines": ("ENGINES",),
         "nas.search.problem": ("Candidates", "Found", "Objective", "Problem", "Step"),
         "nas.search.solver": ("pose", "search", "solve"),
-        "nas.search.studies": ("StudySettings",),
+        "nas.search.engines.optuna.storage": ("StudySettings",),
         "nas.space.moves": ("Drop", "Exchange", "Localise", "Move", "Narrow", "moves"),
     },
 )

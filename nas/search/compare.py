@@ -1,4 +1,5 @@
-"""What a search's answer is compared with: the proven optimum, and the published member it takes the place of."""
+"""What a search's answer is compared with: the proven optimum, and the published member it takes
+the place of."""
 
 from __future__ import annotations
 
@@ -10,11 +11,11 @@ from dataclasses import replace
 from nas.accuracy import Scores
 from nas.errors import NasError
 from nas.latency import LatencyTable, MissingRows
-from nas.latency.run_check import Rival
-from nas.search.exact import exact
+from nas.latency.check.network import Rival
+from nas.search.engines.exact import exact
+from nas.search.engines.slimming import slim
 from nas.search.limits import further_limits
 from nas.search.problem import Found, Problem
-from nas.search.slimming import slim
 from nas.space import Architecture, Space
 
 ROUNDING = 1 + 1e-9
@@ -22,9 +23,11 @@ ROUNDING = 1 + 1e-9
 
 
 def answers(problem: Problem, found: Found) -> dict[str, Found]:
-    """What the problem's engine found and, for comparison, what "exact" and "slimming" find by the scores, by engine.
+    """Return what the problem's engine found and, for comparison, what "exact" and "slimming" find
+    by the scores, by engine.
 
-    Slimming is left out where it is stuck above a limit, and where the fastest member of an accuracy was asked for.
+    Slimming is left out where it is stuck above a limit, and where the fastest member of an
+    accuracy was asked for.
     """
     every = {problem.engine: found}
     silent = replace(problem, on_step=None, evaluations=None)
@@ -45,12 +48,14 @@ def published_rival(
     target_ms: float | None,
     limits: Mapping[str, float] | None = None,
 ) -> Rival | None:
-    """Return the published member that one would ship without the search; None where the space has none.
+    """Return the published member that one would ship without the search; None where the space has
+    none.
 
-    It is the most accurate published member whose predicted latency is within the target, and which keeps the limits.
-    Where none does, it is the member with the fewest parameters, whose latency is the default target of a search.
-    A search without any limit was for the fastest member of an accuracy: there it is the fastest published member that
-    is expected to be as accurate as the found one.
+    It is the most accurate published member whose predicted latency is within the target, and which
+    keeps the limits. Where none does, it is the member with the fewest parameters, whose latency is
+    the default target of a search. A search without any limit was for the fastest member of an
+    accuracy: there it is the fastest published member that is expected to be as accurate as the
+        found one.
 
     Args:
         space: at the input size and with the classes that were searched for.
@@ -70,7 +75,8 @@ def published_rival(
             fastest = min(as_accurate, key=lambda member: _predicted_ms(table, member))
             return Rival(fastest, "the fastest published member that is expected to be as accurate")
         return Rival(
-            min(members, key=costs), "the most accurate published member: none is as accurate as the found one"
+            min(members, key=costs),
+            "the most accurate published member: none is as accurate as the found one",
         )
     latency = [] if target_ms is None else [f"{target_ms:.4g} ms"]
     asked = " and ".join([*latency, *map(str, further)])

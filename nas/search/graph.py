@@ -1,8 +1,10 @@
-"""A space as a graph: every path from its first node to its last is a member, every arc a choice at one place.
+"""A space as a graph: every path from its first node to its last is a member, every arc a choice at
+one place.
 
-What may follow depends on what was chosen only through a few things (the shape that comes in, whether attention has
-begun, how many blocks the stage still owes), so that a space of 10^20 members has some ten thousand arcs. Searches for
-the fastest, the smallest or the best member are searches for paths.
+What may follow depends on what was chosen only through a few things (the shape that comes in,
+whether attention has begun, how many blocks the stage still owes), so that a space of 10^20 members
+has some ten thousand arcs. Searches for the fastest, the smallest or the best member are searches
+for paths.
 """
 
 from __future__ import annotations
@@ -15,11 +17,20 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.space import Architecture, Operation, Space, Stage
+from nas.blocks import (
+    BlockSpec,
+    EntrySpec,
+    HeadSpec,
+    Identity,
+    Operation,
+    Shape,
+    Unflatten,
+    pyramid,
+)
+from nas.space import Architecture, Space, Stage
 from nas.space.architecture import with_layout
 from nas.space.place import HEAD, STEM, Place
 from nas.space.space import ROLES
-from nas.specs import BlockSpec, EntrySpec, HeadSpec, Identity, Shape, Unflatten, pyramid
 
 Floats = NDArray[np.float64]
 Ends = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -51,8 +62,8 @@ class Arc:
     """One choice: `block` at `place` turns the state of node `tail` into that of node `head`.
 
     Attributes:
-        place: where it chooses: the stem, the entry of a stage (also where a network has no other stem), a block or
-            the head.
+        place: where it chooses: the stem, the entry of a stage (also where a network has no other
+            stem), a block or the head.
         width: channels of the stage's residual stream, at its positions.
         operations: the block with the change of layout that it needs; none for identity.
         held: activation elements that wait for the head meanwhile, the maps of earlier stages.
@@ -70,22 +81,24 @@ class Arc:
 
     @property
     def entry(self) -> EntrySpec:
-        """The block, at the stem and where a stage is entered."""
+        """Return the block, at the stem and where a stage is entered."""
         assert isinstance(self.block, EntrySpec)
         return self.block
 
     @property
     def classifier(self) -> HeadSpec:
-        """The block, at the head."""
+        """Return the block, at the head."""
         assert isinstance(self.block, HeadSpec)
         return self.block
 
 
 class Layered(abc.ABC):
-    """A graph in layers, as far as searches for paths need it: numbered nodes, and the ends of every arc.
+    """A graph in layers, as far as searches for paths need it: numbered nodes, and the ends of
+    every arc.
 
     Attributes:
-        nodes: how many there are; every path leads from node 0 to the last one, by one arc of every layer.
+        nodes: how many there are; every path leads from node 0 to the last one, by one arc of every
+            layer.
         ends: the tails and the heads of the arcs of each layer.
     """
 
@@ -97,7 +110,8 @@ class Layered(abc.ABC):
         """Return the tails and the heads of the arcs of each layer."""
 
     def potentials(self, weights: Sequence[Floats], bottleneck: bool = False) -> Floats:
-        """For every node, the least weight of a path from there to the end: its sum, or its largest arc's.
+        """For every node, the least weight of a path from there to the end: its sum, or its largest
+        arc's.
 
         Infinite where no path leads to the end.
         """
@@ -109,8 +123,10 @@ class Layered(abc.ABC):
         return least
 
     def best(self, weights: Sequence[Floats], bottleneck: bool = False) -> list[int]:
-        """A path of least weight: the number of its arc in every layer."""
-        least, node, path = self.potentials(weights, bottleneck), 0, list[int]()
+        """Return a path of least weight: the number of its arc in every layer."""
+        least = self.potentials(weights, bottleneck)
+        node = 0
+        path = list[int]()
         for (tails, heads), weight in zip(self.ends, weights, strict=True):
             rest = np.maximum(weight, least[heads]) if bottleneck else weight + least[heads]
             path.append(int(np.argmin(np.where(tails == node, rest, np.inf))))
@@ -121,13 +137,15 @@ class Layered(abc.ABC):
 class Graph(Layered):
     """The members of a space as paths.
 
-    Nodes are numbered in the order of the network, from 0 to the one where all paths end. Members differ in which
-    positions they drop, as those that moves make; `Space.enumerate` lists only one of those that are the same network.
+    Nodes are numbered in the order of the network, from 0 to the one where all paths end. Members
+    differ in which positions they drop, as those that moves make; `Space.enumerate` lists only one
+    of those that are the same network.
 
     Args:
         space: whose members the paths are.
-        exceptions: members whose paths end with arcs of their own, so that a search can leave them out. No node is
-            shared by paths that are on the way to different ones, which is why dominance between labels stays right.
+        exceptions: members whose paths end with arcs of their own, so that a search can leave them
+            out. No node is shared by paths that are on the way to different ones, which is why
+            dominance between labels stays right.
     """
 
     def __init__(self, space: Space, exceptions: Sequence[Architecture] = ()) -> None:
@@ -135,7 +153,8 @@ class Graph(Layered):
         self.exceptions = tuple(exceptions)
         self._exceptions = [exception.compact() for exception in exceptions]
         self.layers: list[list[Arc]] = []
-        """The arcs of each place, in the order of the network; those of a layer lead from its nodes to the next's."""
+        """The arcs of each place, in the order of the network; those of a layer lead from its nodes
+        to the next's."""
         self.nodes = 1
         self._operations: dict[tuple[BlockSpec, Shape], tuple[Operation, ...]] = {}
         # How many of the last stages some head takes the maps of.
@@ -150,11 +169,11 @@ class Graph(Layered):
         self._layer(states, HEAD, self._heads)
 
     def weigh(self, weight: Callable[[Arc], float]) -> list[Floats]:
-        """The weights of all arcs, an array a layer."""
+        """Return the weights of all arcs, an array a layer."""
         return [np.array([weight(arc) for arc in layer], dtype=np.float64) for layer in self.layers]
 
     def member(self, path: Sequence[int], name: str = "") -> Architecture:
-        """The architecture that a path is, with identity at the positions that it drops."""
+        """Return the architecture that a path is, with identity at the positions that it drops."""
         stem: EntrySpec | None = None
         stages: list[tuple[EntrySpec, list[BlockSpec]]] = []
         head = self.space.heads[0]
@@ -172,14 +191,20 @@ class Graph(Layered):
 
     @cached_property
     def ends(self) -> list[Ends]:
-        """The tails and the heads of the arcs of each layer."""
+        """Return the tails and the heads of the arcs of each layer."""
         return [
-            (np.array([arc.tail for arc in layer], dtype=np.intp), np.array([arc.head for arc in layer], dtype=np.intp))
+            (
+                np.array([arc.tail for arc in layer], dtype=np.intp),
+                np.array([arc.head for arc in layer], dtype=np.intp),
+            )
             for layer in self.layers
         ]
 
     def _layer(
-        self, states: dict[State, int], place: Place, options: Callable[[Place, State], Iterator[tuple[Arc, State]]]
+        self,
+        states: dict[State, int],
+        place: Place,
+        options: Callable[[Place, State], Iterator[tuple[Arc, State]]],
     ) -> dict[State, int]:
         after: dict[State, int] = {}
         arcs = []
@@ -200,7 +225,8 @@ class Graph(Layered):
 
     def _entries(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
         index = place.stage or 0
-        stage, space = self.space.stages[index], self.space
+        stage = self.space.stages[index]
+        space = self.space
         attentive = state.attentive and space.placement == "network_suffix"
         for width in stage.widths:
             for entry in stage.entries:
@@ -208,11 +234,14 @@ class Graph(Layered):
                 shape = arc.operations[-1].output
                 tapped = index >= len(space.stages) - self._levels
                 maps = (*state.maps, replace(shape, layout="map")) if tapped else ()
-                like = tuple(n for n in state.like if self._exceptions[n].stages[index].entry == arc.block)
+                like = tuple(
+                    n for n in state.like if self._exceptions[n].stages[index].entry == arc.block
+                )
                 yield arc, State(shape, attentive, stage.depths[0], maps, like)
 
     def _blocks(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
-        index, position = place.stage or 0, place.position or 0
+        index = place.stage or 0
+        position = place.position or 0
         last = self.space.stages[index].depths[1] - 1
 
         def follows(state: State) -> State:
@@ -225,7 +254,9 @@ class Graph(Layered):
                 continue
             for block in self.space.candidates(index, role, state.shape.channels):
                 arc = self._arc(place, block, state)
-                like = tuple(n for n in state.like if self._next_block(n, index, state.taken) == block)
+                like = tuple(
+                    n for n in state.like if self._next_block(n, index, state.taken) == block
+                )
                 after = State(
                     arc.operations[-1].output,
                     attentive=role == "global" or state.attentive,
@@ -237,12 +268,13 @@ class Graph(Layered):
                 yield arc, follows(after)
 
     def _next_block(self, number: int, index: int, taken: int) -> BlockSpec | None:
-        """The block that an exception has in this stage after so many; None where it has no more."""
+        """Return the block that an exception has in this stage after so many; None where it has no
+        more."""
         blocks = self._exceptions[number].stages[index].blocks
         return blocks[taken] if taken < len(blocks) else None
 
     def _at_end(self, state: State, index: int) -> State:
-        """What of a state still matters once its stage has ended."""
+        """Return what of a state still matters once its stage has ended."""
         attentive = state.attentive and self.space.placement == "network_suffix"
         like = tuple(n for n in state.like if self._next_block(n, index, state.taken) is None)
         return replace(state, attentive=attentive, like=like, taken=0)
@@ -254,7 +286,11 @@ class Graph(Layered):
             if head.layout != "pyramid":
                 yield replace(self._arc(place, head, state), exception=exception), end
                 continue
-            last = with_layout(place, Unflatten(), state.shape) if state.shape.layout == "tokens" else ()
+            last = (
+                with_layout(place, Unflatten(), state.shape)
+                if state.shape.layout == "tokens"
+                else ()
+            )
             operation = Operation(str(place), head, pyramid(state.maps[-head.levels :]))
             operations = (*last, operation)
             yield Arc(0, 0, place, head, 0, operations, _elements(state.maps[:-1]), exception), end
@@ -262,7 +298,9 @@ class Graph(Layered):
     def _arc(self, place: Place, block: BlockSpec, state: State) -> Arc:
         known = self._operations.get((block, state.shape))
         if known is None:
-            known = self._operations[block, state.shape] = tuple(with_layout(place, block, state.shape))
+            known = self._operations[block, state.shape] = tuple(
+                with_layout(place, block, state.shape)
+            )
         # The last map at a position is that of the stage itself, which its operations count.
         waiting = state.maps if place.position is None else state.maps[:-1]
         return Arc(0, 0, place, block, state.shape.channels, known, _elements(waiting))
@@ -273,6 +311,6 @@ def _elements(maps: Sequence[Shape]) -> int:
 
 
 def same_head(head: HeadSpec, other: HeadSpec) -> bool:
-    """Whether two heads differ in their number of classes at most."""
+    """Return whether two heads differ in their number of classes at most."""
     same_kind = head.kind == other.kind
     return same_kind and replace(head, classes=other.classes) == other

@@ -1,4 +1,5 @@
-"""The options of a search by command: space, devices, targets, engine, and what members are scored by.
+"""The options of a search by command: space, devices, targets, engine, and what members are scored
+by.
 
 Imports nothing heavy, so that the help of `nas search` stays fast.
 """
@@ -29,7 +30,10 @@ class SearchOptions(Options):
 
     space: str = option(help="Space by name (see `nas spaces`), or its YAML file.")
     device: tuple[str, ...] = option(
-        help="Device by name (see `nas devices`), or the folder of its table. Give it again for several devices."
+        help=(
+            "Device by name (see `nas devices`), or the folder of its table. Give it again for"
+            " several devices."
+        )
     )
     latency_ms: tuple[float, ...] = option(
         (),
@@ -44,8 +48,10 @@ class SearchOptions(Options):
     )
     min_accuracy: float | None = option(
         None,
-        help="Find the fastest member of at least this expected accuracy; what might be lost outside of the data "
-        "counts as lost.",
+        help=(
+            "Find the fastest member of at least this expected accuracy; what might be lost outside"
+            " of the data counts as lost."
+        ),
         unit="percent",
         above=0,
         below=100,
@@ -87,9 +93,11 @@ class SearchOptions(Options):
     )
     engine: str = option(
         "auto",
-        help="How to search: exact (proven optimum), slimming (the paper's, greedy), learned (corrects the scores by "
-        "members that it evaluates), nsga2 or tpe (try members out), or auto (learned with --score-by evaluate, "
-        "slimming for its own options, else exact).",
+        help=(
+            "How to search: exact (proven optimum), slimming (the paper's, greedy), learned"
+            " (corrects the scores by members that it evaluates), nsga2 or tpe (try members out),"
+            " or auto (learned with --score-by evaluate, slimming for its own options, else exact)."
+        ),
     )
     trials: int | None = option(
         None,
@@ -100,12 +108,22 @@ class SearchOptions(Options):
         requires={"engine": _TRYING},
         example="1000",
     )
-    seed: int = option(0, help="Seed of the trials.", at_least=0, at_most=LARGEST_SEED, requires={"engine": _TRYING})
-    workers: int = option(1, help="Processes of this run.", at_least=1, at_most=1024, requires={"engine": _STUDYING})
+    seed: int = option(
+        0,
+        help="Seed of the trials.",
+        at_least=0,
+        at_most=LARGEST_SEED,
+        requires={"engine": _TRYING},
+    )
+    workers: int = option(
+        1, help="Processes of this run.", at_least=1, at_most=1024, requires={"engine": _STUDYING}
+    )
     storage: str | None = option(
         None,
-        help="URL of a database that keeps the trials, as sqlite:///study.db. The same command resumes there; several "
-        "at once share the work.",
+        help=(
+            "URL of a database that keeps the trials, as sqlite:///study.db. The same command"
+            " resumes there; several at once share the work."
+        ),
         metavar="URL",
         requires={"engine": _STUDYING},
     )
@@ -115,23 +133,31 @@ class SearchOptions(Options):
         shown="derived from space, device, target and engine",
         requires={"engine": _STUDYING, "storage": ANY},
     )
-    front: bool = option(False, help="Also write the whole Pareto front of latency against accuracy.")
+    front: bool = option(
+        False, help="Also write the whole Pareto front of latency against accuracy."
+    )
     objective: Literal["limits", "mes"] = option(
         "limits",
         help="What slimming saves: limits, or mes (EfficientFormerV2's score of size and speed).",
         requires={"engine": ("slimming",)},
     )
     candidates: Literal["all", "paper"] = option(
-        "all", help="Moves that slimming weighs: all, or those of the paper.", requires={"engine": ("slimming",)}
+        "all",
+        help="Moves that slimming weighs: all, or those of the paper.",
+        requires={"engine": ("slimming",)},
     )
     score_by: Literal["table", "evaluate", "alpha"] = option(
         "table",
-        help="How members are scored: table (recorded costs), evaluate (accuracy of the sliced supernet, by the "
-        "engines slimming and learned), alpha (slimming weighs, of each kind of move, the one that the paper's alphas "
-        "rank lowest, as with --candidates paper).",
+        help=(
+            "How members are scored: table (recorded costs), evaluate (accuracy of the sliced"
+            " supernet, by the engines slimming and learned), alpha (slimming weighs, of each kind"
+            " of move, the one that the paper's alphas rank lowest, as with --candidates paper)."
+        ),
     )
     data: str | None = option(
-        None, help=f"{DATA_HELP} Those that the supernet was trained on.", requires={"score_by": _EVALUATE}
+        None,
+        help=f"{DATA_HELP} Those that the supernet was trained on.",
+        requires={"score_by": _EVALUATE},
     )
     evaluate_best: int = option(
         8,
@@ -154,11 +180,18 @@ class SearchOptions(Options):
     )
     supernet: str | None = option(
         None,
-        help="Folder of a training: what it measured corrects the accuracy law, its weights are inherited.",
+        help=(
+            "Folder of a training: what it measured corrects the accuracy law, its weights are"
+            " inherited."
+        ),
         metavar="FOLDER",
     )
     evidence: tuple[str, ...] = option(
-        (), help="Fine-tuned runs of one data set: their held-out accuracies correct the accuracy law.", metavar="RUN"
+        (),
+        help="Fine-tuned runs of one data set: their held-out accuracies correct the accuracy law.",
+        metavar="RUN",
     )
     sizes: Sizes = part(Sizes)
-    out: str | None = option(None, help="A new folder for the run.", metavar="FOLDER", shown="one under runs/")
+    out: str | None = option(
+        None, help="A new folder for the run.", metavar="FOLDER", shown="one under runs/"
+    )

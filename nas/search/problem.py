@@ -18,9 +18,9 @@ from nas.files import write_text
 from nas.latency import LatencyTable
 from nas.notebook import frame, html_table, shortened
 from nas.runs.schema import ARCHITECTURE_FILE
+from nas.search.engines.optuna.storage import StudySettings
 from nas.search.graph import Graph
 from nas.search.limits import Limit, latency
-from nas.search.studies import StudySettings
 from nas.space import Architecture, Space
 from nas.space.moves import Action, Move
 
@@ -39,7 +39,8 @@ class Step:
         step: counts from 1.
         ms: predicted latency after the move.
         saved_ms: by how much the move lowered it.
-        cost: points of top-1 that the move costs, by the scores, or as evaluated where the search evaluates members.
+        cost: points of top-1 that the move costs, by the scores, or as evaluated where the search
+            evaluates members.
         total_cost: points against the space's largest member, after the move, by the same.
         macs, params: multiply-accumulates and parameters after the move.
     """
@@ -63,17 +64,28 @@ class Step:
 
     @property
     def action(self) -> Action:
-        """DR, WR, MR, ER, AR or BR."""
+        """Return DR, WR, MR, ER, AR or BR."""
         return self.move.action
 
     @property
     def points_per_ms(self) -> float:
-        """Points of top-1 paid for a millisecond, what slimming to a latency minimises; nan for a move that saves no
-        time (one that saves what else is limited)."""
+        """Return points of top-1 paid for a millisecond, what slimming to a latency minimises; nan
+        for a move that saves no time (one that saves what else is limited)."""
         return self.cost / self.saved_ms if self.saved_ms > 0 else nan
 
 
-TRACE = ("step", "action", "move", "ms", "saved_ms", "cost", "total_cost", "points_per_ms", "macs", "params")
+TRACE = (
+    "step",
+    "action",
+    "move",
+    "ms",
+    "saved_ms",
+    "cost",
+    "total_cost",
+    "points_per_ms",
+    "macs",
+    "params",
+)
 
 
 def trace_csv(trace: Sequence[Step]) -> str:
@@ -95,8 +107,8 @@ class Found:
         cost: its expected accuracy drop against the largest member, in points of top-1.
         trace: the steps that led there, in order; empty where the largest member is fast enough.
         accuracy: its expected accuracy with the standard error, where the scores know a level.
-        evaluated, drop: top-1 in percent as evaluated, and what it is below the largest member's, in points; where the
-            search evaluated members.
+        evaluated, drop: top-1 in percent as evaluated, and what it is below the largest member's,
+            in points; where the search evaluated members.
         scores: what the search learned that moves cost, where it learned; `cost` is by these.
     """
 
@@ -113,10 +125,18 @@ class Found:
         arch = self.architecture
         accuracy = ""
         if self.accuracy is not None:
-            accuracy = f", {self.accuracy.value:.2f} ± {self.accuracy.standard_error:.2f} % {self.accuracy.metric}"
-        shape = f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
+            accuracy = (
+                f", {self.accuracy.value:.2f} ± {self.accuracy.standard_error:.2f} %"
+                f" {self.accuracy.metric}"
+            )
+        shape = (
+            f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
+        )
         way = f"{len(self.trace)} steps"
-        return f"Found({arch.name!r}, {self.ms:.4g} ms{accuracy}, cost {self.cost:.3g} points, {shape}, {way})"
+        return (
+            f"Found({arch.name!r}, {self.ms:.4g} ms{accuracy}, cost {self.cost:.3g} points,"
+            f" {shape}, {way})"
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return the trace as a DataFrame, one row per step, with the columns of `trace.csv`."""
@@ -126,19 +146,24 @@ class Found:
         return html_table(repr(self), [step.to_dict() for step in self.trace])
 
     def save(self, folder: str | Path) -> None:
-        """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into `folder`."""
+        """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into
+        `folder`."""
         self.architecture.save(Path(folder) / ARCHITECTURE_FILE)
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 
     def plot(self) -> Figure:
-        """Return a figure of the way to the member, better upward, with the standard error of its accuracy.
+        """Return a figure of the way to the member, better upward, with the standard error of its
+        accuracy.
 
-        The y axis is expected accuracy in percent, or points below the largest member where only costs are known.
-        A notebook shows it; its `save` writes it as PNG or SVG.
+        The y axis is expected accuracy in percent, or points below the largest member where only
+        costs are known. A notebook shows it; its `save` writes it as PNG or SVG.
         """
         level = self.accuracy.value if self.accuracy else None
-        way = [(step.ms, step.total_cost, str(step.move)) for step in self.trace if isfinite(step.ms)]
-        # A cost is what the largest member has more: the found one's accuracy tells where that lies.
+        way = [
+            (step.ms, step.total_cost, str(step.move)) for step in self.trace if isfinite(step.ms)
+        ]
+        # A cost is what the largest member has more: the found one's accuracy tells where that
+        # lies.
         rows = [
             {
                 "x": ms,
@@ -160,14 +185,22 @@ class Found:
         y = y_axis(title, scale={"zero": False, "reverse": level is None})
         channels = series_encoding([Series("step", "#8a8f98"), Series("found", "#e03131")])
         layers = [
-            layer({"type": "line", "stroke": "#8a8f98", "strokeWidth": 1}, rows, x=x, y=y, order=None),
+            layer(
+                {"type": "line", "stroke": "#8a8f98", "strokeWidth": 1}, rows, x=x, y=y, order=None
+            ),
             layer({"type": "point", "size": 30, "opacity": 1}, rows, x=x, y=y, **channels),
             layer({"type": "point", "size": 130, "opacity": 1}, [found], x=x, y=y, **channels),
         ]
         if self.accuracy:
             error = self.accuracy.standard_error
-            bar = {"x": self.ms, "y": self.accuracy.value - error, "high": self.accuracy.value + error}
-            layers.append(layer({"type": "rule", "stroke": "#e03131"}, [bar], x=x, y=y, y2={"field": "high"}))
+            bar = {
+                "x": self.ms,
+                "y": self.accuracy.value - error,
+                "high": self.accuracy.value + error,
+            }
+            layers.append(
+                layer({"type": "rule", "stroke": "#e03131"}, [bar], x=x, y=y, y2={"field": "high"})
+            )
         return Figure(self.architecture.name, {"height": 380, "layer": layers})
 
 
@@ -180,18 +213,23 @@ class Problem:
     Attributes:
         target_ms: the latency limit; infinite where there is none.
         target_reason: why the target is what it is, in words.
-        engine: which of `nas.search.ENGINES` is to solve it; what "auto" chose where that was asked for.
-        candidates: which moves slimming weighs at each step: all that are legal, or the paper's few.
+        engine: which of `nas.search.ENGINES` is to solve it; what "auto" chose where that was asked
+            for.
+        candidates: which moves slimming weighs at each step: all that are legal, or the paper's
+            few.
         on_step: called with every step as it is taken.
         limits: further limits that a member must keep, beside latency.
-        objective: what slimming has a move save at the least cost: "limits" the amount whose limit is exceeded most,
-            "mes" the score of size and speed (`nas.search.mes`).
+        objective: what slimming has a move save at the least cost: "limits" the amount whose limit
+            is exceeded most, "mes" the score of size and speed (`nas.search.limits`).
         study: trials, seed, storage and workers, for the engines that try members out.
-        evaluations: what slimming and "learned" judge members by; the scores then only say which are worth it.
+        evaluations: what slimming and "learned" judge members by; the scores then only say which
+            are worth it.
         evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
-        max_drop: where it is given, not the member of least cost is asked for but the fastest one that costs no more
-            points than this, what might be lost outside of the data counted as lost.
-        asked_drop: the points that `max_drop` stands for, below what the largest member is expected to have.
+        max_drop: where it is given, not the member of least cost is asked for but the fastest one
+            that costs no more points than this, what might be lost outside of the data counted as
+            lost.
+        asked_drop: the points that `max_drop` stands for, below what the largest member is expected
+            to have.
         min_accuracy: the accuracy in percent that `max_drop` stands for, where that was asked for.
         graph: the space's.
     """
@@ -216,22 +254,36 @@ class Problem:
 
     @cached_property
     def cautious_scores(self) -> Scores:
-        """The scores whose cost is minimised: what might be lost where `scores` know little counts as lost."""
+        """Return the scores whose cost is minimised: what might be lost where `scores` know little
+        counts as lost."""
         return self.scores.cautious()
 
     @cached_property
     def latency(self) -> Limit:
-        """The limit on latency."""
+        """Return the limit on latency."""
         return Limit(latency(self.table), self.target_ms)
 
     @property
     def every_limit(self) -> tuple[Limit, ...]:
-        """Latency, where it is limited, and the further limits."""
+        """Return latency, where it is limited, and the further limits."""
         return (*([self.latency] if isfinite(self.target_ms) else []), *self.limits)
 
     def found(
-        self, arch: Architecture, trace: tuple[Step, ...], evaluated: float | None = None, drop: float | None = None
-    ) -> Found:  # fmt: skip
-        """Return `arch` as what was found, with its latency, cost and accuracy by the table and the scores."""
+        self,
+        arch: Architecture,
+        trace: tuple[Step, ...],
+        evaluated: float | None = None,
+        drop: float | None = None,
+    ) -> Found:
+        """Return `arch` as what was found, with its latency, cost and accuracy by the table and the
+        scores."""
         accuracy = self.scores.accuracy(arch) if self.scores.absolute else None
-        return Found(arch, self.table.total_ms(arch), self.scores.cost(arch), trace, accuracy, evaluated, drop)
+        return Found(
+            arch,
+            self.table.total_ms(arch),
+            self.scores.cost(arch),
+            trace,
+            accuracy,
+            evaluated,
+            drop,
+        )

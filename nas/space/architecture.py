@@ -8,11 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nas.errors import InputError
-from nas.files import YamlFile, write_yaml
-from nas.notebook import shortened
-from nas.space.place import HEAD, STEM, Place
-from nas.specs import (
+from nas.blocks import (
     BlockSpec,
     EntrySpec,
     Flatten,
@@ -26,6 +22,10 @@ from nas.specs import (
     head_from,
     pyramid,
 )
+from nas.errors import InputError
+from nas.files import YamlFile, write_yaml
+from nas.notebook import shortened
+from nas.space.place import HEAD, STEM, Place
 
 Spec = TypeVar("Spec", bound=BlockSpec)
 
@@ -48,24 +48,25 @@ class Misfit(InputError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage at one resolution: how it is entered (stem or embedding) and what stands at its positions."""
+    """A stage at one resolution: how it is entered (stem or embedding) and what stands at its
+    positions."""
 
     entry: EntrySpec
     blocks: tuple[BlockSpec, ...]
 
     @property
     def width(self) -> int:
-        """Channels of the stage's residual stream."""
+        """Return channels of the stage's residual stream."""
         return self.entry.width
 
     @cached_property
     def present(self) -> tuple[BlockSpec, ...]:
-        """The blocks that are there, without the dropped positions."""
+        """Return the blocks that are there, without the dropped positions."""
         return tuple(block for block in self.blocks if not isinstance(block, Identity))
 
     @property
     def depth(self) -> int:
-        """How many blocks are there."""
+        """Return how many blocks are there."""
         return len(self.present)
 
     def with_width(self, width: int) -> Stage:
@@ -79,11 +80,12 @@ class Stage:
 class Architecture:
     """One network, fully explicit: it rebuilds with no space file at hand.
 
-    `stem` is what stands before stage 1, at stride 2, in families whose stage 1 is entered like the others; None
-    where the block that enters stage 1 takes the image.
+    `stem` is what stands before stage 1, at stride 2, in families whose stage 1 is entered like the
+    others; None where the block that enters stage 1 takes the image.
 
-    A stage's positions may hold `identity` where a block was dropped, so that an architecture that was sliced out of
-    a supernet remembers which of its positions are which; `compact()` leaves them out.
+    A stage's positions may hold `identity` where a block was dropped, so that an architecture that
+    was sliced out of a supernet remembers which of its positions are which; `compact()` leaves them
+    out.
     """
 
     space: str
@@ -94,7 +96,9 @@ class Architecture:
     stem: EntrySpec | None = None
 
     def __repr__(self) -> str:
-        shape = f"widths {'-'.join(map(str, self.widths))}, depths {'-'.join(map(str, self.depths))}"
+        shape = (
+            f"widths {'-'.join(map(str, self.widths))}, depths {'-'.join(map(str, self.depths))}"
+        )
         size = f"{self.resolution[0]}x{self.resolution[1]}"
         try:
             counts = f"{self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.3f} GMACs"
@@ -103,7 +107,7 @@ class Architecture:
         return f"Architecture({self.name!r} of space {self.space!r}, {size}, {shape}, {counts})"
 
     def operations(self) -> tuple[Operation, ...]:
-        """The chain of operations from image to logits, layout changes included."""
+        """Return the chain of operations from image to logits, layout changes included."""
         return self._operations
 
     @property
@@ -120,19 +124,20 @@ class Architecture:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image."""
+        """Return multiply-accumulates of one image."""
         return sum(operation.macs for operation in self.operations())
 
     @property
     def params(self) -> int:
-        """Learned parameters."""
+        """Return learned parameters."""
         return sum(operation.params for operation in self.operations())
 
     def with_stage(self, index: int, stage: Stage) -> Architecture:
         return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 
     def block(self, place: Place | str) -> BlockSpec:
-        """Return what stands at a place or at that of this text: the stem, a stage's entry, a block or the head."""
+        """Return what stands at a place or at that of this text: the stem, a stage's entry, a block
+        or the head."""
         place = Place.parse(place) if isinstance(place, str) else place
         if place.part == "head":
             return self.head
@@ -145,7 +150,8 @@ class Architecture:
         """Return the same network with another block at a place, or at that of this text.
 
         Raises:
-            Misfit: for one that is not a head, or that cannot enter a stage, where such a one belongs.
+            Misfit: for one that is not a head, or that cannot enter a stage, where such a one
+                belongs.
         """
         place = Place.parse(place) if isinstance(place, str) else place
         if place.part == "head":
@@ -167,21 +173,27 @@ class Architecture:
         return place.stage
 
     def with_head(self, head: HeadSpec) -> Architecture:
-        """The same network under another head, that of dense prediction, say."""
+        """Return the same network under another head, that of dense prediction, say."""
         return replace(self, head=head)
 
-    def at(self, resolution: int | tuple[int, int] | None = None, classes: int | None = None) -> Architecture:
-        """The same network for another input size or another number of classes."""
-        size = (resolution, resolution) if isinstance(resolution, int) else resolution or self.resolution
+    def at(
+        self, resolution: int | tuple[int, int] | None = None, classes: int | None = None
+    ) -> Architecture:
+        """Return the same network for another input size or another number of classes."""
+        size = (
+            (resolution, resolution)
+            if isinstance(resolution, int)
+            else resolution or self.resolution
+        )
         check_resolution(size)
         head = self.head if classes is None else replace(self.head, classes=classes)
         return replace(self, resolution=size, head=head)
 
     def compact(self) -> Architecture:
-        """The same network without its dropped positions."""
-        return replace(self, stages=tuple(
-            replace(stage, blocks=stage.present) for stage in self.stages
-        ))  # fmt: skip
+        """Return the same network without its dropped positions."""
+        return replace(
+            self, stages=tuple(replace(stage, blocks=stage.present) for stage in self.stages)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -191,14 +203,17 @@ class Architecture:
             "resolution": list(self.resolution),
             **({"stem": self.stem.to_dict()} if self.stem else {}),
             "stages": [
-                {"entry": stage.entry.to_dict(), "blocks": [_block_to_data(block) for block in stage.blocks]}
+                {
+                    "entry": stage.entry.to_dict(),
+                    "blocks": [_block_to_data(block) for block in stage.blocks],
+                }
                 for stage in self.stages
             ],
             "head": self.head.to_dict(),
         }
 
     def save(self, path: str | Path) -> None:
-        """Writes the YAML file that `load_architecture` reads."""
+        """Write the YAML file that `load_architecture` reads."""
         write_yaml(path, self.to_dict())
 
     @cached_property
@@ -210,21 +225,29 @@ class Architecture:
 
 
 def check_resolution(resolution: Sequence[int]) -> None:
-    """Raises ValueError unless both sides are positive multiples of 32, the stride of the last stage."""
+    """Raise ValueError unless both sides are positive multiples of 32, the stride of the last
+    stage."""
     if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
         size = "x".join(map(str, resolution))
-        raise ValueError(f"resolution {size}: both sides must be multiples of {STRIDE}, at least {STRIDE}")
+        raise ValueError(
+            f"resolution {size}: both sides must be multiples of {STRIDE}, at least {STRIDE}"
+        )
 
 
 def _chain(arch: Architecture) -> Iterator[Operation]:
-    shape, maps = Shape(3, *arch.resolution), list[Shape]()
+    shape = Shape(3, *arch.resolution)
+    maps = list[Shape]()
     if arch.stem is not None:
         for operation in with_layout(STEM, arch.stem, shape):
             yield operation
             shape = operation.output
     for index, stage in enumerate(arch.stages):
-        steps: list[tuple[Place, BlockSpec]] = [(Place.entry(index, arch.stem is not None), stage.entry)]
-        steps += [(Place.block(index, position), block) for position, block in enumerate(stage.blocks)]
+        steps: list[tuple[Place, BlockSpec]] = [
+            (Place.entry(index, arch.stem is not None), stage.entry)
+        ]
+        steps += [
+            (Place.block(index, position), block) for position, block in enumerate(stage.blocks)
+        ]
         for place, spec in steps:
             if isinstance(spec, Identity):
                 continue
@@ -232,7 +255,10 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
                 yield operation
                 shape = operation.output
             if spec is not stage.entry and shape != operation.input:
-                raise Misfit(place, f"{spec.kind} changes its input {operation.input} to {shape}: it is no block")
+                raise Misfit(
+                    place,
+                    f"{spec.kind} changes its input {operation.input} to {shape}: it is no block",
+                )
         maps.append(replace(shape, layout="map"))
     last = len(arch.stages) - 1
     if arch.head.layout == "pyramid":
@@ -274,10 +300,13 @@ def read_architecture(path: str | Path) -> Architecture:
 
 
 def architecture_from(file: YamlFile) -> Architecture:
-    """The architecture in an opened YAML file, every mistake reported with its line."""
+    """Return the architecture in an opened YAML file, every mistake reported with its line."""
     data = file.data
     if data.get("format") != FORMAT:
-        raise file.error(["format"], f"is {data.get('format')!r}, expected '{FORMAT}'; this is no architecture file")
+        raise file.error(
+            ["format"],
+            f"is {data.get('format')!r}, expected '{FORMAT}'; this is no architecture file",
+        )
     known = {"format", "name", "space", "resolution", "stem", "stages", "head"}
     for key in data:
         if key not in known:
@@ -308,11 +337,16 @@ def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
     if not isinstance(stage["blocks"], list):
         raise file.error([*keys, "blocks"], "expected a list of blocks")
     entry = _spec(file, [*keys, "entry"], stage["entry"], entry_from)
-    blocks = (_spec(file, [*keys, "blocks", i], block, from_dict) for i, block in enumerate(stage["blocks"]))
+    blocks = (
+        _spec(file, [*keys, "blocks", i], block, from_dict)
+        for i, block in enumerate(stage["blocks"])
+    )
     return Stage(entry, tuple(blocks))
 
 
-def _spec(file: YamlFile, keys: Sequence[str | int], data: Any, parse: Callable[[Any], Spec]) -> Spec:
+def _spec(
+    file: YamlFile, keys: Sequence[str | int], data: Any, parse: Callable[[Any], Spec]
+) -> Spec:
     if not isinstance(data, (dict, str)):
         raise file.error(keys, f"expected a block, found {data!r}")
     spec: Spec = file.parse(parse, keys, data)
@@ -320,7 +354,9 @@ def _spec(file: YamlFile, keys: Sequence[str | int], data: Any, parse: Callable[
 
 
 def _resolution(value: Any) -> tuple[int, int]:
-    if not isinstance(value, list) or not all(isinstance(side, int) and not isinstance(side, bool) for side in value):
+    if not isinstance(value, list) or not all(
+        isinstance(side, int) and not isinstance(side, bool) for side in value
+    ):
         raise ValueError(f"{value!r} is no list of two whole numbers")
     check_resolution(value)
     return value[0], value[1]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from nas.blocks import BlockSpec, Shape
 from nas.space.architecture import Misfit
 from nas.space.place import Place
-from nas.specs import BlockSpec, Shape
 
 if TYPE_CHECKING:
     from nas.space.space import Blocks, Pick, Role, Space
@@ -18,7 +18,7 @@ Spec = TypeVar("Spec", bound=BlockSpec)
 
 
 def misfit(block: BlockSpec, shape: Shape) -> str:
-    """Why a block cannot take a map of this shape; empty where it can."""
+    """Return why a block cannot take a map of this shape; empty where it can."""
     try:
         block.check(replace(shape, layout=block.layout))
     except ValueError as error:
@@ -27,8 +27,8 @@ def misfit(block: BlockSpec, shape: Shape) -> str:
 
 
 def refusal(space: Space) -> tuple[Keys, str] | None:
-    """The key (as in the space's YAML file) and the reason of a block that no width of its stage can feed, or of a
-    width that no block fits; None where all is well."""
+    """Return the key (as in the space's YAML file) and the reason of a block that no width of its
+    stage can feed, or of a width that no block fits; None where all is well."""
     for index, stage in enumerate(space.stages):
         roles: tuple[tuple[Role, Blocks], ...] = (("local", stage.local), ("global", stage.global_))
         for role, blocks in roles:
@@ -43,13 +43,17 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
     for attention in space.attention_extremes():
         for turn in range(max(len(c) for c in _every_choice(space))):
             arch = space.member(
-                [stage.widths[-1] for stage in space.stages], [stage.depths[1] for stage in space.stages], attention,
+                [stage.widths[-1] for stage in space.stages],
+                [stage.depths[1] for stage in space.stages],
+                attention,
                 pick=_nth(turn),
-            )  # fmt: skip
+            )
             try:
                 arch.operations()
             except Misfit as error:
-                keys: Keys = ["head"] if error.place.part == "head" else ["stages", error.place.stage or 0]
+                keys: Keys = (
+                    ["head"] if error.place.part == "head" else ["stages", error.place.stage or 0]
+                )
                 return keys, str(error)
     return None
 
@@ -62,7 +66,9 @@ def _nth(turn: int) -> Pick:
 
 
 def _why(blocks: Sequence[BlockSpec], shape: Shape) -> str:
-    return "; ".join(f"{block.kind}({block}) does not fit {shape}: {misfit(block, shape)}" for block in blocks)
+    return "; ".join(
+        f"{block.kind}({block}) does not fit {shape}: {misfit(block, shape)}" for block in blocks
+    )
 
 
 def _every_choice(space: Space) -> Iterator[Blocks]:

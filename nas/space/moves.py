@@ -1,6 +1,8 @@
-"""Moves: small pure changes of an architecture, the actions of latency-driven slimming (arXiv:2206.01191, Sec. 4.2).
+"""Moves: small pure changes of an architecture, the actions of latency-driven slimming
+(arXiv:2206.01191, Sec. 4.2).
 
-A further action is one more frozen dataclass with `action`, `apply` and `__str__`, and its legal uses in `moves`.
+A further action is one more frozen dataclass with `action`, `apply` and `__str__`, and its legal
+uses in `moves`.
 """
 
 from __future__ import annotations
@@ -9,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from nas.blocks import BlockSpec, Identity
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
 from nas.space.space import likeness
-from nas.specs import BlockSpec, Identity
 
 Action = Literal["DR", "WR", "MR", "ER", "AR", "BR", "UN"]
 
@@ -27,7 +29,9 @@ class Drop:
     position: int
 
     def apply(self, arch: Architecture) -> Architecture:
-        return arch.with_stage(self.stage, arch.stages[self.stage].with_block(self.position, Identity()))
+        return arch.with_stage(
+            self.stage, arch.stages[self.stage].with_block(self.position, Identity())
+        )
 
     def __str__(self) -> str:
         return f"drop stage {self.stage + 1} block {self.position + 1}"
@@ -35,10 +39,11 @@ class Drop:
 
 @dataclass(frozen=True)
 class Narrow:
-    """WR, width reduction: the residual stream of a whole stage (counted from 0) gets `width` channels.
+    """WR, width reduction: the residual stream of a whole stage (counted from 0) gets `width`
+    channels.
 
-    `instead` names blocks of the stage that do not fit that width (heads of 32 channels in a width of 120, say), each
-    with the one that takes its place.
+    `instead` names blocks of the stage that do not fit that width (heads of 32 channels in a width
+    of 120, say), each with the one that takes its place.
     """
 
     action: ClassVar[Action] = "WR"
@@ -48,8 +53,11 @@ class Narrow:
     instead: tuple[tuple[BlockSpec, BlockSpec], ...] = ()
 
     def apply(self, arch: Architecture) -> Architecture:
-        stage, instead = arch.stages[self.stage].with_width(self.width), dict(self.instead)
-        blocks = tuple(instead.get(block, block) for block in stage.blocks) if instead else stage.blocks
+        stage = arch.stages[self.stage].with_width(self.width)
+        instead = dict(self.instead)
+        blocks = (
+            tuple(instead.get(block, block) for block in stage.blocks) if instead else stage.blocks
+        )
         return arch.with_stage(self.stage, replace(stage, blocks=blocks))
 
     def __str__(self) -> str:
@@ -58,9 +66,11 @@ class Narrow:
 
 @dataclass(frozen=True)
 class Localise:
-    """MR, attention reduction: the global block at this position (both count from 0) becomes its local twin, `block`.
+    """MR, attention reduction: the global block at this position (both count from 0) becomes its
+    local twin, `block`.
 
-    The paper removes the first MB3D. It becomes an MB4D here, as in the networks that the authors published.
+    The paper removes the first MB3D. It becomes an MB4D here, as in the networks that the authors
+    published.
     """
 
     action: ClassVar[Action] = "MR"
@@ -70,7 +80,9 @@ class Localise:
     block: BlockSpec
 
     def apply(self, arch: Architecture) -> Architecture:
-        return arch.with_stage(self.stage, arch.stages[self.stage].with_block(self.position, self.block))
+        return arch.with_stage(
+            self.stage, arch.stages[self.stage].with_block(self.position, self.block)
+        )
 
     def __str__(self) -> str:
         return f"make stage {self.stage + 1} block {self.position + 1} local ({self.block.kind})"
@@ -80,8 +92,9 @@ class Localise:
 class Exchange:
     """ER, AR or BR: at one place, another candidate of the same role.
 
-    ER reduces the expansion of a block (the action that EfficientFormerV2, arXiv:2212.08059, Sec. 4.2, adds), AR takes
-    another activation, BR is any other exchange of blocks. Unlike the other moves it may be undone by a later one.
+    ER reduces the expansion of a block (the action that EfficientFormerV2, arXiv:2212.08059, Sec.
+    4.2, adds), AR takes another activation, BR is any other exchange of blocks. Unlike the other
+    moves it may be undone by a later one.
 
     Attributes:
         place: the stem, the entry of a stage, a block or the head.
@@ -94,12 +107,19 @@ class Exchange:
 
     @property
     def action(self) -> Action:
-        return "ER" if self._changed == ("expansion",) else "AR" if self._changed == ("activation",) else "BR"
+        return (
+            "ER"
+            if self._changed == ("expansion",)
+            else "AR"
+            if self._changed == ("activation",)
+            else "BR"
+        )
 
     @property
     def _changed(self) -> tuple[str, ...]:
-        """The hyperparameters that differ."""
-        before, after = self.before.to_dict(), self.block.to_dict()
+        """Return the hyperparameters that differ."""
+        before = self.before.to_dict()
+        after = self.block.to_dict()
         return tuple(name for name in before | after if before.get(name) != after.get(name))
 
     def apply(self, arch: Architecture) -> Architecture:
@@ -109,13 +129,17 @@ class Exchange:
         where = self.place.words
         if self.before.kind != self.block.kind:
             return f"make {where} {self.block.kind}({self.block})"
-        before, after = self.before.to_dict(), self.block.to_dict()
-        return f"{where}: " + ", ".join(f"{name} {before[name]} to {after[name]}" for name in self._changed)
+        before = self.before.to_dict()
+        after = self.block.to_dict()
+        return f"{where}: " + ", ".join(
+            f"{name} {before[name]} to {after[name]}" for name in self._changed
+        )
 
 
 @dataclass(frozen=True)
 class Widen(Narrow):
-    """UN, a width reduction undone: the residual stream of a whole stage (counted from 0) gets more channels again."""
+    """UN, a width reduction undone: the residual stream of a whole stage (counted from 0) gets more
+    channels again."""
 
     action: ClassVar[Action] = "UN"
 
@@ -125,7 +149,8 @@ class Widen(Narrow):
 
 @dataclass(frozen=True)
 class Restore:
-    """UN, a depth or attention reduction undone: `block` stands at this position (both count from 0) again.
+    """UN, a depth or attention reduction undone: `block` stands at this position (both count from
+    0) again.
 
     `before` is what stands there, identity or a local block.
     """
@@ -138,7 +163,9 @@ class Restore:
     block: BlockSpec
 
     def apply(self, arch: Architecture) -> Architecture:
-        return arch.with_stage(self.stage, arch.stages[self.stage].with_block(self.position, self.block))
+        return arch.with_stage(
+            self.stage, arch.stages[self.stage].with_block(self.position, self.block)
+        )
 
     def __str__(self) -> str:
         where = f"stage {self.stage + 1} block {self.position + 1}"
@@ -151,31 +178,38 @@ Move = Drop | Narrow | Localise | Exchange | Restore
 
 
 def moves(space: Space, arch: Architecture) -> list[Move]:
-    """Every single move from `arch` that leads to another member of `space`, stage by stage.
+    """Return every single move from `arch` that leads to another member of `space`, stage by stage.
 
-    A width goes to the next smaller one, and only the first global block of a suffix (of the network or of a stage,
-    as the space says) may become local. `arch` is a member; its positions are those of `space.largest()` where it was
-    made from that by moves.
+    A width goes to the next smaller one, and only the first global block of a suffix (of the
+    network or of a stage, as the space says) may become local. `arch` is a member; its positions
+    are those of `space.largest()` where it was made from that by moves.
     """
-    return [*_drops(space, arch), *_narrows(space, arch), *_localises(space, arch), *exchanges(space, arch)]
+    return [
+        *_drops(space, arch),
+        *_narrows(space, arch),
+        *_localises(space, arch),
+        *exchanges(space, arch),
+    ]
 
 
 def narrow(space: Space, arch: Architecture, stage: int, width: int) -> Narrow:
-    """The move to a smaller width of a stage (from 0)."""
+    """Return the move to a smaller width of a stage (from 0)."""
     return Narrow(*_narrowed(space, arch, stage, width))
 
 
 def _narrowed(
     space: Space, arch: Architecture, stage: int, width: int
-) -> tuple[int, int, tuple[tuple[BlockSpec, BlockSpec], ...]]:  # fmt: skip
-    """Return what a move of a stage to another width consists of, with the blocks that do not fit it replaced."""
+) -> tuple[int, int, tuple[tuple[BlockSpec, BlockSpec], ...]]:
+    """Return what a move of a stage to another width consists of, with the blocks that do not fit
+    it replaced."""
     blocks = dict.fromkeys(arch.stages[stage].blocks)
     fitted = ((block, space.fitted(stage, block, width)) for block in blocks)
     return stage, width, tuple(pair for pair in fitted if pair[0] != pair[1])
 
 
 def localise(space: Space, arch: Architecture, stage: int, position: int) -> Localise:
-    """The move that makes a global block (stage and position from 0) the local candidate that is most like it."""
+    """Return the move that makes a global block (stage and position from 0) the local candidate
+    that is most like it."""
     before = arch.stages[stage].blocks[position]
     candidates = space.candidates(stage, "local", arch.stages[stage].width)
     return Localise(stage, position, max(candidates, key=lambda block: likeness(before, block)))
@@ -186,7 +220,10 @@ def undoings(space: Space, arch: Architecture) -> Iterator[Widen | Restore]:
 
     `arch` is a member with a block or identity at every position of its space.
     """
-    roles = [[c.kind(block) for block in s.blocks] for c, s in zip(space.stages, arch.stages, strict=True)]
+    roles = [
+        [c.kind(block) for block in s.blocks]
+        for c, s in zip(space.stages, arch.stages, strict=True)
+    ]
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         for width in choice.widths:
             if width > stage.width:
@@ -208,15 +245,17 @@ def undoings(space: Space, arch: Architecture) -> Iterator[Widen | Restore]:
 
 
 def exchanges(space: Space, arch: Architecture) -> Iterator[Exchange]:
-    """Every exchange of one block for another candidate of its place and role."""
+    """Yield every exchange of one block for another candidate of its place and role."""
     for place, before, candidates in _places(space, arch):
         for block in candidates:
             if block != before:
                 yield Exchange(place, before, block)
 
 
-def _places(space: Space, arch: Architecture) -> Iterator[tuple[Place, BlockSpec, tuple[BlockSpec, ...]]]:
-    """Every place but the dropped positions, with what stands there and what may."""
+def _places(
+    space: Space, arch: Architecture
+) -> Iterator[tuple[Place, BlockSpec, tuple[BlockSpec, ...]]]:
+    """Yield every place but the dropped positions, with what stands there and what may."""
     if arch.stem is not None:
         yield STEM, arch.stem, space.stems
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
@@ -227,7 +266,11 @@ def _places(space: Space, arch: Architecture) -> Iterator[tuple[Place, BlockSpec
             for position, block in enumerate(stage.blocks):
                 role = choice.kind(block)
                 if role != "identity":
-                    yield Place.block(index, position), block, space.candidates(index, role, stage.width)
+                    yield (
+                        Place.block(index, position),
+                        block,
+                        space.candidates(index, role, stage.width),
+                    )
     if len(space.heads) > 1:
         yield HEAD, arch.head, space.heads
 

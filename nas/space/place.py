@@ -1,6 +1,7 @@
 """Place: where an operation stands in a network; its text is made and parsed here alone.
 
-Operations, positions of scores, streams of a supernet and drawings all name their places by this text.
+Operations, positions of scores, streams of a supernet and drawings all name their places by this
+text.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """Where an operation stands: stem, stage2_entry, stage3_block5, stage4_flatten or head; or a whole stage, stage3.
+    """Where an operation stands: stem, stage2_entry, stage3_block5, stage4_flatten or head; or a
+    whole stage, stage3.
 
     Make one by its class methods, `STEM`, `HEAD` or `Place.parse`; `str(place)` is the text.
 
     Attributes:
-        part: stem, head, the whole of a stage, its entry, one of its blocks, or a change of layout in it.
+        part: stem, head, the whole of a stage, its entry, one of its blocks, or a change of layout
+            in it.
         stage: counted from 0, where the text counts from 1; None for the stem and the head.
-        position: of a block in its stage, counted from 0, where the text counts from 1; None for all else.
+        position: of a block in its stage, counted from 0, where the text counts from 1; None for
+            all else.
     """
 
     part: Part
@@ -39,8 +43,12 @@ class Place:
 
     def __post_init__(self) -> None:
         in_stage = self.part not in ("stem", "head")
-        if in_stage != (self.stage is not None) or (self.part == "block") != (self.position is not None):
-            raise ValueError(f"Place: {self.part} with stage {self.stage} and position {self.position}")
+        if in_stage != (self.stage is not None) or (self.part == "block") != (
+            self.position is not None
+        ):
+            raise ValueError(
+                f"Place: {self.part} with stage {self.stage} and position {self.position}"
+            )
         if (self.stage or 0) < 0 or (self.position or 0) < 0:
             raise ValueError(f"Place: stage {self.stage} and position {self.position} count from 0")
 
@@ -55,8 +63,8 @@ class Place:
 
         Args:
             stage: counted from 0.
-            has_stem: whether the network has a stem before stage 1. Where it has none, the block that enters stage 1
-                is the stem.
+            has_stem: whether the network has a stem before stage 1. Where it has none, the block
+                that enters stage 1 is the stem.
         """
         return STEM if stage == 0 and not has_stem else _made("entry", stage)
 
@@ -69,7 +77,9 @@ class Place:
     def reshape(cls, stage: int, kind: str) -> Place:
         """Return the place of a change of layout (flatten or unflatten) in a stage."""
         if kind not in ("flatten", "unflatten"):
-            raise ValueError(f"Place: '{kind}' is not a change of layout (expected flatten or unflatten)")
+            raise ValueError(
+                f"Place: '{kind}' is not a change of layout (expected flatten or unflatten)"
+            )
         return _made(kind, stage)
 
     @classmethod
@@ -91,7 +101,9 @@ class Place:
         """Return the place as people say it: stage 3 block 5."""
         if self.stage is None:
             return self.part
-        rest = {"stage": "", "block": f" block {(self.position or 0) + 1}"}.get(self.part, f" {self.part}")
+        rest = {"stage": "", "block": f" block {(self.position or 0) + 1}"}.get(
+            self.part, f" {self.part}"
+        )
         return f"stage {self.stage + 1}{rest}"
 
     def __str__(self) -> str:
@@ -122,8 +134,8 @@ def _parse(text: str) -> Place:
     match = _TEXT.fullmatch(text)
     if match is None:
         raise InputError(
-            f"place: '{text}' is not a place of a network (expected one like stem, stage2_entry, stage3_block5, "
-            "stage4_flatten or head)"
+            f"place: '{text}' is not a place of a network (expected one like stem, stage2_entry,"
+            " stage3_block5, stage4_flatten or head)"
         )
     if match["end"]:
         return STEM if match["end"] == "stem" else HEAD

@@ -18,12 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from nas.blocks import BlockSpec, Identity, Shape, entry_from, from_dict, head_from
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
 from nas.space.fit import refusal
 from nas.space.place import Place
 from nas.space.space import Placement, Space, Spec, StageSpace
-from nas.specs import BlockSpec, Identity, Shape, entry_from, from_dict, head_from
 from nas.validation import mistake_in
 
 Keys = list[str | int]
@@ -43,14 +43,18 @@ class _Range(_Model):
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         if (self.max - self.min) % self.step:
-            raise ValueError(f"max {self.max} is not min {self.min} plus a multiple of step {self.step}")
+            raise ValueError(
+                f"max {self.max} is not min {self.min} plus a multiple of step {self.step}"
+            )
         return self
 
     def values(self) -> tuple[int, ...]:
         return tuple(range(self.min, self.max + 1, self.step))
 
 
-_RANGE, _LIST, _ONE = "<range>", "<list>", "<one>"
+_RANGE = "<range>"
+_LIST = "<list>"
+_ONE = "<one>"
 
 
 def _form(value: Any) -> str | None:
@@ -63,11 +67,18 @@ def _number(value: Any) -> str | None:
 
 _Widths = Annotated[
     Annotated[_Range, Tag(_RANGE)] | Annotated[list[PositiveInt], Field(min_length=1), Tag(_LIST)],
-    Discriminator(_form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"),
+    Discriminator(
+        _form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"
+    ),
 ]
 _Candidates = Annotated[
-    Annotated[dict[str, Any], Tag(_ONE)] | Annotated[list[dict[str, Any]], Field(min_length=1), Tag(_LIST)],
-    Discriminator(_number, custom_error_type="block", custom_error_message="expected a block, or a list of blocks"),
+    Annotated[dict[str, Any], Tag(_ONE)]
+    | Annotated[list[dict[str, Any]], Field(min_length=1), Tag(_LIST)],
+    Discriminator(
+        _number,
+        custom_error_type="block",
+        custom_error_message="expected a block, or a list of blocks",
+    ),
 ]
 
 
@@ -79,14 +90,19 @@ class _Stage(_Model):
     global_: _Candidates | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
-        return self.width.values() if isinstance(self.width, _Range) else tuple(sorted(set(self.width)))
+        return (
+            self.width.values()
+            if isinstance(self.width, _Range)
+            else tuple(sorted(set(self.width)))
+        )
 
 
 class _Published(_Model):
-    """A member: its numbers a stage, and where a place has several candidates, what tells the member's from the others.
+    """A member: its numbers a stage, and where a place has several candidates, what tells the
+    member's from the others.
 
-    `stem` and `head` give hyperparameters (or the kind), `entry` gives them all stages alike or in a list a stage, and
-    `block` also in a list of lists, a value a block.
+    `stem` and `head` give hyperparameters (or the kind), `entry` gives them all stages alike or in
+    a list a stage, and `block` also in a list of lists, a value a block.
     """
 
     widths: list[PositiveInt]
@@ -113,7 +129,7 @@ class _SpaceFile(_Model):
 
 
 def read_space(path: str | Path) -> Space:
-    """Reads and validates a space's YAML file.
+    """Read and validates a space's YAML file.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -123,10 +139,11 @@ def read_space(path: str | Path) -> Space:
 
 
 def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
-    """The space that a mapping in a YAML file describes; it stands there under `keys`."""
+    """Return the space that a mapping in a YAML file describes; it stands there under `keys`."""
     if isinstance(data, dict) and str(data.get("format", "")).startswith("nas-architecture"):
         raise file.error(
-            [*keys, "format"], "is an architecture, expected a space. Fix: nas predict takes architectures"
+            [*keys, "format"],
+            "is an architecture, expected a space. Fix: nas predict takes architectures",
         )
     try:
         checked = _SpaceFile.model_validate(data)
@@ -138,7 +155,10 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         paper=checked.paper,
         resolution=(checked.resolution[0], checked.resolution[1]),
         placement=checked.attention,
-        stages=tuple(_stage(file, [*keys, "stages", index], stage) for index, stage in enumerate(checked.stages)),
+        stages=tuple(
+            _stage(file, [*keys, "stages", index], stage)
+            for index, stage in enumerate(checked.stages)
+        ),
         heads=_blocks(file, [*keys, "head"], checked.head, head_from),
         stems=_blocks(file, [*keys, "stem"], checked.stem, entry_from) if checked.stem else (),
         default_scores=checked.scores,
@@ -149,7 +169,8 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     if found:
         raise file.error([*keys, *found[0]], found[1])
     members = {
-        name: _member(file, space, [*keys, "published", name], entry) for name, entry in checked.published.items()
+        name: _member(file, space, [*keys, "published", name], entry)
+        for name, entry in checked.published.items()
     }
     return space.with_published(members)
 
@@ -168,14 +189,20 @@ def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
     )
 
 
-def _with(data: dict[str, Any] | list[dict[str, Any]], **values: Any) -> dict[str, Any] | list[dict[str, Any]]:
+def _with(
+    data: dict[str, Any] | list[dict[str, Any]], **values: Any
+) -> dict[str, Any] | list[dict[str, Any]]:
     return [{**each, **values} for each in data] if isinstance(data, list) else {**data, **values}
 
 
 def _blocks(
-    file: YamlFile, keys: Keys, data: dict[str, Any] | list[dict[str, Any]], parse: Callable[[Any], Spec]
+    file: YamlFile,
+    keys: Keys,
+    data: dict[str, Any] | list[dict[str, Any]],
+    parse: Callable[[Any], Spec],
 ) -> tuple[Spec, ...]:
-    """The candidates of a place, each made by `parse`; a hyperparameter with a list of values stands for each value."""
+    """Return the candidates of a place, each made by `parse`; a hyperparameter with a list of
+    values stands for each value."""
     found: list[Spec] = []
     for index, each in enumerate(data if isinstance(data, list) else [data]):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
@@ -185,7 +212,10 @@ def _blocks(
         for values in _combinations(each):
             block: Spec = file.parse(parse, where, values)
             if isinstance(block, Identity):
-                raise file.error(where, "identity is a choice at every position and is not listed; expected a block")
+                raise file.error(
+                    where,
+                    "identity is a choice at every position and is not listed; expected a block",
+                )
             if block in found:
                 raise file.error(where, f"{block.kind}({block}) is listed twice")
             found.append(block)
@@ -201,12 +231,20 @@ def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Architecture:
-    """A published member, each of its choices checked against the space."""
+    """Return a published member, each of its choices checked against the space."""
     if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
-        raise file.error(keys, f"widths, depths and attention need {len(space.stages)} values, one a stage")
-    for index, (stage, depth, count) in enumerate(zip(space.stages, entry.depths, entry.attention, strict=True)):
+        raise file.error(
+            keys, f"widths, depths and attention need {len(space.stages)} values, one a stage"
+        )
+    for index, (stage, depth, count) in enumerate(
+        zip(space.stages, entry.depths, entry.attention, strict=True)
+    ):
         if count > (depth if stage.global_ else 0):
-            room = f"the stage has {depth} blocks" if stage.global_ else "the stage has no global block"
+            room = (
+                f"the stage has {depth} blocks"
+                if stage.global_
+                else "the stage has no global block"
+            )
             raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
 
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
@@ -214,7 +252,9 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
         chosen = [block for block in candidates if _agrees(block, wanted)]
         if not chosen:
             given = ", ".join(f"{name} {value}" for name, value in wanted.items())
-            raise file.error(keys, f"{place}: none of its candidates has {given or 'what it takes'}")
+            raise file.error(
+                keys, f"{place}: none of its candidates has {given or 'what it takes'}"
+            )
         return chosen[0]
 
     member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
@@ -223,7 +263,7 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
 
 
 def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict[str, Any]:
-    """The hyperparameters that a published member states for a place."""
+    """Return the hyperparameters that a published member states for a place."""
     if place.part == "head" or (place.part == "stem" and entry.stem):
         return entry.head if place.part == "head" else entry.stem
     part = "entry" if place.position is None else "block"
@@ -242,6 +282,7 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
 
 
 def _agrees(block: BlockSpec, wanted: Mapping[str, Any]) -> bool:
-    """Whether a block has these values; of hyperparameters that its kind has not, anything may be said."""
+    """Return whether a block has these values; of hyperparameters that its kind has not, anything
+    may be said."""
     values = block.to_dict()
     return all(values[name] == value for name, value in wanted.items() if name in values)

@@ -1,4 +1,5 @@
-"""Sizes: the input size and the head that a space or a network is taken at; commands share these options."""
+"""Sizes: the input size and the head that a space or a network is taken at; commands share these
+options."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 Sized = TypeVar("Sized", "Space", "Architecture")
 MOST_CLASSES = 100_000
-"""Five times the classes of ImageNet-21k; a head of more would take gigabytes before anything is measured."""
+"""Five times the classes of ImageNet-21k; a head of more would take gigabytes before anything is
+measured."""
 
 
 def sides(text: Any) -> tuple[int, int]:
@@ -44,7 +46,12 @@ class Sizes:
         example="224",
     )
     classes: int | None = option(
-        None, help="Classes of the head.", at_least=2, at_most=MOST_CLASSES, shown="its own", example="1000"
+        None,
+        help="Classes of the head.",
+        at_least=2,
+        at_most=MOST_CLASSES,
+        shown="its own",
+        example="1000",
     )
     segment: int | None = option(
         None,
@@ -58,7 +65,8 @@ class Sizes:
     def __post_init__(self) -> None:
         if self.classes is not None and self.segment is not None:
             raise InputError(
-                f"--classes {self.classes} with --segment {self.segment}: --segment gives the number of classes itself"
+                f"--classes {self.classes} with --segment {self.segment}: --segment gives the"
+                " number of classes itself"
             )
 
     def apply(self, sized: Sized) -> Sized:
@@ -67,7 +75,7 @@ class Sizes:
         Raises:
             InputError: naming the options, where it cannot be that.
         """
-        from nas.specs import FPNHead
+        from nas.blocks import FPNHead
 
         try:
             if self.segment is not None:
@@ -83,7 +91,12 @@ class Sizes:
             "--classes": self.classes,
             "--segment": self.segment,
         }
-        return [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        return [
+            part
+            for name, value in given.items()
+            if value is not None
+            for part in (name, str(value))
+        ]
 
 
 def size_text(resolution: tuple[int, int]) -> str:
@@ -93,7 +106,8 @@ def size_text(resolution: tuple[int, int]) -> str:
 
 
 def between(whole: Space, sized: Space | Architecture) -> Sizes:
-    """Return what turns a space as it is loaded into one of the sizes of `sized`, or one that holds it."""
+    """Return what turns a space as it is loaded into one of the sizes of `sized`, or one that holds
+    it."""
     from nas.space.space import Space
 
     head = sized.heads[0] if isinstance(sized, Space) else sized.head

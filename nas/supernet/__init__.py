@@ -1,1 +1,2 @@
-"""The supernet: the space's largest network, every position a choice, trained once by Gumbel-softmax."""
+"""The supernet: the space's largest network, every position a choice, trained once by
+Gumbel-softmax."""

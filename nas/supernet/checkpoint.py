@@ -1,16 +1,4 @@
-"""A training's folder: what it was asked for, where it stands, what came out.
-
-supernet.yaml        the space, the data, the recipe, the versions; not changed once a state is saved
-space.yaml           the space file that was used
-state.safetensors    everything that training needs to go on; its header has the step
-supernet.safetensors the weights alone, once training is done; their moving average where one is kept
-metrics.csv          loss, accuracy, rates and images a second by step
-tensorboard/         the same as TensorBoard event files
-alpha.csv            each position's shares by step
-evaluations.csv      members one move away from the largest, each written as soon as it is measured
-evaluations.yaml     what they were measured with (`nas.supernet.score`)
-scores.csv, .yaml    what each move costs in accuracy, and what that was measured with
-"""
+"""A supernet's checkpoint: write it, read it, and cut a member's weights out of it."""
 
 from __future__ import annotations
 
@@ -19,18 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.accuracy.recorded_file import WEIGHTS_FILE
+from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
-from nas.space import Space, load_space
+from nas.network import build
+from nas.runs.schema import WEIGHTS_FORMAT
+from nas.space import Architecture, Space, load_space
 from nas.supernet.description import up_to_date
 from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Supernet
-from nas.training.folder import TrainingFolder
-from nas.training.state import fill
+from nas.training.state import TrainingFolder, fill
 from nas.training.state import read_tensors as read_file
 
 FORMAT = "nas-supernet-1"
@@ -62,14 +53,19 @@ class Folder(TrainingFolder):
 
 
 def describe(
-    folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any], start: dict[str, str] | None = None,
-    write: bool = True, command: str = "",
-) -> None:  # fmt: skip
-    """Starts a training's folder, or checks that the one that is there is of the same training.
+    folder: Folder,
+    space: Space,
+    recipe: Recipe,
+    data: dict[str, Any],
+    start: dict[str, str] | None = None,
+    write: bool = True,
+    command: str = "",
+) -> None:
+    """Start a training's folder, or checks that the one that is there is of the same training.
 
-    One that has saved nothing yet does not count: a batch that did not fit is tried again with other options.
-    `start` describes the checkpoint that the weights are from in the beginning, if any. Without `write` it only checks.
-    `command` is the command line.
+    One that has saved nothing yet does not count: a batch that did not fit is tried again with
+    other options. `start` describes the checkpoint that the weights are from in the beginning, if
+    any. Without `write` it only checks. `command` is the command line.
 
     Raises:
         InputError: naming the file and the first key that differs.
@@ -87,16 +83,19 @@ def describe(
         found = YamlFile(folder.description)
         there = up_to_date(found.data)
         if isinstance(there.get("data"), dict):
-            # The same images may be given by another name. Some older folders say nothing of the counts at all; there
-            # `source`, which has them in words, is compared.
+            # The same images may be given by another name. Some older folders say nothing of the
+            # counts at all; there `source`, which has them in words, is compared.
             counts = {key: data[key] for key in ("dataset", "total", "held_out") if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
         for key, value in ({"start": None} | wanted).items():
             if there.get(key) != value:
                 difference = _difference(there.get(key), value)
-                raise found.error([key], f"this folder holds another training ({difference}); give another --out, or "
-                                         "the options it was started with")  # fmt: skip
+                raise found.error(
+                    [key],
+                    f"this folder holds another training ({difference}); give another --out, or "
+                    "the options it was started with",
+                )
         return
     if not write:
         return
@@ -106,7 +105,10 @@ def describe(
     from nas.versions import versions
 
     told = {"command": command} if command else {}
-    write_yaml(folder.description, {**wanted, **told, "versions": versions("torch", "accelerate", "safetensors")})
+    write_yaml(
+        folder.description,
+        {**wanted, **told, "versions": versions("torch", "accelerate", "safetensors")},
+    )
 
 
 def _difference(found: Any, wanted: Any) -> str:
@@ -118,7 +120,7 @@ def _difference(found: Any, wanted: Any) -> str:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a supernet's weights."""
+    """Return the tensors and the header of a supernet's weights."""
     return read_file(path, FORMAT, "a supernet checkpoint")
 
 
@@ -133,27 +135,77 @@ def save_weights(path: Path, supernet: Supernet) -> None:
 
 
 def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
-    """A trained supernet in eval mode, and its description, from a training's folder.
+    """Return a trained supernet in eval mode, and its description, from a training's folder.
 
     Raises:
         InputError: when there is no training, or it is not done, or a file is corrupt.
     """
     folder, description, space = open_folder(root)
     if not folder.weights.exists():
-        raise NasError(f"{folder.weights}: is not there yet; finish the training with the same `nas train` command")
+        raise NasError(
+            f"{folder.weights}: is not there yet; finish the training with the same `nas train`"
+            " command"
+        )
     supernet = Supernet(space)
     load_weights(supernet, read_tensors(folder.weights)[0], folder.weights)
     return supernet.eval(), description
 
 
 def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
-    """A training's folder, its description, and its space at the resolution and classes it was trained for."""
+    """Return a training's folder, its description, and its space at the resolution and classes it
+    was trained for."""
     folder = Folder(Path(root))
     if not folder.description.exists():
-        raise InputError(f"{root}: no supernet here (there is no supernet.yaml); `nas train` makes one")
+        raise InputError(
+            f"{root}: no supernet here (there is no supernet.yaml); `nas train` makes one"
+        )
     file = YamlFile(folder.description)
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
     height, width = file.data["resolution"]
     space = load_space(str(folder.space)).at((height, width), file.data["classes"])
     return folder, up_to_date(file.data), space
+
+
+def inherited(supernet: Supernet, arch: Architecture) -> dict[str, Tensor]:
+    """Return the state dict of `nas.build(arch)`, sliced out of the supernet.
+
+    `arch` may be for another input size than the supernet's: attention biases are resized to its
+    grids.
+
+    Raises:
+        ValueError: when `arch` is no member of the supernet's space or has another number of
+            classes.
+    """
+    if arch.classes != supernet.space.classes:
+        raise ValueError(f"{arch.classes} classes, the supernet has {supernet.space.classes}")
+    state = supernet.extract(arch.at(supernet.space.resolution)).state_dict()
+    with torch.device("meta"):
+        wanted = build(arch).state_dict()
+    return {name: _fitted(tensor, wanted[name]) for name, tensor in state.items()}
+
+
+def _fitted(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Return the tensor as it is, or resized where it is a bias table (heads, H, W): only those
+    depend on the input size."""
+    return (
+        tensor
+        if tensor.shape == wanted.shape
+        else resize_bias(tensor, (wanted.shape[1], wanted.shape[2]))
+    )
+
+
+def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:
+    """Write the inherited weights of `arch` from a training's folder as a safetensors file.
+
+    Raises:
+        InputError: when the folder holds no finished training.
+    """
+    supernet, _ = load_supernet(root)
+    state = {name: tensor.contiguous() for name, tensor in inherited(supernet, arch).items()}
+    with replacing(path) as temporary:
+        save_file(
+            state,
+            temporary,
+            {"format": WEIGHTS_FORMAT, "supernet": str(root), "architecture": arch.name},
+        )

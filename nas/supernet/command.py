@@ -1,4 +1,5 @@
-"""`nas.train`: a supernet from a space and images, and what each move costs in accuracy. `nas train` prints it."""
+"""`nas.train`: a supernet from a space and images, and what each move costs in accuracy. `nas
+train` prints it."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from nas.supernet.options import TrainOptions
 from nas.supernet.score import score
 from nas.supernet.train import train as train_supernet
 from nas.supernet.warm_start import Start, load_start
+from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress
-from nas.training.processes import leave, processes
 from nas.training.settings import settle
 
 
@@ -42,13 +43,16 @@ def train(space: str | Path, data: str | Path = "digits", **options: Any) -> Tra
     Args:
         space: a space by name, or its YAML file.
         data: digits, an image folder, parquet files, or a hub name.
-        options: the other options of `nas train`, with `_` for `-`: `epochs=5, learning_rate=1e-3, out="runs/a"`.
+        options: the other options of `nas train`, with `_` for `-`: `epochs=5, learning_rate=1e-3,
+            out="runs/a"`.
 
     Returns:
-        The supernet's folder and scores; None in all processes of a distributed training but the main one.
+        The supernet's folder and scores; None in all processes of a distributed training but the
+        main one.
 
     Raises:
-        InputError: for an option that is unknown, out of range or without effect, and as the command.
+        InputError: for an option that is unknown, out of range or without effect, and as the
+            command.
         NasError: when the loss is no longer a number, or memory ran out. What was done is kept.
     """
     return run(make(TrainOptions, {"space": space, "data": data, **options}))
@@ -60,7 +64,7 @@ def run(
     on_step: Callable[[Progress], None] = lambda row: None,
     on_score: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trained | None:
-    """Do what the options of `nas train` say; see `train`.
+    """Return do what the options of `nas train` say; see `train`.
 
     Args:
         note: called with lines for the user.
@@ -75,7 +79,10 @@ def run(
     split = options.split
     splits = load_data(options.data, sized.resolution, split.held_out, split.limit, recipe.seed)
     space = sized.at(classes=len(splits.train.classes))
-    folder = options.out or f"runs/supernet-{space.name}-{Path(options.data).name}-{size_text(space.resolution)}"
+    folder = (
+        options.out
+        or f"runs/supernet-{space.name}-{Path(options.data).name}-{size_text(space.resolution)}"
+    )
     note(f"data     {splits.train.source}")
     note(f"         {splits.held_out.source}")
     for line in _untrained_classes(splits):
@@ -116,10 +123,14 @@ def _start(options: TrainOptions, space: Space, note: Callable[[str], None]) -> 
 
 def _untrained_classes(data: Splits) -> list[str]:
     """Return a line where classes have held-out images but none to train on."""
-    trained, held_out = set(data.train.labels.tolist()), set(data.held_out.labels.tolist())
+    trained = set(data.train.labels.tolist())
+    held_out = set(data.held_out.labels.tolist())
     names = [data.train.classes[label] for label in sorted(held_out - trained)]
     if not names:
         return []
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     what = "class" if len(names) == 1 else "classes"
-    return [f"no image to train on for {what} {', '.join(names[:3])}{more}; lower --held-out or add images"]
+    return [
+        f"no image to train on for {what} {', '.join(names[:3])}{more}; lower --held-out or add"
+        " images"
+    ]

@@ -1,7 +1,7 @@
 """What the supernet.yaml of any version says, under the keys of today's. Imports no torch.
 
-`nas.supernet.checkpoint` writes the file; trainings, searches and reports read it through `up_to_date`, the only code
-that knows older versions.
+`nas.supernet.checkpoint` writes the file; trainings, searches and reports read it through
+`up_to_date`, the only code that knows older versions.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from nas.supernet.recipe import Recipe
 def up_to_date(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return a description of any version as today's version writes it (compatibility).
 
-    Settings that an older version did not have are at their defaults. Versions before 2026-12 have the data set and its
-    numbers of images in the words of `source` alone ("digits; 1617 of 1797 images to train on"), and what --data was
-    given in the recorded command alone.
+    Settings that an older version did not have are at their defaults. Versions before 2026-12 have
+    the data set and its numbers of images in the words of `source` alone ("digits; 1617 of 1797
+    images to train on"), and what --data was given in the recorded command alone.
     """
     converted = dict(description)
     if isinstance(converted.get("recipe"), dict):
         converted["recipe"] = Recipe().to_dict() | converted["recipe"]
     data = converted.get("data")
     if isinstance(data, dict):
-        converted["data"] = _counts_in_words(data.get("source")) | _name_in(converted.get("command")) | data
+        converted["data"] = (
+            _counts_in_words(data.get("source")) | _name_in(converted.get("command")) | data
+        )
     return converted
 
 
 def data_name(path: Path) -> str | None:
-    """Return what --data names the images that a supernet was trained on, from its supernet.yaml; None if unknown."""
+    """Return what --data names the images that a supernet was trained on, from its supernet.yaml;
+    None if unknown."""
     data = up_to_date(YamlFile(path).data).get("data")
     name = data.get("name") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
@@ -54,4 +57,6 @@ def _name_in(command: Any) -> dict[str, str]:
         return {}
     if "train" not in arguments:
         return {}
-    return {"name": arguments[arguments.index("--data") + 1] if "--data" in arguments[:-1] else "digits"}
+    return {
+        "name": arguments[arguments.index("--data") + 1] if "--data" in arguments[:-1] else "digits"
+    }

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.accuracy.evaluations import Evaluated, member_key
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.standard_errors import accuracy_error
+from nas.accuracy.scores import accuracy_error
 from nas.accuracy.variants import Variant
 from nas.data import Splits, load_data
 from nas.errors import InputError
@@ -24,9 +24,10 @@ IMAGES, CALIBRATION = 1000, 512
 class SlicedSupernet:
     """Members with the weights that they would inherit; a `nas.accuracy.evaluations.Source`.
 
-    EfficientFormer (arXiv:2206.01191), Sec. 4.2, evaluates the accuracy drop of each action on the supernet like this.
-    Batch norms are recalibrated for each member on the same training images, and all are judged by the same held-out
-    ones, so that a member has one accuracy, whichever way a search came to it.
+    EfficientFormer (arXiv:2206.01191), Sec. 4.2, evaluates the accuracy drop of each action on the
+    supernet like this. Batch norms are recalibrated for each member on the same training images,
+    and all are judged by the same held-out ones, so that a member has one accuracy, whichever way a
+    search came to it.
 
     Args:
         root: the folder of a finished training.
@@ -41,10 +42,13 @@ class SlicedSupernet:
         NasError: for a training that is not done.
     """
 
-    def __init__(self, root: str | Path, data: str, images: int = IMAGES, calibration: int = CALIBRATION) -> None:
+    def __init__(
+        self, root: str | Path, data: str, images: int = IMAGES, calibration: int = CALIBRATION
+    ) -> None:
         splits = training_splits(root, data)
         supernet, description = load_supernet(root)
-        held_out, train = first_images(splits.held_out, images), first_images(splits.train, calibration)
+        held_out = first_images(splits.held_out, images)
+        train = first_images(splits.train, calibration)
         bf16 = description["recipe"]["precision"] == "bf16"
         self.space = supernet.space
         self._evaluator = Evaluator(supernet, train, held_out, bf16=bf16)
@@ -56,8 +60,11 @@ class SlicedSupernet:
             "calibration_images": len(train),
         }
 
-    def evaluate(self, base: Architecture, members: Sequence[Architecture]) -> Iterator[tuple[Architecture, Evaluated]]:
-        """Each member, in the order in which a walk through `base` comes to where they differ from it."""
+    def evaluate(
+        self, base: Architecture, members: Sequence[Architecture]
+    ) -> Iterator[tuple[Architecture, Evaluated]]:
+        """Yield each member, in the order in which a walk through `base` comes to where they differ
+        from it."""
         resolution = self.space.resolution
         known = {("member", member_key(member), ""): member for member in members}
         wanted = [Variant(key, member.at(resolution)) for key, member in known.items()]
@@ -67,13 +74,15 @@ class SlicedSupernet:
 
 
 def training_splits(root: str | Path, data: str) -> Splits:
-    """The images that a supernet was trained on and those that were held out, found again by name.
+    """Return the images that a supernet was trained on and those that were held out, found again by
+    name.
 
     Raises:
         InputError: when these are others than those of the training.
     """
     _, description, space = open_folder(root)
-    about, seed = description["data"], description["recipe"]["seed"]
+    about = description["data"]
+    seed = description["recipe"]["seed"]
     total, held_out = _counts(about, Folder(Path(root)).description)
     for limit in (None, total):
         whole = load_data(data, space.resolution, 0.5, limit, seed)
@@ -84,12 +93,16 @@ def training_splits(root: str | Path, data: str) -> Splits:
             if splits.train.fingerprint == about["fingerprint"]:
                 return splits
         break
-    raise InputError(f"--data {data}: other images than the supernet in {root} was trained on ({about['source']}); "
-                     "held-out images of another split may be among those")  # fmt: skip
+    raise InputError(
+        f"--data {data}: other images than the supernet in {root} was trained on"
+        f" ({about['source']}); held-out images of another split may be among those"
+    )
 
 
 def _counts(about: Mapping[str, Any], path: Path) -> tuple[int, int]:
     """Return how many images the data set of a training has, and how many of them were held out."""
     if "total" in about and "held_out" in about:
         return int(about["total"]), int(about["held_out"])
-    raise InputError(f"{path}: data: total and held_out are missing, so that the held-out images are not known")
+    raise InputError(
+        f"{path}: data: total and held_out are missing, so that the held-out images are not known"
+    )

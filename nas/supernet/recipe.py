@@ -16,29 +16,48 @@ MOST_MEMBERS = 64
 class Recipe(Settings):
     """Recipe of a supernet's training; with the space and the data, a seed gives one result.
 
-    The settings of every training, and those of the architecture parameters and of narrowing. `narrow` trains random
-    stage widths and random candidates of each place, so that narrowed stages and exchanged blocks keep their accuracy.
-    `sandwich` takes its place: each step trains the largest member, the smallest and random ones, the largest teaching
-    the others (`nas.supernet.sandwich`).
+    The settings of every training, and those of the architecture parameters and of narrowing.
+    `narrow` trains random stage widths and random candidates of each place, so that narrowed stages
+    and exchanged blocks keep their accuracy. `sandwich` takes its place: each step trains the
+    largest member, the smallest and random ones, the largest teaching the others
+    (`nas.supernet.train`).
     """
 
     alpha_rate: float = option(
-        1e-3, help="Peak learning rate of the architecture parameters, which have no weight decay.", above=0,
+        1e-3,
+        help="Peak learning rate of the architecture parameters, which have no weight decay.",
+        above=0,
         at_most=1000,
-    )  # fmt: skip
-    temperature: float = option(5.0, help="Initial Gumbel-softmax temperature.", above=0, at_most=1e6)
-    final_temperature: float = option(0.5, help="Final Gumbel-softmax temperature.", above=0, at_most=1e6)
+    )
+    temperature: float = option(
+        5.0, help="Initial Gumbel-softmax temperature.", above=0, at_most=1e6
+    )
+    final_temperature: float = option(
+        0.5, help="Final Gumbel-softmax temperature.", above=0, at_most=1e6
+    )
     noise: Literal["uniform", "gumbel", "none"] = option(
-        "uniform", help="Noise of the Gumbel-softmax: uniform (the paper's formula), gumbel, or none."
+        "uniform",
+        help="Noise of the Gumbel-softmax: uniform (the paper's formula), gumbel, or none.",
     )
     sampling: Literal["soft", "straight_through"] = option(
-        "straight_through", help="Candidates per position: straight_through computes one, soft mixes all of them."
+        "straight_through",
+        help="Candidates per position: straight_through computes one, soft mixes all of them.",
     )
     narrow: float = option(
-        0.5, help="Share of steps at random widths and with random candidates; 0 is the paper's training.",
-        at_least=0, at_most=1, requires={"sandwich": (0,)},
-    )  # fmt: skip
+        0.5,
+        help=(
+            "Share of steps at random widths and with random candidates; 0 is the paper's training."
+        ),
+        at_least=0,
+        at_most=1,
+        requires={"sandwich": (0,)},
+    )
     sandwich: int = option(
-        0, help="Random members per step beside the largest and the smallest, which the largest teaches; 0 turns the "
-        "sandwich rule off.", at_least=0, at_most=MOST_MEMBERS,
-    )  # fmt: skip
+        0,
+        help=(
+            "Random members per step beside the largest and the smallest, which the largest"
+            " teaches; 0 turns the sandwich rule off."
+        ),
+        at_least=0,
+        at_most=MOST_MEMBERS,
+    )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nas.accuracy.standard_errors import accuracy_error, difference_error
+from nas.accuracy.scores import accuracy_error, difference_error
 from nas.accuracy.variants import LARGEST, Key, Variant
 from nas.data import ImageData
 from nas.errors import InputError, NasError
@@ -24,7 +24,7 @@ from nas.journals import append_text, read_whole
 from nas.network import Network
 from nas.space import Architecture
 from nas.supernet.supernet import Supernet
-from nas.training.augment import normalise
+from nas.training.batches import normalise
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,15 @@ class Evaluation:
     """A member of the supernet on held-out images, its batch norms recalibrated.
 
     Attributes:
-        move, place, choice: what was changed last, as in `nas.accuracy.recorded.Score`; move is `none` for the largest
-            member.
+        move, place, choice: what was changed last, as in `nas.accuracy.recorded.Score`; move is
+            `none` for the largest member.
         accuracy: top-1 in percent.
         loss: cross-entropy.
-        standard_error: of the difference in accuracy to the member that this one is compared with (`Variant.base`) on
-            the same images, in points; of the accuracy itself where it is compared with nothing.
-        lost, gained: images that the other member has right and this one wrong, and the other way round; None in
-            journals of older versions.
+        standard_error: of the difference in accuracy to the member that this one is compared with
+            (`Variant.base`) on the same images, in points; of the accuracy itself where it is
+            compared with nothing.
+        lost, gained: images that the other member has right and this one wrong, and the other way
+            round; None in journals of older versions.
     """
 
     move: str
@@ -57,35 +58,51 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates members of a supernet that differ from one of them, computing what they share with that one once.
+    """Evaluates members of a supernet that differ from one of them, computing what they share with
+    that one once.
 
-    That one is walked once, operation by operation; a variant branches off at its first operation that
-    differs, from the activations that stand there. Batch norms are recalibrated on the way: a batch of training
-    images gives each its statistics just before the held-out images pass it.
+    That one is walked once, operation by operation; a variant branches off at its first operation
+    that differs, from the activations that stand there. Batch norms are recalibrated on the way: a
+    batch of training images gives each its statistics just before the held-out images pass it.
     """
 
     def __init__(
-        self, supernet: Supernet, calibration: ImageData, held_out: ImageData, *, batch: int = 250, bf16: bool = False
+        self,
+        supernet: Supernet,
+        calibration: ImageData,
+        held_out: ImageData,
+        *,
+        batch: int = 250,
+        bf16: bool = False,
     ) -> None:
-        self.supernet, self.bf16 = supernet.eval(), bf16
+        self.supernet = supernet.eval()
+        self.bf16 = bf16
         self.place = next(supernet.parameters()).device
         self.calibration = [self._images(calibration, slice(None))]
-        self.images = [self._images(held_out, slice(i, i + batch)) for i in range(0, len(held_out), batch)]
+        self.images = [
+            self._images(held_out, slice(i, i + batch)) for i in range(0, len(held_out), batch)
+        ]
         self.labels = torch.from_numpy(np.array(held_out.labels))
 
     @torch.no_grad()
-    def evaluate(self, variants: Sequence[Variant], base: Architecture | None = None) -> Iterator[Evaluation]:
-        """Yield an evaluation for each variant, in the order in which the walk reaches them; `base` itself first.
+    def evaluate(
+        self, variants: Sequence[Variant], base: Architecture | None = None
+    ) -> Iterator[Evaluation]:
+        """Yield an evaluation for each variant, in the order in which the walk reaches them; `base`
+        itself first.
 
         Args:
-            variants: members, and what each is compared with, which must be `base` or stand before it among them.
-            base: the member that is walked: the largest one by default. `Variant.base` calls it LARGEST.
+            variants: members, and what each is compared with, which must be `base` or stand before
+                it among them.
+            base: the member that is walked: the largest one by default. `Variant.base` calls it
+                LARGEST.
         """
         base = base or self.supernet.space.largest()
         network = self.supernet.extract(base)
         baseline = self._judge(network, 0, (self.calibration, self.images))
-        # Which images a member has right, for those that others are compared with. A member differs from `base` no
-        # later in the network than what it is compared with does, so the walk reaches that one first.
+        # Which images a member has right, for those that others are compared with. A member differs
+        # from `base` no later in the network than what it is compared with does, so the walk
+        # reaches that one first.
         right = {LARGEST: self._right(baseline)}
         compared = {variant.base for variant in variants}
         branches: dict[int, list[Variant]] = {}
@@ -106,13 +123,17 @@ class Evaluator:
             walked = self._pass(block, walked)
 
     @torch.no_grad()
-    def _judge(self, network: Network, start: int, walked: tuple[list[Tensor], list[Tensor]]) -> Tensor:
-        """The log-probabilities (N, classes) of a network from its operation `start` on."""
+    def _judge(
+        self, network: Network, start: int, walked: tuple[list[Tensor], list[Tensor]]
+    ) -> Tensor:
+        """Return the log-probabilities (N, classes) of a network from its operation `start` on."""
         for block in list(network.children())[start:]:
             walked = self._pass(block, walked)
         return torch.cat(walked[1]).float().log_softmax(dim=1).cpu()
 
-    def _pass(self, block: nn.Module, walked: tuple[list[Tensor], list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    def _pass(
+        self, block: nn.Module, walked: tuple[list[Tensor], list[Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         with torch.autocast(self.place.type, dtype=torch.bfloat16, enabled=self.bf16):
             calibration = [recalibrate(block, x) for x in walked[0]]
             return calibration, [block(x) for x in walked[1]]
@@ -121,31 +142,41 @@ class Evaluator:
         """Return (N,) whether each image's class is the likeliest."""
         return judged.argmax(dim=1) == self.labels
 
-    def _evaluation(self, variant: Variant, judged: Tensor, right: Mapping[Key, Tensor]) -> Evaluation:
+    def _evaluation(
+        self, variant: Variant, judged: Tensor, right: Mapping[Key, Tensor]
+    ) -> Evaluation:
         loss = float(F.nll_loss(judged, self.labels))
         if not math.isfinite(loss):
-            # argmax over NaN is a class, too: such a member would get an accuracy that means nothing.
+            # argmax over NaN is a class, too: such a member would get an accuracy that means
+            # nothing.
             what = " ".join(part for part in variant.key if part)
             raise NasError(
-                f"the supernet's outputs are not finite (loss {loss:g}) for the member '{what}'. Train anew with a "
-                "lower --learning-rate"
+                f"the supernet's outputs are not finite (loss {loss:g}) for the member '{what}'."
+                " Train anew with a lower --learning-rate"
             )
-        now, before = self._right(judged), right[variant.base]
-        images, accuracy = len(now), 100 * float(now.double().mean())
+        now = self._right(judged)
+        before = right[variant.base]
+        images = len(now)
+        accuracy = 100 * float(now.double().mean())
         lost = int((before & ~now).sum())
         gained = int((now & ~before).sum())
         alone = variant.key == LARGEST
-        error = accuracy_error(accuracy, images) if alone else difference_error(lost, gained, images)
+        error = (
+            accuracy_error(accuracy, images) if alone else difference_error(lost, gained, images)
+        )
         return Evaluation(*variant.key, accuracy, loss, error, lost, gained)
 
     def _images(self, data: ImageData, part: slice) -> Tensor:
         pixels: NDArray[np.uint8] = np.array(data.images[part])
-        return normalise(torch.from_numpy(pixels).to(self.place)).contiguous(memory_format=torch.channels_last)
+        return normalise(torch.from_numpy(pixels).to(self.place)).contiguous(
+            memory_format=torch.channels_last
+        )
 
 
 @torch.no_grad()
 def recalibrate(block: nn.Module, x: Tensor) -> Tensor:
-    """Gives the batch norms of a block the statistics of one large batch, and returns the block's output for it."""
+    """Give the batch norms of a block the statistics of one large batch, and return the block's
+    output for it."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -158,21 +189,25 @@ def recalibrate(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _first_difference(base: Architecture, arch: Architecture) -> int:
-    """The index of the first operation in which two architectures differ."""
+    """Return the index of the first operation in which two architectures differ."""
     pairs = list(zip(base.operations(), arch.operations(), strict=False))
     return next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
 def measure(
-    evaluator: Evaluator, wanted: Sequence[Variant], journal: Path, *,
+    evaluator: Evaluator,
+    wanted: Sequence[Variant],
+    journal: Path,
+    *,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
-) -> list[Evaluation]:  # fmt: skip
-    """Evaluate all variants, each written to `journal` at once; what a killed run measured is not measured again."""
+) -> list[Evaluation]:
+    """Evaluate all variants, each written to `journal` at once; what a killed run measured is not
+    measured again."""
     rows = {row.key: row for row in _read(journal)}
     rest = [variant for variant in wanted if variant.key not in rows]
     if rest:
-        # What they are compared with is evaluated again where a killed run had it: the journal does not say which
-        # images it has right.
+        # What they are compared with is evaluated again where a killed run had it: the journal does
+        # not say which images it has right.
         needed = {variant.key for variant in rest}
         for variant in reversed(wanted):
             if variant.key in needed:
@@ -183,7 +218,8 @@ def measure(
         for row in evaluator.evaluate(again):
             if row.key in rows:
                 continue
-            # Rounded as the journal has it, so that a run that resumed gives the same scores to the last digit.
+            # Rounded as the journal has it, so that a run that resumed gives the same scores to the
+            # last digit.
             rows[row.key] = _rounded(row)
             _append(journal, rows[row.key])
             report(len(rows), len(wanted), row)
@@ -200,7 +236,8 @@ def _read(journal: Path) -> list[Evaluation]:
     reader = csv.DictReader(io.StringIO(read_whole(journal)))
     rows = []
     for number, record in enumerate(reader, start=2):
-        # A row without its last fields was cut off by a kill of an older version: its variant is measured again.
+        # A row without its last fields was cut off by a kill of an older version: its variant is
+        # measured again.
         if not record.get("standard_error"):
             continue
         rows.append(_row(f"{journal}:{number}", record))
@@ -212,11 +249,14 @@ def _read(journal: Path) -> list[Evaluation]:
 def _row(where: str, record: Mapping[str, str | None]) -> Evaluation:
     """Return the evaluation in a row. Raises InputError naming line and column."""
     accuracy, loss, error = (
-        number_in(where, name, record.get(name) or "") for name in ("accuracy", "loss", "standard_error")
+        number_in(where, name, record.get(name) or "")
+        for name in ("accuracy", "loss", "standard_error")
     )
     if error < 0:
         raise InputError(f"{where}: standard_error: {error:g} is negative, expected at least 0")
-    counts = [int(number_in(where, name, text)) if (text := record.get(name)) else None for name in _NEW]
+    counts = [
+        int(number_in(where, name, text)) if (text := record.get(name)) else None for name in _NEW
+    ]
     key = (record.get("move") or "", record.get("place") or "", record.get("choice") or "")
     return Evaluation(*key, accuracy, loss, error, *counts)
 

@@ -1,4 +1,5 @@
-"""Narrowing by slicing: which channels stay, and the tensors of a narrower block cut out of a wider one's."""
+"""Narrowing by slicing: which channels stay, and the tensors of a narrower block cut out of a wider
+one's."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nas.blocks import Block, build_block
-from nas.blocks.base import Axis, Repeated
-from nas.specs import BlockSpec, Shape
+from nas.blocks import BlockSpec, Shape
+from nas.blocks.build import build_block
+from nas.blocks.module import Axis, Block, Repeated
 
 Keep = Mapping[str, Tensor]
 """Channel group (`in`, `out`) to the ascending indices of the channels that stay."""
@@ -23,7 +24,8 @@ class Ranking:
     """The channels of every group, the most important first.
 
     Attributes:
-        streams: those of every residual stream, by stage (stage1 ..) and `stem` where a network has one of its own.
+        streams: those of every residual stream, by stage (stage1 ..) and `stem` where a network has
+            one of its own.
         inner: for each block, those of the groups inside it.
     """
 
@@ -32,10 +34,12 @@ class Ranking:
 
 
 def group_order(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
-    """The channels of a group in descending importance: the squared norm of a channel over every tensor that holds it.
+    """Return the channels of a group in descending importance: the squared norm of a channel over
+    every tensor that holds it.
 
-    Each tensor is divided by its mean first, so that all have one vote (the group norm of DepGraph, arXiv:2301.12900).
-    `tensors` are pairs of a tensor and the dimension along which the channels lie.
+    Each tensor is divided by its mean first, so that all have one vote (the group norm of DepGraph,
+    arXiv:2301.12900). `tensors` are pairs of a tensor and the dimension along which the channels
+    lie.
     """
     scores = []
     for tensor, dim in tensors:
@@ -45,7 +49,8 @@ def group_order(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
 
 
 def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
-    """A block's weights that hold a channel group, with the dimension; biases and statistics do not vote."""
+    """Return a block's weights that hold a channel group, with the dimension; biases and statistics
+    do not vote."""
     parameters = dict(block.named_parameters())
     return [
         (part, dim)
@@ -58,19 +63,27 @@ def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
 
 
 def inner_orders(block: Block) -> dict[str, Tensor]:
-    """The order of every channel group that lies inside a block."""
-    named = {axis.group if isinstance(axis, Repeated) else axis for axes in block.axes.values() for axis in axes}
-    tensors = {group: group_tensors(block, group) for group in named if group not in (None, "in", "out")}
+    """Return the order of every channel group that lies inside a block."""
+    named = {
+        axis.group if isinstance(axis, Repeated) else axis
+        for axes in block.axes.values()
+        for axis in axes
+    }
+    tensors = {
+        group: group_tensors(block, group) for group in named if group not in (None, "in", "out")
+    }
     return {group: group_order(holders) for group, holders in tensors.items() if holders}
 
 
 def first(order: Tensor, count: int) -> Tensor:
-    """The `count` most important channels, ascending; fewer are always a subset of more."""
+    """Return the `count` most important channels, ascending; fewer are always a subset of more."""
     return order[:count].sort().values
 
 
-def slice_block(wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `narrow`, cut out of those of `wide`; gradients flow back to `wide`.
+def slice_block(
+    wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors of `narrow`, cut out of those of `wide`; gradients flow back to `wide`.
 
     `keep` names the channels of the residual streams; inside the block the first of `inner` stay.
     """
@@ -87,8 +100,10 @@ def slice_block(wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tens
     return sliced
 
 
-def kept_channels(axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]) -> Tensor:
-    """Which of a dimension's `size` channels stay, so that `wanted` do."""
+def kept_channels(
+    axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]
+) -> Tensor:
+    """Return which of a dimension's `size` channels stay, so that `wanted` do."""
     assert axis is not None
     group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)
     channels = keep[group] if group in keep else first(inner[group], wanted // times)
@@ -98,17 +113,20 @@ def kept_channels(axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping
 def call_sliced(
     wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor], x: Tensor
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The output of the block that `spec` and its input `shape` describe, with the weights of a wider one."""
+    """Return the output of the block that `spec` and its input `shape` describe, with the weights
+    of a wider one."""
     if wide.built_from == (spec, shape):
         whole: Tensor | tuple[Tensor, Tensor] = wide(x)
         return whole
     narrow = _skeleton(spec, shape).train(wide.training)
-    output: Tensor | tuple[Tensor, Tensor] = functional_call(narrow, slice_block(wide, narrow, keep, inner), (x,))
+    output: Tensor | tuple[Tensor, Tensor] = functional_call(
+        narrow, slice_block(wide, narrow, keep, inner), (x,)
+    )
     return output
 
 
 @lru_cache(maxsize=4096)
 def _skeleton(spec: BlockSpec, shape: Shape) -> Block:
-    """A module of the right form that holds no memory: its tensors come with each call."""
+    """Return a module of the right form that holds no memory: its tensors come with each call."""
     with torch.device("meta"):
         return build_block(spec, shape)

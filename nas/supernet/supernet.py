@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.blocks import Block, build_block
+from nas.blocks import BlockSpec, Operation, Shape
+from nas.blocks.build import build_block
+from nas.blocks.module import Block
 from nas.network import Network, build, run
-from nas.space import Architecture, Operation, Space
+from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
 from nas.space.space import Blocks, Pick, most_macs
-from nas.specs import BlockSpec, Shape
-from nas.supernet.gumbel import GumbelSoftmax
-from nas.supernet.metapath import MetaPath
-from nas.supernet.shared import SharedBlocks
+from nas.supernet.choices import GumbelSoftmax, MetaPath, SharedBlocks
 from nas.supernet.slicing import (
     Keep,
     Ranking,
@@ -32,18 +31,19 @@ from nas.supernet.slicing import (
 
 @dataclass(frozen=True)
 class Frame:
-    """One way through the supernet at full depth: the operations, a local block at every position, and for each
-    position the candidate that stands for each of its roles."""
+    """One way through the supernet at full depth: the operations, a local block at every position,
+    and for each position the candidate that stands for each of its roles."""
 
     arch: Architecture
     chosen: dict[str, Blocks]
 
 
 class Supernet(nn.Module):
-    """The space's largest network, every position a MetaPath. (B, 3, H, W) to logits as `Network` gives them.
+    """The space's largest network, every position a MetaPath. (B, 3, H, W) to logits as `Network`
+    gives them.
 
-    The blocks are those of the vocabulary, at full width; a member is a slice of them (`extract`). Nothing in a block
-    knows that it stands in a supernet.
+    The blocks are those of the vocabulary, at full width; a member is a slice of them (`extract`).
+    Nothing in a block knows that it stands in a supernet.
     """
 
     def __init__(self, space: Space) -> None:
@@ -51,14 +51,21 @@ class Supernet(nn.Module):
         self.space = space
         self._ranking: Ranking | None = None
         largest = space.largest()
-        for operation in self._frame([stage.widths[-1] for stage in space.stages], most_macs).arch.operations():
+        for operation in self._frame(
+            [stage.widths[-1] for stage in space.stages], most_macs
+        ).arch.operations():
             self.add_module(operation.name, self._place(operation, largest))
 
     def forward(
-        self, x_bchw: Tensor, choose: GumbelSoftmax, generator: torch.Generator | None = None,
-        widths: Sequence[int] | None = None, pick: Pick = most_macs,
-    ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-        """Logits of the mixture that `choose` draws, at these stage widths (the largest by default).
+        self,
+        x_bchw: Tensor,
+        choose: GumbelSoftmax,
+        generator: torch.Generator | None = None,
+        widths: Sequence[int] | None = None,
+        pick: Pick = most_macs,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return logits of the mixture that `choose` draws, at these stage widths (the largest by
+        default).
 
         `pick` takes one candidate of each place and role, by default the largest.
         """
@@ -66,58 +73,76 @@ class Supernet(nn.Module):
         kept = self._kept(frame.arch)
 
         def call(operation: Operation, x: Any) -> Any:
-            module, keep = self.get_submodule(operation.name), self._keep(operation, kept)
+            module = self.get_submodule(operation.name)
+            keep = self._keep(operation, kept)
             if not isinstance(module, MetaPath):
                 return self._call(self._source(operation), operation.spec, operation.input, keep, x)
 
             def candidate(spec: BlockSpec, x: Tensor) -> Tensor:
                 return self._call(module.candidates.holding(spec), spec, operation.input, keep, x)
 
-            return module(x, choose(module.alpha, generator), frame.chosen[operation.name], candidate)
+            return module(
+                x, choose(module.alpha, generator), frame.chosen[operation.name], candidate
+            )
 
         return run(frame.arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
 
     def forward_sliced(self, x_bchw: Tensor, arch: Architecture) -> Tensor | tuple[Tensor, Tensor]:
-        """The output of a member with the supernet's weights, sliced on the fly; gradients reach the supernet."""
+        """Return the output of a member with the supernet's weights, sliced on the fly; gradients
+        reach the supernet."""
         slices = {operation: (wide, keep) for operation, wide, keep in self._slices(arch)}
 
         def call(operation: Operation, x: Any) -> Any:
             wide, keep = slices[operation]
             return self._call(
-                wide or build_block(operation.spec, operation.input), operation.spec, operation.input, keep, x
+                wide or build_block(operation.spec, operation.input),
+                operation.spec,
+                operation.input,
+                keep,
+                x,
             )
 
         return run(arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def extract(self, arch: Architecture) -> Network:
-        """The member as a plain network of its own, with a copy of its weights, in the supernet's mode.
+        """Return the member as a plain network of its own, with a copy of its weights, in the
+        supernet's mode.
 
         Raises:
             ValueError: when `arch` is no member of the space.
         """
-        with torch.device("meta"):  # no memory and no initial values for weights that are assigned below
+        with torch.device(
+            "meta"
+        ):  # no memory and no initial values for weights that are assigned below
             network = build(arch).train(self.training)
         for operation, wide, keep in self._slices(arch):
             if wide is not None:
                 narrow = network.get_submodule(operation.name)
                 assert isinstance(narrow, Block)
                 sliced = slice_block(wide, narrow, keep, self.ranking().inner[wide])
-                narrow.load_state_dict({name: tensor.clone() for name, tensor in sliced.items()}, assign=True)
+                narrow.load_state_dict(
+                    {name: tensor.clone() for name, tensor in sliced.items()}, assign=True
+                )
         return network
 
     def holding(self, name: str, spec: BlockSpec) -> Block | None:
-        """The block at the place of this name that has the weights of such a block, or None where there is none."""
+        """Return the block at the place of this name that has the weights of such a block, or None
+        where there is none."""
         module = getattr(self, name, None)
         if isinstance(module, MetaPath):
             module = module.candidates
         if isinstance(module, SharedBlocks):
             return module.find(spec)
-        alike = isinstance(module, Block) and module.built_from is not None and module.built_from[0].kind == spec.kind
+        alike = (
+            isinstance(module, Block)
+            and module.built_from is not None
+            and module.built_from[0].kind == spec.kind
+        )
         return module if alike else None
 
     def metapaths(self) -> Iterator[tuple[int, int, MetaPath]]:
-        """Every MetaPath with its stage and position, counted from 0."""
+        """Yield every MetaPath with its stage and position, counted from 0."""
         for index, stage in enumerate(self.space.stages):
             for position in range(stage.depths[1]):
                 module = self.get_submodule(str(Place.block(index, position)))
@@ -125,11 +150,15 @@ class Supernet(nn.Module):
                 yield index, position, module
 
     def alphas(self) -> dict[str, Tensor]:
-        """The architecture parameters by position name."""
-        return {str(Place.block(stage, position)): path.alpha for stage, position, path in self.metapaths()}
+        """Return the architecture parameters by position name."""
+        return {
+            str(Place.block(stage, position)): path.alpha
+            for stage, position, path in self.metapaths()
+        }
 
     def ranking(self) -> Ranking:
-        """Which channels stay when a stage is narrowed; made from the weights when it is first needed."""
+        """Return which channels stay when a stage is narrowed; made from the weights when it is
+        first needed."""
         if self._ranking is None:
             self.rank_channels()
         assert self._ranking is not None
@@ -137,7 +166,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def rank_channels(self) -> None:
-        """Ranks the channels anew, after the weights have changed."""
+        """Rank the channels anew, after the weights have changed."""
         blocks = [module for module in self.modules() if isinstance(module, Block)]
         streams = [STEM] if self.space.stems else []
         streams += [Place.whole(index) for index in range(len(self.space.stages))]
@@ -147,7 +176,7 @@ class Supernet(nn.Module):
         )
 
     def _place(self, operation: Operation, largest: Architecture) -> nn.Module:
-        """The module of a place: a block, blocks that share, or a MetaPath."""
+        """Return the module of a place: a block, blocks that share, or a MetaPath."""
         place = Place.parse(operation.name)
         if place.part == "block" and place.stage is not None:
             choices = self.space.stages[place.stage]
@@ -171,18 +200,26 @@ class Supernet(nn.Module):
         return ()
 
     def _stream_order(self, stream: Place) -> Tensor:
-        """Return the channels of a residual stream (the stem's or a stage's) by importance, over all blocks that
-        touch it."""
+        """Return the channels of a residual stream (the stem's or a stage's) by importance, over
+        all blocks that touch it."""
         source = STEM if stream.stage is None else Place.entry(stream.stage, bool(self.space.stems))
         after = 0 if stream.stage is None else stream.stage + 1
         following = Place.entry(after) if after < len(self.space.stages) else HEAD
         tensors = [pair for block in self._blocks(source) for pair in group_tensors(block, "out")]
-        tensors += [pair for block in self._blocks(following) for pair in group_tensors(block, "in")]
+        tensors += [
+            pair for block in self._blocks(following) for pair in group_tensors(block, "in")
+        ]
         for index, _, path in self.metapaths():
             if index == stream.stage:
-                tensors += [pair for block in path.candidates.blocks() for pair in group_tensors(block, "out")]
+                tensors += [
+                    pair
+                    for block in path.candidates.blocks()
+                    for pair in group_tensors(block, "out")
+                ]
         if following != HEAD:  # one that takes the maps of all stages
-            tensors += [pair for block in self._blocks(HEAD) for pair in group_tensors(block, str(stream))]
+            tensors += [
+                pair for block in self._blocks(HEAD) for pair in group_tensors(block, str(stream))
+            ]
         return group_order(tensors)
 
     def _blocks(self, place: Place) -> list[Block]:
@@ -207,10 +244,11 @@ class Supernet(nn.Module):
         return Frame(arch, chosen)
 
     def _slices(self, arch: Architecture) -> Iterator[tuple[Operation, Block | None, Keep]]:
-        """Each operation of a member, the supernet's block that it is cut from (None for a reshape), what stays.
+        """Yield each operation of a member, the supernet's block that it is cut from (None for a
+        reshape), what stays.
 
-        The operation keeps the name it has in `arch`; where `arch` does not say which positions it left out, they are
-        those that `Space.place` chooses.
+        The operation keeps the name it has in `arch`; where `arch` does not say which positions it
+        left out, they are those that `Space.place` chooses.
         """
         self.space.validate(arch)
         kept = self._kept(arch)
@@ -220,7 +258,7 @@ class Supernet(nn.Module):
             yield operation, wide, self._keep(source, kept)
 
     def _kept(self, arch: Architecture) -> dict[str, Tensor]:
-        """The channels of every residual stream that stay, by the stream's name."""
+        """Return the channels of every residual stream that stay, by the stream's name."""
         streams = self.ranking().streams
         widths = {str(Place.whole(index)): width for index, width in enumerate(arch.widths)}
         if arch.stem is not None:
@@ -228,7 +266,7 @@ class Supernet(nn.Module):
         return {stream: first(order, widths[stream]) for stream, order in streams.items()}
 
     def _keep(self, operation: Operation, kept: dict[str, Tensor]) -> Keep:
-        """The channels that stay on the way into and out of an operation, by its name."""
+        """Return the channels that stay on the way into and out of an operation, by its name."""
         place = Place.parse(operation.name)
         if place.part == "head":
             return {"in": kept[str(Place.whole(len(self.space.stages) - 1))], **kept}
@@ -245,7 +283,7 @@ class Supernet(nn.Module):
         return call_sliced(block, spec, shape, keep, inner, x)  # type: ignore[return-value]
 
     def _source(self, operation: Operation) -> Block:
-        """The block that an operation of a frame or of a placed member is cut from."""
+        """Return the block that an operation of a frame or of a placed member is cut from."""
         module = self.get_submodule(operation.name)
         if isinstance(module, MetaPath):
             module = module.candidates

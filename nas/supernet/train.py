@@ -1,4 +1,4 @@
-"""Training a supernet: weights and architecture parameters together, resumable to the bit."""
+"""Training a supernet: the sandwich rule, the task, and the run from a recipe to a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,39 +9,84 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.blocks import Shape
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.space import Space
 from nas.space.place import Place
 from nas.space.space import Pick, Spec, most_macs
-from nas.specs import Shape
 from nas.supernet.checkpoint import Folder, describe, save_weights
-from nas.supernet.gumbel import GumbelSoftmax, TemperatureSchedule
+from nas.supernet.choices import GumbelSoftmax, TemperatureSchedule
 from nas.supernet.recipe import Recipe
-from nas.supernet.sandwich import sandwich_loss
 from nas.supernet.supernet import Supernet
 from nas.supernet.warm_start import Start, warm_start
 from nas.training import loop
 from nas.training.batches import steps_an_epoch
-from nas.training.losses import cross_entropy
+from nas.training.distributed import processes
 from nas.training.metrics import Progress, append, truncate
-from nas.training.processes import processes
-from nas.training.task import Task
+from nas.training.task import Task, cross_entropy
+
+Output = Tensor | tuple[Tensor, Tensor]
+
+
+def sandwich_loss(
+    supernet: Supernet,
+    images_bchw: Tensor,
+    labels_b: Tensor,
+    smoothing: float,
+    randoms: int,
+    random: Callable[[], Output],
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of the largest member, the smallest and `randoms` random ones, and the
+    largest one's logits.
+
+    The sandwich rule and in-place distillation of universally slimmable networks
+    (arXiv:1903.05134): the largest member learns the labels, the others its probabilities as they
+    are in this step. The architecture parameters follow the random members, the only ones that are
+    drawn by them.
+
+    Args:
+        supernet: in training mode.
+        images_bchw, labels_b: a micro-batch.
+        smoothing: of the labels.
+        randoms: how many random members.
+        random: the output of another one at each call.
+    """
+    loss, logits = cross_entropy(
+        supernet.forward_sliced(images_bchw, supernet.space.largest()), labels_b, smoothing
+    )
+    losses = [loss]
+    taught = logits.detach().softmax(dim=1)
+    losses.append(
+        cross_entropy(supernet.forward_sliced(images_bchw, supernet.space.smallest()), taught)[0]
+    )
+    losses += [cross_entropy(random(), taught)[0] for _ in range(randoms)]
+    return torch.stack(losses).mean(), logits
+
 
 RANK_EVERY = 50
-"""Steps between two rankings of the channels. States are saved at these steps only, so that a resumed training ranks
-the same weights."""
+"""Steps between two rankings of the channels. States are saved at these steps only, so that a
+resumed training ranks the same weights."""
 
 
 def train(
-    space: Space, data: ImageData, recipe: Recipe, out: str | Path, *,
+    space: Space,
+    data: ImageData,
+    recipe: Recipe,
+    out: str | Path,
+    *,
     report: Callable[[Progress], None] = lambda progress: None,
-    start: Start | None = None, device: str | None = None, save_every: float = 300.0, report_every: int = 10,
+    start: Start | None = None,
+    device: str | None = None,
+    save_every: float = 300.0,
+    report_every: int = 10,
     command: str = "",
-) -> Folder:  # fmt: skip
-    """Trains the supernet of `space` on `data`, from where the folder `out` stands if it holds this training already.
+) -> Folder:
+    """Train the supernet of `space` on `data`, from where the folder `out` stands if it holds this
+    training already.
 
-    EfficientFormer (arXiv:2206.01191), Sec. 4.2: the loss of a sampled path is followed by weights and alpha alike.
+    EfficientFormer (arXiv:2206.01191), Sec. 4.2: the loss of a sampled path is followed by weights
+    and alpha alike.
 
     Args:
         space: at the resolution and the number of classes of the data.
@@ -49,7 +94,8 @@ def train(
         recipe: how.
         out: the folder; see `nas.supernet.checkpoint`.
         report: called every `report_every` steps, in the main process.
-        start: a published network whose weights the supernet begins with; by default they are random.
+        start: a published network whose weights the supernet begins with; by default they are
+            random.
         device: cpu or cuda; by default a GPU where there is one.
         save_every: seconds between two saved states.
         command: the command line, for the description.
@@ -59,8 +105,13 @@ def train(
         NasError: the loss is no longer a number (the last state stays), or memory ran out.
     """
     _check(space, data)
-    folder, together = Folder(Path(out)), processes(device)
-    of: dict[str, Any] = {"source": data.source, "images": len(data), "fingerprint": data.fingerprint}
+    folder = Folder(Path(out))
+    together = processes(device)
+    of: dict[str, Any] = {
+        "source": data.source,
+        "images": len(data),
+        "fingerprint": data.fingerprint,
+    }
     if data.name:
         of["name"] = data.name  # what a fine-tuning of its members takes as --data
     if data.part is not None:
@@ -77,9 +128,18 @@ def train(
     supernet = Supernet(space)
     if start and not folder.state.exists():
         warm_start(supernet, start.network, start.space)
-    task = SupernetTask(supernet, recipe, folder, recipe.epochs * steps_an_epoch(len(data), recipe.batch))
+    task = SupernetTask(
+        supernet, recipe, folder, recipe.epochs * steps_an_epoch(len(data), recipe.batch)
+    )
     averaged = loop.train(
-        task, data, recipe, folder, report=report, save_every=save_every, report_every=report_every, device=device
+        task,
+        data,
+        recipe,
+        folder,
+        report=report,
+        save_every=save_every,
+        report_every=report_every,
+        device=device,
     )
     if together.main:
         save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
@@ -89,9 +149,14 @@ def train(
 
 def _check(space: Space, data: ImageData) -> None:
     if data.images.shape[2:] != space.resolution:
-        raise InputError(f"images of {data.images.shape[2:]} for a space at {space.resolution}: give --resolution")
+        raise InputError(
+            f"images of {data.images.shape[2:]} for a space at {space.resolution}: give"
+            " --resolution"
+        )
     if len(data.classes) != space.classes:
-        raise InputError(f"{len(data.classes)} classes in the data, {space.classes} in the space's head")
+        raise InputError(
+            f"{len(data.classes)} classes in the data, {space.classes} in the space's head"
+        )
 
 
 class SupernetTask(Task):
@@ -105,7 +170,10 @@ class SupernetTask(Task):
     """
 
     def __init__(self, supernet: Supernet, recipe: Recipe, folder: Folder, steps: int) -> None:
-        self.supernet, self.recipe, self.folder, self.steps = supernet, recipe, folder, steps
+        self.supernet = supernet
+        self.recipe = recipe
+        self.folder = folder
+        self.steps = steps
         self.schedule = TemperatureSchedule(recipe.temperature, recipe.final_temperature)
 
     @property
@@ -119,7 +187,8 @@ class SupernetTask(Task):
     def parameter_groups(self) -> list[dict[str, Any]]:
         alphas = list(self.supernet.alphas().values())
         others = [p for name, p in self.supernet.named_parameters() if not name.endswith(".alpha")]
-        decayed, rate = self.recipe.weight_decay, self.recipe.learning_rate
+        decayed = self.recipe.weight_decay
+        rate = self.recipe.learning_rate
         return [
             {"params": [p for p in others if p.dim() > 1], "weight_decay": decayed, "peak": rate},
             {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0, "peak": rate},
@@ -134,26 +203,44 @@ class SupernetTask(Task):
             self.supernet.rank_channels()
 
     def loss(
-        self, module: nn.Module, images_bchw: Tensor, labels_b: Tensor, step: int, generator: torch.Generator
+        self,
+        module: nn.Module,
+        images_bchw: Tensor,
+        labels_b: Tensor,
+        step: int,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
         choose = GumbelSoftmax(self.schedule.at(step / self.steps), recipe.noise, recipe.sampling)
         if recipe.sandwich:
             random = lambda: module(images_bchw, choose, generator, *self._draw(1.0, generator))  # noqa: E731
-            return sandwich_loss(self.supernet, images_bchw, labels_b, recipe.label_smoothing, recipe.sandwich, random)
+            return sandwich_loss(
+                self.supernet,
+                images_bchw,
+                labels_b,
+                recipe.label_smoothing,
+                recipe.sandwich,
+                random,
+            )
         output = module(images_bchw, choose, generator, *self._draw(recipe.narrow, generator))
         return cross_entropy(output, labels_b, recipe.label_smoothing)
 
     def _draw(self, narrow: float, generator: torch.Generator) -> tuple[list[int] | None, Pick]:
-        """Stage widths and candidates: the largest in some steps, random ones in the share `narrow` of them."""
+        """Return stage widths and candidates: the largest in some steps, random ones in the share
+        `narrow` of them."""
         if torch.rand((), generator=generator) >= narrow:
             return None, most_macs
         choices = [stage.widths for stage in self.supernet.space.stages]
-        widths = [widths[int(torch.randint(len(widths), (), generator=generator))] for widths in choices]
+        widths = [
+            widths[int(torch.randint(len(widths), (), generator=generator))] for widths in choices
+        ]
         return widths, _any(generator)
 
     def log(self, step: int) -> dict[str, float]:
-        append(self.folder.alpha, [_shares(step, name, alpha) for name, alpha in self.supernet.alphas().items()])
+        append(
+            self.folder.alpha,
+            [_shares(step, name, alpha) for name, alpha in self.supernet.alphas().items()],
+        )
         return {"temperature": round(self.schedule.at(step / self.steps), 4)}
 
 
@@ -161,13 +248,21 @@ def _any(generator: torch.Generator) -> Pick:
     """Return a pick that draws among the candidates of each place."""
 
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-        return candidates[int(torch.randint(len(candidates), (), generator=generator)) if len(candidates) > 1 else 0]
+        return candidates[
+            (
+                int(torch.randint(len(candidates), (), generator=generator))
+                if len(candidates) > 1
+                else 0
+            )
+        ]
 
     return pick
 
 
 def _shares(step: int, name: str, alpha: Tensor) -> dict[str, object]:
-    """A position's softmax of alpha, by candidate."""
-    *candidates, identity = (round(share, 5) for share in alpha.detach().float().softmax(dim=0).tolist())
+    """Return a position's softmax of alpha, by candidate."""
+    *candidates, identity = (
+        round(share, 5) for share in alpha.detach().float().softmax(dim=0).tolist()
+    )
     local, global_ = (*candidates, None)[:2]
     return {"step": step, "position": name, "local": local, "global": global_, "identity": identity}

@@ -9,9 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas.blocks import Block
-from nas.blocks.attention_bias import resize_bias
-from nas.blocks.base import Axis, Repeated
+from nas.blocks.module import Axis, Block, Repeated, resize_bias
 from nas.errors import InputError
 from nas.hashes import file_sha256
 from nas.network import Network, build
@@ -45,12 +43,16 @@ class Start:
     sha256: str
 
     def describe(self) -> dict[str, str]:
-        """What a training's description keeps of it."""
-        return {"member": self.network.architecture.name, "layout": self.layout, "sha256": self.sha256}
+        """Return what a training's description keeps of it."""
+        return {
+            "member": self.network.architecture.name,
+            "layout": self.layout,
+            "sha256": self.sha256,
+        }
 
 
 def load_start(path: str | Path, space: Space, member: str | None = None) -> Start:
-    """The published member that a checkpoint is of, with its weights.
+    """Return the published member that a checkpoint is of, with its weights.
 
     Args:
         path: an official or timm file; see `nas.import_weights`.
@@ -69,7 +71,9 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
             for classes in dict.fromkeys((*HUB_CLASSES, space.classes)):
                 one = arch.at(space.resolution, classes)
                 try:
-                    with torch.device("meta"):  # names and shapes decide; they need no memory and no random weights
+                    with torch.device(
+                        "meta"
+                    ):  # names and shapes decide; they need no memory and no random weights
                         candidate = build(one)
                     match_weights(candidate, tensors)
                 except InputError as error:
@@ -80,20 +84,24 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
                 digest = file_sha256(path)
                 return Start(network, family, layout, str(path), digest)
     if member is not None:
-        raise InputError(f"{path}: {reasons[0] if reasons else f'there is no published member {member!r}'}")
+        raise InputError(
+            f"{path}: {reasons[0] if reasons else f'there is no published member {member!r}'}"
+        )
     raise InputError(
-        f"{path}: of no published member of a shipped space; --init-member NAME says what is wrong with it"
+        f"{path}: of no published member of a shipped space; --init-member NAME says what is wrong"
+        " with it"
     )
 
 
 @torch.no_grad()
 def warm_start(supernet: Supernet, network: Network, family: Space) -> int:
-    """Puts a network's weights into the supernet, place by place; returns how many tensors found one.
+    """Put a network's weights into the supernet, place by place; return how many tensors found one.
 
-    The network's channels become the first ones of a wider supernet. What reads the others starts at zero where it
-    feeds the first, so that the slice at the network's own widths is the network itself. Of a network that is wider
-    than the supernet the most important channels go in. Local blocks take the first positions of their stage and
-    global ones the last, as `Space.place` has it; positions that the network lacks keep their random weights.
+    The network's channels become the first ones of a wider supernet. What reads the others starts
+    at zero where it feeds the first, so that the slice at the network's own widths is the network
+    itself. Of a network that is wider than the supernet the most important channels go in. Local
+    blocks take the first positions of their stage and global ones the last, as `Space.place` has
+    it; positions that the network lacks keep their random weights.
     """
     orders = _stream_orders(network)
     placed = 0
@@ -103,12 +111,16 @@ def warm_start(supernet: Supernet, network: Network, family: Space) -> int:
     return placed
 
 
-def _pairs(supernet: Supernet, network: Network, family: Space) -> Iterator[tuple[Block, Block, dict[str, str]]]:
-    """Blocks of the network and of the supernet that stand at the same place, and the streams in and out of them."""
+def _pairs(
+    supernet: Supernet, network: Network, family: Space
+) -> Iterator[tuple[Block, Block, dict[str, str]]]:
+    """Yield blocks of the network and of the supernet that stand at the same place, and the streams
+    in and out of them."""
     arch = network.architecture
     places = {STEM: STEM, HEAD: HEAD}
     for index, stage in enumerate(arch.stages):
-        depth, blocks = supernet.space.stages[index].depths[1], stage.blocks
+        depth = supernet.space.stages[index].depths[1]
+        blocks = stage.blocks
         places[Place.entry(index)] = Place.entry(index)
         local = sum(block not in family.stages[index].global_ for block in blocks)
         for position in range(len(blocks)):
@@ -140,7 +152,7 @@ def _streams(place: Place, arch: Architecture) -> dict[str, str]:
 
 
 def _stream_orders(network: Network) -> dict[str, Tensor]:
-    """The channels of every residual stream of a network, the most important first."""
+    """Return the channels of every residual stream of a network, the most important first."""
     holders: dict[str, list[tuple[Tensor, int]]] = {}
     for name, block in network.named_children():
         assert isinstance(block, Block)
@@ -150,7 +162,8 @@ def _stream_orders(network: Network) -> dict[str, Tensor]:
 
 
 def _copy(source: Block, target: Block, streams: Mapping[str, Tensor]) -> int:
-    """Copies what two blocks of a kind have in common; returns the number of tensors that found a place."""
+    """Copy what two blocks of a kind have in common; return the number of tensors that found a
+    place."""
     inner = inner_orders(source)
     own = target.state_dict()
     placed = 0
@@ -159,7 +172,10 @@ def _copy(source: Block, target: Block, streams: Mapping[str, Tensor]) -> int:
             continue
         axes = source.axes.get(name, ()) or (None,) * value.dim()
         value = _resized(value, own[name], axes)
-        if any(a is None and s != d for a, s, d in zip(axes, value.shape, own[name].shape, strict=False)):
+        if any(
+            a is None and s != d
+            for a, s, d in zip(axes, value.shape, own[name].shape, strict=False)
+        ):
             continue
         _place(value, own[name], axes, {**inner, **streams})
         placed += 1
@@ -167,17 +183,21 @@ def _copy(source: Block, target: Block, streams: Mapping[str, Tensor]) -> int:
 
 
 def _resized(value: Tensor, wanted: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """A table of attention biases (heads, H, W) at the grid that is wanted; anything else as it is."""
+    """Return a table of attention biases (heads, H, W) at the grid that is wanted; anything else as
+    it is."""
     grids = value.dim() == 3 and value.shape[1:] != wanted.shape[1:] and not any(axes[1:])
     return resize_bias(value, (wanted.shape[1], wanted.shape[2])) if grids else value
 
 
-def _place(value: Tensor, target: Tensor, axes: tuple[Axis, ...], orders: Mapping[str, Tensor]) -> None:
-    """Writes `value` into the first channels of `target`, and zeros into what else would feed them."""
+def _place(
+    value: Tensor, target: Tensor, axes: tuple[Axis, ...], orders: Mapping[str, Tensor]
+) -> None:
+    """Write `value` into the first channels of `target`, and zeros into what else would feed them."""
     if value.dim() == 0:
         target.copy_(value)
         return
-    taken, given = [], []
+    taken = []
+    given = []
     for dim, (there, here) in enumerate(zip(value.shape, target.shape, strict=True)):
         axis = axes[dim] if dim < len(axes) else None
         take, give = _indices(axis, there, here, orders)
@@ -186,11 +206,15 @@ def _place(value: Tensor, target: Tensor, axes: tuple[Axis, ...], orders: Mappin
     rows = given[0]
     if target.dim() > 1:
         target[rows] = 0
-    target[torch.meshgrid(*given, indexing="ij")] = value[torch.meshgrid(*taken, indexing="ij")].to(target.dtype)
+    target[torch.meshgrid(*given, indexing="ij")] = value[torch.meshgrid(*taken, indexing="ij")].to(
+        target.dtype
+    )
 
 
-def _indices(axis: Axis, there: int, here: int, orders: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Which of `there` channels are taken, and which of `here` they become."""
+def _indices(
+    axis: Axis, there: int, here: int, orders: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return which of `there` channels are taken, and which of `here` they become."""
     group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)
     count = min(there, here) // times
     chosen = torch.arange(count)

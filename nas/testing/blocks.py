@@ -17,27 +17,38 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.blocks import Block, build_block
-from nas.blocks.base import Repeated
-from nas.devices.base import OperationFailed
-from nas.export.fold import fold
-from nas.specs import BlockSpec, Shape, from_dict, parse
-from nas.supernet.slicing import Keep, first, group_order, group_tensors, inner_orders, kept_channels, slice_block
+from nas.blocks import BlockSpec, Shape, from_dict, parse
+from nas.blocks.build import build_block
+from nas.blocks.module import Block, Repeated, fold
+from nas.convert.chain import OperationFailed
+from nas.supernet.slicing import (
+    Keep,
+    first,
+    group_order,
+    group_tensors,
+    inner_orders,
+    kept_channels,
+    slice_block,
+)
 
 
 def check_block(
-    spec: BlockSpec, shape: Shape, narrower: Sequence[tuple[BlockSpec, Shape]] = (), convert: bool = True,
+    spec: BlockSpec,
+    shape: Shape,
+    narrower: Sequence[tuple[BlockSpec, Shape]] = (),
+    convert: bool = True,
     no_gradient: Collection[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Everything below, for one block on inputs of one shape.
 
     Args:
         spec: the block, as large as its slices are to be cut from.
         shape: of its input; it takes one tensor.
-        narrower: other blocks of the kind that are to be slices of it: fewer channels, smaller elastic
-            hyperparameters.
+        narrower: other blocks of the kind that are to be slices of it: fewer channels, smaller
+            elastic hyperparameters.
         convert: whether to convert it to LiteRT and run it, too, which takes some seconds.
-        no_gradient: parameters that get none, because the output does not depend on them (a bias of attention's keys).
+        no_gradient: parameters that get none, because the output does not depend on them (a bias of
+            attention's keys).
     """
     check_text(spec, shape)
     check_formulas(spec, shape)
@@ -63,19 +74,28 @@ def check_formulas(spec: BlockSpec, shape: Shape) -> None:
     """Parameters, output shape and MACs (within 1 %) are those of the module that is built."""
     block = build_block(spec, shape)
     count = sum(parameter.numel() for parameter in block.parameters())
-    assert count == spec.params(shape), f"the module has {count} parameters, the formula says {spec.params(shape)}"
+    assert count == spec.params(shape), (
+        f"the module has {count} parameters, the formula says {spec.params(shape)}"
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         output = block.eval()(torch.randn(shape.tensor(batch=1)))
     expected = spec.output_shape(shape).tensor()
-    assert tuple(output.shape) == expected, f"the module gives {tuple(output.shape)}, the formula says {expected}"
-    macs, said = flops.get_total_flops() / 2, spec.macs(shape)
-    assert abs(macs - said) <= 0.01 * said, f"the module takes {macs:.0f} MACs, the formula says {said}"
+    assert tuple(output.shape) == expected, (
+        f"the module gives {tuple(output.shape)}, the formula says {expected}"
+    )
+    macs = flops.get_total_flops() / 2
+    said = spec.macs(shape)
+    assert abs(macs - said) <= 0.01 * said, (
+        f"the module takes {macs:.0f} MACs, the formula says {said}"
+    )
 
 
 def check_gradients(spec: BlockSpec, shape: Shape, none_for: Collection[str] = ()) -> None:
-    """Forwards and backwards in both modes, with finite gradients that reach every parameter and the input.
+    """Forwards and backwards in both modes, with finite gradients that reach every parameter and
+    the input.
 
-    In training mode a bias before a batch norm has a gradient of zero; one that is not zero is asked for in eval mode.
+    In training mode a bias before a batch norm has a gradient of zero; one that is not zero is
+    asked for in eval mode.
     """
     block = randomised(spec, shape)
     x = torch.randn(shape.tensor(batch=2), requires_grad=True)
@@ -83,7 +103,9 @@ def check_gradients(spec: BlockSpec, shape: Shape, none_for: Collection[str] = (
         block.train(training).zero_grad()
         torch.stack([(y * torch.randn_like(y)).sum() for y in _tensors(block(x))]).sum().backward()  # type: ignore[no-untyped-call]
         for name, parameter in block.named_parameters():
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{name}: gradient not finite"
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), (
+                f"{name}: gradient not finite"
+            )
             assert training or name in none_for or parameter.grad.any(), f"{name} has no gradient"
     assert x.grad is not None and x.grad.any(), "no gradient reaches the input"
 
@@ -101,7 +123,8 @@ def check_deploy(spec: BlockSpec, shape: Shape) -> None:
 
 
 def check_axes(spec: BlockSpec, shape: Shape) -> None:
-    """`axes` and `published` name the tensors that the module has, each once and in all its dimensions."""
+    """`axes` and `published` name the tensors that the module has, each once and in all its
+    dimensions."""
     block = build_block(spec, shape)
     tensors = block.state_dict()
     for name, axes in block.axes.items():
@@ -114,22 +137,36 @@ def check_axes(spec: BlockSpec, shape: Shape) -> None:
             assert len(prefixes) == 1, f"{layout}: {name} is covered by {prefixes}"
 
 
-def check_slice(spec: BlockSpec, shape: Shape, narrower: BlockSpec, its_shape: Shape, silent: bool = True) -> None:
-    """A narrower block that is cut out of this one has the form that it should, and gives what this one gives with the
-    channels silenced that were cut away.
+def check_slice(
+    spec: BlockSpec, shape: Shape, narrower: BlockSpec, its_shape: Shape, silent: bool = True
+) -> None:
+    """A narrower block that is cut out of this one has the form that it should, and gives what this
+    one gives with the channels silenced that were cut away.
 
     Args:
-        silent: whether to compare the outputs; a block that normalises over channels gives others by design.
+        silent: whether to compare the outputs; a block that normalises over channels gives others
+            by design.
     """
-    wide, narrow = randomised(spec, shape).eval(), build_block(narrower, its_shape).eval()
-    groups = {axis.group if isinstance(axis, Repeated) else axis for axes in wide.axes.values() for axis in axes}
+    wide = randomised(spec, shape).eval()
+    narrow = build_block(narrower, its_shape).eval()
+    groups = {
+        axis.group if isinstance(axis, Repeated) else axis
+        for axes in wide.axes.values()
+        for axis in axes
+    }
     counts = {"in": its_shape.channels, "out": narrower.output_shape(its_shape).channels}
-    keep = {group: first(group_order(group_tensors(wide, group)), counts[group]) for group in counts if group in groups}
+    keep = {
+        group: first(group_order(group_tensors(wide, group)), counts[group])
+        for group in counts
+        if group in groups
+    }
     inner = inner_orders(wide)
     sliced = slice_block(wide, narrow, keep, inner)
     for name, tensor in narrow.state_dict().items():
         found = tuple(sliced[name].shape)
-        assert found == tuple(tensor.shape), f"{name} is cut to {found}, the narrow block has {tuple(tensor.shape)}"
+        assert found == tuple(tensor.shape), (
+            f"{name} is cut to {found}, the narrow block has {tuple(tensor.shape)}"
+        )
     narrow.load_state_dict({name: tensor.clone() for name, tensor in sliced.items()})
     if not silent:
         return
@@ -149,9 +186,9 @@ def check_conversion(spec: BlockSpec, shape: Shape) -> None:
     """LiteRT takes the deployed block and computes the same as torch."""
     from ai_edge_litert.compiled_model import CompiledModel
 
-    from nas.devices.base import Chain
-    from nas.devices.converter import Converter
-    from nas.devices.litert_convert import build
+    from nas.convert.chain import Chain
+    from nas.convert.converter import Converter
+    from nas.convert.litert import build
 
     chain = Chain((spec,), shape)
     with TemporaryDirectory() as folder:
@@ -167,15 +204,19 @@ def check_conversion(spec: BlockSpec, shape: Shape) -> None:
         x = torch.randn(shape.tensor())
         with torch.no_grad():
             expected = block(x)
-        inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+        inputs = model.create_input_buffers(0)
+        outputs = model.create_output_buffers(0)
         inputs[0].write(_channels_last(x).numpy().ravel())
         model.run_by_index(0, inputs, outputs)
-        found = torch.from_numpy(outputs[0].read(expected.numel(), np.float32)).reshape(_channels_last(expected).shape)
+        found = torch.from_numpy(outputs[0].read(expected.numel(), np.float32)).reshape(
+            _channels_last(expected).shape
+        )
     _alike(found, _channels_last(expected), "LiteRT computes something else", rtol=1e-3, atol=1e-4)
 
 
 def randomised(spec: BlockSpec, shape: Shape) -> Block:
-    """The block with parameters moved away from an initialisation where branches count for nothing."""
+    """Return the block with parameters moved away from an initialisation where branches count for
+    nothing."""
     torch.manual_seed(0)
     block = build_block(spec, shape)
     with torch.no_grad():
@@ -184,10 +225,14 @@ def randomised(spec: BlockSpec, shape: Shape) -> Block:
     return block
 
 
-def _alike(found: Tensor, expected: Tensor, what: str, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+def _alike(
+    found: Tensor, expected: Tensor, what: str, rtol: float = 1e-4, atol: float = 1e-5
+) -> None:
     """Rounding errors are as large as the largest output makes them."""
     scale = max(float(expected.abs().max()), 1.0)
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol * scale, msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(
+        found, expected, rtol=rtol, atol=atol * scale, msg=lambda text: f"{what}: {text}"
+    )
 
 
 def _tensors(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -195,7 +240,7 @@ def _tensors(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _acting_as(spec: BlockSpec, other: BlockSpec) -> BlockSpec:
-    """The block with the other one's activation, which slices may differ in."""
+    """Return the block with the other one's activation, which slices may differ in."""
     values = spec.hyperparameters()
     if "activation" not in values:
         return spec
@@ -204,7 +249,7 @@ def _acting_as(spec: BlockSpec, other: BlockSpec) -> BlockSpec:
 
 @torch.no_grad()
 def _silence(wide: Block, narrow: Block, keep: Keep, inner: Keep) -> None:
-    """Sets to 0, in the wide block, all that belongs to channels that the narrow one lacks."""
+    """Set to 0, in the wide block, all that belongs to channels that the narrow one lacks."""
     sizes = {name: tensor.shape for name, tensor in narrow.state_dict().items()}
     for name, tensor in wide.state_dict().items():
         for dim, axis in enumerate(wide.axes.get(name, ())):
@@ -215,7 +260,7 @@ def _silence(wide: Block, narrow: Block, keep: Keep, inner: Keep) -> None:
 
 
 def _channels(tensor: Tensor) -> int:
-    """The dimension of the channels: the last one of tokens (B, N, C), else the second."""
+    """Return the dimension of the channels: the last one of tokens (B, N, C), else the second."""
     return 2 if tensor.dim() == 3 else 1
 
 

@@ -12,13 +12,15 @@ import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nas.devices.base import Chain, Device, Timing
-from nas.latency.device_info import DeviceInfo, load_device_info
-from nas.latency.measure import EMPTY
-from nas.space import Operation
-from nas.specs import MB4D, Shape
+from nas.blocks import MB4D, Operation, Shape
+from nas.convert.chain import Chain
+from nas.devices.base import Device, Timing
+from nas.devices.info import DeviceInfo, load_device_info
+from nas.latency.profile.operation_timing import EMPTY
 
-SMALL, LARGE = (Operation("block", MB4D(expansion=4), Shape(channels, 28, 28)) for channels in (16, 64))
+SMALL, LARGE = (
+    Operation("block", MB4D(expansion=4), Shape(channels, 28, 28)) for channels in (16, 64)
+)
 """The large one computes 16 times as much."""
 
 
@@ -37,7 +39,9 @@ def check_info(device: Device) -> None:
     assert info.provenance == "measured", f"provenance is {info.provenance!r}: a device measures"
     with TemporaryDirectory() as folder:
         info.save(Path(folder) / "device.yaml")
-        assert load_device_info(Path(folder) / "device.yaml") == info, "device.yaml does not give it back"
+        assert load_device_info(Path(folder) / "device.yaml") == info, (
+            "device.yaml does not give it back"
+        )
     assert device.copies > 1, f"copies {device.copies}: a stack has more than one"
     assert device.repeats > 0, f"repeats {device.repeats}: once at least"
 
@@ -45,34 +49,54 @@ def check_info(device: Device) -> None:
 def check_prepare(device: Device) -> None:
     """A chain has one artifact, and other chains have others."""
     once, again, stack = (
-        device.prepare(chain).result() for chain in (Chain.stack(SMALL), Chain.stack(SMALL), Chain.stack(SMALL, 3))
+        device.prepare(chain).result()
+        for chain in (Chain.stack(SMALL), Chain.stack(SMALL), Chain.stack(SMALL, 3))
     )
     assert once == again, f"one chain is prepared as {once} and as {again}"
     assert once != stack, f"one operation and a stack of three are both {once}"
 
 
 def check_measure(device: Device) -> None:
-    """Timings are ordered, finite and positive; more takes longer, and an operation that does nothing the least."""
+    """Timings are ordered, finite and positive; more takes longer, and an operation that does
+    nothing the least."""
     call, small, stack, large = (
         check_timing(device.measure(device.prepare(chain).result()))
-        for chain in (EMPTY, Chain.stack(SMALL), Chain.stack(SMALL, device.copies), Chain.stack(LARGE))
+        for chain in (
+            EMPTY,
+            Chain.stack(SMALL),
+            Chain.stack(SMALL, device.copies),
+            Chain.stack(LARGE),
+        )
     )
-    assert call.median_ms <= small.median_ms, f"nothing takes {call.median_ms} ms, a block {small.median_ms} ms"
-    assert small.median_ms < stack.median_ms, f"{device.copies} blocks take {stack.median_ms} ms, one {small.median_ms}"
-    assert small.median_ms < large.median_ms, f"16 times the MACs take {large.median_ms} ms, one {small.median_ms}"
+    assert call.median_ms <= small.median_ms, (
+        f"nothing takes {call.median_ms} ms, a block {small.median_ms} ms"
+    )
+    assert small.median_ms < stack.median_ms, (
+        f"{device.copies} blocks take {stack.median_ms} ms, one {small.median_ms}"
+    )
+    assert small.median_ms < large.median_ms, (
+        f"16 times the MACs take {large.median_ms} ms, one {small.median_ms}"
+    )
 
 
 def check_timing(timing: Timing) -> Timing:
-    """The timing itself, when its figures can be."""
+    """Return the timing itself, when its figures can be."""
     times = timing.p10_ms, timing.median_ms, timing.p90_ms
-    assert all(map(math.isfinite, times)) and 0 <= times[0] <= times[1] <= times[2], f"times {times} cannot be"
-    assert timing.median_ms > 0 and timing.runs > 0, f"{timing.runs} runs of {timing.median_ms} ms cannot be"
+    assert all(map(math.isfinite, times)) and 0 <= times[0] <= times[1] <= times[2], (
+        f"times {times} cannot be"
+    )
+    assert timing.median_ms > 0 and timing.runs > 0, (
+        f"{timing.runs} runs of {timing.median_ms} ms cannot be"
+    )
     return timing
 
 
 def check_profile(device: Device) -> None:
-    """A device that times operations in turn gives one time each, larger for the larger one; others give None."""
+    """A device that times operations in turn gives one time each, larger for the larger one; others
+    give None."""
     times = device.profile([Chain.stack(SMALL), Chain.stack(LARGE)])
     if times is not None:
-        assert len(times) == 2 and 0 < times[0] < times[1], f"a block and one of 16 times its MACs take {times} ms"
+        assert len(times) == 2 and 0 < times[0] < times[1], (
+            f"a block and one of 16 times its MACs take {times} ms"
+        )
         assert device.profiled_by, "profiled_by does not say how operations are timed"

@@ -15,7 +15,7 @@ CALL_MS = 0.002
 
 
 def true_ms(chain: Chain) -> float:
-    """A call, and for every block a constant, its MACs and the elements that it moves."""
+    """Return a call, and for every block a constant, its MACs and the elements that it moves."""
     total = CALL_MS
     for link in chain.links():
         moved = sum(layer.read + layer.written for layer in link.spec.layers(link.input))
@@ -24,7 +24,8 @@ def true_ms(chain: Chain) -> float:
 
 
 class FakeDevice(Device):
-    """Takes `true_ms` times `factor(measurements so far)`; chains for which `fails` says so cannot run.
+    """Takes `true_ms` times `factor(measurements so far)`; chains for which `fails` says so cannot
+    run.
 
     Attributes:
         measured: the chains that were measured, in order.
@@ -38,7 +39,9 @@ class FakeDevice(Device):
     profiled_by = "by a formula"
 
     def __init__(self, threads: int = 1, delay_s: float = 0.0, unit: str = "") -> None:
-        self.threads, self.delay_s, self.unit = threads, delay_s, unit
+        self.threads = threads
+        self.delay_s = delay_s
+        self.unit = unit
         self.measured: list[Chain] = []
         self.stop_after: int | None = None
         self.lost_after: int | None = None
@@ -49,9 +52,18 @@ class FakeDevice(Device):
 
     def info(self) -> DeviceInfo:
         return DeviceInfo(
-            name="host", kind="fake", soc="formula", os="none", runtime="fake", runtime_version="1",
-            compute_unit="cpu", precision="float32", provenance="measured", date="2026-01-31", threads=self.threads,
-        )  # fmt: skip
+            name="host",
+            kind="fake",
+            soc="formula",
+            os="none",
+            runtime="fake",
+            runtime_version="1",
+            compute_unit="cpu",
+            precision="float32",
+            provenance="measured",
+            date="2026-01-31",
+            threads=self.threads,
+        )
 
     def prepare(self, chain: Chain) -> Future[Path]:
         future: Future[Path] = Future()
@@ -72,7 +84,9 @@ class FakeDevice(Device):
         if self.fails(chain):
             raise OperationFailed("RuntimeError: unsupported")
         ms = true_ms(chain) * self.factor(len(self.measured))
-        return Timing(ms, ms * 0.99, ms * 1.02, runs=100, notes=(("unit", self.unit),) if self.unit else ())
+        return Timing(
+            ms, ms * 0.99, ms * 1.02, runs=100, notes=(("unit", self.unit),) if self.unit else ()
+        )
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
         return (
@@ -86,7 +100,7 @@ class FakeDevice(Device):
 
 
 def other_settings(device: FakeDevice) -> FakeDevice:
-    """The same device with an updated runtime."""
+    """Return the same device with an updated runtime."""
     info = replace(device.info(), runtime_version="2")
     changed = FakeDevice()
     changed.info = lambda: info  # type: ignore[method-assign]

@@ -1,4 +1,5 @@
-"""What a training tells while it runs: rows of metrics.csv, and the same as TensorBoard event files."""
+"""What a training tells while it runs: rows of metrics.csv, and the same as TensorBoard event
+files."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from nas.files import replacing
 class Progress:
     """One row of metrics.csv: means over the steps since the last row.
 
-    `accuracy` is that on augmented training images (of a supernet that of the sampled networks), in percent: a sign of
-    life, not a result. `more` has the task's own columns.
+    `accuracy` is that on augmented training images (of a supernet that of the sampled networks), in
+    percent: a sign of life, not a result. `more` has the task's own columns.
     """
 
     step: int
@@ -39,7 +40,8 @@ class Log:
     """metrics.csv and the event files of a training's folder."""
 
     def __init__(self, metrics: Path, events: Path, step: int) -> None:
-        """Goes on after `step`: what is there of later steps belongs to work that a killed training had not saved."""
+        """Go on after `step`: what is there of later steps belongs to work that a killed training
+        had not saved."""
         from torch.utils.tensorboard import SummaryWriter
 
         truncate(metrics, step)
@@ -59,12 +61,12 @@ class Log:
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Adds rows to a CSV file, with a header where the file is new."""
+    """Add rows to a CSV file, with a header where the file is new."""
     pd.DataFrame(rows).to_csv(path, mode="a", header=not path.exists(), index=False)
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drops the rows after a step from a CSV file, where there is one."""
+    """Drop the rows after a step from a CSV file, where there is one."""
     if path.exists():
         rows = pd.read_csv(path)
         with replacing(path) as temporary:

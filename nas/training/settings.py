@@ -21,12 +21,19 @@ class SplitOptions:
 
     held_out: float = option(
         0.1,
-        help="Share (below 1) or number of the training images that are held out to measure accuracy.",
+        help=(
+            "Share (below 1) or number of the training images that are held out to measure"
+            " accuracy."
+        ),
         above=0,
         at_most=1_000_000_000,
     )
     limit: int | None = option(
-        None, help="Maximum number of images of each split.", at_least=2, at_most=1_000_000_000, shown="all"
+        None,
+        help="Maximum number of images of each split.",
+        at_least=2,
+        at_most=1_000_000_000,
+        shown="all",
     )
 
 
@@ -39,33 +46,58 @@ class Settings:
 
     epochs: int = option(20, help="Passes over the training images.", at_least=1, at_most=1_000_000)
     batch: int = option(
-        64, help="Images per step, over all processes and micro-batches.", at_least=1, at_most=1_000_000
+        64,
+        help="Images per step, over all processes and micro-batches.",
+        at_least=1,
+        at_most=1_000_000,
     )
     learning_rate: float = option(
-        1e-3, help="Peak learning rate of the weights; it rises linearly, then follows a cosine to 0.", above=0,
+        1e-3,
+        help="Peak learning rate of the weights; it rises linearly, then follows a cosine to 0.",
+        above=0,
         at_most=1000,
-    )  # fmt: skip
-    warmup: float = option(0.05, help="Share of the training in which the learning rates rise.", at_least=0, below=1)
+    )
+    warmup: float = option(
+        0.05, help="Share of the training in which the learning rates rise.", at_least=0, below=1
+    )
     weight_decay: float = option(
         0.05, help="Weight decay of AdamW, for matrices and kernels only.", at_least=0, at_most=1000
     )
     label_smoothing: float = option(
-        0.1, help="Label smoothing of the cross-entropy with the data's labels.", at_least=0, below=1
+        0.1,
+        help="Label smoothing of the cross-entropy with the data's labels.",
+        at_least=0,
+        below=1,
     )
     flip: bool = option(True, help="Mirror images at random.", shown="on for all data but digits")
     seed: int = option(
-        0, help="Seed of new weights, batches, augmentation and random choices.", at_least=0, at_most=LARGEST_SEED
+        0,
+        help="Seed of new weights, batches, augmentation and random choices.",
+        at_least=0,
+        at_most=LARGEST_SEED,
     )
     precision: Precision = option(
-        "fp32", help="Precision of the forward pass: fp32, or autocast to bf16 or to fp16 (with a gradient scaler)."
+        "fp32",
+        help=(
+            "Precision of the forward pass: fp32, or autocast to bf16 or to fp16 (with a gradient"
+            " scaler)."
+        ),
     )
     accumulate: int = option(
-        1, help="Micro-batches that a step's batch is cut into, to save memory.", at_least=1, at_most=1_000_000
+        1,
+        help="Micro-batches that a step's batch is cut into, to save memory.",
+        at_least=1,
+        at_most=1_000_000,
     )
-    channels_last: bool = option(True, help="Keep weights and images in the channels-last memory format.")
+    channels_last: bool = option(
+        True, help="Keep weights and images in the channels-last memory format."
+    )
     compile: bool = option(False, help="Compile each block with torch.compile.")
     ema: float = option(
-        0.0, help="Decay of the exponential moving average of the weights, as 0.999; 0 keeps none.", at_least=0, below=1
+        0.0,
+        help="Decay of the exponential moving average of the weights, as 0.999; 0 keeps none.",
+        at_least=0,
+        below=1,
     )
 
     def __post_init__(self) -> None:
@@ -81,11 +113,13 @@ Recipe = TypeVar("Recipe", bound=Settings)
 def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
     """Return a command's recipe with what depends on the data and on the launcher.
 
-    Digits are not mirrored unless --flip asks for it: a mirrored 2 is no digit. `accelerate launch --mixed_precision`
-    says its precision in the environment, which counts where --precision was not given.
+    Digits are not mirrored unless --flip asks for it: a mirrored 2 is no digit. `accelerate launch
+    --mixed_precision` says its precision in the environment, which counts where --precision was not
+    given.
 
     Raises:
-        InputError: where the launcher asks for another precision than --precision, or for one that there is not.
+        InputError: where the launcher asks for another precision than --precision, or for one that
+            there is not.
     """
     flip = recipe.flip if "flip" in options.given else data != "digits"
     precision = recipe.precision
@@ -93,10 +127,13 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
     if launched not in ("no", "", precision):
         asked = f"{_LAUNCHED_PRECISION}={launched}"
         if launched not in get_args(Precision):
-            raise InputError(f"{asked}: is unknown here (expected no, fp16 or bf16). Fix: --mixed_precision bf16")
+            raise InputError(
+                f"{asked}: is unknown here (expected no, fp16 or bf16). Fix: --mixed_precision bf16"
+            )
         if "precision" in options.given:
             raise InputError(
-                f"{options.where('precision')} with {asked}: they ask for two precisions. Fix: leave out one of them"
+                f"{options.where('precision')} with {asked}: they ask for two precisions. Fix:"
+                " leave out one of them"
             )
         precision = cast(Precision, launched)
     return replace(recipe, flip=flip, precision=precision)

@@ -1,4 +1,4 @@
-"""Saving and restoring everything that a training needs to go on to the bit."""
+"""A training's files and the state it resumes from."""
 
 from __future__ import annotations
 
@@ -14,6 +14,31 @@ from torch.optim.swa_utils import AveragedModel
 
 from nas.errors import InputError
 from nas.files import replacing
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """The paths of a training's folder, as far as the loop knows them.
+
+    state.safetensors   weights, optimizer moments, moving averages; its header has the step
+    metrics.csv         loss, accuracy, rates and images a second by step
+    tensorboard/        the same as TensorBoard event files
+    """
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
 
 FORMAT = "nas-training-1"
 
@@ -39,24 +64,32 @@ class State:
     skipped: int = 0
 
     def finite(self) -> bool:
-        """Whether every weight is a number."""
+        """Return whether every weight is a number."""
         return all(bool(parameter.isfinite().all()) for parameter in self.module.parameters())
 
     def save(self, path: Path) -> None:
-        """Writes it; the old file stays whole until the new one is."""
+        """Write it; the old file stays whole until the new one is."""
         tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
             values = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
         if self.averaged is not None:
-            tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-        header = {"format": FORMAT, "step": str(self.step), "skipped": str(self.skipped),
-                  "scaler": json.dumps(self.scaler.state_dict())}  # fmt: skip
+            tensors |= {
+                f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()
+            }
+        header = {
+            "format": FORMAT,
+            "step": str(self.step),
+            "skipped": str(self.skipped),
+            "scaler": json.dumps(self.scaler.state_dict()),
+        }
         with replacing(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header)
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
+            )
 
     def load(self, path: Path) -> None:
-        """Restores what `save` wrote.
+        """Restore what `save` wrote.
 
         Raises:
             InputError: when the file is corrupt or of another network.
@@ -69,25 +102,32 @@ class State:
             # A name can start another's ("alpha" never does): the rest of the key has no dot.
             values = {k: v for k, v in _part(tensors, f"optimizer.{name}.").items() if "." not in k}
             if values:
-                self.optimizer.state[parameter] = {k: _laid_out_as(parameter, v) for k, v in values.items()}
+                self.optimizer.state[parameter] = {
+                    k: _laid_out_as(parameter, v) for k, v in values.items()
+                }
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(json.loads(header["scaler"]))
-        self.step, self.skipped = int(header["step"]), int(header["skipped"])
+        self.step = int(header["step"])
+        self.skipped = int(header["skipped"])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
+    }
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value in the parameter's memory format and place: the fused optimizer walks both in memory order."""
+    """Return the value in the parameter's memory format and place: the fused optimizer walks both
+    in memory order."""
     if value.dim() and value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value.to(parameter.device)
 
 
 def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a safetensors file that this project wrote, of format `kind`: `what`, in words.
+    """Return the tensors and the header of a safetensors file that this project wrote, of format
+    `kind`: `what`, in words.
 
     Raises:
         InputError: when it is unreadable or of another format.
@@ -103,16 +143,22 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
     return tensors, header
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str = "the network") -> None:
-    """Puts tensors from a file into a module, every one of which must fit.
+def fill(
+    module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str = "the network"
+) -> None:
+    """Put tensors from a file into a module, every one of which must fit.
 
     Raises:
         InputError: naming the file and the first tensor that does not.
     """
     own = module.state_dict()
     wrong = [
-        n for n in own.keys() | tensors.keys() if n not in own or n not in tensors or own[n].shape != tensors[n].shape
+        n
+        for n in own.keys() | tensors.keys()
+        if n not in own or n not in tensors or own[n].shape != tensors[n].shape
     ]
     if wrong:
-        raise InputError(f"{path}: {len(wrong)} tensors do not fit {what}, {sorted(wrong)[0]} first")
+        raise InputError(
+            f"{path}: {len(wrong)} tensors do not fit {what}, {sorted(wrong)[0]} first"
+        )
     module.load_state_dict(tensors)

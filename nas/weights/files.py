@@ -22,11 +22,12 @@ WRAPPERS = ("model", "state_dict")
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth, .pt, .bin or .tar file that `torch.save` wrote, by name.
+    """Return the tensors of a .safetensors file, or of a .pth, .pt, .bin or .tar file that
+    `torch.save` wrote, by name.
 
     Raises:
-        InputError: naming the file and the reason, when it is missing, of another kind, damaged, or holds more than
-            tensors and plain data.
+        InputError: naming the file and the reason, when it is missing, of another kind, damaged, or
+            holds more than tensors and plain data.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,7 +40,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """The state dict in what a training script saved: out of its wrapper, without the prefix of data parallelism.
+    """Return the state dict in what a training script saved: out of its wrapper, without the prefix
+    of data parallelism.
 
     Raises:
         InputError: when there is none.
@@ -52,7 +54,10 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
         raise InputError(f"no state dict in this checkpoint; it holds {_contents(tensors)}")
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise InputError(f"no state dict in this checkpoint: '{name}' is no tensor but {type(value).__name__}")
+            raise InputError(
+                f"no state dict in this checkpoint: '{name}' is no tensor but"
+                f" {type(value).__name__}"
+            )
     shared = "module." if all(str(name).startswith("module.") for name in tensors) else ""
     return {str(name).removeprefix(shared): tensor for name, tensor in tensors.items()}
 
@@ -61,23 +66,28 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is no safetensors file, or damaged: {_first_sentence(error)}") from None
+        raise InputError(
+            f"{path}: is no safetensors file, or damaged: {_first_sentence(error)}"
+        ) from None
     return _named(path, tensors)
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
     try:
-        # The authors' training script keeps its options beside the weights: plain data in an argparse.Namespace.
+        # The authors' training script keeps its options beside the weights: plain data in an
+        # argparse.Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
         refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         if refused:
             raise InputError(
-                f"{path}: holds '{refused[1]}' beside tensors and plain data, which nas never loads; save the state "
-                "dict alone, as safetensors"
+                f"{path}: holds '{refused[1]}' beside tensors and plain data, which nas never"
+                " loads; save the state dict alone, as safetensors"
             ) from None
-        raise InputError(f"{path}: is no checkpoint of torch.save, or damaged: {_first_sentence(error)}") from None
+        raise InputError(
+            f"{path}: is no checkpoint of torch.save, or damaged: {_first_sentence(error)}"
+        ) from None
     return _named(path, checkpoint)
 
 

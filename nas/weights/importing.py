@@ -1,4 +1,5 @@
-"""Mapping a published checkpoint onto a network."""
+"""Published weights onto a network and back: recognise a checkpoint's layout and map its tensors to
+ours."""
 
 from __future__ import annotations
 
@@ -10,15 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
-from nas.blocks import Block
-from nas.blocks.attention_bias import resize_bias
+from nas.blocks.efficientformer import module as efficientformer
+from nas.blocks.efficientformerv2 import module as efficientformerv2
+from nas.blocks.efficientvit import module as efficientvit
+from nas.blocks.emo import module as emo
+from nas.blocks.module import Block, CheckpointLayout, resize_bias
+from nas.blocks.swiftformer import module as swiftformer
 from nas.errors import InputError
 from nas.network import Network
-from nas.weights import efficientformer, efficientformerv2, efficientvit, emo, swiftformer
 from nas.weights.files import unwrap
-from nas.weights.layout import Layout
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, CheckpointLayout] = {
     layout.name: layout
     for family in (efficientformer, efficientformerv2, efficientvit, emo, swiftformer)
     for layout in family.LAYOUTS
@@ -30,24 +33,26 @@ Grid = tuple[int, int]
 
 
 def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
-    """Puts the weights of a published checkpoint into a network of the same architecture, in place.
+    """Put the weights of a published checkpoint into a network of the same architecture, in place.
 
-    The layout is recognised by the tensors' names; a wrapper as {"model": ...} or {"state_dict": ...} and the prefix
-    "module." are taken off. Every weight of the network is set and every weight of the checkpoint is used, or nothing
-    is changed. Attention biases of another grid are resized bilinearly, with a warning that names both grids.
+    The layout is recognised by the tensors' names; a wrapper as {"model": ...} or {"state_dict":
+    ...} and the prefix "module." are taken off. Every weight of the network is set and every weight
+    of the checkpoint is used, or nothing is changed. Attention biases of another grid are resized
+    bilinearly, with a warning that names both grids.
 
     Returns:
         The name of the layout, as in 'efficientformer/timm'.
 
     Raises:
-        InputError: for a checkpoint of an unknown layout, of another architecture, or of another number of classes.
+        InputError: for a checkpoint of an unknown layout, of another architecture, or of another
+            number of classes.
     """
     found = match_weights(net, state_dict)
     net.load_state_dict(found.values)
     for before, after in sorted(found.resized):
         warnings.warn(
-            f"attention biases resized from a {before[0]}x{before[1]} grid to {after[0]}x{after[1]}: fine-tune at "
-            "this resolution",
+            f"attention biases resized from a {before[0]}x{before[1]} grid to"
+            f" {after[0]}x{after[1]}: fine-tune at this resolution",
             stacklevel=2,
         )
     return found.layout
@@ -69,16 +74,20 @@ class Match:
 
 
 def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
-    """What `import_weights` puts into a network, which is left as it is and may be on the meta device.
+    """Return what `import_weights` puts into a network, which is left as it is and may be on the
+    meta device.
 
     Raises:
         InputError: as `import_weights`.
     """
     tensors = unwrap(state_dict)
     layout, names = _recognise(net, tensors)
-    tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] not in layout.ignored}
+    tensors = {
+        name: t for name, t in tensors.items() if name.rpartition(".")[2] not in layout.ignored
+    }
     operations = {operation.name: operation for operation in net.architecture.operations()}
-    values, resized = dict[str, Tensor](), set[tuple[Grid, Grid]]()
+    values = dict[str, Tensor]()
+    resized = set[tuple[Grid, Grid]]()
     for ours, current in net.state_dict().items():
         value = tensors.get(names[ours], current if ours.endswith(".num_batches_tracked") else None)
         if value is None:
@@ -92,29 +101,37 @@ def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
     return Match(layout.name, values, resized)
 
 
-def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Layout, Names]:
-    """The layout whose names for this network's tensors are most often in the checkpoint."""
+def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[CheckpointLayout, Names]:
+    """Return the layout whose names for this network's tensors are most often in the checkpoint."""
     known = [(layout, names) for layout in LAYOUTS.values() if (names := names_in(net, layout))]
     if not known:
-        raise InputError(f"no published layout is known for the blocks of '{net.architecture.name}'")
+        raise InputError(
+            f"no published layout is known for the blocks of '{net.architecture.name}'"
+        )
     shared = [len(tensors.keys() & set(names.values())) for _, names in known]
     best = shared.index(max(shared))
     layout, names = known[best]
     if 2 * shared[best] < min(len(names), len(tensors)):
         layouts = " or ".join(f"{layout.name} ({_some(names.values())})" for layout, names in known)
-        raise InputError(f"unknown checkpoint layout: its tensors are called {_some(tensors)}; expected {layouts}")
+        raise InputError(
+            f"unknown checkpoint layout: its tensors are called {_some(tensors)}; expected"
+            f" {layouts}"
+        )
     return layout, names
 
 
-def names_in(net: Network, layout: Layout) -> Names | None:
-    """The names of the network's tensors in a layout, or None where one of its blocks was never published in it."""
+def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
+    """Return the names of the network's tensors in a layout, or None where one of its blocks was
+    never published in it."""
     prefixes = layout.prefixes(net.architecture.operations())
     names: dict[str, str] = {}
     for operation, block in net.named_children():
         assert isinstance(block, Block)
         published = block.published.get(layout.name, {})
         for name in block.state_dict():
-            ours = next((prefix for prefix in published if f"{name}.".startswith(f"{prefix}.")), None)
+            ours = next(
+                (prefix for prefix in published if f"{name}.".startswith(f"{prefix}.")), None
+            )
             if ours is None:
                 return None
             theirs = published[ours] + name.removeprefix(ours)
@@ -123,7 +140,8 @@ def names_in(net: Network, layout: Layout) -> Names | None:
 
 
 def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Grid]]]:
-    """The value in our shape: a flat table of attention biases (heads, H*W) becomes (heads, H, W), resized if need be.
+    """Return the value in our shape: a flat table of attention biases (heads, H*W) becomes (heads,
+    H, W), resized if need be.
 
     Published networks have square grids, so the number of entries tells the grid.
     """
@@ -135,27 +153,38 @@ def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Gri
     if before[0] * before[1] != value.shape[1]:
         return value, set()
     table = value.reshape(len(value), *before)
-    return (table, set()) if before == after else (resize_bias(table.float(), after), {(before, after)})
+    return (
+        (table, set())
+        if before == after
+        else (resize_bias(table.float(), after), {(before, after)})
+    )
 
 
 def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tensor) -> str:
     shapes = f"{list(value.shape)} in the checkpoint, {list(current.shape)} in this network"
     classes = net.architecture.classes
-    if ours.startswith("head.") and len(current) == classes and value.shape[1:] == current.shape[1:]:
+    if (
+        ours.startswith("head.")
+        and len(current) == classes
+        and value.shape[1:] == current.shape[1:]
+    ):
         return (
-            f"'{theirs}' has {len(value)} classes in the checkpoint, this network {classes}: build it with "
-            f"arch.at(classes={len(value)}), import, and replace the head then"
+            f"'{theirs}' has {len(value)} classes in the checkpoint, this network {classes}: build"
+            f" it with arch.at(classes={len(value)}), import, and replace the head then"
         )
     return f"the checkpoint is of another architecture: '{theirs}' (here {ours}) is {shapes}"
 
 
-def _refuse_difference(layout: str, names: Names, tensors: Iterable[str], values: Container[str]) -> None:
-    """Raises InputError for weights of the network that the checkpoint lacks, and for those that have no place."""
+def _refuse_difference(
+    layout: str, names: Names, tensors: Iterable[str], values: Container[str]
+) -> None:
+    """Raise InputError for weights of the network that the checkpoint lacks, and for those that
+    have no place."""
     missing = [names[ours] for ours in names if ours not in values]
     if missing:
         raise InputError(
-            f"the checkpoint ({layout}) is of another architecture, or not whole: it lacks {_some(missing)}, "
-            f"{len(missing)} of {len(names)} tensors"
+            f"the checkpoint ({layout}) is of another architecture, or not whole: it lacks"
+            f" {_some(missing)}, {len(missing)} of {len(names)} tensors"
         )
     known = set(names.values())
     surplus = [name for name in tensors if name not in known]
@@ -169,3 +198,30 @@ def _refuse_difference(layout: str, names: Names, tensors: Iterable[str], values
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(f"'{name}'" for name in listed[:3]) + (", .." if len(listed) > 3 else "")
+
+
+def export_weights(net: Network, layout: str) -> dict[str, Tensor]:
+    """Return the network's tensors in a layout of `LAYOUTS`, so that `import_weights` gives them
+    back.
+
+    Tensors that hold nothing learned, as indices of attention biases, are left to the caller.
+
+    Raises:
+        InputError: naming the operation that was never published in this layout.
+    """
+    found = LAYOUTS[layout]
+    names = names_in(net, found)
+    operations = {operation.name: operation for operation in net.architecture.operations()}
+    if names is None:
+        blocks = {name: block for name, block in net.named_children() if isinstance(block, Block)}
+        odd = next(
+            o for o in operations.values() if o.params and layout not in blocks[o.name].published
+        )
+        raise InputError(f"{odd.name}, {odd}, was never published in the layout {layout}")
+    tensors = {}
+    for ours, value in net.state_dict().items():
+        operation, _, name = ours.partition(".")
+        # A table of attention biases (heads, H, W) is flat in every published code.
+        flat = value.flatten(1) if value.dim() == 3 else value
+        tensors[names[ours]] = found.publish(operations[operation], name, flat)
+    return tensors

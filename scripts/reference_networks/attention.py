@@ -1,4 +1,5 @@
-"""Published networks that mix attention or large depthwise kernels with convolutions, layer by layer."""
+"""Published networks that mix attention or large depthwise kernels with convolutions, layer by
+layer."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nas.specs import Layer, Shape, Trace
-from nas.specs.attention import softmax_attention
+from nas.blocks import Layer, Shape, Trace
+from nas.blocks.spec import softmax_attention
 from reference_networks.mobile import Layers, conv_bn, inverted, squeeze
 
 
@@ -42,7 +43,8 @@ _FASTVIT = {  # widths, depths, expansion, whether the last stage attends
 
 
 def levit_128s(image: Shape) -> Layers:
-    """LeViT-128S (arXiv:2104.01136) with one classifier; batch norms fold, attention has biases by offset."""
+    """Return LeViT-128S (arXiv:2104.01136) with one classifier; batch norms fold, attention has
+    biases by offset."""
     trace = Trace(image)
     for width in (16, 32, 64, 128):
         conv_bn(trace, width, 3, 2, act="" if width == 128 else "hardswish")
@@ -60,7 +62,8 @@ def levit_128s(image: Shape) -> Layers:
 
 
 def _levit_attention(trace: Trace, heads: int, ratio: int, width: int, stride: int) -> None:
-    before, keys = trace.shape, 16 * heads
+    before = trace.shape
+    keys = 16 * heads
     queries = before.resized(stride)
     if stride == 1:
         trace.linear((2 + ratio) * keys, bias=False).batch_norm()
@@ -69,7 +72,11 @@ def _levit_attention(trace: Trace, heads: int, ratio: int, width: int, stride: i
         asked = Trace(queries).linear(keys, bias=False).batch_norm().layers
         trace.extra(Layer("reshape", read=before.elements, written=queries.elements), *asked)
     trace.reshape("tokens")
-    trace.extra(*softmax_attention(queries.tokens, before.tokens, heads, 16, 16 * ratio, biases=before.tokens))
+    trace.extra(
+        *softmax_attention(
+            queries.tokens, before.tokens, heads, 16, 16 * ratio, biases=before.tokens
+        )
+    )
     trace.shape = replace(queries, channels=ratio * keys)
     trace.reshape("tokens").activation("hardswish").linear(width, bias=False).batch_norm()
     if stride == 1:
@@ -83,7 +90,8 @@ def _levit_mlp(trace: Trace) -> None:
 
 
 def mobilevit(image: Shape, widths: Sequence[int], dims: Sequence[int], expansion: int) -> Layers:
-    """MobileViT (arXiv:2110.02178): transformers over every fourth position, between convolutions."""
+    """Return MobileViT (arXiv:2110.02178): transformers over every fourth position, between
+    convolutions."""
     trace = conv_bn(Trace(image), 16, 3, 2, act="silu")
     for width, stride in ((widths[0], 1), (widths[1], 2), (widths[1], 1), (widths[1], 1)):
         inverted(trace, expansion * trace.shape.channels, width, 3, stride, "silu")
@@ -112,13 +120,18 @@ def _mobilevit_block(trace: Trace, dim: int, depth: int) -> None:
     conv_bn(trace, width, 3, act="silu")
 
 
-def fastvit(image: Shape, widths: Sequence[int], depths: Sequence[int], expansion: int, attention: bool) -> Layers:
-    """FastViT (arXiv:2303.14189) as deployed: every branch folded into one convolution with a bias."""
+def fastvit(
+    image: Shape, widths: Sequence[int], depths: Sequence[int], expansion: int, attention: bool
+) -> Layers:
+    """Return FastViT (arXiv:2303.14189) as deployed: every branch folded into one convolution with
+    a bias."""
     trace = Trace(image).conv(widths[0], 3, 2).activation("gelu")
     trace.conv(widths[0], 3, 2, widths[0]).activation("gelu").conv(widths[0]).activation("gelu")
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         if stage:
-            trace.conv(width, 7, 2, trace.shape.channels).activation("gelu").conv(width).activation("gelu")
+            trace.conv(width, 7, 2, trace.shape.channels).activation("gelu").conv(width).activation(
+                "gelu"
+            )
         attends = attention and stage == 3
         if attends:
             trace.conv(width, 7, 1, width)
@@ -136,7 +149,8 @@ def fastvit(image: Shape, widths: Sequence[int], depths: Sequence[int], expansio
 
 def _attend(trace: Trace) -> None:
     """Batch norm and softmax attention with heads of 32 channels on a map, residual."""
-    grid, width = trace.shape, trace.shape.channels
+    grid = trace.shape
+    width = trace.shape.channels
     trace.batch_norm().reshape("tokens").linear(3 * width, bias=False).reshape("tokens")
     trace.extra(*softmax_attention(grid.tokens, grid.tokens, width // 32, 32, 32))
     trace.shape = replace(grid, layout="tokens")

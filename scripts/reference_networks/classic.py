@@ -1,4 +1,5 @@
-"""Published networks that many others are compared with: ResNet, SqueezeNet, PoolFormer, ConvNeXt and DeiT."""
+"""Published networks that many others are compared with: ResNet, SqueezeNet, PoolFormer, ConvNeXt
+and DeiT."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from nas.specs import Layer, Shape, Trace
-from nas.specs.attention import softmax_attention
+from nas.blocks import Layer, Shape, Trace
+from nas.blocks.spec import softmax_attention
 from reference_networks.mobile import Layers, conv_bn, max_pool
 
 
 def classic_networks() -> dict[str, Callable[[Shape], Layers]]:
     """Return what lists each network's layers; see `reference_networks`."""
-    networks: dict[str, Callable[[Shape], Layers]] = {"SqueezeNet-1.1": squeezenet, "ResNet18": resnet18}
+    networks: dict[str, Callable[[Shape], Layers]] = {
+        "SqueezeNet-1.1": squeezenet,
+        "ResNet18": resnet18,
+    }
     for name, resnet_depths in _RESNET.items():
         networks[f"ResNet{name}"] = partial(resnet, depths=resnet_depths)
     for name, (widths, depths) in _POOLFORMER.items():
@@ -42,11 +46,19 @@ _CONVNEXT = {
 
 
 def squeezenet(image: Shape) -> Layers:
-    """SqueezeNet 1.1 (arXiv:1602.07360); nothing is padded where it halves its maps."""
-    trace = Trace(replace(image, height=image.height - 2, width=image.width - 2)).conv(64, 3, 2).activation("relu")
-    for index, (squeezed, width) in enumerate(((16, 64),) * 2 + ((32, 128),) * 2 + ((48, 192),) * 2 + ((64, 256),) * 2):
+    """Return SqueezeNet 1.1 (arXiv:1602.07360); nothing is padded where it halves its maps."""
+    trace = (
+        Trace(replace(image, height=image.height - 2, width=image.width - 2))
+        .conv(64, 3, 2)
+        .activation("relu")
+    )
+    for index, (squeezed, width) in enumerate(
+        ((16, 64),) * 2 + ((32, 128),) * 2 + ((48, 192),) * 2 + ((64, 256),) * 2
+    ):
         if index in (0, 2, 4):
-            trace.shape = replace(trace.shape, height=trace.shape.height - 1, width=trace.shape.width - 1)
+            trace.shape = replace(
+                trace.shape, height=trace.shape.height - 1, width=trace.shape.width - 1
+            )
             max_pool(trace)
         trace.conv(squeezed).activation("relu")
         branch = Trace(trace.shape).conv(width).activation("relu")
@@ -56,12 +68,13 @@ def squeezenet(image: Shape) -> Layers:
 
 
 def resnet18(image: Shape) -> Layers:
-    """ResNet with two 3x3 convolutions a block (arXiv:1512.03385)."""
+    """Return ResNet with two 3x3 convolutions a block (arXiv:1512.03385)."""
     trace = conv_bn(Trace(image), 64, 7, 2, act="relu")
     max_pool(trace)
     for index in range(4):
         for position in range(2):
-            before, stride = trace.shape, 2 if index and not position else 1
+            before = trace.shape
+            stride = 2 if index and not position else 1
             conv_bn(trace, 64 << index, 3, stride, act="relu")
             conv_bn(trace, 64 << index, 3)
             if stride == 2:
@@ -71,12 +84,13 @@ def resnet18(image: Shape) -> Layers:
 
 
 def resnet(image: Shape, depths: Sequence[int]) -> Layers:
-    """ResNet with bottlenecks (arXiv:1512.03385), the stride on the 3x3 convolution."""
+    """Return ResNet with bottlenecks (arXiv:1512.03385), the stride on the 3x3 convolution."""
     trace = conv_bn(Trace(image), 64, 7, 2, act="relu")
     max_pool(trace)
     for index, depth in enumerate(depths):
         for position in range(depth):
-            before, stride = trace.shape, 2 if index and not position else 1
+            before = trace.shape
+            stride = 2 if index and not position else 1
             conv_bn(trace, 64 << index, act="relu")
             conv_bn(trace, 64 << index, 3, stride, act="relu")
             conv_bn(trace, 256 << index)
@@ -87,18 +101,21 @@ def resnet(image: Shape, depths: Sequence[int]) -> Layers:
 
 
 def poolformer(image: Shape, widths: Sequence[int], depths: Sequence[int]) -> Layers:
-    """PoolFormer (arXiv:2111.11418): patch embeddings, pooling mixers, group norm over all channels, layer scale."""
+    """Return PoolFormer (arXiv:2111.11418): patch embeddings, pooling mixers, group norm over all
+    channels, layer scale."""
     trace = Trace(image)
     for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         trace.conv(width, *((3, 2) if index else (7, 4)))
         for _ in range(depth):
             _group_norm(trace).pool().residual().layer_scale().residual()
-            _group_norm(trace).conv(4 * width).activation("gelu").conv(width).layer_scale().residual()
+            _group_norm(trace).conv(4 * width).activation("gelu").conv(
+                width
+            ).layer_scale().residual()
     return tuple(_group_norm(trace).mean().linear(1000).layers)
 
 
 def convnext(image: Shape, widths: Sequence[int], depths: Sequence[int]) -> Layers:
-    """ConvNeXt (arXiv:2201.03545)."""
+    """Return ConvNeXt (arXiv:2201.03545)."""
     trace = Trace(image).conv(widths[0], 4, 4).layer_norm()
     for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         if index:
@@ -110,7 +127,8 @@ def convnext(image: Shape, widths: Sequence[int], depths: Sequence[int]) -> Laye
 
 
 def deit(image: Shape, width: int) -> Layers:
-    """DeiT without distillation token (arXiv:2012.12877): 12 blocks, heads of 64 channels, a class token."""
+    """Return DeiT without distillation token (arXiv:2012.12877): 12 blocks, heads of 64 channels, a
+    class token."""
     trace = Trace(image).conv(width, 16, 16)
     grid = trace.shape
     trace.reshape("tokens")
@@ -118,7 +136,8 @@ def deit(image: Shape, width: int) -> Layers:
     trace.layer_scale()
     trace.layers[-1] = replace(trace.layers[-1], params=width + trace.shape.elements)
     for _ in range(12):
-        tokens, heads = trace.shape.tokens, width // 64
+        tokens = trace.shape.tokens
+        heads = width // 64
         trace.layer_norm().linear(3 * width).reshape("tokens")
         trace.extra(*softmax_attention(tokens, tokens, heads, 64, 64))
         trace.shape = replace(trace.shape, channels=width)
@@ -130,5 +149,8 @@ def deit(image: Shape, width: int) -> Layers:
 
 
 def _group_norm(trace: Trace) -> Trace:
-    """A norm of one group over a whole map; it takes much less time than a layer norm over tokens."""
-    return trace.extra(Layer("group_norm", 0, 2 * trace.shape.channels, trace.shape.elements, trace.shape.elements))
+    """Return a norm of one group over a whole map; it takes much less time than a layer norm over
+    tokens."""
+    return trace.extra(
+        Layer("group_norm", 0, 2 * trace.shape.channels, trace.shape.elements, trace.shape.elements)
+    )

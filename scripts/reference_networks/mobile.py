@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from nas.specs import Layer, Shape, Trace
+from nas.blocks import Layer, Shape, Trace
 
 Layers = tuple[Layer, ...]
 
@@ -46,7 +46,9 @@ _V3_SMALL = (
     (5, 120, 48, True, "hardswish", 1), (5, 144, 48, True, "hardswish", 1), (5, 288, 96, True, "hardswish", 2),
     (5, 576, 96, True, "hardswish", 1), (5, 576, 96, True, "hardswish", 1),
 )  # fmt: skip
-_V4_SMALL = (  # "conv": kernel, width, stride; "inverted": first and middle depthwise kernel, expansion, width, stride
+# "conv": kernel, width, stride; "inverted": first and middle depthwise kernel, expansion, width,
+# stride
+_V4_SMALL = (
     ("conv", 3, 32, 2), ("conv", 1, 32, 1), ("conv", 3, 96, 2), ("conv", 1, 64, 1),
     ("inverted", 5, 5, 3, 96, 2), *(("inverted", 0, 3, 2, 96, 1),) * 4, ("inverted", 3, 0, 4, 96, 1),
     ("inverted", 3, 3, 6, 128, 2), ("inverted", 5, 5, 4, 128, 1), ("inverted", 0, 5, 4, 128, 1),
@@ -78,21 +80,37 @@ _MOBILEONE = {  # widths over the base, and how many of the last blocks of the l
 
 
 def mobilenet_v1(image: Shape) -> Layers:
-    """MobileNet (arXiv:1704.04861)."""
+    """Return MobileNet (arXiv:1704.04861)."""
     trace = conv_bn(Trace(image), 32, 3, 2, act="relu")
-    for width, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2),
-                          (1024, 1)):  # fmt: skip
+    for width, stride in (
+        (64, 1),
+        (128, 2),
+        (128, 1),
+        (256, 2),
+        (256, 1),
+        (512, 2),
+        *((512, 1),) * 5,
+        (1024, 2),
+        (1024, 1),
+    ):
         conv_bn(trace, trace.shape.channels, 3, stride, trace.shape.channels, act="relu")
         conv_bn(trace, width, act="relu")
     return tuple(trace.mean().linear(1000).layers)
 
 
 def mobilenet_v2(image: Shape, factor: float) -> Layers:
-    """MobileNetV2 (arXiv:1801.04381), its widths times `factor` and rounded to multiples of 8."""
+    """Return MobileNetV2 (arXiv:1801.04381), its widths times `factor` and rounded to multiples of
+    8."""
     trace = conv_bn(Trace(image), _eights(32 * factor), 3, 2, act="relu")
     for expansion, base, depth, stride in (
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
-    ):  # fmt: skip
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
         for position in range(depth):
             hidden = expansion * trace.shape.channels
             inverted(trace, hidden, _eights(base * factor), 3, 1 if position else stride, "relu")
@@ -100,8 +118,10 @@ def mobilenet_v2(image: Shape, factor: float) -> Layers:
     return tuple(trace.mean().linear(1000).layers)
 
 
-def mobilenet_v3(image: Shape, stages: Sequence[tuple[int, int, int, bool, str, int]], last: int) -> Layers:
-    """MobileNetV3 (arXiv:1905.02244); `last` is the width of the hidden linear layer."""
+def mobilenet_v3(
+    image: Shape, stages: Sequence[tuple[int, int, int, bool, str, int]], last: int
+) -> Layers:
+    """Return MobileNetV3 (arXiv:1905.02244); `last` is the width of the hidden linear layer."""
     trace = conv_bn(Trace(image), 16, 3, 2, act="hardswish")
     for kernel, hidden, width, squeezed, act, stride in stages:
         inverted(trace, hidden, width, kernel, stride, act, _eights(hidden // 4) * squeezed)
@@ -110,7 +130,7 @@ def mobilenet_v3(image: Shape, stages: Sequence[tuple[int, int, int, bool, str, 
 
 
 def mobilenet_v4(image: Shape, stages: Sequence[tuple[str | int, ...]]) -> Layers:
-    """MobileNetV4 without attention (arXiv:2404.10518): universal inverted bottlenecks."""
+    """Return MobileNetV4 without attention (arXiv:2404.10518): universal inverted bottlenecks."""
     trace = conv_bn(Trace(image), 32, 3, 2, act="relu")
     for kind, *numbers in stages:
         if kind == "conv":
@@ -133,43 +153,63 @@ def mobilenet_v4(image: Shape, stages: Sequence[tuple[str | int, ...]]) -> Layer
 
 
 def mnasnet(image: Shape, factor: float) -> Layers:
-    """MnasNet-B1 (arXiv:1807.11626), no squeeze-and-excitation."""
+    """Return MnasNet-B1 (arXiv:1807.11626), no squeeze-and-excitation."""
     trace = conv_bn(Trace(image), _eights(32 * factor), 3, 2, act="relu")
     conv_bn(trace, trace.shape.channels, 3, 1, trace.shape.channels, act="relu")
     conv_bn(trace, _eights(16 * factor))
     for kernel, expansion, base, depth, stride in (
-        (3, 3, 24, 3, 2), (5, 3, 40, 3, 2), (5, 6, 80, 3, 2), (3, 6, 96, 2, 1), (5, 6, 192, 4, 2), (3, 6, 320, 1, 1),
-    ):  # fmt: skip
+        (3, 3, 24, 3, 2),
+        (5, 3, 40, 3, 2),
+        (5, 6, 80, 3, 2),
+        (3, 6, 96, 2, 1),
+        (5, 6, 192, 4, 2),
+        (3, 6, 320, 1, 1),
+    ):
         for position in range(depth):
             hidden = expansion * trace.shape.channels
-            inverted(trace, hidden, _eights(base * factor), kernel, 1 if position else stride, "relu")
+            inverted(
+                trace, hidden, _eights(base * factor), kernel, 1 if position else stride, "relu"
+            )
     conv_bn(trace, 1280, act="relu")
     return tuple(trace.mean().linear(1000).layers)
 
 
 def efficientnet(image: Shape, width: float, depth: float) -> Layers:
-    """EfficientNet (arXiv:1905.11946), B0 with its widths and depths scaled."""
+    """Return EfficientNet (arXiv:1905.11946), B0 with its widths and depths scaled."""
     trace = conv_bn(Trace(image), _eights(32 * width), 3, 2, act="silu")
     for kernel, expansion, base, repeats, stride in (
-        (3, 1, 16, 1, 1), (3, 6, 24, 2, 2), (5, 6, 40, 2, 2), (3, 6, 80, 3, 2), (5, 6, 112, 3, 1), (5, 6, 192, 4, 2),
+        (3, 1, 16, 1, 1),
+        (3, 6, 24, 2, 2),
+        (5, 6, 40, 2, 2),
+        (3, 6, 80, 3, 2),
+        (5, 6, 112, 3, 1),
+        (5, 6, 192, 4, 2),
         (3, 6, 320, 1, 1),
-    ):  # fmt: skip
+    ):
         for position in range(-int(-repeats * depth // 1)):
             before = trace.shape.channels
             step = 1 if position else stride
-            inverted(trace, expansion * before, _eights(base * width), kernel, step, "silu", before // 4)
+            inverted(
+                trace, expansion * before, _eights(base * width), kernel, step, "silu", before // 4
+            )
     conv_bn(trace, 4 * trace.shape.channels, act="silu")
     return tuple(trace.mean().linear(1000).layers)
 
 
 def efficientnet_v2_s(image: Shape) -> Layers:
-    """EfficientNetV2-S (arXiv:2104.00298): the first stages have their first two convolutions fused."""
+    """Return EfficientNetV2-S (arXiv:2104.00298): the first stages have their first two
+    convolutions fused."""
     trace = conv_bn(Trace(image), 24, 3, 2, act="silu")
     for expansion, width, depth, stride in ((1, 24, 2, 1), (4, 48, 4, 2), (4, 64, 4, 2)):
         for position in range(depth):
             before = trace.shape
-            conv_bn(trace, width if expansion == 1 else expansion * before.channels, 3, 1 if position else stride,
-                    act="silu")  # fmt: skip
+            conv_bn(
+                trace,
+                width if expansion == 1 else expansion * before.channels,
+                3,
+                1 if position else stride,
+                act="silu",
+            )
             if expansion > 1:
                 conv_bn(trace, width)
             if trace.shape == before:
@@ -177,18 +217,29 @@ def efficientnet_v2_s(image: Shape) -> Layers:
     for expansion, width, depth, stride in ((4, 128, 6, 2), (6, 160, 9, 1), (6, 256, 15, 2)):
         for position in range(depth):
             channels = trace.shape.channels
-            inverted(trace, expansion * channels, width, 3, 1 if position else stride, "silu", channels // 4)
+            inverted(
+                trace,
+                expansion * channels,
+                width,
+                3,
+                1 if position else stride,
+                "silu",
+                channels // 4,
+            )
     conv_bn(trace, 1280, act="silu")
     return tuple(trace.mean().linear(1000).layers)
 
 
 def shufflenet_v2(image: Shape, widths: Sequence[int]) -> Layers:
-    """ShuffleNetV2 (arXiv:1807.11164): half of the channels pass by, and are joined and shuffled afterwards."""
+    """Return ShuffleNetV2 (arXiv:1807.11164): half of the channels pass by, and are joined and
+    shuffled afterwards."""
     trace = conv_bn(Trace(image), 24, 3, 2, act="relu")
     max_pool(trace)
     for width, depth in zip(widths, (4, 8, 4), strict=False):
         for position in range(depth):
-            before, half, stride = trace.shape, width // 2, 1 if position else 2
+            before = trace.shape
+            half = width // 2
+            stride = 1 if position else 2
             branch = Trace(replace(before, channels=half) if position else before)
             conv_bn(branch, half, act="relu")
             conv_bn(conv_bn(branch, half, 3, stride, half), half, act="relu")
@@ -203,9 +254,12 @@ def shufflenet_v2(image: Shape, widths: Sequence[int]) -> Layers:
 
 
 def mobileone(image: Shape, factors: Sequence[float], squeezed: tuple[int, int]) -> Layers:
-    """MobileOne (arXiv:2206.04040) as deployed: 3x3 depthwise and 1x1 convolutions with a bias, no branches."""
+    """Return MobileOne (arXiv:2206.04040) as deployed: 3x3 depthwise and 1x1 convolutions with a
+    bias, no branches."""
     trace = Trace(image).conv(min(64, int(64 * factors[0])), 3, 2).activation("relu")
-    for base, depth, factor, last in zip((64, 128, 256, 512), (2, 8, 10, 1), factors, (0, 0, *squeezed), strict=True):
+    for base, depth, factor, last in zip(
+        (64, 128, 256, 512), (2, 8, 10, 1), factors, (0, 0, *squeezed), strict=True
+    ):
         for position in range(depth):
             for width, kernel in ((trace.shape.channels, 3), (int(base * factor), 1)):
                 stride = 1 if position or kernel == 1 else 2
@@ -216,8 +270,10 @@ def mobileone(image: Shape, factors: Sequence[float], squeezed: tuple[int, int])
     return tuple(trace.mean().linear(1000).layers)
 
 
-def conv_bn(trace: Trace, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str = "") -> Trace:
-    """A convolution without bias, batch norm, and an activation where one is named."""
+def conv_bn(
+    trace: Trace, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str = ""
+) -> Trace:
+    """Return a convolution without bias, batch norm, and an activation where one is named."""
     trace.conv(width, kernel, stride, groups, bias=False).batch_norm()
     return trace.activation(act) if act else trace
 
@@ -229,7 +285,9 @@ def max_pool(trace: Trace) -> None:
     trace.shape = after
 
 
-def inverted(trace: Trace, hidden: int, width: int, kernel: int, stride: int, act: str, squeezed: int = 0) -> None:
+def inverted(
+    trace: Trace, hidden: int, width: int, kernel: int, stride: int, act: str, squeezed: int = 0
+) -> None:
     """An inverted residual block; the depthwise convolution comes first where it would not expand."""
     before = trace.shape
     if hidden != before.channels:
@@ -245,11 +303,13 @@ def inverted(trace: Trace, hidden: int, width: int, kernel: int, stride: int, ac
 def squeeze(trace: Trace, hidden: int) -> None:
     """Squeeze-and-excitation (arXiv:1709.01507): channels scaled by what their means say."""
     shape = trace.shape
-    trace.extra(*Trace(shape).mean().linear(hidden).activation("relu").linear(shape.channels).layers)
+    trace.extra(
+        *Trace(shape).mean().linear(hidden).activation("relu").linear(shape.channels).layers
+    )
     trace.extra(Layer("elementwise", read=shape.elements + shape.channels, written=shape.elements))
 
 
 def _eights(width: float) -> int:
-    """The nearest multiple of 8 that is not below 90 % of `width`."""
+    """Return the nearest multiple of 8 that is not below 90 % of `width`."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded

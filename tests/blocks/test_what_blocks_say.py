@@ -1,4 +1,5 @@
-"""What other parts ask of blocks is said by their classes, so that a block of another name is treated alike."""
+"""What other parts ask of blocks is said by their classes, so that a block of another name is
+treated alike."""
 
 from __future__ import annotations
 
@@ -10,11 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.blocks import Block
-from nas.export.half import rescale
-from nas.export.litert_int8 import in_float
-from nas.space import load_space, sizes, space_names
-from nas.specs import (
+from nas.blocks import (
     SPECS,
     BlockSpec,
     ConvHead,
@@ -27,6 +24,10 @@ from nas.specs import (
     head_from,
     parse_head,
 )
+from nas.blocks.module import Block
+from nas.export.targets.coreml import rescale
+from nas.export.targets.litert_int8 import in_float
+from nas.space import load_space, sizes, space_names
 
 SPACES = {name: load_space(name) for name in space_names()}
 
@@ -64,14 +65,20 @@ class OwnStem(ConvStem):
 def test_an_own_blocks_sums_stay_float32_in_8_bits() -> None:
     pattern = in_float(nn.Sequential(OwnBlock()))
     assert re.search(pattern, "nas.network.Network/own.OwnBlock_stage1_block1/own.Sums_sums;1")
-    assert not re.search(pattern, "nas.network.Network/own.OwnBlock_stage1_block1/torch.nn.Conv2d_expand;1")
-    assert not re.search(pattern, "own.OwnBlock_stage1_block1/own.Sums_sums/torch.nn.Conv2d_query;1")
+    assert not re.search(
+        pattern, "nas.network.Network/own.OwnBlock_stage1_block1/torch.nn.Conv2d_expand;1"
+    )
+    assert not re.search(
+        pattern, "own.OwnBlock_stage1_block1/own.Sums_sums/torch.nn.Conv2d_query;1"
+    )
     assert re.search(in_float(nn.Sequential()), "torch.nn.modules.normalization.LayerNorm_norm;")
 
 
 def test_an_own_block_fits_float16_as_it_says() -> None:
     network = nn.Sequential(OwnBlock(), nn.Sequential(OwnBlock()))
-    assert [block.scale.item() for block in rescale(network).modules() if isinstance(block, OwnBlock)] == [0.5, 0.5]
+    assert [
+        block.scale.item() for block in rescale(network).modules() if isinstance(block, OwnBlock)
+    ] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -79,13 +86,18 @@ def test_a_segmentation_head_of_any_name_is_asked_for_by_its_classes(name: str) 
     space = SPACES[name]
     for head in (FPNHead(5), OwnHead(5)):
         sized = space.with_head(head)
-        assert sizes.between(space, sized) == sizes.between(space, sized.smallest()) == sizes.Sizes(segment=5)
+        assert (
+            sizes.between(space, sized)
+            == sizes.between(space, sized.smallest())
+            == sizes.Sizes(segment=5)
+        )
     assert sizes.between(space, space.at(classes=7)) == sizes.Sizes(classes=7)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: str(spec.kind))
 def test_types_say_what_a_block_is_for(spec: type[BlockSpec]) -> None:
-    """Asked by key, as a file has it: a width alone enters no stage, and classes alone make no head."""
+    """Asked by key, as a file has it: a width alone enters no stage, and classes alone make no
+    head."""
     assert issubclass(spec, EntrySpec) is (spec.breakdown == "patch_embedding")
     assert spec.changes_layout is (spec.breakdown == "reshape")
     if spec.changes_layout:
@@ -99,7 +111,8 @@ def test_types_say_what_a_block_is_for(spec: type[BlockSpec]) -> None:
 def test_every_place_of_every_space_has_blocks_of_its_type() -> None:
     for space in SPACES.values():
         assert all(
-            isinstance(head, HeadSpec) and bool(head.levels) is (head.layout == "pyramid") for head in space.heads
+            isinstance(head, HeadSpec) and bool(head.levels) is (head.layout == "pyramid")
+            for head in space.heads
         )
         entries = [*space.stems, *(entry for stage in space.stages for entry in stage.entries)]
         assert all(isinstance(entry, EntrySpec) for entry in entries)

@@ -1,4 +1,5 @@
-"""`nas profile`, `nas check` and `nas devices`: the JSON that they promise, the next command, and what they refuse."""
+"""`nas profile`, `nas check` and `nas devices`: the JSON that they promise, the next command, and
+what they refuse."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[FakeDevice]:
         found.append(FakeDevice(threads))
         return found[-1]
 
-    monkeypatch.setattr("nas.devices.host.Host", host)
+    monkeypatch.setattr("nas.devices.host.device.Host", host)
     return found
 
 
@@ -38,13 +39,26 @@ def document(capsys: Capture) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_profile_then_check(workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture) -> None:
+def test_profile_then_check(
+    workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture
+) -> None:
     profile(space="small", device=["host"], resolution=96, classes=4, json=True)
     said = capsys.readouterr()
     made = json.loads(said.out)
-    assert {"operations", "measured", "reused", "interpolated", "failed", "seconds", "table"} <= set(made)
+    assert {
+        "operations",
+        "measured",
+        "reused",
+        "interpolated",
+        "failed",
+        "seconds",
+        "table",
+    } <= set(made)
     assert made["operations"] == made["measured"] + made["interpolated"] and made["failed"] == {}
-    assert made["table"] == "latency_tables/host" and (workplace.folder / made["table"] / "table.csv").is_file()
+    assert (
+        made["table"] == "latency_tables/host"
+        and (workplace.folder / made["table"] / "table.csv").is_file()
+    )
     assert made["next"] == "nas check --device host --space small --resolution 96 --classes 4"
     assert made["next"] in said.err
 
@@ -74,11 +88,14 @@ def test_text_names_the_calibration_and_the_errors(
 
 
 def test_failed_operations_are_said(
-    workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    workplace: SimpleNamespace,
+    opened: list[FakeDevice],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = FakeDevice()
     broken.fails = lambda chain: chain.blocks[0].kind == "mb3d"
-    monkeypatch.setattr("nas.devices.host.Host", lambda threads: broken)
+    monkeypatch.setattr("nas.devices.host.device.Host", lambda threads: broken)
     profile(space="small", device=["host"], json=True)
     said = capsys.readouterr()
     assert json.loads(said.out)["failed"]
@@ -86,9 +103,12 @@ def test_failed_operations_are_said(
     assert broken.closed
 
 
-def test_what_cannot_be_measured(workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture) -> None:
+def test_what_cannot_be_measured(
+    workplace: SimpleNamespace, opened: list[FakeDevice], capsys: Capture
+) -> None:
     with pytest.raises(
-        InputError, match=r"no latency table for device 'host'.*nas profile --space SPACE --device host"
+        InputError,
+        match=r"no latency table for device 'host'.*nas profile --space SPACE --device host",
     ):
         check(device="host")
     with pytest.raises(InputError, match="--resolution 50"):
@@ -117,9 +137,12 @@ def test_devices_text(workplace: SimpleNamespace, capsys: Capture) -> None:
 @pytest.mark.parametrize("module", ["profile", "check", "devices"])
 def test_command_modules_import_nothing_heavy(module: str) -> None:
     script = (
-        f"import sys, nas.cli.{module}; print([m for m in ('torch', 'numpy', 'scipy', 'rich') if m in sys.modules])"
+        f"import sys, nas.cli.{module}; print([m for m in ('torch', 'numpy', 'scipy', 'rich') if m"
+        " in sys.modules])"
     )
-    heavy = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    heavy = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
     assert not set(json.loads(heavy.replace("'", '"'))) & {"torch", "scipy"}
 
 

@@ -36,25 +36,33 @@ def phones(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
     return found
 
 
-@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("5m", 300), ("1.5h", 5400), (" 2M ", 120), (None, None)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90s", 90), ("5m", 300), ("1.5h", 5400), (" 2M ", 120), (None, None)]
+)
 def test_durations(text: str | None, expected: float | None) -> None:
     assert seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "m", "5 minutes", "-3m", "0", "1e3s", "nan"])
 def test_no_durations(text: str) -> None:
-    with pytest.raises(InputError, match=r"--budget .*(expected a time, as 90s, 5m or 1h|is empty)"):
+    with pytest.raises(
+        InputError, match=r"--budget .*(expected a time, as 90s, 5m or 1h|is empty)"
+    ):
         seconds(text)
 
 
 @pytest.mark.parametrize("text", ["5", "1.5"])
 def test_a_duration_needs_its_unit(text: str) -> None:
-    with pytest.raises(InputError, match=rf"--budget {text}: the unit is missing .*Fix: --budget {text}m") as raised:
+    with pytest.raises(
+        InputError, match=rf"--budget {text}: the unit is missing .*Fix: --budget {text}m"
+    ) as raised:
         seconds(text)
     assert raised.value.exit_code == 2
 
 
-def test_devices_side_by_side(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
+def test_devices_side_by_side(
+    workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture
+) -> None:
     profile(space="small", device=["left", "right"], json=True)
     made = json.loads(capsys.readouterr().out)
     assert [document["device"] for document in made] == ["left", "right"]
@@ -79,7 +87,9 @@ def test_one_that_is_lost_leaves_the_other_its_table(
 
 def test_budget(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
     phones["left"].delay_s = 0.06
-    with pytest.raises(NasError, match=r"incomplete .*Fix: nas profile --space small --device left$") as raised:
+    with pytest.raises(
+        NasError, match=r"incomplete .*Fix: nas profile --space small --device left$"
+    ) as raised:
         profile(space="small", device=["left"], budget="2s", json=True)
     assert raised.value.exit_code == 1
     less = json.loads(capsys.readouterr().out)
@@ -93,7 +103,9 @@ def test_budget(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsy
 
 def test_import(workplace: SimpleNamespace, capsys: Capture) -> None:
     file = workplace.folder / "rows.csv"
-    file.write_text("kind,hyperparameters,input,median_ms\nflatten,,8x1x1,0.001\nwarp_drive,,8x1x1,1\n")
+    file.write_text(
+        "kind,hyperparameters,input,median_ms\nflatten,,8x1x1,0.001\nwarp_drive,,8x1x1,1\n"
+    )
     profile(device=["mine"], import_=file, json=True)
     said = capsys.readouterr()
     made = json.loads(said.out)
@@ -102,7 +114,9 @@ def test_import(workplace: SimpleNamespace, capsys: Capture) -> None:
     assert len(load_table(workplace.folder / made["table"]).rows) == 1
 
 
-def test_calibrate(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
+def test_calibrate(
+    workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture
+) -> None:
     file = workplace.folder / "nets.csv"
     before = load_table("iphone12")
     file.write_text("network,latency_ms\nefficientformer_l1,2.8\nefficientformer_l3,5.9\n")
@@ -110,7 +124,10 @@ def test_calibrate(workplace: SimpleNamespace, phones: dict[str, FakeDevice], ca
     made = json.loads(capsys.readouterr().out)
     assert made["nets"] == 2 and 1.5 < made["scale"] < 2.5
     after = load_table(workplace.folder / made["table"])
-    assert len(after.rows) == len(before.rows) and load_table("iphone12").path == workplace.folder / made["table"]
+    assert (
+        len(after.rows) == len(before.rows)
+        and load_table("iphone12").path == workplace.folder / made["table"]
+    )
 
 
 Call = Callable[[Path], dict[str, Any]]
@@ -121,9 +138,18 @@ Call = Callable[[Path], dict[str, Any]]
     [
         (lambda path: {"run": path, "merge": path}, "--run and --merge exclude each other"),
         (lambda path: {"bundle": path, "space": "small"}, "--bundle: give one --device"),
-        (lambda path: {"import_": path / "a.csv", "device": ["a", "b"]}, "--import: give one --device"),
-        (lambda path: {"space": "small", "device": ["a", "b"], "out": path}, "--out: give one --device"),
-        (lambda path: {"space": "small"}, "give --device: nas profile --space SPACE --device DEVICE"),
+        (
+            lambda path: {"import_": path / "a.csv", "device": ["a", "b"]},
+            "--import: give one --device",
+        ),
+        (
+            lambda path: {"space": "small", "device": ["a", "b"], "out": path},
+            "--out: give one --device",
+        ),
+        (
+            lambda path: {"space": "small"},
+            "give --device: nas profile --space SPACE --device DEVICE",
+        ),
         (lambda path: {"device": ["host"]}, "give --space: nas profile"),
         (lambda path: {"run": path}, "plan.json"),
         (lambda path: {"merge": path}, "plan.json"),

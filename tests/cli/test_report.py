@@ -59,7 +59,8 @@ def test_bad_options_get_one_line(nas, searched, arguments, reason):
 
 def test_a_damaged_run_leaves_the_old_page(nas, searched):
     assert nas("report", "runs/one")[0] == 0
-    page, trace = Path("runs/one/report.html"), Path("runs/one/trace.csv")
+    page = Path("runs/one/report.html")
+    trace = Path("runs/one/trace.csv")
     before = page.read_bytes()
     trace.write_text(trace.read_text()[:-20])
     code, _, err = nas("report", "runs/one")

@@ -48,10 +48,15 @@ def test_space_of_ones_own_by_path(tmp_path: Path, capsys: pytest.CaptureFixture
 
     text = Path(load_space("efficientformer").path).read_text(encoding="utf-8")
     own = tmp_path / "own.yaml"
-    own.write_text(text.replace("width: {min: 32, max: 96, step: 16}", "width: [32, 48, 96]"), encoding="utf-8")
+    own.write_text(
+        text.replace("width: {min: 32, max: 96, step: 16}", "width: [32, 48, 96]"), encoding="utf-8"
+    )
     with pytest.raises(InputError, match=r"own\.yaml.*width 64"):
         spaces(name=str(own))
-    own.write_text(own.read_text(encoding="utf-8").replace("[32, 48, 96]", "[32, 48, 64, 96]"), encoding="utf-8")
+    own.write_text(
+        own.read_text(encoding="utf-8").replace("[32, 48, 96]", "[32, 48, 64, 96]"),
+        encoding="utf-8",
+    )
     spaces(name=str(own))
     assert "32 48 64 96" in capsys.readouterr().out
 
@@ -68,7 +73,10 @@ def test_text_shows_all_candidates_of_a_place(
     spaces(name=space.path)
     said = capsys.readouterr().out
     assert "mb4d(expansion=1|2;pool=3;activation=gelu|relu)" in said
-    assert "head_dim=8|12|16" in said and "mb3d(heads=2;key_dim=8;value_ratio=2;expansion=1|2;activation=gelu)" in said
+    assert (
+        "head_dim=8|12|16" in said
+        and "mb3d(heads=2;key_dim=8;value_ratio=2;expansion=1|2;activation=gelu)" in said
+    )
     assert "Of values parted by | each block has one." in said
     assert "choices: 1,797,120 networks, 64x64 pixels" in said
     for name in ("choices_s", "choices_l", "choices-smallest", "choices-largest"):

@@ -1,4 +1,5 @@
-"""The surface of the command line is frozen: a new option, default or range is a decision that programs see."""
+"""The surface of the command line is frozen: a new option, default or range is a decision that
+programs see."""
 
 from __future__ import annotations
 
@@ -18,11 +19,15 @@ FIX = "Fix: python scripts/describe_cli.py, then commit what it writes"
 def test_a_command_takes_what_is_recorded(command: str) -> None:
     recorded = json.loads(describe_cli.SURFACE.read_text())
     there = json.loads(json.dumps(describe_cli.surface()[command]))
-    assert there == recorded[command], f"the options of nas {command} are not those in {describe_cli.SURFACE}. {FIX}"
+    assert there == recorded[command], (
+        f"the options of nas {command} are not those in {describe_cli.SURFACE}. {FIX}"
+    )
 
 
 def test_the_reference_page_is_what_the_options_say() -> None:
-    assert describe_cli.REFERENCE.read_text() == describe_cli.reference(), f"{describe_cli.REFERENCE} is old. {FIX}"
+    assert describe_cli.REFERENCE.read_text() == describe_cli.reference(), (
+        f"{describe_cli.REFERENCE} is old. {FIX}"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from nas.cli.common import emit, say
+from nas.cli.output import emit, say
 from nas.cli.table import Column, row_text, table_text
 from nas.printable import printable
 
@@ -28,7 +28,11 @@ def test_cells_are_text_and_no_markup():
 
 
 def test_rows_printed_one_by_one_stand_below_their_titles():
-    columns = [Column("step", right=True, width=4), Column("move", width=12), Column("ms", right=True, width=6)]
+    columns = [
+        Column("step", right=True, width=4),
+        Column("move", width=12),
+        Column("ms", right=True, width=6),
+    ]
     title = row_text(columns, [column.title for column in columns])
     row = row_text(columns, ("7", "narrow", "1.2500"))
     assert (title, row) == ("step  move              ms", "   7  narrow        1.2500")

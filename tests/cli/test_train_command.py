@@ -10,15 +10,34 @@ from dataclasses import replace
 import pytest
 
 from nas.accuracy.gate import Evidence, Reason, Verdict, judge
-from nas.accuracy.standard_errors import difference_error
+from nas.accuracy.scores import difference_error
 from nas.cli import train
 from nas.data import Splits, load_data
 from nas.options import make
 from nas.supernet import command
 from nas.supernet.options import TrainOptions
 
-TRAIN = ["train", "--space", "small", "--data", "digits", "--resolution", "32", "--limit", "120", "--epochs", "1",
-         "--batch", "50", "--score-widths", "1", "--held-out", "40", "--out", "t"]  # fmt: skip
+TRAIN = [
+    "train",
+    "--space",
+    "small",
+    "--data",
+    "digits",
+    "--resolution",
+    "32",
+    "--limit",
+    "120",
+    "--epochs",
+    "1",
+    "--batch",
+    "50",
+    "--score-widths",
+    "1",
+    "--held-out",
+    "40",
+    "--out",
+    "t",
+]
 Nas = Callable[..., tuple[int, str, str]]
 
 
@@ -34,11 +53,23 @@ def test_the_verdict_and_the_next_command_are_told(nas: Nas) -> None:
     assert code == 0 and json.loads(out) == document and "scored anew" not in err
     code, out, err = nas(*TRAIN, "--json", "--score-images", "30")
     assert code == 0 and json.loads(out)["held_out_images"] == 30
-    assert "scores   moves are scored anew: images changed; the earlier evaluations are in t/evaluations-1.csv" in err
+    assert (
+        "scores   moves are scored anew: images changed; the earlier evaluations are in"
+        " t/evaluations-1.csv" in err
+    )
 
 
-@pytest.mark.parametrize("option", ["--score-images=1", "--score-images=0", "--score-images=-1", "--score-widths=0",
-                                    "--seed=-1", "--seed=99999999999999999999"])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--score-images=1",
+        "--score-images=0",
+        "--score-images=-1",
+        "--score-widths=0",
+        "--seed=-1",
+        "--seed=99999999999999999999",
+    ],
+)
 def test_numbers_out_of_range_are_refused_by_option(nas: Nas, option: str) -> None:
     code, _, err = nas(*TRAIN, option)
     assert code == 2 and option.split("=")[0] in err and "Traceback" not in err
@@ -55,7 +86,9 @@ OPTIONS = make(TrainOptions, {"space": "small", "epochs": 2, "score_images": 50,
 
 def verdict(reason: Reason | None, needed: int | None = None) -> Verdict:
     error = difference_error(0, 0, 50)
-    usual = judge(Evidence(images=50, classes=10, accuracy=50.0, drops=(0.0, 9.0, 40.0), errors=(error,) * 3))
+    usual = judge(
+        Evidence(images=50, classes=10, accuracy=50.0, drops=(0.0, 9.0, 40.0), errors=(error,) * 3)
+    )
     assert usual.usable
     return replace(usual, reason=reason, images_needed=needed)
 
@@ -92,7 +125,17 @@ def test_next_scores_on_more_of_the_held_out_images(splits: Splits) -> None:
 
 
 def test_next_holds_more_images_out_where_the_data_set_has_them(splits: Splits) -> None:
-    wanted = [*BASE, "--epochs", "2", "--held-out", "160", "--score-images", "160", "--out", "t-160-held-out"]
+    wanted = [
+        *BASE,
+        "--epochs",
+        "2",
+        "--held-out",
+        "160",
+        "--score-images",
+        "160",
+        "--out",
+        "t-160-held-out",
+    ]
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 153), splits) == wanted
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 5000), splits) is None
     assert next_of(verdict(Reason.EQUAL_COSTS), splits) is None
@@ -102,7 +145,9 @@ def test_classes_without_an_image_to_train_on_are_named(splits: Splits) -> None:
     assert command._untrained_classes(splits) == []
     rest = splits.train.labels[splits.train.labels != 3]
     without = replace(splits, train=replace(splits.train, labels=rest))
-    assert command._untrained_classes(without) == ["no image to train on for class 3; lower --held-out or add images"]
+    assert command._untrained_classes(without) == [
+        "no image to train on for class 3; lower --held-out or add images"
+    ]
     without = replace(splits, train=replace(splits.train, labels=rest[rest > 5]))
     assert command._untrained_classes(without) == [
         "no image to train on for classes 0, 1, 2 and 3 more; lower --held-out or add images"

@@ -20,7 +20,15 @@ from nas.cli import COMMANDS
         (["sarch"], "No such command 'sarch'. Did you mean 'search'?"),
         (["search", "--space", "efficientformer"], "Missing option '--device'."),
         (
-            ["search", "--space", "efficientformer", "--device", "iphone12", "--latency-ms", "fast"],
+            [
+                "search",
+                "--space",
+                "efficientformer",
+                "--device",
+                "iphone12",
+                "--latency-ms",
+                "fast",
+            ],
             "--latency-ms fast: is not a quantity",
         ),
         (["predict", "efficientformer_l1", "--devise", "iphone12"], "No such option: --devise"),
@@ -28,7 +36,9 @@ from nas.cli import COMMANDS
     ],
 )
 def test_a_misused_command_gets_one_line_and_exit_code_2(arguments: list[str], reason: str) -> None:
-    result = subprocess.run([sys.executable, "-m", "nas", *arguments], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "nas", *arguments], capture_output=True, text=True
+    )
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("nas: ")
@@ -38,7 +48,9 @@ def test_a_misused_command_gets_one_line_and_exit_code_2(arguments: list[str], r
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_every_command_explains_itself(arguments: list[str]) -> None:
-    result = subprocess.run([sys.executable, "-m", "nas", *arguments], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "nas", *arguments], capture_output=True, text=True
+    )
     assert result.returncode == 0
     assert "Usage: nas" in result.stdout
 
@@ -58,37 +70,58 @@ def test_help_loads_nothing_heavy() -> None:
         "coremltools",
     )
     program = f"import sys, nas.cli; print([m for m in {heavy!r} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("arguments", [["-h"], *([name, "-h"] for name in COMMANDS)])
 def test_help_has_a_short_name(arguments: list[str]) -> None:
-    result = subprocess.run([sys.executable, "-m", "nas", *arguments], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "nas", *arguments], capture_output=True, text=True
+    )
     assert result.returncode == 0
     assert "Usage: nas" in result.stdout
 
 
 def test_the_version_is_told() -> None:
-    result = subprocess.run([sys.executable, "-m", "nas", "--version"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "nas", "--version"], capture_output=True, text=True
+    )
     assert (result.returncode, result.stdout.strip()) == (0, f"nas {nas.__version__}")
 
 
-@pytest.mark.parametrize(("command", "option", "meant"), [
-    ("train", "--lr", "--learning-rate"), ("train", "--batch-size", "--batch"), ("search", "--latency", "--latency-ms"),
-    ("predict", "--devise", "--device"), ("train", "--gpu", ""), ("finetune", "--pretrained", ""),
-])  # fmt: skip
-def test_an_unknown_option_is_hinted_at_only_where_the_hint_helps(command: str, option: str, meant: str) -> None:
-    result = subprocess.run([sys.executable, "-m", "nas", command, option, "1"], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("command", "option", "meant"),
+    [
+        ("train", "--lr", "--learning-rate"),
+        ("train", "--batch-size", "--batch"),
+        ("search", "--latency", "--latency-ms"),
+        ("predict", "--devise", "--device"),
+        ("train", "--gpu", ""),
+        ("finetune", "--pretrained", ""),
+    ],
+)
+def test_an_unknown_option_is_hinted_at_only_where_the_hint_helps(
+    command: str, option: str, meant: str
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "nas", command, option, "1"], capture_output=True, text=True
+    )
     assert result.returncode == 2
     assert option in result.stderr
-    assert f"did you mean {meant}" in result.stderr if meant else "did you mean" not in result.stderr
+    assert (
+        f"did you mean {meant}" in result.stderr if meant else "did you mean" not in result.stderr
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
     with open("/dev/full", "w") as full:
-        result = subprocess.run([sys.executable, "-m", "nas", "spaces"], stdout=full, stderr=subprocess.PIPE, text=True)
+        result = subprocess.run(
+            [sys.executable, "-m", "nas", "spaces"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert result.returncode == 1
     assert result.stderr == "nas: stdout: No space left on device\n"
 

@@ -1,4 +1,5 @@
-"""A converted file's name follows what is computed: changed code changes it, other words for the same code do not."""
+"""A converted file's name follows what is computed: changed code changes it, other words for the
+same code do not."""
 
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas.blocks import MB4D, BlockSpec, EfficientViTStem, Operation, ResBlock, Shape
+from nas.convert import converter
+from nas.convert.chain import Chain, Weights
+from nas.convert.converter import COREML, LITERT, Converter, Target
 from nas.convert.graph import graph_digest
-from nas.devices import converter
-from nas.devices.base import Chain, Weights
-from nas.devices.converter import COREML, LITERT, Converter, Target
-from nas.latency.coverage import space_operations
 from nas.space import load_space, space_names
-from nas.specs import MB4D, BlockSpec, EfficientViTStem, Operation, ResBlock, Shape
+from nas.space.operations import space_operations
 
 SHAPE = Shape(8, 4, 4)
 MODULE, CLASS = MB4D.module.split(":")
@@ -105,22 +106,39 @@ def test_code_counts_and_neither_comments_nor_names_nor_files(
     assert (name(stack(MB4D())) == before) is same
 
 
-def test_what_a_spec_decides_counts(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_spec_decides_counts(
+    name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hyperparameters stay: only the code of the spec says which block stands in this stem."""
-    stem, image = EfficientViTStem(16), Shape(3, 32, 32)
+    stem = EfficientViTStem(16)
+    image = Shape(3, 32, 32)
     before = name(stack(stem, image))
-    monkeypatch.setattr(EfficientViTStem, "residual", property(lambda self: ResBlock(activation=self.activation)))
+    monkeypatch.setattr(
+        EfficientViTStem, "residual", property(lambda self: ResBlock(activation=self.activation))
+    )
     assert name(stack(stem, image)) != before
 
 
-def test_what_converts_and_what_is_asked_counts(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_converts_and_what_is_asked_counts(
+    name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def weights(sha256: str) -> Chain:
         return Chain((MB4D(), MB4D()), SHAPE, weights=Weights("/nowhere", sha256, ("one", "two")))
 
-    chains = [stack(MB4D()), stack(MB4D(), copies=2), stack(MB4D(), copies=3), stack(MB4D(), Shape(8, 8, 4)),
-              Chain((MB4D(), MB4D()), SHAPE), weights("a"), weights("b")]  # fmt: skip
+    chains = [
+        stack(MB4D()),
+        stack(MB4D(), copies=2),
+        stack(MB4D(), copies=3),
+        stack(MB4D(), Shape(8, 8, 4)),
+        Chain((MB4D(), MB4D()), SHAPE),
+        weights("a"),
+        weights("b"),
+    ]
     names = [name(chain) for chain in chains]
-    names += [name(stack(MB4D()), replace(LITERT, version=LITERT.version + 1)), name(stack(MB4D()), COREML)]
+    names += [
+        name(stack(MB4D()), replace(LITERT, version=LITERT.version + 1)),
+        name(stack(MB4D()), COREML),
+    ]
     monkeypatch.setattr(converter, "version", lambda package: "another version")
     converter._versions.cache_clear()
     names.append(name(stack(MB4D())))
@@ -128,9 +146,13 @@ def test_what_converts_and_what_is_asked_counts(name: Callable[..., str], monkey
     assert len(set(names)) == len(names)
 
 
-def test_every_kind_of_operation_has_a_name_that_another_process_gives_it_too(name: Callable[..., str]) -> None:
+def test_every_kind_of_operation_has_a_name_that_another_process_gives_it_too(
+    name: Callable[..., str],
+) -> None:
     spaces = [load_space(space).at(64) for space in space_names()]
-    operations: dict[str, Operation] = {op.spec.kind: op for space in spaces for op in space_operations(space)}
+    operations: dict[str, Operation] = {
+        op.spec.kind: op for space in spaces for op in space_operations(space)
+    }
     names = {kind: name(Chain.stack(operation)) for kind, operation in operations.items()}
     assert len(set(names.values())) == len(names)
     # No name is that of the text, as for a chain whose module cannot be built.
@@ -138,14 +160,19 @@ def test_every_kind_of_operation_has_a_name_that_another_process_gives_it_too(na
         converter._graph(Chain.stack(operation)) for operation in operations.values()
     }
     code = (
-        "import sys, json; from nas.devices import converter; from nas.devices.base import Chain\n"
-        "print(json.dumps([converter._graph(Chain.from_dict(each)) for each in json.load(sys.stdin)]))"
+        "import sys, json; from nas.devices import converter; from nas.devices.base import"
+        " Chain\nprint(json.dumps([converter._graph(Chain.from_dict(each)) for each in"
+        " json.load(sys.stdin)]))"
     )
     chains = [Chain.stack(operation) for operation in operations.values()]
     there = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps([chain.to_dict() for chain in chains]), text=True,
-        stdout=subprocess.PIPE, check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path)), "PYTHONHASHSEED": "7"},
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        input=json.dumps([chain.to_dict() for chain in chains]),
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path)), "PYTHONHASHSEED": "7"},
+    )
     assert json.loads(there.stdout) == [converter._graph(chain) for chain in chains]
 
 
@@ -171,7 +198,10 @@ class Constant(nn.Module):
     ],
 )
 def test_constants_count_by_their_values(make: Callable[[float], Tensor]) -> None:
-    digests = [graph_digest(lambda last=last: Constant(lambda: make(last)), [(1, 2)]) for last in (2.0, 2.0, 3.0)]
+    digests = [
+        graph_digest(lambda last=last: Constant(lambda: make(last)), [(1, 2)])
+        for last in (2.0, 2.0, 3.0)
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -180,12 +210,17 @@ def test_naming_leaves_random_numbers_alone() -> None:
     expected = torch.rand(2)
     torch.manual_seed(3)
     graph_digest(
-        lambda: nn.Sequential(nn.Linear(2, 2), Constant(lambda: torch.tensor([torch.rand(1).item()]))), [(1, 2)]
+        lambda: nn.Sequential(
+            nn.Linear(2, 2), Constant(lambda: torch.tensor([torch.rand(1).item()]))
+        ),
+        [(1, 2)],
     )
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_what_cannot_be_built_is_named_all_the_same(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_built_is_named_all_the_same(
+    name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worker says what is wrong with it."""
     monkeypatch.setattr(MB4D, "module", "no_such_package:Block")
     assert name(stack(MB4D())) != name(stack(MB4D(expansion=2)))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from nas.blocks import MB4D, SPECS, FPNHead, Identity, Operation, Shape, parse
+from nas.convert.coreml import convert, to_ml_program
 from nas.devices import Chain
-from nas.devices.coreml_convert import convert, to_ml_program
-from nas.space import Operation, Space
-from nas.specs import MB4D, SPECS, FPNHead, Identity, Shape, parse
+from nas.space import Space
 
 SMALL = {
     "conv_stem": ("width=8", "3x16x16"),
@@ -41,7 +41,8 @@ SMALL = {
     "conv_encoder": ("", "8x6x6"),
     "additive_encoder": ("", "8x6x6"),
 }
-"""One of every kind, on maps of a few pixels. The windows of irmb and the levels of the head are more than one."""
+"""One of every kind, on maps of a few pixels. The windows of irmb and the levels of the head are
+more than one."""
 
 
 def test_every_kind_has_a_case() -> None:
@@ -88,12 +89,15 @@ def test_package_replaces_an_older_one(tmp_path: Path) -> None:
 
 
 def check(model: Any, chain: Chain) -> None:
-    """Names, shapes and types of what goes in and out; no tensor of more than five dimensions, and none of float32."""
+    """Names, shapes and types of what goes in and out; no tensor of more than five dimensions, and
+    none of float32."""
     spec = model.get_spec()
     levels = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
     last = chain.links()[-1]
     output = last.spec.output_shape(last.input)
-    assert [feature(each) for each in spec.description.input] == [(f"x{i}", s.tensor()) for i, s in enumerate(levels)]
+    assert [feature(each) for each in spec.description.input] == [
+        (f"x{i}", s.tensor()) for i, s in enumerate(levels)
+    ]
     assert [feature(each) for each in spec.description.output] == [("y", output.tensor())]
     assert spec.specificationVersion == 7, "iOS 16 and macOS 13"
     ranks = [tensor.rank for _, tensor in tensors(spec)]
@@ -109,7 +113,8 @@ def feature(description: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def tensors(spec: Any) -> Iterator[tuple[str, Any]]:
-    """Element type and tensor type of what every operation of an ML program gives, constants left out."""
+    """Element type and tensor type of what every operation of an ML program gives, constants left
+    out."""
     from coremltools.proto import MIL_pb2
 
     for function in spec.mlProgram.functions.values():
@@ -117,4 +122,7 @@ def tensors(spec: Any) -> Iterator[tuple[str, Any]]:
             for operation in block.operations:
                 for output in operation.outputs:
                     if operation.type != "const":
-                        yield MIL_pb2.DataType.Name(output.type.tensorType.dataType), output.type.tensorType
+                        yield (
+                            MIL_pb2.DataType.Name(output.type.tensorType.dataType),
+                            output.type.tensorType,
+                        )

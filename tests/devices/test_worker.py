@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nas.convert.worker import Worker
 from nas.devices import OperationFailed
-from nas.devices.worker import Worker
 from nas.errors import NasError
 
 
@@ -24,8 +24,11 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     worker.close()
 
 
-def test_answers_without_a_word_on_the_terminal(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
-    first, second = worker.ask(text="ä\n1"), worker.ask(number=2)
+def test_answers_without_a_word_on_the_terminal(
+    worker: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = worker.ask(text="ä\n1")
+    second = worker.ask(number=2)
     assert first["request"] == {"text": "ä\n1"} and second["request"] == {"number": 2}
     assert first["pid"] == second["pid"] != os.getpid()
     assert capfd.readouterr() == ("", "")
@@ -53,8 +56,9 @@ def test_death_costs_one_request(worker: Worker) -> None:
 
 def test_dies_with_its_parent() -> None:
     script = (
-        "import sys, os, signal; sys.path.insert(0, sys.argv[1])\nfrom nas.devices.worker import Worker\n"
-        "print(Worker('echo_worker').ask()['pid'], flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        "import sys, os, signal; sys.path.insert(0, sys.argv[1])\nfrom nas.convert.worker import"
+        " Worker\nprint(Worker('echo_worker').ask()['pid'], flush=True)\nos.kill(os.getpid(),"
+        " signal.SIGKILL)\n"
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parent)]
     pid = int(subprocess.run(command, capture_output=True, text=True, check=False).stdout)

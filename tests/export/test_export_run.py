@@ -14,8 +14,8 @@ import nas.export
 import nas.export.run
 import nas.export.worker
 import nas.extras
+from nas.convert.chain import Chain, OperationFailed
 from nas.data import ImageData
-from nas.devices.base import Chain, OperationFailed
 from nas.errors import InputError, NasError
 from nas.export.compare import outputs_of
 from nas.export.images import RealImages
@@ -46,7 +46,9 @@ class Fake:
     target: Target = field(init=False)
 
     def __post_init__(self) -> None:
-        self.target = Target("model.fake", self.write, packages=("torch",), run=self.run, alone=self.alone)
+        self.target = Target(
+            "model.fake", self.write, packages=("torch",), run=self.run, alone=self.alone
+        )
 
     def write(self, model: Model, path: Path) -> None:
         self.written += 1
@@ -102,7 +104,9 @@ def real(count: int = 6, calibrate: int = 4) -> RealImages:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
     data = ImageData(images, np.arange(count) % 3, ("a", "b", "c"), 0, "made up", "fingerprint")
-    return RealImages(replace(data, images=images[:calibrate], labels=data.labels[:calibrate]), data)
+    return RealImages(
+        replace(data, images=images[:calibrate], labels=data.labels[:calibrate]), data
+    )
 
 
 def quiet(text: str) -> None:
@@ -125,14 +129,26 @@ def test_what_is_recorded(source: Source, fake: Fake) -> None:
     assert said["format"] == "nas-export-1" and list(said["targets"]) == ["config", "torch", "fake"]
     assert said["weights"]["provenance"] == "inherited" and len(said["weights"]["sha256"]) == 64
     entry = said["targets"]["fake"]
-    assert entry["differences"]["random"]["relative"] < 1e-6 and entry["differences"]["real"]["images"] == 6
-    assert entry["accuracy"]["before"] == entry["accuracy"]["after"] and entry["accuracy"]["images"] == 6
-    assert {"sha256", "bytes", "seconds", "tolerance"} <= entry.keys() and entry["versions"].keys() == {"nas", "torch"}
+    assert (
+        entry["differences"]["random"]["relative"] < 1e-6
+        and entry["differences"]["real"]["images"] == 6
+    )
+    assert (
+        entry["accuracy"]["before"] == entry["accuracy"]["after"]
+        and entry["accuracy"]["images"] == 6
+    )
+    assert {"sha256", "bytes", "seconds", "tolerance"} <= entry.keys() and entry[
+        "versions"
+    ].keys() == {"nas", "torch"}
     assert "differences" not in said["targets"]["torch"], "nothing was converted"
     assert said["classes"] == 3 and run(source.named(("a", "b", "c")), "config").failed == {}
     assert YamlFile(source.folder / "export.yaml").data["classes"] == ["a", "b", "c"]
     run(source, "config")
-    assert YamlFile(source.folder / "export.yaml").data["classes"] == ["a", "b", "c"], "names are kept"
+    assert YamlFile(source.folder / "export.yaml").data["classes"] == [
+        "a",
+        "b",
+        "c",
+    ], "names are kept"
 
 
 def test_the_same_again_makes_nothing_again(source: Source, fake: Fake) -> None:
@@ -147,7 +163,9 @@ def test_the_same_again_makes_nothing_again(source: Source, fake: Fake) -> None:
 
 def test_other_images_compare_anew_and_convert_nothing(source: Source, fake: Fake) -> None:
     run(source, "fake")
-    assert "real" not in YamlFile(source.folder / "export.yaml").data["targets"]["fake"]["differences"]
+    assert (
+        "real" not in YamlFile(source.folder / "export.yaml").data["targets"]["fake"]["differences"]
+    )
     found = run(source, "fake", images=real())
     assert fake.written == 1 and fake.ran == 3 and found.skipped == ()
     assert found.targets["fake"]["accuracy"]["images"] == 6
@@ -182,14 +200,19 @@ def test_beyond_tolerance_there_is_no_file(source: Source, fake: Fake, error: fl
     assert files(source) == ["architecture.yaml", "export.yaml"], "the other target is there"
 
 
-def test_noise_is_not_what_a_quantisation_is_for(source: Source, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_not_what_a_quantisation_is_for(
+    source: Source, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.target = replace(fake.target, calibrated=True)
     images = real()
-    exact, only_noise = fake.run, lambda path, given: fake_run(path, given) + np.float32(len(given) != 6)
+    exact = fake.run
+    only_noise = lambda path, given: fake_run(path, given) + np.float32(len(given) != 6)
     fake_run = exact
     fake.target = replace(fake.target, run=only_noise)
     assert run(source, "fake", images=images).failed == {}
-    with pytest.raises(InputError, match="--to fake: takes the ranges of activations from images; give --data"):
+    with pytest.raises(
+        InputError, match="--to fake: takes the ranges of activations from images; give --data"
+    ):
         run(source, "fake")
 
 
@@ -202,7 +225,10 @@ def test_an_operation_that_cannot_be_expressed_is_named(source: Source, fake: Fa
 
 def test_a_network_that_cannot_be_expressed_as_a_whole(source: Source, fake: Fake) -> None:
     fake.stops = RuntimeError("too deep")
-    assert "cannot express the network, although each of its operations alone" in run(source, "fake").failed["fake"]
+    assert (
+        "cannot express the network, although each of its operations alone"
+        in run(source, "fake").failed["fake"]
+    )
 
 
 def test_what_a_target_refuses_is_its_reason(source: Source, fake: Fake) -> None:
@@ -239,13 +265,17 @@ def test_a_kill_between_file_and_record_is_made_good(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(nas.export.run.Record, "put", kill)
         run(source, "fake")
-    assert YamlFile(source.folder / "export.yaml").data["targets"] == {}, "no old checksum beside a new file"
+    assert YamlFile(source.folder / "export.yaml").data["targets"] == {}, (
+        "no old checksum beside a new file"
+    )
     assert run(source, "fake").skipped == () and run(source, "fake").skipped == ("fake",)
 
 
 def test_a_missing_package_names_the_extra(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = {"onnxscript": "onnx", "coremltools": "coreml"}
-    monkeypatch.setattr(nas.extras, "find_spec", lambda module: None if module in missing else object())
+    monkeypatch.setattr(
+        nas.extras, "find_spec", lambda module: None if module in missing else object()
+    )
     for module, target in missing.items():
         with pytest.raises(MissingExtra, match=f"--to {target} needs {module}") as caught:
             run(source, "config", target)

@@ -1,11 +1,12 @@
-"""A phone on this computer that a real adb talks to: the protocol of adbd, over TCP on the loopback interface.
+"""A phone on this computer that a real adb talks to: the protocol of adbd, over TCP on the loopback
+interface.
 
     with FakePhone(folder) as phone:
         phone.shell.properties["ro.soc.model"] = "SM8650"
         ...  # adb connect phone.address
 
-Its `benchmark_model` runs the models on this computer (`tool`). It can be unplugged and plugged in, asks for
-trust, and answers garbage, so that what drives phones can be tested to the last fault.
+Its `benchmark_model` runs the models on this computer (`tool`). It can be unplugged and plugged in,
+asks for trust, and answers garbage, so that what drives phones can be tested to the last fault.
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from fake_phone.shell import Shell
-from nas.devices.worker import Worker
+from nas.convert.worker import Worker
 
 _HEAD = struct.Struct("<6I")
-_VERSION, _MOST_BYTES = 0x01000001, 1 << 18
+_VERSION = 0x01000001
+_MOST_BYTES = 1 << 18
 _CNXN, _OPEN, _OKAY, _WRTE, _CLSE, _AUTH = (
-    int.from_bytes(name, "little") for name in (b"CNXN", b"OPEN", b"OKAY", b"WRTE", b"CLSE", b"AUTH")
+    int.from_bytes(name, "little")
+    for name in (b"CNXN", b"OPEN", b"OKAY", b"WRTE", b"CLSE", b"AUTH")
 )
-_AUTH_TOKEN, _AUTH_PUBLIC_KEY = 1, 3
-_STDOUT, _STDERR, _EXIT = 1, 2, 3
+_AUTH_TOKEN = 1
+_AUTH_PUBLIC_KEY = 3
+_STDOUT = 1
+_STDERR = 2
+_EXIT = 3
 
 
 class FakePhone:
@@ -40,8 +46,10 @@ class FakePhone:
 
     Attributes:
         shell: files, properties and state.
-        before: is told each service that is asked for (`getprop`, `sync SEND /data/...`) before it is carried out.
-        garbage: what a service is answered with instead of being carried out, where it is not empty.
+        before: is told each service that is asked for (`getprop`, `sync SEND /data/...`) before it
+            is carried out.
+        garbage: what a service is answered with instead of being carried out, where it is not
+            empty.
         trusts: whether it trusts this computer; otherwise adb calls it unauthorized.
         services: those asked for so far.
     """
@@ -78,7 +86,8 @@ class FakePhone:
 
     def unplug(self) -> None:
         """Ends every connection, whatever is under way."""
-        listener, self._listener = self._listener, None
+        listener = self._listener
+        self._listener = None
         if listener is not None:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
@@ -99,7 +108,8 @@ class _Link:
     """One connection of an adb server."""
 
     def __init__(self, phone: FakePhone, connection: socket.socket) -> None:
-        self.phone, self._connection = phone, connection
+        self.phone = phone
+        self._connection = connection
         self._sending = threading.Lock()
         self._streams: dict[int, _Stream] = {}
 
@@ -109,7 +119,9 @@ class _Link:
         self._connection.close()
 
     def send(self, command: int, first: int, second: int, data: bytes = b"") -> None:
-        head = _HEAD.pack(command, first, second, len(data), sum(data) & 0xFFFFFFFF, command ^ 0xFFFFFFFF)
+        head = _HEAD.pack(
+            command, first, second, len(data), sum(data) & 0xFFFFFFFF, command ^ 0xFFFFFFFF
+        )
         with self._sending:
             self._connection.sendall(head + data)
 
@@ -147,7 +159,9 @@ class _Link:
         if self.phone.trusts:
             names = ("ro.product.name", "ro.product.model", "ro.product.device")
             banner = "".join(f"{name}={self.phone.shell.properties[name]};" for name in names)
-            self.send(_CNXN, _VERSION, _MOST_BYTES, f"device::{banner}features=shell_v2,cmd".encode())
+            self.send(
+                _CNXN, _VERSION, _MOST_BYTES, f"device::{banner}features=shell_v2,cmd".encode()
+            )
         elif not offers_key:  # to an offered key it says nothing until somebody taps Allow
             self.send(_AUTH, _AUTH_TOKEN, 0, bytes(20))
 
@@ -165,10 +179,13 @@ class _Stream:
     """A service's end of a stream of bytes. Both ends have a number for it."""
 
     def __init__(self, link: _Link, local: int, remote: int) -> None:
-        self.local, self.remote = local, remote
+        self.local = local
+        self.remote = remote
         self.inbox: SimpleQueue[bytes] = SimpleQueue()
         self.taken = threading.Semaphore(0)
-        self._link, self._rest, self._ended = link, b"", False
+        self._link = link
+        self._rest = b""
+        self._ended = False
 
     def accept(self) -> None:
         self._link.send(_OKAY, self.local, self.remote)
@@ -187,7 +204,8 @@ class _Stream:
             if not part:
                 raise EOFError
             self._rest += part
-        data, self._rest = self._rest[:size], self._rest[size:]
+        data = self._rest[:size]
+        self._rest = self._rest[size:]
         return data
 
     def end(self) -> None:

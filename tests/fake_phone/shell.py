@@ -1,4 +1,5 @@
-"""The inside of the phone: its files in a folder, its properties, and the commands that `nas` sends to phones."""
+"""The inside of the phone: its files in a folder, its properties, and the commands that `nas` sends
+to phones."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from fake_phone.tool import Bench, Run
-from nas.devices.worker import Worker
+from nas.convert.worker import Worker
 
 PROPERTIES = {
     "ro.build.display.id": "UQ1A.240205.004",
@@ -30,7 +31,8 @@ PROPERTIES = {
 TEMPORARY = "/data/local/tmp"
 CORES = 8
 ELF_ARM64 = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\xb7\x00" + bytes(44)
-"""The head of a program for arm64: stands in for `benchmark_model` where a file of the tool is asked for."""
+"""The head of a program for arm64: stands in for `benchmark_model` where a file of the tool is
+asked for."""
 
 _BATTERY = """\
 Current Battery Service state:
@@ -64,7 +66,8 @@ Current temperatures from HAL:
 
 
 class Shell:
-    """Runs one simple command of quoted words at a time; anything else that a shell could do is refused.
+    """Runs one simple command of quoted words at a time; anything else that a shell could do is
+    refused.
 
     Attributes:
         properties: as `getprop` gives them.
@@ -77,7 +80,8 @@ class Shell:
     def __init__(self, root: Path, worker: Worker | None = None) -> None:
         self.root = root
         self.properties = dict(PROPERTIES)
-        self.battery, self.thermal = 87, 0
+        self.battery = 87
+        self.thermal = 0
         self.free_bytes: int | None = None
         self.crashes: Callable[[Path], bool] = lambda model: False
         self.writes_results = True
@@ -85,7 +89,8 @@ class Shell:
         self.path(TEMPORARY).mkdir(parents=True)
 
     def path(self, remote: str) -> Path:
-        """Where a file of the phone is on this computer. Raises PermissionError for one outside of its own folders."""
+        """Where a file of the phone is on this computer. Raises PermissionError for one outside of
+        its own folders."""
         parts = PurePosixPath(remote).parts
         if not remote.startswith("/") or ".." in parts:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), remote)
@@ -104,7 +109,11 @@ class Shell:
         except ValueError:
             words = []
         if shlex.join(words) != line:
-            return Run(2, "", f"sh: syntax error: this phone takes one command of quoted words, not {line!r}\n")
+            return Run(
+                2,
+                "",
+                f"sh: syntax error: this phone takes one command of quoted words, not {line!r}\n",
+            )
         return self.execute(words)
 
     def execute(self, words: list[str]) -> Run:
@@ -123,11 +132,22 @@ class Shell:
             return Run(1, "", f"{name}: Needs other arguments\n")
 
     def _getprop(self) -> Run:
-        return Run(0, "".join(f"[{name}]: [{value}]\n" for name, value in sorted(self.properties.items())), "")
+        return Run(
+            0,
+            "".join(f"[{name}]: [{value}]\n" for name, value in sorted(self.properties.items())),
+            "",
+        )
 
     def _dumpsys(self, service: str) -> Run:
-        texts = {"battery": _BATTERY.format(level=self.battery), "thermalservice": _THERMAL.format(status=self.thermal)}
-        return Run(0, texts[service], "") if service in texts else Run(0, "", f"Can't find service: {service}\n")
+        texts = {
+            "battery": _BATTERY.format(level=self.battery),
+            "thermalservice": _THERMAL.format(status=self.thermal),
+        }
+        return (
+            Run(0, texts[service], "")
+            if service in texts
+            else Run(0, "", f"Can't find service: {service}\n")
+        )
 
     def _mkdir(self, option: str, remote: str) -> Run:
         if self.free_bytes == 0:
@@ -169,7 +189,9 @@ class Shell:
         return Run(0, "", "")
 
     def _sha256sum(self, remote: str) -> Run:
-        return Run(0, f"{hashlib.sha256(self.path(remote).read_bytes()).hexdigest()}  {remote}\n", "")
+        return Run(
+            0, f"{hashlib.sha256(self.path(remote).read_bytes()).hexdigest()}  {remote}\n", ""
+        )
 
     def _taskset(self, mask: str, *words: str) -> Run:
         if not re.fullmatch(r"[0-9a-fA-F]+", mask):
@@ -191,11 +213,28 @@ class Shell:
         flags = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
         model = self.path(flags["graph"])
         if self.crashes(model):
-            return Run(139, "INFO: STARTING!\n", "ERROR: [model.cc:7] Node 3 is not supported\nSegmentation fault\n")
+            return Run(
+                139,
+                "INFO: STARTING!\n",
+                "ERROR: [model.cc:7] Node 3 is not supported\nSegmentation fault\n",
+            )
         run = self.bench.run(model, flags)
         if run.result and self.writes_results:
             self.write(flags["result_file_path"], run.result, 0o644)
         return run
 
 
-_COMMANDS = ("chmod", "df", "dumpsys", "getprop", "ls", "mkdir", "mv", "rm", "sha256sum", "taskset", "touch", "true")
+_COMMANDS = (
+    "chmod",
+    "df",
+    "dumpsys",
+    "getprop",
+    "ls",
+    "mkdir",
+    "mv",
+    "rm",
+    "sha256sum",
+    "taskset",
+    "touch",
+    "true",
+)

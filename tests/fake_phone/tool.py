@@ -1,6 +1,7 @@
 """Stand-in for `benchmark_model`: runs the model on this computer, and writes what the tool writes.
 
-The worker (`python -m fake_phone.tool`) loads and times; `Bench` makes the log lines and the result file of it.
+The worker (`python -m fake_phone.tool`) loads and times; `Bench` makes the log lines and the result
+file of it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.devices.base import OperationFailed
-from nas.devices.worker import Worker, serve
+from nas.convert.chain import OperationFailed
+from nas.convert.worker import Worker, serve
 
 WORKER = "fake_phone.tool"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of the tool leaves: its streams, its exit code, and the content of the result file."""
+    """What a run of the tool leaves: its streams, its exit code, and the content of the result
+    file."""
 
     code: int
     stdout: str
@@ -28,7 +30,8 @@ class Run:
 
 
 class Bench:
-    """Runs the tool, each time in the same worker process: starting Python anew would take a second.
+    """Runs the tool, each time in the same worker process: starting Python anew would take a
+    second.
 
     Args:
         worker: one that several phones share and somebody else closes; one of its own by default.
@@ -41,22 +44,35 @@ class Bench:
     def __init__(self, worker: Worker | None = None) -> None:
         self.all_same = False
         self.gpu_nodes = (12, 14)
-        self._worker, self._shared = worker or Worker(WORKER), worker is not None
+        self._worker = worker or Worker(WORKER)
+        self._shared = worker is not None
 
     def run(self, graph: Path, flags: dict[str, str]) -> Run:
         try:
             times = self._worker.ask(
-                path=str(graph), threads=int(flags["num_threads"]), most_s=float(flags["max_secs"]),
+                path=str(graph),
+                threads=int(flags["num_threads"]),
+                most_s=float(flags["max_secs"]),
                 warm_up=[int(flags["warmup_runs"]), float(flags["warmup_min_secs"])],
                 runs=[int(flags["num_runs"]), float(flags["min_secs"])],
-            )  # fmt: skip
+            )
         except OperationFailed as error:
-            return Run(1, "INFO: STARTING!\n", f"ERROR: [benchmark_litert_model.cc:309] Failed to load model. {error}\n"
-                       "ERROR: Benchmarking failed.\n")  # fmt: skip
-        warm_up, runs = times["warm_up"], times["runs"]
+            return Run(
+                1,
+                "INFO: STARTING!\n",
+                f"ERROR: [benchmark_litert_model.cc:309] Failed to load model. {error}\n"
+                "ERROR: Benchmarking failed.\n",
+            )
+        warm_up = times["warm_up"]
+        runs = times["runs"]
         if self.all_same:
             runs = [sorted(runs)[len(runs) // 2]] * len(runs)
-        return Run(0, _log(graph, flags, times["init"], warm_up, runs), self._delegates(flags), result(warm_up, runs))
+        return Run(
+            0,
+            _log(graph, flags, times["init"], warm_up, runs),
+            self._delegates(flags),
+            result(warm_up, runs),
+        )
 
     def close(self) -> None:
         if not self._shared:
@@ -67,51 +83,80 @@ class Bench:
         if flags.get("use_gpu") == "true":
             taken.insert(0, (*self.gpu_nodes, "LITERT_CL"))
         return "".join(
-            f"INFO: Replacing {part} out of {whole} node(s) with delegate ({name}) node, yielding 1 partitions for "
-            "subgraph 0 (main).\n"
+            f"INFO: Replacing {part} out of {whole} node(s) with delegate ({name}) node, yielding 1"
+            " partitions for subgraph 0 (main).\n"
             for part, whole, name in taken
         )
 
 
 def _log(graph: Path, flags: dict[str, str], init: int, warm_up: list[int], runs: list[int]) -> str:
     least = (
-        "INFO: Running benchmark for at least {} iterations and at least {} seconds but terminate if exceeding "
-        "{} seconds."
+        "INFO: Running benchmark for at least {} iterations and at least {} seconds but terminate"
+        " if exceeding {} seconds."
     )
     mean = sum(runs) / len(runs)
-    return "\n".join([
-        "INFO: STARTING!",
-        f"INFO: The input model file size (MB): {graph.stat().st_size / 1e6:.6g}",
-        f"INFO: Initialized session in {init / 1e3:.6g}ms.",
-        least.format(flags["warmup_runs"], flags["warmup_min_secs"], flags["max_secs"]), statistics(warm_up), "",
-        least.format(flags["num_runs"], flags["min_secs"], flags["max_secs"]), statistics(runs), "",
-        "INFO: [benchmark_litert_model.h:88] ", "========== BENCHMARK RESULTS ==========",
-        f"INFO: [benchmark_litert_model.h:98] Inference (avg):      {mean / 1e3:.2f} ms ({len(runs)} runs)",
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                "INFO: STARTING!",
+                f"INFO: The input model file size (MB): {graph.stat().st_size / 1e6:.6g}",
+                f"INFO: Initialized session in {init / 1e3:.6g}ms.",
+                least.format(flags["warmup_runs"], flags["warmup_min_secs"], flags["max_secs"]),
+                statistics(warm_up),
+                "",
+                least.format(flags["num_runs"], flags["min_secs"], flags["max_secs"]),
+                statistics(runs),
+                "",
+                "INFO: [benchmark_litert_model.h:88] ",
+                "========== BENCHMARK RESULTS ==========",
+                (
+                    f"INFO: [benchmark_litert_model.h:98] Inference (avg):      {mean / 1e3:.2f} ms"
+                    f" ({len(runs)} runs)"
+                ),
+            ]
+        )
+        + "\n"
+    )
 
 
 def statistics(times: list[int]) -> str:
     """The line that the tool prints for microseconds of runs."""
     percentiles = " ".join(
-        f"{name}={_percentile(times, part)}" for name, part in (("p5", 5), ("median", 50), ("p95", 95))
+        f"{name}={_percentile(times, part)}"
+        for name, part in (("p5", 5), ("median", 50), ("p95", 95))
     )
     if min(times) == max(times):
         text = f"count={len(times)} curr={times[-1]}" + "(all same)" * (len(times) > 1)
     else:
         mean = sum(times) / len(times)
         deviation = (sum(time**2 for time in times) / len(times) - mean**2) ** 0.5
-        text = (f"count={len(times)} first={times[0]} curr={times[-1]} min={min(times)} max={max(times)} "
-                f"avg={mean:.6g} std={deviation:.0f}")  # fmt: skip
+        text = (
+            f"count={len(times)} first={times[0]} curr={times[-1]} min={min(times)}"
+            f" max={max(times)} avg={mean:.6g} std={deviation:.0f}"
+        )
     return f"INFO: {text} {percentiles}"
 
 
 def result(warm_up: list[int], runs: list[int]) -> bytes:
     """A serialised `tflite.tools.benchmark.BenchmarkResult`."""
-    milliseconds = {1: sum(runs) / len(runs), 2: min(runs), 3: max(runs), 5: _percentile(runs, 50),
-                    6: _percentile(runs, 5), 7: _percentile(runs, 95), 9: warm_up[0]}  # fmt: skip
-    latency = b"".join(_varint(number << 3 | 5) + struct.pack("<f", us / 1e3) for number, us in milliseconds.items())
+    milliseconds = {
+        1: sum(runs) / len(runs),
+        2: min(runs),
+        3: max(runs),
+        5: _percentile(runs, 50),
+        6: _percentile(runs, 5),
+        7: _percentile(runs, 95),
+        9: warm_up[0],
+    }
+    latency = b"".join(
+        _varint(number << 3 | 5) + struct.pack("<f", us / 1e3)
+        for number, us in milliseconds.items()
+    )
     misc = _varint(2 << 3) + _varint(len(runs)) + _varint(3 << 3) + _varint(len(warm_up))
-    return b"".join(_varint(number << 3 | 2) + _varint(len(part)) + part for number, part in ((2, latency), (4, misc)))
+    return b"".join(
+        _varint(number << 3 | 2) + _varint(len(part)) + part
+        for number, part in ((2, latency), (4, misc))
+    )
 
 
 def _percentile(times: list[int], percent: int) -> int:
@@ -134,7 +179,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
     options = Options(cpu_options=CpuOptions(num_threads=request["threads"]))
     model = CompiledModel.from_file(request["path"], options=options)
-    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    inputs = model.create_input_buffers(0)
+    outputs = model.create_output_buffers(0)
     init = time.perf_counter() - begin
     details = model.get_input_tensor_details(next(iter(model.get_signature_list()))).values()
     for buffer, detail in zip(inputs, details, strict=True):
@@ -151,7 +197,11 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
                 break
         return times
 
-    return {"init": int(init * 1e6), "warm_up": repeat(*request["warm_up"]), "runs": repeat(*request["runs"])}
+    return {
+        "init": int(init * 1e6),
+        "warm_up": repeat(*request["warm_up"]),
+        "runs": repeat(*request["runs"]),
+    }
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ import nas
 from nas.data import Splits
 from nas.errors import InputError
 from nas.finetune import Finetuned, Recipe
-from nas.finetune.judge import calibrate, judge
 from nas.finetune.task import Finetuning
-from nas.finetune.weights import read_network
 from nas.network import Network
 from nas.options import make
 from nas.space import Architecture
+from nas.training.evaluate import calibrate, judge
 from nas.training.metrics import Progress
+from nas.weights.network_file import read_network
 
 QUICK = Recipe(epochs=1, batch=60, flip=False, ema=0)
 LEARNS = Recipe(epochs=15, batch=30, learning_rate=2e-3, flip=False, mix=0.0)
@@ -37,7 +37,10 @@ class Killed(BaseException):
 
 
 def teacher_in(folder: Path) -> dict[str, Any]:
-    return {"teacher": str(folder / "architecture.yaml"), "teacher_weights": folder / "weights.safetensors"}
+    return {
+        "teacher": str(folder / "architecture.yaml"),
+        "teacher_weights": folder / "weights.safetensors",
+    }
 
 
 def held_out(finetuned: Finetuned, name: str) -> float:
@@ -51,7 +54,9 @@ def test_inherited_weights_start_better_than_none_and_both_learn(
     inherited = nas.finetune(run, digits, replace(QUICK, epochs=2))
     scratch = nas.finetune(run, digits, replace(QUICK, epochs=2), from_scratch=True)
     assert (inherited.folder, scratch.folder) == (run / "finetune", run / "finetune-scratch")
-    assert inherited.description["start"] == "inherited" and scratch.description["start"] == "scratch"
+    assert (
+        inherited.description["start"] == "inherited" and scratch.description["start"] == "scratch"
+    )
     assert held_out(inherited, "start") > 60 > 30 > held_out(scratch, "start")
     assert held_out(inherited, "raw") > held_out(scratch, "raw") + 20
     assert inherited.description["init"]["file"] == str(run / "weights.safetensors")
@@ -62,19 +67,35 @@ def test_what_it_writes_is_what_the_network_scores(
     small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
 ) -> None:
     finetuned = nas.finetune(
-        make_run(small, seeded(small)), replace(digits, test=digits.held_out), QUICK, command="nas finetune a --data b"
+        make_run(small, seeded(small)),
+        replace(digits, test=digits.held_out),
+        QUICK,
+        command="nas finetune a --data b",
     )
-    folder, description = finetuned.folder, finetuned.description
+    folder = finetuned.folder
+    description = finetuned.description
     assert yaml.safe_load((folder / "finetune.yaml").read_text()) == description
-    assert description["format"] == "nas-finetune-1" and description["command"] == "nas finetune a --data b"
+    assert (
+        description["format"] == "nas-finetune-1"
+        and description["command"] == "nas finetune a --data b"
+    )
     assert description["data"]["classes"] == [str(digit) for digit in range(10)]
-    assert description["recipe"] == QUICK.to_dict() and {"nas", "torch"} <= set(description["versions"])
+    assert description["recipe"] == QUICK.to_dict() and {"nas", "torch"} <= set(
+        description["versions"]
+    )
     network = nas.build(nas.load_architecture(folder / "architecture.yaml"))
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     accuracy = description["accuracy"]
     found = judge(network, digits.held_out)
-    assert accuracy["held_out"]["raw"]["accuracy"] == accuracy["test"]["raw"]["accuracy"] == found.accuracy
-    assert accuracy["held_out"]["raw"]["images"] == len(digits.held_out) and accuracy["weights"] == "raw"
+    assert (
+        accuracy["held_out"]["raw"]["accuracy"]
+        == accuracy["test"]["raw"]["accuracy"]
+        == found.accuracy
+    )
+    assert (
+        accuracy["held_out"]["raw"]["images"] == len(digits.held_out)
+        and accuracy["weights"] == "raw"
+    )
     with safe_open(folder / "weights.safetensors", framework="pt") as file:
         header = file.metadata()
     assert (header["format"], header["architecture"]) == ("nas-weights-1", "small_s")
@@ -92,26 +113,41 @@ def test_the_average_is_kept_with_statistics_of_its_own(
     state = load_file(finetuned.folder / "state.safetensors")
     for name, parameter in kept.named_parameters():
         torch.testing.assert_close(parameter.data, state[f"averaged.module.{name}"])
-    assert not torch.equal(kept.state_dict()["head.classifier.weight"], state["module.head.classifier.weight"])
+    assert not torch.equal(
+        kept.state_dict()["head.classifier.weight"], state["module.head.classifier.weight"]
+    )
     again = read_network(finetuned.folder / "weights.safetensors", small)
     calibrate(again, digits.train)
     for ours, theirs in zip(kept.buffers(), again.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)  # another memory format, other rounding
+        torch.testing.assert_close(
+            ours, theirs, rtol=1e-3, atol=1e-4
+        )  # another memory format, other rounding
 
 
 @pytest.mark.parametrize("taught", [False, True], ids=["alone", "taught"])
 def test_killed_and_resumed_is_uninterrupted(
-    small: Architecture, seeded: Seeded, trained: Path, digits: Splits, make_run: MakeRun, tmp_path: Path, taught: bool
+    small: Architecture,
+    seeded: Seeded,
+    trained: Path,
+    digits: Splits,
+    make_run: MakeRun,
+    tmp_path: Path,
+    taught: bool,
 ) -> None:
-    run, recipe = (
-        make_run(small, seeded(small)),
-        replace(QUICK, epochs=2, ema=0.9, distill="soft" if taught else "none"),
-    )
+    run = make_run(small, seeded(small))
+    recipe = replace(QUICK, epochs=2, ema=0.9, distill="soft" if taught else "none")
     teacher = teacher_in(trained) if taught else {}
 
     def train(out: str, report: Callable[[Progress], None] = lambda progress: None) -> Finetuned:
         return nas.finetune(
-            run, digits, recipe, out=tmp_path / out, report=report, save_every=0, report_every=1, **teacher
+            run,
+            digits,
+            recipe,
+            out=tmp_path / out,
+            report=report,
+            save_every=0,
+            report_every=1,
+            **teacher,
         )
 
     def kill(progress: Progress) -> None:
@@ -126,7 +162,9 @@ def test_killed_and_resumed_is_uninterrupted(
     resumed = train("killed", lambda progress: steps.append(progress.step))
     assert steps[0] == 8, "it goes on from step 7, the last that was saved"
     ours, theirs = (load_file(each.folder / "weights.safetensors") for each in (resumed, whole))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
     assert resumed.description["accuracy"] == whole.description["accuracy"]
     with (resumed.folder / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 13))
@@ -139,9 +177,13 @@ def test_a_student_comes_to_agree_with_its_teacher(
 ) -> None:
     """The labels are shuffled: what the student knows it has from the teacher."""
     labels = digits.train.labels
-    noise = replace(digits, train=replace(digits.train, labels=labels[torch.randperm(len(labels)).numpy()]))
+    noise = replace(
+        digits, train=replace(digits.train, labels=labels[torch.randperm(len(labels)).numpy()])
+    )
     recipe = replace(LEARNS, epochs=10, distill_weight=0.9, distill="hard")
-    finetuned = nas.finetune(make_run(small), noise, recipe, from_scratch=True, **teacher_in(trained))
+    finetuned = nas.finetune(
+        make_run(small), noise, recipe, from_scratch=True, **teacher_in(trained)
+    )
     assert held_out(finetuned, "ema") > 50
     assert held_out(finetuned, "teacher") > 80
     assert finetuned.description["teacher"]["name"] == "small_s"
@@ -153,7 +195,9 @@ def test_a_run_goes_on_in_another_place_but_not_with_other_weights(
 ) -> None:
     first = nas.finetune(make_run(small, seeded(small)), digits, QUICK)
     moved = first.folder.parent.rename(first.folder.parent.with_name("moved"))
-    assert nas.finetune(moved, digits, QUICK).description["accuracy"] == first.description["accuracy"]
+    assert (
+        nas.finetune(moved, digits, QUICK).description["accuracy"] == first.description["accuracy"]
+    )
     save_file(seeded(small, 1).state_dict(), moved / "weights.safetensors")
     with pytest.raises(InputError, match=r"init: this folder holds another fine-tuning \(sha256 '"):
         nas.finetune(moved, digits, QUICK)
@@ -163,21 +207,35 @@ def test_a_new_head_is_for_the_classes_of_the_data(
     small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
 ) -> None:
     run = make_run(small.at(classes=4), seeded(small.at(classes=4)))
-    wrong = r"the head of .*weights\.safetensors has 4 classes, the data 10 \(0, 1, 2, \.\.\): give --new-head"
+    wrong = (
+        r"the head of .*weights\.safetensors has 4 classes, the data 10 \(0, 1, 2, \.\.\): give"
+        r" --new-head"
+    )
     with pytest.raises(InputError, match=wrong):
         nas.finetune(run, digits, QUICK)
     with pytest.raises(InputError, match=r"the architecture 'small_s' has 4 classes, the data 10"):
         nas.finetune(run, digits, QUICK, from_scratch=True)
     assert not (run / "finetune").exists()
     finetuned = nas.finetune(run, digits, QUICK, new_head=True)
-    assert finetuned.architecture == small == nas.load_architecture(finetuned.folder / "architecture.yaml")
+    assert (
+        finetuned.architecture
+        == small
+        == nas.load_architecture(finetuned.folder / "architecture.yaml")
+    )
     assert read_network(finetuned.folder / "weights.safetensors", small).architecture.classes == 10
 
 
 def test_weight_decay_is_for_kernels_and_matrices(small: Architecture, seeded: Seeded) -> None:
     network = seeded(small)
-    decayed, others = Finetuning(network, None, Recipe(weight_decay=0.1, learning_rate=0.2)).parameter_groups()
-    assert (decayed["weight_decay"], others["weight_decay"], decayed["peak"], others["peak"]) == (0.1, 0.0, 0.2, 0.2)
+    decayed, others = Finetuning(
+        network, None, Recipe(weight_decay=0.1, learning_rate=0.2)
+    ).parameter_groups()
+    assert (decayed["weight_decay"], others["weight_decay"], decayed["peak"], others["peak"]) == (
+        0.1,
+        0.0,
+        0.2,
+        0.2,
+    )
     assert len(decayed["params"]) + len(others["params"]) == len(list(network.parameters()))
     assert all(p.dim() > 1 for p in decayed["params"])
     assert [p.dim() for p in others["params"] if p.dim() > 1] == [3], "a table of attention biases"
@@ -186,14 +244,32 @@ def test_weight_decay_is_for_kernels_and_matrices(small: Architecture, seeded: S
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, r"run: has no weights\.safetensors \(it was searched without --supernet\); give --init FILE, or"),
-        ({"init": "x.safetensors", "from_scratch": True}, r"--init x\.safetensors with --from-scratch: leave one"),
+        (
+            {},
+            (
+                r"run: has no weights\.safetensors \(it was searched without --supernet\); give"
+                r" --init FILE, or"
+            ),
+        ),
+        (
+            {"init": "x.safetensors", "from_scratch": True},
+            r"--init x\.safetensors with --from-scratch: leave one",
+        ),
         ({"init": "x.safetensors"}, r"x\.safetensors: there is no such checkpoint file"),
-        ({"teacher_weights": "x", "from_scratch": True}, r"--teacher-weights x: there is no teacher"),
-        ({"recipe": replace(QUICK, distill="soft")}, r"--distill soft: there is no teacher; name one with --teacher"),
-        ({"teacher": "supernet", "recipe": QUICK}, r"--teacher supernet with --distill none: leave one"),
+        (
+            {"teacher_weights": "x", "from_scratch": True},
+            r"--teacher-weights x: there is no teacher",
+        ),
+        (
+            {"recipe": replace(QUICK, distill="soft")},
+            r"--distill soft: there is no teacher; name one with --teacher",
+        ),
+        (
+            {"teacher": "supernet", "recipe": QUICK},
+            r"--teacher supernet with --distill none: leave one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_do_not_fit_together_are_told(
     small: Architecture, digits: Splits, make_run: MakeRun, options: dict[str, object], reason: str
 ) -> None:
@@ -211,11 +287,14 @@ def test_images_of_another_size_and_another_fine_tuning_are_told(
     run = make_run(small)
     nas.finetune(run, digits, QUICK, from_scratch=True)
     with pytest.raises(
-        InputError, match=r"finetune\.yaml:\d+: recipe: .*learning_rate 0\.0005 there, 0\.1 here.*--out"
+        InputError,
+        match=r"finetune\.yaml:\d+: recipe: .*learning_rate 0\.0005 there, 0\.1 here.*--out",
     ):
         nas.finetune(run, digits, replace(QUICK, learning_rate=0.1), from_scratch=True)
     make_run(small.with_stage(0, replace(small.stages[0], blocks=small.stages[0].blocks * 2)))
-    with pytest.raises(InputError, match=r"finetune\.yaml:\d+: architecture: this folder holds .*params"):
+    with pytest.raises(
+        InputError, match=r"finetune\.yaml:\d+: architecture: this folder holds .*params"
+    ):
         nas.finetune(run, digits, QUICK, from_scratch=True)
 
 
@@ -224,10 +303,18 @@ def test_images_of_another_size_and_another_fine_tuning_are_told(
     [
         ("mixup", -1.0, r"--mixup -1.0: is out of range \(expected a number, at least 0"),
         ("mix", 1.5, r"--mix 1.5: is out of range \(expected a number, at least 0 and at most 1\)"),
-        ("switch", -0.5, r"--switch -0.5: is out of range \(expected a number, at least 0 and at most 1\)"),
+        (
+            "switch",
+            -0.5,
+            r"--switch -0.5: is out of range \(expected a number, at least 0 and at most 1\)",
+        ),
         ("distill", "both", r"--distill both: is unknown \(expected none, hard or soft\)"),
         ("epochs", 0, r"--epochs 0: is out of range \(expected a whole number, at least 1"),
-        ("distill_temperature", 0.0, r"--distill-temperature 0.0: is out of range \(expected a number, above 0"),
+        (
+            "distill_temperature",
+            0.0,
+            r"--distill-temperature 0.0: is out of range \(expected a number, above 0",
+        ),
         ("learning_rate", float("nan"), "--learning-rate nan: is not a finite number"),
         ("ema", 1.0, r"--ema 1.0: is out of range \(expected a number, at least 0 and below 1\)"),
         ("label_smoothing", 1.0, r"--label-smoothing 1.0: is out of range \(expected .* below 1\)"),

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 
 from nas.data import Splits
 from nas.errors import InputError, NasError
-from nas.finetune.judge import judge
 from nas.finetune.teacher import load_teacher
 from nas.network import Network
 from nas.runs.resolve import Subject, find_subject
 from nas.space import Architecture, Space
 from nas.supernet.recipe import Recipe
 from nas.supernet.train import train
-from nas.training.augment import normalise
+from nas.training.batches import normalise
+from nas.training.evaluate import judge
 
 Seeded = Callable[..., Network]
 
@@ -29,19 +29,30 @@ Seeded = Callable[..., Network]
 def supernet(small_space: Callable[[str], Space], digits: Splits, tmp_path: Path) -> Path:
     """A training's folder."""
     recipe = Recipe(epochs=12, batch=32, flip=False)
-    return train(small_space("network_suffix").at(32), digits.train, recipe, tmp_path / "supernet").root
+    return train(
+        small_space("network_suffix").at(32), digits.train, recipe, tmp_path / "supernet"
+    ).root
 
 
 def test_the_largest_member_of_the_runs_supernet_has_learned_and_is_told_by_its_file(
-    supernet: Path, small: Architecture, small_space: Callable[[str], Space], seeded: Seeded, digits: Splits,
+    supernet: Path,
+    small: Architecture,
+    small_space: Callable[[str], Space],
+    seeded: Seeded,
+    digits: Splits,
     make_run: Callable[..., Path],
-) -> None:  # fmt: skip
+) -> None:
     run = make_run(small, seeded(small), supernet=str(supernet))
     teacher = load_teacher("supernet", None, find_subject(run), digits.train)
     assert teacher.network.architecture == small_space("network_suffix").at(32).largest()
     assert not teacher.network.training
-    assert judge(teacher.network, digits.held_out).accuracy > 50, "its batch norms have statistics of their own"
-    assert teacher.about["file"] == str(supernet / "supernet.safetensors") and len(teacher.about["sha256"]) == 64
+    assert judge(teacher.network, digits.held_out).accuracy > 50, (
+        "its batch norms have statistics of their own"
+    )
+    assert (
+        teacher.about["file"] == str(supernet / "supernet.safetensors")
+        and len(teacher.about["sha256"]) == 64
+    )
     by_folder = load_teacher(str(supernet), None, Subject(small), digits.train)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(by_folder(images), teacher(images))
@@ -50,11 +61,14 @@ def test_the_largest_member_of_the_runs_supernet_has_learned_and_is_told_by_its_
 def test_a_teacher_for_larger_images_gets_larger_ones(
     small: Architecture, seeded: Seeded, digits: Splits, tmp_path: Path
 ) -> None:
-    arch, network = small.at(64), seeded(small.at(64))
+    arch = small.at(64)
+    network = seeded(small.at(64))
     arch.save(tmp_path / "teacher.yaml")
     save_file(network.state_dict(), tmp_path / "teacher.safetensors")
     subject = Subject(small)
-    teacher = load_teacher(str(tmp_path / "teacher.yaml"), tmp_path / "teacher.safetensors", subject, digits.train)
+    teacher = load_teacher(
+        str(tmp_path / "teacher.yaml"), tmp_path / "teacher.safetensors", subject, digits.train
+    )
     images = normalise(torch.from_numpy(np.array(digits.train.images[:4])))
     larger = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
     torch.testing.assert_close(teacher(images), network.eval()(larger))
@@ -63,10 +77,15 @@ def test_a_teacher_for_larger_images_gets_larger_ones(
 
 
 def test_what_cannot_teach_is_told(
-    small: Architecture, seeded: Seeded, digits: Splits, make_run: Callable[..., Path], tmp_path: Path
+    small: Architecture,
+    seeded: Seeded,
+    digits: Splits,
+    make_run: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     run = make_run(small, seeded(small.at(classes=7)), supernet=str(tmp_path / "gone"))
-    subject, file = find_subject(run), str(run / "architecture.yaml")
+    subject = find_subject(run)
+    file = str(run / "architecture.yaml")
     wrong: list[tuple[str, Path | None, Subject, str]] = [
         (file, run / "weights.safetensors", subject, "it knows 7 classes, the data has 10"),
         (file, None, subject, "give --teacher-weights, the file of its trained weights"),
@@ -82,7 +101,9 @@ def test_what_cannot_teach_is_told(
             load_teacher(name, weights, of, digits.train)
 
 
-def test_an_unfinished_supernet_does_not_teach(supernet: Path, small: Architecture, digits: Splits) -> None:
+def test_an_unfinished_supernet_does_not_teach(
+    supernet: Path, small: Architecture, digits: Splits
+) -> None:
     (supernet / "supernet.safetensors").unlink()
     with pytest.raises(NasError, match="is not there yet; finish the training"):
         load_teacher(str(supernet), None, Subject(small), digits.train)

@@ -1,4 +1,5 @@
-"""The report in a real browser: it draws, answers the pointer, fits a phone, and asks nothing of a network."""
+"""The report in a real browser: it draws, answers the pointer, fits a phone, and asks nothing of a
+network."""
 
 from __future__ import annotations
 
@@ -21,12 +22,15 @@ IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None and not IN_CI, reason="no chromium here: apt-get install chromium"),
+    pytest.mark.skipif(
+        CHROMIUM is None and not IN_CI, reason="no chromium here: apt-get install chromium"
+    ),
 ]
 
 STAR = "[aria-label*='series: published']"
 TOOLTIP = "#vg-tooltip-element.visible"
-NARROW, WIDE = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+NARROW = {"width": 360, "height": 740}
+WIDE = {"width": 1280, "height": 900}
 
 
 def nas(folder: Path, *arguments: str) -> dict:
@@ -42,15 +46,34 @@ def put_beside(run: Path) -> None:
         {"name": op.name, "kind": op.spec.kind, "predicted_ms": 0.02, "measured_ms": 0.022}
         for op in load_architecture(run / "architecture.yaml").operations()
     ]
-    write_yaml(run / "check-iphone12.yaml", {
-        "format": "nas-run-check-1", "device": "iphone12", "measured_ms": 1.4, "predicted_ms": 1.34,
-        "error_percent": -4.3, "date": "2026-01-31", "profile": "each alone", "operations": operations,
-    })  # fmt: skip
+    write_yaml(
+        run / "check-iphone12.yaml",
+        {
+            "format": "nas-run-check-1",
+            "device": "iphone12",
+            "measured_ms": 1.4,
+            "predicted_ms": 1.34,
+            "error_percent": -4.3,
+            "date": "2026-01-31",
+            "profile": "each alone",
+            "operations": operations,
+        },
+    )
     found = {"accuracy": 71.5, "standard_error": 2.0, "images": 100}
-    write_yaml(run / "finetune" / "finetune.yaml", {
-        "format": "nas-finetune-1", "command": "nas finetune", "start": "inherited", "provenance": "made up",
-        "accuracy": {"weights": "raw", "held_out": {"source": "made up", "raw": found}, "test": None},
-    })  # fmt: skip
+    write_yaml(
+        run / "finetune" / "finetune.yaml",
+        {
+            "format": "nas-finetune-1",
+            "command": "nas finetune",
+            "start": "inherited",
+            "provenance": "made up",
+            "accuracy": {
+                "weights": "raw",
+                "held_out": {"source": "made up", "raw": found},
+                "test": None,
+            },
+        },
+    )
     write_text(run / "finetune" / "metrics.csv", "epoch,loss,accuracy\n0.5,2.1,30\n1,1.5,52\n")
     write_text(run / "finetune" / "weights.safetensors", "")
 
@@ -60,7 +83,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The page of one run, and that of two."""
     folder = tmp_path_factory.mktemp("report")
     for space in ("efficientformer", "swiftformer"):
-        nas(folder, "search", "--space", space, "--device", "iphone12", "--front", "--out", f"runs/{space}")
+        nas(
+            folder,
+            "search",
+            "--space",
+            space,
+            "--device",
+            "iphone12",
+            "--front",
+            "--out",
+            f"runs/{space}",
+        )
     one = folder / nas(folder, "report", "runs/swiftformer")["page"]
     put_beside(folder / "runs/efficientformer")
     two = folder / nas(folder, "report", "runs/efficientformer", "runs/swiftformer")["page"]
@@ -80,21 +113,28 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def opened(browser):
-    """A function from a page's file and a viewport to the page, opened without a network; it must log no error."""
-    contexts, errors, requests = [], [], []
+    """A function from a page's file and a viewport to the page, opened without a network; it must
+    log no error."""
+    contexts = []
+    errors = []
+    requests = []
 
     def open_page(path: Path, viewport: dict[str, int], **options: object):
         context = browser.new_context(viewport=viewport, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
         page.on(
-            "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
+            "console",
+            lambda message: (
+                errors.append(message.text) if message.type in ("error", "warning") else None
+            ),
         )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
         page.wait_for_function(
-            "document.querySelectorAll('.chart').length === document.querySelectorAll('.chart svg.marks').length"
+            "document.querySelectorAll('.chart').length === document.querySelectorAll('.chart"
+            " svg.marks').length"
         )
         return page
 
@@ -107,9 +147,11 @@ def opened(browser):
 
 def marks(page) -> dict[str, int]:
     """Return how many bars, points, lines and cells every chart has, by its caption."""
-    return page.evaluate("""() => Object.fromEntries([...document.querySelectorAll('.figure')].map((figure, index) => [
+    return page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.figure')].map((figure, index) => [
         index + ' ' + figure.querySelector('figcaption').textContent,
-        figure.querySelectorAll('svg.marks [role="graphics-symbol"]').length]))""")
+        figure.querySelectorAll('svg.marks [role="graphics-symbol"]').length]))"""
+    )
 
 
 def centre(locator) -> tuple[float, float]:
@@ -134,7 +176,8 @@ def test_every_chart_has_marks_and_the_page_fits(opened, pages, viewport, scheme
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     page.wait_for_timeout(100)
     widths = page.evaluate(
-        "[...document.querySelectorAll('.chart svg.marks')].map((svg) => svg.getBoundingClientRect().right)"
+        "[...document.querySelectorAll('.chart svg.marks')].map((svg) =>"
+        " svg.getBoundingClientRect().right)"
     )
     assert max(widths) <= viewport["width"]
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -150,7 +193,12 @@ def test_pointing_at_a_member_shows_its_shape(opened, pages):
     hover = page.locator(TOOLTIP)
     hover.wait_for(timeout=5000)
     text = hover.text_content()
-    assert "widths" in text and "M parameters" in text and " ms, " in text and "published; predicted without it" in text
+    assert (
+        "widths" in text
+        and "M parameters" in text
+        and " ms, " in text
+        and "published; predicted without it" in text
+    )
     title = page.locator("svg.network g title").first.text_content()
     assert "stem: conv_stem" in title and "M MACs" in title
 
@@ -163,7 +211,10 @@ def test_a_tap_shows_a_member_and_a_swipe_over_a_chart_scrolls(opened, pages):
     page.locator(TOOLTIP).wait_for(timeout=5000)
     assert "widths" in page.locator(TOOLTIP).text_content()
     # What moves a figure by dragging would catch the finger that scrolls the page.
-    assert page.evaluate("getComputedStyle(document.querySelector('.chart svg.marks')).touchAction") == "auto"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.chart svg.marks')).touchAction")
+        == "auto"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
 
 
@@ -174,7 +225,9 @@ def test_the_page_prints_on_white_with_its_tables_open(opened, pages, tmp_path):
     page.emulate_media(media="print")
     page.wait_for_timeout(200)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    letters = page.evaluate("getComputedStyle(document.querySelector('.chart svg.marks text')).fill")
+    letters = page.evaluate(
+        "getComputedStyle(document.querySelector('.chart svg.marks text')).fill"
+    )
     assert letters == "rgb(0, 0, 0)"
 
 

@@ -1,4 +1,5 @@
-"""Several processes on one study, in SQLite and in PostgreSQL, one of them killed: no trial is lost, none is too many.
+"""Several processes on one study, in SQLite and in PostgreSQL, one of them killed: no trial is
+lost, none is too many.
 
 The PostgreSQL server is a package's and is started here, so that nothing is skipped.
 """
@@ -20,7 +21,7 @@ import pytest
 from nas.accuracy.recorded_file import read_scores
 from nas.errors import NasError
 from nas.latency import load_table
-from nas.search.optuna_engines import Studied, search_optuna
+from nas.search.engines.optuna.engine import Studied, search_optuna
 from nas.space import load_space
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ PROGRAM = """\
 import sys, time
 from pathlib import Path
 from nas.latency import load_table
-from nas.search.optuna_engines import search_optuna
+from nas.search.engines.optuna.engine import search_optuna
 from nas.accuracy.recorded_file import read_scores
 from nas.space import load_space
 
@@ -89,12 +90,26 @@ def place(small_space, made_up_table, made_up_scores, tmp_path):
     return folder
 
 
-def start(place: Path, storage: str, trials: int = TRIALS, workers: int = 1, seconds: float = 0.2) -> subprocess.Popen:
-    command = [sys.executable, str(place / "program.py"), str(place), storage, str(trials), str(workers), str(seconds)]
+def start(
+    place: Path, storage: str, trials: int = TRIALS, workers: int = 1, seconds: float = 0.2
+) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        str(place / "program.py"),
+        str(place),
+        storage,
+        str(trials),
+        str(workers),
+        str(seconds),
+    ]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def finished(process: subprocess.Popen) -> str:
@@ -106,8 +121,16 @@ def finished(process: subprocess.Popen) -> str:
 def again(place: Path, storage: str, trials: int = TRIALS) -> Studied:
     space = load_space(str(place / "space.yaml"))
     scores = read_scores(place / "scores" / "scores.csv")
-    return search_optuna(space, load_table(place / "table"), scores.cost, 9.0, storage=storage, study="shared",
-                         trials=trials, heartbeat_s=1)  # fmt: skip
+    return search_optuna(
+        space,
+        load_table(place / "table"),
+        scores.cost,
+        9.0,
+        storage=storage,
+        study="shared",
+        trials=trials,
+        heartbeat_s=1,
+    )
 
 
 def states(storage: str) -> dict[str, int]:
@@ -117,7 +140,8 @@ def states(storage: str) -> dict[str, int]:
 
 
 def test_three_processes_one_killed(place, storage):
-    """Three runs of one command begin at the same moment; one is killed amid a trial that takes very long."""
+    """Three runs of one command begin at the same moment; one is killed amid a trial that takes
+    very long."""
     victim = start(place, storage, seconds=600)
     while not (place / "asked").exists():  # it holds a trial now
         assert victim.poll() is None, victim.communicate()[1]
@@ -194,7 +218,10 @@ def test_a_server_that_is_gone(place, made_up_scores, small_space):
     _, err = run.communicate(timeout=120)
     assert run.returncode != 0
     message = err.strip().splitlines()[-1]
-    assert message.startswith("nas.errors.NasError: storage postgresql") and "the same command goes on" in message
+    assert (
+        message.startswith("nas.errors.NasError: storage postgresql")
+        and "the same command goes on" in message
+    )
     with pytest.raises(NasError, match=r"storage postgresql.*cannot be used"):
         again(place, url)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""Several devices on one table, devices that go away, budgets of time, and operations that cannot run."""
+"""Several devices on one table, devices that go away, budgets of time, and operations that cannot
+run."""
 
 from __future__ import annotations
 
@@ -10,14 +11,15 @@ import pytest
 
 from nas.devices import Chain, DeviceLost, Timing
 from nas.errors import InputError
-from nas.latency import drift, load_table
-from nas.latency.coverage import space_operations
-from nas.latency.measure import EMPTY
-from nas.latency.networks import CALIBRATION_NETWORKS
-from nas.latency.plan import groups
-from nas.latency.profile import JOURNAL_FILE, profile
-from nas.latency.unsupported import UNSUPPORTED_FILE, read_unsupported, write_unsupported
+from nas.latency import load_table
+from nas.latency.network_times import CALIBRATION_NETWORKS
+from nas.latency.profile import drift
+from nas.latency.profile.operation_timing import EMPTY
+from nas.latency.profile.run import JOURNAL_FILE, profile
+from nas.latency.profile.width_groups import groups
+from nas.latency.rows import UNSUPPORTED_FILE, read_unsupported, write_unsupported
 from nas.space import Space
+from nas.space.operations import space_operations
 from nas.testing.fake_device import FakeDevice, true_ms
 
 
@@ -48,7 +50,9 @@ def test_units_of_one_model_share_the_work(space: Space, folder: Path) -> None:
     assert {dict(row.extra)["unit"] for row in measured} == {"unit0", "unit1", "unit2"}
     assert not report.missing and not report.lost
     member = space.sample(3)
-    assert load_table(folder).total_ms(member) == pytest.approx(true_ms(Chain.network(member.operations())), rel=0.01)
+    assert load_table(folder).total_ms(member) == pytest.approx(
+        true_ms(Chain.network(member.operations())), rel=0.01
+    )
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -115,12 +119,20 @@ def test_budget_measures_what_is_worth_most_first(space: Space, folder: Path) ->
 
 
 def test_what_cannot_run_is_recorded_and_not_tried_again(space: Space, folder: Path) -> None:
-    bad = max((op for op in space_operations(space) if op.output == op.input), key=lambda op: op.macs)
+    bad = max(
+        (op for op in space_operations(space) if op.output == op.input), key=lambda op: op.macs
+    )
     device = FakeDevice()
-    device.fails = lambda chain: chain.blocks[0] == bad.spec and chain.input == bad.input and len(chain.blocks) < 4
+    device.fails = lambda chain: (
+        chain.blocks[0] == bad.spec and chain.input == bad.input and len(chain.blocks) < 4
+    )
     table, report = profile(space, device, folder, chosen=[*space_operations(space)])
     assert report.failed == {str(bad): "RuntimeError: unsupported"} and report.missing == 1
-    assert read_unsupported(folder) == {bad.key: "RuntimeError: unsupported"} == load_table(folder).unsupported
+    assert (
+        read_unsupported(folder)
+        == {bad.key: "RuntimeError: unsupported"}
+        == load_table(folder).unsupported
+    )
     with pytest.raises(InputError, match="the device cannot run it: RuntimeError: unsupported"):
         raise table.missing_rows([bad], space.name)
     well = FakeDevice()
@@ -146,13 +158,18 @@ class Overlapping(FakeDevice):
 
     def measure(self, artifact: Path) -> Timing:
         timing = super().measure(artifact)
-        return replace(timing, median_ms=0.9 * timing.median_ms) if len(self.measured[-1].blocks) > 4 else timing
+        return (
+            replace(timing, median_ms=0.9 * timing.median_ms)
+            if len(self.measured[-1].blocks) > 4
+            else timing
+        )
 
 
 def test_each_space_keeps_its_own_calibration(
     small_space: Callable[..., Space], choices_space: Callable[..., Space], folder: Path
 ) -> None:
-    """Networks of the second overlap, those of the first do not: one scale for both would be off by five percent."""
+    """Networks of the second overlap, those of the first do not: one scale for both would be off by
+    five percent."""
     spaces = small_space(), choices_space()
     for space, device in zip(spaces, (FakeDevice(), Overlapping()), strict=True):
         profile(space, device, folder)

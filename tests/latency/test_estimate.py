@@ -1,4 +1,5 @@
-"""The estimated tables: made again from the published figures, near them, and honest about their errors."""
+"""The estimated tables: made again from the published figures, near them, and honest about their
+errors."""
 
 from __future__ import annotations
 
@@ -14,20 +15,22 @@ from pathlib import Path
 import pytest
 
 from nas import resources
+from nas.blocks import Layer, Shape
+from nas.devices.info import Costs
 from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
-from nas.latency.cost_model import Costs, demand, price
-from nas.latency.coverage import space_operations
+from nas.latency.cost_model import demand, price
 from nas.latency.estimate.fit import Observation, fit
 from nas.latency.estimate.layer_lists import recorded_layers
 from nas.latency.estimate.published_latencies import dense_networks, layers_of
 from nas.latency.estimate.run import estimate, main, read_phone
 from nas.space import load_space
-from nas.specs import Layer, Shape
+from nas.space.operations import space_operations
 
 TABLES = resources.shipped(resources.TABLES)
 FOLDER = TABLES / "iphone12"
-BOUNDS = {  # mean error in percent and rank correlation of models left out; mean error of families left out
+# mean error in percent and rank correlation of models left out; mean error of families left out
+BOUNDS = {
     "iphone12": (7, 0.99, 8),
     "iphone13": (9.5, 0.98, 13),
     "iphone14": (12, 0.95, 21),
@@ -38,12 +41,18 @@ BOUNDS = {  # mean error in percent and rank correlation of models left out; mea
 SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
 SPACE = load_space("efficientformer")
 PUBLISHED = {
-    "efficientformer": {"efficientformer_l1": 1.4, "efficientformer_l3": 2.7, "efficientformer_l7": 6.6},
+    "efficientformer": {
+        "efficientformer_l1": 1.4,
+        "efficientformer_l3": 2.7,
+        "efficientformer_l7": 6.6,
+    },
     "efficientformerv2": {
-        "efficientformerv2_s0": 0.9, "efficientformerv2_s1": 1.1, "efficientformerv2_s2": 1.6,
+        "efficientformerv2_s0": 0.9,
+        "efficientformerv2_s1": 1.1,
+        "efficientformerv2_s2": 1.6,
         "efficientformerv2_l": 2.7,
     },
-}  # fmt: skip
+}
 ON_IOS_15 = {"efficientformer_l1": 1.6, "efficientformer_l3": 3.0, "efficientformer_l7": 7.0}
 
 
@@ -63,7 +72,8 @@ def again() -> LatencyTable:
 
 
 def copied(folder: Path) -> Path:
-    """The folder of the iPhone 12 in `folder`, with the phones beside it whose prior and dense error it has."""
+    """The folder of the iPhone 12 in `folder`, with the phones beside it whose prior and dense
+    error it has."""
     for name in ("iphone13", "snapdragon-8gen1", "iphone12"):
         shutil.copytree(TABLES / name, folder / name)
     return folder / "iphone12"
@@ -80,10 +90,13 @@ def test_every_device_with_figures_is_tested() -> None:
 
 @pytest.mark.parametrize("device", BOUNDS)
 def test_the_shipped_table_is_what_the_script_makes(device: str) -> None:
-    shipped, again = load_table(str(TABLES / device)), made(device)
+    shipped = load_table(str(TABLES / device))
+    again = made(device)
     assert list(shipped.rows) == list(again.rows)
     for row, new in zip(shipped.rows.values(), again.rows.values(), strict=True):
-        assert replace(row, median_ms=0, p10_ms=0, p90_ms=0) == replace(new, median_ms=0, p10_ms=0, p90_ms=0)
+        assert replace(row, median_ms=0, p10_ms=0, p90_ms=0) == replace(
+            new, median_ms=0, p10_ms=0, p90_ms=0
+        )
         times = (new.median_ms, new.p10_ms, new.p90_ms)
         assert (row.median_ms, row.p10_ms, row.p90_ms) == pytest.approx(times, rel=2e-3, abs=2e-6)
     assert shipped.device.intercept_ms == pytest.approx(again.device.intercept_ms, rel=2e-3)
@@ -94,22 +107,29 @@ def test_the_shipped_table_is_what_the_script_makes(device: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_members_are_within_15_percent_and_in_order(shipped: LatencyTable, name: str) -> None:
-    known, members = PUBLISHED[name], load_space(name).published
+def test_published_members_are_within_15_percent_and_in_order(
+    shipped: LatencyTable, name: str
+) -> None:
+    known = PUBLISHED[name]
+    members = load_space(name).published
     predicted = {member: shipped.predict(members[member]).ms for member in known}
     assert predicted == pytest.approx(known, rel=0.15)
     assert sorted(predicted, key=lambda member: predicted[member]) == list(known)
 
 
 def test_on_an_older_ios_members_are_within_20_percent(shipped: LatencyTable) -> None:
-    assert {name: shipped.predict(SPACE.published[name]).ms for name in ON_IOS_15} == pytest.approx(ON_IOS_15, rel=0.2)
+    assert {name: shipped.predict(SPACE.published[name]).ms for name in ON_IOS_15} == pytest.approx(
+        ON_IOS_15, rel=0.2
+    )
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_member_of_every_space_is_covered(shipped: LatencyTable, name: str) -> None:
     space = load_space(name)
     members = [space.sample(seed) for seed in range(50)] + [space.largest(), space.smallest()]
-    assert all(shipped.predict(member).missing == () for member in (*members, *space.published.values()))
+    assert all(
+        shipped.predict(member).missing == () for member in (*members, *space.published.values())
+    )
 
 
 @pytest.mark.parametrize("device", BOUNDS)
@@ -132,11 +152,18 @@ def test_a_wider_operation_never_takes_less(shipped: LatencyTable) -> None:
     """With more channels coming in and all else equal, and with more going out."""
     groups: dict[tuple[str, ...], list[tuple[int, float]]] = {}
     for row in shipped.rows.values():
-        before, after = Shape.parse(row.input), Shape.parse(row.output)
-        but_width = ";".join(each for each in row.hyperparameters.split(";") if not each.startswith("width="))
+        before = Shape.parse(row.input)
+        after = Shape.parse(row.output)
+        but_width = ";".join(
+            each for each in row.hyperparameters.split(";") if not each.startswith("width=")
+        )
         grid = f"{before.height}x{before.width}"
-        groups.setdefault((row.kind, row.hyperparameters, grid), []).append((before.channels, row.median_ms))
-        groups.setdefault((row.kind, but_width, "from", row.input), []).append((after.channels, row.median_ms))
+        groups.setdefault((row.kind, row.hyperparameters, grid), []).append(
+            (before.channels, row.median_ms)
+        )
+        groups.setdefault((row.kind, but_width, "from", row.input), []).append(
+            (after.channels, row.median_ms)
+        )
     compared = 0
     for key, points in groups.items():
         points.sort()
@@ -166,7 +193,10 @@ def test_the_error_is_given_and_small(device: str, bounds: tuple[float, float, f
     info = table.device.estimate
     assert info is not None and table.device.provenance == "estimated"
     entries = networks(table).values()
-    for known, said in (("left_out_ms", "leave_one_out"), ("family_left_out_ms", "leave_one_family_out")):
+    for known, said in (
+        ("left_out_ms", "leave_one_out"),
+        ("family_left_out_ms", "leave_one_family_out"),
+    ):
         by_hand = [abs(entry[known] / entry["published_ms"] - 1) * 100 for entry in entries]
         assert getattr(info, said)["mape"] == pytest.approx(sum(by_hand) / len(by_hand), abs=0.1)
     assert table.expected_error == info.leave_one_out_mape == info.leave_one_out["mape"]  # type: ignore[attr-defined]
@@ -196,47 +226,67 @@ def test_figures_are_used_as_the_file_says(device: str) -> None:
 
 
 def test_the_prior_is_left_without_the_model_too() -> None:
-    """What the iPhone 13's figures say of EfficientViT does not reach the iPhone 12 where that family is left out."""
+    """What the iPhone 13's figures say of EfficientViT does not reach the iPhone 12 where that
+    family is left out."""
     phone = read_phone(FOLDER)
-    with_it, without = phone.costs(), phone.costs(family="EfficientViT")
+    with_it = phone.costs()
+    without = phone.costs(family="EfficientViT")
     assert with_it.linear > 4 * without.linear
 
 
-def test_linear_attention_takes_more_on_neural_engines_than_its_arithmetic(shipped: LatencyTable) -> None:
+def test_linear_attention_takes_more_on_neural_engines_than_its_arithmetic(
+    shipped: LatencyTable,
+) -> None:
     for device in BOUNDS:
         costs = load_table(str(TABLES / device)).device.estimate.costs_ms  # type: ignore[union-attr]
         assert costs["linear"] > (1 if device == "snapdragon-8gen1" else 100) * costs["compute"]
 
 
-def test_a_network_left_out_is_predicted_without_its_own_figures(again: LatencyTable, tmp_path: Path) -> None:
+def test_a_network_left_out_is_predicted_without_its_own_figures(
+    again: LatencyTable, tmp_path: Path
+) -> None:
     """Other figures for one model change its fit, but not the prediction that leaves it out."""
     folder = copied(tmp_path)
     text = (folder / "published.csv").read_text()
-    (folder / "published.csv").write_text(text.replace("L7,EfficientFormer,224,6.6", "L7,EfficientFormer,224,9.9"))
-    before, after = networks(again), networks(estimate(folder))
+    (folder / "published.csv").write_text(
+        text.replace("L7,EfficientFormer,224,6.6", "L7,EfficientFormer,224,9.9")
+    )
+    before = networks(again)
+    after = networks(estimate(folder))
     assert after["EfficientFormer-L7"]["left_out_ms"] == pytest.approx(
         before["EfficientFormer-L7"]["left_out_ms"], rel=1e-3
     )
-    assert after["EfficientFormer-L7"]["fitted_ms"] > before["EfficientFormer-L7"]["fitted_ms"] * 1.03
+    assert (
+        after["EfficientFormer-L7"]["fitted_ms"] > before["EfficientFormer-L7"]["fitted_ms"] * 1.03
+    )
     for name in ("EfficientFormer-L1", "EfficientFormer-L3"):
-        assert after[name]["family_left_out_ms"] == pytest.approx(before[name]["family_left_out_ms"], rel=1e-3)
+        assert after[name]["family_left_out_ms"] == pytest.approx(
+            before[name]["family_left_out_ms"], rel=1e-3
+        )
 
 
 SIZES_THAT_RAN = {"EfficientNet-B4": 224, "EfficientNet-V2-s": 224, "MobileViT-S": 256}
-"""Of Qualcomm's networks, whose descriptions say 380, 384 and 224 (its code of the time is the evidence)."""
+"""Of Qualcomm's networks, whose descriptions say 380, 384 and 224 (its code of the time is the
+evidence)."""
 
 
 @pytest.mark.parametrize("device", BOUNDS)
 def test_figures_stand_at_the_sizes_that_ran(device: str) -> None:
     rows = list(csv.DictReader((TABLES / device / "published.csv").open()))
-    qualcomms = [row for row in rows if "ai-hub-models" in row["source"] and row["model"] in SIZES_THAT_RAN]
-    assert all(int(row["resolution"]) == SIZES_THAT_RAN[row["model"]] and row["reason"] for row in qualcomms)
+    qualcomms = [
+        row for row in rows if "ai-hub-models" in row["source"] and row["model"] in SIZES_THAT_RAN
+    ]
+    assert all(
+        int(row["resolution"]) == SIZES_THAT_RAN[row["model"]] and row["reason"]
+        for row in qualcomms
+    )
     assert len({row["model"] for row in qualcomms}) == (3 if device.startswith("galaxy") else 0)
 
 
 @pytest.mark.parametrize("device", BOUNDS)
 def test_a_nominal_size_among_several_is_no_evidence(device: str) -> None:
-    """A size that the source does not state is that of the network's publication, where it is published for one."""
+    """A size that the source does not state is that of the network's publication, where it is
+    published for one."""
     several = {"EfficientViT-B1", "EfficientViT-B2", "EfficientViT-B3"}
     for row in csv.DictReader((TABLES / device / "published.csv").open()):
         if row["source"].endswith("resolution nominal") and row["model"] in several:
@@ -247,7 +297,10 @@ def test_a_nominal_size_among_several_is_no_evidence(device: str) -> None:
 def test_outliers_are_recorded(device: str) -> None:
     table = load_table(str(TABLES / device))
     info = table.device.estimate
-    ratios = {name: math.log(entry["left_out_ms"] / entry["published_ms"]) for name, entry in networks(table).items()}
+    ratios = {
+        name: math.log(entry["left_out_ms"] / entry["published_ms"])
+        for name, entry in networks(table).items()
+    }
     middle = statistics.median(ratios.values())
     sigma = 1.4826 * statistics.median(abs(ratio - middle) for ratio in ratios.values())
     named = {entry["name"] for entry in info.outliers}  # type: ignore[union-attr]
@@ -262,11 +315,15 @@ def test_a_figure_that_does_not_fit_is_named(
     for name in ("iphone13", "iphone12", "snapdragon-8gen1"):
         shutil.copytree(TABLES / name, tmp_path / "latency_tables" / name)
     path = tmp_path / "latency_tables" / "iphone12" / "published.csv"
-    path.write_text(path.read_text().replace("L7,EfficientFormer,224,6.6", "L7,EfficientFormer,224,14"))
+    path.write_text(
+        path.read_text().replace("L7,EfficientFormer,224,6.6", "L7,EfficientFormer,224,14")
+    )
     monkeypatch.chdir(tmp_path)
     assert main(["iphone12"]) == 0
     said = capsys.readouterr().out
-    assert "outlier: EfficientFormer-L7, -" in said and "first of all a figure to read again" in said
+    assert (
+        "outlier: EfficientFormer-L7, -" in said and "first of all a figure to read again" in said
+    )
     names = [entry["name"] for entry in load_table("iphone12").device.estimate.outliers]  # type: ignore[union-attr]
     assert "EfficientFormer-L7" in names
 
@@ -282,7 +339,9 @@ def test_dense_sizes_are_compared_with_published_segmentation_networks() -> None
     assert sum(errors) / 7 == pytest.approx(dense["mape"], abs=0.02)
     assert max(errors) == pytest.approx(dense["max"], abs=0.02)
     assert table.expected_error is not None
-    assert dense["extra"] ** 2 + table.expected_error**2 == pytest.approx(dense["mape"] ** 2, rel=1e-2)
+    assert dense["extra"] ** 2 + table.expected_error**2 == pytest.approx(
+        dense["mape"] ** 2, rel=1e-2
+    )
     assert not {network.name for network in published} & set(networks(table))
 
 
@@ -290,22 +349,32 @@ def test_dense_sizes_are_compared_with_published_segmentation_networks() -> None
 def test_every_device_says_where_its_error_at_dense_sizes_is_from(device: str) -> None:
     info = load_table(TABLES / device).device.estimate
     dense = info.dense  # type: ignore[union-attr]
-    assert dense["extra"] > 0 and ("networks" in dense or (TABLES / dense["from"] / "published.csv").is_file())
-    largest = max(int(name.partition("@")[2] or 224) for name in networks(load_table(TABLES / device)))
+    assert dense["extra"] > 0 and (
+        "networks" in dense or (TABLES / dense["from"] / "published.csv").is_file()
+    )
+    largest = max(
+        int(name.partition("@")[2] or 224) for name in networks(load_table(TABLES / device))
+    )
     assert info.largest_resolution == largest  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("good", "bad", "reason"),
     [
-        ("EfficientViT-B0,EfficientViT,960x1920", "ViT-B0,EfficientViT,960x1920", r"model: 'ViT-B0' is not a pub"),
+        (
+            "EfficientViT-B0,EfficientViT,960x1920",
+            "ViT-B0,EfficientViT,960x1920",
+            r"model: 'ViT-B0' is not a pub",
+        ),
         ("960x1920", "960x1000", r"resolution 960x1000: both sides must be"),
         ("960x1920", "wide", r"resolution: 'wide' is not a side or HEIGHTxWIDTH"),
         ("classes=19;width=32;", "classes=19;width=0;", r"width 0 must be at least 1"),
         (",200,check", ",-200,check", r"latency_ms: '-200' is no positive number"),
     ],
 )
-def test_a_bad_segmentation_network_is_named(tmp_path: Path, good: str, bad: str, reason: str) -> None:
+def test_a_bad_segmentation_network_is_named(
+    tmp_path: Path, good: str, bad: str, reason: str
+) -> None:
     shutil.copy(TABLES / "snapdragon-8gen1" / "published.csv", tmp_path)
     path = tmp_path / "published.csv"
     path.write_text(path.read_text().replace(good, bad, 1))
@@ -319,8 +388,20 @@ def costs(**named: float) -> Costs:
 
 def test_the_fit_finds_the_costs_that_made_the_figures() -> None:
     """From a prior that is twice as high everywhere, with next to no trust in it."""
-    truth = Costs(call=0.4, compute=0.2, weights=0.04, memory=0.05, layer=0.003, elementwise=0.02, norm=0.3,
-                  softmax=0.6, layout=0.02, gelu=0.01, silu=0.02, linear=50.0)  # fmt: skip
+    truth = Costs(
+        call=0.4,
+        compute=0.2,
+        weights=0.04,
+        memory=0.05,
+        layer=0.003,
+        elementwise=0.02,
+        norm=0.3,
+        softmax=0.6,
+        layout=0.02,
+        gelu=0.01,
+        silu=0.02,
+        linear=50.0,
+    )
     observations = []
     for name, side in (*recorded_layers(), ("EfficientViT-B1", 224), ("EfficientViT-B2", 224)):
         listed = layers_of(name, side)
@@ -331,8 +412,20 @@ def test_the_fit_finds_the_costs_that_made_the_figures() -> None:
 
 
 def test_what_no_figure_speaks_of_stays_at_the_prior() -> None:
-    prior = Costs(call=0.4, compute=0.2, weights=0.04, memory=0.05, layer=0.003, elementwise=0.02, norm=0.3,
-                  softmax=0.6, layout=0.02, gelu=0.01, silu=0.02, linear=50.0)  # fmt: skip
+    prior = Costs(
+        call=0.4,
+        compute=0.2,
+        weights=0.04,
+        memory=0.05,
+        layer=0.003,
+        elementwise=0.02,
+        norm=0.3,
+        softmax=0.6,
+        layout=0.02,
+        gelu=0.01,
+        silu=0.02,
+        linear=50.0,
+    )
     listed = layers_of("ResNet50", 224)
     seen = [Observation("ResNet50", "ResNet", demand(listed, calls=1), 5.0, 5.0)]
     found = fit(seen, prior, trust=0.1)
@@ -346,7 +439,10 @@ def test_a_kernel_takes_the_longer_of_arithmetic_and_weights() -> None:
     reads = Layer("linear", macs=10**6, params=10**5, read=0, written=0)
     assert price([reuses], paid) == pytest.approx(4.0 + 0.2)
     assert price([reads], paid) == pytest.approx(1.0)
-    assert price([Layer("reshape", read=9, written=9), Layer("activation", read=9, name="relu")], paid) == 0.5
+    assert (
+        price([Layer("reshape", read=9, written=9), Layer("activation", read=9, name="relu")], paid)
+        == 0.5
+    )
     assert price([Layer("elementwise", read=10**5, written=10**5)], paid) == pytest.approx(1.0)
     assert price([reuses, reads], paid) == pytest.approx(5.2)
 
@@ -367,7 +463,11 @@ def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     text = (folder / "published.csv").read_text()
     for good, bad, reason in (
-        ("ConvNeXt-B,ConvNeXt,224,8.4", "ConvNeXt-B,ConvNeXt,224,-8.4", r"published.csv:2: latency_ms: '-8.4'"),
+        (
+            "ConvNeXt-B,ConvNeXt,224,8.4",
+            "ConvNeXt-B,ConvNeXt,224,-8.4",
+            r"published.csv:2: latency_ms: '-8.4'",
+        ),
         ("8.4,fit", "8.4,use", r"published.csv:2: role: 'use' is none of fit, other, check"),
     ):
         (folder / "published.csv").write_text(text.replace(good, bad))
@@ -376,25 +476,46 @@ def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
     (folder / "published.csv").write_text(text)
     recipe = (folder / "estimate.yaml").read_text()
     for good, bad, reason in (
-        ("date: 2026", "date: about 2026", r"estimate.yaml:\d+: date: expected a date, found 'about 2026"),
-        ("prior: iphone13", "prior: iphone3", r"estimate.yaml:\d+: prior: no other device 'iphone3' is estimated in"),
-        ("prior: iphone13", "prior: iphone12", r"estimate.yaml:\d+: prior: no other device 'iphone12'"),
+        (
+            "date: 2026",
+            "date: about 2026",
+            r"estimate.yaml:\d+: date: expected a date, found 'about 2026",
+        ),
+        (
+            "prior: iphone13",
+            "prior: iphone3",
+            r"estimate.yaml:\d+: prior: no other device 'iphone3' is estimated in",
+        ),
+        (
+            "prior: iphone13",
+            "prior: iphone12",
+            r"estimate.yaml:\d+: prior: no other device 'iphone12'",
+        ),
         (
             "prior: iphone13",
             "prior: {call: 0.1}",
             r"estimate.yaml:\d+: prior: compute: expected the costs call, compute",
         ),
         ("trust: 0.01", "trust: much", r"estimate.yaml:\d+: trust: expected a number"),
-        ("dense: snapdragon-8gen1", "dense: phone", r"estimate.yaml:\d+: dense: 'phone' is not an estimated device"),
-        ("dense: snapdragon-8gen1", "dense: iphone12b", r"estimate.yaml:\d+: dense: 'iphone12b' is not an estimated"),
+        (
+            "dense: snapdragon-8gen1",
+            "dense: phone",
+            r"estimate.yaml:\d+: dense: 'phone' is not an estimated device",
+        ),
+        (
+            "dense: snapdragon-8gen1",
+            "dense: iphone12b",
+            r"estimate.yaml:\d+: dense: 'iphone12b' is not an estimated",
+        ),
     ):
         (folder / "estimate.yaml").write_text(recipe.replace(good, bad))
         with pytest.raises(InputError, match=reason):
             estimate(folder)
 
 
-def test_the_command_writes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                      capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_the_command_writes_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copied(tmp_path / "latency_tables")
     (folder / "table.csv").unlink()
     monkeypatch.chdir(tmp_path)

@@ -16,12 +16,16 @@ from nas.space import Architecture, published_members
 
 @pytest.fixture
 def tiny() -> Callable[..., Architecture]:
-    """A function from a published member's name to it with the first and the last block of each stage, 7 classes."""
+    """A function from a published member's name to it with the first and the last block of each
+    stage, 7 classes."""
 
     def make(name: str, resolution: int | tuple[int, int] = 64, classes: int = 7) -> Architecture:
         arch = published_members()[name].at(resolution, classes)
         stages = tuple(
-            replace(stage, blocks=stage.blocks[:1] + stage.blocks[-1:] if stage.depth > 1 else stage.blocks)
+            replace(
+                stage,
+                blocks=stage.blocks[:1] + stage.blocks[-1:] if stage.depth > 1 else stage.blocks,
+            )
             for stage in arch.stages
         )
         return replace(arch, stages=stages)
@@ -38,7 +42,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir(parents=True)
         arch.save(folder / ARCHITECTURE_FILE)
         if weights:
-            save_file(nas.build(arch).state_dict(), folder / WEIGHTS_FILE, {"format": WEIGHTS_FORMAT})
+            save_file(
+                nas.build(arch).state_dict(), folder / WEIGHTS_FILE, {"format": WEIGHTS_FORMAT}
+            )
         return folder
 
     return make

@@ -21,7 +21,9 @@ def fill(path: Path, text: str = "model", folder: bool = False) -> None:
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_what_is_written_aside_replaces_the_old_one_at_the_end(tmp_path: Path, folder: bool) -> None:
+def test_what_is_written_aside_replaces_the_old_one_at_the_end(
+    tmp_path: Path, folder: bool
+) -> None:
     path = tmp_path / "export" / "model.x"
     for text in ("old", "new"):
         with aside(path) as temporary:
@@ -32,19 +34,27 @@ def test_what_is_written_aside_replaces_the_old_one_at_the_end(tmp_path: Path, f
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_a_file_that_its_writer_kept_private_is_as_readable_as_the_folder(tmp_path: Path, folder: bool) -> None:
+def test_a_file_that_its_writer_kept_private_is_as_readable_as_the_folder(
+    tmp_path: Path, folder: bool
+) -> None:
     tmp_path.chmod(0o755)
     with aside(tmp_path / "model.x") as temporary:
         fill(temporary, folder=folder)
         for file in temporary.rglob("*") if folder else [temporary]:
             file.chmod(0o700 if file.is_dir() else 0o600)
-    files = [file for file in (tmp_path / "model.x").rglob("*") if file.is_file()] if folder else [tmp_path / "model.x"]
+    files = (
+        [file for file in (tmp_path / "model.x").rglob("*") if file.is_file()]
+        if folder
+        else [tmp_path / "model.x"]
+    )
     assert {file.stat().st_mode & 0o777 for file in files} == {0o644}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, NasError("differs")])
 @pytest.mark.parametrize("folder", [False, True])
-def test_an_interruption_leaves_the_old_one_and_nothing_else(tmp_path: Path, folder: bool, stop: BaseException) -> None:
+def test_an_interruption_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, folder: bool, stop: BaseException
+) -> None:
     path = tmp_path / "model.x"
     fill(path, "old", folder)
     before = tree_sha256(path)
@@ -56,13 +66,19 @@ def test_an_interruption_leaves_the_old_one_and_nothing_else(tmp_path: Path, fol
 
 
 def test_nothing_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(NasError, match=r"model\.x: could not be written"), aside(tmp_path / "model.x"):
+    with (
+        pytest.raises(NasError, match=r"model\.x: could not be written"),
+        aside(tmp_path / "model.x"),
+    ):
         pass
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "export").write_text("a file")
-    with pytest.raises(NasError, match="export: cannot be written to"), aside(tmp_path / "export" / "model.x"):
+    with (
+        pytest.raises(NasError, match="export: cannot be written to"),
+        aside(tmp_path / "export" / "model.x"),
+    ):
         pass
 
 
@@ -78,7 +94,9 @@ def test_digest_of_a_folder_goes_by_names_and_content(tmp_path: Path) -> None:
 def test_whole_is_what_is_recorded_made_from_the_same_and_unchanged(tmp_path: Path) -> None:
     fill(tmp_path / "model.x")
     Record(tmp_path).put(
-        "x", {"file": "model.x", "sha256": tree_sha256(tmp_path / "model.x"), "made": "1"}, {"run": "r"}
+        "x",
+        {"file": "model.x", "sha256": tree_sha256(tmp_path / "model.x"), "made": "1"},
+        {"run": "r"},
     )
     record = Record(tmp_path)
     assert record.whole("x", "1") == record.targets["x"]
@@ -97,7 +115,9 @@ def test_a_dropped_target_is_forgotten_on_disk(tmp_path: Path) -> None:
     assert list(Record(tmp_path).targets) == ["y"]
 
 
-@pytest.mark.parametrize("text", ["format: other\ntargets: {}\n", "format: nas-export-1\ntargets: 3\n", "- 1\n"])
+@pytest.mark.parametrize(
+    "text", ["format: other\ntargets: {}\n", "format: nas-export-1\ntargets: 3\n", "- 1\n"]
+)
 def test_another_kind_of_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "export.yaml").write_text(text)
     with pytest.raises(InputError, match=r"export\.yaml"):

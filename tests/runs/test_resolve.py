@@ -28,7 +28,8 @@ def finetuned(run: Path, arch: Architecture, **data: object) -> Path:
     arch.save(folder / "architecture.yaml")
     (folder / "weights.safetensors").write_bytes(b"")
     write_yaml(
-        folder / "finetune.yaml", {"data": {"classes": list("abc"), "held_out": 20, **data}, "recipe": {"seed": 5}}
+        folder / "finetune.yaml",
+        {"data": {"classes": list("abc"), "held_out": 20, **data}, "recipe": {"seed": 5}},
     )
     return folder
 
@@ -46,13 +47,17 @@ def test_a_fine_tuning_comes_first_with_its_own_head_and_classes(run: Path, tiny
     assert source.architecture.classes == 3 and source.classes == ("a", "b", "c")
     assert (source.held_out, source.seed) == (20, 5)
     alone = find_source(str(folder))
-    assert (alone.weights, alone.provenance) == (source.weights, "fine-tuned"), "its folder is a run too"
+    assert (alone.weights, alone.provenance) == (source.weights, "fine-tuned"), (
+        "its folder is a run too"
+    )
     assert alone.classes == ("a", "b", "c")
 
 
 def test_names_of_classes_that_are_too_few_are_refused_with_the_line(run: Path, tiny: Tiny) -> None:
     folder = finetuned(run, tiny("swiftformer_xs", classes=4))
-    with pytest.raises(InputError, match=rf"{folder}/finetune.yaml:\d+: data.classes: 3 names for a network of 4"):
+    with pytest.raises(
+        InputError, match=rf"{folder}/finetune.yaml:\d+: data.classes: 3 names for a network of 4"
+    ):
         find_source(str(run))
 
 
@@ -86,7 +91,9 @@ def test_the_datas_names_stand_in_for_numbers_alone(run: Path, tiny: Tiny) -> No
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.yaml"])
 def test_what_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name}: there is no such run folder or architecture file"):
+    with pytest.raises(
+        InputError, match=f"{name}: there is no such run folder or architecture file"
+    ):
         find_source(str(tmp_path / name))
 
 

@@ -10,7 +10,17 @@ import pytest
 import nas.runs
 
 FILES = sorted(Path(nas.runs.__file__).parent.glob("*.py"))
-HIGHER = {"search", "finetune", "export", "report", "cli", "supernet", "latency", "training", "devices"}
+HIGHER = {
+    "search",
+    "finetune",
+    "export",
+    "report",
+    "cli",
+    "supernet",
+    "latency",
+    "training",
+    "devices",
+}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -25,5 +35,9 @@ def test_runs_import_nothing_of_what_writes_or_reads_them(file: Path) -> None:
 
 def test_the_format_of_weights_is_said_once() -> None:
     root = Path(nas.runs.__file__).parents[1]
-    said = [path.name for path in root.rglob("*.py") if '"nas-weights-1"' in path.read_text(encoding="utf-8")]
+    said = [
+        path.name
+        for path in root.rglob("*.py")
+        if '"nas-weights-1"' in path.read_text(encoding="utf-8")
+    ]
     assert said == ["schema.py"]

@@ -10,14 +10,14 @@ from record_layer_lists import layer_lists
 from reference_networks import reference_networks
 
 import nas
+from nas.blocks import Shape
 from nas.errors import InputError
 from nas.latency.estimate.layer_lists import PATH, recorded_layers
 from nas.latency.estimate.published_latencies import layers_of
 from nas.space import load_space
-from nas.specs import Shape
 
-# Parameters exactly as the authors' or torchvision's and timm's models have them; MACs in 10^9 at 224 x 224, matrix
-# products included.
+# Parameters exactly as the authors' or torchvision's and timm's models have them; MACs in 10^9 at
+# 224 x 224, matrix products included.
 KNOWN = {
     "MobileNetV1": (4_231_976, 0.569),
     "MobileNetV2x0.5": (1_968_680, 0.097),
@@ -84,31 +84,46 @@ def test_parameters_and_macs_are_the_known_ones(name: str) -> None:
     layers = reference_networks()[model](Shape(3, int(side or 224), int(side or 224)))
     params, macs = KNOWN[name]
     digits = 50_000 if name.startswith("MobileOne") else 0  # its paper gives two digits
-    if name.startswith("FastViT"):  # its paper gives two digits of MACs; timm has the branches of training besides
+    if name.startswith(
+        "FastViT"
+    ):  # its paper gives two digits of MACs; timm has the branches of training besides
         digits = 100_000
     assert sum(layer.params for layer in layers) == pytest.approx(params, abs=digits)
-    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(macs, rel=0.025 if digits == 100_000 else 0.003)
+    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(
+        macs, rel=0.025 if digits == 100_000 else 0.003
+    )
 
 
 def test_every_network_is_checked_and_can_be_listed_at_other_sizes() -> None:
     nets = reference_networks()
     assert set(nets) == {name.partition("@")[0] for name in KNOWN}
     for layers in nets.values():
-        small, large = (sum(layer.macs for layer in layers(Shape(3, side, side))) for side in (224, 448))
+        small, large = (
+            sum(layer.macs for layer in layers(Shape(3, side, side))) for side in (224, 448)
+        )
         assert 3.8 < large / small < 6
 
 
-@pytest.mark.parametrize(("model", "space", "name"), [
-    ("EfficientFormer-L3", "efficientformer", "efficientformer_l3"),
-    ("EfficientFormerV2-S0", "efficientformerv2", "efficientformerv2_s0"),
-    ("EfficientFormerV2-L", "efficientformerv2", "efficientformerv2_l"),
-])  # fmt: skip
-def test_members_of_shipped_spaces_are_listed_by_the_space(model: str, space: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "space", "name"),
+    [
+        ("EfficientFormer-L3", "efficientformer", "efficientformer_l3"),
+        ("EfficientFormerV2-S0", "efficientformerv2", "efficientformerv2_s0"),
+        ("EfficientFormerV2-L", "efficientformerv2", "efficientformerv2_l"),
+    ],
+)
+def test_members_of_shipped_spaces_are_listed_by_the_space(
+    model: str, space: str, name: str
+) -> None:
     """Their counts against the authors' code are in tests/weights/test_published.py."""
     assert model not in reference_networks()
     for side in (224, 512):
-        arch, layers = load_space(space).published[name].at(side), layers_of(model, side)
-        assert (sum(layer.params for layer in layers), sum(layer.macs for layer in layers)) == (arch.params, arch.macs)
+        arch = load_space(space).published[name].at(side)
+        layers = layers_of(model, side)
+        assert (sum(layer.params for layer in layers), sum(layer.macs for layer in layers)) == (
+            arch.params,
+            arch.macs,
+        )
 
 
 def test_the_recorded_file_is_what_the_script_writes() -> None:
@@ -124,7 +139,10 @@ def test_a_recorded_network_has_the_layers_that_were_listed() -> None:
 
 @pytest.mark.parametrize(("name", "side"), [("ResNet50", 223), ("ResNet51", 224)])
 def test_a_network_that_is_not_recorded_is_named_with_the_command(name: str, side: int) -> None:
-    with pytest.raises(InputError, match=rf"no layers of {name} at {side}.*Fix: python scripts/record_layer_lists.py"):
+    with pytest.raises(
+        InputError,
+        match=rf"no layers of {name} at {side}.*Fix: python scripts/record_layer_lists.py",
+    ):
         layers_of(name, side)
 
 
@@ -134,7 +152,9 @@ def test_what_ships_does_not_need_what_makes_estimates() -> None:
     for path in package.rglob("*.py"):
         if "estimate" not in path.relative_to(package).parts:
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            imports = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+            imports = [
+                node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+            ]
             assert not any(module.startswith("nas.latency.estimate") for module in imports), path
     settings = (package.parent / "pyproject.toml").read_text(encoding="utf-8")
     assert 'exclude = ["/nas/latency/estimate"]' in settings

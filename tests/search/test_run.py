@@ -1,4 +1,5 @@
-"""The run folder holds what went in, every step and what came out, and never overwrites another one."""
+"""The run folder holds what went in, every step and what came out, and never overwrites another
+one."""
 
 from __future__ import annotations
 
@@ -14,15 +15,16 @@ from nas.report.front import front_figure, front_picture
 from nas.report.trajectory import trajectory, trajectory_figure
 from nas.search import load_scores, pose, solve
 from nas.search.compare import answers
-from nas.search.exact import front
+from nas.search.engines.exact import front
 from nas.search.fastest import fastest
-from nas.search.run import new_folder, write_front, write_run
+from nas.search.record import new_folder, write_front, write_run
 from nas.space import load_architecture, load_space
 
 
 @pytest.fixture
 def searched(workplace):
-    space, table = load_space("small"), load_table("toy")
+    space = load_space("small")
+    table = load_table("toy")
     problem = pose(space, table, load_scores("small"), fastest(space, table)[0] * 1.2)
     return problem, solve(problem)
 
@@ -31,23 +33,36 @@ def test_the_folder_holds_inputs_steps_and_result(workplace, searched):
     problem, found = searched
     folder = new_folder(None, "small", "toy")
     write_run(folder, problem, found, ["nas", "search", "--space", "a b"])
-    assert sorted(p.name for p in folder.iterdir()) == ["architecture.yaml", "run.yaml", "trace.csv"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "architecture.yaml",
+        "run.yaml",
+        "trace.csv",
+    ]
     assert load_architecture(folder / "architecture.yaml") == found.architecture
     rows = list(csv.DictReader((folder / "trace.csv").open()))
     assert [row["move"] for row in rows] == [str(step.move) for step in found.trace]
     for row, step in zip(rows, found.trace, strict=True):
-        assert (row["action"], float(row["ms"]), float(row["total_cost"])) == (step.action, step.ms, step.total_cost)
+        assert (row["action"], float(row["ms"]), float(row["total_cost"])) == (
+            step.action,
+            step.ms,
+            step.total_cost,
+        )
         assert (int(row["macs"]), int(row["params"])) == (step.macs, step.params)
     run = yaml.safe_load((folder / "run.yaml").read_text())
     assert run["command"] == "nas search --space 'a b'"
-    assert run["table"]["provenance"] == "estimated" and run["target"]["latency_ms"] == problem.target_ms
+    assert (
+        run["table"]["provenance"] == "estimated"
+        and run["target"]["latency_ms"] == problem.target_ms
+    )
     for name, file in (
         ("space", workplace.space_file),
         ("table", workplace.table_file),
         ("scores", workplace.scores_file),
     ):
         assert run[name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert run["result"]["latency_ms"] == found.ms and run["result"]["widths"] == list(found.architecture.widths)
+    assert run["result"]["latency_ms"] == found.ms and run["result"]["widths"] == list(
+        found.architecture.widths
+    )
 
 
 def test_folders_of_the_same_second_get_a_counter(workplace):
@@ -70,8 +85,13 @@ def test_a_named_folder_is_made_but_never_overwritten(tmp_path):
 def test_the_picture_shows_the_start_every_step_and_the_published_members(searched, tmp_path):
     problem, found = searched
     data = trajectory(problem, found)
-    assert (data.points[0].cost, data.points[0].ms) == (0, problem.table.total_ms(problem.space.largest()))
-    assert [(p.label, p.ms, p.cost) for p in data.points[1:]] == [(s.action, s.ms, s.total_cost) for s in found.trace]
+    assert (data.points[0].cost, data.points[0].ms) == (
+        0,
+        problem.table.total_ms(problem.space.largest()),
+    )
+    assert [(p.label, p.ms, p.cost) for p in data.points[1:]] == [
+        (s.action, s.ms, s.total_cost) for s in found.trace
+    ]
     assert [p.label for p in data.published] == ["s", "l"]
     assert "estimated table" in data.note and "made up for a test" in data.note
     trajectory_figure(data).save(tmp_path / "picture.png")
@@ -80,11 +100,14 @@ def test_the_picture_shows_the_start_every_step_and_the_published_members(search
 
 def test_the_front_is_a_row_a_member_and_a_picture(workplace, searched, tmp_path):
     problem, found = searched
-    points, others = front(problem), answers(problem, found)
+    points = front(problem)
+    others = answers(problem, found)
     assert list(others) == ["exact", "slimming"] and others["exact"].cost <= others["slimming"].cost
     write_front(tmp_path, problem, points)
     rows = list(csv.DictReader((tmp_path / "front.csv").open()))
-    assert [(float(row["ms"]), float(row["cost"])) for row in rows] == [(p.ms, p.cost) for p in points]
+    assert [(float(row["ms"]), float(row["cost"])) for row in rows] == [
+        (p.ms, p.cost) for p in points
+    ]
     for row, point in zip(rows, points, strict=True):
         arch = point.architecture
         assert (int(row["macs"]), int(row["params"])) == (arch.macs, arch.params)
@@ -93,13 +116,17 @@ def test_the_front_is_a_row_a_member_and_a_picture(workplace, searched, tmp_path
         assert kinds == [block.kind for block in arch.stages[2].blocks]
     data = front_picture(problem, points, others)
     assert [(p.ms, p.cost) for p in data.points] == [(p.ms, p.cost) for p in points]
-    assert [p.label for p in data.found] == ["exact", "slimming"] and [p.label for p in data.published] == ["s", "l"]
+    assert [p.label for p in data.found] == ["exact", "slimming"] and [
+        p.label for p in data.published
+    ] == ["s", "l"]
     front_figure(data).save(tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_found_member_draws_and_saves_its_way(workplace, tmp_path):
-    space, table, scores = load_space("small"), load_table("toy"), load_scores("small")
+    space = load_space("small")
+    table = load_table("toy")
+    scores = load_scores("small")
     found = solve(pose(space, table, scores, fastest(space, table)[0] * 1.2))
     figure = found.plot()
     line, _, answer, bar = (each["data"]["values"] for each in figure.spec["layer"])
@@ -110,4 +137,7 @@ def test_a_found_member_draws_and_saves_its_way(workplace, tmp_path):
     assert "top1" in figure.spec["layer"][0]["encoding"]["y"]["title"]
     assert "<svg" in figure._repr_svg_()
     found.save(tmp_path / "kept")
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"architecture.yaml", "trace.csv"}
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "architecture.yaml",
+        "trace.csv",
+    }

@@ -47,20 +47,43 @@ def test_every_operation_is_named_by_its_place(name):
                 assert arch.with_block(place, operation.spec) == arch
 
 
-@pytest.mark.parametrize("text", [
-    "", "Stem", "stage0", "stage01_entry", "stage1_", "stage1_block", "stage1_block0", "stage1_block01",
-    "stage-1_entry", "stage1_entry ", "stage1_entry\n", "stage1_head", "stage1_block1_rank", "block1",
-    "stage\N{ARABIC-INDIC DIGIT ONE}_entry",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Stem",
+        "stage0",
+        "stage01_entry",
+        "stage1_",
+        "stage1_block",
+        "stage1_block0",
+        "stage1_block01",
+        "stage-1_entry",
+        "stage1_entry ",
+        "stage1_entry\n",
+        "stage1_head",
+        "stage1_block1_rank",
+        "block1",
+        "stage\N{ARABIC-INDIC DIGIT ONE}_entry",
+    ],
+)
 def test_what_is_not_a_place_is_refused(text):
     with pytest.raises(InputError, match="is not a place of a network") as caught:
         Place.parse(text)
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("part", "stage", "position"), [
-    ("stem", 0, None), ("entry", None, None), ("block", 1, None), ("entry", 1, 1), ("block", -1, 0), ("block", 0, -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "stage", "position"),
+    [
+        ("stem", 0, None),
+        ("entry", None, None),
+        ("block", 1, None),
+        ("entry", 1, 1),
+        ("block", -1, 0),
+        ("block", 0, -1),
+    ],
+)
 def test_a_place_cannot_be_made_of_what_does_not_belong_together(part, stage, position):
     with pytest.raises(ValueError, match="Place: "):
         Place(part, stage, position)
@@ -72,11 +95,17 @@ def test_a_network_without_a_stem_of_its_own_enters_stage_1_by_its_stem():
     assert Place.entry(0, has_stem=True) == Place.parse("stage1_entry")
 
 
-@pytest.mark.parametrize(("text", "words", "stream"), [
-    ("stem", "stem", "stem"), ("head", "head", "head"), ("stage2_entry", "stage 2 entry", "stage2"),
-    ("stage3_block5", "stage 3 block 5", "stage3"), ("stage4_flatten", "stage 4 flatten", "stage4"),
-    ("stage4", "stage 4", "stage4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words", "stream"),
+    [
+        ("stem", "stem", "stem"),
+        ("head", "head", "head"),
+        ("stage2_entry", "stage 2 entry", "stage2"),
+        ("stage3_block5", "stage 3 block 5", "stage3"),
+        ("stage4_flatten", "stage 4 flatten", "stage4"),
+        ("stage4", "stage 4", "stage4"),
+    ],
+)
 def test_a_place_in_words_and_its_stream(text, words, stream):
     place = Place.parse(text)
     assert (place.words, str(place.stream)) == (words, stream)

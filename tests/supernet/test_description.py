@@ -49,6 +49,8 @@ def test_keys_win_over_words() -> None:
         ({"space": "emo"}, None),
     ],
 )
-def test_what_the_images_were_given_as(description: dict[str, Any], name: str | None, tmp_path: Path) -> None:
+def test_what_the_images_were_given_as(
+    description: dict[str, Any], name: str | None, tmp_path: Path
+) -> None:
     write_yaml(tmp_path / "supernet.yaml", description)
     assert data_name(tmp_path / "supernet.yaml") == name

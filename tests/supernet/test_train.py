@@ -17,16 +17,15 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from nas.blocks import MB4D
 from nas.data import ImageData, load_data
 from nas.errors import InputError, NasError
 from nas.files import write_yaml
 from nas.options import make
 from nas.space import Space
 from nas.space.space import Pick
-from nas.specs import MB4D
 from nas.supernet import train as training
-from nas.supernet.checkpoint import Folder, load_supernet, open_folder
-from nas.supernet.inherit import extract_to
+from nas.supernet.checkpoint import Folder, extract_to, load_supernet, open_folder
 from nas.supernet.recipe import Recipe
 from nas.supernet.supernet import Frame, Supernet
 from nas.supernet.train import train
@@ -52,7 +51,10 @@ class Killed(BaseException):
 
 
 def test_a_killed_training_ends_with_the_same_weights(
-    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_space: Callable[[str], Space],
+    digits: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training, "RANK_EVERY", 10)
     space = small_space("network_suffix").at(32)
@@ -66,22 +68,36 @@ def test_a_killed_training_ends_with_the_same_weights(
         train(space, digits, RECIPE, tmp_path / "killed", report=kill, save_every=0, report_every=5)
     assert not (tmp_path / "killed" / "supernet.safetensors").exists()
     steps = []
-    resumed = train(space, digits, RECIPE, tmp_path / "killed", report=lambda p: steps.append(p.step),
-                    save_every=0, report_every=5)  # fmt: skip
+    resumed = train(
+        space,
+        digits,
+        RECIPE,
+        tmp_path / "killed",
+        report=lambda p: steps.append(p.step),
+        save_every=0,
+        report_every=5,
+    )
     assert steps[0] == 35, "it goes on from step 30, the last that was saved"
-    ours, theirs = weights(resumed), weights(whole)
+    ours = weights(resumed)
+    theirs = weights(whole)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     with resumed.metrics.open() as file:
         logged = [int(row["step"]) for row in csv.DictReader(file)]
-    assert logged == sorted(set(logged)), "rows of steps that were lost are not kept beside their repetition"
+    assert logged == sorted(set(logged)), (
+        "rows of steps that were lost are not kept beside their repetition"
+    )
 
 
 def test_with_choices_a_killed_training_ends_with_the_same_weights(
-    choices_space: Callable[..., Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    choices_space: Callable[..., Space],
+    digits: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training, "RANK_EVERY", 4)
-    space, recipe = choices_space().at(32), replace(RECIPE, epochs=1, batch=48, narrow=0.8)
+    space = choices_space().at(32)
+    recipe = replace(RECIPE, epochs=1, batch=48, narrow=0.8)
     whole = train(space, digits, recipe, tmp_path / "whole", save_every=0)
 
     def kill(progress: Progress) -> None:
@@ -92,11 +108,20 @@ def test_with_choices_a_killed_training_ends_with_the_same_weights(
         train(space, digits, recipe, tmp_path / "killed", report=kill, save_every=0, report_every=1)
     steps: list[int] = []
     resumed = train(
-        space, digits, recipe, tmp_path / "killed", report=lambda p: steps.append(p.step), save_every=0, report_every=1
+        space,
+        digits,
+        recipe,
+        tmp_path / "killed",
+        report=lambda p: steps.append(p.step),
+        save_every=0,
+        report_every=1,
     )
     assert steps[0] == 5 and steps[-1] > 7, "it goes on from step 4, the last that was saved"
-    ours, theirs = weights(resumed), weights(whole)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours = weights(resumed)
+    theirs = weights(whole)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 @pytest.mark.parametrize("narrow", [0.0, 1.0])
@@ -107,7 +132,8 @@ def test_every_candidate_that_fits_is_drawn_at_random_and_the_largest_else(
     monkeypatch: pytest.MonkeyPatch,
     narrow: float,
 ) -> None:
-    space, drawn = choices_space().at(32), set()
+    space = choices_space().at(32)
+    drawn = set()
     real = Supernet._frame
 
     def noted(self: Supernet, widths: list[int], pick: Pick) -> Frame:
@@ -118,16 +144,25 @@ def test_every_candidate_that_fits_is_drawn_at_random_and_the_largest_else(
 
     monkeypatch.setattr(Supernet, "_frame", noted)
     train(space, digits, replace(RECIPE, batch=8, epochs=1, narrow=narrow), tmp_path / "out")
-    wanted = {(f"stage{i}_block{p}", b) for i, stage in enumerate(space.stages, start=1)
-              for p in range(1, stage.depths[1] + 1) for b in stage.local + stage.global_}  # fmt: skip
+    wanted = {
+        (f"stage{i}_block{p}", b)
+        for i, stage in enumerate(space.stages, start=1)
+        for p in range(1, stage.depths[1] + 1)
+        for b in stage.local + stage.global_
+    }
     wanted |= {("head", head) for head in space.heads}
-    wanted |= {("stem", replace(e, width=w)) for e in space.stages[0].entries for w in space.stages[0].widths}  # type: ignore[call-arg]
+    wanted |= {
+        ("stem", replace(e, width=w))
+        for e in space.stages[0].entries
+        for w in space.stages[0].widths
+    }  # type: ignore[call-arg]
     if narrow:
         assert drawn >= wanted
     else:
         chosen = {place: [b for p, b in drawn if p == place] for place, _ in wanted}
         assert all(
-            len(blocks) == 1 + (int(place[5]) > 2 if "_block" in place else 0) for place, blocks in chosen.items()
+            len(blocks) == 1 + (int(place[5]) > 2 if "_block" in place else 0)
+            for place, blocks in chosen.items()
         )
         assert {block for place, block in drawn if place == "stage1_block1"} == {MB4D(2)}
 
@@ -140,7 +175,9 @@ def test_with_choices_it_learns_and_its_weights_are_inherited(
 
     space = choices_space("stage_suffix").at(32)
     rows: list[Progress] = []
-    folder = train(space, digits, replace(RECIPE, epochs=8, narrow=0.5), tmp_path / "out", report=rows.append)
+    folder = train(
+        space, digits, replace(RECIPE, epochs=8, narrow=0.5), tmp_path / "out", report=rows.append
+    )
     assert rows[-1].loss < rows[0].loss and rows[-1].accuracy > 40
     for arch in space.published.values():
         extract_to(folder.root, arch, tmp_path / "weights.safetensors")
@@ -149,11 +186,35 @@ def test_with_choices_it_learns_and_its_weights_are_inherited(
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_command_keeps_what_is_done(tmp_path: Path, small_space: Callable[[str], Space]) -> None:
-    space, out = Path(small_space("network_suffix").path), tmp_path / "out"
-    command = [sys.executable, "-m", "nas", "train", "--space", str(space), "--data", "digits", "--resolution", "32",
-               "--epochs", "3", "--score-images", "50", "--score-widths", "2", "--out", str(out), "--json"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_kill_9_of_the_command_keeps_what_is_done(
+    tmp_path: Path, small_space: Callable[[str], Space]
+) -> None:
+    space = Path(small_space("network_suffix").path)
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "nas",
+        "train",
+        "--space",
+        str(space),
+        "--data",
+        "digits",
+        "--resolution",
+        "32",
+        "--epochs",
+        "3",
+        "--score-images",
+        "50",
+        "--score-widths",
+        "2",
+        "--out",
+        str(out),
+        "--json",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not (out / "metrics.csv").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -166,7 +227,9 @@ def test_kill_9_of_the_command_keeps_what_is_done(tmp_path: Path, small_space: C
 def test_it_learns(small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path) -> None:
     rows: list[Progress] = []
     recipe = replace(RECIPE, epochs=12)
-    train(small_space("network_suffix").at(32), digits, recipe, tmp_path / "out", report=rows.append)
+    train(
+        small_space("network_suffix").at(32), digits, recipe, tmp_path / "out", report=rows.append
+    )
     assert rows[-1].accuracy > 60
     assert rows[-1].loss < rows[0].loss
     assert rows[-1].step == rows[-1].steps
@@ -186,7 +249,10 @@ def test_it_learns(small_space: Callable[[str], Space], digits: ImageData, tmp_p
     ],
 )
 def test_every_variant_trains(
-    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, change: dict[str, object]
+    small_space: Callable[[str], Space],
+    digits: ImageData,
+    tmp_path: Path,
+    change: dict[str, object],
 ) -> None:
     recipe = replace(RECIPE, epochs=1, batch=128, **change)  # type: ignore[arg-type]
     folder = train(small_space("stage_suffix").at(32), digits, recipe, tmp_path / "out")
@@ -196,11 +262,15 @@ def test_every_variant_trains(
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
-    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_space: Callable[[str], Space],
+    digits: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     space = small_space("network_suffix").at(32)
     monkeypatch.setattr(training, "RANK_EVERY", 2)
-    real, calls = training.cross_entropy, []
+    real = training.cross_entropy
+    calls = []
 
     def broken(*args: object) -> object:
         calls.append(1)
@@ -219,15 +289,20 @@ def test_another_training_in_the_folder_is_refused(
 ) -> None:
     space = small_space("network_suffix").at(32)
     train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
-    with pytest.raises(InputError, match=r"supernet\.yaml:\d+: recipe: .*learning_rate 0\.001 there, 0\.5 here"):
-        train(space, digits, replace(RECIPE, epochs=1, batch=256, learning_rate=0.5), tmp_path / "out")
+    with pytest.raises(
+        InputError, match=r"supernet\.yaml:\d+: recipe: .*learning_rate 0\.001 there, 0\.5 here"
+    ):
+        train(
+            space, digits, replace(RECIPE, epochs=1, batch=256, learning_rate=0.5), tmp_path / "out"
+        )
 
 
 def test_the_folder_says_how_the_data_set_was_split_and_those_of_older_versions_resume(
     small_space: Callable[[str], Space], tmp_path: Path
 ) -> None:
     splits = load_data("digits", (32, 32), limit=100, held_out=30)
-    space, recipe = small_space("network_suffix").at(32), replace(RECIPE, epochs=1, batch=70)
+    space = small_space("network_suffix").at(32)
+    recipe = replace(RECIPE, epochs=1, batch=70)
     folder = train(space, splits.train, recipe, tmp_path / "out")
     description = yaml.safe_load(folder.description.read_text())
     data = description["data"]
@@ -245,10 +320,14 @@ def test_the_folder_says_how_the_data_set_was_split_and_those_of_older_versions_
 
 
 def test_a_training_that_has_saved_nothing_may_start_with_other_options(
-    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_space: Callable[[str], Space],
+    digits: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the error says that names the batch that fits."""
-    space, recipe = small_space("network_suffix").at(32), replace(RECIPE, epochs=1, batch=256)
+    space = small_space("network_suffix").at(32)
+    recipe = replace(RECIPE, epochs=1, batch=256)
     real = Supernet.forward
 
     def full(self: Supernet, x: torch.Tensor, *rest: object) -> object:
@@ -257,7 +336,9 @@ def test_a_training_that_has_saved_nothing_may_start_with_other_options(
         return real(self, x, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Supernet, "forward", full)
-    with pytest.raises(NasError, match=r"with 216 images at once, 54 fit: give --batch 54, or --accumulate 4 "):
+    with pytest.raises(
+        NasError, match=r"with 216 images at once, 54 fit: give --batch 54, or --accumulate 4 "
+    ):
         train(space, digits, recipe, tmp_path / "out")
     folder = train(space, digits, replace(recipe, accumulate=4), tmp_path / "out")
     assert load_supernet(folder.root)[1]["recipe"]["accumulate"] == 4
@@ -266,7 +347,12 @@ def test_a_training_that_has_saved_nothing_may_start_with_other_options(
 def test_damaged_and_foreign_checkpoints_are_refused(
     small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
 ) -> None:
-    folder = train(small_space("network_suffix").at(32), digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
+    folder = train(
+        small_space("network_suffix").at(32),
+        digits,
+        replace(RECIPE, epochs=1, batch=256),
+        tmp_path / "out",
+    )
     whole = folder.weights.read_bytes()
     folder.weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"supernet\.safetensors: not a readable safetensors file"):
@@ -291,11 +377,22 @@ def test_data_of_another_shape_or_other_classes_is_refused(
         ("epochs", 0, r"--epochs 0: is out of range \(expected a whole number, at least 1"),
         ("noise", "pink", r"--noise pink: is unknown \(expected uniform, gumbel or none\)"),
         ("learning_rate", float("nan"), "--learning-rate nan: is not a finite number"),
-        ("narrow", 2.0, r"--narrow 2.0: is out of range \(expected a number, at least 0 and at most 1\)"),
+        (
+            "narrow",
+            2.0,
+            r"--narrow 2.0: is out of range \(expected a number, at least 0 and at most 1\)",
+        ),
         ("precision", "fp8", r"--precision fp8: is unknown \(expected fp32, bf16 or fp16\)"),
         ("accumulate", 0, r"--accumulate 0: is out of range \(expected a whole number, at least 1"),
         ("ema", 1.0, r"--ema 1.0: is out of range \(expected a number, at least 0 and below 1\)"),
-        ("sandwich", -1, r"--sandwich -1: is out of range \(expected a whole number, at least 0 and at most 64\)"),
+        (
+            "sandwich",
+            -1,
+            (
+                r"--sandwich -1: is out of range \(expected a whole number, at least 0 and at most"
+                r" 64\)"
+            ),
+        ),
         ("sandwich", 100_000, "--sandwich 100000: is out of range"),
     ],
 )

@@ -31,15 +31,21 @@ def lively(network: Network) -> Network:
     torch.manual_seed(1)
     for tensor in [*network.parameters(), *network.buffers()]:
         if tensor.is_floating_point():
-            tensor.uniform_(0.3, 1.2) if tensor.dim() == 1 else tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
+            (
+                tensor.uniform_(0.3, 1.2)
+                if tensor.dim() == 1
+                else tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
+            )
     return network.eval()
 
 
 @pytest.fixture(params=["small", "choices", "stem"])
 def any_space(
-    request: pytest.FixtureRequest, small_space: Callable[..., Space], choices_space: Callable[..., Space],
+    request: pytest.FixtureRequest,
+    small_space: Callable[..., Space],
+    choices_space: Callable[..., Space],
     stem_space: Callable[..., Space],
-) -> Callable[..., Space]:  # fmt: skip
+) -> Callable[..., Space]:
     return {"small": small_space, "choices": choices_space, "stem": stem_space}[str(request.param)]
 
 
@@ -63,11 +69,16 @@ def test_the_slice_at_the_networks_widths_is_the_network(
 @pytest.mark.parametrize(
     ("family", "member"),
     [
-        ("efficientformer", "efficientformer_l1"), ("swiftformer", "swiftformer_xs"), ("emo", "emo_1m"),
-        ("efficientformerv2", "efficientformerv2_s0"), ("efficientvit", "efficientvit_b0"),
+        ("efficientformer", "efficientformer_l1"),
+        ("swiftformer", "swiftformer_xs"),
+        ("emo", "emo_1m"),
+        ("efficientformerv2", "efficientformerv2_s0"),
+        ("efficientvit", "efficientvit_b0"),
     ],
-)  # fmt: skip
-def test_published_members_are_recognised_and_found_again(family: str, member: str, tmp_path: Path) -> None:
+)
+def test_published_members_are_recognised_and_found_again(
+    family: str, member: str, tmp_path: Path
+) -> None:
     """At another resolution, and with another number of classes than the data has."""
     space = nas.load_space(family).at(64, 10)
     network = lively(nas.build(space.published[member].at(64, 1000)))
@@ -83,13 +94,16 @@ def test_published_members_are_recognised_and_found_again(family: str, member: s
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for ours, theirs in zip(
-            supernet.extract(arch).forward_features(x), start.network.eval().forward_features(x), strict=True
+            supernet.extract(arch).forward_features(x),
+            start.network.eval().forward_features(x),
+            strict=True,
         ):
             torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
 def official(network: Network, layout: str) -> dict[str, torch.Tensor]:
-    """The tensors of a network under their published names (of layouts that convert nothing they are the same)."""
+    """The tensors of a network under their published names (of layouts that convert nothing they
+    are the same)."""
     names = names_in(network, LAYOUTS[layout])
     assert names is not None
     return {names[name]: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -102,7 +116,8 @@ def test_a_wider_network_is_sliced(small_space: Callable[..., Space]) -> None:
     narrow = Supernet(narrower(space)).eval()
     placed = warm_start(narrow, network, space)
     assert placed > 0.9 * len(network.state_dict())
-    stem, wide = narrow.get_submodule("stem"), network.get_submodule("stem")
+    stem = narrow.get_submodule("stem")
+    wide = network.get_submodule("stem")
     kept = {tuple(row.flatten().tolist()) for row in wide.get_parameter("first.conv.weight")}
     for row in stem.get_parameter("first.conv.weight"):
         assert tuple(row.flatten().tolist()) in kept
@@ -142,7 +157,9 @@ def test_training_begins_there_and_resumes(tmp_path: Path, digits: ImageData) ->
     expected = Supernet(space)
     warm_start(expected, start.network, start.space)
     found = load_file(Folder(tmp_path / "run").weights)
-    torch.testing.assert_close(found["stem.first.conv.weight"], expected.stem.first.conv.weight.detach())
+    torch.testing.assert_close(
+        found["stem.first.conv.weight"], expected.stem.first.conv.weight.detach()
+    )
     with pytest.raises(InputError, match="start: this folder holds another training"):
         train(space, digits, recipe, tmp_path / "run")
 
@@ -151,7 +168,9 @@ def test_what_is_no_member_is_refused(tmp_path: Path) -> None:
     space = nas.load_space("efficientformer").at(64, 10)
     file = tmp_path / "other.safetensors"
     save_file({"conv1.weight": torch.zeros(3)}, file)
-    with pytest.raises(InputError, match=r"other\.safetensors: of no published member.*--init-member NAME"):
+    with pytest.raises(
+        InputError, match=r"other\.safetensors: of no published member.*--init-member NAME"
+    ):
         load_start(file, space)
     with pytest.raises(InputError, match=r"efficientformer_l1: unknown checkpoint layout"):
         load_start(file, space, "efficientformer_l1")

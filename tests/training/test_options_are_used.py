@@ -1,4 +1,5 @@
-"""What the command line sets reaches the training: schedule, optimizer, loss, mixing, and the recorded recipe."""
+"""What the command line sets reaches the training: schedule, optimizer, loss, mixing, and the
+recorded recipe."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from nas.errors import InputError
-from nas.finetune.mixing import mix
 from nas.finetune.options import FinetuneOptions
+from nas.finetune.task import mix
 from nas.options import make
 from nas.supernet.options import TrainOptions
 from nas.training.loop import Plan
@@ -31,8 +32,12 @@ def test_warmup_is_the_share_in_which_the_rate_rises(kind: type, base: dict[str,
 
 
 @pytest.mark.parametrize(("kind", "base"), [(TrainOptions, TRAIN), (FinetuneOptions, TUNE)])
-@pytest.mark.parametrize(("name", "value"), [("warmup", 0.25), ("weight_decay", 0.01), ("label_smoothing", 0.02)])
-def test_what_was_given_is_in_the_recorded_recipe(kind: type, base: dict[str, object], name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("warmup", 0.25), ("weight_decay", 0.01), ("label_smoothing", 0.02)]
+)
+def test_what_was_given_is_in_the_recorded_recipe(
+    kind: type, base: dict[str, object], name: str, value: float
+) -> None:
     options = make(kind, {**base, name: str(value)})
     assert settle(options.recipe, options, "digits").to_dict()[name] == value
 
@@ -44,7 +49,10 @@ def test_switch_divides_the_mixed_batches_between_cutmix_and_mixup() -> None:
     def cut(switch: str) -> int:
         """Return how many of 40 mixed batches are made of pixels that stand in one of both images."""
         recipe = make(FinetuneOptions, {**TUNE, "mix": 1, "switch": switch}).recipe
-        mixed = [mix(images, targets, recipe, torch.Generator().manual_seed(seed))[0] for seed in range(40)]
+        mixed = [
+            mix(images, targets, recipe, torch.Generator().manual_seed(seed))[0]
+            for seed in range(40)
+        ]
         return sum(bool(((each == images) | (each == images.flip(0))).all()) for each in mixed)
 
     assert cut("1") == 40
@@ -57,8 +65,14 @@ def test_switch_divides_the_mixed_batches_between_cutmix_and_mixup() -> None:
     [
         ({"switch": 0.3, "mixup": 0}, r"--switch 0\.3: has no effect here \(requires --mixup"),
         ({"switch": 0.3, "mix": 0}, r"--switch 0\.3: has no effect here \(requires --mix"),
-        ({"distill_weight": 0.3}, r"--distill-weight 0\.3: has no effect here \(requires --teacher\)"),
-        ({"teacher_weights": "x"}, r"--teacher-weights x: has no effect here \(requires --teacher\)"),
+        (
+            {"distill_weight": 0.3},
+            r"--distill-weight 0\.3: has no effect here \(requires --teacher\)",
+        ),
+        (
+            {"teacher_weights": "x"},
+            r"--teacher-weights x: has no effect here \(requires --teacher\)",
+        ),
         ({"warmup": 1}, r"--warmup 1: is out of range"),
         ({"switch": 1.5}, r"--switch 1\.5: is out of range"),
     ],
@@ -85,6 +99,10 @@ def test_the_precision_of_the_launcher_counts(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_images_are_mirrored_by_default_unless_they_are_digits() -> None:
-    plain, asked = make(TrainOptions, TRAIN), make(TrainOptions, {**TRAIN, "flip": True})
-    assert settle(plain.recipe, plain, "photos").flip and not settle(plain.recipe, plain, "digits").flip
+    plain = make(TrainOptions, TRAIN)
+    asked = make(TrainOptions, {**TRAIN, "flip": True})
+    assert (
+        settle(plain.recipe, plain, "photos").flip
+        and not settle(plain.recipe, plain, "digits").flip
+    )
     assert settle(asked.recipe, asked, "digits").flip

@@ -1,4 +1,5 @@
-"""Fits the costs of `nas.latency.cost_model` to the published latencies of whole networks and of their parts."""
+"""Fits the costs of `nas.latency.cost_model` to the published latencies of whole networks and of
+their parts."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from nas.latency.cost_model import Costs, Demand, Floats
+from nas.devices.info import Costs
+from nas.latency.cost_model import Demand, Floats
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,22 @@ class Observation:
 
 
 def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Costs:
-    """Return the costs with the least squared error, each error relative to the whole network's latency.
+    """Return the costs with the least squared error, each error relative to the whole network's
+    latency.
 
-    Most phones have too few figures for twelve costs. So the fit starts at the prior, the costs of an older or newer
-    phone or rough numbers, and is held near it where figures say nothing: departures from the prior count as errors.
-    With a trust of 0.1 a cost e times its prior weighs as much as an error of 10 % in one network.
+    Most phones have too few figures for twelve costs. So the fit starts at the prior, the costs of
+    an older or newer phone or rough numbers, and is held near it where figures say nothing:
+    departures from the prior count as errors. With a trust of 0.1 a cost e times its prior weighs
+    as much as an error of 10 % in one network.
     """
     from scipy.optimize import least_squares
 
     weights = np.array([1 / seen.whole_ms for seen in observations])
     figures = np.array([seen.ms for seen in observations])
     start = np.log(astuple(prior))
-    kernels = np.concatenate([seen.demand.kernels for seen in observations])  # of all networks at once, for speed
+    kernels = np.concatenate(
+        [seen.demand.kernels for seen in observations]
+    )  # of all networks at once, for speed
     firsts = np.cumsum([0, *(len(seen.demand.kernels) for seen in observations[:-1])])
     counts = np.array([seen.demand.counts for seen in observations])
 

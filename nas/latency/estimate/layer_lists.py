@@ -1,4 +1,5 @@
-"""Reads the layers of published networks that are not members of a shipped space, for `published_latencies`."""
+"""Reads the layers of published networks that are not members of a shipped space, for
+`published_latencies`."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from nas.blocks import Layer
 from nas.csv_files import read_records
 from nas.errors import InputError
-from nas.specs import Layer
 
 PATH = Path(__file__).with_suffix(".csv")
-"""Each network at each resolution that `latency_tables/*/published.csv` names, one line per layer."""
+"""Each network at each resolution that `latency_tables/*/published.csv` names, one line per layer.
+"""
 RECORD = "python scripts/record_layer_lists.py"
 COUNTS = ("macs", "params", "read", "written")
 COLUMNS = ("network", "resolution", "kind", "name", *COUNTS)
@@ -27,8 +29,8 @@ def layer_list(network: str, resolution: int) -> tuple[Layer, ...]:
     if (network, resolution) not in recorded:
         known = ", ".join(sorted({name for name, _ in recorded}))
         raise InputError(
-            f"{PATH.name}: no layers of {network} at {resolution} (got '{network}', expected a published member of a "
-            f"space or one of {known}). Fix: {RECORD}"
+            f"{PATH.name}: no layers of {network} at {resolution} (got '{network}', expected a"
+            f" published member of a space or one of {known}). Fix: {RECORD}"
         )
     return recorded[network, resolution]
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from nas.blocks import Layer, parse_head
 from nas.errors import InputError
 from nas.files import read_text
 from nas.latency.cost_model import demand
 from nas.latency.estimate.fit import Observation
 from nas.latency.estimate.layer_lists import layer_list
 from nas.space import Architecture, published_member
-from nas.specs import Layer, parse_head
 
 PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
-"""The parts of a breakdown that are fitted; its activations and its rest (the call among them) have no layers."""
+"""The parts of a breakdown that are fitted; its activations and its rest (the call among them) have
+no layers."""
 
 
 ROLES = ("fit", "other", "check")
@@ -29,7 +30,8 @@ ROLES = ("fit", "other", "check")
 
 @dataclass(frozen=True)
 class Network:
-    """A published network: its layers, and the median of its figures in ms. `seen` has its parts, where known."""
+    """A published network: its layers, and the median of its figures in ms. `seen` has its parts,
+    where known."""
 
     model: str
     resolution: int
@@ -44,7 +46,8 @@ class Network:
 
 @dataclass(frozen=True)
 class Dense:
-    """A published segmentation network and its figure in ms. It checks what a fit makes of dense sizes."""
+    """A published segmentation network and its figure in ms. It checks what a fit makes of dense
+    sizes."""
 
     name: str
     arch: Architecture
@@ -52,7 +55,8 @@ class Dense:
 
 
 def dense_networks(folder: Path) -> list[Dense]:
-    """Return the networks whose role is `check`, which no fit has seen: members at a size and with a head of their own.
+    """Return the networks whose role is `check`, which no fit has seen: members at a size and with
+    a head of their own.
 
     The column `head` has the head's hyperparameters, as a table's column `hyperparameters` does.
 
@@ -66,12 +70,19 @@ def dense_networks(folder: Path) -> list[Dense]:
             continue
         arch = published_member(row["model"])
         if arch is None:
-            raise InputError(f"{path}:{line}: model: '{row['model']}' is not a published member of a shipped space")
+            raise InputError(
+                f"{path}:{line}: model: '{row['model']}' is not a published member of a shipped"
+                " space"
+            )
         height, _, width = row["resolution"].partition("x")
         if not (height.isdecimal() and (width or height).isdecimal()):
-            raise InputError(f"{path}:{line}: resolution: '{row['resolution']}' is not a side or HEIGHTxWIDTH")
+            raise InputError(
+                f"{path}:{line}: resolution: '{row['resolution']}' is not a side or HEIGHTxWIDTH"
+            )
         try:
-            arch = arch.at((int(height), int(width or height))).with_head(parse_head("fpn_head", row["head"]))
+            arch = arch.at((int(height), int(width or height))).with_head(
+                parse_head("fpn_head", row["head"])
+            )
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         name = f"{row['model']}@{row['resolution']}"
@@ -80,7 +91,7 @@ def dense_networks(folder: Path) -> list[Dense]:
 
 
 def published_networks(folder: Path) -> list[Network]:
-    """Every network with a figure to fit, in the order of the file."""
+    """Return every network with a figure to fit, in the order of the file."""
     figures: dict[tuple[str, int, str], list[float]] = defaultdict(list)
     for model, resolution, family, ms in _figures(folder / "published.csv"):
         figures[model, resolution, family].append(ms)
@@ -95,7 +106,7 @@ def published_networks(folder: Path) -> list[Network]:
 
 
 def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
-    """Model, resolution, family and ms of each figure that is to be fitted."""
+    """Yield model, resolution, family and ms of each figure that is to be fitted."""
     for line, row in _read(path):
         if row["role"] not in ROLES:
             raise InputError(f"{path}:{line}: role: '{row['role']}' is none of {', '.join(ROLES)}")
@@ -105,7 +116,7 @@ def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
 
 
 def _breakdowns(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Model, and the share of each part in its latency."""
+    """Yield model, and the share of each part in its latency."""
     for line, row in _read(path) if path.exists() else ():
         whole = _number(path, line, row, "sum_ms")
         yield row["model"], {part: _number(path, line, row, f"{part}_ms") / whole for part in PARTS}
@@ -128,19 +139,22 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
 
 
 def layers_of(model: str, resolution: int) -> tuple[Layer, ...]:
-    """The layers of a published network. (Dense-prediction backbones keep their classifiers: below 1 % of them.)
+    """Return the layers of a published network. (Dense-prediction backbones keep their classifiers:
+    below 1 % of them.)
 
     Raises:
         InputError: when nobody listed its layers.
     """
     arch = published_member(model)
     if arch:
-        return tuple(la for op in arch.at(resolution).operations() for la in op.spec.layers(op.input))
+        return tuple(
+            la for op in arch.at(resolution).operations() for la in op.spec.layers(op.input)
+        )
     return layer_list(model, resolution)
 
 
 def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
-    """The breakdown of a network as observations: shares of the latency that is fitted."""
+    """Return the breakdown of a network as observations: shares of the latency that is fitted."""
     arch = published_member(whole.model)
     if not shares or arch is None:
         return []
@@ -148,11 +162,15 @@ def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
     for operation in arch.operations():
         for layer in operation.spec.layers(operation.input):
             layers[operation.spec.breakdown or _part(layer)].append(layer)
-    return [replace(whole, demand=demand(layers[part]), ms=share * whole.ms) for part, share in shares.items()]
+    return [
+        replace(whole, demand=demand(layers[part]), ms=share * whole.ms)
+        for part, share in shares.items()
+    ]
 
 
 def _part(layer: Layer) -> str:
-    """Which part of a breakdown a layer belongs to, where its block is not a part of its own."""
+    """Return which part of a breakdown a layer belongs to, where its block is not a part of its
+    own."""
     if layer.kind == "norm":
         return "norm"
     if layer.kind in ("matmul", "softmax", "reshape"):

@@ -1,29 +1,34 @@
-"""Estimated latency tables: for phones that nobody measured, from the latencies that papers publish.
+"""Estimated latency tables: for phones that nobody measured, from the latencies that papers
+publish.
 
     python -m nas.latency.estimate.run iphone12 [DEVICE ...]
 
-reads `latency_tables/iphone12/{estimate.yaml,published.csv,breakdown.csv}`, fits the twelve costs of
-`nas.latency.cost_model` to the published networks, prices every operation of the named spaces with them, and writes
-`table.csv` and `device.yaml` beside. The same files give the same table. All that belongs to one phone is in its
-folder; here is the method alone:
+reads `latency_tables/iphone12/{estimate.yaml,published.csv,breakdown.csv}`, fits the twelve costs
+of `nas.latency.cost_model` to the published networks, prices every operation of the named spaces
+with them, and writes `table.csv` and `device.yaml` beside. The same files give the same table. All
+that belongs to one phone is in its folder; here is the method alone:
 
-1. A network's figure is the median of its published ones whose role is `fit`: of one OS version and all compute units,
-   or of sources that do not state the version and agree with those that do. The others say why they are not.
-2. Its layers come from the shipped spaces where it is a member, else from `layer_lists.csv` beside this file. Networks
-   that are in neither are no evidence, nor are those which the sources show to leave the Neural Engine.
-3. Errors are relative, and every network counts the same. The operator breakdown of a network counts as one figure a
-   part, its error taken over the whole network.
-4. The fit is held near a prior where figures say little: the costs fitted to another phone of this kind, or rough
-   numbers in `estimate.yaml`; how near, `trust` says there.
-5. The error is that of networks left out: the fit is done again without all that is known of one model (then, harder,
-   of one family), here and on the phone that the prior is from, and predicts it. (The form of the model was chosen in
-   view of the same networks.)
-6. A network whose error when left out is far beyond the others' is named as an outlier: an outlier is first of all a
-   figure to read again (its input size, its unit, its device).
-7. What has no row is priced with the same costs. At the sizes that were fitted its error is that of the rows. At dense
-   sizes it is that of published segmentation networks (role `check`), of this phone or of the one that `dense` names.
-8. A row's p10 and p90 are its median times the tenth and ninetieth percentile of published over predicted latency
-   among the models left out. That is the spread of whole networks; a single operation may be further off.
+1. A network's figure is the median of its published ones whose role is `fit`: of one OS version and
+   all compute units, or of sources that do not state the version and agree with those that do. The
+   others say why they are not.
+2. Its layers come from the shipped spaces where it is a member, else from `layer_lists.csv` beside
+   this file. Networks that are in neither are no evidence, nor are those which the sources show to
+   leave the Neural Engine.
+3. Errors are relative, and every network counts the same. The operator breakdown of a network
+   counts as one figure a part, its error taken over the whole network.
+4. The fit is held near a prior where figures say little: the costs fitted to another phone of this
+   kind, or rough numbers in `estimate.yaml`; how near, `trust` says there.
+5. The error is that of networks left out: the fit is done again without all that is known of one
+   model (then, harder, of one family), here and on the phone that the prior is from, and predicts
+   it. (The form of the model was chosen in view of the same networks.)
+6. A network whose error when left out is far beyond the others' is named as an outlier: an outlier
+   is first of all a figure to read again (its input size, its unit, its device).
+7. What has no row is priced with the same costs. At the sizes that were fitted its error is that of
+   the rows. At dense sizes it is that of published segmentation networks (role `check`), of this
+   phone or of the one that `dense` names.
+8. A row's p10 and p90 are its median times the tenth and ninetieth percentile of published over
+   predicted latency among the models left out. That is the spread of whole networks; a single
+   operation may be further off.
 """
 
 from __future__ import annotations
@@ -40,25 +45,33 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from nas import resources
+from nas.blocks import Operation
+from nas.devices.info import Costs, EstimateInfo, load_device_info, make_device_info
 from nas.errors import NasError
 from nas.files import YamlFile
-from nas.latency.cost_model import Costs, Floats, price
-from nas.latency.coverage import space_operations
-from nas.latency.device_info import EstimateInfo, load_device_info, make_device_info
+from nas.latency.cost_model import Floats, price
 from nas.latency.estimate.fit import fit
-from nas.latency.estimate.published_latencies import Dense, Network, dense_networks, published_networks
+from nas.latency.estimate.published_latencies import (
+    Dense,
+    Network,
+    dense_networks,
+    published_networks,
+)
 from nas.latency.rows import Row
 from nas.latency.table import LatencyTable, make_table
-from nas.space import Operation, load_space, published_member
+from nas.space import load_space, published_member
+from nas.space.operations import space_operations
 
 FORMAT = "nas-estimate-1"
 OUTLIER_SIGMAS = 3.0
-"""Robust standard deviations (1.4826 median absolute deviations) beyond which a network is called an outlier."""
+"""Robust standard deviations (1.4826 median absolute deviations) beyond which a network is called
+an outlier."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What the fit says of a network: knowing it, not knowing the model, and not knowing its family; in ms."""
+    """What the fit says of a network: knowing it, not knowing the model, and not knowing its
+    family; in ms."""
 
     network: Network
     known: float
@@ -68,7 +81,8 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Phone:
-    """A phone's recipe, its networks, and where its costs are presumed to be: as on another phone, or given."""
+    """A phone's recipe, its networks, and where its costs are presumed to be: as on another phone,
+    or given."""
 
     recipe: YamlFile
     networks: tuple[Network, ...]
@@ -76,7 +90,8 @@ class Phone:
     dense: tuple[Dense, ...] = ()
 
     def costs(self, model: str = "", family: str = "") -> Costs:
-        """Fitted to all networks but those of one model or one family, of which the prior knows nothing either."""
+        """Return fitted to all networks but those of one model or one family, of which the prior
+        knows nothing either."""
         prior = self.prior.costs(model, family) if isinstance(self.prior, Phone) else self.prior
         seen = (one for network in self.networks for one in network.seen)
         known = [one for one in seen if one.model != model and one.family != family]
@@ -84,30 +99,40 @@ class Phone:
 
 
 def read_phone(folder: Path) -> Phone:
-    """The phone whose figures are in `folder`.
+    """Return the phone whose figures are in `folder`.
 
     Raises:
         InputError: naming the file and line that cannot be used.
     """
     recipe = _recipe(folder / "estimate.yaml")
-    return Phone(recipe, tuple(published_networks(folder)), _prior(recipe, folder), tuple(dense_networks(folder)))
+    return Phone(
+        recipe,
+        tuple(published_networks(folder)),
+        _prior(recipe, folder),
+        tuple(dense_networks(folder)),
+    )
 
 
 def estimate(folder: Path) -> LatencyTable:
-    """The estimated table of the phone whose figures are in `folder`.
+    """Return the estimated table of the phone whose figures are in `folder`.
 
     Raises:
         InputError: naming the file and line that cannot be used.
     """
     phone = read_phone(folder)
-    recipe, date = phone.recipe, str(phone.recipe.data["date"])
+    recipe = phone.recipe
+    date = str(phone.recipe.data["date"])
     costs = _rounded(phone.costs())
     left_out = leave_out(phone, costs)
     ratios = [entry.network.ms / entry.model_unknown for entry in left_out]
     low, high = (float(np.quantile(ratios, share)) for share in (0.1, 0.9))
     report = _report(phone, costs, left_out, (low, high))
-    report |= {"outliers": outliers(left_out)} | _dense_report(phone, costs, folder, report["leave_one_out_mape"])
-    figures = ", ".join(f"{folder.name}/{path.name}" for path in sorted(folder.glob("[bp]*.csv"), reverse=True))
+    report |= {"outliers": outliers(left_out)} | _dense_report(
+        phone, costs, folder, report["leave_one_out_mape"]
+    )
+    figures = ", ".join(
+        f"{folder.name}/{path.name}" for path in sorted(folder.glob("[bp]*.csv"), reverse=True)
+    )
     device = make_device_info(
         recipe,
         ["device"],
@@ -118,9 +143,15 @@ def estimate(folder: Path) -> LatencyTable:
         estimate=EstimateInfo.model_validate(report),
         source=f"published figures: {figures}",
     )
-    operations = (operation for name in recipe.data["spaces"] for operation in space_operations(load_space(name)))
+    operations = (
+        operation
+        for name in recipe.data["spaces"]
+        for operation in space_operations(load_space(name))
+    )
     spread = min(low, 1.0), max(high, 1.0)
-    return make_table(device, (_row(operation, costs, spread, date) for operation in operations), folder)
+    return make_table(
+        device, (_row(operation, costs, spread, date) for operation in operations), folder
+    )
 
 
 def _row(operation: Operation, costs: Costs, spread: tuple[float, float], date: str) -> Row:
@@ -145,9 +176,12 @@ def _recipe(path: Path) -> YamlFile:
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
     for key, kind, expected in (
-        ("device", dict, "a dict"), ("spaces", list, "a list"), ("date", datetime.date, "a date"),
-        ("prior", dict | str, "a device or costs"), ("trust", float, "a number as 0.1"),
-    ):  # fmt: skip
+        ("device", dict, "a dict"),
+        ("spaces", list, "a list"),
+        ("date", datetime.date, "a date"),
+        ("prior", dict | str, "a device or costs"),
+        ("trust", float, "a number as 0.1"),
+    ):
         if not isinstance(file.data.get(key), kind):
             raise file.error([key], f"expected {expected}, found {file.data.get(key)!r}")
     return file
@@ -158,47 +192,69 @@ def _prior(recipe: YamlFile, folder: Path) -> Phone | Costs:
     if isinstance(prior, str):
         other = folder.parent / prior
         if other == folder or not (other / "estimate.yaml").is_file():
-            raise recipe.error(["prior"], f"no other device '{prior}' is estimated in {folder.parent}")
+            raise recipe.error(
+                ["prior"], f"no other device '{prior}' is estimated in {folder.parent}"
+            )
         return read_phone(other)
     known = [field.name for field in fields(Costs)]
     for name in [*known, *prior]:
         if name not in known or not isinstance(prior.get(name), float | int) or not prior[name] > 0:
-            raise recipe.error(["prior"], f"{name}: expected the costs {', '.join(known)}, each a positive number")
+            raise recipe.error(
+                ["prior"], f"{name}: expected the costs {', '.join(known)}, each a positive number"
+            )
     return Costs(**{name: float(prior[name]) for name in known})
 
 
 def leave_out(phone: Phone, costs: Costs) -> list[LeftOut]:
-    """Each network predicted by fits that know nothing of its model, and nothing of its family."""
-    models = {name: phone.costs(model=name) for name in {network.model for network in phone.networks}}
-    families = {name: phone.costs(family=name) for name in {network.family for network in phone.networks}}
+    """Return each network predicted by fits that know nothing of its model, and nothing of its
+    family."""
+    models = {
+        name: phone.costs(model=name) for name in {network.model for network in phone.networks}
+    }
+    families = {
+        name: phone.costs(family=name) for name in {network.family for network in phone.networks}
+    }
     return [
-        LeftOut(network, *(
-            network.seen[0].demand.ms(np.array(astuple(fitted)))
-            for fitted in (costs, models[network.model], families[network.family])
-        )) for network in phone.networks
-    ]  # fmt: skip
+        LeftOut(
+            network,
+            *(
+                network.seen[0].demand.ms(np.array(astuple(fitted)))
+                for fitted in (costs, models[network.model], families[network.family])
+            ),
+        )
+        for network in phone.networks
+    ]
 
 
 def outliers(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
-    """Return the networks whose error when left out is far from the others', with that error in percent.
+    """Return the networks whose error when left out is far from the others', with that error in
+    percent.
 
-    Ratios are compared as logarithms, so that twice and half the published figure are equally far off. Median and
-    median absolute deviation are not moved by the outliers themselves.
+    Ratios are compared as logarithms, so that twice and half the published figure are equally far
+    off. Median and median absolute deviation are not moved by the outliers themselves.
     """
     ratios = np.log([entry.model_unknown / entry.network.ms for entry in left_out])
     distances = np.abs(ratios - np.median(ratios))
     sigma = 1.4826 * float(np.median(distances))
     return [
-        {"name": entry.network.name, "error": round(100 * (entry.model_unknown / entry.network.ms - 1), 1)}
+        {
+            "name": entry.network.name,
+            "error": round(100 * (entry.model_unknown / entry.network.ms - 1), 1),
+        }
         for entry, distance in zip(left_out, distances, strict=True)
         if distance > OUTLIER_SIGMAS * sigma
     ]
 
 
 def dense_errors(networks: Sequence[Dense], costs: Costs) -> dict[str, Any]:
-    """Return what these costs make of published segmentation networks: errors in percent, and each network's ms."""
+    """Return what these costs make of published segmentation networks: errors in percent, and each
+    network's ms."""
     entries = [
-        {"name": network.name, "published_ms": network.ms, "predicted_ms": round(_whole_ms(network, costs), 3)}
+        {
+            "name": network.name,
+            "published_ms": network.ms,
+            "predicted_ms": round(_whole_ms(network, costs), 3),
+        }
         for network in networks
     ]
     published = np.array([entry["published_ms"] for entry in entries])
@@ -212,9 +268,11 @@ def _whole_ms(network: Dense, costs: Costs) -> float:
 
 
 def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float) -> dict[str, Any]:
-    """Return what `device.yaml` says of dense sizes: `extra` is the error in percent beyond that of networks left out.
+    """Return what `device.yaml` says of dense sizes: `extra` is the error in percent beyond that of
+    networks left out.
 
-    Errors of different causes add up as squares, so `extra` is the root of the difference of squares.
+    Errors of different causes add up as squares, so `extra` is the root of the difference of
+    squares.
     """
     sizes = {"largest_resolution": max(network.resolution for network in phone.networks)}
     if phone.dense:
@@ -226,7 +284,9 @@ def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float
         return sizes
     path = folder.parent / str(other)
     if not (path / "device.yaml").is_file():
-        raise phone.recipe.error(["dense"], f"'{other}' is not an estimated device of {folder.parent}")
+        raise phone.recipe.error(
+            ["dense"], f"'{other}' is not an estimated device of {folder.parent}"
+        )
     info = load_device_info(path / "device.yaml").estimate
     extra = info.priced_error((0, 0), dense=True) if info else 0.0
     if not extra:
@@ -234,13 +294,22 @@ def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float
     return sizes | {"dense": {"extra": extra, "from": str(other)}}
 
 
-def _report(phone: Phone, costs: Costs, left_out: Sequence[LeftOut], spread: tuple[float, float]) -> dict[str, Any]:
-    """What `device.yaml` says of the fit, under `estimate`."""
-    members = [entry for entry in left_out if published_member(entry.network.model) and entry.network.resolution == 224]
+def _report(
+    phone: Phone, costs: Costs, left_out: Sequence[LeftOut], spread: tuple[float, float]
+) -> dict[str, Any]:
+    """Return what `device.yaml` says of the fit, under `estimate`."""
+    members = [
+        entry
+        for entry in left_out
+        if published_member(entry.network.model) and entry.network.resolution == 224
+    ]
     by_model = _errors(left_out, "model_unknown")
     return {
-        "method": "twelve physical costs fitted to published networks; made by: python -m nas.latency.estimate.run "
-        "DEVICE (the same figures give the same table; the method is described in that module)",
+        "method": (
+            "twelve physical costs fitted to published networks; made by: python -m"
+            " nas.latency.estimate.run DEVICE (the same figures give the same table; the method is"
+            " described in that module)"
+        ),
         "prior": phone.recipe.data["prior"],
         "trust": phone.recipe.data["trust"],
         "leave_one_out_mape": by_model["mape"],
@@ -250,23 +319,32 @@ def _report(phone: Phone, costs: Costs, left_out: Sequence[LeftOut], spread: tup
         "leave_one_family_out": _errors(left_out, "family_unknown"),
         "fit": _errors(left_out, "known"),
         "costs_ms": asdict(costs),
-        "costs_are": "ms of a call, of 10^9 multiply-accumulates, of 10^6 weights read, of 10^6 activations moved, of "
-                     "starting a layer, of 10^6 values in element-wise, layer norm and softmax layers, of a change of "
-                     "layout, of 10^6 values in GELU and SiLU, of 10^9 multiply-accumulates in the products of linear "
-                     "attention",
+        "costs_are": (
+            "ms of a call, of 10^9 multiply-accumulates, of 10^6 weights read, of 10^6 activations"
+            " moved, of starting a layer, of 10^6 values in element-wise, layer norm and softmax"
+            " layers, of a change of layout, of 10^6 values in GELU and SiLU, of 10^9"
+            " multiply-accumulates in the products of linear attention"
+        ),
         "percentiles": {"p10": round(spread[0], 4), "p90": round(spread[1], 4)},
-        "percentiles_are": "of published over predicted latency of models left out; a row's p10_ms and p90_ms are its "
-                           "median times these",
+        "percentiles_are": (
+            "of published over predicted latency of models left out; a row's p10_ms and p90_ms are"
+            " its median times these"
+        ),
         "networks": [
-            {"name": entry.network.name, "published_ms": round(entry.network.ms, 3), "fitted_ms": round(entry.known, 3),
-             "left_out_ms": round(entry.model_unknown, 3), "family_left_out_ms": round(entry.family_unknown, 3)}
+            {
+                "name": entry.network.name,
+                "published_ms": round(entry.network.ms, 3),
+                "fitted_ms": round(entry.known, 3),
+                "left_out_ms": round(entry.model_unknown, 3),
+                "family_left_out_ms": round(entry.family_unknown, 3),
+            }
             for entry in left_out
         ],
-    }  # fmt: skip
+    }
 
 
 def _errors(entries: Sequence[LeftOut], which: str) -> dict[str, float]:
-    """Mean and largest absolute error in percent, and rank correlation."""
+    """Return mean and largest absolute error in percent, and rank correlation."""
     published = np.array([entry.network.ms for entry in entries])
     predicted = np.array([getattr(entry, which) for entry in entries])
     return _statistics(published, predicted)
@@ -294,14 +372,21 @@ def _findings(table: LatencyTable) -> Iterator[str]:
     for outlier in more["outliers"]:
         yield f"outlier: {outlier['name']}, {outlier['error']:+.1f} % when left out"
     if more["outliers"]:
-        yield "An outlier is first of all a figure to read again: its input size, its unit, its device."
+        yield (
+            "An outlier is first of all a figure to read again: its input size, its unit, its"
+            " device."
+        )
     dense = more.get("dense", {})
     if "mape" in dense:
-        yield f"dense sizes: mean error {dense['mape']} % on {dense['n']} published segmentation networks"
+        yield (
+            f"dense sizes: mean error {dense['mape']} % on {dense['n']} published segmentation"
+            " networks"
+        )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m nas.latency.estimate.run DEVICE ...`: writes the devices' tables and says how good they are."""
+    """`python -m nas.latency.estimate.run DEVICE ...`: writes the devices' tables and says how good
+    they are."""
     if not arguments:
         print("usage: python -m nas.latency.estimate.run DEVICE ...", file=sys.stderr)
         return 2

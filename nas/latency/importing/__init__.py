@@ -1,4 +1,5 @@
-"""Latency files of other frameworks, read into our table format as far as our vocabulary has their operations."""
+"""Latency files of other frameworks, read into our table format as far as our vocabulary has their
+operations."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from nas import plugins
+from nas.devices.info import DeviceInfo
 from nas.errors import InputError
-from nas.latency.device_info import DeviceInfo
 from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
 from nas.latency.rows import PROVENANCES, Row, worst
 from nas.latency.table import TABLE_FILE, LatencyTable, load_table
@@ -49,7 +50,8 @@ class Imported:
 
 
 def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
-    """The rows of a latency file by the format that its name's ending tells, and what was skipped.
+    """Return the rows of a latency file by the format that its name's ending tells, and what was
+    skipped.
 
     Raises:
         InputError: for an unknown ending or a malformed file, naming file, line or key, and reason.
@@ -59,29 +61,42 @@ def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
 
 
 def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
-    """The table of `folder` (a new one for device `name` where there is none) with the rows of the file at `path`.
+    """Return the table of `folder` (a new one for device `name` where there is none) with the rows
+    of the file at `path`.
 
-    A row that is there stays, unless it was imported too or its provenance is worse than the file's.
+    A row that is there stays, unless it was imported too or its provenance is worse than the
+    file's.
 
     Raises:
-        InputError: as `import_table`; when no operation of the file is ours; when the table there is of another
-            precision than the file states.
+        InputError: as `import_table`; when no operation of the file is ours; when the table there
+            is of another precision than the file states.
     """
-    path, folder = Path(path), Path(folder)
+    path = Path(path)
+    folder = Path(folder)
     reading = _read(path)
     if not reading.rows:
-        reasons = f"; the first of {len(reading.skipped)} entries: {reading.skipped[0]}" if reading.skipped else ""
+        reasons = (
+            f"; the first of {len(reading.skipped)} entries: {reading.skipped[0]}"
+            if reading.skipped
+            else ""
+        )
         raise InputError(f"{path}: none of its operations can be imported{reasons}")
     old = _old(folder, name, reading)
     _check_precision(path, old, reading)
     better = [row for row in reading.rows if _wins(row, old.rows.get(row.key))]
     rows = {**old.rows, **{row.key: row for row in better}}
     device = replace(
-        old.device, source=_sources(old.device.source, f"imported: {reading.source}"),
-        provenance=worst(row.provenance for row in rows.values()), date=datetime.date.today().isoformat(),
-    )  # fmt: skip
-    return Imported(replace(old, device=device, rows=rows), len(better), len(reading.rows) - len(better),
-                    reading.skipped)  # fmt: skip
+        old.device,
+        source=_sources(old.device.source, f"imported: {reading.source}"),
+        provenance=worst(row.provenance for row in rows.values()),
+        date=datetime.date.today().isoformat(),
+    )
+    return Imported(
+        replace(old, device=device, rows=rows),
+        len(better),
+        len(reading.rows) - len(better),
+        reading.skipped,
+    )
 
 
 def _read(path: Path) -> Reading:
@@ -89,7 +104,9 @@ def _read(path: Path) -> Reading:
     for known in FORMATS.values():
         if ending in known.endings:
             return known.read(path)
-    listed = ", ".join(f"{ending} ({known.title})" for known in FORMATS.values() for ending in known.endings)
+    listed = ", ".join(
+        f"{ending} ({known.title})" for known in FORMATS.values() for ending in known.endings
+    )
     raise InputError(f"{path}: the format is told by the name's ending; known: {listed}")
 
 
@@ -101,18 +118,25 @@ def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
     )
     try:
         device = DeviceInfo(
-            name=name, kind="imported", provenance="estimated", date=datetime.date.today().isoformat(),
+            name=name,
+            kind="imported",
+            provenance="estimated",
+            date=datetime.date.today().isoformat(),
             **(fields | reading.device),
-        )  # fmt: skip
+        )
     except ValidationError as error:
         raise InputError(f"--device: {explain(error)}") from None
     return LatencyTable(device, {}, folder)
 
 
 def _check_precision(path: Path, old: LatencyTable, reading: Reading) -> None:
-    stated, there = reading.device.get("precision"), old.device.precision
+    stated = reading.device.get("precision")
+    there = old.device.precision
     if stated and there not in (stated, UNKNOWN):
-        raise InputError(f"{path}: was measured in {stated}, {old.path} is of {there}; give another folder with --out")
+        raise InputError(
+            f"{path}: was measured in {stated}, {old.path} is of {there}; give another folder with"
+            " --out"
+        )
 
 
 def _wins(new: Row, old: Row | None) -> bool:

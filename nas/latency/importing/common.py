@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.latency.device_info import Provenance
+from nas.blocks import BlockSpec, Shape
+from nas.devices.info import Provenance
 from nas.latency.rows import Row
-from nas.specs import BlockSpec, Shape
 
 SOURCE = "source"
 """The column that says which file a row was imported from; rows measured here have none."""
@@ -61,10 +61,13 @@ class Reading:
     _places: dict[tuple[str, str, str], str] = field(default_factory=dict, repr=False)
 
     def add(self, row: Row, where: str) -> None:
-        """Keeps the row, or skips the entry where an earlier one gave its operation."""
+        """Keep the row, or skips the entry where an earlier one gave its operation."""
         if row.key in self._places:
-            self.skip(where, f"{row.kind}({row.hyperparameters}) on {row.input} stands already at "
-                             f"{self._places[row.key]}")  # fmt: skip
+            self.skip(
+                where,
+                f"{row.kind}({row.hyperparameters}) on {row.input} stands already at "
+                f"{self._places[row.key]}",
+            )
             return
         self._places[row.key] = where
         self.rows.append(row)
@@ -85,15 +88,25 @@ class Times:
     def __post_init__(self) -> None:
         times = (self.p10_ms, self.median_ms, self.p90_ms)
         if not all(math.isfinite(time) and time >= 0 for time in times):
-            raise ValueError(f"p10, median and p90 are {', '.join(map(str, times))}; expected ms, 0 or more")
+            raise ValueError(
+                f"p10, median and p90 are {', '.join(map(str, times))}; expected ms, 0 or more"
+            )
         if list(times) != sorted(times):
-            raise ValueError(f"p10, median and p90 are {', '.join(map(str, times))}; they must ascend")
+            raise ValueError(
+                f"p10, median and p90 are {', '.join(map(str, times))}; they must ascend"
+            )
 
 
 def make_row(
-    spec: BlockSpec, shape: Shape, times: Times, provenance: Provenance, source: str, note: str = "", date: str = ""
+    spec: BlockSpec,
+    shape: Shape,
+    times: Times,
+    provenance: Provenance,
+    source: str,
+    note: str = "",
+    date: str = "",
 ) -> Row:
-    """The row of an operation, dated today where the file does not say.
+    """Return the row of an operation, dated today where the file does not say.
 
     Raises:
         ValueError: where the block does not take this input.
@@ -103,6 +116,15 @@ def make_row(
     spec.check(shape)
     extra = ((SOURCE, source), ("note", note)) if note else ((SOURCE, source),)
     return Row(
-        spec.kind, str(spec), str(shape), str(spec.output_shape(shape)), times.median_ms, times.p10_ms, times.p90_ms,
-        times.runs, provenance, date or datetime.date.today().isoformat(), extra,
-    )  # fmt: skip
+        spec.kind,
+        str(spec),
+        str(shape),
+        str(spec.output_shape(shape)),
+        times.median_ms,
+        times.p10_ms,
+        times.p90_ms,
+        times.runs,
+        provenance,
+        date or datetime.date.today().isoformat(),
+        extra,
+    )

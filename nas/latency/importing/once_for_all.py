@@ -1,8 +1,10 @@
 """Latency files of once-for-all and ProxylessNAS (YAML).
 
-A key names an operation, as `expanded_conv-input:14x14x96-output:14x14x96-expand:6-kernel:5-stride:1-idskip:1`; the
-value has `mean` in ms, and `count` and `var` of its runs. Shapes are height x width x channels. In the files for
-MobileNetV3 `expand` is the hidden width itself, and `se` and `hs` follow (squeeze-and-excitation, h-swish).
+A key names an operation, as
+`expanded_conv-input:14x14x96-output:14x14x96-expand:6-kernel:5-stride:1-idskip:1`; the value has
+`mean` in ms, and `count` and `var` of its runs. Shapes are height x width x channels. In the files
+for MobileNetV3 `expand` is the hidden width itself, and `se` and `hs` follow
+(squeeze-and-excitation, h-swish).
 """
 
 from __future__ import annotations
@@ -12,26 +14,33 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nas.blocks import BlockSpec, DSConv, MBConv, MBConvDown, Shape
 from nas.files import YamlFile
 from nas.latency.importing.common import Format, Reading, Times, make_row
-from nas.specs import BlockSpec, DSConv, MBConv, MBConvDown, Shape
 
 NAME = "once-for-all"
 
-_KEY = re.compile(r"(?P<kind>\w+)-input:(?P<input>[\dx]+)-output:(?P<output>[\dx]+)(?P<rest>(?:-\w+:\d+)*)")
+_KEY = re.compile(
+    r"(?P<kind>\w+)-input:(?P<input>[\dx]+)-output:(?P<output>[\dx]+)(?P<rest>(?:-\w+:\d+)*)"
+)
 _P90 = 1.2816  # standard deviations from the mean to the 90th percentile of a normal distribution
 
 
 def read(path: Path) -> Reading:
-    """Reads the file; `expanded_conv` entries with a shortcut or of stride 2 become rows.
+    """Read the file; `expanded_conv` entries with a shortcut or of stride 2 become rows.
 
     Raises:
         InputError: naming file, line, key and reason.
     """
-    file, reading = YamlFile(path), Reading(f"{path.name} ({NAME})")
+    file = YamlFile(path)
+    reading = Reading(f"{path.name} ({NAME})")
     matches = {key: _KEY.fullmatch(str(key)) for key in file.data}
     if not any(matches.values()):
-        raise file.error([], "no key names an operation as once-for-all does (expanded_conv-input:14x14x96-output:...)")
+        raise file.error(
+            [],
+            "no key names an operation as once-for-all does"
+            " (expanded_conv-input:14x14x96-output:...)",
+        )
     for key, match in matches.items():
         if match is None:
             reading.skip(str(key), "names no operation as once-for-all does")
@@ -39,9 +48,14 @@ def read(path: Path) -> Reading:
         times = file.parse(_times, [key], file.data[key])
         try:
             spec, shape, note = _operation(match)
-            row = make_row(spec, shape, times, "measured" if times.runs else "estimated", reading.source, note)
+            row = make_row(
+                spec, shape, times, "measured" if times.runs else "estimated", reading.source, note
+            )
             if match["output"] != _text(spec.output_shape(shape)):
-                raise ValueError(f"{spec.kind} gives {_text(spec.output_shape(shape))} here, not {match['output']}")
+                raise ValueError(
+                    f"{spec.kind} gives {_text(spec.output_shape(shape))} here, not"
+                    f" {match['output']}"
+                )
         except ValueError as error:
             reading.skip(key, str(error))
             continue
@@ -50,14 +64,18 @@ def read(path: Path) -> Reading:
 
 
 def _operation(match: re.Match[str]) -> tuple[BlockSpec, Shape, str]:
-    """The operation that a key names, with a note on what differs; ValueError where we have none."""
+    """Return the operation that a key names, with a note on what differs; ValueError where we have
+    none."""
     if match["kind"] != "expanded_conv":
-        raise ValueError(f"'{match['kind']}' alone is no block here; of once-for-all's layers expanded_conv is")
+        raise ValueError(
+            f"'{match['kind']}' alone is no block here; of once-for-all's layers expanded_conv is"
+        )
     values = {name: int(value) for name, value in re.findall(r"-(\w+):(\d+)", match["rest"])}
     for name in ("expand", "kernel", "stride", "idskip"):
         if name not in values:
             raise ValueError(f"the key has no {name}")
-    shape, width = _shape(match["input"]), _shape(match["output"]).channels
+    shape = _shape(match["input"])
+    width = _shape(match["output"]).channels
     if values.get("se"):
         raise ValueError("has squeeze-and-excitation, which no mbconv here has")
     note = "" if "hs" in values else "ReLU6 where this row says relu"
@@ -66,10 +84,15 @@ def _operation(match: re.Match[str]) -> tuple[BlockSpec, Shape, str]:
     return _spec(values, shape.channels, width, hidden, activation), shape, note
 
 
-def _spec(values: dict[str, int], channels: int, width: int, hidden: int, activation: Any) -> BlockSpec:
-    kernel, stride = values["kernel"], values["stride"]
+def _spec(
+    values: dict[str, int], channels: int, width: int, hidden: int, activation: Any
+) -> BlockSpec:
+    kernel = values["kernel"]
+    stride = values["stride"]
     if not channels or hidden % channels or not hidden:
-        raise ValueError(f"the hidden width {hidden} is no whole multiple of the input's {channels} channels")
+        raise ValueError(
+            f"the hidden width {hidden} is no whole multiple of the input's {channels} channels"
+        )
     if stride == 1 and values["idskip"] and width == channels:
         if hidden == channels:  # they leave the expanding convolution out then
             return DSConv(kernel, activation)
@@ -77,8 +100,10 @@ def _spec(values: dict[str, int], channels: int, width: int, hidden: int, activa
     if stride == 2 and not values["idskip"] and hidden != channels:
         return MBConvDown(width, hidden // channels, kernel, activation=activation)
     shortcut = "with" if values["idskip"] else "without"
-    raise ValueError(f"stride {stride}, expansion {hidden // channels}, {channels} to {width} channels, {shortcut} "
-                     "a shortcut: no block here is so")  # fmt: skip
+    raise ValueError(
+        f"stride {stride}, expansion {hidden // channels}, {channels} to {width} channels,"
+        f" {shortcut} a shortcut: no block here is so"
+    )
 
 
 def _shape(text: str) -> Shape:
@@ -94,12 +119,17 @@ def _text(shape: Shape) -> str:
 
 
 def _times(value: Any) -> Times:
-    """Mean and spread; the file has no percentiles, so they are those of a normal distribution."""
+    """Return mean and spread; the file has no percentiles, so they are those of a normal
+    distribution."""
     if not isinstance(value, dict) or "mean" not in value:
         raise ValueError("expected {count, mean, var}")
     mean, var, count = (value.get(name, 0) for name in ("mean", "var", "count"))
     for name, number in (("mean", mean), ("var", var), ("count", count)):
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, (int, float))
+            or not 0 <= number < math.inf
+        ):
             raise ValueError(f"{name}: {number!r} is no number, 0 or more")
     if count != int(count):
         raise ValueError(f"count: {count!r} is no whole number")

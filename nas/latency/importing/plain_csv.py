@@ -1,6 +1,7 @@
 """Latencies from any other source, as a CSV file.
 
-Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`, those left out stand at their defaults), input
+Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`, those left out stand at their
+    defaults), input
 (`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs, date.
 """
 
@@ -11,12 +12,12 @@ import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nas.blocks import Shape, parse
 from nas.csv_files import plain, separator
+from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
 from nas.files import read_text
-from nas.latency.device_info import Provenance, iso_date
 from nas.latency.importing.common import Format, Reading, Times, make_row
-from nas.specs import Shape, parse
 
 NAME = "CSV"
 REQUIRED = ("kind", "hyperparameters", "input", "median_ms")
@@ -24,7 +25,8 @@ OPTIONAL = ("p10_ms", "p90_ms", "runs", "date")
 
 
 def read(path: Path) -> Reading:
-    """Reads the file. Rows with `runs` and `date` count as measured, others as estimated: nobody says how.
+    """Read the file. Rows with `runs` and `date` count as measured, others as estimated: nobody
+    says how.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -33,7 +35,9 @@ def read(path: Path) -> Reading:
     for line, record in _records(path):
         where = f"line {line}"
         try:
-            shape, times, date = _shape(record["input"]), _times(record), _date(record)
+            shape = _shape(record["input"])
+            times = _times(record)
+            date = _date(record)
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         try:
@@ -50,7 +54,9 @@ def read(path: Path) -> Reading:
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     text = read_text(path)
     delimiter = separator(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
@@ -58,8 +64,14 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if not values:
                 continue
             if len(values) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
-            yield reader.line_num, {name: plain(value, delimiter) for name, value in zip(header, values, strict=True)}
+                raise InputError(
+                    f"{path}:{reader.line_num}: {len(values)} values, the header names"
+                    f" {len(header)}"
+                )
+            yield (
+                reader.line_num,
+                {name: plain(value, delimiter) for name, value in zip(header, values, strict=True)},
+            )
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
@@ -85,7 +97,9 @@ def _shape(text: str) -> Shape:
 
 def _times(record: Mapping[str, str]) -> Times:
     median = _number("median_ms", record["median_ms"])
-    p10, p90 = (_number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms"))
+    p10, p90 = (
+        _number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms")
+    )
     runs = record.get("runs") or "0"
     if not (runs.isascii() and runs.isdigit()):
         raise ValueError(f"runs: '{runs}' is no whole number, 0 or more")

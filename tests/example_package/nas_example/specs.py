@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs import ACTIVATIONS, Activation, BlockSpec, Shape, Trace
+from nas.blocks import ACTIVATIONS, Activation, BlockSpec, Shape, Trace
 
 
 @dataclass(frozen=True)
 class GatedConv(BlockSpec):
     """Gated pointwise feed-forward network on a map (B, C, H, W), residual with layer scale.
 
-    After the gated linear units of arXiv:2002.05202: X' = X + s Conv_BN(Conv_BN(X) * act(Conv_BN(X))).
+    After the gated linear units of arXiv:2002.05202: X' = X + s Conv_BN(Conv_BN(X) *
+    act(Conv_BN(X))).
 
     Attributes:
         expansion: hidden width over C.

@@ -1,0 +1,431 @@
+"""What `nas search` prints."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.cli import search_output as search_evaluate
+from nas.cli.output import say
+from nas.cli.table import Column, row_text, table_text
+
+if TYPE_CHECKING:
+    from nas.accuracy import RecordedScores
+    from nas.search import Found, Problem, Scores, Step
+    from nas.search.engines.exact import FrontPoint
+    from nas.search.options import SearchOptions
+    from nas.space import Architecture, Space
+    from nas.supernet.evaluate import SlicedSupernet
+
+
+ALPHA = "alpha"
+EVALUATE = "evaluate"
+
+
+def engine_for(score_by: str, engine: str) -> str:
+    """Return the engine that "auto" means for a way to score; another name stands for itself."""
+    if engine != "auto":
+        return engine
+    return {EVALUATE: "learned", ALPHA: "slimming"}.get(score_by, "auto")
+
+
+def recorded_by(folder: str, space: Space) -> RecordedScores:
+    """Return what a supernet measured.
+
+    Raises:
+        InputError: for scores of another space, of other weights than those in the folder, or of
+            another kind.
+    """
+    from nas.accuracy import RecordedScores, load_scores
+    from nas.errors import InputError
+
+    found = load_scores(folder)
+    if not isinstance(found, RecordedScores):
+        raise InputError(
+            f"--supernet {folder}: its scores are not a supernet's. Fix: give the folder to"
+            " --scores"
+        )
+    found.check(space)
+    return found
+
+
+def scores_for(
+    space: Space,
+    named: str | None,
+    recorded: RecordedScores | None,
+    runs: Sequence[str],
+    paper: bool,
+) -> Scores:
+    """Return the scores of a search: those that were named, or the law, corrected by what was
+    measured.
+
+    What a supernet measured is left out, and that is said, where it cannot tell moves apart. It
+    stands by itself for the `paper`'s choice of candidates.
+
+    Raises:
+        InputError: where scores are named and corrected at once, or runs and supernet are of other
+            images.
+    """
+    from nas.accuracy import default_scores, load_scores
+    from nas.accuracy.gate import gate
+    from nas.accuracy.law_scores import LawScores
+    from nas.errors import InputError
+
+    prior = load_scores(named) if named else default_scores(space)
+    if recorded is None and not runs:
+        return prior
+    if not isinstance(prior, LawScores) or (paper and not runs):
+        if runs:
+            raise InputError(
+                f"--evidence {runs[0]}: corrects the accuracy law, not the scores of --scores. "
+                "Fix: leave out --scores"
+            )
+        return recorded or prior
+    usable = recorded
+    if recorded is not None:
+        verdict = gate(recorded)
+        say(
+            f"evidence  {verdict.text}"
+            + ("" if verdict.usable else " The accuracy law is used without it.")
+        )
+        usable = recorded if verdict.usable else None
+    from nas.accuracy.posterior import corrected
+    from nas.accuracy.trained import trained_members
+
+    trained = trained_members(space, runs)
+    if recorded is not None and trained:
+        recorded.check_evidence(data=trained[0].data, named=f"those of --evidence {runs[0]}")
+    return corrected(prior, usable, trained) if usable or trained else prior
+
+
+def check_score_by(options: SearchOptions, engine: str) -> None:
+    """Raise InputError for options that do not go together."""
+    from nas.errors import InputError
+    from nas.search.engines import EVALUATING
+
+    if options.score_by != EVALUATE:
+        if engine == "learned":
+            raise InputError(
+                "--engine learned: learns from members that are evaluated; also give --score-by"
+                " evaluate"
+            )
+        if options.score_by == ALPHA and engine != "slimming":
+            raise InputError(f"--score-by alpha: is for slimming, not for --engine {engine}")
+        return
+    if options.supernet is None or options.data is None:
+        missing = (
+            "--supernet, the training run to slice"
+            if options.supernet is None
+            else "--data, the images it was trained on"
+        )
+        raise InputError(f"--score-by evaluate: also give {missing}")
+    if len(options.device) > 1 or engine not in EVALUATING:
+        raise InputError(
+            f"--score-by evaluate: is for one device, and the engines {' and '.join(EVALUATING)}"
+        )
+
+
+def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
+    """Return what evaluates, told to the user; None for a search without."""
+    if options.supernet is None or options.data is None:
+        return None
+    from nas.extras import need
+
+    need("--score-by evaluate", "train")
+    from nas.supernet.evaluate import SlicedSupernet
+
+    path = Path(options.supernet)
+    source = SlicedSupernet(
+        path.parent if path.is_file() else path, options.data, options.evaluate_images
+    )
+    say(f"judge    {source.words}")
+    return source
+
+
+def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
+    """Return the problem with members evaluated, and that kept in the run's folder."""
+    from nas.search import Evaluations
+
+    evaluations = Evaluations(source, folder)
+    say(
+        f"         {len(evaluations)} members are in {folder / 'evaluations.csv'}; after a stop the"
+        f" same command goes on with --out {shlex.quote(str(folder))}"
+    )
+    return replace(problem, evaluations=evaluations, evaluate_best=best)
+
+
+def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:
+    """Return the problem with the scores that the search learned, which are kept in the run's
+    folder."""
+    from nas.accuracy import RecordedScores
+
+    scores.save(folder)
+    name = "scores.csv" if isinstance(scores, RecordedScores) else "scores.yaml"
+    return replace(problem, scores=replace(scores, path=str(folder / name)))  # type: ignore[type-var]
+
+
+def evaluated_text(found: Found, problem: Problem) -> list[str]:
+    """Return the line that tells what the sliced supernet makes of the member that was found."""
+    if found.evaluated is None or found.drop is None or problem.evaluations is None:
+        return []
+    images = problem.evaluations.source.of["images"]
+    count = len(problem.evaluations)
+    return [
+        f"the sliced supernet has {found.evaluated:.2f} % top-1 there on {images} held-out images, "
+        f"{0.0 - found.drop:+.2f} points against its largest member; {count} members were evaluated"
+    ]
+
+
+_STEPS = (
+    Column("step", right=True, width=4),
+    Column(width=2),
+    Column("move", width=42),
+    Column("ms", right=True, width=9),
+    Column("saved ms", right=True, width=9),
+    Column("points", right=True, width=8),
+    Column("in all", right=True, width=8),
+)
+"""Columns of the table of steps, whose rows are printed as the steps are taken."""
+_REASONS = 2
+"""How many reasons the answer names for lying outside of the data; run.yaml has all."""
+
+
+def tell_problem(problem: Problem) -> None:
+    """Say what is asked for and, for the engine whose steps are worth watching, begin the table of
+    its steps."""
+    say(f"target    {target(problem)}")
+    if problem.engine == "slimming":
+        say("\n" + row_text(_STEPS, [column.title for column in _STEPS]))
+
+
+def target(problem: Problem) -> str:
+    """Return what is asked for, in one line."""
+    device = problem.table.device.name
+    limits = [f"{limit}" for limit in problem.limits]
+    if problem.max_drop is not None:
+        asked = (
+            f"at least {problem.min_accuracy:g} %"
+            if problem.min_accuracy is not None
+            else f"at most {problem.asked_drop:g} points below the largest member"
+        )
+        limits = [f"fastest with {asked}", *limits]
+    if isfinite(problem.target_ms):
+        reason = (
+            ""
+            if problem.target_reason == "as given"
+            else f": {problem.target_reason} (--latency-ms sets it)"
+        )
+        limits = [f"{problem.target_ms:.4g} ms{reason}", *limits]
+    return f"{', '.join(limits)}, on {device}"
+
+
+def tell_step(step: Step) -> None:
+    """Say one line of the trace."""
+    figures = (
+        f"{step.ms:.4f}",
+        f"{step.saved_ms:.4f}",
+        f"{step.cost:+.3f}",
+        f"{step.total_cost:+.3f}",
+    )
+    say(row_text(_STEPS, (str(step.step), step.action, str(step.move), *figures)))
+
+
+def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
+    """Return the figures of a member: latency and accuracy with their errors, size and shape."""
+    from nas.search.limits import mes
+    from nas.search.record import expected, latency_error, summary
+
+    ms = problem.latency.measure.total(arch)
+    amounts = {limit.measure.key: limit.measure.total(arch) for limit in problem.limits}
+    return {
+        "latency_ms": ms,
+        "latency_error": latency_error(problem, arch),
+        "cost": problem.scores.cost(arch),
+        "accuracy": None,
+        **expected(problem.scores, arch),
+        **summary(problem.space, arch),
+        **amounts,
+        "mes": mes(arch.params, ms),
+    }
+
+
+def published(problem: Problem) -> dict[str, dict[str, Any]]:
+    """Return the rows of the published members that the device can run."""
+    members = problem.space.published.items()
+    return {
+        name: row(problem, arch)
+        for name, arch in members
+        if isfinite(problem.latency.measure.total(arch))
+    }
+
+
+def document(
+    problem: Problem,
+    others: Mapping[str, Found],
+    folder: Path,
+    following: str,
+    points: Sequence[FrontPoint] | None = None,
+) -> dict[str, Any]:
+    """Return what was found as plain data, with the front where there is one."""
+    from nas.search.record import evaluated, finite, limits, score_by
+
+    table = problem.table
+    device = problem.table.device
+    found = others[problem.engine]
+    return {
+        "space": problem.space.name,
+        "device": device.name,
+        "engine": problem.engine,
+        "candidates": problem.candidates,
+        "objective": problem.objective,
+        "target_ms": finite(problem.target_ms),
+        "target_reason": problem.target_reason,
+        "limits": limits(problem),
+        "max_drop": problem.asked_drop,
+        "min_accuracy": problem.min_accuracy,
+        "steps": len(found.trace),
+        "optimum": _optimum(problem, others),
+        "score_by": score_by(problem),
+        **row(problem, found.architecture),
+        **evaluated(found),
+        "published": published(problem),
+        "table": {
+            "provenance": table.provenance,
+            "expected_error": table.expected_error,
+            "expected_error_source": table.expected_error_source,
+            "path": str(table.path),
+            "soc": device.soc,
+            "os": device.os,
+            "runtime": f"{device.runtime} {device.runtime_version}",
+        },
+        "scores": {"provenance": problem.scores.provenance, "path": problem.scores.path},
+        "run": str(folder),
+        "architecture": str(folder / "architecture.yaml"),
+        "next": following,
+        **({} if points is None else {"front": _front(problem, points)}),
+    }
+
+
+def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:
+    """Return the answer: the network found, the published members, and what the figures rest on, a
+    line each."""
+    found = others[problem.engine]
+    rows = {"found": row(problem, found.architecture), **published(problem)}
+    lines = [members(rows), ""]
+    lines += [f"accuracy  {fact}" for fact in _accuracy_facts(problem, found)]
+    lines.append(f"latency   {table_fact(problem)}")
+    lines.append(f"engine    {_engine_fact(problem, others)}")
+    lines += search_evaluate.evaluated_text(found, problem)
+    if front:
+        lines.append(f"front     {front} members: {folder / 'front.csv'}, front.png")
+    return "\n".join([*lines, f"run       {folder}"])
+
+
+def members(rows: Mapping[str, dict[str, Any]]) -> str:
+    """Return the table of members."""
+    known = any(each.get("accuracy") for each in rows.values())
+    figures = [Column(title, right=True) for title in ("ms", "top-1 %" if known else "points")]
+    columns = [
+        Column(),
+        *figures,
+        Column(),
+        Column(),
+        Column("params", right=True),
+        Column("MACs", right=True),
+    ]
+    shapes = [Column(title) for title in ("widths", "depths", "attention")]
+    return table_text([*columns, *shapes], [_cells(name, each) for name, each in rows.items()])
+
+
+def _cells(name: str, each: dict[str, Any]) -> tuple[str, ...]:
+    """Return the row of one member."""
+    error = each["latency_error"]
+    ms = f"{each['latency_ms']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
+    macs = f"{each['macs'] / 1e9:.2f} G" if each["macs"] >= 1e8 else f"{each['macs'] / 1e6:.1f} M"
+    shape = ("-".join(map(str, each[key])) for key in ("widths", "depths", "attention"))
+    return (name, ms, *accuracy_text(each), f"{each['params'] / 1e6:.1f} M", macs, *shape)
+
+
+def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
+    """Return a member's accuracy, its error and a note on it; its points where only costs are
+    known."""
+    known = each.get("accuracy")
+    if known is None:
+        return f"{-each['cost']:+.2f}", "", ""
+    value = known[known["metric"]]
+    if known.get("predicted") is not None:
+        without = f"{known['predicted']:.1f} ± {known['predicted_error']:.1f}"
+        return f"{value:.1f}", "", f"published; without it {without}"
+    return f"{value:.1f}", f"± {known['standard_error']:.1f}", ""
+
+
+def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
+    """Return what the accuracies rest on, and what the one found lies outside of."""
+    scores = problem.scores
+    what = "" if scores.absolute else "points against the largest member, a gain where positive; "
+    facts = [f"{what}{scores.provenance}"]
+    accuracy = found.accuracy
+    if accuracy is not None and accuracy.reasons:
+        named = "; ".join(accuracy.reasons[:_REASONS])
+        more = len(accuracy.reasons) - _REASONS
+        facts.append(
+            f"less sure, as it has no published neighbour: {named}"
+            + (f"; and {more} more" if more > 0 else "")
+        )
+    return facts
+
+
+def table_fact(problem: Problem) -> str:
+    """Return what the latencies rest on."""
+    table = problem.table
+    error = (
+        "unknown error"
+        if table.expected_error is None
+        else f"expected error {table.expected_error:.1f} %"
+    )
+    return (
+        f"{table.provenance} table of {table.device.name}, {error} ({table.expected_error_source})"
+    )
+
+
+def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
+    """Return how the answer was found, and how far engines are from the proven optimum."""
+    missed = _optimum(problem, others)["missed_by"]
+    gaps = [f"{engine} misses it by {points:.2g} points" for engine, points in missed.items()]
+    if problem.engine == "exact":
+        return "; ".join(["exact: the proven optimum of these figures", *gaps])
+    judged = " of the sums, judged by evaluations," if problem.evaluations is not None else ""
+    return f"{problem.engine}; of the proven optimum{judged} " + "; ".join(gaps)
+
+
+def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
+    """Return the front as plain data; front.csv has what stands at every place."""
+    from nas.search.record import accuracy_row, summary
+
+    return [
+        {
+            "latency_ms": point.ms,
+            "cost": point.cost,
+            "accuracy": accuracy_row(point.accuracy) if point.accuracy else None,
+            **summary(problem.space, point.architecture),
+        }
+        for point in points
+    ]
+
+
+def _optimum(problem: Problem, others: Mapping[str, Found]) -> dict[str, Any]:
+    """Return the proven optimum, and by how many points of the minimised cost each engine misses
+    it."""
+    judge = problem.cautious_scores
+    best = others["exact"]
+    least = judge.cost(best.architecture)
+    missed = {
+        engine: max(judge.cost(found.architecture) - least, 0.0)
+        for engine, found in others.items()
+        if engine != "exact"
+    }
+    return {"latency_ms": best.ms, "cost": best.cost, "missed_by": missed}

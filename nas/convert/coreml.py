@@ -1,0 +1,100 @@
+"""Worker that converts chains of blocks to ML programs (.mlpackage) with coremltools."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from nas.blocks import Shape
+from nas.convert.chain import Chain
+from nas.convert.litert import build
+from nas.convert.worker import serve
+
+
+def main() -> None:
+    serve(_answer, _start)
+
+
+def _start() -> None:
+    import coremltools  # noqa: F401 (for the freeze to find it there)
+
+    torch.set_num_threads(1)
+    gc.freeze()  # as in litert_convert
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if request["cores"]:
+        os.sched_setaffinity(0, request["cores"])
+    convert(Chain.from_dict(request["chain"]), Path(request["path"]))
+    return {}
+
+
+def convert(chain: Chain, path: Path) -> None:
+    """Write the chain, as it is deployed and with weights of its own or random ones, as an ML
+    program in float16.
+
+    Maps stay (1, C, H, W) and tensors have at most five dimensions, as Core ML wants them. Input
+    and output are float16
+    too: a conversion at either end, which no operation inside a network has, would run on the CPU.
+        The copies of a
+    stack have weights of their own: whether a Neural Engine fetches shared ones once or each time,
+    nobody says.
+    """
+    model = to_ml_program(replace(chain, tied=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        package = Path(folder) / path.name
+        model.save(str(package))
+        shutil.rmtree(path, ignore_errors=True)
+        package.rename(path)
+
+
+def to_ml_program(chain: Chain) -> Any:
+    """Return the `coremltools.models.MLModel` of a chain, for iOS 16 and macOS 13 and later."""
+    import coremltools as ct
+
+    torch.manual_seed(0)
+    module, _ = build(chain)
+    shapes = [shape.tensor() for shape in _inputs(chain)]
+    program = torch.export.export(
+        module, tuple(torch.randn(*shape) for shape in shapes)
+    ).run_decompositions({})
+    return ct.convert(
+        without_aliases(program),
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS16,
+        compute_precision=ct.precision.FLOAT16,
+        skip_model_load=True,
+        inputs=[
+            ct.TensorType(f"x{index}", shape, dtype=np.float16)
+            for index, shape in enumerate(shapes)
+        ],
+        outputs=[ct.TensorType("y", dtype=np.float16)],
+    )
+
+
+def _inputs(chain: Chain) -> tuple[Shape, ...]:
+    return chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
+
+
+def without_aliases(program: ExportedProgram) -> ExportedProgram:
+    """Take out what does nothing, such as a slice that keeps all there is: coremltools 9 knows no
+    `alias`."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    return program
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A Python process of our own that answers one JSON line for each JSON line it is sent.
+
+Converting and timing each run in one: what the converter prints is silenced where it is written
+(file descriptors 1 and 2), nothing else runs in the process that times, a crash of native code
+costs one operation and not the run, and the process ends with its parent, however that ends,
+because its stdin closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from nas.convert.chain import OperationFailed
+from nas.errors import NasError
+
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Worker:
+    """The parent's end. The process starts with the first request, and anew after a crash.
+
+    Args:
+        module: what runs as `python -m module`; it calls `serve`.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and waits for its answer.
+
+        Raises:
+            OperationFailed: with the error that the request met there, or when the process died of
+                it.
+            NasError: when the machine was to blame: no space left, no memory.
+        """
+        process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.close()
+            raise OperationFailed(f"{self.module} died (exit code {process.returncode})")
+        answer: dict[str, Any] = json.loads(line)
+        if answer.get("machine"):
+            raise NasError(
+                f"{answer['error']}; make room on this machine, the same command goes on"
+            )
+        if "error" in answer:
+            raise OperationFailed(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        process = self._process
+        self._process = None
+        if process is not None:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(OSError):  # a request that it never took
+                process.stdin.close()  # type: ignore[union-attr]
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", self.module]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            },
+        )
+        return self._process
+
+
+def go_first() -> None:
+    """Real-time priority for a process that times, where the user may have it."""
+    with contextlib.suppress(AttributeError, PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+
+def serve(answer: Answer, start: Callable[[], None] = lambda: None) -> None:
+    """The child's end: calls `start`, then answers requests on stdin until it closes. What they
+    print goes nowhere."""
+    replies = os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    start()
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line))
+        except Exception as error:
+            reply = {
+                "error": f"{type(error).__name__}: {_first_line(error)}",
+                "machine": _out_of_room(error),
+            }
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def _out_of_room(error: Exception) -> bool:
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in numbers)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no message"

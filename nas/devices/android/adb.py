@@ -1,0 +1,335 @@
+"""A phone behind adb: shell commands, files to and fro, its battery and heat, and faults on the
+way."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.convert.chain import DeviceLost
+from nas.errors import InputError, NasError
+from nas.extras import need
+
+if TYPE_CHECKING:
+    from adbutils import AdbClient
+
+
+_PROPERTY = re.compile(r"^\[(.+?)\]: \[(.*?)\]\r?$", re.MULTILINE | re.DOTALL)
+
+CONNECT_S = 0.2
+START_S = 20.0
+LIST_S = 5.0
+"""How long the adb server, which runs on this computer, may take to list its phones."""
+ANSWER_S = 60.0
+"""How long a phone may stay silent."""
+TEMPORARY = "/data/local/tmp"
+"""The phone's folder for files and programs of the shell."""
+BLOCK = 4096
+"""Bytes that a file takes at least."""
+_REFUSED = "FAIL"
+"""What adbutils raises for a file that the phone refuses: the answer of its protocol, without the
+reason."""
+
+_TRUST = (
+    "unlock it and tap Allow at 'Allow USB debugging?' (switching USB debugging off and on makes it"
+    " ask again)"
+)
+_PLUG = "plug it in again and wait until it has started up"
+_STATES = {
+    "unauthorized": ("it does not trust this computer", _TRUST),
+    "authorizing": ("it does not trust this computer yet", _TRUST),
+    "offline": ("it is there and does not answer", f"unlock it, then {_PLUG}"),
+    "no permissions": (
+        "this user may not open it",
+        "install the udev rules for Android, then plug it in again",
+    ),
+    "not found": ("it is gone", _PLUG),
+    "closed": ("the connection broke", _PLUG),
+}
+"""What a state of adb, or a part of its error message, means, and the way out."""
+_NO_SERVER = (
+    "the adb server has ended",
+    "look whether another program ends it (an adb of another version does)",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command on the phone gave."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+class Adb:
+    """One phone, by its serial number. Everything that it is told goes as a list of words, each one
+    quoted.
+
+    Every method raises DeviceLost when the phone or the adb server is gone, silent, or answers
+    garbage.
+    """
+
+    def __init__(self, serial: str) -> None:
+        self.serial = serial
+        self._phone = _client(ANSWER_S).device(serial)
+
+    def run(self, *command: str, timeout_s: float = ANSWER_S) -> Answer:
+        """Run a command and waits for it; its exit code is the caller's to look at."""
+        with self._talking():
+            got = self._phone.shell2(shlex.join(command), timeout=timeout_s, v2=True)
+        return Answer(got.returncode, got.stdout, got.stderr)
+
+    def check(self, *command: str) -> str:
+        """Return the output of a command that has to succeed."""
+        answer = self.run(*command)
+        if answer.code:
+            raise self._failed(
+                f"'{shlex.join(command)}' failed with exit code {answer.code}", answer.output
+            )
+        return answer.stdout
+
+    def properties(self) -> dict[str, str]:
+        """Return the system properties by name."""
+        found = dict(_PROPERTY.findall(self.check("getprop")))
+        if not found:
+            raise self.lost(*_garbage("no properties"))
+        return found
+
+    def push(self, path: Path, remote: str, mode: int = 0o644) -> None:
+        """Write a file on the phone."""
+        from adbutils import AdbError
+
+        with self._talking():
+            try:
+                # With `check`, the size on the phone is compared: adbutils sends without looking
+                # how much was taken.
+                self._phone.sync.push(path, remote, mode, check=True)
+                return
+            except AdbError as error:
+                if error.args != (_REFUSED,):
+                    raise
+        reason = self.run("touch", remote).output
+        raise self._failed(f"{remote} could not be written", reason, path.stat().st_size)
+
+    def pull(self, remote: str) -> bytes | None:
+        """Return the content of a file on the phone; None where there is none."""
+        with self._talking():
+            sync = self._phone.sync
+            return sync.read_bytes(remote) if sync.stat(remote).mode else None
+
+    def remove(self, *remote: str) -> None:
+        """Delete files and folders, as far as they are there and the phone is."""
+        try:
+            self.run("rm", "-rf", *remote)
+        except DeviceLost:
+            return
+
+    def lost(self, what: str, remedy: str = _PLUG) -> DeviceLost:
+        """Return the error that says what happened, what to do, and that nothing measured before is
+        lost."""
+        reason = f"{what}; {remedy}, then the same command goes on"
+        return DeviceLost(f"phone {self.serial}: {reason}", reason=reason)
+
+    def _failed(self, what: str, output: str, needed: int = BLOCK) -> DeviceLost:
+        """Return the error for what the phone refused.
+
+        Args:
+            output: what the phone said; its first line is the reason.
+            needed: bytes of storage that it would have taken.
+        """
+        if self._free_bytes() < needed:
+            return self.lost("its storage is full", "delete something on it")
+        reason = output.strip().partition("\n")[0]
+        return self.lost(f"{what} ({reason})" if reason else what)
+
+    def _free_bytes(self) -> float:
+        """Return the free storage of the folder for temporary files; infinity where the phone does
+        not say."""
+        answer = self.run("df", "-k", TEMPORARY)
+        columns = answer.stdout.splitlines()[-1:]
+        # Filesystem, 1K-blocks, Used, Available, Use%, Mounted on
+        figures = "".join(columns).split()[1:4]
+        if answer.code or len(figures) < 3 or not figures[2].isdecimal():
+            return math.inf
+        return 1024 * int(figures[2])
+
+    def _closed(self) -> tuple[str, str]:
+        return _STATES["closed"] if server_runs() else _NO_SERVER
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Turn what can go wrong on the way into DeviceLost."""
+        from adbutils import AdbError, AdbTimeout
+
+        if not server_runs():
+            raise self.lost(*_NO_SERVER)
+        try:
+            yield
+        except (AdbTimeout, TimeoutError):
+            raise self.lost(
+                f"no answer in {ANSWER_S:.0f} s", "unlock it and look whether it hangs"
+            ) from None
+        except AdbError as error:
+            if (
+                not error.args or not error.args[-1]
+            ):  # adbutils read nothing where an answer belongs
+                raise self.lost(*self._closed()) from None
+            reason = " ".join(" ".join(map(str, error.args)).split())
+            raise self.lost(*(_meaning(reason) or (f"adb says '{reason}'", _PLUG))) from None
+        except (EOFError, OSError):
+            raise self.lost(*self._closed()) from None
+        except (ValueError, IndexError, AssertionError, struct.error) as error:
+            raise self.lost(*_garbage(error)) from None
+
+
+def _garbage(what: object) -> tuple[str, str]:
+    return f"it answers garbage ({what})", "restart it, try another cable or port"
+
+
+def listing(start: bool = True) -> dict[str, str]:
+    """Return the phones that adb knows, serial to state (`device` when it can be used).
+
+    Args:
+        start: an adb server where none runs. Otherwise only where a phone is plugged in, as far as
+            one can tell.
+
+    Raises:
+        NasError: when the adb server cannot be started or does not answer.
+    """
+    running = server_runs()
+    if not running and not start and not _phone_is_plugged_in():
+        return {}
+    need("an Android phone", "android")
+    if not running:
+        _start_server()
+    from adbutils import AdbError  # takes half a second, for nothing where no server runs
+
+    try:
+        return {entry.serial: entry.state for entry in _client(LIST_S).list()}
+    except (AdbError, OSError, ValueError) as error:
+        raise NasError(
+            f"the adb server does not answer ({error}); end it with `{adb_program()} kill-server`"
+            " and run the same command again"
+        ) from None
+
+
+def why_not(state: str) -> str:
+    """Return what a state other than `device` means, and the way out."""
+    return "; ".join(
+        _meaning(state)
+        or (f"adb calls it '{state}'", "start it up as usual, with USB debugging on")
+    )
+
+
+def _meaning(text: str) -> tuple[str, str] | None:
+    return next((meaning for part, meaning in _STATES.items() if part in text), None)
+
+
+@cache
+def adb_program() -> str:
+    """Return the adb that is on the PATH, or the one that comes with adbutils."""
+    from adbutils import adb_path
+
+    return str(adb_path())
+
+
+def server_runs() -> bool:
+    host, port = _address()
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _start_server() -> None:
+    program = adb_program()
+    try:
+        done = subprocess.run(
+            [program, "start-server"], capture_output=True, text=True, timeout=START_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NasError(f"{program}: the adb server could not be started ({error})") from None
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise NasError(f"{program}: the adb server could not be started ({''.join(reason)})")
+
+
+def _client(timeout_s: float) -> AdbClient:
+    from adbutils import AdbClient
+
+    return AdbClient(*_address(), socket_timeout=timeout_s)
+
+
+def _address() -> tuple[str, int]:
+    """Return where the adb server listens, by adb's own variables."""
+    port = os.environ.get("ANDROID_ADB_SERVER_PORT") or "5037"
+    if not port.isdecimal():
+        raise InputError(f"ANDROID_ADB_SERVER_PORT={port}: this is no port number")
+    return os.environ.get("ANDROID_ADB_SERVER_HOST") or "127.0.0.1", int(port)
+
+
+def _phone_is_plugged_in() -> bool:
+    """Return whether some USB device offers adb (interface class ff, subclass 42, protocol 1); true
+    where it cannot be seen.
+
+    Starting the server takes up to three seconds; where nothing is plugged in, nothing would be
+    gained by it.
+    """
+    if sys.platform != "linux":
+        return True
+    interfaces = Path("/sys/bus/usb/devices").glob("*/bInterfaceClass")
+    return any(_adb_interface(path.parent) for path in interfaces)
+
+
+def _adb_interface(folder: Path) -> bool:
+    names = ("bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol")
+    try:
+        return [(folder / name).read_text().strip() for name in names] == ["ff", "42", "01"]
+    except OSError:  # just unplugged
+        return False
+
+
+_THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+"""Android's thermal states by number (`PowerManager.THERMAL_STATUS_*`)."""
+MODERATE = 2
+"""From here on the chip is clocked down noticeably."""
+
+
+def battery_percent(text: str) -> int | None:
+    """Return the charge by `dumpsys battery`; None where it does not say."""
+    level, scale = (
+        re.search(rf"^\s*{name}: (\d+)\s*$", text, re.MULTILINE) for name in ("level", "scale")
+    )
+    if level is None:
+        return None
+    whole = int(scale.group(1)) if scale else 100
+    return round(100 * int(level.group(1)) / whole) if whole else None
+
+
+def thermal_status(text: str) -> int | None:
+    """Return the state by `dumpsys thermalservice`, which Android has from version 10 on; None
+    where it does not say."""
+    found = re.search(r"^\s*Thermal Status: (\d+)\s*$", text, re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def thermal_name(status: int) -> str:
+    return _THERMAL[status] if status < len(_THERMAL) else str(status)

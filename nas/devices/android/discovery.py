@@ -1,0 +1,232 @@
+"""The Android phones that are connected: what they are, and opening those of a name."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.convert.chain import DeviceLost
+from nas.convert.converter import Converter
+from nas.devices.android.adb import (
+    Adb,
+    battery_percent,
+    listing,
+    thermal_name,
+    thermal_status,
+    why_not,
+)
+from nas.devices.android.benchmark_tool import benchmark_tool
+from nas.devices.android.device import Android, Settings, Warn
+from nas.devices.base import Device
+from nas.devices.phones import ANDROID, UNITS, Phone, recognise
+from nas.errors import InputError, NasError
+
+ABI = "arm64-v8a"
+_PRECISION = {"cpu": "float32", "gpu": "float16"}
+
+
+@dataclass(frozen=True)
+class ConnectedPhone:
+    """A phone that adb sees.
+
+    Attributes:
+        serial: its serial number, or its address where it is connected over the network.
+        model, soc: `ro.product.model` and `ro.soc.model`.
+        os: Android's version and build.
+        battery: charge in percent.
+        thermal: Android's thermal state: none, light, moderate, severe, ...
+        device: the known name (`phones()`), or None.
+        name: what `--device` takes for it and the others of its kind: `device`, or the model as a
+            name.
+        problem: why it cannot be used as it is, and what to do; the rest is empty then.
+    """
+
+    serial: str
+    model: str = ""
+    soc: str = ""
+    os: str = ""
+    battery: int | None = None
+    thermal: str | None = None
+    device: str | None = None
+    name: str = ""
+    problem: str = ""
+
+
+def connected_phones() -> list[ConnectedPhone]:
+    """Return the phones that adb sees, those that cannot be used included.
+
+    Starts an adb server only where a phone is plugged in. Empty where adb does not work at all.
+    """
+    try:
+        states = listing(start=False)
+    except NasError:
+        return []
+    if not states:
+        return []
+    with ThreadPoolExecutor(len(states)) as pool:
+        return list(pool.map(_look, states, states.values()))
+
+
+def open_android(
+    wanted: str,
+    converter: Converter,
+    unit: str | None = None,
+    threads: int | None = None,
+    affinity: str | None = None,
+    tool: Path | None = None,
+    warn: Warn = lambda _: None,
+) -> list[Device]:
+    """Return the connected phones of a name, or the one of a serial number, ready to measure.
+
+    Args:
+        unit, threads, affinity: instead of what `phone.yaml` says: cpu or gpu, CPU threads, mask of
+            their cores in hexadecimal (an empty one for all).
+        tool: the `benchmark_model` to use; see `benchmark_tool`.
+
+    Raises:
+        InputError: when there is no such phone, it is no arm64, or the settings do not fit.
+        NasError: when it is there and cannot be used, or the tool cannot be had.
+    """
+    states = listing()
+    if wanted in states and states[wanted] != "device":
+        raise NasError(f"phone {wanted}: {why_not(states[wanted])}")
+    found = _ready(states, wanted)
+    chosen = found if wanted in states else _of_name(wanted, found)
+    if not chosen:
+        raise InputError(_not_there(wanted, states, found))
+    settings = {
+        serial: _settings(serial, properties, unit, threads, affinity)
+        for serial, properties in chosen.items()
+    }
+    program = benchmark_tool(tool)
+    return [
+        Android(Adb(serial), each, program, converter, warn) for serial, each in settings.items()
+    ]
+
+
+def _ready(states: dict[str, str], wanted: str) -> dict[str, dict[str, str]]:
+    """Return the properties of the phones that may be meant; one that fails counts as offline,
+    unless it is the wanted one."""
+    found = {}
+    for serial, state in list(states.items()):
+        if state == "device" and (wanted not in states or serial == wanted):
+            try:
+                found[serial] = Adb(serial).properties()
+            except DeviceLost:
+                if serial == wanted:
+                    raise
+                states[serial] = "offline"
+    return found
+
+
+def _look(serial: str, state: str) -> ConnectedPhone:
+    if state != "device":
+        return ConnectedPhone(serial, problem=why_not(state))
+    try:
+        phone = Adb(serial)
+        properties = phone.properties()
+        battery = battery_percent(phone.run("dumpsys", "battery").stdout)
+        status = thermal_status(phone.run("dumpsys", "thermalservice").stdout)
+    except DeviceLost as error:
+        return ConnectedPhone(serial, problem=error.reason)
+    known = _known(properties)
+    return ConnectedPhone(
+        serial,
+        properties.get("ro.product.model", ""),
+        properties.get("ro.soc.model", ""),
+        _os(properties),
+        battery,
+        None if status is None else thermal_name(status),
+        known.name if known else None,
+        _name(properties),
+    )
+
+
+def _known(properties: dict[str, str]) -> Phone | None:
+    return recognise(
+        ANDROID, properties.get("ro.soc.model", ""), properties.get("ro.product.model", "")
+    )
+
+
+def _name(properties: dict[str, str]) -> str:
+    known = _known(properties)
+    slug = re.sub(r"[^a-z0-9]+", "-", properties.get("ro.product.model", "").lower()).strip("-")
+    return known.name if known else slug or "android"
+
+
+def _os(properties: dict[str, str]) -> str:
+    build = properties.get("ro.build.display.id") or properties.get("ro.build.id", "")
+    return f"Android {properties.get('ro.build.version.release', '')} ({build})"
+
+
+def _of_name(name: str, found: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Return the phones of a name, each once: one that is connected by cable and by network is
+    there twice."""
+    units = {
+        properties.get("ro.serialno") or serial: serial
+        for serial, properties in sorted(
+            found.items(), key=lambda item: item[0] == item[1].get("ro.serialno")
+        )
+        if _name(properties) == name
+    }
+    return {serial: found[serial] for serial in sorted(units.values())}
+
+
+def _not_there(wanted: str, states: dict[str, str], found: dict[str, dict[str, str]]) -> str:
+    there = [f"{_name(properties)} ({serial})" for serial, properties in found.items()]
+    there += [
+        f"{serial}, which cannot be used yet: {why_not(state)}"
+        for serial, state in states.items()
+        if state != "device"
+    ]
+    return (
+        f"{wanted} is not connected: plug it in, unlock it, and switch on USB debugging in its"
+        f" developer options; connected: {'; '.join(there) or 'none'}"
+    )
+
+
+def _settings(
+    serial: str,
+    properties: dict[str, str],
+    unit: str | None,
+    threads: int | None,
+    affinity: str | None,
+) -> Settings:
+    abi = properties.get("ro.product.cpu.abi", "")
+    phone = _known(properties)
+    if abi != ABI:
+        raise InputError(
+            f"phone {serial}: its processor is {abi or 'of an unknown kind'}; benchmark_model needs"
+            f" {ABI}"
+        )
+    unit = unit or (phone.compute_unit if phone else "cpu")
+    if unit not in UNITS[ANDROID]:
+        raise InputError(f"--unit {unit}: an Android phone has {' and '.join(UNITS[ANDROID])}")
+    mask = affinity if affinity is not None else (phone.affinity if phone else "")
+    count = threads or (phone.threads if phone and phone.threads else 1)
+    _check_mask(mask, count)
+    return Settings(
+        name=_name(properties),
+        description=phone.description if phone else properties.get("ro.product.model", ""),
+        soc=phone.soc if phone else properties.get("ro.soc.model", ""),
+        os=_os(properties),
+        unit=unit,
+        precision=phone.precision if phone and phone.compute_unit == unit else _PRECISION[unit],
+        threads=count,
+        affinity=mask,
+    )
+
+
+def _check_mask(mask: str, threads: int) -> None:
+    if mask and not re.fullmatch(r"[0-9a-f]+", mask):
+        raise InputError(
+            f"--affinity '{mask}': expected the mask of the cores in hexadecimal, as f0 for cores 4"
+            " to 7"
+        )
+    if mask and int(mask, 16).bit_count() < threads:
+        raise InputError(
+            f"--threads {threads}: the affinity mask {mask} has {int(mask, 16).bit_count()} cores; "
+            "give a mask with one core a thread, as --affinity f0"
+        )

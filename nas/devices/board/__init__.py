@@ -1,0 +1,1 @@
+"""Boards and Macs that are measured by a bundle: what runs there, and its results here."""

@@ -1,0 +1,448 @@
+"""Measures the files of a bundle, and the .tflite files of one on the machine at hand: `python
+run.py`.
+
+A copy of this file goes into every bundle, for boards that have nothing else: it stands alone on
+Python 3.8 or newer, beside `timer.py`. It goes on where an earlier call stopped. `nas profile
+--run` calls it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # on Windows nobody watches that two runs do not mix
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Entry = dict[str, Any]
+    Measure = Callable[[Path], Entry]
+    Progress = Callable[[str, int, int], None]
+
+FORMAT = "nas-bundle-1"
+RESULTS_FORMAT = "nas-bundle-results-1"
+PLAN_FILE = "plan.json"
+RESULTS_FILE = "results.jsonl"
+TIMER_FILE = "timer.py"
+EVERY = 10
+"""Files between two looks at the reference."""
+BOUND = 0.05
+"""How far the reference may be from its first time, relative."""
+PAUSES_S = (5.0, 15.0, 30.0)
+"""How long a drifting device is left alone before each new look."""
+PLAN_KEYS = {"id", "device", "space", "resolution", "copies", "check", "tools", "files"}
+FILE_KEYS = {"digest", "role", "label", "file", "sha256"}
+SETTINGS = ("soc", "os", "runtime", "runtime_version", "compute_unit", "precision", "threads")
+"""What all results of one file agree on."""
+
+
+class BundleError(Exception):
+    """The bundle, or what it needs, is not as it should be. The message is one line."""
+
+
+class NotWritten(BundleError):
+    """The disk is full, or the folder is not to be written to."""
+
+
+class CannotRun(Exception):
+    """This file cannot run here; it is recorded, and the rest goes on."""
+
+
+def run(
+    folder: Path,
+    plan: Entry,
+    device: Entry,
+    measure: Measure,
+    progress: Progress,
+    bound: float = BOUND,
+) -> dict[str, int]:
+    """Measure the files of a bundle that have no result yet; return how many were measured, failed
+    and so on.
+
+    The first stack that runs is the reference, measured again every EVERY files: those since the
+    last good look at it are measured again after a drift that went away, and named in the results
+    after one that stayed.
+
+    Args:
+        device: what they are run on, in the fields of a table's device file.
+        measure: gives the timing of a file; raises CannotRun.
+        bound: how far the reference may be from its first time, relative.
+
+    Raises:
+        BundleError: for a damaged bundle, results of another bundle or machine, or a full disk.
+    """
+    results = Results(folder, plan, device)
+    done = {entry["digest"] for entry in results.entries if "digest" in entry}
+    files = [entry for entry in plan["files"] if "failed" not in entry]
+    todo = [entry for entry in files if entry["digest"] not in done]
+    counts = {
+        "files": len(files),
+        "measured": 0,
+        "reused": len(files) - len(todo),
+        "failed": 0,
+        "drifted": 0,
+    }
+    watch = _Watch(folder, measure, results, bound)
+    since: list[Entry] = []
+    for number, entry in enumerate(todo, start=1):
+        progress("files", number - 1, len(todo))
+        timing = _measure(folder, entry, measure, results)
+        counts["failed" if timing is None else "measured"] += 1
+        since.append(entry)
+        if timing is not None and entry["role"] == "stack":
+            watch.begin(entry, timing["median_ms"])
+        if len(since) == EVERY or number == len(todo):
+            counts["drifted"] += _look(watch, since)
+            since = []
+    if todo:
+        progress("files", len(todo), len(todo))
+    return counts
+
+
+def _measure(folder: Path, entry: Entry, measure: Measure, results: Results) -> Entry | None:
+    """Return the timing, which is in the results then; None where the file cannot run."""
+    path = check_file(folder, entry)
+    try:
+        timing = measure(path)
+    except CannotRun as error:
+        results.append({"digest": entry["digest"], "failed": str(error)})
+        return None
+    results.append({"digest": entry["digest"], "timing": timing})
+    return timing
+
+
+def _look(watch: _Watch, since: list[Entry]) -> int:
+    """Have another look at the reference; how many files were measured while the device drifted,
+    for good."""
+    drifted, settled = watch.look()
+    if drifted and settled:
+        for entry in since:
+            _measure(watch.folder, entry, watch.measure, watch.results)
+    elif drifted:
+        watch.results.append({"drifted": [entry["digest"] for entry in since]})
+        return len(since)
+    return 0
+
+
+class _Watch:
+    """The reference, and what it took at first, in an earlier call perhaps."""
+
+    def __init__(self, folder: Path, measure: Measure, results: Results, bound: float) -> None:
+        self.folder = folder
+        self.measure = measure
+        self.results = results
+        self.bound = bound
+        self._reference = next((entry for entry in results.entries if "reference" in entry), None)
+
+    def begin(self, entry: Entry, ms: float) -> None:
+        """Take this file as the reference, if there is none yet."""
+        if self._reference is None:
+            self._reference = {"reference": entry, "first_ms": ms}
+            self.results.append(self._reference)
+
+    def look(self) -> tuple[bool, bool]:
+        """Return whether it has drifted, and whether it is within bounds now: a drifting device is
+        left alone for a while."""
+        drift = self._drift()
+        drifted = abs(drift) > self.bound
+        for pause in PAUSES_S:
+            if abs(drift) <= self.bound:
+                break
+            time.sleep(pause)
+            drift = self._drift()
+        return drifted, abs(drift) <= self.bound
+
+    def _drift(self) -> float:
+        if self._reference is None:
+            return 0.0
+        ms = self.measure(check_file(self.folder, self._reference["reference"]))["median_ms"]
+        drift: float = ms / self._reference["first_ms"] - 1
+        self.results.append({"reference_ms": ms, "drift": round(drift, 4)})
+        return drift
+
+
+def read_plan(folder: Path) -> Entry:
+    """Return the plan of a complete bundle. Raises BundleError."""
+    path = folder / PLAN_FILE
+    try:
+        plan: Entry = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read: {error.strerror}; this folder is no bundle"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: is damaged: {error}; copy the bundle again") from None
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT:
+        raise BundleError(f"{path}: is no plan of the format {FORMAT}; write the bundle again")
+    if not _is_whole(plan):
+        raise BundleError(f"{path}: is damaged: something is missing in it; copy the bundle again")
+    if any(entry["sha256"] is None and "failed" not in entry for entry in plan["files"]):
+        raise BundleError(
+            f"{path}: the bundle is not complete; run the command that writes it again"
+        )
+    return plan
+
+
+def _is_whole(plan: Entry) -> bool:
+    files = plan.get("files")
+    device = plan.get("device")
+    if not isinstance(files, list) or not isinstance(device, dict) or not set(plan) >= PLAN_KEYS:
+        return False
+    return "kind" in device and all(
+        isinstance(entry, dict) and set(entry) >= FILE_KEYS for entry in files
+    )
+
+
+def sha256(path: Path) -> str:
+    """Of a file, or of a folder's files with their names."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    parts = sorted(part for part in path.rglob("*") if part.is_file())
+    lines = [f"{part.relative_to(path).as_posix()} {sha256(part)}" for part in parts]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check_file(folder: Path, entry: Entry) -> Path:
+    """Return the path of a file of the bundle that is as it was written. Raises BundleError."""
+    path = Path(folder, entry["file"])
+    if not path.exists():
+        raise BundleError(f"{path}: is missing; copy the bundle again")
+    if sha256(path) != entry["sha256"]:
+        raise BundleError(f"{path}: is damaged, its checksum is another; copy the bundle again")
+    return path
+
+
+def read_results(folder: Path, plan: Entry) -> list[Entry]:
+    """Return the lines of the results, their header first; a last line that was cut short is left
+    out. Raises BundleError."""
+    path = folder / RESULTS_FILE
+    text = path.read_bytes() if path.exists() else b""
+    entries: list[Entry] = []
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            entry = json.loads(line.decode("utf-8-sig"))
+            if not isinstance(entry, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            raise BundleError(
+                f"{path}:{number}: this line is no result; remove the line and run again"
+            ) from None
+        entries.append(entry)
+    if entries and entries[0].get("format") != RESULTS_FORMAT:
+        raise BundleError(f"{path}:1: this is no file of results; remove it")
+    if entries and entries[0].get("bundle") != plan["id"]:
+        raise BundleError(
+            f"{path}: these are the results of another bundle; put this bundle's here, or remove"
+            " them"
+        )
+    return entries
+
+
+class Results:
+    """The results of a bundle: a line each, on disk before the next measurement starts."""
+
+    def __init__(self, folder: Path, plan: Entry, device: Entry) -> None:
+        self.path = folder / RESULTS_FILE
+        self._lock = self._locked()
+        self.entries = read_results(folder, plan)
+        if not self.entries:
+            self._write({"format": RESULTS_FORMAT, "bundle": plan["id"], "device": device}, "wb")
+            return
+        for name in SETTINGS:
+            found = self.entries[0]["device"].get(name)
+            if found != device.get(name):
+                raise BundleError(
+                    f"{self.path}: was begun with {name} {found!r}, this run has"
+                    f" {device.get(name)!r}; go on where it was begun, or remove it to start again"
+                )
+        os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+
+    def _locked(self) -> IO[bytes]:
+        """Return the lock lasts as long as this file is open, and no longer than the process."""
+        try:
+            file = self.path.with_name(".lock").open("wb")
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BundleError(
+                f"{self.path}: another process measures this bundle; wait for it to end"
+            ) from None
+        except OSError as error:
+            raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from None
+        return file
+
+    def append(self, entry: Entry) -> None:
+        """Add a line and waits until it is on disk."""
+        self._write(entry, "ab")
+
+    def _write(self, entry: Entry, mode: str) -> None:
+        try:
+            with self.path.open(mode) as file:
+                file.write((json.dumps(entry) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise NotWritten(
+                f"{self.path}: could not be written ({error.strerror}); what was measured is kept,"
+                " make room and run the same command again"
+            ) from None
+        self.entries.append(entry)
+
+
+class Timer:
+    """Times .tflite files in a process of its own, which starts with the first file and anew after
+    a crash."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._cores = (
+            sorted(os.sched_getaffinity(0))[-threads:] if hasattr(os, "sched_getaffinity") else []
+        )
+        self._process: subprocess.Popen[str] | None = None
+
+    def measure(self, path: Path) -> Entry:
+        """Return the timing of a file. Raises CannotRun."""
+        return self._ask({"path": str(path), "threads": self.threads, "cores": self._cores})
+
+    def describe(self, plan: Entry) -> Entry:
+        """This machine, in the fields of a table's device file. Raises BundleError where no runtime
+        is installed."""
+        try:
+            found = self._ask({})
+        except CannotRun as error:
+            raise BundleError(
+                f"{TIMER_FILE} does not start: {error}; it needs numpy beside a runtime"
+            ) from None
+        tools = {f"board {name}": value for name, value in found["tools"].items()}
+        here = {
+            "soc": processor(),
+            "os": platform.platform(),
+            "runtime": found["runtime"],
+            "runtime_version": found["runtime_version"],
+            "compute_unit": "cpu",
+            "placement": "cpu",
+            "precision": "float32",
+            "threads": self.threads,
+            "tools": {**plan["tools"], **tools},
+            "affinity": "cores " + ",".join(map(str, self._cores)) if self._cores else "",
+            "date": datetime.date.today().isoformat(),
+            "provenance": "measured",
+        }
+        return {**plan["device"], **here}
+
+    def close(self) -> None:
+        process = self._process
+        self._process = None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _ask(self, request: Entry) -> Entry:
+        process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            process.wait()
+            self._process = None
+            raise CannotRun(f"the process that ran it died (exit code {process.returncode})")
+        answer: Entry = json.loads(line)
+        if "error" in answer:
+            raise CannotRun(answer["error"])
+        return answer
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, str(Path(__file__).resolve().with_name(TIMER_FILE))]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+            start_new_session=True,
+        )
+        return self._process
+
+
+def processor() -> str:
+    """Return the name of the board, else of its processor."""
+    for name, keys in (
+        ("/proc/device-tree/model", ("",)),
+        ("/proc/cpuinfo", ("model name", "Hardware")),
+    ):
+        try:
+            lines = Path(name).read_text(errors="replace").replace("\0", "").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if line.startswith(keys):
+                return line.rpartition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def run_litert(folder: Path, progress: Progress, threads: int | None = None) -> dict[str, int]:
+    """Return `run` for a bundle of .tflite files, on the CPU of this machine."""
+    plan = read_plan(folder)
+    if plan["device"]["kind"] == "coreml":
+        raise BundleError(f"{folder}: is for Core ML; on a Mac: nas profile --run {folder}")
+    timer = Timer(threads or plan["device"].get("threads") or 1)
+    try:
+        return run(folder, plan, timer.describe(plan), timer.measure, progress)
+    finally:
+        timer.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Measures the files of this bundle; call it again to go on."
+    )
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; those that the bundle was written for by default"
+    )
+    threads = parser.parse_args().threads
+    begin = time.monotonic()
+
+    def progress(what: str, done: int, total: int) -> None:
+        left = (time.monotonic() - begin) / max(done, 1) * (total - done)
+        print(
+            f"\r{what} {done}/{total}, {left / 60:.0f} min left   ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    folder = Path(__file__).resolve().parent
+    try:
+        counts = run_litert(folder, progress, threads)
+    except BundleError as error:
+        sys.exit(f"run.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(
+            "\nrun.py: stopped; what was measured is on disk, the same command goes on from there"
+        )
+    print(
+        "\n{files} files: {measured} measured now, {reused} before, {failed} cannot run".format(
+            **counts
+        )
+    )
+    print("next: take this folder home, and there: nas profile --merge FOLDER")
+
+
+if __name__ == "__main__":
+    main()

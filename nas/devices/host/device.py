@@ -1,0 +1,122 @@
+"""The computer that this runs on: LiteRT on its CPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from nas.convert.chain import Chain
+from nas.convert.converter import MOST_WORKERS, Converter
+from nas.convert.worker import Worker
+from nas.devices.base import Device, Timing
+from nas.devices.info import DeviceInfo
+from nas.errors import InputError
+from nas.versions import versions
+
+NAME = "host"
+_TOOLS = ("ai-edge-litert", "litert-torch", "torch", "numpy")
+
+
+class Host(Device):
+    """Converts in some processes and times in another, on cores of its own where there are several.
+
+    Args:
+        threads: CPU threads of a run; the cores that they are pinned to are the last ones there
+            are.
+        cache: where converted files are kept, by content.
+
+    Raises:
+        InputError: when there are fewer cores than threads.
+    """
+
+    slope = False
+    repeats = 6
+    profiled_by = (
+        "one after the other, each as a file of its own on the output of the one before it"
+    )
+
+    def __init__(self, threads: int = 1, cache: Path | None = None) -> None:
+        cores = _cores()
+        if not 1 <= threads <= len(cores):
+            raise InputError(
+                f"--threads {threads}: this machine has {len(cores)} cores to pin threads to"
+            )
+        self.threads = threads
+        self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
+        convert_on = [core for core in cores if core not in self._run_on] or self._run_on
+        spare = [core for core in self._run_on if core not in convert_on]
+        self._converter = Converter(
+            min(len(convert_on) or 1, MOST_WORKERS), convert_on, cache, spare=spare
+        )
+        self._runner = Worker("nas.devices.host.time_worker")
+
+    def info(self) -> DeviceInfo:
+        return DeviceInfo(
+            name=NAME,
+            description="the computer that runs nas",
+            kind="litert-host",
+            soc=_processor(),
+            os=platform.platform(),
+            runtime="LiteRT CompiledModel",
+            runtime_version=version("ai-edge-litert"),
+            compute_unit="cpu",
+            placement="cpu",
+            precision="float32",
+            threads=self.threads,
+            affinity="cores " + ",".join(map(str, self._run_on)) if self._run_on else "",
+            tools=versions(*_TOOLS),
+            date=date.today().isoformat(),
+            provenance="measured",
+        )
+
+    def prepare(self, chain: Chain) -> Future[Path]:
+        return self._converter.prepare(chain)
+
+    def borrow_cores(self) -> AbstractContextManager[None]:
+        return self._converter.borrow_cores()
+
+    def measure(self, artifact: Path) -> Timing:
+        return Timing(
+            **self._runner.ask(path=str(artifact), threads=self.threads, cores=self._run_on)
+        )
+
+    def profile(self, chains: Sequence[Chain]) -> list[float] | None:
+        artifacts = [self.prepare(chain) for chain in chains]
+        paths = [str(artifact.result()) for artifact in artifacts]
+        worker = Worker("nas.devices.host.profile_worker")
+        try:
+            times: list[float] = worker.ask(paths=paths, threads=self.threads, cores=self._run_on)[
+                "median_ms"
+            ]
+        finally:
+            worker.close()
+        return times
+
+    def close(self) -> None:
+        self._converter.close()
+        self._runner.close()
+
+
+def _cores() -> Sequence[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [
+        line.partition(":")[2].strip()
+        for line in lines
+        if line.startswith(("model name", "Hardware"))
+    ]
+    return names[0] if names else platform.processor() or platform.machine()

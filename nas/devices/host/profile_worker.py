@@ -1,0 +1,117 @@
+"""Worker that times .tflite files in turn on the CPU, each on the output of the one before it.
+
+LiteRT's Python packages give no profile of a network's operations (its profiler has no binding),
+and the XNNPACK kernels that a profile would list carry no names to know the operations by. This
+comes close to one: every operation is a file of its own, all of them loaded side by side, and they
+run and are timed in the order of the network, so that each finds its input and its weights where
+the network would have left them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.convert.worker import go_first, serve
+from nas.devices.board.timer import LEAST_ROUNDS, MOST_ROUNDS, QUIET, ROUND_RUNS, ROUND_S
+
+MOST_S = 20.0
+"""A pass over a whole network takes longer than an operation; rounds end here at the latest."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file, the buffers that it reads, and those that it writes."""
+
+    model: Any
+    inputs: list[Any]
+    outputs: list[Any]
+
+    def run(self) -> None:
+        self.model.run_by_index(0, self.inputs, self.outputs)
+
+
+def main() -> None:
+    go_first()
+    serve(_answer)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if request["cores"]:
+        os.sched_setaffinity(0, request["cores"])
+    return {"median_ms": time_in_turn(request["paths"], request["threads"])}
+
+
+def time_in_turn(paths: Sequence[str], threads: int) -> list[float]:
+    """Return milliseconds of each file's run, medians over the quietest rounds of passes over all
+    of them."""
+    files = load(paths, threads)
+    _round(files)  # warm-up
+    rounds: list[NDArray[np.float64]] = []
+    end = time.perf_counter() + MOST_S
+    while True:
+        rounds.append(_round(files))
+        totals = np.array([np.median(passes.sum(axis=1)) for passes in rounds])
+        quiet = totals <= totals.min() * QUIET
+        enough = len(rounds) >= LEAST_ROUNDS and (quiet.sum() >= 2 or time.perf_counter() > end)
+        if enough or len(rounds) == MOST_ROUNDS:
+            chosen = np.concatenate([rounds[index] for index in np.flatnonzero(quiet)])
+            return [float(ms) for ms in np.median(chosen, axis=0) * 1e3]
+
+
+def load(paths: Sequence[str], threads: int) -> list[Loaded]:
+    """Return the files, each with the one before it as its source where that writes what it takes,
+    else with random inputs."""
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.options import CpuOptions, Options
+
+    found: list[Loaded] = []
+    written: list[tuple[int, ...]] = []
+    for path in paths:
+        model = CompiledModel.from_file(
+            path, options=Options(cpu_options=CpuOptions(num_threads=threads))
+        )
+        signature = next(iter(model.get_signature_list()))
+        wanted = _shapes(model.get_input_tensor_details(signature))
+        if found and wanted == written:
+            inputs = found[-1].outputs
+        else:
+            inputs = model.create_input_buffers(0)
+            for buffer, shape in zip(inputs, wanted, strict=True):
+                buffer.write(
+                    np.random.default_rng(0).standard_normal(int(np.prod(shape)), dtype=np.float32)
+                )
+        found.append(Loaded(model, inputs, model.create_output_buffers(0)))
+        written = _shapes(model.get_output_tensor_details(signature))
+    return found
+
+
+def _shapes(details: dict[str, Any]) -> list[tuple[int, ...]]:
+    return [tuple(int(side) for side in each["shape"]) for each in details.values()]
+
+
+def _round(files: Sequence[Loaded]) -> NDArray[np.float64]:
+    """Return seconds of some passes, a row each, a column a file."""
+    clock = time.perf_counter
+    passes: list[list[float]] = []
+    end = clock() + ROUND_S
+    while clock() < end or len(passes) < ROUND_RUNS:
+        row = []
+        before = clock()
+        for file in files:
+            file.run()
+            after = clock()
+            row.append(after - before)
+            before = after
+        passes.append(row)
+    return np.array(passes)
+
+
+if __name__ == "__main__":
+    main()

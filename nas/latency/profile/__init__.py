@@ -1,0 +1,1 @@
+"""Profiling: which operations to measure, measuring them, and filling the rest of the table."""

@@ -1,0 +1,296 @@
+"""Latency-driven slimming: from the largest member downwards, always the move that costs least
+accuracy per ms.
+
+EfficientFormer (arXiv:2206.01191), Sec. 4.2, with what the paper leaves open decided so:
+
+- moves that save no time are never taken; where the next smaller width of a stage saves nothing,
+  the next one below it that does stands in for it;
+- costs may be negative (measured ones are, by noise); the most negative per ms goes first;
+- ties go to the larger saving, then to the earlier stage and position, so that a search has one
+  outcome;
+- at the first architecture within the target it stops going down, and moves are traded for one
+  another while that lowers the cost (`nas.search.engines.exchange`): the paper's greedy order alone
+  misses the optimum by points;
+- where more than latency is limited, what a move saves is counted in the amount whose limit is
+  exceeded most (by its share), and no move may raise another limited amount;
+- with the objective "mes" it is what EfficientFormerV2 (arXiv:2212.08059, Eq. 9) has a move gain,
+  the score of size and speed, that is paid for;
+- where members are evaluated, the moves that are best by the scores are, and their measured cost
+  decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from nas.accuracy import RecordedScores
+from nas.blocks import Identity
+from nas.errors import InputError, NasError
+from nas.search.engines.exchange import distinct, trades
+from nas.search.engines.prices import Prices, positional
+from nas.search.limits import Limit, mes
+from nas.search.problem import Found, Problem, Step
+from nas.search.trace import moves_to
+from nas.space import Architecture
+from nas.space.moves import Drop, Localise, Move, Narrow, moves, narrow
+
+_DIGITS = 9
+"""Differences below this many decimals are rounding, and count as ties."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A move with its price: where it leads, what it saves (of what it is to save: ms, millions of
+    MACs or parameters, MB, points of MES) and costs (points of top-1)."""
+
+    move: Move
+    after: Architecture
+    saved: float
+    cost: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Return points for what is saved, then the larger saving; lower is better."""
+        return round(self.cost / self.saved, _DIGITS), -round(self.saved, _DIGITS)
+
+
+def slim(problem: Problem) -> Found:
+    """Slim the space's largest member until it keeps all limits, then trade moves for better ones.
+
+    The paper's candidates, the objective "mes" and evaluated members are slimmed as published,
+    without trades.
+
+    Raises:
+        NasError: when no single move saves what is to be saved any more, above a limit that other
+            members keep.
+    """
+    if (
+        problem.evaluations is not None
+        or problem.candidates == "paper"
+        or problem.objective == "mes"
+    ):
+        return _as_published(problem)
+    pricer = Pricer(problem)
+    down = [(option.move, option.after) for option in _down(problem, pricer, evaluated=False)]
+    largest = problem.space.largest()
+    start = down[-1][1] if down else largest
+    path = down
+    # What published members cost is known by itself: no sum of moves leads to it. Where one within
+    # the limits is better than what slimming came to, the trades begin there.
+    rivals = [arch for arch in pricer.prices.exceptions if pricer.exceeded(arch) is None]
+    rival = min(rivals, key=pricer.prices.cost, default=None)
+    if rival is not None and pricer.prices.cost(rival) < pricer.prices.cost(start):
+        start = rival
+        path = list(moves_to(problem.space, rival))
+    path += trades(problem.space, pricer.prices, pricer.positional, start)
+    trace: list[Step] = []
+    arch = largest
+    for move, after in path:
+        trace.append(
+            _step(
+                problem,
+                trace,
+                move,
+                after,
+                _difference(problem, arch, after),
+                problem.scores.cost(after),
+            )
+        )
+        arch = after
+    return problem.found(arch, tuple(trace))
+
+
+def _as_published(problem: Problem) -> Found:
+    """Slim as the paper does: down to the limits, and no further."""
+    pricer = Pricer(problem)
+    evaluations = problem.evaluations
+    arch = problem.space.largest()
+    trace = list[Step]()
+    drop = 0.0
+    for option in _down(problem, pricer, evaluated=evaluations is not None):
+        drop = round(drop + option.cost, _DIGITS)
+        if evaluations is None:
+            cost = _difference(problem, arch, option.after)
+            total = problem.scores.cost(option.after)
+        else:
+            cost = option.cost
+            total = drop
+        arch = option.after
+        trace.append(_step(problem, trace, option.move, arch, cost, total))
+    if evaluations is None:
+        return problem.found(arch, tuple(trace))
+    return problem.found(arch, tuple(trace), evaluations.of(arch, [arch])[arch].accuracy, drop)
+
+
+def _down(problem: Problem, pricer: Pricer, evaluated: bool) -> Iterator[Option]:
+    """Yield the moves from the largest member to the first one that keeps all limits, each the best
+    there is."""
+    arch = problem.space.largest()
+    steps = 0
+    while pricer.exceeded(arch):
+        options = (
+            _paper(problem, pricer, arch) if problem.candidates == "paper" else pricer.options(arch)
+        )
+        judged = _evaluated(problem, arch, options) if evaluated else options
+        best = min(judged, key=lambda option: option.rank, default=None)
+        if best is None:
+            raise _stuck(problem, pricer, arch, steps)
+        yield best
+        arch = best.after
+        steps += 1
+
+
+def _step(
+    problem: Problem,
+    before: Sequence[Step],
+    move: Move,
+    after: Architecture,
+    cost: float,
+    total: float,
+) -> Step:
+    """Return the step after these, which is reported."""
+    latency = problem.latency.measure
+    ms = latency.total(after)
+    before_ms = before[-1].ms if before else latency.total(problem.space.largest())
+    step = Step(len(before) + 1, move, ms, before_ms - ms, cost, total, after.macs, after.params)
+    if problem.on_step:
+        problem.on_step(step)
+    return step
+
+
+def _difference(problem: Problem, before: Architecture, after: Architecture) -> float:
+    """Return what a move costs by the scores."""
+    return problem.scores.cost(after) - problem.scores.cost(before)
+
+
+def _evaluated(problem: Problem, arch: Architecture, options: Iterable[Option]) -> Iterable[Option]:
+    """Return the options that are best by the scores, at the cost that they are evaluated to have;
+    all of them, at the cost by the scores, where nothing is evaluated."""
+    if problem.evaluations is None:
+        return options
+    best = sorted(options, key=lambda option: option.rank)[: problem.evaluate_best]
+    found = problem.evaluations.of(arch, [arch, *(option.after for option in best)]) if best else {}
+    return [
+        replace(option, cost=found[arch].accuracy - found[option.after].accuracy) for option in best
+    ]
+
+
+def _stuck(problem: Problem, pricer: Pricer, arch: Architecture, steps: int) -> NasError:
+    limit = pricer.exceeded(arch)
+    assert limit is not None
+    at = limit.measure.text(limit.measure.total(arch))
+    what = (
+        "size or time" if problem.objective == "mes" else limit.measure.saved or limit.measure.name
+    )
+    return NasError(
+        f"slimming stands at {at} after {steps} steps: by this table no single move saves {what}"
+        f" there; set a limit above that, not {limit}, or take --engine exact"
+    )
+
+
+class Pricer:
+    """Prices moves by table and scores.
+
+    Attributes:
+        prices: of members.
+        positional: whether it matters to the cost at which position of its stage a block stands.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.prices = Prices(problem)
+        self.positional = positional(problem.space, problem.cautious_scores)
+        self._space = problem.space
+        self._limits = problem.every_limit
+        self._objective = problem.objective
+        self._latency = problem.latency.measure
+
+    def exceeded(self, arch: Architecture) -> Limit | None:
+        """Return the limit that `arch` exceeds most, by its share; None where it keeps all."""
+        return self.prices.exceeded(arch)
+
+    def options(self, arch: Architecture) -> Iterator[Option]:
+        """Yield every legal move from `arch` that saves, priced, in the order of `moves`.
+
+        Where costs belong to no position, moves that lead to the same network are one option.
+        """
+        limit = self.exceeded(arch)
+        every: Sequence[Move] = moves(self._space, arch)
+        for move in every if self.positional else distinct(self._space, arch, every):
+            option = self._price(
+                arch, limit, self._widths(arch, move) if isinstance(move, Narrow) else (move,)
+            )
+            if option:
+                yield option
+
+    def _widths(self, arch: Architecture, move: Narrow) -> Iterator[Narrow]:
+        """Yield `move`, and after it those to ever smaller widths."""
+        widths = reversed(self._space.stages[move.stage].widths)
+        return (
+            narrow(self._space, arch, move.stage, width) for width in widths if width <= move.width
+        )
+
+    def _price(
+        self, arch: Architecture, limit: Limit | None, alternatives: Iterable[Move]
+    ) -> Option | None:
+        """Return the first of these moves that saves."""
+        for move in alternatives:
+            after = move.apply(arch)
+            saved = self._saved(arch, after, limit)
+            if round(saved, _DIGITS) > 0:
+                return Option(move, after, saved, self.prices.cost(after) - self.prices.cost(arch))
+        return None
+
+    def _saved(self, arch: Architecture, after: Architecture, limit: Limit | None) -> float:
+        """Return what is saved of what is to be saved; nothing where another limited amount grows."""
+        amount = self.prices.amount
+        if self._objective == "mes":
+            ms_after = amount(self._latency, after)
+            return mes(after.params, ms_after) - mes(arch.params, amount(self._latency, arch))
+        for other in self._limits:
+            if other is not limit and amount(other.measure, after) > amount(other.measure, arch):
+                return 0.0
+        measure = limit.measure if limit else self._latency
+        return (amount(measure, arch) - amount(measure, after)) / measure.size
+
+
+def _paper(problem: Problem, pricer: Pricer, arch: Architecture) -> list[Option]:
+    """Return the paper's few: DR of the least important MetaPath, WR of the least important stage,
+    MR of the first MB3D.
+
+    Importance is the ratio of alphas; a stage's is the sum over its blocks. Of each action, the
+    least important that saves time.
+    """
+    scores = problem.scores
+    if not isinstance(scores, RecordedScores):
+        raise InputError(
+            "candidates 'paper': requires recorded scores of a trained supernet, which have its"
+            " alphas. Fix: --supernet FOLDER, or recorded ones by name, as --scores"
+            f" {problem.space.name}-cifar10"
+        )
+    options = list(pricer.options(arch))
+
+    def of_stage(stage: int) -> float:
+        if problem.space.stages[stage].depths[0] == problem.space.stages[stage].depths[1]:
+            return (
+                math.inf
+            )  # nothing is dropped there, so nobody recorded how important its blocks are
+        blocks = enumerate(arch.stages[stage].blocks)
+        return sum(
+            scores.importance(stage, p) for p, block in blocks if not isinstance(block, Identity)
+        )
+
+    drops = [
+        (scores.importance(option.move.stage, option.move.position), option)
+        for option in options
+        if isinstance(option.move, Drop)
+    ]
+    narrows = [
+        (of_stage(option.move.stage), option)
+        for option in options
+        if isinstance(option.move, Narrow)
+    ]
+    localises = [option for option in options if isinstance(option.move, Localise)]
+    least = (min(priced, key=lambda pair: pair[0], default=None) for priced in (drops, narrows))
+    return [*(pair[1] for pair in least if pair), *localises[:1]]

@@ -1,0 +1,85 @@
+"""Every operation that some member of a space can need: what a table must have rows for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import product
+
+from nas.blocks import BlockSpec, HeadSpec, Operation, Shape, Unflatten, pyramid
+from nas.space import Space
+from nas.space.architecture import with_layout
+from nas.space.place import HEAD, STEM, Place
+from nas.space.space import ROLES, Role
+
+
+def space_operations(space: Space) -> list[Operation]:
+    """Return the distinct operations (by key) of all members of `space`, each named after a place
+    where it stands."""
+    found: dict[tuple[str, str, str], Operation] = {}
+    for operation in _walk(space):
+        found.setdefault(operation.key, operation)
+    return list(found.values())
+
+
+def _walk(space: Space) -> Iterator[Operation]:
+    """Yield all operations from the image to the head.
+
+    An operation depends on its block and on the shape that comes in: the width and layout that what
+    stands before it leaves. So every place is met with each of its candidates, once for every shape
+    that can come in.
+    """
+    shapes = {Shape(3, *space.resolution)}
+    if space.stems:
+        stems = list(_each(STEM, space.stems, shapes))
+        yield from stems
+        shapes = {operation.output for operation in stems}
+    for index, stage in enumerate(space.stages):
+        place = Place.entry(index, bool(space.stems))
+        for width in stage.widths:
+            yield from _each(place, (replace(e, width=width) for e in stage.entries), shapes)
+        inside = [space.shape(index, width) for width in stage.widths]
+        shapes = set()
+        for shape in inside:
+            reached = {shape}
+            for role in ROLES:
+                blocks = list(
+                    _each(Place.block(index, 0), _fitting(space, index, role, shape), reached)
+                )
+                yield from blocks
+                reached |= {operation.output for operation in blocks}
+            shapes |= reached
+    last = len(space.stages) - 1
+    for head in space.heads:
+        if head.layout != "pyramid":
+            yield from _each(HEAD, (head,), shapes, last)
+            continue
+        tokens = (shape for shape in shapes if shape.layout == "tokens")
+        yield from _each(Place.reshape(last, Unflatten.kind), (Unflatten(),), tokens)
+        yield from _each(HEAD, (head,), _pyramids(space, head))
+
+
+def _pyramids(space: Space, head: HeadSpec) -> Iterator[Shape]:
+    """Yield the maps of the stages that a head takes, at all of their widths."""
+    stages = list(enumerate(space.stages))[-head.levels :]
+    for maps in product(
+        *([space.shape(index, width) for width in stage.widths] for index, stage in stages)
+    ):
+        yield pyramid(maps)
+
+
+def _fitting(space: Space, index: int, role: Role, shape: Shape) -> tuple[BlockSpec, ...]:
+    return space.candidates(index, role, shape.channels)
+
+
+def _each(
+    place: Place, blocks: Iterable[BlockSpec], shapes: Iterable[Shape], stage: int | None = None
+) -> Iterator[Operation]:
+    """Yield every block on every shape, with the change of layout that it needs, which belongs to
+    `stage`."""
+    known = sorted(shapes, key=str)
+    for block in blocks:
+        for shape in known:
+            yield from with_layout(
+                place, block, shape, (place.stage or 0) if stage is None else stage
+            )

@@ -1,0 +1,199 @@
+"""The choices of a supernet: candidates with shared weights, the Gumbel-softmax that mixes them,
+and MetaPath, one position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nas.blocks import BlockSpec, Shape
+from nas.blocks.build import build_block
+from nas.blocks.module import Block, to_map, to_tokens
+
+
+class SharedBlocks(nn.ModuleDict):
+    """One block for all candidates that differ in their width and in elastic hyperparameters only.
+
+    They are slices of the block with the largest values. A block is called after its kind; where
+    the candidates of one kind need several, the later ones have a number.
+    """
+
+    def __init__(
+        self, candidates: Sequence[BlockSpec], shape: Shape, width: int | None = None
+    ) -> None:
+        """`width` is that of the stream behind the place, where it changes there."""
+        groups: dict[Hashable, list[BlockSpec]] = {}
+        for spec in candidates:
+            groups.setdefault(_shared(spec), []).append(spec)
+        super().__init__()
+        self._names: dict[Hashable, str] = {}
+        for key, specs in groups.items():
+            kind = specs[0].kind
+            self._names[key] = name = kind if kind not in self else f"{kind}{len(self) + 1}"
+            largest = _envelope(specs, width)
+            self[name] = build_block(largest, replace(shape, layout=largest.layout))
+
+    def holding(self, spec: BlockSpec) -> Block:
+        """Return the block that holds a candidate's weights."""
+        block = self[self._names[_shared(spec)]]
+        assert isinstance(block, Block)
+        return block
+
+    def find(self, spec: BlockSpec) -> Block | None:
+        """Return the block that could hold the weights of such a block, of another width perhaps;
+        None where there is none."""
+        name = self._names.get(_shared(spec))
+        block = self[name] if name is not None else None
+        return block if isinstance(block, Block) else None
+
+    def blocks(self) -> list[Block]:
+        return [block for block in self.values() if isinstance(block, Block)]
+
+
+def _shared(spec: BlockSpec) -> Hashable:
+    """Return what blocks that share weights have in common."""
+    values = spec.hyperparameters()
+    return spec.kind, tuple(
+        (name, values[name]) for name in values if name not in (*spec.elastic, "width")
+    )
+
+
+def _envelope(specs: Sequence[BlockSpec], width: int | None) -> BlockSpec:
+    """Return the spec with the largest value of everything that has a size (on counts as larger
+    than off)."""
+    largest: dict[str, Any] = {"width": width} if width else {}
+    for name, value in specs[0].hyperparameters().items():
+        if (
+            (name in specs[0].elastic or name == "width")
+            and name not in largest
+            and not isinstance(value, str)
+        ):
+            largest[name] = max(spec.hyperparameters()[name] for spec in specs)
+    return replace(specs[0], **largest)
+
+
+Noise = Literal["uniform", "gumbel", "none"]
+Sampling = Literal["soft", "straight_through"]
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax:
+    """Weights over candidates: softmax((alpha + noise) / temperature).
+
+    EfficientFormer (arXiv:2206.01191), Sec. 4.2, writes the formula with noise drawn from U(0, 1)
+    and calls it Gumbel-softmax; the noise of that name (arXiv:1611.01144) is -log(-log U). Both are
+    offered.
+
+    Attributes:
+        temperature: towards 0 the weights become one-hot.
+        noise: uniform, gumbel, or none.
+        sampling: soft mixes all candidates; straight_through takes the likeliest alone and passes
+            the gradient of the soft weights, so that one candidate is computed.
+    """
+
+    temperature: float
+    noise: Noise = "uniform"
+    sampling: Sampling = "soft"
+
+    def __call__(self, alpha: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return weights (candidates,) that sum to 1."""
+        soft = ((alpha + self._noise(alpha, generator)) / self.temperature).softmax(dim=0)
+        if self.sampling == "soft":
+            return soft
+        hard = torch.zeros_like(soft).index_fill_(0, soft.argmax(), 1.0)
+        return hard + (soft - soft.detach())
+
+    def _noise(self, alpha: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.noise == "none":
+            return torch.zeros_like(alpha)
+        # Drawn on the CPU, so that a seed gives the same choices on every device.
+        uniform = torch.rand(alpha.shape, generator=generator)
+        tiny = torch.finfo(uniform.dtype).tiny
+        noise = (
+            uniform if self.noise == "uniform" else -torch.log(-torch.log(uniform.clamp_min(tiny)))
+        )
+        return noise.to(alpha)
+
+
+@dataclass(frozen=True)
+class TemperatureSchedule:
+    """Exponential decay from `start` to `end` over a training."""
+
+    start: float = 5.0
+    end: float = 0.5
+
+    def at(self, progress: float) -> float:
+        """Return the temperature when this share (0 to 1) of the training is done."""
+        return self.start * math.exp(progress * math.log(self.end / self.start))
+
+
+Call = Callable[[BlockSpec, Tensor], Tensor]
+
+
+class MetaPath(nn.Module):
+    """The mixture of a position's candidates, on maps (B, C, H, W).
+
+    EfficientFormer (arXiv:2206.01191), Eq. 6: MP in {MB4D, I} in stages 1 and 2, {MB4D, MB3D, I} in
+    stages 3 and 4. `alpha` has one value for the local block, one for the global block where there
+    may be one, and the last one for identity. Which of several candidates stands for a role is not
+    mixed: a step takes one of them.
+    """
+
+    def __init__(
+        self, local: Sequence[BlockSpec], global_: Sequence[BlockSpec], shape: Shape
+    ) -> None:
+        super().__init__()
+        self.candidates = SharedBlocks([*local, *global_], shape)
+        self.alpha = nn.Parameter(torch.zeros(3 if global_ else 2))
+
+    def forward(
+        self, x_bchw: Tensor, weights: Tensor, chosen: Sequence[BlockSpec], call: Call
+    ) -> Tensor:
+        """sum_n w_n MP_n(x), written as x + sum w_n (MP_n(x) - x): identity is never computed, nor
+        is a weight of 0.
+
+        `chosen` has one candidate a role, and `call` runs one.
+        """
+        mixed = x_bchw
+        values = weights.tolist()
+        one_hot = values.count(0) == len(values) - 1
+        for value, weight, spec in zip(values, weights, chosen, strict=False):
+            if value and one_hot:
+                mixed = _Whole.apply(_on_map(spec, x_bchw, call), x_bchw, weight)  # type: ignore[no-untyped-call]
+            elif value:
+                mixed = mixed + weight * (_on_map(spec, x_bchw, call) - x_bchw)
+        return mixed
+
+    @torch.no_grad()
+    def importance(self) -> float:
+        """Return the paper's importance of a MetaPath: (alpha_3D + alpha_4D) / alpha_I, on the
+        softmax of alpha."""
+        share = self.alpha.softmax(dim=0)
+        return float(share[:-1].sum() / share[-1])
+
+
+class _Whole(torch.autograd.Function):
+    """x + w (f - x) where w = 1: f as it is, with the gradient of the sum. Keeps no map of its own
+    for it."""
+
+    @staticmethod
+    def forward(ctx: Any, f_bchw: Tensor, x_bchw: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(f_bchw, x_bchw)
+        return f_bchw.view_as(f_bchw)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_bchw: Tensor) -> tuple[Tensor, None, Tensor]:
+        f_bchw, x_bchw = ctx.saved_tensors
+        # Nothing comes back to x from here: its share of the mixture is 1 - w = 0.
+        return gradient_bchw, None, ((f_bchw - x_bchw) * gradient_bchw).sum()
+
+
+def _on_map(spec: BlockSpec, x_bchw: Tensor, call: Call) -> Tensor:
+    if spec.layout == "map":
+        return call(spec, x_bchw)
+    return to_map(call(spec, to_tokens(x_bchw)), (x_bchw.shape[2], x_bchw.shape[3]))
