@@ -25,6 +25,7 @@ from nas.network import Network
 from nas.space import Architecture
 from nas.supernet.supernet import Supernet
 from nas.training.batches import normalise
+from nas.training.evaluate import recalibrate
 
 
 @dataclass(frozen=True)
@@ -174,20 +175,6 @@ class Evaluator:
 
 
 @torch.no_grad()
-def recalibrate(block: nn.Module, x: Tensor) -> Tensor:
-    """Give the batch norms of a block the statistics of one large batch, and return the block's
-    output for it."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    output: Tensor = block(x)
-    for norm in norms:
-        norm.eval()
-    return output
-
-
 def _first_difference(base: Architecture, arch: Architecture) -> int:
     """Return the index of the first operation in which two architectures differ."""
     pairs = list(zip(base.operations(), arch.operations(), strict=False))

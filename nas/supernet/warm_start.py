@@ -19,10 +19,7 @@ from nas.supernet.slicing import group_order, group_tensors, inner_orders
 from nas.supernet.supernet import Supernet
 from nas.weights import import_weights
 from nas.weights.files import load_state_dict
-from nas.weights.importing import match_weights
-
-HUB_CLASSES = (1000, 21841)
-"""Classes of published checkpoints: ImageNet-1k and 21k."""
+from nas.weights.importing import HUB_CLASSES, match_weights
 
 
 @dataclass(frozen=True)

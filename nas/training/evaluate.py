@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.data import ImageData
 from nas.network import Network, run
-from nas.supernet.sensitivity import recalibrate
 from nas.training.batches import normalise
 
 IMAGES = 1024
@@ -28,6 +27,20 @@ class Accuracy:
     accuracy: float
     standard_error: float
     images: int
+
+
+def recalibrate(block: nn.Module, x: Tensor) -> Tensor:
+    """Give the batch norms of a block the statistics of one large batch, and return the block's
+    output for it."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    output: Tensor = block(x)
+    for norm in norms:
+        norm.eval()
+    return output
 
 
 @torch.no_grad()

@@ -27,6 +27,9 @@ LAYOUTS: dict[str, CheckpointLayout] = {
     for layout in family.LAYOUTS
 }
 
+HUB_CLASSES = (1000, 21841)
+"""Classes of published checkpoints: ImageNet-1k and 21k."""
+
 Names = Mapping[str, str]
 """Our name of a tensor to its name in a checkpoint."""
 Grid = tuple[int, int]

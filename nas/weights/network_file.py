@@ -14,9 +14,9 @@ from torch import Tensor
 from nas.errors import InputError
 from nas.network import Network, build
 from nas.space import Architecture
-from nas.supernet.warm_start import HUB_CLASSES
 from nas.weights import import_weights, load_state_dict
 from nas.weights.files import unwrap
+from nas.weights.importing import HUB_CLASSES
 
 CLASSIFIERS = ("head.classifier.", "head.distilled.")
 """What of a head depends on the classes."""

@@ -129,7 +129,7 @@ def accuracy_on_digits(net: object) -> float:
     import torch
 
     from nas.data import load_data
-    from nas.supernet.sensitivity import recalibrate
+    from nas.training.evaluate import recalibrate
     from nas.training.batches import normalise
 
     splits = load_data("digits", (32, 32))
