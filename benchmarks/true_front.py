@@ -22,6 +22,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def evaluated(
 class Known:
     """A `nas.accuracy.evaluations.Source` that looks members up."""
 
-    of = {"judge": "every member evaluated before"}
+    of: ClassVar[dict[str, str]] = {"judge": "every member evaluated before"}
     words = "every member, evaluated before"
 
     def __init__(self, worth: Worth) -> None:

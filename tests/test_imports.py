@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nas
 from floors import FLOORS, NAMED_ARROWS, Import, arrows_up, circles, floor_of, imports
+
+import nas
 
 PACKAGE = Path(nas.__file__).parent
 

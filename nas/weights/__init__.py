@@ -10,4 +10,4 @@ from nas.blocks.module import CheckpointLayout
 from nas.weights.files import load_state_dict
 from nas.weights.importing import LAYOUTS, import_weights
 
-__all__ = ["LAYOUTS", "Layout", "import_weights", "load_state_dict"]
+__all__ = ["LAYOUTS", "CheckpointLayout", "import_weights", "load_state_dict"]

@@ -206,8 +206,10 @@ def test_noise_is_not_what_a_quantisation_is_for(
     fake.target = replace(fake.target, calibrated=True)
     images = real()
     exact = fake.run
-    only_noise = lambda path, given: fake_run(path, given) + np.float32(len(given) != 6)
-    fake_run = exact
+
+    def only_noise(path: Path, given: Any) -> Any:
+        return exact(path, given) + np.float32(len(given) != 6)
+
     fake.target = replace(fake.target, run=only_noise)
     assert run(source, "fake", images=images).failed == {}
     with pytest.raises(

@@ -129,8 +129,8 @@ def accuracy_on_digits(net: object) -> float:
     import torch
 
     from nas.data import load_data
-    from nas.training.evaluate import recalibrate
     from nas.training.batches import normalise
+    from nas.training.evaluate import recalibrate
 
     splits = load_data("digits", (32, 32))
     with torch.no_grad():

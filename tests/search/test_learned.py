@@ -24,7 +24,7 @@ SEED = 8
 class Judge:
     """Other costs than the recorded ones, which do not quite add up."""
 
-    of = {"supernet": "sum"}
+    of: ClassVar[dict[str, str]] = {"supernet": "sum"}
     words = "made up"
 
     def __init__(self, scores: Scores) -> None:
