@@ -1,6 +1,6 @@
-"""Hardware-aware architecture search over mobile hybrid transformers.
+"""Public Python API: hardware-aware architecture search over mobile hybrid transformers.
 
-Every name is loaded when it is first used, so that what needs no torch imports none.
+Every name is imported when it is first used, so names that need no torch import none.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ __all__ = [
     "train",
 ]
 
+# The module that defines each public name. `_lazy_names` imports it at the first access, so that
+# `import nas` and `nas --help` stay fast and import no torch.
 _HOMES = {
     "nas.accuracy": ("Accuracy", "Scores", "load_scores"),
     "nas.devices": ("Device",),
@@ -103,6 +105,8 @@ def __getattr__(name: str) -> _Any:
         if missing is None:
             raise
         raise missing from error
+    # `nas.search` is now a function, yet `nas.search.engines` must still resolve: `bind_function`
+    # gives the function the attributes of its package.
     if name in _FUNCTIONS_NAMED_AS_PACKAGES:
         _bind_function(f"{__name__}.{name}", value)
     return value

@@ -1,4 +1,4 @@
-"""The `nas` command."""
+"""Entry point of the `nas` command, called by the console script and by `python -m nas`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from nas.printable import printable
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one line on stderr and exit code 1 or 2,
-    never a traceback."""
+    """Run the command line and exit with its code.
+
+    An error that the user can fix is one line on stderr with exit code 1 or 2, never a traceback.
+    """
     from nas.cli import app
     from nas.errors import NasError
     from nas.extras import missing_extra
 
     try:
+        # Many modules resolve paths against the working directory. In a removed one each would fail
+        # with its own traceback.
         os.getcwd()
     except FileNotFoundError:
         print("nas: the working directory was removed. Fix: cd to one that exists", file=sys.stderr)

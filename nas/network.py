@@ -1,4 +1,4 @@
-"""Network: an architecture as a torch module, one child an operation."""
+"""Network: an architecture as a torch module, one child module per operation (`nas.build`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from nas.space import Architecture
 from nas.space.place import Place
 
 Call = Callable[[Operation, Any], Any]
-"""Runs one operation on its input."""
+"""Function that runs one operation on its input."""
 
 
 def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
-    """Return the chain of operations on images; a head that takes a pyramid gets the outputs of all
-    stages."""
+    """Return the output of the chain of operations on images (B, 3, H, W).
+
+    A head that takes a pyramid gets the maps of the last stages, as many as it has levels.
+    """
     head = operations[-1]
     if head.spec.layout == "pyramid":
         return call(head, pyramid(operations[:-1], x_bchw, call)[-len(head.input.levels) :])
@@ -31,31 +33,39 @@ def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
 
 
 def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tuple[Tensor, ...]:
-    """Return the output of each stage as a map (B, C, H, W), from the operations of the stages and
-    the stem."""
+    """Return the output of each stage as a map (B, C, H, W).
+
+    Args:
+        operations: those of the stem and the stages, without a head.
+    """
     maps: dict[int, Tensor] = {}
     places = [Place.parse(operation.name) for operation in operations]
+    # Without a stem of its own, the operation called "stem" enters stage 1 and its output belongs
+    # to that stage. With one, stage1_entry exists and the stem's output (stride 2) is no stage's.
     has_stem = Place.entry(0) in places
     x = x_bchw
+    # Tokens (B, N, C) no longer know height and width: remember the grid of the last map before
+    # them.
     grid = (0, 0)
     for place, operation in zip(places, operations, strict=True):
         x = call(operation, x)
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
+        # Each block overwrites its stage's map, so the output of the last one remains.
         if not operation.spec.changes_layout and not (place.part == "stem" and has_stem):
             maps[place.stage or 0] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
 
 
 def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> Call:
-    """Return what runs operations by the children of their names, for one pass over `x_bchw`.
+    """Return the function that runs operations by a module's children, for one pass over `x_bchw`.
 
     Tokens do not know the grid (height, width) that they lie on. The last map before them does, so
-    that blocks that take it (`Block.takes_grid`) work at any input size.
+    blocks that take the grid (`Block.takes_grid`) work at any input size.
 
     Raises:
         ValueError: for another aspect ratio than the one built for, where a block on tokens would
-            have to guess it.
+            have to guess the grid.
     """
     _check_aspect(module, operations, x_bchw)
     grid = (x_bchw.shape[2], x_bchw.shape[3])
@@ -73,12 +83,17 @@ def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -
 
 
 def _check_aspect(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> None:
+    """Raise ValueError where a block on tokens would guess a wrong grid.
+
+    A block that sees (B, N, C) alone derives the grid from N and the aspect ratio it was built for.
+    """
     for operation in operations:
         if operation.name == "head" or operation.input.layout != "tokens":
             continue
         block = module.get_submodule(operation.name)
         height = operation.input.height
         width = operation.input.width
+        # Cross-multiplied instead of divided, so that the ratios compare exactly.
         if not _takes_grid(block) and x_bchw.shape[2] * width != x_bchw.shape[3] * height:
             raise ValueError(
                 f"{operation.name}: {operation.spec.kind} cannot see the grid of its tokens (got an"
@@ -92,8 +107,7 @@ def _takes_grid(block: nn.Module) -> bool:
 
 
 class Network(nn.Module):
-    """(B, 3, H, W) to logits (B, classes) in eval mode, or to what another head than a classifier
-    gives.
+    """Module from images (B, 3, H, W) to logits (B, classes), or to the output of another head.
 
     Every operation of `architecture` is the child module of its name: stem, stage2_entry,
     stage3_block5, head. In training mode a distillation head returns a pair of logits.
@@ -121,13 +135,12 @@ class Network(nn.Module):
         return output
 
     def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
+        """Return the maps (B, C, H, W) of the four stages, at strides 4, 8, 16 and 32."""
         operations = self.architecture.operations()[:-1]
         return pyramid(operations, x_bchw, caller(self, operations, x_bchw))
 
     def deploy(self) -> Network:
-        """Replace what only training needs by constants, in place: merged heads, constant attention
-        biases."""
+        """Remove in place what only training needs: merge heads, make attention biases constant."""
         for block in self.children():
             if isinstance(block, Block):
                 block.deploy()
