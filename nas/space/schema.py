@@ -1,4 +1,7 @@
-"""The format of a space's YAML file, and reading one with every mistake reported by line."""
+"""Format of a space's YAML file, and its reader, which reports every mistake by line.
+
+`nas.load_space` reads spaces with it. Files of scores hold the same mapping of their space.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ Keys = list[str | int]
 
 
 class _Model(BaseModel):
+    """Base of the file's parts: unknown keys and converted types ("4" for 4) are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -52,16 +57,20 @@ class _Range(_Model):
         return tuple(range(self.min, self.max + 1, self.step))
 
 
+# Tags of the unions below. Pydantic puts them into the location of an error; angle brackets keep
+# them apart from real keys, so that `mistake_in` can hide them.
 _RANGE = "<range>"
 _LIST = "<list>"
 _ONE = "<one>"
 
 
 def _form(value: Any) -> str | None:
+    """Return the tag of a width: a range is a mapping, a choice a list."""
     return _RANGE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
 def _number(value: Any) -> str | None:
+    """Return the tag of candidates: one block is a mapping, several are a list."""
     return _ONE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
@@ -98,11 +107,11 @@ class _Stage(_Model):
 
 
 class _Published(_Model):
-    """A member: its numbers a stage, and where a place has several candidates, what tells the
-    member's from the others.
+    """A published member: its numbers per stage, and what distinguishes its blocks.
 
-    `stem` and `head` give hyperparameters (or the kind), `entry` gives them all stages alike or in
-    a list a stage, and `block` also in a list of lists, a value a block.
+    Where a place has several candidates, these values select the member's. `stem` and `head` give
+    hyperparameters (or the kind). `entry` gives one value for all stages or a list with one value
+    per stage. `block` also takes a list of lists, one value per block.
     """
 
     widths: list[PositiveInt]
@@ -129,7 +138,7 @@ class _SpaceFile(_Model):
 
 
 def read_space(path: str | Path) -> Space:
-    """Read and validates a space's YAML file.
+    """Return the space in a YAML file, validated.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -139,7 +148,17 @@ def read_space(path: str | Path) -> Space:
 
 
 def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
-    """Return the space that a mapping in a YAML file describes; it stands there under `keys`."""
+    """Return the space that a mapping in a YAML file describes.
+
+    Args:
+        file: the file, for the lines of errors.
+        data: the mapping.
+        keys: the path of the mapping in the file.
+        path: recorded as the space's path.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
     if isinstance(data, dict) and str(data.get("format", "")).startswith("nas-architecture"):
         raise file.error(
             [*keys, "format"],
@@ -165,6 +184,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         recipes={"": checked.recipe} if isinstance(checked.recipe, str) else dict(checked.recipe),
         path=path,
     )
+    # Published members come last: they are picked from candidates that are known to fit.
     found = refusal(space)
     if found:
         raise file.error([*keys, *found[0]], found[1])
@@ -178,6 +198,8 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
 def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
     widths = stage.widths()
     entries = _blocks(file, [*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
+    # The space keeps entries at the largest width only. An entry that refuses a smaller width is an
+    # error of `width`.
     for width in widths[:-1]:
         _blocks(file, [*keys, "width"], _with(stage.entry, width=width), entry_from)
     return StageSpace(
@@ -201,8 +223,10 @@ def _blocks(
     data: dict[str, Any] | list[dict[str, Any]],
     parse: Callable[[Any], Spec],
 ) -> tuple[Spec, ...]:
-    """Return the candidates of a place, each made by `parse`; a hyperparameter with a list of
-    values stands for each value."""
+    """Return the candidates of a place, each made by `parse`.
+
+    A hyperparameter with a list of values stands for one candidate per value.
+    """
     found: list[Spec] = []
     for index, each in enumerate(data if isinstance(data, list) else [data]):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
@@ -225,13 +249,14 @@ def _blocks(
 
 
 def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield one mapping per combination of the listed values."""
     lists = [value if isinstance(value, list) else [value] for value in data.values()]
     for values in product(*lists):
         yield dict(zip(data, values, strict=True))
 
 
 def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Architecture:
-    """Return a published member, each of its choices checked against the space."""
+    """Return a published member; each of its choices is checked against the space."""
     if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
         raise file.error(
             keys, f"widths, depths and attention need {len(space.stages)} values, one a stage"
@@ -271,6 +296,7 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
     for name, values in getattr(entry, part).items():
         value = values
         # Without a stem of its own, a member's stem is what enters stage 1.
+        # Descend a list per stage, then a list per block; a value that is not a list holds for all.
         for at in (place.stage or 0, place.position):
             if isinstance(value, list) and at is not None:
                 if at >= len(value):
@@ -282,7 +308,9 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
 
 
 def _agrees(block: BlockSpec, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a block has these values; of hyperparameters that its kind has not, anything
-    may be said."""
+    """Return whether a block has these values.
+
+    Hyperparameters that its kind does not have are ignored.
+    """
     values = block.to_dict()
     return all(values[name] == value for name, value in wanted.items() if name in values)
