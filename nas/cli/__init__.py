@@ -1,7 +1,7 @@
 """The command line: one module per command, imported when the command is called.
 
-`COMMANDS` is the table of them. Their options are dataclasses beside the components that they are
-of; see `nas.options` and `nas.cli.options`.
+`COMMANDS` is the table of commands. Their options are dataclasses beside the components that they
+configure; see `nas.options` and `nas.cli.options`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """The commands, of which only the one that is called is imported and built."""
+    """The group of all commands, which imports and builds only the one that is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {
-            name: TyperCommand(name=name, help=text) for name, text in COMMANDS.items()
+            # Placeholders for help and completion; `get_command` builds the real one.
+            name: TyperCommand(name=name, help=text)
+            for name, text in COMMANDS.items()
         }
         self._summaries = False
 
@@ -75,7 +77,7 @@ class Commands(TyperGroup):
 
     @contextmanager
     def _by_summary(self) -> Iterator[None]:
-        """Context manager: a list of all commands needs their summaries alone."""
+        """Context manager: commands are listed with their summaries only, and none is built."""
         self._summaries = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""`nas export`: a run's network as files for a phone, a server, or another framework."""
+"""`nas export`: write a run's network as files for a phone, a server or another framework."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def export(options: ExportOptions) -> None:
-    """Export a network: batch norms folded, normalization and class names inside, compared with the
-    original."""
+    """Run `nas export`, print the written files and name `nas check` as the next step."""
     from nas.export.command import perform
 
     run = options.run
@@ -28,8 +27,7 @@ def export(options: ExportOptions) -> None:
 
 
 def _device(run: Path) -> str:
-    """Return the device that a run was searched for; this machine for an architecture without a
-    run."""
+    """Return the device that a run was searched for; "host" for an architecture without a run."""
     from nas.files import YamlFile
 
     description = run / "run.yaml"

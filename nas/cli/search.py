@@ -39,12 +39,13 @@ def search(options: SearchOptions) -> None:
 def _pose(
     options: SearchOptions, engine: str
 ) -> tuple[list[Problem], str | None, RecordedScores | None]:
-    """Return one problem per device, the supernet's folder, and what that measured."""
+    """Return one problem per device, the supernet's folder, and its recorded scores."""
     from nas.extras import need
     from nas.latency import load_table
     from nas.search import StudySettings, pose
     from nas.space import load_space
 
+    # Scoring by alpha is the paper's own slimming, which also needs the paper's candidates.
     paper = options.score_by == search_evaluate.ALPHA or options.candidates == "paper"
     whole = load_space(options.space)
     tables = [load_table(name) for name in options.device]
@@ -56,6 +57,8 @@ def _pose(
         whole, options.scores, recorded, options.evidence, paper=paper
     )
     chosen = _at(whole, recorded, options.sizes)
+    # Each trial of the learned engine evaluates a member on images, which takes far longer than
+    # summing its costs.
     trials = options.trials or (100 if engine == "learned" else 1000)
     study = StudySettings(trials, options.seed, options.storage, options.study, options.workers)
     limits = {name: getattr(options, name) for name in ("macs", "params", "memory_mb")}
@@ -83,7 +86,7 @@ def _pose(
 def _one(
     problem: Problem, options: SearchOptions, trained: str | None, recorded: RecordedScores | None
 ) -> None:
-    """Search on one device, write the run and print the answer."""
+    """Search on one device, write the run and print the result."""
     from nas.figures import warm_up
     from nas.search import solve
     from nas.search.compare import answers
@@ -96,6 +99,8 @@ def _one(
     folder = new_folder(
         options.out, problem.space.name, problem.table.device.name, goes_on=judge is not None
     )
+    # A stopped search resumes from the evaluations in its folder. run.yaml, which marks a finished
+    # run, is written after the search.
     with _not_left_empty(folder):
         if judge:
             problem = search_evaluate.judged_by(problem, judge, options.evaluate_best, folder)
@@ -135,8 +140,7 @@ def _draw(
 
 
 def _next(folder: Path, trained: str | None) -> str:
-    """Return the command that continues the job: fine-tuning where weights were inherited, else the
-    report."""
+    """Return the next command: fine-tuning where weights were inherited, else the report."""
     data = _training_data(trained) if trained else None
     return shlex.join(
         ["nas", "finetune", str(folder), "--data", data] if data else ["nas", "report", str(folder)]
@@ -144,7 +148,7 @@ def _next(folder: Path, trained: str | None) -> str:
 
 
 def _training_data(folder: str) -> str | None:
-    """Return what --data names the images that a supernet was trained on, where it was recorded."""
+    """Return the --data value of a supernet's training, or None where it was not recorded."""
     from nas.supernet.description import data_name
 
     description = Path(folder) / "supernet.yaml"
@@ -153,7 +157,7 @@ def _training_data(folder: str) -> str | None:
 
 @contextmanager
 def _not_left_empty(folder: Path) -> Iterator[None]:
-    """Remove the run's folder where the search fails before anything stands in it."""
+    """Remove the run's folder if the search fails while it is still empty."""
     try:
         yield
     except BaseException:
@@ -163,7 +167,7 @@ def _not_left_empty(folder: Path) -> Iterator[None]:
 
 
 def _targets(options: SearchOptions) -> Sequence[float | None]:
-    """Return one target per device: one for all, or each its own."""
+    """Return one latency target in ms per device; None for a device without one."""
     given = options.latency_ms
     devices = options.device
     if given and len(given) not in (1, len(devices)):
@@ -207,7 +211,7 @@ def _supernet_folder(supernet: str) -> str:
 
 
 def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
-    """Return the space at the asked sizes, else at those that the supernet was trained with."""
+    """Return the space at the requested sizes, or at those that the supernet was trained with."""
     if trained is None:
         return asked.apply(space)
     if asked.segment is not None:

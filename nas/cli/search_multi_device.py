@@ -1,4 +1,4 @@
-"""`nas search` with several devices: a front each, and the member that keeps every target."""
+"""`nas search` on several devices: a front per device, and the member that keeps every target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
-    """Search on all devices, writes the run folder and says what was found; return the folder."""
+    """Search on all devices, write the run folder, print the result and return the folder."""
     from nas.figures import warm_up
     from nas.search.multi_device import search_several as run
     from nas.search.record import new_folder, write_several
