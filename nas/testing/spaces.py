@@ -1,4 +1,4 @@
-"""What every space must be: tests for a space of one's own, which ours pass too.
+"""Conformance tests for a space: run by this project on its spaces, and by others on their own.
 
     from nas.testing.spaces import check_space
     check_space(nas.load_space("my_space.yaml"))
@@ -28,17 +28,18 @@ from nas.supernet.supernet import Supernet
 SIDE = 64
 CLASSES = 10
 MOST_PARAMETERS = 2.2
-"""Of a supernet, times those of its largest member."""
+"""Maximum parameters of a supernet, as a multiple of its largest member's."""
 Head = Callable[[HeadSpec], HeadSpec]
 
 
 def check_space(space: Space, side: int = SIDE, smaller_head: Head = lambda head: head) -> None:
-    """Everything below.
+    """Run all checks of this module on a space.
 
     Args:
+        space: the space.
         side: of the images that networks are run on, a size that all of the space's blocks take.
-        smaller_head: makes a head smaller that holds most of a supernet's weights, for the checks
-            that run one.
+        smaller_head: makes a head smaller, for the checks that run a supernet whose head would hold
+            most of its weights.
     """
     if space.path:
         check_file(space)
@@ -54,7 +55,7 @@ def check_space(space: Space, side: int = SIDE, smaller_head: Head = lambda head
 
 
 def check_file(space: Space) -> None:
-    """The file is called as the space, and gives it back."""
+    """Check that the space's file has its name."""
     loaded = load_space(space.path)
     assert Path(space.path).stem == loaded.name, (
         f"{space.path}: is called otherwise than its space '{loaded.name}'"
@@ -62,8 +63,10 @@ def check_file(space: Space) -> None:
 
 
 def check_member_runs(arch: Architecture) -> None:
-    """A member runs forwards and backwards, with a gradient for every parameter, and gives the maps
-    of four stages."""
+    """Check that a member runs forwards and backwards and gives the maps of four stages.
+
+    Every parameter must get a finite gradient.
+    """
     height, width = arch.resolution
     net = build(arch)
     images = image(height, width)
@@ -85,8 +88,11 @@ def check_member_runs(arch: Architecture) -> None:
 
 
 def check_counts(space: Space, members: int = 20) -> None:
-    """Random members, the largest and the smallest are valid, survive their file, and have as many
-    parameters as they say."""
+    """Check that random members, the largest and the smallest are valid.
+
+    Each must equal the architecture read from its file, and have as many parameters as its specs
+    say.
+    """
     for arch in (
         space.largest(),
         space.smallest(),
@@ -110,7 +116,7 @@ def check_counts(space: Space, members: int = 20) -> None:
 
 
 def check_moves(space: Space) -> set[str]:
-    """Return every move leads to another member; the kinds of moves that the space has."""
+    """Check that every move leads to another member, and return the actions that occur."""
     seen = set[str]()
     for base in (space.largest(), *(space.sample(seed) for seed in range(3))):
         for move in moves(space, base):
@@ -124,7 +130,7 @@ def check_moves(space: Space) -> set[str]:
 
 
 def check_supernet_size(space: Space) -> None:
-    """The supernet has at most MOST_PARAMETERS times the parameters of its largest member."""
+    """Check that the supernet has at most MOST_PARAMETERS times its largest member's parameters."""
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in Supernet(space).parameters())
     share = count / space.largest().params
@@ -135,9 +141,11 @@ def check_supernet_size(space: Space) -> None:
 
 @torch.no_grad()
 def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
-    """Return each kind of move in each stage changes the output, and the sliced supernet equals the
-    member as a network of its own, also when that is saved and built again; the kinds of moves that
-    there were."""
+    """Check slices of the supernet by moves of each action in each stage, and return the actions.
+
+    Each move must change the output. The sliced supernet must equal the member extracted as a
+    network of its own, also when that is saved and built again.
+    """
     space = supernet.space
     images = image(side, side)
     seen = set[str]()
@@ -160,8 +168,10 @@ def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
 
 
 def check_gumbel_step(supernet: Supernet, sampling: Sampling, side: int = SIDE) -> None:
-    """A training step gives finite gradients; with soft sampling every architecture parameter gets
-    one."""
+    """Check that a training step gives finite gradients.
+
+    With soft sampling every architecture parameter must get one.
+    """
     supernet.train().zero_grad(set_to_none=True)
     try:
         choose = GumbelSoftmax(1.0, "gumbel", sampling)
@@ -190,7 +200,7 @@ def image(height: int = SIDE, width: int = SIDE, batch: int = 2) -> Tensor:
 
 
 def loss(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Of the labels 1 and 2; of two classifiers the sum of both losses."""
+    """Return the cross-entropy for the labels 1 and 2; of two classifiers the sum of both."""
     logits = (output,) if isinstance(output, Tensor) else output
     return torch.stack(
         [nn.functional.cross_entropy(each, torch.tensor([1, 2])) for each in logits]
@@ -198,8 +208,10 @@ def loss(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
 
 
 def rebuilt(arch: Architecture, network: Network) -> Network:
-    """Return the network built again from the saved architecture, with a copy of the weights and in
-    the same mode."""
+    """Return the network built again from the saved architecture.
+
+    It has a copy of the weights and the same mode.
+    """
     with TemporaryDirectory() as folder:
         arch.save(Path(folder) / "arch.yaml")
         loaded = load_architecture(Path(folder) / "arch.yaml")
@@ -215,8 +227,10 @@ def rebuilt(arch: Architecture, network: Network) -> Network:
 def small_supernet(
     space: Space, side: int = SIDE, smaller_head: Head = lambda head: head
 ) -> Supernet:
-    """Return the supernet of the space `reduced`, in eval mode, with weights that a wrong slice
-    would show."""
+    """Return the supernet of the `reduced` space, in eval mode.
+
+    Its weights reveal wrong slices.
+    """
     supernet = Supernet(reduced(space, side, smaller_head))
     randomise(supernet)
     settle(supernet, side)
@@ -224,9 +238,10 @@ def small_supernet(
 
 
 def reduced(space: Space, side: int = SIDE, smaller_head: Head = lambda head: head) -> Space:
-    """Return the same candidates at every place and the same kinds of moves, in the two least
-    widths and at two positions of each stage, for small images: the supernet of a whole space may
-    hold hundreds of millions of parameters.
+    """Return the space for small images, with the two smallest widths and two positions per stage.
+
+    It has the same candidates at every place and the same kinds of moves. The supernet of a whole
+    space may hold hundreds of millions of parameters.
     """
     sized = space.at(side, classes=CLASSES)
     stages = tuple(
@@ -243,11 +258,16 @@ def reduced(space: Space, side: int = SIDE, smaller_head: Head = lambda head: he
 
 @torch.no_grad()
 def randomise(module: nn.Module) -> None:
-    """Weights that keep images apart on their way through the network, and scales, biases and
-    statistics that a wrong slice would show."""
+    """Set random weights that preserve the differences between images through the network.
+
+    Scales, biases and statistics get values that reveal wrong slices.
+    """
     generator = torch.Generator().manual_seed(0)
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
+            # Scales, biases and statistics of norms: positive and away from 0 and 1, so that one
+            # channel's is not another's. Weights keep the variance of their input (std ~
+            # 1/sqrt(fan-in)).
             if tensor.dim() < 2:
                 tensor.uniform_(0.3, 1.2, generator=generator)
             else:
@@ -256,8 +276,10 @@ def randomise(module: nn.Module) -> None:
 
 @torch.no_grad()
 def settle(supernet: Supernet, side: int = SIDE, passes: int = 8) -> None:
-    """Give the batch norms the statistics of what passes them, so that products of activations do
-    not run away."""
+    """Set the batch norms' statistics to those of their inputs, in some passes.
+
+    Otherwise products of activations would grow without bound.
+    """
     norms = [module for module in supernet.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 0.5
@@ -270,13 +292,17 @@ def settle(supernet: Supernet, side: int = SIDE, passes: int = 8) -> None:
             """Return a block at every position, local ones in one pass and global ones in the next."""
             return torch.eye(len(alpha))[min(role, len(alpha) - 2)]
 
+        # Odd passes take random candidates, so that the norms of all candidates see inputs.
         pick = some if number % 2 else most_macs
         supernet(image(side, side, 4), choose, pick=pick)
 
 
 def bases(space: Space) -> Iterator[Architecture]:
-    """Yield the largest member; local blocks alone, the first listed of each place; attention
-    wherever it may stand at the least widths, the last listed of each place."""
+    """Yield three members of which moves are checked.
+
+    These are the largest one, one of local blocks only with the first candidate of each place, and
+    one of smallest widths with attention wherever it may stand and the last candidate of each.
+    """
     depths = [stage.depths[1] for stage in space.stages]
     none, most = space.attention_extremes()
     last: Pick = lambda place, candidates, shape: candidates[-1]  # noqa: E731
@@ -286,7 +312,7 @@ def bases(space: Space) -> Iterator[Architecture]:
 
 
 def one_of_each(space: Space, base: Architecture) -> Iterator[Move]:
-    """Yield a move for each action in each stage, and of exchanges for each block that comes in."""
+    """Yield one move per action and stage; of exchanges one per replacing block."""
     seen = set()
     for move in moves(space, base):
         where = move.place.stream if isinstance(move, Exchange) else move.stage
