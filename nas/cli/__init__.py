@@ -77,7 +77,7 @@ class Commands(TyperGroup):
 
     @contextmanager
     def _by_summary(self) -> Iterator[None]:
-        """Context manager: commands are listed with their summaries only, and none is built."""
+        """Show commands by their summaries alone inside this block, so that none is built."""
         self._summaries = True
         try:
             yield

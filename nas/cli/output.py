@@ -57,7 +57,7 @@ def next_step(command: str) -> None:
 
 @contextmanager
 def naming(sizes: Sizes) -> Iterator[None]:
-    """Context manager that adds options of size to the remedy of a `MissingRows` error.
+    """Add options of size to the remedy of a `MissingRows` error that the block raises.
 
     The error names the command that measures missing rows, which must measure at these sizes.
     """
