@@ -42,18 +42,21 @@ def main() -> None:
     except KeyboardInterrupt:
         _stopped()
     except BrokenPipeError:
+        # The reader of the pipe has closed it (`nas spaces | head`). Without another stdout Python
+        # would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # The output's own disk is full; what else cannot be read or written is a NasError by now.
+        # The disk of stdout itself is full: that error names no file. All other files raise
+        # NasError.
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"nas: stdout: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        # Usage errors come from click, of which newer versions of typer carry a copy of their own:
-        # known by what they can do, not by their class.
+        # Usage errors are click's, and newer versions of typer carry their own copy of click. So
+        # they are recognised by their methods instead of their class.
         if type(error).__name__ == "Abort":
             _stopped()
         if not hasattr(error, "format_message"):
@@ -76,6 +79,7 @@ def _usage(error: Exception) -> None:
     if option and context is not None:
         from nas.options import meant
 
+        # Click says only that the option does not exist: add the nearest one that does.
         known = [
             name for each in context.command.params for name in each.opts if name.startswith("--")
         ]

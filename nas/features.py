@@ -102,6 +102,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.architecture = network.architecture
         self.out = tuple(out)
+        # [:-1]: without the head. Stages behind the last requested one are left out, too.
         self._operations = _up_to(self.architecture.operations()[:-1], max(self.out))
         for operation in self._operations:
             self.add_module(operation.name, network.get_submodule(operation.name))

@@ -24,9 +24,12 @@ def read_whole(path: Path) -> str:
     if not path.exists():
         return ""
     content = path.read_bytes()
+    # rfind gives -1 where no line is complete: then nothing is whole.
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
+    # A damaged byte makes its line invalid instead of raising here, so that its reader names the
+    # line.
     return whole.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace")
 
 

@@ -121,6 +121,7 @@ class Registry(Mapping[str, Entry]):
             entry: Entry = getattr(importlib.import_module(module), attribute)
             return entry
         plugin = plugins(self.group, self.ours)[name]
+        # Objects of other packages are checked here, where the package can be named in the error.
         brought = plugin.load()
         if self.kind and not isinstance(brought, import_object(self.group, self.kind)):
             raise plugin.broken(f"{plugin.entry.value} is not a {self.kind.replace(':', '.')}")

@@ -61,6 +61,7 @@ class Commands(TyperGroup):
         self._summaries = False
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # Help and completion list all commands, for which the placeholders suffice.
         if self._summaries or cmd_name not in COMMANDS:
             return self.commands.get(cmd_name)
         from nas.cli.options import build

@@ -49,7 +49,7 @@ def _tell(subject: Subject, data: Splits, folder: Path) -> None:
 def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
     description = finetuned.description
     accuracy = finetuned.description["accuracy"]
-    # What stands in RUN/finetune is exported with the run; any other fine-tuning by its own files.
+    # RUN/finetune is exported with its run. Any other fine-tuning is exported by its own files.
     own = subject.run is not None and finetuned.folder == subject.folder(False)
     weights = str(finetuned.folder / "weights.safetensors")
     source = [run] if own else [str(finetuned.folder / "architecture.yaml"), "--weights", weights]

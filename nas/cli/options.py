@@ -57,6 +57,8 @@ def build(name: str, summary: str) -> Any:
     # Typer derives a command from the signature of its function: give it one that lists the fields.
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
+    # Typer prints this docstring as the help. The summary takes the place of the class's own first
+    # paragraph ("Options of ...").
     call.__doc__ = "\n\n".join([summary, *inspect.cleandoc(kind.__doc__ or "").split("\n\n")[1:]])
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(call)

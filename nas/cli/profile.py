@@ -60,10 +60,13 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "--out": None if default else folder,
     }
     sizes = options.sizes.options()
+    # Both next steps name all settings that were not the defaults: other settings are another
+    # table.
     again = ["nas", "profile", "--space", options.space, "--device", device, *sizes]
     again += [
         part for name, value in given.items() if value is not None for part in (name, str(value))
     ]
+    # A table outside of latency_tables/ is not found by its device's name.
     shown = device if default else str(folder)
     following = shlex.join(["nas", "check", "--device", shown, "--space", options.space, *sizes])
     return {

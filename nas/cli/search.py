@@ -94,6 +94,7 @@ def _one(
     from nas.search.record import new_folder, write_front, write_run
 
     judge = search_evaluate.sliced_supernet(options)
+    # The evidence would otherwise mix accuracies on different images.
     if judge and recorded:
         recorded.check_evidence(data=judge.of.get("data"), named=f"--data {options.data}")
     folder = new_folder(
@@ -105,6 +106,7 @@ def _one(
         if judge:
             problem = search_evaluate.judged_by(problem, judge, options.evaluate_best, folder)
         search_words.tell_problem(problem)
+        # The drawing engine starts in a thread while the search runs.
         warm_up()
         with bars() as progress:
             problem = replace(problem, study=replace(problem.study, progress=progress))
@@ -201,6 +203,7 @@ def _supernet_folder(supernet: str) -> str:
         raise InputError(
             f"--supernet {supernet}: there is no such training run; `nas train` makes one"
         )
+    # scores.csv is written at the end of a training: without it the training is not finished.
     folder = path.parent if path.is_file() else path
     if not (folder / "scores.csv").is_file():
         raise InputError(

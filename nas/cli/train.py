@@ -90,6 +90,7 @@ def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
     from nas.search.fastest import fastest
     from nas.space import load_space
 
+    # The fastest member needs the rows of every choice, so a missing one raises.
     try:
         fastest(load_space(space).at(resolution, classes), load_table("host"))
     except InputError:

@@ -105,6 +105,7 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
 
 def _thinned(steps: list[int]) -> list[int]:
     """Return every n-th step, counted from the last one, which always stays."""
+    # Ceiling division: at most COLUMNS steps remain.
     every = -(-len(steps) // COLUMNS)
     return steps[::-1][::every][::-1]
 
@@ -203,6 +204,7 @@ def _heatmap(
         "scale": {"domain": names},
     }
     middle = sum(ends) / 2
+    # Three colours: the middle value (no preference) is nearly transparent.
     scale = {
         "domain": [ends[0], middle, ends[1]],
         "range": [colours[0], "rgba(128,128,128,0.06)", colours[1]],

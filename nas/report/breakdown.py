@@ -169,6 +169,7 @@ def operations(arch: Architecture, attention: Sequence[int]) -> tuple[Bar, ...]:
     """
     roles: dict[str, Role] = {str(STEM): "stem", str(HEAD): "head"}
     for index, (stage, count) in enumerate(zip(arch.stages, attention, strict=True)):
+        # Global blocks are a suffix of the blocks that are present.
         there = [p for p, block in enumerate(stage.blocks) if block.kind != "identity"]
         roles |= {str(Place.block(index, p)): "local" for p in there}
         roles |= {str(Place.block(index, p)): "global" for p in there[len(there) - count :]}

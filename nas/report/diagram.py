@@ -100,6 +100,7 @@ def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool
                 next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)),
                 position,
             )
+    # At least 12 pixels, so that the number of a narrow stage's expansion fits.
     height = round(12 + (HIGHEST - 12) * stage.width / max(arch.widths))
     boxes = tuple(
         _box(arch, index, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own)

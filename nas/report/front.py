@@ -113,7 +113,6 @@ def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[F
     members = published_members(about, sources)
     result = about.result
     found = [point_of("found", result)]
-    # Of a search on several devices, what is best on this one alone stands beside.
     # In a search on several devices the result is a compromise: also show this device's own best
     # member, where it is another one.
     found += [
@@ -225,7 +224,7 @@ def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
         found = [replace(point, label=name) for point in one.found[:1]]
         members = [replace(point, label=f"{name}: {point.label}") for point in one.published]
         marks.append(Marks(Series(f"{name}: published", colour, STAR, shown=False), members, 50))
-        # A run whose front is not known is named by the disc of what it found.
+        # The legend names a run by its front, or by its disc where the front is not known.
         known = bool(one.points)
         marks.append(
             Marks(

@@ -110,7 +110,7 @@ def write_pictures(run: RunReport) -> list[Path]:
     written = []
     for name, figure in figures_of(run).items():
         path = folder / f"{name}.png"
-        # Of several pictures in one folder each has to say which run it is of.
+        # The fine-tuning's picture has no device or space in its title, so add its run.
         replace(
             figure, title=f"{run.name}: {figure.title}" if name == "finetune" else figure.title
         ).save(path)
@@ -164,7 +164,7 @@ def render(runs: Sequence[RunReport], command: str) -> str:
         runs=runs,
         command=command,
         roles=ROLES,
-        # The library is the package's own and no input: the one text that goes in as it is.
+        # The drawing library ships with the package: the only text that is not escaped.
         script=Markup(figures.script()),
         fronts=fronts_figure({run.name: run.front for run in runs}) if several else None,
         comparison=_comparison(runs) if several else (),

@@ -134,7 +134,7 @@ def _candidates(folder: Path, text: str, kind: str) -> Iterator[Path]:
     yield path
     if not path.is_absolute():
         yield from (parent / path for parent in folder.resolve().parents)
-    # What the run keeps itself, though its folder was moved.
+    # A file that the run keeps itself, in case its folder was moved.
     yield folder.joinpath(*path.parts[-2:])
     # A shipped file recorded on another machine: everything after the last folder of this kind's
     # name is looked up below the roots of this installation.

@@ -98,6 +98,8 @@ def aside(path: Path) -> Iterator[Path]:
     try:
         temporary = folder / path.name
         yield temporary
+        # A folder (a Core ML package) cannot be replaced by a rename, so the old one is removed
+        # first.
         _open(temporary, path.parent)
         remove(path)
         temporary.rename(path)

@@ -97,6 +97,8 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
         path / EXPORT_FOLDER if path.is_dir() else path.with_name(f"{path.stem}-export")
     )
     if path.is_dir():
+        # A fine-tuning without its weights file is not finished, so the inherited weights are the
+        # best ones.
         home = next((path / name for name in HOMES if (path / name / WEIGHTS_FILE).is_file()), None)
         architecture = load_architecture(_architecture_file(path, home or path))
         own = home and home / WEIGHTS_FILE

@@ -289,6 +289,7 @@ def with_layout(place: Place, spec: BlockSpec, shape: Shape, stage: int = 0) -> 
     Raises:
         Misfit: when the block does not take the shape.
     """
+    # A pyramid is made of maps of several stages, so it needs no reshape here.
     if spec.layout not in (shape.layout, "pyramid"):
         change = Flatten() if spec.layout == "tokens" else Unflatten()
         reshape = Operation(str(Place.reshape(stage, change.kind)), change, shape)

@@ -304,6 +304,7 @@ def _places(
 
 def _drops(space: Space, arch: Architecture) -> Iterator[Drop]:
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        # A stage keeps at least the least depth of its space.
         if stage.depth > choice.depths[0]:
             for position, block in enumerate(stage.blocks):
                 if not isinstance(block, Identity):
@@ -312,6 +313,7 @@ def _drops(space: Space, arch: Architecture) -> Iterator[Drop]:
 
 def _narrows(space: Space, arch: Architecture) -> Iterator[Narrow]:
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        # Widths ascend, so the last smaller one is the next.
         smaller = [width for width in choice.widths if width < stage.width]
         if smaller:
             yield narrow(space, arch, index, smaller[-1])

@@ -295,7 +295,7 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
     wanted = {}
     for name, values in getattr(entry, part).items():
         value = values
-        # Without a stem of its own, a member's stem is what enters stage 1.
+        # Where a space has no stem, the block that enters stage 1 is called "stem".
         # Descend a list per stage, then a list per block; a value that is not a list holds for all.
         for at in (place.stage or 0, place.position):
             if isinstance(value, list) and at is not None:

@@ -159,6 +159,8 @@ def check_slice(
         for axis in axes
     }
     counts = {"in": its_shape.channels, "out": narrower.output_shape(its_shape).channels}
+    # The supernet keeps the most important channels of a stream; do the same with the block's own
+    # input and output.
     keep = {
         group: first(group_order(group_tensors(wide, group)), counts[group])
         for group in counts

@@ -159,6 +159,7 @@ def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
             torch.testing.assert_close(
                 supernet.forward_sliced(images, arch), output, rtol=1e-5, atol=1e-5
             )
+            # Saving and building again takes long, so once per action.
             if move.action not in seen:
                 assert torch.equal(rebuilt(arch, exported)(images), output), (
                     f"{move}: built again it is another"

@@ -104,6 +104,7 @@ def mobilenet_v2(image: Shape, factor: float) -> Layers:
     Its widths are multiplied by `factor` and rounded to multiples of 8.
     """
     trace = conv_bn(Trace(image), _eights(32 * factor), 3, 2, act="relu")
+    # Table 2: expansion, width, number of blocks, stride of the first.
     for expansion, base, depth, stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -189,6 +190,7 @@ def mnasnet(image: Shape, factor: float) -> Layers:
 def efficientnet(image: Shape, width: float, depth: float) -> Layers:
     """Return the layers of EfficientNet (arXiv:1905.11946): B0 with scaled widths and depths."""
     trace = conv_bn(Trace(image), _eights(32 * width), 3, 2, act="silu")
+    # Table 1, B0: kernel, expansion, width, number of blocks, stride of the first.
     for kernel, expansion, base, repeats, stride in (
         (3, 1, 16, 1, 1),
         (3, 6, 24, 2, 2),
@@ -198,6 +200,7 @@ def efficientnet(image: Shape, width: float, depth: float) -> Layers:
         (5, 6, 192, 4, 2),
         (3, 6, 320, 1, 1),
     ):
+        # Depths round up; squeeze-and-excitation has a quarter of the block's input channels.
         for position in range(-int(-repeats * depth // 1)):
             before = trace.shape.channels
             step = 1 if position else stride
@@ -214,6 +217,7 @@ def efficientnet_v2_s(image: Shape) -> Layers:
     The first stages fuse the expansion and the depthwise convolution into one.
     """
     trace = conv_bn(Trace(image), 24, 3, 2, act="silu")
+    # Table 4, the first three stages: fused, without squeeze-and-excitation.
     for expansion, width, depth, stride in ((1, 24, 2, 1), (4, 48, 4, 2), (4, 64, 4, 2)):
         for position in range(depth):
             before = trace.shape
