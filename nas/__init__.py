@@ -89,9 +89,9 @@ _FUNCTIONS_NAMED_AS_PACKAGES = ("export", "finetune", "report", "search")
 
 _get, _names = _lazy_names(__name__, _HOMES, always=("InputError", "NasError", "__version__"))
 
-# Python binds a package to its name in the parent once, when the package is first imported. These
-# are imported here, where they cost nothing, and unbound: no later `import
-# nas.search.engines.exact` can put the package in the function's place.
+# Python binds a package to its name in its parent once, at the first import. So these packages are
+# imported here, which is cheap as their names are lazy, and unbound. No later `import
+# nas.search.engines.exact` can then replace the function by the package.
 for _name in _FUNCTIONS_NAMED_AS_PACKAGES:
     _importlib.import_module(f"{__name__}.{_name}")
     del globals()[_name]

@@ -65,6 +65,7 @@ def main() -> None:
 
 
 def _stopped() -> None:
+    """Say that the command was stopped, and exit."""
     print(
         "nas: stopped; what was finished is on disk, the same command goes on from there",
         file=sys.stderr,
@@ -73,6 +74,7 @@ def _stopped() -> None:
 
 
 def _usage(error: Exception) -> None:
+    """Print a usage error of click in one line, and exit with 2."""
     message: str = error.format_message()  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)

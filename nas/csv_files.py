@@ -119,6 +119,7 @@ def read_columns(
 def _check_header(
     path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
 ) -> None:
+    """Raise InputError for the first required column that the header lacks."""
     for column in required:
         if column not in header:
             expected = ", ".join(required) + "".join(f", {name} (if any)" for name in optional)

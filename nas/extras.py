@@ -96,15 +96,17 @@ def install_command(extra: str) -> str:
         return shlex.join([*_pip(), "install", *_requirements(extra)])
     flags, place = source
     wanted = f"{DISTRIBUTION}[{extra}] @ {place}" if "://" in place else f"{place}[{extra}]"
-    # In quotes always: zsh takes brackets for a pattern.
+    # Always quoted: zsh takes brackets for a pattern.
     quoted = "'" + wanted.replace("'", "'\"'\"'") + "'"
     return " ".join([shlex.join([*_pip(), "install", *flags]), quoted])
 
 
 def _is_installed(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # a finder refuses it, or a stand-in without a spec is loaded
+    # A finder refuses the module, or a stand-in without a spec is loaded in its place.
+    except (ImportError, ValueError):
         return module in sys.modules and sys.modules[module] is not None
 
 
@@ -143,6 +145,7 @@ def _source() -> tuple[list[str], str] | None:
 
 
 def _is_checkout(folder: Path) -> bool:
+    """Return whether a folder is a checkout of this project."""
     project = folder / "pyproject.toml"
     return project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(
         encoding="utf-8", errors="replace"
@@ -157,7 +160,7 @@ def _short(path: Path) -> str:
         return str(path)
     if relative == Path():
         return "."
-    # pip takes a bare name for one of an index.
+    # pip would look up a bare name in its index.
     return str(relative) if len(relative.parts) > 1 else f"./{relative}"
 
 
@@ -192,7 +195,7 @@ def _requirements(extra: str) -> list[str]:
         requirement, _, condition = (part.strip() for part in line.partition(";"))
         if condition.replace('"', "'") != marker:
             continue
-        # An extra may hold others of ours: android needs what litert needs.
+        # An extra may include other extras of this project, as android includes litert.
         if requirement.startswith(f"{DISTRIBUTION}["):
             inner = requirement[len(DISTRIBUTION) + 1 : -1]
             found += [each for name in inner.split(",") for each in _requirements(name.strip())]

@@ -144,7 +144,7 @@ def script() -> str:
     try:
         write_text(cached, text)
     except OSError:
-        # A home that cannot be written costs the next report some seconds, nothing else.
+        # Without a writable home each report takes some seconds longer, nothing else.
         return text
     return text
 

@@ -67,6 +67,11 @@ def _umask() -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8.
+
+    Raises:
+        NasError: when it cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -77,9 +82,14 @@ def path_of(keys: Sequence[str | int]) -> str:
 
 
 def read_text(path: str | Path) -> str:
+    """Return the text of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        InputError: when it cannot be read or is not UTF-8.
+    """
     try:
-        # Spreadsheets and Windows editors put a byte order mark in front, which belongs to no key
-        # and no column.
+        # Spreadsheets and Windows editors put a byte-order mark first, which would become part of
+        # the first key or column. utf-8-sig drops it.
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -106,6 +116,7 @@ def number_in(where: str, column: str, text: str) -> float:
 
 
 def dump_yaml(data: Any) -> str:
+    """Return data as YAML: keys in their order, innermost lists and mappings on one line."""
     return yaml.dump(
         data,
         Dumper=_Dumper,
@@ -117,6 +128,7 @@ def dump_yaml(data: Any) -> str:
 
 
 def write_yaml(path: str | Path, data: Any) -> None:
+    """Write data as a YAML file, atomically."""
     write_text(path, dump_yaml(data))
 
 
@@ -190,8 +202,10 @@ class YamlFile:
             raise self.error(keys, str(error)) from None
 
     def _refuse_duplicates(self, node: Any, visited: set[int] | None = None) -> None:
+        """Raise InputError for the first key that occurs twice in a mapping, at any depth."""
         visited = set() if visited is None else visited
-        if id(node) in visited:  # an alias, which may even stand inside what it repeats
+        # An alias is the same node as its anchor, and may even lie inside it: visit each once.
+        if id(node) in visited:
             return
         visited.add(id(node))
         if isinstance(node, yaml.MappingNode):

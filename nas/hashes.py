@@ -25,6 +25,7 @@ def tree_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files with their relative names."""
     if path.is_file():
         return file_sha256(path)
+    # Sorted: the order of a folder's files depends on the file system.
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
     return lines_sha256(
         f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files

@@ -67,6 +67,7 @@ def append_text(path: Path, text: str, kept: str) -> None:
 
 
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Return the entry on a line; raise InputError where it is not a JSON mapping."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

@@ -40,6 +40,7 @@ def html_table(caption: str, rows: Sequence[Mapping[str, Any]], more: int = 0) -
         more: rows that exist beside those given, for the count of rows left out.
     """
     shown = rows[:MOST_ROWS]
+    # A dict keeps the order of first occurrence: rows may have different columns.
     columns = list(dict.fromkeys(name for row in shown for name in row))
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     lines = [

@@ -91,6 +91,7 @@ class Plugin:
         raise self.broken(f"there is no {self.entry.name}{suffix} in {self.entry.value}")
 
     def broken(self, reason: str) -> InputError:
+        """Return an error about this plugin, with the package to repair or remove."""
         return InputError(
             f"{self.what} '{self.entry.name}' of package {self.package}: {reason}; repair that"
             f" package, or remove it: pip uninstall {self.package}"

@@ -37,6 +37,8 @@ def seconds(text: Any) -> float:
 
 
 def _with_unit(text: Any, units: dict[str, float], expected: str) -> float:
+    """Return a number times its unit's factor; raise ValueError for other text."""
+    # `_NUMBER` matches lazily and includes "e" of exponents; float() refuses what is not a number.
     match = re.fullmatch(_NUMBER + "(" + "|".join(filter(None, units)) + r")?\s*", str(text))
     try:
         if match is not None:

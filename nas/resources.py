@@ -21,6 +21,8 @@ _PACKAGE = Path(__file__).resolve().parent
 def roots(folder: str) -> list[Path]:
     """Return the existing folders of this name, the one with priority first."""
     shipped = _PACKAGE / "_shipped" / folder
+    # In a checkout the folders are beside the package, in a wheel inside it. In the root of a
+    # checkout both candidates are the same folder, which `dict.fromkeys` keeps once.
     candidates = [Path.cwd() / folder, shipped if shipped.is_dir() else _PACKAGE.parent / folder]
     return [root for root in dict.fromkeys(candidates) if root.is_dir()]
 

@@ -35,6 +35,7 @@ def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
     if isinstance(cause, KeyedValueError):
         return (*first["loc"], cause.key), cause.reason
     reason = first["msg"].removeprefix("Value error, ")
+    # Pydantic's own messages name models and fields in its terms; these kinds get shorter ones.
     if first["type"] in ("missing", "extra_forbidden"):
         reason = "is missing" if first["type"] == "missing" else "unknown key"
     elif first["type"] in ("too_short", "too_long"):

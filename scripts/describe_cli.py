@@ -92,6 +92,7 @@ def reference() -> str:
 
 
 def _section(name: str) -> str:
+    """Return the reference of one command."""
     kind = options_class(name)
     options = options_of(kind).values()
     arguments = [option for option in options if option.about.argument]

@@ -61,6 +61,7 @@ class Commands(TyperGroup):
         self._summaries = False
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command of the command line, imported and built when it is called."""
         # Help and completion list all commands, for which the placeholders suffice.
         if self._summaries or cmd_name not in COMMANDS:
             return self.commands.get(cmd_name)
@@ -69,10 +70,12 @@ class Commands(TyperGroup):
         return build(cmd_name, COMMANDS[cmd_name])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of all commands."""
         with self._by_summary():
             super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return the completions of an incomplete command name."""
         with self._by_summary():
             return super().shell_complete(ctx, incomplete)
 

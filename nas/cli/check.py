@@ -84,6 +84,7 @@ def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, 
 
 
 def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> dict[str, Any]:
+    """Return the check as plain data, for --json."""
     from dataclasses import asdict
 
     assert table.device.check is not None
@@ -110,6 +111,7 @@ def _misfit(table: LatencyTable, times: list[NetworkTime]) -> float | None:
 
 
 def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
+    """Return the table of networks, and the errors of the table before and after the check."""
     found = table.device.check
     assert found is not None
     columns = (
@@ -140,6 +142,8 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     known = [f"{name} {error:.2f} %" for name, error in errors.items() if error is not None]
     if known:
         lines.append(f"errors before this check: {', '.join(known)}")
+    # The device itself may be slower or faster than when the table was made. That is no error of
+    # the predictions, so it is reported on its own.
     if found.drift is not None:
         lines.append(
             f"the calibration's own networks, measured again, took {abs(found.drift):.1f} %"
@@ -249,15 +253,15 @@ def _sizes(arch: Architecture) -> Sizes:
 
 
 def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
+    """Return the table of operations, and the latencies of network, exported file and rival."""
     rows = []
     for each in found.operations:
         measured = ""
         error = ""
         if each.measured_ms is not None:
             measured = f"{each.measured_ms:.4f}"
-            if (
-                each.measured_ms and each.kind != "intercept"
-            ):  # what a call costs is a small part of that
+            # The intercept predicts the cost of a call, a small part of what was measured there.
+            if each.measured_ms and each.kind != "intercept":
                 error = f"{_error(each.predicted_ms, each.measured_ms):+.1f} %"
         rows.append((each.name, each.kind, f"{each.predicted_ms:.4f}", measured, error))
     figures = (Column(title, right=True) for title in ("predicted ms", "measured", "error"))

@@ -51,7 +51,8 @@ def _say_unseen() -> None:
         listing(start=False)
     except MissingExtra as error:
         say(f"note: {error}")
-    except NasError:  # adb does not work: whoever measures a phone is told
+    # adb does not work; `nas profile` and `nas check` report that.
+    except NasError:
         pass
 
 

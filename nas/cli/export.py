@@ -37,6 +37,7 @@ def _device(run: Path) -> str:
 
 
 def _document(source: Source, exported: Exported, following: str) -> dict[str, Any]:
+    """Return the exported files as plain data, for --json."""
     keys = ("file", "bytes", "seconds", "differences", "accuracy", "inspected", "note")
     return {
         "run": source.run,
@@ -58,10 +59,12 @@ def _document(source: Source, exported: Exported, following: str) -> dict[str, A
 
 
 def _text(source: Source, exported: Exported) -> str:
+    """Return the table of exported files."""
     rows = []
     for name, entry in exported.targets.items():
         line = ""
         apart = entry.get("differences", {})
+        # Random images lie outside the data of the training, so differences on real ones say more.
         kind = "real" if "real" in apart else "random"
         if apart:
             line = f"logits differ by {apart[kind]['max_abs']:.2g} at most on {kind} images"

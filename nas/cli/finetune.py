@@ -35,6 +35,7 @@ def finetune(options: FinetuneOptions) -> None:
 
 
 def _tell(subject: Subject, data: Splits, folder: Path) -> None:
+    """Print the network, the data and the folder before the training starts."""
     arch = subject.architecture
     say(
         f"network  {arch.name or 'without a name'}: {arch.params / 1e6:.2f} M parameters,"
@@ -47,6 +48,7 @@ def _tell(subject: Subject, data: Splits, folder: Path) -> None:
 
 
 def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
+    """Print the accuracies, and name `nas export` as the next step."""
     description = finetuned.description
     accuracy = finetuned.description["accuracy"]
     # RUN/finetune is exported with its run. Any other fine-tuning is exported by its own files.

@@ -153,8 +153,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.kind is bool:
         info = typer.Option(f"{option.long}/--no-{option.key}", **shared)
     else:
-        # Values are read by `nas.options.make`, so that a --config file and a Python call are
-        # refused alike.
+        # Typer passes the text on: `nas.options.make` reads and checks all values, those of a
+        # --config file and of a Python call, too.
         shared |= {"parser": str, "metavar": option.type_text}
         if option.choices:
             shared["autocompletion"] = lambda: list(option.choices)

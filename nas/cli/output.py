@@ -110,7 +110,8 @@ def bars() -> Iterator[Tell]:
     tasks: dict[str, TaskID] = {}
 
     def tell(what: str, done: int, total: int, note: str = "") -> None:
-        if not tasks:  # not before, so that an error in what comes first stays the only line
+        # Started at the first call: an error before it stays the only line on the screen.
+        if not tasks:
             progress.start()
         if what not in tasks:
             tasks[what] = progress.add_task(what, total=total, note=note)

@@ -97,6 +97,7 @@ def _sizes(network: Architecture, asked: Sizes) -> Sizes:
 def _document(
     arch: Architecture, table: LatencyTable, estimate: Estimate, following: str
 ) -> dict[str, Any]:
+    """Return the prediction as plain data, for --json."""
     return {
         "architecture": arch.name,
         "space": arch.space,
@@ -126,6 +127,7 @@ def _document(
 
 
 def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
+    """Return the table of operations, and the latency of the network with its errors."""
     expected = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
     spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.3f}"
     rows = [

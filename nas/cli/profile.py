@@ -43,6 +43,7 @@ def profile(options: ProfileOptions) -> None:
 
 
 def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict[str, Any]:
+    """Return the profile of one device as plain data, for --json."""
     from nas.latency.command import folder_of
 
     table = profiled.table
@@ -124,6 +125,7 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
 
 
 def _text(document: dict[str, Any]) -> str:
+    """Return the numbers of operations, and the calibration of the table."""
     lines = [
         (
             f"{document['table']}: {document['operations']} operations, {document['measured']}"

@@ -40,6 +40,7 @@ def _document(
     pictures: Sequence[Path],
     following: str,
 ) -> dict[str, Any]:
+    """Return the report's files and missing parts as plain data, for --json."""
     return {
         "runs": [str(folder) for folder in folders],
         "page": str(page),

@@ -50,7 +50,8 @@ def _pose(
     whole = load_space(options.space)
     tables = [load_table(name) for name in options.device]
     trained = _supernet_folder(options.supernet) if options.supernet else None
-    if trained:  # its weights are inherited at the end
+    # Weights are inherited at the end; a missing package must not end a search after its work.
+    if trained:
         need("--supernet", "train", "torch", "safetensors")
     recorded = search_evaluate.recorded_by(trained, whole) if trained else None
     scores = search_evaluate.scores_for(
@@ -183,6 +184,7 @@ def _targets(options: SearchOptions) -> Sequence[float | None]:
 
 
 def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
+    """Search on several devices, after checking that their problems can be solved together."""
     from nas.cli.search_multi_device import search_several
 
     names = [problem.table.device.name for problem in problems]
@@ -198,6 +200,7 @@ def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
 
 
 def _supernet_folder(supernet: str) -> str:
+    """Return the folder of a finished supernet training."""
     path = Path(supernet)
     if not path.exists():
         raise InputError(
@@ -230,6 +233,7 @@ def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
 
 
 def _inherit(supernet: str, found: Found, folder: Path) -> None:
+    """Write the weights of the found member's slice of the supernet."""
     from nas.supernet.checkpoint import extract_to
 
     extract_to(supernet, found.architecture, folder / "weights.safetensors")

@@ -44,6 +44,7 @@ def spaces(options: SpacesOptions) -> None:
 
 
 def _document(space: Space) -> dict[str, Any]:
+    """Return a space as plain data, for --json."""
     known = _published_top1()
     members = [
         {"name": name, **_facts(space, arch), "top1": known.get(name)}
@@ -80,6 +81,7 @@ def _stage(stage: StageSpace) -> dict[str, Any]:
 
 
 def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
+    """Return the size and shape of a member."""
     attention = [
         sum(block in choices.global_ for block in stage.blocks)
         for choices, stage in zip(space.stages, arch.stages, strict=True)
@@ -151,6 +153,7 @@ def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
 
 
 def _widths(widths: tuple[int, ...]) -> str:
+    """Return widths as text: as a range with its step where they are evenly spaced."""
     steps = {after - before for before, after in pairwise(widths)}
     if len(widths) > 2 and len(steps) == 1:
         return f"{widths[0]}..{widths[-1]} by {steps.pop()}"

@@ -34,6 +34,7 @@ def train(options: TrainOptions) -> None:
 
 
 def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Splits) -> None:
+    """Print the scores and whether they are usable as evidence, and name the next step."""
     from nas.accuracy.gate import gate
 
     verdict = gate(scores)

@@ -137,7 +137,8 @@ def position_label(name: str, dropped: frozenset[str]) -> str:
     """Return a position as an axis names it: 3.5 for block 5 of stage 3, with an x if dropped."""
     try:
         place = Place.parse(name)
-    except InputError:  # of a file that someone wrote; it is shown under its own name
+    # Files of other origin may have other names, which are shown as they are.
+    except InputError:
         place = None
     label = name
     if place is not None and place.stage is not None and place.position is not None:

@@ -225,6 +225,8 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
 
 
 def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
+    """Return an operation with the latencies of a check, where it has some."""
+    # Tables and checks call the cost of a call "intercept".
     row = rows.get(bar.name) or (rows.get("intercept") if bar.role == "call" else None)
     if row is None:
         return bar
@@ -275,6 +277,7 @@ def _row(bar: Bar, ms: float | None, series: str, total: float | None) -> dict[s
 
 
 def _lines(bar: Bar, total: float | None) -> tuple[str, ...]:
+    """Return the tooltip of an operation."""
     share = (
         f", {100 * bar.predicted_ms / total:.1f} %"
         if bar.predicted_ms is not None and total

@@ -157,6 +157,7 @@ def _read(path: Path) -> tuple[Point, ...]:
 
 
 def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
+    """Return the front that the exact engine computes from the run's inputs, or why it cannot."""
     if sources.problem is None:
         return (), sources.reason
     try:

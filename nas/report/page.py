@@ -173,6 +173,10 @@ def render(runs: Sequence[RunReport], command: str) -> str:
 
 
 def _template(name: str) -> Template:
+    """Return a template beside this file.
+
+    Text is escaped, and an undefined name raises instead of leaving a gap on the page.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -233,6 +237,7 @@ def _comparison(runs: Sequence[RunReport]) -> tuple[tuple[str, tuple[Any, ...]],
 
 
 def _column(run: RunReport) -> dict[str, str]:
+    """Return the values of a run in the comparison, by property."""
     about = run.about
     result = run.about.result
     check = run.breakdown

@@ -124,6 +124,7 @@ def load_runs(folder: str | Path) -> list[RunReport]:
 
 
 def _load(folder: Path, about: About, several: bool) -> RunReport:
+    """Return the report of one search in a run folder."""
     arch = _architecture(folder, about, several)
     sources = find_sources(folder, about, arch)
     front, no_front = read_front(
@@ -237,12 +238,14 @@ def _training(folder: Path, about: About) -> Iterator[str]:
 
 
 def _training_file(folder: Path, about: About) -> Path | None:
+    """Return the description of the supernet's training, where it is found."""
     return (
         find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
     )
 
 
 def _architecture(folder: Path, about: About, several: bool) -> Architecture:
+    """Return the found architecture; raise InputError where run.yaml describes another one."""
     path = folder / ARCHITECTURE_FILE
     if several and not path.is_file():
         path = folder / f"best-{about.table.device}.yaml"
@@ -261,7 +264,8 @@ def _trajectory(
 ) -> tuple[Trajectory | None, str]:
     """Return the steps of the search, and why there are none where some are expected."""
     if several:
-        return None, ""  # such a search takes no steps
+        # The exact engine, which searches several devices, takes no steps.
+        return None, ""
     found = read_trajectory(folder / "trace.csv", about, sources)
     return (
         found,
@@ -294,9 +298,14 @@ def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
 def _left_out(
     folder: Path, about: About, sources: Sources, fits: Sequence[Fit], reasons: dict[str, str]
 ) -> tuple[LeftOut, ...]:
+    """Return the missing parts, each with its reason and the command that makes it.
+
+    The order of `commands` is the order in which the page shows them.
+    """
     run = shlex.quote(str(folder))
     device = shlex.quote(about.table.device)
     again = without(about.command, "--out")
+    # Older runs did not record the kind of device; there the table's device has it.
     target = EXPORTS.get(
         about.table.kind or (sources.table.device.kind if sources.table else ""), "litert"
     )
@@ -421,6 +430,7 @@ def read_exports(path: Path) -> Exports | None:
 
 
 def _facts(target: _Target) -> Iterator[str]:
+    """Yield sentences on how an exported file differs from the network."""
     for kind, apart in target.differences.items():
         yield (
             f"on {apart.images} {kind} images its outputs are off by {apart.relative:.2g} of their"

@@ -96,10 +96,10 @@ def _scores(folder: Path, about: About, space: Space | None, reasons: list[str])
         reasons.append("the accuracy law has changed since")
         return None
     path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
-    # The file is as the run recorded it, so its figures are the run's, whatever became of the
-    # weights beside it.
+    # The file has the recorded checksum, so its numbers are the run's, even if the weights beside
+    # it have changed.
     scores = load_scores(path, check_weights=False) if path else None
-    # Scores that the run saved know nothing of the space's published members by themselves.
+    # Scores that a run saved do not include published accuracies; the space has the members.
     return scores.at(space) if scores is not None and space is not None else scores
 
 

@@ -148,6 +148,7 @@ def read_fit(folder: Path) -> Fit | None:
 
 
 def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
+    """Yield the accuracies of all networks on held-out and test images."""
     for part in ("held_out", "test"):
         networks: Mapping[str, Any] = getattr(judged, part) or {}
         for name, found in networks.items():
@@ -177,8 +178,7 @@ def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning
     dots = {"type": "point", "filled": True, "size": 25, "opacity": 1 if len(epochs) < 60 else 0}
     line = {"type": "line", "strokeWidth": 1.6}
     layers = [layer(line, epochs, x=x, y=y, stroke=channels["stroke"])]
-    # The colours of the points are those of their lines, whose symbols are strokes and cannot be
-    # filled.
+    # Points take the colours of their lines, but not the lines' symbol: a stroke cannot be filled.
     layers.append(layer(dots, epochs, x=x, y=y, fill=channels["fill"]))
     stars = [_result(fit, series) for fit, series in done]
     if stars:

@@ -66,6 +66,7 @@ class Record:
         return entry if path.exists() and tree_sha256(path) == entry.get("sha256") else None
 
     def put(self, name: str, entry: dict[str, Any], about: dict[str, Any]) -> None:
+        """Record the entry of a target; `about` is the rest of the file."""
         self.targets[name] = entry
         self._write(about)
 
@@ -98,9 +99,8 @@ def aside(path: Path) -> Iterator[Path]:
     try:
         temporary = folder / path.name
         yield temporary
-        # A folder (a Core ML package) cannot be replaced by a rename, so the old one is removed
-        # first.
         _open(temporary, path.parent)
+        # A rename cannot replace a folder (a Core ML package), so remove the old one first.
         remove(path)
         temporary.rename(path)
     except OSError as error:

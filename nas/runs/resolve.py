@@ -163,6 +163,7 @@ def _described(source: Source, home: Path) -> Source:
 
 
 def _numbers(count: int) -> tuple[str, ...]:
+    """Return numbers as class names, where no names are known."""
     return tuple(str(index) for index in range(count))
 
 
@@ -211,6 +212,11 @@ def find_subject(name: str | Path) -> Subject:
 
 
 def _found_by_search(folder: Path) -> Subject:
+    """Return the network that a search found in a run folder.
+
+    Raises:
+        InputError: when the folder has no finished run.
+    """
     if not (folder / RUN_FILE).is_file():
         raise InputError(
             f"{folder}: no finished run here (there is no {RUN_FILE}); `nas search` makes one"

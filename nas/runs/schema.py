@@ -44,6 +44,8 @@ class UsedFile(Part):
 
 
 class UsedSpace(UsedFile):
+    """The space of a run, at the sizes that it was searched at."""
+
     name: str
     resolution: tuple[int, int]
     classes: int
@@ -124,6 +126,8 @@ class Target(Part):
 
 
 class Engine(Part):
+    """The engine of a search."""
+
     name: str
     seed: int | None = None
 
@@ -215,7 +219,7 @@ class Result(Member):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, data: Any) -> Any:
-        # Older runs called what was evaluated "accuracy", a number.
+        # In older runs "accuracy" was a number, the evaluated accuracy.
         if isinstance(data, dict) and isinstance(data.get("accuracy"), (int, float)):
             return {**data, "evaluated": data["accuracy"], "accuracy": None}
         return data

@@ -73,9 +73,11 @@ class Stage:
         return len(self.present)
 
     def with_width(self, width: int) -> Stage:
+        """Return the stage with another width of its residual stream."""
         return replace(self, entry=replace(self.entry, width=width))
 
     def with_block(self, position: int, block: BlockSpec) -> Stage:
+        """Return the stage with another block at a position, counted from 0."""
         return replace(self, blocks=(*self.blocks[:position], block, *self.blocks[position + 1 :]))
 
 
@@ -104,7 +106,8 @@ class Architecture:
         size = f"{self.resolution[0]}x{self.resolution[1]}"
         try:
             counts = f"{self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.3f} GMACs"
-        except ValueError as error:  # blocks that do not fit together: a repr must show these, too
+        # Counting builds the operations. Blocks that do not fit together must have a repr, too.
+        except ValueError as error:
             counts = f"invalid: {shortened(str(error))}"
         return f"Architecture({self.name!r} of space {self.space!r}, {size}, {shape}, {counts})"
 
@@ -135,6 +138,7 @@ class Architecture:
         return sum(operation.params for operation in self.operations())
 
     def with_stage(self, index: int, stage: Stage) -> Architecture:
+        """Return the same network with another stage at an index, counted from 0."""
         return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 
     def block(self, place: Place | str) -> BlockSpec:
@@ -200,6 +204,7 @@ class Architecture:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the architecture as the data of its YAML file."""
         return {
             "format": FORMAT,
             "name": self.name,
@@ -352,6 +357,7 @@ def architecture_from(file: YamlFile) -> Architecture:
 
 
 def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
+    """Return a stage of the file; raise InputError naming the line of a mistake."""
     keys: list[str | int] = ["stages", index]
     if not isinstance(stage, dict) or set(stage) != {"entry", "blocks"}:
         raise file.error(keys, "expected the keys entry and blocks")
@@ -368,6 +374,7 @@ def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
 def _spec(
     file: YamlFile, keys: Sequence[str | int], data: Any, parse: Callable[[Any], Spec]
 ) -> Spec:
+    """Return a block of the file, made by `parse`."""
     if not isinstance(data, (dict, str)):
         raise file.error(keys, f"expected a block, found {data!r}")
     spec: Spec = file.parse(parse, keys, data)

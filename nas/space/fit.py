@@ -69,6 +69,8 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
 
 
 def _nth(turn: int) -> Pick:
+    """Return a pick that takes the candidate of this number, modulo their count, at every place."""
+
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         return candidates[turn % len(candidates)]
 
@@ -82,6 +84,7 @@ def _why(blocks: Sequence[BlockSpec], shape: Shape) -> str:
 
 
 def _every_choice(space: Space) -> Iterator[Blocks]:
+    """Yield the candidates of every place of a space."""
     yield space.heads
     for stage in space.stages:
         yield from (stage.entries, stage.local, stage.global_)

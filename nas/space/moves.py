@@ -303,6 +303,7 @@ def _places(
 
 
 def _drops(space: Space, arch: Architecture) -> Iterator[Drop]:
+    """Yield the drops of every block of stages above the least depth."""
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         # A stage keeps at least the least depth of its space.
         if stage.depth > choice.depths[0]:
@@ -312,6 +313,7 @@ def _drops(space: Space, arch: Architecture) -> Iterator[Drop]:
 
 
 def _narrows(space: Space, arch: Architecture) -> Iterator[Narrow]:
+    """Yield, for every stage, the move to its next smaller width."""
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         # Widths ascend, so the last smaller one is the next.
         smaller = [width for width in choice.widths if width < stage.width]

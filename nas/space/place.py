@@ -121,7 +121,7 @@ STEM = Place("stem")
 HEAD = Place("head")
 
 
-# A search names the places of thousands of networks: each is made, checked and written once.
+# A search names the places of thousands of networks, so each place is made and checked once.
 @lru_cache(maxsize=4096)
 def _made(part: Part, stage: int, position: int | None = None) -> Place:
     return Place(part, stage, position)

@@ -39,6 +39,8 @@ class _Model(BaseModel):
 
 
 class _Range(_Model):
+    """Numbers from `min` to `max` in steps of `step`."""
+
     min: PositiveInt
     max: PositiveInt
     step: PositiveInt = 1
@@ -92,6 +94,13 @@ _Candidates = Annotated[
 
 
 class _Stage(_Model):
+    """A stage of the file.
+
+    Attributes:
+        entry: candidates that enter it, without a width.
+        local, global_: candidates of its positions.
+    """
+
     entry: _Candidates
     width: _Widths
     depth: _Range
@@ -99,6 +108,7 @@ class _Stage(_Model):
     global_: _Candidates | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
+        """Return the widths to choose from, ascending."""
         return (
             self.width.values()
             if isinstance(self.width, _Range)
@@ -124,6 +134,8 @@ class _Published(_Model):
 
 
 class _SpaceFile(_Model):
+    """The whole file of a space."""
+
     format: Literal["nas-space-1"]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     paper: str = ""
@@ -196,6 +208,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
 
 
 def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
+    """Return a stage of the space; its entries are at the largest width."""
     widths = stage.widths()
     entries = _blocks(file, [*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
     # The space keeps entries at the largest width only. An entry that refuses a smaller width is an
@@ -214,6 +227,7 @@ def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
 def _with(
     data: dict[str, Any] | list[dict[str, Any]], **values: Any
 ) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return one or several candidates with further values."""
     return [{**each, **values} for each in data] if isinstance(data, list) else {**data, **values}
 
 

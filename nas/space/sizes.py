@@ -112,6 +112,8 @@ def between(whole: Space, sized: Space | Architecture) -> Sizes:
     """
     from nas.space.space import Space
 
+    # A segmentation head that the loaded space does not have came from --segment, which sets the
+    # classes itself.
     head = sized.heads[0] if isinstance(sized, Space) else sized.head
     resolution = sized.resolution if sized.resolution != whole.resolution else None
     if head.task == "segmentation" and head.task not in {own.task for own in whole.heads}:

@@ -277,4 +277,5 @@ def _channels(tensor: Tensor) -> int:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
+    """Return a map as (B, H, W, C); other tensors unchanged."""
     return tensor.permute(0, 2, 3, 1).contiguous() if tensor.dim() == 4 else tensor

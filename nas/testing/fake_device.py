@@ -78,6 +78,7 @@ class FakeDevice(Device):
         return future
 
     def measure(self, artifact: Path) -> Timing:
+        """Return the latency of a prepared chain, or fail as the attributes say."""
         chain = self._chains[artifact]
         if self.stop_after is not None and len(self.measured) >= self.stop_after:
             raise KeyboardInterrupt

@@ -89,6 +89,7 @@ def _levit_attention(trace: Trace, heads: int, ratio: int, width: int, stride: i
 
 
 def _levit_mlp(trace: Trace) -> None:
+    """Add a residual MLP with expansion 2."""
     width = trace.shape.channels
     trace.linear(2 * width, bias=False).batch_norm().activation("hardswish")
     trace.linear(width, bias=False).batch_norm().residual()
