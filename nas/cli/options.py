@@ -138,7 +138,7 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
             raise file.error(
                 [key], "gives the same option as a line before. Fix: remove one of them"
             )
-        # An empty value (`seed:`) means that the option is not given, as null in a recorded recipe.
+        # An empty value (`seed:`) means that the option is not given.
         if value is not None:
             found[names[long]] = Given(value, f"{path}:{file.line([key])}: {key} {_told(value)}")
     return found

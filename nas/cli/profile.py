@@ -61,8 +61,7 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "--out": None if default else folder,
     }
     sizes = options.sizes.options()
-    # Both next steps name all settings that were not the defaults: other settings are another
-    # table.
+    # The same command resumes an incomplete profile, so it repeats every setting that was given.
     again = ["nas", "profile", "--space", options.space, "--device", device, *sizes]
     again += [
         part for name, value in given.items() if value is not None for part in (name, str(value))

@@ -95,8 +95,8 @@ def scores_for(
         return recorded or prior
     usable = recorded
     if recorded is not None:
-        # The gate rejects measurements whose noise exceeds the differences between moves: they
-        # would only add noise to the law.
+        # The gate rejects measurements of an untrained supernet and those too noisy to distinguish
+        # moves: they would only add noise to the law.
         verdict = gate(recorded)
         say(
             f"evidence  {verdict.text}"

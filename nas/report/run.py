@@ -134,8 +134,8 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
     estimate = _estimate(arch, about, sources)
     bars = operations(arch, about.result.attention)
     checks = [read_check(path, bars, estimate) for path in sorted(folder.glob("check-*.yaml"))]
-    # A check on the run's own device has measured and predicted latencies; without one, show the
-    # table's prediction.
+    # A check on the run's own device also has measured latencies; without one, show the table's
+    # prediction.
     own = next((check for check in checks if check.device == about.table.device), None)
     shown = own or estimate
     alpha = _alpha(folder, about, arch)

@@ -298,9 +298,8 @@ def _several(file: YamlFile) -> list[About]:
         }
         name = validated(file, UsedTable, data.get("table"), [*keys, "table"]).device
         target = validated(file, Target, data.get("target"), [*keys, "target"]).latency_ms
-        # `{member: None, **rows}` below: where the row of the result is missing, `_on_device`
-        # reports it.
         member = COMMON if COMMON in rows else f"{BEST}{name}"
+        # None stands for a missing row of the result, which `_on_device` reports.
         known = {
             each: _on_device(file, each, row, name, target)
             for each, row in {member: None, **rows}.items()

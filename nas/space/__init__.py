@@ -28,13 +28,13 @@ def load_space(name: str | Path) -> Space:
     from nas.space.schema import read_space
 
     check_name("space", name, "a name or a path")
-    # The last lookup below either finds a path or raises an error that lists plugins' names, too.
     name = str(name)
     if name in _files() or Path(name).suffix or len(Path(name).parts) > 1:
         return read_space(resources.find("space", resources.SPACES, "*.yaml", name))
     brought = _brought()
     if name in brought:
         return read_space(brought[name].file(".yaml"))
+    # This raises for an unknown name; the message also lists plugins' names.
     return read_space(resources.find("space", resources.SPACES, "*.yaml", name, brought))
 
 
