@@ -135,5 +135,6 @@ def separator(text: str) -> str:
 def plain(value: str, delimiter: str) -> str:
     """Return a value without surrounding blanks, and 1,5 as 1.5 where semicolons separate."""
     value = value.strip()
+    # Only whole values that are numbers: other texts may contain commas.
     number = delimiter == ";" and re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", value)
     return value.replace(",", ".") if number else value

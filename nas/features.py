@@ -115,6 +115,7 @@ class Backbone(nn.Module):
                 f"input: {height}x{width} is not a size for a backbone (expected multiples of"
                 f" {STRIDE})"
             )
+        # One map (B, C, H, W) per stage up to the last requested one.
         maps = pyramid(self._operations, x_bchw, caller(self, self._operations, x_bchw))
         return tuple(maps[stage - 1] for stage in self.out)
 

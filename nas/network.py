@@ -25,6 +25,7 @@ def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
     """
     head = operations[-1]
     if head.spec.layout == "pyramid":
+        # A tuple of maps (B, C, H, W), finest first.
         return call(head, pyramid(operations[:-1], x_bchw, call)[-len(head.input.levels) :])
     x: Any = x_bchw
     for operation in operations:
@@ -68,6 +69,7 @@ def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -
             have to guess the grid.
     """
     _check_aspect(module, operations, x_bchw)
+    # Until the first map passes, the grid is the image itself.
     grid = (x_bchw.shape[2], x_bchw.shape[3])
 
     def call(operation: Operation, x: Any) -> Any:
@@ -75,6 +77,7 @@ def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -
         block = module.get_submodule(operation.name)
         if operation.input.layout == "map":
             grid = (x.shape[2], x.shape[3])
+        # Tokens x are (B, N, C) with N = height * width of the grid.
         elif operation.input.layout == "tokens" and _takes_grid(block):
             return block(x, grid)
         return block(x)

@@ -50,6 +50,7 @@ def build(name: str, summary: str) -> Any:
     def call(**values: Any) -> None:
         run_command(name, **values)
 
+    # Defaults stay with the dataclass: on the command line each is None, which means "not given".
     declared = options_of(kind).values()
     parameters = [_parameter(option) for option in declared] + [
         _shared(each) for each in SHARED_OPTIONS

@@ -85,6 +85,7 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
     if not rows:
         return None
     steps = sorted(next(iter(by_position.values())))
+    # A heatmap needs every cell; a file that was cut off lacks the last ones.
     odd = next((name for name, known in by_position.items() if sorted(known) != steps), None)
     if odd:
         raise InputError(

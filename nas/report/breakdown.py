@@ -152,6 +152,8 @@ def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable)
     estimate = table.predict(arch)
     if estimate.missing:
         raise table.missing_rows(estimate.missing, arch.space)
+    # The first bar of an estimate is the cost of a call, the others are the operations in their
+    # order.
     intercept, *times = estimate.breakdown
     bars = (
         replace(bar, predicted_ms=time.ms, provenance=time.provenance)

@@ -77,6 +77,7 @@ def drawing(arch: Architecture, bars: Sequence[Bar]) -> Drawing:
     """Return the drawing of a network whose operations are `bars`."""
     operations = [bar for bar in bars if bar.role != "call"]
     blocks = [block for stage in arch.stages for block in stage.present]
+    # A number that is the same in every box would say nothing.
     shown = len({getattr(block, "expansion", None) for block in blocks}) > 1
     stages = tuple(_stage(arch, index, operations, shown) for index in range(len(arch.stages)))
     kinds: dict[Role, tuple[str, ...]] = {

@@ -124,6 +124,7 @@ def read_fit(folder: Path) -> Fit | None:
     # The weights are written last: without them the training is not finished.
     judged = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
     results = tuple(_results(file, judged)) if judged else ()
+    # The last one is of the test images where there are some, as `_results` yields them last.
     kept = [
         result
         for result in results

@@ -165,6 +165,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
     points[-1] = _with_error(
         points[-1], known.standard_error if known else None, result.latency_error
     )
+    # Published accuracies are not those of a sliced supernet.
     members = () if judge else published_members(about, sources)
     axis = axis_of((*points, *members), about.scores.kind, about.scores.metric)
     return Trajectory(

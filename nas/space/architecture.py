@@ -252,6 +252,7 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
             yield operation
             shape = operation.output
     for index, stage in enumerate(arch.stages):
+        # Without a stem of its own, the entry of stage 1 is at the place "stem".
         steps: list[tuple[Place, BlockSpec]] = [
             (Place.entry(index, arch.stem is not None), stage.entry)
         ]
@@ -259,6 +260,7 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
             (Place.block(index, position), block) for position, block in enumerate(stage.blocks)
         ]
         for place, spec in steps:
+            # A dropped position has no operation.
             if isinstance(spec, Identity):
                 continue
             for operation in with_layout(place, spec, shape, stage=index):

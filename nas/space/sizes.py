@@ -26,6 +26,7 @@ def sides(text: Any) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
     if not match:
         raise ValueError("expected one side, as 512, or HEIGHTxWIDTH, as 1024x2048")
+    # One number is the side of a square.
     both = int(match[1]), int(match[2] or match[1])
     check_resolution(both)
     return both

@@ -101,6 +101,7 @@ def check_gradients(spec: BlockSpec, shape: Shape, none_for: Collection[str] = (
     x = torch.randn(shape.tensor(batch=2), requires_grad=True)
     for training in (True, False):
         block.train(training).zero_grad()
+        # Random weights of the outputs: a plain sum after a norm would have a gradient of zero.
         torch.stack([(y * torch.randn_like(y)).sum() for y in _tensors(block(x))]).sum().backward()  # type: ignore[no-untyped-call]
         for name, parameter in block.named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), (
@@ -132,6 +133,7 @@ def check_axes(spec: BlockSpec, shape: Shape) -> None:
             assert len(axes) == dims, f"axes give {name} {len(axes)} dimensions, it has {dims}"
     for layout, names in block.published.items():
         for name in tensors:
+            # With the dot, "norm" does not cover the tensors of "norm2".
             prefixes = [prefix for prefix in names if f"{name}.".startswith(f"{prefix}.")]
             assert len(prefixes) == 1, f"{layout}: {name} is covered by {prefixes}"
 

@@ -72,6 +72,7 @@ class FakeDevice(Device):
 
     def prepare(self, chain: Chain) -> Future[Path]:
         future: Future[Path] = Future()
+        # No file is written: the path alone identifies the chain.
         path = Path(f"/nowhere/{chain.digest()}")
         self._chains[path] = chain
         future.set_result(path)

@@ -82,6 +82,7 @@ def _levit_attention(trace: Trace, heads: int, ratio: int, width: int, stride: i
             queries.tokens, before.tokens, heads, 16, 16 * ratio, biases=before.tokens
         )
     )
+    # Attention's output: one token per query, with the values of all heads.
     trace.shape = replace(queries, channels=ratio * keys)
     trace.reshape("tokens").activation("hardswish").linear(width, bias=False).batch_norm()
     if stride == 1:
@@ -151,9 +152,11 @@ def fastvit(
             if attends:
                 _attend(trace)
             else:
+                # The token mixer: a depthwise convolution into which its branches are folded.
                 trace.conv(width, 3, 1, width)
             trace.conv(width, 7, 1, width).conv(expansion * width).activation("gelu").conv(width)
             trace.layer_scale().residual()
+    # The last convolution expands, and has squeeze-and-excitation.
     trace.conv(2 * widths[-1], 3, 1, widths[-1])
     squeeze(trace, widths[-1] // 8)
     return tuple(trace.activation("gelu").mean().linear(1000).layers)

@@ -101,6 +101,7 @@ def resnet(image: Shape, depths: Sequence[int]) -> Layers:
             conv_bn(trace, 64 << index, 3, stride, act="relu")
             conv_bn(trace, 256 << index)
             if not position:
+                # The shortcut is a 1x1 convolution where the shape changes.
                 trace.extra(*conv_bn(Trace(before), 256 << index, 1, stride).layers)
             trace.residual().activation("relu")
     return tuple(trace.mean().linear(1000).layers)
@@ -142,6 +143,7 @@ def deit(image: Shape, width: int) -> Layers:
     trace = Trace(image).conv(width, 16, 16)
     grid = trace.shape
     trace.reshape("tokens")
+    # The class token is one more token.
     trace.shape = Shape(width, grid.tokens + 1, 1, "tokens")
     # Position embeddings cost as much as a layer scale, but have one parameter per element, and the
     # class token has `width` more.
@@ -156,6 +158,7 @@ def deit(image: Shape, width: int) -> Layers:
         trace.reshape("tokens").linear(width).residual()
         trace.layer_norm().linear(4 * width).activation("gelu").linear(width).residual()
     trace.layer_norm()
+    # The classifier reads the class token alone.
     trace.shape = Shape(width, 1, 1, "vector")
     return tuple(trace.linear(1000).layers)
 

@@ -260,6 +260,7 @@ def shufflenet_v2(image: Shape, widths: Sequence[int]) -> Layers:
             before = trace.shape
             half = width // 2
             stride = 1 if position else 2
+            # The first block of a stage takes all channels, the others half of them.
             branch = Trace(replace(before, channels=half) if position else before)
             conv_bn(branch, half, act="relu")
             conv_bn(conv_bn(branch, half, 3, stride, half), half, act="relu")
@@ -286,6 +287,7 @@ def mobileone(image: Shape, factors: Sequence[float], squeezed: tuple[int, int])
         for position in range(depth):
             for width, kernel in ((trace.shape.channels, 3), (int(base * factor), 1)):
                 stride = 1 if position or kernel == 1 else 2
+                # The 3x3 convolution is depthwise, the 1x1 convolution is not.
                 trace.conv(width, kernel, stride, width if kernel == 3 else 1)
                 if position >= depth - last:
                     squeeze(trace, width // 16)
