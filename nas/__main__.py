@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _stopped() -> None:
-    """Say that the command was stopped, and exit."""
+    """Print that the command was stopped, and exit."""
     print(
         "nas: stopped; what was finished is on disk, the same command goes on from there",
         file=sys.stderr,

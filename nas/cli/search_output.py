@@ -84,8 +84,8 @@ def scores_for(
     prior = load_scores(named) if named else default_scores(space)
     if recorded is None and not runs:
         return prior
-    # Only the law has uncertainties that measurements can correct. The paper's slimming judges moves
-    # by the supernet's measurements alone.
+    # Only the law has uncertainties that measurements can correct. The paper's slimming judges
+    # moves by the supernet's measurements alone.
     if not isinstance(prior, LawScores) or (paper and not runs):
         if runs:
             raise InputError(
