@@ -12,7 +12,7 @@ from io import StringIO
 from nas.printable import printable
 
 _WIDEST = 100_000
-"""Letters per line, more than any table has: nothing is cut or wrapped, so pipes get whole lines."""
+"""Letters per line, more than any table has: nothing is cut or wrapped, also in a pipe."""
 
 
 @dataclass(frozen=True)
