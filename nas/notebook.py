@@ -25,7 +25,6 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
         MissingExtra: when pandas is not installed.
     """
     need("to_frame()", "frames")
-    need("to_frame", "frames")
     import pandas as pd
 
     made = pd.DataFrame(list(rows))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import typer.main
 
-from nas.cli import output as common
+from nas.cli import output
 from nas.errors import InputError
 from nas.options import Given, Missing, Option, Options, make, meant, options_of, spelled
 
@@ -84,7 +84,7 @@ def run_command(
         values: the options by field name, as text or as Python values. None is an option that was
             not given.
     """
-    common.set_output(as_json=json, quiet=quiet)
+    output.set_output(as_json=json, quiet=quiet)
     line = {name: value for name, value in values.items() if value is not None and value != []}
     function: Callable[[Options], None] = getattr(
         importlib.import_module(f"nas.cli.{command}"), command

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import search_output as search_evaluate
-from nas.cli import search_output as search_words
+from nas.cli import search_output
 from nas.cli.output import bars, emit, naming, next_step
 from nas.errors import InputError
 from nas.options import applies, words
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 def search(options: SearchOptions) -> None:
     """Find the most accurate member of a space that a device runs in time."""
-    engine = search_evaluate.engine_for(options.score_by, options.engine)
-    search_evaluate.check_score_by(options, engine)
+    engine = search_output.engine_for(options.score_by, options.engine)
+    search_output.check_score_by(options, engine)
     problems, trained, recorded = _pose(options, engine)
     applies(options, engine=problems[0].engine)
     if len(problems) > 1:
@@ -46,15 +45,15 @@ def _pose(
     from nas.space import load_space
 
     # Scoring by alpha is the paper's own slimming, which also needs the paper's candidates.
-    paper = options.score_by == search_evaluate.ALPHA or options.candidates == "paper"
+    paper = options.score_by == search_output.ALPHA or options.candidates == "paper"
     whole = load_space(options.space)
     tables = [load_table(name) for name in options.device]
     trained = _supernet_folder(options.supernet) if options.supernet else None
     # Weights are inherited at the end; a missing package must not end a search after its work.
     if trained:
         need("--supernet", "train", "torch", "safetensors")
-    recorded = search_evaluate.recorded_by(trained, whole) if trained else None
-    scores = search_evaluate.scores_for(
+    recorded = search_output.recorded_by(trained, whole) if trained else None
+    scores = search_output.scores_for(
         whole, options.scores, recorded, options.evidence, paper=paper
     )
     chosen = _at(whole, recorded, options.sizes)
@@ -72,7 +71,7 @@ def _pose(
                 target,
                 engine=engine,
                 candidates="paper" if paper else "all",
-                on_step=search_words.tell_step if engine == "slimming" else None,
+                on_step=search_output.tell_step if engine == "slimming" else None,
                 limits={name: most for name, most in limits.items() if most is not None},
                 objective=options.objective,
                 study=study,
@@ -94,7 +93,7 @@ def _one(
     from nas.search.engines.exact import front as pareto
     from nas.search.record import new_folder, write_front, write_run
 
-    judge = search_evaluate.sliced_supernet(options)
+    judge = search_output.sliced_supernet(options)
     # The evidence would otherwise mix accuracies on different images.
     if judge and recorded:
         recorded.check_evidence(data=judge.of.get("data"), named=f"--data {options.data}")
@@ -105,15 +104,15 @@ def _one(
     # run, is written after the search.
     with _not_left_empty(folder):
         if judge:
-            problem = search_evaluate.judged_by(problem, judge, options.evaluate_best, folder)
-        search_words.tell_problem(problem)
+            problem = search_output.judged_by(problem, judge, options.evaluate_best, folder)
+        search_output.tell_problem(problem)
         # The drawing engine starts in a thread while the search runs.
         warm_up()
         with bars() as progress:
             problem = replace(problem, study=replace(problem.study, progress=progress))
             found = solve(problem)
         if found.scores is not None:
-            problem = search_evaluate.learned_by(problem, found.scores, folder)
+            problem = search_output.learned_by(problem, found.scores, folder)
         points = pareto(problem) if options.front else ()
         if trained:
             _inherit(trained, found, folder)
@@ -123,10 +122,10 @@ def _one(
             write_front(folder, problem, points)
         _draw(folder, problem, others, points)
     following = _next(folder, trained)
-    document = search_words.document(
+    document = search_output.document(
         problem, others, folder, following, points if options.front else None
     )
-    emit(document, search_words.text(problem, others, folder, len(points)))
+    emit(document, search_output.text(problem, others, folder, len(points)))
     next_step(following)
 
 
@@ -195,7 +194,7 @@ def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
             f"--engine {problems[0].engine}: several devices are searched by the engine 'exact'"
         )
     for problem in problems:
-        search_words.tell_problem(problem)
+        search_output.tell_problem(problem)
     search_several(problems, options)
 
 

@@ -9,7 +9,6 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import search_output as search_evaluate
 from nas.cli.output import say
 from nas.cli.table import Column, row_text, table_text
 
@@ -330,7 +329,7 @@ def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int
     lines += [f"accuracy  {fact}" for fact in _accuracy_facts(problem, found)]
     lines.append(f"latency   {table_fact(problem)}")
     lines.append(f"engine    {_engine_fact(problem, others)}")
-    lines += search_evaluate.evaluated_text(found, problem)
+    lines += evaluated_text(found, problem)
     if front:
         lines.append(f"front     {front} members: {folder / 'front.csv'}, front.png")
     return "\n".join([*lines, f"run       {folder}"])
