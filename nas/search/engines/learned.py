@@ -153,7 +153,7 @@ class LearnedCosts:
         K is the covariance of the drops. With the prior mean as `costs` it is the posterior mean.
         """
         doubt, noise = self._hyperparameters()
-        # A system of as many equations as members, not rows: there are fewer of them.
+        # The system has one equation per evaluated member, however many rows there are.
         weights = np.linalg.solve(self._covariance(doubt, noise), drops - self._features @ costs)
         corrected: Floats = costs + doubt**2 * self._features.T @ weights
         return corrected

@@ -139,7 +139,7 @@ class Encoding:
         )
         kept = set(ranked[: values[_name(index, "depth")]])
         if self.space.placement == "network_suffix":
-            # Below 0 where the whole stage is global, above its length where it is all local.
+            # At most 0 where the whole stage is global, at least its length where it is all local.
             threshold = values["attention"] - sum(
                 earlier.depths[1] for earlier in self.space.stages[:index]
             )
