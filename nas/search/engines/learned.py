@@ -1,6 +1,6 @@
 """The engine `learned`: it corrects the scores by evaluated members, and searches by the result.
 
-`nas.search.solve` calls `learned`, and `nas search --front` calls `learned_front`.
+`nas.search.solve` calls `learned`; `benchmarks/true_front.py` calls `learned_front`.
 
 Recorded scores are the costs of single moves from the largest member, and moves do not simply add
 up. So the cost of each row of the scores is uncertain: a Bayesian linear model whose prior mean is
