@@ -238,7 +238,8 @@ def live_elements(operation: Operation, held: int = 0) -> int:
 
 @lru_cache(maxsize=65536)
 def _live(spec: BlockSpec, shape: Shape) -> int:
-    # A block whose output has the shape of its input has a residual, so its input is kept to the end.
+    # A block whose output has the shape of its input counts as one with a residual, which keeps the
+    # input to the end.
     kept = shape.elements if shape.layout == "pyramid" or spec.output_shape(shape) == shape else 0
     most = 0
     for index, layer in enumerate(
