@@ -1,7 +1,7 @@
 """The options of `nas search`: space, devices, limits, engine and scores.
 
-The command line, config files and `nas.search` read them. The module imports nothing heavy, so that
-`nas search --help` stays fast.
+The command line and config files read them. The module imports nothing heavy, so that the help of
+`nas search` stays fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EVALUATE = ("evaluate",)
 class SearchOptions(Options):
     """Options of `nas search`.
 
-    Sizes that are not given are those of the supernet, if one is given, else the space's own.
+    Sizes that are not given are those of the supernet, where there is one, or the space's own.
     """
 
     settled: ClassVar[tuple[str, ...]] = ("engine",)

@@ -1,4 +1,4 @@
-"""The moves that turn a space's largest member into another one, for engines without own steps."""
+"""The moves that turn a space's largest member into another one; engines report them as a trace."""
 
 from __future__ import annotations
 
