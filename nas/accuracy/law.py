@@ -5,12 +5,12 @@ is a sum of stage deficits over a floor (error and deficits in points of top-1):
 
     error = floor + F sum over stages of [ C(h) w^-a n^-b (e / 4)^-c  +  B(h) 2^(-m / H(h)) ]
 
-    ln F = ln F_recipe + ln(side / 224) r + distilled d + ln(epochs / 300) t + pool p + none q
+    ln F = ln F_recipe + r ln(side / 224) + d distilled + t ln(epochs / 300) + p pool + q none
 
 with, per stage, h the map size sqrt(H W), w the width, n the number of blocks, e their mean expansion
 and m the number of attention blocks. The second term is what the absence of attention costs. The
-exponents and effects are the coefficients named in `SHARED`; those in ln F are negative where they
-lower the error.
+exponents a, b, c are the coefficients `width`, `depth`, `expansion`. The factors r, d, t, p, q are
+`resolution`, `distilled`, `epochs`, `pool`, `none`.
 """
 
 from __future__ import annotations
