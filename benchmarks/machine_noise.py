@@ -1,13 +1,12 @@
-"""How steady this computer is: what a visit of a length sees, against the fastest that was ever
-seen. Prints JSON.
+"""Measure how steady this computer is, relative to its fastest times. Prints JSON.
 
     python benchmarks/machine_noise.py [--minutes 5] [--round-ms 100]
 
-Loads the smallest published members of some spaces, and stacks of an operation, once each, and runs
-them by turns for rounds of a tenth of a second on one core, as `nas profile --device host` does.
+It loads the smallest published members of some spaces and stacks of an operation once each. It runs
+them by turns, in rounds of a tenth of a second on one core, as `nas profile --device host` does.
 Rounds are compared with the floor of their model (the 3rd percentile). `rounds` has the percentiles
-of single rounds; `windows` those of the lowest round within so many seconds, which is what repeated
-visits spread over that time come to.
+of single rounds. `windows` has those of the lowest round within so many seconds, which is what
+repeated visits over that time see.
 """
 
 from __future__ import annotations
