@@ -54,7 +54,7 @@ KINDS = ("plain", "gumbel", "late", "narrowed", "soft")
 MEMORY_STEPS = 6
 CLASSES = 10
 TARGETS = {"gumbel/plain images/s": 0.6, "gumbel/plain memory": 1.5, "gumbel/soft images/s": 1.5}
-"""At least, at most, at least."""
+"""Targets: a minimum, a maximum, a minimum."""
 
 
 class Plain(Task):

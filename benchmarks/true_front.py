@@ -173,7 +173,7 @@ def by_scores(space: Space, table: LatencyTable, scores: Scores) -> list[Shape]:
 def by_slimming(
     space: Space, members: Mapping[Shape, Architecture], worth: Worth, most: int
 ) -> list[Shape]:
-    """Return the members on the way down by the move that costs least evaluated accuracy per ms."""
+    """Return the members that slimming evaluates, each step by the best evaluated cost per ms."""
     at = shape(space.largest())
     looked = [at]
     while len(looked) < most:

@@ -125,6 +125,7 @@ class Evaluations:
             folder.mkdir(parents=True, exist_ok=True)
             write_yaml(about, {**wanted, "source": self.source.words})
         if not rows.exists():
+            # Also where a kill came between the two files.
             append_text(rows, ",".join(COLUMNS) + "\n", kept="evaluated")
             return
         self._known = _read(rows, self.source.of.get("images"))

@@ -222,6 +222,8 @@ def _score(
         **counts,
     )
     score = _with_honest_error(where, score, images)
+    # Recorded widths may be a selection (`variants`), so they are checked one by one. All other moves
+    # are rows that the space must have.
     if move == "narrow":
         widths = {str(Place.whole(index)): stage.widths for index, stage in enumerate(space.stages)}
         if place not in widths:

@@ -46,6 +46,7 @@ def trained_members(space: Space, runs: Sequence[str | Path]) -> list[TrainedMem
             or the runs are of different images and cannot be compared.
     """
     members = [_read(space, Path(run)) for run in runs]
+    # Accuracies on different images or at different input sizes have no common level.
     for member in members[1:]:
         if (member.data, member.architecture.resolution) != (
             members[0].data,

@@ -164,6 +164,8 @@ class Found:
         PNG or SVG.
         """
         level = self.accuracy.value if self.accuracy else None
+        # Latency may be infinite on the way: the largest member may have operations that the device
+        # cannot run.
         way = [
             (step.ms, step.total_cost, str(step.move)) for step in self.trace if isfinite(step.ms)
         ]

@@ -90,6 +90,7 @@ def _at_position(
     if isinstance(block, Identity):
         yield Drop(index, position)
         return
+    # MR leads to the most similar local block. Another local one takes a further exchange.
     if space.stages[index].kind(before) == "global" and space.stages[index].kind(block) == "local":
         move = localise(space, at, index, position)
         yield move

@@ -258,6 +258,8 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
     largest = _bare(problem.space.largest())
     known = problem.evaluations.of(largest, [largest])
     costs = posterior(problem.scores, known[largest].accuracy, problem.evaluations.source.words)
+    # All drops are against the largest member, so its own drop is 0, up to the error that the others
+    # share with it.
     costs.learn(largest, 0.0, known[largest].standard_error or _ERROR)
     generator = np.random.default_rng(problem.study.seed)
     study = problem.study
@@ -267,6 +269,8 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
     study.progress("members", len(known), study.trials)
     while len(known) < study.trials and idle < PATIENCE:
         found = solve(costs.drawn(generator) if idle else costs.expected())
+        # A front may bring many new members. A few, spread over it, are evaluated before the costs
+        # are corrected and the front is solved again.
         new = [arch for arch in map(_bare, found) if arch not in known]
         new = _spread(new, min(BATCH, study.trials - len(known)))
         idle = 0 if new else idle + 1

@@ -115,6 +115,7 @@ def _as_published(problem: Problem) -> Found:
     trace = list[Step]()
     drop = 0.0
     for option in _down(problem, pricer, evaluated=evaluations is not None):
+        # An evaluated cost is a difference of two accuracies; their sum telescopes to the total drop.
         drop = round(drop + option.cost, _DIGITS)
         if evaluations is None:
             cost = _difference(problem, arch, option.after)
@@ -176,6 +177,7 @@ def _evaluated(problem: Problem, arch: Architecture, options: Iterable[Option]) 
     """
     if problem.evaluations is None:
         return options
+    # `arch` itself is evaluated with its options, as the accuracy that they lose from.
     best = sorted(options, key=lambda option: option.rank)[: problem.evaluate_best]
     found = problem.evaluations.of(arch, [arch, *(option.after for option in best)]) if best else {}
     return [

@@ -226,6 +226,7 @@ class Objective:
 
     def __call__(self, trial: Trial) -> float | tuple[float, float]:
         arch = self.encoding.decode(dict(self._sample(trial)))
+        # Different settings may be the same member, so copies are recognised by the member.
         if arch in self._tried and self._copies < MOST_COPIES:
             self._copies += 1
             raise Discarded
@@ -234,8 +235,12 @@ class Objective:
         ms = self._ms(arch)
         exceeded = self._exceeded(arch, ms)
         for name, part in exceeded.items():
+            # Optuna takes a trial as feasible where all constraints are at most 0. Shares of the
+            # limits make violations of different limits comparable.
             trial.set_constraint(name, part)
         trial.set_user_attr("ms", ms)
+        # An infeasible member never beats a feasible one, whatever its cost, so that a cost which
+        # takes an evaluation is saved.
         cost = self.cost(arch) if max(exceeded.values()) <= 0 else math.inf
         return (cost, ms) if self._job.two_objectives else cost
 
@@ -330,8 +335,10 @@ def _result(job: Job, trials: list[FrozenTrial]) -> Studied:
     )
     front: list[FrontPoint] = []
     for arch, trial in ranked:
+        # In ascending latency, a member is on the front where it costs less than all faster ones.
         if not front or trial.values[0] < front[-1].cost:
             front.append(FrontPoint(trial.user_attrs["ms"], trial.values[0], arch))
+    # The slowest member of the front within the limits is the one of least cost.
     best = front[-1]
     found = Found(replace(best.architecture, name=job.name), best.ms, best.cost, ())
     return Studied(found, tuple(front), len(trials), len(kept))
