@@ -121,11 +121,13 @@ def read(path: Path, least_top1: float = LEAST_TOP1) -> list[Row]:
     by_structure: dict[tuple[Any, ...], str] = {}
     grouped = []
     for row in rows:
+        # Follow variants of variants to the first network; `seen` guards against a cycle in the file.
         name = row.name
         seen = set[str]()
         while variant_of.get(name, name) != name and name not in seen:
             seen.add(name)
             name = variant_of[name]
+        # Rows of one structure share a group whatever the file says: width, blocks and attention.
         structure = row.family, row.stages[:3]
         grouped.append(
             replace(row, group=by_structure.setdefault(structure, name.partition("@")[0]))
@@ -219,8 +221,8 @@ class Fit:
 
     def predict(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
         """Return the expected top-1 of rows and its standard error, both (rows,)."""
-        # A new recipe of a known family has the mean factor of the family's recipes, one of a new
-        # family the prior's; their spreads are further errors.
+        # A new recipe of a known family gets the mean factor of the family's recipes, and one of a
+        # new family the prior's. How far such factors spread is a further error.
         seen = features(rows)
         known = dict(zip(self.names, self.values, strict=True))
         spreads = np.zeros(len(rows))
@@ -313,6 +315,7 @@ def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats
     errors = np.zeros(len(rows))
     labels = np.array([getattr(row, key) for row in rows])
     for label in sorted(set(labels.tolist())):
+        # From the fit to all rows, which is near, a few iterations suffice.
         rest = fit([row for row, own in zip(rows, labels, strict=True) if own != label], whole)
         out = np.flatnonzero(labels == label)
         expected[out], errors[out] = rest.predict([rows[index] for index in out])
@@ -379,6 +382,7 @@ def law(
     """Return the law with the recipes that shipped spaces name."""
     names = {name for space in space_names() for name in load_space(space).recipes.values()}
     recipes = {row.recipe: row for row in rows if row.recipe in names}
+    # Coefficients of other families are marginalised out by leaving out their rows and columns.
     kept = [
         index
         for index, name in enumerate(whole.names)

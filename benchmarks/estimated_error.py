@@ -47,6 +47,7 @@ def baseline(
     predicted = np.zeros(len(ms))
     for group in set(groups):
         out = np.array([name == group for name in groups])
+        # Divided by the latencies, least squares minimises relative errors.
         weights = nnls(features[~out] / ms[~out, None], np.ones((~out).sum()))[0]
         predicted[out] = features[out] @ weights
     return predicted

@@ -103,6 +103,7 @@ def described(times: NDArray[np.float64], relative: NDArray[np.float64]) -> dict
     windows = {}
     for length in WINDOWS_S:
         numbers = (times // length).astype(int)
+        # Without the last window, which may be incomplete.
         lowest = [relative[numbers == number].min() for number in np.unique(numbers)[:-1]]
         windows[f"{length} s"] = percentiles(np.array(lowest), (50, 90, 100)) if lowest else {}
     return {"rounds": percentiles(relative, (5, 25, 50, 75, 95)), "windows": windows}

@@ -79,8 +79,10 @@ def main() -> None:
 
 def drawn(space: Space, count: int) -> list[Architecture]:
     """Return distinct random members, evenly spread over the range of MACs."""
+    # Members of the same operations are the same network.
     known = {member.operations(): member for member in map(space.sample, range(CANDIDATES))}
     ranked = sorted(known.values(), key=lambda member: member.macs)
+    # Evenly spaced by rank in MACs, with both ends.
     return [ranked[(len(ranked) - 1) * number // (count - 1)] for number in range(count)]
 
 

@@ -238,6 +238,7 @@ def hypervolume(points: Iterable[tuple[float, float]], worth: Worth) -> float:
     """
     slowest = max(ms for ms, _ in worth.values())
     lowest = min(accuracy for _, accuracy in worth.values())
+    # A staircase: each point's accuracy holds up to the latency of the next slower point.
     line: Sequence[tuple[float, float]] = pareto(points)
     ends = [ms for ms, _ in line[1:]] + [slowest]
     return sum(

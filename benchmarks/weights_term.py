@@ -119,18 +119,23 @@ def with_cache(networks: list[NetworkTime]) -> Predict:
     )
     fastest = float(measured.min())
     median = float(np.median(params)) / 1e6
+    # What counts as one standard deviation of scale, intercept and weights term in the prior below,
+    # and the solver's scale of all four values.
     one = np.array([SCALE_ERROR, INTERCEPT_SHARE * fastest, WEIGHTS_SHARE * fastest / median, 0.25])
 
     def predicted(fit: Floats, summed: Floats | float, params: Floats | float) -> Floats:
         return np.asarray(fit[1] + fit[0] * summed + fit[2] * np.maximum(0, params / 1e6 - fit[3]))
 
     def errors(fit: Floats) -> Floats:
+        # Robust losses, so that single networks far off do not decide: sqrt(1 + x^2) - 1 for the
+        # networks, and log(1 + x^2) for the prior at scale 1 without further terms.
         off = np.log(predicted(fit, summed, params) / measured) / NETWORK_ERROR
         held = ((fit - [1, 0, 0, 0]) / one)[:3]
         return np.concatenate(
             [np.sign(off) * np.sqrt(2 * (np.hypot(1, off) - 1)), np.sqrt(np.log1p(held**2))]
         )
 
+    # The loss is not convex in the cache's size, so the fit starts from several.
     starts = [[1.0, one[1] / 10, slope, cache] for slope, cache in product(SLOPES, CACHES)]
     fits = [least_squares(errors, start, bounds=(0, np.inf), x_scale=one) for start in starts]
     best = min(fits, key=lambda fit: fit.cost).x

@@ -132,7 +132,7 @@ def choose(
     judge: Evaluations,
     arguments: argparse.Namespace,
 ) -> None:
-    """Save the networks to compare and what they measure, in ms by name."""
+    """Save the networks to compare, and their measured latencies in ms by name."""
     published = min(space.published.values(), key=lambda member: member.params)
     target = arguments.share * table.total_ms(published)
     study = StudySettings(EVALUATIONS)
@@ -180,6 +180,7 @@ def scalings(space: Space, published: Architecture) -> Iterator[Architecture]:
         sum(stages.kind(block) == "global" for block in stage.blocks)
         for stages, stage in zip(space.stages, published.stages, strict=True)
     ]
+    # An exponent of 0 leaves widths or depths as they are.
     for factor, (wide, deep) in product(np.arange(1.0, 0.0, -0.01), ((1, 1), (1, 0), (0, 1))):
         widths = [
             nearest(stage.widths, factor**wide * width)

@@ -239,8 +239,8 @@ class Objective:
             # limits make violations of different limits comparable.
             trial.set_constraint(name, part)
         trial.set_user_attr("ms", ms)
-        # An infeasible member never beats a feasible one, whatever its cost, so that a cost which
-        # takes an evaluation is saved.
+        # An infeasible member never beats a feasible one whatever its cost, so the cost, which may
+        # take an evaluation, is not computed.
         cost = self.cost(arch) if max(exceeded.values()) <= 0 else math.inf
         return (cost, ms) if self._job.two_objectives else cost
 
