@@ -94,7 +94,7 @@ class Measure:
 
     def text(self, amount: float) -> str:
         """Return an amount in the measure's unit, for messages."""
-        # An amount that would round to almost nothing in M is told as it is.
+        # A small amount of a large unit is given without it: "1200 parameters", not "0.0012 M".
         if 0 < amount < self.size / 100 and self.size > 1:
             return f"{amount:.4g} {self.name}"
         shown = f"{amount / self.size:.4g} {self.unit}"

@@ -287,9 +287,8 @@ def _paper(problem: Problem, pricer: Pricer, arch: Architecture) -> list[Option]
 
     def of_stage(stage: int) -> float:
         if problem.space.stages[stage].depths[0] == problem.space.stages[stage].depths[1]:
-            return (
-                math.inf
-            )  # nothing is dropped there, so nobody recorded how important its blocks are
+            # Nothing is dropped in a stage of fixed depth, so its blocks have no recorded importance.
+            return math.inf
         blocks = enumerate(arch.stages[stage].blocks)
         return sum(
             scores.importance(stage, p) for p, block in blocks if not isinstance(block, Identity)

@@ -192,15 +192,15 @@ def _set_up_sqlite(engine: Engine) -> None:
     from sqlalchemy import event
 
     def prepare(connection: Any, record: Any) -> None:
-        connection.isolation_level = (
-            None  # no BEGIN of the driver's own, which would come after the reads
-        )
+        # Without the driver's own BEGIN, which would come after the reads.
+        connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    engine.dispose()  # those that are open already were not prepared
+    # Connections that are open already were not prepared.
+    engine.dispose()
 
 
 def _check_marks(study: Study, settings: StudySettings, marks: Mapping[str, str]) -> None:

@@ -228,7 +228,8 @@ def _is_dead(worker: str) -> bool:
     if machine != platform.node() or not process.isdecimal():
         return False
     try:
-        os.kill(int(process), 0)  # signal 0 only checks that the process exists
+        # Signal 0 is not sent; it only checks that the process exists.
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return True
     except OSError:
@@ -243,9 +244,8 @@ def _run_processes(job: Job, study: Study) -> None:
         InputError: the costs cannot be pickled, or a worker met wrong input.
         NasError: all workers ended before the study was complete.
     """
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # threads of torch or of a database do not survive a fork
+    # Threads of torch or of a database do not survive a fork.
+    context = multiprocessing.get_context("spawn")
     # This process reports progress. The workers do not, and a callback may not be picklable.
     quiet = replace(
         job, settings=StudySettings(**{**vars(job.settings), "progress": StudySettings().progress})
@@ -263,9 +263,8 @@ def _run_processes(job: Job, study: Study) -> None:
             sender.close()
             processes.append(process)
             receivers.append(receiver)
-        while any(
-            [process.is_alive() for process in processes]
-        ):  # asks each, so that none stays a zombie
+        # A list, not a generator: every process is asked, so that none stays a zombie.
+        while any([process.is_alive() for process in processes]):
             job.settings.progress(
                 "trials", min(len(complete(study)), job.settings.trials), job.settings.trials
             )
