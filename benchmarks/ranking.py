@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def drawn(space: Space, count: int) -> list[Architecture]:
-    """Return distinct random members, evenly spread over the range of MACs."""
+    """Return distinct random members, evenly spread over the ranks of MACs."""
     # Members of the same operations are the same network.
     known = {member.operations(): member for member in map(space.sample, range(CANDIDATES))}
     ranked = sorted(known.values(), key=lambda member: member.macs)

@@ -58,7 +58,7 @@ TARGETS = {"gumbel/plain images/s": 0.6, "gumbel/plain memory": 1.5, "gumbel/sof
 
 
 class Plain(Task):
-    """The space's largest member by itself."""
+    """The training of the space's largest member by itself."""
 
     def __init__(self, space: Space, recipe: Recipe) -> None:
         self.network = build(space.largest())
@@ -83,7 +83,7 @@ class Plain(Task):
 
 
 class Training:
-    """Steps of one kind of training on noise."""
+    """A training of one kind on noise, step by step."""
 
     def __init__(
         self, space: Space, kind: str, batch: int, device: str | None, precision: str

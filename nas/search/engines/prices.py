@@ -139,7 +139,7 @@ class Prices:
 
     @cached_property
     def exceptions(self) -> list[Architecture]:
-        """Return the members whose cost is known by itself, at the size of the space."""
+        """Return the members whose cost is not a sum of parts, at the size of the space."""
         space = self._space
         sized = (
             exception.at(space.resolution, space.classes)

@@ -215,7 +215,7 @@ class Pricer:
         self._latency = problem.latency.measure
 
     def exceeded(self, arch: Architecture) -> Limit | None:
-        """Return the limit that `arch` exceeds most, by its share; None where it keeps all."""
+        """Return the limit that `arch` exceeds by the largest share; None where it keeps all."""
         return self.prices.exceeded(arch)
 
     def options(self, arch: Architecture) -> Iterator[Option]:
