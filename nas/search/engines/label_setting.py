@@ -169,8 +169,8 @@ class Program:
         and is solved by cutting planes (Kelley, Journal of the SIAM 8, 1960): the path that is
         cheapest at some prices is a plane that lies above L everywhere.
 
-        The bound is infinite where no path keeps each limit by itself. The best cost is infinite
-        where no path met on the way keeps all limits.
+        The bound is infinite where every path has a forbidden arc. The best cost is infinite where
+        no path met on the way keeps all limits.
         """
         from scipy.optimize import linprog
 
