@@ -355,7 +355,7 @@ def read_law(path: str | Path) -> Law:
     for name in SHARED:
         if name not in names:
             raise file.error(
-                ["coefficients", name], "is missing. Fix: python scripts/fit_accuracy_law.py"
+                ["coefficients", name], "is missing. Fix: python benchmarks/accuracy_law.py --write"
             )
     covariance = data.covariance
     if [len(row) for row in covariance] != [len(names)] * len(names):
