@@ -1,5 +1,7 @@
-"""The choices of a supernet: candidates with shared weights, the Gumbel-softmax that mixes them,
-and MetaPath, one position."""
+"""Choices of a supernet: candidates with shared weights, Gumbel-softmax, and MetaPath, one position.
+
+`nas.supernet.supernet` builds its modules of these; `nas.supernet.train` draws the weights.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,22 @@ from nas.blocks.module import Block, to_map, to_tokens
 
 
 class SharedBlocks(nn.ModuleDict):
-    """One block for all candidates that differ in their width and in elastic hyperparameters only.
+    """The blocks of a place: one for all candidates that differ only in elastic hyperparameters.
 
-    They are slices of the block with the largest values. A block is called after its kind; where
-    the candidates of one kind need several, the later ones have a number.
+    Width counts as elastic. Such candidates are slices of the block with the largest values. A
+    block is called after its kind; where one kind needs several blocks, later ones have a number.
     """
 
     def __init__(
         self, candidates: Sequence[BlockSpec], shape: Shape, width: int | None = None
     ) -> None:
-        """`width` is that of the stream behind the place, where it changes there."""
+        """Build the blocks.
+
+        Args:
+            candidates: of the place.
+            shape: the input of the place.
+            width: of the output's stream, in channels, where the place changes it.
+        """
         groups: dict[Hashable, list[BlockSpec]] = {}
         for spec in candidates:
             groups.setdefault(_shared(spec), []).append(spec)
@@ -45,8 +53,7 @@ class SharedBlocks(nn.ModuleDict):
         return block
 
     def find(self, spec: BlockSpec) -> Block | None:
-        """Return the block that could hold the weights of such a block, of another width perhaps;
-        None where there is none."""
+        """Return the block that shares the weights of such a spec at any width, or None."""
         name = self._names.get(_shared(spec))
         block = self[name] if name is not None else None
         return block if isinstance(block, Block) else None
@@ -56,8 +63,9 @@ class SharedBlocks(nn.ModuleDict):
 
 
 def _shared(spec: BlockSpec) -> Hashable:
-    """Return what blocks that share weights have in common."""
+    """Return the key that candidates with shared weights have in common."""
     values = spec.hyperparameters()
+    # The kind and all hyperparameters that slicing cannot change, as the kernel or the activation.
     return spec.kind, tuple(
         (name, values[name]) for name in values if name not in (*spec.elastic, "width")
     )
@@ -83,17 +91,16 @@ Sampling = Literal["soft", "straight_through"]
 
 @dataclass(frozen=True)
 class GumbelSoftmax:
-    """Weights over candidates: softmax((alpha + noise) / temperature).
+    """The weights over candidates: softmax((alpha + noise) / temperature).
 
-    EfficientFormer (arXiv:2206.01191), Sec. 4.2, writes the formula with noise drawn from U(0, 1)
-    and calls it Gumbel-softmax; the noise of that name (arXiv:1611.01144) is -log(-log U). Both are
-    offered.
+    EfficientFormer (arXiv:2206.01191), Sec. 4.2, draws the noise from U(0, 1) and calls the formula
+    Gumbel-softmax. The noise of that name (arXiv:1611.01144) is -log(-log U). Both are offered.
 
     Attributes:
         temperature: towards 0 the weights become one-hot.
         noise: uniform, gumbel, or none.
-        sampling: soft mixes all candidates; straight_through takes the likeliest alone and passes
-            the gradient of the soft weights, so that one candidate is computed.
+        sampling: soft mixes all candidates. straight_through computes the candidate with the
+            largest weight alone and passes the gradient of the soft weights.
     """
 
     temperature: float
@@ -122,7 +129,7 @@ class GumbelSoftmax:
 
 @dataclass(frozen=True)
 class TemperatureSchedule:
-    """Exponential decay from `start` to `end` over a training."""
+    """The temperature of a training: exponential decay from `start` to `end`."""
 
     start: float = 5.0
     end: float = 0.5
@@ -133,6 +140,7 @@ class TemperatureSchedule:
 
 
 Call = Callable[[BlockSpec, Tensor], Tensor]
+"""A function that runs one candidate on its input."""
 
 
 class MetaPath(nn.Module):
@@ -140,8 +148,8 @@ class MetaPath(nn.Module):
 
     EfficientFormer (arXiv:2206.01191), Eq. 6: MP in {MB4D, I} in stages 1 and 2, {MB4D, MB3D, I} in
     stages 3 and 4. `alpha` has one value for the local block, one for the global block where there
-    may be one, and the last one for identity. Which of several candidates stands for a role is not
-    mixed: a step takes one of them.
+    may be one, and the last one for identity. Several candidates of one role are not mixed: a step
+    takes one of them.
     """
 
     def __init__(
@@ -178,8 +186,11 @@ class MetaPath(nn.Module):
 
 
 class _Whole(torch.autograd.Function):
-    """x + w (f - x) where w = 1: f as it is, with the gradient of the sum. Keeps no map of its own
-    for it."""
+    """The function x + w (f - x) at w = 1: the value is f, the gradients are those of the sum.
+
+    Written as a sum it would keep two more maps (f - x, and its product with w) until the backward
+    pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, f_bchw: Tensor, x_bchw: Tensor, weight: Tensor) -> Tensor:
