@@ -72,8 +72,8 @@ def _shared(spec: BlockSpec) -> Hashable:
 
 
 def _envelope(specs: Sequence[BlockSpec], width: int | None) -> BlockSpec:
-    """Return the spec with the largest value of everything that has a size (on counts as larger
-    than off)."""
+    """Return the spec with the largest value of each elastic hyperparameter; on is above off."""
+    # The width of the output's stream is given; the candidates' own is not read then.
     largest: dict[str, Any] = {"width": width} if width else {}
     for name, value in specs[0].hyperparameters().items():
         if (
@@ -113,6 +113,9 @@ class GumbelSoftmax:
         if self.sampling == "soft":
             return soft
         hard = torch.zeros_like(soft).index_fill_(0, soft.argmax(), 1.0)
+        # Straight-through estimator: the forward value is `hard`, the gradient that of `soft`. The
+        # difference is exactly 0, so the weights are exactly 0 and 1 and `MetaPath.forward` can
+        # skip what has weight 0.
         return hard + (soft - soft.detach())
 
     def _noise(self, alpha: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -120,6 +123,7 @@ class GumbelSoftmax:
             return torch.zeros_like(alpha)
         # Drawn on the CPU, so that a seed gives the same choices on every device.
         uniform = torch.rand(alpha.shape, generator=generator)
+        # U may be 0, whose logarithm is -inf.
         tiny = torch.finfo(uniform.dtype).tiny
         noise = (
             uniform if self.noise == "uniform" else -torch.log(-torch.log(uniform.clamp_min(tiny)))
@@ -136,6 +140,7 @@ class TemperatureSchedule:
 
     def at(self, progress: float) -> float:
         """Return the temperature when this share (0 to 1) of the training is done."""
+        # start * (end / start) ** progress.
         return self.start * math.exp(progress * math.log(self.end / self.start))
 
 
@@ -157,16 +162,22 @@ class MetaPath(nn.Module):
     ) -> None:
         super().__init__()
         self.candidates = SharedBlocks([*local, *global_], shape)
+        # Equal at first: every choice has the same probability.
         self.alpha = nn.Parameter(torch.zeros(3 if global_ else 2))
 
     def forward(
         self, x_bchw: Tensor, weights: Tensor, chosen: Sequence[BlockSpec], call: Call
     ) -> Tensor:
-        """sum_n w_n MP_n(x), written as x + sum w_n (MP_n(x) - x): identity is never computed, nor
-        is a weight of 0.
+        """Return the mixture sum_n w_n MP_n(x) as a map (B, C, H, W).
 
-        `chosen` has one candidate a role, and `call` runs one.
+        Args:
+            x_bchw: the input.
+            weights: (2,) or (3,), as `alpha`; their sum is 1.
+            chosen: one candidate per role, in the order of the weights.
+            call: runs a candidate.
         """
+        # As the weights sum to 1, the mixture is x + sum_n w_n (MP_n(x) - x) over all n but
+        # identity, which is the last weight. A candidate of weight 0 is not computed.
         mixed = x_bchw
         values = weights.tolist()
         one_hot = values.count(0) == len(values) - 1
@@ -200,11 +211,13 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient_bchw: Tensor) -> tuple[Tensor, None, Tensor]:
         f_bchw, x_bchw = ctx.saved_tensors
-        # Nothing comes back to x from here: its share of the mixture is 1 - w = 0.
+        # d/df = w = 1, d/dx = 1 - w = 0, d/dw = f - x.
         return gradient_bchw, None, ((f_bchw - x_bchw) * gradient_bchw).sum()
 
 
 def _on_map(spec: BlockSpec, x_bchw: Tensor, call: Call) -> Tensor:
+    """Return the output of a candidate as a map, also where it works on tokens."""
     if spec.layout == "map":
         return call(spec, x_bchw)
+    # (B, C, H, W) to (B, H*W, C) and back.
     return to_map(call(spec, to_tokens(x_bchw)), (x_bchw.shape[2], x_bchw.shape[3]))

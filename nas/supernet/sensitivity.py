@@ -82,6 +82,7 @@ class Evaluator:
         self.supernet = supernet.eval()
         self.bf16 = bf16
         self.place = next(supernet.parameters()).device
+        # One batch: the statistics of a batch norm are then exactly those of these images.
         self.calibration = [self._images(calibration, slice(None))]
         self.images = [
             self._images(held_out, slice(i, i + batch)) for i in range(0, len(held_out), batch)
@@ -105,21 +106,25 @@ class Evaluator:
         base = base or self.supernet.space.largest()
         network = self.supernet.extract(base)
         baseline = self._judge(network, 0, (self.calibration, self.images))
-        # Which images a member has right, for those that others are compared with. A member differs
-        # from `base` no later in the network than what it is compared with does, so the walk
-        # reaches that one first.
+        # Maps a member that others are compared with to the images (N,) that it classifies right. A
+        # member is compared with one that differs from `base` no later in the network, so the walk
+        # has reached that one before.
         right = {LARGEST: self._right(baseline)}
         compared = {variant.base for variant in variants}
+        # Variants by the index of the operation at which they leave the walk.
         branches: dict[int, list[Variant]] = {}
         for variant in variants:
             first = _first_difference(base, variant.arch)
             if first == len(base.operations()):
+                # It is `base` itself, which was evaluated above.
                 yield self._evaluation(variant, baseline, right)
             else:
                 branches.setdefault(first, []).append(variant)
+        # Invariant of the loop: `walked` holds the inputs of the operation `index` of `base`.
         walked = (self.calibration, self.images)
         for index, block in enumerate(network.children()):
             for variant in branches.get(index, []):
+                # Only the operations from `index` on are computed for the variant.
                 branch = self.supernet.extract(variant.arch)
                 judged = self._judge(branch, index, walked)
                 yield self._evaluation(variant, judged, right)
@@ -139,6 +144,8 @@ class Evaluator:
     def _pass(
         self, block: nn.Module, walked: tuple[list[Tensor], list[Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the outputs of a block for the calibration images and for the held-out ones."""
+        # Calibration comes first: it sets the statistics that the held-out images then meet.
         with torch.autocast(self.place.type, dtype=torch.bfloat16, enabled=self.bf16):
             calibration = [recalibrate(block, x) for x in walked[0]]
             return calibration, [block(x) for x in walked[1]]
@@ -162,6 +169,8 @@ class Evaluator:
         before = right[variant.base]
         images = len(now)
         accuracy = 100 * float(now.double().mean())
+        # Both members saw the same images. Only those on which they differ carry information, so
+        # the paired error is smaller than that of two independent accuracies (as McNemar's test).
         lost = int((before & ~now).sum())
         gained = int((now & ~before).sum())
         alone = variant.key == LARGEST
@@ -191,8 +200,16 @@ def measure(
     *,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
 ) -> list[Evaluation]:
-    """Evaluate all variants, each written to `journal` at once; what a killed run measured is not
-    measured again."""
+    """Return an evaluation per variant, reading those that `journal` holds and appending the others.
+
+    Each evaluation is appended as soon as it is done, so a killed run loses the current one alone.
+
+    Args:
+        evaluator: of the trained supernet.
+        wanted: the variants; each stands after the one that it is compared with.
+        journal: a CSV file, which may be missing.
+        report: called with the number done, the number wanted, and the last evaluation.
+    """
     rows = {row.key: row for row in _read(journal)}
     rest = [variant for variant in wanted if variant.key not in rows]
     if rest:

@@ -80,6 +80,7 @@ def inner_orders(block: Block) -> dict[str, Tensor]:
         for axes in block.axes.values()
         for axis in axes
     }
+    # `in` and `out` are residual streams. Several blocks share them, so one block cannot rank them.
     tensors = {
         group: group_tensors(block, group) for group in named if group not in (None, "in", "out")
     }
@@ -124,9 +125,10 @@ def slice_block(
 def kept_channels(
     axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return which of a dimension's `size` channels stay, so that `wanted` do."""
+    """Return the indices (wanted,) of a dimension's `size` channels that stay."""
     assert axis is not None
     group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)
+    # The same channels stay in every run, so that query i still meets key i.
     channels = keep[group] if group in keep else first(inner[group], wanted // times)
     return torch.cat([channels + run * (size // times) for run in range(times)])
 
@@ -134,12 +136,16 @@ def kept_channels(
 def call_sliced(
     wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor], x: Tensor
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the output of the block that `spec` and its input `shape` describe, with the weights
-    of a wider one."""
+    """Return the output of the block of `spec` and input `shape`, with the weights of a wider one.
+
+    Gradients reach `wide`.
+    """
+    # The full width needs no slicing; the block itself also keeps its batch-norm statistics.
     if wide.built_from == (spec, shape):
         whole: Tensor | tuple[Tensor, Tensor] = wide(x)
         return whole
     narrow = _skeleton(spec, shape).train(wide.training)
+    # The skeleton is stateless: every tensor that it computes with is passed in here.
     output: Tensor | tuple[Tensor, Tensor] = functional_call(
         narrow, slice_block(wide, narrow, keep, inner), (x,)
     )
