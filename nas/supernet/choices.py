@@ -199,8 +199,7 @@ class MetaPath(nn.Module):
 class _Whole(torch.autograd.Function):
     """The function x + w (f - x) at w = 1: the value is f, the gradients are those of the sum.
 
-    Written as a sum it would keep two more maps (f - x, and its product with w) until the backward
-    pass.
+    Written as a sum it would keep one more map, f - x, until the backward pass.
     """
 
     @staticmethod

@@ -58,8 +58,7 @@ def group_order(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
 def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
     """Return a block's weights that hold a channel group, each with the dimension of its channels.
 
-    Biases, scales and batch-norm statistics do not vote. They have one value per channel, which
-    says little of what the channel carries.
+    Tensors of one dimension (biases, scales) and batch-norm statistics do not vote.
     """
     parameters = dict(block.named_parameters())
     return [

@@ -296,7 +296,7 @@ class Supernet(nn.Module):
         """Return the channels that stay of an operation's input and output streams."""
         place = Place.parse(operation.name)
         if place.part == "head":
-            # A classifier reads the last stage as `in`, dense prediction every stage by its name.
+            # Every head reads the last stage as `in`; dense prediction reads the others by name.
             return {"in": kept[str(Place.whole(len(self.space.stages) - 1))], **kept}
         if place.stage is None:
             # A stem reads pixels, which are never cut.
