@@ -73,7 +73,7 @@ def run(
     """
     recipe = settle(options.recipe, options, options.data)
     sizes = options.sizes
-    # Digits are 8x8 pixels: larger images of them only take longer.
+    # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
     if sizes.resolution is None and options.data == "digits":
         sizes = Sizes((32, 32))
     sized = sizes.apply(load_space(options.space))
