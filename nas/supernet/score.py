@@ -1,6 +1,6 @@
 """Scores of single moves: evaluates each on the trained supernet, for a search to add up.
 
-`nas.supernet.command` calls `score` after the training; `nas score` calls it alone.
+`nas.supernet.command` calls `score` after the training.
 """
 
 from __future__ import annotations
