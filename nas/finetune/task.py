@@ -91,7 +91,6 @@ def mix(
     """
     # NumPy draws from a Beta with a generator of its own, torch only with the global one.
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    # Both are drawn in any case, so that a setting that turns one off leaves the other's draws.
     mixed = draw.random() < recipe.mix
     cut = draw.random() < recipe.switch
     if not mixed or not (recipe.mixup or recipe.cutmix):

@@ -24,7 +24,7 @@ def cross_entropy(
         smoothing: of the labels.
     """
     heads = output if isinstance(output, tuple) else (output,)
-    # In float32 also under autocast: half precision has too few digits for a sum of exponentials.
+    # In float32, also where autocast gives logits in half precision.
     losses = [
         F.cross_entropy(logits.float(), target, label_smoothing=smoothing) for logits in heads
     ]
