@@ -106,7 +106,7 @@ def _make(
 ) -> None:
     """Decode a source into a folder that does not exist yet, or is not complete."""
     part = folder.with_name(f"{folder.name}.part")
-    # The lock is held, so both are left over from a run that was killed.
+    # The lock is held and `_whole` refused the folder, so neither is in use: a killed run left them.
     for leftover in (part, folder):
         shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir()

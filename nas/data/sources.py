@@ -231,7 +231,6 @@ def _hub(name: str) -> Source:
     if "train" not in dataset:
         raise InputError(f"data {name}: it has no train split (it has: {', '.join(dataset)})")
     chosen = _train_and_test(name, dataset)
-    # The paths in the cache of datasets hold the data set's revision.
     files = [file["filename"] for split in chosen.values() for file in split.cache_files]
     key = text_sha256("\n".join(files))
     return Source(name, f"hub data set {name}", key, lambda: _raw_splits(name, chosen))
