@@ -45,7 +45,7 @@ class FeatureInfo:
     def get_dicts(
         self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
     ) -> list[dict[str, Any]] | dict[str, Any]:
-        """Return the dict of each stage in `idx`, or of one stage, with all keys or `keys` alone."""
+        """Return the dict of each stage in `idx`, or of one stage, with `keys` or all keys."""
 
         def chosen(index: int) -> dict[str, Any]:
             entry = self.info[index]
@@ -93,12 +93,14 @@ class Backbone(nn.Module):
         super().__init__()
         self.architecture = network.architecture
         self.out = tuple(out)
+        # Operations without the head, up to the last stage that is returned.
         self._operations = _up_to(self.architecture.operations()[:-1], max(self.out))
         for operation in self._operations:
             self.add_module(operation.name, network.get_submodule(operation.name))
         self.feature_info = FeatureInfo(_info(self.architecture), [stage - 1 for stage in self.out])
 
     def forward(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps (B, C, H / stride, W / stride) of the stages in `out`."""
         height, width = x_bchw.shape[2:]
         if height % STRIDE or width % STRIDE:
             raise InputError(
@@ -171,6 +173,7 @@ def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]
 def _info(arch: Architecture) -> list[dict[str, Any]]:
     """Return the dict of each stage for `FeatureInfo`."""
     info = []
+    # Strides are 4, 8, 16 and 32.
     for index, stage in enumerate(arch.stages):
         last = _up_to(arch.operations()[:-1], index + 1)[-1]
         info.append(

@@ -141,7 +141,7 @@ class Network(nn.Module):
         return output
 
     def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
+        """Return the outputs of the stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
         operations = self.architecture.operations()[:-1]
         return pyramid(operations, x_bchw, caller(self, operations, x_bchw))
 

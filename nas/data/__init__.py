@@ -80,6 +80,7 @@ def load_data(
 
 
 def _held_out_count(held_out: float | int, images: int) -> int:
+    """Return the number of images to hold out, of `images`, for a share (below 1) or a number."""
     count = round(held_out * images) if held_out < 1 else held_out
     if not 0 < count < images or count != int(count):
         raise InputError(

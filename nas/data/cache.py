@@ -106,7 +106,7 @@ def _make(
 ) -> None:
     """Decode a source into a folder that does not exist yet, or is not complete."""
     part = folder.with_name(f"{folder.name}.part")
-    # The lock is held and `_whole` refused the folder, so neither is in use: a killed run left them.
+    # The lock is held and `_whole` refused the folder, so a killed run left these.
     for leftover in (part, folder):
         shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir()

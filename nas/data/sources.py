@@ -117,6 +117,7 @@ def _find(name: str) -> Source:
 
 
 def _read_digits() -> dict[str, RawSplit]:
+    """Return scikit-learn's digits as one train split."""
     need("data digits", "train", "sklearn")
     from sklearn.datasets import load_digits
 
@@ -133,6 +134,7 @@ def _read_digits() -> dict[str, RawSplit]:
 
 
 def _parquet(name: str, files: Sequence[Path]) -> Source:
+    """Return the source of parquet files, which the start of their names divides into splits."""
     splits: dict[str, list[Path]] = {"train": []}
     for file in files:
         splits.setdefault(_split_of(file.stem), []).append(file)
@@ -158,6 +160,7 @@ def _split_of(stem: str) -> str:
 
 
 def _folder(name: str, path: Path) -> Source:
+    """Return the source of an image folder, with or without sub-folders for splits."""
     folders = {child.name.lower(): child for child in path.iterdir() if child.is_dir()}
     train = folders.get("train")
     # A folder called train that holds no folders is a class of trains.
@@ -237,6 +240,12 @@ def _hub(name: str) -> Source:
 
 
 def _read(name: str, builder: str, **options: Any) -> dict[str, RawSplit]:
+    """Return the splits that a builder of datasets reads from files.
+
+    Raises:
+        InputError: when the files cannot be read as such data.
+        NasError: when the system fails, as on a full disk.
+    """
     need(f"data {name}", "train", "datasets")
     try:
         dataset = _load_dataset(builder, **options)
@@ -275,6 +284,7 @@ def _raw_splits(name: str, dataset: Mapping[str, Any]) -> dict[str, RawSplit]:
 
 
 def _raw_split(name: str, split: str, table: Any, image: str, label: str) -> RawSplit:
+    """Return a split of a table of datasets, by the names of its image and label columns."""
     import datasets
 
     for column in (image, label):

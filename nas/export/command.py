@@ -78,7 +78,7 @@ def perform(
 
 
 def _check_calibrate(options: ExportOptions, targets: list[str]) -> None:
-    """Raise InputError for --calibrate without a target that takes activation ranges from images."""
+    """Raise InputError for --calibrate where no target takes activation ranges from images."""
     if "calibrate" in options.given and not any(load_target(name).calibrated for name in targets):
         raise InputError(
             f"{options.where('calibrate')}: has no effect here (requires a target with int8 in"

@@ -74,7 +74,8 @@ def differences(expected: Outputs, found: Outputs) -> Differences:
             f"{100 * (1 - np.isfinite(found).mean()):.0f} % of its outputs are no finite numbers"
         )
     apart = np.abs(expected.astype(np.float64) - found)
-    # `relative` has no unit, so one tolerance serves networks with logits of any size.
+    # `relative` has no unit, so one tolerance serves networks with logits of any size. The floor
+    # avoids a division by 0 for constant outputs. Dimension 1 holds the classes in both shapes.
     return Differences(
         images=len(expected),
         max_abs=_short(apart.max()),

@@ -191,6 +191,7 @@ class _Export:
             self._ask(do="write", target=name, model=str(self._saved), path=str(path))
         except OperationFailed as error:
             raise NasError(self._culprit(name, error)) from error
+        # Some converters print an error and return.
         if not path.exists():
             raise NasError("the converter ended without an error and without a file")
 
@@ -228,6 +229,7 @@ class _Export:
             return {"judged": None}
         from nas.export.compare import accuracy, differences
 
+        # `judged` says on which images, so that other ones lead to another comparison.
         found: dict[str, Any] = {
             "judged": self._judged,
             "tolerance": target.tolerance,
@@ -236,6 +238,7 @@ class _Export:
         for kind, images in self._images.items():
             expected = self._expected[kind]
             outputs = self._run(name, path, images)
+            # The file is not moved into place after any of these errors.
             try:
                 apart = differences(expected, outputs)
             except ValueError as error:
@@ -251,8 +254,8 @@ class _Export:
                     "before": before,
                     "after": after,
                 }
-            # A quantisation takes its ranges from images. Noise goes beyond them, so its differences
-            # are recorded but not limited.
+            # A quantisation takes its ranges from images. Noise goes beyond them, so differences on
+            # noise are recorded but not limited.
             if apart.relative > target.tolerance and not (target.calibrated and kind == "random"):
                 raise NasError(
                     _beyond(apart.relative, target.tolerance, kind, found.get("accuracy"))
@@ -261,6 +264,7 @@ class _Export:
 
     def _run(self, name: str, path: Path, images: Images) -> Outputs:
         """Return the outputs of a file for images, run in the worker; arrays go through files."""
+        # Requests to the worker are small texts; arrays of images are not.
         inputs = self.scratch / "images.npy"
         outputs = self.scratch / "outputs.npy"
         np.save(inputs, images, allow_pickle=False)
@@ -299,6 +303,7 @@ class _Export:
             "version": versions()["nas"],
             "weights": source.provenance,
         }
+        # `config` alone needs no weights; then torch is never imported.
         state = self.network.state_dict() if self.loaded else {}
         return Model(
             arch, state, source.classes, about, self.real.calibration.images if self.real else None
@@ -358,6 +363,7 @@ class _Export:
 
     def _made(self, target: Target) -> str:
         """Return a hash of everything that decides the content of a target's file."""
+        # Calibration images decide the ranges of a quantisation and nothing else.
         calibration = self.real.calibration if self.real and target.calibrated else None
         images = [calibration.fingerprint, len(calibration)] if calibration else None
         weights = self.about["weights"].get("sha256")

@@ -112,7 +112,7 @@ def save_state(
 
 @dataclass(frozen=True)
 class Target:
-    """A format that networks are exported to; `nas.export.TARGETS` lists the files that define them.
+    """A format that networks are exported to; `nas.export.TARGETS` lists the defining files.
 
     Attributes:
         file: name of the exported file or folder.

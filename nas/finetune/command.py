@@ -65,6 +65,7 @@ def perform(
         distributed training.
     """
     recipe = settle(options.recipe, options, options.data)
+    # A teacher that is named is to be learned from.
     if "distill" not in options.given:
         recipe = replace(recipe, distill="hard" if options.teacher else "none")
     applies(options, distill=recipe.distill)

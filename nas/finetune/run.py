@@ -81,6 +81,7 @@ def describe(
         return
     found = YamlFile(folder.description)
     remedy = "; give another --out, or the options it was started with"
+    # The first entry that differs is named. Versions and command are not compared.
     for key, value in wanted.items():
         if _unplaced(found.data.get(key)) != _unplaced(value):
             difference = _difference(found.data.get(key), value)
@@ -97,6 +98,7 @@ def finish(
     folder: FinetuneFolder, network: Network, outcome: Mapping[str, Any], header: Mapping[str, str]
 ) -> None:
     """Add the outcome to the description, then write the weights."""
+    # The weights come last: where they exist the description is complete.
     write_yaml(folder.description, {**YamlFile(folder.description).data, **outcome})
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(folder.weights) as temporary:
@@ -164,6 +166,7 @@ def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
     rows = pd.read_csv(folder.metrics)
     # Steps since the row before; the first row counts from step 0.
     steps = rows["step"].diff().fillna(rows["step"])
+    # Steps * images per step / images per second, summed over the rows.
     return round(
         float((steps * images / steps_an_epoch(images, batch) / rows["images_per_second"]).sum()), 1
     )
@@ -338,6 +341,7 @@ def _finish(
     accuracy = judged(first, trained, teacher.network if teacher else None, data)
     took = seconds(folder, len(data.train), recipe.batch)
     told = provenance(start, recipe, data, teacher, took)
+    # The name of the supernet is passed on, so that a further fine-tuning finds its own teacher.
     header = {"provenance": told, "teacher": teacher.about["name"] if teacher else ""}
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]

@@ -167,6 +167,7 @@ class Finetuning(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
+        """Return the loss on mixed images, and the logits (B, classes); see `Task.loss`."""
         # (B,) to (B, classes): only probabilities can be mixed.
         targets_bc = F.one_hot(labels_b, self._network.architecture.classes).float()
         images_bchw, targets_bc = mix(images_bchw, targets_bc, self.recipe, generator)

@@ -41,6 +41,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images_bchw: Tensor) -> Tensor:
         """Return logits (B, classes) for normalised images, resized to the teacher's resolution."""
+        # The teacher is not a part of the trained module, so the loop does not move it. After the
+        # first step this does nothing.
         self.network.to(images_bchw.device)
         logits: Tensor = self.network(resized(images_bchw, self.network.architecture.resolution))
         return logits

@@ -1,4 +1,4 @@
-"""Choices of a supernet: candidates with shared weights, Gumbel-softmax, and MetaPath, one position.
+"""Choices of a supernet: candidates with shared weights, Gumbel-softmax, and the MetaPath.
 
 `nas.supernet.supernet` builds its modules of these; `nas.supernet.train` draws the weights.
 """
@@ -119,6 +119,7 @@ class GumbelSoftmax:
         return hard + (soft - soft.detach())
 
     def _noise(self, alpha: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return noise of the shape of alpha, on its device."""
         if self.noise == "none":
             return torch.zeros_like(alpha)
         # Drawn on the CPU, so that a seed gives the same choices on every device.
@@ -190,8 +191,10 @@ class MetaPath(nn.Module):
 
     @torch.no_grad()
     def importance(self) -> float:
-        """Return the paper's importance of a MetaPath: (alpha_3D + alpha_4D) / alpha_I, on the
-        softmax of alpha."""
+        """Return the importance (alpha_3D + alpha_4D) / alpha_I, on the softmax of alpha.
+
+        EfficientFormer (arXiv:2206.01191), Sec. 4.2, ranks MetaPaths by it.
+        """
         share = self.alpha.softmax(dim=0)
         return float(share[:-1].sum() / share[-1])
 

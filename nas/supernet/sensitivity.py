@@ -157,6 +157,11 @@ class Evaluator:
     def _evaluation(
         self, variant: Variant, judged: Tensor, right: Mapping[Key, Tensor]
     ) -> Evaluation:
+        """Return the evaluation of a variant from its log-probabilities (N, classes).
+
+        Raises:
+            NasError: when its outputs are not finite.
+        """
         loss = float(F.nll_loss(judged, self.labels))
         if not math.isfinite(loss):
             # argmax over NaN gives a class, too: the member would get a meaningless accuracy.
@@ -200,7 +205,7 @@ def measure(
     *,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
 ) -> list[Evaluation]:
-    """Return an evaluation per variant, reading those that `journal` holds and appending the others.
+    """Return an evaluation per variant; those in `journal` are read, the others appended to it.
 
     Each evaluation is appended as soon as it is done, so a killed run loses the current one alone.
 

@@ -18,7 +18,7 @@ from nas.blocks.build import build_block
 from nas.blocks.module import Axis, Block, Repeated
 
 Keep = Mapping[str, Tensor]
-"""Channel group (`in`, `out`, or a stream's name) to the ascending indices of channels that stay."""
+"""Channel group (`in`, `out`, or a stream's name) to the ascending indices of its kept channels."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def slice_block(
         # A kernel (out, in, k, k) is cut along one dimension after the other.
         for dim, axis in enumerate(wide.axes.get(name, ())):
             if axis is not None and target.shape[dim] != tensor.shape[dim]:
-                # A cut tensor is a copy. A batch norm in training mode writes the running statistics
-                # of a narrowed block into the copy, where they are lost; whoever evaluates a member
-                # recalibrates it first (`nas.training.evaluate`).
+                # A cut tensor is a copy. A batch norm in training mode writes running statistics of
+                # a narrowed block into the copy, where they are lost. Members are recalibrated
+                # before they are evaluated (`nas.training.evaluate`).
                 tensor = tensor.index_select(
                     dim, kept_channels(axis, tensor.shape[dim], target.shape[dim], keep, inner)
                 )

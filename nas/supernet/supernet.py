@@ -247,6 +247,7 @@ class Supernet(nn.Module):
         return group_order(tensors)
 
     def _blocks(self, place: Place) -> list[Block]:
+        """Return the blocks at a place that is not a position."""
         module = self.get_submodule(str(place))
         if isinstance(module, SharedBlocks):
             return module.blocks()
@@ -254,7 +255,7 @@ class Supernet(nn.Module):
         return [module]
 
     def _frame(self, widths: Sequence[int], pick: Pick) -> Frame:
-        """Return the way through the supernet at these stage widths, with the candidates of `pick`."""
+        """Return the way through the supernet at these widths, with the candidates of `pick`."""
         depths = [stage.depths[1] for stage in self.space.stages]
         # Two members name the candidates of both roles: one has a local block at every position,
         # the other a global block wherever the space allows one.

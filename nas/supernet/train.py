@@ -193,6 +193,7 @@ class SupernetTask(Task):
         return RANK_EVERY
 
     def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return three groups: kernels and matrices, all other weights, and alpha."""
         alphas = list(self.supernet.alphas().values())
         others = [p for name, p in self.supernet.named_parameters() if not name.endswith(".alpha")]
         # Weight decay is for matrices and kernels. It would pull norms and scales to 0, and alpha
@@ -220,8 +221,10 @@ class SupernetTask(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
+        """Return the loss of a sandwich or of one drawn path, and logits; see `Task.loss`."""
         recipe = self.recipe
         choose = GumbelSoftmax(self.schedule.at(step / self.steps), recipe.noise, recipe.sampling)
+        # Random members of a sandwich are always narrowed: its largest member is full width.
         if recipe.sandwich:
             random = lambda: module(images_bchw, choose, generator, *self._draw(1.0, generator))  # noqa: E731
             return sandwich_loss(

@@ -96,7 +96,7 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
 
 @torch.no_grad()
 def warm_start(supernet: Supernet, network: Network, family: Space) -> int:
-    """Put a network's weights into the supernet, place by place; return the number of placed tensors.
+    """Put a network's weights into the supernet, place by place; return their number of tensors.
 
     The network's channels become the first channels of a wider supernet. Weights from the other
     channels into these are set to zero, so that the network's own channels compute what they did.

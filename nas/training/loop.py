@@ -232,7 +232,7 @@ class Stepper:
     def _too_large(
         self, batch: Batch, parts: Sequence[tuple[int, int]], generator: torch.Generator
     ) -> NasError:
-        """Try smaller micro-batches, without the other processes; return an error that names the fit.
+        """Try smaller micro-batches, without the other processes; return an error with the fit.
 
         The others may not have failed, so nothing may wait for them here.
         """
@@ -410,6 +410,7 @@ class _Loop:
                 log.close()
 
     def _steps(self, log: Log | None, report: Report, save_every: float, report_every: int) -> None:
+        """Take the remaining steps; save the state now and then and after the last one."""
         plan = self.plan
         state = self.state
         saved = since = time.monotonic()

@@ -58,6 +58,7 @@ class Log:
 
         truncate(metrics, step)
         self.metrics = metrics
+        # TensorBoard hides events of earlier files from this step on.
         self.writer = SummaryWriter(str(events), purge_step=step + 1)
 
     def write(self, progress: Progress) -> None:
@@ -82,5 +83,6 @@ def truncate(path: Path, step: int) -> None:
     """Drop the rows after a step from a CSV file, if it exists."""
     if path.exists():
         rows = pd.read_csv(path)
+        # Replaced as a whole: a kill leaves either the old file or the new one.
         with replacing(path) as temporary:
             rows[rows["step"] <= step].to_csv(temporary, index=False)

@@ -42,7 +42,7 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of the training loop; the recipe of a supernet or of a fine-tuning inherits them.
+    """The settings of the training loop, which the recipes inherit.
 
     Batch norms see one micro-batch at a time. `compile` does not compile a supernet's narrowed
     blocks.

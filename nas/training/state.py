@@ -130,7 +130,7 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     The fused optimizer walks both in memory order, so that moments in another format would meet the
     wrong weights.
     """
-    # A file holds contiguous tensors; empty_like keeps the strides of the parameter (channels last).
+    # A file holds contiguous tensors; empty_like keeps the parameter's strides (channels last).
     if value.dim() and value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value.to(parameter.device)

@@ -90,5 +90,5 @@ class Task(ABC):
         """Prepare a step, when `step` steps are done. Called on all processes."""
 
     def log(self, step: int) -> dict[str, float]:
-        """Return more columns for metrics.csv after `step` steps. Called on the main process only."""
+        """Return more columns for metrics.csv after `step` steps, on the main process only."""
         return {}

@@ -201,7 +201,7 @@ def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tens
 def _refuse_difference(
     layout: str, names: Names, tensors: Iterable[str], values: Container[str]
 ) -> None:
-    """Raise InputError for weights that the checkpoint lacks, or that the network has no place for."""
+    """Raise InputError for tensors of the network or of the checkpoint that the other lacks."""
     missing = [names[ours] for ours in names if ours not in values]
     if missing:
         raise InputError(

@@ -182,7 +182,7 @@ _GUARDS = (
 
 
 def rescale(network: nn.Module) -> nn.Module:
-    """Rescale weights in place so that sums inside blocks fit float16; the outputs stay the same."""
+    """Rescale weights in place so that sums inside blocks fit float16; outputs stay the same."""
     for block in network.modules():
         if isinstance(block, Block):
             block.fit_float16()

@@ -15,6 +15,7 @@ NOTE = f"weights in 8 bits, activations in float16; {coreml.NOTE}"
 
 
 def write(model: Model, path: Path) -> None:
+    """Write the ML program of `coreml`, its weights quantised."""
     import coremltools.optimize.coreml as cto
 
     # Symmetric: the zero point is 0, so weights are dequantised by a factor alone.

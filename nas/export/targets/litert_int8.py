@@ -41,7 +41,6 @@ def write(model: Model, path: Path) -> None:
 
     Scales of weights are symmetric, one per channel. Activations have one scale per tensor.
     """
-    # In the same folder, as there is room for the file itself.
     with TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.tflite"
         litert.convert(model, plain)

@@ -67,17 +67,20 @@ def metadata(model: Model) -> dict[str, str]:
 
 
 def run(path: Path, images: Images) -> Outputs:
+    """Return the outputs of a file for images (N, 3, H, W)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # One image at a time: the graph has a fixed batch of 1.
     return np.concatenate(
         [session.run([OUTPUT], {INPUT: image[None].astype(np.float32)})[0] for image in images]
     )
 
 
 def alone(chain: Chain, path: Path) -> None:
+    """Write a chain of operations alone, to find out whether ONNX can express it."""
     from nas.convert.litert import build
 
     module, _ = build(chain)

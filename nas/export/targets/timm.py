@@ -143,6 +143,7 @@ def _refusal(arch: Architecture, index: int, reason: str) -> NasError:
 
 
 def _efficientformer(arch: Architecture) -> Expressed:
+    """Return timm's EfficientFormer nearest to an architecture."""
     blocks = _blocks(arch)
     last = arch.stages[-1].present
     attention = sum(isinstance(block, MB3D) for block in last)
@@ -178,6 +179,7 @@ def _efficientformer(arch: Architecture) -> Expressed:
 
 
 def _efficientformerv2(arch: Architecture) -> Expressed:
+    """Return timm's EfficientFormerV2 nearest to an architecture."""
     # timm takes one number of attention blocks, for each of the last two stages, but a ratio for
     # every block.
     attention = max(
@@ -186,6 +188,8 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
     ratios = [[_first([block], "expansion", 4) for block in stage.present] for stage in arch.stages]
     stages: list[list[BlockSpec]] = []
     for index, expansions in enumerate(ratios):
+        # Attention stands at the end of the last two stages. In the third it works on a grid of
+        # half the size.
         local = len(expansions) - (attention if index >= 2 else 0)
         stride = 2 if index == 2 else 1
         stages.append(
@@ -220,6 +224,7 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
 
 
 def _swiftformer(arch: Architecture) -> Expressed:
+    """Return timm's SwiftFormer nearest to an architecture."""
     ratio = _first(_blocks(arch), "expansion", 4)
     # Every stage ends with one additive encoder.
     stages = [
@@ -240,6 +245,7 @@ def _swiftformer(arch: Architecture) -> Expressed:
 
 
 def _efficientvit(arch: Architecture) -> Expressed:
+    """Return timm's EfficientViT, of class B or L by its stem, nearest to an architecture."""
     assert isinstance(arch.stem, EfficientViTStem)
     large = arch.stem.block == "res_block"
     head_dim = _first(_blocks(arch), "head_dim", 32)
@@ -275,6 +281,7 @@ def _efficientvit(arch: Architecture) -> Expressed:
 def _small(
     arch: Architecture, head_dim: int, ratio: int
 ) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
+    """Return the entries and stages of timm's EfficientViT-B, with one ratio for all blocks."""
     entries: list[EntrySpec] = [
         MBConvDown(w, ratio, fewer_norm=i >= 2) for i, w in enumerate(arch.widths)
     ]
@@ -286,6 +293,7 @@ def _small(
 
 
 def _large(arch: Architecture, head_dim: int) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
+    """Return the entries and stages of timm's EfficientViT-L, whose code fixes all ratios."""
     act: Any = "gelu_tanh"
     one, two, three, four = arch.widths
     entries: list[EntrySpec] = [
@@ -309,6 +317,7 @@ def _built(
     stages: Sequence[Sequence[BlockSpec]],
     head: HeadSpec,
 ) -> Architecture:
+    """Return an architecture of these parts, with the rest of `arch`."""
     return replace(
         arch,
         stem=None,

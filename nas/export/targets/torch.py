@@ -8,7 +8,7 @@ from nas.export.target import Model, Target, save_state
 
 
 def write(model: Model, path: Path) -> None:
-    """Write the weights; nothing is folded or merged, so that the network can be trained further."""
+    """Write the weights. Nothing is folded or merged, so they can be trained further."""
     save_state(path, model.state, model.architecture, model.classes)
 
 
