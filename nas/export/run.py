@@ -191,7 +191,6 @@ class _Export:
             self._ask(do="write", target=name, model=str(self._saved), path=str(path))
         except OperationFailed as error:
             raise NasError(self._culprit(name, error)) from error
-        # Some converters print an error and return.
         if not path.exists():
             raise NasError("the converter ended without an error and without a file")
 
@@ -303,7 +302,7 @@ class _Export:
             "version": versions()["nas"],
             "weights": source.provenance,
         }
-        # `config` alone needs no weights; then torch is never imported.
+        # `config` alone needs no weights, so the network is not built for it.
         state = self.network.state_dict() if self.loaded else {}
         return Model(
             arch, state, source.classes, about, self.real.calibration.images if self.real else None

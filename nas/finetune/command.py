@@ -1,4 +1,7 @@
-"""`nas.finetune`: trains a found network from its inherited weights. `nas finetune` calls `perform`."""
+"""`nas.finetune`: trains a found network from its inherited weights.
+
+The command `nas finetune` calls `perform`.
+"""
 
 from __future__ import annotations
 

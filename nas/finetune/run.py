@@ -341,7 +341,7 @@ def _finish(
     accuracy = judged(first, trained, teacher.network if teacher else None, data)
     took = seconds(folder, len(data.train), recipe.batch)
     told = provenance(start, recipe, data, teacher, took)
-    # The name of the supernet is passed on, so that a further fine-tuning finds its own teacher.
+    # The header keeps naming the supernet that the weights were first cut from.
     header = {"provenance": told, "teacher": teacher.about["name"] if teacher else ""}
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]
