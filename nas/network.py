@@ -59,8 +59,8 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
         # Tokens (B, N, C) lie on the grid of the last map before them.
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
-        # A reshape is no stage output. A stem is that of stage 1 only where nothing else enters the
-        # stage.
+        # The output of a reshape does not count. That of the stem counts for stage 1 only where the
+        # stage has no entry of its own, and the blocks of the stage then replace it.
         if not operation.spec.changes_layout and not (place.part == "stem" and has_stem):
             maps[place.stage or 0] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
@@ -146,7 +146,7 @@ class Network(nn.Module):
         return pyramid(operations, x_bchw, caller(self, operations, x_bchw))
 
     def deploy(self) -> Network:
-        """Merge, in place, what only training needs: two heads into one, biases into constants."""
+        """Merge two heads into one and make attention biases constant, in place."""
         for block in self.children():
             if isinstance(block, Block):
                 block.deploy()

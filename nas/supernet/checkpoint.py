@@ -71,7 +71,7 @@ def describe(
 
     Args:
         folder: of the training.
-        space, recipe: what is trained, and how.
+        space, recipe: of the training.
         data: description of the images.
         start: description of the checkpoint that the first weights are from, if any.
         write: False only checks.

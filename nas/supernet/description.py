@@ -28,7 +28,7 @@ def up_to_date(description: Mapping[str, Any]) -> dict[str, Any]:
         converted["recipe"] = Recipe().to_dict() | converted["recipe"]
     data = converted.get("data")
     if isinstance(data, dict):
-        # Later operands win: entries of the file itself go before what its words say.
+        # Later operands win: the file's own entries take precedence over its words.
         converted["data"] = (
             _counts_in_words(data.get("source")) | _name_in(converted.get("command")) | data
         )

@@ -30,7 +30,7 @@ class SlicedSupernet:
     It is a `nas.accuracy.evaluations.Source`. EfficientFormer (arXiv:2206.01191), Sec. 4.2,
     evaluates the accuracy drop of each action on the supernet like this. Batch norms of each member
     are recalibrated on the same training images, and all members are evaluated on the same held-out
-    ones. So a member has one accuracy, whatever path a search took to it.
+    ones. So a member has one accuracy, by whichever path a search reached it.
 
     Args:
         root: folder of a finished training.
@@ -40,7 +40,7 @@ class SlicedSupernet:
     Attributes:
         space: the supernet's, at its resolution.
         words: description of the evaluation for people.
-        of: what decides an accuracy, for a record to compare.
+        of: everything that decides an accuracy, for a record to compare.
 
     Raises:
         InputError: for a folder without a training, or for other data than those of the training.

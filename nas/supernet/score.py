@@ -145,7 +145,7 @@ def open_journal(
     about = folder.root / JOURNAL_ABOUT
     wanted = {"format": JOURNAL_FORMAT, **measured_with.identity}
     there = YamlFile(about).data if about.exists() else {}
-    # The date is no part of the identity: a journal that was begun on another day is continued.
+    # The date is not compared: a journal that was begun on another day is continued.
     if all(there.get(name) == value for name, value in wanted.items()):
         return replace(measured_with, date=str(there.get("date", measured_with.date)))
     if rows.exists():

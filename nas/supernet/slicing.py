@@ -49,9 +49,9 @@ def group_order(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
     for tensor, dim in tensors:
         # The channels come first, all else becomes one dimension: (C, rest) to (C,).
         norms = tensor.detach().float().square().transpose(0, dim).flatten(1).sum(dim=1)
-        # A tensor of zeros (a new scale, say) has a mean of 0: it votes for no channel, not NaN.
+        # A tensor of zeros has a mean of 0. The floor makes it vote for no channel, instead of NaN.
         scores.append(norms / norms.mean().clamp_min(1e-12))
-    # (tensors, C) to (C,). Stable: channels that tie keep their order, on every machine.
+    # (tensors, C) to (C,). Stable: channels that tie keep their order.
     return torch.argsort(torch.stack(scores).sum(dim=0), descending=True, stable=True)
 
 

@@ -108,7 +108,7 @@ class Supernet(nn.Module):
 
         def call(operation: Operation, x: Any) -> Any:
             wide, keep = slices[operation]
-            # A reshape has no weights to slice: it is built anew.
+            # A reshape has no weights to slice, so it is simply built.
             return self._call(
                 wide or build_block(operation.spec, operation.input),
                 operation.spec,
@@ -238,8 +238,8 @@ class Supernet(nn.Module):
                     for block in path.candidates.blocks()
                     for pair in group_tensors(block, "out")
                 ]
-        # A head of dense prediction reads every stage, under the stage's name. Other heads have no
-        # such group and add nothing.
+        # A head of dense prediction reads the earlier stages, too, by their names. Other heads have
+        # no such group and add nothing.
         if following != HEAD:
             tensors += [
                 pair for block in self._blocks(HEAD) for pair in group_tensors(block, str(stream))
@@ -272,7 +272,7 @@ class Supernet(nn.Module):
         return Frame(arch, chosen)
 
     def _slices(self, arch: Architecture) -> Iterator[tuple[Operation, Block | None, Keep]]:
-        """Yield each operation of a member, the block that it is cut from, and what stays of it.
+        """Yield each operation of a member, the block that it is cut from, and the kept channels.
 
         The block is None for a reshape. The operation keeps its name in `arch`. Where `arch` does
         not name the positions that it left out, they are those that `Space.place` chooses.

@@ -96,11 +96,11 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
 
 @torch.no_grad()
 def warm_start(supernet: Supernet, network: Network, family: Space) -> int:
-    """Put a network's weights into the supernet, place by place; return their number of tensors.
+    """Put a network's weights into the supernet, place by place; return the number of tensors.
 
     The network's channels become the first channels of a wider supernet. Weights from the other
     channels into these are set to zero, so that the network's own channels compute what they did.
-    Of a network that is wider than the supernet the most important channels are taken.
+    If the network is wider than the supernet, its most important channels are taken.
 
     Local blocks take the first positions of their stage and global ones the last, as in
     `Space.place`. Positions that the network lacks keep their random weights.

@@ -301,7 +301,7 @@ def train(
     batch. They reach the weights of one process with that batch, up to rounding.
 
     Args:
-        task: what is trained; its module must have been built from the same seed in all processes.
+        task: the task; its module must have been built from the same seed in all processes.
         data: uint8 images (N, 3, H, W).
         settings: settings of the training.
         folder: of state and metrics; the training resumes after the state's last step.
