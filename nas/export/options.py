@@ -14,7 +14,7 @@ from nas.training.settings import DATA_HELP
 class ExportOptions(Options):
     """Options of `nas export`.
 
-    Files that exist and are complete are not written again.
+    Files that are there and whole are not made again.
     """
 
     run: str = option(

@@ -16,7 +16,7 @@ class FinetuneOptions(Options):
     """Options of `nas finetune`.
 
     The images that `nas train` held out with the same --data, --held-out, --limit and --seed are
-    held out here, too.
+    held out here too.
     """
 
     settled: ClassVar[tuple[str, ...]] = ("distill",)

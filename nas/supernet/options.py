@@ -15,9 +15,9 @@ from nas.training.settings import DATA_HELP, SplitOptions
 class TrainOptions(Options):
     """Options of `nas train`.
 
-    Images have the space's own resolution by default, digits 32x32. For several processes or GPUs
-    start it with `torchrun --nproc-per-node N -m nas train ...` or `accelerate launch -m nas train
-    ...`. The processes share each batch.
+    Images come at the space's own resolution by default, digits at 32x32. For several processes or
+    GPUs start it with `torchrun --nproc-per-node N -m nas train ...` or `accelerate launch -m nas
+    train ...`; they share each batch.
     """
 
     space: str = option(help="Space by name (see `nas spaces`), or its YAML file.")
