@@ -2,7 +2,7 @@
 
 `load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name
 on the Hugging Face hub. It returns train, held-out and, where there are any, test images. `nas
-train`, `nas finetune`, searches and exports call it.
+train`, `nas finetune`, `nas export` and searches that evaluate members call it.
 """
 
 from __future__ import annotations

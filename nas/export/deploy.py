@@ -1,6 +1,6 @@
 """Deployed form of a network: it takes pixels, and nothing is left that only training needs.
 
-Every target that converts a network calls it.
+The targets `onnx`, `litert` and `coreml`, and those that quantise these, call it.
 """
 
 from __future__ import annotations

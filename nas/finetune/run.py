@@ -140,7 +140,7 @@ def judged(
         teacher: the teacher, if there was one.
         data: the images.
     """
-    # A teacher has been calibrated where it needs to be (`load_teacher`).
+    # `load_teacher` has calibrated a teacher that was sliced out of a supernet.
     for network in (first, *trained.values()):
         calibrate(network, data.train)
     others = {"start": first, **({"teacher": teacher} if teacher else {})}

@@ -1,6 +1,6 @@
 """Reads checkpoint files; nothing in them is ever executed.
 
-Every command that takes a file of weights calls it, through `nas.weights.network_file`.
+`nas.weights.network_file`, `nas.supernet.warm_start` and `nas.features` call it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads a network with its weights: from a file of this project, or from a published checkpoint.
 
-Fine-tuning, export, checks and backbones call it.
+Fine-tuning, export and backbones call it.
 """
 
 from __future__ import annotations
