@@ -1,6 +1,12 @@
+<<<<<<< HEAD
 """`nas.backbone`: a network without its head, for detectors and segmenters.
 
 It returns feature maps at strides 4 to 32, with `feature_info` as timm's backbones have it.
+=======
+"""Backbone: a network without its head, as detectors and segmenters take it, with `feature_info`.
+
+`nas.backbone` makes it. Its outputs are maps at strides 4 to 32.
+>>>>>>> text-training
 """
 
 from __future__ import annotations
@@ -37,10 +43,14 @@ class FeatureInfo:
         self.out_indices = tuple(out_indices)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
+<<<<<<< HEAD
         """Return the value of each stage in `idx`, by default of those returned.
 
         For an int it is the value of that stage alone.
         """
+=======
+        """Return a value of each stage in `idx` (by default the returned ones), or of one stage."""
+>>>>>>> text-training
         if isinstance(idx, int):
             return self.info[idx][key]
         return [self.info[index][key] for index in (self.out_indices if idx is None else idx)]
@@ -48,6 +58,7 @@ class FeatureInfo:
     def get_dicts(
         self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
     ) -> list[dict[str, Any]] | dict[str, Any]:
+<<<<<<< HEAD
         """Return the dict of each stage in `idx`, by default of those returned.
 
         For an int it is the dict of that stage alone.
@@ -55,6 +66,9 @@ class FeatureInfo:
         Args:
             keys: the keys to keep; all by default.
         """
+=======
+        """Return the dict of each stage in `idx`, or of one stage, with `keys` or all keys."""
+>>>>>>> text-training
 
         def chosen(index: int) -> dict[str, Any]:
             entry = self.info[index]
@@ -65,6 +79,7 @@ class FeatureInfo:
         return [chosen(index) for index in (self.out_indices if idx is None else idx)]
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
+<<<<<<< HEAD
         """Return the channels of each output, for example [96, 224, 448]."""
         return self.get("num_chs", idx)
 
@@ -74,6 +89,17 @@ class FeatureInfo:
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
         """Return the name of the child module that makes each output."""
+=======
+        """Return the channels of each output, such as [96, 224, 448]."""
+        return self.get("num_chs", idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Return the stride of each output, such as [8, 16, 32]."""
+        return self.get("reduction", idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Return the name of the child module that computes each output."""
+>>>>>>> text-training
         return self.get("module", idx)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
@@ -87,6 +113,7 @@ class FeatureInfo:
 
 
 class Backbone(nn.Module):
+<<<<<<< HEAD
     """Module from images (B, 3, H, W) to the maps (B, C, H / stride, W / stride) of some stages.
 
     H and W are multiples of 32. Its children are those of the network, under the same names, up to
@@ -95,6 +122,16 @@ class Backbone(nn.Module):
     Attributes:
         architecture: the architecture of the whole network.
         out: the stages whose maps it returns, counted from 1.
+=======
+    """A network without its head: images to the maps (B, C, H / stride, W / stride) of some stages.
+
+    Images are (B, 3, H, W), where H and W are multiples of 32. The children are those of the
+    network, under the same names, up to the last stage in `out`.
+
+    Attributes:
+        architecture: of the whole network.
+        out: stages whose maps are returned, counted from 1.
+>>>>>>> text-training
         feature_info: channels and strides of these maps.
     """
 
@@ -102,13 +139,18 @@ class Backbone(nn.Module):
         super().__init__()
         self.architecture = network.architecture
         self.out = tuple(out)
+<<<<<<< HEAD
         # [:-1]: without the head. Stages behind the last requested one are left out, too.
+=======
+        # Operations without the head, up to the last stage that is returned.
+>>>>>>> text-training
         self._operations = _up_to(self.architecture.operations()[:-1], max(self.out))
         for operation in self._operations:
             self.add_module(operation.name, network.get_submodule(operation.name))
         self.feature_info = FeatureInfo(_info(self.architecture), [stage - 1 for stage in self.out])
 
     def forward(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps (B, C, H / stride, W / stride) of the stages in `out`."""
         height, width = x_bchw.shape[2:]
         if height % STRIDE or width % STRIDE:
             raise InputError(
@@ -135,14 +177,22 @@ def backbone(
     """Return the network of an architecture without its head, which gives the maps of its stages.
 
     Args:
+<<<<<<< HEAD
         arch: the architecture. Its input size sets the grid for which attention biases are made;
             the backbone takes every other size, too.
         out: the stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
         weights: a file of weights or a state dict, of this project or a published checkpoint.
             Without them the weights are random.
+=======
+        arch: the architecture; its input size decides the grid of attention biases, but the
+            backbone takes other sizes, too.
+        out: stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
+        weights: a file of weights or a state dict, of this project or of a published checkpoint; by
+            default they are random.
+>>>>>>> text-training
 
     Raises:
-        InputError: for stages that do not exist, and weights that are not of this architecture.
+        InputError: for stages that do not exist, and for weights of another architecture.
     """
     check_type("arch", arch, Architecture, "nas.load_architecture")
     stages = tuple(out) if isinstance(out, Sequence) and not isinstance(out, str) else (out,)
@@ -156,10 +206,14 @@ def backbone(
 
 
 def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Network:
+<<<<<<< HEAD
     """Return the network with these weights.
 
     Its head stays random where the weights have none, as those saved from a backbone.
     """
+=======
+    """Return the network with these weights; a head that they lack stays random."""
+>>>>>>> text-training
     where, given = (
         ("weights", weights)
         if isinstance(weights, Mapping)
@@ -170,6 +224,7 @@ def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Netw
     tensors = unwrap(given)
     fresh = build(arch).state_dict()
     head = {name: tensor for name, tensor in fresh.items() if name.startswith("head.")}
+    # A state dict of a backbone has our names and no head.
     if tensors.keys() <= fresh.keys() - head.keys():
         tensors = head | tensors
     return load_network(tensors, arch, where)
@@ -184,8 +239,13 @@ def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]
 
 
 def _info(arch: Architecture) -> list[dict[str, Any]]:
+<<<<<<< HEAD
     """Return the dict of each stage, for `FeatureInfo`."""
+=======
+    """Return the dict of each stage for `FeatureInfo`."""
+>>>>>>> text-training
     info = []
+    # Strides are 4, 8, 16 and 32.
     for index, stage in enumerate(arch.stages):
         last = _up_to(arch.operations()[:-1], index + 1)[-1]
         info.append(
