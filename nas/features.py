@@ -1,12 +1,6 @@
-<<<<<<< HEAD
-"""`nas.backbone`: a network without its head, for detectors and segmenters.
-
-It returns feature maps at strides 4 to 32, with `feature_info` as timm's backbones have it.
-=======
 """Backbone: a network without its head, as detectors and segmenters take it, with `feature_info`.
 
 `nas.backbone` makes it. Its outputs are maps at strides 4 to 32.
->>>>>>> text-training
 """
 
 from __future__ import annotations
@@ -43,14 +37,7 @@ class FeatureInfo:
         self.out_indices = tuple(out_indices)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-<<<<<<< HEAD
-        """Return the value of each stage in `idx`, by default of those returned.
-
-        For an int it is the value of that stage alone.
-        """
-=======
         """Return a value of each stage in `idx` (by default the returned ones), or of one stage."""
->>>>>>> text-training
         if isinstance(idx, int):
             return self.info[idx][key]
         return [self.info[index][key] for index in (self.out_indices if idx is None else idx)]
@@ -58,17 +45,7 @@ class FeatureInfo:
     def get_dicts(
         self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
     ) -> list[dict[str, Any]] | dict[str, Any]:
-<<<<<<< HEAD
-        """Return the dict of each stage in `idx`, by default of those returned.
-
-        For an int it is the dict of that stage alone.
-
-        Args:
-            keys: the keys to keep; all by default.
-        """
-=======
         """Return the dict of each stage in `idx`, or of one stage, with `keys` or all keys."""
->>>>>>> text-training
 
         def chosen(index: int) -> dict[str, Any]:
             entry = self.info[index]
@@ -79,17 +56,6 @@ class FeatureInfo:
         return [chosen(index) for index in (self.out_indices if idx is None else idx)]
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
-<<<<<<< HEAD
-        """Return the channels of each output, for example [96, 224, 448]."""
-        return self.get("num_chs", idx)
-
-    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the stride of each output, for example [8, 16, 32]."""
-        return self.get("reduction", idx)
-
-    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the name of the child module that makes each output."""
-=======
         """Return the channels of each output, such as [96, 224, 448]."""
         return self.get("num_chs", idx)
 
@@ -99,7 +65,6 @@ class FeatureInfo:
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
         """Return the name of the child module that computes each output."""
->>>>>>> text-training
         return self.get("module", idx)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
@@ -113,16 +78,6 @@ class FeatureInfo:
 
 
 class Backbone(nn.Module):
-<<<<<<< HEAD
-    """Module from images (B, 3, H, W) to the maps (B, C, H / stride, W / stride) of some stages.
-
-    H and W are multiples of 32. Its children are those of the network, under the same names, up to
-    the last stage in `out`.
-
-    Attributes:
-        architecture: the architecture of the whole network.
-        out: the stages whose maps it returns, counted from 1.
-=======
     """A network without its head: images to the maps (B, C, H / stride, W / stride) of some stages.
 
     Images are (B, 3, H, W), where H and W are multiples of 32. The children are those of the
@@ -131,7 +86,6 @@ class Backbone(nn.Module):
     Attributes:
         architecture: of the whole network.
         out: stages whose maps are returned, counted from 1.
->>>>>>> text-training
         feature_info: channels and strides of these maps.
     """
 
@@ -139,11 +93,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.architecture = network.architecture
         self.out = tuple(out)
-<<<<<<< HEAD
-        # [:-1]: without the head. Stages behind the last requested one are left out, too.
-=======
         # Operations without the head, up to the last stage that is returned.
->>>>>>> text-training
         self._operations = _up_to(self.architecture.operations()[:-1], max(self.out))
         for operation in self._operations:
             self.add_module(operation.name, network.get_submodule(operation.name))
@@ -157,7 +107,6 @@ class Backbone(nn.Module):
                 f"input: {height}x{width} is not a size for a backbone (expected multiples of"
                 f" {STRIDE})"
             )
-        # One map (B, C, H, W) per stage up to the last requested one.
         maps = pyramid(self._operations, x_bchw, caller(self, self._operations, x_bchw))
         return tuple(maps[stage - 1] for stage in self.out)
 
@@ -177,19 +126,11 @@ def backbone(
     """Return the network of an architecture without its head, which gives the maps of its stages.
 
     Args:
-<<<<<<< HEAD
-        arch: the architecture. Its input size sets the grid for which attention biases are made;
-            the backbone takes every other size, too.
-        out: the stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
-        weights: a file of weights or a state dict, of this project or a published checkpoint.
-            Without them the weights are random.
-=======
         arch: the architecture; its input size decides the grid of attention biases, but the
             backbone takes other sizes, too.
         out: stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
         weights: a file of weights or a state dict, of this project or of a published checkpoint; by
             default they are random.
->>>>>>> text-training
 
     Raises:
         InputError: for stages that do not exist, and for weights of another architecture.
@@ -206,21 +147,12 @@ def backbone(
 
 
 def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Network:
-<<<<<<< HEAD
-    """Return the network with these weights.
-
-    Its head stays random where the weights have none, as those saved from a backbone.
-    """
-=======
     """Return the network with these weights; a head that they lack stays random."""
->>>>>>> text-training
     where, given = (
         ("weights", weights)
         if isinstance(weights, Mapping)
         else (str(weights), load_state_dict(weights))
     )
-    # `load_network` expects every tensor of a network. Complete a backbone's own state dict by the
-    # fresh head, which the backbone drops again.
     tensors = unwrap(given)
     fresh = build(arch).state_dict()
     head = {name: tensor for name, tensor in fresh.items() if name.startswith("head.")}
@@ -239,11 +171,7 @@ def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]
 
 
 def _info(arch: Architecture) -> list[dict[str, Any]]:
-<<<<<<< HEAD
-    """Return the dict of each stage, for `FeatureInfo`."""
-=======
     """Return the dict of each stage for `FeatureInfo`."""
->>>>>>> text-training
     info = []
     # Strides are 4, 8, 16 and 32.
     for index, stage in enumerate(arch.stages):

@@ -109,10 +109,6 @@ def build(chain: Chain) -> tuple[nn.Module, Shape]:
     return _Chained(blocks, links).eval(), links[-1].spec.output_shape(links[-1].input)
 
 
-if __name__ == "__main__":
-    main()
-
-
 def repeat(path: Path, copies: int) -> None:
     """Make the network in a .tflite file a stack of so many copies of it.
 
@@ -175,3 +171,7 @@ def _moved(operator: Any, places: dict[int, int]) -> Any:
     other.inputs = [places.get(tensor, tensor) for tensor in operator.inputs]
     other.outputs = [places[tensor] for tensor in operator.outputs]
     return other
+
+
+if __name__ == "__main__":
+    main()
