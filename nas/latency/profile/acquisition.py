@@ -63,7 +63,7 @@ class _State:
         return self._doubts
 
     def doubt(self) -> float:
-        """Return the standard error in ms that this group adds to the latency of a random member."""
+        """Return the standard error that this group adds to a random member's latency, in ms."""
         # Nothing is interpolated from fewer than two rows, and no error can be estimated.
         if len(self.ms) < 2:
             return 0.0

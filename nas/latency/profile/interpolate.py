@@ -1,4 +1,4 @@
-"""Interpolate rows between measured widths; `run` completes a table so, `acquisition` asks for errors.
+"""Interpolate rows between measured widths, for `run` (to complete a table) and `acquisition`.
 
 A group of operations that differ in their widths alone shares one roofline trend. A Gaussian
 process over the logarithms of the widths smooths what the trend leaves over.
@@ -95,7 +95,7 @@ def reducible_error(
     pending: Sequence[Operation],
     wanted: Sequence[Operation],
 ) -> Array:
-    """Return the part of the `wanted` operations' standard error that measuring would remove, in ms.
+    """Return the part of the `wanted` operations' standard error that measuring removes, in ms.
 
     `pending` operations count as measured where their values do not matter. The distance of
     measured rows from the trend is estimated by leaving each out, with the tile that suits best.
@@ -135,7 +135,7 @@ def _trends(
 
 
 def _features(operations: Sequence[Operation], tile: int) -> Array:
-    """Return the trend's regressors, one row (1, MACs, elements moved, parameters) per operation."""
+    """Return one row of regressors per operation: 1, MACs, elements moved, parameters."""
     rows = []
     for operation in operations:
         layers = operation.spec.layers(operation.input)
@@ -172,8 +172,7 @@ def _non_negative(a: Array, b: Array) -> Array:
     """Return x >= 0 that minimises |a x - b|."""
     from scipy.optimize import nnls
 
-    # Columns of length 1: the constant is 1 where MACs are 10^8, and the tolerance of nnls is
-    # one for all columns.
+    # Columns of length 1 condition the problem: the constant is 1 where MACs are 10^8.
     norms = np.maximum(np.linalg.norm(a, axis=0), 1e-30)
     solution: Array = nnls(a / norms, b)[0] / norms
     return solution

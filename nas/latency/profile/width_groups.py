@@ -1,4 +1,4 @@
-"""Group operations that differ in their widths alone; interpolation and acquisition work by group."""
+"""Group operations that differ in their widths alone, for interpolation and acquisition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_RESHAPES = 3
 
 @dataclass(frozen=True)
 class Group:
-    """Operations of one kind, grid and set of hyperparameters that differ in their widths alone."""
+    """Operations that differ in their widths alone: one kind, one grid, equal hyperparameters."""
 
     operations: tuple[Operation, ...]
 
@@ -35,7 +35,7 @@ class Group:
         )
 
     def chosen(self) -> tuple[Operation, ...]:
-        """Return the operations to measure: evenly spread over the widths, with the extreme ones."""
+        """Return the operations to measure, spread evenly over the widths, with the extreme ones."""
         most = MOST_RESHAPES if self.operations[0].macs == 0 else MOST[self.varying()]
         return spread(self.operations, min(most, max(LEAST, (len(self.operations) + 1) // 2)))
 
