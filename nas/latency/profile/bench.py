@@ -1,4 +1,4 @@
-"""The bench measures operations one after the other, for `run` and for boards' replays.
+"""The bench, on which `run` measures operations one after the other.
 
 It watches for throttling, and writes every row into the journal before the next one starts.
 """
@@ -27,8 +27,8 @@ from nas.latency.rows import Key, Row
 class Source(Protocol):
     """Source of the operations to measure (`Chooser`, `Listed`).
 
-    The bench calls `next` until it returns None. It answers each operation with one call of `found`
-    or of `back`, and holds a lock during every call but `most`.
+    The bench calls `next` until it returns None. It answers each operation with `found`, again for
+    each repeat, or with `back`. It holds a lock during every call but `most`.
     """
 
     def next(self) -> Operation | None:
@@ -283,7 +283,7 @@ class _Station:
         self._until = 0.0
 
     def until_lost(self) -> DeviceLost | None:
-        """Run `work`. If the device goes away, give its queue to the others and return the error."""
+        """Run `work`; if the device is lost, give its queue to the others and return the error."""
         try:
             self.work()
         except DeviceLost as error:
@@ -348,7 +348,6 @@ class _Station:
     def _look(self, job: Job, measured: bool) -> None:
         """Look at the reference where it is due, and after the last operation."""
         if self._watch is None:
-            # A stack is the longest artifact of an operation: its time is the least noisy.
             if measured and job.stacked:
                 self._watch = DriftWatch(self._device, job.artifacts[-1].result())
         elif self._watch.due() or not self._line:

@@ -63,7 +63,6 @@ class DriftWatch:
             # first_ms becomes the time of this look.
             self.first_ms *= 1 + self.last
             return True, True
-        # Pauses grow, so that a short disturbance costs little and heat has time to leave.
         for pause in PAUSES_S:
             if self.last <= BOUND or pause > self._left_s:
                 break

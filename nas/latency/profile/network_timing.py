@@ -124,7 +124,7 @@ class _NetworkBench:
         self._taken: dict[str, list[float]] = {}
 
     def times(self, tell: Callable[[int], None]) -> Iterator[tuple[str, float]]:
-        """Yield names of networks with their ms, and a network again whenever its time gets lower."""
+        """Yield names of networks with their ms; a network comes again when its time gets lower."""
         # One pass over all networks, then repeats in turn of those that are not settled: the
         # repeats of one lie as far apart as can be.
         for network in self._converted(tell) if self._device.repeats > 1 else self._in_time(tell):

@@ -35,7 +35,7 @@ class Group:
         )
 
     def chosen(self) -> tuple[Operation, ...]:
-        """Return the operations to measure, spread evenly over the widths, with the extreme ones."""
+        """Return the operations to measure, evenly over the widths and with the extreme ones."""
         most = MOST_RESHAPES if self.operations[0].macs == 0 else MOST[self.varying()]
         return spread(self.operations, min(most, max(LEAST, (len(self.operations) + 1) // 2)))
 
