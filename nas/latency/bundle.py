@@ -183,7 +183,7 @@ def run_bundle(
             return board_runner.run_litert(folder, progress, threads)
         device = _open_coreml(plan["device"]["name"])
         try:
-            # As JSON reads it back (lists for tuples), so that it equals the results' header.
+            # Plain JSON data: the results' header is written from it and compared with it.
             info = json.loads(json.dumps(device.info().to_dict()))
             return board_runner.run(
                 folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND
@@ -213,8 +213,8 @@ def merge_bundle(
     replay = Replay(folder)
     plan = replay.plan
     space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
-    # A replayed device answers only for the bundle's chains: its operations are named, and
-    # nothing is chosen by error.
+    # A replay answers for the bundle's chains alone: its operations are listed, rather than chosen
+    # by interpolation error.
     chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
     wanted = plan["check"]
     members = [*calibration_members(space), *check_members(space, wanted["nets"], wanted["seed"])]

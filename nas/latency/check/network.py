@@ -41,7 +41,7 @@ APART_S = 2.0
 Disturbances last for tens of seconds.
 """
 RIVAL_TURNS = 3
-"""Minimum turns of network and rival: a device that heats up would favour the one measured first."""
+"""Minimum turns of network and rival: a device that heats up would favour the first of one turn."""
 FOUND = "found"
 EXPORT = "export"
 RIVAL = "rival"

@@ -139,7 +139,7 @@ def _mended(
         for member, net in calibration.items()
     }
     mended = recalibrated(table, space.name, sums(table, lowest))
-    # `recalibrated` puts the space last; the file keeps its order, so that its diff is small.
+    # `recalibrated` puts the space last; a check leaves the order of the file as it is.
     places = [(entry.space, entry.resolution) for entry in table.device.spaces]
     spaces = sorted(
         mended.device.spaces, key=lambda entry: places.index((entry.space, entry.resolution))
