@@ -1,4 +1,4 @@
-"""A phone behind adb, for `device` and `discovery`: shell commands, files, battery, heat, faults."""
+"""A phone behind adb, for `device` and `discovery`: commands, files, battery, heat and faults."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ MODERATE = 2
 
 
 def battery_percent(text: str) -> int | None:
-    """Return the charge in percent from the output of `dumpsys battery`; None where it is missing."""
+    """Return the charge in percent from the output of `dumpsys battery`; None where missing."""
     level, scale = (
         re.search(rf"^\s*{name}: (\d+)\s*$", text, re.MULTILINE) for name in ("level", "scale")
     )

@@ -95,8 +95,7 @@ def delegated(text: str) -> tuple[int, int] | None:
     None where the tool does not say. XNNPACK takes what is left over for the CPU and is not
     counted.
     """
-    # One line per partition. The largest whole is the graph before its first partition was
-    # replaced by a single node.
+    # One line per delegate that took nodes of the graph.
     found = [
         (int(part), int(whole))
         for part, whole, name in _DELEGATED.findall(text)
