@@ -428,7 +428,7 @@ def processor() -> str:
 
 
 def run_litert(folder: Path, progress: Progress, threads: int | None = None) -> dict[str, int]:
-    """Run a bundle of .tflite files on the CPU of this machine; arguments and counts as of `run`."""
+    """Run a bundle of .tflite files on this machine's CPU; arguments and counts as of `run`."""
     plan = read_plan(folder)
     if plan["device"]["kind"] == "coreml":
         raise BundleError(f"{folder}: is for Core ML; on a Mac: nas profile --run {folder}")
