@@ -118,7 +118,7 @@ class Chain:
 
     @property
     def output(self) -> Shape:
-        """Shape of the chain's output."""
+        """Return the shape of the chain's output."""
         last = self.links()[-1]
         return last.spec.output_shape(last.input)
 
