@@ -111,7 +111,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return repr(value) if value is None or isinstance(value, _PLAIN) else type(value).__name__
 
     def _tensor(self, tensor: Tensor, made: bool) -> str:
-        """Return a tensor's number; for a new one also its type, its shape and a constant's hash."""
+        """Return a tensor's number, with type, shape and a constant's hash where it is new."""
         # Numbers in order of appearance name the edges of the graph, whatever the addresses are.
         known = self._numbers.get(id(tensor))
         if known is not None:

@@ -145,7 +145,7 @@ def _open(
 
 
 def _brought() -> dict[str, Plugin]:
-    """Return the devices of other packages. Whether they can be reached shows when they are opened."""
+    """Return the devices of other packages by name; opening one shows whether it can be reached."""
     from nas.devices.phones import phones
 
     return plugins(DEVICES, {HOST, MAC, *phones()})

@@ -344,7 +344,7 @@ class DeviceInfo:
 
 
 def load_device_info(path: str | Path) -> DeviceInfo:
-    """Read and validates a `device.yaml`.
+    """Read and validate a `device.yaml`.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -365,8 +365,13 @@ def load_device_info(path: str | Path) -> DeviceInfo:
 def make_device_info(
     file: YamlFile, keys: Sequence[str | int], data: Mapping[str, Any], **more: Any
 ) -> DeviceInfo:
-    """Return the device that `data` describes, which stands at `keys` of `file`; `more` is from
-    elsewhere.
+    """Return the device that `data` describes.
+
+    Args:
+        file: that `data` is from, for messages.
+        keys: of `data` in the file.
+        data: fields of `DeviceInfo`.
+        more: further fields, which are not in the file.
 
     Raises:
         InputError: naming file, line, key and reason.
