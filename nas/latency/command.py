@@ -29,7 +29,7 @@ MODES = {
     "import_": ("device", "out"),
     "calibrate": ("device", "out"),
 }
-"""Options that ask for another way to a table than measuring, with the options each of them takes."""
+"""Options that ask for another way to a table than measuring, with the options that each takes."""
 
 Note = Callable[[str], None]
 

@@ -144,7 +144,7 @@ def profile_arguments(space: Space) -> str:
 
 
 def resolution_id(space: Space) -> str:
-    """Return input size and classes, as 224x224/1000; a head on the pyramid replaces the classes."""
+    """Return input size and classes, as 224x224/1000, or size and head for a head on a pyramid."""
     height, width = space.resolution
     head = space.heads[0]
     return f"{height}x{width}/" + (
@@ -163,7 +163,7 @@ def at_resolution_id(space: Space, text: str) -> Space:
 
 
 def profiled_spaces(device: DeviceInfo) -> list[tuple[str, str]]:
-    """Return the spaces that a table was profiled for and their `resolution_id`, the latest last."""
+    """Return the spaces that a table was profiled for with their `resolution_id`, latest last."""
     return [(entry.space, entry.resolution) for entry in device.spaces]
 
 

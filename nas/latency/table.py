@@ -266,7 +266,11 @@ class LatencyTable:
         return estimate.costs if estimate and self.device.provenance == "estimated" else None
 
     def predict(self, arch: Architecture) -> Estimate:
-        """Return the latency of `arch`, calibrated for its space, with breakdown and missing rows."""
+        """Return the latency of `arch`, calibrated for its space, with breakdown and missing rows.
+
+        Raises:
+            InputError: when `arch` is not an architecture.
+        """
         check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.device.spaces:
             own = self.calibrated(arch.space, arch.resolution)
