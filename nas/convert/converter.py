@@ -100,6 +100,7 @@ class Converter:
         self._free = list(self._lanes)
         self._leaving: set[_Lane] = set()
         self._freed = Condition()
+        # A thread for each lane that there can be; without borrowed lanes some of them wait.
         self._queue = ThreadPoolExecutor(workers + len(self._spare))
         self._asked: dict[Path, Future[Path]] = {}
         self._lock = Lock()

@@ -68,6 +68,7 @@ def to_ml_program(chain: Chain) -> Any:
     program = torch.export.export(
         module, tuple(torch.randn(*shape) for shape in shapes)
     ).run_decompositions({})
+    # Without loading the model, which only macOS can: this runs on Linux too.
     return ct.convert(
         without_aliases(program),
         convert_to="mlprogram",

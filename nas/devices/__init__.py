@@ -127,9 +127,11 @@ def _open(
     phone = phones().get(name)
     if name == MAC or (phone is not None and phone.kind == COREML):
         return [_coreml(phone, settings)]
+    # A package cannot take the name of a device of ours: `_brought` refuses it.
     brought = _brought()
     if name in brought:
         return [_open_brought(brought[name], settings)]
+    # Last, as it asks adb for the connected phones.
     connected = {text for unit in _android_phones() for text in (unit.serial, unit.name)}
     if (phone is not None and phone.kind == ANDROID) or name in connected:
         from nas.devices.android.discovery import open_android
@@ -156,6 +158,7 @@ def _open_brought(plugin: Plugin, settings: Settings) -> Device:
     opener = plugin.load()
     if not callable(opener):
         raise plugin.broken(f"{plugin.entry.value} is no function that opens a device")
+    # A NasError is the package's message for the user. Anything else is a bug in the package.
     try:
         device: object = opener(settings)
     except NasError:

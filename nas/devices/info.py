@@ -31,6 +31,7 @@ Provenance = Literal["measured", "interpolated", "estimated", "priced"]
 Rows have the first three; `priced` is an operation without a row.
 """
 
+# Strict: a quoted number is an error, and `.inf` and `.nan` of YAML are not latencies.
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _OPEN = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
 
@@ -247,6 +248,7 @@ class EstimateInfo(BaseModel):
         segmentation head, or more pixels than any fitted network has, counts as dense. The error
         there was measured on segmentation networks.
         """
+        # Pixels are compared, as an input need not be square.
         largest = (self.model_extra or {}).get("largest_resolution", 0)
         beyond = resolution[0] * resolution[1] > largest**2
         return float(self._more("dense").get("extra", 0.0)) if dense or beyond else 0.0

@@ -40,6 +40,7 @@ class Match(BaseModel):
 
     def takes(self, soc_model: str, model: str) -> bool:
         """Return whether every list that is not empty has a pattern that matches."""
+        # `fnmatch` would ignore case on Windows alone; `fnmatchcase` does not.
         pairs = ((self.soc_model, soc_model), (self.model, model))
         return all(
             not names or any(fnmatchcase(text, name) for name in names) for names, text in pairs
@@ -106,6 +107,7 @@ def load_phone(path: str | Path) -> Phone:
         phone = Phone(**file.data)
     except ValidationError as error:
         raise mistake_in(file, error) from None
+    # `phones` lists files by their folders: nobody could ask for another name.
     if phone.name != file.path.absolute().parent.name:
         raise file.error(
             ["name"],

@@ -253,6 +253,8 @@ def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
 
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
     """Yield the chains that `profile` and `check` will ask for, each once."""
+    # A bundle cannot choose by what was measured before. So it holds the most that a chooser might
+    # name of each group.
     yield Item(EMPTY, "empty", "a call that does nothing")
     for group in groups(space_operations(space)):
         for operation in group.chosen():

@@ -87,6 +87,8 @@ def _unknown(name: str) -> str:
     known = {device.name: device for device in known_devices()}
     if name not in known:
         return f"unknown device '{name}'{nearest(name, known)}"
+    # A phone.yaml or a connection would have opened it, or failed with another error. So its table
+    # alone makes it known.
     table = known[name].table
     assert table is not None
     provenance = load_device_info(table / DEVICE_FILE).provenance

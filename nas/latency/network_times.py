@@ -176,6 +176,7 @@ def read_networks(folder: Path) -> list[NetworkTime]:
     path = folder / NETWORKS_FILE
     if not path.is_file():
         return []
+    # Annotations are text in this file. Columns that an old file lacks have defaults.
     types = {
         field.name: {"float": float, "int": int}.get(str(field.type), str)
         for field in fields(NetworkTime)

@@ -236,6 +236,7 @@ class LatencyTable:
         there is neither a row nor a price.
         """
         # Searches ask for the same few hundred operations 100,000 times.
+        # None is a value here, so a missing pair is told by KeyError.
         pair = operation.spec, operation.input
         try:
             return self._ms[pair]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from adbutils import AdbClient
 
 
+# A line of `getprop` is `[name]: [value]`; a value may span lines.
 _PROPERTY = re.compile(r"^\[(.+?)\]: \[(.*?)\]\r?$", re.MULTILINE | re.DOTALL)
 
 CONNECT_S = 0.2

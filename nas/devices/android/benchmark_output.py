@@ -16,8 +16,10 @@ _MEDIAN, _P5, _P95, _RUNS = 5, 6, 7, 2
 _LATENCY holds the percentiles in ms, _MISC the number of runs.
 """
 
+# As "count=50 curr=121 min=119 max=140 avg=122.4 p5=120 median=121 p95=130", in microseconds.
 _COUNT = re.compile(r"^(?:INFO: )?count=([0-9]+)(.*)$", re.MULTILINE)
 _VALUE = re.compile(r"(\w+)=(-?[0-9.]+(?:e[+-]?[0-9]+)?)")
+# As "Replacing 30 out of 31 node(s) with delegate (TfLiteXNNPackDelegate)".
 _DELEGATED = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\)")
 _SEVERE = re.compile(r"^(?:ERROR|FATAL): (?:\[\S+\] )?(.*\S)", re.MULTILINE)
 

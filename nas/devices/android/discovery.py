@@ -159,6 +159,7 @@ def _known(properties: dict[str, str]) -> Phone | None:
 
 
 def _name(properties: dict[str, str]) -> str:
+    """Return the phone's known name, else its model as a name, which is its table's folder too."""
     known = _known(properties)
     slug = re.sub(r"[^a-z0-9]+", "-", properties.get("ro.product.model", "").lower()).strip("-")
     return known.name if known else slug or "android"

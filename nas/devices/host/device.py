@@ -34,7 +34,9 @@ class Host(Device):
         InputError: when there are fewer cores than threads.
     """
 
+    # A call costs next to nothing here: the mean over a stack scatters less than the slope.
     slope = False
+    # Short measurements, repeated later: slow spells of a shared machine last for tens of seconds.
     repeats = 6
     profiled_by = (
         "one after the other, each as a file of its own on the output of the one before it"

@@ -307,6 +307,7 @@ def _networks_ms(
     least = RIVAL_TURNS if RIVAL in networks else 1
 
     def waiting() -> list[str]:
+        """Return the networks that need another turn; a rival that failed has left `files`."""
         return [
             key
             for key in files

@@ -105,6 +105,7 @@ def published_networks(folder: Path) -> list[Network]:
     for (model, resolution, family), values in figures.items():
         ms = median(values)
         whole = Observation(model, family, demand(layers_of(model, resolution), calls=1), ms, ms)
+        # Breakdowns are of the networks at 224 pixels.
         parts = _parts(whole, breakdown.get(model, {})) if resolution == 224 else ()
         networks.append(Network(model, resolution, family, ms, (whole, *parts)))
     return networks

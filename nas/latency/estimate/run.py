@@ -133,8 +133,10 @@ def estimate(folder: Path) -> LatencyTable:
     phone = read_phone(folder)
     recipe = phone.recipe
     date = str(phone.recipe.data["date"])
+    # Rounded before they price anything: rows are made with the costs that `device.yaml` states.
     costs = _rounded(phone.costs())
     left_out = leave_out(phone, costs)
+    # The spread of rows (step 8): published over predicted latency of models left out.
     ratios = [entry.network.ms / entry.model_unknown for entry in left_out]
     low, high = (float(np.quantile(ratios, share)) for share in (0.1, 0.9))
     report = _report(phone, costs, left_out, (low, high))
@@ -374,7 +376,7 @@ def _statistics(published: Floats, predicted: Floats) -> dict[str, Any]:
 
 
 def _rounded(costs: Costs) -> Costs:
-    """Return the costs to four digits, which do not show the last bits of a processor's arithmetic."""
+    """Return the costs to four digits, without the last bits of a processor's arithmetic."""
     return Costs(*(float(f"{cost:.4g}") for cost in astuple(costs)))
 
 

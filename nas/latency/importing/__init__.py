@@ -52,7 +52,7 @@ class Imported:
 
 
 def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
-    """Return the rows of a latency file and its skipped entries; its name's ending tells the format.
+    """Return the rows and the skipped entries of a latency file, whose ending tells the format.
 
     Raises:
         InputError: for an unknown ending or a malformed file, naming file, line or key, and reason.
@@ -146,12 +146,14 @@ def _check_precision(path: Path, old: LatencyTable, reading: Reading) -> None:
 
 def _wins(new: Row, old: Row | None) -> bool:
     """Return whether a row of the file replaces the table's row of its operation."""
+    # Imported rows give way to any later import: a newer file replaces what an older one gave.
     if old is None or SOURCE in dict(old.extra):
         return True
     return PROVENANCES.index(new.provenance) < PROVENANCES.index(old.provenance)
 
 
 def _sources(old: str, new: str) -> str:
+    """Return the sources with a further one; a file that is imported again is named once."""
     return old if new in old.split("; ") else "; ".join(filter(None, (old, new)))
 
 

@@ -55,6 +55,7 @@ class Conv:
 
     @property
     def output(self) -> Shape:
+        # Rounded up: these convolutions pad, so that stride 1 keeps the size.
         return Shape(self.out, -(-self.height // self.stride), -(-self.width // self.stride))
 
     def __str__(self) -> str:
@@ -98,6 +99,7 @@ def _around(
 ) -> Iterator[Block]:
     """Yield the blocks with this depthwise convolution and this projection after it."""
     kernel = depthwise.kernel
+    # Blocks with a shortcut need the sum at their end among the operators too.
     skip = Add(project.out, depthwise.height, depthwise.width)
     if depthwise.stride == 1 and project.out == depthwise.channels and skip in known:
         yield DSConv(kernel, "relu"), depthwise.input, (depthwise, project, skip)

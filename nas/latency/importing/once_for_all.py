@@ -119,7 +119,7 @@ def _text(shape: Shape) -> str:
 
 
 def _times(value: Any) -> Times:
-    """Return mean and percentiles in ms; those are of a normal distribution, as the file has none."""
+    """Return mean and percentiles in ms, those of a normal distribution: the file has none."""
     if not isinstance(value, dict) or "mean" not in value:
         raise ValueError("expected {count, mean, var}")
     mean, var, count = (value.get(name, 0) for name in ("mean", "var", "count"))

@@ -97,6 +97,7 @@ def _shape(text: str) -> Shape:
 
 
 def _times(record: Mapping[str, str]) -> Times:
+    # Without percentiles the median stands for them.
     median = _number("median_ms", record["median_ms"])
     p10, p90 = (
         _number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms")

@@ -191,6 +191,7 @@ def _calibrate(table: LatencyTable, space: Space, bench: Bench, until: float) ->
     """Return the table with scale and intercept fitted to as many networks as there is time for."""
     assert table.path is not None
     known = [net for net in read_networks(table.path) if net.role == "calibration"]
+    # A network with an operation that the device cannot run has no sum of rows to calibrate.
     members = [member for member in calibration_members(space) if not table.predict(member).missing]
     own = sums(table, _network_times(bench, space, members, known, until))
     return (
