@@ -118,4 +118,4 @@ class Device(ABC):
         return None
 
     def close(self) -> None:  # noqa: B027 (many devices start nothing)
-        """Free what was started. By default there is nothing to free."""
+        """Free what was started; by default nothing."""

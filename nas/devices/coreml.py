@@ -279,7 +279,7 @@ def connected_phones() -> list[Connected]:
 
 def _parse(listed: Any) -> list[Connected]:
     """Return the connected iPhones in the JSON of `devicectl list devices`."""
-    # A phone without a tunnel was paired once and is not connected now.
+    # Paired phones are listed too; only a connected one has a tunnel.
     return [
         Connected(
             udid=device["hardwareProperties"]["udid"],

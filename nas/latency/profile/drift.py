@@ -72,7 +72,7 @@ class DriftWatch:
         return drifted, self.last <= BOUND
 
     def _measure(self) -> None:
-        """Set `last`, from the first of the device's repeats that is within bounds."""
+        """Set `last` from the first of the device's repeats within bounds, else from the last."""
         for _ in range(self._device.repeats):
             self.last = self._time() / self.first_ms - 1
             if self.last <= BOUND:

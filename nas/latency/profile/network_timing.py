@@ -113,7 +113,7 @@ class _NetworkBench:
     """Networks that are being converted and measured on one device.
 
     Attributes:
-        _artifacts: the file of each network, by name, in the order of the members.
+        _artifacts: the future of each network's file, by name, in the order of the members.
         _taken: times in ms of each measured network, by name.
     """
 
