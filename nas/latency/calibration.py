@@ -77,7 +77,7 @@ def calibrate(networks: Sequence[NetworkTime]) -> Line:
         )
 
     # The Cauchy penalty is not convex: near (1, 0, 0) the fit may rest in a local minimum. It is
-    # run from several starts, all inside the bounds, and the lowest cost wins.
+    # run from several starts, and the lowest cost wins.
     scales = (1.0, float(np.median(measured / summed)))
     weights = (0.1, 10.0) if known else (0.0,)
     starts = [[scale, one[1] / 10, weight * one[2]] for scale in scales for weight in weights]
