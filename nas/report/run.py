@@ -34,7 +34,8 @@ from nas.report.training import FOLDERS, Fit, read_fit
 from nas.report.trajectory import Trajectory, read_trajectory
 from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, About, Part, read_about
 from nas.search import Scores
-from nas.space import Architecture, load_architecture
+from nas.space import Architecture
+from nas.space.architecture import read_architecture
 from nas.space.place import Place
 from nas.supernet.description import data_name
 from nas.validation import validated
@@ -249,7 +250,7 @@ def _architecture(folder: Path, about: About, several: bool) -> Architecture:
     path = folder / ARCHITECTURE_FILE
     if several and not path.is_file():
         path = folder / f"best-{about.table.device}.yaml"
-    arch = load_architecture(path)
+    arch = read_architecture(path)
     said = about.result
     same = (arch.widths, arch.depths, arch.params) == (said.widths, said.depths, said.params)
     if not same or len(said.attention) != len(arch.stages):
