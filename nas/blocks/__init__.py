@@ -1,14 +1,17 @@
 """The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block
 by formula.
 
-A block is added by one file here (its spec) and one in `nas.blocks` (its module), which the spec
-names; another package brings its own by an entry point (`nas.plugins`).
+A family is a package with two files: `spec.py`, without torch, and `module.py`, which the specs
+name. It is added by its folder, a YAML file in `search_spaces/` and its name in `FAMILIES`. The
+classes below are imported by name for those who type them; nothing looks a block up that way.
+Another distribution brings blocks by an entry point (`nas.plugins`).
 """
 
 from __future__ import annotations
 
+import importlib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any
@@ -39,6 +42,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     HeadSpec,
     Layer,
     Layout,
@@ -52,38 +56,40 @@ from nas.errors import nearest
 from nas.plugins import BLOCKS, plugins
 from nas.validation import explain
 
-SPECS: dict[str, type[BlockSpec]] = {
-    spec.kind: spec
-    for spec in (
-        Identity,
-        Flatten,
-        Unflatten,
-        ConvStem,
-        ConvEmbedding,
-        MB4D,
-        MB3D,
-        TokenHead,
-        MapHead,
-        FPNHead,
-        EMOStem,
-        IRMB,
-        IRMBDown,
-        ConvFFN,
-        AttentionFFN,
-        DualPathEmbedding,
-        ConvEncoder,
-        AdditiveEncoder,
-        DSConv,
-        ResBlock,
-        MBConv,
-        MBConvDown,
-        FusedMBConv,
-        FusedMBConvDown,
-        EfficientViTStem,
-        EfficientViTModule,
-        ConvHead,
-    )
-}
+FAMILIES = (
+    "nas.blocks.common",
+    "nas.blocks.efficientformer",
+    "nas.blocks.efficientformerv2",
+    "nas.blocks.efficientvit",
+    "nas.blocks.emo",
+    "nas.blocks.swiftformer",
+)
+"""The packages of the families. Each has `spec.py`, whose `SPECS` lists its blocks, and `module.py`,
+whose `LAYOUTS`, where there are any, name the tensors of its published checkpoints
+(`nas.weights`). This is the one line that a new family adds outside its folder and its YAML."""
+
+
+def _listed(families: Sequence[str]) -> dict[str, type[BlockSpec]]:
+    """Return the specs of these families by kind.
+
+    Raises:
+        ValueError: where two families have a kind of one name, because tables and files know a
+            block by its kind alone.
+    """
+    specs: dict[str, type[BlockSpec]] = {}
+    for family in families:
+        for spec in importlib.import_module(f"{family}.spec").SPECS:
+            if spec.kind in specs:
+                raise ValueError(
+                    f"{family}: block kind '{spec.kind}' is already defined in"
+                    f" {specs[spec.kind].__module__}"
+                )
+            specs[spec.kind] = spec
+    return specs
+
+
+SPECS: dict[str, type[BlockSpec]] = _listed(FAMILIES)
+"""Every kind of block that ships, by name."""
 
 
 def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
@@ -173,6 +179,7 @@ def _model(cls: type[BlockSpec]) -> type[BaseModel]:
 
 __all__ = [
     "ACTIVATIONS",
+    "FAMILIES",
     "IRMB",
     "MB3D",
     "MB4D",
@@ -192,6 +199,7 @@ __all__ = [
     "EfficientViTModule",
     "EfficientViTStem",
     "EntrySpec",
+    "Examples",
     "FPNHead",
     "Flatten",
     "FusedMBConv",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
@@ -304,6 +304,9 @@ class CheckpointLayout:
         convert: a published tensor as our block wants it, from our operation, the tensor's name
             within it and the published value; where the order of channels or the shape differs.
         publish: one of our tensors as the code base wants it, the inverse of `convert`.
+        shared: names of blocks that belong to another family, by their kind, as `Block.published`
+            has them. So a family can use the shared stems and heads without a change to their
+            files.
     """
 
     name: str
@@ -311,3 +314,10 @@ class CheckpointLayout:
     ignored: tuple[str, ...] = ()
     convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
     publish: Callable[[Operation, str, Tensor], Tensor] = _as_published
+    shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def published_names(self, block: Block) -> Mapping[str, str]:
+        """Return the prefixes of a block's tensor names, ours to the published ones; empty where
+        it was never published in this layout."""
+        kind = block.built_from[0].kind if block.built_from else ""
+        return self.shared.get(kind) or block.published.get(self.name, {})

@@ -230,6 +230,8 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "hardswish", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 Task = Literal["classification", "segmentation"]
 Mixer = Literal["convolution", "pool", "attention", "none"]
+Examples = tuple[tuple[str, str], ...]
+"""Small blocks as (hyperparameters, input shape), both as in a row of a latency table."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,9 @@ class BlockSpec(abc.ABC):
     module: ClassVar[str] = ""
     """Where the block's module is, as package.module:Class. Empty only where a block is never
     built."""
+    examples: ClassVar[Examples] = ()
+    """Small blocks of this kind on small inputs, the typical one first. Every test that goes over
+    all kinds builds, runs, slices or converts them (`nas.testing.blocks`)."""
     mixer: ClassVar[Mixer] = "convolution"
     """What mixes the positions of a map, as the accuracy law tells blocks apart
     (`nas.accuracy.law`)."""

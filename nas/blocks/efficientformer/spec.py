@@ -10,6 +10,7 @@ from nas.blocks.spec import (
     ACTIVATIONS,
     Activation,
     BlockSpec,
+    Examples,
     HeadSpec,
     Layer,
     Layout,
@@ -29,6 +30,7 @@ class MB4D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb4d"
+    examples: ClassVar[Examples] = (("expansion=2;activation=gelu", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.efficientformer.module:MB4DBlock"
     mixer: ClassVar[Mixer] = "pool"
 
@@ -71,6 +73,9 @@ class MB3D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb3d"
+    examples: ClassVar[Examples] = (
+        ("heads=2;key_dim=4;value_ratio=2;expansion=2", "tokens:8x3x3"),
+    )
     module: ClassVar[str] = "nas.blocks.efficientformer.module:MB3DBlock"
     mixer: ClassVar[Mixer] = "attention"
     layout: ClassVar[Layout] = "tokens"
@@ -129,6 +134,7 @@ class TokenHead(HeadSpec):
     """
 
     kind: ClassVar[str] = "token_head"
+    examples: ClassVar[Examples] = (("classes=10;distillation=true", "tokens:8x3x3"),)
     module: ClassVar[str] = "nas.blocks.efficientformer.module:TokenHeadBlock"
     layout: ClassVar[Layout] = "tokens"
 
@@ -145,3 +151,10 @@ class TokenHead(HeadSpec):
         if self.distillation:
             trace.extra(*Trace(features).linear(self.classes).layers)
         return trace
+
+
+SPECS = (
+    MB4D,
+    MB3D,
+    TokenHead,
+)

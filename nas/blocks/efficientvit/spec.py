@@ -11,6 +11,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     HeadSpec,
     Layer,
     Mixer,
@@ -34,6 +35,10 @@ class EfficientViTStem(EntrySpec):
     """
 
     kind: ClassVar[str] = "efficientvit_stem"
+    examples: ClassVar[Examples] = (
+        ("width=8;activation=hardswish", "3x16x16"),
+        ("width=8;block=res_block", "3x16x16"),
+    )
     module: ClassVar[str] = "nas.blocks.efficientvit.module:EfficientViTStemBlock"
 
     width: int
@@ -85,6 +90,7 @@ class EfficientViTModule(BlockSpec):
     """
 
     kind: ClassVar[str] = "efficientvit_module"
+    examples: ClassVar[Examples] = (("expansion=2;head_dim=8", "16x6x6"),)
     module: ClassVar[str] = "nas.blocks.efficientvit.module:EfficientViTModuleBlock"
     mixer: ClassVar[Mixer] = "attention"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "head_dim", "activation")
@@ -174,6 +180,7 @@ class ConvHead(HeadSpec):
     """
 
     kind: ClassVar[str] = "conv_head"
+    examples: ClassVar[Examples] = (("classes=10;width=16;features=12", "8x3x3"),)
     module: ClassVar[str] = "nas.blocks.efficientvit.module:ConvHeadBlock"
     elastic: ClassVar[tuple[str, ...]] = ("width", "features", "activation")
 
@@ -201,3 +208,10 @@ class ConvHead(HeadSpec):
         )
         trace.linear(self.features, bias=False).layer_norm().activation(self.activation)
         return trace.linear(self.classes)
+
+
+SPECS = (
+    EfficientViTStem,
+    EfficientViTModule,
+    ConvHead,
+)

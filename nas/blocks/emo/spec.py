@@ -12,6 +12,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     Layer,
     Shape,
     Trace,
@@ -28,6 +29,7 @@ class EMOStem(EntrySpec):
     """
 
     kind: ClassVar[str] = "emo_stem"
+    examples: ClassVar[Examples] = (("width=8", "3x16x16"),)
     module: ClassVar[str] = "nas.blocks.emo.module:EMOStemBlock"
     elastic: ClassVar[tuple[str, ...]] = ("activation",)
 
@@ -92,6 +94,10 @@ class IRMB(BlockSpec):
     """
 
     kind: ClassVar[str] = "irmb"
+    examples: ClassVar[Examples] = (
+        ("expansion=2;attention=true;window=3;head_dim=8", "16x6x6"),
+        ("expansion=2.5;norm=layer", "8x6x6"),
+    )
     module: ClassVar[str] = "nas.blocks.emo.module:IRMBBlock"
     elastic: ClassVar[tuple[str, ...]] = (
         "expansion",
@@ -193,6 +199,7 @@ class IRMBDown(EntrySpec):
     """
 
     kind: ClassVar[str] = "irmb_down"
+    examples: ClassVar[Examples] = (("width=12;expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.emo.module:IRMBDownBlock"
     counts_as_block: ClassVar[bool] = True
 
@@ -242,3 +249,10 @@ def _norm(trace: Trace, norm: Norm) -> Trace:
 def _local(trace: Trace, kernel: int, stride: int = 1) -> Trace:
     trace.conv(trace.shape.channels, kernel, stride, groups=trace.shape.channels, bias=False)
     return trace.batch_norm().activation(LOCAL_ACTIVATION)
+
+
+SPECS = (
+    EMOStem,
+    IRMB,
+    IRMBDown,
+)

@@ -6,7 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.blocks.spec import ACTIVATIONS, Activation, BlockSpec, Layer, Mixer, Shape, Trace, require
+from nas.blocks.spec import (
+    ACTIVATIONS,
+    Activation,
+    BlockSpec,
+    Examples,
+    Layer,
+    Mixer,
+    Shape,
+    Trace,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,10 @@ class ConvEncoder(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_encoder"
+    examples: ClassVar[Examples] = (
+        ("", "8x6x6"),
+        ("expansion=2;activation=relu", "8x5x7"),
+    )
     module: ClassVar[str] = "nas.blocks.swiftformer.module:ConvEncoderBlock"
 
     expansion: int = 4
@@ -74,6 +88,7 @@ class AdditiveEncoder(BlockSpec):
     """
 
     kind: ClassVar[str] = "additive_encoder"
+    examples: ClassVar[Examples] = (("", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.swiftformer.module:AdditiveEncoderBlock"
     mixer: ClassVar[Mixer] = "attention"
 
@@ -113,3 +128,9 @@ class AdditiveEncoder(BlockSpec):
         trace.conv(channels).residual().conv(channels).layer_scale().residual()
         trace.batch_norm().conv(self.expansion * channels).activation(self.activation)
         return trace.conv(channels).layer_scale().residual()
+
+
+SPECS = (
+    ConvEncoder,
+    AdditiveEncoder,
+)
