@@ -105,6 +105,24 @@ def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
     return _make(kind, lambda model: model.model_validate(values))
 
 
+def check_hyperparameters(kind: str, values: Mapping[str, Any]) -> None:
+    """Check some hyperparameters of a kind by name and type; the others may be missing.
+
+    Raises:
+        ValueError: for an unknown kind or hyperparameter, or a value of another type.
+    """
+    try:
+        _model(spec_of(kind), partial=True).model_validate(dict(values))
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def spec_of(kind: str | None) -> type[BlockSpec]:
+    """Return the class of a kind, ours or another distribution's. Raises ValueError for an unknown
+    one."""
+    return SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
+
+
 def parse(kind: str, hyperparameters: str) -> BlockSpec:
     """Return the spec that a table row names: its kind and `str(spec)`, as in ('mb4d',
     'expansion=4;pool=3').
@@ -145,7 +163,7 @@ def _head(spec: BlockSpec) -> HeadSpec:
 
 
 def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) -> BlockSpec:
-    spec = SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
+    spec = spec_of(kind)
     try:
         return spec(**dict(validate(_model(spec))))
     except ValidationError as error:
@@ -167,14 +185,29 @@ def _brought(kind: str) -> type[BlockSpec]:
 
 
 @cache
-def _model(cls: type[BlockSpec]) -> type[BaseModel]:
-    """Return a pydantic model of the spec's fields, which checks names and types."""
+def _model(cls: type[BlockSpec], partial: bool = False) -> type[BaseModel]:
+    """Return a pydantic model of the spec's fields, which checks names and types; with `partial`
+    any of them may be missing."""
     hints = typing.get_type_hints(cls)
+    missing = None if partial else ...
     columns: dict[str, Any] = {
-        field.name: (hints[field.name], ... if field.default is MISSING else field.default)
+        field.name: (hints[field.name], missing if field.default is MISSING else field.default)
         for field in fields(cls)
     }
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema of each hyperparameter of a kind, by name.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    properties = _model(spec_of(kind)).model_json_schema()["properties"]
+    return {
+        name: {key: value for key, value in each.items() if key != "title"}
+        for name, each in properties.items()
+    }
 
 
 __all__ = [
@@ -218,6 +251,7 @@ __all__ = [
     "TokenHead",
     "Trace",
     "Unflatten",
+    "check_hyperparameters",
     "entry_from",
     "explain",
     "from_dict",
@@ -225,4 +259,6 @@ __all__ = [
     "parse",
     "parse_head",
     "pyramid",
+    "schema_of",
+    "spec_of",
 ]  # fmt: skip

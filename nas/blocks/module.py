@@ -55,6 +55,9 @@ class Block(nn.Module):
             by them, stay float32 where all else has 8 bits: 256 steps leave little of them, and a
             denominator becomes 0. Convolutions in such parts are quantised. Asked by the export
             target litert-int8.
+        without_gradient: parameters that get none, because the output does not depend on them: one
+            that adds the same to all scores of a query, which the softmax takes away. Asked by
+            `nas.testing.blocks`.
         built_from: the spec and the input shape.
         takes_grid: of a block on tokens, whether its `forward` takes height and width of the
             tokens' grid as a second argument. One that does not must have the aspect ratio that it
@@ -64,6 +67,7 @@ class Block(nn.Module):
     axes: ClassVar[Axes] = {}
     published: ClassVar[Published] = {}
     float_parts: ClassVar[tuple[type[nn.Module], ...]] = ()
+    without_gradient: ClassVar[tuple[str, ...]] = ()
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
 

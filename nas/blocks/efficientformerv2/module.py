@@ -111,6 +111,11 @@ class AttentionFFNBlock(BiasedBlock):
             **_FFN["efficientformerv2/timm"],
         },
     }  # fmt: skip
+    without_gradient: ClassVar[tuple[str, ...]] = (
+        "key.conv.bias",
+        "key.norm.bias",
+        "talk_before.bias",
+    )
 
     def __init__(self, spec: AttentionFFN, shape: Shape) -> None:
         attended = shape.resized(spec.stride)
@@ -184,6 +189,7 @@ class DualPathEmbeddingBlock(BiasedBlock):
             "projection.conv": "attn.proj.conv", "projection.norm": "attn.proj.bn",
         },
     }  # fmt: skip
+    without_gradient: ClassVar[tuple[str, ...]] = ("key.conv.bias", "key.norm.bias")
 
     def __init__(self, spec: DualPathEmbedding, shape: Shape) -> None:
         super().__init__(spec.heads, (shape.height, shape.width), query_stride=2)
