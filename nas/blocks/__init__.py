@@ -137,7 +137,7 @@ def parse(kind: str, hyperparameters: str) -> BlockSpec:
 
 
 def entry_from(data: Mapping[str, Any] | str) -> EntrySpec:
-    """As `from_dict`, for what enters a stage. Raises ValueError for any other block."""
+    """Return what `from_dict` does, for blocks that enter a stage. Raises ValueError for others."""
     spec = from_dict(data)
     if not isinstance(spec, EntrySpec):
         raise ValueError(
@@ -147,12 +147,12 @@ def entry_from(data: Mapping[str, Any] | str) -> EntrySpec:
 
 
 def head_from(data: Mapping[str, Any] | str) -> HeadSpec:
-    """As `from_dict`, for heads. Raises ValueError for any other block."""
+    """Return what `from_dict` does, for heads. Raises ValueError for any other block."""
     return _head(from_dict(data))
 
 
 def parse_head(kind: str, hyperparameters: str) -> HeadSpec:
-    """As `parse`, for heads. Raises ValueError for any other block."""
+    """Return what `parse` does, for heads. Raises ValueError for any other block."""
     return _head(parse(kind, hyperparameters))
 
 

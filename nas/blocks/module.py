@@ -76,7 +76,7 @@ class Block(nn.Module):
         the same."""
 
     def fit_float16(self) -> None:
-        """Rescales weights, in place, where a sum inside would exceed float16's 65504. The output
+        """Rescale weights, in place, where a sum inside would exceed float16's 65504. The output
         stays the same.
 
         Asked by targets that compute in float16 alone.
@@ -202,18 +202,18 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
 
 
 def split_heads(x_bchw: Tensor, heads: int) -> Tensor:
-    """Return (B, heads * D, H, W) to (B, heads, D, H*W)."""
+    """Reshape (B, heads * D, H, W) to (B, heads, D, H*W)."""
     batch, channels, height, width = x_bchw.shape
     return x_bchw.reshape(batch, heads, channels // heads, height * width)
 
 
 def to_tokens(x_bchw: Tensor) -> Tensor:
-    """Return (B, C, H, W) to (B, H*W, C)."""
+    """Reshape a map (B, C, H, W) to tokens (B, H*W, C)."""
     return x_bchw.flatten(2).transpose(1, 2)
 
 
 def to_map(x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return (B, H*W, C) to (B, C, H, W)."""
+    """Reshape tokens (B, H*W, C) to a map (B, C, H, W)."""
     batch, _, channels = x_bnc.shape
     return x_bnc.transpose(1, 2).reshape(batch, channels, *grid)
 
@@ -241,17 +241,19 @@ class BiasedBlock(Block):
         """Return the bias (heads, queries, keys) between all positions of a grid of keys."""
         if grid == self.grid and self.constant_bias is not None:
             return self.constant_bias
-        table: Tensor = self.bias
+        table: Tensor = self.bias  # (heads, H, W)
         if grid != self.grid:
             warnings.warn(
                 f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution",
                 stacklevel=2,
             )
             table = resize_bias(table, grid)
+        # One value per head and distance, spread over all pairs: (heads, queries, keys).
         return table.flatten(1)[:, _distances(grid, self.query_stride, table.device)]
 
     def deploy(self) -> None:
         with torch.no_grad():
+            # On one grid the gather gives a constant, which exported files hold in its place.
             self.constant_bias = self.bias_on(self.grid).clone()
 
 
@@ -261,8 +263,10 @@ def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _distances(grid: tuple[int, int], query_stride: int, device: torch.device) -> Tensor:
-    """For every query and key the index |dy| * W + |dx| into a flattened bias table: (queries,
+    """Return the index |dy| * W + |dx| into a flat bias table of every query and key: (queries,
     keys)."""
+    # LeViT (arXiv:2104.01136): the bias of attention depends on (|dy|, |dx|) alone, so the table has one
+    # entry per distance, which lies at |dy| * W + |dx| when it is flat.
     y, x = _positions(grid, 1)
     query_y, query_x = _positions(grid, query_stride)
     return ((query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()).to(device)

@@ -7,7 +7,6 @@ and their hyperparameters from the registry, those of other packages included.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from nas.blocks import SPECS, BlockSpec, EntrySpec, HeadSpec, Identity, schema_of, spec_of
@@ -15,12 +14,8 @@ from nas.plugins import BLOCKS, plugins
 from nas.space.schema import PLACE, SpaceFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_PLACES: Mapping[str, type[BlockSpec]] = {
-    "entry": EntrySpec,
-    "head": HeadSpec,
-    "block": BlockSpec,
-}
-"""What a block must be to stand there."""
+_PLACES = ("entry", "block", "head")
+"""Where a block may stand: before or at the start of a stage, at its positions, at the end."""
 
 
 def space_schema() -> dict[str, Any]:
@@ -37,9 +32,9 @@ def space_schema() -> dict[str, Any]:
     kinds = [kind for kind in (*SPECS, *plugins(BLOCKS, SPECS)) if kind != Identity.kind]
     for kind in kinds:
         definitions[f"block_{kind}"] = _block(kind)
-    for place, required in _PLACES.items():
+    for place in _PLACES:
         definitions[f"candidates_{place}"] = _candidates(
-            [kind for kind in kinds if _may_stand(spec_of(kind), required)]
+            [kind for kind in kinds if _may_stand(spec_of(kind), place)]
         )
     schema["properties"]["defaults"] = {
         "description": "Hyperparameters by kind, for all places that do not give others.",
@@ -58,11 +53,13 @@ def space_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, **described}
 
 
-def _may_stand(spec: type[BlockSpec], required: type[BlockSpec]) -> bool:
-    if required is BlockSpec:
-        # A position of a stage keeps width and layout, so what sets one of them stands elsewhere.
-        return not issubclass(spec, EntrySpec | HeadSpec) and not spec.changes_layout
-    return issubclass(spec, required)
+def _may_stand(spec: type[BlockSpec], place: str) -> bool:
+    if place == "entry":
+        return issubclass(spec, EntrySpec)
+    if place == "head":
+        return issubclass(spec, HeadSpec)
+    # A position of a stage keeps width and layout, so what sets one of them stands elsewhere.
+    return not issubclass(spec, EntrySpec | HeadSpec) and not spec.changes_layout
 
 
 def _block(kind: str) -> dict[str, Any]:

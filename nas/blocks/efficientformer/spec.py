@@ -104,10 +104,13 @@ class MB3D(BlockSpec):
         keys = self.heads * self.key_dim
         values = self.heads * self.value_dim
         scores = self.heads * tokens * tokens
+        # LN, then one linear layer for the queries, keys and values of all heads.
         trace = Trace(shape).layer_norm().linear(2 * keys + values)
         trace.extra(
             Layer("reshape", read=trace.shape.elements, written=trace.shape.elements),
+            # Q K^T: N x N products of key_dim in each head.
             Layer("matmul", macs=tokens * tokens * keys, read=2 * tokens * keys, written=scores),
+            # The bias has one value per head and distance on the grid, so N per head.
             Layer("elementwise", params=self.heads * tokens, read=2 * scores, written=scores),
             Layer("softmax", read=scores, written=scores),
             Layer(
@@ -118,6 +121,7 @@ class MB3D(BlockSpec):
             ),
             Layer("reshape", read=tokens * values, written=tokens * values),
         )
+        # The attention gives (B, N, heads * value_dim), from which a linear layer makes (B, N, C).
         trace.shape = Shape(values, shape.height, shape.width, "tokens")
         trace.linear(shape.channels).layer_scale().residual()
         trace.layer_norm().linear(self.expansion * shape.channels).activation(self.activation)

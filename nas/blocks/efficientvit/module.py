@@ -114,18 +114,22 @@ class LiteMLA(nn.Module):
         no
         digit: sums become means.
         """
+        # The first 2 C of the 3 C output channels are the queries and the keys.
         channels = self.qkv.out_channels // 3
         self.qkv.weight[: 2 * channels].mul_(2.0 ** -round(math.log2(tokens) / 2))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         batch, _, height, width = x_bchw.shape
-        qkv_bchw = self.qkv(x_bchw)
+        qkv_bchw = self.qkv(x_bchw)  # (B, 3 C, H, W)
+        # Fig. 5: the second scale aggregates neighbours, each head's queries, keys and values apart.
         scales = (qkv_bchw, self.grouped(self.depthwise(qkv_bchw)))
+        # Both scales' queries are one tensor, and so on: (B, 2 C, H, W) to (B, heads, d, N) with
+        # 2 C / d heads.
         q, k, v = (
             torch.cat(parts, dim=1).reshape(batch, -1, self.head_dim, height * width)
             for parts in zip(*(scale.chunk(3, dim=1) for scale in scales), strict=True)
         )
-        mixed = _in_fp32(q, k, v).reshape(batch, -1, height, width)
+        mixed = _in_fp32(q, k, v).reshape(batch, -1, height, width)  # (B, 2 C, H, W)
         y_bchw: Tensor = self.projection(mixed)
         return y_bchw
 
@@ -158,15 +162,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return (V K^T) Q over (1 K^T) Q, the ones as one more row of V; q and k are not negative.
     Products grow with N."""
-    sums = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.transpose(2, 3)
-    mixed = sums @ q
+    # Eq. 2 from right to left: (d + 1, N) (N, d) first, so that no N x N matrix is made. The row of
+    # ones gives the denominator in the same product.
+    sums = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.transpose(2, 3)  # (B, heads, d + 1, d)
+    mixed = sums @ q  # (B, heads, d + 1, N)
     return mixed[:, :, :-1] / (mixed[:, :, -1:] + ATTENTION_EPS)
 
 
 def quadratic(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return V (K^T Q), each column divided by its sum; q and k are not negative. Products grow
     with N^2."""
-    scores = k.transpose(2, 3) @ q
+    scores = k.transpose(2, 3) @ q  # (B, heads, N, N), keys by queries
     return v @ (scores / (scores.sum(dim=2, keepdim=True) + ATTENTION_EPS))
 
 

@@ -137,15 +137,18 @@ class EfficientViTModule(BlockSpec):
         return trace.extra(*self.local.layers(trace.shape))
 
     def _attention(self, shape: Shape) -> tuple[Layer, ...]:
-        """From both scales' queries, keys and values to the heads' outputs, in the form with fewer
-        products."""
+        """Return the layers from both scales' queries, keys and values to the heads' outputs, in
+        the form with fewer products."""
         tokens = shape.tokens
         values = 2 * shape.elements
+        # V has one more row of ones in each of the 2 C / head_dim heads, for the denominator.
         padded = values + 2 * shape.channels // self.head_dim * tokens
         heads = (
             Layer("reshape", read=3 * values, written=3 * values),
             Layer("activation", read=2 * values, written=2 * values, name="relu"),
         )
+        # Eq. 2: (V K^T) Q takes products that grow with N, V (K^T Q) with N^2. The published code
+        # chooses by whether there are more tokens than channels in a head.
         if tokens > self.head_dim:
             products = padded * self.head_dim
             sums = products // tokens

@@ -145,8 +145,8 @@ class IRMB(BlockSpec):
         trace = Trace(shape)
         if self.norm == "layer" or not self.attention:
             _norm(trace, self.norm)
-        # padding stands between this norm and the convolutions, so deployment cannot fold it into
-        # them
+        # Padding stands between this norm and the convolutions, so deployment cannot fold it into
+        # them.
         else:
             trace.extra(
                 Layer(
@@ -164,11 +164,12 @@ class IRMB(BlockSpec):
         return trace.conv(shape.channels, bias=False).residual()
 
     def _attend(self, trace: Trace) -> None:
-        """The attention inside every window; the traced shape stays."""
+        """Trace the attention inside every window; the traced shape stays."""
         shape = trace.shape
         size = self.window
         windows = -(-shape.height // size) * -(-shape.width // size)
         padded = Shape(shape.channels, windows * size, size)
+        # A window has size^2 queries and as many keys: size^4 scores in each head.
         scores = windows * (shape.channels // self.head_dim) * size**4
         products = windows * size**4 * shape.channels
         if padded != shape:

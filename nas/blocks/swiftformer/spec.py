@@ -119,9 +119,11 @@ class AdditiveEncoder(BlockSpec):
         trace = self.local.trace(shape)
         trace.conv(channels).conv(channels)
         trace.extra(
+            # Queries and keys over their lengths, then Eq. 2: a score per token and their norm.
             Layer("norm", read=2 * elements, written=2 * elements),
             Layer("conv", macs=elements, params=channels, read=elements, written=tokens),
             Layer("norm", read=tokens, written=tokens),
+            # Eq. 3: the global query; Eq. 4: its product with every key.
             Layer("matmul", macs=elements, read=elements + tokens, written=channels),
             Layer("elementwise", read=elements + channels, written=elements),
         )
