@@ -93,8 +93,9 @@ SPECS: dict[str, type[BlockSpec]] = _listed(FAMILIES)
 
 
 def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
-    """Return the spec that `{"kind": ..., hyperparameter: value, ...}` describes; a bare string is
-    a kind alone.
+    """Return the spec that `{"kind": ..., hyperparameter: value, ...}` describes.
+
+    A bare string is a kind alone.
 
     Raises:
         ValueError: for an unknown kind or hyperparameter, a missing one, or a value that its type
@@ -118,14 +119,18 @@ def check_hyperparameters(kind: str, values: Mapping[str, Any]) -> None:
 
 
 def spec_of(kind: str | None) -> type[BlockSpec]:
-    """Return the class of a kind, ours or another distribution's. Raises ValueError for an unknown
-    one."""
+    """Return the class of a kind, ours or another distribution's.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
     return SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
 
 
 def parse(kind: str, hyperparameters: str) -> BlockSpec:
-    """Return the spec that a table row names: its kind and `str(spec)`, as in ('mb4d',
-    'expansion=4;pool=3').
+    """Return the spec that a table row names by its kind and hyperparameters.
+
+    The second one is `str(spec)`, as in ('mb4d', 'expansion=4;pool=3').
 
     Raises:
         ValueError: as `from_dict`.
@@ -186,8 +191,10 @@ def _brought(kind: str) -> type[BlockSpec]:
 
 @cache
 def _model(cls: type[BlockSpec], partial: bool = False) -> type[BaseModel]:
-    """Return a pydantic model of the spec's fields, which checks names and types; with `partial`
-    any of them may be missing."""
+    """Return a pydantic model of the spec's fields, which checks names and types.
+
+    With `partial` any of them may be missing.
+    """
     hints = typing.get_type_hints(cls)
     missing = None if partial else ...
     columns: dict[str, Any] = {

@@ -36,8 +36,7 @@ theirs."""
 
 
 def within(prefix: str, axes: Axes, **groups: Axis) -> Axes:
-    """Return the axes of a part called `prefix`, its channel groups named anew where `groups` says
-    so."""
+    """Return the axes of a part called `prefix`, with groups renamed as in `groups`."""
     renamed = lambda axis: groups.get(axis, axis) if isinstance(axis, str) else axis  # noqa: E731
     return {f"{prefix}.{name}": tuple(map(renamed, dims)) for name, dims in axes.items()}
 
@@ -72,12 +71,15 @@ class Block(nn.Module):
     takes_grid: ClassVar[bool] = False
 
     def deploy(self) -> None:
-        """Replace what only training needs by constants, in place. The output in eval mode stays
-        the same."""
+        """Replace what only training needs by constants, in place.
+
+        The output in eval mode stays the same.
+        """
 
     def fit_float16(self) -> None:
-        """Rescale weights, in place, where a sum inside would exceed float16's 65504. The output
-        stays the same.
+        """Rescale weights, in place, where a sum inside would exceed float16's 65504.
+
+        The output stays the same.
 
         Asked by targets that compute in float16 alone.
         """
@@ -149,8 +151,9 @@ def layer_scale(channels: int, initial: float = LAYER_SCALE_INIT) -> nn.Paramete
 
 
 def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """Put a batch norm, as it is in eval mode, into the linear layer or ungrouped 1x1 convolution
-    behind it, in place.
+    """Fold a batch norm, as in eval mode, into the layer behind it, in place.
+
+    That is a linear layer or an ungrouped 1x1 convolution.
 
     W (s x + t) + b = (W s) x + (W t + b) holds wherever no padding stands between the two. Returns
     what takes the norm's place.
@@ -263,10 +266,9 @@ def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _distances(grid: tuple[int, int], query_stride: int, device: torch.device) -> Tensor:
-    """Return the index |dy| * W + |dx| into a flat bias table of every query and key: (queries,
-    keys)."""
-    # LeViT (arXiv:2104.01136): the bias of attention depends on (|dy|, |dx|) alone, so the table has one
-    # entry per distance, which lies at |dy| * W + |dx| when it is flat.
+    """Return the index of every query and key into a flat bias table: (queries, keys)."""
+    # LeViT (arXiv:2104.01136): the bias depends on (|dy|, |dx|) alone, so the table has one entry
+    # per distance, which lies at |dy| * W + |dx| when the table is flat.
     y, x = _positions(grid, 1)
     query_y, query_x = _positions(grid, query_stride)
     return ((query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()).to(device)
@@ -280,8 +282,9 @@ def _positions(grid: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """Replace every ConvNorm below `module` by one convolution, in place; the output in eval mode
-    stays the same.
+    """Replace every ConvNorm below `module` by one convolution, in place.
+
+    The output in eval mode stays the same.
 
     Raises:
         ValueError: when `module` is in training mode, where a batch norm does not fold.
@@ -325,7 +328,9 @@ class CheckpointLayout:
     shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def published_names(self, block: Block) -> Mapping[str, str]:
-        """Return the prefixes of a block's tensor names, ours to the published ones; empty where
-        it was never published in this layout."""
+        """Return the prefixes of a block's tensor names, ours to the published ones.
+
+        There are none where the block was never published in this layout.
+        """
         kind = block.built_from[0].kind if block.built_from else ""
         return self.shared.get(kind) or block.published.get(self.name, {})

@@ -130,8 +130,7 @@ class Trace:
     def conv(
         self, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, bias: bool = True
     ) -> Trace:
-        """Add a 2-D convolution with `same` padding; depthwise where every channel is a group of its
-        own."""
+        """Add a 2-D convolution with `same` padding, depthwise if `groups` are the channels."""
         before = self.shape
         after = replace(self.shape.resized(stride), channels=width)
         weights = width * (before.channels // groups) * kernel * kernel
@@ -335,8 +334,7 @@ class HeadSpec(BlockSpec):
 
     @property
     def levels(self) -> int:
-        """Return how many of the last stages it takes the maps of; 0 for one that takes the last
-        output alone.
+        """Return how many of the last stages it takes the maps of; 0 if only the last output.
 
         One with the layout "pyramid" has it as a hyperparameter, with a default.
         """
@@ -390,8 +388,7 @@ class Operation:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return what a latency depends on: kind, hyperparameters, input shape. The name is no part
-        of it."""
+        """Return what a latency depends on: kind, hyperparameters, input shape, but no name."""
         return _key(self.spec, self.input)
 
     def __str__(self) -> str:

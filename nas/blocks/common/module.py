@@ -365,8 +365,7 @@ class MapHeadBlock(Block):
         return (logits, distilled) if self.training else (logits + distilled) / 2
 
     def deploy(self) -> None:
-        """Merge the two classifiers into the one that gives their mean, and the batch norm into
-        that one."""
+        """Merge classifiers and batch norm into the one linear layer that gives their mean."""
         if self.distilled is not None:
             # The mean of two linear layers on the same features is one linear layer.
             with torch.no_grad():

@@ -135,8 +135,10 @@ class LiteMLA(nn.Module):
 
 
 def _in_fp32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return `attend` in fp32 under half precision and autocast, because sums over all tokens
-    overflow fp16."""
+    """Return `attend`, computed in fp32 under half precision and autocast.
+
+    Sums over all tokens overflow fp16.
+    """
     dtype = torch.promote_types(q.dtype, torch.float32)
     device = q.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -146,8 +148,9 @@ def _in_fp32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return ReLU attention of (B, heads, d, N) each, in the form that is published for this number
-    of tokens.
+    """Return ReLU attention of q, k and v, (B, heads, d, N) each.
+
+    The form is the one that is published for this number of tokens.
 
     EfficientViT (arXiv:2205.14756), Eq. 2. Both forms are equal but for rounding; beyond d tokens
     the linear one takes fewer products.
@@ -160,8 +163,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return (V K^T) Q over (1 K^T) Q, the ones as one more row of V; q and k are not negative.
-    Products grow with N."""
+    """Return (V K^T) Q over (1 K^T) Q; products grow with N.
+
+    The ones are one more row of V. q and k are not negative.
+    """
     # Eq. 2 from right to left: (d + 1, N) (N, d) first, so that no N x N matrix is made. The row of
     # ones gives the denominator in the same product.
     sums = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.transpose(2, 3)  # (B, heads, d + 1, d)
@@ -170,8 +175,10 @@ def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def quadratic(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return V (K^T Q), each column divided by its sum; q and k are not negative. Products grow
-    with N^2."""
+    """Return V (K^T Q), with each column of K^T Q divided by its sum; products grow with N^2.
+
+    q and k are not negative.
+    """
     scores = k.transpose(2, 3) @ q  # (B, heads, N, N), keys by queries
     return v @ (scores / (scores.sum(dim=2, keepdim=True) + ATTENTION_EPS))
 
@@ -291,8 +298,10 @@ def _prefixes(operations: Sequence[Operation], stem: str, block: str, first: int
 
 
 def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
-    """Return queries, keys and values out of their heads; and in the L series variances for our eps
-    in place of theirs.
+    """Return a published tensor as our block has it.
+
+    Queries, keys and values are taken out of their heads. In the L series variances change for our
+    eps in place of theirs.
 
     The L series, which is the one with GELU, runs with an eps of 1e-7; in eval mode a batch norm
     depends on the sum of variance and eps alone.
@@ -305,8 +314,11 @@ def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
 
 
 def _unmix(value: Tensor, head_dim: int) -> Tensor:
-    """From queries, keys and values of each head in turn, as published, to all queries, all keys,
-    all values."""
+    """Return the order from published channels to ours.
+
+    Published are queries, keys and values of each head in turn; ours are all queries, all keys, all
+    values.
+    """
     if len(value) % (3 * head_dim):
         return value
     return value.reshape(-1, 3, head_dim, *value.shape[1:]).transpose(0, 1).reshape(value.shape)

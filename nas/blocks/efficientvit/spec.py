@@ -137,8 +137,10 @@ class EfficientViTModule(BlockSpec):
         return trace.extra(*self.local.layers(trace.shape))
 
     def _attention(self, shape: Shape) -> tuple[Layer, ...]:
-        """Return the layers from both scales' queries, keys and values to the heads' outputs, in
-        the form with fewer products."""
+        """Return the layers from both scales' queries, keys and values to the heads' outputs.
+
+        The form is the one with fewer products.
+        """
         tokens = shape.tokens
         values = 2 * shape.elements
         # V has one more row of ones in each of the 2 C / head_dim heads, for the denominator.

@@ -146,8 +146,10 @@ class IRMBBlock(Block):
         return x_bchw
 
     def deploy(self) -> None:
-        """Fold the batch norm into the value's convolution; before an attention, padding stands
-        between the two."""
+        """Fold the batch norm into the value's convolution where it can be.
+
+        Before an attention, padding stands between the two.
+        """
         if isinstance(self.norm, nn.BatchNorm2d) and self.queries_keys is None:
             self.norm = fold_into_next(self.norm, self.value)
 

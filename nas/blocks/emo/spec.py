@@ -239,8 +239,10 @@ def _require_common(spec: IRMB | IRMBDown) -> None:
 
 
 def _norm(trace: Trace, norm: Norm) -> Trace:
-    """Return a norm before a 1x1 convolution, which deployment folds a batch norm into; a layer
-    norm needs channels last."""
+    """Add a norm before a 1x1 convolution, into which deployment folds a batch norm.
+
+    A layer norm needs channels last.
+    """
     if norm == "batch":
         return trace.batch_norm()
     transpose = Layer("reshape", read=trace.shape.elements, written=trace.shape.elements)

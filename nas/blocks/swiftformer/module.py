@@ -133,8 +133,9 @@ class AdditiveAttention(nn.Module):
 
 
 def _unit(x: Tensor, dim: int) -> Tensor:
-    """Return x over its Euclidean norm along `dim`; at least in fp32, where neither small squares
-    nor the guard vanish.
+    """Return x over its Euclidean norm along `dim`, computed at least in fp32.
+
+    There neither small squares nor the guard vanish.
 
     This is F.normalize in operations that LiteRT converts.
     """
