@@ -169,8 +169,10 @@ def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Mod
 
 
 def init_linear(module: nn.Module) -> None:
-    """Normal weights of std 0.02 and zero biases, as the authors initialise linear layers and MLPs
-    (they cut the normal at 100 standard deviations, which changes nothing and takes twice as long).
+    """Initialise weights to a normal of std 0.02 and biases to zero, as the authors do.
+
+    They do so in linear layers and MLPs. They also cut the normal at 100 standard deviations, which
+    changes nothing and takes twice as long.
     """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.normal_(module.weight, std=0.02)

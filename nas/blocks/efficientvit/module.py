@@ -314,13 +314,14 @@ def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
 
 
 def _unmix(value: Tensor, head_dim: int) -> Tensor:
-    """Return the order from published channels to ours.
+    """Return the published tensor with its channels in our order.
 
     Published are queries, keys and values of each head in turn; ours are all queries, all keys, all
     values.
     """
     if len(value) % (3 * head_dim):
         return value
+    # (heads * 3 * d, ...) to (heads, 3, d, ...) to (3, heads, d, ...) to (3 * heads * d, ...)
     return value.reshape(-1, 3, head_dim, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
 
 
