@@ -1,15 +1,17 @@
-"""Fit the accuracy law to published networks and tell how far its predictions are off. Prints JSON.
+"""Fit the accuracy law to published networks and print its prediction errors as JSON.
 
-    python benchmarks/accuracy_law.py                   the errors: in the fit, networks left out,
-    families left out python benchmarks/accuracy_law.py --write           the same, and writes
-    nas/accuracy/law.yaml and the record python benchmarks/accuracy_law.py --rows FILE.csv
-    predicts rows of a file with the same columns instead
+    python benchmarks/accuracy_law.py
+        prints the errors in the fit, of networks left out, and of families left out
+    python benchmarks/accuracy_law.py --write
+        also writes nas/accuracy/law.yaml and the record
+    python benchmarks/accuracy_law.py --rows FILE.csv
+        predicts the rows of a file with the same columns instead
 
-The data are `experiments/accuracy-law/published.csv`: one row per published accuracy, with its
-source. Fitted are rows with four stages whose structure is known and a top-1 of at least 66 %. The
-fit is a maximum of the posterior: normal errors, and priors that hold what the rows say nothing of
-(`PRIORS`). A network is left out with all of its variants: longer or shorter trainings, other input
-sizes, trainings by others.
+The data are in `experiments/accuracy-law/published.csv`, one row per published accuracy with its
+source. The fit uses rows with four stages whose structure is known and a top-1 of at least 66 %. It
+maximises the posterior: normal errors, and priors for what the rows do not determine (`PRIORS`). A
+network is left out together with its variants: longer or shorter trainings, other input sizes, and
+trainings by others.
 """
 
 from __future__ import annotations
@@ -52,21 +54,24 @@ from nas.versions import versions
 Floats = NDArray[np.float64]
 FOLDER = Path(__file__).parents[1] / "experiments" / "accuracy-law"
 LEAST_TOP1 = 66.0
-"""Below, networks are far smaller than any member of our spaces."""
+"""Minimum top-1 in percent; networks below are far smaller than any member of our spaces."""
 
 FLOOR, FLOOR_ERROR, FACTOR_ERROR = 10.0, 2.0, 0.25
 """Prior of a family's floor, in points of error, and of the logarithm of a recipe's factor."""
 RECIPE_ERROR = 0.1
-"""How far the factor of a new recipe of a known family lies from the mean of the family's."""
+"""Standard deviation of ln F of a new recipe of a known family about the family's mean."""
 ROW_ERROR, OTHER_ROW_ERROR = 0.5, 0.8
-"""Standard error of a row, in points: of a member of our spaces, and of other networks, whose
-blocks differ."""
+"""Standard error of a row in points, of a member of our spaces and of other networks.
+
+The blocks of the latter differ."""
 MODEL_SHARE, MODEL_POINTS = 0.02, 0.2
-"""Error of the form: a share of the shortfall, and points (the noise of one training). So chosen
-that the intervals of networks left out hold what they promise."""
+"""Error of the form: a share of the shortfall, and points (the noise of one training).
+
+They are chosen so that the intervals of networks left out have their nominal coverage."""
 WALK = 0.3
-"""How much ln C(h) changes per octave below the smallest map that networks for 224 pixels have: by
-a random walk from what it is there, as no row knows."""
+"""Standard deviation of the change of ln C(h) per octave below the smallest map at 224 pixels.
+
+No row determines it there, so ln C(h) is a random walk from its value at that map."""
 PRIORS: dict[str, tuple[float, float]] = {
     "map_1": (4.9, 9.0), "map_2": (5.0, 9.0), "map_4": (5.05, 9.0), "map_7": (5.0, 9.0), "map_14": (5.2, 9.0),
     "map_28": (3.2, 9.0), "map_56": (2.1, 9.0), "map_112": (1.2, 9.0),
@@ -84,8 +89,8 @@ class Row:
 
     Attributes:
         name, family, recipe, source: as in the file.
-        group: names of networks with one structure; these are left out together.
-        member: whether it is one of a shipped space.
+        group: name shared by the networks of one structure, which are left out together.
+        member: whether it is a member of a shipped space.
         side: pixels of the input's side.
         top1: in percent.
         stages: width, blocks, attention blocks and mean expansion, each with four values.
@@ -116,11 +121,13 @@ def read(path: Path, least_top1: float = LEAST_TOP1) -> list[Row]:
     by_structure: dict[tuple[Any, ...], str] = {}
     grouped = []
     for row in rows:
+        # Follow variants of variants to the first network; `seen` guards against a cycle in the file.
         name = row.name
         seen = set[str]()
         while variant_of.get(name, name) != name and name not in seen:
             seen.add(name)
             name = variant_of[name]
+        # Rows of one structure share a group whatever the file says: width, blocks and attention.
         structure = row.family, row.stages[:3]
         grouped.append(
             replace(row, group=by_structure.setdefault(structure, name.partition("@")[0]))
@@ -181,7 +188,7 @@ def _expansions(text: str) -> tuple[float, ...] | None:
 
 
 def features(rows: Sequence[Row]) -> Features:
-    """Return what the law sees of the rows."""
+    """Return the features of the rows that the law uses."""
     width, blocks, attention, expansion = (
         np.array(each) for each in zip(*(row.stages for row in rows), strict=True)
     )
@@ -205,8 +212,7 @@ def features(rows: Sequence[Row]) -> Features:
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients (by `names`) and their covariance, fitted to rows; `recipes` has those of each
-    family."""
+    """The coefficients, by `names`, with their covariance; `recipes` lists each family's recipes."""
 
     names: tuple[str, ...]
     values: Floats
@@ -215,8 +221,8 @@ class Fit:
 
     def predict(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
         """Return the expected top-1 of rows and its standard error, both (rows,)."""
-        # A new recipe of a known family has the mean factor of the family's recipes, one of a new
-        # family the prior's; their spreads are further errors.
+        # A new recipe of a known family gets the mean factor of the family's recipes, and one of a
+        # new family the prior's. How far such factors spread is a further error.
         seen = features(rows)
         known = dict(zip(self.names, self.values, strict=True))
         spreads = np.zeros(len(rows))
@@ -238,8 +244,10 @@ class Fit:
 
 
 def _gradients(known: dict[str, float], names: Sequence[str], seen: Features) -> Floats:
-    """Return the derivatives of the expected top-1 by the named coefficients (rows, names), by
-    central differences."""
+    """Return the derivatives of the expected top-1 by the named coefficients, (rows, names).
+
+    They are central differences.
+    """
     step = 1e-4
     columns = []
     for name in names:
@@ -251,8 +259,12 @@ def _gradients(known: dict[str, float], names: Sequence[str], seen: Features) ->
 
 
 def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
-    """Return the most likely coefficients given rows and priors, with their covariance there
-    (Laplace)."""
+    """Return the coefficients that maximise the posterior, with their Laplace covariance.
+
+    Args:
+        rows: to fit.
+        start: a fit to begin from, which saves iterations.
+    """
     recipe_names = sorted({row.recipe for row in rows})
     families = sorted({row.family for row in rows})
     names = (
@@ -277,8 +289,8 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
     def residuals(values: Floats) -> Floats:
         off = (top1(dict(zip(names, values, strict=True)), seen, FLOOR) - figures) / errors
         constants = values[: len(MAPS)]
-        # Below maps of 7 pixels ln C(h) is a random walk; above it is held near a straight line, by
-        # its curvature.
+        # Below maps of 7 pixels ln C(h) is a random walk. Above, a prior on its curvature (second
+        # differences) holds it near a straight line.
         walk = np.diff(constants[:4]) / WALK
         curvature = np.diff(constants[3:], 2)
         return np.concatenate(
@@ -287,6 +299,8 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
 
     known = dict(zip(start.names, start.values, strict=True)) if start else {}
     first = np.array([known.get(name, mean) for name, mean in zip(names, before, strict=True)])
+    # Residuals in units of their standard deviations: half the sum of squares is the negative log
+    # posterior, and J^T J at the minimum is the inverse of the Laplace covariance.
     found = least_squares(residuals, first)
     by_family: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -296,11 +310,12 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
 
 
 def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats]:
-    """Return what fits without each row's group or family predict of it, and the standard errors."""
+    """Return each row's prediction by a fit without its group or family, and the standard error."""
     expected = np.zeros(len(rows))
     errors = np.zeros(len(rows))
     labels = np.array([getattr(row, key) for row in rows])
     for label in sorted(set(labels.tolist())):
+        # From the fit to all rows, which is near, a few iterations suffice.
         rest = fit([row for row, own in zip(rows, labels, strict=True) if own != label], whole)
         out = np.flatnonzero(labels == label)
         expected[out], errors[out] = rest.predict([rows[index] for index in out])
@@ -308,8 +323,10 @@ def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats
 
 
 def members(rows: Sequence[Row]) -> dict[str, int]:
-    """Return the row of each published member of a shipped space: the authors' own figure at the
-    published size."""
+    """Return the row of each published member of a shipped space, by name.
+
+    It is the row of the authors' own figure at the published size.
+    """
     known = published_members()
     found: dict[str, int] = {}
     for index, row in enumerate(rows):
@@ -331,8 +348,10 @@ def _member_name(model: str) -> str:
 def _summary(
     rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequence[int]
 ) -> dict[str, Any]:
-    """Return mean and largest error, coverage of the 95 % interval, and tau in each family, of the
-    chosen rows."""
+    """Return errors of the chosen rows: mean, largest, coverage of the 95 % interval, and tau.
+
+    Tau is Kendall's, within each family.
+    """
     off = np.array([expected[i] - rows[i].top1 for i in chosen])
     inside = np.abs(off) < 1.96 * errors[list(chosen)]
     by_family: dict[str, list[int]] = defaultdict(list)
@@ -363,6 +382,7 @@ def law(
     """Return the law with the recipes that shipped spaces name."""
     names = {name for space in space_names() for name in load_space(space).recipes.values()}
     recipes = {row.recipe: row for row in rows if row.recipe in names}
+    # Coefficients of other families are marginalised out by leaving out their rows and columns.
     kept = [
         index
         for index, name in enumerate(whole.names)

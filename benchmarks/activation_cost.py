@@ -1,12 +1,11 @@
-"""What a block costs on this host with each activation function, side by side. Prints JSON, times
-in ms.
+"""Measure blocks on this host with each activation function. Prints JSON, times in ms.
 
     python benchmarks/activation_cost.py [--rounds 3] [--threads 1]
 
-Every activation of the vocabulary in the same blocks, as `nas profile` measures an operation
-(LiteRT, fp32, the slope over copies). The activations take turns, so that a slow moment of the
-machine meets all of them; a block's figure is the median over the rounds, `over_relu` its ratio to
-the block with ReLU.
+Every activation of the vocabulary is measured in the same blocks, as `nas profile` measures an
+operation (LiteRT, fp32, the slope over copies). The activations take turns, so that a slow moment of
+the machine affects all of them. A block's figure is the median over the rounds, and `over_relu` its
+ratio to the block with ReLU.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Do scores add up? Members of a trained supernet: their summed cost beside the drop that is
-measured, as JSON.
+"""Compare summed costs of a supernet's members with their measured drops. Prints JSON.
 
-    python benchmarks/additive_scores.py SUPERNET --data DATA [--held-out 5000] [--architectures
-    A.yaml ...]
+    python benchmarks/additive_scores.py SUPERNET --data DATA [--held-out 5000]
+        [--architectures A.yaml ...]
 
-SUPERNET is a folder of `nas train`, DATA what it was trained on. The members are the published
-ones, those given, and random ones; all are evaluated as `nas train` evaluates moves, with
+SUPERNET is a folder of `nas train`, and DATA what it was trained on. The members are the published
+ones, the given ones, and random ones. All are evaluated as `nas train` evaluates moves, with
 recalibrated batch norms on held-out images.
 """
 

@@ -1,13 +1,12 @@
-"""How attention grows with the input: additive, ReLU linear and softmax attention side by side.
-Prints JSON.
+"""Measure how additive, ReLU linear and softmax attention grow with the input. Prints JSON.
 
     python benchmarks/attention_growth.py [--width 192] [--runs 9] [--threads 1]
 
-Each takes the map of stage 3 (stride 16) at inputs of 224x224 to 1024x1024 and one width, batch 1,
-fp32, in eval mode: the attention alone with its projections, without the norm and the MLP of its
-block. An exponent is the slope of a line through log(tokens) and log(time or MACs): 1 is linear
-growth, 2 quadratic. Softmax attention has projections too, which are linear, so that its exponent
-comes to 2 with size only; it is given over all inputs and over the three largest.
+Each attention gets the map of stage 3 (stride 16) at inputs of 224x224 to 1024x1024, one width, batch
+1, fp32, in eval mode. It is measured with its projections, without the norm and the MLP of its block.
+An exponent is the slope of a line through log(tokens) and log(time or MACs): 1 is linear growth, 2
+quadratic. Softmax attention has projections too, which are linear, so that its exponent approaches 2
+only with size. It is given over all inputs and over the three largest.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ ATTENTIONS: dict[str, BlockSpec] = {
     "linear (EfficientViT)": EfficientViTModule(),
     SOFTMAX: MB3D(),
 }
-"""The blocks whose attention is measured."""
+"""Blocks whose attention is measured."""
 
 
 def attention_of(block: Block) -> Callable[[Tensor], Tensor]:

@@ -1,8 +1,7 @@
-"""Print as JSON how long three commands take as whole processes, and whether they import what they
-do not need.
+"""Measure three commands as whole processes, and list unneeded imports. Prints JSON.
 
-Medians in seconds over fresh processes, beside their bounds on an idle machine. The processor time
-tells a busy machine from a slow program.
+Times are medians over fresh processes in seconds, beside their bounds on an idle machine. The
+processor time tells a busy machine from a slow program.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""How far prices are off at dense sizes: published segmentation networks against a shipped table.
-Prints JSON.
+"""Compare published segmentation networks with a shipped table's predictions. Prints JSON.
 
-python benchmarks/dense_error.py [DEVICE]
+    python benchmarks/dense_error.py [DEVICE]
 
-No fit has seen these networks (role `check` in the device's published.csv). Errors are in percent,
-times in ms. `expected_error` is what the table says of itself at the sizes that it was fitted to,
-and `interval` the share of networks whose figure lies within two standard errors of the prediction.
+No fit has used these networks (role `check` in the device's published.csv). Errors are in percent,
+times in ms. `expected_error` is the table's own error at the sizes that it was fitted to. `interval`
+is the share of networks whose figure is within two standard errors of the prediction.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from nas.latency.estimate.published_latencies import Dense, dense_networks
 
 
 def compared(network: Dense, table: LatencyTable) -> dict[str, Any]:
-    """Return one network's figure beside its prediction."""
+    """Return one network's published figure beside its prediction."""
     estimate = table.predict(network.arch)
     return {
         "name": network.name,

@@ -1,11 +1,10 @@
-"""How far estimated latency tables are off on networks left out of their fit. Prints JSON, errors
-in percent.
+"""Measure errors of estimated latency tables on networks left out of the fit. Prints JSON.
 
-python benchmarks/estimated_error.py [DEVICE ...]
+    python benchmarks/estimated_error.py [DEVICE ...]
 
-Beside the cost model stand two baselines, fitted to the same figures and left out in the same way:
-latency as a linear function of MACs, and of parameters and MACs (nonnegative weights, least squares
-on relative errors).
+Errors are in percent. The cost model is compared with two baselines, which are fitted to the same
+figures and left out in the same way: latency as a linear function of MACs, and of parameters and MACs
+(nonnegative weights, least squares on relative errors).
 """
 
 from __future__ import annotations
@@ -48,14 +47,17 @@ def baseline(
     predicted = np.zeros(len(ms))
     for group in set(groups):
         out = np.array([name == group for name in groups])
+        # Divided by the latencies, least squares minimises relative errors.
         weights = nnls(features[~out] / ms[~out, None], np.ones((~out).sum()))[0]
         predicted[out] = features[out] @ weights
     return predicted
 
 
 def compared(entries: Sequence[LeftOut]) -> dict[str, Any]:
-    """Return the errors of the cost model and of both baselines, without a network's model and
-    without its family."""
+    """Return the errors of the cost model and both baselines, by what is left out.
+
+    Left out are a network's model, or its family.
+    """
     networks = [entry.network for entry in entries]
     ms = np.array([network.ms for network in networks])
     layers = [layers_of(network.model, network.resolution) for network in networks]

@@ -1,13 +1,12 @@
-"""Does the accuracy law rank members as training them alone does, and do supernets improve on it?
-Prints JSON.
+"""Compare rankings by the accuracy law and by supernets with training alone. Prints JSON.
 
     python benchmarks/evidence.py
 
-Reads the recorded ranking experiment (`experiments/ranking`): twenty members of a space of 768 for
-32x32 images, each trained alone, and what each inherits from four supernets. Kendall's tau with the
-accuracies alone, of: the law, the logarithm of MACs and of parameters, each supernet, and the law
-corrected by it (`nas.accuracy.posterior`). Nothing was fitted to the accuracies. Percentiles are
-over members drawn with replacement.
+It reads the recorded ranking experiment (`experiments/ranking`): twenty members of a space of 768
+for 32x32 images, each trained alone, and the accuracies that they inherit from four supernets. It
+prints Kendall's tau with the accuracies alone, for the law, the logarithms of MACs and parameters,
+each supernet, and the law corrected by it (`nas.accuracy.posterior`). Nothing was fitted to the
+accuracies. Percentiles are over members drawn with replacement.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from nas.versions import versions
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = 5000
-"""Images that the recorded accuracies are of."""
+"""Number of images of the recorded accuracies."""
 RESAMPLES = 2000
 
 

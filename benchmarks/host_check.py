@@ -1,10 +1,9 @@
-"""How long a host table takes from nothing, and how well it predicts whole networks of each family.
-Prints JSON.
+"""Measure how long a host table takes and how well it predicts networks. Prints JSON.
 
-    python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24] [--keep
-    FOLDER]
+    python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24]
+        [--keep FOLDER]
 
-Starts with an empty cache of converted files, and runs `nas profile` and `nas check` for one space
+It starts with an empty cache of converted files, and runs `nas profile` and `nas check` for one space
 after the other into one table. With --keep the table stays in FOLDER.
 """
 

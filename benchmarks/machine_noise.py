@@ -1,13 +1,12 @@
-"""How steady this computer is: what a visit of a length sees, against the fastest that was ever
-seen. Prints JSON.
+"""Measure how steady this computer is, relative to its fastest times. Prints JSON.
 
     python benchmarks/machine_noise.py [--minutes 5] [--round-ms 100]
 
-Loads the smallest published members of some spaces, and stacks of an operation, once each, and runs
-them by turns for rounds of a tenth of a second on one core, as `nas profile --device host` does.
+It loads the smallest published members of some spaces and stacks of an operation once each. It runs
+them by turns, in rounds of a tenth of a second on one core, as `nas profile --device host` does.
 Rounds are compared with the floor of their model (the 3rd percentile). `rounds` has the percentiles
-of single rounds; `windows` those of the lowest round within so many seconds, which is what repeated
-visits spread over that time come to.
+of single rounds. `windows` has those of the lowest round within so many seconds, which is what
+repeated visits over that time see.
 """
 
 from __future__ import annotations
@@ -104,6 +103,7 @@ def described(times: NDArray[np.float64], relative: NDArray[np.float64]) -> dict
     windows = {}
     for length in WINDOWS_S:
         numbers = (times // length).astype(int)
+        # Without the last window, which may be incomplete.
         lowest = [relative[numbers == number].min() for number in np.unique(numbers)[:-1]]
         windows[f"{length} s"] = percentiles(np.array(lowest), (50, 90, 100)) if lowest else {}
     return {"rounds": percentiles(relative, (5, 25, 50, 75, 95)), "windows": windows}

@@ -1,15 +1,16 @@
-"""By how much do engines miss the proven optimum? Cost at equal latency, as JSON, at every
-published member's latency.
+"""Measure by how much engines miss the proven optimum at published members' latencies, as JSON.
 
     python benchmarks/optimality.py [SPACE ...] [--scores law|recorded] [--device iphone12]
-    [--most-trials 0]
+        [--most-trials 0]
 
-Per space: the whole front by the exact engine, then exact and slimming at the predicted latency of
-every published member; with --most-trials also random members (as many as slimming priced) and
-NSGA-II (as many, at most so many). Costs are cautious ones, which engines minimise, in points below
-the largest member; a gap is cost minus that of exact, which gives up at most 0.05 points of its
-optimum for a faster member that ties, so that small gaps may be negative. `below_published` is by
-how many points exact's member is better than the published one. Seconds are processor time.
+For each space it computes the whole front by the exact engine, then runs exact and slimming at the
+predicted latency of every published member. With --most-trials it also tries random members (as many
+as slimming priced) and NSGA-II (as many, up to the option's value).
+
+Costs are cautious ones, which engines minimise, in points below the largest member. A gap is the cost
+minus that of exact. Exact gives up at most 0.05 points for a faster member that ties, so that small
+gaps may be negative. `below_published` is by how many points exact's member is better than the
+published one. Seconds are processor time.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Counting(LatencyTable):
-    """A table that counts how many members it is asked for."""
+    """A table that counts the members whose latency it predicts."""
 
     def total_ms(self, arch: Architecture) -> float:
         self.__dict__["asked"] = self.asked + 1
@@ -53,8 +54,7 @@ class Counting(LatencyTable):
 
 
 def random_members(problem: Problem, count: int, seed: int) -> tuple[float, int] | None:
-    """Return the least cost of `count` random members among those within the target, and how many
-    those are."""
+    """Return the least cost of the random members within the target, and how many of them fit it."""
     rng = random.Random(seed)
     costs = list[float]()
     for _ in range(count):
@@ -65,8 +65,7 @@ def random_members(problem: Problem, count: int, seed: int) -> tuple[float, int]
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return the result, and the seconds of processor time that it took: all engines here keep one
-    core busy."""
+    """Return the result and its processor time in seconds; all engines here keep one core busy."""
     started = time.process_time()
     found = work()
     return found, round(time.process_time() - started, 3)

@@ -1,12 +1,12 @@
-"""Does inherited accuracy rank members as training them alone does? Prints JSON with Kendall's tau.
+"""Compare the ranking of members by inherited accuracy with that by training alone. Prints JSON.
 
     python benchmarks/ranking.py SUPERNET --data DATA --keep FOLDER [--members 20] [--epochs 10]
 
-SUPERNET is a folder of `nas train`, DATA what it was trained on. Members are drawn at random from
-its space, evenly over the range of MACs. Each is judged with the weights that it inherits (batch
-norms recalibrated), then trained alone from random weights by one recipe, and both accuracies are
-those on the same held-out images. The trainings stand in FOLDER, and the same command goes on
-there; several supernets of one space share them.
+SUPERNET is a folder of `nas train`, and DATA what it was trained on. Members are drawn at random from
+its space, evenly over the range of MACs. Each is evaluated with the weights that it inherits (batch
+norms recalibrated), then trained alone from random weights by one recipe. Both accuracies are on the
+same held-out images, and Kendall's tau compares their orders. FOLDER keeps the trainings: the same
+command resumes there, and several supernets of one space share them.
 """
 
 from __future__ import annotations
@@ -78,14 +78,16 @@ def main() -> None:
 
 
 def drawn(space: Space, count: int) -> list[Architecture]:
-    """Return distinct random members, evenly spread over the range of MACs."""
+    """Return distinct random members, evenly spread over the ranks of MACs."""
+    # Members of the same operations are the same network.
     known = {member.operations(): member for member in map(space.sample, range(CANDIDATES))}
     ranked = sorted(known.values(), key=lambda member: member.macs)
+    # Evenly spaced by rank in MACs, with both ends.
     return [ranked[(len(ranked) - 1) * number // (count - 1)] for number in range(count)]
 
 
 def trained_alone(member: Architecture, splits: Splits, recipe: Recipe, keep: Path) -> float:
-    """Return held-out accuracy in percent after training from random weights; the folder keeps it."""
+    """Return the held-out accuracy in percent after training from random weights, kept on disk."""
     folder = keep / member.name
     folder.mkdir(parents=True, exist_ok=True)
     member.save(folder / "architecture.yaml")
@@ -104,7 +106,7 @@ def trained_alone(member: Architecture, splits: Splits, recipe: Recipe, keep: Pa
 def compared(
     judge: SlicedSupernet, members: list[Architecture], alone: list[float]
 ) -> dict[str, Any]:
-    """Return kendall's tau with the 5th and 95th percentile over members drawn with replacement."""
+    """Return Kendall's tau with the 5th and 95th percentile over members drawn with replacement."""
     evaluated = dict(judge.evaluate(judge.space.largest(), members))
     inherited = [evaluated[member].accuracy for member in members]
     generator = np.random.default_rng(0)

@@ -1,11 +1,10 @@
-"""How long slimming takes on recorded scores, as JSON: median seconds of `nas.search` over the
-whole space, bound 1.
+"""Measure the seconds of slimming on recorded scores, with a bound of 1 s. Prints JSON.
 
-    python benchmarks/slimming_speed.py [--space efficientformer] [--device iphone12] [--scores
-    PATH]
+    python benchmarks/slimming_speed.py [--space efficientformer] [--device iphone12]
+        [--scores PATH]
 
-Each run starts from nothing that an earlier one remembered. Without recorded scores, give any with
---scores: the time depends on their values only through the number of steps.
+It is the median of `nas.search` over the whole space. No run uses what an earlier one cached. Any
+scores can be given with --scores: the time depends on their values only through the number of steps.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ RUNS = 9
 def seconds(
     arguments: argparse.Namespace, candidates: str, target_ms: float | None
 ) -> tuple[float, int]:
-    """Time and steps of one search with a table and scores just read."""
+    """Return seconds and steps of one search with a newly read table and scores."""
     space = nas.load_space(arguments.space)
     table = nas.load_table(arguments.device)
     scores = nas.load_scores(arguments.scores or arguments.space)

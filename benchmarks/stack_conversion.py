@@ -1,11 +1,11 @@
-"""Stacks made by repeating one converted copy, against stacks converted as a whole. Prints JSON.
+"""Compare stacks of one repeated converted copy with stacks converted as a whole. Prints JSON.
 
     python benchmarks/stack_conversion.py [--copies 3] [--turns 10]
 
-For every kind of block that stacks, one operation of each shipped space: seconds to convert either
-way (after one conversion that does not count), whether the files have the same operators in the
-same order, and the ratio of their lowest latencies, measured by turns as `nas profile --device
-host` measures.
+For every kind of block that stacks, it takes one operation of each shipped space. It prints the
+seconds of either conversion (after one that does not count), whether the files have the same
+operators in the same order, and the ratio of their lowest latencies. These are measured by turns, as
+`nas profile --device host` measures.
 """
 
 from __future__ import annotations
@@ -89,8 +89,10 @@ def chosen() -> Iterable[Operation]:
 def converted(
     operation: Operation, copies: int, stem: Path
 ) -> tuple[dict[str, Any], tuple[Path, Path]]:
-    """Return a row of the answer, and the two files, the repeated one first. Only tied stacks are
-    repeated."""
+    """Return a row of the answer and the two files, the repeated one first.
+
+    Only tied stacks are repeated.
+    """
     chain = Chain.stack(operation, copies)
     paths = stem.with_suffix(".repeated.tflite"), stem.with_suffix(".whole.tflite")
     seconds = []
@@ -117,7 +119,7 @@ def operators(path: Path) -> list[int]:
 
 
 def ratios(pairs: list[tuple[Path, Path]], turns: int) -> list[float]:
-    """Return lowest latency of the first file over that of the second."""
+    """Return for each pair the lowest latency of the first file over that of the second."""
     host = Host()
     times: dict[Path, list[float]] = {path: [] for pair in pairs for path in pair}
     try:

@@ -1,14 +1,12 @@
-"""What are the weights that a supernet gives a member worth as the start of fine-tuning? Prints
-JSON.
+"""Compare inherited with random weights as the start of a short training. Prints JSON.
 
     python benchmarks/starts.py SUPERNET [SUPERNET ...] --data DATA --keep FOLDER [--members 4]
-    [--epochs 2]
+        [--epochs 2]
 
-Members are drawn at random, evenly over the range of MACs, as in `ranking.py`. Each is trained for
-a short while by one
-recipe: from random weights, and from what it inherits from each supernet. All are judged on the
-    same held-out images.
-The trainings stand in FOLDER, and the same command goes on there.
+Members are drawn at random, evenly over the range of MACs, as in `ranking.py`. Each is trained for a
+short while by one recipe: from random weights, and from the weights that it inherits from each
+supernet. All are evaluated on the same held-out images. FOLDER keeps the trainings, and the same
+command resumes there.
 """
 
 from __future__ import annotations
@@ -88,7 +86,7 @@ def main() -> None:
 def tuned(
     member: Architecture, start: str, splits: Splits, recipe: Recipe, keep: Path
 ) -> dict[str, Any]:
-    """Return held-out accuracy in percent, as it starts and after training; the folder keeps it."""
+    """Return the held-out accuracy in percent before and after training, kept on disk."""
     keep.mkdir(parents=True, exist_ok=True)
     member.save(keep / "architecture.yaml")
     scratch = start == SCRATCH

@@ -1,5 +1,4 @@
-"""How long a latency table takes: loading it, and predicting one architecture. Prints JSON, times
-in ms.
+"""Measure how long loading a latency table and one prediction take. Prints JSON, times in ms.
 
 python benchmarks/table_lookup.py [DEVICE] [SPACE]
 """

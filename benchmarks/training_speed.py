@@ -1,18 +1,21 @@
-"""What a step of the supernet's training costs against a plain training step. Prints JSON.
+"""Compare a step of the supernet's training with a plain training step. Prints JSON.
 
     python benchmarks/training_speed.py [SPACE ...] [--resolution 64] [--batch 16] [--rounds 15]
-    [--device cpu]
+        [--device cpu]
 
-Steps of five trainings, forward, backward and AdamW on the engine of `nas train`: `plain`, the
-space's largest member by itself; `gumbel`, the supernet at full width, one candidate a position, as
-it begins, when identity is as likely as the others; `late`, the same where identity is never drawn,
-as in the end where every block is worth its while; `narrowed`, at random widths and candidates
-(`--narrow 1`); `soft`, the naive mixture that computes all candidates.
+A step is forward, backward and AdamW on the engine of `nas train`. There are five trainings:
 
-They take turns in one process, so that a slow moment of the machine meets all of them, and a figure
-is the median over the rounds, in which paths and widths are drawn anew. Memory is the peak of a
-fresh process each, above what it holds once everything is imported (on a GPU the peak of what was
-allocated), after a few steps, so that the optimizer's moments count.
+    plain      the space's largest member by itself
+    gumbel     the supernet at full width, one candidate per position, as at the beginning, when
+               identity is as likely as the others
+    late       the same where identity is never drawn, as at the end, when every block pays off
+    narrowed   random widths and candidates (`--narrow 1`)
+    soft       the naive mixture that computes all candidates
+
+They take turns in one process, so that a slow moment of the machine affects all of them. A figure is
+the median over the rounds, in which paths and widths are drawn anew. Memory is the peak of a fresh
+process per training after a few steps, so that the optimizer's moments count. It is above what the
+process holds once everything is imported; on a GPU it is the peak of what was allocated.
 
 `growth` has plain and gumbel steps of one space, by turns deeper, wider and with more images.
 """
@@ -51,11 +54,11 @@ KINDS = ("plain", "gumbel", "late", "narrowed", "soft")
 MEMORY_STEPS = 6
 CLASSES = 10
 TARGETS = {"gumbel/plain images/s": 0.6, "gumbel/plain memory": 1.5, "gumbel/soft images/s": 1.5}
-"""At least, at most, at least."""
+"""Targets: a minimum, a maximum, a minimum."""
 
 
 class Plain(Task):
-    """The space's largest member by itself."""
+    """The training of the space's largest member by itself."""
 
     def __init__(self, space: Space, recipe: Recipe) -> None:
         self.network = build(space.largest())
@@ -80,7 +83,7 @@ class Plain(Task):
 
 
 class Training:
-    """Steps of one kind of training on noise."""
+    """A training of one kind on noise, step by step."""
 
     def __init__(
         self, space: Space, kind: str, batch: int, device: str | None, precision: str
@@ -125,7 +128,7 @@ class Training:
 def speeds(
     space: Space, kinds: tuple[str, ...], options: argparse.Namespace, batch: int
 ) -> dict[str, float]:
-    """Return the images a second of each kind, by turns."""
+    """Return the images per second of each kind, measured by turns."""
     trainings = {
         kind: Training(space, kind, batch, options.device, options.precision) for kind in kinds
     }
@@ -169,8 +172,10 @@ def own_peak_mb(space: Space, kind: str, options: argparse.Namespace) -> float:
 
 
 def _resident_mb(key: str) -> float:
-    """Return memory of this process from Linux: VmRSS now, VmHWM at its peak (getrusage's is
-    inherited from the parent)."""
+    """Return the memory of this process in MB from Linux: VmRSS now, VmHWM at its peak.
+
+    The peak of getrusage is inherited from the parent.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024 / 1e6
 
@@ -191,8 +196,7 @@ def compare(space: Space, options: argparse.Namespace, name: str) -> dict[str, A
 
 
 def scaled(space: Space, depth: float = 1.0, width: float = 1.0) -> Space:
-    """Return the space with a share of its positions and of its width choices, at least one of
-    each."""
+    """Return the space with a share of its positions and width choices, at least one of each."""
     stages = []
     for stage in space.stages:
         positions = max(round(stage.depths[1] * depth), 1)
@@ -204,7 +208,7 @@ def scaled(space: Space, depth: float = 1.0, width: float = 1.0) -> Space:
 
 
 def growth(space: Space, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield plain and gumbel steps of a deeper, a wider space, and of more images."""
+    """Yield plain and gumbel steps of deeper and wider spaces, and of more images."""
     for share in (0.5, 1.0, 1.5):
         deep = scaled(space, depth=share)
         yield {

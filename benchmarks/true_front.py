@@ -1,17 +1,20 @@
-"""How much of the true Pareto front do engines find with a tenth of the evaluations? Prints JSON.
+"""Measure the share of the true Pareto front that engines find with few evaluations. Prints JSON.
 
     python benchmarks/true_front.py SUPERNET --data DATA --device TABLE --keep FOLDER [--budget 0.1]
 
-Every member of SUPERNET's space (which must be small enough) is evaluated once with the weights
-that it inherits, and priced by the latency table: the true front. Then each engine looks at no more
-than the budget's share of the members, and the hypervolume below its own front is set in proportion
-to that of the true one; the reference point is the slowest latency and the lowest accuracy of the
-space. Evaluations stand in FOLDER, and the same command goes on there.
+Every member of SUPERNET's space (which must be small enough) is evaluated once with the weights that
+it inherits, and the latency table predicts its latency: this gives the true front. Then each engine
+may evaluate the budget's share of the members. Its result is the hypervolume below its own front over
+that of the true one. The reference point is the slowest latency and the lowest accuracy of the space.
+FOLDER keeps the evaluations, and the same command resumes there.
 
-Engines: `learned`, the exact front by scores that it corrects with what it evaluates; `exact`, the
-    front by recorded
-scores alone; `slimming`, judged by evaluation at every step; `nsga2`, two objectives; `random`. All
-but exact and slimming are means over seeds.
+    learned    the exact front by scores that the evaluated members correct
+    exact      the front by recorded scores alone
+    slimming   evaluates the moves of every step
+    nsga2      two objectives
+    random     random members
+
+All but exact and slimming are means over seeds.
 """
 
 from __future__ import annotations
@@ -145,7 +148,7 @@ class Known:
 def by_learning(
     space: Space, table: LatencyTable, scores: Scores, worth: Worth, most: int, seed: int
 ) -> list[Shape]:
-    """Return what the engine that learns costs looks at on its way to the front."""
+    """Return the members that the engine `learned` evaluates on its way to the front."""
     known = Known(worth)
     learned_front(
         pose(
@@ -170,7 +173,7 @@ def by_scores(space: Space, table: LatencyTable, scores: Scores) -> list[Shape]:
 def by_slimming(
     space: Space, members: Mapping[Shape, Architecture], worth: Worth, most: int
 ) -> list[Shape]:
-    """From the largest member down, always the move that costs least evaluated accuracy per ms."""
+    """Return the members that slimming evaluates, each step by the best evaluated cost per ms."""
     at = shape(space.largest())
     looked = [at]
     while len(looked) < most:
@@ -188,7 +191,7 @@ def by_slimming(
 
 
 def by_nsga2(space: Space, worth: Worth, most: int, seed: int) -> list[Shape]:
-    """Return members that Optuna's NSGA-II looks at; it is told latency and accuracy."""
+    """Return the members that Optuna's NSGA-II tries by latency and accuracy."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -220,7 +223,7 @@ def suggested(space: Space, trial: object) -> Shape:
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those that no other one beats, fastest first."""
+    """Return the points that no other one beats, fastest first."""
     kept: list[tuple[float, float]] = []
     for ms, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not kept or accuracy > kept[-1][1]:
@@ -229,10 +232,13 @@ def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def hypervolume(points: Iterable[tuple[float, float]], worth: Worth) -> float:
-    """Return what the points dominate, from the slowest latency and the lowest accuracy of all
-    members."""
+    """Return the area that the points dominate.
+
+    The reference point is the slowest latency and the lowest accuracy of all members.
+    """
     slowest = max(ms for ms, _ in worth.values())
     lowest = min(accuracy for _, accuracy in worth.values())
+    # A staircase: each point's accuracy holds up to the latency of the next slower point.
     line: Sequence[tuple[float, float]] = pareto(points)
     ends = [ms for ms, _ in line[1:]] + [slowest]
     return sum(

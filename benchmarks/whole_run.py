@@ -1,14 +1,14 @@
-"""One space from its table and supernet to measured files, beside the published shape. Prints JSON.
+"""Run one space from table and supernet to measured files, beside a published member. Prints JSON.
 
     python benchmarks/whole_run.py SPACE --supernet SUPERNET --table TABLE --data DATA --keep FOLDER
-    [--epochs 5]
+        [--epochs 5]
 
-Runs the commands that a user runs, in this order: `nas search` for the latency of the smallest
-published member on the table's device and for no more parameters than it has (where images are
-small, latency depends on them more than a table knows), `nas finetune`, `nas export`, `nas check`,
-`nas report`. The published member inherits its weights from the same supernet and is fine-tuned by
-the same recipe. Both are judged on the data's test images, and measured by turns on this computer.
-What was done stands in FOLDER, and the same command goes on there.
+It runs the commands that a user runs: `nas search`, `nas finetune`, `nas export`, `nas check`, `nas
+report`. The search is for the latency of the smallest published member on the table's device, and for
+no more parameters than it has: where images are small, latency depends on parameters more than a
+table knows. The published member inherits its weights from the same supernet and is fine-tuned by the
+same recipe. Both are evaluated on the data's test images, and measured by turns on this computer.
+FOLDER keeps the results, and the same command resumes there.
 """
 
 from __future__ import annotations
@@ -137,14 +137,16 @@ def main() -> None:
 
 
 def run(*arguments: str) -> None:
-    """A command of `nas`; what it tells goes to stderr."""
+    """Run a command of `nas`, with its output on stderr."""
     print("nas", *arguments, file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "nas", *arguments], stdout=sys.stderr, check=True)
 
 
 def smallest_published(supernet: str, folder: Path) -> Architecture:
-    """Return the space's smallest published member, at the supernet's sizes, with the weights that
-    it inherits in `folder`."""
+    """Return the space's smallest published member at the supernet's sizes.
+
+    The weights that it inherits are written into `folder`.
+    """
     space = open_folder(supernet)[2]
     member = min(space.published.values(), key=lambda each: each.params)
     folder.mkdir(exist_ok=True)
@@ -155,7 +157,7 @@ def smallest_published(supernet: str, folder: Path) -> Architecture:
 
 
 def by_turns(networks: dict[str, Architecture]) -> dict[str, float]:
-    """Return the lowest of several measurements of each whole network, in ms."""
+    """Return the lowest of several measurements of each network, taken by turns, in ms."""
     with opened("host", Settings()) as devices:
         host = devices[0]
         files = {
@@ -170,8 +172,10 @@ def by_turns(networks: dict[str, Architecture]) -> dict[str, float]:
 
 
 def accuracies(judged: dict[str, Any]) -> dict[str, float]:
-    """Return top-1 in percent on one set of images in a `finetune.yaml`: as it started, after
-    training, and averaged."""
+    """Return the top-1 in percent on one set of images in a `finetune.yaml`.
+
+    It is given before training, after it, and for averaged weights.
+    """
     return {name: each["accuracy"] for name, each in judged.items() if name != "source"}
 
 

@@ -1,20 +1,19 @@
-"""Measures found and published networks of recorded whole runs again, by turns, on this computer.
-Prints JSON.
+"""Measure found and published networks of recorded whole runs again, by turns. Prints JSON.
 
     python benchmarks/whole_run_latency.py [experiments/whole-runs] [--turns 60] [--most-load 1.5]
-    [--patience 1200]
+        [--patience 1200]
 
-`whole_run.py` searched for what its table predicted of the published member. Where that prediction
-was wrong, the found network was compared with a member that takes another latency than was asked
-for. This prints the measured ratio (found / published) beside the predicted one, so that a reader
-sees both. It needs architectures and the table alone: latency does not depend on what the weights
-are, so random ones are converted.
+`whole_run.py` searched for the latency that its table predicted for the published member. Where that
+prediction was wrong, the found network was compared with a member of another latency than was asked
+for. This prints the measured ratio (found / published) beside the predicted one. It needs only the
+architectures and the table: latency does not depend on the values of weights, so random ones are
+converted.
 
-All networks run in LiteRT on one thread, one at a time. A turn measures each of them once, and
-every second turn goes backwards, so that drift of the machine hits found and published network
-alike. A turn waits until the 1-minute load average is below `--most-load`. After `--patience`
-seconds of waiting in all it is taken anyway. Only quiet turns count where there are enough of them,
-else all do; `load` says which, and how busy the machine was.
+All networks run in LiteRT on one thread, one at a time. A turn measures each of them once, and every
+second turn goes backwards, so that drift of the machine affects found and published network alike. A
+turn waits until the 1-minute load average is below `--most-load`. After `--patience` seconds of
+waiting in total it is taken anyway. Only quiet turns count where there are enough of them, else all
+do; `load` says which, and how busy the machine was.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ FAMILIES = ("efficientformer", "emo", "efficientvit", "swiftformer")
 NETWORKS = ("found", "published")
 RETRY_S = 5.0
 LEAST_QUIET = 10
-"""With fewer quiet turns all of them count."""
+"""Minimum number of quiet turns; with fewer, all turns count."""
 MISPREDICTED = 10.0
 """Percent by which the predicted ratio may be off before the target counts as mispredicted.
 
@@ -99,8 +98,7 @@ def main() -> None:
 
 
 def pair(runs: Path, family: str) -> dict[str, Architecture]:
-    """Return the found network of a recorded run and the published member whose latency it was to
-    keep."""
+    """Return the found network of a recorded run and the published member that set its target."""
     found = nas.load_architecture(runs / family / "architecture.yaml")
     space = nas.load_space(str(SPACES / f"{family}_cifar.yaml")).at(found.resolution, found.classes)
     published = min(space.published.values(), key=lambda member: member.params)
@@ -113,8 +111,7 @@ def by_turns(
     most_load: float,
     patience_s: float,
 ) -> tuple[Times, list[float]]:
-    """Return the milliseconds of every network in every turn, and the load average before each
-    turn."""
+    """Return the ms of every network in every turn, and the load average before each turn."""
     times: Times = {key: [] for key in networks}
     loads: list[float] = []
     with opened("host", Settings(threads=1)) as devices, tempfile.TemporaryDirectory() as folder:
@@ -139,8 +136,7 @@ def by_turns(
 
 
 def wait_for_quiet(most_load: float, patience_s: float) -> float:
-    """Wait until the load average is below `most_load`, `patience_s` at most, and return the
-    seconds waited."""
+    """Wait for a load average below `most_load`, at most `patience_s`; return the seconds waited."""
     start = time.monotonic()
     while load_average() >= most_load and time.monotonic() - start < patience_s:
         time.sleep(RETRY_S)
@@ -161,8 +157,7 @@ def counted_turns(loads: Sequence[float], most_load: float) -> list[int]:
 def load_summary(
     loads: Sequence[float], counted: Sequence[int], most_load: float
 ) -> dict[str, Any]:
-    """Return the load average of the turns that count, and how many turns there were below the
-    asked one."""
+    """Return the load average of the turns that count, and how many turns were quiet."""
     own = [loads[turn] for turn in counted]
     return {
         "median": round(statistics.median(own), 2),
@@ -181,8 +176,7 @@ def compared(
     networks: Mapping[tuple[str, str], Architecture],
     times: Times,
 ) -> dict[str, Any]:
-    """Return the measured ratio of a family's two networks beside the predicted one, and what each
-    took."""
+    """Return a family's measured and predicted ratios, and the row of each of its two networks."""
     rows = {
         name: network_row(table, networks[family, name], times[family, name]) for name in NETWORKS
     }
@@ -211,8 +205,7 @@ def compared(
 def network_row(
     table: LatencyTable, arch: Architecture, times_ms: Sequence[float]
 ) -> dict[str, Any]:
-    """Return what a network took: the median over the turns, its spread, and the error of the
-    prediction."""
+    """Return a network's median latency over the turns, its spread, and the prediction's error."""
     median_ms = statistics.median(times_ms)
     predicted_ms = table.total_ms(arch)
     low, high = np.percentile(times_ms, [10, 90])

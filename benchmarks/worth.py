@@ -1,17 +1,17 @@
-"""Is the found network better than the published shape scaled down, and than random ones? Prints
-JSON.
+"""Compare a found network with scaled and random ones of the same latency. Prints JSON.
 
     python benchmarks/worth.py SUPERNET --data DATA --table TABLE --keep FOLDER [--share 0.6]
-    [--epochs 8]
+        [--epochs 8]
 
-All at one latency, measured on this computer: the target is `--share` of what the table says of the
-published member. `found` is what the learned engine finds for it, evaluating members of SUPERNET;
-`scaled` is the published member with its widths, its depths or both times one factor, `random` are
-members drawn at random. Of many scaled and random ones near the target those are taken whose
-*measured* latency is nearest to the found one's. Each is trained alone by the same recipe, from
-random weights, with every seed, and judged on the data's test images. What was chosen, measured and
-trained stands in FOLDER; the same command goes on there. Nothing else should be at work until
-"measured" is told.
+The target is `--share` of the latency that the table predicts for the published member. `found` is
+what the learned engine finds for it by evaluating members of SUPERNET. `scaled` is the published
+member with its widths, its depths or both times one factor. `random` are members drawn at random. Of
+many scaled and random ones near the target, those are taken whose *measured* latency on this computer
+is nearest to the found one's.
+
+Each is trained alone by the same recipe, from random weights, with every seed, and evaluated on the
+data's test images. FOLDER keeps the choices, measurements and trainings, and the same command resumes
+there. Nothing else should run until "measured" is printed.
 """
 
 from __future__ import annotations
@@ -45,12 +45,11 @@ SEEDS = (0, 1, 2)
 RANDOM = 3
 DRAWN = 200
 BAND, MEASURED = 0.2, 24
-"""Of scaled and random members predicted within this share of the target, so many are measured at
-most."""
+"""Share of the target within which scaled and random members are measured, and how many at most."""
 EVALUATIONS = 100
 MEASUREMENTS = "measured.json"
 NEAR = 0.05
-"""Measured latencies count as equal when they are within this of the found network's."""
+"""Share of the found network's latency within which measured latencies count as equal."""
 
 
 def main() -> None:
@@ -133,7 +132,7 @@ def choose(
     judge: Evaluations,
     arguments: argparse.Namespace,
 ) -> None:
-    """Save the networks to compare and what they measure, in ms by name."""
+    """Save the networks to compare, and their measured latencies in ms by name."""
     published = min(space.published.values(), key=lambda member: member.params)
     target = arguments.share * table.total_ms(published)
     study = StudySettings(EVALUATIONS)
@@ -168,7 +167,7 @@ def choose(
 def near(
     members: Iterable[Architecture], table: LatencyTable, target_ms: float
 ) -> list[Architecture]:
-    """Return the first different members that are predicted to be near the target."""
+    """Return the first distinct members whose predicted latency is near the target."""
     different = {member.operations(): member for member in members}.values()
     return [member for member in different if abs(table.total_ms(member) / target_ms - 1) <= BAND][
         :MEASURED
@@ -181,6 +180,7 @@ def scalings(space: Space, published: Architecture) -> Iterator[Architecture]:
         sum(stages.kind(block) == "global" for block in stage.blocks)
         for stages, stage in zip(space.stages, published.stages, strict=True)
     ]
+    # An exponent of 0 leaves widths or depths as they are.
     for factor, (wide, deep) in product(np.arange(1.0, 0.0, -0.01), ((1, 1), (1, 0), (0, 1))):
         widths = [
             nearest(stage.widths, factor**wide * width)
@@ -196,7 +196,7 @@ def scalings(space: Space, published: Architecture) -> Iterator[Architecture]:
 
 
 def as_in(published: Architecture) -> Callable[..., BlockSpec]:
-    """Pick the candidates that the published member has, expansions of a stage for example."""
+    """Return a function that picks the published member's candidates, such as its expansions."""
 
     def pick(place: Place, candidates: tuple[BlockSpec, ...], shape: Shape) -> BlockSpec:
         own: tuple[BlockSpec | None, ...] = (published.head, published.stem)
@@ -212,7 +212,7 @@ def nearest(widths: tuple[int, ...], wanted: float) -> int:
 
 
 def trained(arguments: argparse.Namespace, recipe: dict[str, Any], task: tuple[str, int]) -> float:
-    """Test accuracy in percent of a network after training from random weights with a seed."""
+    """Return the test accuracy in percent after training from random weights with a seed."""
     name, seed = task
     folder = arguments.keep / name
     splits = training_splits(arguments.supernet, arguments.data)

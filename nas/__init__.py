@@ -1,6 +1,6 @@
-"""Hardware-aware architecture search over mobile hybrid transformers.
+"""Public Python API: hardware-aware architecture search over mobile hybrid transformers.
 
-Every name is loaded when it is first used, so that what needs no torch imports none.
+Every name is imported when it is first used, so names that need no torch import none.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ __all__ = [
     "train",
 ]
 
+# The module that defines each public name. `_lazy_names` imports it at the first access, so that
+# `import nas` and `nas --help` stay fast and import no torch.
 _HOMES = {
     "nas.accuracy": ("Accuracy", "Scores", "load_scores"),
     "nas.devices": ("Device",),
@@ -87,9 +89,9 @@ _FUNCTIONS_NAMED_AS_PACKAGES = ("export", "finetune", "report", "search")
 
 _get, _names = _lazy_names(__name__, _HOMES, always=("InputError", "NasError", "__version__"))
 
-# Python binds a package to its name in the parent once, when the package is first imported. These
-# are imported here, where they cost nothing, and unbound: no later `import
-# nas.search.engines.exact` can put the package in the function's place.
+# Python binds a package to its name in its parent once, at the first import. So these packages are
+# imported here, which is cheap as their names are lazy, and unbound. No later `import
+# nas.search.engines.exact` can then replace the function by the package.
 for _name in _FUNCTIONS_NAMED_AS_PACKAGES:
     _importlib.import_module(f"{__name__}.{_name}")
     del globals()[_name]
@@ -103,6 +105,8 @@ def __getattr__(name: str) -> _Any:
         if missing is None:
             raise
         raise missing from error
+    # `nas.search` is now a function, yet `nas.search.engines` must still resolve: `bind_function`
+    # gives the function the attributes of its package.
     if name in _FUNCTIONS_NAMED_AS_PACKAGES:
         _bind_function(f"{__name__}.{name}", value)
     return value

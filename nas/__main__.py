@@ -1,4 +1,4 @@
-"""The `nas` command."""
+"""Entry point of the `nas` command, called by the console script and by `python -m nas`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from nas.printable import printable
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one line on stderr and exit code 1 or 2,
-    never a traceback."""
+    """Run the command line and exit with its code.
+
+    An error that the user can fix is one line on stderr with exit code 1 or 2, never a traceback.
+    """
     from nas.cli import app
     from nas.errors import NasError
     from nas.extras import missing_extra
 
     try:
+        # Many modules resolve paths against the working directory. In a removed one each would fail
+        # with its own traceback.
         os.getcwd()
     except FileNotFoundError:
         print("nas: the working directory was removed. Fix: cd to one that exists", file=sys.stderr)
@@ -38,18 +42,21 @@ def main() -> None:
     except KeyboardInterrupt:
         _stopped()
     except BrokenPipeError:
+        # The reader of the pipe has closed it (`nas spaces | head`). Without another stdout Python
+        # would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # The output's own disk is full; what else cannot be read or written is a NasError by now.
+        # The disk of stdout itself is full: that error names no file. All other files raise
+        # NasError.
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"nas: stdout: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        # Usage errors come from click, of which newer versions of typer carry a copy of their own:
-        # known by what they can do, not by their class.
+        # Usage errors are click's, and newer versions of typer carry their own copy of click. So
+        # they are recognised by their methods instead of their class.
         if type(error).__name__ == "Abort":
             _stopped()
         if not hasattr(error, "format_message"):
@@ -58,6 +65,7 @@ def main() -> None:
 
 
 def _stopped() -> None:
+    """Print that the command was stopped, and exit."""
     print(
         "nas: stopped; what was finished is on disk, the same command goes on from there",
         file=sys.stderr,
@@ -66,12 +74,14 @@ def _stopped() -> None:
 
 
 def _usage(error: Exception) -> None:
+    """Print a usage error of click in one line, and exit with 2."""
     message: str = error.format_message()  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None:
         from nas.options import meant
 
+        # Click says only that the option does not exist: add the nearest one that does.
         known = [
             name for each in context.command.params for name in each.opts if name.startswith("--")
         ]

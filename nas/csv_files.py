@@ -1,5 +1,8 @@
-"""CSV files: those of nas, and those that people write or edit with a spreadsheet, which marks
-their byte order."""
+"""CSV readers for tables, scores, results and users' own files; a lenient and a strict one.
+
+`read_records` reads files that people write or export from a spreadsheet, which may start with a
+byte-order mark. `read_strict` and `read_columns` read files that nas wrote itself.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from nas.files import number_in, read_text
 def read_records(
     path: Path, required: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number and the values of every line below the header, by column.
+    """Yield (line number, {column: value}) for every line below the header.
 
-    Spreadsheets in many countries separate by semicolons and write 1,5 for 1.5; both are read.
-    Blanks around values and a byte order mark are dropped. A column that a line or the file lacks
-    is empty.
+    Spreadsheets in many countries separate by semicolons and write 1,5 for 1.5. Both are read.
+    Blanks around values and a byte-order mark are dropped. A column that a line or the file lacks
+    is empty. Empty lines are skipped.
 
     Raises:
         InputError: naming file, line and reason.
@@ -36,12 +39,16 @@ def read_records(
             if header is None:
                 header = stripped
                 _check_header(path, header, required, optional)
+            # A decimal comma in a file that separates by commas splits one number into two values.
+            # Dropping the surplus would silently read 1,5 as 1.
             elif len(stripped) > len(header):
                 raise InputError(
                     f"{path}:{reader.line_num}: too many values (got {len(stripped)}, expected"
                     f" {len(header)}). Fix: write decimals with a point, as 1.5"
                 )
             elif any(stripped):
+                # Lines may be shorter than the header, as spreadsheets drop empty values at the end
+                # of a line.
                 record = dict.fromkeys((*required, *optional), "") | dict(
                     zip(header, stripped, strict=False)
                 )
@@ -51,15 +58,18 @@ def read_records(
                 )
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+    # An empty file has no header either: report its first required column as missing.
+    # An empty file has no header either: report its first required column as missing.
     if header is None:
         _check_header(path, [], required, optional)
 
 
 def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number and the values of every line below the header of a file that nas wrote.
+    """Yield (line number, {column: value}) for every line of a file that nas wrote.
 
     Raises:
-        InputError: naming file and line, where a line has another number of values than the header.
+        InputError: naming file and line, where a column is missing or a line has another number of
+            values than the header.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
@@ -83,10 +93,12 @@ def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict
 def read_columns(
     path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return the rows of a file that nas wrote: `numbers` and `optional` as floats, `texts` as they
-    are.
+    """Return the rows of a file that nas wrote, with numbers parsed.
 
-    An `optional` column may be missing or have empty fields; there the value is None.
+    Args:
+        numbers: columns that are returned as floats.
+        texts: columns that are returned as text.
+        optional: columns of numbers that may be missing or empty; there the value is None.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -107,6 +119,7 @@ def read_columns(
 def _check_header(
     path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
 ) -> None:
+    """Raise InputError for the first required column that the header lacks."""
     for column in required:
         if column not in header:
             expected = ", ".join(required) + "".join(f", {name} (if any)" for name in optional)
@@ -114,13 +127,14 @@ def _check_header(
 
 
 def separator(text: str) -> str:
-    """Return what separates the columns of a CSV text, by its header: a comma or a semicolon."""
+    """Return the separator of a CSV text, as its header shows it: a comma or a semicolon."""
     header = text.partition("\n")[0]
     return ";" if header.count(";") > header.count(",") else ","
 
 
 def plain(value: str, delimiter: str) -> str:
-    """Return a value without blanks around it, and 1,5 as 1.5 where semicolons separate."""
+    """Return a value without surrounding blanks, and 1,5 as 1.5 where semicolons separate."""
     value = value.strip()
+    # Only whole values that are numbers: other texts may contain commas.
     number = delimiter == ";" and re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", value)
     return value.replace(",", ".") if number else value

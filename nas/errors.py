@@ -1,5 +1,7 @@
-"""What can go wrong in a way the user can mend: one line that names the file, the key and the
-remedy."""
+"""Errors that a user can fix, and checks of arguments that raise them; every package uses these.
+
+Each message is one line that names the file, the key and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ class InputError(NasError, ValueError):
     """The input was wrong (exit code 2): a file, a key, a name or an option.
 
     Attributes:
-        reason: the message without where the input stands, for those who say that themselves; the
-            whole message where it names no place.
+        reason: the message without its location, for callers that add one themselves. It is the
+            whole message where that names no location.
     """
 
     exit_code = 2
@@ -30,8 +32,12 @@ class InputError(NasError, ValueError):
 
 
 def check_type(what: str, value: object, kind: type, load: str = "") -> None:
-    """Raise InputError unless a value is of a kind; for a name or a path it says which function
-    loads one."""
+    """Raise InputError unless `value` is an instance of `kind`.
+
+    Args:
+        what: the argument's name, for the message.
+        load: the function that loads one from a name or a path, for the remedy.
+    """
     if isinstance(value, kind):
         return
     shown = repr(value)
@@ -47,7 +53,7 @@ def _article(noun: str) -> str:
 
 
 def check_name(what: str, value: object, names: str) -> None:
-    """Raise InputError unless a value is a string or a path; `names` says what it may name."""
+    """Raise InputError unless `value` is a string or a path; `names` says what it may name."""
     if not isinstance(value, (str, os.PathLike)):
         raise InputError(
             f"{what}: expected {names} (got {type(value).__name__} {str(value)[:40]!r})"
@@ -55,8 +61,7 @@ def check_name(what: str, value: object, names: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'? (known: ...)` for an unknown `name`, to be put at the end of a
-    message."""
+    """Return the end of a message on an unknown name: `, did you mean 'x'? (known: ...)`."""
     known = sorted(known)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f", did you mean '{close[0]}'?" if close else ";"

@@ -1,8 +1,7 @@
-"""Optional packages: which extra brings them, and one line for the user where they are missing.
+"""Optional packages: the extra that installs each, and a one-line error where one is missing.
 
 The core (`pip install .`) has what a search on tables needs. Training, converting and measuring
-need more, which the extras of pyproject.toml bring. Whoever imports such a package calls `need`
-first.
+need the extras of pyproject.toml. Code that imports an optional package calls `need` first.
 """
 
 from __future__ import annotations
@@ -35,15 +34,14 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "android": ("adbutils",),
     "postgres": ("psycopg",),
 }
-"""The modules that each extra brings. The first extra that has a module is the one to name for it.
-"""
+"""The modules that each extra installs. An error names the first extra that has the module."""
 
 
 class MissingExtra(InputError):
     """An optional package is not installed.
 
     Attributes:
-        extra: the extra of this project that brings it.
+        extra: the extra of this project that installs it.
         module: the module that cannot be imported.
     """
 
@@ -59,9 +57,9 @@ def need(what: str, extra: str, *modules: str) -> None:
     """Check that modules of an extra can be imported, without importing them.
 
     Args:
-        what: who needs them, the subject of the message: a command, an option or a function.
+        what: the subject of the message: the command, option or function that needs them.
         extra: a key of `EXTRAS`.
-        modules: those that are needed; all of the extra by default.
+        modules: the modules to check; by default all of the extra.
 
     Raises:
         MissingExtra: for the first module that is not installed, with the command that installs it.
@@ -72,9 +70,9 @@ def need(what: str, extra: str, *modules: str) -> None:
 
 
 def missing_extra(error: ImportError, what: str = "this") -> MissingExtra | None:
-    """Return what to tell of a failed import; None where no extra brings the module.
+    """Return the error for a failed import, or None where no extra installs the module.
 
-    This is for the outermost callers, which cannot know what will be imported: the command line and
+    It serves the outermost callers, which cannot know what will be imported: the command line and
     `nas.__getattr__`.
     """
     module = (error.name or "").partition(".")[0]
@@ -87,9 +85,9 @@ def missing_extra(error: ImportError, what: str = "this") -> MissingExtra | None
 def install_command(extra: str) -> str:
     """Return the command that installs an extra into this environment.
 
-    It names the source that nas runs or was installed from, as no index has a package of ours: a
-    checkout, a wheel or a version control URL. Where that is gone, the command installs the extra's
-    own requirements.
+    No package index has this project. So the command names the source that nas runs or was
+    installed from: a checkout, a wheel or a version control URL. Where that is gone, the command
+    installs the extra's own requirements.
     """
     import shlex
 
@@ -98,20 +96,22 @@ def install_command(extra: str) -> str:
         return shlex.join([*_pip(), "install", *_requirements(extra)])
     flags, place = source
     wanted = f"{DISTRIBUTION}[{extra}] @ {place}" if "://" in place else f"{place}[{extra}]"
-    # In quotes always: zsh takes brackets for a pattern.
+    # Always quoted: zsh takes brackets for a pattern.
     quoted = "'" + wanted.replace("'", "'\"'\"'") + "'"
     return " ".join([shlex.join([*_pip(), "install", *flags]), quoted])
 
 
 def _is_installed(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # a finder refuses it, or a stand-in without a spec is loaded
+    # A finder refuses the module, or a stand-in without a spec is loaded in its place.
+    except (ImportError, ValueError):
         return module in sys.modules and sys.modules[module] is not None
 
 
 def _pip() -> list[str]:
-    """Return how to call the pip of this environment: by its name where the shell finds that one."""
+    """Return how to call this environment's pip: `pip` where the shell finds that one."""
     import shutil
 
     python = Path(sys.executable)
@@ -122,8 +122,7 @@ def _pip() -> list[str]:
 
 
 def _source() -> tuple[list[str], str] | None:
-    """Return options of pip and the path or URL that nas runs from; None where nobody knows or it
-    is gone."""
+    """Return pip's options and the path or URL of this installation's source; None if unknown."""
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
 
@@ -134,6 +133,8 @@ def _source() -> tuple[list[str], str] | None:
         return ["--editable"] if origin.get("dir_info", {}).get("editable") else [], _short(
             checkout
         )
+    # Not run from a checkout: PEP 610's direct_url.json tells what pip installed. Its `vcs_info`
+    # gives a version control URL, as git+https://..., else `url` is a wheel or a folder.
     url = str(origin.get("url", ""))
     if "vcs_info" in origin:
         return [], f"{origin['vcs_info']['vcs']}+{url}"
@@ -144,6 +145,7 @@ def _source() -> tuple[list[str], str] | None:
 
 
 def _is_checkout(folder: Path) -> bool:
+    """Return whether a folder is a checkout of this project."""
     project = folder / "pyproject.toml"
     return project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(
         encoding="utf-8", errors="replace"
@@ -158,12 +160,12 @@ def _short(path: Path) -> str:
         return str(path)
     if relative == Path():
         return "."
-    # pip takes a bare name for one of an index.
+    # pip would look up a bare name in its index.
     return str(relative) if len(relative.parts) > 1 else f"./{relative}"
 
 
 def _direct_url() -> dict[str, Any]:
-    """Return what pip recorded of where this package came from (PEP 610)."""
+    """Return pip's record of this installation's source (PEP 610), empty where there is none."""
     import json
     from importlib.metadata import Distribution, PackageNotFoundError
 
@@ -175,21 +177,25 @@ def _direct_url() -> dict[str, Any]:
 
 
 def _requirements(extra: str) -> list[str]:
-    """Return what an extra asks for, as its package's metadata says; the modules' names where there
-    is none."""
+    """Return the requirements of an extra from the package's metadata.
+
+    Without metadata they are the names of the extra's modules.
+    """
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return sorted(EXTRAS[extra])
+    # Metadata lists all requirements of all extras, each with a marker: torch>=2.4; extra ==
+    # "train".
     marker = f"extra == '{extra}'"
     found = []
     for line in lines:
         requirement, _, condition = (part.strip() for part in line.partition(";"))
         if condition.replace('"', "'") != marker:
             continue
-        # An extra may hold others of ours: android needs what litert needs.
+        # An extra may include other extras of this project, as android includes litert.
         if requirement.startswith(f"{DISTRIBUTION}["):
             inner = requirement[len(DISTRIBUTION) + 1 : -1]
             found += [each for name in inner.split(",") for each in _requirements(name.strip())]

@@ -1,5 +1,7 @@
-"""A network without its head, as detectors and segmenters take it: maps at strides 4 to 32, with
-`feature_info`."""
+"""Backbone: a network without its head, as detectors and segmenters take it, with `feature_info`.
+
+`nas.backbone` makes it. Its outputs are maps at strides 4 to 32.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ STAGES = 4
 
 
 class FeatureInfo:
-    """What the outputs of a backbone are, with the methods of timm's class of this name.
+    """Channels, strides and names of a backbone's outputs, with the methods of timm's class.
 
     Attributes:
         info: one dict per stage of the network: `num_chs` channels, `reduction` (the stride),
@@ -35,7 +37,7 @@ class FeatureInfo:
         self.out_indices = tuple(out_indices)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-        """Return a value of the stages `idx` (those that are returned by default), or of one stage."""
+        """Return a value of each stage in `idx` (by default the returned ones), or of one stage."""
         if isinstance(idx, int):
             return self.info[idx][key]
         return [self.info[index][key] for index in (self.out_indices if idx is None else idx)]
@@ -43,7 +45,7 @@ class FeatureInfo:
     def get_dicts(
         self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
     ) -> list[dict[str, Any]] | dict[str, Any]:
-        """Return the dicts of the stages `idx`, or of one stage, with all keys or these."""
+        """Return the dict of each stage in `idx`, or of one stage, with `keys` or all keys."""
 
         def chosen(index: int) -> dict[str, Any]:
             entry = self.info[index]
@@ -54,15 +56,15 @@ class FeatureInfo:
         return [chosen(index) for index in (self.out_indices if idx is None else idx)]
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the channels of each output, as [96, 224, 448]."""
+        """Return the channels of each output, such as [96, 224, 448]."""
         return self.get("num_chs", idx)
 
     def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the stride of each output, as [8, 16, 32]."""
+        """Return the stride of each output, such as [8, 16, 32]."""
         return self.get("reduction", idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the name of the child that gives each output."""
+        """Return the name of the child module that computes each output."""
         return self.get("module", idx)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
@@ -76,15 +78,14 @@ class FeatureInfo:
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) to the maps (B, C, H / stride, W / stride) of some stages; H and W are multiples
-    of 32.
+    """A network without its head: images to the maps (B, C, H / stride, W / stride) of some stages.
 
-    Its children are those of the network, under the same names, up to the last stage that is asked
-    for.
+    Images are (B, 3, H, W), where H and W are multiples of 32. The children are those of the
+    network, under the same names, up to the last stage in `out`.
 
     Attributes:
         architecture: of the whole network.
-        out: the stages whose maps it returns, counted from 1.
+        out: stages whose maps are returned, counted from 1.
         feature_info: channels and strides of these maps.
     """
 
@@ -92,12 +93,14 @@ class Backbone(nn.Module):
         super().__init__()
         self.architecture = network.architecture
         self.out = tuple(out)
+        # Operations without the head, up to the last stage that is returned.
         self._operations = _up_to(self.architecture.operations()[:-1], max(self.out))
         for operation in self._operations:
             self.add_module(operation.name, network.get_submodule(operation.name))
         self.feature_info = FeatureInfo(_info(self.architecture), [stage - 1 for stage in self.out])
 
     def forward(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps (B, C, H / stride, W / stride) of the stages in `out`."""
         height, width = x_bchw.shape[2:]
         if height % STRIDE or width % STRIDE:
             raise InputError(
@@ -123,14 +126,14 @@ def backbone(
     """Return the network of an architecture without its head, which gives the maps of its stages.
 
     Args:
-        arch: its input size says for which grid attention biases are made; the backbone takes every
-            other size, too.
-        out: the stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
-        weights: a file of weights or a state dict: of this project or a published checkpoint.
-            Random without.
+        arch: the architecture; its input size decides the grid of attention biases, but the
+            backbone takes other sizes, too.
+        out: stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
+        weights: a file of weights or a state dict, of this project or of a published checkpoint; by
+            default they are random.
 
     Raises:
-        InputError: for stages that do not exist, and weights that are not of this architecture.
+        InputError: for stages that do not exist, and for weights of another architecture.
     """
     check_type("arch", arch, Architecture, "nas.load_architecture")
     stages = tuple(out) if isinstance(out, Sequence) and not isinstance(out, str) else (out,)
@@ -144,8 +147,7 @@ def backbone(
 
 
 def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Network:
-    """Return the network with these weights; its head stays random where they have none, as a
-    backbone's own do."""
+    """Return the network with these weights; a head that they lack stays random."""
     where, given = (
         ("weights", weights)
         if isinstance(weights, Mapping)
@@ -154,13 +156,14 @@ def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Netw
     tensors = unwrap(given)
     fresh = build(arch).state_dict()
     head = {name: tensor for name, tensor in fresh.items() if name.startswith("head.")}
+    # A state dict of a backbone has our names and no head.
     if tensors.keys() <= fresh.keys() - head.keys():
         tensors = head | tensors
     return load_network(tensors, arch, where)
 
 
 def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]:
-    """Return the operations of the first stages, the stem with them."""
+    """Return the operations of the stem and of the first `stage` stages."""
     streams = {STEM, *(Place.whole(index) for index in range(stage))}
     return tuple(
         operation for operation in operations if Place.parse(operation.name).stream in streams
@@ -168,8 +171,9 @@ def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]
 
 
 def _info(arch: Architecture) -> list[dict[str, Any]]:
-    """Return what `FeatureInfo` says of each stage."""
+    """Return the dict of each stage for `FeatureInfo`."""
     info = []
+    # Strides are 4, 8, 16 and 32.
     for index, stage in enumerate(arch.stages):
         last = _up_to(arch.operations()[:-1], index + 1)[-1]
         info.append(

@@ -1,8 +1,7 @@
-"""Figures as Vega-Lite specs: drawn as PNG or SVG files here, and by the same library's script on a
-page.
+"""Figures as Vega-Lite specs, drawn to PNG or SVG here and by a script on a page.
 
 A figure is plain data (https://vega.github.io/vega-lite). vl-convert draws it without a browser and
-without a network. Found.plot, the pictures of a run and its report page use this module.
+without a network. `Found.plot`, the pictures of a run and its report page use this module.
 """
 
 from __future__ import annotations
@@ -24,15 +23,17 @@ Spec = dict[str, Any]
 """A Vega-Lite spec, or a part of one."""
 
 _WIDTH = 760
-"""Width of a picture in pixels; on a page a figure is as wide as its column."""
+"""Width of a picture in pixels. On a page a figure is as wide as its column."""
 _SCALE = 1.6
-"""Pixels of a PNG file for each pixel of the figure."""
+"""Pixels of a PNG file per pixel of the figure."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of everything that is not data. On a page they are CSS variables, so that they
-    follow the reader."""
+    """The colours of everything that is not data.
+
+    On a page they are CSS variables, so that they follow the reader's light or dark theme.
+    """
 
     text: str
     soft: str
@@ -50,8 +51,8 @@ class Figure:
 
     Attributes:
         title: what it shows.
-        spec: layers, height and scales; no colours of text and grid, no title and no width.
-        note: where its figures came from; below the title of a picture.
+        spec: layers, height and scales, without title, width and the colours of text and grid.
+        note: the source of its numbers, shown below the title of a picture.
     """
 
     title: str
@@ -64,7 +65,7 @@ class Figure:
         return spec
 
     def picture(self) -> Spec:
-        """Return the whole spec of a picture."""
+        """Return the complete spec of a picture file."""
         title = {"text": self.title, "subtitle": _wrapped(self.note)}
         spec: Spec = _clean({"width": _WIDTH, **self.spec, **_frame(PAPER), "title": title})
         return spec
@@ -98,7 +99,7 @@ class Figure:
 
 
 def svg_to_png(svg: str) -> bytes:
-    """Return a drawing as PNG."""
+    """Return an SVG drawing as PNG bytes."""
     import vl_convert
 
     data: bytes = vl_convert.svg_to_png(svg, scale=_SCALE)
@@ -106,14 +107,13 @@ def svg_to_png(svg: str) -> bytes:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def warm_up() -> None:
-    """Start the drawing engine beside what the caller does next: its start takes longer than a
-    picture."""
+    """Start the drawing engine in a thread: its start takes longer than drawing a picture."""
 
     def start() -> None:
         import vl_convert
@@ -124,11 +124,10 @@ def warm_up() -> None:
 
 
 def script() -> str:
-    """Return the JavaScript that draws figures on a page: Vega, Vega-Lite and Vega-Embed (BSD
-    licence).
+    """Return the JavaScript that draws figures on a page.
 
-    Bundling it takes seconds, so that it is kept under $XDG_CACHE_HOME/nas/figures (~/.cache by
-    default).
+    It bundles Vega, Vega-Lite and Vega-Embed (BSD licence). Bundling takes seconds, so the bundle
+    is cached under $XDG_CACHE_HOME/nas/figures (~/.cache by default).
     """
     name = f"vega-{version('vl-convert-python')}.js"
     cached = (
@@ -138,39 +137,43 @@ def script() -> str:
         return cached.read_text(encoding="utf-8")
     import vl_convert
 
+    # The script stands inside a <script> element of the page, which the first "</script" would end.
     text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
         "</script", r"<\/script"
     )
     try:
         write_text(cached, text)
     except OSError:
-        # A home that cannot be written costs the next report some seconds, nothing else.
+        # Without a writable home each report takes some seconds longer, nothing else.
         return text
     return text
 
 
 def x_axis(title: str, **more: Any) -> Spec:
-    """Return the encoding of numbers in the field `x`."""
+    """Return the encoding of the quantitative field `x`."""
     return {"field": "x", "type": "quantitative", "title": title, **more}
 
 
 def y_axis(title: str, **more: Any) -> Spec:
-    """Return the encoding of numbers in the field `y`."""
+    """Return the encoding of the quantitative field `y`."""
     return {"field": "y", "type": "quantitative", "title": title, **more}
 
 
 def layer(mark: Spec, rows: Sequence[Mapping[str, Any]], **encoding: Any) -> Spec:
-    """Return one layer: `rows` are its data, whose field `about` is shown to who points at a mark."""
+    """Return one layer with `rows` as its data.
+
+    The rows' field `about` is the tooltip of their marks.
+    """
     tooltip = {"tooltip": {"field": "about"}} if any("about" in row for row in rows) else {}
     return {"data": {"values": list(rows)}, "mark": mark, "encoding": {**encoding, **tooltip}}
 
 
 @dataclass(frozen=True)
 class Series:
-    """How the marks of one name look.
+    """The style of all marks of one name.
 
     Attributes:
-        symbol: of Vega; "stroke" is a line.
+        symbol: Vega's name of the symbol; "stroke" is a line.
         filled: whether the symbol is filled or an outline.
         shown: whether the legend names it.
     """
@@ -183,13 +186,14 @@ class Series:
 
 
 def series_encoding(series: Sequence[Series]) -> dict[str, Spec]:
-    """Return the encodings of the field `series`: stroke, fill and shape with one legend for all
-    three."""
+    """Return the encodings of the field `series`: stroke, fill and shape, with a shared legend."""
     names = [printable(each.name) for each in series]
     shown = [printable(each.name) for each in series if each.shown]
     strokes = [each.colour for each in series]
     fills = [each.colour if each.filled else "transparent" for each in series]
     shapes = [each.symbol for each in series]
+    # Vega merges legends of one field only where title and values are equal, so all channels get
+    # the same.
     legend = {"title": None, "values": shown} if shown else None
     return {
         channel: {
@@ -203,18 +207,18 @@ def series_encoding(series: Sequence[Series]) -> dict[str, Spec]:
 
 
 def clear(colour: str, share: float) -> str:
-    """Return a colour of #rrggbb that lets the background through."""
+    """Return the colour #rrggbb with the opacity `share` (0 to 1), as rgba()."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{share})"
 
 
 def lines(texts: Sequence[str]) -> str:
-    """Return the lines that a mark shows when somebody points at it."""
+    """Return texts as the lines of a tooltip."""
     return "\n".join(printable(text) for text in texts)
 
 
 def renamed(figure: Figure, title: str) -> Figure:
-    """Return the figure under another title."""
+    """Return the figure with another title."""
     return replace(figure, title=title)
 
 
@@ -223,7 +227,7 @@ def _wrapped(text: str, width: int = 144) -> list[str]:
 
 
 def _clean(value: Any) -> Any:
-    """Return the spec without control characters: what comes from files may hold any."""
+    """Return the spec without control characters: names from files may hold any."""
     if isinstance(value, str):
         return "\n".join(map(printable, value.split("\n")))
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The project's files: YAML whose errors carry the line, and writes that never leave half a file."""
+"""File access for all packages: YAML with line numbers in errors, and atomic writes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and renames it there once the block ends without an
-    error.
+    """Yield a temporary path beside `path`, and rename it to `path` at the end of the block.
 
-    A full disk or a kill while writing leaves the old file whole. Raises NasError naming the file.
+    A full disk, an error or a kill while writing leaves the old file unchanged.
+
+    Raises:
+        NasError: naming the file that could not be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as a rename is atomic within one file system only.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        # Sync before the rename: after a power cut the name would otherwise point at an empty file.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        # mkstemp makes files that only their owner reads. Give them the mode of any other new file.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
@@ -47,7 +52,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """A file, or a folder with what is in it; nothing happens where there is none."""
+    """Delete a file, or a folder with its content; do nothing where neither exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -55,25 +60,36 @@ def remove(path: Path) -> None:
 
 
 def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8.
+
+    Raises:
+        NasError: when it cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def path_of(keys: Sequence[str | int]) -> str:
-    """Return keys of a YAML file as people write them: stages[2].global."""
+    """Return keys of a YAML file as people write them, for example stages[2].global."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
 def read_text(path: str | Path) -> str:
+    """Return the text of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        InputError: when it cannot be read or is not UTF-8.
+    """
     try:
-        # Spreadsheets and Windows editors put a byte order mark in front, which belongs to no key
-        # and no column.
+        # Spreadsheets and Windows editors put a byte-order mark first, which would become part of
+        # the first key or column. utf-8-sig drops it.
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -81,8 +97,14 @@ def read_text(path: str | Path) -> str:
 
 
 def number_in(where: str, column: str, text: str) -> float:
-    """Return a finite number of a CSV file. Raises InputError with `where` it stands and the
-    column."""
+    """Return a finite number of a CSV file.
+
+    Args:
+        where: file and line, for the message.
+
+    Raises:
+        InputError: naming `where` and the column.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -94,6 +116,7 @@ def number_in(where: str, column: str, text: str) -> float:
 
 
 def dump_yaml(data: Any) -> str:
+    """Return data as YAML: keys in their order, innermost lists and mappings on one line."""
     return yaml.dump(
         data,
         Dumper=_Dumper,
@@ -105,19 +128,23 @@ def dump_yaml(data: Any) -> str:
 
 
 def write_yaml(path: str | Path, data: Any) -> None:
+    """Write data as a YAML file, atomically."""
     write_text(path, dump_yaml(data))
 
 
 class YamlFile:
     """A YAML mapping with the line of every key, so that an error can point at it.
 
-    Raises InputError for malformed YAML, a file that is no mapping, or a key that stands twice.
+    Raises:
+        InputError: for malformed YAML, a file that is not a mapping, or a duplicate key.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         text = read_text(path)
         try:
+            # Two steps instead of yaml.load: the nodes keep the line of every key, and duplicate
+            # keys, which the construction of a dict would drop.
             self._root = yaml.compose(text, Loader=_Loader)
             # A SafeConstructor knows plain data and no Python objects.
             data: Any = SafeConstructor().construct_document(self._root) if self._root else None
@@ -136,8 +163,10 @@ class YamlFile:
         self._refuse_duplicates(self._root)
 
     def line(self, keys: Sequence[str | int]) -> int:
-        """Return the line of the value at this path of keys, or of the deepest part of the path
-        that is there."""
+        """Return the line of the value at this path of keys.
+
+        Where the path does not exist, it is the line of its deepest part that does.
+        """
         node = self._root
         line = 1
         for key in keys:
@@ -164,7 +193,7 @@ class YamlFile:
         return InputError(f"{self.path}:{self.line(keys)}: {where + ': ' if where else ''}{reason}")
 
     def parse(self, parse: Callable[[Any], Any], keys: Sequence[str | int], value: Any) -> Any:
-        """Return `parse(value)`, its ValueError turned into an error at this path of keys."""
+        """Return `parse(value)`; a ValueError becomes an error at this path of keys."""
         try:
             return parse(value)
         except InputError:
@@ -173,8 +202,10 @@ class YamlFile:
             raise self.error(keys, str(error)) from None
 
     def _refuse_duplicates(self, node: Any, visited: set[int] | None = None) -> None:
+        """Raise InputError for the first key that occurs twice in a mapping, at any depth."""
         visited = set() if visited is None else visited
-        if id(node) in visited:  # an alias, which may even stand inside what it repeats
+        # An alias is the same node as its anchor, and may even lie inside it: visit each once.
+        if id(node) in visited:
             return
         visited.add(id(node))
         if isinstance(node, yaml.MappingNode):

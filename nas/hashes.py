@@ -1,4 +1,4 @@
-"""SHA-256 of files, texts and plain data: how files, runs and caches tell one content from another."""
+"""SHA-256 of files, folders, texts and plain data, by which runs and caches compare contents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 22
-"""Bytes read at once: a file of weights may be larger than what memory has to spare."""
+"""Bytes read at once: a file of weights may be larger than free memory."""
 
 
 def file_sha256(path: str | Path) -> str:
@@ -22,9 +22,10 @@ def file_sha256(path: str | Path) -> str:
 
 
 def tree_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names."""
+    """Return the SHA-256 of a file, or of a folder's files with their relative names."""
     if path.is_file():
         return file_sha256(path)
+    # Sorted: the order of a folder's files depends on the file system.
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
     return lines_sha256(
         f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files
@@ -32,7 +33,7 @@ def tree_sha256(path: Path) -> str:
 
 
 def lines_sha256(lines: Iterable[str]) -> str:
-    """Return the SHA-256 of texts, one after the other."""
+    """Return the SHA-256 of the concatenation of texts."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode())

@@ -1,8 +1,7 @@
-"""Journals: files that grow by a line per result, each on disk before the next piece of work
-starts.
+"""Journals: files that grow by a line per result, each synced to disk before the work continues.
 
-Profiles, evaluations of members and scores of a supernet are kept so: after a kill the same command
-resumes.
+Profiles, evaluations of members and scores of a supernet are stored this way. After a kill, the
+same command resumes from them.
 """
 
 from __future__ import annotations
@@ -17,17 +16,20 @@ from nas.errors import InputError, NasError
 
 
 def read_whole(path: Path) -> str:
-    """Return the whole lines of a journal, without a byte-order mark; empty where there is no file.
+    """Return the complete lines of a journal without byte-order mark; "" where there is no file.
 
-    A last line that a kill or a full disk left half written is cut off the file, so that the next
-    one can follow.
+    A kill or a full disk may have left the last line incomplete. It is cut off the file, so that
+    the next line starts on its own.
     """
     if not path.exists():
         return ""
     content = path.read_bytes()
+    # rfind gives -1 where no line is complete: then nothing is whole.
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
+    # A damaged byte makes its line invalid instead of raising here, so that its reader names the
+    # line.
     return whole.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace")
 
 
@@ -44,10 +46,10 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def append_text(path: Path, text: str, kept: str) -> None:
-    """Add whole lines to a journal, and wait until they are on disk.
+    """Append complete lines to a journal, and wait until they are on disk.
 
     Args:
-        kept: what earlier lines are of ("measured", "evaluated"), for the message of a full disk.
+        kept: participle for the message of a full disk: "measured", "evaluated".
 
     Raises:
         NasError: when it cannot be written.
@@ -65,6 +67,7 @@ def append_text(path: Path, text: str, kept: str) -> None:
 
 
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Return the entry on a line; raise InputError where it is not a JSON mapping."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

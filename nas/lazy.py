@@ -1,8 +1,7 @@
-"""Bind the names of a package when they are first used, so that importing the package costs
-nothing.
+"""Lazy names of a package: each is imported at its first use, so importing the package is cheap.
 
-`nas` and the packages that are called as functions of its API (`nas.search`, `nas.finetune`) use
-it.
+Its callers are `nas` and the packages that are functions of its API (`nas.search`,
+`nas.finetune`).
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ def lazy_names(
             value = getattr(importlib.import_module(modules[name]), name)
         except ImportError as error:
             raise missing_extra(error, f"{package}.{name}") or error from None
+        # Python asks `__getattr__` only for names that the module lacks, so this is the first
+        # access only.
         setattr(sys.modules[package], name, value)
         return value
 
@@ -44,11 +45,11 @@ def lazy_names(
 
 
 def bind_function(package: str, function: Callable[..., Any]) -> None:
-    """Let a function that has the name of a package answer for the package's attributes, too.
+    """Give a function with the name of a package the attributes of that package, too.
 
     `import nas.search.engines.exact as exact`, `mock.patch("nas.search.engines.exact.solve")` and
-    `nas.search.engines.exact` ask the attribute `search` of `nas` for `exact`. With the package's
-    namespace as its `__dict__` the function has that attribute. It stays a plain function: it is
-    pickled, inspected and type-checked as one.
+    `nas.search.engines.exact` ask the attribute `search` of `nas` for its attribute `engines`. With
+    the package's namespace as its `__dict__` the function has that attribute. It stays a plain
+    function: it is pickled, inspected and type-checked as one.
     """
     function.__dict__ = sys.modules[package].__dict__

@@ -1,4 +1,7 @@
-"""Network: an architecture as a torch module, one child an operation."""
+"""Network: an architecture as a torch module, one child per operation.
+
+`nas.build` makes it. The supernet and backbones run the same chains by `run` and `pyramid`.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,19 @@ from nas.space import Architecture
 from nas.space.place import Place
 
 Call = Callable[[Operation, Any], Any]
-"""Runs one operation on its input."""
+"""A function that runs one operation on its input."""
 
 
 def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
-    """Return the chain of operations on images; a head that takes a pyramid gets the outputs of all
-    stages."""
+    """Return the output of a chain of operations, the last of which is the head.
+
+    A head that takes a pyramid gets the outputs of the stages, other heads that of the last one.
+
+    Args:
+        operations: of the network, in order.
+        x_bchw: images.
+        call: runs one operation.
+    """
     head = operations[-1]
     if head.spec.layout == "pyramid":
         return call(head, pyramid(operations[:-1], x_bchw, call)[-len(head.input.levels) :])
@@ -31,8 +41,14 @@ def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
 
 
 def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tuple[Tensor, ...]:
-    """Return the output of each stage as a map (B, C, H, W), from the operations of the stages and
-    the stem."""
+    """Return the output of each stage as a map (B, C, H, W).
+
+    Args:
+        operations: of the stem and the stages, in order.
+        x_bchw: images.
+        call: runs one operation.
+    """
+    # By stage: every operation of a stage overwrites the output of the one before it.
     maps: dict[int, Tensor] = {}
     places = [Place.parse(operation.name) for operation in operations]
     has_stem = Place.entry(0) in places
@@ -40,22 +56,25 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
     grid = (0, 0)
     for place, operation in zip(places, operations, strict=True):
         x = call(operation, x)
+        # Tokens (B, N, C) lie on the grid of the last map before them.
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
+        # The output of a reshape does not count. That of the stem counts for stage 1 only where the
+        # stage has no entry of its own, and the blocks of the stage then replace it.
         if not operation.spec.changes_layout and not (place.part == "stem" and has_stem):
             maps[place.stage or 0] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
 
 
 def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> Call:
-    """Return what runs operations by the children of their names, for one pass over `x_bchw`.
+    """Return a function that runs operations by a module's children, for one pass over `x_bchw`.
 
-    Tokens do not know the grid (height, width) that they lie on. The last map before them does, so
-    that blocks that take it (`Block.takes_grid`) work at any input size.
+    Tokens (B, N, C) do not hold the grid (height, width) that they lie on. The last map before them
+    does. Blocks that take it (`Block.takes_grid`) therefore work at any input size.
 
     Raises:
-        ValueError: for another aspect ratio than the one built for, where a block on tokens would
-            have to guess it.
+        ValueError: for another aspect ratio than the architecture's, where a block on tokens does
+            not take the grid.
     """
     _check_aspect(module, operations, x_bchw)
     grid = (x_bchw.shape[2], x_bchw.shape[3])
@@ -73,6 +92,7 @@ def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -
 
 
 def _check_aspect(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> None:
+    """Raise ValueError where a block on tokens would get them on a grid of unknown aspect ratio."""
     for operation in operations:
         if operation.name == "head" or operation.input.layout != "tokens":
             continue
@@ -92,11 +112,11 @@ def _takes_grid(block: nn.Module) -> bool:
 
 
 class Network(nn.Module):
-    """(B, 3, H, W) to logits (B, classes) in eval mode, or to what another head than a classifier
-    gives.
+    """The network of an architecture: images (B, 3, H, W) to logits (B, classes) in eval mode.
 
     Every operation of `architecture` is the child module of its name: stem, stage2_entry,
-    stage3_block5, head. In training mode a distillation head returns a pair of logits.
+    stage3_block5, head. In training mode a distillation head returns a pair of logits. A head of
+    dense prediction returns scores (B, classes, H, W).
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -121,13 +141,12 @@ class Network(nn.Module):
         return output
 
     def forward_features(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs of the four stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
+        """Return the outputs of the stages as maps (B, C, H, W), at strides 4, 8, 16 and 32."""
         operations = self.architecture.operations()[:-1]
         return pyramid(operations, x_bchw, caller(self, operations, x_bchw))
 
     def deploy(self) -> Network:
-        """Replace what only training needs by constants, in place: merged heads, constant attention
-        biases."""
+        """Merge two heads into one and make attention biases constant, in place."""
         for block in self.children():
             if isinstance(block, Block):
                 block.deploy()

@@ -1,5 +1,7 @@
-"""Tables for notebooks: rows as a pandas DataFrame, and as the HTML that Jupyter shows. The nouns
-of the API use it."""
+"""Tables for notebooks: rows as a pandas DataFrame, and as the HTML that Jupyter shows.
+
+The classes of the API with `to_frame` or `_repr_html_` use it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ROWS = 20
-"""An HTML table shows at most so many rows; the rest is counted below it."""
+"""Maximum rows of an HTML table; the rest is counted below it."""
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Return rows as a DataFrame; `columns` come first, and are there even where no row is.
+    """Return rows as a DataFrame. `columns` come first, and exist even without any row.
 
     Raises:
         MissingExtra: when pandas is not installed.
     """
     need("to_frame()", "frames")
-    need("to_frame", "frames")
     import pandas as pd
 
     made = pd.DataFrame(list(rows))
@@ -32,9 +33,13 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 
 
 def html_table(caption: str, rows: Sequence[Mapping[str, Any]], more: int = 0) -> str:
-    """Return an HTML table of the first rows under a caption. `more` rows are counted beside those
-    given."""
+    """Return an HTML table of the first rows under a caption.
+
+    Args:
+        more: rows that exist beside those given, for the count of rows left out.
+    """
     shown = rows[:MOST_ROWS]
+    # A dict keeps the order of first occurrence: rows may have different columns.
     columns = list(dict.fromkeys(name for row in shown for name in row))
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     lines = [

@@ -1,5 +1,6 @@
-"""What other packages bring: blocks, spaces, devices, engines, export targets, table formats, by
-their entry points.
+"""Plugins: blocks, spaces, devices, engines, targets and formats that other packages provide.
+
+The registry of each kind looks them up here, by their entry points:
 
 | group       | name       | value                                                                              |
 |-------------|------------|------------------------------------------------------------------------------------|
@@ -10,9 +11,8 @@ their entry points.
 | nas.targets | its name   | a `nas.export.target.Target`                                                       |
 | nas.formats | its name   | a `nas.latency.importing.common.Format`: a reader of other tools' latency files    |
 
-Entry points are looked through when a name is asked for that is none of ours, and nothing of a
-package is imported before the name that it brings. `nas.testing` has the tests that each should
-pass.
+Entry points are read when a name is not one of ours. A package is imported only when a name that it
+provides is taken. `nas.testing` has the tests that each plugin should pass.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One block, space or device of another package.
+    """One block, space, device, engine, target or format of another package.
 
     Attributes:
-        package: the distribution that brings it, as pip names it.
-        version: of that.
+        entry: its entry point.
+        package: the distribution that provides it, as pip names it.
+        version: the version of that distribution.
     """
 
     entry: EntryPoint
@@ -55,11 +56,15 @@ class Plugin:
 
     @property
     def what(self) -> str:
+        """Return the kind of thing, for messages: "block", "space", "device"."""
         return self.entry.group.removeprefix("nas.").removesuffix("s")
 
     def load(self) -> Any:
-        """Return the object that the entry point refers to. Raises InputError where importing it
-        fails."""
+        """Return the object that the entry point refers to.
+
+        Raises:
+            InputError: when importing it fails.
+        """
         try:
             return self.entry.load()
         except Exception as error:
@@ -68,10 +73,10 @@ class Plugin:
             ) from error
 
     def file(self, suffix: str) -> Path:
-        """Return the file called after the entry point in the package that it refers to.
+        """Return the file named after the entry point in the package that it refers to.
 
         Raises:
-            InputError: when there is no such package, or no such file in it.
+            InputError: when the package or the file does not exist.
         """
         try:
             paths = list(importlib.import_module(self.entry.value).__path__)
@@ -86,6 +91,7 @@ class Plugin:
         raise self.broken(f"there is no {self.entry.name}{suffix} in {self.entry.value}")
 
     def broken(self, reason: str) -> InputError:
+        """Return an error about this plugin, with the package to repair or remove."""
         return InputError(
             f"{self.what} '{self.entry.name}' of package {self.package}: {reason}; repair that"
             f" package, or remove it: pip uninstall {self.package}"
@@ -93,15 +99,16 @@ class Plugin:
 
 
 class Registry(Mapping[str, Entry]):
-    """Things of one kind by name: ours, then those that other packages bring. Each is imported when
-    it is first taken.
+    """Mapping from names to things of one kind: ours, then those of other packages.
+
+    Each is imported when it is first taken.
 
     Args:
-        group: of the entry points, as "nas.engines". An entry point names what the reference of one
-            of ours does.
+        group: the group of the entry points, for example "nas.engines". An entry point refers to
+            the same kind of object as the references in `ours`.
         ours: "package.module:object" by name.
-        kind: the class that an object must have, by such a reference too; without it any callable
-            will do.
+        kind: the class that an object of another package must be an instance of, as such a
+            reference, too. Without it any callable is accepted.
     """
 
     def __init__(self, group: str, ours: Mapping[str, str], kind: str = "") -> None:
@@ -115,6 +122,7 @@ class Registry(Mapping[str, Entry]):
             entry: Entry = getattr(importlib.import_module(module), attribute)
             return entry
         plugin = plugins(self.group, self.ours)[name]
+        # Objects of other packages are checked here, where the package can be named in the error.
         brought = plugin.load()
         if self.kind and not isinstance(brought, import_object(self.group, self.kind)):
             raise plugin.broken(f"{plugin.entry.value} is not a {self.kind.replace(':', '.')}")
@@ -137,7 +145,7 @@ class Registry(Mapping[str, Entry]):
 
 
 def plugins(group: str, ours: Collection[str]) -> dict[str, Plugin]:
-    """Return what other packages bring, by name; `ours` are the names that are taken.
+    """Return what other packages provide, by name; `ours` are the names that are taken.
 
     Raises:
         InputError: when a name is taken, by us or by another package; both packages are named.
@@ -157,6 +165,7 @@ def plugins(group: str, ours: Collection[str]) -> dict[str, Plugin]:
 
 @cache
 def _installed(group: str) -> tuple[Plugin, ...]:
+    """Return the plugins of a group, sorted; cached, as reading all packages' metadata is slow."""
     from importlib.metadata import entry_points
 
     listed = (
@@ -167,11 +176,16 @@ def _installed(group: str) -> tuple[Plugin, ...]:
         )
         for entry in entry_points(group=group)
     )
+    # A set, because an installation that is on sys.path twice lists its entry points twice.
     return tuple(sorted(set(listed), key=lambda plugin: (plugin.entry.name, plugin.package)))
 
 
 def import_object(what: str, reference: str) -> Any:
-    """Return the object named as package.module:object. Raises InputError where importing it fails."""
+    """Return the object of a reference "package.module:object".
+
+    Raises:
+        InputError: when importing it fails.
+    """
     module, _, name = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
@@ -183,6 +197,6 @@ def import_object(what: str, reference: str) -> Any:
 
 
 def line_of(error: Exception) -> str:
-    """Return an error in one line."""
+    """Return an error as one line: its class and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"

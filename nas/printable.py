@@ -1,17 +1,17 @@
-"""Text of files and names as a screen or a page may show it."""
+"""Text from files and other programs, made safe for a terminal or a page."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
-"""Unicode categories that steer a terminal, turn the direction of a line, or break it."""
+"""Unicode categories that control a terminal, change the direction of a line, or break it."""
 
 
 def printable(text: str) -> str:
-    r"""Return one line of text, each control character as an escape like \x1b.
+    r"""Return one line of text with each control character as an escape like \x1b.
 
-    Names come from files and from other programs; an escape sequence in one would move the cursor
+    Names come from files and from other programs. An escape sequence in one would move the cursor
     or change colours.
     """
     if text.isprintable():
@@ -22,9 +22,10 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return text of several lines in the same way; its line feeds stay."""
+    """Return text of several lines with control characters escaped; its line feeds stay."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def _escaped(letter: str) -> str:
+    """Return the escape of a control character; a soft hyphen (U+00AD) is harmless and stays."""
     return letter.encode("unicode_escape").decode("ascii") if ord(letter) != 0xAD else letter

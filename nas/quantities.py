@@ -1,4 +1,4 @@
-"""Numbers with units as options take them: 4M parameters, 1.2ms, 5m."""
+"""Parsers of numbers with units for command-line options: 4M parameters, 1.2ms, 5m."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ _NUMBER = r"\s*([0-9.eE+-]+?)\s*"
 
 
 def count(text: Any) -> float:
-    """Return a number of things: 4000000, 4M, 1.2G."""
+    """Return a count, from text like 4000000, 4M or 1.2G."""
     return _with_unit(text, _COUNTS, "a number, as 4000000 or 4M")
 
 
 def milliseconds(text: Any) -> float:
-    """Return a latency in ms: 1.2, 1.2ms, 900us."""
+    """Return a latency in ms, from text like 1.2, 1.2ms or 900us."""
     return _with_unit(text, _MILLISECONDS, "a positive number of milliseconds, as 1.2 or 1.2ms")
 
 
 def seconds(text: Any) -> float:
-    """Return a duration in seconds: 90s, 5m, 1.5h. A unit is needed: 5 was meant as minutes and
-    taken as seconds."""
+    """Return a duration in seconds, from text like 90s, 5m or 1.5h.
+
+    The unit is required: users meant a bare 5 as minutes, and it was read as seconds.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text).lower())
     if match is None or float(match[1]) == 0:
         raise ValueError("not a duration (expected a time, as 90s, 5m or 1h). Fix: --budget 5m")
@@ -35,6 +37,8 @@ def seconds(text: Any) -> float:
 
 
 def _with_unit(text: Any, units: dict[str, float], expected: str) -> float:
+    """Return a number times its unit's factor; raise ValueError for other text."""
+    # `_NUMBER` matches lazily and includes "e" of exponents; float() refuses what is not a number.
     match = re.fullmatch(_NUMBER + "(" + "|".join(filter(None, units)) + r")?\s*", str(text))
     try:
         if match is not None:

@@ -1,5 +1,7 @@
-"""What pydantic found wrong, in one line: for files with their line and key, for options with their
-name."""
+"""Pydantic's errors as one line, with the line and key of a file or the name of an option.
+
+Readers of the project's YAML files and the options of the commands use it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ Key = str | int
 
 
 class KeyedValueError(ValueError):
-    """A mistake that a model finds in one of its values by itself, with the key of that value."""
+    """A mistake that a model's own validator finds, with the key of the wrong value."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -25,12 +27,15 @@ class KeyedValueError(ValueError):
 
 
 def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
-    """Return the keys of the first mistake that pydantic found, and the reason."""
+    """Return the keys and the reason of the first mistake that pydantic reports."""
     first = error.errors(include_url=False)[0]
+    # A model's validator runs for the whole model, so pydantic locates its error there: add the
+    # key.
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, KeyedValueError):
         return (*first["loc"], cause.key), cause.reason
     reason = first["msg"].removeprefix("Value error, ")
+    # Pydantic's own messages name models and fields in its terms; these kinds get shorter ones.
     if first["type"] in ("missing", "extra_forbidden"):
         reason = "is missing" if first["type"] == "missing" else "unknown key"
     elif first["type"] in ("too_short", "too_long"):
@@ -47,7 +52,7 @@ def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
 
 
 def explain(error: ValidationError) -> str:
-    """Return the first mistake that pydantic found in one line with its key."""
+    """Return the first mistake that pydantic reports in one line, after its key."""
     where, reason = first_mistake(error)
     return f"{'.'.join(map(str, where))}: {reason}" if where else reason
 
@@ -58,9 +63,9 @@ def mistake_in(
     """Return the first mistake as an error of a file, with its line and key.
 
     Args:
-        keys: where in the file the checked data stands.
-        hidden: names that pydantic puts between the keys, as the tags of a union, and that no file
-            has.
+        keys: the path of the checked data in the file.
+        hidden: names that pydantic puts between the keys and that no file has, for example the
+            tags of a union.
     """
     where, reason = first_mistake(error)
     return file.error([*keys, *(key for key in where if key not in hidden)], reason)

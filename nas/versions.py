@@ -1,4 +1,4 @@
-"""Versions of what a result was made with, for its provenance."""
+"""Version of nas and of the packages that a result was made with, for its provenance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return `nas`, Python, the platform, and the installed version of each package that is there."""
+    """Return the versions of nas, Python and the platform, and of each installed package."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

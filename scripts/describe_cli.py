@@ -1,12 +1,11 @@
-"""Write what the command line takes: `docs/reference/cli.md` for people, `tests/cli/surface.json`
-for a test.
+"""Write the surface of the command line: a reference for people, and JSON for a test.
 
     python scripts/describe_cli.py           # writes both
     python scripts/describe_cli.py --check   # exits 1 where either is not what the options say
 
-Both come from the dataclasses of options (`nas.options`). The surface is frozen by
-`tests/cli/test_surface.py`: a new option, another default or another range is a decision, made by
-running this script and committing what it writes.
+Both `docs/reference/cli.md` and `tests/cli/surface.json` come from the dataclasses of options
+(`nas.options`). The surface is frozen by `tests/cli/test_surface.py`: a new option, another default
+or another range is a decision, made by running this script and committing its output.
 """
 
 from __future__ import annotations
@@ -93,6 +92,7 @@ def reference() -> str:
 
 
 def _section(name: str) -> str:
+    """Return the reference of one command."""
     kind = options_class(name)
     options = options_of(kind).values()
     arguments = [option for option in options if option.about.argument]
@@ -132,7 +132,7 @@ def files() -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write the files, or compare them."""
+    """Write the files that differ; with --check only list them and exit with 1."""
     wrong = [
         path for path, text in files().items() if not path.is_file() or path.read_text() != text
     ]

@@ -1,9 +1,9 @@
-"""Print the figures of a readable house as JSON: floors, files, lines, comments, docstrings.
+"""Print the numbers of a readable house as JSON: floors, files, lines, comments, docstrings.
 
     python scripts/house.py [--installed] [--times]
 
-They are signs, not aims: anyone can follow them from one change to the next. `--times` runs three
-commands in processes of their own and gives the medians in seconds; `--installed` measures the
+The numbers are signs and not aims: compare them from one change to the next. `--times` runs three
+commands in processes of their own and prints the medians in seconds. `--installed` measures the
 folder of packages that this interpreter uses, in MB.
 """
 
@@ -37,7 +37,7 @@ from floors import arrows_up, circles, imports  # noqa: E402
 
 
 def main() -> None:
-    """Print the figures, as chosen on the command line."""
+    """Print the numbers that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--times", action="store_true", help="time three commands")
     parser.add_argument("--installed", action="store_true", help="measure the installed packages")
@@ -59,13 +59,13 @@ def sources() -> Iterator[tuple[Path, str]]:
 
 
 def floors() -> dict[str, Any]:
-    """Return circles between packages and imports from a lower floor to a higher one."""
+    """Return the number of import cycles between packages, and of imports from a higher floor."""
     found = imports(PACKAGE)
     return {"circles": len(circles(found)), "imports_up": len(arrows_up(found))}
 
 
 def files() -> dict[str, Any]:
-    """Return how many files there are, and how long they are."""
+    """Return the number of files and their lengths."""
     lengths = sorted((len(text.splitlines()), path) for path, text in sources())
     longest, where = lengths[-1]
     return {
@@ -77,7 +77,7 @@ def files() -> dict[str, Any]:
 
 
 def lines() -> dict[str, Any]:
-    """Return pragmas, long lines, comments and assignments that pack several values."""
+    """Return the shares of pragmas, long lines, comments and packed assignments."""
     counts: Counter[str] = Counter()
     for _, text in sources():
         for line in text.splitlines():
@@ -108,8 +108,8 @@ def packs(node: ast.AST) -> bool:
 def docstrings() -> dict[str, Any]:
     """Return how many functions have a docstring, and how many of those begin with a verb.
 
-    A verb is an imperative ("Return ..."), as style.md asks for. No dictionary is at hand, so a word
-    counts as one where some docstring's summary uses it as such: see `begins_with_verb`.
+    A verb is an imperative ("Return ..."), as style.md asks for. No dictionary is available, so a
+    word counts as one where it is listed; see `begins_with_verb`.
     """
     texts: list[str] = []
     functions = 0
@@ -144,7 +144,7 @@ def percent(part: int, whole: int) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes that the files below a folder have."""
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -1,10 +1,10 @@
-"""Records the layers of the reference networks that published figures are of.
+"""Record the layers of the reference networks that published latencies are of.
 
     python scripts/record_layer_lists.py
 
-goes over `latency_tables/*/published.csv` and writes `nas/latency/estimate/layer_lists.csv`, which
-estimated tables are made from. Run it after adding a figure of a network or a resolution that is
-not in the file. The same figures give the same bytes; a test compares them.
+It reads `latency_tables/*/published.csv` and writes `nas/latency/estimate/layer_lists.csv`, from
+which estimated tables are made. Run it after adding the latency of a network or a resolution that
+is not in the file. The same inputs give the same bytes; a test compares them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def published_sizes() -> list[tuple[str, int]]:
-    """Return each reference network and resolution that a published figure is of, sorted."""
+    """Return each reference network and resolution with a published latency, sorted."""
     networks = reference_networks()
     sizes = set()
     for path in ROOT.glob("latency_tables/*/published.csv"):
@@ -37,7 +37,7 @@ def published_sizes() -> list[tuple[str, int]]:
 def layer_lists() -> str:
     """Return the content of the CSV file, the layers of a network in their order.
 
-    The order matters: sums of floats depend on it, and the tables are to come out the same to the
+    The order matters: sums of floats depend on it, and the tables must come out the same to the
     last byte.
     """
     networks = reference_networks()

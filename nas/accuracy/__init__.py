@@ -1,4 +1,7 @@
-"""What members of a space are worth: expected accuracy with its standard error. Imports no torch."""
+"""Scores: the expected accuracy of a space's members with its standard error. Imports no torch.
+
+The search, the public API and the command line load scores here.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,10 @@ from nas.space import Space, load_space, space_names
 
 
 def default_scores(space: Space) -> Scores:
-    """Return the scores of `space` that need no training: the accuracy law, or those that its file
-    names.
+    """Return the scores of `space` without a training: the accuracy law, or those its file names.
 
     Raises:
-        InputError: when its file names scores that do not exist.
+        InputError: the file of the space names scores that do not exist.
     """
     from nas.accuracy.law import shipped_law
     from nas.accuracy.law_scores import LawScores
@@ -36,19 +38,20 @@ def default_scores(space: Space) -> Scores:
 
 
 def recorded_names() -> dict[str, Path]:
-    """Return the recorded scores that ship, or stand in ./experiments, by name."""
+    """Return the recorded scores that ship or are in ./experiments, by name."""
     return resources.names(resources.EXPERIMENTS, "*/scores.csv")
 
 
 def load_scores(name: str | Path, check_weights: bool = True) -> Scores:
-    """Return scores by a space's name (the accuracy law), the name of recorded ones
-    (`efficientformer-cifar10`), or the path of a trained supernet's folder or of a `scores.csv`.
+    """Return scores by name or path.
 
-    Scores in the folder of a supernet whose weights were replaced since are refused, unless
-    `check_weights` is False.
+    Args:
+        name: a space (its accuracy law), recorded scores (`efficientformer-cifar10`), or the path of
+            a trained supernet's folder or of a `scores.csv`.
+        check_weights: whether to refuse scores of a supernet whose weights were replaced since.
 
     Raises:
-        InputError: naming file, line, column and reason, or the nearest name that exists.
+        InputError: with file, line, column and reason, or the most similar name that exists.
     """
     check_name("scores", name, "a name or a path")
     path = Path(name)

@@ -1,9 +1,10 @@
-"""What members are worth, judged one by one instead of by scores that add up: each once, and kept
-on disk.
+"""Evaluated accuracies of single members, each computed once and kept on disk.
 
-evaluations.yaml   what judged: the supernet, the images
-evaluations.csv    a row a member, written as soon as it is known, so that a search that was killed
-asks for none twice
+The engines `slimming` and `learned` ask for them instead of adding up scores.
+
+evaluations.yaml   what evaluated: the supernet and the images
+evaluations.csv    one row per member, appended as soon as it is known: a search that was killed and
+                   is started again evaluates no member twice
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ COLUMNS = ("member", "accuracy", "loss", "widths", "depths", "standard_error")
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A member on held-out images.
+    """The result of evaluating a member on held-out images.
 
     Attributes:
         accuracy: top-1 in percent.
-        loss: cross-entropy.
+        loss: mean cross-entropy.
         standard_error: of `accuracy`, in points (`nas.accuracy.scores.accuracy_error`); None where
             the number of images is not known.
     """
@@ -45,11 +46,12 @@ class Evaluated:
 
 
 class Source(Protocol):
-    """What evaluates members. `nas.supernet.evaluate.SlicedSupernet` is one.
+    """An evaluator of members, such as `nas.supernet.evaluate.SlicedSupernet`.
 
     Attributes:
-        of: what the figures depend on, as plain data: two sources that agree in it give the same.
-        words: what it is, for people.
+        of: all that the results depend on, as plain data. Two sources with equal data give equal
+            results.
+        words: a description for people.
     """
 
     of: dict[str, Any]
@@ -58,21 +60,24 @@ class Source(Protocol):
     def evaluate(
         self, base: Architecture, members: Sequence[Architecture]
     ) -> Iterator[tuple[Architecture, Evaluated]]:
-        """Return each of the members, in any order; they differ from `base` by a move or not at
-        all, which may save work."""
+        """Yield each of the members with its result, in any order.
+
+        Args:
+            base: a member that the others differ from by at most a move, which may save work.
+            members: to evaluate.
+        """
         ...
 
 
 class Evaluations:
-    """The evaluations of a search.
+    """The evaluations of a search, each made once.
 
     Args:
-        source: what evaluates.
-        folder: where they are kept, and those are from that an earlier search made; in memory alone
-            without.
+        source: evaluates members.
+        folder: keeps the evaluations, and may have some of an earlier run; None for memory only.
 
     Raises:
-        InputError: when the folder's evaluations are of something else, or damaged.
+        InputError: the folder's evaluations are of another source, or damaged.
     """
 
     def __init__(self, source: Source, folder: Path | None = None) -> None:
@@ -88,16 +93,22 @@ class Evaluations:
     def of(
         self, base: Architecture, members: Sequence[Architecture]
     ) -> dict[Architecture, Evaluated]:
-        """Return the members' worth; those that nobody asked for yet are evaluated now. They are
-        near to `base`."""
+        """Return the results of members; new members are evaluated now.
+
+        Args:
+            base: a member that the others are near to (`Source.evaluate`).
+            members: asked for.
+        """
         new = [member for member in members if member_key(member) not in self._known]
         for member, found in self.source.evaluate(base, new) if new else ():
+            # Appended one by one, so that a kill loses at most the evaluation in progress.
             self._known[member_key(member)] = found
             if self.folder is not None:
                 self._append(self.folder / ROWS, member, found)
         return {member: self._known[member_key(member)] for member in members}
 
     def _open(self, folder: Path) -> None:
+        # Results of different sources must not be mixed, so the folder records its source first.
         wanted = {"format": FORMAT, **self.source.of}
         about = folder / ABOUT
         rows = folder / ROWS
@@ -114,6 +125,7 @@ class Evaluations:
             folder.mkdir(parents=True, exist_ok=True)
             write_yaml(about, {**wanted, "source": self.source.words})
         if not rows.exists():
+            # Also where a kill came between the two files.
             append_text(rows, ",".join(COLUMNS) + "\n", kept="evaluated")
             return
         self._known = _read(rows, self.source.of.get("images"))
@@ -134,23 +146,24 @@ class Evaluations:
 
 
 def member_key(arch: Architecture) -> str:
-    """Return a name for a member by what stands at every position, the dropped ones too: they
-    decide what it inherits."""
+    """Return a key of a member's blocks at all positions, without its name.
+
+    Dropped positions count, because they decide which weights the member inherits.
+    """
     data = {key: value for key, value in arch.to_dict().items() if key != "name"}
     return data_sha256(data)[:16]
 
 
 def unfinished(folder: Path) -> bool:
-    """Return whether a search that evaluates members was stopped in this folder."""
+    """Return whether a search that evaluates members was stopped before its end in this folder."""
     return (folder / ABOUT).is_file() and not (folder / "run.yaml").exists()
 
 
 def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
-    """Return the rows of a journal, in the columns of today.
+    """Return the results in a journal by member key.
 
     A last row that a kill left half written is cut off. A journal of an older version gets the
-    column that it lacks, so that rows can be appended; its standard errors follow from the number
-    of images.
+    column of standard errors, computed from the number of images, so that rows can be appended.
     """
     reader = csv.DictReader(io.StringIO(read_whole(path)))
     records = list(reader)

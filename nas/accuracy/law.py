@@ -1,5 +1,17 @@
-"""The accuracy law: its deficit form, its coefficients with their covariance, and the file they
-ship in."""
+"""The accuracy law: its deficit form, its coefficients with their covariance, and their file.
+
+`nas.accuracy.law_scores` predicts members by it, and `benchmarks/accuracy_law.py` fits it. A network
+is a sum of stage deficits over a floor (error and deficits in points of top-1):
+
+    error = floor + F sum over stages of [ C(h) w^-a n^-b (e / 4)^-c  +  B(h) 2^(-m / H(h)) ]
+
+    ln F = ln F_recipe + r ln(side / 224) + d distilled + t ln(epochs / 300) + p pool + q none
+
+with, per stage, h the map size sqrt(H W), w the width, n the number of blocks, e their mean expansion
+and m the number of attention blocks. The second term is what the absence of attention costs. The
+exponents a, b, c are the coefficients `width`, `depth`, `expansion`. The factors r, d, t, p, q are
+`resolution`, `distilled`, `epochs`, `pool`, `none`.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +33,16 @@ Floats = NDArray[np.float64]
 Numbers = Floats | float
 
 MAPS = (1, 2, 4, 7, 14, 28, 56, 112)
-"""Map sizes at which C(h) is a coefficient; between them its logarithm is linear in log h, beyond
-them constant."""
+"""Map sizes h at which ln C(h) is a coefficient.
+
+Between them ln C is linear in log h, beyond them constant."""
 ATTENTION_MAPS = (3.5, 7.0, 14.0, 28.0)
-"""Map sizes between which attention is worth something: the two inner ones have a coefficient, the
-outer ones none. On smaller maps there is nothing to attend to, on larger ones no published row
-shows a gain."""
+"""Map sizes h at which B(h) is given; between them it is linear in log h.
+
+The two inner ones have a coefficient, ln B. At the outer ones and beyond B is 0: on smaller maps there
+is nothing to attend to, and on larger ones no published row shows a gain."""
 HALVES = (1.0, 2.0)
-"""H(h) at the two inner sizes: so many attention blocks halve what their absence costs."""
+"""H(h) at the two inner sizes: the number of attention blocks that halves what their absence costs."""
 SHARED = (
     *(f"map_{size}" for size in MAPS),
     "width",
@@ -43,28 +57,29 @@ SHARED = (
     "pool",
     "none",
 )
-"""The coefficients that all recipes share; a recipe adds `factor NAME`, the logarithm of F_recipe,
-and a family of recipes `floor NAME`."""
+"""The coefficients that all recipes share.
+
+A recipe adds `factor NAME`, which is ln F_recipe, and a family of recipes adds `floor NAME`."""
 SIDE, EPOCHS, EXPANSION = 224.0, 300.0, 4.0
-"""Where the factors of input size, length of training and expansion are 1."""
+"""Input side (pixels), training length (epochs) and expansion at which their factors are 1."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the law sees of networks: arrays (networks, 4) by stage, or (networks,).
+    """The features of networks that the law uses.
 
     Attributes:
-        width: channels of each stage.
-        blocks: blocks behind the entry.
-        attention: how many of these attend.
+        width: channels of each stage, (networks, 4), as the next five.
+        blocks: number of blocks behind the entry.
+        attention: how many of these are attention blocks.
         expansion: their mean expansion.
-        map: sqrt(H W) of the stage.
-        entry: whether the stage's entry is itself a block, 0 or 1.
-        side: sqrt(H W) of the image.
-        distilled, epochs: of the training.
-        pool, none: whether pooling mixes tokens, or nothing does; depthwise and full convolutions
-            are where both are 0.
-        factor, floor: names of the recipe's coefficients.
+        map: sqrt(H W) of the stage's map.
+        entry: 1 where the stage's entry is itself a block, else 0.
+        side: sqrt(H W) of the image in pixels, (networks,), as the rest.
+        distilled: 1 for training with a teacher, else 0.
+        epochs: length of the training.
+        pool, none: 1 where pooling, or nothing, mixes tokens; both are 0 for convolutions.
+        factor, floor: names of the coefficients of the recipe and its family.
     """
 
     width: Floats
@@ -84,8 +99,13 @@ class Features:
 
 @dataclass(frozen=True)
 class MapTerms:
-    """What a stage's map size decides: ln C(h), B(h) and H(h), arrays of the maps' shape or
-    numbers."""
+    """The terms that depend on a stage's map size, in the shape of the map sizes.
+
+    Attributes:
+        constant: ln C(h).
+        without: B(h), what a stage without attention lacks, in points at F = 1.
+        half: H(h), the number of attention blocks that halves it.
+    """
 
     constant: Numbers
     without: Numbers
@@ -93,8 +113,9 @@ class MapTerms:
 
 
 def map_terms(coefficients: Mapping[str, float], map: Numbers) -> MapTerms:
-    """Return what the sizes of maps decide."""
+    """Return ln C(h), B(h) and H(h), interpolated linearly in log h and constant beyond the ends."""
     log_map = np.log2(map)
+    # B at ATTENTION_MAPS; its coefficients are logarithms, so that B is positive.
     missing = [
         0.0,
         math.exp(coefficients["attention_7"]),
@@ -116,8 +137,17 @@ def stage_deficits(
     attention: Numbers,
     expansion: Numbers,
 ) -> Floats:
-    """Return the points of error that each stage costs at F = 1. `blocks` contains the entry's part
-    of a block."""
+    """Return the deficit of each stage in points at F = 1: the bracket of the law.
+
+    Args:
+        coefficients: by name.
+        terms: of the stages' map sizes.
+        width: w, channels.
+        blocks: n, with the part that the entry counts as.
+        attention: m, number of attention blocks.
+        expansion: e, mean expansion of the blocks.
+    """
+    # ln(w^a n^b (e / 4)^c): summed as logarithms, one exponential per stage.
     log_size = coefficients["width"] * np.log(width) + coefficients["depth"] * np.log(blocks)
     log_size = log_size + coefficients["expansion"] * np.log(expansion / EXPANSION)
     deficits: Floats = np.exp(terms.constant - log_size) + terms.without * 2.0 ** (
@@ -134,7 +164,7 @@ def log_factor(
     pool: Numbers,
     none: Numbers,
 ) -> Floats:
-    """Return ln F without the recipe's own factor."""
+    """Return ln F of networks (networks,) without ln F_recipe."""
     names = ("resolution", "distilled", "epochs", "pool", "none")
     effects = (np.log(side / SIDE), distilled, np.log(epochs / EPOCHS), pool, none)
     terms = [
@@ -145,8 +175,8 @@ def log_factor(
 
 
 def shortfall(coefficients: Mapping[str, float], features: Features) -> Floats:
-    """Return what networks (networks,) lack of their floor, in points: F times the sum of the
-    deficits."""
+    """Return F times the sum of the deficits, (networks,) in points: error without the floor."""
+    # An entry that is itself a block counts as a part of one.
     blocks = features.blocks + coefficients["entry"] * features.entry
     terms = map_terms(coefficients, features.map)
     deficits = stage_deficits(
@@ -165,8 +195,13 @@ def shortfall(coefficients: Mapping[str, float], features: Features) -> Floats:
 
 
 def top1(coefficients: Mapping[str, float], features: Features, floor: float) -> Floats:
-    """Return the expected top-1 in percent (networks,). `floor` is that of a family without one of
-    its own."""
+    """Return the expected top-1 in percent, (networks,).
+
+    Args:
+        coefficients: by name.
+        features: of the networks.
+        floor: of families that have no floor of their own among the coefficients, in points.
+    """
     floors = np.array([coefficients.get(name, floor) for name in features.floor])
     expected: Floats = 100.0 - floors - shortfall(coefficients, features)
     return expected
@@ -174,13 +209,13 @@ def top1(coefficients: Mapping[str, float], features: Features, floor: float) ->
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the networks of a family were trained, which decides their level.
+    """A training recipe of a family's networks, which decides their level of accuracy.
 
     Attributes:
-        name: of the recipe, as in the data.
+        name: as in the data.
         family: whose floor it shares.
         epochs: passes over ImageNet.
-        distilled: whether a teacher's labels were learned too.
+        distilled: whether the networks were trained with a teacher.
     """
 
     name: str
@@ -205,8 +240,8 @@ class Published:
         top1: in percent.
         source: repository, commit, file and line.
         side: pixels of the input's side.
-        predicted, standard_error: what the law says when it is fitted without this network and its
-            variants.
+        predicted: top-1 by a law that was fitted without this network and its variants.
+        standard_error: of `predicted`, in points.
     """
 
     top1: float
@@ -224,15 +259,16 @@ class Law:
         names: of the coefficients: `SHARED`, then factors and floors of the recipes.
         values: of the coefficients, in that order.
         covariance: of the values (names, names).
-        floor, floor_error, factor_error: the floor of a family of which nothing is known, and how
-            far such floors and the logarithms of such factors spread.
-        model_share, model_points: the error of the form itself: a share of the shortfall, and
+        floor: of an unknown family, in points.
+        floor_error: standard deviation of floors between families, in points.
+        factor_error: standard deviation of ln F_recipe between recipes.
+        model_share, model_points: error of the form itself, as a share of the shortfall and in
             points.
-        recipes: those of the shipped spaces, by name.
+        recipes: of the shipped spaces, by name.
         published: members with a published accuracy, by name.
-        rows: how many published rows were fitted.
+        rows: number of published rows that were fitted.
         date: of the fit.
-        path: of its file.
+        path: of the file.
     """
 
     names: tuple[str, ...]
@@ -257,7 +293,7 @@ class Law:
 
     @cached_property
     def coefficients(self) -> dict[str, float]:
-        """Return the values by name."""
+        """Return the values of the coefficients by name."""
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
@@ -311,7 +347,7 @@ def read_law(path: str | Path) -> Law:
     """Read and validate the file of a law.
 
     Raises:
-        InputError: naming file, line, key and reason.
+        InputError: with file, line, key and reason.
     """
     file = YamlFile(path)
     data = validated(file, _LawFile, file.data)
@@ -319,13 +355,14 @@ def read_law(path: str | Path) -> Law:
     for name in SHARED:
         if name not in names:
             raise file.error(
-                ["coefficients", name], "is missing. Fix: python scripts/fit_accuracy_law.py"
+                ["coefficients", name], "is missing. Fix: python benchmarks/accuracy_law.py --write"
             )
     covariance = data.covariance
     if [len(row) for row in covariance] != [len(names)] * len(names):
         reason = f"is not a {len(names)} x {len(names)} matrix, a row per coefficient"
         raise file.error(["covariance"], reason)
     matrix = np.array(covariance)
+    # The file has rounded numbers, so that a singular matrix may have eigenvalues just below 0.
     if not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() < -1e-6:
         raise file.error(["covariance"], "is not symmetric and positive semidefinite")
     return Law(
@@ -349,7 +386,13 @@ def read_law(path: str | Path) -> Law:
 
 
 def write_law(law: Law, path: str | Path, **further: Any) -> None:
-    """Write the file that `read_law` reads; `further` keys are for people."""
+    """Write the file that `read_law` reads.
+
+    Args:
+        law: to write.
+        path: of the file.
+        further: keys that are for people and are not read.
+    """
     recipes = {
         each.name: {"family": each.family, "epochs": each.epochs, "distilled": each.distilled}
         for each in law.recipes.values()

@@ -1,10 +1,11 @@
-"""The files of scores that the law gives, corrected or not, as a search leaves them in its run
-folder.
+"""The files of scores by the accuracy law, with or without corrections by evidence.
+
+A search writes them into its run folder, and `nas.accuracy.load_scores` reads them.
 
 scores.yaml     the space, the level and the scale, what corrected the law and how much
 law.yaml        the law's coefficients (`nas.accuracy.law`)
-corrections/    what single moves cost beside the law, in the format of recorded scores; where
-evidence corrected it
+corrections/    corrections of the costs of single moves, in the format of recorded scores; only
+                where evidence corrected the law
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class _File(BaseModel):
 
 
 def write_law_scores(scores: LawScores, folder: Path) -> None:
-    """Write scores that nothing corrected."""
+    """Write scores by the law without corrections."""
     write_law(scores.law, folder / LAW_FILE)
     write_yaml(
         folder / "scores.yaml", {**_about(scores), "scale": scores.scale, "metric": scores.metric}
@@ -56,7 +57,7 @@ def write_law_scores(scores: LawScores, folder: Path) -> None:
 
 
 def write_posterior(scores: PosteriorScores, folder: Path) -> None:
-    """Write scores that evidence corrected."""
+    """Write scores by the law with corrections by evidence."""
     write_law(scores.law.law, folder / LAW_FILE)
     scores.rows.save(folder / CORRECTIONS)
     shift = scores.law.shift
@@ -75,16 +76,17 @@ def write_posterior(scores: PosteriorScores, folder: Path) -> None:
 
 
 def read_law_scores(path: Path) -> Scores:
-    """Read the `scores.yaml` that one of the functions above wrote.
+    """Read the `scores.yaml` that `write_law_scores` or `write_posterior` wrote.
 
     Raises:
-        InputError: naming file, line, key and reason.
+        InputError: with file, line, key and reason.
     """
     file = YamlFile(path)
     data = validated(file, _File, file.data)
     law = read_law(path.with_name(LAW_FILE))
     space = space_from(file, {**data.space, "recipe": data.recipes}, ["space"])
     scores = LawScores(space, law, scale=data.scale, path=str(path), metric=data.metric)
+    # The shift of the coefficients by evidence; without it nothing corrected the law.
     if data.shift is None:
         return scores
     if len(data.shift) != len(law.names):

@@ -1,5 +1,8 @@
-"""The files of recorded scores: `scores.csv`, a row for each measured move, and `scores.yaml`, what
-they are from."""
+"""The files of recorded scores, which `nas train` writes and `nas.accuracy.load_scores` reads.
+
+scores.csv     one row per measured move
+scores.yaml    the space, the images and the weights that they were measured on
+"""
 
 from __future__ import annotations
 
@@ -40,11 +43,11 @@ COLUMNS = (
     "gained",
 )
 _NEW = ("lost", "gained")
-"""Columns that older files don't have."""
+"""Columns that older files lack."""
 _MEASURED = ("importance", "accuracy_drop", "standard_error", "loss_increase")
 """Columns of numbers that may be empty."""
 WEIGHTS_FILE = "supernet.safetensors"
-"""The weights that scores were measured on, where they stand in the folder of a supernet."""
+"""File of the weights that scores were measured on, in the folder of a supernet."""
 
 
 class _Model(BaseModel):
@@ -78,10 +81,10 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
 
     Args:
         path: of `scores.csv`.
-        check_weights: refuse scores of other weights than those beside them, where there are any.
+        check_weights: whether to refuse scores of other weights than those in the same folder.
 
     Raises:
-        InputError: naming file, line, column and reason.
+        InputError: with file, line, column and reason.
     """
     file = YamlFile(path.with_name("scores.yaml"))
     data = validated(file, _ScoresFile, file.data)
@@ -111,11 +114,9 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
 
 
 def check_current(file: YamlFile, measured_with: MeasuredWith) -> None:
-    """Raise InputError where the weights beside `scores.yaml` are not those that the scores were
-    measured on.
+    """Raise InputError unless the scores were measured on the weights in their folder.
 
-    Only the folder of a supernet has weights beside its scores; shipped scores have none and are
-    not checked.
+    Only the folder of a supernet has weights. Shipped scores have none and are not checked.
     """
     weights = file.path.with_name(WEIGHTS_FILE)
     if weights.exists() and weights_digest(weights) != measured_with.weights:
@@ -127,11 +128,10 @@ def check_current(file: YamlFile, measured_with: MeasuredWith) -> None:
 
 
 def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of the weights in a safetensors file, whose header is brought into one
-    order first.
+    """Return the SHA-256 of a safetensors file with a sorted header.
 
-    The writer of safetensors puts the keys of its metadata in a random order, so that equal weights
-    give unequal files. It is computed once per process as long as size and time of change stay.
+    The writer of safetensors puts the keys of its metadata in random order, so that equal weights
+    may give different files. The digest is cached per process by size and modification time.
     """
     status = path.stat()
     return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
@@ -146,9 +146,8 @@ def _digest(path: Path, size: int, changed: int) -> str:
         length = int.from_bytes(file.read(8), "little")
         if length < size:
             header = file.read(length)
-            with contextlib.suppress(
-                ValueError
-            ):  # of another file, whose bytes are taken as they are
+            # The bytes of a file that is not a safetensors file are taken as they are.
+            with contextlib.suppress(ValueError):
                 header = json.dumps(json.loads(header), sort_keys=True).encode()
             digest.update(header)
         else:
@@ -159,8 +158,7 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 
 def _training_command(scores: YamlFile) -> str:
-    """Return the command that scores the folder's weights anew: the one that trained them, where it
-    was recorded."""
+    """Return the command that scores the folder's weights again: the recorded training, if any."""
     description = scores.path.with_name("supernet.yaml")
     command = YamlFile(description).data.get("command") if description.exists() else None
     name = scores.data["space"]["name"]
@@ -168,7 +166,7 @@ def _training_command(scores: YamlFile) -> str:
 
 
 def write_scores(scores: RecordedScores, folder: Path) -> None:
-    """Write both files; the inverse of `read_scores`."""
+    """Write `scores.csv` and `scores.yaml`, the inverse of `read_scores`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -193,7 +191,7 @@ def write_scores(scores: RecordedScores, folder: Path) -> None:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Return line number and fields of every row."""
+    """Yield line number and fields of every row of `scores.csv`."""
     return read_strict(path, [name for name in COLUMNS if name not in _NEW])
 
 
@@ -224,6 +222,8 @@ def _score(
         **counts,
     )
     score = _with_honest_error(where, score, images)
+    # Recorded widths may be a selection (`variants`), so they are checked one by one. All other moves
+    # are rows that the space must have.
     if move == "narrow":
         widths = {str(Place.whole(index)): stage.widths for index, stage in enumerate(space.stages)}
         if place not in widths:
@@ -247,9 +247,10 @@ def _count_in(where: str, column: str, text: str) -> int:
 
 
 def _with_honest_error(where: str, score: Score, images: int | None) -> Score:
-    """Refuse a negative standard error, and raise one of 0 to what the images allow to know.
+    """Return the score with a positive standard error; raise InputError for a negative one.
 
-    Older versions recorded 0 where no image changed.
+    Older versions recorded 0 where no image changed. It is replaced by `difference_error`, which is
+    what so many images can tell.
     """
     if score.standard_error is None:
         return score

@@ -1,4 +1,8 @@
-"""Scores: a member's expected accuracy with its standard error, and what tells whether two differ."""
+"""`Scores`, the abstract base of all scores, `Accuracy`, and standard errors of accuracies.
+
+Engines minimise `Scores.cost`. The subclasses are `nas.accuracy.law_scores.LawScores`,
+`nas.accuracy.recorded.RecordedScores` and `nas.accuracy.posterior.PosteriorScores`.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +24,24 @@ if TYPE_CHECKING:
 
 
 Z95 = 1.959964
-"""The standard normal quantile of a 95 % interval."""
+"""Standard normal quantile of a two-sided 95 % interval."""
 
 
 def accuracy_error(accuracy: float, images: int) -> float:
     """Return the Wilson standard error of an accuracy, in points.
 
-    Half the width of the 95 % score interval (Wilson, JASA 22:209-212, 1927), over z = 1.96. With p
-    the share that is right of n images:
+    It is half the width of the 95 % score interval (Wilson, JASA 22:209-212, 1927), divided by
+    z = 1.96. With p the share of correct images among n:
 
         se = sqrt(n p (1 - p) + z^2 / 4) / (n + z^2)
 
-    The interval's centre lies nearer to 50 % than the accuracy itself; from 100 images on, accuracy
-    +- 1.96 se covers as well. The textbook sqrt(p (1 - p) / n) is 0 at 100 %; this one is 4.5
-    points there for 18 images, 0.05 for 2,000.
+    The interval's centre is nearer to 50 % than the accuracy itself, but from 100 images on,
+    accuracy +- 1.96 se covers as well. The textbook sqrt(p (1 - p) / n) is 0 at 100 %. This one is
+    4.5 points there for 18 images, and 0.05 points for 2,000.
 
     Args:
         accuracy: in percent.
-        images: how many it was measured on, at least 1.
+        images: number of images that it was measured on, at least 1.
     """
     share = min(max(accuracy / 100, 0.0), 1.0)
     return 100 * sqrt(images * share * (1 - share) + Z95**2 / 4) / (images + Z95**2)
@@ -46,20 +50,20 @@ def accuracy_error(accuracy: float, images: int) -> float:
 def difference_error(lost: int, gained: int, images: int) -> float:
     """Return the standard error of the difference of two accuracies on the same images, in points.
 
-    The paired variance of Agresti and Min (Statistics in Medicine 24:729-740, 2005), who add 1/2 to
-    each of the four cells of the table right/wrong before x right/wrong after. With b lost, c
-    gained and n images:
+    It is the paired variance of Agresti and Min (Statistics in Medicine 24:729-740, 2005), who add
+    1/2 to each of the four cells of the table right/wrong before x right/wrong after. With b lost,
+    c gained and n images:
 
         se = sqrt((b + c + 1) - (b - c)^2 / (n + 2)) / (n + 2)
 
-    Without the added halves it is 0 where no image changed, as if two networks that agree on 18
-    images were known to agree on all. For many changed images it becomes the standard error of the
-    paired bootstrap.
+    Without the added halves it would be 0 where no image changed, as if two networks that agree on
+    18 images were known to agree on all. For many changed images it approaches the standard error
+    of the paired bootstrap.
 
     Args:
-        lost: images that were right before and are wrong after.
-        gained: images that were wrong before and are right after.
-        images: how many images there are, at least 1.
+        lost: number of images that were right before and are wrong after.
+        gained: number of images that were wrong before and are right after.
+        images: number of images, at least 1.
     """
     total = images + 2
     changed = lost + gained + 1
@@ -71,15 +75,15 @@ class Accuracy:
     """The expected accuracy of one member.
 
     Attributes:
-        value: in percent of `metric`. Of a published member at its published size this is the
+        value: in percent of `metric`. For a published member at its published size it is the
             published number.
-        standard_error: of `value`, in points: uncertainty of the coefficients, error of the model,
-            and distance from the data together.
+        standard_error: of `value`, in points. It contains the uncertainty of the coefficients, the
+            error of the model, and the distance from the data.
         metric: "top1" or "miou".
         source: where the figure comes from, in words.
-        reasons: why the member lies outside of what the data know; empty inside.
-        predicted, predicted_error: of a published member, the prediction that was made without it
-            and without its variants, and its standard error.
+        reasons: why the member is outside of the data; empty where it is inside.
+        predicted: for a published member, the prediction without it and its variants, in percent.
+        predicted_error: standard error of `predicted`, in points.
     """
 
     value: float
@@ -97,12 +101,12 @@ class Accuracy:
 
     @property
     def top1(self) -> float:
-        """Return `value`, for the metric that most scores have."""
+        """Return `value`; the name is that of the metric of most scores."""
         return self.value
 
     @property
     def extrapolated(self) -> bool:
-        """Return whether the member lies outside of what the data know."""
+        """Return whether the member is outside of the data."""
         return bool(self.reasons)
 
     @property
@@ -112,21 +116,22 @@ class Accuracy:
 
 
 class Scores(abc.ABC):
-    """What a search knows of the accuracy of a space's members.
+    """The abstract base of scores: expected accuracies and costs of a space's members.
 
-    A search minimises `cost`. The exact engine needs its parts, which add up over the network:
+    A search minimises `cost`, the points below the largest member. The exact engine needs its
+    parts, which add up over the network:
 
-        cost(arch) = stem_cost + head_cost + sum over stages (entry_cost + stage_cost + sum over
-        positions block_cost)
+        cost(arch) = stem_cost + head_cost
+                     + sum over stages (entry_cost + stage_cost + sum over positions block_cost)
 
-    for every member but those of `exceptions`. `stage_cost` may be any function of the sums over
-    the stage's blocks of `counts`, so that a cost can belong to how many blocks (or attention
-    blocks) a stage has, wherever they stand.
+    for every member except those of `exceptions`. `stage_cost` may be any function of the sums of
+    `counts` over the stage's blocks. So a cost can depend on how many blocks (or attention blocks)
+    a stage has, wherever they are.
 
     Attributes:
-        scored: the space, at the resolution and with the classes that the scores are of.
-        notes: where they came from, one fact each.
-        path: the file that they were read from, if any.
+        scored: the space, at the resolution and with the classes of the scores.
+        notes: where they come from, one fact each.
+        path: the file that they were read from, or empty.
         metric: of `accuracy`.
     """
 
@@ -142,7 +147,7 @@ class Scores(abc.ABC):
 
     @property
     def provenance(self) -> str:
-        """Return where the scores came from, in words."""
+        """Return where the scores come from, in words."""
         return "; ".join(self.notes) or "unknown"
 
     def __repr__(self) -> str:
@@ -150,10 +155,10 @@ class Scores(abc.ABC):
         return f"{type(self).__name__}({self.space} at {size}, {shortened(self.provenance, 200)})"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return what the scores know of some members: the largest, the smallest and the published
-        ones, one per row.
+        """Return the largest, the smallest and the published members with their scores.
 
-        `accuracy` and `standard_error` are in percent and NaN where only costs are known.
+        There is one row per member. `accuracy` is in percent and `standard_error` in points; they
+        are NaN where only costs are known.
         """
         return frame(
             self._rows(), ("name", "cost", "accuracy", "standard_error", "metric", "extrapolated")
@@ -183,28 +188,27 @@ class Scores(abc.ABC):
 
     @abc.abstractmethod
     def cost(self, arch: Architecture) -> float:
-        """Return the points of accuracy that `arch` is expected to lie below `scored.largest()`;
-        lower is better.
+        """Return how far `arch` is expected to be below `scored.largest()`, in points.
 
         Raises:
-            InputError: when `arch` is not a member of the scored space.
+            InputError: `arch` is not a member of the scored space.
         """
 
     @abc.abstractmethod
     def accuracy(self, arch: Architecture) -> Accuracy:
-        """Return the expected accuracy of `arch`. accuracy(largest).value - accuracy(arch).value is
-        `cost(arch)`.
+        """Return the expected accuracy of `arch`.
+
+        accuracy(largest).value - accuracy(arch).value equals cost(arch).
 
         Raises:
-            InputError: when `arch` is not a member of the scored space, or the scores know no
-                level, only costs.
+            InputError: `arch` is not a member of the scored space, or the scores know only costs.
         """
 
     @abc.abstractmethod
     def check(self, space: Space) -> None:
-        """Raise InputError, naming what differs, unless these scores are of `space`.
+        """Raise InputError, with what differs, unless these scores are of `space`.
 
-        The input size, the number of classes, and a head for another task may differ.
+        The input size and the number of classes may differ, and a head may be for another task.
         """
 
     @abc.abstractmethod
@@ -213,10 +217,10 @@ class Scores(abc.ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Return a short text that differs where costs do: that a search which continues later is
-        by the same scores.
+        """Return a short checksum that differs where costs differ.
 
-        By default it is made of what some members cost.
+        A study that is resumed compares it, so that all its trials are by the same scores. The
+        default is made of the costs of some members.
         """
         members = [
             self.scored.largest(),
@@ -229,30 +233,30 @@ class Scores(abc.ABC):
 
     @property
     def absolute(self) -> bool:
-        """Return whether `accuracy` knows a level that is worth telling; else costs alone are told."""
+        """Return whether `accuracy` has a meaningful level; otherwise only costs are reported."""
         return True
 
     def at(self, space: Space) -> Scores:
-        """Return the scores for `space`, the scored one at another input size. Measured ones stay
-        what they are."""
+        """Return the scores for `space`, which is the scored one at another input size.
+
+        Measured scores are returned as they are.
+        """
         return self
 
     def cautious(self) -> Scores:
-        """Return scores whose cost adds what might be lost outside of the data, which a search
-        minimises instead.
+        """Return scores whose cost includes what might be lost outside of the data.
 
-        A search that maximised the expected accuracy alone would seek the errors of the scores.
+        A search minimises this cost. One that maximised the expected accuracy alone would be drawn
+        to members whose accuracy the scores overestimate.
         """
         return self
 
     def difference_error(self, arch: Architecture, other: Architecture) -> float:
-        """Return the standard error of cost(arch) - cost(other), in points; 0 where nothing is
-        known of it."""
+        """Return the standard error of cost(arch) - cost(other), in points; 0 if it is unknown."""
         return 0.0
 
     def exceptions(self) -> Sequence[Architecture]:
-        """Return the members whose cost is known by itself (the published ones) and is not the sum
-        of its parts."""
+        """Return the members whose cost is not the sum of its parts, such as published ones."""
         return ()
 
     def stem_cost(self, stem: EntrySpec) -> float:
@@ -260,27 +264,40 @@ class Scores(abc.ABC):
         return 0.0
 
     def head_cost(self, head: HeadSpec) -> float:
-        """Return what this head adds to `cost`; nothing where it is one for another task."""
+        """Return what this head adds to `cost`; 0 for a head of another task."""
         return 0.0
 
     def entry_cost(self, index: int, entry: EntrySpec, before: int) -> float:
-        """Return what the block that enters a stage (counted from 0) adds, with the stage's width
-        that it sets.
+        """Return what the block that enters a stage adds to `cost`.
 
-        `before` is the number of channels that it gets.
+        Args:
+            index: of the stage, counted from 0.
+            entry: the block, with the width that it gives the stage.
+            before: number of its input channels.
         """
         return 0.0
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
-        """Return what a block or identity at this position (both from 0) of a stage of this width
-        adds."""
+        """Return what a block or identity adds to `cost`.
+
+        Args:
+            index: of the stage, counted from 0.
+            position: in the stage, counted from 0.
+            block: the block or identity.
+            width: of the stage, in channels.
+        """
         return 0.0
 
     def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
-        """Return what a block or identity adds to the sums that `stage_cost` is a function of."""
+        """Return what a block or identity of a stage adds to the sums that `stage_cost` takes."""
         return ()
 
     def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        """Return what a whole stage of this width adds, given the sums of `counts` over its
-        positions."""
+        """Return what a whole stage adds to `cost`.
+
+        Args:
+            index: of the stage, counted from 0.
+            width: of the stage, in channels.
+            counts: sums of `counts` over its positions.
+        """
         return 0.0

@@ -1,5 +1,7 @@
-"""Members that were trained for themselves, as evidence: what fine-tuned runs of one data set say
-of a space."""
+"""Accuracies of fine-tuned members of a space, read from run folders as evidence.
+
+`nas search --evidence RUN` corrects the accuracy law by them.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,15 @@ SUBFOLDER = "finetune"
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """A member and the accuracy that it was trained to.
+    """A member with its accuracy after fine-tuning.
 
     Attributes:
-        accuracy, standard_error: on the held-out images, in percent and points.
-        data: fingerprint of the images that it was trained on.
-        source: these images in words.
-        run: where it was read from.
+        architecture: the member.
+        accuracy: on held-out images, in percent.
+        standard_error: of `accuracy`, in points.
+        data: fingerprint of the training images.
+        source: description of the training images.
+        run: folder that it was read from.
     """
 
     architecture: Architecture
@@ -35,13 +39,14 @@ class TrainedMember:
 
 
 def trained_members(space: Space, runs: Sequence[str | Path]) -> list[TrainedMember]:
-    """Return the fine-tuned members of a space that stand in run folders, all of one data set.
+    """Return the fine-tuned members of a space from run folders, all of one data set.
 
     Raises:
-        InputError: for a folder without a finished fine-tuning, a network that is not a member of
-            the space, or runs of different images, which do not compare.
+        InputError: a folder has no finished fine-tuning, its network is not a member of the space,
+            or the runs are of different images and cannot be compared.
     """
     members = [_read(space, Path(run)) for run in runs]
+    # Accuracies on different images or at different input sizes have no common level.
     for member in members[1:]:
         if (member.data, member.architecture.resolution) != (
             members[0].data,

@@ -1,5 +1,7 @@
-"""The members that tell what each single move costs: what a supernet is scored on, and what each
-score is of."""
+"""The members on which a supernet is scored, about one per move.
+
+`nas train` and `nas score` evaluate them; each gives one row of the recorded scores.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,20 @@ from nas.space.moves import Drop, Exchange, Localise, exchanges, moves, narrow
 from nas.space.place import Place
 
 Key = tuple[str, str, str]
+"""Move, place and choice of a row of recorded scores."""
 LARGEST: Key = ("none", "", "")
+"""Key of the largest member, which no move changed."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """An architecture to evaluate, the row it is for, and the row that it is compared with."""
+    """An architecture to evaluate.
+
+    Attributes:
+        key: of the row that it is for.
+        arch: the architecture.
+        base: key of the variant that it is compared with.
+    """
 
     key: Key
     arch: Architecture
@@ -27,13 +37,15 @@ class Variant:
 
 
 def variants(space: Space, widths: int | None = None) -> list[Variant]:
-    """Return members that are one move away from the largest each, but for those that make blocks
-    local.
+    """Return the largest member, and members that are one move away from it or from another variant.
 
-    Global blocks may only become local from the first on, so those variants follow one another:
-    each has one more local block than the one before, and each exchange of a local block starts
-    from the variant that has it. Of a stage's widths at most `widths` are taken, evenly spread, the
-    ends included; all by default.
+    Global blocks may become local only from the first one on. So each of these variants has one
+    more local block than the one before, which it is compared with. An exchange of such a local
+    block starts from the variant that has it.
+
+    Args:
+        space: of the supernet.
+        widths: maximum number of a stage's widths, evenly spaced with both ends; None for all.
     """
     largest = space.largest()
     found = [Variant(LARGEST, largest)]
@@ -44,6 +56,7 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
                 found.append(
                     Variant(("drop", str(place), ""), Drop(index, position).apply(largest))
                 )
+        # The largest width costs 0 by definition and has no variant.
         count = min(widths or len(stage.widths), len(stage.widths))
         chosen = np.unique(np.linspace(0, len(stage.widths) - 1, count).round().astype(int))
         for width in (stage.widths[i] for i in reversed(chosen) if i < len(stage.widths) - 1):
@@ -54,8 +67,11 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
 
 
 def _localised(space: Space) -> Iterator[Variant]:
-    """Yield from the largest member, stage after stage; where the space's rule asks for it, all
-    stages before first."""
+    """Yield the variants with local blocks in place of global ones, stage by stage.
+
+    Where global blocks may only end a stage, each stage starts from the largest member. Where they
+    may only end the network, the blocks of all earlier stages are local already.
+    """
     arch = space.largest()
     base = LARGEST
     for index in range(len(space.stages)):

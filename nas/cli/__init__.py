@@ -1,7 +1,7 @@
 """The command line: one module per command, imported when the command is called.
 
-`COMMANDS` is the table of them. Their options are dataclasses beside the components that they are
-of; see `nas.options` and `nas.cli.options`.
+`COMMANDS` is the table of commands. Their options are dataclasses beside the components that they
+configure; see `nas.options` and `nas.cli.options`.
 """
 
 from __future__ import annotations
@@ -49,16 +49,20 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """The commands, of which only the one that is called is imported and built."""
+    """The group of all commands, which imports and builds only the one that is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {
-            name: TyperCommand(name=name, help=text) for name, text in COMMANDS.items()
+            # Placeholders for help and completion; `get_command` builds the real one.
+            name: TyperCommand(name=name, help=text)
+            for name, text in COMMANDS.items()
         }
         self._summaries = False
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command of the command line, imported and built when it is called."""
+        # Help and completion list all commands, for which the placeholders suffice.
         if self._summaries or cmd_name not in COMMANDS:
             return self.commands.get(cmd_name)
         from nas.cli.options import build
@@ -66,16 +70,18 @@ class Commands(TyperGroup):
         return build(cmd_name, COMMANDS[cmd_name])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of all commands."""
         with self._by_summary():
             super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return the completions of an incomplete command name."""
         with self._by_summary():
             return super().shell_complete(ctx, incomplete)
 
     @contextmanager
     def _by_summary(self) -> Iterator[None]:
-        """Context manager: a list of all commands needs their summaries alone."""
+        """Show commands by their summaries alone inside this block, so that none is built."""
         self._summaries = True
         try:
             yield

@@ -1,5 +1,7 @@
-"""`nas check`: a latency table's predictions against whole networks that its calibration never saw,
-or a found one."""
+"""`nas check`: compare a latency table's predictions with measured networks.
+
+These are random networks that the calibration never saw, or the network of a run.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
 
 
 _OF_A_RUN = ("device", "run", "rival")
+"""Options that the check of a run takes; any other one is an error there."""
 
 
 def check(options: CheckOptions) -> None:
-    """Measure random whole networks on a device and compare them with its latency table; or the
-    network of a run."""
+    """Run `nas check`: measure random networks, or that of a run, and compare with the table."""
     from nas.devices import Settings
     from nas.latency import load_table
     from nas.latency.check.table import check as check_members
@@ -36,6 +38,7 @@ def check(options: CheckOptions) -> None:
     if options.run is not None:
         only(options, _OF_A_RUN, f"random networks take it; {options.run} is measured as it is")
     table = load_table(device)
+    # Measure with the table's own settings: its predictions hold for no others.
     settings = Settings(table.device.compute_unit, table.device.threads, table.device.mask)
     if options.run is not None:
         check_run(options.run, table, settings, with_rival=options.rival)
@@ -55,8 +58,13 @@ def check(options: CheckOptions) -> None:
 
 
 def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, Space]:
-    """Return the space that is named, or the last one that the table was profiled for: as it is,
-    and at the asked sizes."""
+    """Return the space to check, as it is loaded and at the requested sizes.
+
+    It is the named space, or the last one that the table was profiled for.
+
+    Raises:
+        InputError: when no space is named and the table records none.
+    """
     from nas.errors import InputError
     from nas.latency.network_times import at_resolution_id, profiled_spaces
     from nas.space import load_space
@@ -69,12 +77,14 @@ def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, 
         )
     whole = load_space(name or profiled[-1][0])
     space = at_resolution_id(whole, profiled[-1][1]) if profiled else whole
+    # A profile may have been of a segmentation head, while --classes asks for a classifier.
     if asked.classes is not None:  # of the space's own head, whichever head was profiled
         space = whole.at(space.resolution)
     return whole, asked.apply(space)
 
 
 def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> dict[str, Any]:
+    """Return the check as plain data, for --json."""
     from dataclasses import asdict
 
     assert table.device.check is not None
@@ -91,14 +101,17 @@ def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> 
 
 
 def _misfit(table: LatencyTable, times: list[NetworkTime]) -> float | None:
-    """Return what the calibration's own networks are off by in percent: of the checked space, else
-    of all."""
+    """Return the error in percent on the calibration's own networks.
+
+    These are the networks of the checked space, or all where the table has none of that space.
+    """
     place = times[0].space, times[0].resolution
     entries = [each for each in table.device.spaces if (each.space, each.resolution) == place]
     return entries[-1].mape if entries else table.device.calibration.mape
 
 
 def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
+    """Return the table of networks, and the errors of the table before and after the check."""
     found = table.device.check
     assert found is not None
     columns = (
@@ -129,6 +142,8 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     known = [f"{name} {error:.2f} %" for name, error in errors.items() if error is not None]
     if known:
         lines.append(f"errors before this check: {', '.join(known)}")
+    # The device itself may be slower or faster than when the table was made. That is no error of
+    # the predictions, so it is reported on its own.
     if found.drift is not None:
         lines.append(
             f"the calibration's own networks, measured again, took {abs(found.drift):.1f} %"
@@ -139,11 +154,16 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
 
 
 def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: bool = True) -> None:
-    """Measure the network of a run folder, or of an architecture's file, and keep the result in the
-    run folder.
+    """Measure the network of a run folder or an architecture's file, and compare with the table.
 
-    `with_rival` measures the published member that one would ship otherwise, too, where the run has
-    one.
+    The result is kept in the run folder.
+
+    Args:
+        run: the folder or the file.
+        table: the latency table of the device.
+        settings: the settings to measure with.
+        with_rival: also measure the published member that one would ship otherwise, where the run
+            has one.
     """
     from nas.latency.check.network import check_network, exported_file
     from nas.latency.known_devices import opened
@@ -153,6 +173,7 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
     folder = source.run_folder
     sized = _sizes(source.architecture)
     rival = _rival(folder, source.architecture, table) if folder and with_rival else None
+    # Choosing the rival needs no device and may fail, so it is done before one is opened.
     with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(sized):
         exported = exported_file(folder, units[0].info().kind) if folder else None
         if source.weights is None:
@@ -177,12 +198,11 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
 
 
 def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | None:
-    """Return the published member that the run's network takes the place of, at the network's size
-    and classes.
+    """Return the published member that the run's network would replace, at its size and classes.
 
-    It is chosen by what the run was made with: its space, table, scores and target. None where the
-    folder has no search in it, where that has changed since (told in a note), and where no other
-    network is published.
+    It is chosen by what the run was made with: its space, table, scores and target. Return None
+    where the folder holds no search, where its inputs have changed since (a note says so), and
+    where no other network is published.
     """
     from nas.accuracy import default_scores
     from nas.errors import InputError
@@ -215,6 +235,7 @@ def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | Non
     except InputError as error:
         say(f"note: no published member is measured beside it: {error}")
         return None
+    # Compared by operations, as names and dropped positions do not change the network.
     if rival and rival.architecture.operations() == arch.operations():
         say(
             f"note: the found network is {rival.architecture.name} itself; no other is measured"
@@ -225,23 +246,22 @@ def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | Non
 
 
 def _sizes(arch: Architecture) -> Sizes:
-    """Return what turns the network's space into one that holds it, for the command that measures
-    what a table lacks."""
+    """Return the sizes of the network's space, for the command that measures missing rows."""
     from nas.space import load_space, space_names
 
     return between(load_space(arch.space), arch) if arch.space in space_names() else Sizes()
 
 
 def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
+    """Return the table of operations, and the latencies of network, exported file and rival."""
     rows = []
     for each in found.operations:
         measured = ""
         error = ""
         if each.measured_ms is not None:
             measured = f"{each.measured_ms:.4f}"
-            if (
-                each.measured_ms and each.kind != "intercept"
-            ):  # what a call costs is a small part of that
+            # The intercept predicts the cost of a call, a small part of what was measured there.
+            if each.measured_ms and each.kind != "intercept":
                 error = f"{_error(each.predicted_ms, each.measured_ms):+.1f} %"
         rows.append((each.name, each.kind, f"{each.predicted_ms:.4f}", measured, error))
     figures = (Column(title, right=True) for title in ("predicted ms", "measured", "error"))
@@ -274,7 +294,7 @@ def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
 
 
 def _rival_lines(found: RunCheck, rival: RivalCheck) -> list[str]:
-    """Return what the rival takes, and the ratio of both networks as measured and as predicted."""
+    """Return the lines on the rival: its latency, and how much of it the found network takes."""
     predicted = "not predicted (the table lacks rows)"
     if rival.predicted_ms is not None:
         predicted = f"predicted {rival.predicted_ms:.4f} ms"
@@ -291,4 +311,5 @@ def _rival_lines(found: RunCheck, rival: RivalCheck) -> list[str]:
 
 
 def _error(predicted: float, measured: float) -> float:
+    """Return the error of a prediction in percent of what was measured."""
     return 100 * (predicted / measured - 1)

@@ -1,4 +1,4 @@
-"""`nas devices`: what can be measured here, and which latency tables there are."""
+"""`nas devices`: list the devices that can be measured here, and the latency tables."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def devices(options: DevicesOptions) -> None:
 
 
 def _say_unseen() -> None:
-    """Say why no Android phone is listed, where one may be there."""
+    """Print a note on why no Android phone is listed, where one may be connected."""
     from nas.devices.android.adb import listing
     from nas.errors import NasError
     from nas.extras import MissingExtra
@@ -51,12 +51,13 @@ def _say_unseen() -> None:
         listing(start=False)
     except MissingExtra as error:
         say(f"note: {error}")
-    except NasError:  # adb does not work: whoever measures a phone is told
+    # adb does not work; `nas profile` and `nas check` report that.
+    except NasError:
         pass
 
 
 def _own(document: dict[str, Any]) -> bool:
-    """Return whether there is a table of measurements."""
+    """Return whether the device has a table of measurements."""
     return document["table"] is not None and document["table"]["provenance"] != "estimated"
 
 
@@ -88,7 +89,7 @@ def _table(device: Known) -> dict[str, Any] | None:
 
 
 def _text(documents: Sequence[dict[str, Any]]) -> str:
-    """Return a line for each device, and below it one for each phone of its kind that is connected."""
+    """Return one line per device, and below it one line per connected phone of its kind."""
     cells = [_cells(document) for document in documents]
     lines = table_text([Column()] * 4, cells, header=False).splitlines() if cells else []
     return "\n".join(
@@ -113,7 +114,7 @@ def _cells(document: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _state(unit: dict[str, Any]) -> str:
-    """Return one phone in words."""
+    """Return the line of one phone."""
     if unit["problem"]:
         return f"{unit['serial']}: {unit['problem']}"
     battery = "" if unit["battery"] is None else f", battery {unit['battery']} %"

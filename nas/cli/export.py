@@ -1,4 +1,4 @@
-"""`nas export`: a run's network as files for a phone, a server, or another framework."""
+"""`nas export`: write a run's network as files for a phone, a server or another framework."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def export(options: ExportOptions) -> None:
-    """Export a network: batch norms folded, normalization and class names inside, compared with the
-    original."""
+    """Run `nas export`, print the written files and name `nas check` as the next step."""
     from nas.export.command import perform
 
     run = options.run
@@ -28,8 +27,7 @@ def export(options: ExportOptions) -> None:
 
 
 def _device(run: Path) -> str:
-    """Return the device that a run was searched for; this machine for an architecture without a
-    run."""
+    """Return the device that a run was searched for; "host" for an architecture without a run."""
     from nas.files import YamlFile
 
     description = run / "run.yaml"
@@ -39,6 +37,7 @@ def _device(run: Path) -> str:
 
 
 def _document(source: Source, exported: Exported, following: str) -> dict[str, Any]:
+    """Return the exported files as plain data, for --json."""
     keys = ("file", "bytes", "seconds", "differences", "accuracy", "inspected", "note")
     return {
         "run": source.run,
@@ -60,10 +59,12 @@ def _document(source: Source, exported: Exported, following: str) -> dict[str, A
 
 
 def _text(source: Source, exported: Exported) -> str:
+    """Return the table of exported files."""
     rows = []
     for name, entry in exported.targets.items():
         line = ""
         apart = entry.get("differences", {})
+        # Random images lie outside the data of the training, so differences on real ones say more.
         kind = "real" if "real" in apart else "random"
         if apart:
             line = f"logits differ by {apart[kind]['max_abs']:.2g} at most on {kind} images"

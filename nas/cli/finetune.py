@@ -1,4 +1,4 @@
-"""`nas finetune`: trains a found network from the weights it inherits."""
+"""`nas finetune`: train a found network from its inherited weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 def finetune(options: FinetuneOptions) -> None:
-    """Train a found network from its inherited weights; the same command resumes a stopped
-    training."""
+    """Run `nas finetune`: train a found network; the same command resumes a stopped training."""
     from nas.extras import need
 
     need("nas finetune", "train")
@@ -30,11 +29,13 @@ def finetune(options: FinetuneOptions) -> None:
             on_start=_tell,
             on_step=lambda row: tell("training", row.step, row.steps, training_note(row)),
         )
+    # With several processes each one trains, and the main one alone prints the result.
     if main:
         _finish(options.run, subject, finetuned)
 
 
 def _tell(subject: Subject, data: Splits, folder: Path) -> None:
+    """Print the network, the data and the folder before the training starts."""
     arch = subject.architecture
     say(
         f"network  {arch.name or 'without a name'}: {arch.params / 1e6:.2f} M parameters,"
@@ -47,9 +48,10 @@ def _tell(subject: Subject, data: Splits, folder: Path) -> None:
 
 
 def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
+    """Print the accuracies, and name `nas export` as the next step."""
     description = finetuned.description
     accuracy = finetuned.description["accuracy"]
-    # What stands in RUN/finetune is exported with the run; any other fine-tuning by its own files.
+    # RUN/finetune is exported with its run. Any other fine-tuning is exported by its own files.
     own = subject.run is not None and finetuned.folder == subject.folder(False)
     weights = str(finetuned.folder / "weights.safetensors")
     source = [run] if own else [str(finetuned.folder / "architecture.yaml"), "--weights", weights]
@@ -75,7 +77,7 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
 
 
 def _accuracies(found: dict[str, Any]) -> str:
-    """Return the accuracy of each network, in the order in which they came about."""
+    """Return the accuracies of teacher, start, raw and averaged weights, in this order."""
     names = {"teacher": "teacher", "start": "before", "raw": "after", "ema": "averaged"}
     told = [
         f"{text} {found[name]['accuracy']:.2f} %" for name, text in names.items() if name in found

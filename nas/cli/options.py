@@ -1,7 +1,7 @@
-"""The options of a command, from its dataclass to the command line: help, completion, `--config`,
-and errors.
+"""Command-line interface of a command, built from the dataclass of its options.
 
-`nas.cli` builds a command here once it is asked for, so that `nas --help` builds none.
+That is its help, completion, `--config` and errors. `nas.cli` builds a command here when it is
+called, so `nas --help` builds none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import typer.main
 
-from nas.cli import output as common
+from nas.cli import output
 from nas.errors import InputError
 from nas.options import Given, Missing, Option, Options, make, meant, options_of, spelled
 
@@ -27,10 +27,11 @@ SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
     "json": (bool, "Print one JSON document on stdout and nothing else there."),
     "quiet": (bool, "Print no progress and no notes on stderr; results and errors remain."),
 }
+"""Options of every command, which no options class declares: type and help by name."""
 
 
 def options_class(name: str) -> type[Options]:
-    """Return the options that a command takes: the type of its function's only parameter."""
+    """Return the options class of a command: the type of its function's only parameter."""
     kind: type[Options] = get_type_hints(getattr(importlib.import_module(f"nas.cli.{name}"), name))[
         "options"
     ]
@@ -41,20 +42,24 @@ def build(name: str, summary: str) -> Any:
     """Return a command of the command line.
 
     Args:
-        name: also of the module in `nas.cli` and of the function in it, which takes the options.
-        summary: the first paragraph of its help; the docstring of its options class has the others.
+        name: the name of the command, of its module in `nas.cli` and of the function there.
+        summary: the first paragraph of its help. The docstring of its options class has the others.
     """
     kind = options_class(name)
 
     def call(**values: Any) -> None:
         run_command(name, **values)
 
+    # Defaults stay with the dataclass: on the command line each is None, which means "not given".
     declared = options_of(kind).values()
     parameters = [_parameter(option) for option in declared] + [
         _shared(each) for each in SHARED_OPTIONS
     ]
+    # Typer derives a command from the signature of its function: give it one that lists the fields.
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
+    # Typer prints this docstring as the help. The summary takes the place of the class's own first
+    # paragraph ("Options of ...").
     call.__doc__ = "\n\n".join([summary, *inspect.cleandoc(kind.__doc__ or "").split("\n\n")[1:]])
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(call)
@@ -76,9 +81,10 @@ def run_command(
         json: print one JSON document.
         quiet: print no progress and no notes.
         config: a YAML file of options.
-        values: the options by field name, as text or as Python values; None where one is not given.
+        values: the options by field name, as text or as Python values. None is an option that was
+            not given.
     """
-    common.set_output(as_json=json, quiet=quiet)
+    output.set_output(as_json=json, quiet=quiet)
     line = {name: value for name, value in values.items() if value is not None and value != []}
     function: Callable[[Options], None] = getattr(
         importlib.import_module(f"nas.cli.{command}"), command
@@ -90,11 +96,12 @@ def read_options(command: str, line: Mapping[str, Any], config: str | None = Non
     """Return a command's options from its command line and a `--config` file.
 
     Raises:
-        InputError: for the first mistake; a missing option names the help of the command.
+        InputError: for the first mistake. For a missing option it names the help of the command.
     """
     kind = options_class(command)
     declared = options_of(kind)
     values = {} if config is None else read_config(config, command, kind)
+    # The command line comes last and replaces values of the file.
     values |= {
         name: Given(value, spelled(declared[name].long, _told(value)))
         for name, value in line.items()
@@ -110,11 +117,11 @@ def _told(value: Any) -> Any:
 
 
 def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given]:
-    """Return what a YAML file gives, by field name.
+    """Return the options in a YAML file, by field name.
 
     Raises:
-        InputError: for a file that is no mapping, or naming the line of a key that is no option of
-            the command.
+        InputError: for a file that is not a mapping, or naming the line of a key that is not an
+            option of the command.
     """
     from nas.files import YamlFile
 
@@ -132,14 +139,14 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
             raise file.error(
                 [key], "gives the same option as a line before. Fix: remove one of them"
             )
+        # An empty value (`seed:`) means that the option is not given.
         if value is not None:
             found[names[long]] = Given(value, f"{path}:{file.line([key])}: {key} {_told(value)}")
     return found
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """Return an option as a parameter that Typer understands; None stands for one that was not
-    given."""
+    """Return an option as a parameter for Typer; its default None means "not given"."""
     shared: dict[str, Any] = {"help": option.help, "show_default": False}
     if option.about.panel:
         shared["rich_help_panel"] = option.about.panel
@@ -147,8 +154,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.kind is bool:
         info = typer.Option(f"{option.long}/--no-{option.key}", **shared)
     else:
-        # Values are read by `nas.options.make`, so that a --config file and a Python call are
-        # refused alike.
+        # Typer passes the text on: `nas.options.make` reads and checks all values, those of a
+        # --config file and of a Python call, too.
         shared |= {"parser": str, "metavar": option.type_text}
         if option.choices:
             shared["autocompletion"] = lambda: list(option.choices)

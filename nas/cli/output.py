@@ -1,4 +1,4 @@
-"""What commands write: JSON on stdout, progress and notes on stderr."""
+"""Output of all commands: JSON or text on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 
@@ -19,45 +19,48 @@ if TYPE_CHECKING:
 
 @dataclass
 class Output:
-    """How the command that runs prints; `--json` and `--quiet` set it."""
+    """How the running command prints, as `--json` and `--quiet` set it."""
 
     as_json: bool = False
     quiet: bool = False
 
 
 OUTPUT = Output()
-"""One process runs one command."""
+"""The output of this process, which runs one command."""
 
 
 def set_output(as_json: bool = False, quiet: bool = False) -> None:
-    """Set how the command that runs prints."""
+    """Set how the running command prints."""
     OUTPUT.as_json = as_json
     OUTPUT.quiet = quiet
 
 
 def say(text: str = "") -> None:
-    """Print progress and notes for people on stderr, so that stdout stays one document or one
-    result.
+    """Print progress or a note for people on stderr.
 
-    Of processes that `torchrun` started together the first one speaks. `--quiet` silences all.
+    So stdout stays one document or one result. Of the processes of a `torchrun` only the first one
+    prints. `--quiet` silences all.
     """
     if os.environ.get("RANK", "0") == "0" and not OUTPUT.quiet:
         print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def emit(document: dict[str, Any] | list[Any], text: str) -> None:
-    """Print the command's result on stdout: `document` with --json, else `text` for a person."""
+    """Print the command's result on stdout: `document` with --json, else `text`."""
     print(json.dumps(document, indent=2) if OUTPUT.as_json else printable_lines(text), flush=True)
 
 
 def next_step(command: str) -> None:
-    """Name the command that continues the job, so that nobody is lost after a stage."""
+    """Print the command that continues the job."""
     say(f"next: {command}")
 
 
 @contextmanager
 def naming(sizes: Sizes) -> Iterator[None]:
-    """Context manager: where a table lacks rows, the command that measures them has these sizes."""
+    """Add options of size to the remedy of a `MissingRows` error that the block raises.
+
+    The error names the command that measures missing rows, which must measure at these sizes.
+    """
     from nas.latency import MissingRows
 
     try:
@@ -67,20 +70,22 @@ def naming(sizes: Sizes) -> Iterator[None]:
 
 
 class Tell(Protocol):
-    """Tells what is being done, how many are done, how many there are, and how it goes; each `what`
-    has its bar."""
+    """Reports progress: what is being done, how many are done, of how many, and a note.
+
+    Each `what` has its own bar.
+    """
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
 def training_note(row: TrainingRow) -> str:
-    """Return how a training goes, to stand beside its bar."""
+    """Return the state of a training, shown beside its bar."""
     return f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s"
 
 
 @contextmanager
 def bars() -> Iterator[Tell]:
-    """Show the bars while the block runs; none with --quiet."""
+    """Yield the function that updates progress bars; with --quiet it shows none."""
     if OUTPUT.quiet:
         yield lambda what, done, total, note="": None
         return
@@ -105,7 +110,8 @@ def bars() -> Iterator[Tell]:
     tasks: dict[str, TaskID] = {}
 
     def tell(what: str, done: int, total: int, note: str = "") -> None:
-        if not tasks:  # not before, so that an error in what comes first stays the only line
+        # Started at the first call: an error before it stays the only line on the screen.
+        if not tasks:
             progress.start()
         if what not in tasks:
             tasks[what] = progress.add_task(what, total=total, note=note)

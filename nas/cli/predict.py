@@ -1,5 +1,4 @@
-"""`nas predict`: how long an architecture takes on a device, operation by operation, by its latency
-table."""
+"""`nas predict`: predict an architecture's latency per operation from a device's table."""
 
 from __future__ import annotations
 
@@ -48,7 +47,10 @@ def predict(options: PredictOptions) -> None:
 
 
 def _accuracy(network: Architecture) -> Accuracy | None:
-    """Return the expected accuracy of a member of a known space; None where no level is known."""
+    """Return the expected accuracy of a member of a known space.
+
+    Return None for other networks, and where the scores know differences only.
+    """
     from nas.accuracy import default_scores
     from nas.space import load_space, space_names
 
@@ -62,7 +64,7 @@ def _accuracy(network: Architecture) -> Accuracy | None:
 
 
 def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
-    """Return what the network is expected to have, and what that rests on."""
+    """Return the lines on the expected accuracy and what it is based on."""
     if accuracy is None:
         return []
     error = "" if accuracy.published else f" ± {accuracy.standard_error:.1f}"
@@ -82,8 +84,10 @@ def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
 
 
 def _sizes(network: Architecture, asked: Sizes) -> Sizes:
-    """Return what turns the network's space into one that holds it; as asked where nobody knows the
-    space."""
+    """Return the sizes that turn the network's space into one that holds it.
+
+    For an unknown space they are the requested ones.
+    """
     from nas.space import load_space, space_names
 
     known = network.space in space_names()
@@ -93,6 +97,7 @@ def _sizes(network: Architecture, asked: Sizes) -> Sizes:
 def _document(
     arch: Architecture, table: LatencyTable, estimate: Estimate, following: str
 ) -> dict[str, Any]:
+    """Return the prediction as plain data, for --json."""
     return {
         "architecture": arch.name,
         "space": arch.space,
@@ -122,6 +127,7 @@ def _document(
 
 
 def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
+    """Return the table of operations, and the latency of the network with its errors."""
     expected = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
     spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.3f}"
     rows = [

@@ -1,4 +1,4 @@
-"""`nas profile`: measures a space's operations on devices and writes their latency tables."""
+"""`nas profile`: measure a space's operations on devices and write their latency tables."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 def profile(options: ProfileOptions) -> None:
-    """Measure a space's operations on devices into latency tables. Run it again to resume after a
-    stop."""
+    """Run `nas profile`: measure devices, or handle a bundle, an import or a calibration."""
     from nas.cli import tables
     from nas.latency.command import measure, mode_of, space_of
 
@@ -25,6 +24,7 @@ def profile(options: ProfileOptions) -> None:
         return tables.run(options.run, options.threads)
     if options.merge is not None:
         return tables.merge(options.merge, options.out)
+    # The other modes take exactly one device, which `mode_of` has checked.
     name = options.device[0]
     if options.import_ is not None:
         return tables.import_file(options.import_, name, options.out)
@@ -43,6 +43,7 @@ def profile(options: ProfileOptions) -> None:
 
 
 def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict[str, Any]:
+    """Return the profile of one device as plain data, for --json."""
     from nas.latency.command import folder_of
 
     table = profiled.table
@@ -60,10 +61,12 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "--out": None if default else folder,
     }
     sizes = options.sizes.options()
+    # The same command resumes an incomplete profile, so it repeats every setting that was given.
     again = ["nas", "profile", "--space", options.space, "--device", device, *sizes]
     again += [
         part for name, value in given.items() if value is not None for part in (name, str(value))
     ]
+    # A table outside of latency_tables/ is not found by its device's name.
     shown = device if default else str(folder)
     following = shlex.join(["nas", "check", "--device", shown, "--space", options.space, *sizes])
     return {
@@ -94,6 +97,10 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
 
 
 def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bool) -> None:
+    """Print what was profiled; raise the first error, or one for an incomplete profile.
+
+    Tables of devices that succeeded are printed even where another device failed.
+    """
     from nas.errors import NasError
 
     for document in documents:
@@ -117,6 +124,7 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
 
 
 def _text(document: dict[str, Any]) -> str:
+    """Return the numbers of operations, and the calibration of the table."""
     lines = [
         (
             f"{document['table']}: {document['operations']} operations, {document['measured']}"

@@ -1,4 +1,4 @@
-"""`nas report`: what runs found, on one page that opens without a network, and as PNG pictures."""
+"""`nas report`: write what runs found to one HTML page, readable offline, and PNG pictures."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 def report(options: ReportOptions) -> None:
-    """Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG
-    pictures of the same."""
+    """Run `nas report`: write one HTML page on runs, and PNG pictures of it."""
     from nas.report.command import perform
 
     made = perform(options)
@@ -29,7 +28,7 @@ def report(options: ReportOptions) -> None:
 
 
 def _following(folders: Sequence[Path], runs: Sequence[RunReport]) -> str:
-    """Return the first step of the job that a run lacks, or a comparison."""
+    """Return the command of the first part that a run lacks, or else `nas export`."""
     commands = [gap.command for loaded in runs for gap in loaded.left_out if gap.command]
     return commands[0] if commands else shlex.join(["nas", "export", str(folders[0])])
 
@@ -41,6 +40,7 @@ def _document(
     pictures: Sequence[Path],
     following: str,
 ) -> dict[str, Any]:
+    """Return the report's files and missing parts as plain data, for --json."""
     return {
         "runs": [str(folder) for folder in folders],
         "page": str(page),

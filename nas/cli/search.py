@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import search_output as search_evaluate
-from nas.cli import search_output as search_words
+from nas.cli import search_output
 from nas.cli.output import bars, emit, naming, next_step
 from nas.errors import InputError
 from nas.options import applies, words
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 def search(options: SearchOptions) -> None:
     """Find the most accurate member of a space that a device runs in time."""
-    engine = search_evaluate.engine_for(options.score_by, options.engine)
-    search_evaluate.check_score_by(options, engine)
+    engine = search_output.engine_for(options.score_by, options.engine)
+    search_output.check_score_by(options, engine)
     problems, trained, recorded = _pose(options, engine)
     applies(options, engine=problems[0].engine)
     if len(problems) > 1:
@@ -39,23 +38,27 @@ def search(options: SearchOptions) -> None:
 def _pose(
     options: SearchOptions, engine: str
 ) -> tuple[list[Problem], str | None, RecordedScores | None]:
-    """Return one problem per device, the supernet's folder, and what that measured."""
+    """Return one problem per device, the supernet's folder, and its recorded scores."""
     from nas.extras import need
     from nas.latency import load_table
     from nas.search import StudySettings, pose
     from nas.space import load_space
 
-    paper = options.score_by == search_evaluate.ALPHA or options.candidates == "paper"
+    # Scoring by alpha is the paper's own slimming, which also needs the paper's candidates.
+    paper = options.score_by == search_output.ALPHA or options.candidates == "paper"
     whole = load_space(options.space)
     tables = [load_table(name) for name in options.device]
     trained = _supernet_folder(options.supernet) if options.supernet else None
-    if trained:  # its weights are inherited at the end
+    # Weights are inherited at the end; a missing package must not end a search after its work.
+    if trained:
         need("--supernet", "train", "torch", "safetensors")
-    recorded = search_evaluate.recorded_by(trained, whole) if trained else None
-    scores = search_evaluate.scores_for(
+    recorded = search_output.recorded_by(trained, whole) if trained else None
+    scores = search_output.scores_for(
         whole, options.scores, recorded, options.evidence, paper=paper
     )
     chosen = _at(whole, recorded, options.sizes)
+    # Each trial of the learned engine evaluates a member on images, which takes far longer than
+    # summing its costs.
     trials = options.trials or (100 if engine == "learned" else 1000)
     study = StudySettings(trials, options.seed, options.storage, options.study, options.workers)
     limits = {name: getattr(options, name) for name in ("macs", "params", "memory_mb")}
@@ -68,7 +71,7 @@ def _pose(
                 target,
                 engine=engine,
                 candidates="paper" if paper else "all",
-                on_step=search_words.tell_step if engine == "slimming" else None,
+                on_step=search_output.tell_step if engine == "slimming" else None,
                 limits={name: most for name, most in limits.items() if most is not None},
                 objective=options.objective,
                 study=study,
@@ -83,29 +86,33 @@ def _pose(
 def _one(
     problem: Problem, options: SearchOptions, trained: str | None, recorded: RecordedScores | None
 ) -> None:
-    """Search on one device, write the run and print the answer."""
+    """Search on one device, write the run and print the result."""
     from nas.figures import warm_up
     from nas.search import solve
     from nas.search.compare import answers
     from nas.search.engines.exact import front as pareto
     from nas.search.record import new_folder, write_front, write_run
 
-    judge = search_evaluate.sliced_supernet(options)
+    judge = search_output.sliced_supernet(options)
+    # The evidence would otherwise mix accuracies on different images.
     if judge and recorded:
         recorded.check_evidence(data=judge.of.get("data"), named=f"--data {options.data}")
     folder = new_folder(
         options.out, problem.space.name, problem.table.device.name, goes_on=judge is not None
     )
+    # A stopped search resumes from the evaluations in its folder. run.yaml, which marks a finished
+    # run, is written after the search.
     with _not_left_empty(folder):
         if judge:
-            problem = search_evaluate.judged_by(problem, judge, options.evaluate_best, folder)
-        search_words.tell_problem(problem)
+            problem = search_output.judged_by(problem, judge, options.evaluate_best, folder)
+        search_output.tell_problem(problem)
+        # The drawing engine starts in a thread while the search runs.
         warm_up()
         with bars() as progress:
             problem = replace(problem, study=replace(problem.study, progress=progress))
             found = solve(problem)
         if found.scores is not None:
-            problem = search_evaluate.learned_by(problem, found.scores, folder)
+            problem = search_output.learned_by(problem, found.scores, folder)
         points = pareto(problem) if options.front else ()
         if trained:
             _inherit(trained, found, folder)
@@ -115,10 +122,10 @@ def _one(
             write_front(folder, problem, points)
         _draw(folder, problem, others, points)
     following = _next(folder, trained)
-    document = search_words.document(
+    document = search_output.document(
         problem, others, folder, following, points if options.front else None
     )
-    emit(document, search_words.text(problem, others, folder, len(points)))
+    emit(document, search_output.text(problem, others, folder, len(points)))
     next_step(following)
 
 
@@ -135,8 +142,7 @@ def _draw(
 
 
 def _next(folder: Path, trained: str | None) -> str:
-    """Return the command that continues the job: fine-tuning where weights were inherited, else the
-    report."""
+    """Return the next command: fine-tuning where weights were inherited, else the report."""
     data = _training_data(trained) if trained else None
     return shlex.join(
         ["nas", "finetune", str(folder), "--data", data] if data else ["nas", "report", str(folder)]
@@ -144,7 +150,7 @@ def _next(folder: Path, trained: str | None) -> str:
 
 
 def _training_data(folder: str) -> str | None:
-    """Return what --data names the images that a supernet was trained on, where it was recorded."""
+    """Return the --data value of a supernet's training, or None where it was not recorded."""
     from nas.supernet.description import data_name
 
     description = Path(folder) / "supernet.yaml"
@@ -153,7 +159,7 @@ def _training_data(folder: str) -> str | None:
 
 @contextmanager
 def _not_left_empty(folder: Path) -> Iterator[None]:
-    """Remove the run's folder where the search fails before anything stands in it."""
+    """Remove the run's folder if the search fails while it is still empty."""
     try:
         yield
     except BaseException:
@@ -163,7 +169,7 @@ def _not_left_empty(folder: Path) -> Iterator[None]:
 
 
 def _targets(options: SearchOptions) -> Sequence[float | None]:
-    """Return one target per device: one for all, or each its own."""
+    """Return one latency target in ms per device; None for a device without one."""
     given = options.latency_ms
     devices = options.device
     if given and len(given) not in (1, len(devices)):
@@ -177,6 +183,7 @@ def _targets(options: SearchOptions) -> Sequence[float | None]:
 
 
 def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
+    """Search on several devices, after checking that their problems can be solved together."""
     from nas.cli.search_multi_device import search_several
 
     names = [problem.table.device.name for problem in problems]
@@ -187,16 +194,18 @@ def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
             f"--engine {problems[0].engine}: several devices are searched by the engine 'exact'"
         )
     for problem in problems:
-        search_words.tell_problem(problem)
+        search_output.tell_problem(problem)
     search_several(problems, options)
 
 
 def _supernet_folder(supernet: str) -> str:
+    """Return the folder of a finished supernet training."""
     path = Path(supernet)
     if not path.exists():
         raise InputError(
             f"--supernet {supernet}: there is no such training run; `nas train` makes one"
         )
+    # scores.csv is written at the end of a training: without it the training is not finished.
     folder = path.parent if path.is_file() else path
     if not (folder / "scores.csv").is_file():
         raise InputError(
@@ -207,7 +216,7 @@ def _supernet_folder(supernet: str) -> str:
 
 
 def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
-    """Return the space at the asked sizes, else at those that the supernet was trained with."""
+    """Return the space at the requested sizes, or at those that the supernet was trained with."""
     if trained is None:
         return asked.apply(space)
     if asked.segment is not None:
@@ -223,6 +232,7 @@ def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
 
 
 def _inherit(supernet: str, found: Found, folder: Path) -> None:
+    """Write the weights of the found member's slice of the supernet."""
     from nas.supernet.checkpoint import extract_to
 
     extract_to(supernet, found.architecture, folder / "weights.safetensors")

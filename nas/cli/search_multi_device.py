@@ -1,4 +1,4 @@
-"""`nas search` with several devices: a front each, and the member that keeps every target."""
+"""`nas search` on several devices: a front per device, and the member that keeps every target."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
-    """Search on all devices, writes the run folder and says what was found; return the folder."""
+    """Search on all devices, write the run folder, print the result and return the folder."""
     from nas.figures import warm_up
     from nas.search.multi_device import search_several as run
     from nas.search.record import new_folder, write_several
 
     names = [problem.table.device.name for problem in problems]
+    # The drawing engine starts in a thread while the search runs.
     warm_up()
     found = run(problems)
     folder = new_folder(options.out, problems[0].space.name, "-".join(names))
@@ -52,6 +53,7 @@ def _draw(found: Several, folder: Path) -> None:
 
 
 def _document(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Return the result as plain data, for --json."""
     return {
         "space": found.devices[0].problem.space.name,
         "engine": "exact",
@@ -81,6 +83,7 @@ def _device(problem: Problem, members: int, folder: Path) -> dict[str, Any]:
 
 
 def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
+    """Return the table of members with their latency per device, and the sources of the numbers."""
     from nas.cli.search_output import accuracy_text, table_fact
 
     problems = [each.problem for each in found.devices]

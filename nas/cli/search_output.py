@@ -1,4 +1,4 @@
-"""What `nas search` prints."""
+"""Scores, evaluation and printed output of `nas search`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import search_output as search_evaluate
 from nas.cli.output import say
 from nas.cli.table import Column, row_text, table_text
 
@@ -27,14 +26,14 @@ EVALUATE = "evaluate"
 
 
 def engine_for(score_by: str, engine: str) -> str:
-    """Return the engine that "auto" means for a way to score; another name stands for itself."""
+    """Return the engine that "auto" selects for a way to score; keep other names."""
     if engine != "auto":
         return engine
     return {EVALUATE: "learned", ALPHA: "slimming"}.get(score_by, "auto")
 
 
 def recorded_by(folder: str, space: Space) -> RecordedScores:
-    """Return what a supernet measured.
+    """Return the recorded scores of a supernet's folder.
 
     Raises:
         InputError: for scores of another space, of other weights than those in the folder, or of
@@ -60,15 +59,21 @@ def scores_for(
     runs: Sequence[str],
     paper: bool,
 ) -> Scores:
-    """Return the scores of a search: those that were named, or the law, corrected by what was
-    measured.
+    """Return the scores of a search: the named ones, or the accuracy law corrected by evidence.
 
-    What a supernet measured is left out, and that is said, where it cannot tell moves apart. It
-    stands by itself for the `paper`'s choice of candidates.
+    Recorded scores that cannot distinguish moves are left out, and a note says so. With the paper's
+    candidates they are used alone, without the law.
+
+    Args:
+        space: the space to search.
+        named: --scores.
+        recorded: what the supernet measured.
+        runs: --evidence, folders of trained members.
+        paper: whether the search uses the paper's candidates.
 
     Raises:
-        InputError: where scores are named and corrected at once, or runs and supernet are of other
-            images.
+        InputError: when scores are named and evidence is given, or the runs and the supernet were
+            measured on different images.
     """
     from nas.accuracy import default_scores, load_scores
     from nas.accuracy.gate import gate
@@ -78,6 +83,8 @@ def scores_for(
     prior = load_scores(named) if named else default_scores(space)
     if recorded is None and not runs:
         return prior
+    # Only the law has uncertainties that measurements can correct. The paper's slimming judges
+    # moves by the supernet's measurements alone.
     if not isinstance(prior, LawScores) or (paper and not runs):
         if runs:
             raise InputError(
@@ -87,6 +94,8 @@ def scores_for(
         return recorded or prior
     usable = recorded
     if recorded is not None:
+        # The gate rejects measurements of an untrained supernet and those too noisy to distinguish
+        # moves: they would only add noise to the law.
         verdict = gate(recorded)
         say(
             f"evidence  {verdict.text}"
@@ -103,7 +112,7 @@ def scores_for(
 
 
 def check_score_by(options: SearchOptions, engine: str) -> None:
-    """Raise InputError for options that do not go together."""
+    """Raise InputError for options of --score-by and --engine that exclude each other."""
     from nas.errors import InputError
     from nas.search.engines import EVALUATING
 
@@ -130,7 +139,7 @@ def check_score_by(options: SearchOptions, engine: str) -> None:
 
 
 def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
-    """Return what evaluates, told to the user; None for a search without."""
+    """Return the evaluator of members and print what it is; None for a search without one."""
     if options.supernet is None or options.data is None:
         return None
     from nas.extras import need
@@ -147,7 +156,7 @@ def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
 
 
 def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
-    """Return the problem with members evaluated, and that kept in the run's folder."""
+    """Return the problem with an evaluator, whose results are kept in the run's folder."""
     from nas.search import Evaluations
 
     evaluations = Evaluations(source, folder)
@@ -159,8 +168,7 @@ def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path)
 
 
 def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:
-    """Return the problem with the scores that the search learned, which are kept in the run's
-    folder."""
+    """Return the problem with the scores that the search learned, saved in the run's folder."""
     from nas.accuracy import RecordedScores
 
     scores.save(folder)
@@ -169,7 +177,7 @@ def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:
 
 
 def evaluated_text(found: Found, problem: Problem) -> list[str]:
-    """Return the line that tells what the sliced supernet makes of the member that was found."""
+    """Return the line on the found member's accuracy in the sliced supernet, if evaluated."""
     if found.evaluated is None or found.drop is None or problem.evaluations is None:
         return []
     images = problem.evaluations.source.of["images"]
@@ -189,21 +197,20 @@ _STEPS = (
     Column("points", right=True, width=8),
     Column("in all", right=True, width=8),
 )
-"""Columns of the table of steps, whose rows are printed as the steps are taken."""
+"""Columns of the table of steps, with fixed widths as its rows are printed one by one."""
 _REASONS = 2
-"""How many reasons the answer names for lying outside of the data; run.yaml has all."""
+"""Maximum number of printed reasons for extrapolation; run.yaml has all."""
 
 
 def tell_problem(problem: Problem) -> None:
-    """Say what is asked for and, for the engine whose steps are worth watching, begin the table of
-    its steps."""
+    """Print the target and, for slimming, the header of its table of steps."""
     say(f"target    {target(problem)}")
     if problem.engine == "slimming":
         say("\n" + row_text(_STEPS, [column.title for column in _STEPS]))
 
 
 def target(problem: Problem) -> str:
-    """Return what is asked for, in one line."""
+    """Return the limits and the objective of a search in one line."""
     device = problem.table.device.name
     limits = [f"{limit}" for limit in problem.limits]
     if problem.max_drop is not None:
@@ -224,7 +231,7 @@ def target(problem: Problem) -> str:
 
 
 def tell_step(step: Step) -> None:
-    """Say one line of the trace."""
+    """Print one line of the trace."""
     figures = (
         f"{step.ms:.4f}",
         f"{step.saved_ms:.4f}",
@@ -235,7 +242,7 @@ def tell_step(step: Step) -> None:
 
 
 def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
-    """Return the figures of a member: latency and accuracy with their errors, size and shape."""
+    """Return the numbers of a member: latency and accuracy with their errors, size and shape."""
     from nas.search.limits import mes
     from nas.search.record import expected, latency_error, summary
 
@@ -270,7 +277,7 @@ def document(
     following: str,
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:
-    """Return what was found as plain data, with the front where there is one."""
+    """Return the result as plain data, with the front where there is one."""
     from nas.search.record import evaluated, finite, limits, score_by
 
     table = problem.table
@@ -311,22 +318,25 @@ def document(
 
 
 def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:
-    """Return the answer: the network found, the published members, and what the figures rest on, a
-    line each."""
+    """Return the printed result.
+
+    It has the table of the found and the published members, then one line per fact: accuracy,
+    latency, engine, front and folder.
+    """
     found = others[problem.engine]
     rows = {"found": row(problem, found.architecture), **published(problem)}
     lines = [members(rows), ""]
     lines += [f"accuracy  {fact}" for fact in _accuracy_facts(problem, found)]
     lines.append(f"latency   {table_fact(problem)}")
     lines.append(f"engine    {_engine_fact(problem, others)}")
-    lines += search_evaluate.evaluated_text(found, problem)
+    lines += evaluated_text(found, problem)
     if front:
         lines.append(f"front     {front} members: {folder / 'front.csv'}, front.png")
     return "\n".join([*lines, f"run       {folder}"])
 
 
 def members(rows: Mapping[str, dict[str, Any]]) -> str:
-    """Return the table of members."""
+    """Return the table of members as text."""
     known = any(each.get("accuracy") for each in rows.values())
     figures = [Column(title, right=True) for title in ("ms", "top-1 %" if known else "points")]
     columns = [
@@ -351,8 +361,7 @@ def _cells(name: str, each: dict[str, Any]) -> tuple[str, ...]:
 
 
 def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
-    """Return a member's accuracy, its error and a note on it; its points where only costs are
-    known."""
+    """Return a member's accuracy, its error and a note on it; points where only costs are known."""
     known = each.get("accuracy")
     if known is None:
         return f"{-each['cost']:+.2f}", "", ""
@@ -364,7 +373,7 @@ def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
-    """Return what the accuracies rest on, and what the one found lies outside of."""
+    """Return the lines on the source of the accuracies and on why the found one is extrapolated."""
     scores = problem.scores
     what = "" if scores.absolute else "points against the largest member, a gain where positive; "
     facts = [f"{what}{scores.provenance}"]
@@ -380,7 +389,7 @@ def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
 
 
 def table_fact(problem: Problem) -> str:
-    """Return what the latencies rest on."""
+    """Return the line on the table that the latencies come from."""
     table = problem.table
     error = (
         "unknown error"
@@ -393,7 +402,7 @@ def table_fact(problem: Problem) -> str:
 
 
 def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
-    """Return how the answer was found, and how far engines are from the proven optimum."""
+    """Return the line on the engine, and how far engines are from the proven optimum."""
     missed = _optimum(problem, others)["missed_by"]
     gaps = [f"{engine} misses it by {points:.2g} points" for engine, points in missed.items()]
     if problem.engine == "exact":
@@ -403,7 +412,7 @@ def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
 
 
 def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
-    """Return the front as plain data; front.csv has what stands at every place."""
+    """Return the front as plain data; front.csv also has the block at every place."""
     from nas.search.record import accuracy_row, summary
 
     return [
@@ -418,8 +427,8 @@ def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any
 
 
 def _optimum(problem: Problem, others: Mapping[str, Found]) -> dict[str, Any]:
-    """Return the proven optimum, and by how many points of the minimised cost each engine misses
-    it."""
+    """Return the proven optimum, and by how many points each engine misses it."""
+    # Compared by the cost that engines minimise, a bound that includes the uncertainty.
     judge = problem.cautious_scores
     best = others["exact"]
     least = judge.cost(best.architecture)

@@ -1,5 +1,4 @@
-"""`nas spaces`: the search spaces there are, their published members, and what one of them lets a
-search choose."""
+"""`nas spaces`: list the search spaces with their published members, or the choices of one."""
 
 from __future__ import annotations
 
@@ -67,6 +66,7 @@ def _print_schema(name: str | None) -> None:
 
 
 def _document(space: Space) -> dict[str, Any]:
+    """Return a space as plain data, for --json."""
     known = _published_top1()
     members = [
         {"name": name, **_facts(space, arch), "top1": known.get(name)}
@@ -86,7 +86,7 @@ def _document(space: Space) -> dict[str, Any]:
 
 
 def _published_top1() -> dict[str, float]:
-    """Return the published ImageNet top-1 of members, in percent."""
+    """Return the published ImageNet top-1 accuracy by member, in percent."""
     from nas.accuracy.law import shipped_law
 
     return {name: each.top1 for name, each in shipped_law().published.items()}
@@ -103,6 +103,7 @@ def _stage(stage: StageSpace) -> dict[str, Any]:
 
 
 def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
+    """Return the size and shape of a member."""
     attention = [
         sum(block in choices.global_ for block in stage.blocks)
         for choices, stage in zip(space.stages, arch.stages, strict=True)
@@ -117,7 +118,7 @@ def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
 
 
 def _members(space: Space) -> str:
-    """Return the published members, and the space's smallest and largest network."""
+    """Return the table of published members, with the space's smallest and largest network."""
     height, width = space.resolution
     known = _published_top1()
     rows = [["", "params", "MACs", "top-1", "widths", "depths", "attention"]]
@@ -134,15 +135,17 @@ def _members(space: Space) -> str:
 
 
 def _number(count: int) -> str:
+    """Return a count of networks as text, in powers of ten from 10^15 on."""
     return f"{count:,}" if count < 10**15 else f"{count:.1e}"
 
 
 def _choices(space: Space) -> str:
-    """Return what each stage may be."""
+    """Return the table of choices per stage."""
     rows = [["stage", "widths", "depth", "local blocks", "global blocks (attention)"]]
     for index, stage in enumerate(space.stages, start=1):
         most = max(len(_kinds(stage.local)), len(_kinds(stage.global_)))
         first = [str(index), _widths(stage.widths), "{}..{}".format(*stage.depths)]
+        # One line per kind of block: pad the shorter column with blanks.
         local, global_ = (
             [*_kinds(blocks), *[""] * most][:most] for blocks in (stage.local, stage.global_ or ())
         )
@@ -157,7 +160,7 @@ def _choices(space: Space) -> str:
 
 
 def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
-    """Return one text a kind, in which a hyperparameter with several values has them all."""
+    """Return one text per kind, which lists all values of each hyperparameter."""
     values: dict[str, dict[str, list[str]]] = {}
     for block in blocks:
         of_kind = values.setdefault(block.kind, {})
@@ -172,6 +175,7 @@ def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
 
 
 def _widths(widths: tuple[int, ...]) -> str:
+    """Return widths as text: as a range with its step where they are evenly spaced."""
     steps = {after - before for before, after in pairwise(widths)}
     if len(widths) > 2 and len(steps) == 1:
         return f"{widths[0]}..{widths[-1]} by {steps.pop()}"
@@ -183,6 +187,6 @@ def _row(values: Any) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Return rows below the first one, which has their titles."""
+    """Return a table as text; the first row has the titles."""
     columns = [Column(title) for title in rows[0]]
     return table_text(columns, rows[1:]) + "\n"

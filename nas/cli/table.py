@@ -1,5 +1,7 @@
-"""Tables for the screen: columns as wide as what stands in them, the same on a terminal and in a
-pipe."""
+"""Text tables for the screen, used by all commands.
+
+A column is as wide as its content, and the text is the same on a terminal and in a pipe.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,17 @@ from io import StringIO
 from nas.printable import printable
 
 _WIDEST = 100_000
-"""Columns that no table reaches: nothing is cut or wrapped, so that a pipe gets whole lines."""
+"""Letters per line, more than any table has: nothing is cut or wrapped, also in a pipe."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column of a table.
 
     Attributes:
-        right: whether its cells stand at its right end, as figures do.
-        width: letters that it takes at least; rows that are printed one by one need it to stand
-            below one another.
+        title: its title.
+        right: whether its cells are aligned right, as numbers are.
+        width: minimum number of letters. Rows that are printed one by one need it to line up.
     """
 
     title: str = ""
@@ -31,7 +33,7 @@ class Column:
 def table_text(
     columns: Sequence[Column], rows: Iterable[Sequence[str]], header: bool = True
 ) -> str:
-    """Return rows as text, a line for each, under the titles of their columns.
+    """Return rows as text, one line per row, under the titles of their columns.
 
     Control characters of cells are written as escapes, and no cell is read as markup.
     """
@@ -57,5 +59,5 @@ def table_text(
 
 
 def row_text(columns: Sequence[Column], cells: Sequence[str]) -> str:
-    """Return one row of a table whose columns have their widths."""
+    """Return one row of a table whose columns have fixed widths."""
     return table_text(columns, [cells], header=False)

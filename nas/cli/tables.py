@@ -1,5 +1,8 @@
-"""`nas profile` without a device at hand: bundles that are measured elsewhere, and figures that are
-there already."""
+"""`nas profile` without a connected device: bundles, imports and calibrations.
+
+A bundle is measured elsewhere. An import reads another framework's numbers, and a calibration uses
+networks that the user measured. `nas.cli.profile` calls one function per mode.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write(folder: Path, space: Space, device: str, threads: int, check_nets: int) -> None:
-    """Write a bundle: what is to be measured on `device`, with networks for a check."""
+    """Write a bundle of files to be measured on `device`, with networks for a check."""
     from nas.latency.bundle import write_bundle
 
     with bars() as tell:
@@ -50,7 +53,7 @@ def run(folder: Path, threads: int | None) -> None:
 
 
 def merge(folder: Path, out: Path | None) -> None:
-    """Make the table of a bundle that was measured, and its check."""
+    """Make the table of a measured bundle, and check it."""
     from nas.latency.bundle import merge_bundle
 
     with bars() as tell:
@@ -91,7 +94,7 @@ def merge(folder: Path, out: Path | None) -> None:
 
 
 def import_file(path: Path, device: str, out: Path | None) -> None:
-    """Take the rows of another framework's latency file into the table of `device`."""
+    """Import the rows of another framework's latency file into the table of `device`."""
     from nas.latency.importing import import_into
 
     folder = out or Path("latency_tables") / device
@@ -117,7 +120,7 @@ def import_file(path: Path, device: str, out: Path | None) -> None:
 
 
 def calibrate(path: Path, device: str, out: Path | None) -> None:
-    """Adjust a table to whole networks that the user measured."""
+    """Calibrate a table to whole networks that the user measured."""
     from nas.latency import load_table
     from nas.latency.adjust import adjust
 

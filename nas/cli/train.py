@@ -1,4 +1,4 @@
-"""`nas train`: a supernet from a space and images, and what each move costs in accuracy."""
+"""`nas train`: train a supernet and measure what each move costs in accuracy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def train(options: TrainOptions) -> None:
-    """Train a supernet and measure what each move costs; the same command resumes a stopped
-    training."""
+    """Run `nas train`: train a supernet and score its moves; the same command resumes it."""
     from nas.extras import need
 
     need("nas train", "train")
@@ -35,6 +34,7 @@ def train(options: TrainOptions) -> None:
 
 
 def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Splits) -> None:
+    """Print the scores and whether they are usable as evidence, and name the next step."""
     from nas.accuracy.gate import gate
 
     verdict = gate(scores)
@@ -85,13 +85,13 @@ def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Sp
 
 
 def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
-    """Return whether this machine's table has all rows that a search of the space at this size
-    needs."""
+    """Return whether this machine's table has all rows for a search of the space at this size."""
     from nas.errors import InputError
     from nas.latency import load_table
     from nas.search.fastest import fastest
     from nas.space import load_space
 
+    # The fastest member needs the rows of every choice, so a missing one raises.
     try:
         fastest(load_space(space).at(resolution, classes), load_table("host"))
     except InputError:
@@ -100,19 +100,25 @@ def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
 
 
 def _remedy(options: TrainOptions, verdict: Verdict, folder: str, data: Splits) -> str | None:
-    """Return the command that makes the evidence usable; None where it is, or where no option would
-    do it."""
+    """Return the command that makes the evidence usable.
+
+    Return None where it is usable, or where no option would make it so.
+    """
     from nas.accuracy.gate import Reason, rounded_up
     from nas.options import words
 
     if verdict.reason is None:
         return None
+    # An untrained supernet needs more epochs. A new folder, as a recipe cannot change in the
+    # middle.
     if verdict.reason is Reason.UNTRAINED:
         epochs = 3 * options.recipe.epochs
         return words("train", options, {"epochs": epochs, "out": f"{folder}-{epochs}-epochs"})
     if verdict.images_needed is None:
         return None
     images = rounded_up(verdict.images_needed)
+    # Otherwise more images reduce the standard error: first all held-out ones, then a larger
+    # holdout split, up to half of the data.
     if verdict.images_needed <= len(data.held_out):
         return words("train", options, {"score_images": images})
     if images <= (len(data.held_out) + len(data.train)) / 2:

@@ -1,1 +1,1 @@
-"""Chains of blocks as files that devices run: what they are made of, and where they are kept."""
+"""Conversion of chains of blocks to the files that devices run, with a cache by content."""

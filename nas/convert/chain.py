@@ -1,4 +1,4 @@
-"""The chain of blocks that is converted and measured, and the errors of both."""
+"""The chain of blocks that devices measure and `converter` converts, and the errors of both."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from nas.hashes import data_sha256
 
 
 class OperationFailed(NasError):
-    """This chain cannot be converted or run here; the device itself is well and takes the next one."""
+    """A chain that cannot be converted or run here; the device is well and takes the next one."""
 
 
 class DeviceLost(NasError):
-    """The device is gone, or no longer answers sense: nothing more can be measured until somebody
-    sees to it.
+    """A device that is gone or answers garbage; it measures nothing more until somebody helps.
 
     Attributes:
-        reason: the message without the name of the device, for lists that name it themselves.
+        reason: message without the name of the device, for lists that name it themselves.
     """
 
     def __init__(self, message: str, *, reason: str = "") -> None:
@@ -30,11 +29,13 @@ class DeviceLost(NasError):
 
 @dataclass(frozen=True)
 class Link:
-    """One block of a chain and what it takes.
+    """One block of a chain with its input.
 
     Attributes:
-        taps: for a block that takes the maps of the stages, those before it (by index) whose
-            outputs they are; none where the chain's own input is the pyramid.
+        spec: of the block.
+        input: shape of its input.
+        taps: for a block on a pyramid, indices of the earlier blocks whose outputs are its maps;
+            empty where the chain's own input is the pyramid.
     """
 
     spec: BlockSpec
@@ -47,9 +48,9 @@ class Weights:
     """Trained weights for the blocks of a chain.
 
     Attributes:
-        path: a safetensors file with the state dict of a network.
+        path: safetensors file with the state dict of a network.
         sha256: of that file.
-        names: what each block is called in it.
+        names: prefix of each block's keys in it, in the order of the chain.
     """
 
     path: str
@@ -59,14 +60,15 @@ class Weights:
 
 @dataclass(frozen=True)
 class Chain:
-    """Blocks that run one after the other on an input: a stack of copies of one operation, or a
-    whole network.
+    """Blocks that run one after the other: copies of one operation, or a whole network.
 
     Attributes:
-        tied: equal blocks share one set of weights. The file is smaller and converts sooner; a
-            runtime that packs the weights of every layer by itself (LiteRT's XNNPACK does) takes
-            the same time for it.
-        weights: those that the blocks get; random ones without.
+        blocks: in their order.
+        input: shape of the first block's input.
+        tied: whether equal blocks share one set of weights. The file is smaller and converts
+            sooner. It runs as fast where the runtime packs the weights of every layer separately,
+            as LiteRT's XNNPACK does.
+        weights: of the blocks (default: random ones).
     """
 
     blocks: tuple[BlockSpec, ...]
@@ -76,27 +78,34 @@ class Chain:
 
     @classmethod
     def stack(cls, operation: Operation, copies: int = 1) -> Chain:
-        """Return `copies` of an operation in a row; its output must have the shape of its input if
-        there are several."""
+        """Return `copies` of an operation in a row.
+
+        Several need an operation whose output has the shape of its input.
+        """
         return cls((operation.spec,) * copies, operation.input, tied=True)
 
     @classmethod
     def network(cls, operations: Iterable[Operation], weights: Weights | None = None) -> Chain:
-        """Return a whole network: the chain of its operations."""
+        """Return the chain of a whole network's operations."""
         operations = tuple(operations)
         return cls(
             tuple(operation.spec for operation in operations), operations[0].input, weights=weights
         )
 
     def links(self) -> tuple[Link, ...]:
-        """Return the blocks with their inputs; one that takes a pyramid gets the last map of each
-        of the coarsest sizes."""
+        """Return the blocks with their inputs.
+
+        A head on a pyramid gets the last map of each size, from the coarsest sizes that it takes.
+        """
         links = list[Link]()
         outputs = list[Shape]()
         shape = self.input
         for spec in self.blocks:
             taps: tuple[int, ...] = ()
             if isinstance(spec, HeadSpec) and spec.levels and shape.layout != "pyramid":
+                # A later block of the same size overwrites an earlier one, so each size keeps its
+                # last map: the output of its stage. Sizes fall along a network, so the highest
+                # indices are the coarsest levels.
                 last = {
                     (output.height, output.width): index for index, output in enumerate(outputs)
                 }
@@ -109,7 +118,7 @@ class Chain:
 
     @property
     def output(self) -> Shape:
-        """Return the shape of what comes out."""
+        """Return the shape of the chain's output."""
         last = self.links()[-1]
         return last.spec.output_shape(last.input)
 
@@ -133,7 +142,7 @@ class Chain:
         )
 
     def digest(self) -> str:
-        """Return a name for this chain that is the same in every process."""
+        """Return a name for this chain that is equal in every process (32 hexadecimal digits)."""
         return data_sha256(self.to_dict())[:32]
 
     def __str__(self) -> str:

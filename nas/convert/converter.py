@@ -1,5 +1,8 @@
-"""Chains to the files that devices run, in worker processes, kept by content so that none is
-converted twice."""
+"""Convert chains to the files that devices run, in worker processes, with a cache by content.
+
+Every device that runs files of ours holds a `Converter`; bundles hold one too. A file's name is a
+digest of all that it depends on, so that no file is converted twice and none is taken for another.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,21 @@ from nas.extras import need
 
 Cores = Sequence[int]
 MOST_WORKERS = 4
-"""Beside a device that is being timed on the same computer, more would keep the memory busy that it
-shares."""
+"""Maximum number of processes; more would load the memory that a device on this computer shares."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What chains are converted to.
+    """A kind of file that chains are converted to.
 
     Attributes:
-        name: of its folder in the cache; `nas.convert.<name>` is the worker.
+        name: of its folder in the cache; `nas.convert.<name>` is its worker.
         suffix: of its files.
-        packages: whose versions the files depend on.
-        extra: what brings them (`nas.extras`).
-        version: of what our worker makes of a module. Whoever changes that (the layout at either
-            end, how copies are stacked, an option of the converter) raises it, so that no older
-            file is taken for a new one.
+        packages: distributions whose versions the files depend on.
+        extra: the extra of nas that installs them (`nas.extras`).
+        version: of the worker's own part. Raise it with any change of what the worker makes of a
+            module (the layout at either end, how copies are stacked, an option of the converter),
+            or an older file would be taken for a new one.
     """
 
     name: str
@@ -52,7 +54,7 @@ COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", vers
 
 @dataclass(frozen=True, eq=False)
 class _Lane:
-    """A process that converts, and the cores that it may use."""
+    """A process that converts and the cores that it may use (all where empty)."""
 
     worker: Worker
     cores: tuple[int, ...]
@@ -61,15 +63,24 @@ class _Lane:
 class Converter:
     """Converts in the background; devices that are profiled together share one.
 
+    A chain waits in the queue until a lane is free. The thread that takes it asks the lane's
+    process, and returns the lane when the file is there.
+
     Args:
-        workers: processes that convert side by side, of about 1 GB each.
-        cores: the cores that they may use; all there are where it is empty.
-        spare: cores that may convert for a while (`borrow_cores`), each in one more process.
-        cache: where converted files are kept; `cache_folder` by default.
-        target: what they are.
+        workers: number of processes that convert side by side, of about 1 GB each.
+        cores: the cores that they may use (default: all).
+        cache: folder of converted files (default: `cache_folder`).
+        target: kind of the files.
+        spare: cores that may convert inside `borrow_cores`, each with one more process.
 
     Raises:
-        InputError: when what converts is not installed.
+        InputError: when the packages of the target are not installed.
+
+    Attributes:
+        _free: lanes that wait for a chain.
+        _leaving: borrowed lanes that take no further chain.
+        _freed: condition that guards both and is notified when a lane becomes free.
+        _asked: futures by path, guarded by `_lock`.
     """
 
     def __init__(
@@ -89,13 +100,16 @@ class Converter:
         self._free = list(self._lanes)
         self._leaving: set[_Lane] = set()
         self._freed = Condition()
+        # A thread for each lane that there can be; without borrowed lanes some of them wait.
         self._queue = ThreadPoolExecutor(workers + len(self._spare))
         self._asked: dict[Path, Future[Path]] = {}
         self._lock = Lock()
 
     def prepare(self, chain: Chain) -> Future[Path]:
-        """Return the chain's file. The future raises OperationFailed where it cannot be converted."""
+        """Return a future of the chain's file, which raises OperationFailed where that fails."""
         path = self.cache / f"{self._name(chain)}{self.target.suffix}"
+        # Chains of one file share a future, so that two threads do not convert it at once. A file
+        # that was deleted since (whole networks are) or that failed is asked for again.
         with self._lock:
             asked = self._asked.get(path)
             if asked is None or (asked.done() and not path.exists()):
@@ -104,7 +118,7 @@ class Converter:
 
     @contextlib.contextmanager
     def borrow_cores(self) -> Iterator[None]:
-        """Convert on the spare cores too while it lasts; its end waits for what they are at."""
+        """Context manager: convert on the spare cores too; its end waits for their conversions."""
         more = {_Lane(self._worker(), (core,)) for core in self._spare}
         with self._freed:
             self._free += more
@@ -112,11 +126,14 @@ class Converter:
         try:
             yield
         except BaseException:
+            # An end by an error does not wait for conversions: killed workers free their lanes.
             for lane in more:
                 lane.worker.close()
             raise
         finally:
             with self._freed:
+                # In this order: leaving lanes get nothing new, those at work come back to `_free`,
+                # and only then are they taken out. Nothing runs on the spare cores afterwards.
                 self._leaving |= more
                 self._freed.wait_for(lambda: more <= set(self._free))
                 self._free = [lane for lane in self._free if lane not in more]
@@ -130,12 +147,17 @@ class Converter:
             lane.worker.close()
 
     def _name(self, chain: Chain) -> str:
-        """Return a name for all that the chain's file depends on: what is converted, and what
-        converts it."""
+        """Return a digest of all that the chain's file depends on.
+
+        That is the graph of operations, the arrangement around it, the trained weights, and the
+        versions of what converts.
+        """
+        # A stack is traced as one block: its copies are equal, and tracing takes time.
         copies = len(chain.blocks) if len(set(chain.blocks)) == 1 else 1
         content = {
             "target": [self.target.name, self.target.version],
             "packages": self._versions,
+            # Weights have their own entry: the graph is the same for all of them.
             "graph": _graph(
                 replace(chain, blocks=chain.blocks[: len(chain.blocks) // copies], weights=None)
             ),
@@ -151,6 +173,7 @@ class Converter:
         return Worker(f"nas.convert.{self.target.name}")
 
     def _convert(self, chain: Chain, path: Path) -> Path:
+        """Return the chain's file, converted on a free lane where it is not in the cache."""
         if not path.exists():
             lane = self._lane()
             try:
@@ -162,7 +185,7 @@ class Converter:
         return path
 
     def _lane(self) -> _Lane:
-        """Return one that is free, taken."""
+        """Take a free lane that is not leaving, and wait for one where there is none."""
         with self._freed:
             while not (free := [lane for lane in self._free if lane not in self._leaving]):
                 self._freed.wait()
@@ -171,17 +194,15 @@ class Converter:
 
 
 def cache_folder(target: Target = LITERT) -> Path:
-    """Return where converted files are kept: $XDG_CACHE_HOME/nas/litert, ~/.cache/nas/litert by
-    default."""
+    """Return the folder of converted files: $XDG_CACHE_HOME/nas/<target> (default: ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / target.name
 
 
 @lru_cache(maxsize=4096)
 def _graph(chain: Chain) -> str:
-    """Return a name for the operations of a chain's module, or for its text where it cannot be
-    built.
+    """Return a digest of what a chain's module computes, or of the chain where it cannot be built.
 
-    Such a chain is refused by the worker, which says why.
+    The worker refuses such a chain and says why.
     """
     from nas.convert.graph import graph_digest
     from nas.convert.litert import build
@@ -195,5 +216,5 @@ def _graph(chain: Chain) -> str:
 
 @cache
 def _versions(target: Target) -> dict[str, str]:
-    """Return the versions of what converts."""
+    """Return the installed versions of a target's packages."""
     return {name: version(name) for name in target.packages}

@@ -1,4 +1,4 @@
-"""Worker that converts chains of blocks to ML programs (.mlpackage) with coremltools."""
+"""Worker that converts chains to ML programs (.mlpackage); `converter` starts it as a process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _start() -> None:
     import coremltools  # noqa: F401 (for the freeze to find it there)
 
     torch.set_num_threads(1)
-    gc.freeze()  # as in litert_convert
+    gc.freeze()  # as in nas.convert.litert
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -39,17 +39,17 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(chain: Chain, path: Path) -> None:
-    """Write the chain, as it is deployed and with weights of its own or random ones, as an ML
-    program in float16.
+    """Write a chain in its deployed form as a float16 ML program.
 
-    Maps stay (1, C, H, W) and tensors have at most five dimensions, as Core ML wants them. Input
-    and output are float16
-    too: a conversion at either end, which no operation inside a network has, would run on the CPU.
-        The copies of a
-    stack have weights of their own: whether a Neural Engine fetches shared ones once or each time,
-    nobody says.
+    It has its weights, or random ones. Maps stay (1, C, H, W), and tensors have at most five
+    dimensions, as Core ML requires. Input and output are float16 too: a conversion at either end,
+    which no operation inside a network has, would run on the CPU.
     """
+    # The copies of a stack have weights of their own: it is not documented whether a Neural Engine
+    # fetches shared ones once or each time.
     model = to_ml_program(replace(chain, tied=False))
+    # Under another name first: a package is a folder, and a kill must not leave a torn one that
+    # the cache takes for whole.
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         package = Path(folder) / path.name
@@ -68,6 +68,7 @@ def to_ml_program(chain: Chain) -> Any:
     program = torch.export.export(
         module, tuple(torch.randn(*shape) for shape in shapes)
     ).run_decompositions({})
+    # Without loading the model, which only macOS can: this runs on Linux too.
     return ct.convert(
         without_aliases(program),
         convert_to="mlprogram",
@@ -87,8 +88,10 @@ def _inputs(chain: Chain) -> tuple[Shape, ...]:
 
 
 def without_aliases(program: ExportedProgram) -> ExportedProgram:
-    """Take out what does nothing, such as a slice that keeps all there is: coremltools 9 knows no
-    `alias`."""
+    """Remove the operations `alias`, which coremltools 9 does not know, from a program in place.
+
+    They compute nothing; a slice that keeps all there is becomes one.
+    """
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten.alias.default:
             node.replace_all_uses_with(node.args[0])

@@ -1,12 +1,11 @@
-"""Names what a module computes, so that a converted file is found again by its content; `converter`
-asks.
+"""Digest what a module computes, so that `converter` finds a converted file by its content.
 
-A converted file depends on the operations that build the module and run it, not on the files that
-its code stands in. So the module is built and run once on the meta device, which has shapes and no
-values and takes milliseconds where converting takes seconds, and every operation that torch
-dispatches meanwhile is written down: its name, its numbers, and the shapes and types of the tensors
-that it reads. Another activation, kernel or constant gives another record. A comment, a renamed
-variable or a moved file does not.
+A converted file depends on the operations that build the module and run it, not on the files of its
+code. So the module is built and run once on the meta device, which has shapes and no values. That
+takes milliseconds where converting takes seconds. Every operation that torch dispatches meanwhile
+is recorded: its name, its numbers, and the shapes and types of the tensors that it reads. Another
+activation, kernel or constant changes the record. A comment, a renamed variable or a moved file
+does not.
 """
 
 from __future__ import annotations
@@ -33,15 +32,20 @@ _PLAIN = (
     torch.layout,
     torch.memory_format,
 )
+"""Types of arguments whose `repr` is their value, equal in every process."""
 _LITERALS = (torch.tensor, torch.as_tensor, torch.scalar_tensor)
 """Functions that make tensors of values in Python, which the meta device would drop."""
 
 
 def graph_digest(build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]]) -> str:
-    """Return a name for what `build` builds and what that computes from inputs of these shapes.
+    """Return the SHA-256 of building a module and of running it on inputs of these shapes.
 
-    It is the same in every process with this version of torch. Weights do not count, but for how
-    they are initialised.
+    It is equal in every process with this version of torch. Weights count only by the operations
+    that initialise them.
+
+    Args:
+        build: makes the module.
+        shapes: of the inputs, with batch.
 
     Raises:
         Exception: whatever building or running the module raises; then it cannot be converted
@@ -49,14 +53,18 @@ def graph_digest(build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...
     """
     try:
         return _digest(build, shapes, torch.device("meta"))
-    except Exception:  # code of any block, which may need values: `.item()`, or NumPy
+    # A block of another package may raise anything where it needs values (`.item()`, NumPy). Then
+    # it runs on the CPU, which has them.
+    except Exception:
         return _digest(build, shapes, torch.device("cpu"))
 
 
 def _digest(
     build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]], device: torch.device
 ) -> str:
+    """Return the digest by running on one device, in eval mode and without gradients."""
     record = _Record()
+    # `fork_rng` keeps the caller's random state: initialising weights draws from it.
     with device, torch.no_grad(), torch.random.fork_rng(devices=[]), _Literals(record), record:
         module = build().eval()
         record.lines.append("run")
@@ -65,7 +73,12 @@ def _digest(
 
 
 class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operation that torch dispatches while it is active."""
+    """Mode that records every operation which torch dispatches while it is active.
+
+    Attributes:
+        lines: the record, one line per operation.
+        _numbers: numbers of the tensors in order of appearance, by `id`.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -88,6 +101,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _text(self, value: Any, made: bool = False) -> str:
+        """Return an argument as text without addresses; `made` for an operation's own result."""
         if isinstance(value, Tensor):
             return self._tensor(value, made)
         if isinstance(value, (list, tuple)):
@@ -97,8 +111,8 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return repr(value) if value is None or isinstance(value, _PLAIN) else type(value).__name__
 
     def _tensor(self, tensor: Tensor, made: bool) -> str:
-        """Return the number of a tensor in order of appearance; where it is new, also its type,
-        shape and source."""
+        """Return a tensor's number, with type, shape and a constant's hash where it is new."""
+        # Numbers in order of appearance name the edges of the graph, whatever the addresses are.
         known = self._numbers.get(id(tensor))
         if known is not None:
             return f"%{known}"
@@ -112,7 +126,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Literals(TorchFunctionMode):
-    """Writes down the values that tensors are made of in Python."""
+    """Mode that records the values from which tensors are made in Python."""
 
     def __init__(self, record: _Record) -> None:
         super().__init__()
@@ -130,5 +144,7 @@ class _Literals(TorchFunctionMode):
 
 
 def _values(array: NDArray[Any]) -> str:
+    """Return type, shape and hash of an array's values."""
+    # The bytes of an object array are addresses.
     text = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
     return f"{array.dtype}{list(array.shape)} {hashlib.sha256(text).hexdigest()}"

@@ -1,5 +1,7 @@
-"""Converts chains to LiteRT files, in a process of its own; a stack is one block, repeated in the
-file."""
+"""Worker that converts chains to LiteRT files; `converter` starts it as a process.
+
+A stack of copies is converted as one block, which is then repeated in the file.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ def _start() -> None:
     import litert_torch  # noqa: F401 (for the freeze to find it there)
 
     torch.set_num_threads(1)
-    # the imports leave a million objects; not collecting them saves a tenth of every conversion
+    # The imports leave a million objects. Not collecting them saves a tenth of every conversion.
     gc.freeze()
 
 
@@ -44,16 +46,15 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(chain: Chain, path: Path) -> None:
-    """Write the chain, as it is deployed and with its weights or random ones, as a float32 .tflite
-    file.
+    """Write a chain in its deployed form as a float32 .tflite file.
 
-    Maps go in and come out channels-last, as LiteRT computes them: a transpose at either end, which
-    no operation inside a network has, would be counted otherwise. Of a tied stack one copy is
-    converted, and repeated in the file.
+    It has its weights, or random ones. Maps enter and leave channels-last, as LiteRT computes them.
+    Otherwise a transpose at either end would be measured, which no operation inside a network has.
     """
     import litert_torch
 
     torch.manual_seed(0)
+    # Of a tied stack one copy is converted; `repeat` adds the others.
     copies = len(chain.blocks) if chain.tied and len(set(chain.blocks)) == 1 else 1
     module, shape = build(replace(chain, blocks=chain.blocks[: len(chain.blocks) // copies]))
     inputs = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
@@ -61,7 +62,7 @@ def convert(chain: Chain, path: Path) -> None:
     args = [index for index, each in enumerate(inputs) if each.layout == "map"] or None
     outputs = [0] if shape.layout == "map" else None
     if args:
-        examples = [example.permute(0, 2, 3, 1).contiguous() for example in examples]
+        examples = [example.permute(0, 2, 3, 1).contiguous() for example in examples]  # (1,H,W,C)
     if args or outputs:
         module = litert_torch.to_channel_last_io(module, args=args, outputs=outputs)
     with replacing(path) as temporary:
@@ -71,8 +72,7 @@ def convert(chain: Chain, path: Path) -> None:
 
 
 class _Chained(nn.Module):
-    """Blocks one after the other, each on the output of the one before it, or on those of its taps
-    (`Link.taps`)."""
+    """Blocks one after the other, each on the last output or on those of its taps (`Link.taps`)."""
 
     def __init__(self, blocks: Sequence[nn.Module], links: Sequence[Link]) -> None:
         super().__init__()
@@ -95,6 +95,7 @@ def build(chain: Chain) -> tuple[nn.Module, Shape]:
     links = chain.links()
     state = load_file(chain.weights.path) if chain.weights else {}
     for link in links:
+        # Equal blocks of a tied chain are one module; in any other each has its own weights.
         key: object = (link.spec, link.input) if chain.tied else len(blocks)
         if key not in made:
             block = build_block(link.spec, link.input).eval()
@@ -103,21 +104,20 @@ def build(chain: Chain) -> tuple[nn.Module, Shape]:
                 block.load_state_dict(
                     {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
                 )
+            # The form that phones run: branches merged, batch norm folded into convolutions.
             block.deploy()
             made[key] = fold(block)
         blocks.append(made[key])
     return _Chained(blocks, links).eval(), links[-1].spec.output_shape(links[-1].input)
 
 
-if __name__ == "__main__":
-    main()
-
-
 def repeat(path: Path, copies: int) -> None:
-    """Make the network in a .tflite file a stack of so many copies of it.
+    """Make the network in a .tflite file a stack of copies of it.
+
+    The copies share the weights' tensors and buffers, so the file hardly grows.
 
     Raises:
-        NasError: when it has not one graph with one input and one output of the same shape and
+        NasError: unless the file has one graph, with one input and one output of equal shape and
             type.
     """
     from ai_edge_litert.tools.flatbuffer_utils import read_model, write_model
@@ -139,6 +139,8 @@ def repeat(path: Path, copies: int) -> None:
     made = [tensor for operator in operators for tensor in operator.outputs]
     first = end
     last = end
+    # Each copy has its own activations, appended to the tensors of the graph. Its input is the
+    # output of the copy before it. Operators stand in the order in which they run.
     for number in range(2, copies + 1):
         places = {start: last}
         for tensor in made:
@@ -147,6 +149,7 @@ def repeat(path: Path, copies: int) -> None:
         graph.operators += [_moved(operator, places) for operator in operators]
         last = places[end]
     graph.outputs = [last]
+    # Signatures name their outputs by tensor, apart from the graph's own list.
     for signature in model.signatureDefs or ():
         for output in signature.outputs:
             output.tensorIndex = last if output.tensorIndex == first else output.tensorIndex
@@ -154,6 +157,7 @@ def repeat(path: Path, copies: int) -> None:
 
 
 def _alike(graph: Any, one: int, other: int) -> bool:
+    """Return whether two tensors are different ones of equal shape and type."""
     a = graph.tensors[one]
     b = graph.tensors[other]
     return list(a.shape) == list(b.shape) and a.type == b.type and one != other
@@ -169,9 +173,12 @@ def _named(tensor: Any, number: int) -> Any:
 
 
 def _moved(operator: Any, places: dict[int, int]) -> Any:
-    """Return a copy of an operator on other tensors; those without a place, the weights, are
-    shared."""
+    """Return a copy of an operator on other tensors; tensors without a place (weights) stay."""
     other = copy(operator)
     other.inputs = [places.get(tensor, tensor) for tensor in operator.inputs]
     other.outputs = [places[tensor] for tensor in operator.outputs]
     return other
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,11 @@
-"""A Python process of our own that answers one JSON line for each JSON line it is sent.
+"""A Python process that answers each JSON line with one, for the converters and the host's timers.
 
-Converting and timing each run in one: what the converter prints is silenced where it is written
-(file descriptors 1 and 2), nothing else runs in the process that times, a crash of native code
-costs one operation and not the run, and the process ends with its parent, however that ends,
-because its stdin closes.
+Why conversion and timing each have a process of their own:
+
+- What the converter prints is silenced where it is written (file descriptors 1 and 2).
+- Nothing else runs in the process that times.
+- A crash of native code costs one operation and not the run.
+- The process ends with its parent, however that ends, because its stdin closes.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Worker:
-    """The parent's end. The process starts with the first request, and anew after a crash.
+    """The parent's end of a process, which starts with the first request and anew after a crash.
 
     Args:
-        module: what runs as `python -m module`; it calls `serve`.
+        module: runs as `python -m module` and calls `serve`.
     """
 
     def __init__(self, module: str) -> None:
@@ -35,12 +37,11 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and waits for its answer.
+        """Send a request and wait for its answer.
 
         Raises:
-            OperationFailed: with the error that the request met there, or when the process died of
-                it.
-            NasError: when the machine was to blame: no space left, no memory.
+            OperationFailed: with the error that the request raised there, or when the process died.
+            NasError: when the machine was to blame: its disk or its memory is full.
         """
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
@@ -50,6 +51,7 @@ class Worker:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        # The end of its output is the end of the process.
         if not line:
             self.close()
             raise OperationFailed(f"{self.module} died (exit code {process.returncode})")
@@ -63,6 +65,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
+        """End the process, if it runs; the next request starts another one."""
         process = self._process
         self._process = None
         if process is not None:
@@ -72,6 +75,11 @@ class Worker:
                 process.stdin.close()  # type: ignore[union-attr]
 
     def _start(self) -> subprocess.Popen[str]:
+        """Start the process.
+
+        It has the parent's path of modules, also where that was changed at run time. In a session
+        of its own it does not get the terminal's ctrl-C.
+        """
         command = [sys.executable, "-m", self.module]
         self._process = subprocess.Popen(
             command,
@@ -89,14 +97,20 @@ class Worker:
 
 
 def go_first() -> None:
-    """Real-time priority for a process that times, where the user may have it."""
+    """Give this process real-time priority, for timing, where the user may have it."""
     with contextlib.suppress(AttributeError, PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
 def serve(answer: Answer, start: Callable[[], None] = lambda: None) -> None:
-    """The child's end: calls `start`, then answers requests on stdin until it closes. What they
-    print goes nowhere."""
+    """Answer requests on stdin until it closes; the child's end of a `Worker`.
+
+    Args:
+        answer: returns the reply to a request; an exception becomes the reply `error`.
+        start: is called once, before the first request.
+    """
+    # Descriptors 1 and 2 lead nowhere from here on: whatever prints, native code too, must not
+    # mix with the replies, which go to a copy of the first.
     replies = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -115,6 +129,7 @@ def serve(answer: Answer, start: Callable[[], None] = lambda: None) -> None:
 
 
 def _out_of_room(error: Exception) -> bool:
+    """Return whether the machine is to blame: no disk space, quota or memory left."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in numbers)
 

@@ -1,8 +1,8 @@
-"""Image data for training: decoded once at one resolution, then read from memory-mapped uint8.
-Imports no torch.
+"""Image data for training: decoded once at one resolution, then memory-mapped. Imports no torch.
 
 `load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name
-on the Hugging Face hub, and gives train, held-out and (where there is one) test images.
+on the Hugging Face hub. It returns train, held-out and, where there are any, test images. `nas
+train`, `nas finetune`, `nas export` and searches that evaluate members call it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from nas.hashes import text_sha256
 
 @dataclass(frozen=True)
 class Splits:
-    """What is trained on, what is held out of it (to score and to choose by), and the data's own
-    test images if any."""
+    """The splits of a data set.
+
+    Attributes:
+        train: images to train on.
+        held_out: images held out of the training, to score and to choose by.
+        test: the data's own test images, or None.
+    """
 
     train: ImageData
     held_out: ImageData
@@ -33,26 +38,26 @@ def load_data(
     limit: int | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Load images and labels by name.
+    """Return the images and labels of a data set, split.
 
     The held-out images are stratified (each class keeps its share to within one image), depend on
     `seed` alone and are never in `train`. The decoded images are kept under
-    $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder for each data set, resolution, limit
-    and seed.
+    $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder per data set, resolution, limit and
+    seed.
 
     Args:
-        name: `digits`, an image folder (a sub-folder a class, with or without train/ and test/ or
-            val/ above them), a parquet file, a folder or a `*` pattern of them, or a hub name.
-        resolution: (height, width) in pixels: the short side is resized, then the centre is
+        name: `digits`, an image folder (one sub-folder per class, with or without train/ and test/
+            or val/ above them), a parquet file, a folder or a `*` pattern of these, or a hub name.
+        resolution: (height, width) in pixels; the short side is resized, then the centre is
             cropped.
-        held_out: the share (below 1) or the number of training images to hold out.
-        limit: at most so many images of each split, stratified too; None for all.
-        seed: which images are held out, and which are within the limit.
+        held_out: share (below 1) or number of training images to hold out.
+        limit: maximum number of images of each split, stratified too; None for all.
+        seed: decides which images are held out, and which are within the limit.
 
     Raises:
-        InputError: unknown name, columns that cannot be told, fewer than two classes, too many
-            broken images, a share that leaves nothing.
-        NasError: the cache could not be written.
+        InputError: for an unknown name, columns that cannot be recognised, fewer than two classes,
+            too many broken images, or a share that leaves nothing.
+        NasError: when the cache could not be written.
     """
     if min(resolution) < 1:
         raise InputError(
@@ -65,6 +70,8 @@ def load_data(
     found = cached(find_source(name), resolution, limit, seed)
     every = found["train"]
     count = _held_out_count(held_out, len(every))
+    # Images are stored in a stratified order, so both parts have every class in its share. The
+    # held-out ones come first.
     return Splits(
         train=_part(every, count, len(every), "to train on"),
         held_out=_part(every, 0, count, "held out of training"),
@@ -73,6 +80,7 @@ def load_data(
 
 
 def _held_out_count(held_out: float | int, images: int) -> int:
+    """Return the number of images to hold out, of `images`, for a share (below 1) or a number."""
     count = round(held_out * images) if held_out < 1 else held_out
     if not 0 < count < images or count != int(count):
         raise InputError(
@@ -83,8 +91,7 @@ def _held_out_count(held_out: float | int, images: int) -> int:
 
 
 def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
-    """Return a contiguous part, which stays a view of the memory map: the images are stored in a
-    stratified order."""
+    """Return the images `start` to `stop`, as a view of the memory map."""
     return replace(
         data,
         images=data.images[start:stop],

@@ -1,8 +1,8 @@
-"""Decoding a data set once into memory-mapped uint8 files, and finding it there the next time.
+"""Cache of decoded images: decodes a data set once into memory-mapped uint8 files.
 
-A cached data set is a folder: `train.u8` (N, 3, H, W) and `train.labels.npy` (and `test.*`) and
-`data.json`. It is made under another name and renamed when whole, so that a kill or a full disk
-leaves nothing that looks finished.
+`nas.data.load_data` calls `cached`. A cached data set is a folder with `train.u8` (N, 3, H, W),
+`train.labels.npy`, the same of `test` where there is one, and `data.json`. It is made under another
+name and renamed when complete, so that a kill or a full disk leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -30,18 +30,25 @@ from nas.hashes import text_sha256
 _FORMAT = "nas-data-1"
 _CHUNK = 256
 _NAMED = 3
-"""So many broken images are named in a message."""
+"""Maximum number of broken images that a message names."""
 _PATIENCE_S = 2.0
-"""A progress bar shows after so many seconds."""
+"""Seconds before a progress bar shows."""
 
 
 def cached(
     source: Source, resolution: tuple[int, int], limit: int | None, seed: int
 ) -> dict[str, ImageData]:
-    """Return the splits ('train', perhaps 'test') of a source, decoded now or earlier, in
-    stratified order."""
+    """Return the splits ('train', perhaps 'test') of a source, in stratified order.
+
+    They are decoded now or were decoded earlier.
+
+    Raises:
+        InputError: for data that cannot be used; see `nas.data.load_data`.
+        NasError: when the cache could not be written.
+    """
     from filelock import FileLock
 
+    # The source's key changes when its files do, so a changed data set is decoded again.
     key = text_sha256(repr((_FORMAT, source.key, resolution, limit, seed)))[:20]
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
     folder = (
@@ -49,6 +56,7 @@ def cached(
     )
     try:
         root.mkdir(parents=True, exist_ok=True)
+        # Processes of one training ask at the same time: the first decodes, the others wait.
         with FileLock(f"{folder}.lock"):
             if not _whole(folder):
                 _make(folder, source, resolution, limit, seed)
@@ -61,6 +69,7 @@ def cached(
 
 
 def _whole(folder: Path) -> bool:
+    """Return whether a cached data set is complete: every file of pixels has its full size."""
     try:
         splits = json.loads((folder / "data.json").read_text(encoding="utf-8"))["splits"]
         return all(
@@ -72,6 +81,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _open(folder: Path, name: str) -> dict[str, ImageData]:
+    """Return the splits of a cached data set as read-only memory maps."""
     about = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     found = {}
     for part, split in about["splits"].items():
@@ -94,7 +104,9 @@ def _open(folder: Path, name: str) -> dict[str, ImageData]:
 def _make(
     folder: Path, source: Source, resolution: tuple[int, int], limit: int | None, seed: int
 ) -> None:
+    """Decode a source into a folder that does not exist yet, or is not complete."""
     part = folder.with_name(f"{folder.name}.part")
+    # The lock is held and `_whole` refused the folder, so a killed run left these.
     for leftover in (part, folder):
         shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir()
@@ -109,6 +121,7 @@ def _make(
             "splits": {},
         }
         for name, split in raw.items():
+            # A prefix of a stratified order is stratified: a limit keeps the shares of the classes.
             order = stratified_order(labels[name], seed)[:limit]
             about["splits"][name] = _write_split(
                 part, source.name, name, split, labels[name], order, resolution, classes
@@ -122,9 +135,12 @@ def _make(
 def _classes(
     name: str, raw: dict[str, RawSplit]
 ) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-    """Return the classes' names and each split's labels as indices into them.
+    """Return the names of the classes, and each split's labels (N,) as indices into them.
 
-    A test split whose labels are withheld (-1 or None, as on the hub) is left out of `raw`.
+    A test split whose labels are withheld (-1 or None, as on the hub) is removed from `raw`.
+
+    Raises:
+        InputError: for missing or unknown labels, and for fewer than two classes.
     """
     train = raw["train"]
     for label in train.labels:
@@ -166,17 +182,24 @@ def _write_split(
     resolution: tuple[int, int],
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Decode a split in this order into `name`.u8 and gives what is to be said of it in data.json."""
+    """Decode a split in this order into `name`.u8; return its entry of data.json.
+
+    Broken images are left out.
+
+    Raises:
+        InputError: when most images are broken, or all but those of one class.
+    """
     broken: list[str] = []
     kept: list[int] = []
     digest = hashlib.sha256(repr((tuple(classes), resolution)).encode())
-    # Written as a plain file, not through a memory map: on a full disk a map kills the process, a
-    # file raises.
+    # Written as a plain file, not through a memory map: on a full disk a map kills the process,
+    # while a file raises an error.
     with (
         (part / f"{name}.u8").open("wb") as file,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
     ):
         for chunk in _with_progress(order, f"decoding {data} ({name})"):
+            # The pool keeps the order. Only one chunk of images is in memory at a time.
             decoded = pool.map(
                 lambda item: decode(item[1], resolution), found := split.fetch(chunk)
             )
@@ -206,8 +229,10 @@ def _write_split(
 
 
 def decode(encoded: Encoded, resolution: tuple[int, int]) -> NDArray[np.uint8] | str:
-    """Return an image as (3, H, W) uint8: the short side resized (bicubic), the centre cropped; or
-    why that cannot be."""
+    """Return an image as uint8 (3, H, W), or the reason why it cannot be decoded.
+
+    The short side is resized (bicubic), then the centre is cropped.
+    """
     from PIL import Image, ImageOps
 
     if encoded is None:
@@ -217,16 +242,18 @@ def decode(encoded: Encoded, resolution: tuple[int, int]) -> NDArray[np.uint8] |
             image = Image.fromarray(encoded)
         else:
             image = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+            # Phones store a photo as the sensor saw it, and its rotation in the EXIF header.
             image = ImageOps.exif_transpose(image)
         height, width = resolution
         fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
     except Exception as error:  # PIL's readers raise whatever a malformed file leads them to
         return (str(error).splitlines() or [type(error).__name__])[0]
+    # (H, W, 3) to (3, H, W).
     return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
 
 
 def _with_progress(order: NDArray[np.int64], what: str) -> Iterator[list[int]]:
-    """Yield the order in chunks, with a progress bar on stderr once it takes long."""
+    """Yield the indices of `order` in chunks, with a progress bar on stderr once it takes long."""
     from rich.console import Console
     from rich.progress import Progress
 

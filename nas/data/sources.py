@@ -1,4 +1,7 @@
-"""Where images come from: digits, image folders, parquet files, the hub. Nothing is decoded here."""
+"""Sources of images: digits, image folders, parquet files, the hub. Nothing is decoded here.
+
+`nas.data.load_data` finds a source by name; `nas.data.cache` reads and decodes it.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ from nas.extras import need
 from nas.hashes import lines_sha256, text_sha256
 
 Encoded = bytes | str | NDArray[np.uint8] | None
-"""An image that is not decoded yet: a file's bytes, its path, pixels (H, W), or nothing where the
-file has none."""
+"""An image before decoding: bytes or path of a file, pixels (H, W), or None where it is missing."""
 
 _TEST_NAMES = ("test", "validation", "valid", "val", "dev")
+"""Names of splits that serve as the test split, the first one that exists before the others."""
 _SUFFIXES = {
     ".jpg",
     ".jpeg",
@@ -37,7 +40,9 @@ _SUFFIXES = {
     ".pbm",
 }
 _LABELS = ("label", "labels", "fine_label", "class", "class_name", "target", "category", "y")
+"""Names of label columns, the first one that exists before the others."""
 _IMAGES = ("image", "img", "images", "picture", "photo", "bytes", "png", "jpg", "jpeg")
+"""Names of columns of encoded images, where no column has the type of an image."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,9 @@ class RawSplit:
     """One split before decoding.
 
     Attributes:
-        labels: a raw label an image: a string, a whole number or None.
-        names: the classes' names when the data has a list of them that `labels` index, else None.
-        fetch: the encoded images at these indices, each with a name to call it by in a message.
+        labels: one raw label per image: a string, a whole number or None.
+        names: names of the classes where the data has a list that `labels` index, else None.
+        fetch: returns the encoded images at some indices, each with its name for messages.
     """
 
     labels: Sequence[Any]
@@ -57,8 +62,14 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set by name: `key` changes when its files do; `read` gives the splits, 'train' and
-    perhaps 'test'."""
+    """A data set before it is read.
+
+    Attributes:
+        name: the argument of `load_data`.
+        description: the same in words, for provenance.
+        key: a text that changes when the files do.
+        read: returns the splits, 'train' and perhaps 'test'.
+    """
 
     name: str
     description: str
@@ -67,10 +78,10 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """Return what `name` stands for: `digits`, files that exist, or else a name on the hub.
+    """Return the source that `name` means: `digits`, files that exist, or else a name on the hub.
 
     Raises:
-        InputError: when it stands for nothing, or its files cannot be listed.
+        InputError: when there is no such source, or its files cannot be listed.
     """
     try:
         return _find(name)
@@ -95,6 +106,7 @@ def _find(name: str) -> Source:
         return _parquet(name, files) if files else _folder(name, path)
     if path.exists():
         raise InputError(f"data {name}: is no folder and no .parquet file")
+    # A hub name is NAME or OWNER/NAME. Whatever looks like a path is never looked up on the hub.
     if (
         name.startswith((".", "/", "~"))
         or path.suffix == ".parquet"
@@ -105,10 +117,12 @@ def _find(name: str) -> Source:
 
 
 def _read_digits() -> dict[str, RawSplit]:
+    """Return scikit-learn's digits as one train split."""
     need("data digits", "train", "sklearn")
     from sklearn.datasets import load_digits
 
     digits = load_digits()
+    # scikit-learn has grey values from 0 to 16. (1797, 8, 8).
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = [int(label) for label in digits.target]
     names = tuple(str(digit) for digit in range(10))
@@ -120,6 +134,7 @@ def _read_digits() -> dict[str, RawSplit]:
 
 
 def _parquet(name: str, files: Sequence[Path]) -> Source:
+    """Return the source of parquet files, which the start of their names divides into splits."""
     splits: dict[str, list[Path]] = {"train": []}
     for file in files:
         splits.setdefault(_split_of(file.stem), []).append(file)
@@ -138,13 +153,14 @@ def _parquet(name: str, files: Sequence[Path]) -> Source:
 
 
 def _split_of(stem: str) -> str:
-    """Return the split that a parquet file's name begins with, as in test-00000-of-00001; train
-    when it says none."""
+    """Return the split that begins a parquet file's name (test-00000-of-00001), else train."""
+    # Letters must not follow: "valley.parquet" does not belong to a split "val".
     match = re.match(rf"({'|'.join(_TEST_NAMES)})(?![a-z])", stem.lower())
     return match[1] if match else "train"
 
 
 def _folder(name: str, path: Path) -> Source:
+    """Return the source of an image folder, with or without sub-folders for splits."""
     folders = {child.name.lower(): child for child in path.iterdir() if child.is_dir()}
     train = folders.get("train")
     # A folder called train that holds no folders is a class of trains.
@@ -165,7 +181,8 @@ def _folder(name: str, path: Path) -> Source:
         name,
         f"image folder {name} ({len(files)} files)",
         _stamp(files),
-        # By default datasets gives no labels where there is one class; we need it to name it.
+        # By default datasets gives no labels where there is one class. Its name is needed for the
+        # error that one class is too few.
         lambda: _read(
             name, "imagefolder", data_files=data_files, drop_labels=False, drop_metadata=True
         ),
@@ -173,11 +190,12 @@ def _folder(name: str, path: Path) -> Source:
 
 
 def _literal(path: Path) -> str:
+    """Return a path as a pattern that matches it alone: datasets takes patterns."""
     return glob.escape(str(path.resolve()))
 
 
 def _train_and_test(name: str, splits: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the split to train on and the first one there is to test on."""
+    """Return the train split and the first test split in the order of _TEST_NAMES, if any."""
     chosen = {"train": splits["train"]}
     there = [test for test in _TEST_NAMES if test in splits]
     if there:
@@ -188,7 +206,7 @@ def _train_and_test(name: str, splits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stamp(files: Sequence[Path]) -> str:
-    """Return a hash of paths, sizes and times of change: it is another one once a file was changed."""
+    """Return a hash of paths, sizes and modification times, which changes when a file does."""
     known = ((file.resolve(), file.stat()) for file in files)
     return lines_sha256(
         f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in known
@@ -196,6 +214,11 @@ def _stamp(files: Sequence[Path]) -> str:
 
 
 def _hub(name: str) -> Source:
+    """Return a data set of the hub, which is downloaded now.
+
+    Raises:
+        InputError: when there is none of this name, or it has no train split.
+    """
     note(
         f"data {name}: there is no such file or folder here; looking for it on the Hugging Face hub"
     )
@@ -217,10 +240,17 @@ def _hub(name: str) -> Source:
 
 
 def _read(name: str, builder: str, **options: Any) -> dict[str, RawSplit]:
+    """Return the splits that a builder of datasets reads from files.
+
+    Raises:
+        InputError: when the files cannot be read as such data.
+        NasError: when the system fails, as on a full disk.
+    """
     need(f"data {name}", "train", "datasets")
     try:
         dataset = _load_dataset(builder, **options)
     except Exception as error:  # pyarrow's and datasets' errors have no common base
+        # datasets wraps the error that matters.
         cause = error.__cause__ or error
         kind = (
             NasError if isinstance(cause, OSError) else InputError
@@ -230,8 +260,10 @@ def _read(name: str, builder: str, **options: Any) -> dict[str, RawSplit]:
 
 
 def _load_dataset(path: str, **options: Any) -> Any:
-    """Return `datasets.load_dataset` without its progress bars, its logs and its telemetry;
-    HF_HUB_OFFLINE is respected."""
+    """Return `datasets.load_dataset`, without its progress bars, logs and telemetry.
+
+    HF_HUB_OFFLINE is respected.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
     import huggingface_hub
@@ -252,11 +284,13 @@ def _raw_splits(name: str, dataset: Mapping[str, Any]) -> dict[str, RawSplit]:
 
 
 def _raw_split(name: str, split: str, table: Any, image: str, label: str) -> RawSplit:
+    """Return a split of a table of datasets, by the names of its image and label columns."""
     import datasets
 
     for column in (image, label):
         if column not in table.features:
             raise InputError(f"data {name}: split '{split}' has no column '{column}'")
+    # Images stay encoded here: `nas.data.cache` decodes them in threads and skips broken ones.
     if isinstance(table.features[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))
     feature = table.features[label]
@@ -271,7 +305,7 @@ def _raw_split(name: str, split: str, table: Any, image: str, label: str) -> Raw
 
 
 def _encoded(where: str, value: Any) -> tuple[str, Encoded]:
-    """Return a {bytes, path} struct or plain bytes, named by the path when there is one."""
+    """Return the name and the data of an image, from a {bytes, path} struct or from bytes."""
     if isinstance(value, dict):
         path = value.get("path")
         return path or where, value.get("bytes") or path
@@ -279,10 +313,17 @@ def _encoded(where: str, value: Any) -> tuple[str, Encoded]:
 
 
 def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the names of the image column and of the label column: by feature type first, by name
-    second."""
+    """Return the names of the image column and of the label column.
+
+    Columns are recognised by their type first and by their name second.
+
+    Raises:
+        InputError: when one of them cannot be recognised.
+    """
     import datasets
 
+    # Columns of type Image, else structs with bytes, else binary columns of a usual name, else any
+    # binary columns.
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     images = images or [
         c
@@ -293,6 +334,7 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
         c for c, f in features.items() if getattr(f, "dtype", "") in ("binary", "large_binary")
     ]
     images = images or [c for c in _IMAGES if c in binary] or binary
+    # Columns of type ClassLabel, else whole numbers and strings; usual names come first.
     plain = [
         c
         for c, f in features.items()
@@ -305,6 +347,8 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
         labels, key=lambda column: _LABELS.index(column) if column in _LABELS else len(_LABELS)
     )
     known = [column for column in labels if column in _LABELS]
+    # One column that could be the label is taken whatever its name; among several, a usual name
+    # decides.
     if not images or not labels or (len(labels) > 1 and not known):
         missing = "image" if not images else "label"
         raise InputError(

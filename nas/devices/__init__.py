@@ -1,4 +1,7 @@
-"""Devices: what measures exported networks. One file a kind of device; imports no torch."""
+"""Devices, which measure exported networks: list and open them. Imports no torch.
+
+There is one file or folder per kind of device.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ class Connected:
     """A device that is connected here.
 
     Attributes:
-        units: the phones of this name, with their state.
+        name: what `--device` takes.
+        kind: as in `device.yaml`, or the package that brings the device.
+        units: Android phones of this name, with their state.
     """
 
     name: str
@@ -39,20 +44,20 @@ class Connected:
 
 
 class UnknownDevice(InputError):
-    """No device that is connected, has a phone.yaml or is of another package has this name."""
+    """A name that no connected device, phone.yaml or other package has."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a device is to run operations; what is None is left to the device's phone.yaml.
+    """Settings of a device; None leaves one to the device's phone.yaml.
 
     Attributes:
-        unit: the compute unit: cpu or gpu of an Android phone, all, cpu_and_ne, cpu_and_gpu or
-            cpu_only of Core ML.
+        unit: compute unit: cpu or gpu on an Android phone; all, cpu_and_ne, cpu_and_gpu or cpu_only
+            with Core ML.
         threads: CPU threads.
-        affinity: the cores of an Android phone as a hexadecimal mask, as `taskset` takes it; none
-            if empty.
-        tool: the `benchmark_model` for Android phones, instead of LiteRT's release.
+        affinity: cores of an Android phone, as a hexadecimal mask for `taskset`; every core if
+            empty.
+        tool: `benchmark_model` for Android phones, instead of LiteRT's release.
     """
 
     unit: str | None = None
@@ -62,8 +67,10 @@ class Settings:
 
 
 def connected_devices() -> list[Connected]:
-    """Return the devices that are connected here: this computer first, then phones, then those of
-    other packages."""
+    """Return the devices that are connected here.
+
+    This computer comes first, then phones, then the devices of other packages.
+    """
     connected = {HOST: Connected(HOST, "litert-host")}
     for unit in _android_phones():
         name = unit.name or unit.serial
@@ -83,13 +90,14 @@ def opened(
     converter: Converter | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[Device]]:
-    """The devices of this name, ready to measure: one, or all phones of a model. They are closed at
-    the end.
+    """Open the devices of a name, one or all phones of a model, and close them at the end.
 
     Args:
+        name: of a device, or the serial number of an Android phone.
+        settings: how they run operations.
         converter: for devices that run LiteRT behind a cable; several that are profiled together
             share one.
-        say: is told what the user should know while a device waits.
+        say: is called with what the user should know while a device waits.
 
     Raises:
         InputError: for an unknown name, a device that is not connected, or settings that it does
@@ -119,9 +127,11 @@ def _open(
     phone = phones().get(name)
     if name == MAC or (phone is not None and phone.kind == COREML):
         return [_coreml(phone, settings)]
+    # A package cannot take the name of a device of ours: `_brought` refuses it.
     brought = _brought()
     if name in brought:
         return [_open_brought(brought[name], settings)]
+    # Last, as it asks adb for the connected phones.
     connected = {text for unit in _android_phones() for text in (unit.serial, unit.name)}
     if (phone is not None and phone.kind == ANDROID) or name in connected:
         from nas.devices.android.discovery import open_android
@@ -137,16 +147,18 @@ def _open(
 
 
 def _brought() -> dict[str, Plugin]:
-    """Return the devices of other packages. Whether they can be reached shows when they are opened."""
+    """Return the devices of other packages by name; opening one shows whether it can be reached."""
     from nas.devices.phones import phones
 
     return plugins(DEVICES, {HOST, MAC, *phones()})
 
 
 def _open_brought(plugin: Plugin, settings: Settings) -> Device:
+    """Return the device of another package; any error of its own names the package."""
     opener = plugin.load()
     if not callable(opener):
         raise plugin.broken(f"{plugin.entry.value} is no function that opens a device")
+    # A NasError is the package's message for the user. Anything else is a bug in the package.
     try:
         device: object = opener(settings)
     except NasError:
@@ -162,7 +174,7 @@ def _open_brought(plugin: Plugin, settings: Settings) -> Device:
 
 
 def litert_converter() -> Converter:
-    """For devices that leave all of this computer's cores to it."""
+    """Return a converter on all cores, for devices that leave this computer's cores to it."""
     from nas.convert.converter import MOST_WORKERS, Converter
 
     return Converter(min(os.cpu_count() or 1, MOST_WORKERS))

@@ -1,5 +1,7 @@
-"""What measures: the chain of blocks that is measured, the timing that comes back, and what every
-device can do."""
+"""`Device`, the abstract base of everything that measures, and `Timing`, what a measurement gives.
+
+`nas.latency.profile` and `nas.latency.check` call devices; `nas.devices` opens them by name.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,15 @@ from nas.devices.info import DeviceInfo
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one run of a chain, over the quietest of several rounds of runs.
+    """Latency of one run of a chain in ms, over the quietest of several rounds of runs.
 
     Attributes:
-        notes: further columns of the row, by name: the unit that ran it, where it was placed, what
-            was amiss.
+        median_ms: median.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
+        runs: number of timed runs.
+        notes: further columns of the row, as pairs of name and value: the phone that ran it
+            (`unit`), where it was placed (`placement`), what was wrong (`note`).
     """
 
     median_ms: float
@@ -31,14 +37,13 @@ class Timing:
 
 
 class Device(ABC):
-    """Something that measures an exported chain of blocks; the base of every device, ours and those
-    of other packages.
+    """Base of everything that measures exported chains of blocks, in nas and in other packages.
 
     Life cycle, as `nas profile` and `nas check` call it:
 
     1. `info` is called before anything runs, and again when the table is written. It says what the
        device is. It must not need the device to be idle.
-    2. `prepare` gets each chain ahead of its turn and returns at once; the file is made in the
+    2. `prepare` gets each chain ahead of its turn and returns at once. The file is made in the
        background, so that the next chain is ready when this one is measured. The same chain may be
        asked for again and gives the same file.
     3. `measure` gets the prepared file of one chain after the other, from one thread, never two at
@@ -50,10 +55,10 @@ class Device(ABC):
        order.
     6. `close` is called once, after an error or ctrl-C too, and frees what was started.
 
-    A failure that is the chain's own is `OperationFailed`: profiling goes on with the next one and
-    remembers it. A failure of the device is `DeviceLost`: what was measured is kept, and the same
-    command goes on another time. A fault that may pass (a helper that was killed, a cable) must
-    never be raised as `OperationFailed`: measure a chain again that ran before, and see.
+    A failure that is the chain's own is `OperationFailed`: profiling records it and continues with
+    the next chain. A failure of the device is `DeviceLost`: what was measured is kept, and the same
+    command resumes later. A fault that may pass (a helper that was killed, a cable) must never be
+    raised as `OperationFailed`. Measure a chain that ran before again to tell them apart.
 
     What to copy: `nas.testing.fake_device.FakeDevice` is the smallest device,
     `nas.devices.host.device.Host` one that converts and runs in processes of its own, the Android
@@ -61,12 +66,13 @@ class Device(ABC):
     names its device as an entry point of the group `nas.devices`.
 
     Attributes:
-        copies: of an operation in the stack that is measured; more where a call costs much.
-        slope: whether an operation's latency is what each further copy of it adds, which takes a
-            second file with one copy, or the mean over the stack, which scatters less where a call
-            costs next to nothing.
-        repeats: how often an operation is measured, some others in between; the lowest counts, once
-            two agree.
+        copies: number of copies of an operation in the measured stack; more where a call costs
+            much.
+        slope: whether an operation's latency is what each further copy adds, which takes a second
+            file with one copy. Otherwise it is the mean over the stack, which scatters less where a
+            call costs next to nothing.
+        repeats: number of measurements of an operation, with others in between. The lowest counts,
+            once two agree.
         profiled_by: how `profile` times operations, in words; empty where it does not.
     """
 
@@ -85,8 +91,7 @@ class Device(ABC):
 
     @abstractmethod
     def prepare(self, chain: Chain) -> Future[Path]:
-        """Return the chain as a file that this device runs, once it is made. The future raises
-        OperationFailed."""
+        """Return a future of the chain's file, which raises OperationFailed where that fails."""
 
     @abstractmethod
     def measure(self, artifact: Path) -> Timing:
@@ -98,20 +103,19 @@ class Device(ABC):
         """
 
     def borrow_cores(self) -> AbstractContextManager[None]:
-        """Return context manager: nothing is measured inside it, so cores reserved for measuring
-        may convert, too.
+        """Return a context manager inside which cores reserved for measuring may convert.
 
-        By default it does nothing, as for devices that do not share this computer's cores.
+        No measurement runs inside it. By default it does nothing, as for devices that do not share
+        this computer's cores.
         """
         return nullcontext()
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
-        """Return the ms of each chain in a network where one follows the other, the cost of a call
-        included.
+        """Return the ms of each chain in a network where one follows the other, each with its call.
 
-        By default None: the device has no way to tell. Raises as `measure`.
+        By default None: the device cannot time single operations. Raises as `measure`.
         """
         return None
 
     def close(self) -> None:  # noqa: B027 (many devices start nothing)
-        """Free what was started. By default there is nothing to free."""
+        """Free what was started; by default nothing."""

@@ -1,9 +1,8 @@
-"""iPhones that are connected to a Mac, and the Mac itself: Core ML through coremltools'
-benchmarker.
+"""iPhones connected to a Mac, and the Mac itself, measured by coremltools' benchmarker.
 
-It builds and installs a small app with Xcode, and every single prediction is a call over USB that
-takes seconds, with a chip that idles in between: few runs, and stacks of many copies whose slope is
-an operation's latency.
+The benchmarker builds a small app with Xcode and installs it. Every prediction is a call over USB
+that takes seconds, and the chip idles in between. So there are few runs, and stacks of many copies,
+whose slope is an operation's latency.
 """
 
 from __future__ import annotations
@@ -37,19 +36,25 @@ from nas.extras import need
 from nas.versions import versions
 
 MAC = "mac"
-"""The name of the computer itself."""
+"""Name of the computer itself."""
 COPIES = 9
+"""Number of copies in a stack."""
 PHONE_RUNS = 5
+"""Predictions per measurement on a phone."""
 MAC_RUNS = 50
+"""Predictions per measurement on a Mac, where a call does not go over USB."""
 TEAM, PROFILE, BUNDLE = "NAS_APPLE_TEAM", "NAS_APPLE_PROFILE", "NAS_APPLE_BUNDLE"
-"""Environment variables for the signature of the app: the team of the developer account, or the
-UUID of a provisioning profile with the bundle identifier that it is for."""
+"""Environment variables for the signature of the app.
+
+It takes the team of the developer account, or the UUID of a provisioning profile and the bundle
+identifier that this is for.
+"""
 UNITS = {
     "MLNeuralEngineComputeDevice": "ne",
     "MLGPUComputeDevice": "gpu",
     "MLCPUComputeDevice": "cpu",
 }
-"""coremltools' classes, and what `placement` calls them."""
+"""Names in the column `placement` by coremltools' class of compute device."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,8 @@ class CoreML(Device):
     """A connected iPhone, or this Mac.
 
     Args:
-        phone: what is measured and how; of the name MAC for the computer itself.
-        cache: where converted files are kept.
+        phone: what is measured and how; its name is MAC for the computer itself.
+        cache: folder of converted files (default: the user's cache).
 
     Raises:
         InputError: naming what is missing: a Mac, Xcode, coremltools, a signature, or the phone.
@@ -88,6 +93,7 @@ class CoreML(Device):
         self._credentials = {} if self._here else _credentials(phone.name)
         self._loop = asyncio.new_event_loop()
         self._session: Any = None
+        # The last package that ran: the control after a failure.
         self._good: Path | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="nas-coreml-")
         self._converter = Converter(1, cache=cache, target=COREML)
@@ -117,20 +123,26 @@ class CoreML(Device):
         return self._converter.prepare(chain)
 
     def measure(self, artifact: Path) -> Timing:
-        """Run a package.
+        """Run a package and return its timing in ms.
 
-        After an error the app is started anew, since a model may have crashed it. What fails twice
-        is the operation's fault if a package runs that ran before, and the device's if none does.
+        After an error the app is started anew, since a model may have crashed it. A second error is
+        the operation's fault if a package that ran before still runs, else the device's.
+
+        Raises:
+            OperationFailed: when the package cannot run here.
+            DeviceLost: when no package runs any more.
         """
         try:
             return self._measured(artifact)
         except _Fault:
             self._session = None
+        # Second try, with a new app.
         try:
             return self._measured(artifact)
         except _Fault as fault:
             self._session = None
             failure = fault
+        # The control. Where nothing has run yet there is none, and the device is to blame.
         try:
             if self._good is None:
                 raise failure
@@ -150,12 +162,14 @@ class CoreML(Device):
         self._folder.cleanup()
 
     def _measured(self, artifact: Path) -> Timing:
+        """Return the timing of a package, which is the control from now on. Raises _Fault."""
         with contextlib.redirect_stderr(io.StringIO()):  # coremltools draws a bar for every message
             timing = self._loop.run_until_complete(self._time(artifact))
         self._good = artifact
         return timing
 
     async def _time(self, artifact: Path) -> Timing:
+        """Return the timing of a package and where Core ML places its operations. Raises _Fault."""
         import coremltools as ct
         from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
 
@@ -163,6 +177,8 @@ class CoreML(Device):
         model = ct.models.MLModel(str(artifact), compute_units=unit, skip_model_load=True)
         inputs = _inputs(model.get_spec())
         runs = MAC_RUNS if self._here else PHONE_RUNS
+        # Two measurements: the latency of whole predictions, and one run that tells the compute
+        # unit of every operation.
         with _faults():
             benchmarker = MLModelBenchmarker(model=model, device=await self._device())
             found = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
@@ -173,9 +189,10 @@ class CoreML(Device):
         return Timing(median, p10, p90, len(found.samples), self._notes(operations))
 
     async def _device(self) -> Any:
-        """Return the phone with the app running on it; None for this Mac."""
+        """Return the phone's session with the app running; None for this Mac."""
         if self._found is None:
             return None
+        # The phone is looked up anew: it may have been unplugged since the last session.
         if self._session is None or not self._session.session.is_alive():
             from coremltools.models.ml_program.experimental.remote_device import (
                 AppSigningCredentials,
@@ -194,8 +211,8 @@ class CoreML(Device):
         return self._session
 
     def _notes(self, operations: list[Any]) -> tuple[tuple[str, str], ...]:
-        """Return where Core ML says that it runs the operations, and whether one is not where it
-        was wanted."""
+        """Return the row's columns `placement` and, where an operation missed its unit, `note`."""
+        # Operations without a usage (constants) run nowhere.
         usages = [
             each.compute_device_usage
             for each in operations
@@ -206,6 +223,8 @@ class CoreML(Device):
         )
         total = sum(units.values())
         placement = ", ".join(f"{unit} {count}/{total}" for unit, count in units.most_common())
+        # A unit that includes the Neural Engine allows the others too: Core ML decides per
+        # operation, and says nothing unless asked.
         fell = self.phone.compute_unit in ("all", "cpu_and_ne") and units["ne"] < total
         return ("placement", placement or "unknown"), *(
             [("note", "left the Neural Engine")] if fell else []
@@ -213,14 +232,15 @@ class CoreML(Device):
 
 
 class _Fault(Exception):
-    """A measurement that coremltools, its app or the phone did not make; the text is one line."""
+    """A failed measurement, by coremltools, its app or the phone. The message is one line."""
 
 
 @contextlib.contextmanager
 def _faults() -> Iterator[None]:
-    """Turn what coremltools raises while it measures into a `_Fault`, and nothing of ours.
+    """Context manager that turns what coremltools raises into a `_Fault`.
 
-    Its errors have no base class but Exception, and their own classes are private.
+    Its errors have no base class but Exception, and their own classes are private. Errors of nas
+    and of the machine pass.
     """
     try:
         yield
@@ -234,6 +254,9 @@ def connected_phones() -> list[Connected]:
     """Return the iPhones that are connected to this Mac.
 
     coremltools lists them too, but without their product type, by which a phone is recognised.
+
+    Raises:
+        NasError: when Xcode's devicectl does not answer as expected.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "devices.json"
@@ -255,6 +278,8 @@ def connected_phones() -> list[Connected]:
 
 
 def _parse(listed: Any) -> list[Connected]:
+    """Return the connected iPhones in the JSON of `devicectl list devices`."""
+    # Paired phones are listed too; only a connected one has a tunnel.
     return [
         Connected(
             udid=device["hardwareProperties"]["udid"],
@@ -272,7 +297,7 @@ def _parse(listed: Any) -> list[Connected]:
 
 
 def mac() -> Phone:
-    """This Mac, as if it were a phone. Raises InputError where it is none."""
+    """Return this Mac as if it were a phone. Raises InputError where this is not a Mac."""
     _require(MAC)
     chip = subprocess.run(
         ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
@@ -307,6 +332,7 @@ def _require(name: str) -> None:
 
 
 def _connected(phone: Phone) -> Connected:
+    """Return the first connected iPhone that matches. Raises InputError where none does."""
     listed = connected_phones()
     for found in listed:
         if phone.match.takes("", found.product):
@@ -319,6 +345,7 @@ def _connected(phone: Phone) -> Connected:
 
 
 def _credentials(name: str) -> dict[str, str | None]:
+    """Return coremltools' credentials from the environment. Raises InputError without any."""
     team, profile, bundle = (os.environ.get(variable) for variable in (TEAM, PROFILE, BUNDLE))
     if not team and not (profile and bundle):
         raise InputError(
@@ -333,7 +360,7 @@ def _credentials(name: str) -> dict[str, str | None]:
 
 
 def _inputs(spec: Any) -> dict[str, Any]:
-    """Return random inputs of the model's own float16, which the benchmarker's are not."""
+    """Return random float16 inputs, as the model takes; the benchmarker's own are not float16."""
     rng = np.random.default_rng(0)
     return {
         each.name: rng.standard_normal(tuple(each.type.multiArrayType.shape)).astype(np.float16)
@@ -342,5 +369,6 @@ def _inputs(spec: Any) -> dict[str, Any]:
 
 
 def _line(error: BaseException) -> str:
+    """Return an error's class and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

@@ -1,4 +1,4 @@
-"""What a latency table was taken on, and how far it can be trusted: `device.yaml`."""
+"""`device.yaml`: the device that a latency table was measured on, and the errors of the table."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ from nas.notebook import shortened
 from nas.validation import mistake_in
 
 Provenance = Literal["measured", "interpolated", "estimated", "priced"]
-"""From the most to the least trustworthy. Rows have the first three; `priced` is an operation that
-has no row."""
+"""Origins of a latency, from the most to the least trustworthy.
 
+Rows have the first three; `priced` is an operation without a row.
+"""
+
+# Strict: a quoted number is an error, and `.inf` and `.nan` of YAML are not latencies.
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _OPEN = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
 
 
 def iso_date(value: Any) -> str:
-    """Return `value` as an ISO date or time. Raises ValueError when it is none."""
+    """Return `value` as an ISO date or time. Raises ValueError where it is not one."""
     text = value.isoformat() if isinstance(value, datetime.date) else str(value)
     try:
         datetime.datetime.fromisoformat(text)
@@ -49,17 +52,18 @@ Percent = Annotated[float, Field(ge=0)]
 
 
 class Calibration(BaseModel):
-    """How sums of rows are carried over to whole networks. Further keys are free.
+    """The line that turns sums of rows into latencies of whole networks. Further keys are free.
 
-        ms = intercept_ms + scale * sum of rows + weights_ms * (millions of parameters -
-        weights_from)
+        ms = intercept_ms + scale * (sum of rows)
+             + weights_ms * (millions of parameters - weights_from)
 
     Attributes:
-        weights_ms: what a million parameters take in a network beside their rows.
-        weights_from: millions of parameters whose time the rows tell.
-        nets: whole networks that this was fitted to.
-        mape: what those are off by in percent: the calibration's own misfit.
-        note: what was wrong with the fit, where it was left at less than it could be.
+        scale: factor on the sum of rows.
+        weights_ms: ms that a million parameters take in a network beside their rows.
+        weights_from: millions of parameters whose time is in the rows already.
+        nets: number of networks that this was fitted to.
+        mape: mean absolute error on those in percent, the calibration's own misfit.
+        note: what was wrong with the fit; empty where nothing was.
     """
 
     model_config = _OPEN
@@ -72,19 +76,19 @@ class Calibration(BaseModel):
 
 
 class Check(BaseModel):
-    """Predictions against measured whole networks that the calibration never saw. Further keys are
-    free.
+    """Errors of predictions on networks that the calibration never saw. Further keys are free.
 
     Attributes:
-        nets: networks measured.
+        nets: number of networks measured.
         mape: mean absolute error in percent.
         bias: mean signed error in percent; negative where the table predicts too little.
-        within_5, within_10: share of networks in percent whose error is at most 5 and 10 percent.
-        spearman: rank correlation.
-        date: when it was done.
-        drift: percent by which networks of the calibration took longer then than when the table was
+        within_5: share of networks with an error of at most 5 %, in percent.
+        within_10: share of networks with an error of at most 10 %, in percent.
+        spearman: rank correlation; None where it is not defined.
+        date: of the measurement.
+        drift: percent by which networks of the calibration took longer than when the table was
             calibrated; None where none was measured beside.
-        mape_without_drift: `mape` with that taken off what was measured.
+        mape_without_drift: `mape` with that drift removed from the measured latencies.
     """
 
     model_config = _OPEN
@@ -107,17 +111,16 @@ class Check(BaseModel):
 
 
 class Profiled(BaseModel):
-    """What a table was completed for, its own calibration there, and how well that predicts.
+    """A space that a table was completed for, with its own calibration and check.
 
     Attributes:
         space: as `--space` takes it.
         name: of the space.
         resolution: input size and classes or head, as `nas.latency.network_times.resolution_id`
             writes them.
-        scale, intercept_ms, weights_ms, weights_from: as in `Calibration`.
-        nets, mape: whole networks that these were fitted to, and what they are off by in percent.
-        note: as in `Calibration`.
-        check: the last one of this space.
+        scale: as in `Calibration`, as are `weights_ms`, `weights_from`, `nets`, `mape` and `note`.
+        intercept_ms: cost of a call.
+        check: the last check of this space.
     """
 
     model_config = _OPEN
@@ -145,7 +148,7 @@ class Costs:
 
     Attributes:
         call: of one prediction, before any layer.
-        compute: of 10^9 multiply-accumulates.
+        compute: of 10^9 multiply-accumulates (MACs).
         weights: of reading 10^6 weights.
         memory: of moving 10^6 activations.
         layer: of starting a layer that multiplies or pools.
@@ -172,12 +175,15 @@ class Costs:
 
 
 class EstimateInfo(BaseModel):
-    """How an estimated table was made, and its error on models left out of the fit. Further keys
-    are free.
+    """Method of an estimate and its error on models left out of the fit. Further keys are free.
 
-    Keys that are read where they are there: `costs_ms` (prices what has no row), `dense` (the error
-    of prices at dense sizes), `largest_resolution` (of the fitted networks),
-    `leave_one_family_out`, and `adjusted` (a calibration).
+    These keys are read where they exist: `costs_ms` (prices what has no row), `dense` (the error of
+    prices at dense sizes), `largest_resolution` (of the fitted networks), `leave_one_family_out`,
+    and `adjusted` (a calibration).
+
+    Attributes:
+        method: in words.
+        leave_one_out_mape: mean absolute error in percent on what was left out.
     """
 
     model_config = _OPEN
@@ -223,31 +229,33 @@ class EstimateInfo(BaseModel):
 
     @property
     def calibrated_error(self) -> float | None:
-        """Return expected error in percent after the last `--calibrate`, never below that
-        calibration's own misfit."""
+        """Return the expected error in percent after the last `--calibrate`; None without one.
+
+        It is never below that calibration's own misfit.
+        """
         expected = self._more("adjusted").get("expected")
         return None if expected is None else float(expected)
 
     @property
     def family_error(self) -> float:
-        """Return mean error in percent of families left out of the fit; 0 where nobody recorded it."""
+        """Return the mean error in percent of families left out of the fit; 0 where unknown."""
         return float(self._more("leave_one_family_out").get("mape", 0.0))
 
     def priced_error(self, resolution: tuple[int, int], dense: bool) -> float:
-        """Return the error in percent that operations without a row have on top of
-        `leave_one_out_mape`.
+        """Return the error in percent of operations without a row, beyond `leave_one_out_mape`.
 
-        Prices and rows come from one model, so there is none at the sizes that were fitted. A
-        segmentation head or more pixels than any fitted network has count as dense. That error was
-        measured on segmentation networks.
+        Prices and rows come from one model, so it is 0 at the sizes that were fitted. A
+        segmentation head, or more pixels than any fitted network has, counts as dense. The error
+        there was measured on segmentation networks.
         """
+        # Pixels are compared, as an input need not be square.
         largest = (self.model_extra or {}).get("largest_resolution", 0)
         beyond = resolution[0] * resolution[1] > largest**2
         return float(self._more("dense").get("extra", 0.0)) if dense or beyond else 0.0
 
     @property
     def source(self) -> str:
-        """Return which networks the error is of, in words."""
+        """Return the networks that the error was measured on, in words."""
         family = (
             f"; {self.family_error:.0f} % for families that have no figures there"
             if self.family_error
@@ -262,30 +270,32 @@ class EstimateInfo(BaseModel):
 
 @dataclass(frozen=True, config=_STRICT)
 class DeviceInfo:
-    """The device, its software, how it was asked and what it gave.
+    """The device and the software of a table, its settings, its calibration and its errors.
 
     Attributes:
         name: what `--device` takes; the folder of the table.
-        kind: what measures it: litert-host, litert-android, coreml, ...
-        soc, os: the chip, and the operating system with its build.
-        runtime, runtime_version: what ran the operations.
+        kind: of device: litert-host, litert-android, coreml, ...
+        soc: the chip.
+        os: the operating system with its build.
+        runtime: what ran the operations.
+        runtime_version: of the runtime.
         compute_unit: the unit that was asked for.
-        placement: the unit that the operations got.
+        placement: the unit that ran the operations.
         precision: of the weights and activations while running.
-        threads: CPU threads, where there is a choice.
-        affinity: the cores or the mask that the threads were pinned to, as "cores 2,3" or "mask
-            f0".
-        tools: versions of what converted and measured.
+        threads: CPU threads; None where there is no choice.
+        affinity: cores or mask that the threads were pinned to, as "cores 2,3" or "mask f0".
+        tools: versions of the packages that converted and measured.
         date: of the last change.
-        provenance: how the rows came about; the worst of them.
-        intercept_ms: what one call costs before any operation.
+        provenance: the worst of the rows.
+        intercept_ms: cost of a call before any operation.
         calibration: over all spaces.
-        spaces: what the table was completed for, the last one last, each with its own calibration
-            and check.
+        spaces: those that the table was completed for, the latest last, each with its own
+            calibration and check.
         check: the last one.
-        left_out: how many operations profiling has not reached yet, by the space and the sizes as
-            `nas profile --space` takes them; empty once every profile is complete.
-        source: where the figures are from, in words.
+        left_out: number of operations that profiling has not reached yet, by the space and the
+            sizes as `nas profile --space` takes them; empty once every profile is complete.
+        estimate: method and error of interpolated or estimated rows.
+        source: of the figures, in words.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -336,7 +346,7 @@ class DeviceInfo:
 
 
 def load_device_info(path: str | Path) -> DeviceInfo:
-    """Read and validates a `device.yaml`.
+    """Read and validate a `device.yaml`.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -357,8 +367,13 @@ def load_device_info(path: str | Path) -> DeviceInfo:
 def make_device_info(
     file: YamlFile, keys: Sequence[str | int], data: Mapping[str, Any], **more: Any
 ) -> DeviceInfo:
-    """Return the device that `data` describes, which stands at `keys` of `file`; `more` is from
-    elsewhere.
+    """Return the device that `data` describes.
+
+    Args:
+        file: that `data` is from, for messages.
+        keys: of `data` in the file.
+        data: fields of `DeviceInfo`.
+        more: further fields, which are not in the file.
 
     Raises:
         InputError: naming file, line, key and reason.

@@ -1,4 +1,4 @@
-"""How a phone of a known name is recognised and driven when it is connected: `phone.yaml`."""
+"""`phone.yaml`: how a connected phone is recognised, and the settings that it is measured with."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ UNITS = {
     ANDROID: ("cpu", "gpu"),
     COREML: ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only"),
 }
-"""The compute units that a phone of a kind can be asked for."""
+"""Compute units that a phone can be asked for, by kind."""
 
 
 class Match(BaseModel):
-    """What a phone says of itself, as names with the wildcards of a shell; an empty list takes
-    every phone.
+    """Patterns for what a phone says of itself, with the wildcards of a shell.
+
+    An empty list matches every phone.
 
     Attributes:
-        soc_model: `ro.soc.model` of Android.
-        model: `ro.product.model` of Android, the product type of Apple.
+        soc_model: patterns for Android's `ro.soc.model`.
+        model: patterns for Android's `ro.product.model`, or for Apple's product type.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -38,7 +39,8 @@ class Match(BaseModel):
     model: list[str] = []
 
     def takes(self, soc_model: str, model: str) -> bool:
-        """Return whether each list that is not empty has a name for it."""
+        """Return whether every list that is not empty has a pattern that matches."""
+        # `fnmatch` would ignore case on Windows alone; `fnmatchcase` does not.
         pairs = ((self.soc_model, soc_model), (self.model, model))
         return all(
             not names or any(fnmatchcase(text, name) for name in names) for names, text in pairs
@@ -47,17 +49,18 @@ class Match(BaseModel):
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Phone:
-    """A kind of phone: how it is recognised, and the settings that its latency table is measured
-    with.
+    """A model of phone, with the settings that its latency table is measured with.
 
     Attributes:
         name: what `--device` takes; the folder of the file.
         kind: litert-android or coreml.
         soc: the chip, in words.
+        match: which connected phones it is.
         compute_unit: what is asked for, one of UNITS.
         precision: float32 or float16.
-        threads: CPU threads; none where the system chooses.
-        affinity: mask of the cores that the threads run on, in hexadecimal as `taskset` takes it;
+        description: in words.
+        threads: CPU threads; None where the system chooses.
+        affinity: hexadecimal mask of the cores that the threads run on, as `taskset` takes it;
             every core if empty.
     """
 
@@ -85,7 +88,7 @@ class Phone:
 
 
 def load_phone(path: str | Path) -> Phone:
-    """Read and validates a `phone.yaml`.
+    """Read and validate a `phone.yaml`.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -104,6 +107,7 @@ def load_phone(path: str | Path) -> Phone:
         phone = Phone(**file.data)
     except ValidationError as error:
         raise mistake_in(file, error) from None
+    # `phones` lists files by their folders: nobody could ask for another name.
     if phone.name != file.path.absolute().parent.name:
         raise file.error(
             ["name"],
@@ -113,7 +117,7 @@ def load_phone(path: str | Path) -> Phone:
 
 
 def phones() -> dict[str, Phone]:
-    """Return the known phones by name: those in ./latency_tables first, then those that ship."""
+    """Return the known phones by name, those in ./latency_tables before those that ship."""
     return {
         name: load_phone(path)
         for name, path in resources.names(resources.TABLES, f"*/{PHONE_FILE}").items()
@@ -121,8 +125,10 @@ def phones() -> dict[str, Phone]:
 
 
 def recognise(kind: str, soc_model: str, model: str) -> Phone | None:
-    """Return the known phone that this one is; where several take it, one that knows its model and
-    not its chip alone."""
+    """Return the known phone that matches, or None.
+
+    Where several match, one that names the model wins over one that names the chip alone.
+    """
     taken = [
         phone
         for phone in phones().values()

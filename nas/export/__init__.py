@@ -1,6 +1,6 @@
-"""From a network to the files that devices run. Imports no torch.
+"""Export of a network to the files that devices run: the registry of targets. Imports no torch.
 
-One file a target, named here; `nas.export.target.Target` says what it defines.
+Each target is one file, named here, that defines a `nas.export.target.Target`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ TARGETS: plugins.Registry[Target] = plugins.Registry(
     },
     kind="nas.export.target:Target",
 )
-"""By the name that --to takes. A further target is one file, named here or by an entry point of
-another package."""
+"""Export targets by the name that --to takes.
+
+A further target is one file, named here or by an entry point of another package.
+"""
 NEEDS: dict[str, tuple[str, ...]] = {
     "torch": ("train", "torch", "safetensors"),
     "timm": ("train", "torch", "safetensors"),
@@ -40,17 +42,19 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "coreml": ("coreml",),
     "coreml-int8": ("coreml",),
 }
-"""The extra that a target needs, and which modules of it where not all; a target that is not here
-needs none."""
+"""The extra that a target needs, and the modules of it where it does not need all.
+
+Targets that are not here need none.
+"""
 ALWAYS_WITH = {"torch": "config"}
-"""What is of no use without another target."""
+"""Target to another target without whose file its own is of no use."""
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    """Return the targets of these names in the order of TARGETS, with those that they need.
+    """Return these targets and those that they need, in the order of TARGETS.
 
     Raises:
-        InputError: for an unknown name, or none at all.
+        InputError: for an unknown name, or for no name.
     """
     asked = set(names)
     for name in sorted(asked - TARGETS.keys()):
@@ -65,7 +69,7 @@ def load_target(name: str) -> Target:
     """Return the target of a name in TARGETS.
 
     Raises:
-        InputError: when what it needs is not installed.
+        InputError: when an extra that it needs is not installed.
     """
     if name in NEEDS:
         need(f"--to {name}", *NEEDS[name])

@@ -1,5 +1,7 @@
-"""`nas.export`: a run's network as files for a phone, a server, or another framework. `nas export`
-prints it."""
+"""`nas.export`: writes a run's network as files for phones, servers, or other frameworks.
+
+The command `nas export` calls `perform`.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ from nas.runs.resolve import Source, find_source
 def export(
     run: str | Path, to: str | Sequence[str] = ("config", "torch", "litert"), **options: Any
 ) -> Exported:
-    """Export a network: batch norms folded, normalization and class names inside, compared with the
-    original.
+    """Export a network to files and compare their outputs with the network's.
+
+    Batch norms are folded; normalisation and class names are inside the files.
 
     Args:
         run: a run's folder, an architecture's YAML file, or a published member.
@@ -29,12 +32,12 @@ def export(
             weights="b.pth", out="files"`.
 
     Returns:
-        What was written and how it compares, by target; `folder` is where the files are.
+        The files and their differences by target, and their folder.
 
     Raises:
-        InputError: for an option that is unknown, out of range or without effect, and as the
-            command.
-        NasError: naming each target that has no file, and why.
+        InputError: for an option that is unknown, out of range or without effect, and for a bad
+            run, bad weights or bad data.
+        NasError: naming each target that has no file, with the reason.
     """
     targets = to if isinstance(to, str) else ",".join(to)
     return perform(make(ExportOptions, {"run": run, "to": targets, **options}))[1]
@@ -43,7 +46,7 @@ def export(
 def perform(
     options: ExportOptions, note: Callable[[str], None] = lambda line: None
 ) -> tuple[Source, Exported]:
-    """Return do what the options of `nas export` say; `note` is called with lines for the user."""
+    """Export as the options of `nas export` say; `note` is called with lines for the user."""
     targets = chosen(filter(None, options.to.replace(" ", "").split(",")))
     _check_calibrate(options, targets)
     source = find_source(options.run, options.weights, options.out)
@@ -64,6 +67,8 @@ def perform(
             held_out=source.held_out,
             seed=source.seed,
         )
+        # A classifier gets the names of the data's classes; dense prediction has other classes than
+        # those of the images.
         if source.architecture.head.layout != "pyramid":
             source = source.named(real.judged.classes)
     exported = write(source, targets, real, report=note, command=words("export", options))
@@ -73,7 +78,7 @@ def perform(
 
 
 def _check_calibrate(options: ExportOptions, targets: list[str]) -> None:
-    """Raise InputError for --calibrate where no target takes the ranges of activations from images."""
+    """Raise InputError for --calibrate where no target takes activation ranges from images."""
     if "calibrate" in options.given and not any(load_target(name).calibrated for name in targets):
         raise InputError(
             f"{options.where('calibrate')}: has no effect here (requires a target with int8 in"

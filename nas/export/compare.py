@@ -1,5 +1,7 @@
-"""How far the outputs of an exported file are from those of the network, and how often each is
-right."""
+"""Comparison of an exported file's outputs with the network's, and the accuracy of both.
+
+`nas.export.run` calls it for every target that can run here.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,19 @@ from nas.network import Network
 from nas.training.batches import normalise
 
 BATCH = 16
+"""Images per forward pass."""
 RANDOM_IMAGES = 4
+"""Number of images of noise to compare outputs on."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Of an exported file's outputs from the network's, over some images.
+    """The differences of an exported file's outputs from the network's, over some images.
 
     Attributes:
-        max_abs, mean_abs: of the differences of logits.
-        relative: the root of the mean squared difference over the standard deviation of the
-            network's logits.
+        images: number of images.
+        max_abs, mean_abs: largest and mean absolute difference of logits.
+        relative: root mean squared difference, over the standard deviation of the network's logits.
         top1_agreement: percent of images (or of pixels) with the same largest logit.
     """
 
@@ -37,8 +41,10 @@ class Differences:
 
 @torch.no_grad()
 def outputs_of(network: Network, images: Images) -> Outputs:
-    """Return what the network, in eval mode as it was trained, gives for images (N, 3, H, W) of
-    pixels from 0 to 255."""
+    """Return the outputs of a network in eval mode for images (N, 3, H, W) of pixels from 0 to 255.
+
+    The network is as it was trained: nothing is folded or merged.
+    """
     parts = (
         torch.from_numpy(np.array(images[start : start + BATCH]))
         for start in range(0, len(images), BATCH)
@@ -47,17 +53,17 @@ def outputs_of(network: Network, images: Images) -> Outputs:
 
 
 def random_images(resolution: tuple[int, int]) -> Images:
-    """Return noise, the same every time: (RANDOM_IMAGES, 3, H, W)."""
+    """Return images of noise (RANDOM_IMAGES, 3, H, W), the same at every call."""
     return np.random.default_rng(0).integers(
         0, 256, (RANDOM_IMAGES, 3, *resolution), dtype=np.uint8
     )
 
 
 def differences(expected: Outputs, found: Outputs) -> Differences:
-    """Return how far `found` is from `expected`, both (N, classes) or (N, classes, H, W).
+    """Return the differences of `found` from `expected`, both (N, classes) or (N, classes, H, W).
 
     Raises:
-        ValueError: when they have other shapes, or `found` holds what is no number.
+        ValueError: when their shapes differ, or `found` has infinite values or NaN.
     """
     if expected.shape != found.shape:
         raise ValueError(
@@ -68,6 +74,8 @@ def differences(expected: Outputs, found: Outputs) -> Differences:
             f"{100 * (1 - np.isfinite(found).mean()):.0f} % of its outputs are no finite numbers"
         )
     apart = np.abs(expected.astype(np.float64) - found)
+    # `relative` has no unit, so one tolerance serves networks with logits of any size. The floor
+    # avoids a division by 0 for constant outputs. Dimension 1 holds the classes in both shapes.
     return Differences(
         images=len(expected),
         max_abs=_short(apart.max()),
@@ -78,10 +86,10 @@ def differences(expected: Outputs, found: Outputs) -> Differences:
 
 
 def accuracy(outputs: Outputs, labels: NDArray[np.int64]) -> float:
-    """Return percent of images whose largest logit is that of their class."""
+    """Return the percentage of images whose largest logit is that of their class."""
     return round(100 * float((outputs.argmax(1) == labels).mean()), 3)
 
 
 def _short(value: float) -> float:
-    """Return four digits, as a plain number for YAML."""
+    """Return the value rounded to four digits, as a plain number for YAML."""
     return float(f"{float(value):.4g}")

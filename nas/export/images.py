@@ -1,4 +1,7 @@
-"""The real images of an export: some to calibrate with, others to judge by. Imports no torch."""
+"""Real images of an export: to calibrate with, and to evaluate on. Imports no torch.
+
+`nas.export.command` loads them where --data is given.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ class RealImages:
     """Images of the data that a network was trained on.
 
     Attributes:
-        calibration: training images, which a quantisation takes the ranges of activations from.
-        judged: what outputs are compared and accuracy is counted on; test images, or else held-out
-            ones.
+        calibration: training images, from which a quantisation takes the ranges of activations.
+        judged: test images, or else held-out ones, on which outputs are compared and accuracy is
+            measured.
     """
 
     calibration: ImageData
@@ -29,17 +32,22 @@ def load_images(
     held_out: float | int = 0.1,
     seed: int = 0,
 ) -> RealImages:
-    """At most `limit` images to judge by and `calibrate` to calibrate with, each class in its
-    share.
+    """Return at most `limit` images to evaluate on and `calibrate` images to calibrate with.
 
-    `held_out` and `seed` are those of the training, so that what was held out of it is held out
-    here. Images stand in one order for a seed, those that are held out first: of a training that
-    says how many these were no more need to be decoded than are used. Else the data is decoded
-    whole, as the training had it.
+    Each class has its share in both.
+
+    Args:
+        data: the images by name, as `--data` takes them.
+        resolution: (height, width) in pixels.
+        limit, calibrate: maximum numbers of images.
+        held_out, seed: those of the training, so that the same images are held out here.
 
     Raises:
         InputError: as `nas.data.load_data`.
     """
+    # A seed gives one order of images, in which the held-out ones come first. Where their number is
+    # known, only the images that are used need to be decoded. A share is of the whole data set,
+    # which must then be decoded whole.
     enough = max(held_out + calibrate, limit) if isinstance(held_out, int) else None
     splits = load_data(data, resolution, held_out, enough, seed)
     return RealImages(
@@ -48,5 +56,5 @@ def load_images(
 
 
 def _first(data: ImageData, count: int) -> ImageData:
-    """Return the first images; their order is stratified."""
+    """Return the first images; as their order is stratified, every class keeps its share."""
     return replace(data, images=data.images[:count], labels=data.labels[:count])

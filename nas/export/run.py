@@ -1,5 +1,8 @@
-"""Exporting a network: each target written aside, compared with the network, moved into place,
-recorded."""
+"""Export of a network: writes each target aside, compares it, moves it into place and records it.
+
+`nas.export.command` calls `export`. Conversion runs in another process (`nas.export.worker`), so
+that a crash of a converter fails one target alone.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,13 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """What export.yaml says after an export.
+    """The result of an export.
 
     Attributes:
-        targets: by name, what export.yaml says of each file.
-        failed: by target, why it has no file.
-        skipped: targets that were there and whole.
-        folder: where the files are.
+        targets: entry of each file in export.yaml, by target.
+        failed: reason why there is no file, by target.
+        skipped: targets whose files existed and were complete.
+        folder: folder of the files.
     """
 
     targets: dict[str, dict[str, Any]]
@@ -59,19 +62,20 @@ def export(
     report: Report = print,
     command: str = "",
 ) -> Exported:
-    """Export to the targets of these names; what is there and whole is left as it is. One that
-    fails stops no other.
+    """Export a network to the targets of these names.
+
+    Files that exist and are complete are left as they are. A target that fails stops no other.
 
     Args:
         source: the network.
         names: keys of `nas.export.TARGETS`.
-        real: images for targets that need some, to compare outputs on and to count accuracy on.
-        report: told what is being done.
+        real: images for targets that need some, to compare outputs and to measure accuracy on.
+        report: called with a line on each step.
         command: the command line, for the record.
 
     Raises:
-        InputError: for an unknown target, one whose package is missing or that needs images and
-            gets none, or weights that are not the network's.
+        InputError: for an unknown target, for one whose package is missing or that needs images and
+            gets none, and for weights of another network.
     """
     targets = {name: load_target(name) for name in chosen(names)}
     for name, target in targets.items():
@@ -80,6 +84,7 @@ def export(
 
 
 def _check(name: str, target: Target, real: RealImages | None) -> None:
+    """Raise InputError for a target that needs images and gets none."""
     if target.calibrated and real is None:
         raise InputError(f"--to {name}: takes the ranges of activations from images; give --data")
 
@@ -92,6 +97,7 @@ class _Export:
     ) -> None:
         self.command = command
         self.record = Record(source.folder)
+        # Class names of an earlier export with --data are kept by one without.
         known = (
             self.record.classes
             if len(self.record.classes) == source.architecture.classes
@@ -105,7 +111,8 @@ class _Export:
         self.worker = Worker("nas.export.worker")
 
     def run(self, targets: dict[str, Target]) -> Exported:
-        # Weights of another network are refused before anything is written.
+        """Export to all targets; see `export`."""
+        # Loading the network here refuses weights of another one before anything is written.
         self.loaded = (
             any(target.weights for target in targets.values()) and self.network is not None
         )
@@ -131,14 +138,17 @@ class _Export:
         return Exported(made, failed, tuple(skipped), self.source.folder)
 
     def _up_to_date(self, name: str, target: Target) -> bool:
+        """Return whether a file is complete and was compared on the same images."""
         entry = self.record.whole(name, self._made(target))
         return entry is not None and (
             self.real is None or target.run is None or entry["judged"] == self._judged
         )
 
     def _make(self, name: str, target: Target) -> None:
-        """Write a file, compares it, moves it into place and records it; or only compares one that
-        is whole."""
+        """Write a file, compare it, move it into place and record it.
+
+        A complete file that was compared on other images is only compared again.
+        """
         path = self.source.folder / target.file
         entry = self.record.whole(name, self._made(target))
         if entry is not None:
@@ -151,6 +161,7 @@ class _Export:
             self._write(name, target, temporary)
             seconds = round(time.monotonic() - started, 2)
             compared = self._compared(name, target, temporary)
+            # Before the old file is replaced: a kill must not leave its entry beside the new file.
             self.record.drop(name, self.about)
         self.record.put(
             name,
@@ -168,6 +179,11 @@ class _Export:
         )
 
     def _write(self, name: str, target: Target, path: Path) -> None:
+        """Write a file, in the worker where a converter is needed.
+
+        Raises:
+            NasError: naming the operation that the format cannot express.
+        """
         if target.alone is None:  # nothing is converted, so nothing prints or crashes
             target.write(self.model, path)
             return
@@ -179,10 +195,11 @@ class _Export:
             raise NasError("the converter ended without an error and without a file")
 
     def _culprit(self, name: str, error: Exception) -> str:
-        """Return which operation a format cannot express: the first that cannot be converted alone."""
+        """Return a message on the first operation that cannot be converted alone."""
         self.report(f"{name}: failed ({error}); looking for the operation")
         seen: set[tuple[str, str, str]] = set()
         for operation in self.architecture.operations():
+            # Operations of one key are the same block at the same shape: one of them is enough.
             if operation.key in seen:
                 continue
             seen.add(operation.key)
@@ -196,8 +213,14 @@ class _Export:
         return f"cannot express the network, although each of its operations alone: {error}"
 
     def _compared(self, name: str, target: Target, path: Path) -> dict[str, Any]:
-        """Return the differences of a file's outputs, its accuracy, or what it says of itself where
-        it cannot run here."""
+        """Return the comparison of a file with the network, as export.yaml has it.
+
+        It has the differences of outputs and the accuracy. A file that cannot run here is inspected
+        instead.
+
+        Raises:
+            NasError: when the outputs differ by more than the target tolerates.
+        """
         if target.inspect:
             asked = {"do": "inspect", "target": name, "path": str(path), "model": str(self._saved)}
             return {"inspected": self._ask(**asked)["found"], "judged": None}
@@ -205,6 +228,7 @@ class _Export:
             return {"judged": None}
         from nas.export.compare import accuracy, differences
 
+        # `judged` says on which images, so that other ones lead to another comparison.
         found: dict[str, Any] = {
             "judged": self._judged,
             "tolerance": target.tolerance,
@@ -213,6 +237,7 @@ class _Export:
         for kind, images in self._images.items():
             expected = self._expected[kind]
             outputs = self._run(name, path, images)
+            # The file is not moved into place after any of these errors.
             try:
                 apart = differences(expected, outputs)
             except ValueError as error:
@@ -228,7 +253,8 @@ class _Export:
                     "before": before,
                     "after": after,
                 }
-            # A quantisation's ranges are those of images: noise lies beyond them.
+            # A quantisation takes its ranges from images. Noise goes beyond them, so differences on
+            # noise are recorded but not limited.
             if apart.relative > target.tolerance and not (target.calibrated and kind == "random"):
                 raise NasError(
                     _beyond(apart.relative, target.tolerance, kind, found.get("accuracy"))
@@ -236,6 +262,8 @@ class _Export:
         return found
 
     def _run(self, name: str, path: Path, images: Images) -> Outputs:
+        """Return the outputs of a file for images, run in the worker; arrays go through files."""
+        # Requests to the worker are small texts; arrays of images are not.
         inputs = self.scratch / "images.npy"
         outputs = self.scratch / "outputs.npy"
         np.save(inputs, images, allow_pickle=False)
@@ -249,6 +277,7 @@ class _Export:
         return found
 
     def _ask(self, **request: Any) -> dict[str, Any]:
+        """Return the worker's answer; what a target refused there is raised here."""
         answer = self.worker.ask(**request)
         if "refused" in answer:
             raise NasError(answer["refused"])
@@ -273,6 +302,7 @@ class _Export:
             "version": versions()["nas"],
             "weights": source.provenance,
         }
+        # `config` alone needs no weights, so the network is not built for it.
         state = self.network.state_dict() if self.loaded else {}
         return Model(
             arch, state, source.classes, about, self.real.calibration.images if self.real else None
@@ -280,7 +310,7 @@ class _Export:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Return what export.yaml says of all its files."""
+        """Return the entries of export.yaml on all its files."""
         source = self.source
         file = self.source.weights
         return {
@@ -303,7 +333,7 @@ class _Export:
 
     @cached_property
     def _saved(self) -> Path:
-        """Return the network in files, for the worker."""
+        """Return a folder with the network in files, for the worker."""
         folder = self.scratch / "model"
         folder.mkdir()
         self.model.save(folder)
@@ -331,7 +361,8 @@ class _Export:
         )
 
     def _made(self, target: Target) -> str:
-        """Return the same for the same file: what goes into it."""
+        """Return a hash of everything that decides the content of a target's file."""
+        # Calibration images decide the ranges of a quantisation and nothing else.
         calibration = self.real.calibration if self.real and target.calibrated else None
         images = [calibration.fingerprint, len(calibration)] if calibration else None
         weights = self.about["weights"].get("sha256")
@@ -349,8 +380,13 @@ class _Export:
 
 
 def _network(source: Source) -> Network:
-    """Return the network in eval mode, with the weights of its file or with random ones that are
-    the same every time."""
+    """Return the network in eval mode, with the weights of its file.
+
+    Without a file they are random, and the same at every call.
+
+    Raises:
+        InputError: for weights of another network, or of another number of classes.
+    """
     import torch
 
     from nas.network import build

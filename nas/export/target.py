@@ -1,4 +1,7 @@
-"""What an export target is, and what it is given to write."""
+"""Interface of an export target, and the model that it writes.
+
+`nas.export.run` and `nas.export.worker` call targets; each file of `nas.export.targets` is one.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,22 @@ if TYPE_CHECKING:
     from nas.network import Network
 
 Images = NDArray[np.uint8]
-"""(N, 3, H, W), RGB."""
+"""RGB images (N, 3, H, W), pixels from 0 to 255."""
 Outputs = NDArray[np.float32]
 """Logits (N, classes), or scores (N, classes, H, W) of dense prediction."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is written.
+    """A network with all that an exported file says of it.
 
     Attributes:
+        architecture: of the network.
         state: the weights as `nas.build(architecture).state_dict()` names them.
-        classes: what the logits stand for.
-        about: name, description, author, version and licence-like facts for the file's metadata, as
-            text.
-        calibration: images to calibrate a quantisation with; none where it needs none.
+        classes: names of the logits' classes.
+        about: name, description, author, version and provenance of the weights, for the file's
+            metadata.
+        calibration: images to calibrate a quantisation with, or None.
     """
 
     architecture: Architecture
@@ -52,7 +56,8 @@ class Model:
 
         with torch.device("meta"):
             network = build(self.architecture)
-        # Assigned, as what is built is empty; copies, as deploying changes weights in place.
+        # Assigned, as the network on the meta device has no memory to copy into. Copies, as
+        # deploying changes weights in place.
         network.load_state_dict(
             {name: tensor.clone() for name, tensor in self.state.items()}, assign=True
         )
@@ -60,11 +65,11 @@ class Model:
 
     @property
     def dense(self) -> bool:
-        """Return whether it gives maps of scores instead of logits."""
+        """Return whether the network gives maps of scores (dense prediction) instead of logits."""
         return self.architecture.head.layout == "pyramid"
 
     def save(self, folder: Path) -> None:
-        """Write what `load` reads, for another process."""
+        """Write the model into a folder, for `load` in another process."""
         self.architecture.save(folder / ARCHITECTURE_FILE)
         save_state(folder / WEIGHTS_FILE, self.state, self.architecture, self.classes)
         (folder / "about.json").write_text(
@@ -75,6 +80,7 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path) -> Model:
+        """Return the model that `save` wrote into a folder."""
         from safetensors import safe_open
 
         about = json.loads((folder / "about.json").read_text())
@@ -93,7 +99,7 @@ class Model:
 def save_state(
     path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]
 ) -> None:
-    """Write weights as every command of this project reads them."""
+    """Write weights to a safetensors file that every command of this project reads."""
     from safetensors.torch import save_file
 
     header = {
@@ -106,24 +112,23 @@ def save_state(
 
 @dataclass(frozen=True)
 class Target:
-    """One format that networks are exported to; `nas.export.TARGETS` lists the files that define
-    them.
+    """A format that networks are exported to; `nas.export.TARGETS` lists the defining files.
 
     Attributes:
-        file: what the exported file or folder is called.
-        packages: the distributions it needs, whose versions are recorded.
-        write: puts the network into a file of this format. Raises NasError for what the format
-            cannot express.
-        run: runs a file on images (N, 3, H, W) as they are; None where this computer cannot.
+        file: name of the exported file or folder.
+        write: writes the network to a file of this format. Raises NasError for an operation that
+            the format cannot express.
+        packages: distributions that it needs, whose versions are recorded.
+        run: runs a file on images (N, 3, H, W) of pixels; None where this computer cannot.
         alone: writes one operation of a network alone, to find the one that the format cannot
             express; None for a target that converts nothing.
-        inspect: what can be said of a file without running it. Raises NasError when something is
-            amiss.
-        tolerance: how far a file's outputs may be from the network's: the root of the mean squared
-            difference over the standard deviation of the network's outputs.
-        calibrated: whether it needs images.
+        inspect: returns facts on a file that are read without running it. Raises NasError when one
+            is not as expected.
+        tolerance: maximum root mean squared difference of a file's outputs from the network's, over
+            the standard deviation of the network's outputs.
+        calibrated: whether it needs images to calibrate with.
         weights: whether its file holds the network's weights.
-        note: what the user should know of every file of this kind.
+        note: a remark for the user on every file of this kind.
     """
 
     file: str

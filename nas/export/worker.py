@@ -1,5 +1,7 @@
-"""Worker that writes and runs exported files; what converters print goes nowhere, and a crash of
-one ends no export."""
+"""Worker process that writes and runs exported files for `nas.export.run`.
+
+The prints of converters go nowhere, and a crash of one does not end the export.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,11 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what a target refuses comes back under `refused`; any other error is the worker's to
-    report."""
+    """Return the answer to a request.
+
+    The reason why a target refuses is under `refused`. Other errors are reported by the worker's
+    loop (`nas.convert.worker.serve`).
+    """
     target = load_target(request["target"])
     path = Path(request["path"])
     try:

@@ -1,4 +1,4 @@
-"""Fine-tuning a found network from its inherited weights.
+"""Fine-tuning of a found network from its inherited weights.
 
 Importing this package imports nothing else: its names are loaded when they are first used.
 """

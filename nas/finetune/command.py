@@ -1,4 +1,7 @@
-"""`nas.finetune`: trains a found network from the weights it inherits. `nas finetune` prints it."""
+"""`nas.finetune`: trains a found network from its inherited weights.
+
+The command `nas finetune` calls `perform`.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +29,20 @@ def finetune(
 
     Args:
         run: a run's folder, an architecture's YAML file, or a published member.
-        data: digits, an image folder, parquet files, or a hub name; or images that
-            `nas.data.load_data` gave.
-        recipe: for images, how to train; by default `Recipe()`, with hard distillation where there
+        data: digits, an image folder, parquet files, or a hub name; or images of
+            `nas.data.load_data`.
+        recipe: settings of the training; by default `Recipe()`, with hard distillation where there
             is a teacher.
         options: for data by name, the other options of `nas finetune` with `_` for `-`: `epochs=5,
             teacher="supernet"`; for images, those of `nas.finetune.run.finetune`.
 
     Returns:
-        The folder, with what came out. In all processes of a distributed training but the main one,
-        too.
+        The folder and the result, in every process of a distributed training.
 
     Raises:
-        InputError: for an option that is unknown, out of range or without effect, and as the
-            command.
-        NasError: when the loss is no longer a number, or memory ran out. What was done is kept.
+        InputError: for an option that is unknown, out of range or without effect, and for a bad
+            run, bad weights or bad data.
+        NasError: when the loss is NaN or infinite, or memory ran out. Finished work is kept.
     """
     if isinstance(data, Splits):
         return train_network(run, data, recipe, **options)
@@ -54,17 +56,19 @@ def perform(
     on_start: Callable[[Subject, Splits, Path], None] = lambda subject, data, folder: None,
     on_step: Callable[[Progress], None] = lambda row: None,
 ) -> tuple[Subject, Finetuned, bool]:
-    """Return do what the options of `nas finetune` say.
+    """Fine-tune as the options of `nas finetune` say.
 
     Args:
+        options: of the command.
         on_start: called with the network, the images and the folder before the first step.
         on_step: called now and then while training.
 
     Returns:
-        The network as it was, what came out, and whether this is the main process of a distributed
-        training.
+        The network before training, the result, and whether this is the main process of a
+        distributed training.
     """
     recipe = settle(options.recipe, options, options.data)
+    # A teacher that is named is to be learned from.
     if "distill" not in options.given:
         recipe = replace(recipe, distill="hard" if options.teacher else "none")
     applies(options, distill=recipe.distill)

@@ -1,4 +1,7 @@
-"""Recipe: everything that decides how a found network is fine-tuned. Imports no torch."""
+"""Recipe of a fine-tuning: all settings that decide how a network is trained. Imports no torch.
+
+`nas.finetune.options` offers them, `nas.finetune.task` follows them.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ Distill = Literal["none", "hard", "soft"]
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """Recipe of a fine-tuning; with the network, its weights, the data and the teacher, a seed
-    gives one result.
+    """The settings of a fine-tuning.
 
-    The settings of every training, of which `ema` is on unless it is set to 0, and those of mixing
-    (`nas.finetune.task`) and of distillation (`nas.finetune.task`).
+    With the network, its weights, the data and the teacher, a seed gives one result. To the
+    settings of every training, of which `ema` is on by default, it adds those of mixing and of
+    distillation (`nas.finetune.task`).
     """
 
     learning_rate: float = like(Settings, "learning_rate", 5e-4)

@@ -1,5 +1,7 @@
-"""Fine-tuning from its inputs to what came out: the folder, the training, the accuracy before and
-after."""
+"""Fine-tuning from a run to its result: the folder, the training, the accuracy before and after.
+
+`nas.finetune.command` calls `finetune`.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,17 @@ class FinetuneFolder(TrainingFolder):
 def describe(
     folder: FinetuneFolder, arch: Architecture, asked: Mapping[str, Any], command: str
 ) -> None:
-    """Start a fine-tuning's folder, or checks that the one that is there is of the same
-    fine-tuning.
+    """Start a fine-tuning's folder, or check that an existing one is of the same fine-tuning.
 
-    One that has saved nothing yet does not count: a batch that did not fit is tried again with
-    other options. Where the files of weights lie does not count either, their checksums do: a run
-    goes on in another place.
+    A folder without a saved state is started again: a batch that did not fit into memory may be
+    tried again with other options. Files of weights are compared by checksum and not by path, so
+    that a run can be resumed in another place.
+
+    Args:
+        folder: of the fine-tuning.
+        arch: the network.
+        asked: everything that decides the result (`asked` below).
+        command: the command line.
 
     Raises:
         InputError: naming the file and the first key that differs.
@@ -74,6 +81,7 @@ def describe(
         return
     found = YamlFile(folder.description)
     remedy = "; give another --out, or the options it was started with"
+    # The first entry that differs is named. Versions and command are not compared.
     for key, value in wanted.items():
         if _unplaced(found.data.get(key)) != _unplaced(value):
             difference = _difference(found.data.get(key), value)
@@ -89,7 +97,8 @@ def describe(
 def finish(
     folder: FinetuneFolder, network: Network, outcome: Mapping[str, Any], header: Mapping[str, str]
 ) -> None:
-    """Add what came out to the description, then writes the weights."""
+    """Add the outcome to the description, then write the weights."""
+    # The weights come last: where they exist the description is complete.
     write_yaml(folder.description, {**YamlFile(folder.description).data, **outcome})
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(folder.weights) as temporary:
@@ -101,12 +110,13 @@ def finish(
 
 
 def _unplaced(value: Any) -> Any:
-    """Return what a description says, but for where files lie."""
+    """Return an entry of a description without the paths of files."""
     places = ("file", "supernet")
     return {k: v for k, v in value.items() if k not in places} if isinstance(value, dict) else value
 
 
 def _difference(found: Any, wanted: Any) -> str:
+    """Return the first difference in words: of two mappings the first entry that differs."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         there = _unplaced(found)
         here = _unplaced(wanted)
@@ -118,17 +128,19 @@ def _difference(found: Any, wanted: Any) -> str:
 def judged(
     first: Network, trained: Mapping[str, Network], teacher: Network | None, data: Splits
 ) -> dict[str, Any]:
-    """Return accuracies in percent by network: of all on the held-out images, of the trained ones
-    on the test images.
+    """Return accuracies in percent, as a description keeps them.
+
+    All networks are evaluated on the held-out images, the trained ones also on the test images.
+    Batch norms are calibrated here first; see `nas.training.evaluate.calibrate`.
 
     Args:
         first: the network before training.
-        trained: the `raw` network after it and, where there is one, its moving average, `ema`. The
-            last one is kept.
-        teacher: if there was one.
-
-    Batch norms get their statistics here; see `nas.training.evaluate.calibrate`.
+        trained: the `raw` network after training and, where there is one, its moving average,
+            `ema`. The weights of the last one are kept.
+        teacher: the teacher, if there was one.
+        data: the images.
     """
+    # `load_teacher` has calibrated a teacher that was sliced out of a supernet.
     for network in (first, *trained.values()):
         calibrate(network, data.train)
     others = {"start": first, **({"teacher": teacher} if teacher else {})}
@@ -147,10 +159,14 @@ def _accuracies(networks: Mapping[str, Network], data: ImageData) -> dict[str, A
 
 
 def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
-    """Return how long the steps took, from metrics.csv, so that a training that was stopped and
-    went on counts as a whole."""
+    """Return the seconds that all steps took, by metrics.csv.
+
+    So the seconds of a training that was stopped and resumed are those of all its parts.
+    """
     rows = pd.read_csv(folder.metrics)
+    # Steps since the row before; the first row counts from step 0.
     steps = rows["step"].diff().fillna(rows["step"])
+    # Steps * images per step / images per second, summed over the rows.
     return round(
         float((steps * images / steps_an_epoch(images, batch) / rows["images_per_second"]).sum()), 1
     )
@@ -159,7 +175,7 @@ def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
 def provenance(
     start: Start, recipe: Recipe, data: Splits, teacher: Teacher | None, took: float
 ) -> str:
-    """Return what the network was trained on, and how long."""
+    """Return a sentence on what the network was trained on, and how long."""
     begun = (
         "from random weights" if start.init is None else f"from the weights in {start.init['file']}"
     )
@@ -171,12 +187,12 @@ def provenance(
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What came out of a fine-tuning.
+    """The result of a fine-tuning.
 
     Attributes:
-        folder: with architecture.yaml and weights.safetensors, which belong together.
+        folder: folder with architecture.yaml and weights.safetensors, which belong together.
         architecture: of the network, with the head it was trained with.
-        description: what finetune.yaml says.
+        description: content of finetune.yaml.
     """
 
     folder: Path
@@ -204,14 +220,13 @@ def finetune(
     save_every: float = 300.0,
     report_every: int = 10,
 ) -> Finetuned:
-    """Train the network of a run, from where the folder stands if that holds this fine-tuning
-    already.
+    """Train the network of a run, or resume its fine-tuning in the folder.
 
     Args:
         run: a run folder, an architecture's YAML file, or a published member's name.
-        data: images at the network's resolution. The held-out and the test images judge what comes
-            out.
-        recipe: how; by default `Recipe()`, with hard distillation where there is a teacher.
+        data: images at the network's resolution. The result is evaluated on the held-out and the
+            test images.
+        recipe: settings; by default `Recipe()`, with hard distillation where there is a teacher.
         out: the folder; by default RUN/finetune, or RUN/finetune-scratch with `from_scratch`.
         init: weights to start with, in place of those that the run inherited.
         from_scratch: start with random weights.
@@ -221,10 +236,11 @@ def finetune(
         report: called every `report_every` steps.
         device: cpu or cuda; by default the GPU where there is one.
         save_every: seconds between two saved states.
+        report_every: steps between two reports.
 
     Raises:
-        InputError: what was given does not fit together, or the folder holds another fine-tuning.
-        NasError: the loss is no longer a number (the last state stays), or memory ran out.
+        InputError: the arguments do not fit together, or the folder holds another fine-tuning.
+        NasError: the loss is NaN or infinite (the last state stays), or memory ran out.
     """
     recipe = recipe or Recipe(distill="hard" if teacher else "none")
     _check_teacher(teacher, teacher_weights, recipe)
@@ -242,6 +258,7 @@ def finetune(
             command,
         )
     together.wait()
+    # The training changes the network in place; this copy is evaluated as the start.
     first = deepcopy(start.network)
     averaged = train(
         Finetuning(start.network, taught, recipe),
@@ -281,7 +298,7 @@ def check_images(arch: Architecture, data: ImageData) -> None:
 def asked(
     start: Start, data: Splits, recipe: Recipe, teacher: Teacher | None, new_head: bool
 ) -> dict[str, Any]:
-    """Return what decides the result, as the description keeps it."""
+    """Return everything that decides the result, as the description keeps it."""
     arch = start.network.architecture
     return {
         "architecture": {
@@ -316,7 +333,7 @@ def _finish(
     recipe: Recipe,
     teacher: Teacher | None,
 ) -> None:
-    """Judge the network as it was, as it is, and its average, and writes what came out."""
+    """Evaluate the network before and after training and its average; write the result."""
     trained = {"raw": deepcopy(start.network)}  # a copy is not compiled, where the original is
     if averaged is not None:
         assert isinstance(averaged, Network)
@@ -324,6 +341,7 @@ def _finish(
     accuracy = judged(first, trained, teacher.network if teacher else None, data)
     took = seconds(folder, len(data.train), recipe.batch)
     told = provenance(start, recipe, data, teacher, took)
+    # The header keeps naming the supernet that the weights were first cut from.
     header = {"provenance": told, "teacher": teacher.about["name"] if teacher else ""}
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]

@@ -1,5 +1,7 @@
-"""The network that a fine-tuning starts with: its weights, under a head for the classes of the
-data."""
+"""The start of a fine-tuning: the network with its weights, and a head for the data's classes.
+
+`nas.finetune.run` calls `load_start`.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,12 @@ from nas.weights.network_file import read_header, read_network, with_new_head
 
 @dataclass(frozen=True)
 class Start:
-    """The network, and what a description of the fine-tuning keeps of its weights: nothing of
-    random ones."""
+    """The network that a fine-tuning starts with.
+
+    Attributes:
+        network: with its weights.
+        init: file, checksum and supernet of the weights, for the description; None for random ones.
+    """
 
     network: Network
     init: dict[str, Any] | None
@@ -40,15 +46,15 @@ def load_start(
     """Return the start of a fine-tuning on data with these classes.
 
     Args:
-        subject: what is fine-tuned.
-        classes: their names.
-        seed: of what has no weights yet.
+        subject: the network to fine-tune.
+        classes: names of the data's classes.
+        seed: of weights that are drawn at random.
         init: a file of weights; by default those that the run inherited.
-        from_scratch: random weights.
-        new_head: a new classifier in place of that of the weights.
+        from_scratch: start with random weights.
+        new_head: start with a new classifier in place of that of the weights.
 
     Raises:
-        InputError: where there are no weights, or those are for another number of classes.
+        InputError: where there are no weights, or they are for another number of classes.
     """
     if from_scratch and init:
         raise InputError(f"--init {init} with --from-scratch: leave one of them out")
@@ -59,6 +65,7 @@ def load_start(
             f"{what if subject.run else 'an architecture has no weights'}; give --init FILE, or "
             "--from-scratch to start with random ones"
         )
+    # The same weights, and the same new head, in every process and in a resumed fine-tuning.
     torch.manual_seed(seed)
     network = (
         build(subject.architecture) if file is None else read_network(file, subject.architecture)

@@ -1,5 +1,7 @@
-"""What fine-tuning trains: mixed images, the loss with a teacher, and the task that gives both to
-the training loop."""
+"""Task of a fine-tuning: mixed images, and the loss with a teacher.
+
+`nas.finetune.run` hands it to the training loop.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,12 @@ def loss_of(
     taught_bc: Tensor | None,
     recipe: Recipe,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of a batch, and the logits (B, classes) that the network would answer
-    with.
+    """Return the mean loss of a batch, and the logits (B, classes) of the network's answer.
 
-    With a teacher it is (1 - weight) * cross-entropy with the targets + weight * distillation. The
-    first classifier of a distillation head learns the targets, the second one the teacher's; a head
-    without a second one learns both. Without a teacher every classifier learns the targets.
+    With a teacher the loss is (1 - weight) * cross-entropy with the targets + weight *
+    distillation. In a distillation head (DeiT, arXiv:2012.12877) the first classifier learns from
+    the targets and the second from the teacher. A single classifier learns from both. Without a
+    teacher every classifier learns from the targets.
 
     Args:
         output: logits (B, classes); a pair of them from a distillation head in training mode.
@@ -43,6 +45,7 @@ def loss_of(
         second.float(), taught_bc.float(), recipe.distill, recipe.distill_temperature
     )
     loss = (1 - recipe.distill_weight) * own + recipe.distill_weight * other
+    # In eval mode a distillation head answers with the mean of its classifiers.
     return loss, (first.float() + second.float()) / 2
 
 
@@ -51,27 +54,34 @@ def distillation(
 ) -> Tensor:
     """Return the teacher's part of the loss, the mean over the batch.
 
-    Soft (Eq. 2): the divergence KL(teacher || student) of the softened probabilities, times the
-        temperature squared,
-    which keeps its gradients as large as those of the cross-entropy. Hard (Eq. 3): the
-    cross-entropy with the teacher's answers.
+    The equations are those of DeiT (arXiv:2012.12877). Soft (Eq. 2): the divergence KL(teacher ||
+    student) of the softened probabilities, times the temperature squared. Hard (Eq. 3): the
+    cross-entropy with the teacher's most likely classes.
+
+    Args:
+        logits_bc: of the student.
+        taught_bc: logits of the teacher.
+        distill: hard or soft.
+        temperature: of both softmaxes, for soft distillation.
     """
     if distill == "hard":
         return F.cross_entropy(logits_bc, taught_bc.argmax(dim=1))
     student = (logits_bc / temperature).log_softmax(dim=1)
     teacher = (taught_bc / temperature).log_softmax(dim=1)
+    # F.kl_div(a, b) is KL(b || a). Gradients shrink by the temperature squared; the factor keeps
+    # them as large as those of the cross-entropy.
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def mix(
     images_bchw: Tensor, targets_bc: Tensor, recipe: Recipe, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return a batch whose every image is mixed with the one that stands as far from the other end,
-    or the batch as it is.
+    """Return a batch mixed with itself in reverse order, or the batch as it is.
 
     One draw decides for the whole batch: whether it is mixed (`recipe.mix`), how (`recipe.switch`),
-    and the share that images keep, from Beta(alpha, alpha). Mixup blends the pixels; cutmix puts a
-    rectangle of the other image in. The targets are mixed in the share of the pixels.
+    and the share that images keep, from Beta(alpha, alpha). Mixup (arXiv:1710.09412) blends the
+    pixels; cutmix (arXiv:1905.04899) inserts a rectangle of the partner. The targets are mixed in
+    the same share as the pixels.
 
     Args:
         images_bchw: (B, 3, H, W).
@@ -95,30 +105,33 @@ def mix(
 
 
 def _cut(images_bchw: Tensor, share: float, draw: np.random.Generator) -> tuple[Tensor, float]:
-    """Return the images with a rectangle of their partners', and the share that they keep of their
-    own pixels.
+    """Return the images with a rectangle of their partners, and the share of pixels that they keep.
 
-    The rectangle has the sides' ratio and about 1 - `share` of the area. Its centre may lie
-    anywhere, so that an edge can cut some of it off.
+    The rectangle has the image's aspect ratio and about 1 - `share` of its area. Its centre may lie
+    anywhere, so that the image's edge can cut a part of it off.
     """
     height, width = images_bchw.shape[2:]
     top, bottom = _span(height, share, draw)
     left, right = _span(width, share, draw)
     images = images_bchw.clone()
     images[:, :, top:bottom, left:right] = images_bchw.flip(0)[:, :, top:bottom, left:right]
+    # Rounding and the edge change the area, so the targets follow the pixels that were exchanged.
     return images, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def _span(side: int, share: float, draw: np.random.Generator) -> tuple[int, int]:
-    """Return where the rectangle begins and ends on a side."""
+    """Return where the rectangle begins and ends on a side, in pixels."""
     centre = int(draw.integers(side))
+    # Each side is sqrt(1 - share) of the image's, which makes the area 1 - share.
     half = int(side * (1 - share) ** 0.5) // 2
     return max(centre - half, 0), min(centre + half, side)
 
 
 class Finetuning(Task):
-    """A network that learns labels, and what a teacher says of the same images, mixed ones too (as
-    DeiT trains)."""
+    """The task of a network that learns from labels and from a teacher, on mixed images.
+
+    As in DeiT (arXiv:2012.12877), the teacher sees the same mixed images as the network.
+    """
 
     def __init__(self, network: Network, teacher: Teacher | None, recipe: Recipe) -> None:
         self._network = network
@@ -130,8 +143,10 @@ class Finetuning(Task):
         return self._network
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return weight decay is for kernels and matrices: not for norms, scales, biases and tables
-        of attention biases."""
+        """Return two groups: kernels and matrices with weight decay, all other parameters without.
+
+        The others are norms, scales, biases and tables of attention biases.
+        """
         decayed: list[Tensor] = []
         others: list[Tensor] = []
         for name, parameter in self._network.named_parameters():
@@ -152,6 +167,8 @@ class Finetuning(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
+        """Return the loss on mixed images, and the logits (B, classes); see `Task.loss`."""
+        # (B,) to (B, classes): only probabilities can be mixed.
         targets_bc = F.one_hot(labels_b, self._network.architecture.classes).float()
         images_bchw, targets_bc = mix(images_bchw, targets_bc, self.recipe, generator)
         taught_bc = self.teacher(images_bchw) if self.teacher else None

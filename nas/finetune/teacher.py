@@ -1,4 +1,7 @@
-"""The network that a fine-tuning learns from."""
+"""Teacher of a fine-tuning: a supernet's largest member, or a network with trained weights.
+
+`nas.finetune.run` loads it, `nas.finetune.task` asks it in every step.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,21 @@ SUPERNET = "supernet"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network in eval mode, and what a description of the fine-tuning keeps of it."""
+    """A trained network in eval mode.
+
+    Attributes:
+        network: the network, at its own resolution.
+        about: name, file, checksum and resolution, for the description of the fine-tuning.
+    """
 
     network: Network
     about: dict[str, Any]
 
     @torch.no_grad()
     def __call__(self, images_bchw: Tensor) -> Tensor:
-        """Return logits (B, classes) for normalised images, which are resized where the teacher is
-        for another size."""
+        """Return logits (B, classes) for normalised images, resized to the teacher's resolution."""
+        # The teacher is not a part of the trained module, so the loop does not move it. After the
+        # first step this does nothing.
         self.network.to(images_bchw.device)
         logits: Tensor = self.network(resized(images_bchw, self.network.architecture.resolution))
         return logits
@@ -45,11 +54,11 @@ def load_teacher(
     """Return the teacher of this name.
 
     Args:
-        name: `supernet` for the largest member of the one that the run's weights are from; the
-            folder of another supernet's training for that one's; an architecture's YAML file or a
-            published member's name.
-        weights: of an architecture or a published member: a file.
-        subject: what is fine-tuned.
+        name: `supernet` for the largest member of the supernet that the run's weights are from; the
+            folder of another supernet's training for its largest member; an architecture's YAML
+            file; or a published member's name.
+        weights: file of weights, for an architecture or a published member.
+        subject: the network to fine-tune.
         data: training images. They give a supernet's member the statistics of its batch norms.
 
     Raises:
@@ -84,6 +93,7 @@ def load_teacher(
             f"--teacher {name}: it knows {arch.classes} classes, the data has {len(data.classes)};"
             " a teacher must know the same (`nas finetune --init --new-head` trains one)"
         )
+    # Running statistics of a supernet are those of all its members.
     if sliced:
         calibrate(network, data)
     called = f"largest member of {arch.space}'s supernet" if sliced else arch.name or name
@@ -103,8 +113,11 @@ def _largest(folder: Path) -> tuple[Network, Path]:
 
 
 def _supernet_of(subject: Subject) -> Path:
-    """Return the training's folder that a run's inherited weights were cut from, as the run names
-    it."""
+    """Return the folder of the supernet that a run's weights were cut from, by the run's record.
+
+    Raises:
+        InputError: when there is none, or it is not in that place.
+    """
     if subject.run is None:
         raise InputError(
             "--teacher supernet: an architecture alone has none; give the folder of its `nas train`"

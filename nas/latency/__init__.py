@@ -1,5 +1,4 @@
-"""Latency tables: operation to milliseconds for one device, and what a whole architecture takes.
-Imports no torch."""
+"""Latency tables, which predict an architecture's latency on a device. Imports no torch."""
 
 from __future__ import annotations
 

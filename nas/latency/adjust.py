@@ -1,4 +1,4 @@
-"""Adjusts an estimated table to a few whole networks that its user measured.
+"""Adjust an estimated table to a few whole networks that its user measured (`--calibrate`).
 
 `nets.csv` has the columns `network` (a published member's name, or the path of an architecture's
 YAML file), `latency_ms` and, where it is not the network's own, `resolution`:
@@ -8,12 +8,12 @@ YAML file), `latency_ms` and, where it is not the network's own, `resolution`:
     swiftformer_s,0.98
 
 One or two networks give one ratio for all: the median of measured over predicted. Three or more
-give the scale of the sums of rows and the intercept, each held near what that ratio makes of them;
-single networks that are far off count less (soft L1 loss on relative errors). The error afterwards
-is that of networks left out, and never below the misfit.
+give a scale of the sums of rows and an intercept, each held near its value under that ratio. Single
+networks that are far off count less (soft L1 loss on relative errors). The error afterwards is that
+of networks left out, and never below the misfit.
 
-Figures that cannot be of this device are refused: in another unit, far from the table, or
-contradicting each other. Where scale and intercept together do not follow the networks, the one
+Figures that cannot be of this device are refused: those in another unit, far from the table, or
+contradicting each other. Where a fit of scale and intercept does not follow the networks, the one
 ratio stays.
 """
 
@@ -36,29 +36,27 @@ from nas.latency.table import LatencyTable, MissingRows
 from nas.space import Architecture, load_architecture, published_member, published_members
 
 MOST_PIXELS = 16384
-"""On a side of an image."""
+"""Maximum side of an image in pixels."""
 FIT_BOTH = 3
-"""From so many networks on, scale and intercept are fitted, and errors are of networks left out."""
+"""Minimum number of networks for fitting both coefficients and for errors of networks left out."""
 _TRUST = 0.03
-"""A scale or an intercept e times what one factor gives weighs as much as an error of 3 % in one
-network."""
+"""Weight of a coefficient e times its value under one ratio, as the error of one network (3 %)."""
 _FAR_OFF = 0.1
+"""Relative error of a network above which it counts linearly."""
 _UNITS = {
     1000.0: ("microseconds", "divide latency_ms by 1000"),
     0.001: ("seconds", "multiply latency_ms by 1000"),
 }
-"""By what figures in another unit are off: its name, and the remedy."""
+"""Factors by which figures in another unit are off, with its name and the remedy."""
 _UNIT_TOLERANCE = 3.0
-"""Another unit is named where figures are this near to it. Estimated tables are at most off by a
-factor of two."""
+"""Factor around a unit's within which it is named; estimated tables are off by two at most."""
 _DISAGREE = 3.0
-"""Networks contradict each other where they are off by more than this many times the table's own
-error."""
+"""Error of networks, in multiples of the table's own, above which they contradict each other."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A network as measured, and the sum of its rows; in ms."""
+    """A network's measured latency and the sum of its rows, both in ms."""
 
     name: str
     measured_ms: float
@@ -66,12 +64,13 @@ class _Line:
 
 
 def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
-    """Return the table with the scale and the intercept that the networks in `nets_csv` ask for.
+    """Return the table with scale and intercept fitted to the networks in `nets_csv`.
+
     Nothing is written.
 
     Raises:
-        InputError: naming file and line of what cannot be used, or when the table is no estimated
-            one.
+        InputError: naming file and line of what cannot be used, or when the table is not an
+            estimated one.
     """
     device = table.device
     if device.estimate is None or device.spaces:
@@ -85,6 +84,7 @@ def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
     before = device.calibration.scale, device.intercept_ms
     limit = _DISAGREE * max(device.estimate.leave_one_out_mape, device.estimate.family_error)
     after, note = _guarded(lines, before, limit, nets_csv)
+    # One fit without each network in turn: the error on it is that on a network not measured.
     left_out = [_fit([*lines[:place], *lines[place + 1 :]], before) for place in range(len(lines))]
     entries = [
         {
@@ -134,15 +134,19 @@ def _mape(entries: Sequence[dict[str, Any]], key: str) -> float:
 def _guarded(
     lines: Sequence[_Line], before: tuple[float, float], limit: float, path: Path
 ) -> tuple[tuple[float, float], str]:
-    """Return scale and intercept, and a note where they were left at one ratio.
+    """Return scale and intercept in ms, and a note where something does not follow.
 
     Args:
-        limit: the median error in percent that networks may have after the fit.
+        lines: the networks.
+        before: the table's scale and intercept in ms.
+        limit: maximum median error of the networks after the fit, in percent.
+        path: of the file, for messages.
 
     Raises:
         InputError: when the figures are in another unit, far from the table, or contradict each
             other.
     """
+    # The narrowest explanation first: another unit, then anything else that is far away.
     ratio = _ratio(lines, before)
     for unit, (name, remedy) in _UNITS.items():
         if unit / _UNIT_TOLERANCE < ratio < unit * _UNIT_TOLERANCE:
@@ -161,6 +165,8 @@ def _guarded(
     misfit = _typical_error(lines, single)
     fitted = _fit(lines, before)
     follows = low <= fitted[0] / before[0] <= high and _typical_error(lines, fitted) <= limit
+    # Only where the fit of both fails, contradiction is judged: networks that one ratio does not
+    # follow may still agree on an intercept.
     if follows:
         return fitted, _far_off(lines, fitted, limit)
     if misfit > limit:
@@ -173,8 +179,7 @@ def _guarded(
 
 
 def _far_off(lines: Sequence[_Line], calibration: tuple[float, float], limit: float) -> str:
-    """Return a note that names the networks whose error is above `limit` percent; empty where there
-    are none."""
+    """Return a note naming the networks that are more than `limit` percent off; empty for none."""
     errors = {line.name: 100 * (_ms(line, calibration) / line.measured_ms - 1) for line in lines}
     named = [f"{name} ({error:+.0f} %)" for name, error in errors.items() if abs(error) > limit]
     return f"read these figures again: {', '.join(named)}" if named else ""
@@ -187,8 +192,8 @@ def _ratio(lines: Sequence[_Line], before: tuple[float, float]) -> float:
 def _typical_error(lines: Sequence[_Line], calibration: tuple[float, float]) -> float:
     """Return the median error in percent, which a single disturbed network does not move.
 
-    Of an even number of networks it is the worse of the middle two, and errors are of the larger
-    one of both times, so that half the time and twice the time are equally far off.
+    For an even number of networks it is the worse of the middle two. An error is the larger of both
+    times over the smaller one, less 1: half the time and twice the time are equally far off.
     """
     ratios = [_ms(line, calibration) / line.measured_ms for line in lines]
     errors = sorted(100 * (max(ratio, 1 / ratio) - 1) for ratio in ratios)
@@ -196,7 +201,11 @@ def _typical_error(lines: Sequence[_Line], calibration: tuple[float, float]) -> 
 
 
 def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, float]:
-    """Scale and intercept in ms."""
+    """Return scale and intercept in ms fitted to the networks.
+
+    Args:
+        before: the table's scale and intercept in ms.
+    """
     from scipy.optimize import least_squares
 
     if not lines:
@@ -207,6 +216,8 @@ def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, fl
     if len(lines) < FIT_BOTH:
         return scale, intercept
 
+    # The unknowns are logarithms of factors on both, so that neither changes its sign. The last
+    # two residuals hold them near 0, that is near the one ratio.
     def errors(logarithms: Any) -> Any:
         changed = scale * math.exp(logarithms[0]), intercept * math.exp(logarithms[1])
         return [
@@ -219,6 +230,8 @@ def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, fl
 
 
 def _lines(table: LatencyTable, path: Path) -> Iterator[_Line]:
+    """Yield the networks of the file. Raises InputError for a line that cannot be used."""
+    # Networks are told apart by their operations: one architecture can have several names.
     seen: dict[object, int] = {}
     for number, row in read_records(
         path, required=("network", "latency_ms"), optional=("resolution",)

@@ -1,5 +1,8 @@
-"""Bundles: everything that fills a table, in a folder that is carried to the machine that measures,
-and home again."""
+"""Bundles: write, run and merge the folder in which measurements travel to another machine.
+
+`nas profile --bundle` writes the chains that fill a table as files. `--run` measures them on the
+machine that has the device, and `--merge` makes the table of the results at home.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,9 @@ from nas.space.operations import space_operations
 from nas.versions import versions
 
 BOARD = "litert-board"
-"""The kind of a device that has no phone.yaml: a computer that runs .tflite files."""
+"""Kind of a device without a phone.yaml: a computer that runs .tflite files."""
 COREML_BOUND = 0.15
-"""How far the reference of a Core ML run may drift: its few cold predictions scatter more than a
-board's."""
+"""Maximum relative drift of a Core ML reference, whose few cold predictions scatter more."""
 FILES = "files"
 
 README = """\
@@ -74,7 +76,7 @@ With nas installed there, `nas profile --run FOLDER` does the same."""
 
 @dataclass(frozen=True)
 class Item:
-    """A chain of a bundle; `role` is empty, operation, stack, calibration or check."""
+    """A chain of a bundle; `role` is `empty`, `operation`, `stack`, `calibration` or `check`."""
 
     chain: Chain
     role: str
@@ -83,8 +85,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_bundle` did: how many files there are, how many of them were there before, and
-    what failed."""
+    """The outcome of `write_bundle`.
+
+    Attributes:
+        files: number of files in the bundle.
+        kept: number of those that an earlier call wrote.
+        failed: messages of chains that could not be converted, by label.
+    """
 
     files: int
     kept: int
@@ -102,14 +109,17 @@ def write_bundle(
     seed: int = 0,
     workers: int | None = None,
 ) -> Written:
-    """Write the bundle of a device, or what an earlier call left out or somebody damaged.
+    """Write the bundle of a device, or only the files that are missing or damaged in it.
 
     Args:
+        space: whose operations and networks are measured.
         name: of a phone with a phone.yaml, or any other for a board with LiteRT.
-        threads: of a board's CPU.
-        check_nets: networks for `nas check` to go with it.
-        seed: of those.
-        workers: processes that convert; by default one a core, MOST_WORKERS at most.
+        folder: of the bundle.
+        progress: is called before each file.
+        threads: CPU threads of a board.
+        check_nets: number of networks for `nas check` to add.
+        seed: of those networks.
+        workers: processes that convert (default: one per core, MOST_WORKERS at most).
 
     Raises:
         InputError: when the folder holds another bundle, or what converts is not installed.
@@ -128,6 +138,8 @@ def write_bundle(
         asked = [converter.prepare(item.chain) for item in todo]
         for number, (item, future) in enumerate(zip(todo, asked, strict=True)):
             progress("files", number, len(todo))
+            # `entries` shares its dicts with the plan. The plan goes to disk after every file, so
+            # that a killed call loses none.
             entry = entries[item.chain.digest()]
             try:
                 path = future.result()
@@ -149,8 +161,15 @@ def write_bundle(
 def run_bundle(
     folder: Path, progress: Progress = lambda *_: None, threads: int | None = None
 ) -> dict[str, int]:
-    """Measure a bundle here, what is not measured yet; return the counts of files, measured,
-    reused, failed, drifted.
+    """Measure the files of a bundle that have no result yet, on this machine.
+
+    Args:
+        folder: of the bundle.
+        progress: is called before each file.
+        threads: CPU threads of a board (default: those that the bundle was written for).
+
+    Returns:
+        Counts of `files`, `measured`, `reused`, `failed` and `drifted` ones.
 
     Raises:
         InputError: for a damaged bundle, results of another one, or a machine that lacks what it
@@ -164,6 +183,7 @@ def run_bundle(
             return board_runner.run_litert(folder, progress, threads)
         device = _open_coreml(plan["device"]["name"])
         try:
+            # Plain JSON data: the results' header is written from it and compared with it.
             info = json.loads(json.dumps(device.info().to_dict()))
             return board_runner.run(
                 folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND
@@ -175,12 +195,15 @@ def run_bundle(
 def merge_bundle(
     folder: Path, out: Path | None = None, progress: Progress = lambda *_: None
 ) -> tuple[LatencyTable, Report, list[NetworkTime]]:
-    """Make the table of a bundle that was run, and checks it if networks for that went with it.
-
-    Returns the table, the report of `profile`, and the networks of the check.
+    """Make the table of a bundle that was run, and check it where it has networks for that.
 
     Args:
-        out: the table's folder; ./latency_tables/DEVICE by default.
+        folder: of the bundle with its results.
+        out: the table's folder (default: ./latency_tables/DEVICE).
+        progress: is called as by `profile` and `check`.
+
+    Returns:
+        The table, the report of `profile`, and the networks of the check.
 
     Raises:
         InputError: for a damaged bundle, results of another one, or a table there of other
@@ -190,9 +213,13 @@ def merge_bundle(
     replay = Replay(folder)
     plan = replay.plan
     space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
+    # A replay answers for the bundle's chains alone: its operations are listed, rather than chosen
+    # by interpolation error.
     chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
     wanted = plan["check"]
     members = [*calibration_members(space), *check_members(space, wanted["nets"], wanted["seed"])]
+    # The plan names the space, not its content: networks that differ now were made by another
+    # version of it.
     if not all(replay.has(Chain.network(member.operations())) for member in members):
         raise InputError(
             f"{folder}: the space {plan['space']} has changed since it was written; write another"
@@ -209,7 +236,7 @@ def merge_bundle(
 
 
 def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
-    """Return what the plan says of the device, its number of copies, and what it takes."""
+    """Return the plan's entry of the device, its number of copies, and what to convert to."""
     phone = phones().get(name)
     if name == "mac" or (phone and phone.kind == COREML.name):
         from nas.devices.coreml import COPIES
@@ -226,6 +253,8 @@ def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
 
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
     """Yield the chains that `profile` and `check` will ask for, each once."""
+    # A bundle cannot choose by what was measured before. So it holds the most that a chooser might
+    # name of each group.
     yield Item(EMPTY, "empty", "a call that does nothing")
     for group in groups(space_operations(space)):
         for operation in group.chosen():
@@ -242,6 +271,7 @@ def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[It
 def _plan(
     space: Space, device: dict[str, Any], copies: int, items: Sequence[Item], check: dict[str, int]
 ) -> dict[str, Any]:
+    """Return the plan of a bundle that has no file yet."""
     files = [
         {
             "digest": item.chain.digest(),
@@ -258,6 +288,8 @@ def _plan(
         "resolution": resolution_id(space),
         "copies": copies,
     }
+    # The identity covers what is measured and how, not the files: a damaged file that is written
+    # again, or another version of a tool, leaves the bundle the same one.
     chains = [entry["digest"] for entry in files]
     identity = data_sha256([same, chains])[:32]
     tools = versions("litert-torch" if device["kind"] == BOARD else "coremltools", "torch")
@@ -272,13 +304,20 @@ def _plan(
 
 
 def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]) -> set[str]:
-    """Return the digests of the files that an earlier call wrote and that are as they were; takes
-    away those that are not."""
+    """Return the digests of the whole files of an earlier call, and remove the damaged ones.
+
+    The entries of whole files get their name and checksum.
+
+    Raises:
+        InputError: when the folder's plan is damaged or of another bundle.
+    """
     path = folder / board_runner.PLAN_FILE
     if not path.exists():
         return set()
     try:
         old = json.loads(read_text(path))
+        # The name alone: a path in a damaged plan must not lead out of the folder, where the file
+        # would be removed.
         known = {
             entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
             for entry in old["files"]
@@ -306,7 +345,8 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
 
 
 def _finish(folder: Path, plan: dict[str, Any], target: Target) -> None:
-    """The plan once more, should all files have been there, and what a person and a board need."""
+    """Write the plan, the README, and for a board the programs that measure."""
+    # No file may have been written in this call, and the plan with it.
     write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
     here = Path(board_runner.__file__)
     if target is LITERT:
@@ -322,6 +362,7 @@ def _finish(folder: Path, plan: dict[str, Any], target: Target) -> None:
 
 
 def _open_coreml(name: str) -> Device:
+    """Open the iPhone of a name, or this Mac. Raises InputError for an unknown name."""
     from nas.devices.coreml import MAC, CoreML, mac
 
     if name == MAC:
@@ -336,6 +377,7 @@ def _open_coreml(name: str) -> Device:
 
 
 def _measure(device: Device, path: Path) -> dict[str, Any]:
+    """Return a file's timing as plain data, with the board runner's own error."""
     try:
         return asdict(device.measure(path))
     except OperationFailed as error:
@@ -343,4 +385,5 @@ def _measure(device: Device, path: Path) -> dict[str, Any]:
 
 
 def _measured(replay: Replay, operation: Operation) -> bool:
+    """Return whether the bundle has all chains that an operation is measured by."""
     return all(map(replay.has, chains(operation, replay.copies)))

@@ -1,5 +1,8 @@
-"""Carries sums of rows over to whole networks: scale, intercept and weights that a few measured
-networks ask for."""
+"""Fit scale, intercept and weights that turn sums of rows into latencies of whole networks.
+
+`profile` and `check` call `recalibrated`, `nas.latency.adjust` uses `sums`. A network's latency is
+intercept + scale * (sum of its rows) + weights * (its parameters beyond the smallest network's).
+"""
 
 from __future__ import annotations
 
@@ -15,30 +18,36 @@ from nas.latency.table import LatencyTable
 from nas.space import Architecture
 
 NETWORK_ERROR, SCALE_ERROR, INTERCEPT_SHARE, WEIGHTS_SHARE = 0.01, 0.005, 0.05, 0.02
-"""A network predicted 1 % off weighs as much as a scale 0.005 from 1, an intercept of 5 % of the
-fastest network, or weights of the median network that cost 2 % of the fastest one."""
+"""Deviations that weigh alike in the fit.
+
+These are a network predicted 1 % off, a scale 0.005 from 1, an intercept of 5 % of the fastest
+network, and weights of the median network that take 2 % of the fastest one.
+"""
 SCALES = 0.2, 5.0
-"""A scale beyond these does not carry rows over to networks: it stands for another unit, device or
-precision."""
+"""Range of a plausible scale; beyond it stands another unit, device or precision."""
 MISFIT = 15.0
-"""The error in percent that the networks of a calibration may have. Above it, the table is noted as
-not following."""
+"""Maximum error in percent of a calibration's networks; above it the calibration gets a note."""
 Floats = NDArray[np.float64]
 
 
 def calibrate(networks: Sequence[NetworkTime]) -> Line:
-    """Return what carries sums of rows over to measured networks.
+    """Return the line that turns sums of rows into the latencies of measured networks.
 
-    A row is measured over and over, with its weights in a cache; where a network's do not fit
-    there, it takes longer than its rows by a time that grows with its parameters and shows where
-    there is little arithmetic beside them (`experiments/worth`). Counted are parameters beyond
-    those of the smallest network.
+    A row is measured over and over, with its weights in a cache. Where a network's weights do not
+    fit there, it takes longer than its rows. The difference grows with its parameters and shows
+    where there is little arithmetic beside them (`experiments/worth`). Parameters beyond those of
+    the smallest network count.
 
-    Rows and networks were measured on one device: the scale is held near 1, and what a network
-    takes beside its operations near 0. Large relative errors count linearly (soft L1), so that one
-    network that something disturbed does not turn the line; being far from 1 and 0 costs ever less
-    more (Cauchy), so that networks which agree on that get their way. Fewer than two networks give
-    a scale alone, and networks of unknown parameters no weights.
+    Rows and networks were measured on one device. So the scale is held near 1, and intercept and
+    weights near 0. Large relative errors count linearly (soft L1), so that one disturbed network
+    does not turn the line. The penalty for being far from 1 and 0 flattens out (Cauchy), so that
+    networks which agree on such a line get it.
+
+    Fewer than two networks give a scale alone. Networks of unknown parameters, or of equal ones,
+    give no weights.
+
+    Args:
+        networks: with `measured_ms`, `sum_ms` and `params`; at least one.
     """
     from scipy.optimize import least_squares
 
@@ -48,11 +57,17 @@ def calibrate(networks: Sequence[NetworkTime]) -> Line:
         return Line(float((measured / summed)[0]))
     millions = np.array([network.params for network in networks]) / 1e6
     least = float(millions.min())
+    # Files of older versions have no parameters: 0 stands for unknown.
     known = 0 < least < millions.max()
     fastest = float(measured.min())
     median = float(np.median(millions)) if known else 1.0
+    # The unit of each coefficient: a deviation of one unit weighs as much as a network that is
+    # NETWORK_ERROR off.
     one = np.array([SCALE_ERROR, INTERCEPT_SHARE * fastest, WEIGHTS_SHARE * fastest / median])
 
+    # `least_squares` minimises the sum of squares and takes one loss for all residuals. These are
+    # the roots of two losses: soft L1, 2 (sqrt(1 + z^2) - 1), for the networks, and Cauchy,
+    # log(1 + z^2), for the distance of the line from (1, 0, 0).
     def errors(line: Floats) -> Floats:
         predicted = line[1] + line[0] * summed + line[2] * (millions - least)
         off = np.log(predicted / measured) / NETWORK_ERROR
@@ -61,6 +76,8 @@ def calibrate(networks: Sequence[NetworkTime]) -> Line:
             [np.sign(off) * np.sqrt(2 * (np.hypot(1, off) - 1)), np.sqrt(np.log1p(held**2))]
         )
 
+    # The Cauchy penalty is not convex: near (1, 0, 0) the fit may rest in a local minimum. It is
+    # run from several starts, and the lowest cost wins.
     scales = (1.0, float(np.median(measured / summed)))
     weights = (0.1, 10.0) if known else (0.0,)
     starts = [[scale, one[1] / 10, weight * one[2]] for scale in scales for weight in weights]
@@ -70,13 +87,15 @@ def calibrate(networks: Sequence[NetworkTime]) -> Line:
 
 
 def follow(networks: Sequence[NetworkTime]) -> tuple[Line, str]:
-    """Return the line of `calibrate`, or a simpler one where that does not follow the networks, and
-    then a note.
+    """Return the line of `calibrate`, or a simpler one where its scale is implausible, and a note.
 
     Where a call takes far more than the operations (tiny networks on a fast device), the fit can
-    put the scale at 0: every network would be predicted alike. Rows and networks are of one device,
-    so a scale of 1 with an intercept, and a scale alone, are tried in its place. The one with the
+    put the scale at 0: every network would be predicted alike. Rows and networks are of one device.
+    So a scale of 1 with an intercept, and a scale alone, are tried instead, and the one with the
     smaller misfit is taken.
+
+    Returns:
+        The line, and a note that says what does not follow; empty where all does.
     """
     line = _rounded(calibrate(networks))
     low, high = SCALES
@@ -88,6 +107,7 @@ def follow(networks: Sequence[NetworkTime]) -> tuple[Line, str]:
             else ""
         )
         return line, note
+    # Medians, as one disturbed network must not decide the only coefficient that is left.
     call_ms = float(np.median([network.measured_ms - network.sum_ms for network in networks]))
     ratio = float(np.median([network.measured_ms / network.sum_ms for network in networks]))
     simpler = [Line(1.0, max(call_ms, 0.0)), Line(min(max(ratio, low), high))]
@@ -103,8 +123,12 @@ def follow(networks: Sequence[NetworkTime]) -> tuple[Line, str]:
 
 
 def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> list[NetworkTime]:
-    """Return the networks with their parameters and the sum of their rows. Raises MissingRows where
-    a row is missing."""
+    """Return the networks with their parameters and the sum of their rows in ms.
+
+    Raises:
+        MissingRows: when the table lacks a row of one of them.
+    """
+    # Scale 1, intercept 0 and no spaces: `total_ms` is the plain sum then.
     bare = replace(
         table, device=replace(table.device, intercept_ms=0.0, calibration=Calibration(), spaces=())
     )
@@ -117,15 +141,15 @@ def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> l
 def recalibrated(
     table: LatencyTable, name: str, own: Sequence[NetworkTime], keep_check: bool = True
 ) -> LatencyTable:
-    """Return the table with a calibration fitted to networks: those of one space, and those of all
-    it was made for.
+    """Return the table with its calibration fitted anew.
 
-    Writes `networks.csv`; `device.yaml` is left to the caller.
+    The space gets a line fitted to its own networks; the table's line is fitted to those of all
+    spaces. Writes `networks.csv`; the caller writes `device.yaml`.
 
     Args:
+        table: with a folder.
         name: of the space.
-        own: the space's networks, with the sums of their rows; they take the place of those that
-            are stored.
+        own: the space's networks, with the sums of their rows; they replace the stored ones.
         keep_check: whether the space's last check still counts.
     """
     assert table.path is not None
@@ -137,6 +161,7 @@ def recalibrated(
     device = _fitted(table.device, name, others, own, keep_check)
     fitted = {(entry.space, entry.resolution): entry for entry in device.spaces}
     nets = []
+    # Each network is predicted by the line of its own space, as `LatencyTable.predict` does.
     for net in [*others, *own]:
         entry = fitted.get((net.space, net.resolution))
         nets.append(net.predicted(_line(entry)) if entry else net)
@@ -189,5 +214,5 @@ def _line(entry: Profiled) -> Line:
 
 
 def mape(nets: Sequence[NetworkTime], line: Line) -> float:
-    """Return the mean absolute error of these networks in percent."""
+    """Return the mean absolute percentage error of these networks under a line."""
     return round(sum(abs(net.predicted(line).error_percent) for net in nets) / len(nets), 3)

@@ -1,5 +1,4 @@
-"""`nas.profile`: a space's operations measured on devices into their latency tables. `nas profile`
-prints it."""
+"""`nas.profile`, the function behind `nas profile`: make or change latency tables."""
 
 from __future__ import annotations
 
@@ -30,32 +29,31 @@ MODES = {
     "import_": ("device", "out"),
     "calibrate": ("device", "out"),
 }
-"""What comes to a table in another way than measuring, and the other options that it takes."""
+"""Options that ask for another way to a table than measuring, with the options that each takes."""
 
 Note = Callable[[str], None]
 
 
 class Tell(Protocol):
-    """Is told what is being done, how many are done, how many there are, and how it goes."""
+    """Callback that gets what is being done, how many are done, of how many, and a note."""
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
 def _silent(what: str, done: int, total: int, note: str = "") -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """What came of profiling one device.
+    """Outcome of profiling one device.
 
     Attributes:
-        device: its name.
-        table: its latency table as it is saved now; None for a bundle, which makes one when it is
-            merged.
+        device: name of the device.
+        table: latency table as saved; None for a bundle, which makes one when it is merged.
         folder: of the table, or of the bundle.
-        report: what was measured, where something was.
-        counts: of a bundle: files by what became of them.
+        report: of the measurement; None where nothing was measured.
+        counts: numbers of a bundle's files by their outcome.
     """
 
     device: str
@@ -68,10 +66,10 @@ class Profiled:
 def profile(
     space: str | Path | None = None, device: str | list[str] | tuple[str, ...] = (), **options: Any
 ) -> list[Profiled]:
-    """Measure a space's operations on devices into latency tables, or come to a table in another
-    way.
+    """Measure a space's operations on devices, and save the latency table of each.
 
-    The same call resumes a profile that was stopped.
+    Other options make a table from a bundle, from a file of latencies, or by calibration. The same
+    call resumes a profile that was stopped.
 
     Args:
         space: a space by name, or its YAML file.
@@ -106,11 +104,11 @@ def profile(
 
 
 def mode_of(options: ProfileOptions) -> str | None:
-    """Return the option that asks for another way than measuring, if one does.
+    """Return the option that asks for another way than measuring; None where none does.
 
     Raises:
-        InputError: for two of them, for an option that has no effect beside the one, or one that is
-            missing.
+        InputError: for two of them, for an option that has no effect beside the one, or for a
+            missing option.
     """
     declared = options_of(ProfileOptions)
     modes = [name for name in MODES if getattr(options, name) is not None]
@@ -134,8 +132,7 @@ def mode_of(options: ProfileOptions) -> str | None:
 
 
 def _other_way(options: ProfileOptions, mode: str) -> Profiled:
-    """Return do what a mode says: write, run or merge a bundle, take the figures of a file, or
-    adjust a table to networks."""
+    """Write, run or merge a bundle, import a file, or calibrate a table, as the mode says."""
     if mode == "bundle" and options.bundle is not None:
         done = write_bundle(
             space_of(options),
@@ -172,8 +169,8 @@ def measure(
     """Measure on each device, side by side where there are several.
 
     Returns:
-        What came of each device that went well, and the error of each that did not; of a single
-        device it is raised.
+        The outcomes of the devices that succeeded, and the errors of the others. The error of a
+        single device is raised instead.
     """
     names = list(dict.fromkeys(options.device))
     if len(names) == 1:
@@ -182,13 +179,13 @@ def measure(
 
 
 def space_of(options: ProfileOptions) -> Space:
-    """Return the space that is profiled, at the sizes that are asked for."""
+    """Return the space of the options, at their sizes."""
     assert options.space is not None
     return options.sizes.apply(load_space(options.space))
 
 
 def settings_of(options: ProfileOptions) -> Settings:
-    """Return how devices are to run operations."""
+    """Return the options' settings for devices."""
     return Settings(options.unit, options.threads, options.affinity, options.benchmark_model)
 
 
@@ -214,6 +211,8 @@ def _on(
 def _side_by_side(
     options: ProfileOptions, names: list[str], note: Note, tell: Tell
 ) -> tuple[list[Profiled], list[NasError]]:
+    """Measure on several devices at once; an error of one does not stop the others."""
+    # All of them share one converter, so that a chain is converted once.
     from concurrent.futures import ThreadPoolExecutor
 
     def on(name: str) -> Profiled | NasError:

@@ -1,17 +1,20 @@
-"""A small physical model of what a network costs on a phone, which `nas.latency.estimate` fits to
-published figures.
+"""Price layers by twelve physical costs, for tables that lack a row and for `nas.latency.estimate`.
 
-A network takes one call and the sum of its layers. A layer that multiplies (convolution, linear,
-matrix product) takes the longer of its arithmetic and the reading of its weights, and moves its
-activations besides; pooling and group norm only move activations. Each of these is started once.
-Element-wise layers are fused in part and pay less for what they move, layer norm and softmax pay
-more, and a change of layout takes a fixed time. The products of linear attention (many small ones,
-without a softmax between) pay for their arithmetic alone, several hundred times as much on neural
-engines as others do. GELU and SiLU move values at costs of their own, next to nothing on a neural
-engine and much on a processor; other activations and batch norm are fused into their neighbours and
-free.
+`estimate` fits the costs to published latencies; `LatencyTable` prices operations with them.
 
-Twelve costs in all, each positive, for neural engines and processors alike.
+A network takes one call and the sum of its layers:
+
+- A layer that multiplies (convolution, linear, matrix product) takes the longer of its arithmetic
+  and the reading of its weights, and moves its activations besides. Pooling and group norm only
+  move activations. Each of these is started once.
+- Element-wise layers are fused in part and pay less for what they move. Layer norm and softmax pay
+  more. A change of layout takes a fixed time.
+- The products of linear attention (many small ones, without a softmax between) pay for their
+  arithmetic alone, several hundred times as much on neural engines as other products do.
+- GELU and SiLU move values at costs of their own: next to nothing on a neural engine, much on a
+  processor. Other activations and batch norm are fused into their neighbours and are free.
+
+The twelve costs are positive, and are the same set for neural engines and processors.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ BEHAVIOUR: dict[str, Behaviour] = {
     "gather": "layout",
     "folded_norm": "fused",
 }
-"""How each kind of layer (`Layer.kind`) is paid for, but for what `_behaviour` sets apart."""
+"""Behaviour of each kind of layer (`Layer.kind`), but for those that `_behaviour` sets apart."""
 
 ACTIVATION: dict[str, Behaviour] = {
     "gelu": "gelu",
@@ -56,31 +59,33 @@ ACTIVATION: dict[str, Behaviour] = {
     "relu": "fused",
     "hardswish": "fused",
 }
-"""How each activation is paid for; those without an exponential take next to nothing everywhere."""
+"""Behaviour of each activation; those without an exponential take next to nothing everywhere."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a list of layers asks for.
+    """The work in a list of layers, in the units of `Costs`.
 
     Attributes:
-        kernels: (layers, 2): 10^9 multiply-accumulates and 10^6 weights of each layer that
-            multiplies.
-        counts: (12,): how often each cost of `Costs` is paid on top; compute and weights only by
-            `kernels`.
+        kernels: (layers, 2), 10^9 MACs and 10^6 weights of each layer that multiplies.
+        counts: (12,), the amount of each cost of `Costs` that is paid on top. It is 0 for compute
+            and weights, which `kernels` pays.
     """
 
     kernels: Floats
     counts: Floats
 
     def ms(self, costs: Floats) -> float:
-        """Under these costs, in the order of `Costs`."""
+        """Return the latency in ms under these costs, (12,), in the order of `Costs`."""
+        # The roofline of each layer: arithmetic (costs[1], compute) and the reading of weights
+        # (costs[2], weights) overlap, so the longer one counts.
         longer = np.maximum(self.kernels[:, 0] * costs[1], self.kernels[:, 1] * costs[2])
         return float(longer.sum() + self.counts @ costs)
 
 
 def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
-    """Return what these layers ask for, and `calls` predictions around them."""
+    """Return the work in these layers and in `calls` predictions around them."""
+    # A row of zeros keeps the shape (layers, 2) where no layer multiplies.
     kernels = [(0.0, 0.0)]
     moved = dict.fromkeys(get_args(Behaviour), 0.0)
     met = dict.fromkeys(get_args(Behaviour), 0)
@@ -111,11 +116,13 @@ def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
 
 
 def _behaviour(layer: Layer) -> Behaviour:
+    """Return how a layer is paid for."""
+    # `linear` is also the name of the products of linear attention, whose kind is `matmul`.
     if layer.kind == "matmul" and layer.name == "linear":
         return "linear"
     return ACTIVATION[layer.name] if layer.kind == "activation" else BEHAVIOUR[layer.kind]
 
 
 def price(layers: Iterable[Layer], costs: Costs) -> float:
-    """Return milliseconds that these layers take, without the call."""
+    """Return the latency of these layers in ms, without the call."""
     return demand(layers).ms(np.array(astuple(costs)))

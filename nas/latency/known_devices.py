@@ -1,5 +1,7 @@
-"""The devices that can be named: those that are connected, and those with a latency table or a
-phone.yaml."""
+"""List all devices that have a name, for `nas devices`, and open one, for profile and check.
+
+They are connected, or have a latency table or a phone.yaml.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """A device that can be named.
+    """A device that has a name.
 
     Attributes:
-        table: the folder of its table, or None.
-        units: the phones of this name that are connected, with their state.
+        name: what `--device` takes.
+        kind: as in `device.yaml`, or the package that brings the device.
+        connected: whether it is connected here.
+        table: folder of its table, or None.
+        units: connected Android phones of this name, with their state.
     """
 
     name: str
@@ -38,8 +43,7 @@ class Known:
 
 
 def known_devices() -> list[Known]:
-    """Return the devices that are connected here, then those known by their table or phone.yaml
-    alone."""
+    """Return the connected devices, then those known by their table or phone.yaml alone."""
     tables = table_names()
     kinds: dict[str, str] = {name: phone.kind for name, phone in phones().items()}
     kinds |= {name: load_device_info(folder / DEVICE_FILE).kind for name, folder in tables.items()}
@@ -62,7 +66,9 @@ def opened(
     converter: Converter | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[Device]]:
-    """Open the devices of a name; of one that is not connected, say whether it has a table.
+    """Open the devices of a name, as `nas.devices.opened`.
+
+    The error for a device that is not connected says whether it has a table.
 
     Raises:
         InputError: for an unknown name, a device that is not connected, or settings that it does
@@ -77,9 +83,12 @@ def opened(
 
 
 def _unknown(name: str) -> str:
+    """Return the message for a name that no device here can be opened by."""
     known = {device.name: device for device in known_devices()}
     if name not in known:
         return f"unknown device '{name}'{nearest(name, known)}"
+    # A phone.yaml or a connection would have opened it, or failed with another error. So its table
+    # alone makes it known.
     table = known[name].table
     assert table is not None
     provenance = load_device_info(table / DEVICE_FILE).provenance

@@ -1,5 +1,7 @@
-"""Whole networks: measured to calibrate a table, and others to check it. `networks.csv` beside the
-table has them."""
+"""Whole networks that calibrate a table and others that check it, and their file `networks.csv`.
+
+`profile`, `check` and bundles choose the same networks here.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,16 @@ from nas.space import Architecture, Space, space_names
 
 NETWORKS_FILE = "networks.csv"
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and how many there are."""
+"""Callback that gets what is being done, how many are done, and how many there are."""
 Role = Literal["calibration", "check"]
 CALIBRATION_NETWORKS = 8
+"""Number of networks that calibrate a table for a space."""
 _CANDIDATES = 100
-"""Calibration networks are chosen among the members of the first seeds; a check draws from later
-ones."""
+"""Number of first seeds among whose members these are chosen; a check draws from later seeds."""
 
 
 class Line(NamedTuple):
-    """What carries sums of rows over to whole networks; as in `nas.devices.info.Calibration`."""
+    """Coefficients that turn sums of rows into latencies, as in `nas.devices.info.Calibration`."""
 
     scale: float
     intercept_ms: float = 0.0
@@ -37,6 +39,7 @@ class Line(NamedTuple):
     weights_from: float = 0.0
 
     def ms(self, sum_ms: float, params: int) -> float:
+        """Return the predicted latency in ms of a network with this sum of rows in ms."""
         return (
             self.intercept_ms
             + self.scale * sum_ms
@@ -46,13 +49,19 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkTime:
-    """A whole network as measured, and as predicted. Times in ms.
+    """A whole network with its measured and its predicted latency, a line of `networks.csv`.
 
     Attributes:
-        sum_ms: the sum of its operations' rows, before calibration.
-        params: learned parameters; 0 where an old file does not say.
-        predicted_ms: after calibration.
+        role: calibration or check.
+        space: as `space_id` returns it.
+        resolution: as `resolution_id` returns it.
+        network: name of the member.
+        measured_ms: measured latency.
+        sum_ms: sum of its operations' rows, before calibration.
+        predicted_ms: predicted latency, after calibration.
         error_percent: of the prediction; positive where it is too high.
+        date: of the measurement.
+        params: learned parameters; 0 where an old file has none.
     """
 
     role: Role
@@ -67,6 +76,7 @@ class NetworkTime:
     params: int = 0
 
     def predicted(self, line: Line) -> NetworkTime:
+        """Return the network with the prediction of a line and its error."""
         ms = line.ms(self.sum_ms, self.params)
         return replace(
             self,
@@ -76,7 +86,9 @@ class NetworkTime:
 
 
 def calibration_members(space: Space, count: int = CALIBRATION_NETWORKS) -> list[Architecture]:
-    """Return random members that spread evenly over the range of MACs; the same for every call."""
+    """Return random members that spread evenly over the range of MACs, the same in every call."""
+    # Members that are one network to a device count once. Ranks are taken at equal distances, from
+    # the smallest to the largest of the candidates.
     members = {_keys(member): member for member in map(space.sample, range(_CANDIDATES))}
     ranked = sorted(members.values(), key=lambda member: member.macs)
     count = min(count, len(ranked))
@@ -84,9 +96,13 @@ def calibration_members(space: Space, count: int = CALIBRATION_NETWORKS) -> list
 
 
 def check_members(space: Space, count: int, seed: int) -> list[Architecture]:
-    """Up to `count` distinct random members, none of which a calibration uses."""
+    """Return up to `count` distinct random members, none of which the calibration uses.
+
+    There are fewer in a space that has hardly any others.
+    """
     found = {_keys(member) for member in calibration_members(space)}
     members: list[Architecture] = []
+    # A million seeds per check, far from those of the calibration's candidates.
     for number in range(20 * count):
         member = space.sample((seed + 1) * 1_000_000 + number)
         if len(members) < count and _keys(member) not in found:
@@ -96,14 +112,15 @@ def check_members(space: Space, count: int, seed: int) -> list[Architecture]:
 
 
 def _keys(member: Architecture) -> tuple[Key, ...]:
-    """Return what makes two members one network to a device: blocks that are gone leave other names
-    to those that stay."""
+    """Return the operations' keys, which are equal for members that are one network to a device.
+
+    Such members can differ in the names of their blocks: a dropped block renames those after it.
+    """
     return tuple(operation.key for operation in member.operations())
 
 
 def space_id(space: Space) -> str:
-    """Return what `--space` takes to find this space again: its name if it is a known one, else its
-    file."""
+    """Return what `--space` takes for this space: its name if that is known, else its file."""
     from nas.space import load_space
 
     known = space.name in space_names() and load_space(space.name).path == space.path
@@ -111,8 +128,7 @@ def space_id(space: Space) -> str:
 
 
 def profile_arguments(space: Space) -> str:
-    """Return what follows `nas profile --space` for this space: its name or file, and the options
-    of its sizes."""
+    """Return what follows `nas profile --space` for this space: name or file, options of sizes."""
     from nas.space import load_space
 
     whole = load_space(space_id(space))
@@ -128,8 +144,7 @@ def profile_arguments(space: Space) -> str:
 
 
 def resolution_id(space: Space) -> str:
-    """Return input size and classes, as in 224x224/1000; with a head on the pyramid, that head in
-    full instead of classes."""
+    """Return input size and classes, as 224x224/1000, or size and head for a head on a pyramid."""
     height, width = space.resolution
     head = space.heads[0]
     return f"{height}x{width}/" + (
@@ -138,8 +153,7 @@ def resolution_id(space: Space) -> str:
 
 
 def at_resolution_id(space: Space, text: str) -> Space:
-    """Return the space at the input size and with the classes or the head that `resolution_id`
-    wrote."""
+    """Return the space at the sizes that `resolution_id` wrote; the inverse of that function."""
     size, _, task = text.partition("/")
     height, width = map(int, size.split("x"))
     kind, _, hyperparameters = task.removesuffix(")").partition("(")
@@ -149,16 +163,20 @@ def at_resolution_id(space: Space, text: str) -> Space:
 
 
 def profiled_spaces(device: DeviceInfo) -> list[tuple[str, str]]:
-    """Return the spaces that a table was profiled for, each with its `resolution_id`; the last one
-    last."""
+    """Return the spaces that a table was profiled for with their `resolution_id`, latest last."""
     return [(entry.space, entry.resolution) for entry in device.spaces]
 
 
 def read_networks(folder: Path) -> list[NetworkTime]:
-    """Return the networks that stand beside a table; none where there is no such file."""
+    """Return the networks in a table's folder; empty without such a file.
+
+    Raises:
+        InputError: when the file is unreadable.
+    """
     path = folder / NETWORKS_FILE
     if not path.is_file():
         return []
+    # Annotations are text in this file. Columns that an old file lacks have defaults.
     types = {
         field.name: {"float": float, "int": int}.get(str(field.type), str)
         for field in fields(NetworkTime)
@@ -175,6 +193,7 @@ def read_networks(folder: Path) -> list[NetworkTime]:
 
 
 def write_networks(folder: Path, networks: Iterable[NetworkTime]) -> None:
+    """Write the networks into a table's folder."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, [field.name for field in fields(NetworkTime)], lineterminator="\n"

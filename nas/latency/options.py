@@ -1,4 +1,4 @@
-"""The options of `nas predict`, `nas profile` and `nas check`."""
+"""Options of `nas predict`, `nas profile` and `nas check`, from which their CLI is made."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ class CheckOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions(Options):
-    """Options of `nas profile`: measuring a space on devices, or one of five other ways to come to
-    a table."""
+    """Options of `nas profile`, which measures a space or makes a table in five other ways."""
 
     space: str | None = option(None, help="Space by name or by the path of its YAML file.")
     device: tuple[str, ...] = option(

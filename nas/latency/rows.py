@@ -1,5 +1,4 @@
-"""The rows of a latency table: reading and writing them, and the list of operations that a device
-cannot run."""
+"""Read and write a table's rows (`table.csv`) and the operations that a device cannot run."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ _COLUMNS = ("kind", "hyperparameters", "input", "message", "date")
 
 
 def read_unsupported(folder: Path) -> dict[Key, str]:
-    """Return the message of each operation that could not run; none where there is no such file.
+    """Return the message of each operation that could not run; empty without such a file.
 
     Raises:
         InputError: naming file and line.
@@ -47,7 +46,7 @@ def read_unsupported(folder: Path) -> dict[Key, str]:
 
 
 def write_unsupported(folder: Path, failed: Mapping[Key, str]) -> None:
-    """Write the file, or removes it where nothing failed."""
+    """Write the file, or remove it where nothing failed."""
     path = folder / UNSUPPORTED_FILE
     if not failed:
         path.unlink(missing_ok=True)
@@ -63,9 +62,9 @@ Key = tuple[str, str, str]
 """Kind, hyperparameters and input shape, as text: `Operation.key`."""
 
 PROVENANCES: tuple[Provenance, ...] = get_args(Provenance)
-"""From the most to the least trustworthy."""
+"""Origins of a latency, from the most to the least trustworthy."""
 ROW_PROVENANCES: tuple[Provenance, ...] = tuple(name for name in PROVENANCES if name != "priced")
-"""A price is what stands in for a row, so no row has it."""
+"""Origins that a row can have; a price stands in for a row."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,17 @@ class Row:
     """The latency of one operation.
 
     Attributes:
-        kind, hyperparameters, input: the operation's key.
-        output: the shape that it gives, which follows from the key.
-        median_ms, p10_ms, p90_ms: milliseconds; of runs where measured, of the model's error where
-            estimated.
-        runs: timed runs; 0 where nothing was timed.
+        kind: first part of the operation's key.
+        hyperparameters: second part of the key.
+        input: third part of the key, the shape of the input.
+        output: shape of the output, which follows from the key.
+        median_ms: median latency.
+        p10_ms: 10th percentile of the runs where measured, of the error otherwise; in ms.
+        p90_ms: 90th percentile of the same.
+        runs: number of timed runs; 0 where nothing was timed.
         provenance: measured, interpolated or estimated.
         date: ISO date of the row.
-        extra: further columns of the file, kept as they are.
+        extra: further columns of the file, as pairs of name and value.
     """
 
     kind: str
@@ -108,12 +110,12 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row) if field.na
 
 
 def worst(provenances: Iterable[Provenance]) -> Provenance:
-    """Return the least trustworthy of them; measured where there are none."""
+    """Return the least trustworthy provenance; `measured` where there are none."""
     return max(provenances, key=PROVENANCES.index, default="measured")
 
 
 def read_rows(path: str | Path) -> dict[Key, Row]:
-    """Read and validates a table's CSV file.
+    """Read and validate a table's CSV file.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -135,9 +137,12 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
 
 
 def format_rows(rows: Iterable[Row], header: bool = True) -> str:
-    """Return the CSV text of these rows; floats keep every digit, so that reading gives the same
-    rows back."""
+    """Return the CSV text of these rows, from which `read_rows` returns the same rows.
+
+    Floats keep every digit for that.
+    """
     rows = list(rows)
+    # Rows of one table differ in their further columns: the file has all of them.
     extra = list(dict.fromkeys(name for row in rows for name, _ in row.extra))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -152,7 +157,7 @@ def format_rows(rows: Iterable[Row], header: bool = True) -> str:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield every line below the header, by column, with its number."""
+    """Yield the number of every line below the header, and its values by column."""
     text = read_text(path)
     delimiter = separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -208,14 +213,17 @@ def _row(record: Mapping[str, str]) -> Row:
 
 
 def _column(record: Mapping[str, str], name: str, convert: Callable[[str], Any]) -> Any:
+    """Return a converted value; a ValueError of `convert` gets the column's name in front."""
     try:
         return convert(record[name])
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
+# Tables have thousands of rows, with few distinct specs, shapes and dates: each is parsed once.
 @lru_cache(maxsize=4096)
 def _spec(kind: str, hyperparameters: str) -> BlockSpec:
+    """Return the block of a row. ValueError unless its text is the one that `str(spec)` gives."""
     spec = parse(kind, hyperparameters)
     if str(spec) != hyperparameters:
         raise ValueError(f"'{hyperparameters}' must be written in full and in order: '{spec}'")
@@ -224,8 +232,7 @@ def _spec(kind: str, hyperparameters: str) -> BlockSpec:
 
 @lru_cache(maxsize=65536)
 def _output(spec: BlockSpec, text: str) -> str:
-    """Return the output shape of the operation, as text; raises ValueError where the block does not
-    take this input."""
+    """Return the operation's output shape as text. ValueError where the block refuses the input."""
     shape = Shape.parse(text)
     if str(shape) != text or any(
         0 in (level.channels, level.height, level.width) for level in shape.levels

@@ -1,5 +1,7 @@
-"""LatencyTable: operation to milliseconds for one device, and the prediction for a whole
-architecture."""
+"""`LatencyTable`, which predicts an architecture's latency from rows per operation.
+
+Searches, `nas predict` and `nas check` use it; `nas.latency.profile` makes it.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ DEVICE_FILE = "device.yaml"
 
 @dataclass(frozen=True)
 class Bar:
-    """One operation's part of a prediction, in calibrated ms; `key` is empty for the intercept."""
+    """One operation's share of a prediction, in calibrated ms; `key` is empty for the intercept."""
 
     name: str
     kind: str
@@ -56,15 +58,15 @@ class Estimate:
     """The predicted latency of one architecture.
 
     Attributes:
-        ms: of the network, calibrated; covers only the operations that have a row or a price.
+        ms: of the network, calibrated, over the operations that have a row or a price.
         breakdown: one bar per operation in the order of the network, and one for the intercept;
             they add up to `ms`.
-        provenance: the worst of the rows used. Operations without a row are told by `priced`.
-        expected_error: of the table, in percent, or None where nobody checked it.
-        missing: the operations without a row or a price, each once.
-        priced: share of `ms` that has no row and was priced by the table's cost model, 0 to 1.
-        standard_error: the table's expected error, and on the priced part what prices add to it, in
-            ms; None where nobody checked the table.
+        provenance: the worst of the rows used; `priced` covers operations without a row.
+        expected_error: of the table, in percent; None where it is unknown.
+        missing: operations without a row or a price, each once.
+        priced: share of `ms` without a row, priced by the table's cost model, 0 to 1.
+        standard_error: in ms, from the table's expected error and that of the priced part; None
+            where the former is unknown.
     """
 
     ms: float
@@ -98,7 +100,7 @@ class Estimate:
 
 
 class MissingRows(InputError):
-    """The table lacks rows for an architecture; `operations` are those."""
+    """A table without a row for some operations of an architecture; `operations` holds them."""
 
     def __init__(self, message: str, operations: tuple[Operation, ...]) -> None:
         super().__init__(message)
@@ -107,13 +109,13 @@ class MissingRows(InputError):
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Rows by operation key, for one device.
+    """Latencies of operations on one device.
 
     Attributes:
-        device: what the rows were taken on, and how far they can be trusted.
+        device: the device, its settings, the calibration and the errors.
         rows: by `Operation.key`.
-        path: the folder it was loaded from or saved to, or None.
-        unsupported: what the device said of operations that it could not run.
+        path: folder that it was loaded from or saved to, or None.
+        unsupported: the device's messages for operations that it could not run, by key.
     """
 
     device: DeviceInfo
@@ -141,7 +143,7 @@ class LatencyTable:
 
     @property
     def provenance(self) -> Provenance:
-        """Return the worst of the rows."""
+        """Return the worst provenance of the rows."""
         return (
             worst(row.provenance for row in self.rows.values())
             if self.rows
@@ -150,9 +152,9 @@ class LatencyTable:
 
     @property
     def expected_error(self) -> float | None:
-        """Return mean absolute error of a prediction in percent.
+        """Return the mean absolute error of a prediction in percent; None where it is unknown.
 
-        It is that of the last check; else that of the calibration by hand; else that of what was
+        It is that of the last check, else that of the calibration by hand, else that of what was
         left out of the fit. Without a check it is never smaller than the calibration's own misfit.
         """
         if self.device.check:
@@ -165,19 +167,20 @@ class LatencyTable:
 
     @property
     def leave_one_out_error(self) -> float | None:
-        """Return mean absolute error in percent of what was left out of the fit, before any
-        calibration by hand."""
+        """Return the mean absolute error in percent of what was left out of the fit.
+
+        It is that before any calibration by hand; None for a table without a fit.
+        """
         return self.device.estimate.leave_one_out_mape if self.device.estimate else None
 
     @property
     def calibrated_error(self) -> float | None:
-        """Return expected error in percent after the calibration by hand (`--calibrate`); None
-        where there was none."""
+        """Return the expected error in percent after `--calibrate`; None where there was none."""
         return self.device.estimate.calibrated_error if self.device.estimate else None
 
     @property
     def expected_error_source(self) -> str:
-        """Return where `expected_error` is from, in words."""
+        """Return the source of `expected_error`, in words."""
         if self.device.check:
             return str(self.device.check)
         if self.device.estimate and self.device.provenance == "estimated":
@@ -190,11 +193,12 @@ class LatencyTable:
         return f"not checked yet: nas check --device {self.device.name}"
 
     def calibrated(self, space: str, resolution: tuple[int, int]) -> LatencyTable:
-        """This table with the calibration and the check of one of the spaces that it was completed
-        for.
+        """Return the table with the calibration and the check of one of its spaces.
 
-        It is this table itself where `space` is none of them, at this input size.
+        It is this table itself where it was not completed for `space` at this input size. A search
+        calls it once and asks the result, which predicts without looking for the space again.
         """
+        # The latest entry first: a space may stand here with several heads of one size.
         size = f"{resolution[0]}x{resolution[1]}"
         for entry in reversed(self.device.spaces):
             if (entry.name, entry.size) == (space, size):
@@ -218,18 +222,21 @@ class LatencyTable:
 
     @property
     def base_ms(self) -> float:
-        """Return what a prediction has beside the `ms` of its operations: the intercept, less
-        parameters that take nothing."""
+        """Return the part of a prediction beside the `ms` of its operations.
+
+        It is the intercept, less the time of `weights_from` parameters, which `ms` counts too much.
+        """
         line = self.device.calibration
         return self.device.intercept_ms - line.weights_ms * line.weights_from
 
     def ms(self, operation: Operation) -> float | None:
-        """Return the calibrated milliseconds that one operation adds to a network.
+        """Return the calibrated ms that one operation adds to a network.
 
         An estimated table prices an operation without a row by its cost model. None means that
-        there is neither.
+        there is neither a row nor a price.
         """
         # Searches ask for the same few hundred operations 100,000 times.
+        # None is a value here, so a missing pair is told by KeyError.
         pair = operation.spec, operation.input
         try:
             return self._ms[pair]
@@ -238,8 +245,10 @@ class LatencyTable:
             return ms
 
     def _calibrated_ms(self, operation: Operation) -> float | None:
+        """Return `ms` without its cache."""
         row = self.rows.get(operation.key)
         line = self.device.calibration
+        # An operation that the device could not run gets no price: it would be a false promise.
         if row is not None:
             raw_ms = row.median_ms
         elif self._costs is not None and operation.key not in self.unsupported:
@@ -250,14 +259,19 @@ class LatencyTable:
 
     @cached_property
     def _costs(self) -> Costs | None:
-        """Return the costs that price what has no row; None in a table of measurements, which must
-        not mix in estimates."""
+        """Return the costs that price operations without a row.
+
+        None in a table of measurements, which must not mix in estimates.
+        """
         estimate = self.device.estimate
         return estimate.costs if estimate and self.device.provenance == "estimated" else None
 
     def predict(self, arch: Architecture) -> Estimate:
-        """Return the latency of `arch`, calibrated for its space, with its breakdown and with what
-        is missing."""
+        """Return the latency of `arch`, calibrated for its space, with breakdown and missing rows.
+
+        Raises:
+            InputError: when `arch` is not an architecture.
+        """
         check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.device.spaces:
             own = self.calibrated(arch.space, arch.resolution)
@@ -270,7 +284,9 @@ class LatencyTable:
             if self.ms(operation) is None
         }
         bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
-        # The parameters that take nothing are no operation's in particular: each has its share.
+        # `base_ms` subtracts the time of `weights_from` parameters from the sum, not from any
+        # operation. In the breakdown each operation gets its share, by its parameters, so that the
+        # bars add up to the total and the intercept's bar is the cost of a call.
         free_ms = (self.device.intercept_ms - self.base_ms) / max(
             sum(op.params for op, _ in found), 1
         )
@@ -294,8 +310,10 @@ class LatencyTable:
     def _standard_error(
         self, arch: Architecture, total_ms: float, priced_ms: float
     ) -> float | None:
-        """Return the error of a prediction in ms. Both parts are independent, so their squares add
-        up."""
+        """Return the standard error of a prediction in ms.
+
+        The error of the table and that of prices are independent, so their squares add up.
+        """
         if self.expected_error is None:
             return None
         estimate = self.device.estimate
@@ -304,8 +322,9 @@ class LatencyTable:
         return hypot(total_ms * self.expected_error, priced_ms * priced_error) / 100
 
     def total_ms(self, arch: Architecture) -> float:
-        """Return the `ms` of `predict` alone, for searches that ask thousands of times (of a table
-        `calibrated` for them).
+        """Return the `ms` of `predict` alone, for searches that ask thousands of times.
+
+        They ask a table that was `calibrated` for their space.
 
         Raises:
             MissingRows: naming the operations without a row and the command that measures them.
@@ -323,8 +342,12 @@ class LatencyTable:
         return _sum(parts)
 
     def missing_rows(self, missing: Sequence[Operation], space: str) -> MissingRows:
-        """Return the error that names operations without a row, and the command that measures those
-        of `space`."""
+        """Return the error that names operations without a row and the command that measures them.
+
+        Args:
+            missing: the operations.
+            space: whose profile measures them; empty where it is unknown.
+        """
         named = "; ".join(map(str, missing[:3])) + (
             f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
         )
@@ -348,8 +371,10 @@ class LatencyTable:
         return MissingRows(f"{where}: no row for {named}; measure with: {command}", tuple(missing))
 
     def _out(self) -> list[str]:
-        """Return the option of `nas profile` that measures into this table's folder, where it is
-        not the default."""
+        """Return the option `--out` with which `nas profile` measures into this table's folder.
+
+        Empty for the default folder, and for a shipped table, which is not measured into.
+        """
         default = Path(resources.TABLES) / self.device.name
         if self.path is None or self.path.resolve() == default.resolve():
             return []
@@ -360,29 +385,30 @@ class LatencyTable:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write `table.csv`, `device.yaml` and, where there is cause, `unsupported.csv` into
-        `folder`."""
+        """Write `table.csv`, `device.yaml` and, where operations failed, `unsupported.csv`."""
         write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
         write_unsupported(Path(folder), self.unsupported)
         self.device.save(Path(folder) / DEVICE_FILE)
 
 
 def _sum(parts: Iterable[float]) -> float:
-    """To 10^-9 ms, so that networks whose operations take the same are equally fast, whatever their
-    order."""
+    """Return the sum to 10^-9 ms, which does not depend on the order of the parts.
+
+    Networks whose operations take the same time must be equally fast, or a search would not see the
+    tie.
+    """
     return round(fsum(parts), 9)
 
 
 def make_table(device: DeviceInfo, rows: Iterable[Row], path: Path | None = None) -> LatencyTable:
-    """Return a table of these rows; of two with one key the later one stays."""
+    """Return a table of these rows; a later row replaces an earlier one with its key."""
     return LatencyTable(device, {row.key: row for row in rows}, path)
 
 
 def load_table(name: str | Path) -> LatencyTable:
     """Return a table by its device's name or by the path of its folder.
 
-    By name ./latency_tables/NAME wins over a shipped table, unless its profile was stopped before
-    its end.
+    For a name, ./latency_tables/NAME wins over a shipped table, unless its profile is incomplete.
 
     Raises:
         InputError: naming file, line, column and reason, or the nearest device that has a table.
@@ -408,12 +434,12 @@ def load_table(name: str | Path) -> LatencyTable:
 
 
 def profile_command(device: DeviceInfo) -> str:
-    """Return the command that goes on with the first profile that left operations out."""
+    """Return the command that resumes the first profile that left operations out."""
     return f"nas profile --device {device.name} --space {next(iter(device.left_out), 'SPACE')}"
 
 
 def table_names() -> dict[str, Path]:
-    """Return the devices that have a table, with its folder."""
+    """Return the folders of all tables, by device."""
     return {
         name: path.parent
         for name, path in resources.names(resources.TABLES, f"*/{TABLE_FILE}").items()
@@ -421,6 +447,7 @@ def table_names() -> dict[str, Path]:
 
 
 def _folder(name: str) -> Path:
+    """Return the folder of a table by name, by folder or by the path of its CSV file."""
     path = Path(name)
     known = table_names()
     if len(path.parts) == 1 and name in known:

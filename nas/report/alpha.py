@@ -1,5 +1,4 @@
-"""What training made of a supernet's choices: each position's shares of its candidates, step by
-step."""
+"""Figures of a supernet's training: each position's shares of its candidates over the steps."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from nas.printable import printable
 from nas.space.place import Place
 
 COLUMNS = 120
-"""At most so many steps are shown; more are thinned evenly."""
+"""Maximum number of steps shown; more are thinned evenly."""
 
 _TICKS = 10
-"""About so many steps are written below the cells."""
+"""Approximate number of steps written below the cells."""
 _RED = "#c8503c"
 _BLUE = "#2f86c6"
 _ORANGE = "#cf7a22"
@@ -30,17 +29,18 @@ _LEAST = 1e-4
 
 @dataclass(frozen=True)
 class Alpha:
-    """A row a position and a column a step.
+    """Architecture parameters over training: one row per position, one column per step.
 
     Attributes:
         positions: by name, in the order of the network.
-        dropped: those whose block the found network does not have.
-        steps: of the supernet's training.
-        kept: how strongly the position prefers a block over identity: the log2 of the ratio between
-            the blocks' mean share and identity's. The paper's importance (arXiv:2206.01191, Sec.
-            4.2) is the ratio of their sum.
+        dropped: the positions without a block in the found network.
+        steps: steps of the supernet's training.
+        kept: how strongly a position prefers a block over identity: log2 of the ratio of the
+            blocks' mean share to identity's. The paper's importance (arXiv:2206.01191, Sec. 4.2) is
+            the ratio of their sum.
         attention: the global block's share of both blocks'; None where there is no choice.
-        shares: local, global and identity share in percent, in words.
+        shares: local, global and identity share in percent, as text.
+        note: the source file.
     """
 
     positions: tuple[str, ...]
@@ -53,18 +53,18 @@ class Alpha:
 
     @property
     def mixed(self) -> tuple[int, ...]:
-        """Return the rows where local and global blocks are candidates."""
+        """Return the rows in which local and global blocks are candidates."""
         return tuple(index for index, row in enumerate(self.attention) if row[-1] is not None)
 
     @property
     def kept_ends(self) -> tuple[float, float]:
-        """Return the range of `kept`, the same on both sides of 0."""
+        """Return the range of `kept`, symmetric about 0."""
         most = max(abs(value) for row in self.kept for value in row) or 1.0
         return -most, most
 
     @property
     def attention_ends(self) -> tuple[float, float]:
-        """Return the range of `attention`, the same on both sides of one half."""
+        """Return the range of `attention`, symmetric about one half."""
         far = (
             max(abs((share or 0.5) - 0.5) for row in self.mixed for share in self.attention[row])
             or 0.5
@@ -85,6 +85,7 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
     if not rows:
         return None
     steps = sorted(next(iter(by_position.values())))
+    # A heatmap needs every cell; a file that was cut off lacks the last ones.
     odd = next((name for name, known in by_position.items() if sorted(known) != steps), None)
     if odd:
         raise InputError(
@@ -104,11 +105,18 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
 
 
 def _thinned(steps: list[int]) -> list[int]:
+    """Return every n-th step, counted from the last one, which always stays."""
+    # Ceiling division: at most COLUMNS steps remain.
     every = -(-len(steps) // COLUMNS)
     return steps[::-1][::every][::-1]
 
 
 def _kept(row: dict[str, Any]) -> float:
+    """Return log2 of the blocks' mean share over identity's share.
+
+    The mean instead of the sum: a position with more candidates would otherwise prefer its blocks
+    before any training.
+    """
     blocks = [row["local"]] + ([row["global"]] if row["global"] else [])
     return round(log2(max(sum(blocks) / len(blocks), _LEAST) / max(row["identity"], _LEAST)), 4)
 
@@ -127,11 +135,11 @@ def _words(row: dict[str, Any]) -> str:
 
 
 def position_label(name: str, dropped: frozenset[str]) -> str:
-    """Return a position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was
-    dropped."""
+    """Return a position as an axis names it: 3.5 for block 5 of stage 3, with an x if dropped."""
     try:
         place = Place.parse(name)
-    except InputError:  # of a file that someone wrote; it is shown under its own name
+    # Files of other origin may have other names, which are shown as they are.
+    except InputError:
         place = None
     label = name
     if place is not None and place.stage is not None and place.position is not None:
@@ -140,10 +148,9 @@ def position_label(name: str, dropped: frozenset[str]) -> str:
 
 
 def alpha_figures(data: Alpha) -> dict[str, Figure]:
-    """Return the figures by file name: block against identity, and attention against the local
-    block.
+    """Return the figures by file name: block against identity, and attention against local block.
 
-    The second one is of the positions that may hold attention; where there is none it is left out.
+    The second figure has the positions that may hold attention. Without any it is left out.
     """
     every = range(len(data.positions))
     kept = _heatmap(data, every, data.kept, data.kept_ends, "log2 of the ratio", (_RED, _BLUE))
@@ -169,8 +176,10 @@ def _heatmap(
     title: str,
     colours: tuple[str, str],
 ) -> Spec:
-    """Return cells of some of the positions. What lies between both ends is clear, whatever the
-    background."""
+    """Return the cells of some positions as a spec.
+
+    The middle between both ends is transparent, whatever the background.
+    """
     labels = {row: position_label(data.positions[row], data.dropped) for row in rows}
     cells = [
         {
@@ -197,6 +206,7 @@ def _heatmap(
         "scale": {"domain": names},
     }
     middle = sum(ends) / 2
+    # Three colours: the middle value (no preference) is nearly transparent.
     scale = {
         "domain": [ends[0], middle, ends[1]],
         "range": [colours[0], "rgba(128,128,128,0.06)", colours[1]],

@@ -1,5 +1,4 @@
-"""The latency of a network operation by operation, predicted and measured, and where a table's rows
-came from."""
+"""Latency of a network per operation, predicted and measured, and the sources of table rows."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from nas.space.place import HEAD, STEM, Place
 from nas.validation import validated
 
 Role = Literal["stem", "entry", "local", "global", "reshape", "head", "call"]
-"""What an operation is in its network; `call` is what one call costs before any of them."""
+"""Role of an operation in its network; `call` is the cost of one call, before any operation."""
 
 ROLES: dict[Role, tuple[str, str]] = {
     "stem": ("stem", "#5d6b7c"),
@@ -31,16 +30,19 @@ ROLES: dict[Role, tuple[str, str]] = {
     "head": ("head", "#b0509a"),
     "call": ("call", "#a38970"),
 }
-"""Label and colour; the colours stand out on white and on black, and keep apart for colour-blind
-readers."""
+"""Label and colour per role. The colours suit white and black pages and colour-blind readers."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One operation. Times in ms, None where they are not known.
+    """One operation.
 
-    `shape` is its input and its output, `size` its MACs and parameters; both are empty for the
-    call.
+    Attributes:
+        name: its place, or "call".
+        predicted_ms, measured_ms: None where they are not known.
+        provenance: of the table's row.
+        shape: its input and its output; empty for the call.
+        macs, params: 0 for the call.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rival:
-    """The published member that one would ship otherwise, measured by turns with the found network.
+    """The published member that one would ship otherwise, measured in turns with the found network.
 
     Attributes:
         ratio, predicted_ratio: latency of the found network over the rival's, as measured and as
@@ -73,8 +75,14 @@ class Rival:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A network on a device. `measured` tells when and with what, in words; it is empty where
-    nothing was measured."""
+    """A network on a device.
+
+    Attributes:
+        bars: the call, then each operation.
+        predicted_ms, measured_ms: of the whole network; None where they are not known.
+        error_percent: of the prediction.
+        measured: when and with what it was measured; empty where it was not.
+    """
 
     device: str
     bars: tuple[Bar, ...]
@@ -90,7 +98,7 @@ class Breakdown:
 
     @property
     def known(self) -> bool:
-        """Return whether the time of any operation is known."""
+        """Return whether the latency of any operation is known."""
         return any(bar.predicted_ms is not None or bar.measured_ms is not None for bar in self.bars)
 
 
@@ -108,7 +116,7 @@ class _CheckedRival(Part):
 
 
 class _CheckFile(Part):
-    """What `nas check RUN` writes."""
+    """The file that `nas check RUN` writes."""
 
     format: Literal["nas-run-check-1"]
     device: str
@@ -123,7 +131,7 @@ class _CheckFile(Part):
     predicted_ratio: float | None = None
 
     def measured_rival(self) -> Rival | None:
-        """Return the rival, where it could be measured."""
+        """Return the rival, or None where it could not be measured."""
         if self.rival is None or self.rival.measured_ms is None:
             return None
         rival = self.rival
@@ -133,7 +141,7 @@ class _CheckFile(Part):
 
 
 def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable) -> Breakdown:
-    """Return what the table says of every operation.
+    """Return the table's prediction for every operation.
 
     Args:
         attention: the number of global blocks in every stage.
@@ -144,6 +152,8 @@ def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable)
     estimate = table.predict(arch)
     if estimate.missing:
         raise table.missing_rows(estimate.missing, arch.space)
+    # The first bar of an estimate is the cost of a call, the others are the operations in their
+    # order.
     intercept, *times = estimate.breakdown
     bars = (
         replace(bar, predicted_ms=time.ms, provenance=time.provenance)
@@ -154,10 +164,14 @@ def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable)
 
 
 def operations(arch: Architecture, attention: Sequence[int]) -> tuple[Bar, ...]:
-    """Return the operations of a network, whose last `attention[j]` blocks of stage j are global,
-    without their times."""
+    """Return the operations of a network without their latencies.
+
+    Args:
+        attention: the number of global blocks in every stage, which are its last blocks.
+    """
     roles: dict[str, Role] = {str(STEM): "stem", str(HEAD): "head"}
     for index, (stage, count) in enumerate(zip(arch.stages, attention, strict=True)):
+        # Global blocks are a suffix of the blocks that are present.
         there = [p for p, block in enumerate(stage.blocks) if block.kind != "identity"]
         roles |= {str(Place.block(index, p)): "local" for p in there}
         roles |= {str(Place.block(index, p)): "global" for p in there[len(there) - count :]}
@@ -180,9 +194,10 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
     """Return a network measured on a device, from a run's `check-DEVICE.yaml`.
 
     Args:
-        bars: its operations.
-        estimate: what the run's table says of them, which stays where the file tells no prediction
-            of that device.
+        path: the file.
+        bars: the network's operations.
+        estimate: the prediction of the run's table. It is kept where the file has no prediction for
+            the same device.
 
     Raises:
         InputError: for a damaged file, or one of another network, naming line, key and reason.
@@ -190,6 +205,7 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
     file = YamlFile(path)
     check = validated(file, _CheckFile, file.data)
     rows = {row.name: row for row in check.operations}
+    # A prediction for another device must not stand beside this one's measurements.
     own = estimate is not None and estimate.device == check.device
     bars = estimate.bars if estimate and own else (Bar("call", "intercept", "call"), *bars)
     known = {bar.name for bar in bars} | {"intercept"}
@@ -211,6 +227,8 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
 
 
 def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
+    """Return an operation with the latencies of a check, where it has some."""
+    # Tables and checks call the cost of a call "intercept".
     row = rows.get(bar.name) or (rows.get("intercept") if bar.role == "call" else None)
     if row is None:
         return bar
@@ -219,7 +237,7 @@ def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
 
 
 def breakdown_figure(data: Breakdown, note: str = "") -> Figure:
-    """Return a bar for each operation, as predicted, and a diamond where it was measured."""
+    """Return the figure: a bar per operation as predicted, a diamond where it was measured."""
     names = [printable(bar.name) for bar in data.bars]
     y = {
         "field": "name",
@@ -261,6 +279,7 @@ def _row(bar: Bar, ms: float | None, series: str, total: float | None) -> dict[s
 
 
 def _lines(bar: Bar, total: float | None) -> tuple[str, ...]:
+    """Return the tooltip of an operation."""
     share = (
         f", {100 * bar.predicted_ms / total:.1f} %"
         if bar.predicted_ms is not None and total
@@ -279,11 +298,11 @@ class TableRows:
     """A latency table in numbers.
 
     Attributes:
-        all: rows by provenance, the most trustworthy first; only what occurs.
-        used: those of the found network's operations, each once; "priced" counts operations without
-            a row.
+        all: number of rows by provenance, the most trustworthy first; only those that occur.
+        used: the same for the found network's distinct operations; "priced" counts operations
+            without a row.
         dates: of the oldest and the newest row.
-        facts: name and value of what the table says of device and tools.
+        facts: names and values that the table records of device and tools.
     """
 
     all: dict[str, int]
@@ -293,12 +312,12 @@ class TableRows:
 
     @property
     def provenances(self) -> tuple[str, ...]:
-        """Return every provenance that occurs, in the table or in the network."""
+        """Return every provenance that occurs in the table or in the network."""
         return tuple(name for name in PROVENANCES if name in self.all or name in self.used)
 
 
 def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
-    """Return the table's rows in numbers."""
+    """Return the numbers of a table and of the rows that a network uses."""
     used = {operation.key for operation in arch.operations()}
     dates = sorted(row.date for row in table.rows.values())
     device = table.device

@@ -1,5 +1,4 @@
-"""`nas.report`: what runs found, on one page that opens without a network, and as pictures. `nas
-report` prints it."""
+"""`nas.report`: write what runs found to one offline page and to pictures, for `nas report`."""
 
 from __future__ import annotations
 
@@ -15,12 +14,12 @@ from nas.report.run import RunReport, load_runs
 
 @dataclass(frozen=True)
 class Report:
-    """What a report wrote.
+    """The files of a report.
 
     Attributes:
         page: the HTML file.
         pictures: the picture files.
-        runs: what it shows: one per run folder and device.
+        runs: the runs that it shows, one per run folder and device.
     """
 
     page: Path
@@ -29,8 +28,7 @@ class Report:
 
 
 def report(*run: str | Path, out: str | Path | None = None) -> Report:
-    """Write one HTML page of what runs found, why to believe it and how to repeat it, and pictures
-    of the same.
+    """Write one HTML page on what runs found, why to believe it and how to repeat it, and pictures.
 
     Args:
         run: run folders that `nas search` wrote; several are compared.
@@ -43,7 +41,7 @@ def report(*run: str | Path, out: str | Path | None = None) -> Report:
 
 
 def perform(options: ReportOptions) -> Report:
-    """Return do what the options of `nas report` say."""
+    """Write the page and the pictures that the options of `nas report` ask for."""
     run = options.run
     if len({path.resolve() for path in run}) < len(run):
         raise InputError("each run once: a run folder is named twice")

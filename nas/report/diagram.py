@@ -1,4 +1,7 @@
-"""The drawing of a network: stage by stage, a column a block, as high as the stage is wide."""
+"""Drawing of a network: stage by stage, one column per block, as high as the stage is wide.
+
+The page and the picture network.png render it by a template.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ class Box:
     """One operation, or a position whose block was dropped (`role` is None then).
 
     Attributes:
-        x, height: pixels; boxes stand on a common line.
-        text: what stands in it: the block's expansion, where blocks differ in it.
-        about: lines on it, for readers who ask.
+        x, height: pixels; boxes stand on a common base line.
+        text: the block's expansion, where blocks differ in it.
+        about: lines of its tooltip.
     """
 
     name: str
@@ -34,8 +37,12 @@ class Box:
 
 @dataclass(frozen=True)
 class StageDrawing:
-    """A stage with what enters it; the last one with the head too. `title` and `about` say what it
-    is in words."""
+    """A stage with its entry; the last one also has the head.
+
+    Attributes:
+        title: its number.
+        about: its width, size and depth, as text.
+    """
 
     title: str
     about: str
@@ -43,14 +50,18 @@ class StageDrawing:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Return width and height of the drawing."""
+        """Return the width and height of the drawing in pixels."""
         return COLUMN * len(self.boxes), max((box.height for box in self.boxes), default=0) + 4
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A network. `kinds` are the block kinds of each role that occurs, `expansions` whether boxes
-    show them."""
+    """The drawing of a network.
+
+    Attributes:
+        kinds: the kinds of blocks of each role that occurs.
+        expansions: whether boxes show their expansion.
+    """
 
     stages: tuple[StageDrawing, ...]
     kinds: dict[Role, tuple[str, ...]]
@@ -58,14 +69,15 @@ class Drawing:
 
     @property
     def dropped(self) -> int:
-        """Return how many positions were dropped."""
+        """Return the number of dropped positions."""
         return sum(box.role is None for stage in self.stages for box in stage.boxes)
 
 
 def drawing(arch: Architecture, bars: Sequence[Bar]) -> Drawing:
-    """Return the drawing of a network, whose operations `bars` describe."""
+    """Return the drawing of a network whose operations are `bars`."""
     operations = [bar for bar in bars if bar.role != "call"]
     blocks = [block for stage in arch.stages for block in stage.present]
+    # A number that is the same in every box would say nothing.
     shown = len({getattr(block, "expansion", None) for block in blocks}) > 1
     stages = tuple(_stage(arch, index, operations, shown) for index in range(len(arch.stages)))
     kinds: dict[Role, tuple[str, ...]] = {
@@ -80,13 +92,16 @@ def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool
     number = index + 1
     ends = {STEM: 0, HEAD: len(arch.stages) - 1}
     places = [(Place.parse(bar.name), bar) for bar in bars]
+    # The stem is drawn with the first stage, the head with the last one.
     own: list[Bar | int] = [bar for place, bar in places if ends.get(place, place.stage) == index]
+    # Dropped positions have no operation: insert their numbers where their blocks would be.
     for position, block in enumerate(stage.blocks):
         if block.kind == "identity":
             own.insert(
                 next((i for i, entry in enumerate(own) if _follows(entry, position)), len(own)),
                 position,
             )
+    # At least 12 pixels, so that the number of a narrow stage's expansion fits.
     height = round(12 + (HIGHEST - 12) * stage.width / max(arch.widths))
     boxes = tuple(
         _box(arch, index, entry, COLUMN * at, height, expansions) for at, entry in enumerate(own)
@@ -103,8 +118,10 @@ def _stage(arch: Architecture, index: int, bars: Sequence[Bar], expansions: bool
 
 
 def _follows(entry: Bar | int, position: int) -> bool:
-    """Return whether an operation comes after a position of its stage (a number is a dropped
-    position before it)."""
+    """Return whether an entry comes after a position of its stage.
+
+    An entry is an operation or the number of a dropped position, which always comes before.
+    """
     if isinstance(entry, int):
         return False
     place = Place.parse(entry.name)
@@ -135,7 +152,7 @@ def _about(bar: Bar) -> tuple[str, ...]:
 
 
 def caption(data: Drawing) -> str:
-    """Return what heights, dashes and numbers of a drawing mean."""
+    """Return the legend of a drawing: what heights, dashes and numbers mean."""
     dropped = (
         f"; dashed: {data.dropped} dropped position{'' if data.dropped == 1 else 's'}"
         if data.dropped

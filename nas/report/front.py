@@ -1,4 +1,7 @@
-"""The figure of a Pareto front: latency against expected accuracy. The data apart from the drawing."""
+"""Figure of a Pareto front: latency against expected accuracy; first its data, then its drawing.
+
+`nas search --front` draws it from a problem, `nas report` from a run's files.
+"""
 
 from __future__ import annotations
 
@@ -42,21 +45,22 @@ from nas.space import Space
 
 _SHAPE = ("widths", "depths", "attention")
 _OTHERS = ("square", "triangle-up", "diamond")
-"""Markers of what other engines found."""
+"""Markers of the members that other engines found."""
 
 
 @dataclass(frozen=True)
 class Front:
-    """What the picture shows.
+    """The data of the figure.
 
     Attributes:
         points: the front, fastest first; empty where it is not known.
-        found: what was found first, then what other engines would find at the target, labelled with
-            the engine.
+        found: the found member first, then those that other engines would find at the target,
+            labelled by engine.
         published: the published members.
-        target_ms: where the search was to get; infinite for nowhere.
-        axis: what is upward.
-        title, note: what was searched, and where the figures came from.
+        target_ms: the latency target; infinite where there was none.
+        axis: the vertical axis.
+        title: what was searched.
+        note: the sources of latencies and accuracies.
     """
 
     points: tuple[Point, ...]
@@ -71,8 +75,7 @@ class Front:
 def front_picture(
     problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]
 ) -> Front:
-    """Return the data of the picture of a front, and of what engines found (the search's own
-    first)."""
+    """Return the data of the figure of a front and of what engines found, own engine first."""
     curve = _points(problem.space, points)
     answers = tuple(_answer(problem, name, one) for name, one in found.items())
     members = published(problem)
@@ -98,8 +101,9 @@ def _answer(problem: Problem, name: str, found: Found) -> Point:
 
 
 def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[Front, str]:
-    """Return the same of a run, whose front is in one of `paths` or is computed, and why the front
-    is not there if it is not.
+    """Return the data of a run's front, and why there are no points where there are none.
+
+    The front is read from the first of `paths` that exists, or else computed.
 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
@@ -109,7 +113,8 @@ def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[F
     members = published_members(about, sources)
     result = about.result
     found = [point_of("found", result)]
-    # Of a search on several devices, what is best on this one alone stands beside.
+    # In a search on several devices the result is a compromise: also show this device's own best
+    # member, where it is another one.
     found += [
         point_of(name, each)
         for name, each in about.answers.items()
@@ -132,8 +137,10 @@ def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[F
 
 
 def published_members(about: About, sources: Sources) -> tuple[Point, ...]:
-    """Return the published members as the run recorded them, or as its sources have them (of an
-    older run)."""
+    """Return the published members as the run recorded them.
+
+    Older runs did not; there they are computed from the run's sources.
+    """
     if about.published:
         return published_points(about.published, about.space.name)
     return published(sources.problem) if sources.problem else ()
@@ -150,6 +157,7 @@ def _read(path: Path) -> tuple[Point, ...]:
 
 
 def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
+    """Return the front that the exact engine computes from the run's inputs, or why it cannot."""
     if sources.problem is None:
         return (), sources.reason
     try:
@@ -166,9 +174,11 @@ def _points(space: Space, points: Sequence[FrontPoint]) -> tuple[Point, ...]:
 
 
 def front_figure(data: Front, measured: Point | None = None) -> Figure:
-    """Return the front with its standard error, what was found, and the published members.
+    """Return the figure of a front, the found members and the published ones.
 
-    `measured` is what was found, with what was measured of it.
+    Args:
+        data: the data of the figure.
+        measured: the found member at its measured values.
     """
     axis = data.axis
     found = [*(replace(point, label="found") for point in data.found[:1]), *data.found[1:]]
@@ -202,8 +212,10 @@ def front_figure(data: Front, measured: Point | None = None) -> Figure:
 
 
 def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
-    """Return the fronts of several runs, by name: what each found is a disc, published members are
-    stars."""
+    """Return the fronts of several runs, by name.
+
+    A disc is the found member of a run; stars are published members.
+    """
     axis = shared_axis(tuple(fronts.values()))
     curves = []
     marks = []
@@ -213,7 +225,7 @@ def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
         found = [replace(point, label=name) for point in one.found[:1]]
         members = [replace(point, label=f"{name}: {point.label}") for point in one.published]
         marks.append(Marks(Series(f"{name}: published", colour, STAR, shown=False), members, 50))
-        # A run whose front is not known is named by the disc of what it found.
+        # The legend names a run by its front, or by its disc where the front is not known.
         known = bool(one.points)
         marks.append(
             Marks(
@@ -235,10 +247,11 @@ def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
 
 
 def shared_axis(fronts: Sequence[Front]) -> Axis:
-    """Return the axis that all fronts have, or that of costs where they differ."""
+    """Return the axis of all fronts, or an axis of costs where they differ."""
     axes = {front.axis for front in fronts}
     if len(axes) == 1:
         return axes.pop()
+    # Different metrics in percent still share an axis; accuracies and costs do not.
     levels = {axis.label for axis in axes if axis.absolute}
     if all(axis.absolute for axis in axes):
         return Axis(" or ".join(sorted(levels)), absolute=True)

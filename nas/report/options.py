@@ -1,4 +1,4 @@
-"""The options of `nas report`."""
+"""Options of `nas report`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What `nas report` writes: one HTML page of one or several runs, and its figures as PNG.
+"""Writer of reports: one HTML page of one or several runs, and its figures as PNG.
 
-The page needs nothing but itself to open: no network and no other file.
+The page is self-contained: it opens without a network and without other files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAGE, NETWORK = "page.html.j2", "network.svg.j2"
 
 @dataclass(frozen=True)
 class Section:
-    """A run on one device as the template takes it: its figures are ready, its sentences written."""
+    """A run on one device as the template takes it, with figures drawn and sentences written."""
 
     run: RunReport
     figures: dict[str, Figure]
@@ -44,7 +44,7 @@ class Section:
     rests_on: tuple[tuple[str, str], ...]
 
     def named(self, start: str) -> tuple[Figure, ...]:
-        """Return the figures of this name and those whose names go on from it, as breakdown-DEVICE."""
+        """Return the figures of this name and of names that continue it, as breakdown-DEVICE."""
         return tuple(
             each
             for name, each in self.figures.items()
@@ -54,11 +54,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Folder:
-    """A run folder as the template takes it: one section, or one a device that was searched for.
+    """A run folder as the template takes it: one section per device that was searched for.
 
     Attributes:
-        shared: whether the devices have one network in common.
-        left_out: what is missing, of all sections, each once.
+        shared: whether the devices share one network.
+        left_out: the missing parts of all sections, each once.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Folder:
 
     @property
     def networks(self) -> tuple[Section, ...]:
-        """Return a section for each network that was found."""
+        """Return one section per network that was found."""
         return self.sections[:1] if self.shared else self.sections
 
 
 def figures_of(run: RunReport) -> dict[str, Figure]:
-    """Return the figures of a run that there is data for, by the names of their files."""
+    """Return the figures of a run that there is data for, by file name."""
     found: dict[str, Figure] = {}
     if run.front.points or run.front.published:
         found["front"] = front_figure(run.front, summary.measured_point(run))
@@ -110,7 +110,7 @@ def write_pictures(run: RunReport) -> list[Path]:
     written = []
     for name, figure in figures_of(run).items():
         path = folder / f"{name}.png"
-        # Of several pictures in one folder each has to say which run it is of.
+        # The fine-tuning's picture has no device or space in its title, so add its run.
         replace(
             figure, title=f"{run.name}: {figure.title}" if name == "finetune" else figure.title
         ).save(path)
@@ -121,7 +121,7 @@ def write_pictures(run: RunReport) -> list[Path]:
 
 
 def write_comparison(runs: Sequence[RunReport], folder: Path) -> list[Path]:
-    """Write the figure of several runs beside one another into a folder, and return the files.
+    """Write the figure that compares several runs into a folder, and return the files.
 
     A search on several devices is one run, whose fronts are figures of their own.
     """
@@ -140,18 +140,22 @@ def network_svg(run: RunReport, title: str) -> str:
 
 
 def write_page(runs: Sequence[RunReport], command: str, path: Path) -> None:
-    """Write the page of these runs; side by side where there are several.
+    """Write the page of these runs, side by side where there are several.
 
-    `command` is the command line that made the page. Raises NasError when the file cannot be
-    written.
+    Args:
+        command: the command line that made the page.
+
+    Raises:
+        NasError: when the file cannot be written.
     """
     write_text(path, render(runs, command))
 
 
 def render(runs: Sequence[RunReport], command: str) -> str:
-    """Return the page's HTML. Whatever comes from a file is escaped."""
+    """Return the page's HTML; all text from files is escaped."""
     from markupsafe import Markup
 
+    # `load_runs` returns the devices of one folder in a row, as groupby needs them.
     folders = [_folder(list(group)) for _, group in groupby(runs, key=lambda run: run.folder)]
     several = len(folders) > 1
     return _template(PAGE).render(
@@ -160,7 +164,7 @@ def render(runs: Sequence[RunReport], command: str) -> str:
         runs=runs,
         command=command,
         roles=ROLES,
-        # The library is the package's own and no input: the one text that goes in as it is.
+        # The drawing library ships with the package: the only text that is not escaped.
         script=Markup(figures.script()),
         fronts=fronts_figure({run.name: run.front for run in runs}) if several else None,
         comparison=_comparison(runs) if several else (),
@@ -169,6 +173,10 @@ def render(runs: Sequence[RunReport], command: str) -> str:
 
 
 def _template(name: str) -> Template:
+    """Return a template beside this file.
+
+    Text is escaped, and an undefined name raises instead of leaving a gap on the page.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -184,8 +192,7 @@ def _template(name: str) -> Template:
 
 
 def _shown(value: Any) -> Any:
-    """Return what stands on the page for a value: control characters of names from files are
-    written as escapes."""
+    """Return a value as the page shows it, with control characters written as escapes."""
     return printable_lines(value) if type(value) is str else value
 
 
@@ -209,7 +216,7 @@ def _folder(runs: Sequence[RunReport]) -> Folder:
 
 
 def together(text: str) -> str:
-    """Return the text with figures and their units on one line."""
+    """Return the text with no-break spaces between numbers and their units."""
     return re.sub(r"(?<=\d) (?=(%|ms|points|M|G)\b|[%±])|(?<=±) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 
@@ -224,12 +231,13 @@ def _section(run: RunReport) -> Section:
 
 
 def _comparison(runs: Sequence[RunReport]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """Return a row a property, a value a run."""
+    """Return one row per property with one value per run."""
     columns = [_column(run) for run in runs]
     return tuple((name, tuple(column[name] for column in columns)) for name in columns[0])
 
 
 def _column(run: RunReport) -> dict[str, str]:
+    """Return the values of a run in the comparison, by property."""
     about = run.about
     result = run.about.result
     check = run.breakdown

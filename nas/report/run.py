@@ -1,5 +1,7 @@
-"""Everything that a report shows of a run, read from its folder; and what is not there, with what
-makes it."""
+"""Everything that a report shows of a run, read from its folder, and the parts that are missing.
+
+Each missing part names the command that makes it.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,17 @@ from nas.supernet.description import data_name
 from nas.validation import validated
 
 EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
-"""Kind of a device to the target of `nas export` whose file it runs."""
+"""The target of `nas export` whose file a kind of device runs."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A part that the run has no data for: why, and the command that makes them (empty where none
-    does)."""
+    """A part that the run has no data for.
+
+    Attributes:
+        reason: why it is missing.
+        command: the command that makes the data; empty where there is none.
+    """
 
     part: str
     reason: str
@@ -57,13 +63,12 @@ class RunReport:
 
     Attributes:
         name: of the run, with the device where several were searched together.
-        command: of the folder as a command line names it.
-        breakdown: on the run's device; None where neither the table nor a check is there.
+        breakdown: on the run's device; None where neither the table nor a check exists.
         others: checks on other devices.
         fits: fine-tunings, finished or not.
-        left_out: in the order in which the job goes on.
-        before, after: the commands that made what the search was given, and those that took it
-            further, as far as they are known.
+        left_out: the missing parts, in the order of the next steps.
+        before: the commands that made the inputs of the search, as far as they are known.
+        after: the commands that used its result.
     """
 
     folder: Path
@@ -90,13 +95,15 @@ class RunReport:
 
     @property
     def recorded(self) -> RecordedScores | None:
-        """Return the scores where they are what single moves cost on a supernet, which know their
-        images and their level."""
+        """Return the scores where they are a supernet's measurements, else None.
+
+        Those know their images and the accuracy of the largest member.
+        """
         return self.scores if isinstance(self.scores, RecordedScores) else None
 
     @property
     def operations(self) -> tuple[Bar, ...]:
-        """Return the network's operations with what is known of their times."""
+        """Return the network's operations with their latencies, as far as they are known."""
         return (
             self.breakdown.bars
             if self.breakdown
@@ -105,10 +112,10 @@ class RunReport:
 
 
 def load_runs(folder: str | Path) -> list[RunReport]:
-    """Return what a run folder holds; one report a device where several were searched together.
+    """Return the reports of a run folder: one, or one per device that was searched together.
 
     Raises:
-        InputError: where there is no finished run or a file in it is damaged, naming the file and
+        InputError: when there is no finished run or a file in it is damaged, naming the file and
             the reason.
     """
     root = Path(folder)
@@ -117,6 +124,7 @@ def load_runs(folder: str | Path) -> list[RunReport]:
 
 
 def _load(folder: Path, about: About, several: bool) -> RunReport:
+    """Return the report of one search in a run folder."""
     arch = _architecture(folder, about, several)
     sources = find_sources(folder, about, arch)
     front, no_front = read_front(
@@ -126,6 +134,8 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
     estimate = _estimate(arch, about, sources)
     bars = operations(arch, about.result.attention)
     checks = [read_check(path, bars, estimate) for path in sorted(folder.glob("check-*.yaml"))]
+    # A check on the run's own device also has measured latencies; without one, show the table's
+    # prediction.
     own = next((check for check in checks if check.device == about.table.device), None)
     shown = own or estimate
     alpha = _alpha(folder, about, arch)
@@ -196,7 +206,7 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
 
 
 def _profiling(sources: Sources) -> Iterator[str]:
-    """Yield the command that measured the table for this space; none for an estimated table."""
+    """Yield the command that measured the table for this space; nothing for an estimated table."""
     for entry in sources.profiled:
         size, _, classes = entry.resolution.partition("/")
         if (entry.name, size) == (
@@ -220,7 +230,7 @@ def _profiling(sources: Sources) -> Iterator[str]:
 
 
 def _training(folder: Path, about: About) -> Iterator[str]:
-    """Yield the command that trained the supernet."""
+    """Yield the command that trained the supernet, where it is known."""
     path = _training_file(folder, about)
     command = YamlFile(path).data.get("command") if path else None
     if isinstance(command, str):
@@ -228,12 +238,14 @@ def _training(folder: Path, about: About) -> Iterator[str]:
 
 
 def _training_file(folder: Path, about: About) -> Path | None:
+    """Return the description of the supernet's training, where it is found."""
     return (
         find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
     )
 
 
 def _architecture(folder: Path, about: About, several: bool) -> Architecture:
+    """Return the found architecture; raise InputError where run.yaml describes another one."""
     path = folder / ARCHITECTURE_FILE
     if several and not path.is_file():
         path = folder / f"best-{about.table.device}.yaml"
@@ -250,9 +262,10 @@ def _architecture(folder: Path, about: About, several: bool) -> Architecture:
 def _trajectory(
     folder: Path, about: About, sources: Sources, several: bool
 ) -> tuple[Trajectory | None, str]:
-    """Return the steps of the search, and why there are none to show where some are missing."""
+    """Return the steps of the search, and why there are none where some are expected."""
     if several:
-        return None, ""  # such a search takes no steps
+        # The exact engine, which searches several devices, takes no steps.
+        return None, ""
     found = read_trajectory(folder / "trace.csv", about, sources)
     return (
         found,
@@ -265,7 +278,10 @@ def _estimate(arch: Architecture, about: About, sources: Sources) -> Breakdown |
 
 
 def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
-    """That of the supernet, or what is beside the scores: `nas train` writes both into its folder."""
+    """Return the shares of the supernet's training, or of the folder of its scores.
+
+    `nas train` writes both files into one folder.
+    """
     trained = about.supernet or (about.scores.file and str(Path(about.scores.file).parent))
     if not trained:
         return None
@@ -282,9 +298,14 @@ def _alpha(folder: Path, about: About, arch: Architecture) -> Alpha | None:
 def _left_out(
     folder: Path, about: About, sources: Sources, fits: Sequence[Fit], reasons: dict[str, str]
 ) -> tuple[LeftOut, ...]:
+    """Return the missing parts, each with its reason and the command that makes it.
+
+    The order of `commands` is the order in which the page shows them.
+    """
     run = shlex.quote(str(folder))
     device = shlex.quote(about.table.device)
     again = without(about.command, "--out")
+    # Older runs did not record the kind of device; there the table's device has it.
     target = EXPORTS.get(
         about.table.kind or (sources.table.device.kind if sources.table else ""), "litert"
     )
@@ -304,7 +325,7 @@ def _left_out(
 
 
 def _finetuning(folder: Path, about: About, run: str) -> str:
-    """Return the command that fine-tunes on the supernet's data; none where no data set is known."""
+    """Return the command that fine-tunes on the supernet's data; "" where the data is unknown."""
     path = _training_file(folder, about)
     name = data_name(path) if path else None
     if name is None:
@@ -314,12 +335,15 @@ def _finetuning(folder: Path, about: About, run: str) -> str:
 
 
 def without(command: str, *options: str) -> str:
-    """Return a command line without options that take a value; as it is where it is none that a
-    shell would take."""
+    """Return a command line without some options that take a value.
+
+    A text that is not a valid shell command is returned unchanged.
+    """
     try:
         words: Sequence[str] = shlex.split(command)
     except ValueError:
         return command
+    # Drop `--name=value`, and `--name` with the word that follows it.
     kept = [
         word
         for before, word in zip(["", *words], words, strict=False)
@@ -353,7 +377,7 @@ class _Weights(Part):
 
 
 class _ExportFile(Part):
-    """What `nas export` writes."""
+    """The file export.yaml that `nas export` writes."""
 
     format: Literal["nas-export-1"]
     command: str
@@ -363,8 +387,11 @@ class _ExportFile(Part):
 
 @dataclass(frozen=True)
 class Export:
-    """One exported file. `facts` are what was found when it was compared with the network, in
-    words."""
+    """One exported file.
+
+    Attributes:
+        facts: results of its comparison with the network, as text.
+    """
 
     target: str
     file: str
@@ -374,7 +401,12 @@ class Export:
 
 @dataclass(frozen=True)
 class Exports:
-    """The exported files of a run, what their weights are, and the last command that made some."""
+    """The exported files of a run.
+
+    Attributes:
+        weights: the provenance of their weights.
+        command: the last command that exported some.
+    """
 
     files: tuple[Export, ...]
     weights: str
@@ -398,6 +430,7 @@ def read_exports(path: Path) -> Exports | None:
 
 
 def _facts(target: _Target) -> Iterator[str]:
+    """Yield sentences on how an exported file differs from the network."""
     for kind, apart in target.differences.items():
         yield (
             f"on {apart.images} {kind} images its outputs are off by {apart.relative:.2g} of their"

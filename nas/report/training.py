@@ -1,4 +1,4 @@
-"""The fine-tuning of a found network: its curve, and its accuracy where it is done."""
+"""The fine-tuning of a found network: its curve, and its accuracies once it is finished."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
 from nas.validation import validated
 
 FOLDERS = ("finetune", "finetune-scratch")
-"""Where in a run folder `nas finetune` works by default."""
+"""Folders of a run in which `nas finetune` works by default."""
 
 _NETWORKS = {
     "raw": "trained",
@@ -32,7 +32,11 @@ class _Judged(Part):
 
 
 class _Accuracies(Part):
-    """By network; `weights` is the trained one that was kept."""
+    """Accuracies by network.
+
+    Attributes:
+        weights: the trained network that was kept, raw or ema.
+    """
 
     weights: str
     held_out: dict[str, Any]
@@ -40,14 +44,14 @@ class _Accuracies(Part):
 
 
 class _Data(Part):
-    """What was trained on."""
+    """The data of a fine-tuning."""
 
     fingerprint: str | None = None
     classes: tuple[Any, ...] = ()
 
 
 class _FinetuneFile(Part):
-    """What `nas finetune` writes; accuracy and provenance once it is done."""
+    """The file that `nas finetune` writes; accuracy and provenance are added at its end."""
 
     format: Literal["nas-finetune-1"]
     command: str
@@ -59,8 +63,12 @@ class _FinetuneFile(Part):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of a network and its standard error, in percent, over so many images of a part of the
-    data."""
+    """Top-1 accuracy of a network and its standard error, in percent.
+
+    Attributes:
+        part: the part of the data.
+        images: its number of images.
+    """
 
     network: str
     part: str
@@ -76,14 +84,15 @@ class Fit:
     Attributes:
         name: of its folder.
         start: inherited or scratch.
-        epochs, loss, accuracy: the curve, a point a row of metrics.csv; accuracy in percent, on the
-            images that it was trained with, augmented.
-        results: what it came to, and what it began with; empty where it is not done.
+        epochs, loss, accuracy: the curve, one point per row of metrics.csv. Accuracy is in percent,
+            on the augmented images of the training.
+        results: accuracies of the trained networks, the start and the teacher; empty before the
+            end.
         best: of the weights that were kept, on test images where there are some, else on held-out
             ones.
-        provenance: trained on what and how long, in words.
+        provenance: the data and the length of the training, as text.
         data: fingerprint of the training images; None in older files.
-        classes: how many there are.
+        classes: number of classes.
     """
 
     name: str
@@ -100,7 +109,7 @@ class Fit:
 
 
 def read_fit(folder: Path) -> Fit | None:
-    """Return a fine-tuning's folder; None where there is none.
+    """Return the fine-tuning in a folder; None where there is none.
 
     Raises:
         InputError: for a damaged file, naming line, column or key, and reason.
@@ -112,9 +121,10 @@ def read_fit(folder: Path) -> Fit | None:
     about = validated(file, _FinetuneFile, file.data)
     metrics = folder / "metrics.csv"
     rows = read_columns(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
-    # The weights are written last.
+    # The weights are written last: without them the training is not finished.
     judged = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
     results = tuple(_results(file, judged)) if judged else ()
+    # The last one is of the test images where there are some, as `_results` yields them last.
     kept = [
         result
         for result in results
@@ -139,6 +149,7 @@ def read_fit(folder: Path) -> Fit | None:
 
 
 def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
+    """Yield the accuracies of all networks on held-out and test images."""
     for part in ("held_out", "test"):
         networks: Mapping[str, Any] = getattr(judged, part) or {}
         for name, found in networks.items():
@@ -154,7 +165,7 @@ def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
 
 
 def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning") -> Figure:
-    """Return the training accuracy of each fine-tuning, and a star for what it came to."""
+    """Return the figure: the training accuracy of each fine-tuning, and a star for its result."""
     curves = [
         Series(fit.name, COLOURS[index % len(COLOURS)], "stroke") for index, fit in enumerate(fits)
     ]
@@ -168,8 +179,7 @@ def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning
     dots = {"type": "point", "filled": True, "size": 25, "opacity": 1 if len(epochs) < 60 else 0}
     line = {"type": "line", "strokeWidth": 1.6}
     layers = [layer(line, epochs, x=x, y=y, stroke=channels["stroke"])]
-    # The colours of the points are those of their lines, whose symbols are strokes and cannot be
-    # filled.
+    # Points take the colours of their lines, but not the lines' symbol: a stroke cannot be filled.
     layers.append(layer(dots, epochs, x=x, y=y, fill=channels["fill"]))
     stars = [_result(fit, series) for fit, series in done]
     if stars:

@@ -1,5 +1,7 @@
-"""The figure of a search: latency against expected accuracy, step by step. The data apart from the
-drawing."""
+"""Figure of a search's steps: latency against expected accuracy; first its data, then its drawing.
+
+`nas search` draws it from its result, `nas report` from a run's trace.csv.
+"""
 
 from __future__ import annotations
 
@@ -42,22 +44,23 @@ ACTIONS = {
     "BR": Series("BR: other block", COLOURS[6], "triangle-right"),
     "UN": Series("UN: a reduction undone", COLOURS[5], STAR),
 }
-"""How steps look; colours differ for colour-blind readers, markers in grey print."""
+"""Style of each action: colours differ for colour-blind readers, markers in grey print."""
 
 _NUMBERS = ("step", "ms", "saved_ms", "cost", "total_cost", "macs", "params")
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What the picture shows.
+    """The data of the figure.
 
     Attributes:
         points: the largest member, labelled "", then the outcome of every step, labelled with its
             action.
         published: the published members.
-        target_ms: where the search was to get.
-        axis: what is upward.
-        title, note: what was searched, and where the figures came from.
+        target_ms: the latency target; infinite where there was none.
+        axis: the vertical axis.
+        title: what was searched.
+        note: the sources of latencies and accuracies.
     """
 
     points: tuple[Point, ...]
@@ -69,14 +72,15 @@ class Trajectory:
 
 
 def trajectory(problem: Problem, found: Found) -> Trajectory:
-    """Return the data of the picture of one search."""
+    """Return the data of the figure of one search."""
     space = problem.space
     table = problem.table
     scores = problem.scores
     largest = space.largest()
-    # What was evaluated and what the scores add up to are no measure of one another.
+    # Evaluated accuracies and sums of scores are on different scales: show one or the other.
     judged = problem.evaluations is not None
     known = None if judged else found.accuracy
+    # The accuracy of the largest member, from which each step's cost is subtracted.
     level = None if known is None else known.value + found.cost
     if judged and found.evaluated is not None and found.drop is not None:
         level = found.evaluated + found.drop
@@ -100,7 +104,7 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
 
 
 def _at_level(point: Point, level: float | None) -> Point:
-    """Return the point with the accuracy that its cost leaves of the largest member's."""
+    """Return the point with its accuracy, the largest member's `level` minus the point's cost."""
     return point if level is None else replace(point, accuracy=level - point.cost)
 
 
@@ -122,7 +126,7 @@ def _moves(count: int) -> str:
 
 
 def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | None:
-    """Return the same from a run's `trace.csv`; None where the search took no step.
+    """Return the data of the figure from a run's `trace.csv`; None where the search took no step.
 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
@@ -131,6 +135,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
     if not rows:
         return None
     first = rows[0]
+    # The trace has no row for the start: undo the first step.
     start = Point(
         "",
         first["ms"] + first["saved_ms"],
@@ -160,6 +165,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
     points[-1] = _with_error(
         points[-1], known.standard_error if known else None, result.latency_error
     )
+    # Published accuracies are not those of a sliced supernet.
     members = () if judge else published_members(about, sources)
     axis = axis_of((*points, *members), about.scores.kind, about.scores.metric)
     return Trajectory(
@@ -176,7 +182,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
 
 
 def trajectory_figure(data: Trajectory) -> Figure:
-    """Return every step of a search from the largest member to the found one."""
+    """Return the figure of every step of a search, from the largest member to the found one."""
     axis = data.axis
     end = replace(data.points[-1], label="found")
     frame = view(axis, data.points, (end, *data.published), data.target_ms)

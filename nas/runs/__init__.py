@@ -1,2 +1,1 @@
-"""A run folder: its files and their schema, what RUN on a command line stands for, and the record
-of its exports."""
+"""Run folders: their files and schema, the network that RUN names, and the record of exports."""

@@ -1,7 +1,8 @@
-"""The folder of a run's exported files, and export.yaml, which says what each is and was made from.
+"""The folder of exported files, and export.yaml, which records each file and its origin.
 
-A file is made under another name, compared with the network, renamed, and then recorded: what
-export.yaml does not name with its checksum is not finished.
+`nas export` writes it; `nas check` and `nas report` read it. A file is made under another name,
+compared with the network, renamed, and then recorded. A file that export.yaml does not list with
+its checksum is incomplete.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ FILE = "export.yaml"
 
 
 class Record:
-    """export.yaml in a folder, written anew with every change.
+    """The content of export.yaml in a folder, written anew with every change.
 
     Attributes:
-        targets: what is recorded of each.
-        classes: the names that were given to classes before, if any.
+        targets: the recorded entry of each target.
+        classes: the names given to classes before; empty where there are none.
 
     Raises:
-        InputError: when there is one that is not readable, or of another format.
+        InputError: when the file is not readable or has another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,8 +51,14 @@ class Record:
             self.classes = tuple(map(str, classes)) if isinstance(classes, list) else ()
 
     def whole(self, name: str, made: str) -> dict[str, Any] | None:
-        """Return what is recorded of a target, when its file is there, unchanged, and was made from
-        the same."""
+        """Return the entry of a target, or None where it must be exported again.
+
+        That is the case when it was made from something else, or its file is missing or changed.
+
+        Args:
+            name: the target.
+            made: fingerprint of what it is to be made from.
+        """
         entry = self.targets.get(name)
         if not isinstance(entry, dict) or entry.get("made") != made:
             return None
@@ -59,12 +66,15 @@ class Record:
         return entry if path.exists() and tree_sha256(path) == entry.get("sha256") else None
 
     def put(self, name: str, entry: dict[str, Any], about: dict[str, Any]) -> None:
+        """Record the entry of a target; `about` is the rest of the file."""
         self.targets[name] = entry
         self._write(about)
 
     def drop(self, name: str, about: dict[str, Any]) -> None:
-        """Forget a target before its file is replaced, so that no old checksum stands beside a new
-        file."""
+        """Remove the entry of a target before its file is replaced.
+
+        After a kill in between, no old checksum stands beside a new file.
+        """
         if self.targets.pop(name, None) is not None:
             self._write(about)
 
@@ -74,8 +84,9 @@ class Record:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yield a path of the same name in a hidden folder beside `path`; its file or folder is moved
-    there at the end.
+    """Yield a path in a hidden folder beside `path`, and move it to `path` at the end of the block.
+
+    The yielded path has the same name. A file or a folder may be written there.
 
     Raises:
         NasError: when nothing can be written there.
@@ -89,6 +100,7 @@ def aside(path: Path) -> Iterator[Path]:
         temporary = folder / path.name
         yield temporary
         _open(temporary, path.parent)
+        # A rename cannot replace a folder (a Core ML package), so remove the old one first.
         remove(path)
         temporary.rename(path)
     except OSError as error:
@@ -98,14 +110,16 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def _open(path: Path, like: Path) -> None:
-    """Let those read a file, or a folder's files, who may read the folder `like`: some writers keep
-    them private."""
+    """Give a file, or a folder's files, the read and write modes of the folder `like`.
+
+    Some writers make files that only their owner can read.
+    """
     for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
         file.chmod(like.stat().st_mode & 0o666)
 
 
 def size(path: Path) -> int:
-    """Return bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     return (
         path.stat().st_size
         if path.is_file()

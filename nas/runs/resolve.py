@@ -1,8 +1,8 @@
-"""What RUN on a command line stands for: a run folder, an architecture's YAML file or a published
-member's name.
+"""The network that RUN names on a command line.
 
-`find_source` finds the best network of it (`check`, `export`), `find_subject` the one that a search
-found (`finetune`). Imports no torch.
+RUN is a run folder, an architecture's YAML file or a published member's name. `find_source` returns
+its best network (for `check` and `export`), `find_subject` the one that a search found (for
+`finetune`). It imports no torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.runs.schema import (
 from nas.space import Architecture, find_architecture, load_architecture
 
 HOMES = (FINETUNE_FOLDER, "")
-"""Where in a run folder weights are looked for, the best ones first."""
+"""Folders of a run in which weights are looked for, the best ones first."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Source:
     """A network to export.
 
     Attributes:
-        run: what was asked for, as the user wrote it.
-        folder: where the exported files go.
+        run: RUN as the user wrote it.
+        folder: the folder for the exported files.
+        architecture: the network's architecture.
         weights: the file of its weights; None where they are random.
         provenance: of the weights: fine-tuned, inherited, given or random.
-        classes: their names, in the order of the logits; numbers where nobody said.
-        held_out, seed: a share or a number of images; which of its data it never saw.
+        classes: their names, in the order of the logits; numbers where no names are known.
+        held_out: the share (or number) of images that training did not see.
+        seed: the seed that selected those images.
     """
 
     run: str
@@ -51,7 +53,7 @@ class Source:
     seed: int = 0
 
     def named(self, classes: Sequence[str]) -> Source:
-        """Return the same with these names of classes, where it has none of its own.
+        """Return the same source with these class names, unless it has names already.
 
         Raises:
             InputError: when their number is not that of the network.
@@ -65,24 +67,25 @@ class Source:
 
     @property
     def run_folder(self) -> Path | None:
-        """Return the run folder, or None for an architecture that is in none."""
+        """Return the run folder, or None for an architecture that is not in one."""
         return path if (path := Path(self.run)).is_dir() else None
 
     @property
     def are_named(self) -> bool:
-        """Return whether the classes have names and not numbers alone."""
+        """Return whether the classes have names instead of numbers."""
         return self.classes != _numbers(len(self.classes))
 
 
 def find_source(run: str, weights: Path | None = None, out: Path | None = None) -> Source:
-    """Return the network of a run folder (fine-tuned where it is, else as it was found), of an
-    architecture's YAML file, or the published member of this name.
+    """Return the network of a run folder, an architecture's YAML file or a published member's name.
+
+    Of a run folder it is the fine-tuned network, or without one the network that the search found.
 
     Args:
         run: the folder, the file or the name.
         weights: a file of weights to take instead of the run's own.
-        out: where to export to; RUN/export by default, FILE-export beside an architecture's file,
-            or NAME-export.
+        out: the folder to export to; by default RUN/export, FILE-export beside an architecture's
+            file, or NAME-export.
 
     Raises:
         InputError: when there is no such run or file, or a file in it is wrong.
@@ -94,6 +97,8 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
         path / EXPORT_FOLDER if path.is_dir() else path.with_name(f"{path.stem}-export")
     )
     if path.is_dir():
+        # A fine-tuning without its weights file is not finished, so the inherited weights are the
+        # best ones.
         home = next((path / name for name in HOMES if (path / name / WEIGHTS_FILE).is_file()), None)
         architecture = load_architecture(_architecture_file(path, home or path))
         own = home and home / WEIGHTS_FILE
@@ -107,6 +112,8 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
         source = Source(run, folder, architecture, None, "random", _numbers(architecture.classes))
     if weights is None:
         return source
+    # Given weights may be of another fine-tuning than the run's own: take class names and held-out
+    # images from the description beside them, never from the run.
     given = replace(
         source, weights=weights, provenance="given", classes=_numbers(architecture.classes)
     )
@@ -114,7 +121,13 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
 
 
 def _architecture_file(run: Path, home: Path) -> Path:
-    """Return a fine-tuned network may have got another head, which its own file says."""
+    """Return the architecture file of a home in a run, or that of the run.
+
+    A fine-tuned network may have got another head, which its own file describes.
+
+    Raises:
+        InputError: when there is neither.
+    """
     own = home / ARCHITECTURE_FILE
     if own.is_file() or (run / ARCHITECTURE_FILE).is_file():
         return own if own.is_file() else run / ARCHITECTURE_FILE
@@ -122,7 +135,7 @@ def _architecture_file(run: Path, home: Path) -> Path:
 
 
 def _described(source: Source, home: Path) -> Source:
-    """Return the same with what a fine-tuning's description says of its data, where there is one."""
+    """Return the source with the data of its fine-tuning, where finetune.yaml describes it."""
     if not (home / FINETUNE_FILE).is_file():
         return source
     file = YamlFile(home / FINETUNE_FILE)
@@ -150,21 +163,26 @@ def _described(source: Source, home: Path) -> Source:
 
 
 def _numbers(count: int) -> tuple[str, ...]:
+    """Return numbers as class names, where no names are known."""
     return tuple(str(index) for index in range(count))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to fine-tune, the run folder that it was found in, if any, and its inherited
-    weights, if any."""
+    """A network to fine-tune.
+
+    Attributes:
+        architecture: the network's architecture.
+        run: the run folder that it was found in; None where there is none.
+        weights: the file of its inherited weights; None where there is none.
+    """
 
     architecture: Architecture
     run: Path | None = None
     weights: Path | None = None
 
     def folder(self, from_scratch: bool) -> Path:
-        """Return where the fine-tuning goes by default: into the run, or into a folder beside the
-        runs."""
+        """Return the default folder of the fine-tuning: in the run, else in ./runs."""
         name = f"{FINETUNE_FOLDER}-scratch" if from_scratch else FINETUNE_FOLDER
         return (
             self.run / name
@@ -174,11 +192,13 @@ class Subject:
 
 
 def find_subject(name: str | Path) -> Subject:
-    """Return what `name` stands for, as the search found it: a run folder, an architecture's file,
-    or a member's name.
+    """Return the network that `name` names, as the search found it.
+
+    Args:
+        name: a run folder, an architecture's file, or a published member's name.
 
     Raises:
-        InputError: when it is none of them, or its network answers with maps.
+        InputError: when it is none of them, or its network is not a classifier.
     """
     path = Path(name)
     subject = _found_by_search(path) if path.is_dir() else Subject(find_architecture(name))
@@ -192,6 +212,11 @@ def find_subject(name: str | Path) -> Subject:
 
 
 def _found_by_search(folder: Path) -> Subject:
+    """Return the network that a search found in a run folder.
+
+    Raises:
+        InputError: when the folder has no finished run.
+    """
     if not (folder / RUN_FILE).is_file():
         raise InputError(
             f"{folder}: no finished run here (there is no {RUN_FILE}); `nas search` makes one"

@@ -1,6 +1,6 @@
-"""The files of a run folder: what they are called, and `run.yaml` as checked data.
+"""The files of a run folder: their names, and `run.yaml` as validated data.
 
-`search` writes a run, later commands put their files beside it; `check`, `finetune`, `export` and
+`search` writes a run, and later commands add their files. `check`, `finetune`, `export` and
 `report` read it.
 """
 
@@ -20,38 +20,44 @@ RUN_FILE = "run.yaml"
 ARCHITECTURE_FILE = "architecture.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 WEIGHTS_FORMAT = "nas-weights-1"
-"""In the header of a file of weights, whose tensors are named as in `nas.build(arch).state_dict()`.
-"""
+"""Format in a weights file's header; its tensors are those of `nas.build(arch).state_dict()`."""
 FINETUNE_FOLDER = "finetune"
 FINETUNE_FILE = "finetune.yaml"
 EXPORT_FOLDER = "export"
 COMMON = "best on all"
+"""Row of the member that keeps all targets, in a search on several devices."""
 BEST = "best on "
-"""Rows of a search on several devices: the member that keeps all targets, and before a device's
-name its best one."""
+"""Prefix, before a device's name, of its best member in a search on several devices."""
 
 
 class Part(BaseModel):
-    """A part of a YAML file; keys that are not named are ignored, so that files may grow."""
+    """A part of a YAML file; unknown keys are ignored, so that later versions may add some."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class UsedFile(Part):
-    """A file that went into a run, with its checksum; empty for what was made in memory."""
+    """A file that went into a run, with its checksum; both empty for what was made in memory."""
 
     file: str = ""
     sha256: str = ""
 
 
 class UsedSpace(UsedFile):
+    """The space of a run, at the sizes that it was searched at."""
+
     name: str
     resolution: tuple[int, int]
     classes: int
 
 
 class UsedTable(UsedFile):
-    """`expected_error` is in percent; `kind` is what measures on the device (empty in older runs)."""
+    """The latency table of a run.
+
+    Attributes:
+        kind: the kind of device that measures (empty in older runs).
+        expected_error: in percent.
+    """
 
     device: str
     kind: str = ""
@@ -64,13 +70,13 @@ class UsedTable(UsedFile):
 
 
 class UsedScores(UsedFile):
-    """What the accuracies rest on.
+    """The scores that a run's accuracies come from.
 
     Attributes:
         kind: law, recorded or posterior; older runs, which do not say it, had recorded scores.
-        evidence_share: of posterior ones, how much of the prior's variance the measurements took
-            away, 0 to 1.
-        data: fingerprint of the images that recorded ones were measured on.
+        evidence_share: for posterior scores, the share of the prior's variance that the
+            measurements removed, 0 to 1.
+        data: fingerprint of the images that recorded scores were measured on.
     """
 
     provenance: str
@@ -83,16 +89,26 @@ class UsedScores(UsedFile):
 
 
 class ScoreBy(Part):
-    """What slimming judged its moves by: table, alpha or evaluate; `judge` says in words what
-    evaluated members."""
+    """How slimming judged its moves.
+
+    Attributes:
+        name: table, alpha or evaluate.
+        judge: for evaluate, a description of what evaluated the members.
+    """
 
     name: str = "table"
     judge: str = ""
 
 
 class Target(Part):
-    """`latency_ms` is None for a search without a limit on latency; the others are its further
-    limits."""
+    """The limits of a search.
+
+    Attributes:
+        latency_ms: None for a search without a limit on latency.
+        reason: where the limit on latency came from.
+        min_accuracy: in percent.
+        max_drop: in points.
+    """
 
     latency_ms: float | None
     reason: str
@@ -104,19 +120,29 @@ class Target(Part):
 
     @property
     def limits(self) -> dict[str, float]:
-        """Return the limits beside latency, by name."""
+        """Return the limits other than latency, by name."""
         given = {"macs": self.macs, "params": self.params, "memory_mb": self.memory_mb}
         return {name: most for name, most in given.items() if most is not None}
 
 
 class Engine(Part):
+    """The engine of a search."""
+
     name: str
     seed: int | None = None
 
 
 class ExpectedAccuracy(Part):
-    """An expected accuracy in percent; of a published member the published one, with the prediction
-    beside it."""
+    """An expected accuracy with its standard error.
+
+    Of a published member it is the published accuracy, and `predicted` is the predicted one.
+
+    Attributes:
+        metric: the field that holds the value.
+        top1, miou: in percent.
+        extrapolated: whether the member lies outside the data that the scores know.
+        reasons: why it does.
+    """
 
     metric: Literal["top1", "miou"] = "top1"
     top1: float | None = None
@@ -136,13 +162,13 @@ class ExpectedAccuracy(Part):
 
     @property
     def value(self) -> float:
-        """In percent of `metric`."""
+        """Return the accuracy in percent of `metric`."""
         value: float = getattr(self, self.metric)
         return value
 
 
 class Difference(Part):
-    """By how many points the found member is expected to be more accurate than another."""
+    """The expected accuracy of the found member minus that of another, in points."""
 
     points: float
     standard_error: float = Field(ge=0)
@@ -154,14 +180,14 @@ class Difference(Part):
 
 
 class Member(Part):
-    """A member on the run's device: predicted latency with its standard error in ms, accuracy, and
-    its shape.
+    """A member on the run's device.
 
     Attributes:
+        latency_ms: predicted latency.
+        latency_error: its standard error in ms.
         cost: expected accuracy drop against the largest member, in points.
         accuracy: None where the scores know costs only, and in older runs.
-        keeps_limits: whether it keeps everything that the search was asked to keep; None in older
-            runs.
+        keeps_limits: whether it keeps all limits of the search; None in older runs.
     """
 
     latency_ms: float
@@ -180,8 +206,10 @@ class Member(Part):
 class Result(Member):
     """The found member.
 
-    `evaluated` in percent and `drop` in points are of the supernet's slice, where the search
-    evaluated members. `priced` is the share of its latency that has no row in the table, 0 to 1.
+    Attributes:
+        evaluated: accuracy of the supernet's slice in percent, where the search evaluated members.
+        drop: its drop in points.
+        priced: share of the latency that has no row in the table, 0 to 1.
     """
 
     evaluated: float | None = None
@@ -191,19 +219,19 @@ class Result(Member):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, data: Any) -> Any:
-        # Older runs called what was evaluated "accuracy", a number.
+        # In older runs "accuracy" was a number, the evaluated accuracy.
         if isinstance(data, dict) and isinstance(data.get("accuracy"), (int, float)):
             return {**data, "evaluated": data["accuracy"], "accuracy": None}
         return data
 
 
 class About(Part):
-    """One search on one device, as its `run.yaml` tells.
+    """One search on one device, as its `run.yaml` records it.
 
     Attributes:
         published: the space's published members; empty in older runs.
-        answers: what was found, by name, where several devices were searched together: for all, and
-            for each alone.
+        answers: the found members by name, where several devices were searched together: the one
+            for all devices, and the one for each alone.
         common: whether the result keeps the targets of all devices; None for a search on one.
         reason: why no member keeps the targets of all of them.
     """
@@ -227,14 +255,13 @@ class About(Part):
 
 
 def read_about(folder: Path) -> dict[str, About]:
-    """Return the searches of a run folder by device; one, or one a device where several were
-    searched together.
+    """Return the searches of a run folder by device: one, or one per device searched together.
 
-    Of several devices' searches the result is the member that keeps all targets, or each device's
-    best where there is none.
+    For several devices the result is the member that keeps all targets, or without one the best
+    member of each device.
 
     Raises:
-        InputError: where there is no finished run, or its run.yaml is damaged.
+        InputError: when there is no finished run, or its run.yaml is damaged.
     """
     path = folder / RUN_FILE
     if not path.is_file():
@@ -252,6 +279,10 @@ def read_about(folder: Path) -> dict[str, About]:
 
 
 def _several(file: YamlFile) -> list[About]:
+    """Return one `About` per device of a search on several devices.
+
+    Its run.yaml has the rows of all members at the top, with a latency per device.
+    """
     devices = file.data["devices"]
     rows = file.data.get("result")
     if not isinstance(devices, list) or not isinstance(rows, dict):
@@ -268,6 +299,7 @@ def _several(file: YamlFile) -> list[About]:
         name = validated(file, UsedTable, data.get("table"), [*keys, "table"]).device
         target = validated(file, Target, data.get("target"), [*keys, "target"]).latency_ms
         member = COMMON if COMMON in rows else f"{BEST}{name}"
+        # None stands for a missing row of the result, which `_on_device` reports.
         known = {
             each: _on_device(file, each, row, name, target)
             for each, row in {member: None, **rows}.items()
@@ -293,8 +325,10 @@ def _several(file: YamlFile) -> list[About]:
 def _on_device(
     file: YamlFile, member: str, row: Any, device: str, target_ms: float | None
 ) -> dict[str, Any] | None:
-    """Return one row of a search on several devices as it is on this one; None where the device
-    does not run it."""
+    """Return a row of a search on several devices with its latency on one of them.
+
+    Return None where the device does not run the member.
+    """
     times = row.get("latency_ms") if isinstance(row, dict) else None
     if not isinstance(row, dict) or not isinstance(times, dict):
         raise file.error(["result", member], "expected the found member with its latencies")
@@ -304,5 +338,6 @@ def _on_device(
     errors = row.get("latency_error")
     error = errors.get(device) if isinstance(errors, dict) else None
     known = isinstance(ms, (int, float)) and not isinstance(ms, bool)
+    # The tolerance covers the rounding of a latency that equals its target.
     keeps = target_ms is None or (known and ms <= target_ms * (1 + 1e-9))
     return {**row, "latency_ms": ms, "latency_error": error, "keeps_limits": keeps}

@@ -1,7 +1,7 @@
-"""Searching a space for the member that a device runs in time at the least cost in accuracy.
-Imports no torch.
+"""Search a space for the most accurate member within a device's latency. Imports no torch.
 
-Importing this package imports nothing else: its names are loaded when they are first used.
+`nas.search` (the public API) and the command line call it. Importing this package imports nothing
+else: its names are loaded when they are first used.
 """
 
 from __future__ import annotations

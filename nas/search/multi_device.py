@@ -1,5 +1,7 @@
-"""One space on several devices: a Pareto front each, and the member that is good enough for all of
-them."""
+"""Search one space on several devices: a Pareto front per device, and one member for all of them.
+
+`nas search` with several --device calls it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from nas.search.problem import Found, Problem
 
 @dataclass(frozen=True)
 class OnDevice:
-    """What is best on one device, whatever the others say.
+    """The result on one device, whatever the others are.
 
     Attributes:
-        front: all members that no other one beats there in both latency and cost, fastest first.
+        problem: of this device.
+        front: the members that no other one beats in both latency and cost there, fastest first.
         best: the member of least cost within the device's target.
     """
 
@@ -28,12 +31,13 @@ class OnDevice:
 
 @dataclass(frozen=True)
 class Several:
-    """What is best on several devices.
+    """The results on several devices.
 
     Attributes:
-        common: the member of least cost within the targets of all of them, its latency that on the
-            first; None where there is none.
-        reason: why there is none.
+        devices: the result on each.
+        common: the member of least cost within the targets of all devices, with its latency on the
+            first one; None where no member keeps all targets.
+        reason: why `common` is None; else empty.
     """
 
     devices: tuple[OnDevice, ...]
@@ -42,14 +46,14 @@ class Several:
 
 
 def search_several(problems: Sequence[Problem]) -> Several:
-    """Solve the problems, which differ in their tables and targets, by the exact engine: each
-    alone, then together.
+    """Solve problems that differ in table and target by the exact engine, alone and together.
 
     Raises:
         InputError: as `exact` and `front`.
     """
     silent = [replace(problem, on_step=None) for problem in problems]
     devices = tuple(OnDevice(problem, front(problem), exact(problem)) for problem in silent)
+    # Latency adds up on every device, so the targets of the others are further limits of the first.
     first, *others = silent
     together = replace(first, limits=(*first.limits, *map(_on, others)))
     try:
@@ -59,7 +63,7 @@ def search_several(problems: Sequence[Problem]) -> Several:
 
 
 def _on(problem: Problem) -> Limit:
-    """Return a problem's target as a limit for others: latency on its device."""
+    """Return a problem's latency target as a limit for another problem."""
     device = problem.table.device.name
     measure = replace(problem.latency.measure, key=f"latency_ms_{device}", name=f"on {device}")
     return Limit(measure, problem.target_ms)

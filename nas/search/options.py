@@ -1,7 +1,7 @@
-"""The options of a search by command: space, devices, targets, engine, and what members are scored
-by.
+"""The options of `nas search`: space, devices, limits, engine and scores.
 
-Imports nothing heavy, so that the help of `nas search` stays fast.
+The command line and config files read them. The module imports nothing heavy, so that the help of
+`nas search` stays fast.
 """
 
 from __future__ import annotations

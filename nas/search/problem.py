@@ -1,4 +1,4 @@
-"""What a search is given and what it gives back, whatever engine does it."""
+"""The input and the result of a search: `Problem` and `Found`, the same for every engine."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ Objective = Literal["limits", "mes"]
 
 @dataclass(frozen=True)
 class Step:
-    """One move that a search took.
+    """One move of a search.
 
     Attributes:
-        step: counts from 1.
+        step: counted from 1.
+        move: the move.
         ms: predicted latency after the move.
-        saved_ms: by how much the move lowered it.
-        cost: points of top-1 that the move costs, by the scores, or as evaluated where the search
-            evaluates members.
-        total_cost: points against the space's largest member, after the move, by the same.
+        saved_ms: decrease of the predicted latency.
+        cost: cost of the move in points, by the scores, or as evaluated where the search evaluates
+            members.
+        total_cost: points below the space's largest member after the move, by the same source.
         macs, params: multiply-accumulates and parameters after the move.
     """
 
@@ -59,18 +60,20 @@ class Step:
         return f"Step({self.step}: {self.action}, {shortened(str(self.move))}, then {after})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the step by the columns of `trace.csv`; the move as text."""
+        """Return the columns of `trace.csv` for this step; the move as text."""
         return {name: getattr(self, name) for name in TRACE} | {"move": str(self.move)}
 
     @property
     def action(self) -> Action:
-        """Return DR, WR, MR, ER, AR or BR."""
+        """Return the move's action: DR, WR, MR, ER, AR, BR or UN."""
         return self.move.action
 
     @property
     def points_per_ms(self) -> float:
-        """Return points of top-1 paid for a millisecond, what slimming to a latency minimises; nan
-        for a move that saves no time (one that saves what else is limited)."""
+        """Return the points lost per ms saved, which slimming to a latency minimises.
+
+        NaN for a move that saves no time, such as one that saves another limited amount.
+        """
         return self.cost / self.saved_ms if self.saved_ms > 0 else nan
 
 
@@ -99,17 +102,17 @@ def trace_csv(trace: Sequence[Step]) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        architecture: with identity at the positions of the largest member that were dropped.
-        ms: its predicted latency.
-        cost: its expected accuracy drop against the largest member, in points of top-1.
+        architecture: the member, with identity at dropped positions of the largest one.
+        ms: predicted latency.
+        cost: expected accuracy drop against the largest member, in points.
         trace: the steps that led there, in order; empty where the largest member is fast enough.
-        accuracy: its expected accuracy with the standard error, where the scores know a level.
-        evaluated, drop: top-1 in percent as evaluated, and what it is below the largest member's,
-            in points; where the search evaluated members.
-        scores: what the search learned that moves cost, where it learned; `cost` is by these.
+        accuracy: expected accuracy with the standard error, where the scores know a level.
+        evaluated: evaluated accuracy in percent, where the search evaluated members.
+        drop: how far `evaluated` is below the evaluated accuracy of the largest member, in points.
+        scores: the corrected scores, where the search learned; `cost` is by these.
     """
 
     architecture: Architecture
@@ -146,24 +149,27 @@ class Found:
         return html_table(repr(self), [step.to_dict() for step in self.trace])
 
     def save(self, folder: str | Path) -> None:
-        """Write `architecture.yaml`, which `nas.load_architecture` reads, and `trace.csv` into
-        `folder`."""
+        """Write `architecture.yaml` and `trace.csv` into `folder`.
+
+        `nas.load_architecture` reads the former.
+        """
         self.architecture.save(Path(folder) / ARCHITECTURE_FILE)
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 
     def plot(self) -> Figure:
-        """Return a figure of the way to the member, better upward, with the standard error of its
-        accuracy.
+        """Return a figure of the trace, latency against accuracy, with the result's standard error.
 
         The y axis is expected accuracy in percent, or points below the largest member where only
-        costs are known. A notebook shows it; its `save` writes it as PNG or SVG.
+        costs are known; better is upward. A notebook shows the figure, and its `save` writes it as
+        PNG or SVG.
         """
         level = self.accuracy.value if self.accuracy else None
+        # Latency may be infinite on the way: the largest member may have operations that the device
+        # cannot run.
         way = [
             (step.ms, step.total_cost, str(step.move)) for step in self.trace if isfinite(step.ms)
         ]
-        # A cost is what the largest member has more: the found one's accuracy tells where that
-        # lies.
+        # Costs are relative to the largest member, whose accuracy is the result's plus its cost.
         rows = [
             {
                 "x": ms,
@@ -206,32 +212,32 @@ class Found:
 
 @dataclass(frozen=True)
 class Problem:
-    """A search to be done: the smallest accuracy cost in `space` at no more than `target_ms`.
+    """The checked input of a search for the least accuracy cost within a latency.
 
-    `nas.search.pose` makes one that is known to have a solution.
+    `nas.search.pose` makes it. Each of its limits is kept by some member.
 
     Attributes:
-        target_ms: the latency limit; infinite where there is none.
-        target_reason: why the target is what it is, in words.
-        engine: which of `nas.search.ENGINES` is to solve it; what "auto" chose where that was asked
-            for.
-        candidates: which moves slimming weighs at each step: all that are legal, or the paper's
-            few.
+        space: to search.
+        table: predicts latencies.
+        scores: predict accuracies.
+        target_ms: maximum latency; infinite where there is none.
+        target_reason: where the target comes from, in words.
+        engine: one of `nas.search.ENGINES`, never "auto".
+        candidates: moves that slimming weighs at each step: all legal ones, or the paper's.
         on_step: called with every step as it is taken.
-        limits: further limits that a member must keep, beside latency.
-        objective: what slimming has a move save at the least cost: "limits" the amount whose limit
-            is exceeded most, "mes" the score of size and speed (`nas.search.limits`).
+        limits: further limits beside latency.
+        objective: what a move of slimming saves: "limits" the amount whose limit is exceeded most,
+            "mes" the score of size and speed (`nas.search.limits`).
         study: trials, seed, storage and workers, for the engines that try members out.
-        evaluations: what slimming and "learned" judge members by; the scores then only say which
-            are worth it.
+        evaluations: evaluates members for slimming and "learned"; the scores then only choose
+            which members are evaluated.
         evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
-        max_drop: where it is given, not the member of least cost is asked for but the fastest one
-            that costs no more points than this, what might be lost outside of the data counted as
-            lost.
-        asked_drop: the points that `max_drop` stands for, below what the largest member is expected
-            to have.
-        min_accuracy: the accuracy in percent that `max_drop` stands for, where that was asked for.
-        graph: the space's.
+        max_drop: where given, the fastest member of at most this cautious cost (points) is sought
+            instead of the member of least cost.
+        asked_drop: the drop that was asked for, below the expected accuracy of the largest member,
+            in points. `max_drop` follows from it.
+        min_accuracy: the accuracy that was asked for, in percent. `max_drop` follows from it.
+        graph: of the space.
     """
 
     space: Space
@@ -254,8 +260,7 @@ class Problem:
 
     @cached_property
     def cautious_scores(self) -> Scores:
-        """Return the scores whose cost is minimised: what might be lost where `scores` know little
-        counts as lost."""
+        """Return the scores whose cost is minimised (`Scores.cautious`)."""
         return self.scores.cautious()
 
     @cached_property
@@ -265,7 +270,7 @@ class Problem:
 
     @property
     def every_limit(self) -> tuple[Limit, ...]:
-        """Return latency, where it is limited, and the further limits."""
+        """Return the limit on latency, if there is one, and the further limits."""
         return (*([self.latency] if isfinite(self.target_ms) else []), *self.limits)
 
     def found(
@@ -275,8 +280,14 @@ class Problem:
         evaluated: float | None = None,
         drop: float | None = None,
     ) -> Found:
-        """Return `arch` as what was found, with its latency, cost and accuracy by the table and the
-        scores."""
+        """Return `arch` as the result, with its latency, cost and expected accuracy.
+
+        Args:
+            arch: the member.
+            trace: the steps that led there.
+            evaluated: its evaluated accuracy in percent, if any.
+            drop: how far that is below the largest member's, in points.
+        """
         accuracy = self.scores.accuracy(arch) if self.scores.absolute else None
         return Found(
             arch,

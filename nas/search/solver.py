@@ -1,5 +1,7 @@
-"""Check what a search is asked for, and hand it to its engine: `search`, `pose` and `solve`.
-Imports no torch."""
+"""Check the input of a search and call its engine: `search`, `pose` and `solve`.
+
+The public API and the command line call it. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -37,39 +39,38 @@ def search(
     min_accuracy: float | None = None,
     max_drop: float | None = None,
 ) -> Found:
-    """Return the member of `space` within `latency_ms` on the table's device that loses least
-    accuracy.
+    """Return the most accurate member of `space` within `latency_ms` on the table's device.
 
-    With `min_accuracy` or `max_drop` it returns the fastest member that keeps so much accuracy
-    instead.
+    With `min_accuracy` or `max_drop` it returns the fastest member of that accuracy instead.
 
     Args:
-        latency_ms: the target; without any limit the predicted latency of the smallest published
-            member, or half of the largest member's where none is published.
+        space: to search.
+        table: predicts latencies on a device.
+        scores: predict accuracies.
+        latency_ms: maximum latency. Without any limit it is the predicted latency of the smallest
+            published member, or half of the largest member's where none is published.
         engine: "auto", "exact" (proven best by the scores), "slimming" (greedy, one move at a time,
-            then exchanges), "learned" (corrects the scores by members that it evaluates), "nsga2"
-            or "tpe" (try members out). "auto" takes "learned" where members are evaluated,
-            "slimming" for its own options, and "exact" otherwise.
-        candidates: which moves slimming weighs, "all" legal ones or those of the "paper".
+            then trades), "learned" (corrects the scores by members that it evaluates), "nsga2" or
+            "tpe" (try members out). "auto" takes "learned" where members are evaluated, "slimming"
+            for its own options, and "exact" otherwise.
+        candidates: moves that slimming weighs, "all" legal ones or those of the "paper".
         on_step: called with every step as it is taken.
-        limits: what else a member must keep: "macs", "params", "memory_mb" (peak activation
-            memory), with the most there may be of each.
-        objective: what a move of slimming is to gain for what it costs: "limits", an amount that is
-            limited, or "mes", EfficientFormerV2's score of size and speed.
+        limits: further limits: maximum "macs", "params" and "memory_mb" (peak activation memory).
+        objective: what a move of slimming gains for its cost: "limits", a limited amount, or "mes",
+            EfficientFormerV2's score of size and speed.
         study: trials and seed of "learned", "nsga2" and "tpe", storage and workers of the last two.
-        evaluations: what "slimming" and "learned" judge members by in place of added-up scores, by
-            the accuracy of the sliced supernet, say:
+        evaluations: evaluates members for "slimming" and "learned" in place of additive scores, for
+            example by the accuracy of the sliced supernet:
             `Evaluations(nas.supernet.evaluate.SlicedSupernet(folder, data))`.
         evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
-        min_accuracy: in percent; the member's expected accuracy, less what might be lost where the
-            scores know little, is at least this. Requires scores that know a level, and the engine
-            "exact".
-        max_drop: in points below the largest member, counted in the same way. Requires the engine
-            "exact".
+        min_accuracy: minimum expected accuracy in percent, less what might be lost outside of the
+            data. Requires scores that know a level, and the engine "exact".
+        max_drop: maximum points below the largest member, counted in the same way. Requires the
+            engine "exact".
 
     Raises:
-        InputError: as `pose`, and where no member keeps everything together.
-        NasError: when the engine cannot get to a target that some member meets.
+        InputError: as `pose`, and where no member keeps all limits together.
+        NasError: the engine cannot reach a target that some member meets.
     """
     return solve(
         pose(
@@ -92,7 +93,7 @@ def search(
 
 
 def solve(problem: Problem) -> Found:
-    """Hand the problem to its engine, and name what that found after space, device and latency."""
+    """Return what the problem's engine finds, named after space, device and latency."""
     found = ENGINES[problem.engine](problem)
     name = f"{problem.space.name}-{problem.table.device.name}-{found.ms:.3g}ms"
     return replace(found, architecture=replace(found.architecture, name=name))
@@ -114,12 +115,13 @@ def pose(
     min_accuracy: float | None = None,
     max_drop: float | None = None,
 ) -> Problem:
-    """Return the checked input of a search; its arguments are those of `search`. Its engine is
-    never "auto".
+    """Return the checked input of a search, with an engine that is not "auto".
+
+    The arguments are those of `search`.
 
     Raises:
-        InputError: for an unknown engine, scores of another space, a table without a needed row, or
-            a limit that no member keeps; the message names the smallest amount there is.
+        InputError: an engine is unknown, the scores are of another space, the table lacks a row, or
+            no member keeps a limit; the message names the smallest possible amount.
     """
     check_type("space", space, Space, "nas.load_space")
     check_type("table", table, LatencyTable, "nas.load_table")
@@ -157,6 +159,8 @@ def pose(
     drop = _most_drop(scores, engine, min_accuracy, max_drop)
     graph = Graph(space, tuple(scores.cautious().exceptions()))
     further = further_limits(limits or {}, table)
+    # Each limit is checked alone: here latency, below the others. Whether all can be kept together
+    # is for the engine to find out.
     least_ms, quickest = fastest(space, table, graph)
     if latency_ms is None and (further or drop is not None):
         target_ms = math.inf
@@ -197,7 +201,7 @@ def pose(
 
 
 def _check_number(what: str, number: object) -> None:
-    """Raise InputError for what is no number; whether a number makes sense is for others to say."""
+    """Raise InputError for a value that is not a number; ranges are checked elsewhere."""
     if number is not None and (
         isinstance(number, (bool, str)) or not isinstance(number, SupportsFloat)
     ):
@@ -207,28 +211,35 @@ def _check_number(what: str, number: object) -> None:
 def _chosen(
     engine: str, candidates: Candidates, objective: Objective, evaluations: Evaluations | None
 ) -> str:
-    """Return the engine that "auto" stands for; another name stands for itself."""
+    """Return the engine that "auto" stands for; any other name is returned as it is."""
     if engine != AUTO:
         return engine
     if objective == "mes" or candidates == "paper":
         return "slimming"
-    # Costs of evaluated members do not add up. All others do, and so do latencies of all tables.
+    # Costs of evaluated members do not add up over the parts of a network. All other costs and
+    # the latencies of all tables do, so that the exact engine can solve for them.
     return "exact" if evaluations is None else "learned"
 
 
 def _most_drop(
     scores: Scores, engine: str, min_accuracy: float | None, max_drop: float | None
 ) -> float | None:
-    """Return the most points below the largest member that were asked for; None where neither of
-    both was."""
+    """Return the maximum cautious cost that follows from `min_accuracy` or `max_drop`, in points.
+
+    None where neither is given.
+
+    Raises:
+        InputError: the engine is not "exact", both are given, a value is out of range, or the
+            scores know no level.
+    """
     if min_accuracy is None and max_drop is None:
         return None
     if engine != "exact":
         raise InputError(f"min_accuracy and max_drop require the engine 'exact' (got '{engine}')")
     if max_drop is not None and not 0 <= max_drop < math.inf:
         raise InputError(f"max_drop {max_drop:g}: expected 0 or a positive number of points")
-    # Engines count in cautious costs, from the largest member's own cautious accuracy. What is
-    # asked for counts from what the largest member is expected to have.
+    # A cautious cost counts from the cautious accuracy of the largest member. `max_drop` counts
+    # from its expected accuracy, which is higher by `lowered`.
     judge = scores.cautious()
     largest = scores.scored.largest()
     lowered = (
@@ -249,7 +260,7 @@ def _most_drop(
 
 
 def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:
-    """Raise InputError for a limit that no member keeps, with the smallest amount there is."""
+    """Raise InputError for a limit that no member keeps, with the smallest possible amount."""
     for limit in limits:
         amount, smallest = least(graph, limit.measure)
         if amount > limit.most:
@@ -264,11 +275,10 @@ def _shape(arch: Architecture) -> str:
 
 
 def _default_target(space: Space, table: LatencyTable) -> tuple[float, str]:
-    """Return the predicted latency of the published member with the fewest parameters, and that in
-    words.
+    """Return the default maximum latency in ms, and its reason in words.
 
-    A space without published members gets half of what its largest takes, or the least there is if
-    that is more.
+    It is the predicted latency of the published member with the fewest parameters. Without
+    published members it is half of the largest member's, or that of the fastest member if higher.
     """
     if not space.published:
         half = max(table.total_ms(space.largest()) / 2, fastest(space, table)[0])

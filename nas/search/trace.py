@@ -1,4 +1,4 @@
-"""The moves that turn a space's largest member into another one."""
+"""The moves that turn a space's largest member into another one; engines report them as a trace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from nas.space.place import HEAD, STEM, Place
 
 
 def steps_to(problem: Problem, arch: Architecture) -> tuple[Step, ...]:
-    """Return the moves from the largest member to `arch`, which has its positions, each with what
-    it does to the amounts."""
+    """Return the moves from the largest member to `arch`, with latency and cost after each.
+
+    Args:
+        problem: of the search.
+        arch: a member with a block or identity at every position of the largest one.
+    """
     latency = problem.latency.measure
     scores = problem.scores
     before = problem.space.largest()
@@ -41,8 +45,11 @@ def steps_to(problem: Problem, arch: Architecture) -> tuple[Step, ...]:
 
 
 def moves_to(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architecture]]:
-    """Yield the moves, each with the member that it leads to: stage by stage first its width, then
-    its positions in order, so that attention is taken away from the front."""
+    """Yield the moves from the largest member to `arch`, each with the member that it leads to.
+
+    They go from the stem to the head, in each stage first the width and then the positions in
+    order. So global blocks are removed from the front, and every step is a member.
+    """
     at = space.largest()
     if arch.stem is not None and at.stem is not None and arch.stem != at.stem:
         move: Move = Exchange(STEM, at.stem, arch.stem)
@@ -71,8 +78,11 @@ def moves_to(space: Space, arch: Architecture) -> Iterator[tuple[Move, Architect
 def _at_position(
     space: Space, at: Architecture, arch: Architecture, index: int, position: int
 ) -> Iterator[Move]:
-    """Yield the moves that make a block what it is in `arch`: one or, to a local block that is not
-    the twin, two."""
+    """Yield the moves that turn the block at a position into that of `arch`.
+
+    There are none, one, or two: a global block first becomes the local block that is most like it,
+    which is then exchanged for another local one.
+    """
     before = at.stages[index].blocks[position]
     block = arch.stages[index].blocks[position]
     if before == block:
@@ -80,6 +90,7 @@ def _at_position(
     if isinstance(block, Identity):
         yield Drop(index, position)
         return
+    # MR leads to the most similar local block. Another local one takes a further exchange.
     if space.stages[index].kind(before) == "global" and space.stages[index].kind(block) == "local":
         move = localise(space, at, index, position)
         yield move

@@ -1,4 +1,7 @@
-"""Spaces and architectures: what a search may choose from, and what it chose. Imports no torch."""
+"""Spaces and architectures: what a search chooses from, and what it chose.
+
+It loads them by name or path, for the API and for every command. It imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from nas.space.space import Space, StageSpace
 
 
 def load_space(name: str | Path) -> Space:
-    """Return a space by its shipped name, by that of a file in ./search_spaces, by that of one of
-    another package (see `nas.plugins`), or by the path of a YAML file.
+    """Return a space by its name or by the path of a YAML file.
+
+    A name is that of a shipped space, of a file in ./search_spaces, or of a space of another
+    package (see `nas.plugins`).
 
     Raises:
         InputError: naming file, line, key and reason, or the nearest name that exists.
@@ -29,11 +34,12 @@ def load_space(name: str | Path) -> Space:
     brought = _brought()
     if name in brought:
         return read_space(brought[name].file(".yaml"))
+    # This raises for an unknown name; the message also lists plugins' names.
     return read_space(resources.find("space", resources.SPACES, "*.yaml", name, brought))
 
 
 def space_names() -> list[str]:
-    """Return the names that `load_space` knows."""
+    """Return the names that `load_space` accepts, sorted."""
     return sorted({**_brought(), **_files()})
 
 
@@ -45,21 +51,21 @@ def published_members() -> dict[str, Architecture]:
 
 
 def published_member(name: str) -> Architecture | None:
-    """Return the published architecture of this name, written as in its paper too:
-    EfficientFormer-L1."""
+    """Return the published architecture of this name, or None where there is none.
+
+    A name may be written as in its paper, for example EfficientFormer-L1.
+    """
     return _members_seen_from(Path.cwd()).get(name.lower().replace("-", "_"))
 
 
 @cache
 def _members_seen_from(directory: Path) -> dict[str, Architecture]:
-    """Return `published_members`, read once for a working directory, which may have spaces of its
-    own."""
+    """Return `published_members`, cached per working directory: each may have its own spaces."""
     return published_members()
 
 
 def load_architecture(name: str | Path) -> Architecture:
-    """Return the architecture in a YAML file or in a run folder, or the published member of this
-    name.
+    """Return an architecture by the path of its YAML file or run folder, or a published member.
 
     Raises:
         InputError: when there is none, or the file is wrong.
@@ -72,6 +78,7 @@ def load_architecture(name: str | Path) -> Architecture:
                 f"{name}: there is no such run folder or architecture file; `nas search` makes one"
             )
         return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
+    # A bare name: a published member has priority over a folder that happens to have the same name.
     members = published_members()
     if str(name) in members:
         return members[str(name)]
@@ -87,13 +94,16 @@ find_architecture = load_architecture
 
 
 def _files() -> dict[str, Path]:
-    """Return the spaces of the working directory, and those that ship."""
+    """Return the spaces of the working directory and the shipped ones, by name."""
     return resources.names(resources.SPACES, "*.yaml")
 
 
 def _brought() -> dict[str, Plugin]:
-    """Return the spaces of other packages; one of the working directory takes the place of one that
-    is called the same."""
+    """Return the spaces of other packages, by name.
+
+    Only the shipped names are taken: a space of the working directory may have the name of a
+    plugin's, and replaces it.
+    """
     return plugins(
         SPACES, {path.stem for path in resources.shipped(resources.SPACES).glob("*.yaml")}
     )

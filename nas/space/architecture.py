@@ -1,4 +1,8 @@
-"""Architecture: one member of a space as plain frozen data, and the chain of operations that it is."""
+"""Architecture: one member of a space as plain frozen data, and its chain of operations.
+
+Every stage of the project passes it on: a search returns one, `nas.build` makes a network of it, a
+latency table sums its operations.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,14 @@ Spec = TypeVar("Spec", bound=BlockSpec)
 
 FORMAT = "nas-architecture-1"
 STRIDE = 32
-"""How much the four stages reduce the input: 4, 8, 16, 32."""
+"""How much the last stage reduces the input; the four stages have strides 4, 8, 16 and 32."""
 
 
 class Misfit(InputError):
-    """A block cannot stand where it stands: it does not take the shape that comes in.
+    """A block does not take the shape that comes in at its place.
 
     Attributes:
-        place: where it stands.
+        place: the place of the block.
     """
 
     def __init__(self, place: Place, reason: str) -> None:
@@ -48,44 +52,44 @@ class Misfit(InputError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage at one resolution: how it is entered (stem or embedding) and what stands at its
-    positions."""
+    """A stage at one resolution: the block that enters it (stem or embedding) and its positions."""
 
     entry: EntrySpec
     blocks: tuple[BlockSpec, ...]
 
     @property
     def width(self) -> int:
-        """Return channels of the stage's residual stream."""
+        """Return the channels of the stage's residual stream."""
         return self.entry.width
 
     @cached_property
     def present(self) -> tuple[BlockSpec, ...]:
-        """Return the blocks that are there, without the dropped positions."""
+        """Return the stage's blocks without the dropped positions."""
         return tuple(block for block in self.blocks if not isinstance(block, Identity))
 
     @property
     def depth(self) -> int:
-        """Return how many blocks are there."""
+        """Return the number of blocks that are present."""
         return len(self.present)
 
     def with_width(self, width: int) -> Stage:
+        """Return the stage with another width of its residual stream."""
         return replace(self, entry=replace(self.entry, width=width))
 
     def with_block(self, position: int, block: BlockSpec) -> Stage:
+        """Return the stage with another block at a position, counted from 0."""
         return replace(self, blocks=(*self.blocks[:position], block, *self.blocks[position + 1 :]))
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network, fully explicit: it rebuilds with no space file at hand.
+    """One network, fully explicit: it rebuilds without a space file.
 
-    `stem` is what stands before stage 1, at stride 2, in families whose stage 1 is entered like the
-    others; None where the block that enters stage 1 takes the image.
+    `stem` is the block before stage 1, at stride 2, in families that enter stage 1 like the other
+    stages. It is None where the block that enters stage 1 takes the image.
 
-    A stage's positions may hold `identity` where a block was dropped, so that an architecture that
-    was sliced out of a supernet remembers which of its positions are which; `compact()` leaves them
-    out.
+    A position of a stage may hold `identity` where a block was dropped. So an architecture that was
+    sliced out of a supernet keeps the numbers of its positions. `compact()` removes them.
     """
 
     space: str
@@ -102,7 +106,8 @@ class Architecture:
         size = f"{self.resolution[0]}x{self.resolution[1]}"
         try:
             counts = f"{self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.3f} GMACs"
-        except ValueError as error:  # blocks that do not fit together: a repr must show these, too
+        # Counting builds the operations. Blocks that do not fit together must have a repr, too.
+        except ValueError as error:
             counts = f"invalid: {shortened(str(error))}"
         return f"Architecture({self.name!r} of space {self.space!r}, {size}, {shape}, {counts})"
 
@@ -124,20 +129,23 @@ class Architecture:
 
     @property
     def macs(self) -> int:
-        """Return multiply-accumulates of one image."""
+        """Return the multiply-accumulates of one image."""
         return sum(operation.macs for operation in self.operations())
 
     @property
     def params(self) -> int:
-        """Return learned parameters."""
+        """Return the number of learned parameters."""
         return sum(operation.params for operation in self.operations())
 
     def with_stage(self, index: int, stage: Stage) -> Architecture:
+        """Return the same network with another stage at an index, counted from 0."""
         return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 
     def block(self, place: Place | str) -> BlockSpec:
-        """Return what stands at a place or at that of this text: the stem, a stage's entry, a block
-        or the head."""
+        """Return the block at a place, or at the place of this text.
+
+        That is the stem, a stage's entry, a block of a stage or the head.
+        """
         place = Place.parse(place) if isinstance(place, str) else place
         if place.part == "head":
             return self.head
@@ -147,11 +155,11 @@ class Architecture:
         return stage.entry if place.position is None else stage.blocks[place.position]
 
     def with_block(self, place: Place | str, block: BlockSpec) -> Architecture:
-        """Return the same network with another block at a place, or at that of this text.
+        """Return the same network with another block at a place, or at the place of this text.
 
         Raises:
-            Misfit: for one that is not a head, or that cannot enter a stage, where such a one
-                belongs.
+            Misfit: when the place needs a head or a block that can enter a stage, and `block` is
+                not one.
         """
         place = Place.parse(place) if isinstance(place, str) else place
         if place.part == "head":
@@ -173,7 +181,7 @@ class Architecture:
         return place.stage
 
     def with_head(self, head: HeadSpec) -> Architecture:
-        """Return the same network under another head, that of dense prediction, say."""
+        """Return the same network with another head, for example that of dense prediction."""
         return replace(self, head=head)
 
     def at(
@@ -196,6 +204,7 @@ class Architecture:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the architecture as the data of its YAML file."""
         return {
             "format": FORMAT,
             "name": self.name,
@@ -221,12 +230,12 @@ class Architecture:
         return tuple(_chain(self))
 
     def __getstate__(self) -> dict[str, Any]:
+        """Return the fields without the cached operations."""
         return {key: value for key, value in self.__dict__.items() if key != "_operations"}
 
 
 def check_resolution(resolution: Sequence[int]) -> None:
-    """Raise ValueError unless both sides are positive multiples of 32, the stride of the last
-    stage."""
+    """Raise ValueError unless both sides are positive multiples of 32, the last stage's stride."""
     if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
         size = "x".join(map(str, resolution))
         raise ValueError(
@@ -235,6 +244,7 @@ def check_resolution(resolution: Sequence[int]) -> None:
 
 
 def _chain(arch: Architecture) -> Iterator[Operation]:
+    """Yield the operations from image to logits, each on the output shape of the one before."""
     shape = Shape(3, *arch.resolution)
     maps = list[Shape]()
     if arch.stem is not None:
@@ -242,6 +252,7 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
             yield operation
             shape = operation.output
     for index, stage in enumerate(arch.stages):
+        # Without a stem of its own, the entry of stage 1 is at the place "stem".
         steps: list[tuple[Place, BlockSpec]] = [
             (Place.entry(index, arch.stem is not None), stage.entry)
         ]
@@ -249,16 +260,21 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
             (Place.block(index, position), block) for position, block in enumerate(stage.blocks)
         ]
         for place, spec in steps:
+            # A dropped position has no operation.
             if isinstance(spec, Identity):
                 continue
             for operation in with_layout(place, spec, shape, stage=index):
                 yield operation
                 shape = operation.output
+            # A block has a residual shortcut, or may be dropped to identity: its output must have
+            # the shape of its input.
             if spec is not stage.entry and shape != operation.input:
                 raise Misfit(
                     place,
                     f"{spec.kind} changes its input {operation.input} to {shape}: it is no block",
                 )
+        # A head that takes a pyramid reads the end of each stage as a map, whatever its layout
+        # there.
         maps.append(replace(shape, layout="map"))
     last = len(arch.stages) - 1
     if arch.head.layout == "pyramid":
@@ -272,8 +288,15 @@ def with_layout(place: Place, spec: BlockSpec, shape: Shape, stage: int = 0) -> 
     """Yield the operation at a place, after the change of layout that it needs.
 
     Args:
-        stage: counted from 0, which the change of layout belongs to.
+        place: the place that the operation is named after.
+        spec: its block.
+        shape: the shape that comes in.
+        stage: the stage, counted from 0, that the change of layout belongs to.
+
+    Raises:
+        Misfit: when the block does not take the shape.
     """
+    # A pyramid is made of maps of several stages, so it needs no reshape here.
     if spec.layout not in (shape.layout, "pyramid"):
         change = Flatten() if spec.layout == "tokens" else Unflatten()
         reshape = Operation(str(Place.reshape(stage, change.kind)), change, shape)
@@ -300,7 +323,11 @@ def read_architecture(path: str | Path) -> Architecture:
 
 
 def architecture_from(file: YamlFile) -> Architecture:
-    """Return the architecture in an opened YAML file, every mistake reported with its line."""
+    """Return the architecture in an opened YAML file.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
     data = file.data
     if data.get("format") != FORMAT:
         raise file.error(
@@ -324,6 +351,7 @@ def architecture_from(file: YamlFile) -> Architecture:
         stem=_spec(file, ["stem"], data["stem"], entry_from) if "stem" in data else None,
     )
     try:
+        # Building the chain checks that every block takes the shape that comes in.
         arch.operations()
     except ValueError as error:
         raise file.error([], str(error)) from None
@@ -331,6 +359,7 @@ def architecture_from(file: YamlFile) -> Architecture:
 
 
 def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
+    """Return a stage of the file; raise InputError naming the line of a mistake."""
     keys: list[str | int] = ["stages", index]
     if not isinstance(stage, dict) or set(stage) != {"entry", "blocks"}:
         raise file.error(keys, "expected the keys entry and blocks")
@@ -347,6 +376,7 @@ def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
 def _spec(
     file: YamlFile, keys: Sequence[str | int], data: Any, parse: Callable[[Any], Spec]
 ) -> Spec:
+    """Return a block of the file, made by `parse`."""
     if not isinstance(data, (dict, str)):
         raise file.error(keys, f"expected a block, found {data!r}")
     spec: Spec = file.parse(parse, keys, data)

@@ -1,4 +1,7 @@
-"""Whether a space's blocks fit its input size, before anything is built."""
+"""Checks that a space's blocks fit its input size, before anything is built.
+
+The reader of space files and `Space.at` call it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Spec = TypeVar("Spec", bound=BlockSpec)
 
 
 def misfit(block: BlockSpec, shape: Shape) -> str:
-    """Return why a block cannot take a map of this shape; empty where it can."""
+    """Return why a block does not take a map of this shape; "" where it does."""
     try:
         block.check(replace(shape, layout=block.layout))
     except ValueError as error:
@@ -27,10 +30,14 @@ def misfit(block: BlockSpec, shape: Shape) -> str:
 
 
 def refusal(space: Space) -> tuple[Keys, str] | None:
-    """Return the key (as in the space's YAML file) and the reason of a block that no width of its
-    stage can feed, or of a width that no block fits; None where all is well."""
+    """Return the first choice of a space that fits nothing, as (key in its YAML file, reason).
+
+    That is a block that fits no width of its stage, or a width that no block fits. Return None
+    where every choice can be used.
+    """
     for index, stage in enumerate(space.stages):
         roles: tuple[tuple[Role, Blocks], ...] = (("local", stage.local), ("global", stage.global_))
+        # Blocks of a stage by themselves: each width needs a block, and each block needs a width.
         for role, blocks in roles:
             for width in stage.widths if blocks else ():
                 if not space.candidates(index, role, width):
@@ -40,6 +47,9 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
                 if not any(block in space.candidates(index, role, width) for width in stage.widths):
                     reason = _why([block], space.shape(index, stage.widths[-1]))
                     return ["stages", index, role], f"stage {index + 1}: fits no width; {reason}"
+    # Then whole members, as a stem, an entry or a head may not fit what comes before it. Turn n
+    # takes the n-th candidate at every place, so that each candidate is built once, on maps (no
+    # attention) and, where the space has it, after attention on tokens.
     for attention in space.attention_extremes():
         for turn in range(max(len(c) for c in _every_choice(space))):
             arch = space.member(
@@ -59,6 +69,8 @@ def refusal(space: Space) -> tuple[Keys, str] | None:
 
 
 def _nth(turn: int) -> Pick:
+    """Return a pick that takes the candidate of this number, modulo their count, at every place."""
+
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         return candidates[turn % len(candidates)]
 
@@ -72,6 +84,7 @@ def _why(blocks: Sequence[BlockSpec], shape: Shape) -> str:
 
 
 def _every_choice(space: Space) -> Iterator[Blocks]:
+    """Yield the candidates of every place of a space."""
     yield space.heads
     for stage in space.stages:
         yield from (stage.entries, stage.local, stage.global_)

@@ -1,4 +1,7 @@
-"""Every operation that some member of a space can need: what a table must have rows for."""
+"""Every distinct operation of a space's members: the rows that a latency table needs.
+
+Profiling, estimation and the check of a table's coverage ask for them.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from nas.space.space import ROLES, Role
 
 
 def space_operations(space: Space) -> list[Operation]:
-    """Return the distinct operations (by key) of all members of `space`, each named after a place
-    where it stands."""
+    """Return the distinct operations (by key) of all members of `space`.
+
+    Each is named after one of the places where it occurs.
+    """
     found: dict[tuple[str, str, str], Operation] = {}
     for operation in _walk(space):
         found.setdefault(operation.key, operation)
@@ -23,11 +28,11 @@ def space_operations(space: Space) -> list[Operation]:
 
 
 def _walk(space: Space) -> Iterator[Operation]:
-    """Yield all operations from the image to the head.
+    """Yield all operations from the image to the head, some of them repeatedly.
 
-    An operation depends on its block and on the shape that comes in: the width and layout that what
-    stands before it leaves. So every place is met with each of its candidates, once for every shape
-    that can come in.
+    An operation depends on its block and on its input shape, which is the width and layout of the
+    block before it. So no member is enumerated: every place is visited once with each of its
+    candidates, on every shape that can come in.
     """
     shapes = {Shape(3, *space.resolution)}
     if space.stems:
@@ -41,6 +46,8 @@ def _walk(space: Space) -> Iterator[Operation]:
         inside = [space.shape(index, width) for width in stage.widths]
         shapes = set()
         for shape in inside:
+            # Local blocks come first, so global ones see the shapes after both. What leaves the
+            # stage may be a map or, after attention on tokens, tokens.
             reached = {shape}
             for role in ROLES:
                 blocks = list(
@@ -54,13 +61,14 @@ def _walk(space: Space) -> Iterator[Operation]:
         if head.layout != "pyramid":
             yield from _each(HEAD, (head,), shapes, last)
             continue
+        # A pyramid head reads maps: tokens that leave the last stage are reshaped before it.
         tokens = (shape for shape in shapes if shape.layout == "tokens")
         yield from _each(Place.reshape(last, Unflatten.kind), (Unflatten(),), tokens)
         yield from _each(HEAD, (head,), _pyramids(space, head))
 
 
 def _pyramids(space: Space, head: HeadSpec) -> Iterator[Shape]:
-    """Yield the maps of the stages that a head takes, at all of their widths."""
+    """Yield the inputs of a head that takes the maps of several stages, at all of their widths."""
     stages = list(enumerate(space.stages))[-head.levels :]
     for maps in product(
         *([space.shape(index, width) for width in stage.widths] for index, stage in stages)
@@ -75,8 +83,12 @@ def _fitting(space: Space, index: int, role: Role, shape: Shape) -> tuple[BlockS
 def _each(
     place: Place, blocks: Iterable[BlockSpec], shapes: Iterable[Shape], stage: int | None = None
 ) -> Iterator[Operation]:
-    """Yield every block on every shape, with the change of layout that it needs, which belongs to
-    `stage`."""
+    """Yield every block on every shape, after the change of layout that it needs.
+
+    Args:
+        stage: the stage that the change of layout belongs to; by default that of `place`.
+    """
+    # Sorted: the order of a set differs from process to process, and would reorder the rows.
     known = sorted(shapes, key=str)
     for block in blocks:
         for shape in known:

@@ -1,7 +1,6 @@
-"""Place: where an operation stands in a network; its text is made and parsed here alone.
+"""Place: the position of an operation in a network, and the only maker and parser of its text.
 
-Operations, positions of scores, streams of a supernet and drawings all name their places by this
-text.
+Operations, scores, streams of a supernet and drawings name their places by this text.
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """Where an operation stands: stem, stage2_entry, stage3_block5, stage4_flatten or head; or a
-    whole stage, stage3.
+    """Position of an operation: stem, stage2_entry, stage3_block5, stage4_flatten or head.
 
-    Make one by its class methods, `STEM`, `HEAD` or `Place.parse`; `str(place)` is the text.
+    It may also be a whole stage, stage3. Make one by the class methods, `STEM`, `HEAD` or
+    `Place.parse`. `str(place)` is the text.
 
     Attributes:
-        part: stem, head, the whole of a stage, its entry, one of its blocks, or a change of layout
-            in it.
-        stage: counted from 0, where the text counts from 1; None for the stem and the head.
-        position: of a block in its stage, counted from 0, where the text counts from 1; None for
-            all else.
+        part: stem, head, a whole stage, its entry, one of its blocks, or a change of layout in it.
+        stage: counted from 0, while the text counts from 1; None for the stem and the head.
+        position: of a block in its stage, counted from 0, while the text counts from 1; None for
+            other parts.
     """
 
     part: Part
@@ -54,7 +52,7 @@ class Place:
 
     @classmethod
     def whole(cls, stage: int) -> Place:
-        """Return the place that is a whole stage."""
+        """Return the place of a whole stage, counted from 0."""
         return _made("stage", stage)
 
     @classmethod
@@ -87,13 +85,13 @@ class Place:
         """Return the place that a text names.
 
         Raises:
-            InputError: when it names none.
+            InputError: when the text names no place.
         """
         return _parse(text)
 
     @property
     def stream(self) -> Place:
-        """Return whose residual stream the place is on: the whole stage, the stem or the head."""
+        """Return the place's residual stream: its whole stage, the stem or the head."""
         return self if self.stage is None else Place.whole(self.stage)
 
     @property
@@ -123,7 +121,7 @@ STEM = Place("stem")
 HEAD = Place("head")
 
 
-# A search names the places of thousands of networks: each is made, checked and written once.
+# A search names the places of thousands of networks, so each place is made and checked once.
 @lru_cache(maxsize=4096)
 def _made(part: Part, stage: int, position: int | None = None) -> Place:
     return Place(part, stage, position)

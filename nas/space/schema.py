@@ -1,4 +1,7 @@
-"""The format of a space's YAML file, and reading one with every mistake reported by line."""
+"""Format of a space's YAML file, and its reader, which reports every mistake by line.
+
+`nas.load_space` reads spaces with it. Files of scores hold the same mapping of their space.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,14 @@ Keys = list[str | int]
 
 
 class _Model(BaseModel):
+    """Base of the file's parts: unknown keys and converted types ("4" for 4) are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class _Range(_Model):
+    """Numbers from `min` to `max` in steps of `step`."""
+
     min: PositiveInt
     max: PositiveInt
     step: PositiveInt = 1
@@ -64,16 +71,20 @@ class _Range(_Model):
         return tuple(range(self.min, self.max + 1, self.step))
 
 
+# Tags of the unions below. Pydantic puts them into the location of an error; angle brackets keep
+# them apart from real keys, so that `mistake_in` can hide them.
 _RANGE = "<range>"
 _LIST = "<list>"
 _ONE = "<one>"
 
 
 def _form(value: Any) -> str | None:
+    """Return the tag of a width: a range is a mapping, a choice a list."""
     return _RANGE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
 def _number(value: Any) -> str | None:
+    """Return the tag of candidates: one block is a mapping, several are a list."""
     return _ONE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
@@ -100,6 +111,13 @@ _Heads = Annotated[_Candidates, WithJsonSchema({PLACE: "head"})]
 
 
 class _Stage(_Model):
+    """A stage of the file.
+
+    Attributes:
+        entry: candidates that enter it, without a width.
+        local, global_: candidates of its positions.
+    """
+
     entry: _Entries
     width: _Widths
     depth: _Range
@@ -107,6 +125,7 @@ class _Stage(_Model):
     global_: _Positions | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
+        """Return the widths to choose from, ascending."""
         return (
             self.width.values()
             if isinstance(self.width, _Range)
@@ -115,11 +134,11 @@ class _Stage(_Model):
 
 
 class _Published(_Model):
-    """A member: its numbers a stage, and where a place has several candidates, what tells the
-    member's from the others.
+    """A published member: its numbers per stage, and what distinguishes its blocks.
 
-    `stem` and `head` give hyperparameters (or the kind), `entry` gives them all stages alike or in
-    a list a stage, and `block` also in a list of lists, a value a block.
+    Where a place has several candidates, these values select the member's. `stem` and `head` give
+    hyperparameters (or the kind). `entry` gives one value for all stages or a list with one value
+    per stage. `block` also takes a list of lists, one value per block.
     """
 
     widths: list[PositiveInt]
@@ -132,6 +151,8 @@ class _Published(_Model):
 
 
 class SpaceFile(_Model):
+    """The whole file of a space."""
+
     format: Literal["nas-space-1"]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     paper: str = ""
@@ -147,7 +168,7 @@ class SpaceFile(_Model):
 
 
 def read_space(path: str | Path) -> Space:
-    """Read and validates a space's YAML file.
+    """Return the space in a YAML file, validated.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -157,7 +178,17 @@ def read_space(path: str | Path) -> Space:
 
 
 def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
-    """Return the space that a mapping in a YAML file describes; it stands there under `keys`."""
+    """Return the space that a mapping in a YAML file describes.
+
+    Args:
+        file: the file, for the lines of errors.
+        data: the mapping.
+        keys: the path of the mapping in the file.
+        path: recorded as the space's path.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
     if isinstance(data, dict) and str(data.get("format", "")).startswith("nas-architecture"):
         raise file.error(
             [*keys, "format"],
@@ -186,6 +217,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         path=path,
     )
     defaults.refuse_unused()
+    # Published members come last: they are picked from candidates that are known to fit.
     found = refusal(space)
     if found:
         raise file.error([*keys, *found[0]], found[1])
@@ -245,8 +277,11 @@ Read = Callable[[Keys, Any, Callable[[Any], Any]], tuple[Any, ...]]
 
 
 def _stage(read: Read, keys: Keys, stage: _Stage) -> StageSpace:
+    """Return a stage of the space; its entries are at the largest width."""
     widths = stage.widths()
     entries = read([*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
+    # The space keeps entries at the largest width only. An entry that refuses a smaller width is an
+    # error of `width`.
     for width in widths[:-1]:
         read([*keys, "width"], _with(stage.entry, width=width), entry_from)
     return StageSpace(
@@ -261,6 +296,7 @@ def _stage(read: Read, keys: Keys, stage: _Stage) -> StageSpace:
 def _with(
     data: dict[str, Any] | list[dict[str, Any]], **values: Any
 ) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return one or several candidates with further values."""
     return [{**each, **values} for each in data] if isinstance(data, list) else {**data, **values}
 
 
@@ -271,8 +307,10 @@ def _blocks(
     data: dict[str, Any] | list[dict[str, Any]],
     parse: Callable[[Any], Spec],
 ) -> tuple[Spec, ...]:
-    """Return the candidates of a place, each made by `parse`; a hyperparameter with a list of
-    values stands for each value."""
+    """Return the candidates of a place, each made by `parse`.
+
+    A hyperparameter with a list of values stands for one candidate per value.
+    """
     found: list[Spec] = []
     for index, each in enumerate(data if isinstance(data, list) else [data]):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
@@ -300,13 +338,14 @@ def _blocks(
 
 
 def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield one mapping per combination of the listed values."""
     lists = [value if isinstance(value, list) else [value] for value in data.values()]
     for values in product(*lists):
         yield dict(zip(data, values, strict=True))
 
 
 def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Architecture:
-    """Return a published member, each of its choices checked against the space."""
+    """Return a published member; each of its choices is checked against the space."""
     if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
         raise file.error(
             keys, f"widths, depths and attention need {len(space.stages)} values, one a stage"
@@ -345,7 +384,8 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
     wanted = {}
     for name, values in getattr(entry, part).items():
         value = values
-        # Without a stem of its own, a member's stem is what enters stage 1.
+        # Where a space has no stem, the block that enters stage 1 is called "stem".
+        # Descend a list per stage, then a list per block; a value that is not a list holds for all.
         for at in (place.stage or 0, place.position):
             if isinstance(value, list) and at is not None:
                 if at >= len(value):
@@ -357,7 +397,9 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
 
 
 def _agrees(block: BlockSpec, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a block has these values; of hyperparameters that its kind has not, anything
-    may be said."""
+    """Return whether a block has these values.
+
+    Hyperparameters that its kind does not have are ignored.
+    """
     values = block.to_dict()
     return all(values[name] == value for name, value in wanted.items() if name in values)

@@ -1,5 +1,4 @@
-"""Sizes: the input size and the head that a space or a network is taken at; commands share these
-options."""
+"""Sizes: options for the input size and head of a space or network, shared by commands."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 Sized = TypeVar("Sized", "Space", "Architecture")
 MOST_CLASSES = 100_000
-"""Five times the classes of ImageNet-21k; a head of more would take gigabytes before anything is
-measured."""
+"""Maximum classes: five times ImageNet-21k's. A head of more would need gigabytes of memory."""
 
 
 def sides(text: Any) -> tuple[int, int]:
@@ -28,6 +26,7 @@ def sides(text: Any) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
     if not match:
         raise ValueError("expected one side, as 512, or HEIGHTxWIDTH, as 1024x2048")
+    # One number is the side of a square.
     both = int(match[1]), int(match[2] or match[1])
     check_resolution(both)
     return both
@@ -35,7 +34,7 @@ def sides(text: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the options asked for; None where they were not given."""
+    """The sizes that options ask for; None where an option was not given."""
 
     resolution: tuple[int, int] | None = option(
         None,
@@ -73,7 +72,7 @@ class Sizes:
         """Return the space or the architecture at these sizes.
 
         Raises:
-            InputError: naming the options, where it cannot be that.
+            InputError: naming the options, where it cannot have these sizes.
         """
         from nas.blocks import FPNHead
 
@@ -85,7 +84,7 @@ class Sizes:
             raise InputError(f"{' '.join(self.options())}: {error}") from None
 
     def options(self) -> list[str]:
-        """Return the options that say the same."""
+        """Return the command-line options that give these sizes."""
         given = {
             "--resolution": size_text(self.resolution) if self.resolution else None,
             "--classes": self.classes,
@@ -106,10 +105,16 @@ def size_text(resolution: tuple[int, int]) -> str:
 
 
 def between(whole: Space, sized: Space | Architecture) -> Sizes:
-    """Return what turns a space as it is loaded into one of the sizes of `sized`, or one that holds
-    it."""
+    """Return the sizes that turn a space, as it is loaded, into that of `sized`.
+
+    Args:
+        whole: the space as it is loaded.
+        sized: a space or an architecture made from it.
+    """
     from nas.space.space import Space
 
+    # A segmentation head that the loaded space does not have came from --segment, which sets the
+    # classes itself.
     head = sized.heads[0] if isinstance(sized, Space) else sized.head
     resolution = sized.resolution if sized.resolution != whole.resolution else None
     if head.task == "segmentation" and head.task not in {own.task for own in whole.heads}:

@@ -1,4 +1,7 @@
-"""A supernet's checkpoint: write it, read it, and cut a member's weights out of it."""
+"""Checkpoint of a supernet: writes it, reads it, and cuts a member's weights out of it.
+
+`nas.supernet.train` writes the folder; scoring, searches, fine-tuning and reports read it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ FORMAT = "nas-supernet-1"
 
 @dataclass(frozen=True)
 class Folder(TrainingFolder):
-    """The paths of a training's folder."""
+    """The paths of a supernet training's folder."""
 
     @property
     def description(self) -> Path:
@@ -61,11 +64,18 @@ def describe(
     write: bool = True,
     command: str = "",
 ) -> None:
-    """Start a training's folder, or checks that the one that is there is of the same training.
+    """Start a training's folder, or check that an existing one is of the same training.
 
-    One that has saved nothing yet does not count: a batch that did not fit is tried again with
-    other options. `start` describes the checkpoint that the weights are from in the beginning, if
-    any. Without `write` it only checks. `command` is the command line.
+    A folder without a saved state or weights is started again: a batch that did not fit into memory
+    may be tried again with other options.
+
+    Args:
+        folder: of the training.
+        space, recipe: of the training.
+        data: description of the images.
+        start: description of the checkpoint that the first weights are from, if any.
+        write: False only checks.
+        command: the command line.
 
     Raises:
         InputError: naming the file and the first key that differs.
@@ -83,11 +93,12 @@ def describe(
         found = YamlFile(folder.description)
         there = up_to_date(found.data)
         if isinstance(there.get("data"), dict):
-            # The same images may be given by another name. Some older folders say nothing of the
-            # counts at all; there `source`, which has them in words, is compared.
+            # The name may differ: the same images can be given by another path. Some older folders
+            # have no counts. These are taken over, and `source`, which has them in words, decides.
             counts = {key: data[key] for key in ("dataset", "total", "held_out") if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
+        # `start` is compared also where this training has none and the folder's has one.
         for key, value in ({"start": None} | wanted).items():
             if there.get(key) != value:
                 difference = _difference(there.get(key), value)
@@ -100,6 +111,7 @@ def describe(
     if not write:
         return
     folder.root.mkdir(parents=True, exist_ok=True)
+    # The folder keeps its own copy, so that it outlives a change of the space's file.
     with replacing(folder.space) as temporary:
         shutil.copyfile(space.path, temporary)
     from nas.versions import versions
@@ -112,6 +124,7 @@ def describe(
 
 
 def _difference(found: Any, wanted: Any) -> str:
+    """Return the first difference in words: of two mappings the first entry that differs."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         key = next((k for k in wanted if found.get(k) != wanted[k]), None)
         if key is not None:
@@ -135,10 +148,11 @@ def save_weights(path: Path, supernet: Supernet) -> None:
 
 
 def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
-    """Return a trained supernet in eval mode, and its description, from a training's folder.
+    """Return the trained supernet in a folder, in eval mode, and its description.
 
     Raises:
-        InputError: when there is no training, or it is not done, or a file is corrupt.
+        InputError: when there is no training, or a file is corrupt.
+        NasError: when the training is not finished.
     """
     folder, description, space = open_folder(root)
     if not folder.weights.exists():
@@ -152,8 +166,13 @@ def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
 
 
 def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
-    """Return a training's folder, its description, and its space at the resolution and classes it
-    was trained for."""
+    """Return a training's folder, its description, and its space.
+
+    The space is at the resolution and the number of classes of the training.
+
+    Raises:
+        InputError: when there is no training.
+    """
     folder = Folder(Path(root))
     if not folder.description.exists():
         raise InputError(
@@ -170,24 +189,27 @@ def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
 def inherited(supernet: Supernet, arch: Architecture) -> dict[str, Tensor]:
     """Return the state dict of `nas.build(arch)`, sliced out of the supernet.
 
-    `arch` may be for another input size than the supernet's: attention biases are resized to its
-    grids.
+    `arch` may have another input size than the supernet. Tables of attention biases are then
+    resized to its grids.
 
     Raises:
-        ValueError: when `arch` is no member of the supernet's space or has another number of
+        ValueError: when `arch` is not a member of the supernet's space, or has another number of
             classes.
     """
     if arch.classes != supernet.space.classes:
         raise ValueError(f"{arch.classes} classes, the supernet has {supernet.space.classes}")
     state = supernet.extract(arch.at(supernet.space.resolution)).state_dict()
+    # Only the shapes are read.
     with torch.device("meta"):
         wanted = build(arch).state_dict()
     return {name: _fitted(tensor, wanted[name]) for name, tensor in state.items()}
 
 
 def _fitted(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """Return the tensor as it is, or resized where it is a bias table (heads, H, W): only those
-    depend on the input size."""
+    """Return the tensor in the shape of `wanted`, resized where it is a bias table (heads, H, W).
+
+    No other tensor depends on the input size.
+    """
     return (
         tensor
         if tensor.shape == wanted.shape

@@ -1,5 +1,4 @@
-"""`nas.train`: a supernet from a space and images, and what each move costs in accuracy. `nas
-train` prints it."""
+"""`nas.train`: trains a supernet and scores each move. The command `nas train` calls `run`."""
 
 from __future__ import annotations
 
@@ -27,9 +26,9 @@ class Trained:
     """A trained supernet and its scores.
 
     Attributes:
-        folder: of the training, which `nas.load_scores` and `nas search --supernet` take.
-        scores: what each move costs on the held-out images.
-        data: what it was trained with.
+        folder: folder of the training, which `nas.load_scores` and `nas search --supernet` take.
+        scores: cost of each move on the held-out images.
+        data: the splits it was trained with.
     """
 
     folder: Path
@@ -38,7 +37,7 @@ class Trained:
 
 
 def train(space: str | Path, data: str | Path = "digits", **options: Any) -> Trained | None:
-    """Train a supernet and measure what each move costs; the same call resumes a stopped training.
+    """Train a supernet and measure the cost of each move; the same call resumes a stopped training.
 
     Args:
         space: a space by name, or its YAML file.
@@ -51,9 +50,9 @@ def train(space: str | Path, data: str | Path = "digits", **options: Any) -> Tra
         main one.
 
     Raises:
-        InputError: for an option that is unknown, out of range or without effect, and as the
-            command.
-        NasError: when the loss is no longer a number, or memory ran out. What was done is kept.
+        InputError: for an option that is unknown, out of range or without effect, and for bad data
+            or a bad space.
+        NasError: when the loss is NaN or infinite, or memory ran out. Finished work is kept.
     """
     return run(make(TrainOptions, {"space": space, "data": data, **options}))
 
@@ -64,15 +63,17 @@ def run(
     on_step: Callable[[Progress], None] = lambda row: None,
     on_score: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trained | None:
-    """Return do what the options of `nas train` say; see `train`.
+    """Train and score as the options of `nas train` say; see `train`.
 
     Args:
+        options: of the command.
         note: called with lines for the user.
         on_step: called now and then while training.
-        on_score: called with the number of scored moves, and of all.
+        on_score: called with the number of scored moves, and the number of all.
     """
     recipe = settle(options.recipe, options, options.data)
     sizes = options.sizes
+    # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
     if sizes.resolution is None and options.data == "digits":
         sizes = Sizes((32, 32))
     sized = sizes.apply(load_space(options.space))
@@ -97,6 +98,7 @@ def run(
         command=words("train", options),
         report=on_step,
     )
+    # Scoring is done by one process. The others end here.
     main = processes().main
     leave()
     if not main:
@@ -122,7 +124,7 @@ def _start(options: TrainOptions, space: Space, note: Callable[[str], None]) -> 
 
 
 def _untrained_classes(data: Splits) -> list[str]:
-    """Return a line where classes have held-out images but none to train on."""
+    """Return a line for the user where classes have held-out images but none to train on."""
     trained = set(data.train.labels.tolist())
     held_out = set(data.held_out.labels.tolist())
     names = [data.train.classes[label] for label in sorted(held_out - trained)]

@@ -1,4 +1,4 @@
-"""What the supernet.yaml of any version says, under the keys of today's. Imports no torch.
+"""Reads the supernet.yaml of any version under today's keys. Imports no torch.
 
 `nas.supernet.checkpoint` writes the file; trainings, searches and reports read it through
 `up_to_date`, the only code that knows older versions.
@@ -19,15 +19,16 @@ from nas.supernet.recipe import Recipe
 def up_to_date(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return a description of any version as today's version writes it (compatibility).
 
-    Settings that an older version did not have are at their defaults. Versions before 2026-12 have
-    the data set and its numbers of images in the words of `source` alone ("digits; 1617 of 1797
-    images to train on"), and what --data was given in the recorded command alone.
+    Settings that an older version did not have get their defaults. Versions before 2026-12 have the
+    data set and its numbers of images only in the words of `source` ("digits; 1617 of 1797 images
+    to train on"). They have the value of --data only in the recorded command.
     """
     converted = dict(description)
     if isinstance(converted.get("recipe"), dict):
         converted["recipe"] = Recipe().to_dict() | converted["recipe"]
     data = converted.get("data")
     if isinstance(data, dict):
+        # Later operands win: the file's own entries take precedence over its words.
         converted["data"] = (
             _counts_in_words(data.get("source")) | _name_in(converted.get("command")) | data
         )
@@ -35,14 +36,14 @@ def up_to_date(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_name(path: Path) -> str | None:
-    """Return what --data names the images that a supernet was trained on, from its supernet.yaml;
-    None if unknown."""
+    """Return the --data of a supernet's training from its supernet.yaml, or None if unknown."""
     data = up_to_date(YamlFile(path).data).get("data")
     name = data.get("name") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
 
 
 def _counts_in_words(source: Any) -> dict[str, Any]:
+    """Return the data set and its numbers of images from the words of an older `source`."""
     words = re.fullmatch(r"(.*); (\d+) of (\d+) images to train on", str(source), re.DOTALL)
     if words is None:
         return {}
@@ -51,6 +52,7 @@ def _counts_in_words(source: Any) -> dict[str, Any]:
 
 
 def _name_in(command: Any) -> dict[str, str]:
+    """Return the value of --data in a recorded `nas train` command; digits is its default."""
     try:
         arguments = shlex.split(command) if isinstance(command, str) else []
     except ValueError:

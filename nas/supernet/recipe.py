@@ -1,4 +1,7 @@
-"""Recipe: everything that decides how a supernet is trained. Imports no torch."""
+"""Recipe of a supernet: all settings that decide how it is trained. Imports no torch.
+
+`nas.supernet.options` offers them, `nas.supernet.train` follows them.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,20 @@ from nas.options import option
 from nas.training.settings import Settings
 
 MOST_MEMBERS = 64
-"""Each random member of a sandwich keeps its activations until the step's backward pass."""
+"""Maximum number of random members of a sandwich.
+
+Each keeps its activations until the step's backward pass.
+"""
 
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """Recipe of a supernet's training; with the space and the data, a seed gives one result.
+    """The settings of a supernet's training; with the space and the data, a seed gives one result.
 
-    The settings of every training, and those of the architecture parameters and of narrowing.
+    To the settings of every training it adds those of the architecture parameters and of narrowing.
     `narrow` trains random stage widths and random candidates of each place, so that narrowed stages
-    and exchanged blocks keep their accuracy. `sandwich` takes its place: each step trains the
-    largest member, the smallest and random ones, the largest teaching the others
+    and exchanged blocks keep their accuracy. `sandwich` replaces `narrow`: each step trains the
+    largest member, the smallest and random ones, which learn from the largest
     (`nas.supernet.train`).
     """
 

@@ -1,4 +1,7 @@
-"""Supernet: every architecture of a space in one module."""
+"""Supernet: every architecture of a space in one module.
+
+`nas.supernet.train` trains it, `nas.supernet.checkpoint` stores it and cuts members out of it.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,24 @@ from nas.supernet.slicing import (
 
 @dataclass(frozen=True)
 class Frame:
-    """One way through the supernet at full depth: the operations, a local block at every position,
-    and for each position the candidate that stands for each of its roles."""
+    """One way through the supernet at full depth.
+
+    Attributes:
+        arch: the operations, with a local block at every position.
+        chosen: for each position by name, one candidate per role: local, and global where there is
+            one.
+    """
 
     arch: Architecture
     chosen: dict[str, Blocks]
 
 
 class Supernet(nn.Module):
-    """The space's largest network, every position a MetaPath. (B, 3, H, W) to logits as `Network`
-    gives them.
+    """The space's largest network, every position a MetaPath.
 
-    The blocks are those of the vocabulary, at full width; a member is a slice of them (`extract`).
-    Nothing in a block knows that it stands in a supernet.
+    It maps images (B, 3, H, W) to logits, as `Network` does. Its blocks are those of the
+    vocabulary, at full width; a member is a slice of them (`extract`). No block depends on the
+    supernet.
     """
 
     def __init__(self, space: Space) -> None:
@@ -64,10 +72,14 @@ class Supernet(nn.Module):
         widths: Sequence[int] | None = None,
         pick: Pick = most_macs,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return logits of the mixture that `choose` draws, at these stage widths (the largest by
-        default).
+        """Return the logits of the mixture that `choose` draws.
 
-        `pick` takes one candidate of each place and role, by default the largest.
+        Args:
+            x_bchw: images.
+            choose: gives the weights of each position's candidates.
+            generator: of the noise in `choose`.
+            widths: of the stages, in channels; by default the largest.
+            pick: takes one candidate of each place and role, by default the largest.
         """
         frame = self._frame(widths or [stage.widths[-1] for stage in self.space.stages], pick)
         kept = self._kept(frame.arch)
@@ -88,12 +100,15 @@ class Supernet(nn.Module):
         return run(frame.arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
 
     def forward_sliced(self, x_bchw: Tensor, arch: Architecture) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the output of a member with the supernet's weights, sliced on the fly; gradients
-        reach the supernet."""
+        """Return the output of a member, its weights sliced on the fly.
+
+        Gradients reach the supernet.
+        """
         slices = {operation: (wide, keep) for operation, wide, keep in self._slices(arch)}
 
         def call(operation: Operation, x: Any) -> Any:
             wide, keep = slices[operation]
+            # A reshape has no weights to slice, so it is simply built.
             return self._call(
                 wide or build_block(operation.spec, operation.input),
                 operation.spec,
@@ -106,15 +121,16 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def extract(self, arch: Architecture) -> Network:
-        """Return the member as a plain network of its own, with a copy of its weights, in the
-        supernet's mode.
+        """Return a member as a network of its own, with a copy of its weights.
+
+        It is in training mode when the supernet is.
 
         Raises:
-            ValueError: when `arch` is no member of the space.
+            ValueError: when `arch` is not a member of the space.
         """
-        with torch.device(
-            "meta"
-        ):  # no memory and no initial values for weights that are assigned below
+        # On the meta device no memory and no initial values are spent on weights that are assigned
+        # below.
+        with torch.device("meta"):
             network = build(arch).train(self.training)
         for operation, wide, keep in self._slices(arch):
             if wide is not None:
@@ -127,8 +143,7 @@ class Supernet(nn.Module):
         return network
 
     def holding(self, name: str, spec: BlockSpec) -> Block | None:
-        """Return the block at the place of this name that has the weights of such a block, or None
-        where there is none."""
+        """Return the block at the place `name` that holds the weights of `spec`, or None."""
         module = getattr(self, name, None)
         if isinstance(module, MetaPath):
             module = module.candidates
@@ -157,8 +172,10 @@ class Supernet(nn.Module):
         }
 
     def ranking(self) -> Ranking:
-        """Return which channels stay when a stage is narrowed; made from the weights when it is
-        first needed."""
+        """Return which channels stay when a stage is narrowed, ranked at the first call.
+
+        Later changes of the weights do not change it; `rank_channels` does.
+        """
         if self._ranking is None:
             self.rank_channels()
         assert self._ranking is not None
@@ -166,7 +183,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def rank_channels(self) -> None:
-        """Rank the channels anew, after the weights have changed."""
+        """Rank the channels again, after the weights have changed."""
         blocks = [module for module in self.modules() if isinstance(module, Block)]
         streams = [STEM] if self.space.stems else []
         streams += [Place.whole(index) for index in range(len(self.space.stages))]
@@ -184,13 +201,14 @@ class Supernet(nn.Module):
         candidates = self._candidates(place)
         if len(candidates) < 2:
             return build_block(operation.spec, operation.input)
+        # The blocks write a stream of the largest width. A head writes none: its own sizes count.
         width = operation.output.channels if place.part != "head" else None
         if place.part == "stem" and self.space.stems:
             width = max(stem.width for stem in self.space.stems)
         return SharedBlocks(candidates, operation.input, width)
 
     def _candidates(self, place: Place) -> Blocks:
-        """Return the candidates of a place that is not a position; none for a change of layout."""
+        """Return the candidates of a stem, an entry or a head; () for a change of layout."""
         if place.part == "head":
             return self.space.heads
         if place.part == "stem" and self.space.stems:
@@ -200,8 +218,11 @@ class Supernet(nn.Module):
         return ()
 
     def _stream_order(self, stream: Place) -> Tensor:
-        """Return the channels of a residual stream (the stem's or a stage's) by importance, over
-        all blocks that touch it."""
+        """Return the channels (C,) of a residual stream by importance.
+
+        All blocks that read or write the stream vote, since one choice of channels serves them all.
+        """
+        # The block that begins the stream, and the first that reads it without adding to it.
         source = STEM if stream.stage is None else Place.entry(stream.stage, bool(self.space.stems))
         after = 0 if stream.stage is None else stream.stage + 1
         following = Place.entry(after) if after < len(self.space.stages) else HEAD
@@ -209,6 +230,7 @@ class Supernet(nn.Module):
         tensors += [
             pair for block in self._blocks(following) for pair in group_tensors(block, "in")
         ]
+        # Residual blocks read and write the stream: their `in` and `out` are one group, `out`.
         for index, _, path in self.metapaths():
             if index == stream.stage:
                 tensors += [
@@ -216,13 +238,16 @@ class Supernet(nn.Module):
                     for block in path.candidates.blocks()
                     for pair in group_tensors(block, "out")
                 ]
-        if following != HEAD:  # one that takes the maps of all stages
+        # A head of dense prediction reads the earlier stages, too, by their names. Other heads have
+        # no such group and add nothing.
+        if following != HEAD:
             tensors += [
                 pair for block in self._blocks(HEAD) for pair in group_tensors(block, str(stream))
             ]
         return group_order(tensors)
 
     def _blocks(self, place: Place) -> list[Block]:
+        """Return the blocks at a place that is not a position."""
         module = self.get_submodule(str(place))
         if isinstance(module, SharedBlocks):
             return module.blocks()
@@ -230,7 +255,10 @@ class Supernet(nn.Module):
         return [module]
 
     def _frame(self, widths: Sequence[int], pick: Pick) -> Frame:
+        """Return the way through the supernet at these widths, with the candidates of `pick`."""
         depths = [stage.depths[1] for stage in self.space.stages]
+        # Two members name the candidates of both roles: one has a local block at every position,
+        # the other a global block wherever the space allows one.
         none, most = self.space.attention_extremes()
         arch = self.space.member(widths, depths, none, pick=pick)
         with_global = self.space.member(widths, depths, most, pick=pick)
@@ -244,14 +272,14 @@ class Supernet(nn.Module):
         return Frame(arch, chosen)
 
     def _slices(self, arch: Architecture) -> Iterator[tuple[Operation, Block | None, Keep]]:
-        """Yield each operation of a member, the supernet's block that it is cut from (None for a
-        reshape), what stays.
+        """Yield each operation of a member, the block that it is cut from, and the kept channels.
 
-        The operation keeps the name it has in `arch`; where `arch` does not say which positions it
-        left out, they are those that `Space.place` chooses.
+        The block is None for a reshape. The operation keeps its name in `arch`. Where `arch` does
+        not name the positions that it left out, they are those that `Space.place` chooses.
         """
         self.space.validate(arch)
         kept = self._kept(arch)
+        # The operations in the same order, under the names of their places in the supernet.
         placed = self.space.place(arch).operations()
         for operation, source in zip(arch.operations(), placed, strict=True):
             wide = None if operation.spec.changes_layout else self._source(source)
@@ -266,24 +294,29 @@ class Supernet(nn.Module):
         return {stream: first(order, widths[stream]) for stream, order in streams.items()}
 
     def _keep(self, operation: Operation, kept: dict[str, Tensor]) -> Keep:
-        """Return the channels that stay on the way into and out of an operation, by its name."""
+        """Return the channels that stay of an operation's input and output streams."""
         place = Place.parse(operation.name)
         if place.part == "head":
+            # Every head reads the last stage as `in`; dense prediction reads the others by name.
             return {"in": kept[str(Place.whole(len(self.space.stages) - 1))], **kept}
         if place.stage is None:
+            # A stem reads pixels, which are never cut.
             return {"out": kept[str(STEM if self.space.stems else Place.whole(0))]}
         out = kept[str(place.stream)]
+        # The first stage reads the stem's stream, which is its own where the stem has none.
         if place.stage == 0:
             return {"out": out, "in": kept[str(STEM)] if self.space.stems else out}
         return {"out": out, "in": kept[str(Place.whole(place.stage - 1))]}
 
     def _call(self, block: Block, spec: BlockSpec, shape: Shape, keep: Keep, x: Tensor) -> Tensor:
+        """Return the output of a spec's slice of a block."""
+        # A position's shape is that of a map; a candidate on tokens gets the same as tokens.
         shape = replace(shape, layout=spec.layout)
         inner = self.ranking().inner.get(block, {})
         return call_sliced(block, spec, shape, keep, inner, x)  # type: ignore[return-value]
 
     def _source(self, operation: Operation) -> Block:
-        """Return the block that an operation of a frame or of a placed member is cut from."""
+        """Return the block that an operation of a frame, or of a placed member, is cut from."""
         module = self.get_submodule(operation.name)
         if isinstance(module, MetaPath):
             module = module.candidates

@@ -1,4 +1,7 @@
-"""Training a supernet: the sandwich rule, the task, and the run from a recipe to a checkpoint."""
+"""Training of a supernet: the sandwich rule, the task, and the run from a recipe to a checkpoint.
+
+`nas.supernet.command` calls `train`; the steps themselves are those of `nas.training.loop`.
+"""
 
 from __future__ import annotations
 
@@ -37,25 +40,25 @@ def sandwich_loss(
     randoms: int,
     random: Callable[[], Output],
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of the largest member, the smallest and `randoms` random ones, and the
-    largest one's logits.
+    """Return the mean loss of a sandwich, and the logits (B, classes) of the largest member.
 
     The sandwich rule and in-place distillation of universally slimmable networks
-    (arXiv:1903.05134): the largest member learns the labels, the others its probabilities as they
-    are in this step. The architecture parameters follow the random members, the only ones that are
-    drawn by them.
+    (arXiv:1903.05134). The sandwich is the largest member, the smallest and `randoms` random ones.
+    The largest learns the labels, the others learn its probabilities in the same step. The
+    architecture parameters learn from the random members alone, as these alone depend on them.
 
     Args:
         supernet: in training mode.
         images_bchw, labels_b: a micro-batch.
         smoothing: of the labels.
-        randoms: how many random members.
-        random: the output of another one at each call.
+        randoms: number of random members.
+        random: returns the output of another random member at each call.
     """
     loss, logits = cross_entropy(
         supernet.forward_sliced(images_bchw, supernet.space.largest()), labels_b, smoothing
     )
     losses = [loss]
+    # Detached: the largest member must not learn to be easy to imitate.
     taught = logits.detach().softmax(dim=1)
     losses.append(
         cross_entropy(supernet.forward_sliced(images_bchw, supernet.space.smallest()), taught)[0]
@@ -65,8 +68,10 @@ def sandwich_loss(
 
 
 RANK_EVERY = 50
-"""Steps between two rankings of the channels. States are saved at these steps only, so that a
-resumed training ranks the same weights."""
+"""Steps between two rankings of the channels.
+
+States are saved at these steps only, so that a resumed training ranks the same weights.
+"""
 
 
 def train(
@@ -82,27 +87,27 @@ def train(
     report_every: int = 10,
     command: str = "",
 ) -> Folder:
-    """Train the supernet of `space` on `data`, from where the folder `out` stands if it holds this
-    training already.
+    """Train the supernet of `space` on `data`, or resume the training in the folder `out`.
 
-    EfficientFormer (arXiv:2206.01191), Sec. 4.2: the loss of a sampled path is followed by weights
-    and alpha alike.
+    As in EfficientFormer (arXiv:2206.01191), Sec. 4.2, the weights and alpha both follow the
+    gradient of a sampled path's loss.
 
     Args:
         space: at the resolution and the number of classes of the data.
         data: uint8 images (N, 3, H, W).
-        recipe: how.
+        recipe: settings of the training.
         out: the folder; see `nas.supernet.checkpoint`.
         report: called every `report_every` steps, in the main process.
         start: a published network whose weights the supernet begins with; by default they are
             random.
         device: cpu or cuda; by default a GPU where there is one.
         save_every: seconds between two saved states.
+        report_every: steps between two reports.
         command: the command line, for the description.
 
     Raises:
         InputError: data of another shape, or a folder that holds another training.
-        NasError: the loss is no longer a number (the last state stays), or memory ran out.
+        NasError: the loss is NaN or infinite (the last state stays), or memory ran out.
     """
     _check(space, data)
     folder = Folder(Path(out))
@@ -113,19 +118,22 @@ def train(
         "fingerprint": data.fingerprint,
     }
     if data.name:
-        of["name"] = data.name  # what a fine-tuning of its members takes as --data
+        of["name"] = data.name  # a fine-tuning of its members takes it as --data
     if data.part is not None:
-        # `nas.supernet.evaluate.training_splits` finds the held-out images again by these.
+        # By these `nas.supernet.evaluate.training_splits` finds the held-out images again.
         of |= {
             "dataset": data.part.dataset,
             "total": data.part.total,
             "held_out": data.part.total - len(data),
         }
-    # All check, so that all stop where the folder is of another training.
+    # Every process checks, so that all stop where the folder is of another training. Only the main
+    # one writes.
     describe(folder, space, recipe, of, start.describe() if start else None, together.main, command)
     together.wait()
+    # The same random weights in all processes: the loop never copies weights between them.
     torch.manual_seed(recipe.seed)
     supernet = Supernet(space)
+    # A saved state holds all weights and would overwrite those of `start`.
     if start and not folder.state.exists():
         warm_start(supernet, start.network, start.space)
     task = SupernetTask(
@@ -160,13 +168,13 @@ def _check(space: Space, data: ImageData) -> None:
 
 
 class SupernetTask(Task):
-    """Paths of a supernet, drawn by Gumbel-softmax, at full width or narrowed.
+    """The task of a supernet: paths drawn by Gumbel-softmax, at full width or narrowed.
 
     Args:
-        supernet: what is trained.
-        recipe: how.
-        folder: alpha.csv is written there.
-        steps: of the whole training, over which the temperature falls.
+        supernet: the module to train.
+        recipe: settings of the training.
+        folder: where alpha.csv is written.
+        steps: steps of the whole training, over which the temperature falls.
     """
 
     def __init__(self, supernet: Supernet, recipe: Recipe, folder: Folder, steps: int) -> None:
@@ -185,8 +193,11 @@ class SupernetTask(Task):
         return RANK_EVERY
 
     def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return three groups: kernels and matrices, all other weights, and alpha."""
         alphas = list(self.supernet.alphas().values())
         others = [p for name, p in self.supernet.named_parameters() if not name.endswith(".alpha")]
+        # Weight decay is for matrices and kernels. It would pull norms and scales to 0, and alpha
+        # to equal choices.
         decayed = self.recipe.weight_decay
         rate = self.recipe.learning_rate
         return [
@@ -210,8 +221,10 @@ class SupernetTask(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
+        """Return the loss of a sandwich or of one drawn path, and logits; see `Task.loss`."""
         recipe = self.recipe
         choose = GumbelSoftmax(self.schedule.at(step / self.steps), recipe.noise, recipe.sampling)
+        # Random members of a sandwich are always narrowed: its largest member is full width.
         if recipe.sandwich:
             random = lambda: module(images_bchw, choose, generator, *self._draw(1.0, generator))  # noqa: E731
             return sandwich_loss(
@@ -226,8 +239,10 @@ class SupernetTask(Task):
         return cross_entropy(output, labels_b, recipe.label_smoothing)
 
     def _draw(self, narrow: float, generator: torch.Generator) -> tuple[list[int] | None, Pick]:
-        """Return stage widths and candidates: the largest in some steps, random ones in the share
-        `narrow` of them."""
+        """Return stage widths and a pick of candidates: random in the share `narrow` of the steps.
+
+        In the other steps both are the largest. Widths are in channels; None is the largest.
+        """
         if torch.rand((), generator=generator) >= narrow:
             return None, most_macs
         choices = [stage.widths for stage in self.supernet.space.stages]
@@ -245,7 +260,7 @@ class SupernetTask(Task):
 
 
 def _any(generator: torch.Generator) -> Pick:
-    """Return a pick that draws among the candidates of each place."""
+    """Return a pick that draws one of the candidates of each place, all equally likely."""
 
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         return candidates[
@@ -260,7 +275,10 @@ def _any(generator: torch.Generator) -> Pick:
 
 
 def _shares(step: int, name: str, alpha: Tensor) -> dict[str, object]:
-    """Return a position's softmax of alpha, by candidate."""
+    """Return a row of alpha.csv: a position's softmax of alpha, by role.
+
+    `global` is None where the position has no global block.
+    """
     *candidates, identity = (
         round(share, 5) for share in alpha.detach().float().softmax(dim=0).tolist()
     )

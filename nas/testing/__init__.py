@@ -1,1 +1,4 @@
-"""Stand-ins for what tests cannot have, for this project and for others that add a device to it."""
+"""Conformance tests for blocks, spaces and devices, and a fake device.
+
+This project's tests run them, and so can those of packages that add a block, space or device.
+"""

@@ -1,4 +1,4 @@
-"""What every block must be: tests for a block of one's own, which ours pass too.
+"""Conformance tests for a block: run by this project on its blocks, and by others on their own.
 
     from nas.testing.blocks import check_block, check_kind
     check_block(MyBlock(expansion=2), Shape(16, 8, 8))
@@ -59,16 +59,16 @@ def check_block(
     convert: bool = True,
     no_gradient: Collection[str] = (),
 ) -> None:
-    """Everything below, for one block on inputs of one shape.
+    """Run all checks of this module on one block, on inputs of one shape.
 
     Args:
         spec: the block, as large as its slices are to be cut from.
         shape: of its input; it takes one tensor.
         narrower: other blocks of the kind that are to be slices of it: fewer channels, smaller
             elastic hyperparameters.
-        convert: whether to convert it to LiteRT and run it, too, which takes some seconds.
-        no_gradient: parameters that get none, because the output does not depend on them (a bias of
-            attention's keys).
+        convert: whether to also convert it to LiteRT and run it, which takes some seconds.
+        no_gradient: parameters that get no gradient, because the output does not depend on them. An
+            example is the bias of attention's keys.
     """
     check_text(spec, shape)
     check_formulas(spec, shape)
@@ -82,7 +82,7 @@ def check_block(
 
 
 def check_text(spec: BlockSpec, shape: Shape) -> None:
-    """The texts and data that name the block in tables and files give it back."""
+    """Check that the texts and data that name the block in tables and files parse to it again."""
     assert parse(spec.kind, str(spec)) == spec, f"parse('{spec.kind}', '{spec}') is another block"
     assert from_dict(spec.to_dict()) == spec, f"from_dict({spec.to_dict()}) is another block"
     assert Shape.parse(str(shape)) == shape
@@ -91,7 +91,7 @@ def check_text(spec: BlockSpec, shape: Shape) -> None:
 
 
 def check_formulas(spec: BlockSpec, shape: Shape) -> None:
-    """Parameters, output shape and MACs (within 1 %) are those of the module that is built."""
+    """Check parameters, output shape and MACs (within 1 %) against the module that is built."""
     block = build_block(spec, shape)
     count = sum(parameter.numel() for parameter in block.parameters())
     assert count == spec.params(shape), (
@@ -103,6 +103,7 @@ def check_formulas(spec: BlockSpec, shape: Shape) -> None:
     assert tuple(output.shape) == expected, (
         f"the module gives {tuple(output.shape)}, the formula says {expected}"
     )
+    # The counter counts a multiply-accumulate as two operations.
     macs = flops.get_total_flops() / 2
     said = spec.macs(shape)
     assert abs(macs - said) <= 0.01 * said, (
@@ -111,16 +112,16 @@ def check_formulas(spec: BlockSpec, shape: Shape) -> None:
 
 
 def check_gradients(spec: BlockSpec, shape: Shape, none_for: Collection[str] = ()) -> None:
-    """Forwards and backwards in both modes, with finite gradients that reach every parameter and
-    the input.
+    """Check for finite gradients of every parameter and the input, in training and eval mode.
 
-    In training mode a bias before a batch norm has a gradient of zero; one that is not zero is
-    asked for in eval mode.
+    In training mode a bias before a batch norm has a gradient of zero, so gradients that are not
+    zero are required in eval mode only.
     """
     block = randomised(spec, shape)
     x = torch.randn(shape.tensor(batch=2), requires_grad=True)
     for training in (True, False):
         block.train(training).zero_grad()
+        # Random weights of the outputs: a plain sum after a norm would have a gradient of zero.
         torch.stack([(y * torch.randn_like(y)).sum() for y in _tensors(block(x))]).sum().backward()  # type: ignore[no-untyped-call]
         for name, parameter in block.named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), (
@@ -132,7 +133,7 @@ def check_gradients(spec: BlockSpec, shape: Shape, none_for: Collection[str] = (
 
 
 def check_deploy(spec: BlockSpec, shape: Shape) -> None:
-    """Deploying and folding batch norms keep the output."""
+    """Check that deploying and folding batch norms keep the output."""
     block = randomised(spec, shape).eval()
     with torch.no_grad():
         x = torch.randn(shape.tensor(batch=2))
@@ -144,8 +145,7 @@ def check_deploy(spec: BlockSpec, shape: Shape) -> None:
 
 
 def check_axes(spec: BlockSpec, shape: Shape) -> None:
-    """`axes` and `published` name the tensors that the module has, each once and in all its
-    dimensions."""
+    """Check that `axes` and `published` name the module's tensors, each once, in all dimensions."""
     block = build_block(spec, shape)
     tensors = block.state_dict()
     for name, axes in block.axes.items():
@@ -154,6 +154,7 @@ def check_axes(spec: BlockSpec, shape: Shape) -> None:
             assert len(axes) == dims, f"axes give {name} {len(axes)} dimensions, it has {dims}"
     for layout, names in block.published.items():
         for name in tensors:
+            # With the dot, "norm" does not cover the tensors of "norm2".
             prefixes = [prefix for prefix in names if f"{name}.".startswith(f"{prefix}.")]
             assert len(prefixes) == 1, f"{layout}: {name} is covered by {prefixes}"
 
@@ -161,12 +162,17 @@ def check_axes(spec: BlockSpec, shape: Shape) -> None:
 def check_slice(
     spec: BlockSpec, shape: Shape, narrower: BlockSpec, its_shape: Shape, silent: bool = True
 ) -> None:
-    """A narrower block that is cut out of this one has the form that it should, and gives what this
-    one gives with the channels silenced that were cut away.
+    """Check that a narrower block cut out of this one has the right shape and output.
+
+    The output must be that of this block with the removed channels silenced.
 
     Args:
-        silent: whether to compare the outputs; a block that normalises over channels gives others
-            by design.
+        spec: the wide block.
+        shape: of its input.
+        narrower: the block that is cut out of it.
+        its_shape: of the narrow block's input.
+        silent: whether to compare the outputs. A block that normalises over channels has others by
+            design.
     """
     wide = randomised(spec, shape).eval()
     narrow = build_block(narrower, its_shape).eval()
@@ -176,6 +182,8 @@ def check_slice(
         for axis in axes
     }
     counts = {"in": its_shape.channels, "out": narrower.output_shape(its_shape).channels}
+    # The supernet keeps the most important channels of a stream; do the same with the block's own
+    # input and output.
     keep = {
         group: first(group_order(group_tensors(wide, group)), counts[group])
         for group in counts
@@ -194,17 +202,19 @@ def check_slice(
     _silence(wide, narrow, keep, inner)
     silenced = build_block(_acting_as(spec, narrower), shape).eval()
     silenced.load_state_dict(wide.state_dict())
+    # A block without a group "in" has one stream of channels, so its input is cut as its output.
     inputs = keep.get("in", keep.get("out", torch.arange(shape.channels)))
     with torch.no_grad():
         x = torch.randn(its_shape.tensor(batch=2))
         dim = _channels(x)
+        # The wide block gets the narrow input in the kept channels and zeros elsewhere.
         output = silenced(torch.zeros(shape.tensor(batch=2)).index_copy(dim, inputs, x))
         expected = output.index_select(_channels(output), keep["out"]) if "out" in keep else output
         _alike(narrow(x), expected, "the slice computes something else")
 
 
 def check_conversion(spec: BlockSpec, shape: Shape) -> None:
-    """LiteRT takes the deployed block and computes the same as torch."""
+    """Check that LiteRT runs the deployed block and computes the same as torch."""
     from ai_edge_litert.compiled_model import CompiledModel
 
     from nas.convert.chain import Chain
@@ -227,6 +237,7 @@ def check_conversion(spec: BlockSpec, shape: Shape) -> None:
             expected = block(x)
         inputs = model.create_input_buffers(0)
         outputs = model.create_output_buffers(0)
+        # LiteRT's maps are (B, H, W, C).
         inputs[0].write(_channels_last(x).numpy().ravel())
         model.run_by_index(0, inputs, outputs)
         found = torch.from_numpy(outputs[0].read(expected.numel(), np.float32)).reshape(
@@ -236,8 +247,11 @@ def check_conversion(spec: BlockSpec, shape: Shape) -> None:
 
 
 def randomised(spec: BlockSpec, shape: Shape) -> Block:
-    """Return the block with parameters moved away from an initialisation where branches count for
-    nothing."""
+    """Return the block with random offsets on its parameters.
+
+    A fresh block may have branches that are initialised to zero, whose mistakes no output would
+    show.
+    """
     torch.manual_seed(0)
     block = build_block(spec, shape)
     with torch.no_grad():
@@ -249,7 +263,7 @@ def randomised(spec: BlockSpec, shape: Shape) -> Block:
 def _alike(
     found: Tensor, expected: Tensor, what: str, rtol: float = 1e-4, atol: float = 1e-5
 ) -> None:
-    """Rounding errors are as large as the largest output makes them."""
+    """Raise AssertionError unless two tensors agree, relative to the largest expected value."""
     scale = max(float(expected.abs().max()), 1.0)
     torch.testing.assert_close(
         found, expected, rtol=rtol, atol=atol * scale, msg=lambda text: f"{what}: {text}"
@@ -261,7 +275,7 @@ def _tensors(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _acting_as(spec: BlockSpec, other: BlockSpec) -> BlockSpec:
-    """Return the block with the other one's activation, which slices may differ in."""
+    """Return the block with the activation of the other one, as slices may differ in it."""
     values = spec.hyperparameters()
     if "activation" not in values:
         return spec
@@ -270,7 +284,7 @@ def _acting_as(spec: BlockSpec, other: BlockSpec) -> BlockSpec:
 
 @torch.no_grad()
 def _silence(wide: Block, narrow: Block, keep: Keep, inner: Keep) -> None:
-    """Set to 0, in the wide block, all that belongs to channels that the narrow one lacks."""
+    """Set to 0, in the wide block, all weights of channels that the narrow one lacks."""
     sizes = {name: tensor.shape for name, tensor in narrow.state_dict().items()}
     for name, tensor in wide.state_dict().items():
         for dim, axis in enumerate(wide.axes.get(name, ())):
@@ -286,4 +300,5 @@ def _channels(tensor: Tensor) -> int:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
+    """Return a map as (B, H, W, C); other tensors unchanged."""
     return tensor.permute(0, 2, 3, 1).contiguous() if tensor.dim() == 4 else tensor

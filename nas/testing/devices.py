@@ -1,4 +1,4 @@
-"""What every device must do: tests for a device of one's own, which ours pass too.
+"""Conformance tests for a device: run by this project on its devices, and by others on their own.
 
     from nas.testing.devices import check_device
     check_device(MyDevice())
@@ -25,7 +25,7 @@ SMALL, LARGE = (
 
 
 def check_device(device: Device) -> None:
-    """Everything below; the device is left open."""
+    """Run all checks of this module on a device, which is left open."""
     check_info(device)
     check_prepare(device)
     check_measure(device)
@@ -33,7 +33,7 @@ def check_device(device: Device) -> None:
 
 
 def check_info(device: Device) -> None:
-    """What a device says of itself is a `device.yaml`, and the same each time."""
+    """Check that a device's information is a valid `device.yaml`, and the same each time."""
     info = device.info()
     assert isinstance(info, DeviceInfo) and device.info() == info
     assert info.provenance == "measured", f"provenance is {info.provenance!r}: a device measures"
@@ -47,7 +47,7 @@ def check_info(device: Device) -> None:
 
 
 def check_prepare(device: Device) -> None:
-    """A chain has one artifact, and other chains have others."""
+    """Check that one chain always has the same artifact, and other chains have others."""
     once, again, stack = (
         device.prepare(chain).result()
         for chain in (Chain.stack(SMALL), Chain.stack(SMALL), Chain.stack(SMALL, 3))
@@ -57,8 +57,10 @@ def check_prepare(device: Device) -> None:
 
 
 def check_measure(device: Device) -> None:
-    """Timings are ordered, finite and positive; more takes longer, and an operation that does
-    nothing the least."""
+    """Check that timings are ordered, finite and positive.
+
+    More work must take longer, and a network without operations the least.
+    """
     call, small, stack, large = (
         check_timing(device.measure(device.prepare(chain).result()))
         for chain in (
@@ -80,7 +82,7 @@ def check_measure(device: Device) -> None:
 
 
 def check_timing(timing: Timing) -> Timing:
-    """Return the timing itself, when its figures can be."""
+    """Return the timing, after checking that its numbers are possible."""
     times = timing.p10_ms, timing.median_ms, timing.p90_ms
     assert all(map(math.isfinite, times)) and 0 <= times[0] <= times[1] <= times[2], (
         f"times {times} cannot be"
@@ -92,8 +94,10 @@ def check_timing(timing: Timing) -> Timing:
 
 
 def check_profile(device: Device) -> None:
-    """A device that times operations in turn gives one time each, larger for the larger one; others
-    give None."""
+    """Check that a device that times single operations gives one time each.
+
+    The larger operation must take longer. Devices that cannot time operations return None.
+    """
     times = device.profile([Chain.stack(SMALL), Chain.stack(LARGE)])
     if times is not None:
         assert len(times) == 2 and 0 < times[0] < times[1], (

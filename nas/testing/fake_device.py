@@ -1,4 +1,4 @@
-"""A device made of a formula, with the mishaps that a real one has."""
+"""A device whose latencies are a formula, with the failures of a real one; for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ CALL_MS = 0.002
 
 
 def true_ms(chain: Chain) -> float:
-    """Return a call, and for every block a constant, its MACs and the elements that it moves."""
+    """Return the latency of a chain in ms, by the formula.
+
+    It is a constant per call and, per block, a constant, its MACs at 40 GMACs/s and its moved
+    elements at 20 billion per second.
+    """
     total = CALL_MS
     for link in chain.links():
         moved = sum(layer.read + layer.written for layer in link.spec.layers(link.input))
@@ -24,13 +28,14 @@ def true_ms(chain: Chain) -> float:
 
 
 class FakeDevice(Device):
-    """Takes `true_ms` times `factor(measurements so far)`; chains for which `fails` says so cannot
-    run.
+    """A device that takes `true_ms` times `factor(number of measurements so far)`.
+
+    Chains for which `fails` returns True cannot run.
 
     Attributes:
         measured: the chains that were measured, in order.
         stop_after: the number of measurements after which it is interrupted, as by ctrl-C.
-        lost_after: the number of measurements after which it is gone.
+        lost_after: the number of measurements after which it is disconnected.
     """
 
     copies = 3
@@ -67,12 +72,14 @@ class FakeDevice(Device):
 
     def prepare(self, chain: Chain) -> Future[Path]:
         future: Future[Path] = Future()
+        # No file is written: the path alone identifies the chain.
         path = Path(f"/nowhere/{chain.digest()}")
         self._chains[path] = chain
         future.set_result(path)
         return future
 
     def measure(self, artifact: Path) -> Timing:
+        """Return the latency of a prepared chain, or fail as the attributes say."""
         chain = self._chains[artifact]
         if self.stop_after is not None and len(self.measured) >= self.stop_after:
             raise KeyboardInterrupt
@@ -100,7 +107,7 @@ class FakeDevice(Device):
 
 
 def other_settings(device: FakeDevice) -> FakeDevice:
-    """Return the same device with an updated runtime."""
+    """Return the same device with a newer runtime."""
     info = replace(device.info(), runtime_version="2")
     changed = FakeDevice()
     changed.info = lambda: info  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What every space must be: tests for a space of one's own, which ours pass too.
+"""Conformance tests for a space: run by this project on its spaces, and by others on their own.
 
     from nas.testing.spaces import check_space
     check_space(nas.load_space("my_space.yaml"))
@@ -38,7 +38,7 @@ from nas.weights.importing import LAYOUTS, export_weights, import_weights, names
 SIDE = 64
 CLASSES = 10
 MOST_PARAMETERS = 2.2
-"""Of a supernet, times those of its largest member."""
+"""Maximum parameters of a supernet, as a multiple of its largest member's."""
 UNKNOWN_ERROR = 1.0
 """Points of ImageNet top-1: the accuracy law tells networks that it was fitted to better than that.
 """
@@ -46,12 +46,13 @@ Head = Callable[[HeadSpec], HeadSpec]
 
 
 def check_space(space: Space, side: int = SIDE, smaller_head: Head = lambda head: head) -> None:
-    """Everything below.
+    """Run all checks of this module on a space.
 
     Args:
+        space: the space.
         side: of the images that networks are run on, a size that all of the space's blocks take.
-        smaller_head: makes a head smaller that holds most of a supernet's weights, for the checks
-            that run one.
+        smaller_head: makes a head smaller, for the checks that run a supernet whose head would hold
+            most of its weights.
     """
     if space.path:
         check_file(space)
@@ -71,7 +72,7 @@ def check_space(space: Space, side: int = SIDE, smaller_head: Head = lambda head
 
 
 def check_file(space: Space) -> None:
-    """The file is called as the space, and gives it back."""
+    """Check that the space's file has its name."""
     loaded = load_space(space.path)
     assert Path(space.path).stem == loaded.name, (
         f"{space.path}: is called otherwise than its space '{loaded.name}'"
@@ -79,8 +80,10 @@ def check_file(space: Space) -> None:
 
 
 def check_member_runs(arch: Architecture) -> None:
-    """A member runs forwards and backwards, with a gradient for every parameter, and gives the maps
-    of four stages."""
+    """Check that a member runs forwards and backwards and gives the maps of four stages.
+
+    Every parameter must get a finite gradient.
+    """
     height, width = arch.resolution
     net = build(arch)
     images = image(height, width)
@@ -102,8 +105,11 @@ def check_member_runs(arch: Architecture) -> None:
 
 
 def check_counts(space: Space, members: int = 20) -> None:
-    """Random members, the largest and the smallest are valid, survive their file, and have as many
-    parameters as they say."""
+    """Check that random members, the largest and the smallest are valid.
+
+    Each must equal the architecture read from its file, and have as many parameters as its specs
+    say.
+    """
     for arch in (
         space.largest(),
         space.smallest(),
@@ -127,7 +133,7 @@ def check_counts(space: Space, members: int = 20) -> None:
 
 
 def check_moves(space: Space) -> set[str]:
-    """Return every move leads to another member; the kinds of moves that the space has."""
+    """Check that every move leads to another member, and return the actions that occur."""
     seen = set[str]()
     for base in (space.largest(), *(space.sample(seed) for seed in range(3))):
         for move in moves(space, base):
@@ -165,8 +171,10 @@ def made_up_table(space: Space) -> LatencyTable:
 
 
 def check_search(space: Space, members: int = 20) -> None:
-    """A search of the `reduced` space with the accuracy law, on a made-up table, keeps its limit,
-    and no random member that keeps it costs less.
+    """Check that a search of the `reduced` space keeps its limit and finds the best member.
+
+    It searches with the accuracy law on a made-up table; no random member that keeps the limit
+    costs less.
 
     Costs are cautious ones, which count what the law does not know: the search minimises these.
     """
@@ -190,8 +198,10 @@ def check_search(space: Space, members: int = 20) -> None:
 
 
 def check_accuracy(space: Space) -> None:
-    """The accuracy law has a figure with a standard error for every member; a space of whose
-    networks no result is published gets at least UNKNOWN_ERROR points."""
+    """Check that the accuracy law has a figure with a standard error for every member.
+
+    Where the law was fitted to no network of the space, the error is above UNKNOWN_ERROR points.
+    """
     law = shipped_law()
     scores = LawScores(space, law)
     known = space.published.keys() & law.published.keys()
@@ -205,7 +215,7 @@ def check_accuracy(space: Space) -> None:
 
 
 def check_export_config(space: Space) -> None:
-    """The export target `config` writes a file that gives the member back."""
+    """Check that the export target `config` writes a file that gives the member back."""
     for arch in (space.smallest(), *list(space.published.values())[:1]):
         with TemporaryDirectory() as folder:
             path = Path(folder) / "architecture.yaml"
@@ -238,7 +248,7 @@ def check_checkpoints(space: Space, side: int = SIDE) -> set[str]:
 
 
 def check_supernet_size(space: Space) -> None:
-    """The supernet has at most MOST_PARAMETERS times the parameters of its largest member."""
+    """Check that the supernet has at most MOST_PARAMETERS times its largest member's parameters."""
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in Supernet(space).parameters())
     share = count / space.largest().params
@@ -249,9 +259,11 @@ def check_supernet_size(space: Space) -> None:
 
 @torch.no_grad()
 def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
-    """Return each kind of move in each stage changes the output, and the sliced supernet equals the
-    member as a network of its own, also when that is saved and built again; the kinds of moves that
-    there were."""
+    """Check slices of the supernet by moves of each action in each stage, and return the actions.
+
+    Each move must change the output. The sliced supernet must equal the member extracted as a
+    network of its own, also when that is saved and built again.
+    """
     space = supernet.space
     images = image(side, side)
     seen = set[str]()
@@ -265,6 +277,7 @@ def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
             torch.testing.assert_close(
                 supernet.forward_sliced(images, arch), output, rtol=1e-5, atol=1e-5
             )
+            # Saving and building again takes long, so once per action.
             if move.action not in seen:
                 assert torch.equal(rebuilt(arch, exported)(images), output), (
                     f"{move}: built again it is another"
@@ -274,8 +287,10 @@ def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
 
 
 def check_gumbel_step(supernet: Supernet, sampling: Sampling, side: int = SIDE) -> None:
-    """A training step gives finite gradients; with soft sampling every architecture parameter gets
-    one."""
+    """Check that a training step gives finite gradients.
+
+    With soft sampling every architecture parameter must get one.
+    """
     supernet.train().zero_grad(set_to_none=True)
     try:
         choose = GumbelSoftmax(1.0, "gumbel", sampling)
@@ -304,7 +319,7 @@ def image(height: int = SIDE, width: int = SIDE, batch: int = 2) -> Tensor:
 
 
 def loss(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Of the labels 1 and 2; of two classifiers the sum of both losses."""
+    """Return the cross-entropy for the labels 1 and 2; of two classifiers the sum of both."""
     logits = (output,) if isinstance(output, Tensor) else output
     return torch.stack(
         [nn.functional.cross_entropy(each, torch.tensor([1, 2])) for each in logits]
@@ -312,8 +327,10 @@ def loss(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
 
 
 def rebuilt(arch: Architecture, network: Network) -> Network:
-    """Return the network built again from the saved architecture, with a copy of the weights and in
-    the same mode."""
+    """Return the network built again from the saved architecture.
+
+    It has a copy of the weights and the same mode.
+    """
     with TemporaryDirectory() as folder:
         arch.save(Path(folder) / "arch.yaml")
         loaded = load_architecture(Path(folder) / "arch.yaml")
@@ -329,8 +346,10 @@ def rebuilt(arch: Architecture, network: Network) -> Network:
 def small_supernet(
     space: Space, side: int = SIDE, smaller_head: Head = lambda head: head
 ) -> Supernet:
-    """Return the supernet of the space `reduced`, in eval mode, with weights that a wrong slice
-    would show."""
+    """Return the supernet of the `reduced` space, in eval mode.
+
+    Its weights reveal wrong slices.
+    """
     supernet = Supernet(reduced(space, side, smaller_head))
     randomise(supernet)
     settle(supernet, side)
@@ -338,9 +357,10 @@ def small_supernet(
 
 
 def reduced(space: Space, side: int = SIDE, smaller_head: Head = lambda head: head) -> Space:
-    """Return the same candidates at every place and the same kinds of moves, in the two least
-    widths and at two positions of each stage, for small images: the supernet of a whole space may
-    hold hundreds of millions of parameters.
+    """Return the space for small images, with the two smallest widths and two positions per stage.
+
+    It has the same candidates at every place and the same kinds of moves. The supernet of a whole
+    space may hold hundreds of millions of parameters.
     """
     sized = space.at(side, classes=CLASSES)
     stages = tuple(
@@ -357,11 +377,16 @@ def reduced(space: Space, side: int = SIDE, smaller_head: Head = lambda head: he
 
 @torch.no_grad()
 def randomise(module: nn.Module) -> None:
-    """Weights that keep images apart on their way through the network, and scales, biases and
-    statistics that a wrong slice would show."""
+    """Set random weights that preserve the differences between images through the network.
+
+    Scales, biases and statistics get values that reveal wrong slices.
+    """
     generator = torch.Generator().manual_seed(0)
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
+            # Scales, biases and statistics of norms: positive and away from 0 and 1, so that one
+            # channel's is not another's. Weights keep the variance of their input (std ~
+            # 1/sqrt(fan-in)).
             if tensor.dim() < 2:
                 tensor.uniform_(0.3, 1.2, generator=generator)
             else:
@@ -370,8 +395,10 @@ def randomise(module: nn.Module) -> None:
 
 @torch.no_grad()
 def settle(supernet: Supernet, side: int = SIDE, passes: int = 8) -> None:
-    """Give the batch norms the statistics of what passes them, so that products of activations do
-    not run away."""
+    """Set the batch norms' statistics to those of their inputs, in some passes.
+
+    Otherwise products of activations would grow without bound.
+    """
     norms = [module for module in supernet.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 0.5
@@ -384,13 +411,17 @@ def settle(supernet: Supernet, side: int = SIDE, passes: int = 8) -> None:
             """Return a block at every position, local ones in one pass and global ones in the next."""
             return torch.eye(len(alpha))[min(role, len(alpha) - 2)]
 
+        # Odd passes take random candidates, so that the norms of all candidates see inputs.
         pick = some if number % 2 else most_macs
         supernet(image(side, side, 4), choose, pick=pick)
 
 
 def bases(space: Space) -> Iterator[Architecture]:
-    """Yield the largest member; local blocks alone, the first listed of each place; attention
-    wherever it may stand at the least widths, the last listed of each place."""
+    """Yield three members of which moves are checked.
+
+    These are the largest one, one of local blocks only with the first candidate of each place, and
+    one of smallest widths with attention wherever it may stand and the last candidate of each.
+    """
     depths = [stage.depths[1] for stage in space.stages]
     none, most = space.attention_extremes()
     last: Pick = lambda place, candidates, shape: candidates[-1]  # noqa: E731
@@ -400,7 +431,7 @@ def bases(space: Space) -> Iterator[Architecture]:
 
 
 def one_of_each(space: Space, base: Architecture) -> Iterator[Move]:
-    """Yield a move for each action in each stage, and of exchanges for each block that comes in."""
+    """Yield one move per action and stage; of exchanges one per replacing block."""
     seen = set()
     for move in moves(space, base):
         where = move.place.stream if isinstance(move, Exchange) else move.stage

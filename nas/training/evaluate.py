@@ -1,5 +1,7 @@
-"""How good a network is: batch-norm statistics of its own weights, then accuracy with its standard
-error."""
+"""Evaluation of a network: recalibration of its batch norms, and accuracy with its standard error.
+
+`nas.finetune` calls `calibrate` and `judge`, `nas.supernet.sensitivity` calls `recalibrate`.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ from nas.network import Network, run
 from nas.training.batches import normalise
 
 IMAGES = 1024
+"""Maximum number of images that batch norms take their statistics from."""
 PIXELS = 2**23
-"""The most images, and the most pixels of all of them together, that batch norms take their
-statistics from."""
+"""Maximum number of pixels of all these images together, which bounds memory."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy and its standard error (binomial), both in percent, over so many images."""
+    """Top-1 accuracy and its binomial standard error, both in percent, over a number of images."""
 
     accuracy: float
     standard_error: float
@@ -30,10 +32,14 @@ class Accuracy:
 
 
 def recalibrate(block: nn.Module, x: Tensor) -> Tensor:
-    """Give the batch norms of a block the statistics of one large batch, and return the block's
-    output for it."""
+    """Give the batch norms of a block the statistics of one large batch; return the block's output.
+
+    Only the batch norms are in training mode meanwhile, and in eval mode afterwards.
+    """
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
+        # Without a momentum the running statistics are the plain average over batches since the
+        # reset: after one batch, its own statistics.
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
@@ -45,15 +51,15 @@ def recalibrate(block: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def calibrate(network: Network, data: ImageData) -> None:
-    """Give the batch norms of a network, in place, the statistics of training images as they are,
-    not augmented.
+    """Give the batch norms of a network, in place, the statistics of unaugmented training images.
 
     Statistics belong to weights. Averaged weights (EMA) give activations that no step of the
-    training has seen, and a slice of a supernet those of one of its members, where its running
-    statistics are those of all (as SWA, arXiv:1803.05407, Sec. 3.2, counts them anew). Images that
-    are mixed or cropped have others than those to judge.
+    training has seen; SWA (arXiv:1803.05407, Sec. 3.2) computes the statistics again for the same
+    reason. A slice of a supernet has running statistics that all members left there. Augmented
+    images also have other statistics than the images to evaluate.
     """
     sides = network.architecture.resolution
+    # At least two images: batch norm refuses a single value per channel, as of 1x1 maps.
     count = min(len(data), IMAGES, max(PIXELS // (sides[0] * sides[1]), 2))
     x_bchw = _images(network, data, slice(0, count))  # the order of the images is stratified
     blocks = {
@@ -61,6 +67,7 @@ def calibrate(network: Network, data: ImageData) -> None:
         for operation in network.architecture.operations()
     }
     network.eval()
+    # Operation by operation: each gets inputs that were normalised by the new statistics.
     run(
         network.architecture.operations(),
         x_bchw,
@@ -80,12 +87,13 @@ def judge(network: Network, data: ImageData, batch: int = 250) -> Accuracy:
             (logits.argmax(dim=1).cpu() == torch.from_numpy(np.array(data.labels[part]))).sum()
         )
     share = right / len(data)
+    # Standard error of a proportion: sqrt(p (1 - p) / n).
     error = (share * (1 - share) / len(data)) ** 0.5
     return Accuracy(round(100 * share, 3), round(100 * error, 3), len(data))
 
 
 def resized(images_bchw: Tensor, resolution: tuple[int, int]) -> Tensor:
-    """Return the images at (height, width), as they are where that is theirs."""
+    """Return images (B, 3, H, W) at `resolution` (height, width), resized where they differ."""
     if images_bchw.shape[2:] == resolution:
         return images_bchw
     return F.interpolate(
@@ -94,8 +102,7 @@ def resized(images_bchw: Tensor, resolution: tuple[int, int]) -> Tensor:
 
 
 def _images(network: Network, data: ImageData, part: slice) -> Tensor:
-    """Return images (B, 3, H, W) of the data, normalised, where the network is and at its
-    resolution."""
+    """Return images (B, 3, H, W), normalised, on the network's device and at its resolution."""
     device = next(network.parameters()).device
     images = normalise(torch.from_numpy(np.array(data.images[part])).to(device))
     return resized(images, network.architecture.resolution)

@@ -1,5 +1,8 @@
-"""The training loop: one optimizer step, what to say when memory runs out, and the loop over steps
-that saves and resumes."""
+"""The training loop: optimizer steps, advice when memory runs out, and resumable training.
+
+`nas.supernet.train` and `nas.finetune.run` call `train` with a `Task`. All randomness of a step
+follows from the seed and the step's number, so that a resumed training repeats it to the bit.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from nas.training.state import State, TrainingFolder
 from nas.training.task import Task
 
 _MESSAGES = ("out of memory", "not enough memory", "DefaultCPUAllocator: can't allocate")
-"""Of the RuntimeErrors that allocators raise; CUDA's has a class of its own."""
+"""Parts of the messages of RuntimeErrors that allocators raise; CUDA's has its own class."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -38,10 +41,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def largest_fit(attempt: Callable[[int], None], size: int) -> int:
-    """Return the first of size / 2, size / 4, ... images that `attempt` gets through, 0 where not
-    even one does."""
+    """Return the first of size / 2, size / 4, ... images that `attempt` completes, 0 if none is."""
     while size := size // 2:
-        gc.collect()  # what the failed attempt held, where cycles keep it
+        # Frees tensors of the failed attempt that reference cycles keep alive.
+        gc.collect()
         torch.cuda.empty_cache()
         try:
             attempt(size)
@@ -54,13 +57,21 @@ def largest_fit(attempt: Callable[[int], None], size: int) -> int:
 
 
 def too_large(where: str, images: int, fit: int, batch: int, processes: int) -> NasError:
-    """Return the error for a process that could not take `images` at once of a `batch` over all
-    processes, but `fit`."""
+    """Return the error for a micro-batch that does not fit into memory.
+
+    Args:
+        where: the training, to begin the message with.
+        images: images of the micro-batch in one process.
+        fit: number of images that fit, 0 if none.
+        batch: images of a step over all processes.
+        processes: number of processes.
+    """
     if not fit:
         return NasError(
             f"{where}: out of memory with a single image; take a smaller --resolution or a smaller"
             " space"
         )
+    # The number of micro-batches of at most `fit` images per process, rounded up.
     accumulate = -(-batch // (fit * processes))
     return NasError(
         f"{where}: out of memory with {images} images at once, {fit} fit: give --batch"
@@ -69,17 +80,22 @@ def too_large(where: str, images: int, fit: int, batch: int, processes: int) -> 
 
 
 SKIPPED = 20
-"""After so many steps in a row that the gradient scaler left out, a training in fp16 stops. A few
-are normal in the beginning, while the scale is still too large."""
+"""Number of consecutive steps skipped by the gradient scaler after which an fp16 training stops.
+
+A few are normal in the beginning, while the scale is still too large.
+"""
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The mean loss over the images that a step took, and how many of them were classified right.
+    """The result of a step.
 
-    `loss` is None for a step that the gradient scaler left out.
+    Attributes:
+        loss: mean loss over the step's images; None for a step that the gradient scaler skipped.
+        right: number of images classified right.
+        images: number of images.
     """
 
     loss: float | None
@@ -88,7 +104,7 @@ class Outcome:
 
 
 class Stepper:
-    """Takes the steps of a task. `where` names the training in errors."""
+    """The optimizer of a task with its state. `where` names the training in errors."""
 
     def __init__(self, task: Task, settings: Settings, processes: Processes, where: str) -> None:
         self.task = task
@@ -109,13 +125,19 @@ class Stepper:
             compile_blocks(self.module)
 
     def step(self, batch: Batch, generator: torch.Generator, rate: float) -> Outcome:
-        """Follow the gradient of the batch's mean loss at `rate` times each group's peak.
+        """Take a step along the gradient of the batch's mean loss.
+
+        Args:
+            batch: images of the step, over all processes.
+            generator: of the step's random choices.
+            rate: learning rate as a share of each group's peak.
 
         Raises:
-            NasError: the loss is no longer a number, or the batch does not fit into memory.
+            NasError: the loss is NaN or infinite, or the batch does not fit into memory.
         """
         for group in self.state.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
+        # Only a scaler can skip a step, and then the batch-norm statistics must be restored.
         kept = (
             [buffer.clone() for buffer in self.module.buffers()]
             if self.state.scaler.is_enabled()
@@ -125,6 +147,8 @@ class Stepper:
         parts = list(
             shares(len(batch), self.settings.accumulate, self.processes.index, self.processes.count)
         )
+        # Memory may run out in one process alone. The error is handled after the `except` block,
+        # where the traceback no longer holds the tensors of the failed step.
         try:
             totals = self._gradients(batch, parts, generator)
             loss, right = self.processes.sum_(totals).tolist()
@@ -139,18 +163,23 @@ class Stepper:
     def _gradients(
         self, batch: Batch, parts: Sequence[tuple[int, int]], generator: torch.Generator
     ) -> Tensor:
-        """Add up this process's share of the gradients; return its shares of the loss and of the
-        right answers."""
+        """Accumulate this process's share of the gradients.
+
+        Returns:
+            (2,): its share of the mean loss, and its number of images classified right.
+        """
         self.state.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.processes.device)
         choices = generator.get_state()
         with SyncedBatchNorm() if self.processes.count > 1 else nullcontext():
+            # Every micro-batch starts from the same generator state. All draw the same path of a
+            # supernet, so their gradients add up to that of one batch, in all processes alike.
             for start, stop in parts:
                 totals += self._backward(batch, start, stop, generator.set_state(choices))
         return totals
 
     def _backward(self, batch: Batch, start: int, stop: int, generator: torch.Generator) -> Tensor:
-        """Forward and backward of a micro-batch, which counts by its share of the batch's images."""
+        """Run forward and backward of a micro-batch; return its share of the loss, and its hits."""
         device = self.processes.device
         images, labels = batch.load(start, stop, device)
         if self.settings.channels_last:
@@ -158,20 +187,25 @@ class Stepper:
         dtype = _AUTOCAST.get(self.settings.precision)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss, logits = self.task.loss(self.module, images, labels, self.state.step, generator)
+        # Weighted by the share of the images: the sum over micro-batches and processes is the mean
+        # over the batch, also where their sizes differ.
         share = loss.float() * ((stop - start) / len(batch))
         self.state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         return torch.stack([share.detach(), (logits.argmax(dim=1) == labels).sum().float()])
 
     def _update(self, loss: float, kept: Sequence[Tensor]) -> bool:
-        """Change the weights; False where the scaler found gradients that are no numbers and left
-        them as they were.
+        """Update the weights; return False where the scaler skipped the step.
 
-        `kept` are the statistics from before the step, which such a step must not change either.
+        It does so when gradients have overflowed (inf or NaN). `kept` are the batch-norm statistics
+        from before the step, which a skipped step must not change either.
         """
         state = self.state
         if not math.isfinite(loss) and not state.scaler.is_enabled():
             raise self.no_number(f"the loss is {loss}", state.step + 1)
+        # Before the scaler looks at them: an overflow in one process then reaches all, and all skip
+        # the same step.
         self.processes.sum_gradients(self.module)
+        # The scaler lowers its scale after an overflow and only then, which tells a skipped step.
         scale = state.scaler.get_scale()
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -198,13 +232,17 @@ class Stepper:
     def _too_large(
         self, batch: Batch, parts: Sequence[tuple[int, int]], generator: torch.Generator
     ) -> NasError:
-        """Try smaller micro-batches, without the other processes, and says which fits."""
+        """Try smaller micro-batches, without the other processes; return an error with the fit.
+
+        The others may not have failed, so nothing may wait for them here.
+        """
         choices = generator.get_state()
 
         def attempt(size: int) -> None:
             self.state.optimizer.zero_grad(set_to_none=True)
             self._backward(batch, 0, size, generator.set_state(choices))
 
+        # Gradients of micro-batches before the failed one take memory, too.
         self.state.optimizer.zero_grad(set_to_none=True)
         tried = max(stop - start for start, stop in parts)
         fit = largest_fit(attempt, tried)
@@ -212,15 +250,17 @@ class Stepper:
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of a module's weights and statistics.
+    """Return the exponential moving average (EMA) of a module's weights and statistics.
 
-    Over the first steps it is shorter, min(decay, (1 + n) / (10 + n)), or the random weights of the
-    start would weigh on a short training.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), as in TensorFlow's
+    ExponentialMovingAverage. With a constant decay the random weights of the start would dominate
+    the average of a short training.
     """
 
     @torch.no_grad()
     def update(ours: list[Tensor], theirs: list[Tensor], count: Tensor) -> None:
         n = int(count)
+        # Counters of batch norms (int64) cannot be averaged. torch passes tensors of one type each.
         if ours[0].is_floating_point():
             torch._foreach_lerp_(ours, theirs, 1 - min(decay, (1 + n) / (10 + n)))
         else:
@@ -230,14 +270,17 @@ def averaged(module: nn.Module, decay: float) -> AveragedModel:
 
 
 def compile_blocks(module: nn.Module) -> None:
-    """Compile each block of the vocabulary by itself: alike ones share code, and a supernet may
-    leave some out."""
+    """Compile each block of the vocabulary by itself.
+
+    Blocks of equal form share compiled code, and a supernet may skip some of them in a step.
+    """
     for block in module.modules():
         if isinstance(block, Block):
             block.compile()
 
 
 Report = Callable[[Progress], None]
+"""A function that gets a row of metrics.csv."""
 
 
 def train(
@@ -251,29 +294,34 @@ def train(
     report_every: int = 10,
     device: str | None = None,
 ) -> nn.Module | None:
-    """Train `task.module` on `data` from where the folder stands, and return its moving average
-    where one is kept.
+    """Train `task.module` on `data`, or resume from the state in the folder.
 
     All randomness of a step follows from the seed and the step's number, so a training that was
-    killed and goes on ends with the same weights. Where several processes were launched together
-    they share each batch, and come to the weights of one process with that batch, but for rounding.
+    killed and resumed ends with the same weights. Processes that were launched together share each
+    batch. They reach the weights of one process with that batch, up to rounding.
 
     Args:
-        task: what is trained; its module must have been built from the same seed in all processes.
+        task: the task; its module must have been built from the same seed in all processes.
         data: uint8 images (N, 3, H, W).
-        settings: how long, and how.
-        folder: where state and metrics are; the state's last step is gone on from.
+        settings: settings of the training.
+        folder: of state and metrics; the training resumes after the state's last step.
         report: called every `report_every` steps, in the main process.
         save_every: seconds between two saved states.
+        report_every: steps between two reports.
         device: cpu or cuda; by default a GPU where there is one.
+
+    Returns:
+        The moving average of the module, or None where none is kept.
 
     Raises:
         InputError: a batch too small to be shared, or a state of another network.
-        NasError: the loss is no longer a number (the last state stays), or memory ran out (naming
-            the batch that fits).
+        NasError: the loss is NaN or infinite (the last state stays), or memory ran out (naming the
+            batch that fits).
     """
     together = processes(device)
     plan = Plan(len(data), settings)
+    # Batches of an epoch differ by one image at most; this is the size of the smaller ones. Every
+    # process needs an image of every micro-batch.
     smallest = len(data) // plan.per_epoch
     if smallest < settings.accumulate * together.count:
         raise InputError(
@@ -292,7 +340,7 @@ def train(
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a training is, and of what its steps consist."""
+    """The number of steps of a training, and the images and learning rate of each."""
 
     images: int
     settings: Settings
@@ -306,26 +354,31 @@ class Plan:
         return self.per_epoch * self.settings.epochs
 
     def order(self, step: int) -> list[NDArray[np.int64]]:
-        """Return the images of each batch of the epoch that a step belongs to."""
+        """Return the image indices of each batch in the epoch of a step."""
         return epoch_batches(
             self.images, self.settings.batch, self.settings.seed, step // self.per_epoch
         )
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, over its peak."""
+        """Return the learning rate of a step as a share of its peak."""
         return rate((step + 1) / self.steps, self.settings.warmup)
 
 
 def rate(progress: float, warmup: float) -> float:
-    """Return the learning rate over its peak when this share (0 to 1) of the training is done:
-    warm-up, then a cosine."""
+    """Return the learning rate as a share of its peak: linear warm-up, then a cosine to 0.
+
+    Args:
+        progress: share (0 to 1) of the training that is done.
+        warmup: share of the training in which the rate rises.
+    """
     if progress < warmup:
         return progress / warmup
+    # SGDR (arXiv:1608.03983), Eq. 5, without restarts.
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 class _Loop:
-    """The steps of one training from where its state stands."""
+    """The remaining steps of one training, from its state on."""
 
     def __init__(
         self,
@@ -344,7 +397,9 @@ class _Loop:
         self.task = stepper.task
 
     def run(self, report: Report, save_every: float, report_every: int) -> None:
+        """Run all steps; see `train`."""
         log = None
+        # Rows of later steps belong to work that a killed run had not saved; both drop them.
         if self.together.main:
             self.task.begin(self.state.step)
             log = Log(self.folder.metrics, self.folder.tensorboard, self.state.step)
@@ -355,6 +410,7 @@ class _Loop:
                 log.close()
 
     def _steps(self, log: Log | None, report: Report, save_every: float, report_every: int) -> None:
+        """Take the remaining steps; save the state now and then and after the last one."""
         plan = self.plan
         state = self.state
         saved = since = time.monotonic()
@@ -364,12 +420,15 @@ class _Loop:
             if state.step % plan.per_epoch == 0:
                 batches = plan.order(state.step)
             self.task.before_step(state.step)
+            # A generator per step, so that resuming needs no saved generator. The factor is a prime
+            # above 10^6: two seeds share no generator in trainings of fewer steps.
             generator = torch.Generator().manual_seed(plan.settings.seed * 1_000_003 + state.step)
             batch = Batch.draw(
                 self.data, batches[state.step % plan.per_epoch], generator, plan.settings.flip
             )
             outcome = self.stepper.step(batch, generator, plan.rate(state.step))
             outcomes = [*outcomes, outcome] if log else []
+            # From here on `state.step` counts this step as done.
             state.step += 1
             last = state.step == plan.steps
             if log and (state.step % report_every == 0 or last):
@@ -381,12 +440,15 @@ class _Loop:
                 since = now
             due = time.monotonic() - saved > save_every and state.step % self.task.save_steps == 0
             if self.together.main and (due or last):
-                if not state.finite():  # of a finite loss the gradient may still be none
+                # A finite loss can have a gradient that is not. A broken state must not replace the
+                # last good one.
+                if not state.finite():
                     raise self.stepper.no_number("a weight is no number", state.step)
                 state.save(self.folder.state)
                 saved = time.monotonic()
 
     def _progress(self, outcomes: list[Outcome], seconds: float) -> Progress:
+        """Return the row of metrics.csv over these steps, which took so many seconds."""
         losses = [outcome.loss for outcome in outcomes if outcome.loss is not None]
         images = sum(outcome.images for outcome in outcomes)
         return Progress(

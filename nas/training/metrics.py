@@ -1,5 +1,7 @@
-"""What a training tells while it runs: rows of metrics.csv, and the same as TensorBoard event
-files."""
+"""Metrics of a training while it runs: rows of metrics.csv, and the same as TensorBoard events.
+
+`nas.training.loop` writes them; `nas.supernet.train` appends its alpha.csv in the same way.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,15 @@ from nas.files import replacing
 class Progress:
     """One row of metrics.csv: means over the steps since the last row.
 
-    `accuracy` is that on augmented training images (of a supernet that of the sampled networks), in
-    percent: a sign of life, not a result. `more` has the task's own columns.
+    Attributes:
+        step, steps: steps done, and steps of the whole training.
+        epoch: epochs done.
+        loss: mean loss; NaN where every step was skipped.
+        accuracy: top-1 on augmented training images in percent; for a supernet, that of the sampled
+            networks. It shows that the training works and is not a result.
+        learning_rate: of the weights, in the last step.
+        images_per_second: over all processes.
+        more: the task's own columns.
     """
 
     step: int
@@ -31,24 +40,29 @@ class Progress:
     more: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:
+        """Return the columns of the row by name."""
         values = asdict(self)
         more = values.pop("more")
         return {**values, **more}
 
 
 class Log:
-    """metrics.csv and the event files of a training's folder."""
+    """The writer of metrics.csv and the event files of a training's folder."""
 
     def __init__(self, metrics: Path, events: Path, step: int) -> None:
-        """Go on after `step`: what is there of later steps belongs to work that a killed training
-        had not saved."""
+        """Open the files and drop the rows after `step`, which is the last step of the saved state.
+
+        They belong to work that a killed training had not saved, and that is done again.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         truncate(metrics, step)
         self.metrics = metrics
+        # TensorBoard hides events of earlier files from this step on.
         self.writer = SummaryWriter(str(events), purge_step=step + 1)
 
     def write(self, progress: Progress) -> None:
+        """Append a row to metrics.csv and to the event files."""
         row = progress.row()
         append(self.metrics, [row])
         for name, value in row.items():
@@ -66,8 +80,9 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop the rows after a step from a CSV file, where there is one."""
+    """Drop the rows after a step from a CSV file, if it exists."""
     if path.exists():
         rows = pd.read_csv(path)
+        # Replaced as a whole: a kill leaves either the old file or the new one.
         with replacing(path) as temporary:
             rows[rows["step"] <= step].to_csv(temporary, index=False)

@@ -1,4 +1,7 @@
-"""Settings: what every training takes, whatever it trains. Imports no torch."""
+"""Settings of every training, whatever it trains. Imports no torch.
+
+The recipes of supernets and of fine-tunings inherit them; their commands call `settle`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ DATA_HELP = "Images: digits, an image folder, parquet files, or a name on the Hu
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How the images of a data set are divided, and how many are taken."""
+    """The options that divide the images of a data set and limit their number."""
 
     held_out: float = option(
         0.1,
@@ -39,9 +42,10 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the training loop; the recipe of a supernet or of a fine-tuning inherits them.
+    """The settings of the training loop, which the recipes inherit.
 
-    Batch norms see a micro-batch. `compile` leaves a supernet's narrowed blocks as they are.
+    Batch norms see one micro-batch at a time. `compile` does not compile a supernet's narrowed
+    blocks.
     """
 
     epochs: int = option(20, help="Passes over the training images.", at_least=1, at_most=1_000_000)
@@ -111,15 +115,20 @@ Recipe = TypeVar("Recipe", bound=Settings)
 
 
 def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
-    """Return a command's recipe with what depends on the data and on the launcher.
+    """Return a command's recipe with the defaults that depend on the data and on the launcher.
 
-    Digits are not mirrored unless --flip asks for it: a mirrored 2 is no digit. `accelerate launch
-    --mixed_precision` says its precision in the environment, which counts where --precision was not
-    given.
+    Digits are not mirrored unless --flip is given: a mirrored 2 is not a digit. `accelerate launch
+    --mixed_precision` puts its precision into the environment, which is used where --precision was
+    not given.
+
+    Args:
+        recipe: of the command.
+        options: of the command, which say what was given.
+        data: the images by name.
 
     Raises:
-        InputError: where the launcher asks for another precision than --precision, or for one that
-            there is not.
+        InputError: where the launcher asks for another precision than --precision, or for an
+            unknown one.
     """
     flip = recipe.flip if "flip" in options.given else data != "digits"
     precision = recipe.precision

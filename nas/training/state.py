@@ -1,4 +1,7 @@
-"""A training's files and the state it resumes from."""
+"""Files of a training, and the state that it resumes from.
+
+`nas.training.loop` saves and loads the state; checkpoints are read by `read_tensors` and `fill`.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from nas.files import replacing
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The paths of a training's folder, as far as the loop knows them.
+    """The paths of a training's folder that the loop uses.
 
     state.safetensors   weights, optimizer moments, moving averages; its header has the step
-    metrics.csv         loss, accuracy, rates and images a second by step
+    metrics.csv         loss, accuracy, learning rate and images per second by step
     tensorboard/        the same as TensorBoard event files
     """
 
@@ -45,15 +48,15 @@ FORMAT = "nas-training-1"
 
 @dataclass
 class State:
-    """What changes in a training.
+    """Everything that changes in a training.
 
     Attributes:
-        module: with its weights and statistics.
+        module: the module with its weights and statistics.
         optimizer: over the module's parameters.
-        scaler: of the gradients; it does nothing where the precision needs none.
+        scaler: of the gradients; disabled where the precision needs none.
         averaged: the moving average of the module, if one is kept.
         step: steps done.
-        skipped: how many of the last steps the scaler left out, one after the other.
+        skipped: number of consecutive steps, up to the last one, that the scaler skipped.
     """
 
     module: nn.Module
@@ -64,12 +67,14 @@ class State:
     skipped: int = 0
 
     def finite(self) -> bool:
-        """Return whether every weight is a number."""
+        """Return whether every weight is finite (neither inf nor NaN)."""
         return all(bool(parameter.isfinite().all()) for parameter in self.module.parameters())
 
     def save(self, path: Path) -> None:
-        """Write it; the old file stays whole until the new one is."""
+        """Write the state to a file; the old file stays until the new one is complete."""
         tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        # By the parameter's name: an optimizer's own state dict has positions in its groups, which
+        # would silently shift when a group changes.
         for name, parameter in self.module.named_parameters():
             values = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
@@ -95,11 +100,13 @@ class State:
             InputError: when the file is corrupt or of another network.
         """
         tensors, header = read_tensors(path, FORMAT, "the state of a training")
+        # `fill` copies into the tensors of the module, which the optimizer refers to.
         fill(self.module, _part(tensors, "module."), path)
         if self.averaged is not None:
             fill(self.averaged, _part(tensors, "averaged."), path)
         for name, parameter in self.module.named_parameters():
-            # A name can start another's ("alpha" never does): the rest of the key has no dot.
+            # One parameter's name may begin another's ("norm" and "norm.weight"). The optimizer's
+            # own keys, as exp_avg, have no dot.
             values = {k: v for k, v in _part(tensors, f"optimizer.{name}.").items() if "." not in k}
             if values:
                 self.optimizer.state[parameter] = {
@@ -118,16 +125,24 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """Return the value in the parameter's memory format and place: the fused optimizer walks both
-    in memory order."""
+    """Return the value in the parameter's memory format and on its device.
+
+    The fused optimizer walks both in memory order, so that moments in another format would meet the
+    wrong weights.
+    """
+    # A file holds contiguous tensors; empty_like keeps the parameter's strides (channels last).
     if value.dim() and value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value.to(parameter.device)
 
 
 def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the header of a safetensors file that this project wrote, of format
-    `kind`: `what`, in words.
+    """Return the tensors and the header of a safetensors file that this project wrote.
+
+    Args:
+        path: the file.
+        kind: its format, as in the header.
+        what: the same in words, for errors.
 
     Raises:
         InputError: when it is unreadable or of another format.
@@ -146,10 +161,16 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
 def fill(
     module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str = "the network"
 ) -> None:
-    """Put tensors from a file into a module, every one of which must fit.
+    """Put the tensors of a file into a module; names and shapes must be exactly the module's.
+
+    Args:
+        module: the module, changed in place.
+        tensors: by name.
+        path: the file, for errors.
+        what: the module in words, for errors.
 
     Raises:
-        InputError: naming the file and the first tensor that does not.
+        InputError: naming the file and the first tensor that does not fit.
     """
     own = module.state_dict()
     wrong = [

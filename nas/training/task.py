@@ -1,5 +1,7 @@
-"""What a training trains: the interface of a task, and the cross-entropy of networks with one head
-or two."""
+"""Interface of a training's task, and the cross-entropy of networks with one head or two.
+
+`nas.training.loop` calls a task; `nas.supernet.train` and `nas.finetune.task` define one each.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,27 @@ from torch import Tensor, nn
 def cross_entropy(
     output: Tensor | tuple[Tensor, Tensor], target: Tensor, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean over both heads where there are two, and the logits (B, classes) to judge by,
-    their mean.
+    """Return the mean loss over the heads, and their mean logits (B, classes).
 
-    `target` is classes (B,) or probabilities (B, classes).
+    Args:
+        output: logits (B, classes) of one head, or a pair of these.
+        target: classes (B,) or probabilities (B, classes).
+        smoothing: of the labels.
     """
     heads = output if isinstance(output, tuple) else (output,)
+    # In float32, also where autocast gives logits in half precision.
     losses = [
         F.cross_entropy(logits.float(), target, label_smoothing=smoothing) for logits in heads
     ]
+    # (heads, B, classes) to (B, classes).
     return torch.stack(losses).mean(), torch.stack(heads).float().mean(dim=0)
 
 
 class Task(ABC):
-    """A module with its losses. The loop calls `begin` once, then in each step `before_step` and
-    `loss`, and `log` now and then.
+    """A module with its losses.
 
-    Nothing random may come from torch's global generator: what a step draws comes from the
+    The loop calls `begin` once, then `before_step` and `loss` in each step, and `log` now and then.
+    A task must not draw from torch's global generator. Random choices of a step come from the
     generator that `loss` gets, so that all processes draw the same and a resumed training repeats
     it.
     """
@@ -38,12 +44,14 @@ class Task(ABC):
     @property
     @abstractmethod
     def module(self) -> nn.Module:
-        """Return what is trained: everything that is to be saved, and nothing else (no teacher)."""
+        """Return the module to train: everything to be saved, and nothing else (no teacher)."""
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups for AdamW, each with `params`, `weight_decay` and `peak`, the learning rate
-        at its peak."""
+        """Return the groups for AdamW, each with `params`, `weight_decay` and `peak`.
+
+        `peak` is the highest learning rate of the training.
+        """
 
     @abstractmethod
     def loss(
@@ -54,8 +62,9 @@ class Task(ABC):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean loss over a micro-batch, and the logits (B, classes) to judge by. Runs
-        under autocast.
+        """Return the mean loss over a micro-batch, and the logits (B, classes) for the accuracy.
+
+        It runs under autocast.
 
         Args:
             module: the module, in training mode.
@@ -67,19 +76,19 @@ class Task(ABC):
 
     @property
     def save_steps(self) -> int:
-        """Return states are saved after multiples of so many steps only (and after the last)."""
+        """Return the step interval of saved states; the last step's is saved in any case."""
         return 1
 
     def begin(self, step: int) -> None:  # noqa: B027 (most tasks keep nothing)
-        """Before the first step, when `step` steps are done: what files of its own say of later
-        steps is to go.
+        """Prepare the task's own files before the first step, when `step` steps are done.
 
-        On the main process only.
+        Entries of later steps must be dropped: these steps are done again. Called on the main
+        process only.
         """
 
     def before_step(self, step: int) -> None:  # noqa: B027
-        """Before each step, when `step` steps are done."""
+        """Prepare a step, when `step` steps are done. Called on all processes."""
 
     def log(self, step: int) -> dict[str, float]:
-        """Return more columns for metrics.csv after `step` steps. On the main process only."""
+        """Return more columns for metrics.csv after `step` steps, on the main process only."""
         return {}

@@ -1,7 +1,7 @@
 """Published weights: reading checkpoint files and mapping their tensors onto a network.
 
-How a block's tensors are called in a checkpoint stands in its own file (`Block.published`), where
-the blocks stand in one in a file a family here; `LAYOUTS` lists them all.
+The names of a block's tensors in a checkpoint stand beside the block (`Block.published`), the
+layouts of a family's checkpoints in its module; `LAYOUTS` lists them all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Reading checkpoint files. Nothing in them is ever executed."""
+"""Reads checkpoint files; nothing in them is ever executed.
+
+`nas.weights.network_file`, `nas.supernet.warm_start` and `nas.features` call it.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,13 @@ from nas.errors import InputError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 WRAPPERS = ("model", "state_dict")
-"""Where training scripts put the state dict: the authors' and timm's."""
+"""Keys under which training scripts store the state dict: the authors' and timm's."""
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file, or of a .pth, .pt, .bin or .tar file that
-    `torch.save` wrote, by name.
+    """Return the tensors of a checkpoint file by name.
+
+    The file is a .safetensors file, or a .pth, .pt, .bin or .tar file of `torch.save`.
 
     Raises:
         InputError: naming the file and the reason, when it is missing, of another kind, damaged, or
@@ -40,13 +44,13 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """Return the state dict in what a training script saved: out of its wrapper, without the prefix
-    of data parallelism.
+    """Return the state dict of a checkpoint, without wrappers and the prefix of data parallelism.
 
     Raises:
         InputError: when there is none.
     """
     tensors = checkpoint
+    # One key after the other: wrappers may be nested, as {"model": {"state_dict": ...}}.
     for key in WRAPPERS:
         if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
             tensors = tensors[key]
@@ -58,6 +62,7 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
                 f"no state dict in this checkpoint: '{name}' is no tensor but"
                 f" {type(value).__name__}"
             )
+    # DataParallel and DistributedDataParallel put "module." before every name.
     shared = "module." if all(str(name).startswith("module.") for name in tensors) else ""
     return {str(name).removeprefix(shared): tensor for name, tensor in tensors.items()}
 
@@ -74,8 +79,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
     try:
-        # The authors' training script keeps its options beside the weights: plain data in an
-        # argparse.Namespace.
+        # The authors' training script stores its options beside the weights: plain data in an
+        # argparse.Namespace. With weights_only=True torch's unpickler refuses all other classes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
@@ -92,6 +97,7 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _named(path: Path, checkpoint: Any) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint; errors name the file."""
     try:
         return unwrap(checkpoint)
     except InputError as error:

@@ -1,5 +1,7 @@
-"""Published weights onto a network and back: recognise a checkpoint's layout and map its tensors to
-ours."""
+"""Maps published weights onto a network and back: recognises a checkpoint's layout by its names.
+
+`nas.import_weights`, `nas.weights.network_file` and warm starts import; the target `timm` exports.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +28,24 @@ LAYOUTS: dict[str, CheckpointLayout] = {
 """The checkpoint layouts of all families, by name."""
 
 HUB_CLASSES = (1000, 21841)
-"""Classes of published checkpoints: ImageNet-1k and 21k."""
+"""Numbers of classes of published checkpoints: ImageNet-1k and ImageNet-21k."""
 
 Names = Mapping[str, str]
 """Our name of a tensor to its name in a checkpoint."""
 Grid = tuple[int, int]
+"""Height and width of a grid of tokens."""
 
 
 def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
     """Put the weights of a published checkpoint into a network of the same architecture, in place.
 
-    The layout is recognised by the tensors' names; a wrapper as {"model": ...} or {"state_dict":
-    ...} and the prefix "module." are taken off. Every weight of the network is set and every weight
-    of the checkpoint is used, or nothing is changed. Attention biases of another grid are resized
-    bilinearly, with a warning that names both grids.
+    The layout is recognised by the tensors' names. A wrapper such as {"model": ...} or
+    {"state_dict": ...} and the prefix "module." are removed. Either every weight of the network is
+    set and every weight of the checkpoint is used, or nothing is changed. Attention biases of
+    another grid are resized bilinearly, with a warning that names both grids.
 
     Returns:
-        The name of the layout, as in 'efficientformer/timm'.
+        The name of the layout, such as 'efficientformer/timm'.
 
     Raises:
         InputError: for a checkpoint of an unknown layout, of another architecture, or of another
@@ -64,9 +67,9 @@ class Match:
     """A checkpoint in a network's own names and shapes.
 
     Attributes:
-        layout: its name.
-        values: of the network's state dict.
-        resized: the grids of attention biases before and after.
+        layout: name of the checkpoint's layout.
+        values: the network's state dict.
+        resized: grids of resized attention biases, before and after.
     """
 
     layout: str
@@ -75,14 +78,16 @@ class Match:
 
 
 def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
-    """Return what `import_weights` puts into a network, which is left as it is and may be on the
-    meta device.
+    """Return the state dict that `import_weights` would load; the network is not changed.
+
+    It may be on the meta device.
 
     Raises:
         InputError: as `import_weights`.
     """
     tensors = unwrap(state_dict)
     layout, names = _recognise(net, tensors)
+    # Tensors that hold nothing learned, as indices of attention biases, have no place in ours.
     tensors = {
         name: t for name, t in tensors.items() if name.rpartition(".")[2] not in layout.ignored
     }
@@ -90,6 +95,8 @@ def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
     values = dict[str, Tensor]()
     resized = set[tuple[Grid, Grid]]()
     for ours, current in net.state_dict().items():
+        # Counters of batch norms are missing in some checkpoints; ours stay. Other missing tensors
+        # are collected, and refused together below.
         value = tensors.get(names[ours], current if ours.endswith(".num_batches_tracked") else None)
         if value is None:
             continue
@@ -103,7 +110,11 @@ def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
 
 
 def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[CheckpointLayout, Names]:
-    """Return the layout whose names for this network's tensors are most often in the checkpoint."""
+    """Return the layout with the most names in common with the checkpoint, and its names.
+
+    Raises:
+        InputError: when no layout fits.
+    """
     known = [(layout, names) for layout in LAYOUTS.values() if (names := names_in(net, layout))]
     if not known:
         raise InputError(
@@ -112,6 +123,8 @@ def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[CheckpointL
     shared = [len(tensors.keys() & set(names.values())) for _, names in known]
     best = shared.index(max(shared))
     layout, names = known[best]
+    # Fewer than half in common: an unknown layout. With more it is a known one of another
+    # architecture, or damaged, and `match_weights` names the tensor.
     if 2 * shared[best] < min(len(names), len(tensors)):
         layouts = " or ".join(f"{layout.name} ({_some(names.values())})" for layout, names in known)
         raise InputError(
@@ -122,38 +135,44 @@ def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[CheckpointL
 
 
 def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
-    """Return the names of the network's tensors in a layout, or None where one of its blocks was
-    never published in it."""
+    """Return the names of the network's tensors in a layout.
+
+    None where one of its blocks was never published in that layout.
+    """
     prefixes = layout.prefixes(net.architecture.operations())
     names: dict[str, str] = {}
     for operation, block in net.named_children():
         assert isinstance(block, Block)
         published = layout.published_names(block)
         for name in block.state_dict():
+            # The dots make a prefix match whole parts of a name: "fc1" is not one of "fc10.weight".
             ours = next(
                 (prefix for prefix in published if f"{name}.".startswith(f"{prefix}.")), None
             )
             if ours is None:
                 return None
             theirs = published[ours] + name.removeprefix(ours)
+            # The operation's own prefix is empty where its tensors stand at the checkpoint's top.
             names[f"{operation}.{name}"] = f"{prefixes[operation]}.{theirs}".lstrip(".")
     return names
 
 
 def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Grid]]]:
-    """Return the value in our shape: a flat table of attention biases (heads, H*W) becomes (heads,
-    H, W), resized if need be.
+    """Return the value in our shape, and the grids before and after where it was resized.
 
-    Published networks have square grids, so the number of entries tells the grid.
+    A flat table of attention biases (heads, H*W) becomes (heads, H, W), resized to our grid. Other
+    tensors are returned as they are. Published networks have square grids, so the number of entries
+    gives the grid.
     """
     if not (value.dim() == 2 and current.dim() == 3 and len(value) == len(current)):
         return value, set()
     after = (current.shape[1], current.shape[2])
     side = math.isqrt(value.shape[1])
+    # A number that is not a square may still fit our own grid, which need not be square.
     before = (side, side) if side * side == value.shape[1] else after
     if before[0] * before[1] != value.shape[1]:
         return value, set()
-    table = value.reshape(len(value), *before)
+    table = value.reshape(len(value), *before)  # (heads, H, W)
     return (
         (table, set())
         if before == after
@@ -162,6 +181,7 @@ def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Gri
 
 
 def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tensor) -> str:
+    """Return the message on a tensor of another shape; a head of other classes has its own."""
     shapes = f"{list(value.shape)} in the checkpoint, {list(current.shape)} in this network"
     classes = net.architecture.classes
     if (
@@ -179,8 +199,7 @@ def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tens
 def _refuse_difference(
     layout: str, names: Names, tensors: Iterable[str], values: Container[str]
 ) -> None:
-    """Raise InputError for weights of the network that the checkpoint lacks, and for those that
-    have no place."""
+    """Raise InputError for tensors of the network or of the checkpoint that the other lacks."""
     missing = [names[ours] for ours in names if ours not in values]
     if missing:
         raise InputError(
@@ -202,10 +221,9 @@ def _some(names: Iterable[str]) -> str:
 
 
 def export_weights(net: Network, layout: str) -> dict[str, Tensor]:
-    """Return the network's tensors in a layout of `LAYOUTS`, so that `import_weights` gives them
-    back.
+    """Return the network's tensors in a layout of `LAYOUTS`, the inverse of `import_weights`.
 
-    Tensors that hold nothing learned, as indices of attention biases, are left to the caller.
+    Tensors that hold nothing learned, such as indices of attention biases, are left to the caller.
 
     Raises:
         InputError: naming the operation that was never published in this layout.
@@ -222,7 +240,7 @@ def export_weights(net: Network, layout: str) -> dict[str, Tensor]:
     tensors = {}
     for ours, value in net.state_dict().items():
         operation, _, name = ours.partition(".")
-        # A table of attention biases (heads, H, W) is flat in every published code.
+        # A table of attention biases (heads, H, W) is flat in all published code: (heads, H*W).
         flat = value.flatten(1) if value.dim() == 3 else value
         tensors[names[ours]] = found.publish(operations[operation], name, flat)
     return tensors

@@ -1,5 +1,7 @@
-"""The weights that a network starts from: a file of this project or a published checkpoint, under
-the right head."""
+"""Reads a network with its weights: from a file of this project, or from a published checkpoint.
+
+Fine-tuning, export and backbones call it.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,16 @@ from nas.weights.files import unwrap
 from nas.weights.importing import HUB_CLASSES
 
 CLASSIFIERS = ("head.classifier.", "head.distilled.")
-"""What of a head depends on the classes."""
+"""Prefixes of a head's tensors that depend on the number of classes."""
 
 
 def read_network(path: str | Path, arch: Architecture) -> Network:
-    """Return the network of `arch` with the weights of a file, with as many classes as the file
-    has.
+    """Return the network of `arch` with the weights of a file, and with the file's classes.
 
     Args:
-        path: tensors as `nas.build(arch).state_dict()` names them, or a published checkpoint
-            (`nas.import_weights`).
-        arch: its number of classes may be another than the file's.
+        path: file of tensors as `nas.build(arch).state_dict()` names them, or of a published
+            checkpoint (`nas.import_weights`).
+        arch: the architecture; its number of classes may differ from the file's.
 
     Raises:
         InputError: naming the file, for one that is damaged or of another architecture.
@@ -38,13 +39,19 @@ def read_network(path: str | Path, arch: Architecture) -> Network:
 
 
 def load_network(state_dict: Mapping[str, Any], arch: Architecture, where: str) -> Network:
-    """Return the network of `arch` with these tensors, as `read_network` does; messages begin with
-    `where`.
+    """Return the network of `arch` with these tensors, as `read_network`.
+
+    Args:
+        state_dict: the tensors by name, perhaps in a wrapper.
+        arch: the architecture.
+        where: the source of the tensors, to begin errors with.
 
     Raises:
-        InputError: for what holds no tensors, or those of another architecture.
+        InputError: when there are no tensors, or they are of another architecture.
     """
     tensors = unwrap(state_dict)
+    # Most names in common: a file of ours. Then an error can name the tensor that does not fit,
+    # where the other way would only say that the layout is unknown.
     with torch.device("meta"):
         ours = build(arch).state_dict().keys()
     if 2 * len(ours & tensors.keys()) > len(ours):
@@ -53,6 +60,7 @@ def load_network(state_dict: Mapping[str, Any], arch: Architecture, where: str) 
 
 
 def _own(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
+    """Return the network with tensors under our own names, all of which must fit."""
     classifier = tensors.get("head.classifier.weight")
     network = build(arch if classifier is None else arch.at(classes=len(classifier)))
     wanted = network.state_dict()
@@ -69,8 +77,11 @@ def _own(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
 
 
 def _published(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
-    """Return the checkpoint in a network with the classes that it fits; the first reason where it
-    fits none."""
+    """Return the network with a published checkpoint's weights, and with its number of classes.
+
+    Raises:
+        InputError: with the reason for the architecture's own number of classes.
+    """
     reasons = []
     for classes in dict.fromkeys((arch.classes, *HUB_CLASSES)):
         network = build(arch.at(classes=classes))
@@ -84,8 +95,7 @@ def _published(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Net
 
 
 def with_new_head(network: Network, classes: int) -> Network:
-    """Return the network with a classifier for other classes, freshly initialised; all else keeps
-    its weights."""
+    """Return the network with a new classifier for other classes; all else keeps its weights."""
     fresh = build(network.architecture.at(classes=classes))
     kept = {
         name: value
@@ -105,7 +115,7 @@ def _shape(tensor: Tensor | None) -> str:
 
 
 def read_header(path: str | Path) -> dict[str, str]:
-    """Return what a safetensors file says of itself; nothing for a file of another kind."""
+    """Return the header of a safetensors file; empty for a file of another kind."""
     if Path(path).suffix != ".safetensors":
         return {}
     with safe_open(path, framework="pt") as file:

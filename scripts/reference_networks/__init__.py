@@ -1,7 +1,7 @@
-"""Published networks, layer by layer: what estimated tables are fitted to, beside the members of
-the shipped spaces.
+"""Published networks, layer by layer, to which estimated tables are fitted.
 
-Only their layers are listed, no network is built. `scripts/record_layer_lists.py` records them.
+The members of the shipped spaces are fitted to, too. Only layers are listed, and no network is
+built. `scripts/record_layer_lists.py` records them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from reference_networks.mobile import Layers, mobile_networks
 
 
 def reference_networks() -> dict[str, Callable[[Shape], Layers]]:
-    """Return what lists a network's layers for an image of a shape, 1000 classes; by the name in
-    published figures."""
+    """Return, by the name in published latencies, the function that lists a network's layers.
+
+    Each takes the shape of an image; the networks have 1000 classes.
+    """
     return {**mobile_networks(), **attention_networks(), **classic_networks()}

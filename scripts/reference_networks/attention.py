@@ -1,5 +1,4 @@
-"""Published networks that mix attention or large depthwise kernels with convolutions, layer by
-layer."""
+"""Published networks that mix convolutions with attention or large depthwise kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from reference_networks.mobile import Layers, conv_bn, inverted, squeeze
 
 
 def attention_networks() -> dict[str, Callable[[Shape], Layers]]:
-    """Return what lists each network's layers; see `reference_networks`."""
+    """Return the function that lists each network's layers; see `reference_networks`."""
     networks: dict[str, Callable[[Shape], Layers]] = {"LeViT-128S": levit_128s}
     for name, numbers in _MOBILEVIT.items():
         networks[f"MobileViT-{name}"] = partial(mobilevit, **numbers)
@@ -43,8 +42,10 @@ _FASTVIT = {  # widths, depths, expansion, whether the last stage attends
 
 
 def levit_128s(image: Shape) -> Layers:
-    """Return LeViT-128S (arXiv:2104.01136) with one classifier; batch norms fold, attention has
-    biases by offset."""
+    """Return the layers of LeViT-128S (arXiv:2104.01136) with one classifier.
+
+    Batch norms fold into their layers, and attention has one bias per offset.
+    """
     trace = Trace(image)
     for width in (16, 32, 64, 128):
         conv_bn(trace, width, 3, 2, act="" if width == 128 else "hardswish")
@@ -62,6 +63,10 @@ def levit_128s(image: Shape) -> Layers:
 
 
 def _levit_attention(trace: Trace, heads: int, ratio: int, width: int, stride: int) -> None:
+    """Add attention with keys of 16 channels per head and values `ratio` times as wide.
+
+    With stride 2 only every fourth position has a query, so the output has a quarter of the tokens.
+    """
     before = trace.shape
     keys = 16 * heads
     queries = before.resized(stride)
@@ -77,6 +82,7 @@ def _levit_attention(trace: Trace, heads: int, ratio: int, width: int, stride: i
             queries.tokens, before.tokens, heads, 16, 16 * ratio, biases=before.tokens
         )
     )
+    # Attention's output: one token per query, with the values of all heads.
     trace.shape = replace(queries, channels=ratio * keys)
     trace.reshape("tokens").activation("hardswish").linear(width, bias=False).batch_norm()
     if stride == 1:
@@ -84,14 +90,17 @@ def _levit_attention(trace: Trace, heads: int, ratio: int, width: int, stride: i
 
 
 def _levit_mlp(trace: Trace) -> None:
+    """Add a residual MLP with expansion 2."""
     width = trace.shape.channels
     trace.linear(2 * width, bias=False).batch_norm().activation("hardswish")
     trace.linear(width, bias=False).batch_norm().residual()
 
 
 def mobilevit(image: Shape, widths: Sequence[int], dims: Sequence[int], expansion: int) -> Layers:
-    """Return MobileViT (arXiv:2110.02178): transformers over every fourth position, between
-    convolutions."""
+    """Return the layers of MobileViT (arXiv:2110.02178).
+
+    Transformers attend to every fourth position, between convolutions.
+    """
     trace = conv_bn(Trace(image), 16, 3, 2, act="silu")
     for width, stride in ((widths[0], 1), (widths[1], 2), (widths[1], 1), (widths[1], 1)):
         inverted(trace, expansion * trace.shape.channels, width, 3, stride, "silu")
@@ -102,7 +111,7 @@ def mobilevit(image: Shape, widths: Sequence[int], dims: Sequence[int], expansio
 
 
 def _mobilevit_block(trace: Trace, dim: int, depth: int) -> None:
-    """Each of the four positions of a 2 x 2 patch attends to the same position of all patches."""
+    """Add a block: each position of a 2 x 2 patch attends to the same position of all patches."""
     width = trace.shape.channels
     conv_bn(trace, width, 3, act="silu").conv(dim, bias=False)
     grid = trace.shape
@@ -110,12 +119,14 @@ def _mobilevit_block(trace: Trace, dim: int, depth: int) -> None:
     trace.reshape("tokens")
     for _ in range(depth):
         trace.layer_norm().linear(3 * dim).reshape("tokens")
+        # Four sequences, one per position in a patch, each with one token per patch and 4 heads.
         trace.extra(*softmax_attention(patches, patches, 4, dim // 4, dim // 4) * 4)
         trace.shape = replace(grid, layout="tokens")
         trace.reshape("tokens").linear(dim).residual()
         trace.layer_norm().linear(2 * dim).activation("silu").linear(dim).residual()
     trace.layer_norm().reshape("map")
     conv_bn(trace, width, act="silu")
+    # The block's input is concatenated before the last convolution.
     trace.shape = replace(trace.shape, channels=2 * width)
     conv_bn(trace, width, 3, act="silu")
 
@@ -123,8 +134,10 @@ def _mobilevit_block(trace: Trace, dim: int, depth: int) -> None:
 def fastvit(
     image: Shape, widths: Sequence[int], depths: Sequence[int], expansion: int, attention: bool
 ) -> Layers:
-    """Return FastViT (arXiv:2303.14189) as deployed: every branch folded into one convolution with
-    a bias."""
+    """Return the layers of FastViT (arXiv:2303.14189) as deployed.
+
+    Every branch is folded into one convolution with a bias.
+    """
     trace = Trace(image).conv(widths[0], 3, 2).activation("gelu")
     trace.conv(widths[0], 3, 2, widths[0]).activation("gelu").conv(widths[0]).activation("gelu")
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -139,16 +152,18 @@ def fastvit(
             if attends:
                 _attend(trace)
             else:
+                # The token mixer: a depthwise convolution into which its branches are folded.
                 trace.conv(width, 3, 1, width)
             trace.conv(width, 7, 1, width).conv(expansion * width).activation("gelu").conv(width)
             trace.layer_scale().residual()
+    # The last convolution expands, and has squeeze-and-excitation.
     trace.conv(2 * widths[-1], 3, 1, widths[-1])
     squeeze(trace, widths[-1] // 8)
     return tuple(trace.activation("gelu").mean().linear(1000).layers)
 
 
 def _attend(trace: Trace) -> None:
-    """Batch norm and softmax attention with heads of 32 channels on a map, residual."""
+    """Add batch norm and residual softmax attention on a map, with heads of 32 channels."""
     grid = trace.shape
     width = trace.shape.channels
     trace.batch_norm().reshape("tokens").linear(3 * width, bias=False).reshape("tokens")

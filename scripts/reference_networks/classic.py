@@ -1,5 +1,7 @@
-"""Published networks that many others are compared with: ResNet, SqueezeNet, PoolFormer, ConvNeXt
-and DeiT."""
+"""Published networks that many others are compared with, from ResNet to DeiT.
+
+These are ResNet, SqueezeNet, PoolFormer, ConvNeXt, ViT and DeiT.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from reference_networks.mobile import Layers, conv_bn, max_pool
 
 
 def classic_networks() -> dict[str, Callable[[Shape], Layers]]:
-    """Return what lists each network's layers; see `reference_networks`."""
+    """Return the function that lists each network's layers; see `reference_networks`."""
     networks: dict[str, Callable[[Shape], Layers]] = {
         "SqueezeNet-1.1": squeezenet,
         "ResNet18": resnet18,
@@ -46,7 +48,7 @@ _CONVNEXT = {
 
 
 def squeezenet(image: Shape) -> Layers:
-    """Return SqueezeNet 1.1 (arXiv:1602.07360); nothing is padded where it halves its maps."""
+    """Return the layers of SqueezeNet 1.1 (arXiv:1602.07360), which halves maps without padding."""
     trace = (
         Trace(replace(image, height=image.height - 2, width=image.width - 2))
         .conv(64, 3, 2)
@@ -61,6 +63,7 @@ def squeezenet(image: Shape) -> Layers:
             )
             max_pool(trace)
         trace.conv(squeezed).activation("relu")
+        # A fire module: 1x1 and 3x3 convolutions of the squeezed map, concatenated.
         branch = Trace(trace.shape).conv(width).activation("relu")
         trace.extra(*branch.layers).conv(width, 3).activation("relu")
         trace.shape = replace(trace.shape, channels=2 * width)
@@ -68,7 +71,7 @@ def squeezenet(image: Shape) -> Layers:
 
 
 def resnet18(image: Shape) -> Layers:
-    """Return ResNet with two 3x3 convolutions a block (arXiv:1512.03385)."""
+    """Return the layers of ResNet-18 (arXiv:1512.03385), with two 3x3 convolutions per block."""
     trace = conv_bn(Trace(image), 64, 7, 2, act="relu")
     max_pool(trace)
     for index in range(4):
@@ -84,7 +87,10 @@ def resnet18(image: Shape) -> Layers:
 
 
 def resnet(image: Shape, depths: Sequence[int]) -> Layers:
-    """Return ResNet with bottlenecks (arXiv:1512.03385), the stride on the 3x3 convolution."""
+    """Return the layers of ResNet with bottlenecks (arXiv:1512.03385).
+
+    The stride is on the 3x3 convolution.
+    """
     trace = conv_bn(Trace(image), 64, 7, 2, act="relu")
     max_pool(trace)
     for index, depth in enumerate(depths):
@@ -95,14 +101,17 @@ def resnet(image: Shape, depths: Sequence[int]) -> Layers:
             conv_bn(trace, 64 << index, 3, stride, act="relu")
             conv_bn(trace, 256 << index)
             if not position:
+                # The shortcut is a 1x1 convolution where the shape changes.
                 trace.extra(*conv_bn(Trace(before), 256 << index, 1, stride).layers)
             trace.residual().activation("relu")
     return tuple(trace.mean().linear(1000).layers)
 
 
 def poolformer(image: Shape, widths: Sequence[int], depths: Sequence[int]) -> Layers:
-    """Return PoolFormer (arXiv:2111.11418): patch embeddings, pooling mixers, group norm over all
-    channels, layer scale."""
+    """Return the layers of PoolFormer (arXiv:2111.11418).
+
+    It has patch embeddings, pooling mixers, group norm over all channels, and layer scale.
+    """
     trace = Trace(image)
     for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         trace.conv(width, *((3, 2) if index else (7, 4)))
@@ -115,7 +124,7 @@ def poolformer(image: Shape, widths: Sequence[int], depths: Sequence[int]) -> La
 
 
 def convnext(image: Shape, widths: Sequence[int], depths: Sequence[int]) -> Layers:
-    """Return ConvNeXt (arXiv:2201.03545)."""
+    """Return the layers of ConvNeXt (arXiv:2201.03545)."""
     trace = Trace(image).conv(widths[0], 4, 4).layer_norm()
     for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         if index:
@@ -127,12 +136,17 @@ def convnext(image: Shape, widths: Sequence[int], depths: Sequence[int]) -> Laye
 
 
 def deit(image: Shape, width: int) -> Layers:
-    """Return DeiT without distillation token (arXiv:2012.12877): 12 blocks, heads of 64 channels, a
-    class token."""
+    """Return the layers of DeiT without distillation token (arXiv:2012.12877).
+
+    It has 12 blocks, heads of 64 channels and a class token.
+    """
     trace = Trace(image).conv(width, 16, 16)
     grid = trace.shape
     trace.reshape("tokens")
+    # The class token is one more token.
     trace.shape = Shape(width, grid.tokens + 1, 1, "tokens")
+    # Position embeddings cost as much as a layer scale, but have one parameter per element, and the
+    # class token has `width` more.
     trace.layer_scale()
     trace.layers[-1] = replace(trace.layers[-1], params=width + trace.shape.elements)
     for _ in range(12):
@@ -144,13 +158,16 @@ def deit(image: Shape, width: int) -> Layers:
         trace.reshape("tokens").linear(width).residual()
         trace.layer_norm().linear(4 * width).activation("gelu").linear(width).residual()
     trace.layer_norm()
+    # The classifier reads the class token alone.
     trace.shape = Shape(width, 1, 1, "vector")
     return tuple(trace.linear(1000).layers)
 
 
 def _group_norm(trace: Trace) -> Trace:
-    """Return a norm of one group over a whole map; it takes much less time than a layer norm over
-    tokens."""
+    """Add a norm of one group over a whole map.
+
+    It takes much less time than a layer norm over tokens, so it is a kind of its own.
+    """
     return trace.extra(
         Layer("group_norm", 0, 2 * trace.shape.channels, trace.shape.elements, trace.shape.elements)
     )

@@ -1,4 +1,4 @@
-"""Published convolutional networks for phones, layer by layer: MobileNets and what came of them."""
+"""Published convolutional networks for phones, layer by layer: MobileNets and their successors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Layers = tuple[Layer, ...]
 
 
 def mobile_networks() -> dict[str, Callable[[Shape], Layers]]:
-    """Return what lists each network's layers; see `reference_networks`."""
+    """Return the function that lists each network's layers; see `reference_networks`."""
     networks: dict[str, Callable[[Shape], Layers]] = {
         "MobileNetV1": mobilenet_v1,
         "MobileNetV3-Large": partial(mobilenet_v3, stages=_V3_LARGE, last=1280),
@@ -80,7 +80,7 @@ _MOBILEONE = {  # widths over the base, and how many of the last blocks of the l
 
 
 def mobilenet_v1(image: Shape) -> Layers:
-    """Return MobileNet (arXiv:1704.04861)."""
+    """Return the layers of MobileNet (arXiv:1704.04861)."""
     trace = conv_bn(Trace(image), 32, 3, 2, act="relu")
     for width, stride in (
         (64, 1),
@@ -99,9 +99,12 @@ def mobilenet_v1(image: Shape) -> Layers:
 
 
 def mobilenet_v2(image: Shape, factor: float) -> Layers:
-    """Return MobileNetV2 (arXiv:1801.04381), its widths times `factor` and rounded to multiples of
-    8."""
+    """Return the layers of MobileNetV2 (arXiv:1801.04381).
+
+    Its widths are multiplied by `factor` and rounded to multiples of 8.
+    """
     trace = conv_bn(Trace(image), _eights(32 * factor), 3, 2, act="relu")
+    # Table 2: expansion, width, number of blocks, stride of the first.
     for expansion, base, depth, stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -121,7 +124,12 @@ def mobilenet_v2(image: Shape, factor: float) -> Layers:
 def mobilenet_v3(
     image: Shape, stages: Sequence[tuple[int, int, int, bool, str, int]], last: int
 ) -> Layers:
-    """Return MobileNetV3 (arXiv:1905.02244); `last` is the width of the hidden linear layer."""
+    """Return the layers of MobileNetV3 (arXiv:1905.02244).
+
+    Args:
+        stages: the blocks, as in `_V3_LARGE`.
+        last: width of the hidden linear layer.
+    """
     trace = conv_bn(Trace(image), 16, 3, 2, act="hardswish")
     for kernel, hidden, width, squeezed, act, stride in stages:
         inverted(trace, hidden, width, kernel, stride, act, _eights(hidden // 4) * squeezed)
@@ -130,7 +138,11 @@ def mobilenet_v3(
 
 
 def mobilenet_v4(image: Shape, stages: Sequence[tuple[str | int, ...]]) -> Layers:
-    """Return MobileNetV4 without attention (arXiv:2404.10518): universal inverted bottlenecks."""
+    """Return the layers of MobileNetV4 without attention (arXiv:2404.10518).
+
+    It consists of universal inverted bottlenecks: depthwise convolutions before the expansion,
+    after it, at both places or at neither.
+    """
     trace = conv_bn(Trace(image), 32, 3, 2, act="relu")
     for kind, *numbers in stages:
         if kind == "conv":
@@ -140,6 +152,7 @@ def mobilenet_v4(image: Shape, stages: Sequence[tuple[str | int, ...]]) -> Layer
         first, middle, expansion, width, stride = map(int, numbers)
         before = trace.shape
         if first:
+            # The stride is on the middle depthwise convolution, or without one on the first.
             conv_bn(trace, before.channels, first, 1 if middle else stride, before.channels)
         hidden = _eights(expansion * before.channels)
         conv_bn(trace, hidden, act="relu")
@@ -153,7 +166,7 @@ def mobilenet_v4(image: Shape, stages: Sequence[tuple[str | int, ...]]) -> Layer
 
 
 def mnasnet(image: Shape, factor: float) -> Layers:
-    """Return MnasNet-B1 (arXiv:1807.11626), no squeeze-and-excitation."""
+    """Return the layers of MnasNet-B1 (arXiv:1807.11626), without squeeze-and-excitation."""
     trace = conv_bn(Trace(image), _eights(32 * factor), 3, 2, act="relu")
     conv_bn(trace, trace.shape.channels, 3, 1, trace.shape.channels, act="relu")
     conv_bn(trace, _eights(16 * factor))
@@ -175,8 +188,9 @@ def mnasnet(image: Shape, factor: float) -> Layers:
 
 
 def efficientnet(image: Shape, width: float, depth: float) -> Layers:
-    """Return EfficientNet (arXiv:1905.11946), B0 with its widths and depths scaled."""
+    """Return the layers of EfficientNet (arXiv:1905.11946): B0 with scaled widths and depths."""
     trace = conv_bn(Trace(image), _eights(32 * width), 3, 2, act="silu")
+    # Table 1, B0: kernel, expansion, width, number of blocks, stride of the first.
     for kernel, expansion, base, repeats, stride in (
         (3, 1, 16, 1, 1),
         (3, 6, 24, 2, 2),
@@ -186,6 +200,7 @@ def efficientnet(image: Shape, width: float, depth: float) -> Layers:
         (5, 6, 192, 4, 2),
         (3, 6, 320, 1, 1),
     ):
+        # Depths round up; squeeze-and-excitation has a quarter of the block's input channels.
         for position in range(-int(-repeats * depth // 1)):
             before = trace.shape.channels
             step = 1 if position else stride
@@ -197,9 +212,12 @@ def efficientnet(image: Shape, width: float, depth: float) -> Layers:
 
 
 def efficientnet_v2_s(image: Shape) -> Layers:
-    """Return EfficientNetV2-S (arXiv:2104.00298): the first stages have their first two
-    convolutions fused."""
+    """Return the layers of EfficientNetV2-S (arXiv:2104.00298).
+
+    The first stages fuse the expansion and the depthwise convolution into one.
+    """
     trace = conv_bn(Trace(image), 24, 3, 2, act="silu")
+    # Table 4, the first three stages: fused, without squeeze-and-excitation.
     for expansion, width, depth, stride in ((1, 24, 2, 1), (4, 48, 4, 2), (4, 64, 4, 2)):
         for position in range(depth):
             before = trace.shape
@@ -231,8 +249,10 @@ def efficientnet_v2_s(image: Shape) -> Layers:
 
 
 def shufflenet_v2(image: Shape, widths: Sequence[int]) -> Layers:
-    """Return ShuffleNetV2 (arXiv:1807.11164): half of the channels pass by, and are joined and
-    shuffled afterwards."""
+    """Return the layers of ShuffleNetV2 (arXiv:1807.11164).
+
+    Half of the channels bypass each block, and are concatenated and shuffled after it.
+    """
     trace = conv_bn(Trace(image), 24, 3, 2, act="relu")
     max_pool(trace)
     for width, depth in zip(widths, (4, 8, 4), strict=False):
@@ -240,11 +260,13 @@ def shufflenet_v2(image: Shape, widths: Sequence[int]) -> Layers:
             before = trace.shape
             half = width // 2
             stride = 1 if position else 2
+            # The first block of a stage takes all channels, the others half of them.
             branch = Trace(replace(before, channels=half) if position else before)
             conv_bn(branch, half, act="relu")
             conv_bn(conv_bn(branch, half, 3, stride, half), half, act="relu")
             trace.extra(*branch.layers)
             if not position:
+                # In the first block of a stage the bypass is a branch of its own, with stride 2.
                 side = conv_bn(Trace(before), before.channels, 3, 2, before.channels)
                 trace.extra(*conv_bn(side, half, act="relu").layers)
             trace.shape = replace(branch.shape, channels=width)
@@ -254,8 +276,10 @@ def shufflenet_v2(image: Shape, widths: Sequence[int]) -> Layers:
 
 
 def mobileone(image: Shape, factors: Sequence[float], squeezed: tuple[int, int]) -> Layers:
-    """Return MobileOne (arXiv:2206.04040) as deployed: 3x3 depthwise and 1x1 convolutions with a
-    bias, no branches."""
+    """Return the layers of MobileOne (arXiv:2206.04040) as deployed.
+
+    These are 3x3 depthwise and 1x1 convolutions with a bias, without branches.
+    """
     trace = Trace(image).conv(min(64, int(64 * factors[0])), 3, 2).activation("relu")
     for base, depth, factor, last in zip(
         (64, 128, 256, 512), (2, 8, 10, 1), factors, (0, 0, *squeezed), strict=True
@@ -263,6 +287,7 @@ def mobileone(image: Shape, factors: Sequence[float], squeezed: tuple[int, int])
         for position in range(depth):
             for width, kernel in ((trace.shape.channels, 3), (int(base * factor), 1)):
                 stride = 1 if position or kernel == 1 else 2
+                # The 3x3 convolution is depthwise, the 1x1 convolution is not.
                 trace.conv(width, kernel, stride, width if kernel == 3 else 1)
                 if position >= depth - last:
                     squeeze(trace, width // 16)
@@ -273,13 +298,13 @@ def mobileone(image: Shape, factors: Sequence[float], squeezed: tuple[int, int])
 def conv_bn(
     trace: Trace, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str = ""
 ) -> Trace:
-    """Return a convolution without bias, batch norm, and an activation where one is named."""
+    """Add a convolution without bias, batch norm, and an activation where one is named."""
     trace.conv(width, kernel, stride, groups, bias=False).batch_norm()
     return trace.activation(act) if act else trace
 
 
 def max_pool(trace: Trace) -> None:
-    """A maximum over 3 x 3 positions with stride 2."""
+    """Add a maximum over 3 x 3 positions with stride 2."""
     after = trace.shape.resized(2)
     trace.extra(Layer("pool", read=trace.shape.elements, written=after.elements))
     trace.shape = after
@@ -288,7 +313,7 @@ def max_pool(trace: Trace) -> None:
 def inverted(
     trace: Trace, hidden: int, width: int, kernel: int, stride: int, act: str, squeezed: int = 0
 ) -> None:
-    """An inverted residual block; the depthwise convolution comes first where it would not expand."""
+    """Add an inverted residual block; without expansion the depthwise convolution comes first."""
     before = trace.shape
     if hidden != before.channels:
         conv_bn(trace, hidden, act=act)
@@ -301,7 +326,7 @@ def inverted(
 
 
 def squeeze(trace: Trace, hidden: int) -> None:
-    """Squeeze-and-excitation (arXiv:1709.01507): channels scaled by what their means say."""
+    """Add squeeze-and-excitation (arXiv:1709.01507): channels scaled by a function of means."""
     shape = trace.shape
     trace.extra(
         *Trace(shape).mean().linear(hidden).activation("relu").linear(shape.channels).layers

@@ -1,5 +1,4 @@
-"""A phone behind adb: shell commands, files to and fro, its battery and heat, and faults on the
-way."""
+"""A phone behind adb, for `device` and `discovery`: commands, files, battery, heat and faults."""
 
 from __future__ import annotations
 
@@ -26,21 +25,23 @@ if TYPE_CHECKING:
     from adbutils import AdbClient
 
 
+# A line of `getprop` is `[name]: [value]`; a value may span lines.
 _PROPERTY = re.compile(r"^\[(.+?)\]: \[(.*?)\]\r?$", re.MULTILINE | re.DOTALL)
 
 CONNECT_S = 0.2
+"""Timeout in seconds for a connection to the adb server."""
 START_S = 20.0
+"""Timeout in seconds for the start of the adb server."""
 LIST_S = 5.0
-"""How long the adb server, which runs on this computer, may take to list its phones."""
+"""Timeout in seconds for the list of phones, which the adb server on this computer holds."""
 ANSWER_S = 60.0
-"""How long a phone may stay silent."""
+"""Timeout in seconds for any answer of a phone."""
 TEMPORARY = "/data/local/tmp"
 """The phone's folder for files and programs of the shell."""
 BLOCK = 4096
-"""Bytes that a file takes at least."""
+"""Minimum storage of a file in bytes."""
 _REFUSED = "FAIL"
-"""What adbutils raises for a file that the phone refuses: the answer of its protocol, without the
-reason."""
+"""Text of adbutils' error for a refused file: the answer of adb's protocol, without the reason."""
 
 _TRUST = (
     "unlock it and tap Allow at 'Allow USB debugging?' (switching USB debugging off and on makes it"
@@ -58,7 +59,7 @@ _STATES = {
     "not found": ("it is gone", _PLUG),
     "closed": ("the connection broke", _PLUG),
 }
-"""What a state of adb, or a part of its error message, means, and the way out."""
+"""Meaning and remedy of adb's states and of parts of its error messages."""
 _NO_SERVER = (
     "the adb server has ended",
     "look whether another program ends it (an adb of another version does)",
@@ -67,7 +68,7 @@ _NO_SERVER = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command on the phone gave."""
+    """Exit code and output of a command on the phone."""
 
     code: int
     stdout: str
@@ -79,11 +80,10 @@ class Answer:
 
 
 class Adb:
-    """One phone, by its serial number. Everything that it is told goes as a list of words, each one
-    quoted.
+    """One phone, by its serial number.
 
-    Every method raises DeviceLost when the phone or the adb server is gone, silent, or answers
-    garbage.
+    Commands are lists of words, each of which is quoted for the phone's shell. Every method raises
+    DeviceLost when the phone or the adb server is gone, silent, or answers garbage.
     """
 
     def __init__(self, serial: str) -> None:
@@ -91,13 +91,14 @@ class Adb:
         self._phone = _client(ANSWER_S).device(serial)
 
     def run(self, *command: str, timeout_s: float = ANSWER_S) -> Answer:
-        """Run a command and waits for it; its exit code is the caller's to look at."""
+        """Run a command and wait for it; the caller has to look at its exit code."""
+        # Version 2 of adb's shell protocol: exit code, stdout and stderr come apart.
         with self._talking():
             got = self._phone.shell2(shlex.join(command), timeout=timeout_s, v2=True)
         return Answer(got.returncode, got.stdout, got.stderr)
 
     def check(self, *command: str) -> str:
-        """Return the output of a command that has to succeed."""
+        """Return the output of a command that has to succeed; raise DeviceLost where it fails."""
         answer = self.run(*command)
         if answer.code:
             raise self._failed(
@@ -118,13 +119,14 @@ class Adb:
 
         with self._talking():
             try:
-                # With `check`, the size on the phone is compared: adbutils sends without looking
-                # how much was taken.
+                # adbutils sends without looking how much was taken; `check` compares the size of
+                # the file on the phone afterwards.
                 self._phone.sync.push(path, remote, mode, check=True)
                 return
             except AdbError as error:
                 if error.args != (_REFUSED,):
                     raise
+        # The refusal carries no reason. A shell command on the same file gives one.
         reason = self.run("touch", remote).output
         raise self._failed(f"{remote} could not be written", reason, path.stat().st_size)
 
@@ -132,36 +134,37 @@ class Adb:
         """Return the content of a file on the phone; None where there is none."""
         with self._talking():
             sync = self._phone.sync
+            # The sync protocol answers mode 0 for a path that does not exist.
             return sync.read_bytes(remote) if sync.stat(remote).mode else None
 
     def remove(self, *remote: str) -> None:
-        """Delete files and folders, as far as they are there and the phone is."""
+        """Delete files and folders where they exist; do nothing when the phone is gone."""
         try:
             self.run("rm", "-rf", *remote)
         except DeviceLost:
             return
 
     def lost(self, what: str, remedy: str = _PLUG) -> DeviceLost:
-        """Return the error that says what happened, what to do, and that nothing measured before is
-        lost."""
+        """Return the error that says what happened, and after which remedy to run nas again."""
         reason = f"{what}; {remedy}, then the same command goes on"
         return DeviceLost(f"phone {self.serial}: {reason}", reason=reason)
 
     def _failed(self, what: str, output: str, needed: int = BLOCK) -> DeviceLost:
-        """Return the error for what the phone refused.
+        """Return the error for something that the phone refused.
 
         Args:
-            output: what the phone said; its first line is the reason.
+            what: was refused, in words.
+            output: of the phone; its first line is the reason.
             needed: bytes of storage that it would have taken.
         """
+        # Most often the storage is full; the phone's own words for that differ.
         if self._free_bytes() < needed:
             return self.lost("its storage is full", "delete something on it")
         reason = output.strip().partition("\n")[0]
         return self.lost(f"{what} ({reason})" if reason else what)
 
     def _free_bytes(self) -> float:
-        """Return the free storage of the folder for temporary files; infinity where the phone does
-        not say."""
+        """Return the free bytes of the folder for temporary files; infinity where unknown."""
         answer = self.run("df", "-k", TEMPORARY)
         columns = answer.stdout.splitlines()[-1:]
         # Filesystem, 1K-blocks, Used, Available, Use%, Mounted on
@@ -171,13 +174,15 @@ class Adb:
         return 1024 * int(figures[2])
 
     def _closed(self) -> tuple[str, str]:
+        """Return what happened and the remedy, when a connection has closed."""
         return _STATES["closed"] if server_runs() else _NO_SERVER
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
-        """Turn what can go wrong on the way into DeviceLost."""
+        """Context manager that turns adbutils' and the network's errors into DeviceLost."""
         from adbutils import AdbError, AdbTimeout
 
+        # adbutils starts a server by itself where none runs; one that has ended is a fault here.
         if not server_runs():
             raise self.lost(*_NO_SERVER)
         try:
@@ -204,11 +209,11 @@ def _garbage(what: object) -> tuple[str, str]:
 
 
 def listing(start: bool = True) -> dict[str, str]:
-    """Return the phones that adb knows, serial to state (`device` when it can be used).
+    """Return the states of the phones that adb knows, by serial (`device` when usable).
 
     Args:
-        start: an adb server where none runs. Otherwise only where a phone is plugged in, as far as
-            one can tell.
+        start: start an adb server where none runs. If false, it is started only where a phone
+            seems to be plugged in.
 
     Raises:
         NasError: when the adb server cannot be started or does not answer.
@@ -231,7 +236,7 @@ def listing(start: bool = True) -> dict[str, str]:
 
 
 def why_not(state: str) -> str:
-    """Return what a state other than `device` means, and the way out."""
+    """Return the meaning and remedy of a state other than `device`, in words."""
     return "; ".join(
         _meaning(state)
         or (f"adb calls it '{state}'", "start it up as usual, with USB debugging on")
@@ -239,18 +244,20 @@ def why_not(state: str) -> str:
 
 
 def _meaning(text: str) -> tuple[str, str] | None:
+    """Return the entry of the first of `_STATES` that occurs in a text of adb."""
     return next((meaning for part, meaning in _STATES.items() if part in text), None)
 
 
 @cache
 def adb_program() -> str:
-    """Return the adb that is on the PATH, or the one that comes with adbutils."""
+    """Return the path of the adb on the PATH, or of the one that comes with adbutils."""
     from adbutils import adb_path
 
     return str(adb_path())
 
 
 def server_runs() -> bool:
+    """Return whether an adb server accepts connections."""
     host, port = _address()
     try:
         socket.create_connection((host, port), timeout=CONNECT_S).close()
@@ -279,7 +286,7 @@ def _client(timeout_s: float) -> AdbClient:
 
 
 def _address() -> tuple[str, int]:
-    """Return where the adb server listens, by adb's own variables."""
+    """Return host and port of the adb server, from adb's own environment variables."""
     port = os.environ.get("ANDROID_ADB_SERVER_PORT") or "5037"
     if not port.isdecimal():
         raise InputError(f"ANDROID_ADB_SERVER_PORT={port}: this is no port number")
@@ -287,11 +294,9 @@ def _address() -> tuple[str, int]:
 
 
 def _phone_is_plugged_in() -> bool:
-    """Return whether some USB device offers adb (interface class ff, subclass 42, protocol 1); true
-    where it cannot be seen.
+    """Return whether a USB device offers adb; true where that cannot be known.
 
-    Starting the server takes up to three seconds; where nothing is plugged in, nothing would be
-    gained by it.
+    Starting the server takes up to three seconds, which are saved where nothing is plugged in.
     """
     if sys.platform != "linux":
         return True
@@ -300,6 +305,7 @@ def _phone_is_plugged_in() -> bool:
 
 
 def _adb_interface(folder: Path) -> bool:
+    """Return whether a USB interface in /sys is adb's: class ff, subclass 42, protocol 1."""
     names = ("bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol")
     try:
         return [(folder / name).read_text().strip() for name in names] == ["ff", "42", "01"]
@@ -310,11 +316,11 @@ def _adb_interface(folder: Path) -> bool:
 _THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 """Android's thermal states by number (`PowerManager.THERMAL_STATUS_*`)."""
 MODERATE = 2
-"""From here on the chip is clocked down noticeably."""
+"""Thermal state from which on the chip is clocked down noticeably."""
 
 
 def battery_percent(text: str) -> int | None:
-    """Return the charge by `dumpsys battery`; None where it does not say."""
+    """Return the charge in percent from the output of `dumpsys battery`; None where missing."""
     level, scale = (
         re.search(rf"^\s*{name}: (\d+)\s*$", text, re.MULTILINE) for name in ("level", "scale")
     )
@@ -325,8 +331,10 @@ def battery_percent(text: str) -> int | None:
 
 
 def thermal_status(text: str) -> int | None:
-    """Return the state by `dumpsys thermalservice`, which Android has from version 10 on; None
-    where it does not say."""
+    """Return the thermal state from the output of `dumpsys thermalservice`; None where missing.
+
+    Android has the service from version 10 on.
+    """
     found = re.search(r"^\s*Thermal Status: (\d+)\s*$", text, re.MULTILINE)
     return int(found.group(1)) if found else None
 

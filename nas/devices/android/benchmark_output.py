@@ -1,4 +1,4 @@
-"""What LiteRT's `benchmark_model` writes, read: its result file, its log lines, its errors."""
+"""Read the output of LiteRT's `benchmark_model` for `device`: result file, log lines, errors."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from dataclasses import dataclass
 _LATENCY = 2
 _MISC = 4
 _MEDIAN, _P5, _P95, _RUNS = 5, 6, 7, 2
-"""Field numbers of `tflite.tools.benchmark.BenchmarkResult`, and of its messages of latencies and
-of other figures."""
+"""Field numbers of `tflite.tools.benchmark.BenchmarkResult` and of its two inner messages.
 
+_LATENCY holds the percentiles in ms, _MISC the number of runs.
+"""
+
+# As "count=50 curr=121 min=119 max=140 avg=122.4 p5=120 median=121 p95=130", in microseconds.
 _COUNT = re.compile(r"^(?:INFO: )?count=([0-9]+)(.*)$", re.MULTILINE)
 _VALUE = re.compile(r"(\w+)=(-?[0-9.]+(?:e[+-]?[0-9]+)?)")
+# As "Replacing 30 out of 31 node(s) with delegate (TfLiteXNNPackDelegate)".
 _DELEGATED = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\)")
 _SEVERE = re.compile(r"^(?:ERROR|FATAL): (?:\[\S+\] )?(.*\S)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Microseconds of single runs, as the tool counts them: whole ones."""
+    """Number of runs and percentiles of their latency in microseconds; the tool counts whole ones.
+
+    Raises:
+        ValueError: when the numbers cannot be those of runs, as of a damaged file.
+    """
 
     runs: int
     p5_us: float
@@ -60,11 +68,10 @@ def read_result(data: bytes) -> Statistics:
 
 
 def read_log(text: str) -> Statistics:
-    """Return the statistics in the tool's log: those of the second line with `count=`; the first
-    one is of the warm-up.
+    """Return the statistics in the tool's log, where it wrote no result file.
 
-    A line of equal times has no more than `count=50 curr=123(all same)` and, in newer tools,
-    percentiles.
+    They are in the second line with `count=`; the first one is that of the warm-up. When all times
+    are equal, the line is `count=50 curr=123(all same)`, in newer tools with percentiles.
 
     Raises:
         ValueError: when there is no such line, or it is damaged.
@@ -76,6 +83,7 @@ def read_log(text: str) -> Statistics:
         )
     runs, figures = lines[1]
     values = {name: float(value) for name, value in _VALUE.findall(figures)}
+    # Older tools log no percentiles: the extremes stand in for p5 and p95, the mean for the median.
     times = [
         next((values[name] for name in names if name in values), math.nan)
         for names in (("p5", "min", "curr"), ("median", "avg", "curr"), ("p95", "max", "curr"))
@@ -84,11 +92,12 @@ def read_log(text: str) -> Statistics:
 
 
 def delegated(text: str) -> tuple[int, int] | None:
-    """Return how many nodes of the graph went to the accelerator, and of how many; None where the
-    tool does not say.
+    """Return how many of the graph's nodes went to the accelerator, and of how many.
 
-    XNNPACK, the CPU's own, takes what is left over: it is not counted.
+    None where the tool does not say. XNNPACK takes what is left over for the CPU and is not
+    counted.
     """
+    # One line per delegate that took nodes of the graph.
     found = [
         (int(part), int(whole))
         for part, whole, name in _DELEGATED.findall(text)
@@ -98,13 +107,14 @@ def delegated(text: str) -> tuple[int, int] | None:
 
 
 def first_error(text: str) -> str | None:
-    """Return the first error that the tool logged, or else the last line it wrote."""
+    """Return the first error that the tool logged, else its last line, else None."""
     severe = _SEVERE.search(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return severe.group(1)[:300] if severe else (lines[-1][:300] if lines else None)
 
 
 def _message(fields: dict[int, int | bytes], number: int) -> bytes:
+    """Return the bytes of a field; ValueError where it is missing or a number."""
     value = fields.get(number)
     if not isinstance(value, bytes):
         raise ValueError(f"field {number} is missing")
@@ -112,6 +122,7 @@ def _message(fields: dict[int, int | bytes], number: int) -> bytes:
 
 
 def _milliseconds(fields: dict[int, int | bytes], number: int) -> float:
+    """Return a field of type float."""
     data = _message(fields, number)
     if len(data) != 4:
         raise ValueError(f"field {number} is no float")
@@ -120,10 +131,14 @@ def _milliseconds(fields: dict[int, int | bytes], number: int) -> float:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield number and value of each field of a message in protobuf's wire format; fixed-width ones
-    as their bytes."""
+    """Yield number and value of each field of a message in protobuf's wire format.
+
+    Varints come as numbers, all others as their bytes. ValueError for a damaged message.
+    """
     at = 0
     while at < len(data):
+        # The low three bits of a tag are the wire type, the others the field's number. Types: 0 is
+        # a varint, 1 has 8 bytes, 2 its length first, 5 has 4 bytes; 3 and 4 are obsolete groups.
         tag, at = _varint(data, at)
         kind = tag & 7
         if kind == 0:
@@ -142,7 +157,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number that begins at a byte, and where it ends."""
+    """Return the varint that begins at a byte, and the index after it."""
+    # Seven bits per byte, the lowest first; a set top bit says that another byte follows.
     value = 0
     for shift in range(0, 64, 7):
         if at >= len(data):

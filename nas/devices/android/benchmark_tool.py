@@ -1,5 +1,7 @@
-"""LiteRT's `benchmark_model` for Android: a file of the user's, or the one that LiteRT releases,
-kept in the cache."""
+"""Provide LiteRT's `benchmark_model` for Android, which `discovery` hands to each phone.
+
+It is a file of the user, or the one that LiteRT releases, kept in the cache.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ class Tool:
     """A `benchmark_model` for arm64.
 
     Attributes:
+        path: of the program on this computer.
         sha256: of its content.
-        version: of the LiteRT release it is from; where a user gave the file, its checksum.
+        version: of its LiteRT release; of a file that a user gave, the start of its checksum.
     """
 
     path: Path
@@ -37,17 +40,20 @@ class Tool:
 
 
 def benchmark_tool(path: str | Path | None = None) -> Tool:
-    """Return the tool at `path`, or at $NAS_BENCHMARK_MODEL, or LiteRT's release, which is fetched
-    once.
+    """Return the tool at `path`, else at $NAS_BENCHMARK_MODEL, else LiteRT's release.
+
+    The release is downloaded once.
 
     Raises:
-        InputError: when the file cannot be read or is no program for arm64.
-        NasError: when there is none and it cannot be fetched.
+        InputError: when the file cannot be read or is not a program for arm64.
+        NasError: when there is none and it cannot be downloaded.
     """
     given = path or os.environ.get(VARIABLE)
     if given:
         digest = _digest(Path(given))
         return Tool(Path(given), digest, f"benchmark_model {digest[:12]}")
+    # A file without a checksum beside it was put there by hand, and is taken as it is. One that
+    # differs from its checksum is damaged.
     cached = cache_path()
     checksum = cached.with_name(cached.name + ".sha256")
     if not cached.is_file() or (
@@ -59,8 +65,10 @@ def benchmark_tool(path: str | Path | None = None) -> Tool:
 
 
 def cache_path() -> Path:
-    """Return where LiteRT's release is kept, and where a user can put it by hand: under
-    ~/.cache/nas/tools."""
+    """Return the path of LiteRT's release in the cache, where a user can put it by hand too.
+
+    It is below $XDG_CACHE_HOME/nas/tools (default: ~/.cache/nas/tools).
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "nas" / "tools" / f"litert-{VERSION}-android_arm64" / "benchmark_model"
 
@@ -80,13 +88,14 @@ def _fetch(path: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    """Return the checksum of a program for arm64."""
+    """Return the checksum of a program for arm64; raise InputError where it is none."""
     try:
         with path.open("rb") as file:
             head = file.read(20)
         digest = file_sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; it should be {URL}") from None
+    # ELF header: magic, 64 bits and little endian in bytes 0 to 5, the machine in bytes 18 and 19.
     if head[:6] != _ELF_64_LITTLE or head[18:20] != _AARCH64:
         raise InputError(f"{path}: this is no program for arm64; it should be {URL}")
     return digest

@@ -1,4 +1,4 @@
-"""An Android phone behind adb: LiteRT's `benchmark_model` on its CPU or GPU."""
+"""An Android phone that measures with LiteRT's `benchmark_model`; `discovery` opens it."""
 
 from __future__ import annotations
 
@@ -31,28 +31,32 @@ from nas.hashes import text_sha256
 from nas.versions import versions
 
 ROOT = f"{TEMPORARY}/nas"
-"""Holds the tool, which stays, and one folder a run of nas, which goes."""
+"""The phone's folder for the tool, which stays, and for one folder per run of nas, which goes."""
 
 LOADS, MOST_LOADS = 3, 5
-"""The file is loaded LOADS times, as where weights come to lie in memory matters, and more where
-these disagree."""
+"""Number of loads of a file, and its maximum where these disagree.
+
+Each load places the weights elsewhere in memory, which changes the latency.
+"""
 SPREAD = 1.03
-"""Loads agree when their slowest median is within 3 % of the fastest."""
+"""Maximum ratio of the slowest to the fastest median of loads that agree."""
 WARM_UP_S = 0.1
 RUN_S = 0.3
 MOST_S = 5.0
 LEAST_RUNS = 20
-"""One load runs for WARM_UP_S, then for RUN_S and LEAST_RUNS times, but ends after MOST_S."""
+"""Limits of one load: it runs for WARM_UP_S, then for RUN_S and LEAST_RUNS runs, up to MOST_S."""
 LEAST_US = 0.5
-"""The tool counts whole microseconds: what it calls 0 took less than this."""
+"""Upper bound in microseconds of a latency that the tool, which counts whole ones, gives as 0."""
 P10_OF_P5 = 1.2816 / 1.6449
-"""The tool gives the 5th and 95th percentile; the 10th and 90th of a normal distribution are this
-far on the way."""
+"""Distance of p10 from the median over that of p5, in a normal distribution.
+
+The tool gives the 5th and 95th percentile, a row has the 10th and 90th.
+"""
 
 LOOK_S = 10.0
 """Seconds between two looks at the phone's temperature."""
 COOL_DOWN_S = 300.0
-"""How long a hot phone is waited for; then its rows are flagged."""
+"""Maximum wait in seconds for a hot phone; after it, rows are flagged."""
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16"}
 
@@ -61,7 +65,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a phone is called and how it runs the operations; `phone.yaml` has the words."""
+    """Name of a phone and how it runs operations, in the words of `phone.yaml`."""
 
     name: str
     soc: str
@@ -74,12 +78,16 @@ class Settings:
 
 
 class Android(Device):
-    """Pushes a file, runs it there, reads the figures, and deletes it again.
+    """A connected phone, which gets each file, runs it, and deletes it again.
 
     The phone is not touched before the first measurement. The converter belongs to the caller.
 
     Args:
-        warn: is told what the user should know while it waits.
+        adb: the connection.
+        settings: how it runs operations.
+        tool: what is run there.
+        converter: makes the files.
+        warn: is called with what the user should know while the phone cools down.
     """
 
     profiled_by = "each alone, as a file of its own"
@@ -141,6 +149,7 @@ class Android(Device):
                 loads.append(statistics)
         finally:
             self.adb.remove(model, *results)
+        # Pairs with an empty value are left out of the row.
         placement = self._placement(log)
         remarks = ["thermal"] * hot + ["partly on the cpu"] * ("/" in placement)
         notes = (("unit", self.adb.serial), ("placement", placement), ("note", ", ".join(remarks)))
@@ -148,6 +157,7 @@ class Android(Device):
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
         artifacts = [self.prepare(chain) for chain in chains]
+        # Equal operations share one file and are measured once.
         times = {
             path: self.measure(path).median_ms
             for path in dict.fromkeys(each.result() for each in artifacts)
@@ -161,10 +171,11 @@ class Android(Device):
         self._lock.release()
 
     def _move_in(self) -> None:
-        """Bring the tool to the phone, unless it is there, and makes this run's folder.
+        """Lock the phone, make this run's folder, and bring the tool unless it is there.
 
-        Nobody else measures on this phone then, so that other folders were left by runs that were
-        killed.
+        Raises:
+            NasError: when another process of this computer measures on the phone.
+            InputError: when threads cannot be pinned to the cores of the affinity mask.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -173,6 +184,7 @@ class Android(Device):
                 f"phone {self.adb.serial}: another nas process is measuring on it; wait for it to"
                 " end, then run the same command again"
             ) from None
+        # The lock is held: any other folder was left by a run that was killed.
         self.adb.check("mkdir", "-p", ROOT)
         left = [
             f"{ROOT}/{name}"
@@ -185,11 +197,14 @@ class Android(Device):
             f"{ROOT}/run-{uuid.uuid4().hex[:8]}"  # from here on there is something to delete
         )
         self.adb.check("mkdir", "-p", folder)
+        # The name holds the checksum, and the content is verified too. `mv` is atomic: a push that
+        # is interrupted leaves no torn tool under its name.
         there = self.adb.run("sha256sum", self._remote_tool).stdout.split()
         if there[:1] != [self._tool.sha256]:
             self.adb.push(self._tool.path, f"{folder}/benchmark_model", 0o755)
             self.adb.check("chmod", "755", f"{folder}/benchmark_model")
             self.adb.check("mv", f"{folder}/benchmark_model", self._remote_tool)
+        # Tried once here: a mask that the phone refuses would fail every operation otherwise.
         if self.settings.affinity:
             pinned = self.adb.run("taskset", self.settings.affinity, "true")
             if pinned.code:
@@ -200,14 +215,21 @@ class Android(Device):
                 )
 
     def _load(self, model: str, result: str) -> tuple[Statistics, str]:
-        """Return one run of the tool: the figures, and what it logged."""
+        """Run the tool once; return the statistics and its log.
+
+        Raises:
+            OperationFailed: when the tool ends with an error, which is the model's.
+            DeviceLost: when the tool does not run or answers garbage.
+        """
         answer = self.adb.run(*self._command(model, result))
+        # The shell's codes for a program that cannot be executed or was not found.
         if answer.code in (126, 127):
             raise self.adb.lost(
                 f"benchmark_model is gone or does not run ({first_error(answer.output)})",
                 f"look whether something cleans {ROOT} up",
             )
         if answer.code:
+            # The shell adds 128 to the number of the signal that ended a program.
             how = (
                 f"by signal {answer.code - 128}"
                 if answer.code > 128
@@ -225,6 +247,7 @@ class Android(Device):
             ) from None
 
     def _command(self, model: str, result: str) -> list[str]:
+        """Return the command that times a model into a result file."""
         gpu = self.settings.unit == "gpu"
         pinned = ["taskset", self.settings.affinity] if self.settings.affinity else []
         accelerator = (
@@ -247,8 +270,7 @@ class Android(Device):
         ]
 
     def _placement(self, log: str) -> str:
-        """Return the unit that the operations got, with the share of the graph's nodes where it is
-        not all of them."""
+        """Return the unit that ran the graph, with its share of the nodes where not all of them."""
         nodes = delegated(log)
         if self.settings.unit == "cpu" or nodes is None:
             return "cpu" if self.settings.unit == "cpu" else "not said"
@@ -256,7 +278,10 @@ class Android(Device):
 
 
 class _Thermal:
-    """Waits for a hot phone, once; while it stays hot after that, it is only watched."""
+    """Watch of a phone's temperature, which waits once for a hot phone to cool down.
+
+    A phone that stays hot is not waited for again until it was cool: each wait takes COOL_DOWN_S.
+    """
 
     def __init__(self, adb: Adb, warn: Warn) -> None:
         self._adb = adb
@@ -287,16 +312,19 @@ class _Thermal:
         return self._hot
 
     def _status(self) -> int:
+        """Return the thermal state; 0 (none) where the phone does not say, as before Android 10."""
         return thermal_status(self._adb.run("dumpsys", "thermalservice").stdout) or 0
 
 
 def _agree(loads: list[Statistics]) -> bool:
+    """Return whether the medians of the loads lie within SPREAD of each other."""
     medians = [load.median_us for load in loads]
-    return max(medians) <= SPREAD * min(medians) + 1  # they are whole microseconds
+    # One more microsecond: medians are whole ones, and short operations would never agree.
+    return max(medians) <= SPREAD * min(medians) + 1
 
 
 def _timing(loads: list[Statistics], notes: tuple[tuple[str, str], ...]) -> Timing:
-    """Of the middle one of the loads."""
+    """Return the timing of the load with the middle median, and the runs of all of them."""
     middle = sorted(loads, key=lambda load: load.median_us)[len(loads) // 2]
     median = max(middle.median_us, LEAST_US)
     return Timing(
@@ -309,8 +337,7 @@ def _timing(loads: list[Statistics], notes: tuple[tuple[str, str], ...]) -> Timi
 
 
 def _lock_file(serial: str) -> Path:
-    """Return what two processes of one computer that would measure on this phone at once have in
-    common."""
+    """Return the lock file of a phone, the same for all processes of this user."""
     folder = cache_folder().parent / "phones"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{text_sha256(serial)[:16]}.lock"

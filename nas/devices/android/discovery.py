@@ -1,4 +1,4 @@
-"""The Android phones that are connected: what they are, and opening those of a name."""
+"""List the connected Android phones and open those of a name, for `nas.devices`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ class ConnectedPhone:
     """A phone that adb sees.
 
     Attributes:
-        serial: its serial number, or its address where it is connected over the network.
-        model, soc: `ro.product.model` and `ro.soc.model`.
+        serial: serial number, or address where it is connected over the network.
+        model: `ro.product.model`.
+        soc: `ro.soc.model`.
         os: Android's version and build.
-        battery: charge in percent.
+        battery: charge in percent; None where unknown.
         thermal: Android's thermal state: none, light, moderate, severe, ...
-        device: the known name (`phones()`), or None.
-        name: what `--device` takes for it and the others of its kind: `device`, or the model as a
-            name.
+        device: known name (`phones()`), or None.
+        name: what `--device` takes for it and others of its model: `device`, or a name made of the
+            model.
         problem: why it cannot be used as it is, and what to do; the rest is empty then.
     """
 
@@ -55,9 +56,9 @@ class ConnectedPhone:
 
 
 def connected_phones() -> list[ConnectedPhone]:
-    """Return the phones that adb sees, those that cannot be used included.
+    """Return the phones that adb sees, with those that cannot be used.
 
-    Starts an adb server only where a phone is plugged in. Empty where adb does not work at all.
+    An adb server is started only where a phone is plugged in. Empty where adb does not work at all.
     """
     try:
         states = listing(start=False)
@@ -65,6 +66,7 @@ def connected_phones() -> list[ConnectedPhone]:
         return []
     if not states:
         return []
+    # At once: each answer of a phone takes a while, and one that hangs takes ANSWER_S.
     with ThreadPoolExecutor(len(states)) as pool:
         return list(pool.map(_look, states, states.values()))
 
@@ -81,13 +83,17 @@ def open_android(
     """Return the connected phones of a name, or the one of a serial number, ready to measure.
 
     Args:
-        unit, threads, affinity: instead of what `phone.yaml` says: cpu or gpu, CPU threads, mask of
-            their cores in hexadecimal (an empty one for all).
+        wanted: name or serial number.
+        converter: makes the files of all of them.
+        unit: cpu or gpu (default: as `phone.yaml` says).
+        threads: CPU threads (default: as `phone.yaml` says).
+        affinity: hexadecimal mask of their cores, empty for all (default: as `phone.yaml` says).
         tool: the `benchmark_model` to use; see `benchmark_tool`.
+        warn: is called with what the user should know while a phone cools down.
 
     Raises:
-        InputError: when there is no such phone, it is no arm64, or the settings do not fit.
-        NasError: when it is there and cannot be used, or the tool cannot be had.
+        InputError: when there is no such phone, it is not arm64, or the settings do not fit.
+        NasError: when the phone cannot be used, or the tool is not available.
     """
     states = listing()
     if wanted in states and states[wanted] != "device":
@@ -107,8 +113,10 @@ def open_android(
 
 
 def _ready(states: dict[str, str], wanted: str) -> dict[str, dict[str, str]]:
-    """Return the properties of the phones that may be meant; one that fails counts as offline,
-    unless it is the wanted one."""
+    """Return the properties of the phones that may be meant, by serial.
+
+    One that is lost meanwhile is marked offline in `states`, unless it is the wanted one.
+    """
     found = {}
     for serial, state in list(states.items()):
         if state == "device" and (wanted not in states or serial == wanted):
@@ -151,6 +159,7 @@ def _known(properties: dict[str, str]) -> Phone | None:
 
 
 def _name(properties: dict[str, str]) -> str:
+    """Return the phone's known name, else its model as a name, which is its table's folder too."""
     known = _known(properties)
     slug = re.sub(r"[^a-z0-9]+", "-", properties.get("ro.product.model", "").lower()).strip("-")
     return known.name if known else slug or "android"
@@ -162,8 +171,11 @@ def _os(properties: dict[str, str]) -> str:
 
 
 def _of_name(name: str, found: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    """Return the phones of a name, each once: one that is connected by cable and by network is
-    there twice."""
+    """Return the phones of a name, each once.
+
+    A phone that is connected by cable and by network too has two entries in adb.
+    """
+    # The entry by cable, whose serial is the phone's own, sorts last and overwrites the other one.
     units = {
         properties.get("ro.serialno") or serial: serial
         for serial, properties in sorted(
@@ -194,6 +206,7 @@ def _settings(
     threads: int | None,
     affinity: str | None,
 ) -> Settings:
+    """Return a phone's settings: those given, else its phone.yaml's, else the CPU on one thread."""
     abi = properties.get("ro.product.cpu.abi", "")
     phone = _known(properties)
     if abi != ABI:
@@ -220,6 +233,7 @@ def _settings(
 
 
 def _check_mask(mask: str, threads: int) -> None:
+    """Raise InputError for a malformed mask, or one with fewer cores than threads."""
     if mask and not re.fullmatch(r"[0-9a-f]+", mask):
         raise InputError(
             f"--affinity '{mask}': expected the mask of the cores in hexadecimal, as f0 for cores 4"

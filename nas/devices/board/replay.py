@@ -1,4 +1,4 @@
-"""A device that was somewhere else: it answers with what a bundle's results say."""
+"""A device that answers from the results of a bundle, for `nas.latency.bundle.merge_bundle`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.validation import explain
 
 @contextmanager
 def bundle_errors() -> Iterator[None]:
-    """Turn the errors of `board_runner`, which stands alone, into ours."""
+    """Context manager that turns the errors of `board_runner`, which stands alone, into ours."""
     try:
         yield
     except board_runner.NotWritten as error:
@@ -29,7 +29,12 @@ def bundle_errors() -> Iterator[None]:
 
 
 class Replay(Device):
-    """The results of a bundle that was run.
+    """The device that a bundle was run on, as its results say.
+
+    Profile and check run over it as over a connected device. So tables of both are made alike.
+
+    Args:
+        folder: of the bundle.
 
     Raises:
         InputError: for a damaged plan or results, or those of another bundle.
@@ -42,6 +47,8 @@ class Replay(Device):
             self.plan = board_runner.read_plan(folder)
             entries = board_runner.read_results(folder, self.plan)
         self.copies = self.plan["copies"]
+        # By digest: what could not be converted, then what was measured. A later entry of a file
+        # replaces an earlier one, as after a drift.
         self._known = {entry["digest"]: entry for entry in self.plan["files"] if "failed" in entry}
         self._known |= {entry["digest"]: entry for entry in entries if "digest" in entry}
         self._drifted = {digest for entry in entries for digest in entry.get("drifted", ())}
@@ -62,7 +69,10 @@ class Replay(Device):
         return self._info
 
     def prepare(self, chain: Chain) -> Future[Path]:
-        """Return a name for the recorded result; there is no file."""
+        """Return a path whose name is the chain's digest, by which `measure` finds the result.
+
+        There is no file. InputError for a chain that the bundle does not have.
+        """
         if not self.has(chain):
             raise InputError(
                 f"{self.folder}: has no {chain}: it was written for others; write another bundle"
@@ -89,9 +99,10 @@ class Replay(Device):
         )
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: no device was opened."""
 
     def _command(self) -> str:
+        """Return the command that measures the rest of the bundle."""
         run = f"nas profile --run {self.folder}"
         return (
             run

@@ -1,9 +1,7 @@
-"""Measures the files of a bundle, and the .tflite files of one on the machine at hand: `python
-run.py`.
+"""Measure the files of a bundle on the machine at hand: `python run.py`, or `nas profile --run`.
 
-A copy of this file goes into every bundle, for boards that have nothing else: it stands alone on
-Python 3.8 or newer, beside `timer.py`. It goes on where an earlier call stopped. `nas profile
---run` calls it too.
+A copy of this file goes into every bundle, for boards that have nothing else. It stands alone on
+Python 3.8 or newer, beside `timer.py`, which it starts. It resumes where an earlier call stopped.
 """
 
 from __future__ import annotations
@@ -38,27 +36,27 @@ PLAN_FILE = "plan.json"
 RESULTS_FILE = "results.jsonl"
 TIMER_FILE = "timer.py"
 EVERY = 10
-"""Files between two looks at the reference."""
+"""Number of files between two looks at the reference."""
 BOUND = 0.05
-"""How far the reference may be from its first time, relative."""
+"""Maximum relative distance of the reference from its first time."""
 PAUSES_S = (5.0, 15.0, 30.0)
-"""How long a drifting device is left alone before each new look."""
+"""Pauses in seconds for a drifting device, each followed by a new look."""
 PLAN_KEYS = {"id", "device", "space", "resolution", "copies", "check", "tools", "files"}
 FILE_KEYS = {"digest", "role", "label", "file", "sha256"}
 SETTINGS = ("soc", "os", "runtime", "runtime_version", "compute_unit", "precision", "threads")
-"""What all results of one file agree on."""
+"""Fields of the device that must be equal for all results of one file."""
 
 
 class BundleError(Exception):
-    """The bundle, or what it needs, is not as it should be. The message is one line."""
+    """A damaged bundle, or a machine that lacks what it needs. The message is one line."""
 
 
 class NotWritten(BundleError):
-    """The disk is full, or the folder is not to be written to."""
+    """A full disk, or a folder that cannot be written to."""
 
 
 class CannotRun(Exception):
-    """This file cannot run here; it is recorded, and the rest goes on."""
+    """A file that cannot run here; it is recorded, and the others are measured."""
 
 
 def run(
@@ -69,17 +67,22 @@ def run(
     progress: Progress,
     bound: float = BOUND,
 ) -> dict[str, int]:
-    """Measure the files of a bundle that have no result yet; return how many were measured, failed
-    and so on.
+    """Measure the files of a bundle that have no result yet.
 
-    The first stack that runs is the reference, measured again every EVERY files: those since the
-    last good look at it are measured again after a drift that went away, and named in the results
-    after one that stayed.
+    The first stack that runs is the reference, measured again after every EVERY files. Files since
+    the last good look at it are measured again after a drift that went away, and named in the
+    results after one that stayed.
 
     Args:
-        device: what they are run on, in the fields of a table's device file.
-        measure: gives the timing of a file; raises CannotRun.
-        bound: how far the reference may be from its first time, relative.
+        folder: of the bundle.
+        plan: of the bundle, as `read_plan` returns it.
+        device: this machine, in the fields of a table's device file.
+        measure: returns the timing of a file; raises CannotRun.
+        progress: is called before each file.
+        bound: maximum relative distance of the reference from its first time.
+
+    Returns:
+        Counts of `files`, `measured`, `reused`, `failed` and `drifted` ones.
 
     Raises:
         BundleError: for a damaged bundle, results of another bundle or machine, or a full disk.
@@ -102,6 +105,7 @@ def run(
         timing = _measure(folder, entry, measure, results)
         counts["failed" if timing is None else "measured"] += 1
         since.append(entry)
+        # `begin` keeps the reference that it has: only the first stack of all calls counts.
         if timing is not None and entry["role"] == "stack":
             watch.begin(entry, timing["median_ms"])
         if len(since) == EVERY or number == len(todo):
@@ -113,7 +117,9 @@ def run(
 
 
 def _measure(folder: Path, entry: Entry, measure: Measure, results: Results) -> Entry | None:
-    """Return the timing, which is in the results then; None where the file cannot run."""
+    """Measure a file into the results; return its timing, or None where it cannot run."""
+    # Before each measurement: a file that was torn on the way must not count as one that cannot
+    # run.
     path = check_file(folder, entry)
     try:
         timing = measure(path)
@@ -125,8 +131,11 @@ def _measure(folder: Path, entry: Entry, measure: Measure, results: Results) -> 
 
 
 def _look(watch: _Watch, since: list[Entry]) -> int:
-    """Have another look at the reference; how many files were measured while the device drifted,
-    for good."""
+    """Look at the reference, and repeat the files since the last look after a passing drift.
+
+    Returns:
+        The number of files that were measured during a drift that stayed.
+    """
     drifted, settled = watch.look()
     if drifted and settled:
         for entry in since:
@@ -138,7 +147,7 @@ def _look(watch: _Watch, since: list[Entry]) -> int:
 
 
 class _Watch:
-    """The reference, and what it took at first, in an earlier call perhaps."""
+    """The reference and its first time, which may be from an earlier call."""
 
     def __init__(self, folder: Path, measure: Measure, results: Results, bound: float) -> None:
         self.folder = folder
@@ -154,8 +163,10 @@ class _Watch:
             self.results.append(self._reference)
 
     def look(self) -> tuple[bool, bool]:
-        """Return whether it has drifted, and whether it is within bounds now: a drifting device is
-        left alone for a while."""
+        """Return whether the reference had drifted, and whether it is within bounds now.
+
+        A drifting device is left alone for PAUSES_S at most.
+        """
         drift = self._drift()
         drifted = abs(drift) > self.bound
         for pause in PAUSES_S:
@@ -166,6 +177,7 @@ class _Watch:
         return drifted, abs(drift) <= self.bound
 
     def _drift(self) -> float:
+        """Return the relative drift of the reference; 0 without one."""
         if self._reference is None:
             return 0.0
         ms = self.measure(check_file(self.folder, self._reference["reference"]))["median_ms"]
@@ -177,6 +189,7 @@ class _Watch:
 def read_plan(folder: Path) -> Entry:
     """Return the plan of a complete bundle. Raises BundleError."""
     path = folder / PLAN_FILE
+    # utf-8-sig: editors on Windows put a byte-order mark before the text.
     try:
         plan: Entry = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -189,6 +202,7 @@ def read_plan(folder: Path) -> Entry:
         raise BundleError(f"{path}: is no plan of the format {FORMAT}; write the bundle again")
     if not _is_whole(plan):
         raise BundleError(f"{path}: is damaged: something is missing in it; copy the bundle again")
+    # The plan is written before its files; those that follow get their checksum one by one.
     if any(entry["sha256"] is None and "failed" not in entry for entry in plan["files"]):
         raise BundleError(
             f"{path}: the bundle is not complete; run the command that writes it again"
@@ -197,6 +211,7 @@ def read_plan(folder: Path) -> Entry:
 
 
 def _is_whole(plan: Entry) -> bool:
+    """Return whether the plan and all its files have the keys that are read here."""
     files = plan.get("files")
     device = plan.get("device")
     if not isinstance(files, list) or not isinstance(device, dict) or not set(plan) >= PLAN_KEYS:
@@ -207,7 +222,7 @@ def _is_whole(plan: Entry) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, or of a folder's files with their names."""
+    """Return the checksum of a file, or of a folder's files with their names (an .mlpackage)."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     parts = sorted(part for part in path.rglob("*") if part.is_file())
@@ -216,7 +231,7 @@ def sha256(path: Path) -> str:
 
 
 def check_file(folder: Path, entry: Entry) -> Path:
-    """Return the path of a file of the bundle that is as it was written. Raises BundleError."""
+    """Return the path of an undamaged file of the bundle. Raises BundleError."""
     path = Path(folder, entry["file"])
     if not path.exists():
         raise BundleError(f"{path}: is missing; copy the bundle again")
@@ -226,10 +241,10 @@ def check_file(folder: Path, entry: Entry) -> Path:
 
 
 def read_results(folder: Path, plan: Entry) -> list[Entry]:
-    """Return the lines of the results, their header first; a last line that was cut short is left
-    out. Raises BundleError."""
+    """Return the lines of the results, the header first. Raises BundleError."""
     path = folder / RESULTS_FILE
     text = path.read_bytes() if path.exists() else b""
+    # Up to the last newline: a line without one was being written when the power went.
     entries: list[Entry] = []
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
@@ -252,7 +267,12 @@ def read_results(folder: Path, plan: Entry) -> list[Entry]:
 
 
 class Results:
-    """The results of a bundle: a line each, on disk before the next measurement starts."""
+    """The results of a bundle, one line each, on disk before the next measurement starts.
+
+    Raises:
+        BundleError: for results of another bundle or machine, and while another process measures.
+        NotWritten: when the folder cannot be written to.
+    """
 
     def __init__(self, folder: Path, plan: Entry, device: Entry) -> None:
         self.path = folder / RESULTS_FILE
@@ -268,10 +288,11 @@ class Results:
                     f"{self.path}: was begun with {name} {found!r}, this run has"
                     f" {device.get(name)!r}; go on where it was begun, or remove it to start again"
                 )
+        # A torn last line goes, or the next line would be appended to it.
         os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
     def _locked(self) -> IO[bytes]:
-        """Return the lock lasts as long as this file is open, and no longer than the process."""
+        """Return the locked file; the lock lasts until it is closed or the process ends."""
         try:
             file = self.path.with_name(".lock").open("wb")
             if fcntl is not None:
@@ -285,7 +306,7 @@ class Results:
         return file
 
     def append(self, entry: Entry) -> None:
-        """Add a line and waits until it is on disk."""
+        """Add a line and wait until it is on disk."""
         self._write(entry, "ab")
 
     def _write(self, entry: Entry, mode: str) -> None:
@@ -303,8 +324,10 @@ class Results:
 
 
 class Timer:
-    """Times .tflite files in a process of its own, which starts with the first file and anew after
-    a crash."""
+    """The parent of a process that times .tflite files (`timer.py`).
+
+    The process starts with the first file, and anew after a crash. It is pinned to the last cores.
+    """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -318,8 +341,11 @@ class Timer:
         return self._ask({"path": str(path), "threads": self.threads, "cores": self._cores})
 
     def describe(self, plan: Entry) -> Entry:
-        """This machine, in the fields of a table's device file. Raises BundleError where no runtime
-        is installed."""
+        """Return this machine in the fields of a table's device file.
+
+        Raises:
+            BundleError: when no runtime for .tflite files is installed.
+        """
         try:
             found = self._ask({})
         except CannotRun as error:
@@ -344,6 +370,7 @@ class Timer:
         return {**plan["device"], **here}
 
     def close(self) -> None:
+        """End the process, if it runs."""
         process = self._process
         self._process = None
         if process is not None:
@@ -351,6 +378,7 @@ class Timer:
             process.communicate()
 
     def _ask(self, request: Entry) -> Entry:
+        """Send one JSON line and return the answer. Raises CannotRun for an error or a crash."""
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -359,6 +387,7 @@ class Timer:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        # The end of its output is the end of the process: native code has crashed.
         if not line:
             process.wait()
             self._process = None
@@ -369,6 +398,7 @@ class Timer:
         return answer
 
     def _start(self) -> subprocess.Popen[str]:
+        """Start the process, in a session of its own so that ctrl-C reaches only the parent."""
         command = [sys.executable, str(Path(__file__).resolve().with_name(TIMER_FILE))]
         self._process = subprocess.Popen(
             command,
@@ -382,6 +412,7 @@ class Timer:
 
 def processor() -> str:
     """Return the name of the board, else of its processor."""
+    # Boards have a device tree, whose text ends with a zero byte and has no key.
     for name, keys in (
         ("/proc/device-tree/model", ("",)),
         ("/proc/cpuinfo", ("model name", "Hardware")),
@@ -397,7 +428,7 @@ def processor() -> str:
 
 
 def run_litert(folder: Path, progress: Progress, threads: int | None = None) -> dict[str, int]:
-    """Return `run` for a bundle of .tflite files, on the CPU of this machine."""
+    """Run a bundle of .tflite files on this machine's CPU; arguments and counts as of `run`."""
     plan = read_plan(folder)
     if plan["device"]["kind"] == "coreml":
         raise BundleError(f"{folder}: is for Core ML; on a Mac: nas profile --run {folder}")

@@ -1,8 +1,8 @@
-"""Times .tflite files on the CPU: answers each JSON line on stdin with one.
+"""Time .tflite files on the CPU, for `run.py`: answer each JSON line on stdin with one.
 
-A copy of this file goes into every bundle, beside `run.py`, which starts it: what crashes it costs
-one file. It stands alone on Python 3.8 or newer with numpy and ai-edge-litert or tflite-runtime.
-The host is timed by its `quietest` too.
+A copy of this file goes into every bundle, beside `run.py`, which starts it as a process. A crash
+costs one file then. It stands alone on Python 3.8 or newer with numpy and ai-edge-litert or
+tflite-runtime. The host's `time_worker` calls its `time_file` too.
 """
 
 from __future__ import annotations
@@ -31,23 +31,29 @@ RUNTIMES = (
     ("ai_edge_litert.interpreter", "ai-edge-litert", "LiteRT Interpreter"),
     ("tflite_runtime.interpreter", "tflite-runtime", "TensorFlow Lite Interpreter"),
 )
-"""Module, distribution and name; the first that is there is used."""
+"""Module, distribution and name of each runtime; the first one that is installed is used."""
 ROUND_S = 0.1
 ROUND_RUNS = 5
 LEAST_ROUNDS = 2
 MOST_ROUNDS = 12
 MOST_S = 4.0
-"""A round is at least ROUND_S long and ROUND_RUNS runs; rounds end at MOST_S once LEAST_ROUNDS are
-done."""
+"""Limits of rounds: each lasts ROUND_S and ROUND_RUNS runs at least.
+
+There are LEAST_ROUNDS to MOST_ROUNDS of them, and no further one after MOST_S seconds.
+"""
 LOADS = 3
-"""A file is loaded this often and the middle one counts: where its weights come to lie in memory
-makes up to 10 %."""
+"""Number of loads of a file, of which the middle one counts.
+
+Each load places the weights elsewhere in memory, which changes the latency by up to 10 %.
+"""
 QUIET = 1.01
-"""A round is quiet when its median is within 1 % of the lowest; two quiet rounds are enough."""
+"""Maximum ratio of a quiet round's median to the lowest one; two quiet rounds are enough."""
 
 
 def main() -> None:
-    """What runtimes print goes nowhere."""
+    """Answer requests until stdin closes."""
+    # Runtimes print to file descriptors 1 and 2, which would mix with the answers: both lead
+    # nowhere from here on, and the answers go to a copy of the first.
     replies = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -73,7 +79,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe() -> dict[str, Any]:
-    """Return the runtime that is used and its version, and the versions of what is around it."""
+    """Return the runtime that is used, its version, and the versions of NumPy and Python."""
     _, distribution, name = find_runtime()
     tools = {
         "numpy": np.__version__,
@@ -102,10 +108,14 @@ def find_runtime() -> tuple[str, str, str]:
 def time_file(
     path: str, threads: int, loads: int = LOADS, most_s: float = MOST_S, round_s: float = ROUND_S
 ) -> dict[str, Any]:
-    """Return milliseconds of one run of a .tflite file, `median_ms`, `p10_ms` and `p90_ms`, and the
-    number of `runs`.
+    """Return `median_ms`, `p10_ms` and `p90_ms` of one run of a .tflite file, and its `runs`.
 
-    `loads`, `most_s` and `round_s` are for who times the file several times anyhow.
+    Args:
+        path: of the file.
+        threads: CPU threads.
+        loads: number of loads, of which the middle one counts.
+        most_s: seconds after which no further round and no further load begins.
+        round_s: minimum seconds of a round.
     """
     runtime = find_runtime()[0]
     found: list[Samples] = []
@@ -118,24 +128,28 @@ def time_file(
 
 
 def quietest(run: Run, most_s: float = MOST_S, round_s: float = ROUND_S) -> Samples:
-    """Return seconds of single runs, from the quiet rounds alone.
+    """Return seconds of single runs, (runs,), from the quiet rounds alone.
 
-    Another process that takes the core or the cache makes whole rounds slow, never fast, so the
-    rounds with the lowest medians are the ones that nothing disturbed.
+    Another process that takes the core or the cache makes whole rounds slow, never fast. So the
+    rounds with the lowest medians are the undisturbed ones.
     """
     warm_up = _round(run, round_s)
     rounds: list[Samples] = []
+    # The warm-up is part of the time, and of no result.
     end = time.perf_counter() + most_s - warm_up.sum()
     while True:
         rounds.append(_round(run, round_s))
         medians = np.array([np.median(samples) for samples in rounds])
         quiet = medians <= medians.min() * QUIET
+        # A single fastest round may be luck; a second one within QUIET of it confirms it.
         enough = len(rounds) >= LEAST_ROUNDS and (quiet.sum() >= 2 or time.perf_counter() > end)
         if enough or len(rounds) == MOST_ROUNDS:
             return np.concatenate([rounds[index] for index in np.flatnonzero(quiet)])
 
 
 def _round(run: Run, round_s: float) -> Samples:
+    """Return seconds of the runs of one round, (runs,)."""
+    # The end of one run is the begin of the next: one look at the clock per run.
     clock = time.perf_counter
     samples: list[float] = []
     before = clock()
@@ -149,7 +163,7 @@ def _round(run: Run, round_s: float) -> Samples:
 
 
 def load(path: str, threads: int, runtime: str = RUNTIMES[0][0]) -> Run:
-    """Return what runs a .tflite file once, on random inputs."""
+    """Return a function that runs a .tflite file once, on random inputs."""
     if runtime == RUNTIMES[0][0]:
         return _compiled(path, threads)
     interpreter = importlib.import_module(runtime).Interpreter(path, num_threads=threads)

@@ -1,4 +1,4 @@
-"""The computer that this runs on: LiteRT on its CPU."""
+"""The computer that nas runs on, which measures with LiteRT on its CPU (`--device host`)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ _TOOLS = ("ai-edge-litert", "litert-torch", "torch", "numpy")
 
 
 class Host(Device):
-    """Converts in some processes and times in another, on cores of its own where there are several.
+    """This computer: some processes convert and another one times, on cores of its own if possible.
 
     Args:
-        threads: CPU threads of a run; the cores that they are pinned to are the last ones there
-            are.
-        cache: where converted files are kept, by content.
+        threads: CPU threads of a run, pinned to the last cores.
+        cache: folder of converted files (default: the user's cache).
 
     Raises:
         InputError: when there are fewer cores than threads.
     """
 
+    # A call costs next to nothing here: the mean over a stack scatters less than the slope.
     slope = False
+    # Short measurements, repeated later: slow spells of a shared machine last for tens of seconds.
     repeats = 6
     profiled_by = (
         "one after the other, each as a file of its own on the output of the one before it"
@@ -48,6 +49,7 @@ class Host(Device):
                 f"--threads {threads}: this machine has {len(cores)} cores to pin threads to"
             )
         self.threads = threads
+        # The last cores time, the others convert. With as many threads as cores both share them.
         self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
         convert_on = [core for core in cores if core not in self._run_on] or self._run_on
         spare = [core for core in self._run_on if core not in convert_on]
@@ -87,6 +89,7 @@ class Host(Device):
         )
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
+        # A process of its own, which holds all files of the network at once and ends with them.
         artifacts = [self.prepare(chain) for chain in chains]
         paths = [str(artifact.result()) for artifact in artifacts]
         worker = Worker("nas.devices.host.profile_worker")
@@ -104,12 +107,14 @@ class Host(Device):
 
 
 def _cores() -> Sequence[int]:
+    """Return the cores that this process may use; all where the system does not say."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
 
 
 def _processor() -> str:
+    """Return the name of the processor, from /proc/cpuinfo where there is one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

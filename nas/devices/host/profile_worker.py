@@ -1,10 +1,10 @@
-"""Worker that times .tflite files in turn on the CPU, each on the output of the one before it.
+"""Worker that times .tflite files in turn on the CPU, for `Host.profile`.
 
-LiteRT's Python packages give no profile of a network's operations (its profiler has no binding),
-and the XNNPACK kernels that a profile would list carry no names to know the operations by. This
-comes close to one: every operation is a file of its own, all of them loaded side by side, and they
-run and are timed in the order of the network, so that each finds its input and its weights where
-the network would have left them.
+LiteRT's Python packages give no profile of a network's operations: its profiler has no binding, and
+the XNNPACK kernels that a profile would list carry no names to know the operations by. This worker
+comes close to one. Every operation is a file of its own, and all are loaded side by side. They run
+and are timed in the order of the network, each on the output of the one before it. So each finds
+its input and its weights where the network would have left them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from nas.convert.worker import go_first, serve
 from nas.devices.board.timer import LEAST_ROUNDS, MOST_ROUNDS, QUIET, ROUND_RUNS, ROUND_S
 
 MOST_S = 20.0
-"""A pass over a whole network takes longer than an operation; rounds end here at the latest."""
+"""Seconds after which no further round begins; a pass over a network takes longer than a run."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file, the buffers that it reads, and those that it writes."""
+    """A loaded file with its input buffers and its output buffers."""
 
     model: Any
     inputs: list[Any]
@@ -49,25 +49,29 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def time_in_turn(paths: Sequence[str], threads: int) -> list[float]:
-    """Return milliseconds of each file's run, medians over the quietest rounds of passes over all
-    of them."""
+    """Return the median ms of each file's run, over the quiet rounds of passes over all files."""
     files = load(paths, threads)
     _round(files)  # warm-up
     rounds: list[NDArray[np.float64]] = []
     end = time.perf_counter() + MOST_S
     while True:
         rounds.append(_round(files))
+        # As `timer.quietest`, with whole passes: a disturbance hits operations in a row, and
+        # rounds are kept or dropped for all of them together.
         totals = np.array([np.median(passes.sum(axis=1)) for passes in rounds])
         quiet = totals <= totals.min() * QUIET
         enough = len(rounds) >= LEAST_ROUNDS and (quiet.sum() >= 2 or time.perf_counter() > end)
         if enough or len(rounds) == MOST_ROUNDS:
+            # (passes, files)
             chosen = np.concatenate([rounds[index] for index in np.flatnonzero(quiet)])
             return [float(ms) for ms in np.median(chosen, axis=0) * 1e3]
 
 
 def load(paths: Sequence[str], threads: int) -> list[Loaded]:
-    """Return the files, each with the one before it as its source where that writes what it takes,
-    else with random inputs."""
+    """Return the loaded files.
+
+    Each reads the output buffers of the one before it where the shapes fit, else random inputs.
+    """
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.options import CpuOptions, Options
 
@@ -97,7 +101,7 @@ def _shapes(details: dict[str, Any]) -> list[tuple[int, ...]]:
 
 
 def _round(files: Sequence[Loaded]) -> NDArray[np.float64]:
-    """Return seconds of some passes, a row each, a column a file."""
+    """Return seconds of the passes of one round, (passes, files)."""
     clock = time.perf_counter
     passes: list[list[float]] = []
     end = clock() + ROUND_S

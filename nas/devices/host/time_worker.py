@@ -1,5 +1,7 @@
-"""Worker that times .tflite files with LiteRT's CompiledModel on the CPU. Needs numpy and
-ai-edge-litert alone."""
+"""Worker that times .tflite files with LiteRT on the CPU, for `Host.measure`.
+
+It needs numpy and ai-edge-litert alone.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,11 @@ from nas.convert.worker import go_first, serve
 from nas.devices.board.timer import time_file
 
 MOST_S, ROUND_S = 0.1, 0.05
-"""Short, as `Host.repeats` brings it back later, with the file loaded anew: slow spells of a shared
-machine last for tens of seconds, and what is measured at once falls into one as a whole."""
+"""Limits of one measurement in seconds, and of one round.
+
+They are short, as `Host.repeats` measures the file again later, loaded anew. Slow spells of a
+shared machine last for tens of seconds: a longer measurement would fall into one as a whole.
+"""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The architecture as a YAML file that anyone can read and `nas.load_architecture` loads."""
+"""Target `config`: the architecture as a YAML file for people and `nas.load_architecture`."""
 
 from __future__ import annotations
 

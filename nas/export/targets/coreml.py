@@ -1,4 +1,4 @@
-"""Core ML export: an ML program of a network, in half precision where that is safe."""
+"""Target `coreml`: an ML program of a network that computes in float16."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INPUT = "image"
 SCORES = "scores"
 LABEL = "classLabel"
 SPECIFICATION = 7
-"""Of iOS 16 and macOS 13."""
+"""Version of the Core ML specification that iOS 16 and macOS 13 introduced."""
 NOTE = "converted and inspected, not run: Core ML runs on Apple's systems alone"
 
 
@@ -30,16 +30,19 @@ def write(model: Model, path: Path) -> None:
 
 
 def convert(model: Model) -> Any:
-    """Return the `coremltools.models.MLModel`: an image to a class label and each class's
-    probability, or to scores.
+    """Return the `coremltools.models.MLModel` of a network.
 
-    The image comes as it is, and the graph normalises it, in float16 as all else: an image input's
-    own scale and bias become float32 operations, which no Neural Engine runs, and know no deviation
-    of each channel.
+    It takes an image and gives a class label and the probability of each class, or scores of dense
+    prediction.
+
+    The graph normalises the image, in float16 as everything else. The scale and bias of
+    `ct.ImageType` are not used: they become float32 operations, which no Neural Engine runs, and
+    have no standard deviation per channel.
     """
     import coremltools as ct
 
     shape = (1, 3, *model.architecture.resolution)
+    # An app expects probabilities from a classifier; the network ends with logits (1, classes).
     module: nn.Module = Deployed(rescale(deployed(model.network())))
     if not model.dense:
         module = nn.Sequential(module, nn.Softmax(dim=1))
@@ -47,6 +50,7 @@ def convert(model: Model) -> Any:
     ends: dict[str, Any] = {"classifier_config": ct.ClassifierConfig(list(model.classes), LABEL)}
     if model.dense:
         ends = {"outputs": [ct.TensorType(SCORES)]}
+    # Core ML loads models on Apple's systems alone, so the conversion does not try.
     converted = ct.convert(
         raise_guards(coreml_convert.without_aliases(program)),
         convert_to="mlprogram",
@@ -61,6 +65,7 @@ def convert(model: Model) -> Any:
 
 
 def _describe(converted: Any, model: Model) -> None:
+    """Fill in the texts that Xcode shows, and the metadata."""
     height, width = model.architecture.resolution
     converted.author = model.about["author"]
     converted.version = model.about["version"]
@@ -78,10 +83,10 @@ def _describe(converted: Any, model: Model) -> None:
 
 
 def inspect(path: Path, model: Model) -> dict[str, Any]:
-    """Return shapes, types, image input and class labels by the program's specification.
+    """Return specification version, image input, types and number of labels of an ML program.
 
     Raises:
-        NasError: when one of them is not as an app expects it.
+        NasError: when one of them is not as expected.
     """
     import coremltools as ct
 
@@ -122,8 +127,10 @@ def operations(spec: Any) -> list[Any]:
 
 
 def _types(spec: Any) -> set[str]:
-    """Return what the program computes in; constants aside, which may be kept in fewer bits, and
-    the cast to the outputs."""
+    """Return the types in which the program computes.
+
+    Constants do not count, as they may be stored in fewer bits. Nor do the casts to the outputs.
+    """
     from coremltools.proto import MIL_pb2
 
     return {
@@ -135,7 +142,7 @@ def _types(spec: Any) -> set[str]:
 
 
 def _labels(spec: Any) -> list[str]:
-    """Return the labels in the operation that classifies."""
+    """Return the labels in the operation that classifies, or [] without one."""
     for operation in operations(spec):
         if operation.type == "classify":
             (classes,) = operation.inputs["classes"].arguments
@@ -159,8 +166,11 @@ TARGET = Target(
 
 
 SMALLEST = float(np.finfo(np.float16).smallest_normal)
-"""6.1e-5. What is smaller has fewer digits, and is 0 on hardware that flushes it, as Neural Engines
-are said to do."""
+"""The smallest normal number of float16, 6.1e-5.
+
+Smaller ones have fewer digits. Hardware that flushes them to 0, as Neural Engines are said to,
+loses them.
+"""
 
 _GUARDS = (
     torch.ops.aten.add.Tensor,
@@ -172,7 +182,7 @@ _GUARDS = (
 
 
 def rescale(network: nn.Module) -> nn.Module:
-    """Make the sums inside blocks fit float16, in place; what the network gives stays the same."""
+    """Rescale weights in place so that sums inside blocks fit float16; outputs stay the same."""
     for block in network.modules():
         if isinstance(block, Block):
             block.fit_float16()
@@ -180,12 +190,12 @@ def rescale(network: nn.Module) -> nn.Module:
 
 
 def raise_guards(program: ExportedProgram) -> ExportedProgram:
-    """Make what keeps a division from dividing by 0 a number that float16 holds, in place.
+    """Raise constants that guard a division to numbers that float16 holds, in place.
 
     An eps of 1e-15 that is added to a denominator, or a floor of 1e-24 under a sum of squares, is 0
-    in float16: where nothing else is there, 0 / 0 results. Constants between 0 and SMALLEST become
-    SMALLEST.
+    in float16, and 0 / 0 may result. Constants between 0 and SMALLEST become SMALLEST.
     """
+    # Only additions and floors guard. A small factor, say, must stay as it is.
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target in _GUARDS:
             node.args = tuple(_raised(value) for value in node.args)

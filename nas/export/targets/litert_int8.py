@@ -1,5 +1,7 @@
-"""Target `litert-int8`: weights and activations in 8 bits, their ranges from images (post-training
-quantisation)."""
+"""Target `litert-int8`: weights and activations in 8 bits, by post-training quantisation.
+
+The ranges of activations come from calibration images.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ from nas.export.targets import litert
 
 
 def in_float(network: nn.Module) -> str:
-    """Return the pattern of tensor names, which carry the classes of modules, of what stays in
-    float32.
+    """Return a pattern of the names of tensors that stay in float32.
 
-    Layer norms everywhere, and what the network's blocks name (`Block.float_parts`), without the
-    convolutions in it.
+    These are the tensors of layer norms and of the parts that the network's blocks name
+    (`Block.float_parts`), without the convolutions in these parts. Names of tensors in a .tflite
+    file contain the classes of their modules.
     """
     parts = {
         part
@@ -35,8 +37,10 @@ def in_float(network: nn.Module) -> str:
 
 
 def write(model: Model, path: Path) -> None:
-    """Quantise the float32 file; scales are symmetric and one a channel for weights, one a tensor
-    for activations."""
+    """Write the float32 file, quantised.
+
+    Scales of weights are symmetric, one per channel. Activations have one scale per tensor.
+    """
     with TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.tflite"
         litert.convert(model, plain)
@@ -45,9 +49,12 @@ def write(model: Model, path: Path) -> None:
 
 
 def _quantised(plain: Path, model: Model) -> bytes:
+    """Return the content of the quantised file of a float32 file."""
     from ai_edge_quantizer import qtyping, quantizer, recipe
 
     assert model.calibration is not None
+    # Static: the ranges of activations are fixed now, not measured in each run. Weights int8,
+    # activations int8.
     tool = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
     tool.update_quantization_recipe(
         in_float(model.network()),
@@ -56,7 +63,8 @@ def _quantised(plain: Path, model: Model) -> bytes:
     )
     samples, pixels = _samples(plain, model)
     ranges = tool.calibrate(samples, num_threads=1)
-    # Ranges are moving averages over the images; that of a pixel is known, and makes its scale 1.
+    # The tool's ranges are moving averages over the images. The range of pixels is known: 0 to 255
+    # gives the input a scale of 1, so that pixels are not rounded.
     ranges[pixels] = {
         "min": np.full((1, 1, 1, 1), 0.0, np.float32),
         "max": np.full((1, 1, 1, 1), PIXEL, np.float32),
@@ -65,14 +73,14 @@ def _quantised(plain: Path, model: Model) -> bytes:
 
 
 def _samples(plain: Path, model: Model) -> tuple[dict[str, list[dict[str, Any]]], str]:
-    """Return the calibration images as the file's signature takes them, and the name of the tensor
-    that they go into."""
+    """Return the calibration images by the file's signature, and the name of the input tensor."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(plain))
     ((signature, names),) = interpreter.get_signature_list().items()
     (name,) = names["inputs"]
     assert model.calibration is not None
+    # Each (3, H, W) to (1, H, W, 3).
     images = [
         {name: image.transpose(1, 2, 0)[None].astype(np.float32)} for image in model.calibration
     ]

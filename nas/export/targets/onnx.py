@@ -1,4 +1,4 @@
-"""Target `onnx`: one ONNX file with metadata."""
+"""Target `onnx`: one ONNX file with normalisation and metadata inside."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from nas.export.deploy import Deployed, deployed
 from nas.export.target import Images, Model, Outputs, Target
 
 OPSET = 18
-"""The first with the operations that torch's exporter writes without converting."""
+"""ONNX operator set: the first that torch's exporter writes without a version conversion."""
 INPUT = "image"
 OUTPUT = "logits"
 
 
 def write(model: Model, path: Path) -> None:
-    """(1, 3, H, W) RGB pixels from 0 to 255, float32, to logits; what they are called stands in
-    `metadata_props`.
+    """Write a file that maps pixels (1, 3, H, W) to logits (1, classes).
 
-    Nothing is optimised here, which ONNX Runtime does when it loads a file: the exporter takes the
-    addition of a small number, as the 1e-15 that keeps EfficientViT's attention from dividing by 0,
-    for that of 0 and drops it.
+    Pixels are RGB from 0 to 255 in float32. Dense prediction gives scores (1, classes, H, W). Names
+    of the classes are in `metadata_props`.
+
+    The exporter does not optimise the graph; ONNX Runtime does so when it loads a file. The
+    exporter's optimiser drops the addition of a small number as if it were 0. EfficientViT's
+    attention adds 1e-15 to avoid a division by 0.
     """
     import onnx
 
@@ -49,7 +51,7 @@ def write(model: Model, path: Path) -> None:
 
 
 def metadata(model: Model) -> dict[str, str]:
-    """Return what goes into `metadata_props`; lists are JSON."""
+    """Return the entries of `metadata_props`; lists are JSON."""
     return {
         **model.about,
         "classes": json.dumps(model.classes, ensure_ascii=False),
@@ -65,17 +67,20 @@ def metadata(model: Model) -> dict[str, str]:
 
 
 def run(path: Path, images: Images) -> Outputs:
+    """Return the outputs of a file for images (N, 3, H, W)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # One image at a time: the graph has a fixed batch of 1.
     return np.concatenate(
         [session.run([OUTPUT], {INPUT: image[None].astype(np.float32)})[0] for image in images]
     )
 
 
 def alone(chain: Chain, path: Path) -> None:
+    """Write a chain of operations alone, to find out whether ONNX can express it."""
     from nas.convert.litert import build
 
     module, _ = build(chain)

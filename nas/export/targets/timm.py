@@ -1,9 +1,9 @@
-"""Target `timm`: arguments for `timm.create_model`, and the weights as timm's network of them names
-and shapes them.
+"""Target `timm`: arguments for `timm.create_model`, and weights under timm's names.
 
-timm's classes take widths, depths and a few numbers more. A member is expressed when the network
-that timm builds from these has the same operations, one by one; the first that differs is named.
-Checked against timm 1.0 by its code, and against names and shapes recorded from it.
+timm's classes take widths, depths and a few other numbers. A member can be expressed when the
+network that timm builds from these has the same operations, one by one. Otherwise the first that
+differs is named. Checked against the code of timm 1.0, and against names and shapes recorded from
+it.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ from nas.space import Architecture, Stage
 from nas.weights.importing import export_weights
 
 RESOLUTION = (224, 224)
-"""EfficientFormer's attention in timm has biases for 7x7 tokens, whatever the input."""
+"""Input size of timm's EfficientFormer, whose attention has biases for 7x7 tokens at any size."""
 STAGES = 4
 
 
 @dataclass(frozen=True)
 class Expressed:
-    """A network in timm's words.
+    """The call of `timm.create_model` for a network.
 
     Attributes:
-        model: a registered name, whose other settings stay as they are.
-        arguments: for `timm.create_model` beside the name.
-        layout: of its weights, in `nas.weights.LAYOUTS`.
-        built: the architecture that timm builds from them.
+        model: a name that timm registers; settings that are not in `arguments` are this model's.
+        arguments: the arguments beside the name.
+        layout: layout of the weights, in `nas.weights.LAYOUTS`.
+        built: the architecture that timm builds from the call.
     """
 
     model: str
@@ -93,13 +93,14 @@ def write(model: Model, path: Path) -> None:
 
 
 def state_dict(model: Model, found: Expressed) -> dict[str, Tensor]:
-    """Return what `load_state_dict` of the timm network takes with strict=True."""
+    """Return the state dict that the timm network loads with strict=True."""
     tensors = export_weights(model.network(), found.layout)
     if found.layout != "efficientvit/timm" and found.arguments.get("distillation", True):
-        # The network has two classifiers and takes their mean; equal ones give what the only one
-        # does.
+        # timm's network has two classifiers and answers with their mean. Two equal ones answer as
+        # the single one of ours does.
         for part in ("weight", "bias"):
             tensors.setdefault(f"head_dist.{part}", tensors[f"head.{part}"].clone())
+    # timm stores the index of each pair's bias beside the table of biases.
     if found.layout == "efficientformer/timm":
         for name in [name for name in tensors if name.endswith("attention_biases")]:
             tensors[name.replace("attention_biases", "attention_bias_idxs")] = _distances(7, 7)
@@ -107,7 +108,7 @@ def state_dict(model: Model, found: Expressed) -> dict[str, Tensor]:
 
 
 def express(arch: Architecture) -> Expressed:
-    """Return the arguments for the network, without weights.
+    """Return the call of `timm.create_model` for an architecture.
 
     Raises:
         NasError: naming the operation that timm's code cannot express.
@@ -123,6 +124,8 @@ def express(arch: Architecture) -> Expressed:
             f"cannot express {len(arch.stages)} stages: timm's networks of such blocks have"
             f" {STAGES}"
         )
+    # A family reads the numbers that timm takes off the architecture and builds what timm would
+    # build from them. Where both have the same operations, the call expresses the architecture.
     found = family(arch)
     for index, (ours, theirs) in enumerate(zip(operations, found.built.operations(), strict=False)):
         if (ours.spec, ours.input) != (theirs.spec, theirs.input):
@@ -140,6 +143,7 @@ def _refusal(arch: Architecture, index: int, reason: str) -> NasError:
 
 
 def _efficientformer(arch: Architecture) -> Expressed:
+    """Return timm's EfficientFormer nearest to an architecture."""
     blocks = _blocks(arch)
     last = arch.stages[-1].present
     attention = sum(isinstance(block, MB3D) for block in last)
@@ -151,6 +155,8 @@ def _efficientformer(arch: Architecture) -> Expressed:
             -2,
             "timm's EfficientFormer has attention biases for 7x7 tokens alone, of 224x224 pixels",
         )
+    # timm takes one ratio and one pool for all blocks, and puts attention at the end of the last
+    # stage. A member that differs is refused by the comparison in `express`.
     ratio = _first(blocks, "expansion", 4)
     pool = _first(blocks, "pool", 3)
     stages = [
@@ -173,12 +179,17 @@ def _efficientformer(arch: Architecture) -> Expressed:
 
 
 def _efficientformerv2(arch: Architecture) -> Expressed:
+    """Return timm's EfficientFormerV2 nearest to an architecture."""
+    # timm takes one number of attention blocks, for each of the last two stages, but a ratio for
+    # every block.
     attention = max(
         sum(isinstance(block, AttentionFFN) for block in stage.present) for stage in arch.stages
     )
     ratios = [[_first([block], "expansion", 4) for block in stage.present] for stage in arch.stages]
     stages: list[list[BlockSpec]] = []
     for index, expansions in enumerate(ratios):
+        # Attention stands at the end of the last two stages. In the third it works on a grid of
+        # half the size.
         local = len(expansions) - (attention if index >= 2 else 0)
         stride = 2 if index == 2 else 1
         stages.append(
@@ -213,7 +224,9 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
 
 
 def _swiftformer(arch: Architecture) -> Expressed:
+    """Return timm's SwiftFormer nearest to an architecture."""
     ratio = _first(_blocks(arch), "expansion", 4)
+    # Every stage ends with one additive encoder.
     stages = [
         [ConvEncoder(ratio)] * (depth - 1) + [AdditiveEncoder(ratio)] * min(depth, 1)
         for depth in arch.depths
@@ -232,6 +245,7 @@ def _swiftformer(arch: Architecture) -> Expressed:
 
 
 def _efficientvit(arch: Architecture) -> Expressed:
+    """Return timm's EfficientViT, of class B or L by its stem, nearest to an architecture."""
     assert isinstance(arch.stem, EfficientViTStem)
     large = arch.stem.block == "res_block"
     head_dim = _first(_blocks(arch), "head_dim", 32)
@@ -253,7 +267,7 @@ def _efficientvit(arch: Architecture) -> Expressed:
             "hardswish",
             *_small(arch, head_dim, ratio),
         )
-        # Of the stages without attention timm counts the block that enters one.
+        # In the two stages without attention timm's depth includes the block that enters the stage.
         arguments |= {
             "depths": [1, *(d + (i < 2) for i, d in enumerate(arch.depths))],
             "expand_ratio": ratio,
@@ -267,6 +281,7 @@ def _efficientvit(arch: Architecture) -> Expressed:
 def _small(
     arch: Architecture, head_dim: int, ratio: int
 ) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
+    """Return the entries and stages of timm's EfficientViT-B, with one ratio for all blocks."""
     entries: list[EntrySpec] = [
         MBConvDown(w, ratio, fewer_norm=i >= 2) for i, w in enumerate(arch.widths)
     ]
@@ -278,6 +293,7 @@ def _small(
 
 
 def _large(arch: Architecture, head_dim: int) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
+    """Return the entries and stages of timm's EfficientViT-L, whose code fixes all ratios."""
     act: Any = "gelu_tanh"
     one, two, three, four = arch.widths
     entries: list[EntrySpec] = [
@@ -301,6 +317,7 @@ def _built(
     stages: Sequence[Sequence[BlockSpec]],
     head: HeadSpec,
 ) -> Architecture:
+    """Return an architecture of these parts, with the rest of `arch`."""
     return replace(
         arch,
         stem=None,
@@ -316,7 +333,7 @@ def _blocks(arch: Architecture) -> list[BlockSpec]:
 
 
 def _first(blocks: Sequence[BlockSpec], name: str, default: int) -> int:
-    """Return the hyperparameter of the first block that has it."""
+    """Return a hyperparameter of the first block that has it, or the default."""
     found = (block.hyperparameters().get(name) for block in blocks)
     return next((int(value) for value in found if value is not None), default)
 
@@ -326,9 +343,10 @@ def _distilled(arch: Architecture) -> bool:
 
 
 def _distances(height: int, width: int) -> Tensor:
-    """For each pair of tokens the index (|dy|, |dx|) of its bias."""
+    """Return the index |dy| * width + |dx| of the bias of each pair of tokens (N, N)."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()])
+    places = torch.stack([rows.flatten(), columns.flatten()])  # (2, N)
+    # (2, N, 1) - (2, 1, N) is (2, N, N).
     apart = (places[:, :, None] - places[:, None]).abs()
     return apart[0] * width + apart[1]
 
@@ -342,6 +360,6 @@ FAMILIES: dict[str, Callable[[Architecture], Expressed]] = {
     "additive_encoder": _swiftformer,
     "efficientvit_stem": _efficientvit,
 }
-"""Kinds of blocks to the family of timm's that has them."""
+"""Kind of a block to the function of the timm family that has it."""
 
 TARGET = Target("timm", write, packages=("torch", "safetensors"))

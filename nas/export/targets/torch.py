@@ -1,5 +1,4 @@
-"""Target `torch`: the weights as they are trained, one safetensors file for
-`nas.build(architecture)`."""
+"""Target `torch`: the weights as trained, in one safetensors file for `nas.build(architecture)`."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from nas.export.target import Model, Target, save_state
 
 
 def write(model: Model, path: Path) -> None:
-    """Nothing is folded or merged: the file goes on training where the network left off."""
+    """Write the weights. Nothing is folded or merged, so they can be trained further."""
     save_state(path, model.state, model.architecture, model.classes)
 
 

@@ -1,9 +1,8 @@
-"""One found network on the device it was found for, beside what its table predicted, operation by
-operation.
+"""Measure a searched network on its device and compare it with the table, for `nas check RUN`.
 
-`nas check RUN` calls it. The published member that one would ship otherwise (`Rival`) is measured
-by turns with it: a found network is compared with what the other really takes, as a mispredicted
-target flatters it.
+The comparison goes down to single operations. The published member that one would ship otherwise
+(`Rival`) is measured by turns with the network: a search that was led by wrong predictions must
+show against the rival's measured latency, not its predicted one.
 """
 
 from __future__ import annotations
@@ -32,14 +31,17 @@ from nas.versions import versions
 
 FORMAT = "nas-run-check-1"
 EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
-"""Kind of a device to the target of `nas export` whose file it runs as it is. Core ML's benchmark
-feeds no images, and those its exported files take."""
+"""Export target whose file a device runs as it is, by kind of device.
+
+Core ML is missing: its exported files take images, and its benchmark feeds none.
+"""
 APART_S = 2.0
-"""Between two measurements of one network on a device that repeats: what disturbs it lasts for tens
-of seconds."""
+"""Pause in seconds between measurements of a network on a device that repeats.
+
+Disturbances last for tens of seconds.
+"""
 RIVAL_TURNS = 3
-"""How often found network and rival take turns at least: a device that heats up would favour the
-one measured first."""
+"""Minimum turns of network and rival: a device that heats up would favour the first of one turn."""
 FOUND = "found"
 EXPORT = "export"
 RIVAL = "rival"
@@ -47,8 +49,11 @@ RIVAL = "rival"
 
 @dataclass(frozen=True)
 class OperationTime:
-    """One operation of the network in ms; the one called `intercept` is what a call costs.
-    `measured_ms` is None where the device gives no times of operations."""
+    """One operation of the network, or the cost of a call (named `intercept`), in ms.
+
+    Attributes:
+        measured_ms: None where the device gives no times of operations.
+    """
 
     name: str
     kind: str
@@ -58,8 +63,7 @@ class OperationTime:
 
 @dataclass(frozen=True)
 class Rival:
-    """The published member that one would ship without the search, and why it is this one, in
-    words."""
+    """The published member that one would ship without the search, and the reason in words."""
 
     architecture: Architecture
     reason: str
@@ -67,12 +71,15 @@ class Rival:
 
 @dataclass(frozen=True)
 class RivalCheck:
-    """The rival as predicted and as measured, with random weights.
+    """Predicted and measured latency of the rival, which has random weights.
 
     Attributes:
+        name: of the published member.
         reason: why it is this member, in words.
-        predicted_ms, error_percent: None where the table lacks rows for it.
-        measured_ms: None where the device could not run it; `failure` says why.
+        predicted_ms: None where the table lacks rows for it.
+        measured_ms: None where the device could not run it.
+        error_percent: of the prediction; None where either latency is missing.
+        failure: why the device could not run it; empty otherwise.
     """
 
     name: str
@@ -85,22 +92,23 @@ class RivalCheck:
 
 @dataclass(frozen=True)
 class RunCheck:
-    """A network as predicted and as measured.
+    """Predicted and measured latency of a network and of its operations.
 
     Attributes:
         error_percent: of the prediction; positive where it is too high.
-        provenance, expected_error: of the prediction.
-        weights: the file whose weights were measured; None where they were random.
-        exported, exported_ms: the file that `nas export` wrote for such a device, and its time. It
-            takes an image in the layout of apps and normalises it, which no table counts; None
-            where there is none.
-        rival: the published member that was measured by turns with the network; None where there is
-            none.
+        provenance: of the prediction.
+        expected_error: of the prediction, in percent.
+        weights: file of the weights that were measured; None where they were random.
+        exported: file that `nas export` wrote for such a device; None where there is none.
+        exported_ms: its latency. It takes an image in the layout of apps and normalises it, which
+            no table counts.
+        rival: the published member that was measured by turns; None where there is none.
         ratio: measured latency over the rival's; None where either is missing.
-        predicted_ratio: the same as predicted.
+        predicted_ratio: predicted latency over the rival's; None where either is missing.
         profile: how the operations were timed, in words; empty where they were not.
-        settings: how the device was set, and its software.
-        versions: of what converted and measured.
+        operations: their latencies, in the order of the network.
+        settings: the device's settings and software.
+        versions: of the packages that converted and measured.
     """
 
     architecture: str
@@ -131,7 +139,7 @@ class RunCheck:
         }
 
     def save(self, folder: Path) -> Path:
-        """Write `check-<device>.yaml` into a run's folder and gives its path."""
+        """Write `check-<device>.yaml` into a run's folder and return its path."""
         path = folder / f"check-{self.device}.yaml"
         write_yaml(path, self.to_dict())
         return path
@@ -149,16 +157,19 @@ def check_network(
     """Measure `arch` as a whole and, where the device can, each of its operations in its place.
 
     Args:
-        weights: a safetensors file with the state dict of `nas.build(arch)`; random ones without.
+        table: of the device.
+        arch: the network.
+        device: what measures.
+        weights: a safetensors file with the state dict of `nas.build(arch)` (default: random ones).
         exported: the network as a file that the device runs (see `exported_file`), to be measured
             too.
-        progress: told "networks" and "operations".
-        rival: a published member to measure by turns with `arch`. Whatever keeps it from running is
-            recorded, and the check of `arch` goes on.
+        progress: is called for "networks" and for "operations".
+        rival: a published member to measure by turns with `arch`. A failure of the rival is
+            recorded, and the check of `arch` continues.
 
     Raises:
         InputError: when the table lacks rows or was measured with other settings, or the weights
-            are another network's.
+            are those of another network.
         NasError: when the device cannot run the network.
         DeviceLost: when the device went away.
     """
@@ -205,6 +216,7 @@ def check_network(
 def _rival_check(
     table: LatencyTable, rival: Rival, measured_ms: float | None, failure: str
 ) -> RivalCheck:
+    """Return the rival's predicted and measured latency side by side."""
     estimate = table.predict(rival.architecture)
     predicted_ms = None if estimate.missing else estimate.ms
     error = None
@@ -231,8 +243,10 @@ def _ratio(ms: float, rival_ms: float | None) -> float | None:
 def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
     """Return a network's weights for a chain of its operations.
 
+    Only the file's header is read; the worker that converts reads the tensors.
+
     Raises:
-        InputError: for a damaged file, or one that has no weights of this network.
+        InputError: for a damaged file, or one without weights of this network.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -246,6 +260,7 @@ def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
         raise InputError(
             f"{path}: no weights of a network (its header has no format '{WEIGHTS_FORMAT}')"
         )
+    # A key of the state dict begins with the name of its operation, as `stage2_block1.conv.weight`.
     there = {key.partition(".")[0] for key in keys}
     wanted = {each.name for each in operations if each.params}
     if there != wanted:
@@ -258,7 +273,7 @@ def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
 
 
 def exported_file(run: Path, kind: str) -> Path | None:
-    """Return what `nas export` wrote for devices of this kind, where it is whole; else None."""
+    """Return the undamaged file that `nas export` wrote for devices of this kind, or None."""
     from nas.runs.exports import Record
 
     if kind not in EXPORTED or not (run / "export").is_dir():
@@ -272,11 +287,19 @@ def exported_file(run: Path, kind: str) -> Path | None:
 def _networks_ms(
     device: Device, networks: Mapping[str, Chain | Path], name: str, progress: Progress
 ) -> tuple[dict[str, float], str]:
-    """Return the time of each file, and of each chain, which is converted, and why the rival has
-    none.
+    """Measure networks by turns, until the times of all of them can be trusted.
 
-    They take turns until the times of all of them can be trusted, so that drift of the device hits
-    all alike.
+    Drift of the device then affects all of them alike.
+
+    Args:
+        networks: a file, or a chain to convert, by FOUND, EXPORT or RIVAL.
+        name: of the network, for messages.
+
+    Returns:
+        Latencies in ms by key, and why the rival has none (empty where it has one).
+
+    Raises:
+        NasError: when the device cannot run a network other than the rival.
     """
     files: dict[str, Path] = {}
     taken: dict[str, list[float]] = {}
@@ -284,6 +307,7 @@ def _networks_ms(
     least = RIVAL_TURNS if RIVAL in networks else 1
 
     def waiting() -> list[str]:
+        """Return the networks that need another turn; a rival that failed has left `files`."""
         return [
             key
             for key in files
@@ -312,14 +336,15 @@ def _networks_ms(
         if file is not networks[key]:
             remove(file)  # whole networks are large, and nobody measures them twice
     progress("networks", len(networks), len(networks))
-    # What else a machine does makes runs slower, never faster. A device that does not repeat needs
-    # no such choice, and its tables were not made by one.
+    # Other load makes runs slower, never faster: the lowest time of a device that repeats counts,
+    # as in its table. The rows of another device are of one measurement each, so the median is
+    # comparable to them.
     best = min if device.repeats > 1 else statistics.median
     return {key: best(taken[key]) for key in files}, failure
 
 
 def _rival_failure(key: str, name: str, error: OperationFailed) -> str:
-    """Return why the rival does not run. Raise NasError where it is another network that does not."""
+    """Return why the rival does not run; raise NasError where another network does not."""
     if key != RIVAL:
         raise NasError(
             f"network {name or 'without a name'} could not be measured: {error}"
@@ -330,8 +355,11 @@ def _rival_failure(key: str, name: str, error: OperationFailed) -> str:
 def _operation_times(
     device: Device, operations: Sequence[Operation], progress: Progress
 ) -> dict[str, float]:
-    """Return milliseconds by the operation's name, the cost of a call taken off and named
-    `intercept`; empty where the device gives none, or cannot run one of them alone."""
+    """Return latencies in ms by operation name, with the cost of a call as `intercept`.
+
+    That cost is subtracted from the others. Empty where the device gives no times of operations,
+    or cannot run one of them alone.
+    """
     progress("operations", 0, len(operations))
     try:
         times = device.profile([EMPTY, *map(Chain.stack, operations)])
@@ -348,6 +376,7 @@ def _operation_times(
 
 
 def _beside(estimate: Estimate, times: Mapping[str, float]) -> tuple[OperationTime, ...]:
+    """Return the prediction's bars with their measured times."""
     return tuple(
         OperationTime(
             bar.name, bar.kind, round(bar.ms, 6), round(times[bar.name], 6) if times else None

@@ -1,4 +1,4 @@
-"""Checks a table's predictions on whole networks that its calibration never saw."""
+"""Check a table's predictions on whole networks that its calibration never saw, for `nas check`."""
 
 from __future__ import annotations
 
@@ -43,25 +43,35 @@ def check(
     progress: Progress = lambda *_: None,
     beside: bool = True,
 ) -> tuple[LatencyTable, list[NetworkTime]]:
-    """Measure `nets` random members of `space` that no calibration used, and stores how well they
-    were predicted.
+    """Measure `nets` random members of `space` that no calibration used, and store the errors.
 
-    The networks of the calibration are measured beside them. What they take longer than they did
-    then is the device, not the table, and is reported as its drift. On a device that repeats, one
-    that takes less was disturbed then: the lower time calibrates the table from now on.
+    The networks of the calibration are measured beside them. Where they take longer than before,
+    the device has become slower, not the table worse; that is reported as drift. On a device that
+    repeats, a network that takes less was disturbed during the calibration. Its lower time
+    calibrates the table from now on.
 
     Args:
-        beside: whether the calibration's networks are measured too; in vain where a device answers
+        table: saved in a folder.
+        space: of the networks.
+        device: what measures.
+        nets: number of networks.
+        seed: of those networks.
+        progress: is called before each network.
+        beside: whether the calibration's networks are measured too; useless where a device answers
             from a record.
 
+    Returns:
+        The table with its check, and the networks as predicted and measured.
+
     Raises:
-        InputError: when the table lacks rows for them, was measured with other settings, or its
-            path is not known.
+        InputError: when the table lacks rows for them, was measured with other settings, or has no
+            folder.
     """
     folder = table.path
     if folder is None:
         raise InputError("the table stands in no folder to keep its check in; save it first")
     members = check_members(space, nets, seed)
+    # Missing rows are an error before anything is measured.
     for member in members:
         table.total_ms(member)
     info = device.info()
@@ -76,6 +86,7 @@ def check(
         again = {member: measured.pop(member) for member in calibration}
         if device.repeats > 1 and again:
             table, calibration = _mended(table, space, calibration, again)
+        # After the mending: drift is relative to the calibration that counts from now on.
         slower = drift({member: net.measured_ms for member, net in calibration.items()}, again)
         own = table.calibrated(space.name, space.resolution).device
         line = Line(
@@ -85,6 +96,7 @@ def check(
             own.calibration.weights_from,
         )
         times = [time.predicted(line) for time in sums(table, measured)]
+        # This check replaces the earlier one of the space at this input size.
         replaced = ("check", space_id(space), resolution_id(space))
         others = [
             net
@@ -101,7 +113,7 @@ def check(
 
 
 def _calibration(space: Space, stored: Sequence[NetworkTime]) -> _Networks:
-    """Return the networks that the table was calibrated on for this space."""
+    """Return the stored calibration networks of this space at its input size."""
     here = ("calibration", space_id(space), resolution_id(space))
     nets = {net.network: net for net in stored if (net.role, net.space, net.resolution) == here}
     return {
@@ -112,10 +124,10 @@ def _calibration(space: Space, stored: Sequence[NetworkTime]) -> _Networks:
 def _mended(
     table: LatencyTable, space: Space, calibration: _Networks, again: _Networks
 ) -> tuple[LatencyTable, _Networks]:
-    """Return the table with its calibration's networks at their lowest times, where one of them
-    takes less now.
+    """Return table and calibration with each network at its lowest time, if one takes less now.
 
-    What else a machine does makes runs slower, never faster.
+    Other load makes runs slower, never faster, so that the lower of two times is the better one.
+    Differences up to AGREE are noise and change nothing.
     """
     if all(
         again[member].measured_ms >= (1 - AGREE) * net.measured_ms
@@ -127,6 +139,7 @@ def _mended(
         for member, net in calibration.items()
     }
     mended = recalibrated(table, space.name, sums(table, lowest))
+    # `recalibrated` puts the space last; a check leaves the order of the file as it is.
     places = [(entry.space, entry.resolution) for entry in table.device.spaces]
     spaces = sorted(
         mended.device.spaces, key=lambda entry: places.index((entry.space, entry.resolution))
@@ -135,7 +148,7 @@ def _mended(
 
 
 def _checked(device: DeviceInfo, found: Check, net: NetworkTime) -> DeviceInfo:
-    """Return the device with this check as its last, and as that of its space."""
+    """Return the device with this check as its last one, and as the one of its space."""
     spaces = tuple(
         (
             entry.model_copy(update={"check": found})
@@ -148,12 +161,17 @@ def _checked(device: DeviceInfo, found: Check, net: NetworkTime) -> DeviceInfo:
 
 
 def statistics(times: Sequence[NetworkTime], slower: float | None = None) -> dict[str, Any]:
-    """Return the fields of `nas.devices.info.Check`. `slower` is the device's drift since the
-    calibration."""
+    """Return the fields of `nas.devices.info.Check` for these networks.
+
+    Args:
+        times: the networks as predicted and measured; at least one.
+        slower: relative drift of the device since the calibration; None where it is not known.
+    """
     from scipy.stats import spearmanr
 
     ratios = np.array([time.predicted_ms / time.measured_ms for time in times])
     errors = 100 * (ratios - 1)
+    # Two networks have a rank correlation of 1 or -1, which says nothing.
     ranks = None
     if len(times) > 2:
         ranks = float(
@@ -170,6 +188,7 @@ def statistics(times: Sequence[NetworkTime], slower: float | None = None) -> dic
         "within_10": round(100 * float((np.abs(errors) <= 10).mean()), 1),
         "spearman": None if ranks is None or np.isnan(ranks) else round(ranks, 4),
         "date": date.today().isoformat(),
+        # Without drift the measured latency would be smaller by the factor 1 + slower.
         **(
             {}
             if slower is None

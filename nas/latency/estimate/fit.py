@@ -1,5 +1,4 @@
-"""Fits the costs of `nas.latency.cost_model` to the published latencies of whole networks and of
-their parts."""
+"""Fit the costs of `nas.latency.cost_model` to published latencies, for `run`."""
 
 from __future__ import annotations
 
@@ -17,10 +16,11 @@ class Observation:
     """A published latency of a network, or of a part of one.
 
     Attributes:
-        model, family: of the network.
+        model: name of the network.
+        family: of the network.
         demand: of the network or the part.
-        ms: the published figure.
-        whole_ms: the latency of the whole network, which errors are taken relative to.
+        ms: published latency.
+        whole_ms: latency of the whole network, by which errors are divided.
     """
 
     model: str
@@ -31,31 +31,38 @@ class Observation:
 
 
 def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Costs:
-    """Return the costs with the least squared error, each error relative to the whole network's
-    latency.
+    """Return the costs with the least squared relative errors.
 
-    Most phones have too few figures for twelve costs. So the fit starts at the prior, the costs of
-    an older or newer phone or rough numbers, and is held near it where figures say nothing:
-    departures from the prior count as errors. With a trust of 0.1 a cost e times its prior weighs
-    as much as an error of 10 % in one network.
+    Each error is relative to the whole network's latency. Most phones have too few figures for
+    twelve costs. So the fit starts at the prior (the costs of an older or newer phone, or rough
+    numbers), and departures from the prior count as errors. Where figures say nothing, the prior
+    stays.
+
+    Args:
+        observations: of whole networks and of parts.
+        prior: presumed costs, each positive.
+        trust: weight of the prior. With 0.1 a cost e times its prior weighs as much as an error of
+            10 % in one network.
     """
     from scipy.optimize import least_squares
 
     weights = np.array([1 / seen.whole_ms for seen in observations])
     figures = np.array([seen.ms for seen in observations])
     start = np.log(astuple(prior))
-    kernels = np.concatenate(
-        [seen.demand.kernels for seen in observations]
-    )  # of all networks at once, for speed
+    # The layers of all observations in one array, (layers, 2), for speed. `firsts` are the indices
+    # at which observations begin; `reduceat` sums from one to the next. `demand` gives each at
+    # least one row, without which `reduceat` would take the next observation's.
+    kernels = np.concatenate([seen.demand.kernels for seen in observations])
     firsts = np.cumsum([0, *(len(seen.demand.kernels) for seen in observations[:-1])])
     counts = np.array([seen.demand.counts for seen in observations])
 
     def errors(logarithms: Floats) -> Floats:
         costs = np.exp(logarithms)
+        # As `Demand.ms`.
         longer = np.maximum(kernels[:, 0] * costs[1], kernels[:, 1] * costs[2])
         predicted = np.add.reduceat(longer, firsts) + counts @ costs
         return np.concatenate([weights * (predicted - figures), trust * (logarithms - start)])
 
-    # In logarithms no cost can be negative; with the prior's weight none runs away.
+    # In logarithms no cost can be negative. With the prior's weight none can run away.
     found = least_squares(errors, start, xtol=1e-12, ftol=1e-12)
     return Costs(*(float(cost) for cost in np.exp(found.x)))

@@ -1,5 +1,4 @@
-"""Reads the layers of published networks that are not members of a shipped space, for
-`published_latencies`."""
+"""Read layers of published networks outside the shipped spaces, for `published_latencies`."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from nas.csv_files import read_records
 from nas.errors import InputError
 
 PATH = Path(__file__).with_suffix(".csv")
-"""Each network at each resolution that `latency_tables/*/published.csv` names, one line per layer.
-"""
+"""File of each network at each resolution in `latency_tables/*/published.csv`, a line per layer."""
 RECORD = "python scripts/record_layer_lists.py"
 COUNTS = ("macs", "params", "read", "written")
 COLUMNS = ("network", "resolution", "kind", "name", *COUNTS)
@@ -45,6 +43,7 @@ def recorded_layers() -> dict[tuple[str, int], tuple[Layer, ...]]:
 
 
 def _lines() -> Iterator[tuple[str, int, Layer]]:
+    """Yield network, resolution and layer of each line."""
     for number, row in read_records(PATH, required=COLUMNS):
         try:
             counts = {name: int(row[name]) for name in COUNTS}

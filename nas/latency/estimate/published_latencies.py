@@ -1,4 +1,4 @@
-"""The published latencies of one phone, and the layers of the networks they belong to."""
+"""Read one phone's published latencies and the layers of their networks, for `run`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,24 @@ from nas.latency.estimate.layer_lists import layer_list
 from nas.space import Architecture, published_member
 
 PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
-"""The parts of a breakdown that are fitted; its activations and its rest (the call among them) have
-no layers."""
+"""Parts of a breakdown that are fitted; activations and the rest (with the call) have no layers."""
 
 
 ROLES = ("fit", "other", "check")
-"""Fitted; not fitted, for the reason given; not fitted but compared with: segmentation networks."""
+"""Roles of a figure: fitted; not fitted, with a reason; a segmentation network, for comparison."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A published network: its layers, and the median of its figures in ms. `seen` has its parts,
-    where known."""
+    """A published network and the median of its published latencies.
+
+    Attributes:
+        model: name of the network.
+        resolution: side of the input in pixels.
+        family: of the network.
+        ms: median of its figures.
+        seen: observations of the whole network and, where known, of its parts.
+    """
 
     model: str
     resolution: int
@@ -46,8 +52,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Dense:
-    """A published segmentation network and its figure in ms. It checks what a fit makes of dense
-    sizes."""
+    """A published segmentation network and its latency in ms, which checks a fit at dense sizes."""
 
     name: str
     arch: Architecture
@@ -55,10 +60,10 @@ class Dense:
 
 
 def dense_networks(folder: Path) -> list[Dense]:
-    """Return the networks whose role is `check`, which no fit has seen: members at a size and with
-    a head of their own.
+    """Return the networks whose role is `check`, which no fit has seen.
 
-    The column `head` has the head's hyperparameters, as a table's column `hyperparameters` does.
+    They are members of a space at a size and with a head of their own. The column `head` has the
+    head's hyperparameters, as a table's column `hyperparameters` does.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -100,13 +105,14 @@ def published_networks(folder: Path) -> list[Network]:
     for (model, resolution, family), values in figures.items():
         ms = median(values)
         whole = Observation(model, family, demand(layers_of(model, resolution), calls=1), ms, ms)
+        # Breakdowns are of the networks at 224 pixels.
         parts = _parts(whole, breakdown.get(model, {})) if resolution == 224 else ()
         networks.append(Network(model, resolution, family, ms, (whole, *parts)))
     return networks
 
 
 def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
-    """Yield model, resolution, family and ms of each figure that is to be fitted."""
+    """Yield model, resolution, family and ms of each figure whose role is `fit`."""
     for line, row in _read(path):
         if row["role"] not in ROLES:
             raise InputError(f"{path}:{line}: role: '{row['role']}' is none of {', '.join(ROLES)}")
@@ -116,7 +122,7 @@ def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
 
 
 def _breakdowns(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield model, and the share of each part in its latency."""
+    """Yield each model with the shares of the parts in its latency."""
     for line, row in _read(path) if path.exists() else ():
         whole = _number(path, line, row, "sum_ms")
         yield row["model"], {part: _number(path, line, row, f"{part}_ms") / whole for part in PARTS}
@@ -139,11 +145,12 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
 
 
 def layers_of(model: str, resolution: int) -> tuple[Layer, ...]:
-    """Return the layers of a published network. (Dense-prediction backbones keep their classifiers:
-    below 1 % of them.)
+    """Return the layers of a published network.
+
+    Backbones of dense prediction keep their classifiers, which take less than 1 % of them.
 
     Raises:
-        InputError: when nobody listed its layers.
+        InputError: when its layers are not recorded.
     """
     arch = published_member(model)
     if arch:
@@ -154,7 +161,9 @@ def layers_of(model: str, resolution: int) -> tuple[Layer, ...]:
 
 
 def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
-    """Return the breakdown of a network as observations: shares of the latency that is fitted."""
+    """Return the breakdown of a network as observations."""
+    # Shares of the breakdown, times the latency that is fitted: the breakdown's own total was
+    # measured otherwise and need not agree with it.
     arch = published_member(whole.model)
     if not shares or arch is None:
         return []
@@ -169,8 +178,7 @@ def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
 
 
 def _part(layer: Layer) -> str:
-    """Return which part of a breakdown a layer belongs to, where its block is not a part of its
-    own."""
+    """Return a layer's part of a breakdown, where its block does not name one."""
     if layer.kind == "norm":
         return "norm"
     if layer.kind in ("matmul", "softmax", "reshape"):

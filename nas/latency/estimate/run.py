@@ -1,34 +1,33 @@
-"""Estimated latency tables: for phones that nobody measured, from the latencies that papers
-publish.
+"""Make estimated latency tables, for phones that nobody measured, from published latencies.
 
     python -m nas.latency.estimate.run iphone12 [DEVICE ...]
 
 reads `latency_tables/iphone12/{estimate.yaml,published.csv,breakdown.csv}`, fits the twelve costs
 of `nas.latency.cost_model` to the published networks, prices every operation of the named spaces
-with them, and writes `table.csv` and `device.yaml` beside. The same files give the same table. All
-that belongs to one phone is in its folder; here is the method alone:
+with them, and writes `table.csv` and `device.yaml` beside. The same files give the same table. The
+folder holds everything about one phone; this file holds the method:
 
-1. A network's figure is the median of its published ones whose role is `fit`: of one OS version and
-   all compute units, or of sources that do not state the version and agree with those that do. The
-   others say why they are not.
+1. A network's figure is the median of its published ones whose role is `fit`. These are of one OS
+   version and all compute units, or of sources that do not state the version and agree with those
+   that do. The other figures name the reason why they are not fitted.
 2. Its layers come from the shipped spaces where it is a member, else from `layer_lists.csv` beside
-   this file. Networks that are in neither are no evidence, nor are those which the sources show to
-   leave the Neural Engine.
+   this file. Networks in neither are not used, nor are those which the sources show to leave the
+   Neural Engine.
 3. Errors are relative, and every network counts the same. The operator breakdown of a network
-   counts as one figure a part, its error taken over the whole network.
-4. The fit is held near a prior where figures say little: the costs fitted to another phone of this
-   kind, or rough numbers in `estimate.yaml`; how near, `trust` says there.
-5. The error is that of networks left out: the fit is done again without all that is known of one
-   model (then, harder, of one family), here and on the phone that the prior is from, and predicts
-   it. (The form of the model was chosen in view of the same networks.)
-6. A network whose error when left out is far beyond the others' is named as an outlier: an outlier
+   counts as one figure per part, with errors relative to the whole network.
+4. Where figures say little, the fit is held near a prior: the costs fitted to another phone of this
+   kind, or rough numbers in `estimate.yaml`. `trust` there is the weight of the prior.
+5. The error is that of networks left out. The fit is repeated without all figures of one model
+   (then, harder, of one family), here and on the phone that the prior is from, and predicts that
+   model. The form of the cost model was chosen in view of the same networks.
+6. A network whose error when left out is far beyond the others' is named as an outlier. An outlier
    is first of all a figure to read again (its input size, its unit, its device).
-7. What has no row is priced with the same costs. At the sizes that were fitted its error is that of
-   the rows. At dense sizes it is that of published segmentation networks (role `check`), of this
-   phone or of the one that `dense` names.
-8. A row's p10 and p90 are its median times the tenth and ninetieth percentile of published over
-   predicted latency among the models left out. That is the spread of whole networks; a single
-   operation may be further off.
+7. Operations without a row are priced with the same costs. At the sizes that were fitted their
+   error is that of the rows. At dense sizes it is that of published segmentation networks (role
+   `check`), of this phone or of the one that `dense` names.
+8. A row's p10 and p90 are its median times the 10th and 90th percentile of published over predicted
+   latency among the models left out. That is the spread of whole networks; a single operation may
+   be further off.
 """
 
 from __future__ import annotations
@@ -64,14 +63,19 @@ from nas.space.operations import space_operations
 
 FORMAT = "nas-estimate-1"
 OUTLIER_SIGMAS = 3.0
-"""Robust standard deviations (1.4826 median absolute deviations) beyond which a network is called
-an outlier."""
+"""Distance of an outlier in robust standard deviations (1.4826 median absolute deviations)."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What the fit says of a network: knowing it, not knowing the model, and not knowing its
-    family; in ms."""
+    """Latencies in ms predicted for a network by three fits.
+
+    Attributes:
+        network: the published network.
+        known: by the fit to all networks.
+        model_unknown: by the fit without its model.
+        family_unknown: by the fit without its family.
+    """
 
     network: Network
     known: float
@@ -81,8 +85,14 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Phone:
-    """A phone's recipe, its networks, and where its costs are presumed to be: as on another phone,
-    or given."""
+    """A phone that is estimated.
+
+    Attributes:
+        recipe: `estimate.yaml`.
+        networks: published networks that are fitted.
+        prior: the presumed costs, or the phone whose fitted costs they are.
+        dense: published segmentation networks.
+    """
 
     recipe: YamlFile
     networks: tuple[Network, ...]
@@ -90,8 +100,9 @@ class Phone:
     dense: tuple[Dense, ...] = ()
 
     def costs(self, model: str = "", family: str = "") -> Costs:
-        """Return fitted to all networks but those of one model or one family, of which the prior
-        knows nothing either."""
+        """Return the costs fitted to all networks but those of one model or one family."""
+        # The prior is fitted without them too: otherwise their figures on the other phone would
+        # leak into the error of networks left out.
         prior = self.prior.costs(model, family) if isinstance(self.prior, Phone) else self.prior
         seen = (one for network in self.networks for one in network.seen)
         known = [one for one in seen if one.model != model and one.family != family]
@@ -122,8 +133,10 @@ def estimate(folder: Path) -> LatencyTable:
     phone = read_phone(folder)
     recipe = phone.recipe
     date = str(phone.recipe.data["date"])
+    # Rounded before they price anything: rows are made with the costs that `device.yaml` states.
     costs = _rounded(phone.costs())
     left_out = leave_out(phone, costs)
+    # The spread of rows (step 8): published over predicted latency of models left out.
     ratios = [entry.network.ms / entry.model_unknown for entry in left_out]
     low, high = (float(np.quantile(ratios, share)) for share in (0.1, 0.9))
     report = _report(phone, costs, left_out, (low, high))
@@ -148,6 +161,7 @@ def estimate(folder: Path) -> LatencyTable:
         for name in recipe.data["spaces"]
         for operation in space_operations(load_space(name))
     )
+    # A row's p10 and p90 enclose its median, also where all networks are off to one side.
     spread = min(low, 1.0), max(high, 1.0)
     return make_table(
         device, (_row(operation, costs, spread, date) for operation in operations), folder
@@ -206,8 +220,11 @@ def _prior(recipe: YamlFile, folder: Path) -> Phone | Costs:
 
 
 def leave_out(phone: Phone, costs: Costs) -> list[LeftOut]:
-    """Return each network predicted by fits that know nothing of its model, and nothing of its
-    family."""
+    """Return each network's predictions by fits with it, without its model and without its family.
+
+    Args:
+        costs: of the fit to all networks.
+    """
     models = {
         name: phone.costs(model=name) for name in {network.model for network in phone.networks}
     }
@@ -227,8 +244,7 @@ def leave_out(phone: Phone, costs: Costs) -> list[LeftOut]:
 
 
 def outliers(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
-    """Return the networks whose error when left out is far from the others', with that error in
-    percent.
+    """Return the networks whose error when left out is far from the others', with it in percent.
 
     Ratios are compared as logarithms, so that twice and half the published figure are equally far
     off. Median and median absolute deviation are not moved by the outliers themselves.
@@ -247,8 +263,7 @@ def outliers(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
 
 
 def dense_errors(networks: Sequence[Dense], costs: Costs) -> dict[str, Any]:
-    """Return what these costs make of published segmentation networks: errors in percent, and each
-    network's ms."""
+    """Return the errors of these costs in percent on segmentation networks, and each one's ms."""
     entries = [
         {
             "name": network.name,
@@ -268,11 +283,10 @@ def _whole_ms(network: Dense, costs: Costs) -> float:
 
 
 def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float) -> dict[str, Any]:
-    """Return what `device.yaml` says of dense sizes: `extra` is the error in percent beyond that of
-    networks left out.
+    """Return the entries of `device.yaml` about dense sizes.
 
-    Errors of different causes add up as squares, so `extra` is the root of the difference of
-    squares.
+    `extra` is the error in percent beyond that of networks left out. Errors of different causes add
+    up in squares, so it is the root of the difference of squares.
     """
     sizes = {"largest_resolution": max(network.resolution for network in phone.networks)}
     if phone.dense:
@@ -297,7 +311,7 @@ def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float
 def _report(
     phone: Phone, costs: Costs, left_out: Sequence[LeftOut], spread: tuple[float, float]
 ) -> dict[str, Any]:
-    """Return what `device.yaml` says of the fit, under `estimate`."""
+    """Return the entry `estimate` of `device.yaml`, which describes the fit."""
     members = [
         entry
         for entry in left_out
@@ -344,13 +358,14 @@ def _report(
 
 
 def _errors(entries: Sequence[LeftOut], which: str) -> dict[str, float]:
-    """Return mean and largest absolute error in percent, and rank correlation."""
+    """Return the statistics of one prediction of `LeftOut`, named `which`."""
     published = np.array([entry.network.ms for entry in entries])
     predicted = np.array([getattr(entry, which) for entry in entries])
     return _statistics(published, predicted)
 
 
 def _statistics(published: Floats, predicted: Floats) -> dict[str, Any]:
+    """Return mean and largest absolute error in percent, rank correlation, and their number."""
     relative = np.abs(predicted / published - 1) * 100
     return {
         "mape": round(float(relative.mean()), 2),
@@ -361,12 +376,12 @@ def _statistics(published: Floats, predicted: Floats) -> dict[str, Any]:
 
 
 def _rounded(costs: Costs) -> Costs:
-    """To four digits, so that the last bits of a processor's arithmetic do not show in the table."""
+    """Return the costs to four digits, without the last bits of a processor's arithmetic."""
     return Costs(*(float(f"{cost:.4g}") for cost in astuple(costs)))
 
 
 def _findings(table: LatencyTable) -> Iterator[str]:
-    """Yield what the fit found beside its costs: outliers, and the error at dense sizes."""
+    """Yield lines about outliers and about the error at dense sizes."""
     estimate = table.device.estimate
     more = (estimate.model_extra if estimate else None) or {}
     for outlier in more["outliers"]:
@@ -385,8 +400,7 @@ def _findings(table: LatencyTable) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m nas.latency.estimate.run DEVICE ...`: writes the devices' tables and says how good
-    they are."""
+    """Write the devices' tables and print their errors; return the exit code."""
     if not arguments:
         print("usage: python -m nas.latency.estimate.run DEVICE ...", file=sys.stderr)
         return 2

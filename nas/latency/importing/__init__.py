@@ -1,5 +1,7 @@
-"""Latency files of other frameworks, read into our table format as far as our vocabulary has their
-operations."""
+"""Import latency files of other frameworks into tables, for `nas profile --import`.
+
+Operations outside the vocabulary of blocks are skipped, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,20 @@ FORMATS: plugins.Registry[Format] = plugins.Registry(
     },
     kind="nas.latency.importing.common:Format",
 )
-"""A further format is one file, named here or by an entry point of another package."""
+"""Formats by name; a further one is a file, named here or by an entry point of another package."""
 
 UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import gave.
+    """Outcome of an import.
 
     Attributes:
-        table: the rows of the folder's table and those of the file; not saved yet.
-        added: rows that are new or replace rows of less worth.
-        kept: rows of the file that gave way to a row that was there.
-        skipped: entries of the file that became no row.
+        table: with the rows of the folder's table and those of the file; not saved yet.
+        added: number of rows that are new or replace less trustworthy ones.
+        kept: number of rows of the file that gave way to a row of the table.
+        skipped: entries of the file that did not become a row.
     """
 
     table: LatencyTable
@@ -50,8 +52,7 @@ class Imported:
 
 
 def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
-    """Return the rows of a latency file by the format that its name's ending tells, and what was
-    skipped.
+    """Return the rows and the skipped entries of a latency file, whose ending tells the format.
 
     Raises:
         InputError: for an unknown ending or a malformed file, naming file, line or key, and reason.
@@ -61,15 +62,18 @@ def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
 
 
 def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
-    """Return the table of `folder` (a new one for device `name` where there is none) with the rows
-    of the file at `path`.
+    """Return the table of `folder`, or a new one, with the rows of the file at `path`.
 
-    A row that is there stays, unless it was imported too or its provenance is worse than the
-    file's.
+    A row of the table stays, unless it was imported too or its provenance is worse than the file's.
+
+    Args:
+        path: of the file.
+        name: of the device, for a new table.
+        folder: of the table.
 
     Raises:
-        InputError: as `import_table`; when no operation of the file is ours; when the table there
-            is of another precision than the file states.
+        InputError: as `import_table`; when no operation of the file can be imported; when the
+            table's precision is not the one that the file states.
     """
     path = Path(path)
     folder = Path(folder)
@@ -111,6 +115,7 @@ def _read(path: Path) -> Reading:
 
 
 def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
+    """Return the table of the folder, or an empty one with what the file says of its device."""
     if (folder / TABLE_FILE).is_file():
         return load_table(folder / TABLE_FILE)
     fields: dict[str, Any] = dict.fromkeys(
@@ -140,12 +145,15 @@ def _check_precision(path: Path, old: LatencyTable, reading: Reading) -> None:
 
 
 def _wins(new: Row, old: Row | None) -> bool:
+    """Return whether a row of the file replaces the table's row of its operation."""
+    # Imported rows give way to any later import: a newer file replaces what an older one gave.
     if old is None or SOURCE in dict(old.extra):
         return True
     return PROVENANCES.index(new.provenance) < PROVENANCES.index(old.provenance)
 
 
 def _sources(old: str, new: str) -> str:
+    """Return the sources with a further one; a file that is imported again is named once."""
     return old if new in old.split("; ") else "; ".join(filter(None, (old, new)))
 
 

@@ -1,4 +1,4 @@
-"""What the readers of other frameworks' latency files share."""
+"""Types and rows that the readers of other frameworks' latency files share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.devices.info import Provenance
 from nas.latency.rows import Row
 
 SOURCE = "source"
-"""The column that says which file a row was imported from; rows measured here have none."""
+"""Column with the file that a row was imported from; rows measured here have none."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Format:
     """A kind of latency file that another tool writes.
 
     Attributes:
-        title: what it is called in messages.
+        title: its name in messages.
         endings: of the names of its files, as ".json".
-        read: takes a file apart. Raises InputError naming file, line or key, and reason.
+        read: reads a file; raises InputError naming file, line or key, and reason.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An entry of a file that became no row: where it stands (a line or a key), and the reason."""
+    """An entry of a file that did not become a row: its place (a line or a key) and the reason."""
 
     where: str
     reason: str
@@ -45,13 +45,13 @@ class Skipped:
 
 @dataclass
 class Reading:
-    """What a file holds.
+    """Content of a latency file.
 
     Attributes:
-        source: the text of the column `source`: the file and its format.
-        rows: the operations of our vocabulary, each once.
+        source: text of the column `source`, the file and its format.
+        rows: of the operations that are known here, each once.
         skipped: all other entries.
-        device: fields of `DeviceInfo` that the file itself states.
+        device: fields of `DeviceInfo` that the file states.
     """
 
     source: str
@@ -61,7 +61,7 @@ class Reading:
     _places: dict[tuple[str, str, str], str] = field(default_factory=dict, repr=False)
 
     def add(self, row: Row, where: str) -> None:
-        """Keep the row, or skips the entry where an earlier one gave its operation."""
+        """Keep a row, or skip the entry where an earlier one has its operation."""
         if row.key in self._places:
             self.skip(
                 where,
@@ -78,7 +78,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Times:
-    """What a file says about one operation, in ms."""
+    """Latency of one operation in a file, in ms.
+
+    Raises:
+        ValueError: when a time is negative or not finite, or the percentiles do not ascend.
+    """
 
     median_ms: float
     p10_ms: float
@@ -106,10 +110,10 @@ def make_row(
     note: str = "",
     date: str = "",
 ) -> Row:
-    """Return the row of an operation, dated today where the file does not say.
+    """Return the row of an operation, dated today where the file has no date.
 
     Raises:
-        ValueError: where the block does not take this input.
+        ValueError: when the block does not take this input.
     """
     if shape.layout != spec.layout or 0 in (shape.channels, shape.height, shape.width):
         raise ValueError(f"{spec.kind} takes a {spec.layout}, '{shape}' is none")

@@ -1,4 +1,4 @@
-"""Blocks of ours as sums of FBNet's operators."""
+"""Latency files of FBNet (JSON), whose records are operators; blocks are sums of them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of a map of `channels` x `height` x `width` to `out` channels, with ReLU or
-    without."""
+    """A convolution of a map (channels, height, width) to `out` channels, with ReLU or without."""
 
     channels: int
     height: int
@@ -56,6 +55,7 @@ class Conv:
 
     @property
     def output(self) -> Shape:
+        # Rounded up: these convolutions pad, so that stride 1 keeps the size.
         return Shape(self.out, -(-self.height // self.stride), -(-self.width // self.stride))
 
     def __str__(self) -> str:
@@ -70,11 +70,15 @@ Block: TypeAlias = tuple[BlockSpec, Shape, tuple[Operator, ...]]
 
 
 def blocks(operators: Iterable[Operator]) -> Iterator[Block]:
-    """Yield every conv_embedding, dsconv, mbconv and mbconv_down whose operators are all there,
-    with its input and them."""
+    """Yield every block whose operators are all known, with its input and its operators.
+
+    The blocks are conv_embedding, dsconv, mbconv and mbconv_down.
+    """
     known = set(operators)
     convs = [operator for operator in known if isinstance(operator, Conv)]
     convs.sort(key=str)  # a set has no order, a table's file should
+    # Around each depthwise convolution: pointwise ones with ReLU expand into its input, those
+    # without project its output.
     into = defaultdict(list)
     out_of = defaultdict(list)
     for conv in convs:
@@ -93,8 +97,9 @@ def blocks(operators: Iterable[Operator]) -> Iterator[Block]:
 def _around(
     depthwise: Conv, expands: Iterable[Conv], project: Conv, known: set[Operator]
 ) -> Iterator[Block]:
-    """Yield the blocks with this depthwise convolution and this one after it."""
+    """Yield the blocks with this depthwise convolution and this projection after it."""
     kernel = depthwise.kernel
+    # Blocks with a shortcut need the sum at their end among the operators too.
     skip = Add(project.out, depthwise.height, depthwise.width)
     if depthwise.stride == 1 and project.out == depthwise.channels and skip in known:
         yield DSConv(kernel, "relu"), depthwise.input, (depthwise, project, skip)
@@ -124,7 +129,7 @@ class _Record:
 
 
 def read(path: Path) -> Reading:
-    """Read the file; of several devices or precisions in it the one with the most operators.
+    """Read the file; of several devices or precisions, only the one with the most operators.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -162,7 +167,7 @@ def read(path: Path) -> Reading:
 
 
 def _assemble(records: list[_Record], reading: Reading) -> None:
-    """Rows of all blocks that the operators make up; operators that no block has are skipped."""
+    """Add a row for each block that the operators make up; skip operators of no block."""
     first: dict[Operator, _Record] = {}
     for record in records:
         if record.operator in first:
@@ -198,7 +203,7 @@ def _assemble(records: list[_Record], reading: Reading) -> None:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every record with its place. Lines may hold an object, or a string that holds one."""
+    """Yield every record with its place; a record is an object, or a string that holds one."""
     text = read_text(path)
     if text.lstrip().startswith("["):
         found = [
@@ -248,10 +253,11 @@ def _is_int8(data: Mapping[str, Any]) -> bool:
 
 
 def _operator(data: Mapping[str, Any]) -> Operator | str:
-    """Return the operator, or why it can stand in none of our blocks."""
+    """Return the operator, or the reason why no block has it."""
     kind = str(data["op_type"]).removeprefix("Int8")
     shapes = [_sizes(shape) for shape in data["input_shapes"]]
     arguments = dict(map(_argument, data["op_args"]))
+    # int8 operators are channels-last always.
     last = _is_int8(data) or arguments.get("order") == "NHWC"
     if (
         kind in ("Add", "Sum")
@@ -313,8 +319,10 @@ def _map(sizes: list[int], channels_last: bool) -> tuple[int, int, int]:
 
 
 def _argument(text: Any) -> tuple[str, str]:
-    """Name and value; of a list that repeats one value, as `pads` may, that value under the
-    singular name."""
+    """Return name and value of an argument.
+
+    A list that repeats one value, as `pads` may, gives that value under the singular name.
+    """
     match = _ARGUMENT.fullmatch(str(text).strip())
     if not match:
         raise ValueError(f'op_args: {text!r} is no argument; expected: name: "kernel" i: 3')

@@ -27,7 +27,7 @@ _P90 = 1.2816  # standard deviations from the mean to the 90th percentile of a n
 
 
 def read(path: Path) -> Reading:
-    """Read the file; `expanded_conv` entries with a shortcut or of stride 2 become rows.
+    """Read the file; its `expanded_conv` entries with a shortcut or of stride 2 become rows.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -64,8 +64,7 @@ def read(path: Path) -> Reading:
 
 
 def _operation(match: re.Match[str]) -> tuple[BlockSpec, Shape, str]:
-    """Return the operation that a key names, with a note on what differs; ValueError where we have
-    none."""
+    """Return a key's block, its input and a note on what differs. ValueError where none fits."""
     if match["kind"] != "expanded_conv":
         raise ValueError(
             f"'{match['kind']}' alone is no block here; of once-for-all's layers expanded_conv is"
@@ -80,6 +79,7 @@ def _operation(match: re.Match[str]) -> tuple[BlockSpec, Shape, str]:
         raise ValueError("has squeeze-and-excitation, which no mbconv here has")
     note = "" if "hs" in values else "ReLU6 where this row says relu"
     activation = "hardswish" if values.get("hs") else "relu"
+    # Keys of MobileNetV3 have `hs`; their `expand` is the hidden width, not a factor.
     hidden = values["expand"] * (1 if "hs" in values else shape.channels)
     return _spec(values, shape.channels, width, hidden, activation), shape, note
 
@@ -119,8 +119,7 @@ def _text(shape: Shape) -> str:
 
 
 def _times(value: Any) -> Times:
-    """Return mean and spread; the file has no percentiles, so they are those of a normal
-    distribution."""
+    """Return mean and percentiles in ms, those of a normal distribution: the file has none."""
     if not isinstance(value, dict) or "mean" not in value:
         raise ValueError("expected {count, mean, var}")
     mean, var, count = (value.get(name, 0) for name in ("mean", "var", "count"))

@@ -1,8 +1,7 @@
-"""Latencies from any other source, as a CSV file.
+"""Latency files from any other source, as CSV.
 
-Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`, those left out stand at their
-    defaults), input
-(`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs, date.
+Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`; those left out have their
+defaults), input (`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs, date.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ OPTIONAL = ("p10_ms", "p90_ms", "runs", "date")
 
 
 def read(path: Path) -> Reading:
-    """Read the file. Rows with `runs` and `date` count as measured, others as estimated: nobody
-    says how.
+    """Read the file.
+
+    Rows with `runs` and `date` count as measured. Others count as estimated, as their origin is
+    unknown.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -96,6 +97,7 @@ def _shape(text: str) -> Shape:
 
 
 def _times(record: Mapping[str, str]) -> Times:
+    # Without percentiles the median stands for them.
     median = _number("median_ms", record["median_ms"])
     p10, p90 = (
         _number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms")

@@ -1,5 +1,8 @@
-"""Which operation is worth measuring next: a few of every group first, then where the table's doubt
-weighs most."""
+"""Choose the operation to measure next; `run` hands a `Chooser` to the bench.
+
+A few operations of every group come first. Then follow those whose interpolation error contributes
+most to the predicted latency of a random member.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,27 @@ from nas.latency.rows import Key
 from nas.space import Space
 
 FIRST = {0: 1, 1: 2, 2: 3, 3: 3, 4: 4, 5: 4}
-"""How many operations of a group are measured in any case, by how many of its widths vary."""
+"""Number of operations of a group that are measured in any case, by how many of its widths vary."""
 GOAL = 0.01
-"""Doubt about a network, relative to its latency, below which no more is measured."""
+"""Standard error of a network's latency, relative to it, below which no more is measured."""
 _MEMBERS = 64
-"""Random members that tell how often a network has each group's operations."""
+"""Number of random members that show how often a network has each group's operations."""
 
 
 @dataclass
 class _State:
-    """A group with what is known of it.
+    """A group and the state of its measurement.
+
+    An operation is in `ms`, in `pending` or in `left`, unless it failed.
 
     Attributes:
-        often: how many of its operations a random member has.
-        order: what is measured at most, each as far from those before it as can be.
-        first: how many of them are measured in any case.
-        ms: of the operations measured.
+        often: mean number of its operations in a random member.
+        order: the most that is measured, each as far from those before it as can be.
+        first: number of operations at the start of `order` that are measured in any case.
+        ms: latencies of the measured operations.
         pending: operations that are being measured.
         left: operations that nobody asked for yet.
+        _doubts: cache of `doubts`; None after a change.
     """
 
     group: Group
@@ -45,7 +51,9 @@ class _State:
     _doubts: list[float] | None = None
 
     def doubts(self) -> list[float]:
-        """Return milliseconds of doubt about each operation that is left."""
+        """Return the reducible standard error of each operation in `left`, in ms."""
+        # Each takes leave-one-out fits for all tiles; one call of `Chooser.next` asks for all
+        # groups, and only the last one measured has changed.
         if self._doubts is None:
             measured = list(self.ms)
             ms = list(self.ms.values())
@@ -55,27 +63,33 @@ class _State:
         return self._doubts
 
     def doubt(self) -> float:
-        """Return milliseconds of doubt that this group puts into a random member."""
+        """Return the standard error that this group adds to a random member's latency, in ms."""
+        # Nothing is interpolated from fewer than two rows, and no error can be estimated.
         if len(self.ms) < 2:
             return 0.0
+        # The root mean square over the group (0 for measured operations), times the number that a
+        # member has: errors of one group share its fit, so they add up linearly.
         squares = sum(each**2 for each in self.doubts())
         return self.often * math.sqrt(squares / len(self.group.operations))
 
     def following(self) -> Operation | None:
-        """Return the next one in order, if there may be another one."""
+        """Return the next operation of `order`; None when its limit is reached or none is left."""
         if len(self.ms) < 2 or len(self.ms) + len(self.pending) >= len(self.order):
             return None
         return next((operation for operation in self.order if operation in self.left), None)
 
     def changed(self) -> None:
+        """Drop the cached errors. To be called after each change of `ms`, `pending` or `left`."""
         self._doubts = None
 
 
 class Chooser:
-    """Names operations of a space until its table is good enough.
+    """Source of the operations to measure, until the table is good enough (`bench.Source`).
 
     Args:
-        known: milliseconds of what is measured already.
+        space: what the table is for; its random members weigh the operations.
+        operations: all operations of the space.
+        known: latencies in ms of the operations that are measured already.
         failed: operations that the device cannot run.
     """
 
@@ -96,6 +110,7 @@ class Chooser:
                 continue
             most = MOST_RESHAPES if whole[0].macs == 0 else len(group.chosen())
             weight = sum(often[operation.key] for operation in whole)
+            # Greedy farthest points: any prefix of the order covers the group's widths evenly.
             order = list(spread(whole, most))
             state = _State(group, weight, order, min(FIRST[group.varying()], len(order)))
             self._states.append(state)
@@ -109,13 +124,18 @@ class Chooser:
         self._first = self._rounds()
 
     def next(self) -> Operation | None:
-        """Return the operation to measure next, or None when the table is good enough or only
-        running ones could help."""
+        """Return the operation to measure next.
+
+        None means that the table is good enough, that every group has reached its maximum, or that
+        only operations which are being measured could help.
+        """
+        # Phase 1: the first operations of every group. Those that other calls took are skipped.
         while self._first:
             operation = self._first.pop(0)
             state = self._of[operation.key]
             if operation in state.left:
                 return self._take(state, operation)
+        # Phase 2: the group with the largest contribution that may have another one.
         if self.doubt() <= GOAL:
             return None
         for state in sorted(self._states, key=_State.doubt, reverse=True):
@@ -125,12 +145,14 @@ class Chooser:
         return None
 
     def found(self, operation: Operation, ms: float | None) -> None:
-        """What came of an operation that `next` named; None where it failed."""
+        """Record the latency of an operation that `next` named; None where it failed."""
         state = self._of[operation.key]
         if operation in state.pending:
             state.pending.remove(operation)
         if ms is not None:
             state.ms[operation] = ms
+        # A failed operation is replaced by the next one of its group, at once: phase 2 does not
+        # name any of a group that has fewer than two rows.
         elif instead := next(
             (other for other in state.order[state.first :] if other in state.left), None
         ):
@@ -138,7 +160,7 @@ class Chooser:
         state.changed()
 
     def back(self, operation: Operation) -> None:
-        """An operation that `next` named is not measured after all, or by another device."""
+        """Take back an operation that `next` named and that was not measured."""
         state = self._of[operation.key]
         state.pending.remove(operation)
         state.left.append(operation)
@@ -147,9 +169,14 @@ class Chooser:
             self._first.insert(0, operation)
 
     def doubt(self) -> float:
-        """Return the standard error that interpolation puts into the latency of a random member,
-        relative to it."""
+        """Return the standard error that interpolation adds to a random member's latency, relative.
+
+        Infinite before the first measurement.
+        """
+        # The expected latency of a random member. Each group counts with the mean of its measured
+        # operations.
         total = sum(s.often * sum(s.ms.values()) / len(s.ms) for s in self._states if s.ms)
+        # Groups are fitted independently, so their errors add up in quadrature.
         return (
             math.sqrt(sum(state.doubt() ** 2 for state in self._states)) / total
             if total
@@ -157,14 +184,17 @@ class Chooser:
         )
 
     def most(self) -> int:
-        """Return how many operations can still be named."""
+        """Return the maximum number of operations that can still be named."""
         return sum(
             max(min(len(state.order) - len(state.ms), len(state.left)), 0) for state in self._states
         )
 
     def _rounds(self) -> list[Operation]:
-        """Return the first of each group, the second of each, and so on; those that networks have
-        most of lead."""
+        """Return the first operation of each group, then the second of each, and so on.
+
+        In each round the groups that networks have most of lead, so that a budget of time that
+        ends early was spent on them.
+        """
         longest = max((state.first for state in self._states), default=0)
         return [
             state.order[turn]
@@ -181,7 +211,7 @@ class Chooser:
 
 
 def _occurrences(space: Space) -> Counter[Key]:
-    """Return how often a random member has each operation, on average."""
+    """Return the mean number of times that a random member has each operation."""
     found: Counter[Key] = Counter()
     for seed in range(_MEMBERS):
         for operation in space.sample(seed).operations():

@@ -1,5 +1,7 @@
-"""The bench: measures operations one after the other, watches for throttling, and journals every
-row."""
+"""The bench, on which `run` measures operations one after the other.
+
+It watches for throttling, and writes every row into the journal before the next one starts.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +25,31 @@ from nas.latency.rows import Key, Row
 
 
 class Source(Protocol):
-    """What names the operations to measure."""
+    """Source of the operations to measure (`Chooser`, `Listed`).
+
+    The bench calls `next` until it returns None. It answers each operation with `found`, again for
+    each repeat, or with `back`. It holds a lock during every call but `most`.
+    """
 
     def next(self) -> Operation | None:
-        """Return the next one, or None."""
+        """Return the next operation; None when there is none for now."""
         ...
 
     def found(self, operation: Operation, ms: float | None) -> None:
-        """What came of one that was named; None where it failed."""
+        """Record the latency of a named operation; None where it failed."""
         ...
 
     def back(self, operation: Operation) -> None:
-        """One that was named will not be measured by whoever asked; somebody else may."""
+        """Take back a named operation, which another device may measure."""
         ...
 
     def most(self) -> int:
-        """Return how many can still be named."""
+        """Return the maximum number of operations that can still be named."""
         ...
 
 
 class Listed:
-    """A source that names each of these once."""
+    """Source that names each operation of a list once."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._left = deque(operations)
@@ -52,7 +58,7 @@ class Listed:
         return self._left.popleft() if self._left else None
 
     def found(self, operation: Operation, ms: float | None) -> None:
-        """Nothing follows from it."""
+        """Do nothing: the list is fixed."""
 
     def back(self, operation: Operation) -> None:
         self._left.appendleft(operation)
@@ -62,27 +68,27 @@ class Listed:
 
 
 AHEAD = 4
-"""Operations that are converted ahead of the one that is measured."""
+"""Number of operations in a device's queue, the measured one and those converted meanwhile."""
 WAITING = 24
-"""Operations that lie between the repeats of one, as far as there are so many."""
+"""Number of operations between two measurements of one, as far as there are so many."""
 
 
 @dataclass
 class Report:
-    """What a profiling run did.
+    """Counts and failures of a profiling run.
 
     Attributes:
-        operations: of the space.
-        measured, reused: rows that this run measured, and rows of the space that were there from
-            before.
-        interpolated: rows of the space that were predicted from measured ones.
-        missing: operations of the space that have no row, because the time was up or the device
-            cannot run them.
-        left_out: those of them that the device could run: the same call measures them.
+        operations: number of operations of the space.
+        measured: number of rows that this run measured.
+        reused: number of rows of the space that earlier runs measured.
+        interpolated: number of rows of the space that were predicted from measured ones.
+        missing: number of operations of the space without a row, because the time was up or the
+            device cannot run them.
+        left_out: number of those that the device could run; the same call measures them.
         failed: operations that the device could not run, with its message.
-        flagged: rows that were measured while the device drifted and did not recover.
-        lost: devices that went away while others went on, with the reason.
-        seconds: of the run.
+        flagged: number of rows that were measured while the device drifted and did not recover.
+        lost: reasons why devices went away while others continued.
+        seconds: duration of the run.
     """
 
     operations: int
@@ -98,13 +104,16 @@ class Report:
 
 
 class Bench:
-    """Measures rows into `rows`, each into the journal before the next one starts.
+    """Measures operations into `rows`, each row in the journal before the next one starts.
 
     Args:
-        devices: what measures; several are units of one model, which share the work. Those that are
-            left.
-        rows: those that are there from before.
-        failed: what these devices could not run before, with the message.
+        devices: one, or several units of one model, which share the work. The attribute holds those
+            that have not gone away.
+        book: the open journal; its entries of an earlier run are applied first.
+        report: where the run is counted.
+        progress: is called after every operation.
+        rows: rows that were measured before.
+        failed: operations that these devices could not run before, with the message.
     """
 
     def __init__(
@@ -122,6 +131,8 @@ class Bench:
         self.progress = progress
         self.rows = dict(rows)
         self.failed = dict(failed)
+        # Resume: the entries are applied in the order in which they were written. A row replaces
+        # an earlier row (a repeat, or the same one flagged) and an earlier failure.
         for entry in book.entries:
             if "row" in entry:
                 row = _row(entry["row"])
@@ -133,10 +144,12 @@ class Bench:
         self._done = 0
 
     def measure(self, source: Source, until: float, meanwhile: Sequence[Chain] = ()) -> None:
-        """Measure what `source` names until it names nothing, or until the monotonic clock says
-        `until`.
+        """Measure what `source` names, until it names nothing or the time is up.
 
-        `meanwhile` is what is to be converted next, while the last repeats are measured.
+        Args:
+            source: of the operations.
+            until: monotonic time in seconds after which no further measurement begins.
+            meanwhile: chains to convert while the last repeats are measured.
 
         Raises:
             DeviceLost: when the last of the devices went away.
@@ -155,20 +168,28 @@ class Bench:
             )
 
     def _together(self, source: Source, until: float, meanwhile: Sequence[Chain]) -> None:
+        """Measure on all devices at once, a thread for each."""
         stations = [_Station(self, device, source, until, meanwhile) for device in self.devices]
         with ThreadPoolExecutor(len(stations)) as pool:
             try:
                 ends = list(zip(self.devices, pool.map(_Station.until_lost, stations), strict=True))
             except BaseException:
+                # The pool waits for its threads: without a stop, Ctrl-C or a full disk would end
+                # the program only when the source is exhausted.
                 for station in stations:
                     station.stop()
                 raise
+        # Only here, so that the last device's loss is raised when every thread has ended.
         for device, error in ends:
             if error:
                 self.lose(device, error)
 
     def lose(self, device: Device, error: DeviceLost) -> None:
-        """Go on without a device. Raises the error where it was the last one."""
+        """Continue without a device.
+
+        Raises:
+            DeviceLost: `error`, when it was the last device.
+        """
         self.devices = [each for each in self.devices if each is not device]
         if not self.devices:
             raise error
@@ -180,20 +201,22 @@ class Bench:
             while (operation := source.next()) is not None:
                 if operation.key not in self.rows and operation.key not in self.failed:
                     return operation
+                # Another operation of the same key was measured meanwhile: answer from its row.
                 row = self.rows.get(operation.key)
                 source.found(operation, row.median_ms if row else None)
             return None
 
     def keep(self, operation: Operation, row: Row, source: Source) -> None:
-        """A row is on disk when this returns."""
+        """Store a row of an operation; it is on disk when this returns."""
         with self._lock:
+            # A repeat replaces its row and counts once.
             self.report.measured += row.key not in self.rows
             self.rows[row.key] = row
             self.book.append({"row": asdict(row)})
             source.found(operation, row.median_ms)
 
     def flag(self, key: Key) -> None:
-        """Say in the row that the device drifted while it was measured."""
+        """Note in the row that the device drifted while it was measured."""
         with self._lock:
             row = self.rows[key]
             self.rows[key] = replace(
@@ -203,6 +226,7 @@ class Bench:
             self.book.append({"row": asdict(self.rows[key])})
 
     def fail(self, operation: Operation, message: str, source: Source) -> None:
+        """Store that the device cannot run an operation, with its message."""
         with self._lock:
             self.failed[operation.key] = message
             self.report.failed[str(operation)] = message
@@ -210,11 +234,12 @@ class Bench:
             source.found(operation, None)
 
     def back(self, operation: Operation, source: Source) -> None:
+        """Give an operation back to its source, for another device."""
         with self._lock:
             source.back(operation)
 
     def tell(self, source: Source, more: int = 0) -> None:
-        """So many more are done."""
+        """Report progress, with `more` operations done since the last call."""
         with self._lock:
             self._done += more
             self.progress(
@@ -223,11 +248,19 @@ class Bench:
 
 
 class _Station:
-    """One device of a bench, and its watch for drift.
+    """One device of a bench, with its queue of operations and its watch for drift.
 
-    The first stack is the reference: rows since the last good look at it are measured again after a
-    drift that went away, and flagged after one that stayed. Repeats (`Device.repeats`) follow when
-    WAITING others were measured: what disturbs a device lasts for tens of seconds.
+    The first stack of copies is the reference of the watch. Rows since the last good look at it are
+    measured again after a drift that went away, and flagged after one that stayed. Repeats
+    (`Device.repeats`) follow when WAITING others were measured: disturbances of a device last for
+    tens of seconds.
+
+    Attributes:
+        _line: operations whose files are being prepared; the first one is measured next.
+        _since_look: jobs measured since the last look at the reference.
+        _taken: every row of an operation that this station measured, by key.
+        _to_repeat: jobs whose times do not agree yet, in the order of their last measurement.
+        _call_ms: the time of a call that does nothing.
     """
 
     def __init__(
@@ -246,12 +279,11 @@ class _Station:
         self._call_ms = 0.0
 
     def stop(self) -> None:
-        """After the operation that is being measured."""
+        """Stop the station's thread after the operation that it is measuring."""
         self._until = 0.0
 
     def until_lost(self) -> DeviceLost | None:
-        """Return `work`; if the device goes away the others get what it was asked for, and this
-        returns why."""
+        """Run `work`; if the device is lost, give its queue to the others and return the error."""
         try:
             self.work()
         except DeviceLost as error:
@@ -261,6 +293,7 @@ class _Station:
         return None
 
     def work(self) -> None:
+        """Measure the source's operations on this device, with their repeats."""
         empty = self._device.prepare(EMPTY)
         self._refill()
         if not self._line:
@@ -268,13 +301,17 @@ class _Station:
         self._bench.tell(self._source)
         self._call_ms = self._device.measure(empty.result()).median_ms
         while self._line and time.monotonic() < self._until:
+            # The job stays in the line while it is measured: `until_lost` gives the line back.
             job = self._line[0]
             measured = self._measure(job)
             self._since_look.append(self._line.popleft())
+            # Before looks and repeats, so that conversion runs beside them.
             self._refill()
             self._look(job, measured)
             self._repeat(WAITING)
             self._bench.tell(self._source, 1)
+        # The last repeats have nothing to convert beside them: the networks of the calibration
+        # are converted then.
         if time.monotonic() < self._until:
             for chain in self._meanwhile:
                 self._device.prepare(chain)
@@ -286,6 +323,7 @@ class _Station:
             self._measure(self._to_repeat.popleft())
 
     def _refill(self) -> None:
+        """Queue operations, and begin their conversion, until AHEAD wait."""
         while len(self._line) < AHEAD and time.monotonic() < self._until:
             operation = self._bench.named(self._source)
             if operation is None:
@@ -293,7 +331,7 @@ class _Station:
             self._line.append(prepare(self._device, operation))
 
     def _measure(self, job: Job) -> bool:
-        """Return whether the operation could be measured."""
+        """Measure an operation into the bench; return whether the device could run it."""
         try:
             row = measure(self._device, job, self._call_ms)
         except OperationFailed as error:
@@ -301,12 +339,14 @@ class _Station:
             return False
         taken = self._taken.setdefault(row.key, [])
         taken.append(row)
+        # The fastest of the repeats counts: other load makes runs slower, never faster.
         self._bench.keep(job.operation, min(taken, key=lambda row: row.median_ms), self._source)
         if not settled([row.median_ms for row in taken], self._device.repeats):
             self._to_repeat.append(job)
         return True
 
     def _look(self, job: Job, measured: bool) -> None:
+        """Look at the reference where it is due, and after the last operation."""
         if self._watch is None:
             if measured and job.stacked:
                 self._watch = DriftWatch(self._device, job.artifacts[-1].result())
@@ -317,10 +357,13 @@ class _Station:
             self._since_look = []
 
     def _doubt(self, recovered: bool) -> None:
+        """Measure the rows since the last look again, or flag them where the drift stayed."""
         for job in self._since_look:
+            # Operations that failed have no row.
             if job.operation.key not in self._bench.rows:
                 continue
-            if recovered and self._device.repeats == 1:  # else repeats have seen to it
+            # A device that repeats comes back to each operation later anyway.
+            if recovered and self._device.repeats == 1:
                 self._taken.pop(job.operation.key, None)
                 self._measure(job)
             elif not recovered:
@@ -328,4 +371,5 @@ class _Station:
 
 
 def _row(data: Mapping[str, Any]) -> Row:
+    """Return the row of a journal's entry; JSON has made lists of the pairs in `extra`."""
     return Row(**{**data, "extra": tuple((name, value) for name, value in data["extra"])})

@@ -1,4 +1,7 @@
-"""The journal of a running measurement: one JSON line a result, on disk before the next one starts."""
+"""Journal of a running measurement, for `run` and for checks of tables.
+
+It holds one JSON line per result, which is on disk before the next measurement starts.
+"""
 
 from __future__ import annotations
 
@@ -27,23 +30,24 @@ _SAME = (
     "precision",
     "threads",
 )
-"""The fields of `device.yaml` that two rows must agree on to stand in one table."""
+"""Fields of `device.yaml` that must be equal for all rows of one table."""
 
 
 class Journal:
-    """The entries of a journal file, those of an earlier run that was cut short included.
+    """A journal file and its entries, those of an earlier run that was interrupted included.
 
-    A last line that a kill or a full disk left half written is dropped. Opened through `journal`,
-    which holds the lock.
+    A last line that a kill or a full disk left half written is dropped. `journal` opens a journal
+    and holds the lock.
 
     Raises:
-        InputError: when the file is no journal, or was begun with other settings than `device`.
+        InputError: when the file is not a journal, or was begun with other settings than `device`.
     """
 
     def __init__(self, path: Path, device: DeviceInfo) -> None:
         self.path = path
         self.entries: list[Entry] = []
         lines = read_entries(path)
+        # Without one complete line there may still be a torn header: the file starts anew.
         if not lines:
             path.unlink(missing_ok=True)
             self._write({"format": FORMAT, "device": settings(device)})
@@ -55,12 +59,13 @@ class Journal:
         self.entries = lines[1:]
 
     def append(self, entry: Entry) -> None:
-        """Add an entry and waits until it is on disk."""
+        """Add an entry and wait until it is on disk."""
+        # First the disk: an entry in memory alone would count as kept after a failed write.
         self._write(entry)
         self.entries.append(entry)
 
     def remove(self) -> None:
-        """Once everything stands in the table."""
+        """Delete the file, once the table holds everything."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, entry: Entry) -> None:
@@ -69,7 +74,7 @@ class Journal:
 
 @contextmanager
 def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
-    """The journal `name` in a table's folder, locked against a second writer of that table.
+    """Open the journal `name` in a table's folder, locked against a second writer of that table.
 
     Raises:
         NasError: when another process writes the table.
@@ -77,6 +82,7 @@ def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
+    # The operating system drops the lock with the process that holds it: a kill leaves none behind.
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -91,7 +97,7 @@ def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
 
 
 def settings(device: DeviceInfo) -> dict[str, Any]:
-    """Return what rows must agree on to stand in one table."""
+    """Return the settings that must be equal for all rows of one table, by name."""
     return {name: getattr(device, name) for name in _SAME}
 
 

@@ -1,5 +1,7 @@
-"""Whole networks on a device: converted, measured, and where it repeats again in turn until their
-times are settled."""
+"""Measure whole networks on a device, for the calibration (`run`) and the check of a table.
+
+A device that repeats measures them in turn until their times are settled.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from nas.latency.profile.operation_timing import AGREE, settled
 from nas.space import Architecture, Space
 
 CONVERTING_SHARE = 0.8
-"""Of what time there is for networks, where all are converted before one is measured."""
+"""Share of the networks' time for conversion, where all are converted before one is measured."""
 
 
 def measure_networks(
@@ -35,17 +37,29 @@ def measure_networks(
     until: float = math.inf,
     anchors: Mapping[Architecture, float] | None = None,
 ) -> dict[Architecture, NetworkTime]:
-    """Measure the members that are not among the `known` ones, each on disk before the next one
-    starts.
+    """Measure the members that are not among the `known` ones, each on disk before the next starts.
 
     A device that repeats (`Device.repeats`) measures them once all are converted, as converting on
-    the same computer disturbs it. No other one is begun that would not be done when the monotonic
-    clock says `until`; those of the members that were measured come back.
+    the same computer disturbs it.
 
     Args:
+        device: what measures.
+        space: of the members.
+        members: the networks to measure, in their order.
+        role: what they are recorded for, calibration or check.
+        known: networks that were measured before; those of other spaces and sizes are ignored.
+        book: the open journal.
+        progress: is called before each network.
+        until: monotonic time in seconds. No network is begun that would not be done by then.
         anchors: networks with the ms that they took before. They are measured beside the members
-            and come back too; while a device that repeats is slower for them than it was, all are
-            measured again, for a while.
+            and returned too. While a device that repeats is slower for them than it was, all are
+            measured again, `Device.repeats` times at most.
+
+    Returns:
+        The anchors and members that have a time.
+
+    Raises:
+        NasError: when the device cannot run one of the networks.
     """
     blank = NetworkTime(
         role, space_id(space), resolution_id(space), "", 0.0, date=date.today().isoformat()
@@ -70,6 +84,8 @@ def measure_networks(
 
     try:
         keep(bench.times(lambda done: progress(f"networks ({role})", done, len(todo))))
+        # The anchors' drift is the device's, not the table's. A device that repeats may have been
+        # disturbed during all the times so far, so that they agree and are slow nevertheless.
         rounds = device.repeats if device.repeats > 1 and todo else 0
         for number in range(rounds):
             if (
@@ -88,14 +104,18 @@ def measure_networks(
 def drift(
     anchors: Mapping[Architecture, float], found: Mapping[Architecture, NetworkTime]
 ) -> float | None:
-    """By how much of their earlier ms the anchors take longer, in the median; None where none was
-    measured."""
+    """Return the median relative slowdown of the anchors; None where none was measured."""
     ratios = [found[arch].measured_ms / ms for arch, ms in anchors.items() if arch in found]
     return median(ratios) - 1 if ratios else None
 
 
 class _NetworkBench:
-    """Networks that are being converted and measured on one device."""
+    """Networks that are being converted and measured on one device.
+
+    Attributes:
+        _artifacts: the future of each network's file, by name, in the order of the members.
+        _taken: times in ms of each measured network, by name.
+    """
 
     def __init__(self, device: Device, members: Sequence[Architecture], until: float) -> None:
         self._device = device
@@ -104,8 +124,9 @@ class _NetworkBench:
         self._taken: dict[str, list[float]] = {}
 
     def times(self, tell: Callable[[int], None]) -> Iterator[tuple[str, float]]:
-        """Yield names of networks with their ms, one that came before where a further time is
-        lower."""
+        """Yield names of networks with their ms; a network comes again when its time gets lower."""
+        # One pass over all networks, then repeats in turn of those that are not settled: the
+        # repeats of one lie as far apart as can be.
         for network in self._converted(tell) if self._device.repeats > 1 else self._in_time(tell):
             yield from self._measure(network)
         while again := [
@@ -119,11 +140,12 @@ class _NetworkBench:
             tell(len(self._artifacts))
 
     def _converted(self, tell: Callable[[int], None]) -> list[str]:
-        """Those that could be converted in time, when nothing is being converted any more, which
-        disturbs."""
+        """Return the networks that could be converted in time, once nothing is being converted."""
+        # Nothing is measured here, so the cores that are reserved for it may convert.
         with self._device.borrow_cores():
             for network in self._in_time(tell, CONVERTING_SHARE):
                 wait([self._artifacts[network]])
+            # Those that wait in the queue are given up; those that have begun are waited for.
             names = [
                 network for network, artifact in self._artifacts.items() if not artifact.cancel()
             ]
@@ -131,10 +153,13 @@ class _NetworkBench:
         return names
 
     def _in_time(self, tell: Callable[[int], None], share: float = 1.0) -> Iterator[str]:
-        """Yield all in their order, up to the first that would not be done in this share of the
-        time, as those before it."""
+        """Yield the networks in their order, while they can be done in this share of the time.
+
+        Each is expected to take the mean of those before it.
+        """
         begin = time.monotonic()
         for number, network in enumerate(self._artifacts):
+            # Time so far, extrapolated to this one too, against the share of the time there was.
             if (time.monotonic() - begin) * (number + 1) / max(number, 1) > share * (
                 self._until - begin
             ):
@@ -143,12 +168,12 @@ class _NetworkBench:
             yield network
 
     def round(self) -> Iterator[tuple[str, float]]:
-        """Yield all that were measured, once more, as `times`."""
+        """Measure every network once more; yield as `times` does."""
         for network in self._taken:
             yield from self._measure(network)
 
     def close(self) -> None:
-        """Remove what files are left."""
+        """Remove the files that are left."""
         for artifact in self._artifacts.values():
             if not artifact.cancel() and artifact.done() and not artifact.exception():
                 remove(artifact.result())
@@ -157,6 +182,7 @@ class _NetworkBench:
         return settled(taken, self._device.repeats)
 
     def _measure(self, network: str) -> Iterator[tuple[str, float]]:
+        """Measure a network; yield its name and ms where this is its lowest time so far."""
         taken = self._taken.setdefault(network, [])
         try:
             taken.append(self._device.measure(self._artifacts[network].result()).median_ms)

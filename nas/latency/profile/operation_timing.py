@@ -1,4 +1,4 @@
-"""One operation to one row: by a stack of copies where they stack, alone where they do not."""
+"""Measure one operation into one row, by a stack of copies where possible; called by the bench."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nas.devices.base import Device, Timing
 from nas.latency.rows import Row
 
 EMPTY = Chain((Flatten(),), Shape(8, 1, 1))
-"""Does nothing worth a microsecond: its time is the cost of a call."""
+"""Chain of next to no work: its time is the cost of a call."""
 AGREE = 0.01
-"""How near to the lowest time another one must be, relative."""
+"""Maximum relative distance of the second lowest time from the lowest one."""
 MOST_REPEATS = 2
-"""Times the device's `repeats` that one is measured at most until two agree."""
+"""Maximum number of measurements of one operation, in multiples of the device's `repeats`."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ def stacks(operation: Operation) -> bool:
 
 
 def chains(operation: Operation, copies: int, slope: bool = True) -> tuple[Chain, ...]:
-    """Return a stack of `copies` where the operation stacks, behind one copy where the slope
-    counts; else one copy."""
+    """Return the chains that an operation's row is measured by.
+
+    An operation that stacks has a stack of `copies`, preceded by one copy where the slope counts.
+    Any other has one copy.
+    """
     counts = ((1, copies) if slope else (copies,)) if stacks(operation) else (1,)
     return tuple(Chain.stack(operation, count) for count in counts)
 
@@ -56,10 +59,13 @@ def chains(operation: Operation, copies: int, slope: bool = True) -> tuple[Chain
 def measure(device: Device, job: Job, call_ms: float) -> Row:
     """Return the row of an operation.
 
-    Stacked, by the slope: (t(copies) - t(1)) / (copies - 1), in which the cost of a call cancels,
-    and with it that of an input that nothing has just written to the cache. Stacked, by the mean:
-    (t(copies) - `call_ms`) / copies. Alone: t(1) - `call_ms`. The percentiles keep their ratio to
-    the median.
+    A stack gives the slope, (t(copies) - t(1)) / (copies - 1). The cost of a call cancels in it,
+    and with it that of an input that nothing has just written to the cache. On a device without
+    slope a stack gives the mean, (t(copies) - `call_ms`) / copies. One copy gives t(1) - `call_ms`.
+    The percentiles keep their ratio to the median.
+
+    Args:
+        call_ms: the time of EMPTY on this device.
 
     Raises:
         OperationFailed: when the device cannot convert or run it.
@@ -70,14 +76,15 @@ def measure(device: Device, job: Job, call_ms: float) -> Row:
         median = (last.median_ms - call_ms) / (device.copies if job.stacked else 1)
     else:
         median = (last.median_ms - timings[0].median_ms) / (device.copies - 1)
+    # The difference of two noisy times can be below 0 for an operation of next to no work.
     return row(job.operation, max(median, 0.0), last)
 
 
 def settled(times_ms: Sequence[float], repeats: int) -> bool:
-    """Return whether the lowest of an operation's times can be trusted: the second lowest is within
-    AGREE of it.
+    """Return whether the lowest of an operation's times can be trusted.
 
-    What else a machine does makes runs slower, never faster.
+    It can when the second lowest is within AGREE of it. What else a machine does makes runs slower,
+    never faster: two lowest times that agree are undisturbed. MOST_REPEATS bounds the search.
     """
     lowest = sorted(times_ms)[:2]
     enough = len(times_ms) >= repeats and (repeats == 1 or lowest[-1] <= lowest[0] * (1 + AGREE))

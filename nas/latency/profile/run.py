@@ -1,5 +1,8 @@
-"""Makes a space's latency table: measures a part of its operations on a device, interpolates and
-calibrates."""
+"""Make a space's latency table, for `nas profile`.
+
+`profile` measures a part of the space's operations on a device, interpolates the others, and
+calibrates the sums of rows on a few whole networks.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ METHOD = (
     " group, weighted by latency"
 )
 OPERATIONS_SHARE = 0.7
-"""Of a budget of time; the rest is for the networks of the calibration."""
+"""Share of a time budget for operations; the rest is for the networks of the calibration."""
 
 
 def profile(
@@ -53,17 +56,23 @@ def profile(
     budget_s: float = math.inf,
     retry: bool = False,
 ) -> tuple[LatencyTable, Report]:
-    """Measure what the table in `folder` lacks for `space`, completes it and saves it there.
+    """Measure what the table in `folder` lacks for `space`, complete it and save it there.
 
-    Every row is in the journal beside the table before the next one starts, so the same call goes
-    on where a kill or an error stopped it.
+    Every row is in the journal beside the table before the next one starts. So the same call
+    resumes where a kill or an error stopped it.
 
     Args:
+        space: whose operations and networks are measured.
         devices: one, or several units of one model, which share the work.
-        chosen: the operations to measure; by default those that `Chooser` finds worth it.
-        budget_s: seconds after which no further measurement begins; less of the table is measured
-            then, in the order of what it is worth, and the calibration gets fewer networks.
-        retry: measures again what the device could not run before.
+        folder: of the table; made where it does not exist.
+        progress: is called with what is measured, how many are done, and of how many.
+        chosen: the operations to measure (default: those that `Chooser` names).
+        budget_s: seconds after which no further measurement begins. Then less of the table is
+            measured, most important first, and the calibration gets fewer networks.
+        retry: measure again what the device could not run before.
+
+    Returns:
+        The table, and the report of the run.
 
     Raises:
         InputError: when the table there was measured with other settings.
@@ -79,6 +88,8 @@ def profile(
     info = units[0].info()
     with journal(folder, JOURNAL_FILE, info) as book:
         old = _old_table(folder, info)
+        # Interpolated rows (without runs) are computed anew, and rows imported from other sources
+        # are of another measurement: neither may count as measured here.
         rows = {
             row.key: row
             for row in old.rows.values()
@@ -91,8 +102,12 @@ def profile(
             source, begin + OPERATIONS_SHARE * budget_s, _networks_to_come(space, folder, bench)
         )
         table = _complete(space, operations, bench, old)
-        table.save(folder)  # of use without the calibration too, should a whole network not run
+        # Saved before the calibration too: the table is of use without it, should a whole network
+        # not run.
+        table.save(folder)
         table = _calibrate(table, space, bench, begin + budget_s)
+        # The journal goes last. A kill between both lines leaves entries that the table holds
+        # already, and applying them again changes nothing.
         table.save(folder)
         book.remove()
     report.interpolated = sum(
@@ -129,7 +144,11 @@ def _chooser(space: Space, operations: Sequence[Operation], bench: Bench) -> Cho
 
 
 def _old_table(folder: Path, info: DeviceInfo) -> LatencyTable:
-    """Return the table that is there, or an empty one."""
+    """Return the table in `folder`, or an empty one.
+
+    Raises:
+        InputError: when it was measured with other settings than `info` names.
+    """
     if not (folder / TABLE_FILE).is_file():
         return LatencyTable(info, {}, folder)
     device = load_device_info(folder / DEVICE_FILE)
@@ -142,6 +161,7 @@ def _complete(
 ) -> LatencyTable:
     """Return the old rows, the measured ones, and interpolated ones for every other operation."""
     filled, error = fill(operations, bench.rows, bench.failed)
+    # Later ones win: measured rows over interpolated ones, both over the old table's.
     rows = {**old.rows, **filled, **bench.rows}
     place = profile_arguments(space)
     left_out = {name: count for name, count in old.device.left_out.items() if name != place}
@@ -160,6 +180,7 @@ def _complete(
         calibration=old.device.calibration,
         intercept_ms=old.device.intercept_ms,
         spaces=old.device.spaces,
+        # New rows change the predictions that the last check compared.
         check=None if bench.report.measured else old.device.check,
         left_out=left_out,
     )
@@ -167,10 +188,10 @@ def _complete(
 
 
 def _calibrate(table: LatencyTable, space: Space, bench: Bench, until: float) -> LatencyTable:
-    """Return the table with scale and intercept fitted to a few whole networks, as many as there is
-    time for."""
+    """Return the table with scale and intercept fitted to as many networks as there is time for."""
     assert table.path is not None
     known = [net for net in read_networks(table.path) if net.role == "calibration"]
+    # A network with an operation that the device cannot run has no sum of rows to calibrate.
     members = [member for member in calibration_members(space) if not table.predict(member).missing]
     own = sums(table, _network_times(bench, space, members, known, until))
     return (
@@ -185,8 +206,9 @@ def _network_times(
     stored: Sequence[NetworkTime],
     until: float,
 ) -> dict[Architecture, NetworkTime]:
-    """Return the members' times on the first device; should it go away, on the next one."""
+    """Return the members' times on the first device, or on the next one should it go away."""
     while True:
+        # Read anew in every turn: the journal holds what a lost device has measured.
         known = [
             NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry
         ]

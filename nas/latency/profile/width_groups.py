@@ -1,4 +1,4 @@
-"""Which operations of a width grid are measured, and which are interpolated between them."""
+"""Group operations that differ in their widths alone, for interpolation and acquisition."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from dataclasses import dataclass
 from nas.blocks import Operation
 
 MOST = {0: 1, 1: 12, 2: 10, 3: 14, 4: 16, 5: 16}
-"""How many operations of a group are measured at most, by how many of its widths vary."""
+"""Maximum number of operations measured per group, by how many of its widths vary."""
 LEAST = 5
-"""Half of a smaller group is measured, but no fewer than this."""
+"""Minimum number measured of a smaller group, of which half is measured."""
 MOST_RESHAPES = 3
-"""Reshapes are measured at fewer widths: they cost next to nothing."""
+"""Maximum number of reshapes measured per group; they take next to no time."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Operations that differ in their widths alone: one kind, the same other hyperparameters, the
-    same grid."""
+    """Operations that differ in their widths alone: one kind, one grid, equal hyperparameters."""
 
     operations: tuple[Operation, ...]
 
     def varying(self) -> int:
-        """Return how many of the widths in and out vary; 1 where they vary together."""
+        """Return the number of widths in and out that vary; 1 where they vary together."""
         known = set(map(widths, self.operations))
         distinct = [len(set(each)) for each in zip(*known, strict=True)]
+        # Where one width alone tells all the tuples apart, the others follow from it: the group
+        # lies on a line, however many widths change along it.
         return (
             sum(count > 1 for count in distinct)
             if len(known) > max(distinct)
@@ -34,8 +35,7 @@ class Group:
         )
 
     def chosen(self) -> tuple[Operation, ...]:
-        """Return the operations to measure, spread evenly over the widths, the extreme ones
-        included."""
+        """Return the operations to measure, evenly over the widths and with the extreme ones."""
         most = MOST_RESHAPES if self.operations[0].macs == 0 else MOST[self.varying()]
         return spread(self.operations, min(most, max(LEAST, (len(self.operations) + 1) // 2)))
 
@@ -54,12 +54,17 @@ def widths(operation: Operation) -> tuple[int, ...]:
 
 
 def spread(operations: Sequence[Operation], count: int) -> tuple[Operation, ...]:
-    """Return `count` operations as far from each other as can be in the logarithm of their widths,
-    the narrowest first."""
+    """Return `count` operations far from each other in the logarithms of their widths.
+
+    Farthest-point sampling: the narrowest operation comes first, then always the one whose distance
+    to the nearest chosen one is largest. So the widest is the second.
+    """
     points = [tuple(math.log(width) for width in widths(operation)) for operation in operations]
     chosen = [min(range(len(points)), key=lambda i: (sum(points[i]), i))]
+    # The distance of each point to the nearest chosen one; a chosen point has 0.
     nearest = [math.dist(point, points[chosen[0]]) for point in points]
     while len(chosen) < min(count, len(points)):
+        # The earlier one wins a tie, so that every run measures the same operations.
         chosen.append(max(range(len(points)), key=lambda i: (nearest[i], -i)))
         nearest = [
             min(old, math.dist(point, points[chosen[-1]]))
@@ -69,9 +74,11 @@ def spread(operations: Sequence[Operation], count: int) -> tuple[Operation, ...]
 
 
 def _group_key(operation: Operation) -> tuple[object, ...]:
+    """Return what the operations of a group have in common."""
     spec = operation.spec
     shape = operation.input
-    # A block's width is that of its stage, but for a head on a pyramid, which has one inside.
+    # A block's hyperparameter `width` is its output channels, which vary within a group. A head on
+    # a pyramid is the exception: its `width` is that of its inner maps, so it tells groups apart.
     varied = () if shape.layout == "pyramid" else ("width",)
     others = tuple(
         (name, value) for name, value in spec.hyperparameters().items() if name not in varied

@@ -1,4 +1,4 @@
-"""The engines that solve a search."""
+"""The registry of engines, by name; `nas.search.solve` and the command line read it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ ENGINES: plugins.Registry[Engine] = plugins.Registry(
         "tpe": "nas.search.engines.optuna.engine:tpe",
     },
 )
-"""A further engine is one function in a file of its own, named here or by an entry point of another
-package."""
+"""The engines by name, each a function in a file of its own.
+
+Another package adds one by an entry point."""
 
 AUTO = "auto"
-"""Takes one of these: `nas.search.pose` chooses."""
+"""The name for which `nas.search.pose` chooses an engine."""
 STUDIES = ("learned", "nsga2", "tpe")
-"""Those that try members out, as `Problem.study` says."""
+"""Engines that try members out, with the settings in `Problem.study`."""
 EVALUATING = ("slimming", "learned")
-"""Those that `Problem.evaluations` can tell what members are worth."""
+"""Engines that can evaluate members by `Problem.evaluations`."""

@@ -1,12 +1,13 @@
-"""A space's graph with every stage's positions condensed into one layer, for scores that price
-whole stages.
+"""A space's graph with the positions of each stage condensed into one layer; `exact` calls it.
 
-Such scores give a stage a cost that is a function of sums over its blocks (how many there are, how
-many of them attention), so that no single arc of `nas.search.graph` has a cost of its own. All that
-the rest of a network sees of a stage's positions is their sums and where they end. So the ways
-through the positions of a stage are listed once, only the best of each kind are kept, and each of
-these becomes one arc of a graph that `nas.search.engines.label_setting` solves as any other.
-`nas.search.engines.exact` calls it.
+It is for scores that price whole stages, such as the accuracy law. There the cost of a stage is a
+function of sums over its blocks (how many there are, how many of them attend), so that no single
+arc of `nas.search.graph` has a cost of its own.
+
+The rest of a network sees only two things of a stage's positions: their sums and the node where
+they end. So the ways through the positions are listed once per stage, the best of each kind are
+kept, and each of these becomes one arc. `nas.search.engines.label_setting` solves the condensed
+graph like any other.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ Ints = NDArray[np.int64]
 Counts = Callable[[Arc], tuple[int, ...]]
 StageCost = Callable[[int, int, tuple[int, ...]], float]
 _LARGEST_KEY = 2**62
-"""Keys of several columns are packed into one integer of 64 bits while they stay below this."""
+"""Bound below which several columns are packed into one 64-bit integer key."""
 
 
 class Condensed(Layered):
     """The graph of stems, entries, whole stages and heads.
 
-    Its nodes are those of the space's graph, with the same numbers; those between the positions of
+    Its nodes are those of the space's graph, with the same numbers. Nodes between the positions of
     a stage have no arcs.
 
     Attributes:
-        cost: of every arc, an array a layer; of a stage's arcs with what the whole stage costs.
+        cost: of every arc, one array per layer; a stage's arcs include the cost of the whole stage.
         resources: what every arc takes of them.
 
     Args:
         graph: of the space.
-        cost: of every arc of `graph`, without what whole stages cost.
+        cost: of every arc of `graph`, without the costs of whole stages.
         resources: what those arcs take; infinite for arcs that no member may have.
-        counts: what a block adds to the sums that a stage's cost is a function of.
-        stage_cost: what a stage (counted from 0) of a width costs with these sums.
+        counts: what a block adds to the sums that its stage's cost depends on.
+        stage_cost: cost of a stage (counted from 0) of a width with these sums.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class Condensed(Layered):
         self._cost = cost
         self._given = resources
         self._stages: list[_Ways | None] = []
+        # Layers of stems, entries and heads are copied. The run of layers that are the positions of
+        # one stage becomes a single layer.
         layer = 0
         while layer < len(graph.layers):
             place = graph.layers[layer][0].place
@@ -85,14 +88,14 @@ class Condensed(Layered):
         return self._ends
 
     def expanded(self, path: Sequence[int]) -> list[int]:
-        """Return a path of the space's graph that this one stands for."""
+        """Return the path of the space's graph that a path of this graph stands for."""
         arcs: list[int] = []
         for ways, arc in zip(self._stages, path, strict=True):
             arcs += [arc] if ways is None else ways.arcs(arc)
         return arcs
 
     def _copy(self, layer: int) -> None:
-        """Take over a layer of the graph that is no position."""
+        """Copy a layer of the graph that is not a position."""
         self._ends.append(self._graph.ends[layer])
         self.cost.append(self._cost[layer])
         for weights, resource in zip(self._weights, self._given, strict=True):
@@ -100,10 +103,12 @@ class Condensed(Layered):
         self._stages.append(None)
 
     def _condense(self, layers: range, counts: Counts, stage_cost: StageCost) -> None:
-        """Make all ways through the positions of one stage that matter the arcs of one layer."""
+        """Turn the best ways through the positions of one stage into the arcs of one layer."""
+        # As in label setting, amounts and costs are whole numbers, so that ties are exact.
         units = [*(resource.unit for resource in self._given), SMALL]
         ways = _Ways(self._graph, np.unique(self._graph.ends[layers[0]][0]), len(units))
         for layer in layers:
+            # (resources + 1, arcs): an arc with an infinite entry belongs to no member.
             rows = [*(resource.weights[layer] for resource in self._given), self._cost[layer]]
             allowed = np.all(np.isfinite(rows), axis=0)
             whole = [
@@ -123,25 +128,23 @@ class Condensed(Layered):
 
 @dataclass
 class _Step:
-    """Where the labels of a position came from: by which arc, and from which label of the position
-    before."""
+    """The origins of a position's labels: the last arc of each, and its label one position before."""
 
     arcs: NDArray[np.intp]
     labels: NDArray[np.intp]
 
 
 class _Ways:
-    """The ways through the positions of a stage, from each of its first nodes: label setting over
-    all of them at once.
+    """The ways through the positions of a stage, found by label setting from all first nodes at once.
 
-    A label is a way so far. It is dropped where another one from the same start to the same node
-    has the same counts and takes and costs no more: whatever a stage costs in the end, the other
-    way is as good.
+    A label is a way so far. It is dropped where another label with the same start, node and counts
+    takes and costs no more: equal counts mean an equal cost of the stage, so the other one is as
+    good however they go on.
 
     Attributes:
-        starts, nodes: where each label began, and where it is.
-        counts: a row a count, a column a label.
-        amounts: in whole units; a row a resource, the last one for cost.
+        starts, nodes: (labels,), the node where each label began and the node where it is.
+        counts: (counts, labels), the sums so far.
+        amounts: (resources + 1, labels) in whole units, the last row is the cost.
     """
 
     def __init__(self, graph: Graph, starts: NDArray[np.intp], rows: int) -> None:
@@ -153,13 +156,23 @@ class _Ways:
         self._steps: list[_Step] = []
 
     def extend(self, layer: int, taken: Ints, counted: Ints, allowed: NDArray[np.bool_]) -> None:
-        """Carry every label along every arc of the next position that may follow it."""
+        """Carry every label along every allowed arc of the next position, and drop beaten labels.
+
+        Args:
+            layer: of the graph, the next position.
+            taken: (resources + 1, arcs) in whole units, the last row is the cost.
+            counted: (counts, arcs), what each arc adds to the counts.
+            allowed: (arcs,), whether some member may have the arc.
+        """
         tails, heads = self._graph.ends[layer]
         arcs = np.flatnonzero(allowed)
         arcs = arcs[np.argsort(tails[arcs], kind="stable")]
-        # The arcs out of one node stand together, so that each label takes a slice of them.
+        # Sorted by tail, the arcs out of one node are a slice: label i takes numbers[i] arcs from
+        # first[i] on.
         first = np.searchsorted(tails[arcs], self.nodes, side="left")
         numbers = np.searchsorted(tails[arcs], self.nodes, side="right") - first
+        # One entry per pair of a label and an arc out of its node; `within` counts from 0 in each
+        # label's slice.
         labels = np.repeat(np.arange(len(self.nodes)), numbers)
         within = np.arange(len(labels)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
         arcs = arcs[np.repeat(first, numbers) + within]
@@ -180,13 +193,20 @@ class _Ways:
         self._steps.append(_Step(arcs[kept], labels[kept]))
 
     def finish(self, stage_cost: StageCost, stage: int, width_of: Mapping[int, int]) -> None:
-        """Add what the whole stage costs, and keep of the ways between two nodes those that none
-        beats."""
+        """Add the cost of the whole stage, and keep the undominated ways between each two nodes.
+
+        Args:
+            stage_cost: of a stage, a width and the final counts.
+            stage: counted from 0.
+            width_of: the width of the stage by the node where a way begins.
+        """
         assert self.counts is not None
+        # Many ways share a width and counts, so each distinct column is priced once.
         widths = np.array([width_of[start] for start in self.starts.tolist()], dtype=np.int64)
         table, inverse = np.unique(np.vstack([widths, self.counts]), axis=1, return_inverse=True)
         costs = [stage_cost(stage, column[0], tuple(column[1:])) for column in table.T.tolist()]
         self.amounts[-1] += np.round(np.array(costs) / SMALL).astype(np.int64)[inverse.ravel()]
+        # With the cost of the stage added, counts no longer matter: ways of different counts compete.
         kept = best_of_groups(_keys([self.starts, self.nodes]), self.amounts)
         self.starts = self.starts[kept]
         self.nodes = self.nodes[kept]
@@ -195,7 +215,7 @@ class _Ways:
         self._steps[-1] = _Step(self._steps[-1].arcs[kept], self._steps[-1].labels[kept])
 
     def arcs(self, label: int) -> list[int]:
-        """Return the arcs of the graph that a label at the end came by, one a position."""
+        """Return the graph's arcs of a label at the end, one per position."""
         path: list[int] = []
         for step in reversed(self._steps):
             path.append(int(step.arcs[label]))
@@ -204,20 +224,29 @@ class _Ways:
 
 
 def best_of_groups(keys: Ints, amounts: Ints) -> NDArray[np.intp]:
-    """Return the columns of `amounts` that no other one of the same key beats or equals in all
-    rows."""
+    """Return the columns that no other column of the same key beats or equals in all rows.
+
+    Args:
+        keys: (labels,), the group of each column.
+        amounts: (rows, labels).
+    """
     if not len(keys):
         return np.zeros(0, dtype=np.intp)
+    # A row in which all columns are equal beats nothing; without it the fast cases below apply
+    # more often.
     varying = amounts[[bool((row != row[0]).any()) for row in amounts]]
-    # The first varying row decides within a group, the others among those that are equal in it.
+    # By group, then by the first varying row, then by the others among equal ones. lexsort takes
+    # its last key first.
     order = np.lexsort((*varying[::-1], keys))
     sorted_keys = keys[order]
     begins = np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])
+    # One amount: the first column of each group is its minimum.
     if len(varying) <= 1:
         return np.asarray(order[begins], dtype=np.intp)
     if len(varying) == 2:
-        # A running minimum that starts anew in every group: ranks of later groups are lowered below
-        # all before them.
+        # Two amounts: kept is what lowers the running minimum of the second within its group. One
+        # pass over all groups does it: the ranks of each later group are shifted below all ranks
+        # before it, so that the minimum starts anew there.
         ranks = np.unique(varying[1, order], return_inverse=True)[1].ravel()
         group = np.cumsum(begins) - 1
         lowered = ranks - group * (len(ranks) + 1)
@@ -238,7 +267,7 @@ def best_of_groups(keys: Ints, amounts: Ints) -> NDArray[np.intp]:
 
 
 def _keys(columns: Sequence[NDArray[np.int64] | NDArray[np.intp]]) -> Ints:
-    """Return one number per label, equal where all columns are."""
+    """Return one integer per label, equal for labels that are equal in all columns."""
     keys = np.zeros(len(columns[0]), dtype=np.int64)
     size = 1
     for column in columns:
@@ -246,6 +275,8 @@ def _keys(columns: Sequence[NDArray[np.int64] | NDArray[np.intp]]) -> Ints:
             return keys
         least = int(column.min())
         span = int(column.max()) - least + 1
+        # Keys that would overflow are replaced by their ranks, which are as good and smaller; then,
+        # if needed, the column's values too.
         if size * span >= _LARGEST_KEY:
             keys = np.unique(keys, return_inverse=True)[1].ravel().astype(np.int64)
             size = int(keys.max()) + 1
@@ -253,6 +284,7 @@ def _keys(columns: Sequence[NDArray[np.int64] | NDArray[np.intp]]) -> Ints:
             column = np.unique(column, return_inverse=True)[1].ravel()
             least = 0
             span = int(column.max()) + 1
+        # Mixed radix: a digit of base `span` per column.
         keys = keys * span + (column - least)
         size *= span
     return keys

@@ -1,19 +1,19 @@
-"""The exact engine: the member of least cost within the limits, and the whole Pareto front, proven
-best.
+"""The engine `exact`: the proven optimum within the limits, and the whole Pareto front.
 
-With scores that add up over stages and a table that adds up this is a multiple-choice knapsack
-under the rules of the space. `nas.search.graph` makes it a graph, `nas.search.engines.condensed`
-prices whole stages where the scores do, and `nas.search.engines.label_setting` solves it. It
-minimises the cost of `Scores.cautious()`: what might be lost where the scores know little counts as
-lost.
+`nas.search.solve` calls `exact`; `nas search --front` and several devices call `front`.
 
-Members whose cost is known by itself (`Scores.exceptions`, the published ones) are left out of the
-graph's paths and compared with the best path: the optimum is the better of the two.
+Scores add up over stages and tables add up over operations, so that a search is a multiple-choice
+knapsack under the rules of the space. `nas.search.graph` turns it into a graph,
+`nas.search.engines.condensed` prices whole stages where the scores do, and
+`nas.search.engines.label_setting` solves it. The engine minimises the cost of `Scores.cautious()`,
+which counts what might be lost outside of the data as lost.
 
-Ties: costs that differ by less than their standard error are not known to differ, so that of these
-    members the faster
-one is taken, then the one with fewer parameters. A tie is never wider than `TIE`, and a published
-member within the limits is never passed over for one that costs more.
+Members whose cost is known by itself (`Scores.exceptions`, the published ones) are no paths of the
+graph. They are compared with the best path: the optimum is the better of the two.
+
+Ties: costs that differ by less than their standard error are not known to differ. Of such members
+the fastest one is taken, then the one with the fewest parameters. A tie is never wider than `TIE`,
+and a published member within the limits is never passed over for one that costs more.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from nas.search.trace import steps_to
 from nas.space import Architecture
 
 TIE = 0.05
-"""Points of accuracy by which members that tie differ at most."""
+"""Maximum difference in cost between members that tie, in points."""
 _APART = 1e-7
-"""Latencies on a front that differ by a smaller share count as one, where there are further limits.
-"""
+"""Latencies on a front that differ by a smaller share count as equal (with further limits only)."""
 _EQUAL = 1e-9
-"""Costs in points that differ by less are equal but for rounding."""
+"""Costs that differ by fewer points are equal up to rounding."""
 
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A member that no other one beats in both latency (ms) and cost (points).
+    """A member that no other one beats in both latency and cautious cost.
 
     Attributes:
-        cost: by the scores. What no other member beats is the cautious cost, which the search
-            minimises.
-        accuracy: expected, where the scores know a level.
+        ms: predicted latency.
+        cost: expected cost in points; the front itself is that of the cautious cost.
+        architecture: the member.
+        accuracy: expected accuracy, where the scores know a level.
     """
 
     ms: float
@@ -63,13 +63,12 @@ class FrontPoint:
 
 
 def exact(problem: Problem) -> Found:
-    """Return the member of least cost within the problem's limits, or the fastest one of at most
-    its `max_drop`.
+    """Return the member of least cost within the limits, or the fastest within `max_drop`.
 
-    Its trace are the moves that turn the space's largest member into it.
+    The trace lists the moves that turn the space's largest member into it.
 
     Raises:
-        InputError: when no member keeps all limits together, though some keep each of them.
+        InputError: no member keeps all limits together, though each limit can be kept alone.
     """
     model = _Model(problem)
     arch = model.best() if problem.max_drop is None else model.quickest(problem.max_drop)
@@ -82,10 +81,10 @@ def exact(problem: Problem) -> Found:
 
 
 def front(problem: Problem) -> tuple[FrontPoint, ...]:
-    """Return the whole Pareto front of latency against cost within the other limits, fastest first.
+    """Return the Pareto front of latency against cost within the other limits, fastest first.
 
-    The target does not matter. Costs are cautious ones, as those of `exact`, which finds a member
-    of this front at every target but for ties.
+    The latency target is ignored. The front is that of the cautious cost, as `exact` minimises it:
+    at every target `exact` returns a member of this front, or one that ties with it.
     """
     model = _Model(replace(problem, target_ms=inf, max_drop=None))
     table = problem.table
@@ -96,6 +95,7 @@ def front(problem: Problem) -> tuple[FrontPoint, ...]:
         key=lambda each: each[:2],
     )
     points: list[FrontPoint] = []
+    # In ascending latency, a member is on the front where it costs less than all faster ones.
     least = inf
     for ms, cost, arch in priced:
         if cost < least:
@@ -109,16 +109,20 @@ def front(problem: Problem) -> tuple[FrontPoint, ...]:
 class _Model:
     """A problem as a search for paths of least cost under limits.
 
-    Attributes:
-        exceptions: the members of known cost that keep the limits.
+    Args:
+        problem: a checked one (`nas.search.pose`).
     """
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._cautious = problem.cautious_scores
         exceptions = tuple(self._cautious.exceptions())
+        # The problem's graph was made for its own scores. Engine `learned` replaces the scores, and
+        # with them the members whose cost is known by itself.
         known = problem.graph.exceptions == exceptions
         self._graph = graph = problem.graph if known else Graph(problem.space, exceptions)
+        # Whether some block adds to the sums that a stage's cost depends on. If none does, the cost
+        # of a stage is a function of its width alone, and its entry arc can carry it.
         counted = any(
             self._counts(arc)
             for layer in graph.layers
@@ -141,16 +145,17 @@ class _Model:
         self._all_resources = resources
 
     def cost(self, arch: Architecture) -> float:
-        """Return the cost that is minimised."""
+        """Return the cost that is minimised, in points."""
         return self._cautious.cost(arch)
 
     def best(self) -> Architecture:
-        """Return the member of least cost within the limits; of those that tie the fastest."""
+        """Return the member of least cost within the limits, or the fastest that ties with it."""
         program = Program(self._layered, self._cost, self._all_resources)
         path = program.solve(self._keeps_limits)
         members = [*([self._member(path)] if path is not None else []), *self.exceptions]
         if not members:
             raise self._contradiction()
+        # Costs that are equal up to rounding are decided by latency.
         best = min(
             members,
             key=lambda arch: (round(self.cost(arch), 9), self._problem.table.total_ms(arch)),
@@ -158,14 +163,18 @@ class _Model:
         return self._tied(program, best)
 
     def quickest(self, max_drop: float) -> Architecture:
-        """Return the fastest member within the limits that costs no more than `max_drop`.
+        """Return the fastest member within the limits that costs at most `max_drop` points.
 
-        Cost and latency change their roles: milliseconds are minimised, points are a resource.
+        Cost and latency swap their roles: milliseconds are minimised, points are a resource.
+
+        Raises:
+            InputError: no member within the limits is as accurate as asked for.
         """
         ms, *others = self._all_resources
-        # Resources count what is taken, which is not negative. So each layer's least cost is taken
-        # from all its arcs and from the limit: every path has one arc of each layer.
+        # Amounts of a resource are not negative, costs may be. Every path has one arc per layer, so
+        # each layer's least cost is subtracted from its arcs and from the limit.
         least = [float(cost[np.isfinite(cost)].min(initial=0.0)) for cost in self._cost]
+        # Arcs of infinite cost, the last ones of exceptions, stay forbidden.
         finite = [np.isfinite(cost) for cost in self._cost]
         shifted = [cost - low for cost, low in zip(self._cost, least, strict=True)]
         weights = [np.where(known, m, inf) for known, m in zip(finite, ms.weights, strict=True)]
@@ -189,7 +198,7 @@ class _Model:
         )
 
     def front_paths(self) -> Iterator[Architecture]:
-        """Yield the members of the front of the graph's paths."""
+        """Yield the members on the front of the graph's paths, without exceptions."""
         if len(self._all_resources) > 1:
             yield from map(self._member, self._one_by_one())
             return
@@ -199,12 +208,12 @@ class _Model:
 
     @cached_property
     def exceptions(self) -> list[Architecture]:
-        """Return the members of known cost within the limits, at the size of the space."""
+        """Return the members of known cost that keep the limits, at the size of the space."""
         space = self._problem.space
         members = []
         for exception in self._cautious.exceptions():
-            # A head for another task makes another network of it, whose cost is the sum of its
-            # parts.
+            # With a head for another task it is another network, whose cost is the sum of its
+            # parts like any other's.
             if any(same_head(exception.head, head) for head in space.heads):
                 arch = space.place(exception.at(space.resolution, space.classes))
                 if space.contains(arch) and self._holds(arch):
@@ -219,18 +228,22 @@ class _Model:
         return self._holds(self._member(path))
 
     def _member(self, path: Sequence[int]) -> Architecture:
-        """Return the architecture of a path, its blocks where published members have them if
-        nothing else decides."""
+        """Return the architecture of a path.
+
+        Where costs belong to no position, its blocks are put where published members have them.
+        """
         arcs = self._condensed.expanded(path) if self._condensed else path
         arch = self._graph.member(arcs)
         return arch if self._positional else self._problem.space.place(arch.compact())
 
     def _tied(self, program: Program, best: Architecture) -> Architecture:
-        """Return the fastest member whose cost cannot be told from that of `best`."""
+        """Return the fastest member whose cost is not known to differ from that of `best`."""
         scores = self._problem.scores
         table = self._problem.table
+        # Scores that know no errors of differences (recorded ones) have no ties.
         if not scores.difference_error(best, self._problem.space.smallest()):
             return best
+        # No tie may pass over the best published member for one that is expected to be worse.
         most = min((scores.cost(arch) for arch in self.exceptions), default=inf)
         least = self.cost(best)
 
@@ -241,6 +254,7 @@ class _Model:
                 and behind <= min(scores.difference_error(best, arch), TIE) + _EQUAL
             )
 
+        # `near` goes from fast to slow, so the first path that ties is the fastest of them.
         paths = program.near(least + TIE + _EQUAL)
         fastest_path = next(
             (arch for arch in map(self._member, paths) if self._holds(arch) and ties(arch)), None
@@ -253,11 +267,10 @@ class _Model:
         return all(limit.holds(arch) for limit in self._limits)
 
     def _one_by_one(self) -> list[list[int]]:
-        """Return the paths of the front: that of least cost, then that of least cost among the
-        faster, and so on.
+        """Return the paths of the front, solved one by one from the most accurate to the fastest.
 
-        Labels of three amounts and more seldom dominate one another; those that a single solution
-        needs stay few.
+        Labels of three amounts and more seldom dominate one another, so that a whole front at once
+        would keep too many of them. A single solution needs few.
         """
         ms, *others = self._all_resources
         paths = list[list[int]]()
@@ -275,6 +288,7 @@ class _Model:
             )
             if path is None:
                 return paths[::-1]
+            # The next one has to be faster by more than rounding.
             paths.append(path)
             below = path_sum(ms.weights, path) * (1 - _APART)
 
@@ -282,11 +296,12 @@ class _Model:
         return self._cautious.counts(arc.place.stage or 0, arc.block)
 
     def _costs(self, whole_stages: bool) -> list[Floats]:
-        """Return what every arc adds to the cost; infinite for the last ones of exceptions, which
-        are no such sums.
+        """Return what every arc adds to the cost, one array per layer.
 
-        With `whole_stages`, entries carry what their stages cost, where that depends on nothing but
-        the width.
+        The last arcs of exceptions are infinite: the cost of these members is not such a sum.
+
+        Args:
+            whole_stages: entries carry the costs of their stages, which depend on the width alone.
         """
         judge = self._cautious
 
@@ -305,7 +320,11 @@ class _Model:
         return self._graph.weigh(cost)
 
     def _resources(self, allowed: list[Floats]) -> list[Resource]:
-        """Return latency first, then the other limits on sums."""
+        """Return latency first, then the other limits on sums.
+
+        Args:
+            allowed: 0 or infinite, added to the latencies: how limits on peaks forbid arcs.
+        """
         problem = self._problem
         graph = self._graph
         base = problem.table.base_ms
@@ -327,8 +346,9 @@ class _Model:
         ]
 
     def _contradiction(self) -> InputError:
-        """Return why limits that can be kept one by one cannot be kept together."""
+        """Return an error that says which limits cannot be kept together."""
         problem, (ms, *others) = self._problem, self._all_resources
+        # The fastest member within the other limits tells how far the target is out of reach.
         program = Program(self._layered, ms.weights, [Resource(ms.weights, inf), *others])
 
         def accept(path: list[int]) -> bool:
@@ -346,7 +366,7 @@ class _Model:
         )
 
     def _out_of_reach(self) -> InputError:
-        """Return what the most accurate member within the limits has, where that is too little."""
+        """Return an error with the accuracy of the most accurate member within the limits."""
         problem = self._problem
         best = self.best()
         shape = (
@@ -371,10 +391,9 @@ class _Model:
 
 
 def _allowed(graph: Graph, limits: Iterable[Limit]) -> list[Floats]:
-    """Return zero for arcs whose operations keep the limits on peaks by themselves, infinite for
-    the others.
+    """Return 0 for arcs whose operations keep the limits on peaks, infinite for the others.
 
-    A member keeps such a limit where all of its operations do.
+    A peak is that of the largest operation, so a member keeps its limit if all its operations do.
     """
     allowed = [np.zeros(len(layer)) for layer in graph.layers]
     for limit in limits:

@@ -1,14 +1,12 @@
-"""The end of slimming: a local search that trades moves for one another, while the limits hold and
-the cost falls.
+"""The second half of slimming: a local search that trades moves for one another.
 
-Slimming goes down one move at a time and never looks back, so that it ends with room below the
-target, and with early moves that it would not take again. Here a reduction is undone where another
-one pays for it, for as long as that helps.
+The descent of `nas.search.engines.slimming` takes one move at a time and never looks back. It ends
+with room below the target, and with early moves that it would not take again. Here a reduction is
+undone where another one makes up for it, as long as the limits hold and the cost falls.
 
-A member's variants of a stage are what one or two moves of that stage lead to. Costs and amounts of
-variants of different stages nearly add up (only entries see two stages), so that sums of
-differences rank all pairs and triples of variants at once; the first ones are then priced for
-certain.
+The variants of a stage are the members that one or two moves of that stage lead to. Costs and
+amounts of variants of different stages nearly add up, since only an entry sees two stages. So sums
+of differences rank all pairs and triples of variants at once, and only the best are priced exactly.
 """
 
 from __future__ import annotations
@@ -29,28 +27,36 @@ from nas.space import Architecture, Space
 from nas.space.moves import Drop, Exchange, Move, Narrow, Restore, moves, narrow, undoings
 
 _GAIN = 1e-6
-"""Points that a trade must gain."""
+"""Minimum gain of a trade, in points."""
 _TRIED = 200
-"""Combinations priced for certain, of those that look best."""
+"""Maximum number of combinations that are priced exactly, the best by their sums."""
 _LOOSE = 0.02
-"""By what share of a limit a sum of differences may exceed it: it is an estimate."""
+"""Share of a limit by which a sum of differences may exceed it, since the sum is an estimate."""
 _HOPE = 0.05
-"""Points by which a sum of differences may be better than it looks."""
+"""Points by which an exact price may be better than its sum of differences."""
 _LARGEST = 4_000_000
-"""Combinations of variants looked at in one go, at most."""
+"""Maximum number of combinations of one set of stages; larger sets are skipped."""
 _FEW = 60
-"""Moves of a stage of which all pairs are looked at."""
+"""Maximum number of a stage's moves up to which all pairs of them are tried."""
 _ROUNDING = 1e-9
-"""Points, ms and other amounts that differ by less are equal."""
+"""Unit to which points, ms and other amounts are rounded before they are compared."""
 _ROUNDS = 200
-"""Trades, at most."""
+"""Maximum number of trades."""
 Interplay = dict[tuple[int | str, int | str], Floats]
+"""For two neighbouring stages (1 + limits, left variants, right variants): how far their joint
+differences are from the sums."""
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """What moves of one stage lead to, from the member at hand: the differences in cost and in
-    every limited amount."""
+    """A member that moves of one stage lead to, by its differences from the member at hand.
+
+    Attributes:
+        moves: that lead there, in order.
+        after: the member.
+        cost: difference in cost, in points.
+        amounts: difference in every limited amount, in the order of `Prices.limits`.
+    """
 
     moves: tuple[Move, ...]
     after: Architecture
@@ -59,16 +65,16 @@ class _Variant:
 
 
 Variants = dict[int | str, list[_Variant]]
-"""By the stage (from 0) that they change, or the stem or the head, in the order of the network."""
+"""Variants by the stage (from 0) that they change, or "stem" or "head", in network order."""
 
 
 def trades(
     space: Space, prices: Prices, positional: bool, arch: Architecture
 ) -> Iterator[tuple[Move, Architecture]]:
-    """Yield the moves that improve a member which keeps the limits, each with where it leads.
+    """Yield the moves that improve a member which keeps the limits, each with the member after it.
 
-    After every trade (of one to some moves) the limits hold and the cost is lower than before it;
-    within one they may be exceeded.
+    A trade is one or more moves. After each trade the limits hold and the cost is lower; between
+    the moves of a trade a limit may be exceeded.
     """
     for _ in range(_ROUNDS):
         chosen = _trade(space, prices, positional, arch)
@@ -80,25 +86,26 @@ def trades(
 
 
 def _trade(space: Space, prices: Prices, positional: bool, arch: Architecture) -> list[Move] | None:
-    """Return the moves of the next trade; None where none helps."""
+    """Return the moves of the next trade; None where no trade lowers the cost."""
+    # Three neighbourhoods, each larger and slower than the one before, which is tried first.
     variants = _variants(space, prices, positional, arch)
     chosen = _best(space, prices, arch, variants, 3)
     if chosen is None:
-        # Widths of all stages together: one alone is paid for in the entries on both sides, which
-        # pairs now count.
+        # Up to four stages at once, such as all widths together. To change one width costs in the
+        # entries on both sides; the interplay counts what neighbours save there together.
         chosen = _best(space, prices, arch, variants, 4, _interplay(prices, arch, variants))
     if chosen is None:
+        # Variants of more than one move per stage.
         deeper = _deeper(space, prices, positional, arch, variants)
         chosen = _best(space, prices, arch, deeper, 4, _interplay(prices, arch, deeper))
     return chosen
 
 
 def distinct(space: Space, arch: Architecture, every: Sequence[Move]) -> list[Move]:
-    """Return the moves without those that lead to the same network as another one, by way of
-    another position.
+    """Return the moves without those that lead to the same network by way of another position.
 
-    For costs that belong to no position only. Kept is the move that leaves local blocks at the
-    first positions of their stage and global ones at the last, as `Space.place` puts them.
+    It is for costs that belong to no position. Of equal moves, the one is kept that leaves local
+    blocks at the first positions of their stage and global ones at the last, as `Space.place` does.
     """
     kept: dict[object, Move] = {}
     for move in every:
@@ -109,8 +116,7 @@ def distinct(space: Space, arch: Architecture, every: Sequence[Move]) -> list[Mo
 
 
 def _key(space: Space, arch: Architecture, move: Move) -> tuple[object, bool]:
-    """Return what makes a move different from others, and whether the first of equal ones is to be
-    kept."""
+    """Return a key that equal moves share, and whether the first of them is kept or the last."""
     if isinstance(move, Drop):
         block = arch.stages[move.stage].blocks[move.position]
         return ("drop", move.stage, block), space.stages[move.stage].kind(block) == "global"
@@ -124,7 +130,8 @@ def _key(space: Space, arch: Architecture, move: Move) -> tuple[object, bool]:
 
 
 def _neighbours(space: Space, positional: bool, arch: Architecture) -> list[Move]:
-    """Return every move from a member, to all smaller widths and with those that undo others."""
+    """Return every move from a member, narrowing to all smaller widths, and every undoing move."""
+    # `moves` narrows a stage by one width only; a trade may need to skip some.
     every: list[Move] = [move for move in moves(space, arch) if not isinstance(move, Narrow)]
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         every += [
@@ -135,14 +142,14 @@ def _neighbours(space: Space, positional: bool, arch: Architecture) -> list[Move
 
 
 def _stage(move: Move) -> int | str:
-    """Return the stage (from 0) that a move changes, or the stem or the head."""
+    """Return the stage (from 0) that a move changes, or "stem" or "head"."""
     if not isinstance(move, Exchange):
         return move.stage
     return move.place.part if move.place.stage is None else move.place.stage
 
 
 def _variants(space: Space, prices: Prices, positional: bool, arch: Architecture) -> Variants:
-    """Return what single moves lead to, by the stage that they change."""
+    """Return the variants of single moves, by the stage that they change."""
     places: list[int | str] = ["stem", *range(len(arch.stages)), "head"]
     variants: Variants = {place: [] for place in places}
     cost = prices.cost(arch)
@@ -156,11 +163,11 @@ def _variants(space: Space, prices: Prices, positional: bool, arch: Architecture
 def _deeper(
     space: Space, prices: Prices, positional: bool, arch: Architecture, once: Variants
 ) -> Variants:
-    """Return what one or two moves of the same stage, or another width with many drops or blocks
-    put back, lead to.
+    """Return the variants of several moves of one stage.
 
-    Each network is listed once, and none that another one beats which looks the same to its
-    neighbours.
+    These are two moves of any kind, and another width followed by drops or restored blocks. Each
+    network is listed once. A variant is left out where another one beats it that looks the same to
+    the neighbouring stages.
     """
     cost = prices.cost(arch)
     amounts = _amounts(prices, arch)
@@ -178,8 +185,8 @@ def _deeper(
                 seen.add(content)
                 listed.append(_variant(prices, taken, after, cost, amounts))
 
-        # Two moves of any kind where there are few; of many (positions that differ, say) the chains
-        # have to do.
+        # All pairs are tried only where a stage has few moves. Where it has many, as with costs that
+        # depend on positions, only the chains below are tried.
         if len(variants) <= _FEW:
             for variant in variants:
                 for move in _neighbours(space, positional, variant.after):
@@ -199,8 +206,11 @@ def _deeper(
 
 
 def _chains(space: Space, arch: Architecture, index: int) -> Iterator[tuple[Move, ...]]:
-    """Yield moves of one stage that can be taken in a row: drops from the border of local and
-    global blocks outwards, and blocks of one kind put back towards it."""
+    """Yield sequences of moves of one stage, every beginning of which is a variant.
+
+    Drops go from the border between local and global blocks outwards. Restored blocks are all of
+    one kind and go from the ends towards the border.
+    """
     choice = space.stages[index]
     stage = arch.stages[index]
     roles = [choice.kind(block) for block in stage.blocks]
@@ -221,7 +231,11 @@ def _chains(space: Space, arch: Architecture, index: int) -> Iterator[tuple[Move
 
 
 def _unbeaten(variants: Sequence[_Variant], place: int | str) -> list[_Variant]:
-    """Return the variants that no other one beats which looks the same to the stages on both sides."""
+    """Return the variants that no other one beats in cost and amounts.
+
+    Only variants that look the same to the stages on both sides are compared, because what the
+    others add depends on that.
+    """
     alike: dict[object, list[_Variant]] = {}
     for variant in variants:
         alike.setdefault((_output(variant.after, place), _input(variant.after, place)), []).append(
@@ -229,6 +243,7 @@ def _unbeaten(variants: Sequence[_Variant], place: int | str) -> list[_Variant]:
         )
     kept: list[_Variant] = []
     for some in alike.values():
+        # (1 + limits, variants), in whole units as `undominated` expects.
         rows = np.array([(variant.cost, *variant.amounts) for variant in some]).T
         whole = np.round(rows / _ROUNDING).astype(np.int64)
         kept += [some[number] for number in undominated(whole).tolist()]
@@ -251,20 +266,20 @@ def _amounts(prices: Prices, arch: Architecture) -> tuple[float, ...]:
 
 
 def _interplay(prices: Prices, arch: Architecture, variants: Variants) -> Interplay:
-    """Return by how much variants of neighbouring stages together differ from their sum, in cost
-    and every amount.
+    """Return how far the joint differences of neighbouring stages are from the sum of both.
 
-    Only the entry (or head) that comes next sees a stage: its width and its layout. So variants
-    that agree in these share a figure.
+    A stage is seen only by the next entry (or the head), which sees its width and layout. So one
+    pair is priced per combination of these looks, and all variants of the same looks share it.
     """
     base = np.array([prices.cost(arch), *_amounts(prices, arch)])
     found: Interplay = {}
     for left, right in pairwise(["stem", *range(len(arch.stages)), "head"]):
         if left not in variants or right not in variants:
             continue
+        # One variant per look on either side; `rows` and `columns` map every variant to its look.
         outputs, rows = _classes(_output(variant.after, left) for variant in variants[left])
         inputs, columns = _classes(_input(variant.after, right) for variant in variants[right])
-        table = np.zeros((len(base), len(outputs), len(inputs)))
+        table = np.zeros((len(base), len(outputs), len(inputs)))  # (1 + limits, looks, looks)
         for row, column in product(range(len(outputs)), range(len(inputs))):
             first = variants[left][outputs[row]]
             second = variants[right][inputs[column]]
@@ -275,12 +290,12 @@ def _interplay(prices: Prices, arch: Architecture, variants: Variants) -> Interp
             table[:, row, column] = (
                 np.array([prices.cost(both), *_amounts(prices, both)]) - base - apart
             )
-        found[left, right] = table[:, rows][:, :, columns]
+        found[left, right] = table[:, rows][:, :, columns]  # (1 + limits, variants, variants)
     return found
 
 
 def _classes(looks: Iterable[object]) -> tuple[list[int], list[int]]:
-    """Return the number of the first variant of each look, and for every variant which look it has."""
+    """Return the first variant of each look, and the number of every variant's look."""
     numbers: dict[object, int] = {}
     firsts: list[int] = []
     of_each: list[int] = []
@@ -293,7 +308,7 @@ def _classes(looks: Iterable[object]) -> tuple[list[int], list[int]]:
 
 
 def _output(arch: Architecture, stage: int | str) -> object:
-    """Return what the next stage sees of this one."""
+    """Return what the next stage sees of this one: its width and layout, or the stem."""
     if isinstance(stage, str):
         return arch.stem
     blocks = arch.stages[stage].present
@@ -301,7 +316,7 @@ def _output(arch: Architecture, stage: int | str) -> object:
 
 
 def _input(arch: Architecture, stage: int | str) -> object:
-    """Return what a stage has that gets the output of the one before."""
+    """Return the block that gets the output of the stage before: an entry or the head."""
     return arch.head if isinstance(stage, str) else arch.stages[stage].entry
 
 
@@ -313,11 +328,23 @@ def _best(
     most_stages: int,
     interplay: Interplay | None = None,
 ) -> list[Move] | None:
-    """Return the moves of the combination of variants that lowers the cost most within the limits,
-    in a legal order."""
+    """Return the moves of the combination of variants that lowers the cost most within the limits.
+
+    Args:
+        space: of the members.
+        prices: of the members.
+        arch: the member at hand, which keeps the limits.
+        variants: of `arch`, by stage.
+        most_stages: maximum number of stages that one combination changes.
+        interplay: what neighbouring stages add to the sums; nothing where None.
+
+    Returns:
+        The moves in a legal order, or None where no combination gains `_GAIN`.
+    """
     cost = prices.cost(arch)
     slack = np.array([limit.most for limit in prices.limits]) - np.array(_amounts(prices, arch))
     loose = slack + _LOOSE * np.array([limit.most for limit in prices.limits])
+    # Estimates first: sums of differences, for every set of stages at once.
     ranked: list[tuple[float, tuple[_Variant, ...]]] = []
     for count in range(1, most_stages + 1):
         for stages in combinations(variants, count):
@@ -332,6 +359,8 @@ def _best(
     ranked.sort(key=lambda pair: pair[0])
     best: list[Move] | None = None
     least = cost - _GAIN
+    # Then exact prices, best estimate first, until an estimate is worse than the best exact price
+    # by more than an estimate is trusted to be off.
     for estimate, combination in ranked[:_TRIED]:
         if estimate > least - cost + _HOPE:
             break
@@ -355,11 +384,14 @@ def _best(
 def _combined(
     groups: Sequence[Sequence[_Variant]], loose: Floats, between: Mapping[tuple[int, int], Floats]
 ) -> list[tuple[float, tuple[_Variant, ...]]]:
-    """Return the best combinations of one variant per group by their summed differences, within the
-    limits.
+    """Return the best combinations of one variant per group, with their summed differences in cost.
 
-    `between` has what two groups (by their numbers) add to the sums.
+    Args:
+        groups: the variants of one stage each.
+        loose: (limits,), how much each amount may grow; infinite where it is not limited.
+        between: what two groups, by their numbers, add to the sums.
     """
+    # All combinations are the cells of one array with an axis per group.
     shape = tuple(len(group) for group in groups)
 
     def total(row: int) -> Floats:
@@ -367,10 +399,11 @@ def _combined(
         sums: Floats = np.zeros(shape)
         for axis, group in enumerate(groups):
             values = np.array([(variant.cost, *variant.amounts)[row] for variant in group])
+            # (1, .., variants, .., 1): broadcasting adds each group along its own axis.
             sums = sums + values.reshape([-1 if each == axis else 1 for each in range(len(shape))])
         for (left, right), table in between.items():
             sizes = [size if axis in (left, right) else 1 for axis, size in enumerate(shape)]
-            # Groups stand in the order of the network, so that the left one is the earlier axis.
+            # Groups are in network order, so the left one of a pair is always the earlier axis.
             sums = sums + table[row].reshape(sizes)
         return sums
 
@@ -379,6 +412,7 @@ def _combined(
     for row, room in enumerate(loose.tolist(), start=1):
         if np.isfinite(room):
             holds &= total(row) <= room
+    # The cheapest cells in linear time, unsorted; `_best` sorts those of all sets together.
     flat = np.where(holds, costs, np.inf).ravel()
     first = np.argpartition(flat, min(_TRIED, len(flat)) - 1)[:_TRIED]
     places = [np.unravel_index(int(number), shape) for number in first if np.isfinite(flat[number])]
@@ -394,8 +428,10 @@ def _combined(
 def _in_order(
     space: Space, arch: Architecture, combination: Sequence[_Variant]
 ) -> list[Move] | None:
-    """Return the moves of a combination in an order in which each leads to a member, reductions
-    first if possible."""
+    """Return the moves of a combination in an order in which each leads to a member of the space.
+
+    Orders that begin with the largest saving are tried first. None where no order is legal.
+    """
     saving_first = sorted(combination, key=lambda variant: variant.amounts[0])
     for order in permutations(saving_first):
         taken = [move for variant in order for move in variant.moves]

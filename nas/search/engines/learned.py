@@ -1,13 +1,18 @@
-"""Costs that are learned from evaluated members, and searches that solve for what was learned so
-far.
+"""The engine `learned`: it corrects the scores by evaluated members, and searches by the result.
 
-The recorded scores are costs of single moves from the largest member, and moves do not simply add
-up. So what a row of scores costs is taken as uncertain: a Bayesian linear model with the recorded
-costs as its prior, corrected by every member that is evaluated (Rasmussen and Williams, Gaussian
-Processes for Machine Learning, Sec. 2.1). The costs stay additive, so that the exact engine solves
-for them. Which member is evaluated next is what it finds: in turn by the expected costs, and by
-costs drawn from what is still possible (Thompson, Biometrika 25, 1933), which looks where little is
-known.
+`nas.search.solve` calls `learned`; `benchmarks/true_front.py` calls `learned_front`.
+
+Recorded scores are the costs of single moves from the largest member, and moves do not simply add
+up. So the cost of each row of the scores is uncertain: a Bayesian linear model whose prior mean is
+the recorded cost, and which every evaluated member corrects (Rasmussen and Williams, Gaussian
+Processes for Machine Learning, 2006, Sec. 2.1):
+
+    drop = X cost + s 1 + e,   cost ~ N(recorded, doubt^2 I),  s ~ N(0, shift^2),  e ~ N(0, noise^2 I)
+
+X (members, rows) counts how often each row is part of a member's sum. The corrected costs are still
+additive, so the exact engine solves for them, and its solution is the member to evaluate next. It
+solves for the expected costs until these bring no new member, then for costs drawn from the
+posterior (Thompson, Biometrika 25, 1933), which explores where little is known.
 """
 
 from __future__ import annotations
@@ -34,32 +39,36 @@ from nas.space import Architecture
 Floats = NDArray[np.float64]
 Solve = Callable[[Scores], list[Architecture]]
 NOISES = np.geomspace(0.1, 6.4, 7)
-"""What an evaluated member may be off the sum by, in points."""
+"""Candidates for the standard deviation of an evaluated drop about the sum of costs, in points."""
 DOUBTS = np.geomspace(0.05, 3.2, 7)
-"""What a recorded cost may be off by, in points."""
+"""Candidates for the standard deviation of a cost about the recorded one, in points."""
 _SHIFT = 1.0
-"""What the largest member, against which all drops are, may be off by itself."""
+"""Standard deviation of the largest member's own accuracy, which all drops share, in points."""
 _ERROR = 0.5
-"""Standard error of an evaluated accuracy that nobody told, in points."""
+"""Standard error of an evaluated accuracy whose source gives none, in points."""
 BATCH = 8
-"""Members of a front that are evaluated between two corrections of the costs."""
+"""Maximum number of new members of one solution that are evaluated before the next solution."""
 PATIENCE = 20
-"""Solutions in a row that bring no new member, after which there is nothing more to look at."""
+"""Number of solutions in a row without a new member after which the search ends."""
 
 
 class Posterior(Protocol):
-    """What members are worth, given prior scores and the members that were evaluated: what
-    `learned` needs of it."""
+    """The accuracy of members given prior scores and evaluated members, as `learned` needs it."""
 
     def learn(self, arch: Architecture, drop: float, standard_error: float) -> None:
-        """Take in that `arch` was evaluated to be `drop` points below the largest member, give or
-        take its error."""
+        """Take in that `arch` was evaluated `drop` points below the largest member.
+
+        Args:
+            arch: the member.
+            drop: in points.
+            standard_error: of the evaluated accuracy, in points.
+        """
 
     def expected(self) -> Scores:
-        """Return the scores that are most likely now."""
+        """Return the scores with the posterior mean of the costs."""
 
     def drawn(self, generator: np.random.Generator) -> Scores:
-        """Return scores that are possible, the likelier the sooner."""
+        """Return scores with costs drawn from the posterior."""
 
 
 def posterior(scores: Scores, level: float, source: str) -> Posterior:
@@ -70,7 +79,7 @@ def posterior(scores: Scores, level: float, source: str) -> Posterior:
         source: what evaluates, in words.
 
     Raises:
-        InputError: for a kind of scores that no posterior is known for.
+        InputError: scores of this kind have no posterior.
     """
     if isinstance(scores, RecordedScores):
         return LearnedCosts(replace(scores, baseline_accuracy=level))
@@ -85,10 +94,10 @@ def posterior(scores: Scores, level: float, source: str) -> Posterior:
 
 
 class LearnedCosts:
-    """What the rows of scores cost, given members that were evaluated.
+    """The posterior of the costs of recorded scores, given evaluated members.
 
     Args:
-        scores: the recorded ones; their costs are what is expected before anything is evaluated.
+        scores: the recorded ones; their costs are the prior mean.
     """
 
     def __init__(self, scores: RecordedScores) -> None:
@@ -99,26 +108,27 @@ class LearnedCosts:
         self._likeliest: tuple[float, float] | None = None
 
     def learn(self, arch: Architecture, drop: float, standard_error: float = 0.0) -> None:
-        """Take in that `arch` was evaluated to be `drop` points below the largest member.
+        """Take in that `arch` was evaluated `drop` points below the largest member.
 
-        The standard error is left to the noise, which is where the drops are likeliest.
+        The standard error is not used: the noise, which is fitted to the drops, contains it.
         """
         self._features = np.vstack([self._features, [unit.cost(arch) for unit in self._units]])
         self._drops = np.append(self._drops, drop)
         self._likeliest = None
 
     def expected(self) -> RecordedScores:
-        """Return the scores with the costs that are most likely now."""
+        """Return the scores with the posterior mean of the costs."""
         return self._with(self._corrected(self._before, self._drops))
 
     def drawn(self, generator: np.random.Generator) -> RecordedScores:
-        """Return the scores with costs that are possible, the likelier the sooner.
+        """Return the scores with costs drawn from the posterior.
 
-        A draw from the prior is corrected by what a noisy draw of the drops would have it learn
-        (Matheron's rule), so that no covariance over all rows is needed.
+        Matheron's rule: a draw of costs from the prior is corrected as the mean is, but by the drops
+        less a draw of their errors. No covariance over all rows is needed.
         """
         doubt, noise = self._hyperparameters()
         costs = self._before + doubt * generator.standard_normal(len(self._before))
+        # One shift for all drops, since all are against the same largest member.
         errors = (
             noise * generator.standard_normal(len(self._drops))
             + _SHIFT * generator.standard_normal()
@@ -127,8 +137,10 @@ class LearnedCosts:
 
     @cached_property
     def _units(self) -> list[RecordedScores]:
-        """For each row, scores in which it alone costs something: how often it counts in a member's
-        sum."""
+        """Return for each row scores in which it alone costs 1.
+
+        The cost of a member by these is how often the row is part of the member's sum.
+        """
         return [self._with(row) for row in np.eye(len(self._before))]
 
     def _with(self, costs: Floats) -> RecordedScores:
@@ -136,29 +148,32 @@ class LearnedCosts:
         return replace(self._scores, rows=tuple(replace(row, cost=cost) for row, cost in rows))
 
     def _corrected(self, costs: Floats, drops: Floats) -> Floats:
-        """Return the costs nearest to these that explain the drops, as far as they must be
-        explained."""
+        """Return `costs` corrected by `drops`: costs + doubt^2 X^T K^-1 (drops - X costs).
+
+        K is the covariance of the drops. With the prior mean as `costs` it is the posterior mean.
+        """
         doubt, noise = self._hyperparameters()
+        # The system has one equation per evaluated member, however many rows there are.
         weights = np.linalg.solve(self._covariance(doubt, noise), drops - self._features @ costs)
         corrected: Floats = costs + doubt**2 * self._features.T @ weights
         return corrected
 
     def _covariance(self, doubt: float, noise: float) -> Floats:
-        """Of the drops."""
+        """Return K = doubt^2 X X^T + noise^2 I + shift^2, (members, members)."""
         covariance: Floats = doubt**2 * self._features @ self._features.T + noise**2 * np.eye(
             len(self._drops)
         )
         return covariance + _SHIFT**2
 
     def _hyperparameters(self) -> tuple[float, float]:
-        """Return doubt and noise under which the drops are likeliest."""
+        """Return the doubt and noise of the grid with the highest marginal likelihood."""
         if self._likeliest is None:
             pairs = [(float(doubt), float(noise)) for doubt in DOUBTS for noise in NOISES]
             self._likeliest = max(pairs, key=self._likelihood)
         return self._likeliest
 
     def _likelihood(self, pair: tuple[float, float]) -> float:
-        """Its logarithm, doubled, but for a constant."""
+        """Return twice the log marginal likelihood of (doubt, noise), up to a constant."""
         covariance = self._covariance(*pair)
         residuals = self._drops - self._features @ self._before
         return float(
@@ -167,21 +182,21 @@ class LearnedCosts:
 
 
 def learned(problem: Problem) -> Found:
-    """Return the engine of that name: of the members within the limits that it evaluates, the one
-    that loses least.
+    """Return the most accurate member within the limits among those that it evaluates.
 
-    It evaluates `problem.study.trials` members, the largest included; fewer where it comes to no
-    new one. Costs are those by the scores that it learned, which come back too.
+    It evaluates `problem.study.trials` members, the largest included, and fewer where it finds no
+    new ones. Costs are by the corrected scores, which are returned as `Found.scores`.
 
     Raises:
-        InputError: for fewer than two trials, or when no member keeps all limits together, though
-            some keep each.
+        InputError: there are fewer than two trials, nothing evaluates members, or no member keeps
+            all limits together.
     """
 
     def solve(scores: Scores) -> list[Architecture]:
         return [exact(replace(problem, scores=scores, on_step=None)).architecture]
 
     accuracies, scores = _evaluated(problem, solve)
+    # The largest member is always evaluated, but seldom keeps the limits.
     within = [
         arch for arch in accuracies if all(limit.holds(arch) for limit in problem.every_limit)
     ]
@@ -196,11 +211,10 @@ def learned(problem: Problem) -> Found:
 
 
 def learned_front(problem: Problem) -> tuple[FrontPoint, ...]:
-    """Return the members on the Pareto front of latency against accuracy among those that it
-    evaluates, fastest first.
+    """Return the Pareto front of latency against accuracy among evaluated members, fastest first.
 
-    Their costs are what they were evaluated to lose against the largest member. As many are
-    evaluated as by `learned`. All keep the limits other than that on latency.
+    A cost is the evaluated difference from the largest member. As many members are evaluated as by
+    `learned`. All keep the limits other than that on latency.
     """
     accuracies, _ = _evaluated(
         problem, lambda scores: [p.architecture for p in front(replace(problem, scores=scores))]
@@ -221,13 +235,17 @@ def learned_front(problem: Problem) -> tuple[FrontPoint, ...]:
 def _drop(
     problem: Problem, accuracies: Mapping[Architecture, Evaluated], arch: Architecture
 ) -> float:
-    """In points of top-1, against the largest member."""
+    """Return how far `arch` was evaluated below the largest member, in points."""
     return accuracies[_bare(problem.space.largest())].accuracy - accuracies[arch].accuracy
 
 
 def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evaluated], Scores]:
-    """Return the members that were evaluated on the way, the largest first, and the scores as they
-    correct them."""
+    """Return the evaluated members, the largest first, and the scores that they corrected.
+
+    Args:
+        problem: with evaluations and trials.
+        solve: returns the members to evaluate next for given scores.
+    """
     if problem.evaluations is None:
         raise InputError(
             "engine 'learned': learns from members that are evaluated; give --score-by evaluate (in"
@@ -240,13 +258,19 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
     largest = _bare(problem.space.largest())
     known = problem.evaluations.of(largest, [largest])
     costs = posterior(problem.scores, known[largest].accuracy, problem.evaluations.source.words)
+    # All drops are against the largest member, so its own drop is 0, up to the error that the others
+    # share with it.
     costs.learn(largest, 0.0, known[largest].standard_error or _ERROR)
     generator = np.random.default_rng(problem.study.seed)
     study = problem.study
+    # The posterior mean is exploited as long as it leads to new members. A draw follows every
+    # solution that did not, until a new member is found or `PATIENCE` runs out.
     idle = 0
     study.progress("members", len(known), study.trials)
     while len(known) < study.trials and idle < PATIENCE:
         found = solve(costs.drawn(generator) if idle else costs.expected())
+        # A front may bring many new members. A few, spread over it, are evaluated before the costs
+        # are corrected and the front is solved again.
         new = [arch for arch in map(_bare, found) if arch not in known]
         new = _spread(new, min(BATCH, study.trials - len(known)))
         idle = 0 if new else idle + 1
@@ -264,11 +288,11 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
 
 
 def _bare(arch: Architecture) -> Architecture:
-    """Without the name, which may tell a place on one front."""
+    """Return the member without its name, so that a member of two fronts is one key."""
     return replace(arch, name="")
 
 
 def _spread(members: Sequence[Architecture], count: int) -> list[Architecture]:
-    """So many of the members, evenly from the first to the last."""
+    """Return `count` of the members, evenly spaced from the first to the last."""
     places = np.linspace(0, len(members) - 1, min(count, len(members))).round().astype(int)
     return [members[place] for place in dict.fromkeys(places.tolist())]

@@ -1,9 +1,8 @@
-"""Cost and amounts of many members that differ in few stages, stage by stage from memory. Slimming
-asks for them.
+"""Costs and amounts of many members that differ in few stages, cached per stage, for slimming.
 
-Costs, latencies and sizes add up over the stages of a network, and what a stage adds depends on
-nothing but its blocks and on what comes in. A move changes one stage and perhaps the entry of the
-next, so that all else is known already.
+Costs, latencies and sizes add up over the stages of a network. What a stage adds depends only on
+its blocks and on its input. A move changes one stage and perhaps the entry of the next, so all
+other parts are in the cache.
 """
 
 from __future__ import annotations
@@ -32,12 +31,13 @@ from nas.space.place import HEAD
 from nas.space.space import ROLES
 
 _DIGITS = 9
-"""Latency tables round their sums so: sums of the same parts are then equal to those of
-`LatencyTable.total_ms`."""
+"""Decimals of sums, as latency tables round them: sums equal those of `LatencyTable.total_ms`."""
 
 
 class Prices:
-    """Prices members of a problem's space, which have a block or identity at every position.
+    """The costs and amounts of members of a problem's space, from a cache.
+
+    Members have a block or identity at every position of the space.
 
     Attributes:
         limits: latency first, infinite where it is not limited, then the further limits.
@@ -49,9 +49,11 @@ class Prices:
         self._space = problem.space
         self._numbers: dict[Stage, int] = {}
         self._stages: list[Stage] = []
-        # Moves share the stages that they leave alone, and to hash a stage costs more than all else
-        # here.
+        # Members share the objects of stages that a move leaves alone. Hashing a stage takes more
+        # time than all else here, so a stage is looked up by its identity first.
         self._by_id: dict[int, tuple[int, Stage]] = {}
+        # Two stages that differ only in which positions are dropped have different numbers (their
+        # costs may differ) but the same content (their amounts are equal).
         self._content: list[int] = []
         self._contents: dict[tuple[BlockSpec, ...], int] = {}
         self._stage_costs: dict[tuple[int, int, int], float] = {}
@@ -62,8 +64,9 @@ class Prices:
         self._of_ends: dict[tuple[str, BlockSpec, tuple[Shape, ...]], tuple[float, ...]] = {}
 
     def cost(self, arch: Architecture) -> float:
-        """Return the cautious cost of a member, that which searches minimise."""
+        """Return the cautious cost of a member in points, which searches minimise."""
         numbers = [self._number(stage) for stage in arch.stages]
+        # A published member has a cost of its own, wherever its dropped positions are.
         known = self._known_costs.get(tuple(self._content[number] for number in numbers))
         if known is not None:
             for stem, head, cost in known:
@@ -83,7 +86,8 @@ class Prices:
         return total
 
     def amount(self, measure: Measure, arch: Architecture) -> float:
-        """Return what a member takes: `measure.total(arch)`."""
+        """Return `measure.total(arch)`, summed from the cached parts."""
+        # A peak is no sum over stages.
         if measure.peak:
             return measure.total(arch)
         shape = self._stem_shape(arch.stem)
@@ -107,17 +111,18 @@ class Prices:
         return round(fsum(parts), _DIGITS)
 
     def exceeded(self, arch: Architecture) -> Limit | None:
-        """Return the limit that `arch` exceeds most, by its share; None where it keeps all."""
+        """Return the limit that `arch` exceeds by the largest share; None where it keeps all."""
         exceeded = [limit for limit in self.limits if self.amount(limit.measure, arch) > limit.most]
         return max(
             exceeded, key=lambda limit: self.amount(limit.measure, arch) / limit.most, default=None
         )
 
     def content(self, arch: Architecture) -> tuple[object, ...]:
-        """Return what tells networks apart, wherever their dropped positions are."""
+        """Return a key that is equal for equal networks, wherever their dropped positions are."""
         return arch.stem, arch.head, *(self._content[self._number(stage)] for stage in arch.stages)
 
     def _number(self, stage: Stage) -> int:
+        """Return the number of a stage, the same for equal stages."""
         known = self._by_id.get(id(stage))
         if known is not None:
             return known[0]
@@ -128,19 +133,19 @@ class Prices:
             self._content.append(
                 self._contents.setdefault((stage.entry, *stage.present), len(self._contents))
             )
-        # The stage is kept, so that no other one can get its identity.
+        # The stage is kept alive, so that no other object can get its id.
         self._by_id[id(stage)] = number, stage
         return number
 
     @cached_property
     def exceptions(self) -> list[Architecture]:
-        """Return the members whose cost is known by itself, at the size of the space."""
+        """Return the members whose cost is not a sum of parts, at the size of the space."""
         space = self._space
         sized = (
             exception.at(space.resolution, space.classes)
             for exception in self._cautious.exceptions()
         )
-        # A head for another task makes another network of it, whose cost is the sum of its parts.
+        # With a head for another task it is another network, whose cost is the sum of its parts.
         return [
             space.place(arch)
             for arch in sized
@@ -149,7 +154,7 @@ class Prices:
 
     @cached_property
     def _known_costs(self) -> dict[tuple[int, ...], list[tuple[EntrySpec | None, HeadSpec, float]]]:
-        """Return the members whose cost is known by itself, by the contents of their stages."""
+        """Return stem, head and cost of the exceptions, by the contents of their stages."""
         known: dict[tuple[int, ...], list[tuple[EntrySpec | None, HeadSpec, float]]] = {}
         for arch in self.exceptions:
             key = tuple(self._content[self._number(stage)] for stage in arch.stages)
@@ -184,7 +189,7 @@ class Prices:
     def _chain(
         self, index: int, number: int, stage: Stage, shape: Shape
     ) -> tuple[tuple[Operation, ...], Shape]:
-        """Return the operations of a stage that gets this shape, and the shape of what goes out."""
+        """Return the operations of a stage with this input shape, and its output shape."""
         key = index, number, shape
         known = self._chains.get(key)
         if known is None:
@@ -198,8 +203,13 @@ class Prices:
     def _end_amounts(
         self, measure: Measure, block: BlockSpec, shapes: tuple[Shape, ...]
     ) -> tuple[float, ...]:
-        """Return what the operations of the stem or the head take, given the image or the outputs
-        of the stages."""
+        """Return what each operation of the stem or the head takes.
+
+        Args:
+            measure: what is counted.
+            block: the stem or the head.
+            shapes: of the image for the stem, of all stage outputs for the head.
+        """
         levels = block.levels if isinstance(block, HeadSpec) else 0
         shapes = shapes if levels else shapes[-1:]
         key = measure.key, block, shapes
@@ -208,8 +218,8 @@ class Prices:
             operations: list[Operation] = []
             shape = shapes[-1]
             if levels:
-                # A head that takes several maps gets them all as maps; a stage that ends in tokens
-                # is unflattened.
+                # A head of several levels takes maps only, so tokens of the last stage are
+                # unflattened first.
                 if shape.layout == "tokens":
                     operations += with_layout(HEAD, Unflatten(), shape)
                 maps = [replace(each, layout="map") for each in shapes]
@@ -222,7 +232,7 @@ class Prices:
         return known
 
     def _of(self, measure: Measure, operation: Operation) -> float:
-        """Return what one operation takes."""
+        """Return what one operation takes, through an arc made for it, as measures weigh arcs."""
         key = measure.key, operation.spec, operation.input
         amount = self._of_operation.get(key)
         if amount is None:
@@ -232,7 +242,7 @@ class Prices:
 
 
 def positional(space: Space, scores: Scores) -> bool:
-    """Return whether it matters to the cost at which position of its stage a block stands."""
+    """Return whether the cost depends on the position of a block within its stage."""
     for index, stage in enumerate(space.stages):
         least, most = stage.depths
         for width in stage.widths:

@@ -1,22 +1,22 @@
-"""Latency-driven slimming: from the largest member downwards, always the move that costs least
-accuracy per ms.
+"""The engine `slimming`: latency-driven slimming, greedy from the largest member downwards.
 
-EfficientFormer (arXiv:2206.01191), Sec. 4.2, with what the paper leaves open decided so:
+`nas.search.solve` calls `slim`. Each step takes the move that costs the least accuracy per ms saved
+(EfficientFormer, arXiv:2206.01191, Sec. 4.2). The paper leaves some questions open, which are
+decided as follows:
 
-- moves that save no time are never taken; where the next smaller width of a stage saves nothing,
-  the next one below it that does stands in for it;
-- costs may be negative (measured ones are, by noise); the most negative per ms goes first;
-- ties go to the larger saving, then to the earlier stage and position, so that a search has one
-  outcome;
-- at the first architecture within the target it stops going down, and moves are traded for one
-  another while that lowers the cost (`nas.search.engines.exchange`): the paper's greedy order alone
-  misses the optimum by points;
-- where more than latency is limited, what a move saves is counted in the amount whose limit is
-  exceeded most (by its share), and no move may raise another limited amount;
-- with the objective "mes" it is what EfficientFormerV2 (arXiv:2212.08059, Eq. 9) has a move gain,
-  the score of size and speed, that is paid for;
-- where members are evaluated, the moves that are best by the scores are, and their measured cost
-  decides.
+- A move that saves no time is never taken. Where the next smaller width of a stage saves nothing,
+  the largest width below it that does is taken instead.
+- Costs may be negative (measured ones are, by noise). The most negative per ms goes first.
+- Ties go to the larger saving, then to the earlier stage and position, so that a search is
+  reproducible.
+- The descent ends at the first architecture within the target. Then moves are traded for one
+  another while that lowers the cost (`nas.search.engines.exchange`), because the greedy order alone
+  misses the optimum by points.
+- Where more than latency is limited, a move's saving is counted in the amount that exceeds its
+  limit by the largest share. No move may raise another limited amount.
+- With the objective "mes" a move's saving is its gain in the score of size and speed
+  (EfficientFormerV2, arXiv:2212.08059, Eq. 9).
+- Where members are evaluated, the scores choose which moves, and their measured cost decides.
 """
 
 from __future__ import annotations
@@ -37,13 +37,19 @@ from nas.space import Architecture
 from nas.space.moves import Drop, Localise, Move, Narrow, moves, narrow
 
 _DIGITS = 9
-"""Differences below this many decimals are rounding, and count as ties."""
+"""Decimals to which amounts are compared; smaller differences are rounding and count as ties."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A move with its price: where it leads, what it saves (of what it is to save: ms, millions of
-    MACs or parameters, MB, points of MES) and costs (points of top-1)."""
+    """A move with its price.
+
+    Attributes:
+        move: from the member at hand.
+        after: where it leads.
+        saved: in ms, millions of MACs or parameters, MB, or points of MES, whichever is to be saved.
+        cost: in points of accuracy.
+    """
 
     move: Move
     after: Architecture
@@ -52,19 +58,17 @@ class Option:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Return points for what is saved, then the larger saving; lower is better."""
+        """Return points per unit saved, then the negative saving; lower is better."""
         return round(self.cost / self.saved, _DIGITS), -round(self.saved, _DIGITS)
 
 
 def slim(problem: Problem) -> Found:
     """Slim the space's largest member until it keeps all limits, then trade moves for better ones.
 
-    The paper's candidates, the objective "mes" and evaluated members are slimmed as published,
-    without trades.
+    With the paper's candidates, the objective "mes" or evaluated members there are no trades.
 
     Raises:
-        NasError: when no single move saves what is to be saved any more, above a limit that other
-            members keep.
+        NasError: a limit is still exceeded, but no single move lowers its amount.
     """
     if (
         problem.evaluations is not None
@@ -77,8 +81,9 @@ def slim(problem: Problem) -> Found:
     largest = problem.space.largest()
     start = down[-1][1] if down else largest
     path = down
-    # What published members cost is known by itself: no sum of moves leads to it. Where one within
-    # the limits is better than what slimming came to, the trades begin there.
+    # The cost of a published member is known by itself and is not a sum over its moves, so the
+    # descent cannot find it. Where one within the limits costs less than what the descent came to,
+    # the trades begin there.
     rivals = [arch for arch in pricer.prices.exceptions if pricer.exceeded(arch) is None]
     rival = min(rivals, key=pricer.prices.cost, default=None)
     if rival is not None and pricer.prices.cost(rival) < pricer.prices.cost(start):
@@ -103,13 +108,14 @@ def slim(problem: Problem) -> Found:
 
 
 def _as_published(problem: Problem) -> Found:
-    """Slim as the paper does: down to the limits, and no further."""
+    """Slim as the paper does: down to the limits, without trades."""
     pricer = Pricer(problem)
     evaluations = problem.evaluations
     arch = problem.space.largest()
     trace = list[Step]()
     drop = 0.0
     for option in _down(problem, pricer, evaluated=evaluations is not None):
+        # An evaluated cost is a difference of two accuracies; their sum telescopes to the total drop.
         drop = round(drop + option.cost, _DIGITS)
         if evaluations is None:
             cost = _difference(problem, arch, option.after)
@@ -125,8 +131,7 @@ def _as_published(problem: Problem) -> Found:
 
 
 def _down(problem: Problem, pricer: Pricer, evaluated: bool) -> Iterator[Option]:
-    """Yield the moves from the largest member to the first one that keeps all limits, each the best
-    there is."""
+    """Yield the best move of each step, from the largest member until all limits hold."""
     arch = problem.space.largest()
     steps = 0
     while pricer.exceeded(arch):
@@ -150,7 +155,7 @@ def _step(
     cost: float,
     total: float,
 ) -> Step:
-    """Return the step after these, which is reported."""
+    """Return the step that follows those in `before`, and report it to `problem.on_step`."""
     latency = problem.latency.measure
     ms = latency.total(after)
     before_ms = before[-1].ms if before else latency.total(problem.space.largest())
@@ -161,15 +166,18 @@ def _step(
 
 
 def _difference(problem: Problem, before: Architecture, after: Architecture) -> float:
-    """Return what a move costs by the scores."""
+    """Return what a move costs by the scores, in points."""
     return problem.scores.cost(after) - problem.scores.cost(before)
 
 
 def _evaluated(problem: Problem, arch: Architecture, options: Iterable[Option]) -> Iterable[Option]:
-    """Return the options that are best by the scores, at the cost that they are evaluated to have;
-    all of them, at the cost by the scores, where nothing is evaluated."""
+    """Return the best options by the scores with their evaluated costs.
+
+    Where nothing is evaluated, all options are returned with their costs by the scores.
+    """
     if problem.evaluations is None:
         return options
+    # `arch` itself is evaluated with its options, as the accuracy that they lose from.
     best = sorted(options, key=lambda option: option.rank)[: problem.evaluate_best]
     found = problem.evaluations.of(arch, [arch, *(option.after for option in best)]) if best else {}
     return [
@@ -191,11 +199,11 @@ def _stuck(problem: Problem, pricer: Pricer, arch: Architecture, steps: int) -> 
 
 
 class Pricer:
-    """Prices moves by table and scores.
+    """The moves from a member with their prices by table and scores.
 
     Attributes:
         prices: of members.
-        positional: whether it matters to the cost at which position of its stage a block stands.
+        positional: whether the cost depends on the position of a block within its stage.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -207,11 +215,11 @@ class Pricer:
         self._latency = problem.latency.measure
 
     def exceeded(self, arch: Architecture) -> Limit | None:
-        """Return the limit that `arch` exceeds most, by its share; None where it keeps all."""
+        """Return the limit that `arch` exceeds by the largest share; None where it keeps all."""
         return self.prices.exceeded(arch)
 
     def options(self, arch: Architecture) -> Iterator[Option]:
-        """Yield every legal move from `arch` that saves, priced, in the order of `moves`.
+        """Yield every legal move from `arch` that saves, with its price, in the order of `moves`.
 
         Where costs belong to no position, moves that lead to the same network are one option.
         """
@@ -225,7 +233,7 @@ class Pricer:
                 yield option
 
     def _widths(self, arch: Architecture, move: Narrow) -> Iterator[Narrow]:
-        """Yield `move`, and after it those to ever smaller widths."""
+        """Yield `move`, then the moves of its stage to smaller widths, in descending order."""
         widths = reversed(self._space.stages[move.stage].widths)
         return (
             narrow(self._space, arch, move.stage, width) for width in widths if width <= move.width
@@ -234,7 +242,7 @@ class Pricer:
     def _price(
         self, arch: Architecture, limit: Limit | None, alternatives: Iterable[Move]
     ) -> Option | None:
-        """Return the first of these moves that saves."""
+        """Return the first of these moves that saves, with its price; None where none does."""
         for move in alternatives:
             after = move.apply(arch)
             saved = self._saved(arch, after, limit)
@@ -243,11 +251,15 @@ class Pricer:
         return None
 
     def _saved(self, arch: Architecture, after: Architecture, limit: Limit | None) -> float:
-        """Return what is saved of what is to be saved; nothing where another limited amount grows."""
+        """Return what a move saves of `limit`'s amount; 0 where another limited amount grows.
+
+        Where no limit is exceeded, it is latency that is to be saved.
+        """
         amount = self.prices.amount
         if self._objective == "mes":
             ms_after = amount(self._latency, after)
             return mes(after.params, ms_after) - mes(arch.params, amount(self._latency, arch))
+        # A move lowers one limited amount and raises none, so that the descent ends.
         for other in self._limits:
             if other is not limit and amount(other.measure, after) > amount(other.measure, arch):
                 return 0.0
@@ -256,11 +268,13 @@ class Pricer:
 
 
 def _paper(problem: Problem, pricer: Pricer, arch: Architecture) -> list[Option]:
-    """Return the paper's few: DR of the least important MetaPath, WR of the least important stage,
-    MR of the first MB3D.
+    """Return the paper's candidates, at most one per action, each the least important that saves.
 
-    Importance is the ratio of alphas; a stage's is the sum over its blocks. Of each action, the
-    least important that saves time.
+    These are DR of the least important MetaPath, WR of the least important stage, and MR of the
+    first MB3D. Importance is the ratio of alphas; that of a stage is the sum over its blocks.
+
+    Raises:
+        InputError: the scores are not recorded ones, and so have no alphas.
     """
     scores = problem.scores
     if not isinstance(scores, RecordedScores):
@@ -273,9 +287,8 @@ def _paper(problem: Problem, pricer: Pricer, arch: Architecture) -> list[Option]
 
     def of_stage(stage: int) -> float:
         if problem.space.stages[stage].depths[0] == problem.space.stages[stage].depths[1]:
-            return (
-                math.inf
-            )  # nothing is dropped there, so nobody recorded how important its blocks are
+            # Nothing is dropped in a stage of fixed depth, so its blocks have no recorded importance.
+            return math.inf
         blocks = enumerate(arch.stages[stage].blocks)
         return sum(
             scores.importance(stage, p) for p, block in blocks if not isinstance(block, Identity)

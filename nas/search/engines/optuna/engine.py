@@ -1,10 +1,12 @@
-"""NSGA-II and TPE through Optuna, for costs of any kind: those that do not add up, or that a sliced
-supernet measures.
+"""The engines `nsga2` and `tpe`: sampling by Optuna, for costs of any kind.
+
+`nas.search.solve` calls `nsga2` and `tpe`; `search_optuna` is for costs that are any function of a
+member, such as one that a sliced supernet measures.
 
 NSGA-II: Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002, with its constrained domination. TPE:
 Bergstra et al., NeurIPS 2011, over all variables jointly. The rules of the space hold by
-construction (`nas.search.engines.optuna.encoding`); latency and other limits are constraints. A
-member beyond a limit is a trial, but its cost is never asked for.
+construction (`nas.search.engines.optuna.encoding`). Latency and other limits are constraints: a
+member beyond a limit is a trial, but its cost is never computed.
 """
 
 from __future__ import annotations
@@ -36,22 +38,24 @@ if TYPE_CHECKING:
 Sampler = Literal["nsga2", "tpe"]
 Cost = Callable[[Architecture], float]
 POPULATION = 30
+"""Members per generation of NSGA-II, and random trials before TPE begins to model."""
 MOST_COPIES = 5
+"""Maximum number of trials in a row that are discarded because their member was tried before."""
 _NEVER = 1e9
-"""Violation of a member that the device cannot run at all."""
+"""Latency in ms, and constraint violation, of a member that the device cannot run at all."""
 
 
 @dataclass(frozen=True)
 class Studied:
-    """What a study found.
+    """The result of a study.
 
     Attributes:
-        found: the member of least cost within all limits; of equal ones the fastest. It has no
+        found: the member of least cost within all limits, the fastest of equal ones. It has no
             trace of moves.
         front: the members within the limits that no other trial beat in both latency and cost,
             fastest first.
-        trials: of the study in all.
-        evaluated: different members whose cost was asked for.
+        trials: total number of trials in the study.
+        evaluated: number of different members whose cost was computed.
     """
 
     found: Found
@@ -62,8 +66,7 @@ class Studied:
 
 @dataclass(frozen=True)
 class Job:
-    """A study to be run; its fields are the arguments of `search_optuna`. It goes to worker
-    processes."""
+    """A study to be run, with the arguments of `search_optuna`; it is sent to worker processes."""
 
     space: Space
     table: LatencyTable
@@ -76,7 +79,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """Return the name of the study."""
         target = "front" if self.latency_ms is None else f"{self.latency_ms:g}ms"
         return (
             self.settings.study
@@ -85,12 +88,14 @@ class Job:
 
     @property
     def two_objectives(self) -> bool:
-        """Return whether latency is minimised too. NSGA-II does it below a target as well: that
-        keeps its members apart."""
+        """Return whether latency is minimised too.
+
+        NSGA-II does so below a target as well, which keeps its population diverse.
+        """
         return self.latency_ms is None or self.sampler == "nsga2"
 
     def open(self, sampler: BaseSampler | None = None) -> Study:
-        """Return the job's study, checked to be of this space, table, costs and limits."""
+        """Return the job's study after a check that its space, table, costs and limits are the job's."""
         limits = (
             ", ".join(f"{name} {most:g}" for name, most in sorted(self.limits.items())) or "none"
         )
@@ -110,6 +115,7 @@ class Job:
         )
 
     def make_sampler(self, seed: int) -> BaseSampler:
+        """Return a new sampler of the job's kind."""
         from optuna.samplers import NSGAIISampler, TPESampler
 
         if self.sampler == "nsga2":
@@ -128,24 +134,26 @@ def search_optuna(
     cost_id: str = "",
     **study: Any,
 ) -> Studied:
-    """Return the member of `space` that costs least within the limits, as a study of so many trials
-    finds it, and a front.
+    """Return the member of least cost within the limits that a study finds, and a front.
 
     Args:
-        cost: expected accuracy drop of a member in points, lower is better. With several workers it
-            must be something that `multiprocessing` can send to another process, as a module's
-            function or a bound method of plain data.
-        latency_ms: the target; `math.inf` for none, None to search the whole front of cost against
-            latency.
-        settings: of the study; or its fields one by one: trials, seed, storage, study, workers,
-            progress.
+        space: to search.
+        table: of the device.
+        cost: expected accuracy drop of a member in points, lower is better. With several workers
+            `multiprocessing` must be able to pickle it, such as a module's function or a bound
+            method of plain data.
+        latency_ms: maximum latency; `math.inf` for none, None to search the whole front of cost
+            against latency.
+        sampler: "nsga2" or "tpe".
+        settings: of the study.
         limits: further limits, by the names of `nas.search.limits`.
-        cost_id: names where the costs are from. A study that was begun with another is refused.
+        cost_id: identifies where the costs are from. A study that was begun with another is refused.
+        study: fields of `StudySettings`, which override `settings`.
 
     Raises:
-        InputError: for settings that make no sense, or a study in that storage with another space,
-            table or target.
-        NasError: when the storage is gone, a cost is no number, or no trial was within the limits.
+        InputError: a setting is out of range, or the study in that storage has another space, table
+            or target.
+        NasError: the storage is gone, a cost is not a number, or no trial is within the limits.
     """
     if sampler not in get_args(Sampler):
         raise InputError(f"unknown sampler '{sampler}'{nearest(sampler, get_args(Sampler))}")
@@ -159,12 +167,12 @@ def search_optuna(
 
 
 def nsga2(problem: Problem) -> Found:
-    """Return the engine of that name."""
+    """Return the best member that NSGA-II finds."""
     return _engine(problem, "nsga2")
 
 
 def tpe(problem: Problem) -> Found:
-    """Return the engine of that name."""
+    """Return the best member that TPE finds."""
     return _engine(problem, "tpe")
 
 
@@ -187,16 +195,22 @@ def _engine(problem: Problem, sampler: Sampler) -> Found:
 
 
 class Discarded(Exception):
-    """A trial that does not count: its member was tried, or another worker began the last trial at
-    the same moment."""
+    """Raised for a trial that does not count.
+
+    Its member was tried before, or another worker began the last trial at the same moment.
+    """
 
 
 class Objective:
-    """Samples a member, compares it with the limits and, where it keeps them, asks for its cost.
+    """The objective of a study: samples a member and, where it keeps the limits, computes its cost.
 
-    A member that was tried before is discarded: populations of NSGA-II fill up with copies of one
-    member otherwise, and get stuck there. After many in a row there may be nothing new, and a copy
-    counts.
+    A trial whose member was tried before is discarded. Otherwise the population of NSGA-II fills up
+    with copies of one member and gets stuck. After `MOST_COPIES` such trials in a row there may be
+    nothing new to sample, so that a copy counts.
+
+    Args:
+        job: of the study.
+        known: its complete trials so far, whose costs are not computed again.
     """
 
     def __init__(self, job: Job, known: Iterable[FrozenTrial] = ()) -> None:
@@ -212,6 +226,7 @@ class Objective:
 
     def __call__(self, trial: Trial) -> float | tuple[float, float]:
         arch = self.encoding.decode(dict(self._sample(trial)))
+        # Different settings may be the same member, so copies are recognised by the member.
         if arch in self._tried and self._copies < MOST_COPIES:
             self._copies += 1
             raise Discarded
@@ -220,13 +235,21 @@ class Objective:
         ms = self._ms(arch)
         exceeded = self._exceeded(arch, ms)
         for name, part in exceeded.items():
+            # Optuna takes a trial as feasible where all constraints are at most 0. Shares of the
+            # limits make violations of different limits comparable.
             trial.set_constraint(name, part)
         trial.set_user_attr("ms", ms)
+        # An infeasible member never beats a feasible one whatever its cost, so the cost, which may
+        # take an evaluation, is not computed.
         cost = self.cost(arch) if max(exceeded.values()) <= 0 else math.inf
         return (cost, ms) if self._job.two_objectives else cost
 
     def cost(self, arch: Architecture) -> float:
-        """Asked for once a member. Raises NasError where it is no number."""
+        """Return the cost of a member in points, computed once per member.
+
+        Raises:
+            NasError: the cost is not a finite number.
+        """
         if arch not in self._known:
             cost = float(self._job.cost(arch))
             if not math.isfinite(cost):
@@ -237,8 +260,11 @@ class Objective:
         return self._known[arch]
 
     def members(self) -> list[Architecture]:
-        """Return what a study begins with: the fastest member, those with the least of what else is
-        limited, the published ones, and the largest."""
+        """Return the members that a study begins with.
+
+        These are the fastest, the ones with the least of each limited amount, the published ones
+        and the largest. So the first generation has members that keep each limit.
+        """
         space = self._job.space
         graph = Graph(self._job.space)
         smallest = [least(graph, limit.measure)[1] for limit in self._limits]
@@ -264,7 +290,7 @@ class Objective:
             return _NEVER
 
     def _exceeded(self, arch: Architecture, ms: float) -> dict[str, float]:
-        """By how much a member exceeds each limit, in parts of it; 0 or less where it keeps it."""
+        """Return by what share a member exceeds each limit; 0 or less where it keeps the limit."""
         target = math.inf if self._job.latency_ms is None else self._job.latency_ms
         over = _NEVER if ms == _NEVER else ms / target - 1
         return {
@@ -277,8 +303,11 @@ class Objective:
 
 
 def sampler_seed(job: Job, study: Study | None, worker: int) -> int:
-    """Of a worker's sampler. What joins a study that others work on must not repeat what they
-    sample."""
+    """Return the seed of a worker's sampler, which depends on how many trials there are.
+
+    A worker that joins a study on which others work must not repeat what they sample, so its
+    process id counts too. Alone, the same seed gives the same outcome.
+    """
     import numpy as np
 
     trials = study.get_trials(deepcopy=False) if study else []
@@ -294,6 +323,7 @@ def _kept(trial: FrozenTrial) -> bool:
 
 def _result(job: Job, trials: list[FrozenTrial]) -> Studied:
     encoding = Encoding(job.space)
+    # Of copies of a member, the earliest trial is kept.
     kept = {encoding.decode(trial.params): trial for trial in reversed(trials) if _kept(trial)}
     if not kept:
         raise NasError(
@@ -305,8 +335,10 @@ def _result(job: Job, trials: list[FrozenTrial]) -> Studied:
     )
     front: list[FrontPoint] = []
     for arch, trial in ranked:
+        # In ascending latency, a member is on the front where it costs less than all faster ones.
         if not front or trial.values[0] < front[-1].cost:
             front.append(FrontPoint(trial.user_attrs["ms"], trial.values[0], arch))
+    # The slowest member of the front within the limits is the one of least cost.
     best = front[-1]
     found = Found(replace(best.architecture, name=job.name), best.ms, best.cost, ())
     return Studied(found, tuple(front), len(trials), len(kept))

@@ -1,5 +1,7 @@
-"""Studies of Optuna: where their trials are kept, who may join one, and what happens to the trials
-of dead workers."""
+"""Storages of Optuna's studies: opening, identity checks and one-line errors.
+
+`nas.search.engines.optuna.engine` and its workers call it. `StudySettings` is part of every problem.
+"""
 
 from __future__ import annotations
 
@@ -28,31 +30,28 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 _EXAMPLES = "sqlite:///study.db or postgresql://USER@HOST/DATABASE"
 _RACES = ("already exists", "locked", "unique", "duplicate")
-"""What a database says when two processes make its tables at once."""
+"""Words of a database's error when two processes create its tables at once."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """How a study is run.
+    """The settings of a study.
 
     Attributes:
-        trials: how many the study is to have in all, those of earlier runs and other workers
-            included.
-        seed: one worker in memory, or alone on a new study, gives the same outcome for the same
-            seed.
-        storage: the URL of an SQLite or PostgreSQL database that keeps the trials; in memory where
-            None.
-        study: its name there; by default it tells space, device, target and sampler.
-        workers: processes of this run. Further runs of the same command, on other machines too,
-            join the study.
+        trials: total number of trials, those of earlier runs and other workers included.
+        seed: of the sampler. One worker in memory, or alone on a new study, is reproducible.
+        storage: URL of an SQLite or PostgreSQL database that keeps the trials; None for memory.
+        study: name in the storage; by default made of space, device, target and sampler.
+        workers: processes of this run. Further runs of the same command join the study, from other
+            machines too.
         journal: a file that keeps the trials instead, for processes of one machine.
-        heartbeat_s: a running trial says so this often; after three times as long without, another
-            worker takes it.
-        progress: called with what is counted, how many are done, and how many there are.
+        heartbeat_s: interval of the heartbeats of a running trial, in seconds. After three
+            intervals without one, another worker takes the trial over.
+        progress: called with the name of what is counted, the number done and the total.
     """
 
     trials: int = 1000
@@ -71,13 +70,15 @@ class StudySettings:
 
     @property
     def grace_s(self) -> int:
-        """After how long without a heartbeat a worker counts as dead."""
+        """Return the seconds without a heartbeat after which a worker counts as dead."""
         return 3 * self.heartbeat_s
 
 
 def fingerprint(space: Space, table: LatencyTable, **more: Any) -> dict[str, str]:
-    """Return what all trials of a study must have in common: checksums of space and table, and the
-    texts of `more`."""
+    """Return what all trials of a study must have in common.
+
+    These are checksums of space and table, and the values of `more` as text.
+    """
     rows = sorted((*row.key, repr(row.median_ms)) for row in table.rows.values())
     line = table.device.calibration
     device = [table.device.name, *map(repr, (table.base_ms, line.scale, line.weights_ms))]
@@ -86,7 +87,7 @@ def fingerprint(space: Space, table: LatencyTable, **more: Any) -> dict[str, str
 
 
 def checksum(data: Any) -> str:
-    """Of plain data, short."""
+    """Return a short checksum of plain data."""
     return data_sha256(data)[:16]
 
 
@@ -99,9 +100,17 @@ def open_study(
 ) -> Study:
     """Return the study of this name in the storage of the settings, new or begun before.
 
+    Args:
+        settings: with the storage.
+        name: of the study.
+        sampler: of new trials.
+        objectives: how many are minimised.
+        marks: what the study must agree in (`fingerprint`).
+
     Raises:
-        InputError: when the URL is none, or the study there is of another space, table or target.
-        NasError: when the storage cannot be reached.
+        InputError: the URL is not one of a database, or the study has another space, table or
+            target.
+        NasError: the storage cannot be reached.
     """
     import optuna
 
@@ -124,8 +133,11 @@ def open_study(
 
 
 def _storage(settings: StudySettings) -> BaseStorage | None:
-    """Return the opened storage. Makes its tables where there are none, again where another process
-    makes them just then."""
+    """Return the opened storage; None for memory.
+
+    Opening creates the tables where there are none. It is repeated where another process creates
+    them at the same moment.
+    """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -139,6 +151,8 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
     sqlite = settings.storage.startswith("sqlite")
     for attempt in range(10):
         try:
+            # SQLite waits up to 60 s for a lock; the pool of a server's connections tests each one
+            # before use, since a server may have closed it.
             storage = optuna.storages.RDBStorage(
                 settings.storage,
                 engine_kwargs=(
@@ -154,7 +168,7 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
                 _set_up_sqlite(storage.engine)
             return storage
         except RuntimeError:
-            # The only one that it raises: its tables are of another version.
+            # Optuna raises RuntimeError here for one reason only: tables of another version.
             raise InputError(
                 f"storage {shown(settings.storage)}: its tables are of another version of Optuna"
                 f" than {optuna.__version__}. Fix: optuna storage upgrade --storage"
@@ -168,28 +182,30 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
 
 
 def _set_up_sqlite(engine: Engine) -> None:
-    """Make SQLite fit for several workers.
+    """Set up SQLite for several workers.
 
-    Transactions lock the file from their start: two workers that ask at once get the same queued
-    trial otherwise, as SQLite knows no SELECT FOR UPDATE. A write-ahead log that is synced at
-    checkpoints only makes them fast (every variable of a trial is one); a killed worker loses
-    nothing by it.
+    Transactions lock the file from their start. SQLite has no SELECT FOR UPDATE, so that two
+    workers that ask at once would get the same queued trial otherwise. A write-ahead log that is
+    synced only at checkpoints makes transactions fast; each variable of a trial is one. A killed
+    worker loses nothing by that.
     """
     from sqlalchemy import event
 
     def prepare(connection: Any, record: Any) -> None:
-        connection.isolation_level = (
-            None  # no BEGIN of the driver's own, which would come after the reads
-        )
+        # Without the driver's own BEGIN, which would come after the reads.
+        connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    engine.dispose()  # those that are open already were not prepared
+    # Connections that are open already were not prepared.
+    engine.dispose()
 
 
 def _check_marks(study: Study, settings: StudySettings, marks: Mapping[str, str]) -> None:
+    """Write the marks into a new study; raise InputError where those of an old one differ."""
+    # A study that has trials but no marks was not begun by this program: all marks differ.
     known = study.user_attrs.get("nas")
     if known is None and study.get_trials(deepcopy=False):
         known = {}
@@ -213,14 +229,20 @@ def shown(url: str | None) -> str:
     try:
         return make_url(url or "").render_as_string(hide_password=True)
     except ArgumentError:
-        # What is no URL is shown as it is, unless it may hold a password.
+        # A text that is not a URL is shown as it is, unless it may hold a password.
         return "the storage" if not url or "@" in url else url
 
 
 @contextmanager
 def storage_errors(settings: StudySettings) -> Iterator[None]:
-    """Turn what a storage raises into one line, in heartbeat threads too. Optuna's notes on itself
-    are kept quiet."""
+    """Context manager: turn a storage's errors into one-line ones, in heartbeat threads too.
+
+    Optuna's warnings about experimental features are suppressed.
+
+    Raises:
+        InputError: the URL is not one of a database, or its driver is not installed.
+        NasError: the storage cannot be used.
+    """
     from optuna.exceptions import ExperimentalWarning, StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -244,8 +266,8 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
             f" ({reason}). Fix, for PostgreSQL: {install_command('postgres')}"
         ) from None
     except (SQLAlchemyError, StorageInternalError, UnboundLocalError, AssertionError) as error:
-        # Optuna 5.0 hides the storage's error behind one of its own where the storage goes away
-        # during a trial.
+        # Where the storage goes away during a trial, Optuna 5.0 raises UnboundLocalError or
+        # AssertionError from its own code; the storage's error is in the chain of contexts.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (SQLAlchemyError, StorageInternalError)):
             cause = cause.__context__
@@ -263,7 +285,7 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
 def _quiet(
     hook: Callable[[threading.ExceptHookArgs], Any],
 ) -> Callable[[threading.ExceptHookArgs], Any]:
-    """Return a hook that leaves a storage's errors to the worker itself, which meets them too."""
+    """Return a thread hook that is silent about storage errors, which the worker itself reports."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -275,6 +297,6 @@ def _quiet(
 
 
 def _line(error: BaseException) -> str:
-    """Return the reason that a driver gives, else the first line of the message."""
+    """Return the driver's reason for an error, else the first line of its message."""
     reason = getattr(error, "orig", None) or error
     return " ".join(str(reason).splitlines()[0].split()) if str(reason) else type(reason).__name__

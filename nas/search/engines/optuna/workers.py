@@ -1,4 +1,8 @@
-"""The workers of a study: how many trials it gets, in one process or several, whoever of them dies."""
+"""The workers of a study, in one process or several; `search_optuna` calls `run`.
+
+A study gets exactly as many complete trials as asked for, even where workers die. A trial counts
+from its start. The trial of a dead worker is failed, and another worker adds one.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +30,16 @@ if TYPE_CHECKING:
 
 
 POLL_S = 0.2
+"""Seconds between two looks at other workers."""
 WORKER = "worker"
-"""The attribute of a trial that says which process works on it."""
+"""Attribute of a trial that identifies the process that works on it."""
 
 
 def run(job: Job) -> list[FrozenTrial]:
-    """Work until the study has as many complete trials as asked for, and gives those.
+    """Work until the study has as many complete trials as asked for, and return these.
 
     Raises:
-        NasError: when the storage is gone or all workers ended before that; the same call goes on.
+        NasError: the storage is gone, or all workers ended before that. The same call resumes.
     """
     import optuna
 
@@ -42,8 +47,8 @@ def run(job: Job) -> list[FrozenTrial]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         if job.settings.storage is None and job.settings.workers > 1:
-            # Processes of one machine share a file; it needs no database, and this process sees
-            # when one of them dies.
+            # Processes of one machine share a journal file, which needs no database. It has no
+            # heartbeats, but a dead process of this machine is seen by its id.
             with tempfile.TemporaryDirectory(prefix="nas-study-") as folder:
                 journal = Path(folder) / "study.log"
                 return _run(replace(job, settings=replace(job.settings, journal=journal)))
@@ -55,6 +60,7 @@ def run(job: Job) -> list[FrozenTrial]:
 def _run(job: Job) -> list[FrozenTrial]:
     study = job.open()
     with storage_errors(job.settings):
+        # A new study begins with members that are known to matter (`Objective.members`).
         if not study.get_trials(deepcopy=False):
             seed = sampler_seed(job, None, 0)
             objective = Objective(job)
@@ -68,11 +74,12 @@ def _run(job: Job) -> list[FrozenTrial]:
                 work(job, study)
             else:
                 _run_processes(job, study)
+        # A resumed study may have more trials than this run asks for.
         return complete(study)[: job.settings.trials]
 
 
 def complete(study: Study) -> list[FrozenTrial]:
-    """Return the complete trials, by number."""
+    """Return the complete trials, in the order of their numbers."""
     from optuna.trial import TrialState
 
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -81,8 +88,13 @@ def complete(study: Study) -> list[FrozenTrial]:
 def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> None:
     """Add trials until there are as many complete ones as asked for.
 
-    A trial counts from its start, so that workers together do not begin more than those; where one
-    dies, its trial is failed after a while and the rest goes on with one more.
+    A trial counts from its start, so that workers together do not begin too many. Where a worker
+    dies, its trial is failed after a while, and another worker adds one.
+
+    Args:
+        job: of the study.
+        study: with this worker's sampler.
+        stop: asked after each trial whether to end early.
     """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.study import MaxTrialsCallback
@@ -112,22 +124,30 @@ def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> No
         if report() >= settings.trials:
             return
         if len(study.get_trials(deepcopy=False, states=begun)) >= settings.trials:
-            abandoned.look()  # the last trials are those of other workers
+            # Enough trials are begun, and the running ones are those of other workers. Wait: one of
+            # them may have died.
+            abandoned.look()
             continue
         evaluate = _Evaluate(study, objective, settings.trials)
         enough = MaxTrialsCallback(settings.trials, states=begun)
         try:
             study.optimize(evaluate, catch=(Discarded,), callbacks=[after_trial, enough])
         except UpdateFinishedTrialError:
-            pass  # this worker stood still for so long that another one took its trial over
+            # This worker was suspended for so long that another one took its trial over.
+            pass
         except (ValueError, AssertionError) as error:
-            # Of a cost, or of Optuna, which cannot finish a trial twice.
+            # An error of the cost is passed on. One of Optuna is not, where another worker has
+            # finished the trial: Optuna cannot finish it twice.
             if error is evaluate.failure or not evaluate.finished_by_another():
                 raise
 
 
 class _Evaluate:
-    """Evaluates the trial of one worker, and remembers which and what came of it."""
+    """The objective of one worker, which remembers its last trial and that trial's error.
+
+    Attributes:
+        failure: what the objective raised last.
+    """
 
     def __init__(self, study: Study, objective: Objective, trials: int) -> None:
         self.failure: Exception | None = None
@@ -140,6 +160,8 @@ class _Evaluate:
         self._number = trial.number
         trial.set_user_attr(WORKER, worker_id())
         try:
+            # Several workers may begin the last trial at once. Those with the higher numbers drop
+            # theirs.
             if _before(self._study, trial.number) >= self._trials:
                 raise Discarded
             return self._objective(trial)
@@ -148,12 +170,13 @@ class _Evaluate:
             raise
 
     def finished_by_another(self) -> bool:
+        """Return whether the last trial is finished in the storage."""
         trials = self._study.get_trials(deepcopy=False)
         return any(trial.number == self._number and trial.state.is_finished() for trial in trials)
 
 
 def _before(study: Study, number: int) -> int:
-    """Return how many trials before this one are, or may yet be, complete."""
+    """Return the number of earlier trials that are complete or may yet be."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
@@ -164,7 +187,7 @@ def _before(study: Study, number: int) -> int:
 
 
 class _Abandoned:
-    """Fails the trials of dead workers while this one waits for the last trials of the others."""
+    """A watch over the running trials of other workers, which fails those of dead workers."""
 
     def __init__(self, study: Study, settings: StudySettings) -> None:
         self._study = study
@@ -172,12 +195,11 @@ class _Abandoned:
         self._seen: dict[int, float] = {}
 
     def look(self) -> None:
-        """Look once, after a short while.
+        """Wait for `POLL_S` seconds, then fail the trials of workers that are dead.
 
-        A database knows by missing heartbeats whose worker is dead. That says nothing of a worker
-        that died before its first one, and a journal has none: processes of this machine are looked
-        for, and what did not even say who works on it is given as long as a living worker may be
-        silent.
+        A database finds dead workers by missing heartbeats. That misses a worker that died before
+        its first heartbeat, and a journal has none. So processes of this machine are looked up by
+        their ids. A trial that names no worker is failed after the grace period.
         """
         import optuna
         from optuna.trial import TrialState
@@ -190,23 +212,24 @@ class _Abandoned:
             silent = time.monotonic() - since > self._settings.grace_s
             worker = trial.user_attrs.get(WORKER)
             if silent if worker is None else _is_dead(worker):
-                # Another worker may have failed it at the same moment, or have finished it after
-                # all.
+                # Another worker may have failed it at the same moment, or its own worker may have
+                # finished it after all.
                 self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def worker_id() -> str:
-    """Return what a trial says of the process that works on it."""
+    """Return the identity of this process, machine and process id, as trials record it."""
     return f"{platform.node()}:{os.getpid()}"
 
 
 def _is_dead(worker: str) -> bool:
-    """Return whether a process of this machine has ended; False for those of other machines."""
+    """Return whether a worker's process has ended; False for processes of other machines."""
     machine, _, process = worker.rpartition(":")
     if machine != platform.node() or not process.isdecimal():
         return False
     try:
-        os.kill(int(process), 0)  # signal 0 is not sent, only looked whether it could be
+        # Signal 0 is not sent; it only checks that the process exists.
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return True
     except OSError:
@@ -215,10 +238,15 @@ def _is_dead(worker: str) -> bool:
 
 
 def _run_processes(job: Job, study: Study) -> None:
-    """Work in as many processes as asked for; those that are left go on where one dies."""
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # threads of torch or of a database do not survive a fork
+    """Work in as many processes as asked for; where one dies, the others go on.
+
+    Raises:
+        InputError: the costs cannot be pickled, or a worker met wrong input.
+        NasError: all workers ended before the study was complete.
+    """
+    # Threads of torch or of a database do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    # This process reports progress. The workers do not, and a callback may not be picklable.
     quiet = replace(
         job, settings=StudySettings(**{**vars(job.settings), "progress": StudySettings().progress})
     )
@@ -231,12 +259,12 @@ def _run_processes(job: Job, study: Study) -> None:
                 target=_worker, args=(quiet, worker, os.getpid(), sender), daemon=True
             )
             process.start()
+            # With the parent's end closed, reading raises EOFError once the worker has ended.
             sender.close()
             processes.append(process)
             receivers.append(receiver)
-        while any(
-            [process.is_alive() for process in processes]
-        ):  # asks each, so that none stays a zombie
+        # A list, not a generator: every process is asked, so that none stays a zombie.
+        while any([process.is_alive() for process in processes]):
             job.settings.progress(
                 "trials", min(len(complete(study)), job.settings.trials), job.settings.trials
             )
@@ -256,7 +284,7 @@ def _run_processes(job: Job, study: Study) -> None:
 
 
 def _why(receivers: list[Connection], done: int, settings: StudySettings) -> NasError:
-    """Return the first error that a worker told of."""
+    """Return the first error that a worker reported, or that all of them ended."""
     for receiver in receivers:
         with suppress(EOFError):
             wrong_input, message = receiver.recv()
@@ -268,7 +296,7 @@ def _why(receivers: list[Connection], done: int, settings: StudySettings) -> Nas
 
 
 def _worker(job: Job, worker: int, parent: int, errors: Connection) -> None:
-    """One process: a study and a sampler of its own. It ends when its parent does."""
+    """Run one worker process, with a study and a sampler of its own, until its parent ends."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
