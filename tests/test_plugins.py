@@ -28,7 +28,7 @@ from nas.latency.known_devices import known_devices, opened
 from nas.plugins import Registry
 from nas.search import ENGINES
 from nas.space import load_space, space_names
-from nas.testing.blocks import check_block
+from nas.testing.blocks import check_block, check_kind
 from nas.testing.devices import check_device
 from nas.testing.spaces import check_space
 
@@ -107,6 +107,7 @@ def test_the_examples_block_conforms(example: Path) -> None:
         for expansion, activation, channels in ((4, "silu", 12), (2, "silu", 16), (1, "relu", 5))
     ]
     check_block(spec, shape, narrower)
+    check_kind(type(spec), convert=False)
     with pytest.raises(ValueError, match="gated_conv: expansion 0 must be at least 1"):
         from_dict({"kind": "gated_conv", "expansion": 0})
 

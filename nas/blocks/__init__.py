@@ -1,14 +1,17 @@
 """The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block
 by formula.
 
-A block is added by one file here (its spec) and one in `nas.blocks` (its module), which the spec
-names; another package brings its own by an entry point (`nas.plugins`).
+A family is a package with two files: `spec.py`, without torch, and `module.py`, which the specs
+name. It is added by its folder, a YAML file in `search_spaces/` and its name in `FAMILIES`. The
+classes below are imported by name for those who type them; nothing looks a block up that way.
+Another distribution brings blocks by an entry point (`nas.plugins`).
 """
 
 from __future__ import annotations
 
+import importlib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any
@@ -39,6 +42,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     HeadSpec,
     Layer,
     Layout,
@@ -52,43 +56,46 @@ from nas.errors import nearest
 from nas.plugins import BLOCKS, plugins
 from nas.validation import explain
 
-SPECS: dict[str, type[BlockSpec]] = {
-    spec.kind: spec
-    for spec in (
-        Identity,
-        Flatten,
-        Unflatten,
-        ConvStem,
-        ConvEmbedding,
-        MB4D,
-        MB3D,
-        TokenHead,
-        MapHead,
-        FPNHead,
-        EMOStem,
-        IRMB,
-        IRMBDown,
-        ConvFFN,
-        AttentionFFN,
-        DualPathEmbedding,
-        ConvEncoder,
-        AdditiveEncoder,
-        DSConv,
-        ResBlock,
-        MBConv,
-        MBConvDown,
-        FusedMBConv,
-        FusedMBConvDown,
-        EfficientViTStem,
-        EfficientViTModule,
-        ConvHead,
-    )
-}
+FAMILIES = (
+    "nas.blocks.common",
+    "nas.blocks.efficientformer",
+    "nas.blocks.efficientformerv2",
+    "nas.blocks.efficientvit",
+    "nas.blocks.emo",
+    "nas.blocks.swiftformer",
+)
+"""The packages of the families. Each has `spec.py`, whose `SPECS` lists its blocks, and `module.py`,
+whose `LAYOUTS`, where there are any, name the tensors of its published checkpoints
+(`nas.weights`). This is the one line that a new family adds outside its folder and its YAML."""
+
+
+def _listed(families: Sequence[str]) -> dict[str, type[BlockSpec]]:
+    """Return the specs of these families by kind.
+
+    Raises:
+        ValueError: where two families have a kind of one name, because tables and files know a
+            block by its kind alone.
+    """
+    specs: dict[str, type[BlockSpec]] = {}
+    for family in families:
+        for spec in importlib.import_module(f"{family}.spec").SPECS:
+            if spec.kind in specs:
+                raise ValueError(
+                    f"{family}: block kind '{spec.kind}' is already defined in"
+                    f" {specs[spec.kind].__module__}"
+                )
+            specs[spec.kind] = spec
+    return specs
+
+
+SPECS: dict[str, type[BlockSpec]] = _listed(FAMILIES)
+"""Every kind of block that ships, by name."""
 
 
 def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
-    """Return the spec that `{"kind": ..., hyperparameter: value, ...}` describes; a bare string is
-    a kind alone.
+    """Return the spec that `{"kind": ..., hyperparameter: value, ...}` describes.
+
+    A bare string is a kind alone.
 
     Raises:
         ValueError: for an unknown kind or hyperparameter, a missing one, or a value that its type
@@ -99,9 +106,31 @@ def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
     return _make(kind, lambda model: model.model_validate(values))
 
 
+def check_hyperparameters(kind: str, values: Mapping[str, Any]) -> None:
+    """Check some hyperparameters of a kind by name and type; the others may be missing.
+
+    Raises:
+        ValueError: for an unknown kind or hyperparameter, or a value of another type.
+    """
+    try:
+        _model(spec_of(kind), partial=True).model_validate(dict(values))
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def spec_of(kind: str | None) -> type[BlockSpec]:
+    """Return the class of a kind, ours or another distribution's.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    return SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
+
+
 def parse(kind: str, hyperparameters: str) -> BlockSpec:
-    """Return the spec that a table row names: its kind and `str(spec)`, as in ('mb4d',
-    'expansion=4;pool=3').
+    """Return the spec that a table row names by its kind and hyperparameters.
+
+    The second one is `str(spec)`, as in ('mb4d', 'expansion=4;pool=3').
 
     Raises:
         ValueError: as `from_dict`.
@@ -113,7 +142,7 @@ def parse(kind: str, hyperparameters: str) -> BlockSpec:
 
 
 def entry_from(data: Mapping[str, Any] | str) -> EntrySpec:
-    """As `from_dict`, for what enters a stage. Raises ValueError for any other block."""
+    """Return what `from_dict` does, for blocks that enter a stage. Raises ValueError for others."""
     spec = from_dict(data)
     if not isinstance(spec, EntrySpec):
         raise ValueError(
@@ -123,12 +152,12 @@ def entry_from(data: Mapping[str, Any] | str) -> EntrySpec:
 
 
 def head_from(data: Mapping[str, Any] | str) -> HeadSpec:
-    """As `from_dict`, for heads. Raises ValueError for any other block."""
+    """Return what `from_dict` does, for heads. Raises ValueError for any other block."""
     return _head(from_dict(data))
 
 
 def parse_head(kind: str, hyperparameters: str) -> HeadSpec:
-    """As `parse`, for heads. Raises ValueError for any other block."""
+    """Return what `parse` does, for heads. Raises ValueError for any other block."""
     return _head(parse(kind, hyperparameters))
 
 
@@ -139,7 +168,7 @@ def _head(spec: BlockSpec) -> HeadSpec:
 
 
 def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) -> BlockSpec:
-    spec = SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
+    spec = spec_of(kind)
     try:
         return spec(**dict(validate(_model(spec))))
     except ValidationError as error:
@@ -161,18 +190,36 @@ def _brought(kind: str) -> type[BlockSpec]:
 
 
 @cache
-def _model(cls: type[BlockSpec]) -> type[BaseModel]:
-    """Return a pydantic model of the spec's fields, which checks names and types."""
+def _model(cls: type[BlockSpec], partial: bool = False) -> type[BaseModel]:
+    """Return a pydantic model of the spec's fields, which checks names and types.
+
+    With `partial` any of them may be missing.
+    """
     hints = typing.get_type_hints(cls)
+    missing = None if partial else ...
     columns: dict[str, Any] = {
-        field.name: (hints[field.name], ... if field.default is MISSING else field.default)
+        field.name: (hints[field.name], missing if field.default is MISSING else field.default)
         for field in fields(cls)
     }
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
 
 
+def schema_of(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema of each hyperparameter of a kind, by name.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    properties = _model(spec_of(kind)).model_json_schema()["properties"]
+    return {
+        name: {key: value for key, value in each.items() if key != "title"}
+        for name, each in properties.items()
+    }
+
+
 __all__ = [
     "ACTIVATIONS",
+    "FAMILIES",
     "IRMB",
     "MB3D",
     "MB4D",
@@ -192,6 +239,7 @@ __all__ = [
     "EfficientViTModule",
     "EfficientViTStem",
     "EntrySpec",
+    "Examples",
     "FPNHead",
     "Flatten",
     "FusedMBConv",
@@ -210,6 +258,7 @@ __all__ = [
     "TokenHead",
     "Trace",
     "Unflatten",
+    "check_hyperparameters",
     "entry_from",
     "explain",
     "from_dict",
@@ -217,4 +266,6 @@ __all__ = [
     "parse",
     "parse_head",
     "pyramid",
+    "schema_of",
+    "spec_of",
 ]  # fmt: skip

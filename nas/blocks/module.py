@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
@@ -36,8 +36,7 @@ theirs."""
 
 
 def within(prefix: str, axes: Axes, **groups: Axis) -> Axes:
-    """Return the axes of a part called `prefix`, its channel groups named anew where `groups` says
-    so."""
+    """Return the axes of a part called `prefix`, with groups renamed as in `groups`."""
     renamed = lambda axis: groups.get(axis, axis) if isinstance(axis, str) else axis  # noqa: E731
     return {f"{prefix}.{name}": tuple(map(renamed, dims)) for name, dims in axes.items()}
 
@@ -55,6 +54,9 @@ class Block(nn.Module):
             by them, stay float32 where all else has 8 bits: 256 steps leave little of them, and a
             denominator becomes 0. Convolutions in such parts are quantised. Asked by the export
             target litert-int8.
+        without_gradient: parameters that get none, because the output does not depend on them: one
+            that adds the same to all scores of a query, which the softmax takes away. Asked by
+            `nas.testing.blocks`.
         built_from: the spec and the input shape.
         takes_grid: of a block on tokens, whether its `forward` takes height and width of the
             tokens' grid as a second argument. One that does not must have the aspect ratio that it
@@ -64,16 +66,20 @@ class Block(nn.Module):
     axes: ClassVar[Axes] = {}
     published: ClassVar[Published] = {}
     float_parts: ClassVar[tuple[type[nn.Module], ...]] = ()
+    without_gradient: ClassVar[tuple[str, ...]] = ()
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
 
     def deploy(self) -> None:
-        """Replace what only training needs by constants, in place. The output in eval mode stays
-        the same."""
+        """Replace what only training needs by constants, in place.
+
+        The output in eval mode stays the same.
+        """
 
     def fit_float16(self) -> None:
-        """Rescales weights, in place, where a sum inside would exceed float16's 65504. The output
-        stays the same.
+        """Rescale weights, in place, where a sum inside would exceed float16's 65504.
+
+        The output stays the same.
 
         Asked by targets that compute in float16 alone.
         """
@@ -145,8 +151,9 @@ def layer_scale(channels: int, initial: float = LAYER_SCALE_INIT) -> nn.Paramete
 
 
 def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """Put a batch norm, as it is in eval mode, into the linear layer or ungrouped 1x1 convolution
-    behind it, in place.
+    """Fold a batch norm, as in eval mode, into the layer behind it, in place.
+
+    That is a linear layer or an ungrouped 1x1 convolution.
 
     W (s x + t) + b = (W s) x + (W t + b) holds wherever no padding stands between the two. Returns
     what takes the norm's place.
@@ -162,8 +169,10 @@ def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Mod
 
 
 def init_linear(module: nn.Module) -> None:
-    """Normal weights of std 0.02 and zero biases, as the authors initialise linear layers and MLPs
-    (they cut the normal at 100 standard deviations, which changes nothing and takes twice as long).
+    """Initialise weights to a normal of std 0.02 and biases to zero, as the authors do.
+
+    They do so in linear layers and MLPs. They also cut the normal at 100 standard deviations, which
+    changes nothing and takes twice as long.
     """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.normal_(module.weight, std=0.02)
@@ -198,18 +207,18 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
 
 
 def split_heads(x_bchw: Tensor, heads: int) -> Tensor:
-    """Return (B, heads * D, H, W) to (B, heads, D, H*W)."""
+    """Reshape (B, heads * D, H, W) to (B, heads, D, H*W)."""
     batch, channels, height, width = x_bchw.shape
     return x_bchw.reshape(batch, heads, channels // heads, height * width)
 
 
 def to_tokens(x_bchw: Tensor) -> Tensor:
-    """Return (B, C, H, W) to (B, H*W, C)."""
+    """Reshape a map (B, C, H, W) to tokens (B, H*W, C)."""
     return x_bchw.flatten(2).transpose(1, 2)
 
 
 def to_map(x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return (B, H*W, C) to (B, C, H, W)."""
+    """Reshape tokens (B, H*W, C) to a map (B, C, H, W)."""
     batch, _, channels = x_bnc.shape
     return x_bnc.transpose(1, 2).reshape(batch, channels, *grid)
 
@@ -237,17 +246,19 @@ class BiasedBlock(Block):
         """Return the bias (heads, queries, keys) between all positions of a grid of keys."""
         if grid == self.grid and self.constant_bias is not None:
             return self.constant_bias
-        table: Tensor = self.bias
+        table: Tensor = self.bias  # (heads, H, W)
         if grid != self.grid:
             warnings.warn(
                 f"attention bias resized from {self.grid} to {grid}: fine-tune at this resolution",
                 stacklevel=2,
             )
             table = resize_bias(table, grid)
+        # One value per head and distance, spread over all pairs: (heads, queries, keys).
         return table.flatten(1)[:, _distances(grid, self.query_stride, table.device)]
 
     def deploy(self) -> None:
         with torch.no_grad():
+            # On one grid the gather gives a constant, which exported files hold in its place.
             self.constant_bias = self.bias_on(self.grid).clone()
 
 
@@ -257,8 +268,9 @@ def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _distances(grid: tuple[int, int], query_stride: int, device: torch.device) -> Tensor:
-    """For every query and key the index |dy| * W + |dx| into a flattened bias table: (queries,
-    keys)."""
+    """Return the index of every query and key into a flat bias table: (queries, keys)."""
+    # LeViT (arXiv:2104.01136): the bias depends on (|dy|, |dx|) alone, so the table has one entry
+    # per distance, which lies at |dy| * W + |dx| when the table is flat.
     y, x = _positions(grid, 1)
     query_y, query_x = _positions(grid, query_stride)
     return ((query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()).to(device)
@@ -272,8 +284,9 @@ def _positions(grid: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """Replace every ConvNorm below `module` by one convolution, in place; the output in eval mode
-    stays the same.
+    """Replace every ConvNorm below `module` by one convolution, in place.
+
+    The output in eval mode stays the same.
 
     Raises:
         ValueError: when `module` is in training mode, where a batch norm does not fold.
@@ -304,6 +317,9 @@ class CheckpointLayout:
         convert: a published tensor as our block wants it, from our operation, the tensor's name
             within it and the published value; where the order of channels or the shape differs.
         publish: one of our tensors as the code base wants it, the inverse of `convert`.
+        shared: names of blocks that belong to another family, by their kind, as `Block.published`
+            has them. So a family can use the shared stems and heads without a change to their
+            files.
     """
 
     name: str
@@ -311,3 +327,12 @@ class CheckpointLayout:
     ignored: tuple[str, ...] = ()
     convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
     publish: Callable[[Operation, str, Tensor], Tensor] = _as_published
+    shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def published_names(self, block: Block) -> Mapping[str, str]:
+        """Return the prefixes of a block's tensor names, ours to the published ones.
+
+        There are none where the block was never published in this layout.
+        """
+        kind = block.built_from[0].kind if block.built_from else ""
+        return self.shared.get(kind) or block.published.get(self.name, {})

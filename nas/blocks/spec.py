@@ -25,8 +25,8 @@ class Shape:
 
     `layout` says how it lies in memory: a map (B, C, H, W), tokens (B, H*W, C), or a vector (B, C).
     Tokens keep their grid, because attention biases are tied to it. A pyramid is several maps at
-    once, those of the
-    stages: its own channels and sides are the last and coarsest one's, `finer` has the others.
+    once, those of the stages: its own channels and sides are the last and coarsest one's, `finer`
+    has the others.
     """
 
     channels: int
@@ -121,7 +121,7 @@ class Layer:
 
 
 class Trace:
-    """Walks through a block's layers from an input shape, one chained call a layer."""
+    """A walk through a block's layers from an input shape, one chained call per layer."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -130,16 +130,17 @@ class Trace:
     def conv(
         self, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, bias: bool = True
     ) -> Trace:
-        """Return a 2-D convolution with `same` padding; depthwise where every channel is a group of
-        its own."""
+        """Add a 2-D convolution with `same` padding, depthwise if `groups` are the channels."""
         before = self.shape
         after = replace(self.shape.resized(stride), channels=width)
         weights = width * (before.channels // groups) * kernel * kernel
+        # Devices run depthwise convolutions by other kernels, limited by memory, so that latency
+        # models tell them apart.
         kind = "depthwise" if groups == before.channels and groups > 1 else "conv"
         return self._add(kind, after, weights * after.tokens, weights + (width if bias else 0))
 
     def linear(self, width: int, bias: bool = True) -> Trace:
-        """Return a linear layer over the channels of every token."""
+        """Add a linear layer over the channels of every token."""
         weights = self.shape.channels * width
         return self._add(
             "linear",
@@ -158,14 +159,14 @@ class Trace:
         return self._add("activation", self.shape, name=name)
 
     def pool(self) -> Trace:
-        """Return a stride-1 average pool."""
+        """Add a stride-1 average pool."""
         return self._add("pool", self.shape)
 
     def layer_scale(self) -> Trace:
         return self._add("elementwise", self.shape, params=self.shape.channels)
 
     def residual(self) -> Trace:
-        """Return an addition (or subtraction) of two activations of this shape."""
+        """Add an addition (or subtraction) of two activations of this shape."""
         self.layers.append(
             Layer("elementwise", read=2 * self.shape.elements, written=self.shape.elements)
         )
@@ -175,12 +176,11 @@ class Trace:
         return self._add("reshape", replace(self.shape, layout=layout))
 
     def mean(self) -> Trace:
-        """Return the mean over all positions."""
+        """Add the mean over all positions."""
         return self._add("pool", Shape(self.shape.channels, 1, 1, "vector"))
 
     def extra(self, *layers: Layer) -> Trace:
-        """Return layers that leave the traced shape as it is (the two products inside an attention,
-        say)."""
+        """Add layers that leave the traced shape as it is, as the two products inside an attention."""
         self.layers.extend(layers)
         return self
 
@@ -201,7 +201,7 @@ def softmax_attention(
     biases: int = 0,
     talking: bool = False,
 ) -> tuple[Layer, ...]:
-    """From projected queries, keys and values to mixed values.
+    """Return the layers from projected queries, keys and values to mixed values.
 
     Args:
         queries, keys: how many there are of each.
@@ -209,6 +209,7 @@ def softmax_attention(
         biases: entries of each head's bias table; 0 without one.
         talking: heads are mixed linearly before and after the softmax (arXiv:2003.02436).
     """
+    # Q K^T gives a score for every head, query and key; V is mixed by them.
     scores = heads * queries * keys
     keyed = heads * key_dim
     valued = heads * value_dim
@@ -230,6 +231,8 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "hardswish", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 Task = Literal["classification", "segmentation"]
 Mixer = Literal["convolution", "pool", "attention", "none"]
+Examples = tuple[tuple[str, str], ...]
+"""Small blocks as (hyperparameters, input shape), both as in a row of a latency table."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,9 @@ class BlockSpec(abc.ABC):
     module: ClassVar[str] = ""
     """Where the block's module is, as package.module:Class. Empty only where a block is never
     built."""
+    examples: ClassVar[Examples] = ()
+    """Small blocks of this kind on small inputs, the typical one first. Every test that goes over
+    all kinds builds, runs, slices or converts them (`nas.testing.blocks`)."""
     mixer: ClassVar[Mixer] = "convolution"
     """What mixes the positions of a map, as the accuracy law tells blocks apart
     (`nas.accuracy.law`)."""
@@ -328,8 +334,7 @@ class HeadSpec(BlockSpec):
 
     @property
     def levels(self) -> int:
-        """Return how many of the last stages it takes the maps of; 0 for one that takes the last
-        output alone.
+        """Return how many of the last stages it takes the maps of; 0 if only the last output.
 
         One with the layout "pyramid" has it as a hyperparameter, with a default.
         """
@@ -383,8 +388,7 @@ class Operation:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return what a latency depends on: kind, hyperparameters, input shape. The name is no part
-        of it."""
+        """Return what a latency depends on: kind, hyperparameters, input shape, but no name."""
         return _key(self.spec, self.input)
 
     def __str__(self) -> str:

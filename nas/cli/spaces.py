@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import emit, next_step
+from nas.cli.output import emit, next_step, say
 from nas.cli.table import Column, table_text
+from nas.errors import InputError
 from nas.options import Options, option
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ class SpacesOptions(Options):
     name: str | None = option(
         None, help="Space by name or by the path of its YAML file.", argument=True
     )
+    schema: bool = option(
+        False, help="Print the JSON Schema of a space file, for editors. Takes no NAME."
+    )
 
 
 def spaces(options: SpacesOptions) -> None:
@@ -32,6 +37,9 @@ def spaces(options: SpacesOptions) -> None:
     from nas.space import load_space, space_names
 
     name = options.name
+    if options.schema:
+        _print_schema(name)
+        return
     chosen = [load_space(each) for each in ([name] if name else space_names())]
     text = [_choices(chosen[0])] if name else []
     emit(
@@ -41,6 +49,20 @@ def spaces(options: SpacesOptions) -> None:
         next_step(f"nas search --space {shlex.quote(name)} --device iphone12")
     elif chosen:
         next_step(f"nas spaces {chosen[0].name}")
+
+
+def _print_schema(name: str | None) -> None:
+    """Print the JSON Schema of space files, which is the same for every space."""
+    from nas.space.json_schema import space_schema
+
+    if name is not None:
+        raise InputError(f"--schema: takes no space (got {name}). Fix: nas spaces --schema")
+    schema = space_schema()
+    emit(schema, json.dumps(schema, indent=2))
+    say(
+        "note: save it as space.schema.json. Editors read it from a space file's first line:"
+        " # yaml-language-server: $schema=space.schema.json"
+    )
 
 
 def _document(space: Space) -> dict[str, Any]:

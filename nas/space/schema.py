@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,10 +19,21 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
-from nas.blocks import BlockSpec, Identity, Shape, entry_from, from_dict, head_from
+from nas.blocks import (
+    BlockSpec,
+    Identity,
+    Shape,
+    check_hyperparameters,
+    entry_from,
+    from_dict,
+    head_from,
+    spec_of,
+)
+from nas.errors import InputError
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
 from nas.space.fit import refusal
@@ -91,6 +103,11 @@ _Candidates = Annotated[
         custom_error_message="expected a block, or a list of blocks",
     ),
 ]
+PLACE = "x-nas-place"
+"""In the JSON Schema of these models: which blocks a value takes (`nas.space.json_schema`)."""
+_Entries = Annotated[_Candidates, WithJsonSchema({PLACE: "entry"})]
+_Positions = Annotated[_Candidates, WithJsonSchema({PLACE: "block"})]
+_Heads = Annotated[_Candidates, WithJsonSchema({PLACE: "head"})]
 
 
 class _Stage(_Model):
@@ -101,11 +118,11 @@ class _Stage(_Model):
         local, global_: candidates of its positions.
     """
 
-    entry: _Candidates
+    entry: _Entries
     width: _Widths
     depth: _Range
-    local: _Candidates
-    global_: _Candidates | None = Field(default=None, alias="global")
+    local: _Positions
+    global_: _Positions | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
         """Return the widths to choose from, ascending."""
@@ -133,7 +150,7 @@ class _Published(_Model):
     head: dict[str, Any] = {}
 
 
-class _SpaceFile(_Model):
+class SpaceFile(_Model):
     """The whole file of a space."""
 
     format: Literal["nas-space-1"]
@@ -141,11 +158,12 @@ class _SpaceFile(_Model):
     paper: str = ""
     resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
     attention: Placement = "stage_suffix"
+    defaults: dict[str, dict[str, Any]] = {}
     scores: str | None = None
     recipe: str | dict[str, str] = {}
-    stem: _Candidates | None = None
+    stem: _Entries | None = None
     stages: Annotated[list[_Stage], Field(min_length=4, max_length=4)]
-    head: _Candidates
+    head: _Heads
     published: dict[str, _Published] = {}
 
 
@@ -177,25 +195,28 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
             "is an architecture, expected a space. Fix: nas predict takes architectures",
         )
     try:
-        checked = _SpaceFile.model_validate(data)
+        checked = SpaceFile.model_validate(data)
     except ValidationError as error:
         raise mistake_in(file, error, keys, hidden=(_RANGE, _LIST, _ONE)) from None
     file.parse(check_resolution, [*keys, "resolution"], checked.resolution)
+    defaults = _Defaults(file, [*keys, "defaults"], checked.defaults)
+    read = partial(_blocks, file, defaults)
     space = Space(
         name=checked.name,
         paper=checked.paper,
         resolution=(checked.resolution[0], checked.resolution[1]),
         placement=checked.attention,
         stages=tuple(
-            _stage(file, [*keys, "stages", index], stage)
+            _stage(read, [*keys, "stages", index], stage)
             for index, stage in enumerate(checked.stages)
         ),
-        heads=_blocks(file, [*keys, "head"], checked.head, head_from),
-        stems=_blocks(file, [*keys, "stem"], checked.stem, entry_from) if checked.stem else (),
+        heads=read([*keys, "head"], checked.head, head_from),
+        stems=read([*keys, "stem"], checked.stem, entry_from) if checked.stem else (),
         default_scores=checked.scores,
         recipes={"": checked.recipe} if isinstance(checked.recipe, str) else dict(checked.recipe),
         path=path,
     )
+    defaults.refuse_unused()
     # Published members come last: they are picked from candidates that are known to fit.
     found = refusal(space)
     if found:
@@ -207,20 +228,68 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     return space.with_published(members)
 
 
-def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
+class _Defaults:
+    """The `defaults:` of a file: hyperparameters by kind, for all places that do not say others.
+
+    Raises:
+        InputError: where a kind or a hyperparameter is unknown, or a value has another type.
+    """
+
+    def __init__(self, file: YamlFile, keys: Keys, by_kind: Mapping[str, dict[str, Any]]) -> None:
+        self.file = file
+        self.keys = keys
+        self.by_kind = by_kind
+        self.used = set[str]()
+        for kind, values in by_kind.items():
+            file.parse(spec_of, [*keys, kind], kind)
+            empty = next((name for name, each in values.items() if each == []), None)
+            if empty is not None:
+                raise file.error([*keys, kind, empty], "an empty list of values")
+            for each in _combinations(values):
+                file.parse(lambda some: check_hyperparameters(kind, some), [*keys, kind], each)  # noqa: B023
+
+    def added_to(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a place's block with the defaults of its kind; its own values count."""
+        kind = block.get("kind")
+        if not isinstance(kind, str) or kind not in self.by_kind:
+            return dict(block)
+        self.used.add(kind)
+        return {"kind": kind, **self.by_kind[kind], **block}
+
+    def mentioned(self, block: Mapping[str, Any]) -> str:
+        """Return where further values of a block are from, for an error at its place."""
+        kind = block.get("kind")
+        names = [name for name in self.by_kind.get(str(kind), {}) if name not in block]
+        if not names:
+            return ""
+        line = self.file.line([*self.keys, str(kind)])
+        return f" ({', '.join(names)} from defaults, line {line})"
+
+    def refuse_unused(self) -> None:
+        """Raise InputError for a kind that stands at no place: nothing of it would take effect."""
+        for kind in self.by_kind:
+            if kind not in self.used:
+                raise self.file.error([*self.keys, kind], "no place of this space has this kind")
+
+
+Read = Callable[[Keys, Any, Callable[[Any], Any]], tuple[Any, ...]]
+"""`_blocks` of one file: the candidates at these keys."""
+
+
+def _stage(read: Read, keys: Keys, stage: _Stage) -> StageSpace:
     """Return a stage of the space; its entries are at the largest width."""
     widths = stage.widths()
-    entries = _blocks(file, [*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
+    entries = read([*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
     # The space keeps entries at the largest width only. An entry that refuses a smaller width is an
     # error of `width`.
     for width in widths[:-1]:
-        _blocks(file, [*keys, "width"], _with(stage.entry, width=width), entry_from)
+        read([*keys, "width"], _with(stage.entry, width=width), entry_from)
     return StageSpace(
         entries=entries,
         widths=widths,
         depths=(stage.depth.min, stage.depth.max),
-        local=_blocks(file, [*keys, "local"], stage.local, from_dict),
-        global_=_blocks(file, [*keys, "global"], stage.global_, from_dict) if stage.global_ else (),
+        local=read([*keys, "local"], stage.local, from_dict),
+        global_=read([*keys, "global"], stage.global_, from_dict) if stage.global_ else (),
     )
 
 
@@ -233,6 +302,7 @@ def _with(
 
 def _blocks(
     file: YamlFile,
+    defaults: _Defaults,
     keys: Keys,
     data: dict[str, Any] | list[dict[str, Any]],
     parse: Callable[[Any], Spec],
@@ -247,8 +317,13 @@ def _blocks(
         empty = next((name for name, values in each.items() if values == []), None)
         if empty is not None:
             raise file.error([*where, empty], "an empty list of values")
-        for values in _combinations(each):
-            block: Spec = file.parse(parse, where, values)
+        for values in _combinations(defaults.added_to(each)):
+            try:
+                block = parse(values)
+            except InputError:
+                raise
+            except (ValueError, TypeError) as error:
+                raise file.error(where, f"{error}{defaults.mentioned(each)}") from None
             if isinstance(block, Identity):
                 raise file.error(
                     where,

@@ -1,7 +1,8 @@
 """Conformance tests for a block: run by this project on its blocks, and by others on their own.
 
-    from nas.testing.blocks import check_block
+    from nas.testing.blocks import check_block, check_kind
     check_block(MyBlock(expansion=2), Shape(16, 8, 8))
+    check_kind(MyBlock)  # every one of MyBlock.examples
 
 Every function raises AssertionError with what is wrong.
 """
@@ -30,6 +31,25 @@ from nas.supernet.slicing import (
     kept_channels,
     slice_block,
 )
+
+
+def examples(kind: type[BlockSpec]) -> list[tuple[BlockSpec, Shape]]:
+    """Return the small blocks that a kind gives for tests, with their input shapes."""
+    return [
+        (parse(kind.kind, hyperparameters), Shape.parse(shape))
+        for hyperparameters, shape in kind.examples
+    ]
+
+
+def check_kind(
+    kind: type[BlockSpec], convert: bool = True, no_gradient: Collection[str] = ()
+) -> None:
+    """Run `check_block` on every example of a kind, which must have one."""
+    assert kind.examples, (
+        f"{kind.kind}: has no examples (got (), expected (hyperparameters, shape))"
+    )
+    for spec, shape in examples(kind):
+        check_block(spec, shape, convert=convert, no_gradient=no_gradient)
 
 
 def check_block(
@@ -107,7 +127,8 @@ def check_gradients(spec: BlockSpec, shape: Shape, none_for: Collection[str] = (
             assert parameter.grad is not None and parameter.grad.isfinite().all(), (
                 f"{name}: gradient not finite"
             )
-            assert training or name in none_for or parameter.grad.any(), f"{name} has no gradient"
+            excused = name in none_for or name in block.without_gradient
+            assert training or excused or parameter.grad.any(), f"{name} has no gradient"
     assert x.grad is not None and x.grad.any(), "no gradient reaches the input"
 
 

@@ -11,24 +11,37 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
+from nas.accuracy.law import shipped_law
+from nas.accuracy.law_scores import LawScores
 from nas.blocks import HeadSpec
+from nas.export import load_target
+from nas.export.target import Model
+from nas.latency import DeviceInfo, LatencyTable, Row
 from nas.network import Network, build
+from nas.search import pose, solve
+from nas.search.fastest import fastest
 from nas.space import Architecture, Space, load_architecture, load_space
 from nas.space.moves import Exchange, Move, moves
+from nas.space.operations import space_operations
 from nas.space.space import Pick, most_macs
 from nas.supernet.choices import GumbelSoftmax, Sampling
 from nas.supernet.supernet import Supernet
+from nas.weights.importing import LAYOUTS, export_weights, import_weights, names_in
 
 SIDE = 64
 CLASSES = 10
 MOST_PARAMETERS = 2.2
 """Maximum parameters of a supernet, as a multiple of its largest member's."""
+UNKNOWN_ERROR = 1.0
+"""Points of ImageNet top-1: the accuracy law tells networks that it was fitted to better than that.
+"""
 Head = Callable[[HeadSpec], HeadSpec]
 
 
@@ -47,6 +60,10 @@ def check_space(space: Space, side: int = SIDE, smaller_head: Head = lambda head
         check_member_runs(arch.at(side, CLASSES))
     check_counts(space)
     check_moves(space)
+    check_search(space)
+    check_accuracy(space)
+    check_export_config(space)
+    check_checkpoints(space)
     check_supernet_size(space)
     supernet = small_supernet(space, side, smaller_head)
     check_slices(supernet, side)
@@ -127,6 +144,107 @@ def check_moves(space: Space) -> set[str]:
             for operation in after.operations():
                 operation.spec.check(operation.input)
     return seen
+
+
+def made_up_table(space: Space) -> LatencyTable:
+    """Return a latency table for a space by a formula: every row grows with MACs and parameters."""
+    rows = {}
+    for operation in space_operations(space):
+        ms = 0.01 + operation.macs / 1e9 + operation.params / 1e7
+        output = str(operation.output)
+        rows[operation.key] = Row(
+            *operation.key, output, ms, ms, ms, runs=0, provenance="estimated", date="2026-01-31"
+        )
+    device = DeviceInfo(
+        name="formula",
+        kind="formula",
+        soc="none",
+        os="none",
+        runtime="none",
+        runtime_version="0",
+        compute_unit="none",
+        precision="fp32",
+        provenance="estimated",
+        date="2026-01-31",
+    )
+    return LatencyTable(device, rows)
+
+
+def check_search(space: Space, members: int = 20) -> None:
+    """Check that a search of the `reduced` space keeps its limit and finds the best member.
+
+    It searches with the accuracy law on a made-up table; no random member that keeps the limit
+    costs less.
+
+    Costs are cautious ones, which count what the law does not know: the search minimises these.
+    """
+    small = reduced(space)
+    table = made_up_table(small)
+    scores = LawScores(small, shipped_law())
+    least, _ = fastest(small, table)
+    limit = (least + table.predict(small.largest()).ms) / 2
+    problem = pose(small, table, scores, limit)
+    found = solve(problem)
+    small.validate(found.architecture)
+    assert found.ms <= limit, f"{found.architecture.name}: {found.ms} ms, the limit is {limit} ms"
+    predicted = table.predict(found.architecture).ms
+    assert abs(found.ms - predicted) < 1e-9 * predicted, f"found {found.ms} ms, table: {predicted}"
+    cost = problem.cautious_scores.cost
+    least_cost = cost(found.architecture)
+    for arch in map(small.sample, range(members)):
+        assert table.predict(arch).ms > limit or cost(arch) >= least_cost - 1e-9, (
+            f"{arch.name} keeps {limit} ms and costs less than what the search found"
+        )
+
+
+def check_accuracy(space: Space) -> None:
+    """Check that the accuracy law has a figure with a standard error for every member.
+
+    Where the law was fitted to no network of the space, the error is above UNKNOWN_ERROR points.
+    """
+    law = shipped_law()
+    scores = LawScores(space, law)
+    known = space.published.keys() & law.published.keys()
+    for arch in (space.largest(), space.smallest(), *map(space.sample, range(5))):
+        accuracy = scores.accuracy(arch)
+        assert isfinite(accuracy.value) and accuracy.value < 100, f"{arch.name}: {accuracy}"
+        least = 0.0 if known else UNKNOWN_ERROR
+        assert isfinite(accuracy.standard_error) and accuracy.standard_error > least, (
+            f"{arch.name}: {accuracy}: no error above {least} points"
+        )
+
+
+def check_export_config(space: Space) -> None:
+    """Check that the export target `config` writes a file that gives the member back."""
+    for arch in (space.smallest(), *list(space.published.values())[:1]):
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "architecture.yaml"
+            load_target("config").write(Model(arch, {}, (), {}), path)
+            assert load_architecture(path) == arch, f"{arch.name}: its file gives another"
+
+
+def check_checkpoints(space: Space, side: int = SIDE) -> set[str]:
+    """Return the checkpoint layouts in which networks of the space are published.
+
+    In each of them the weights of the smallest published member (without any, of the smallest
+    member) are exported and imported again, with no difference.
+    """
+    members = list(space.published.values()) or [space.smallest()]
+    arch = min(members, key=lambda member: member.params).at(side, CLASSES)
+    network = build(arch).eval()
+    randomise(network)
+    state = network.state_dict()
+    found = {name for name, layout in LAYOUTS.items() if names_in(network, layout) is not None}
+    for name in found:
+        again = build(arch)
+        recognised = import_weights(again, export_weights(network, name))
+        assert recognised in found, f"{arch.name}: {name} is recognised as {recognised}"
+        for tensor, value in again.state_dict().items():
+            # Counters of training steps are no part of published weights.
+            assert tensor.endswith("num_batches_tracked") or torch.equal(value, state[tensor]), (
+                f"{arch.name}: {tensor} comes back from {name} as something else"
+            )
+    return found
 
 
 def check_supernet_size(space: Space) -> None:

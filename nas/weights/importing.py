@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Container, Iterable, Mapping
@@ -13,21 +14,18 @@ from typing import Any
 
 from torch import Tensor
 
-from nas.blocks.efficientformer import module as efficientformer
-from nas.blocks.efficientformerv2 import module as efficientformerv2
-from nas.blocks.efficientvit import module as efficientvit
-from nas.blocks.emo import module as emo
+from nas.blocks import FAMILIES
 from nas.blocks.module import Block, CheckpointLayout, resize_bias
-from nas.blocks.swiftformer import module as swiftformer
 from nas.errors import InputError
 from nas.network import Network
 from nas.weights.files import unwrap
 
 LAYOUTS: dict[str, CheckpointLayout] = {
     layout.name: layout
-    for family in (efficientformer, efficientformerv2, efficientvit, emo, swiftformer)
-    for layout in family.LAYOUTS
+    for family in FAMILIES
+    for layout in getattr(importlib.import_module(f"{family}.module"), "LAYOUTS", ())
 }
+"""The checkpoint layouts of all families, by name."""
 
 HUB_CLASSES = (1000, 21841)
 """Numbers of classes of published checkpoints: ImageNet-1k and ImageNet-21k."""
@@ -145,7 +143,7 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
     names: dict[str, str] = {}
     for operation, block in net.named_children():
         assert isinstance(block, Block)
-        published = block.published.get(layout.name, {})
+        published = layout.published_names(block)
         for name in block.state_dict():
             # The dots make a prefix match whole parts of a name: "fc1" is not one of "fc10.weight".
             ours = next(
@@ -236,7 +234,7 @@ def export_weights(net: Network, layout: str) -> dict[str, Tensor]:
     if names is None:
         blocks = {name: block for name, block in net.named_children() if isinstance(block, Block)}
         odd = next(
-            o for o in operations.values() if o.params and layout not in blocks[o.name].published
+            o for o in operations.values() if o.params and not found.published_names(blocks[o.name])
         )
         raise InputError(f"{odd.name}, {odd}, was never published in the layout {layout}")
     tensors = {}

@@ -354,6 +354,7 @@ class MapHeadBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if isinstance(self.norm, nn.LayerNorm):
+            # A layer norm works on the last dimension: (B, C, H, W) to (B, N, C).
             features = self.norm(to_tokens(x_bchw)).mean(dim=1)
         else:
             features = self.norm(x_bchw).mean(dim=(2, 3))
@@ -364,14 +365,16 @@ class MapHeadBlock(Block):
         return (logits, distilled) if self.training else (logits + distilled) / 2
 
     def deploy(self) -> None:
-        """Merge the two classifiers into the one that gives their mean, and the batch norm into
-        that one."""
+        """Merge classifiers and batch norm into the one linear layer that gives their mean."""
         if self.distilled is not None:
+            # The mean of two linear layers on the same features is one linear layer.
             with torch.no_grad():
                 self.classifier.weight.add_(self.distilled.weight).div_(2)
                 self.classifier.bias.add_(self.distilled.bias).div_(2)
             self.distilled = None
         if isinstance(self.norm, nn.BatchNorm2d):
+            # In eval mode a batch norm is linear in each channel, so it commutes with the mean over
+            # positions and folds into the layer behind it.
             self.norm = fold_into_next(self.norm, self.classifier)
 
 
@@ -420,7 +423,9 @@ class FPNHeadBlock(Block):
         init_linear(self.classifier)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        # Fig. 5: every map to `width` channels, (B, C_i, H_i, W_i) to (B, width, H_i, W_i).
         projected = [level(x) for level, x in zip(self.levels.values(), maps, strict=True)]
+        # The maps are added up at the finest one's size.
         y_bchw: Tensor = projected[0]
         for small in projected[1:]:
             y_bchw = y_bchw + F.interpolate(

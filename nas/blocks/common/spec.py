@@ -11,6 +11,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     HeadSpec,
     Layer,
     Layout,
@@ -37,6 +38,7 @@ class Flatten(BlockSpec):
     first MB3D."""
 
     kind: ClassVar[str] = "flatten"
+    examples: ClassVar[Examples] = (("", "8x3x3"),)
     breakdown: ClassVar[str] = "reshape"
     changes_layout: ClassVar[bool] = True
     module: ClassVar[str] = "nas.blocks.common.module:FlattenBlock"
@@ -51,6 +53,7 @@ class Unflatten(BlockSpec):
     token block."""
 
     kind: ClassVar[str] = "unflatten"
+    examples: ClassVar[Examples] = (("", "tokens:8x3x3"),)
     module: ClassVar[str] = "nas.blocks.common.module:UnflattenBlock"
     layout: ClassVar[Layout] = "tokens"
     breakdown: ClassVar[str] = "reshape"
@@ -69,6 +72,7 @@ class ConvStem(EntrySpec):
     """
 
     kind: ClassVar[str] = "conv_stem"
+    examples: ClassVar[Examples] = (("width=8", "3x16x16"),)
     module: ClassVar[str] = "nas.blocks.common.module:ConvStemBlock"
 
     width: int
@@ -98,6 +102,7 @@ class ConvEmbedding(EntrySpec):
     """
 
     kind: ClassVar[str] = "conv_embedding"
+    examples: ClassVar[Examples] = (("width=12", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:ConvEmbeddingBlock"
 
     width: int
@@ -118,6 +123,7 @@ class DSConv(BlockSpec):
     """
 
     kind: ClassVar[str] = "dsconv"
+    examples: ClassVar[Examples] = (("", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:DSConvBlock"
 
     kernel: int = 3
@@ -149,6 +155,7 @@ class ResBlock(BlockSpec):
     """
 
     kind: ClassVar[str] = "res_block"
+    examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:ResBlockBlock"
 
     expansion: int = 1
@@ -189,6 +196,10 @@ class MBConv(BlockSpec):
     """
 
     kind: ClassVar[str] = "mbconv"
+    examples: ClassVar[Examples] = (
+        ("expansion=2;activation=hardswish", "8x6x6"),
+        ("expansion=2;fewer_norm=true", "8x6x6"),
+    )
     module: ClassVar[str] = "nas.blocks.common.module:MBConvBlock"
 
     expansion: int = 4
@@ -213,6 +224,7 @@ class MBConvDown(EntrySpec):
     """
 
     kind: ClassVar[str] = "mbconv_down"
+    examples: ClassVar[Examples] = (("width=12;expansion=2;activation=gelu_tanh", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:MBConvDownBlock"
     counts_as_block: ClassVar[bool] = True
 
@@ -267,6 +279,7 @@ class FusedMBConv(BlockSpec):
     """
 
     kind: ClassVar[str] = "fused_mbconv"
+    examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:FusedMBConvBlock"
 
     expansion: int = 4
@@ -291,6 +304,7 @@ class FusedMBConvDown(EntrySpec):
     """
 
     kind: ClassVar[str] = "fused_mbconv_down"
+    examples: ClassVar[Examples] = (("width=12;expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:FusedMBConvDownBlock"
     counts_as_block: ClassVar[bool] = True
 
@@ -349,6 +363,10 @@ class MapHead(HeadSpec):
     """
 
     kind: ClassVar[str] = "map_head"
+    examples: ClassVar[Examples] = (
+        ("classes=10;norm=layer", "8x3x3"),
+        ("classes=10;distillation=true", "8x3x3"),
+    )
     module: ClassVar[str] = "nas.blocks.common.module:MapHeadBlock"
 
     classes: int
@@ -398,6 +416,7 @@ class FPNHead(HeadSpec):
     """
 
     kind: ClassVar[str] = "fpn_head"
+    examples: ClassVar[Examples] = (("classes=5;width=8", "pyramid:8x12x12+12x6x6+16x3x3"),)
     module: ClassVar[str] = "nas.blocks.common.module:FPNHeadBlock"
     layout: ClassVar[Layout] = "pyramid"
     task: ClassVar[Task] = "segmentation"
@@ -444,3 +463,20 @@ class FPNHead(HeadSpec):
             trace.extra(*self.refine.layers(fused))
         trace.conv(self.expansion * self.width, bias=False).batch_norm().activation(self.activation)
         return trace.conv(self.classes)
+
+
+SPECS = (
+    Identity,
+    Flatten,
+    Unflatten,
+    ConvStem,
+    ConvEmbedding,
+    DSConv,
+    ResBlock,
+    MBConv,
+    MBConvDown,
+    FusedMBConv,
+    FusedMBConvDown,
+    MapHead,
+    FPNHead,
+)

@@ -66,7 +66,10 @@ class MB4DBlock(Block):
         self.apply(init_linear)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # Eq. 3, the token mixer. The pool minus its input is PoolFormer's mixer (arXiv:2111.11418):
+        # the residual then adds only what the neighbours differ by.
         x_bchw = x_bchw + self.mixer_scale[:, None, None] * (self.pool(x_bchw) - x_bchw)
+        # The MLP as 1x1 convolutions, whose batch norms deployment folds.
         hidden = self.activation(self.expand(x_bchw))
         x_bchw = x_bchw + self.mlp_scale[:, None, None] * self.project(hidden)
         return x_bchw
@@ -134,6 +137,8 @@ class MB3DBlock(BiasedBlock):
 
     def forward(self, x_bnc: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         grid = grid or grid_of(x_bnc.shape[1], self.grid)
+        # X + s1 MHSA(LN(X)), then the MLP on its layer norm: linear layers, as this is after the
+        # one change of layout to tokens.
         x_bnc = x_bnc + self.mixer_scale * self._attention(self.mixer_norm(x_bnc), grid)
         hidden = self.activation(self.expand(self.mlp_norm(x_bnc)))
         x_bnc = x_bnc + self.mlp_scale * self.project(hidden)
@@ -141,10 +146,14 @@ class MB3DBlock(BiasedBlock):
 
     def _attention(self, x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
         batch, tokens, _ = x_bnc.shape
+        # (B, N, heads * (2 D + V)) to (B, heads, N, 2 D + V): each head has its own queries, keys
+        # and values side by side, as published weights have them.
         qkv = self.qkv(x_bnc).reshape(batch, tokens, self.heads, -1).transpose(1, 2)
-        q, k, v = qkv.split(self.split, dim=3)
+        q, k, v = qkv.split(self.split, dim=3)  # (B, heads, N, D), twice, and (B, heads, N, V)
+        # softmax(Q K^T / sqrt(D) + b): (B, heads, N, N)
         scores = q @ k.transpose(2, 3) * self.split[0] ** -0.5 + self.bias_on(grid)
-        mixed = scores.softmax(dim=3) @ v
+        mixed = scores.softmax(dim=3) @ v  # (B, heads, N, V)
+        # (B, heads, N, V) to (B, N, heads * V)
         projected: Tensor = self.mixer_projection(mixed.transpose(1, 2).flatten(2))
         return projected
 
@@ -175,7 +184,7 @@ class TokenHeadBlock(Block):
         self.apply(init_linear)
 
     def forward(self, x_bnc: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        features = self.norm(x_bnc).mean(dim=1)
+        features = self.norm(x_bnc).mean(dim=1)  # (B, C)
         logits: Tensor = self.classifier(features)
         if self.distilled is None:
             return logits
@@ -185,6 +194,7 @@ class TokenHeadBlock(Block):
     def deploy(self) -> None:
         """Merge the two classifiers into the one that gives their mean."""
         if self.distilled is not None:
+            # The mean of two linear layers on the same features is one linear layer.
             with torch.no_grad():
                 self.classifier.weight.add_(self.distilled.weight).div_(2)
                 self.classifier.bias.add_(self.distilled.bias).div_(2)
@@ -192,8 +202,11 @@ class TokenHeadBlock(Block):
 
 
 def official_prefixes(operations: Sequence[Operation]) -> dict[str, str]:
-    """Return `network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the
-    head stand at the top."""
+    """Return the prefixes of the authors' code, by operation.
+
+    Its `network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the head
+    stand at the top.
+    """
     return _prefixes(
         operations, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}"
     )
@@ -209,8 +222,11 @@ def timm_prefixes(operations: Sequence[Operation]) -> dict[str, str]:
 
 
 def _prefixes(operations: Sequence[Operation], stem: str, entry: str, block: str) -> dict[str, str]:
-    """Return blocks are counted from 0 in their stage; the change of layout counts as one, so that
-    those behind it shift."""
+    """Return the prefixes by operation, from templates.
+
+    Blocks are counted from 0 in their stage. The change of layout counts as one, so that the blocks
+    behind it shift.
+    """
     prefixes = {"stem": stem, "head": ""}
     number = 0
     index = 0

@@ -10,6 +10,7 @@ from nas.blocks.spec import (
     ACTIVATIONS,
     Activation,
     BlockSpec,
+    Examples,
     HeadSpec,
     Layer,
     Layout,
@@ -29,6 +30,7 @@ class MB4D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb4d"
+    examples: ClassVar[Examples] = (("expansion=2;activation=gelu", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.efficientformer.module:MB4DBlock"
     mixer: ClassVar[Mixer] = "pool"
 
@@ -71,6 +73,9 @@ class MB3D(BlockSpec):
     """
 
     kind: ClassVar[str] = "mb3d"
+    examples: ClassVar[Examples] = (
+        ("heads=2;key_dim=4;value_ratio=2;expansion=2", "tokens:8x3x3"),
+    )
     module: ClassVar[str] = "nas.blocks.efficientformer.module:MB3DBlock"
     mixer: ClassVar[Mixer] = "attention"
     layout: ClassVar[Layout] = "tokens"
@@ -99,10 +104,13 @@ class MB3D(BlockSpec):
         keys = self.heads * self.key_dim
         values = self.heads * self.value_dim
         scores = self.heads * tokens * tokens
+        # LN, then one linear layer for the queries, keys and values of all heads.
         trace = Trace(shape).layer_norm().linear(2 * keys + values)
         trace.extra(
             Layer("reshape", read=trace.shape.elements, written=trace.shape.elements),
+            # Q K^T: N x N products of key_dim in each head.
             Layer("matmul", macs=tokens * tokens * keys, read=2 * tokens * keys, written=scores),
+            # The bias has one value per head and distance on the grid, so N per head.
             Layer("elementwise", params=self.heads * tokens, read=2 * scores, written=scores),
             Layer("softmax", read=scores, written=scores),
             Layer(
@@ -113,6 +121,7 @@ class MB3D(BlockSpec):
             ),
             Layer("reshape", read=tokens * values, written=tokens * values),
         )
+        # The attention gives (B, N, heads * value_dim), from which a linear layer makes (B, N, C).
         trace.shape = Shape(values, shape.height, shape.width, "tokens")
         trace.linear(shape.channels).layer_scale().residual()
         trace.layer_norm().linear(self.expansion * shape.channels).activation(self.activation)
@@ -129,6 +138,7 @@ class TokenHead(HeadSpec):
     """
 
     kind: ClassVar[str] = "token_head"
+    examples: ClassVar[Examples] = (("classes=10;distillation=true", "tokens:8x3x3"),)
     module: ClassVar[str] = "nas.blocks.efficientformer.module:TokenHeadBlock"
     layout: ClassVar[Layout] = "tokens"
 
@@ -145,3 +155,10 @@ class TokenHead(HeadSpec):
         if self.distillation:
             trace.extra(*Trace(features).linear(self.classes).layers)
         return trace
+
+
+SPECS = (
+    MB4D,
+    MB3D,
+    TokenHead,
+)

@@ -60,6 +60,7 @@ class ConvFFNBlock(Block):
         self.scale = layer_scale(channels)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # Sec. 3.1: the depthwise convolution inside the MLP replaces V1's pooling mixer.
         hidden = self.activation(self.expand(x_bchw))
         hidden = self.activation(self.middle(hidden))
         x_bchw = x_bchw + self.scale[:, None, None] * self.project(hidden)
@@ -111,6 +112,11 @@ class AttentionFFNBlock(BiasedBlock):
             **_FFN["efficientformerv2/timm"],
         },
     }  # fmt: skip
+    without_gradient: ClassVar[tuple[str, ...]] = (
+        "key.conv.bias",
+        "key.norm.bias",
+        "talk_before.bias",
+    )
 
     def __init__(self, spec: AttentionFFN, shape: Shape) -> None:
         attended = shape.resized(spec.stride)
@@ -140,15 +146,21 @@ class AttentionFFNBlock(BiasedBlock):
         return x_bchw
 
     def _attention(self, x_bchw: Tensor) -> Tensor:
+        # With a stride the attention works on a smaller map and its result is upsampled, because
+        # softmax attention grows with N^2.
         attended = x_bchw if self.reduce is None else self.reduce(x_bchw)
         value = self.value(attended)
+        # (B, heads, D, N) each, V with its own D
         q, k, v = (
             split_heads(x, self.heads) for x in (self.query(attended), self.key(attended), value)
         )
         scores = q.transpose(2, 3) @ k * self.factor + self.bias_on(
             (attended.shape[2], attended.shape[3])
         )
+        # Talking heads (arXiv:2003.02436): a 1x1 convolution over the heads of the scores
+        # (B, heads, N, N), before and after the softmax.
         weights = self.talk_after(self.talk_before(scores).softmax(dim=3))
+        # (B, heads, V, N) to (B, heads * V, H, W). The depthwise convolution of V adds locality.
         mixed = (v @ weights.transpose(2, 3)).reshape(value.shape) + self.local(value)
         if self.reduce is not None:
             mixed = F.interpolate(mixed, size=x_bchw.shape[2:], mode="bilinear")
@@ -184,6 +196,7 @@ class DualPathEmbeddingBlock(BiasedBlock):
             "projection.conv": "attn.proj.conv", "projection.norm": "attn.proj.bn",
         },
     }  # fmt: skip
+    without_gradient: ClassVar[tuple[str, ...]] = ("key.conv.bias", "key.norm.bias")
 
     def __init__(self, spec: DualPathEmbedding, shape: Shape) -> None:
         super().__init__(spec.heads, (shape.height, shape.width), query_stride=2)
@@ -202,21 +215,29 @@ class DualPathEmbeddingBlock(BiasedBlock):
         self.projection = ConvNorm(values, spec.width)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # Queries at every second position: a strided depthwise convolution plus a pool of size 1,
+        # which takes every second pixel. Keys and values stay at all positions.
         query = self.query(self.query_local(x_bchw) + F.avg_pool2d(x_bchw, kernel_size=1, stride=2))
         value = self.value(x_bchw)
+        # Q (B, heads, D, N / 4), K (B, heads, D, N) and V (B, heads, V, N)
         q, k, v = (split_heads(x, self.heads) for x in (query, self.key(x_bchw), value))
         scores = q.transpose(2, 3) @ k * self.factor + self.bias_on(
             (x_bchw.shape[2], x_bchw.shape[3])
         )
         local = self.local(value)
+        # (B, heads, V, N / 4) to (B, heads * V, H / 2, W / 2)
         mixed = (v @ scores.softmax(dim=3).transpose(2, 3)).reshape(local.shape) + local
+        # The second path, a plain strided convolution, is the residual of the first.
         x_bchw = self.projection(self.activation(mixed)) + self.convolution(x_bchw)
         return x_bchw
 
 
 def _official(operations: Sequence[Operation]) -> dict[str, str]:
-    """Return `network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the
-    head stand at the top."""
+    """Return the prefixes of the authors' code, by operation.
+
+    Its `network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the head
+    stand at the top.
+    """
     return _prefixes(
         operations, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}"
     )
@@ -232,7 +253,7 @@ def _timm(operations: Sequence[Operation]) -> dict[str, str]:
 
 
 def _prefixes(operations: Sequence[Operation], stem: str, entry: str, block: str) -> dict[str, str]:
-    """Return stages and blocks are counted from 0."""
+    """Return the prefixes by operation, from templates; stages and blocks are counted from 0."""
     prefixes = {"stem": stem, "head": ""}
     number = 0
     index = 0
@@ -248,7 +269,7 @@ def _prefixes(operations: Sequence[Operation], stem: str, entry: str, block: str
 
 
 def _flat_scales(operation: Operation, name: str, value: Tensor) -> Tensor:
-    """Return the authors' layer scales are (C, 1, 1), ours and timm's (C,)."""
+    """Return a layer scale as (C,): the authors' are (C, 1, 1), ours and timm's (C,)."""
     return value.flatten() if name.endswith("scale") else value
 
 

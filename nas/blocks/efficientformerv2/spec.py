@@ -11,6 +11,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     Layer,
     Mixer,
     Shape,
@@ -34,6 +35,7 @@ class ConvFFN(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_ffn"
+    examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.efficientformerv2.module:ConvFFNBlock"
 
     expansion: int = 4
@@ -80,6 +82,10 @@ class AttentionFFN(BlockSpec):
     """
 
     kind: ClassVar[str] = "attention_ffn"
+    examples: ClassVar[Examples] = (
+        ("expansion=2;heads=2;key_dim=4;value_ratio=2;stride=2", "8x6x6"),
+        ("expansion=2;heads=2;key_dim=4;value_ratio=2", "8x5x7"),
+    )
     module: ClassVar[str] = "nas.blocks.efficientformerv2.module:AttentionFFNBlock"
     mixer: ClassVar[Mixer] = "attention"
 
@@ -163,6 +169,7 @@ class DualPathEmbedding(EntrySpec):
     """
 
     kind: ClassVar[str] = "dual_path_embedding"
+    examples: ClassVar[Examples] = (("width=12;heads=2;key_dim=4;value_ratio=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.efficientformerv2.module:DualPathEmbeddingBlock"
 
     width: int
@@ -206,3 +213,10 @@ class DualPathEmbedding(EntrySpec):
         return trace.extra(
             *Trace(shape).conv(self.width, 3, stride=2).batch_norm().layers
         ).residual()
+
+
+SPECS = (
+    ConvFFN,
+    AttentionFFN,
+    DualPathEmbedding,
+)

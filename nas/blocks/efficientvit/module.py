@@ -114,25 +114,31 @@ class LiteMLA(nn.Module):
         no
         digit: sums become means.
         """
+        # The first 2 C of the 3 C output channels are the queries and the keys.
         channels = self.qkv.out_channels // 3
         self.qkv.weight[: 2 * channels].mul_(2.0 ** -round(math.log2(tokens) / 2))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         batch, _, height, width = x_bchw.shape
-        qkv_bchw = self.qkv(x_bchw)
+        qkv_bchw = self.qkv(x_bchw)  # (B, 3 C, H, W)
+        # Fig. 5: the second scale aggregates neighbours, each head's queries, keys and values apart.
         scales = (qkv_bchw, self.grouped(self.depthwise(qkv_bchw)))
+        # Both scales' queries are one tensor, and so on: (B, 2 C, H, W) to (B, heads, d, N) with
+        # 2 C / d heads.
         q, k, v = (
             torch.cat(parts, dim=1).reshape(batch, -1, self.head_dim, height * width)
             for parts in zip(*(scale.chunk(3, dim=1) for scale in scales), strict=True)
         )
-        mixed = _in_fp32(q, k, v).reshape(batch, -1, height, width)
+        mixed = _in_fp32(q, k, v).reshape(batch, -1, height, width)  # (B, 2 C, H, W)
         y_bchw: Tensor = self.projection(mixed)
         return y_bchw
 
 
 def _in_fp32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return `attend` in fp32 under half precision and autocast, because sums over all tokens
-    overflow fp16."""
+    """Return `attend`, computed in fp32 under half precision and autocast.
+
+    Sums over all tokens overflow fp16.
+    """
     dtype = torch.promote_types(q.dtype, torch.float32)
     device = q.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -142,8 +148,9 @@ def _in_fp32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return ReLU attention of (B, heads, d, N) each, in the form that is published for this number
-    of tokens.
+    """Return ReLU attention of q, k and v, (B, heads, d, N) each.
+
+    The form is the one that is published for this number of tokens.
 
     EfficientViT (arXiv:2205.14756), Eq. 2. Both forms are equal but for rounding; beyond d tokens
     the linear one takes fewer products.
@@ -156,17 +163,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return (V K^T) Q over (1 K^T) Q, the ones as one more row of V; q and k are not negative.
-    Products grow with N."""
-    sums = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.transpose(2, 3)
-    mixed = sums @ q
+    """Return (V K^T) Q over (1 K^T) Q; products grow with N.
+
+    The ones are one more row of V. q and k are not negative.
+    """
+    # Eq. 2 from right to left: (d + 1, N) (N, d) first, so that no N x N matrix is made. The row of
+    # ones gives the denominator in the same product.
+    sums = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.transpose(2, 3)  # (B, heads, d + 1, d)
+    mixed = sums @ q  # (B, heads, d + 1, N)
     return mixed[:, :, :-1] / (mixed[:, :, -1:] + ATTENTION_EPS)
 
 
 def quadratic(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return V (K^T Q), each column divided by its sum; q and k are not negative. Products grow
-    with N^2."""
-    scores = k.transpose(2, 3) @ q
+    """Return V (K^T Q), with each column of K^T Q divided by its sum; products grow with N^2.
+
+    q and k are not negative.
+    """
+    scores = k.transpose(2, 3) @ q  # (B, heads, N, N), keys by queries
     return v @ (scores / (scores.sum(dim=2, keepdim=True) + ATTENTION_EPS))
 
 
@@ -285,8 +298,10 @@ def _prefixes(operations: Sequence[Operation], stem: str, block: str, first: int
 
 
 def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
-    """Return queries, keys and values out of their heads; and in the L series variances for our eps
-    in place of theirs.
+    """Return a published tensor as our block has it.
+
+    Queries, keys and values are taken out of their heads. In the L series variances change for our
+    eps in place of theirs.
 
     The L series, which is the one with GELU, runs with an eps of 1e-7; in eval mode a batch norm
     depends on the sum of variance and eps alone.
@@ -299,10 +314,14 @@ def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
 
 
 def _unmix(value: Tensor, head_dim: int) -> Tensor:
-    """From queries, keys and values of each head in turn, as published, to all queries, all keys,
-    all values."""
+    """Return the published tensor with its channels in our order.
+
+    Published are queries, keys and values of each head in turn; ours are all queries, all keys, all
+    values.
+    """
     if len(value) % (3 * head_dim):
         return value
+    # (heads * 3 * d, ...) to (heads, 3, d, ...) to (3, heads, d, ...) to (3 * heads * d, ...)
     return value.reshape(-1, 3, head_dim, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
 
 

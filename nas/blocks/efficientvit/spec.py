@@ -11,6 +11,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     HeadSpec,
     Layer,
     Mixer,
@@ -34,6 +35,10 @@ class EfficientViTStem(EntrySpec):
     """
 
     kind: ClassVar[str] = "efficientvit_stem"
+    examples: ClassVar[Examples] = (
+        ("width=8;activation=hardswish", "3x16x16"),
+        ("width=8;block=res_block", "3x16x16"),
+    )
     module: ClassVar[str] = "nas.blocks.efficientvit.module:EfficientViTStemBlock"
 
     width: int
@@ -85,6 +90,7 @@ class EfficientViTModule(BlockSpec):
     """
 
     kind: ClassVar[str] = "efficientvit_module"
+    examples: ClassVar[Examples] = (("expansion=2;head_dim=8", "16x6x6"),)
     module: ClassVar[str] = "nas.blocks.efficientvit.module:EfficientViTModuleBlock"
     mixer: ClassVar[Mixer] = "attention"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "head_dim", "activation")
@@ -131,15 +137,20 @@ class EfficientViTModule(BlockSpec):
         return trace.extra(*self.local.layers(trace.shape))
 
     def _attention(self, shape: Shape) -> tuple[Layer, ...]:
-        """From both scales' queries, keys and values to the heads' outputs, in the form with fewer
-        products."""
+        """Return the layers from both scales' queries, keys and values to the heads' outputs.
+
+        The form is the one with fewer products.
+        """
         tokens = shape.tokens
         values = 2 * shape.elements
+        # V has one more row of ones in each of the 2 C / head_dim heads, for the denominator.
         padded = values + 2 * shape.channels // self.head_dim * tokens
         heads = (
             Layer("reshape", read=3 * values, written=3 * values),
             Layer("activation", read=2 * values, written=2 * values, name="relu"),
         )
+        # Eq. 2: (V K^T) Q takes products that grow with N, V (K^T Q) with N^2. The published code
+        # chooses by whether there are more tokens than channels in a head.
         if tokens > self.head_dim:
             products = padded * self.head_dim
             sums = products // tokens
@@ -174,6 +185,7 @@ class ConvHead(HeadSpec):
     """
 
     kind: ClassVar[str] = "conv_head"
+    examples: ClassVar[Examples] = (("classes=10;width=16;features=12", "8x3x3"),)
     module: ClassVar[str] = "nas.blocks.efficientvit.module:ConvHeadBlock"
     elastic: ClassVar[tuple[str, ...]] = ("width", "features", "activation")
 
@@ -201,3 +213,10 @@ class ConvHead(HeadSpec):
         )
         trace.linear(self.features, bias=False).layer_norm().activation(self.activation)
         return trace.linear(self.classes)
+
+
+SPECS = (
+    EfficientViTStem,
+    EfficientViTModule,
+    ConvHead,
+)

@@ -134,6 +134,8 @@ class IRMBBlock(Block):
         self.apply(authors_eps)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # Sec. 3.2 in the order of the published code: N = Norm(X), attention, V = act(Conv(A)), the
+        # depthwise convolution with a skip of its own, projection.
         mixed = self.norm(x_bchw)
         if self.queries_keys is not None:
             mixed = self._attend(mixed, self.queries_keys)
@@ -144,24 +146,33 @@ class IRMBBlock(Block):
         return x_bchw
 
     def deploy(self) -> None:
-        """Fold the batch norm into the value's convolution; before an attention, padding stands
-        between the two."""
+        """Fold the batch norm into the value's convolution where it can be.
+
+        Before an attention, padding stands between the two.
+        """
         if isinstance(self.norm, nn.BatchNorm2d) and self.queries_keys is None:
             self.norm = fold_into_next(self.norm, self.value)
 
     def _attend(self, x_bchw: Tensor, queries_keys: nn.Conv2d) -> Tensor:
         """Return softmax attention inside every window, with the map itself as the values."""
         height, width = x_bchw.shape[2:]
+        # A side that the window does not divide is padded with zeros below and on the right. There
+        # is no mask: padded positions take part as keys, as in the published code.
         rows = -(-height // self.window)
         columns = -(-width // self.window)
         below = rows * self.window - height
         right = columns * self.window - width
         x = _split(F.pad(x_bchw, (0, right, 0, below)) if below or right else x_bchw, rows, columns)
         heads = x.shape[1] // self.head_dim
+        # (B', 2 C, h, w) to (B', 2 heads, d, n), then queries and keys (B', heads, d, n): B' windows
+        # of n = h * w positions.
         q, k = queries_keys(x).reshape(len(x), 2 * heads, self.head_dim, -1).chunk(2, dim=1)
         scores = q.transpose(2, 3) @ k * self.head_dim**-0.5
-        values = x.reshape(len(x), heads, self.head_dim, -1)
+        # The values are the map before its expansion: those of the wider map would take
+        # `expansion` times as many products.
+        values = x.reshape(len(x), heads, self.head_dim, -1)  # (B', heads, d, n)
         mixed = values @ scores.softmax(dim=3).transpose(2, 3)
+        # Back to (B, C, H, W), without the padding.
         return _join(mixed.reshape(x.shape), rows, columns)[:, :, :height, :width]
 
 
@@ -205,9 +216,11 @@ def _split(x_bchw: Tensor, rows: int, columns: int) -> Tensor:
     """
     batch, channels, height, width = x_bchw.shape
     if rows > 1:
+        # (B, C, H / rows, rows, W) to (B, rows, C, H / rows, W)
         x = x_bchw.reshape(batch, channels, height // rows, rows, width).permute(0, 3, 1, 2, 4)
         x_bchw = x.reshape(batch * rows, channels, height // rows, width)
     if columns > 1:
+        # (B * rows, C, H / rows, W / columns, columns) to (B * rows, columns, C, ..., W / columns)
         x = x_bchw.reshape(
             batch * rows, channels, height // rows, width // columns, columns
         ).permute(0, 4, 1, 2, 3)
@@ -232,8 +245,11 @@ def _join(x_bchw: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _official(operations: Sequence[Operation]) -> dict[str, str]:
-    """Return the block that enters a stage is its first one; the stem is stage 0, norm and
-    classifier stand at the top."""
+    """Return the prefixes of the authors' code, by operation.
+
+    The block that enters a stage is its first one, the stem is stage 0, and norm and classifier
+    stand at the top.
+    """
     prefixes = {"stem": "stage0", "head": ""}
     stage = 0
     index = 0

@@ -12,6 +12,7 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     EntrySpec,
+    Examples,
     Layer,
     Shape,
     Trace,
@@ -28,6 +29,7 @@ class EMOStem(EntrySpec):
     """
 
     kind: ClassVar[str] = "emo_stem"
+    examples: ClassVar[Examples] = (("width=8", "3x16x16"),)
     module: ClassVar[str] = "nas.blocks.emo.module:EMOStemBlock"
     elastic: ClassVar[tuple[str, ...]] = ("activation",)
 
@@ -92,6 +94,10 @@ class IRMB(BlockSpec):
     """
 
     kind: ClassVar[str] = "irmb"
+    examples: ClassVar[Examples] = (
+        ("expansion=2;attention=true;window=3;head_dim=8", "16x6x6"),
+        ("expansion=2.5;norm=layer", "8x6x6"),
+    )
     module: ClassVar[str] = "nas.blocks.emo.module:IRMBBlock"
     elastic: ClassVar[tuple[str, ...]] = (
         "expansion",
@@ -139,8 +145,8 @@ class IRMB(BlockSpec):
         trace = Trace(shape)
         if self.norm == "layer" or not self.attention:
             _norm(trace, self.norm)
-        # padding stands between this norm and the convolutions, so deployment cannot fold it into
-        # them
+        # Padding stands between this norm and the convolutions, so deployment cannot fold it into
+        # them.
         else:
             trace.extra(
                 Layer(
@@ -158,11 +164,12 @@ class IRMB(BlockSpec):
         return trace.conv(shape.channels, bias=False).residual()
 
     def _attend(self, trace: Trace) -> None:
-        """The attention inside every window; the traced shape stays."""
+        """Trace the attention inside every window; the traced shape stays."""
         shape = trace.shape
         size = self.window
         windows = -(-shape.height // size) * -(-shape.width // size)
         padded = Shape(shape.channels, windows * size, size)
+        # A window has size^2 queries and as many keys: size^4 scores in each head.
         scores = windows * (shape.channels // self.head_dim) * size**4
         products = windows * size**4 * shape.channels
         if padded != shape:
@@ -193,6 +200,7 @@ class IRMBDown(EntrySpec):
     """
 
     kind: ClassVar[str] = "irmb_down"
+    examples: ClassVar[Examples] = (("width=12;expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.emo.module:IRMBDownBlock"
     counts_as_block: ClassVar[bool] = True
 
@@ -231,8 +239,10 @@ def _require_common(spec: IRMB | IRMBDown) -> None:
 
 
 def _norm(trace: Trace, norm: Norm) -> Trace:
-    """Return a norm before a 1x1 convolution, which deployment folds a batch norm into; a layer
-    norm needs channels last."""
+    """Add a norm before a 1x1 convolution, into which deployment folds a batch norm.
+
+    A layer norm needs channels last.
+    """
     if norm == "batch":
         return trace.batch_norm()
     transpose = Layer("reshape", read=trace.shape.elements, written=trace.shape.elements)
@@ -242,3 +252,10 @@ def _norm(trace: Trace, norm: Norm) -> Trace:
 def _local(trace: Trace, kernel: int, stride: int = 1) -> Trace:
     trace.conv(trace.shape.channels, kernel, stride, groups=trace.shape.channels, bias=False)
     return trace.batch_norm().activation(LOCAL_ACTIVATION)
+
+
+SPECS = (
+    EMOStem,
+    IRMB,
+    IRMBDown,
+)

@@ -59,6 +59,7 @@ class ConvEncoderBlock(Block):
         self.apply(init_linear)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # Eq. 5, with the layer scale of the authors' code before the sum.
         hidden = self.activation(self.expand(self.depthwise(x_bchw)))
         x_bchw = x_bchw + self.scale[:, None, None] * self.project(hidden)
         return x_bchw
@@ -115,21 +116,26 @@ class AdditiveAttention(nn.Module):
         nn.init.normal_(self.score.weight)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # The authors' code normalises each query and each key over its channels: (B, C, H, W).
         query = _unit(self.query(x_bchw), dim=1)
         key = _unit(self.key(x_bchw), dim=1)
         # The paper's factor 1 / sqrt(C) cancels in the norm over tokens; without it small scores
         # survive fp16.
+        # Eq. 2: one learned score per token, (B, 1, H, W) to (B, 1, N).
         scores_b1n = _unit(self.score(query).flatten(2), dim=2)
         # The sum over tokens is a matrix product, which accumulates in fp32 for half precision too.
         # N unit vectors, weighted by a unit vector, add up to a length of at most sqrt(N).
+        # Eq. 3: (B, C, N) (B, N, 1) to the global query (B, C, 1, 1).
         global_query = (query.flatten(2) @ scores_b1n.transpose(1, 2))[..., None]
+        # Eq. 4: the global query times each key replaces the N x N matrix of scores.
         mixed: Tensor = self.projection(self.context(global_query * key) + query)
         return mixed
 
 
 def _unit(x: Tensor, dim: int) -> Tensor:
-    """Return x over its Euclidean norm along `dim`; at least in fp32, where neither small squares
-    nor the guard vanish.
+    """Return x over its Euclidean norm along `dim`, computed at least in fp32.
+
+    There neither small squares nor the guard vanish.
 
     This is F.normalize in operations that LiteRT converts.
     """
@@ -173,6 +179,7 @@ class AdditiveEncoderBlock(Block):
         init_linear(self.project)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # Sec. 3.3: local representation, additive attention, MLP, each residual.
         x_bchw = self.local(x_bchw)
         x_bchw = x_bchw + self.mixer_scale[:, None, None] * self.attention(x_bchw)
         hidden = self.activation(self.expand(self.mlp_norm(x_bchw)))
@@ -186,8 +193,11 @@ class AdditiveEncoderBlock(Block):
 
 
 def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
-    """Return layer scales (C, 1, 1) become (C,); the attention's linear layers (out, in) and w_g
-    (C, 1) 1x1 convolutions."""
+    """Return a published tensor in our shape.
+
+    Layer scales (C, 1, 1) become (C,). The attention's linear layers (out, in) and w_g (C, 1) become
+    1x1 convolutions (out, in, 1, 1) and (1, C, 1, 1).
+    """
     if name.endswith("scale"):
         return value.flatten()
     if operation.spec.kind == "additive_encoder" and value.dim() == 2:

@@ -6,7 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.blocks.spec import ACTIVATIONS, Activation, BlockSpec, Layer, Mixer, Shape, Trace, require
+from nas.blocks.spec import (
+    ACTIVATIONS,
+    Activation,
+    BlockSpec,
+    Examples,
+    Layer,
+    Mixer,
+    Shape,
+    Trace,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,10 @@ class ConvEncoder(BlockSpec):
     """
 
     kind: ClassVar[str] = "conv_encoder"
+    examples: ClassVar[Examples] = (
+        ("", "8x6x6"),
+        ("expansion=2;activation=relu", "8x5x7"),
+    )
     module: ClassVar[str] = "nas.blocks.swiftformer.module:ConvEncoderBlock"
 
     expansion: int = 4
@@ -74,6 +88,7 @@ class AdditiveEncoder(BlockSpec):
     """
 
     kind: ClassVar[str] = "additive_encoder"
+    examples: ClassVar[Examples] = (("", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.swiftformer.module:AdditiveEncoderBlock"
     mixer: ClassVar[Mixer] = "attention"
 
@@ -104,12 +119,20 @@ class AdditiveEncoder(BlockSpec):
         trace = self.local.trace(shape)
         trace.conv(channels).conv(channels)
         trace.extra(
+            # Queries and keys over their lengths, then Eq. 2: a score per token and their norm.
             Layer("norm", read=2 * elements, written=2 * elements),
             Layer("conv", macs=elements, params=channels, read=elements, written=tokens),
             Layer("norm", read=tokens, written=tokens),
+            # Eq. 3: the global query; Eq. 4: its product with every key.
             Layer("matmul", macs=elements, read=elements + tokens, written=channels),
             Layer("elementwise", read=elements + channels, written=elements),
         )
         trace.conv(channels).residual().conv(channels).layer_scale().residual()
         trace.batch_norm().conv(self.expansion * channels).activation(self.activation)
         return trace.conv(channels).layer_scale().residual()
+
+
+SPECS = (
+    ConvEncoder,
+    AdditiveEncoder,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.blocks import ACTIVATIONS, Activation, BlockSpec, Shape, Trace
+from nas.blocks import ACTIVATIONS, Activation, BlockSpec, Examples, Shape, Trace
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class GatedConv(BlockSpec):
 
     kind: ClassVar[str] = "gated_conv"
     module: ClassVar[str] = "nas_example.blocks:GatedConvBlock"
+    examples: ClassVar[Examples] = (("expansion=2;activation=silu", "8x6x6"),)
 
     expansion: int = 2
     activation: Activation = "silu"
