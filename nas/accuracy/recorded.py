@@ -18,9 +18,9 @@ from nas.errors import InputError, check_type
 from nas.hashes import text_sha256
 from nas.notebook import frame, shortened
 from nas.space import Architecture, Space, Stage
+from nas.space.candidates import ROLES, Role, likeness
 from nas.space.moves import localise
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import ROLES, Role, likeness
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from nas.blocks import BlockSpec, Identity
 from nas.space import Architecture, Space
+from nas.space.candidates import likeness
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import likeness
 
 Action = Literal["DR", "WR", "MR", "ER", "AR", "BR", "UN"]
 

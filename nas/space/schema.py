@@ -21,9 +21,10 @@ from pydantic import (
 from nas.blocks import BlockSpec, Identity, Shape, entry_from, from_dict, head_from
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
+from nas.space.candidates import Placement, Spec, StageSpace
 from nas.space.fit import refusal
 from nas.space.place import Place
-from nas.space.space import Placement, Space, Spec, StageSpace
+from nas.space.space import Space
 from nas.validation import mistake_in
 
 Keys = list[str | int]

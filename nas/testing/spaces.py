@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from nas.blocks import HeadSpec
 from nas.network import Network, build
 from nas.space import Architecture, Space, load_architecture, load_space
+from nas.space.candidates import Pick, most_macs
 from nas.space.moves import Exchange, Move, moves
-from nas.space.space import Pick, most_macs
 from nas.supernet.choices import GumbelSoftmax, Sampling
 from nas.supernet.supernet import Supernet
 

@@ -13,20 +13,15 @@ import yaml
 from nas.errors import InputError
 from nas.latency import load_table
 from nas.report.breakdown import table_rows
-from nas.report.figure import Axis, Point, label_places, view
 from nas.report.front import front_figure, fronts_figure
+from nas.report.labels import label_places, view
+from nas.report.members import measured_point, measurements, members, otherwise
 from nas.report.page import render, write_comparison, write_pictures
+from nas.report.points import Axis, Point
 from nas.report.run import load_runs
-from nas.report.summary import (
-    measured_point,
-    measurements,
-    members,
-    otherwise,
-    rests_on,
-    tiles,
-    with_error,
-)
+from nas.report.summary import rests_on, tiles
 from nas.report.trajectory import trajectory_figure
+from nas.report.words import with_error
 from nas.runs.schema import Difference, ExpectedAccuracy, read_about
 from nas.search import pose
 from nas.search.fastest import fastest

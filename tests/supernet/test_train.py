@@ -23,7 +23,7 @@ from nas.errors import InputError, NasError
 from nas.files import write_yaml
 from nas.options import make
 from nas.space import Space
-from nas.space.space import Pick
+from nas.space.candidates import Pick
 from nas.supernet import train as training
 from nas.supernet.checkpoint import Folder, extract_to, load_supernet, open_folder
 from nas.supernet.recipe import Recipe

@@ -28,8 +28,8 @@ from nas.search.limits import Limit, Measure
 from nas.search.problem import Problem
 from nas.space import Architecture, Space, Stage
 from nas.space.architecture import with_layout
+from nas.space.candidates import ROLES
 from nas.space.place import HEAD
-from nas.space.space import ROLES
 
 _DIGITS = 9
 """Latency tables round their sums so: sums of the same parts are then equal to those of
