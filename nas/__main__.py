@@ -70,7 +70,7 @@ def _usage(error: Exception) -> None:
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None:
-        from nas.options import meant
+        from nas.option_values import meant
 
         known = [
             name for each in context.command.params for name in each.opts if name.startswith("--")

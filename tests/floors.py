@@ -13,8 +13,8 @@ from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "versions", "printable"),
-    ("extras", "files", "hashes", "journals", "options", "plugins", "quantities", "resources"),
-    ("csv_files", "figures", "lazy", "notebook", "validation"),
+    ("extras", "files", "journals", "options", "plugins", "quantities", "resources"),
+    ("csv_files", "figures", "option_values", "validation"),
     ("blocks", "data"),
     ("space",),
     ("convert", "weights", "network", "features", "accuracy", "runs"),

@@ -30,7 +30,7 @@ def check(options: CheckOptions) -> None:
     from nas.latency import load_table
     from nas.latency.check.table import check as check_members
     from nas.latency.known_devices import opened
-    from nas.options import only
+    from nas.option_values import only
 
     device = options.device
     if options.run is not None:

@@ -16,7 +16,8 @@ import typer.main
 
 from nas.cli import output as common
 from nas.errors import InputError
-from nas.options import Given, Missing, Option, Options, make, meant, options_of, spelled
+from nas.option_values import Missing, make, meant
+from nas.options import Given, Option, Options, options_of, spelled
 
 _SHARED = "Every command"
 SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
@@ -147,7 +148,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.kind is bool:
         info = typer.Option(f"{option.long}/--no-{option.key}", **shared)
     else:
-        # Values are read by `nas.options.make`, so that a --config file and a Python call are
+        # Values are read by `nas.option_values.make`, so that a --config file and a Python call are
         # refused alike.
         shared |= {"parser": str, "metavar": option.type_text}
         if option.choices:

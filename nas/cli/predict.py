@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def predict(options: PredictOptions) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
-    from nas.search.record import accuracy_row
+    from nas.search.description import accuracy_row
     from nas.space import find_architecture
 
     asked = options.sizes

@@ -13,7 +13,7 @@ from nas.cli import search_output as search_evaluate
 from nas.cli import search_output as search_words
 from nas.cli.output import bars, emit, naming, next_step
 from nas.errors import InputError
-from nas.options import applies, words
+from nas.option_values import applies, words
 from nas.search.options import SearchOptions
 from nas.space.sizes import Sizes, between
 

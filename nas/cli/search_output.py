@@ -236,8 +236,8 @@ def tell_step(step: Step) -> None:
 
 def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
     """Return the figures of a member: latency and accuracy with their errors, size and shape."""
+    from nas.search.description import expected, latency_error, summary
     from nas.search.limits import mes
-    from nas.search.record import expected, latency_error, summary
 
     ms = problem.latency.measure.total(arch)
     amounts = {limit.measure.key: limit.measure.total(arch) for limit in problem.limits}
@@ -271,7 +271,7 @@ def document(
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:
     """Return what was found as plain data, with the front where there is one."""
-    from nas.search.record import evaluated, finite, limits, score_by
+    from nas.search.description import evaluated, finite, limits, score_by
 
     table = problem.table
     device = problem.table.device
@@ -404,7 +404,7 @@ def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
 
 def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
     """Return the front as plain data; front.csv has what stands at every place."""
-    from nas.search.record import accuracy_row, summary
+    from nas.search.description import accuracy_row, summary
 
     return [
         {

@@ -103,7 +103,7 @@ def _remedy(options: TrainOptions, verdict: Verdict, folder: str, data: Splits) 
     """Return the command that makes the evidence usable; None where it is, or where no option would
     do it."""
     from nas.accuracy.gate import Reason, rounded_up
-    from nas.options import words
+    from nas.option_values import words
 
     if verdict.reason is None:
         return None

@@ -28,8 +28,8 @@ from nas.report.points import (
 from nas.report.sources import Sources
 from nas.runs.schema import BEST, About
 from nas.search import Found, Problem
+from nas.search.description import summary
 from nas.search.engines.exact import FrontPoint, front
-from nas.search.record import summary
 from nas.space import Space
 
 _SHAPE = ("widths", "depths", "attention")

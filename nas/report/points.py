@@ -15,8 +15,8 @@ from nas.accuracy import Accuracy, Scores
 from nas.latency import LatencyTable
 from nas.runs.schema import About, Member
 from nas.search import Problem
-from nas.search.record import kind_of
-from nas.search.record import published as published_rows
+from nas.search.description import kind_of
+from nas.search.description import published as published_rows
 
 METRICS = {"top1": "top-1", "miou": "mIoU"}
 """What metrics are called."""
@@ -113,7 +113,7 @@ def published(problem: Problem) -> tuple[Point, ...]:
 
 
 def shape_lines(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Shape and size of a member, from what `nas.search.record.summary` gives; shapes may be text
+    """Shape and size of a member, from what `nas.search.description.summary` gives; shapes may be text
     already."""
     shapes = {
         name: row[name] if isinstance(row[name], str) else "-".join(map(str, row[name]))

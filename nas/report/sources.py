@@ -18,7 +18,7 @@ from nas.hashes import file_sha256
 from nas.latency import LatencyTable, load_table
 from nas.runs.schema import About, UsedFile
 from nas.search import Problem, Scores, load_scores, pose
-from nas.search.record import scores_digest
+from nas.search.description import scores_digest
 from nas.space import Architecture, Space, load_space
 
 

@@ -87,7 +87,7 @@ def test_a_run_records_what_the_screen_says(make_run, scores_of, kind):
 
 def test_the_error_of_a_difference_contains_that_of_a_published_number():
     from nas.search import default_scores
-    from nas.search.record import difference
+    from nas.search.description import difference
 
     space = load_space("efficientformer")
     scores = default_scores(space)

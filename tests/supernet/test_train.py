@@ -21,7 +21,7 @@ from nas.blocks import MB4D
 from nas.data import ImageData, load_data
 from nas.errors import InputError, NasError
 from nas.files import write_yaml
-from nas.options import make
+from nas.option_values import make
 from nas.space import Space
 from nas.space.candidates import Pick
 from nas.supernet import train as training
