@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from nas.printable import printable
+from nas.display import printable
 
 
 def main() -> None:

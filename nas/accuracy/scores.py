@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec
-from nas.hashes import text_sha256
-from nas.notebook import frame, html_table, shortened
+from nas.display import frame, html_table, shortened
+from nas.files import text_sha256
 from nas.space import Architecture, Space
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nas.printable import printable_lines
+from nas.display import printable_lines
 
 if TYPE_CHECKING:
     from nas.space.sizes import Sizes

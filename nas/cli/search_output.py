@@ -93,8 +93,7 @@ def scores_for(
             + ("" if verdict.usable else " The accuracy law is used without it.")
         )
         usable = recorded if verdict.usable else None
-    from nas.accuracy.posterior import corrected
-    from nas.accuracy.trained import trained_members
+    from nas.accuracy.evidence import corrected, trained_members
 
     trained = trained_members(space, runs)
     if recorded is not None and trained:

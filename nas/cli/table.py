@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
-from nas.printable import printable
+from nas.display import printable
 
 _WIDEST = 100_000
 """Columns that no table reaches: nothing is cut or wrapped, so that a pipe gets whole lines."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nas.data.images import note
 from nas.errors import InputError, NasError, nearest
 from nas.extras import need
-from nas.hashes import lines_sha256, text_sha256
+from nas.files import lines_sha256, text_sha256
 
 Encoded = bytes | str | NDArray[np.uint8] | None
 """An image that is not decoded yet: a file's bytes, its path, pixels (H, W), or nothing where the

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import figures
+from nas.display import printable_lines
 from nas.figures import Figure
 from nas.files import write_text
-from nas.printable import printable_lines
 from nas.report import summary
 from nas.report.alpha import alpha_figures
 from nas.report.breakdown import ROLES, breakdown_figure

@@ -12,8 +12,8 @@ from typing import Any
 
 from nas.accuracy import Accuracy, RecordedScores, Scores
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import PosteriorScores
-from nas.hashes import file_sha256, text_sha256
+from nas.accuracy.posterior_scores import PosteriorScores
+from nas.files import file_sha256, text_sha256
 from nas.latency.table import TABLE_FILE
 from nas.search.engines import STUDIES
 from nas.search.engines.optuna.storage import shown

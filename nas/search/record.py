@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.accuracy import Scores
 from nas.accuracy.evaluations import unfinished
-from nas.accuracy.recorded import choice_text
+from nas.accuracy.single_moves import choice_text
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
 from nas.runs.schema import ARCHITECTURE_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT

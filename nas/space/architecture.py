@@ -22,9 +22,9 @@ from nas.blocks import (
     head_from,
     pyramid,
 )
+from nas.display import shortened
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
-from nas.notebook import shortened
 from nas.space.place import HEAD, STEM, Place
 
 Spec = TypeVar("Spec", bound=BlockSpec)

@@ -10,9 +10,9 @@ from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec, Identity, Shape
+from nas.display import frame, html_table, shortened
 from nas.errors import InputError
 from nas.files import path_of
-from nas.notebook import frame, html_table, shortened
 from nas.space.architecture import STRIDE, Architecture, Stage
 from nas.space.candidates import (
     Blocks,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.accuracy.scores import accuracy_error, difference_error
-from nas.accuracy.variants import LARGEST, Key, Variant
+from nas.accuracy.single_moves import LARGEST, Key, Variant
 from nas.data import ImageData
 from nas.errors import InputError, NasError
 from nas.files import number_in, write_text
@@ -33,7 +33,7 @@ class Evaluation:
     """A member of the supernet on held-out images, its batch norms recalibrated.
 
     Attributes:
-        move, place, choice: what was changed last, as in `nas.accuracy.recorded.Score`; move is
+        move, place, choice: what was changed last, as in `nas.accuracy.single_moves.Score`; move is
             `none` for the largest member.
         accuracy: top-1 in percent.
         loss: cross-entropy.

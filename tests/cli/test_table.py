@@ -7,7 +7,7 @@ import sys
 
 from nas.cli.output import emit, say
 from nas.cli.table import Column, row_text, table_text
-from nas.printable import printable
+from nas.display import printable
 
 COLUMNS = (Column("name"), Column("ms", right=True), Column("note"))
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import nas
 from nas.devices import Chain, OperationFailed
 from nas.errors import InputError, NasError
-from nas.hashes import tree_sha256
+from nas.files import tree_sha256
 from nas.latency import LatencyTable
 from nas.latency.check.network import RIVAL_TURNS, Rival, check_network, exported_file, weights_of
 from nas.latency.profile.run import profile

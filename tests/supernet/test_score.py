@@ -15,7 +15,7 @@ from nas.accuracy import RecordedScores, load_scores
 from nas.accuracy.gate import gate
 from nas.accuracy.recorded_file import weights_digest
 from nas.accuracy.scores import accuracy_error, difference_error
-from nas.accuracy.variants import LARGEST, variants
+from nas.accuracy.single_moves import LARGEST, variants
 from nas.data import Splits, load_data
 from nas.errors import InputError, NasError
 from nas.space import Space

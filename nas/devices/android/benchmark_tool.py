@@ -10,8 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from nas.errors import InputError, NasError
-from nas.files import replacing, write_text
-from nas.hashes import file_sha256
+from nas.files import file_sha256, replacing, write_text
 
 VERSION = "2.3.0"
 URL = f"https://storage.googleapis.com/litert/binaries/{VERSION}/android_arm64/benchmark_model"

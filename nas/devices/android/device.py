@@ -27,7 +27,7 @@ from nas.devices.base import Device, Timing
 from nas.devices.info import DeviceInfo
 from nas.devices.phones import ANDROID
 from nas.errors import InputError, NasError
-from nas.hashes import text_sha256
+from nas.files import text_sha256
 from nas.versions import versions
 
 ROOT = f"{TEMPORARY}/nas"

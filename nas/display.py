@@ -1,8 +1,11 @@
-"""Tables for notebooks: rows as a pandas DataFrame, and as the HTML that Jupyter shows. The nouns
-of the API use it."""
+"""Text and tables as a terminal, a page or a notebook may show them.
+
+The command line and reports print names with it; the nouns of the API are tables in Jupyter.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -11,6 +14,32 @@ from nas.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
+"""Unicode categories that steer a terminal, turn the direction of a line, or break it."""
+
+
+def printable(text: str) -> str:
+    r"""Return one line of text, each control character as an escape like \x1b.
+
+    Names come from files and from other programs; an escape sequence in one would move the cursor
+    or change colours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        _escaped(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines in the same way; its line feeds stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii") if ord(letter) != 0xAD else letter
+
 
 MOST_ROWS = 20
 """An HTML table shows at most so many rows; the rest is counted below it."""
@@ -23,7 +52,6 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
         MissingExtra: when pandas is not installed.
     """
     need("to_frame()", "frames")
-    need("to_frame", "frames")
     import pandas as pd
 
     made = pd.DataFrame(list(rows))
