@@ -67,6 +67,9 @@ def _stopped() -> None:
 
 def _usage(error: Exception) -> None:
     message: str = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message)
+        sys.exit(2)
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None:

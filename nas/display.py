@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nas.extras import need
@@ -62,6 +61,8 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 def html_table(caption: str, rows: Sequence[Mapping[str, Any]], more: int = 0) -> str:
     """Return an HTML table of the first rows under a caption. `more` rows are counted beside those
     given."""
+    from html import escape
+
     shown = rows[:MOST_ROWS]
     columns = list(dict.fromkeys(name for row in shown for name in row))
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
@@ -81,6 +82,8 @@ def shortened(text: str, most: int = 120) -> str:
 
 
 def _cell(value: Any) -> str:
+    from html import escape
+
     if value is None:
         return ""
     if isinstance(value, float):

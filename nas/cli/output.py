@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nas.display import printable_lines
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from nas.space.sizes import Sizes
     from nas.training.metrics import Progress as TrainingRow
 
@@ -84,12 +86,32 @@ def bars() -> Iterator[Tell]:
     if OUTPUT.quiet:
         yield lambda what, done, total, note="": None
         return
+    progress: Progress | None = None
+    tasks: dict[str, TaskID] = {}
+
+    def tell(what: str, done: int, total: int, note: str = "") -> None:
+        nonlocal progress
+        if progress is None:  # not before, so that an error in what comes first stays the only line
+            progress = _progress()
+            progress.start()
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total, note=note)
+        progress.update(tasks[what], completed=done, total=total, note=note)
+
+    try:
+        yield tell
+    finally:
+        if progress is not None:
+            progress.stop()
+
+
+def _progress() -> Progress:
+    """Return the bars; many commands never show one and do without rich's part for them."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TaskID,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -101,18 +123,4 @@ def bars() -> Iterator[Tell]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
-    tasks: dict[str, TaskID] = {}
-
-    def tell(what: str, done: int, total: int, note: str = "") -> None:
-        if not tasks:  # not before, so that an error in what comes first stays the only line
-            progress.start()
-        if what not in tasks:
-            tasks[what] = progress.add_task(what, total=total, note=note)
-        progress.update(tasks[what], completed=done, total=total, note=note)
-
-    try:
-        yield tell
-    finally:
-        if tasks:
-            progress.stop()
+    return Progress(*columns, console=Console(stderr=True), refresh_per_second=2)

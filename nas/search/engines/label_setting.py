@@ -151,10 +151,8 @@ class Program:
         Kelley's cutting planes: the bound is concave in the prices, and every cheapest path at some
         prices is a plane above it. The bound is infinite where no path keeps each limit by itself.
         """
-        from scipy.optimize import linprog
-
         count = len(self.resources)
-        cuts = list[list[float]]()
+        cuts = list[Floats]()
         sides = list[float]()
         prices = np.zeros(count)
         best = np.zeros(count)
@@ -171,13 +169,12 @@ class Program:
             if cost + prices @ over > bound:
                 best = prices
                 bound = cost + float(prices @ over)
-            cuts = [*cuts, [1.0, *-over]]
-            sides = [*sides, cost]
-            limits = [(None, None), *[(0.0, 1000 * self._most_cost)] * count]
-            plan = linprog([-1.0] + [0.0] * count, A_ub=cuts, b_ub=sides, bounds=limits)
-            if plan.x is None or plan.x[0] - bound < _SLACK * self._most_cost:
+            cuts.append(over)
+            sides.append(cost)
+            plan = _highest(np.array(cuts), np.array(sides), 1000 * self._most_cost)
+            if plan is None or plan[0] - bound < _SLACK * self._most_cost:
                 break
-            prices = plan.x[1:]
+            prices = plan[1:]
         return best, bound, incumbent
 
     def _priced(self, prices: Floats) -> list[Floats]:
@@ -284,6 +281,34 @@ def _extended(
         np.repeat(arcs, counts).astype(np.int32),
         np.concatenate(numbers),
     )
+
+
+def _highest(slopes: Floats, heights: Floats, most: float) -> Floats | None:
+    """Return the highest point below planes, (value, prices): prices are from 0 to `most`.
+
+    Args:
+        slopes: of each plane by each price (planes, prices).
+        heights: of each plane where all prices are 0 (planes,).
+    """
+    if slopes.shape[1] > 1:
+        from scipy.optimize import linprog
+
+        objective = [-1.0] + [0.0] * slopes.shape[1]
+        below = np.column_stack([np.ones(len(heights)), -slopes])
+        limits = [(None, None), *[(0.0, most)] * slopes.shape[1]]
+        plan = linprog(objective, A_ub=below, b_ub=heights, bounds=limits)
+        return None if plan.x is None else np.asarray(plan.x)
+    # Planes over one price are lines. The highest point below them is where a rising one meets a
+    # falling one, or at an end. No linear program is needed, whose solver takes long to import.
+    slope = slopes[:, 0]
+    rising = slope > 0
+    falling = slope < 0
+    apart = heights[falling] - heights[rising][:, None]  # (rising, falling)
+    meetings = (apart / (slope[rising][:, None] - slope[falling])).ravel()
+    prices = np.unique(np.clip(np.append(meetings, [0.0, most]), 0.0, most))
+    values = (heights + slope * prices[:, None]).min(axis=1)  # (prices, planes) -> (prices,)
+    best = int(np.argmax(values))
+    return np.array([values[best], prices[best]])
 
 
 def undominated(amounts: Ints) -> NDArray[np.intp]:
