@@ -87,6 +87,9 @@ class StageLaw:
     where: str = ""
     unshifted: StageLaw | None = field(default=None, repr=False, compare=False)
     shift: Floats | None = field(default=None, repr=False, compare=False)
+    _counts: dict[tuple[int, BlockSpec], tuple[int, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _known: dict[tuple[int, Stage], StageFacts] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -98,6 +101,12 @@ class StageLaw:
     def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
         """Return blocks, attention blocks, their expansion in quarters, and blocks of each further
         recipe."""
+        known = self._counts.get((index, block))
+        if known is None:
+            known = self._counts[index, block] = self._counted(index, block)
+        return known
+
+    def _counted(self, index: int, block: BlockSpec) -> tuple[int, ...]:
         role = self.scored.stages[index].kind(block)
         further = self.activations[1:]
         if role == "identity":

@@ -48,11 +48,13 @@ class Shape:
     @property
     def levels(self) -> tuple[Shape, ...]:
         """Return the maps of a pyramid, the finest first."""
-        return (*self.finer, replace(self, layout="map", finer=()))
+        return (*self.finer, Shape(self.channels, self.height, self.width))
 
     def resized(self, stride: int) -> Shape:
         """Return the shape after a convolution of this stride with `same` padding."""
-        return replace(self, height=-(-self.height // stride), width=-(-self.width // stride))
+        height = -(-self.height // stride)
+        width = -(-self.width // stride)
+        return Shape(self.channels, height, width, self.layout, self.finer)
 
     def tensor(self, batch: int = 1) -> tuple[int, ...]:
         """Return the dimensions of a tensor of this shape; a pyramid is one tensor a level."""
@@ -133,7 +135,8 @@ class Trace:
         """Return a 2-D convolution with `same` padding; depthwise where every channel is a group of
         its own."""
         before = self.shape
-        after = replace(self.shape.resized(stride), channels=width)
+        sized = self.shape.resized(stride)
+        after = Shape(width, sized.height, sized.width, sized.layout, sized.finer)
         weights = width * (before.channels // groups) * kernel * kernel
         kind = "depthwise" if groups == before.channels and groups > 1 else "conv"
         return self._add(kind, after, weights * after.tokens, weights + (width if bias else 0))

@@ -215,16 +215,21 @@ def localise(space: Space, arch: Architecture, stage: int, position: int) -> Loc
     return Localise(stage, position, max(candidates, key=lambda block: likeness(before, block)))
 
 
-def undoings(space: Space, arch: Architecture) -> Iterator[Widen | Restore]:
+def undoings(
+    space: Space, arch: Architecture, only: int | None = None
+) -> Iterator[Widen | Restore]:
     """Yield every move that undoes a drop, a narrowing (to any larger width) or a localisation.
 
-    `arch` is a member with a block or identity at every position of its space.
+    `arch` is a member with a block or identity at every position of its space. With `only` the
+    moves are those of that stage (from 0).
     """
     roles = [
         [c.kind(block) for block in s.blocks]
         for c, s in zip(space.stages, arch.stages, strict=True)
     ]
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        if only is not None and index != only:
+            continue
         for width in choice.widths:
             if width > stage.width:
                 yield Widen(*_narrowed(space, arch, index, width))
