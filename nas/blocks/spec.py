@@ -41,9 +41,8 @@ class Shape:
 
     @property
     def elements(self) -> int:
-        return self.channels * self.height * self.width + sum(
-            level.elements for level in self.finer
-        )
+        own = self.channels * self.height * self.width
+        return own + sum(level.elements for level in self.finer) if self.finer else own
 
     @property
     def levels(self) -> tuple[Shape, ...]:

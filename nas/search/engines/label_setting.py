@@ -305,7 +305,7 @@ def _highest(slopes: Floats, heights: Floats, most: float) -> Floats | None:
     falling = slope < 0
     apart = heights[falling] - heights[rising][:, None]  # (rising, falling)
     meetings = (apart / (slope[rising][:, None] - slope[falling])).ravel()
-    prices = np.unique(np.clip(np.append(meetings, [0.0, most]), 0.0, most))
+    prices = np.sort(np.clip(np.append(meetings, [0.0, most]), 0.0, most))
     values = (heights + slope * prices[:, None]).min(axis=1)  # (prices, planes) -> (prices,)
     best = int(np.argmax(values))
     return np.array([values[best], prices[best]])
