@@ -7,8 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import bars, emit, naming, next_step, say
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, bars, emit, naming, next_step, say, table_text
 from nas.latency.options import CheckOptions
 from nas.space.sizes import Sizes, between
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import emit, naming, next_step
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, emit, naming, next_step, table_text
 from nas.latency.options import PredictOptions
 from nas.space.sizes import Sizes, between
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import search_output as search_evaluate
-from nas.cli.output import say
-from nas.cli.table import Column, row_text, table_text
+from nas.cli.output import Column, row_text, say, table_text
 
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nas
-from nas.cli.output import emit, next_step
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, emit, next_step, table_text
 from nas.options import Options, option
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ class Device(ABC):
     command goes on another time. A fault that may pass (a helper that was killed, a cable) must
     never be raised as `OperationFailed`: measure a chain again that ran before, and see.
 
-    What to copy: `nas.testing.fake_device.FakeDevice` is the smallest device,
+    What to copy: `nas.testing.devices.FakeDevice` is the smallest device,
     `nas.devices.host.device.Host` one that converts and runs in processes of its own, the Android
     device one behind a cable. `nas.testing.devices.check_device` runs this life cycle. A package
     names its device as an entry point of the group `nas.devices`.

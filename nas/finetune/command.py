@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import Splits, load_data
-from nas.finetune.options import FinetuneOptions
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import FinetuneOptions, Recipe
 from nas.finetune.run import Finetuned
 from nas.finetune.run import finetune as train_network
 from nas.option_values import applies, make, words

@@ -17,7 +17,7 @@ from nas.errors import InputError, NasError
 from nas.latency import load_table
 from nas.latency.options import ProfileOptions
 from nas.option_values import make
-from nas.testing.fake_device import FakeDevice
+from nas.testing.devices import FakeDevice
 
 Capture = pytest.CaptureFixture[str]
 profile = partial(run_command, "profile")

@@ -21,7 +21,7 @@ from nas.errors import InputError, NasError
 from nas.space import Space
 from nas.supernet import score as scoring
 from nas.supernet.checkpoint import Folder, describe, save_weights
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.score import costs, score
 from nas.supernet.sensitivity import Evaluation, Evaluator, measure
 from nas.supernet.supernet import Supernet

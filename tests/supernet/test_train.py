@@ -26,7 +26,7 @@ from nas.space import Space
 from nas.space.candidates import Pick
 from nas.supernet import train as training
 from nas.supernet.checkpoint import Folder, extract_to, load_supernet, open_folder
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Frame, Supernet
 from nas.supernet.train import train
 from nas.training.loop import rate
