@@ -22,7 +22,7 @@ from scipy.stats import kendalltau, spearmanr
 
 import nas
 from nas.data import Splits
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import Recipe
 from nas.space import Architecture, Space
 from nas.supernet.evaluate import SlicedSupernet, training_splits
 from nas.versions import versions

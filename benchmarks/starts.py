@@ -23,7 +23,7 @@ from whole_run import accuracies
 
 import nas
 from nas.data import Splits
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import Recipe
 from nas.space import Architecture
 from nas.supernet.checkpoint import extract_to, open_folder
 from nas.supernet.evaluate import training_splits

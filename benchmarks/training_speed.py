@@ -41,7 +41,7 @@ from nas.data import ImageData
 from nas.network import build
 from nas.space import Space, load_space
 from nas.supernet.checkpoint import Folder
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.supernet.train import SupernetTask
 from nas.training.batches import Batch

@@ -32,7 +32,7 @@ from whole_run import by_turns
 import nas
 from nas.blocks import BlockSpec, Shape
 from nas.files import replacing
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import Recipe
 from nas.latency import LatencyTable
 from nas.search import Evaluations, Scores, StudySettings
 from nas.space import Architecture, Space

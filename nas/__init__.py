@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from nas.errors import InputError, NasError
+from nas.extras import bind_function as _bind_function
+from nas.extras import lazy_names as _lazy_names
 from nas.extras import missing_extra as _missing_extra
-from nas.lazy import bind_function as _bind_function
-from nas.lazy import lazy_names as _lazy_names
 from nas.versions import __version__
 
 if _TYPE_CHECKING:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from nas.printable import printable
+from nas.display import printable
 
 
 def main() -> None:
@@ -76,10 +76,13 @@ def _stopped() -> None:
 def _usage(error: Exception) -> None:
     """Print a usage error of click in one line, and exit with 2."""
     message: str = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message)
+        sys.exit(2)
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None:
-        from nas.options import meant
+        from nas.option_values import meant
 
         # Click says only that the option does not exist: add the nearest one that does.
         known = [

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nas.display import printable
 from nas.files import replacing, write_text
-from nas.printable import printable
 
 Spec = dict[str, Any]
 """A Vega-Lite spec, or a part of one."""

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import settings
 
 from nas.accuracy import Accuracy, Scores
-from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
+from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.single_moves import Score, wanted_keys
 from nas.blocks import BlockSpec, Identity
 from nas.devices.info import Calibration
 from nas.latency import DeviceInfo, LatencyTable, Row

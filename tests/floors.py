@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "versions", "printable"),
-    ("extras", "files", "hashes", "journals", "options", "plugins", "quantities", "resources"),
-    ("csv_files", "figures", "lazy", "notebook", "validation"),
-    ("blocks", "data"),
+    ("errors", "versions"),
+    ("extras", "files", "journals", "options", "plugins", "quantities", "resources"),
+    ("csv_files", "display", "option_values", "validation"),
+    ("blocks", "data", "figures"),
     ("space",),
     ("convert", "weights", "network", "features", "accuracy", "runs"),
     ("devices", "training", "tasks"),

@@ -15,7 +15,7 @@ import nas
 from nas.cli.options import options_class, read_options, run_command
 from nas.errors import InputError
 from nas.options import options_of
-from nas.testing.fake_device import FakeDevice
+from nas.testing.devices import FakeDevice
 
 COMMANDS: dict[str, dict[str, Any]] = {
     "train": {"space": "emo"},

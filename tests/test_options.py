@@ -12,7 +12,8 @@ import pytest
 from nas.cli import COMMANDS
 from nas.cli.options import options_class, read_options
 from nas.errors import InputError
-from nas.options import ANY, Options, make, option, options_of, part, words
+from nas.option_values import make, words
+from nas.options import ANY, Options, option, options_of, part
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from nas import resources
 from nas.accuracy.evaluations import Evaluated, Evaluations
-from nas.accuracy.recorded import MeasuredWith, RecordedScores, Score
+from nas.accuracy.recorded import RecordedScores
 from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Accuracy, Scores
+from nas.accuracy.single_moves import MeasuredWith, Score
 from nas.errors import InputError, check_name, nearest
 from nas.files import YamlFile
 from nas.space import Space, load_space, space_names

@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 from nas.accuracy.scores import accuracy_error
 from nas.errors import InputError
-from nas.files import YamlFile, number_in, write_text, write_yaml
-from nas.hashes import data_sha256
+from nas.files import YamlFile, data_sha256, number_in, write_text, write_yaml
 from nas.journals import append_text, read_whole
 from nas.space import Architecture
 

@@ -31,24 +31,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from nas.accuracy.law import Floats
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
-from nas.accuracy.scores import Accuracy, Scores
-from nas.accuracy.trained import TrainedMember
-from nas.accuracy.variants import Key, Variant, variants
-from nas.blocks import BlockSpec, EntrySpec, HeadSpec
-from nas.errors import check_type
+from nas.accuracy.posterior_scores import PosteriorScores
+from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.single_moves import Key, Score, Variant, variants, wanted_keys
 from nas.space import Architecture, Space
-
-Floats = NDArray[np.float64]
 
 OFFSET_ERROR = 1.0
 """What the largest member's own accuracy may be off by, in points."""
@@ -88,23 +82,6 @@ class Observation:
     inherited: bool = True
     leveled: bool = True
     base: Architecture | None = None
-
-
-def observations(recorded: RecordedScores) -> list[Observation]:
-    """Return what a supernet's scores measured: an observation for each row with a drop and a
-    standard error."""
-    members = {variant.key: variant for variant in variants(recorded.scored)}
-    found = []
-    for row in recorded.rows:
-        if row.accuracy_drop is None or row.standard_error is None or row.key not in members:
-            continue
-        variant = members[row.key]
-        base = None if variant.base not in members else members[variant.base].arch
-        compared = None if base == recorded.scored.largest() else base
-        found.append(
-            Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared)
-        )
-    return found
 
 
 class Posterior:
@@ -354,132 +331,6 @@ def _with(
     return changed[0], changed[1], changed[2]
 
 
-@dataclass(frozen=True)
-class PosteriorScores(Scores):
-    """Scores in points of the user's metric: the law with corrected coefficients, and corrections
-    by single moves.
-
-    Attributes:
-        law: with the posterior's coefficients and scale.
-        rows: the corrections beta of the single moves, as costs.
-        level: accuracy of the largest member in percent, where it was measured.
-        evidence_share: how much of the variance of random members the evidence took away: 0 where
-            the law speaks alone, 1 where the measurements do.
-        observed: how many measurements there were.
-        source: what measured.
-        noise: points that measurements are off the sum by.
-        uncertainty: the model, for variances; None for scores read from a file, where the
-            covariance of the law's coefficients and the standard errors of the rows stand for it.
-    """
-
-    law: LawScores
-    rows: RecordedScores
-    level: float | None = None
-    evidence_share: float = 0.0
-    observed: int = 0
-    source: str = ""
-    noise: float = 0.0
-    path: str = ""
-    metric: str = "top1"
-    uncertainty: Posterior | None = field(default=None, repr=False, compare=False)
-
-    def __repr__(self) -> str:
-        level = "no level" if self.level is None else f"largest member {self.level:.1f} %"
-        return f"PosteriorScores({self.law!r}, {self.observed} measurements, {level})"
-
-    @property
-    def scored(self) -> Space:  # type: ignore[override]
-        return self.law.scored
-
-    @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        measured = f"{self.observed} measurements" + (f" by {self.source}" if self.source else "")
-        share = f"{100 * self.evidence_share:.0f} % of the variance"
-        return (*self.law.notes[:1], f"corrected by {measured}, which explain {share}")
-
-    @property
-    def absolute(self) -> bool:
-        return self.level is not None
-
-    @property
-    def fingerprint(self) -> str:
-        """Return what tells these scores from others, on every machine."""
-        return f"{self.law.fingerprint} {' '.join(f'{row.cost:.6g}' for row in self.rows.rows)}"
-
-    def at(self, space: Space) -> PosteriorScores:
-        """Return the scores with what is known of the space's published members; the input size
-        stays as measured."""
-        return replace(self, law=self.law.at(space.at(self.scored.resolution)))
-
-    def cautious(self) -> PosteriorScores:
-        return replace(self, law=self.law.cautious())
-
-    def check(self, space: Space) -> None:
-        self.law.check(space)
-        self.rows.check(space)
-
-    def cost(self, arch: Architecture) -> float:
-        return self.law.parts_cost(arch) + self.rows.cost(arch)
-
-    def accuracy(self, arch: Architecture) -> Accuracy:
-        check_type("arch", arch, Architecture, "nas.load_architecture")
-        if self.level is None:
-            # Without a measured level the law's own holds, in points of ImageNet.
-            return replace(self.law.accuracy(arch), source="; ".join(self.notes))
-        error = self._error(arch)
-        return Accuracy(
-            self.level - self.cost(arch),
-            error,
-            self.metric,
-            "; ".join(self.notes),
-            self.law.reasons(arch),
-        )
-
-    def difference_error(self, arch: Architecture, other: Architecture) -> float:
-        if self.uncertainty is not None:
-            return float(np.sqrt(self.uncertainty.variance(arch, other)))
-        gradient = self.law.gradient(arch) - self.law.gradient(other)
-        rows = self.rows.standard_error(arch) ** 2 + self.rows.standard_error(other) ** 2
-        return self._kept_error(gradient, rows)
-
-    def _error(self, arch: Architecture) -> float:
-        if self.uncertainty is not None:
-            return float(np.sqrt(self.uncertainty.variance(arch)))
-        gradient = self.law.gradient(arch) - self.law.gradient(self.scored.largest())
-        return self._kept_error(gradient, self.rows.standard_error(arch) ** 2)
-
-    def _kept_error(self, gradient: Floats, rows: float) -> float:
-        """Return the standard error by what the files keep: without correlations of rows, right to
-        a factor of two."""
-        coefficients = float(gradient @ self.law.law.covariance @ gradient)
-        return float(np.sqrt(self.law.scale**2 * coefficients + rows + self.noise**2))
-
-    def stem_cost(self, stem: EntrySpec) -> float:
-        return self.law.stem_cost(stem) + self.rows.stem_cost(stem)
-
-    def head_cost(self, head: HeadSpec) -> float:
-        return self.law.head_cost(head) + self.rows.head_cost(head)
-
-    def entry_cost(self, index: int, entry: EntrySpec, before: int) -> float:
-        return self.law.entry_cost(index, entry, before) + self.rows.entry_cost(
-            index, entry, before
-        )
-
-    def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
-        return self.rows.block_cost(index, position, block, width)
-
-    def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
-        return self.law.counts(index, block)
-
-    def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        return self.law.stage_cost(index, width, counts)
-
-    def save(self, folder: str | Path) -> None:
-        from nas.accuracy.posterior_file import write_posterior
-
-        write_posterior(self, Path(folder))
-
-
 def _units(space: Space) -> RecordedScores:
     """Return scores with a row for each move, whose cost is a vector: 1 at its own place, 0
     elsewhere.
@@ -494,35 +345,3 @@ def _units(space: Space) -> RecordedScores:
         for (move, place, choice), vector in zip(keys, vectors, strict=True)
     )
     return RecordedScores(space, rows, ("corrections",))
-
-
-def corrected(
-    law: LawScores, recorded: RecordedScores | None = None, trained: Sequence[TrainedMember] = ()
-) -> PosteriorScores:
-    """Return the law corrected by what a supernet measured, by members that were trained for
-    themselves, or by both.
-
-    The level is that of the trained members, where there are any: inherited weights have not been
-    fine-tuned.
-    """
-    sized = recorded.scored if recorded is not None else trained[0].architecture
-    prior = law.at(law.scored.at(sized.resolution, sized.classes))
-    seen = observations(recorded) if recorded is not None else []
-    sources = []
-    level = recorded.baseline_accuracy if recorded is not None else None
-    if recorded is not None:
-        sources.append(f"the supernet {recorded.supernet}" if recorded.supernet else "a supernet")
-    if trained:
-        level = max(member.accuracy for member in trained)
-        seen += [
-            Observation(
-                member.architecture,
-                level - member.accuracy,
-                member.standard_error,
-                inherited=False,
-                leveled=False,
-            )
-            for member in trained
-        ]
-        sources.append(f"{len(trained)} trained members")
-    return Posterior(prior, seen, level, " and ".join(sources)).expected()

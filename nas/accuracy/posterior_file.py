@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.accuracy.law import read_law, write_law
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import PosteriorScores
+from nas.accuracy.posterior_scores import PosteriorScores
 from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Scores
 from nas.files import YamlFile, write_yaml

@@ -5,102 +5,25 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from nas.accuracy.scores import Accuracy, Scores
+from nas.accuracy.single_moves import MeasuredWith, Score, choice_text, reference, wanted_keys
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec, Identity
+from nas.display import frame, shortened
 from nas.errors import InputError, check_type
-from nas.hashes import text_sha256
-from nas.notebook import frame, shortened
+from nas.files import text_sha256
 from nas.space import Architecture, Space, Stage
-from nas.space.moves import localise
+from nas.space.candidates import Role, likeness
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import ROLES, Role, likeness
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MoveName = Literal["drop", "narrow", "localise", "exchange"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One measured move: one row of `scores.csv`.
-
-    Attributes:
-        place: what was changed, named as its operation (stage3_block4, stem, head), or the stage
-            that was narrowed.
-        choice: the width that a stage was narrowed to, or the block that took a place as
-            `kind(hyperparameters)`; empty for the other moves.
-        importance: the paper's ratio of alphas, (alpha_3D + alpha_4D) / alpha_I, on the rows of
-            dropped positions.
-        accuracy_drop: points of top-1 as measured; noise can make it negative. Of a localised block
-            it is what that block adds, where only the first global block may become local and one
-            follows the other.
-        standard_error: of `accuracy_drop`, in points; never 0
-            (`nas.accuracy.scores.difference_error`).
-        cost: points of top-1 that the search counts with.
-        loss_increase: growth of the held-out cross-entropy.
-        lost, gained: held-out images that were right before and are wrong after, and the other way
-            round; None in older files.
-    """
-
-    move: MoveName
-    place: str
-    cost: float
-    choice: str = ""
-    importance: float | None = None
-    accuracy_drop: float | None = None
-    standard_error: float | None = None
-    loss_increase: float | None = None
-    lost: int | None = None
-    gained: int | None = None
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Return what was changed: the move, the place, and what was chosen there."""
-        return self.move, self.place, self.choice
-
-
-@dataclass(frozen=True)
-class MeasuredWith:
-    """What scores were measured with; those of other weights, images or settings are other scores.
-
-    Attributes:
-        weights: SHA-256 of the supernet's weights (`nas.accuracy.recorded_file.weights_digest`).
-        data: fingerprint of the images that the supernet was trained on, which says how the data
-            set was split, too.
-        images: held-out images that accuracies were measured on.
-        calibration_images: training images that gave the batch norms their statistics.
-        widths: widths of each stage that were measured, at most.
-        precision: that the supernet computed in: fp32 or bf16.
-        date: of the measurement, as 2026-11-29.
-    """
-
-    weights: str
-    data: str
-    images: int
-    calibration_images: int
-    widths: int
-    precision: str
-    date: str
-
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """Return what an evaluation of one member depends on; evaluations that agree in it may
-        stand in one file."""
-        return {
-            "weights": self.weights,
-            "data": self.data,
-            "images": self.images,
-            "calibration_images": self.calibration_images,
-            "precision": self.precision,
-        }
 
 
 @dataclass(frozen=True)
@@ -454,53 +377,6 @@ class RecordedScores(Scores):
             )
         first = next((i for i, block in enumerate(blocks) if block in scored.global_), len(blocks))
         return (*blocks[:first], *(Identity(),) * gap, *blocks[first:])
-
-
-def choice_text(block: BlockSpec) -> str:
-    """Return a block as `scores.csv` names it."""
-    return f"{block.kind}({block})"
-
-
-def reference(space: Space, stage: int, position: int, role: Role) -> BlockSpec:
-    """Return the candidate of a role that costs nothing at a position (both from 0): the largest
-    member's, or the local block that this one becomes."""
-    largest = space.largest()
-    block = largest.stages[stage].blocks[position]
-    return (
-        block
-        if space.stages[stage].kind(block) == role
-        else localise(space, largest, stage, position).block
-    )
-
-
-def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
-    """Yield what scores of a space must have rows for; of the widths, the smallest, of a position's
-    candidates those that fit the largest."""
-    largest = space.largest()
-    for index, stage in enumerate(space.stages):
-        for position in range(stage.depths[1]):
-            place = str(Place.block(index, position))
-            if stage.depths[0] < stage.depths[1]:
-                yield "drop", place, ""
-            if stage.global_:
-                yield "localise", place, ""
-            for role in ROLES:
-                for block in space.candidates(index, role, stage.widths[-1]):
-                    if block != reference(space, index, position, role):
-                        yield "exchange", place, choice_text(block)
-        for entry in stage.entries:
-            if entry != largest.stages[index].entry:
-                yield (
-                    "exchange",
-                    str(Place.entry(index, largest.stem is not None)),
-                    choice_text(entry),
-                )
-        if len(stage.widths) > 1:
-            yield "narrow", str(Place.whole(index)), str(stage.widths[0])
-    for end, candidates in ((STEM, space.stems), (HEAD, space.heads)):
-        for block in candidates:
-            if block != largest.block(end):
-                yield "exchange", str(end), choice_text(block)
 
 
 REMEDY = "`nas train --space {}` makes scores for it, `nas search --supernet` takes them"

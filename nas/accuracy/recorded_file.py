@@ -19,8 +19,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from nas.accuracy.recorded import MeasuredWith, MoveName, RecordedScores, Score, wanted_keys
+from nas.accuracy.recorded import RecordedScores
 from nas.accuracy.scores import difference_error
+from nas.accuracy.single_moves import MeasuredWith, MoveName, Score, wanted_keys
 from nas.csv_files import read_strict
 from nas.errors import InputError
 from nas.files import YamlFile, number_in, write_text, write_yaml

@@ -1,7 +1,7 @@
 """`Scores`, the abstract base of all scores, `Accuracy`, and standard errors of accuracies.
 
 Engines minimise `Scores.cost`. The subclasses are `nas.accuracy.law_scores.LawScores`,
-`nas.accuracy.recorded.RecordedScores` and `nas.accuracy.posterior.PosteriorScores`.
+`nas.accuracy.recorded.RecordedScores` and `nas.accuracy.posterior_scores.PosteriorScores`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec
-from nas.hashes import text_sha256
-from nas.notebook import frame, html_table, shortened
+from nas.display import frame, html_table, shortened
+from nas.files import text_sha256
 from nas.space import Architecture, Space
 
 if TYPE_CHECKING:

@@ -41,18 +41,19 @@ class Shape:
 
     @property
     def elements(self) -> int:
-        return self.channels * self.height * self.width + sum(
-            level.elements for level in self.finer
-        )
+        own = self.channels * self.height * self.width
+        return own + sum(level.elements for level in self.finer) if self.finer else own
 
     @property
     def levels(self) -> tuple[Shape, ...]:
         """Return the maps of a pyramid, the finest first."""
-        return (*self.finer, replace(self, layout="map", finer=()))
+        return (*self.finer, Shape(self.channels, self.height, self.width))
 
     def resized(self, stride: int) -> Shape:
         """Return the shape after a convolution of this stride with `same` padding."""
-        return replace(self, height=-(-self.height // stride), width=-(-self.width // stride))
+        height = -(-self.height // stride)
+        width = -(-self.width // stride)
+        return Shape(self.channels, height, width, self.layout, self.finer)
 
     def tensor(self, batch: int = 1) -> tuple[int, ...]:
         """Return the dimensions of a tensor of this shape; a pyramid is one tensor a level."""
@@ -132,7 +133,8 @@ class Trace:
     ) -> Trace:
         """Add a 2-D convolution with `same` padding, depthwise if `groups` are the channels."""
         before = self.shape
-        after = replace(self.shape.resized(stride), channels=width)
+        sized = self.shape.resized(stride)
+        after = Shape(width, sized.height, sized.width, sized.layout, sized.finer)
         weights = width * (before.channels // groups) * kernel * kernel
         # Devices run depthwise convolutions by other kernels, limited by memory, so that latency
         # models tell them apart.

@@ -74,6 +74,11 @@ class Commands(TyperGroup):
         with self._by_summary():
             super().format_help(ctx, formatter)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the summaries in full; click would cut them to one line."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Return the completions of an incomplete command name."""
         with self._by_summary():
@@ -94,6 +99,8 @@ app = typer.Typer(
     help="Hardware-aware architecture search over mobile hybrid transformers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # The list of commands is plain text: to import what draws boxes takes longer than all else.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

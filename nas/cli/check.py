@@ -9,8 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import bars, emit, naming, next_step, say
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, bars, emit, naming, next_step, say, table_text
 from nas.latency.options import CheckOptions
 from nas.space.sizes import Sizes, between
 
@@ -32,7 +31,7 @@ def check(options: CheckOptions) -> None:
     from nas.latency import load_table
     from nas.latency.check.table import check as check_members
     from nas.latency.known_devices import opened
-    from nas.options import only
+    from nas.option_values import only
 
     device = options.device
     if options.run is not None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import emit, next_step, say
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, emit, next_step, say, table_text
 from nas.options import Options
 
 if TYPE_CHECKING:

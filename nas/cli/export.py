@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import emit, next_step, say
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, emit, next_step, say, table_text
 from nas.export.options import ExportOptions
 
 if TYPE_CHECKING:

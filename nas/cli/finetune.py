@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import bars, emit, next_step, say, training_note
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, bars, emit, next_step, say, table_text, training_note
 from nas.finetune.options import FinetuneOptions
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import typer.main
 
 from nas.cli import output
 from nas.errors import InputError
-from nas.options import Given, Missing, Option, Options, make, meant, options_of, spelled
+from nas.option_values import Missing, make, meant
+from nas.options import Given, Option, Options, options_of, spelled
 
 _SHARED = "Every command"
 SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
@@ -154,7 +155,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.kind is bool:
         info = typer.Option(f"{option.long}/--no-{option.key}", **shared)
     else:
-        # Typer passes the text on: `nas.options.make` reads and checks all values, those of a
+        # Typer passes the text on: `nas.option_values.make` reads and checks all values, those of a
         # --config file and of a Python call, too.
         shared |= {"parser": str, "metavar": option.type_text}
         if option.choices:

@@ -1,18 +1,24 @@
-"""Output of all commands: JSON or text on stdout, progress and notes on stderr."""
+"""Output of all commands: JSON, text or tables on stdout, progress and notes on stderr.
+
+A column of a table is as wide as its content, and the text is the same on a terminal and in a pipe.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nas.printable import printable_lines
+from nas.display import printable, printable_lines
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from nas.space.sizes import Sizes
     from nas.training.metrics import Progress as TrainingRow
 
@@ -89,12 +95,33 @@ def bars() -> Iterator[Tell]:
     if OUTPUT.quiet:
         yield lambda what, done, total, note="": None
         return
+    progress: Progress | None = None
+    tasks: dict[str, TaskID] = {}
+
+    def tell(what: str, done: int, total: int, note: str = "") -> None:
+        nonlocal progress
+        # Started at the first call: an error before it stays the only line on the screen.
+        if progress is None:
+            progress = _progress()
+            progress.start()
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total, note=note)
+        progress.update(tasks[what], completed=done, total=total, note=note)
+
+    try:
+        yield tell
+    finally:
+        if progress is not None:
+            progress.stop()
+
+
+def _progress() -> Progress:
+    """Return the bars; many commands never show one and do without rich's part for them."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TaskID,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -106,19 +133,56 @@ def bars() -> Iterator[Tell]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
-    tasks: dict[str, TaskID] = {}
+    return Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
 
-    def tell(what: str, done: int, total: int, note: str = "") -> None:
-        # Started at the first call: an error before it stays the only line on the screen.
-        if not tasks:
-            progress.start()
-        if what not in tasks:
-            tasks[what] = progress.add_task(what, total=total, note=note)
-        progress.update(tasks[what], completed=done, total=total, note=note)
 
-    try:
-        yield tell
-    finally:
-        if tasks:
-            progress.stop()
+_WIDEST = 100_000
+"""Letters per line, more than any table has: nothing is cut or wrapped, also in a pipe."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        title: its title.
+        right: whether its cells are aligned right, as numbers are.
+        width: minimum number of letters. Rows that are printed one by one need it to line up.
+    """
+
+    title: str = ""
+    right: bool = False
+    width: int = 0
+
+
+def table_text(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], header: bool = True
+) -> str:
+    """Return rows as text, one line per row, under the titles of their columns.
+
+    Control characters of cells are written as escapes, and no cell is read as markup.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(
+        box=None, show_header=header, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for column in columns:
+        grid.add_column(
+            Text(printable(column.title)),
+            justify="right" if column.right else "left",
+            min_width=column.width or None,
+            no_wrap=True,
+        )
+    for row in rows:
+        grid.add_row(*(Text(printable(cell)) for cell in row))
+    screen = StringIO()
+    Console(file=screen, width=_WIDEST, color_system=None, legacy_windows=False).print(grid)
+    return "\n".join(line.rstrip() for line in screen.getvalue().splitlines())
+
+
+def row_text(columns: Sequence[Column], cells: Sequence[str]) -> str:
+    """Return one row of a table whose columns have fixed widths."""
+    return table_text(columns, [cells], header=False)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import emit, naming, next_step
-from nas.cli.table import Column, table_text
+from nas.cli.output import Column, emit, naming, next_step, table_text
 from nas.latency.options import PredictOptions
 from nas.space.sizes import Sizes, between
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def predict(options: PredictOptions) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
-    from nas.search.record import accuracy_row
+    from nas.search.description import accuracy_row
     from nas.space import find_architecture
 
     asked = options.sizes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nas.cli import search_output
 from nas.cli.output import bars, emit, naming, next_step
 from nas.errors import InputError
-from nas.options import applies, words
+from nas.option_values import applies, words
 from nas.search.options import SearchOptions
 from nas.space.sizes import Sizes, between
 

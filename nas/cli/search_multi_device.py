@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import emit, next_step, say
-from nas.cli.table import Column, table_text
-from nas.options import words
+from nas.cli.output import Column, emit, next_step, say, table_text
+from nas.option_values import words
 
 if TYPE_CHECKING:
     from nas.search import Problem

@@ -9,8 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import say
-from nas.cli.table import Column, row_text, table_text
+from nas.cli.output import Column, row_text, say, table_text
 
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
@@ -102,8 +101,7 @@ def scores_for(
             + ("" if verdict.usable else " The accuracy law is used without it.")
         )
         usable = recorded if verdict.usable else None
-    from nas.accuracy.posterior import corrected
-    from nas.accuracy.trained import trained_members
+    from nas.accuracy.evidence import corrected, trained_members
 
     trained = trained_members(space, runs)
     if recorded is not None and trained:
@@ -243,8 +241,8 @@ def tell_step(step: Step) -> None:
 
 def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
     """Return the numbers of a member: latency and accuracy with their errors, size and shape."""
+    from nas.search.description import expected, latency_error, summary
     from nas.search.limits import mes
-    from nas.search.record import expected, latency_error, summary
 
     ms = problem.latency.measure.total(arch)
     amounts = {limit.measure.key: limit.measure.total(arch) for limit in problem.limits}
@@ -278,7 +276,7 @@ def document(
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:
     """Return the result as plain data, with the front where there is one."""
-    from nas.search.record import evaluated, finite, limits, score_by
+    from nas.search.description import evaluated, finite, limits, score_by
 
     table = problem.table
     device = problem.table.device
@@ -413,7 +411,7 @@ def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
 
 def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
     """Return the front as plain data; front.csv also has the block at every place."""
-    from nas.search.record import accuracy_row, summary
+    from nas.search.description import accuracy_row, summary
 
     return [
         {

@@ -105,7 +105,7 @@ def _remedy(options: TrainOptions, verdict: Verdict, folder: str, data: Splits) 
     Return None where it is usable, or where no option would make it so.
     """
     from nas.accuracy.gate import Reason, rounded_up
-    from nas.options import words
+    from nas.option_values import words
 
     if verdict.reason is None:
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.blocks import BlockSpec, HeadSpec, Operation, Shape, from_dict, pyramid
 from nas.errors import NasError
-from nas.hashes import data_sha256
+from nas.files import data_sha256
 
 
 class OperationFailed(NasError):

@@ -13,7 +13,7 @@ from nas.data.cache import cached
 from nas.data.images import ImageData, Part
 from nas.data.sources import find_source
 from nas.errors import InputError
-from nas.hashes import text_sha256
+from nas.files import text_sha256
 
 
 @dataclass(frozen=True)

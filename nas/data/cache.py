@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nas.data.images import ImageData, note, stratified_order
 from nas.data.sources import Encoded, RawSplit, Source
 from nas.errors import InputError, NasError
-from nas.hashes import text_sha256
+from nas.files import text_sha256
 
 _FORMAT = "nas-data-1"
 _CHUNK = 256

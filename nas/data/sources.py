@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nas.data.images import note
 from nas.errors import InputError, NasError, nearest
 from nas.extras import need
-from nas.hashes import lines_sha256, text_sha256
+from nas.files import lines_sha256, text_sha256
 
 Encoded = bytes | str | NDArray[np.uint8] | None
 """An image before decoding: bytes or path of a file, pixels (H, W), or None where it is missing."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.convert.chain import Chain
 from nas.devices.info import DeviceInfo
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Device(ABC):
     command resumes later. A fault that may pass (a helper that was killed, a cable) must never be
     raised as `OperationFailed`. Measure a chain that ran before again to tell them apart.
 
-    What to copy: `nas.testing.fake_device.FakeDevice` is the smallest device,
+    What to copy: `nas.testing.devices.FakeDevice` is the smallest device,
     `nas.devices.host.device.Host` one that converts and runs in processes of its own, the Android
     device one behind a cable. `nas.testing.devices.check_device` runs this life cycle. A package
     names its device as an entry point of the group `nas.devices`.

@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from nas.display import shortened
 from nas.files import YamlFile, write_yaml
-from nas.notebook import shortened
 from nas.validation import mistake_in
 
 Provenance = Literal["measured", "interpolated", "estimated", "priced"]

@@ -14,7 +14,7 @@ from nas.export import chosen, load_target
 from nas.export.options import ExportOptions
 from nas.export.run import Exported
 from nas.export.run import export as write
-from nas.options import make, words
+from nas.option_values import make, words
 from nas.runs.resolve import Source, find_source
 
 

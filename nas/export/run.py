@@ -24,7 +24,7 @@ from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
 from nas.export.images import RealImages
 from nas.export.target import Images, Model, Outputs, Target
-from nas.hashes import data_sha256, tree_sha256
+from nas.files import data_sha256, tree_sha256
 from nas.runs.exports import Record, aside, size
 from nas.runs.resolve import Source
 from nas.versions import versions

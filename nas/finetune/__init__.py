@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.lazy import lazy_names
+from nas.extras import lazy_names
 
 if TYPE_CHECKING:
     from nas.finetune.command import finetune
-    from nas.finetune.recipe import Recipe
+    from nas.finetune.options import Recipe
     from nas.finetune.run import Finetuned
 
 __all__ = ["Finetuned", "Recipe", "finetune"]
@@ -19,7 +19,7 @@ __all__ = ["Finetuned", "Recipe", "finetune"]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "nas.finetune.recipe": ("Recipe",),
+        "nas.finetune.options": ("Recipe",),
         "nas.finetune.run": ("Finetuned",),
         "nas.finetune.command": ("finetune",),
     },

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import Splits, load_data
-from nas.finetune.options import FinetuneOptions
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import FinetuneOptions, Recipe
 from nas.finetune.run import Finetuned
 from nas.finetune.run import finetune as train_network
-from nas.options import applies, make, words
+from nas.option_values import applies, make, words
 from nas.runs.resolve import Subject, find_subject
 from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress

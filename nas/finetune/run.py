@@ -18,7 +18,7 @@ from torch import nn
 from nas.data import ImageData, Splits
 from nas.errors import InputError
 from nas.files import YamlFile, replacing, write_yaml
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import Recipe
 from nas.finetune.start import Start, load_start
 from nas.finetune.task import Finetuning
 from nas.finetune.teacher import Teacher, load_teacher

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nas.errors import InputError
-from nas.hashes import file_sha256
+from nas.files import file_sha256
 from nas.network import Network, build
 from nas.runs.resolve import Subject
 from nas.weights.network_file import read_header, read_network, with_new_head

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.finetune.recipe import Distill, Recipe
+from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
 from nas.training.task import Task, cross_entropy

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from nas.data import ImageData
 from nas.errors import InputError
-from nas.files import YamlFile
-from nas.hashes import file_sha256
+from nas.files import YamlFile, file_sha256
 from nas.network import Network
 from nas.runs.resolve import Subject, find_subject
 from nas.runs.schema import RUN_FILE

@@ -23,8 +23,7 @@ from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay, bundle_errors
 from nas.devices.phones import phones
 from nas.errors import InputError
-from nas.files import read_text, remove, write_text
-from nas.hashes import data_sha256
+from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.check.table import check
 from nas.latency.network_times import (
     NetworkTime,

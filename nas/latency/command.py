@@ -19,7 +19,8 @@ from nas.latency.options import ProfileOptions
 from nas.latency.profile.bench import Report
 from nas.latency.profile.run import profile as profile_space
 from nas.latency.table import LatencyTable, load_table
-from nas.options import make, only, options_of
+from nas.option_values import make, only
+from nas.options import options_of
 from nas.space import Space, load_space
 
 MODES = {

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nas import resources
 from nas.blocks import BlockSpec, Operation, Shape
 from nas.devices.info import Calibration, Costs, DeviceInfo, Provenance, load_device_info
+from nas.display import MOST_ROWS, frame, html_table, shortened
 from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
 from nas.latency.cost_model import price
@@ -31,7 +32,6 @@ from nas.latency.rows import (
     worst,
     write_unsupported,
 )
-from nas.notebook import MOST_ROWS, frame, html_table, shortened
 from nas.space import Architecture
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.csv_files import read_columns
+from nas.display import printable
 from nas.errors import InputError
 from nas.figures import Figure, Spec, layer, lines
-from nas.printable import printable
 from nas.space.place import Place
 
 COLUMNS = 120

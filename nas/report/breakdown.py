@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from nas.display import printable
 from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis
 from nas.files import YamlFile
 from nas.latency import LatencyTable
 from nas.latency.rows import PROVENANCES
-from nas.printable import printable
 from nas.runs.schema import Part
 from nas.space import Architecture
 from nas.space.place import HEAD, STEM, Place

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.errors import InputError
-from nas.options import make, words
+from nas.option_values import make, words
 from nas.report.options import ReportOptions
 from nas.report.page import write_comparison, write_page, write_pictures
 from nas.report.run import RunReport, load_runs

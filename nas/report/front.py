@@ -13,34 +13,26 @@ from pathlib import Path
 from nas.csv_files import read_columns
 from nas.errors import InputError
 from nas.figures import Figure, Series
-from nas.report.figure import (
-    COLOURS,
-    FOUND,
-    FOUND_COLOUR,
-    PUBLISHED,
-    STAR,
+from nas.report.figure import FOUND, PUBLISHED, STAR, Curve, Marks, plane
+from nas.report.labels import COLOURS, FOUND_COLOUR, place_labels, view
+from nas.report.points import (
     Axis,
-    Curve,
-    Marks,
     Point,
     axis_of,
     axis_of_problem,
     note,
     note_of,
-    place_labels,
-    plane,
     point_of,
     published,
     published_points,
     shape_lines,
     values_of,
-    view,
 )
 from nas.report.sources import Sources
 from nas.runs.schema import BEST, About
 from nas.search import Found, Problem
+from nas.search.description import summary
 from nas.search.engines.exact import FrontPoint, front
-from nas.search.record import summary
 from nas.space import Space
 
 _SHAPE = ("widths", "depths", "attention")

@@ -13,18 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import figures
+from nas.display import printable_lines
 from nas.figures import Figure
 from nas.files import write_text
-from nas.printable import printable_lines
 from nas.report import summary
 from nas.report.alpha import alpha_figures
 from nas.report.breakdown import ROLES, breakdown_figure
 from nas.report.diagram import caption
-from nas.report.figure import note_of
 from nas.report.front import front_figure, fronts_figure
+from nas.report.members import (
+    Measurement,
+    Otherwise,
+    Row,
+    measured_point,
+    measurements,
+    members,
+    otherwise,
+)
+from nas.report.points import note_of
 from nas.report.run import LeftOut, RunReport
 from nas.report.training import fits_figure
 from nas.report.trajectory import trajectory_figure
+from nas.report.words import ms_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -40,7 +50,7 @@ class Section:
     run: RunReport
     figures: dict[str, Figure]
     tiles: tuple[summary.Tile, ...]
-    measurements: tuple[summary.Measurement, ...]
+    measurements: tuple[Measurement, ...]
     rests_on: tuple[tuple[str, str], ...]
 
     def named(self, start: str) -> tuple[Figure, ...]:
@@ -65,8 +75,8 @@ class Folder:
     sections: tuple[Section, ...]
     tiles: tuple[summary.Tile, ...]
     meaning: tuple[str, ...]
-    otherwise: summary.Otherwise | None
-    members: tuple[summary.Row, ...]
+    otherwise: Otherwise | None
+    members: tuple[Row, ...]
     shared: bool
     left_out: tuple[LeftOut, ...]
 
@@ -80,7 +90,7 @@ def figures_of(run: RunReport) -> dict[str, Figure]:
     """Return the figures of a run that there is data for, by file name."""
     found: dict[str, Figure] = {}
     if run.front.points or run.front.published:
-        found["front"] = front_figure(run.front, summary.measured_point(run))
+        found["front"] = front_figure(run.front, measured_point(run))
     if run.trajectory:
         found["trajectory"] = trajectory_figure(run.trajectory)
     if run.breakdown and run.breakdown.known:
@@ -208,8 +218,8 @@ def _folder(runs: Sequence[RunReport]) -> Folder:
         sections=sections,
         tiles=sections[0].tiles if len(runs) == 1 else summary.tiles_of_several(runs),
         meaning=summary.meaning(runs),
-        otherwise=summary.otherwise(runs),
-        members=summary.members(runs),
+        otherwise=otherwise(runs),
+        members=members(runs),
         shared=len(runs) == 1 or bool(runs[0].about.common),
         left_out=tuple(gaps),
     )
@@ -225,7 +235,7 @@ def _section(run: RunReport) -> Section:
         run=run,
         figures=figures_of(run),
         tiles=summary.tiles(run),
-        measurements=summary.measurements(run),
+        measurements=measurements(run),
         rests_on=summary.rests_on(run),
     )
 
@@ -252,7 +262,7 @@ def _column(run: RunReport) -> dict[str, str]:
         "device": run.device,
         "engine": about.engine.name,
         "target": "none" if target is None else f"{target:.4g} ms",
-        "predicted latency": summary.ms_text(result),
+        "predicted latency": ms_text(result),
         "measured latency": "not measured" if measured is None else f"{measured:.4g} ms",
         "table": about.table.provenance + ("" if error is None else f", ±{error:.1f} %"),
         "expected accuracy": summary.accuracy_tile(run).value,

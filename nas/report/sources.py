@@ -16,11 +16,11 @@ from nas.accuracy.law import shipped_law
 from nas.accuracy.law_scores import LawScores
 from nas.devices.info import Profiled
 from nas.errors import InputError
-from nas.hashes import file_sha256
+from nas.files import file_sha256
 from nas.latency import LatencyTable, load_table
 from nas.runs.schema import About, UsedFile
 from nas.search import Problem, Scores, load_scores, pose
-from nas.search.record import scores_digest
+from nas.search.description import scores_digest
 from nas.space import Architecture, Space, load_space
 
 

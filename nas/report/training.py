@@ -10,7 +10,8 @@ from typing import Any, Literal
 from nas.csv_files import read_columns
 from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y_axis
 from nas.files import YamlFile
-from nas.report.figure import COLOURS, STAR
+from nas.report.figure import STAR
+from nas.report.labels import COLOURS
 from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
 from nas.validation import validated
 

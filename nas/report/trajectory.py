@@ -11,26 +11,19 @@ from pathlib import Path
 
 from nas.csv_files import read_columns
 from nas.figures import Figure, Series
-from nas.report.figure import (
-    COLOURS,
-    FOUND,
-    GREY,
-    PUBLISHED,
-    STAR,
+from nas.report.figure import FOUND, PUBLISHED, STAR, Marks, plane
+from nas.report.front import published_members
+from nas.report.labels import COLOURS, GREY, place_labels, view
+from nas.report.points import (
     Axis,
-    Marks,
     Point,
     axis_of,
     axis_of_problem,
     note,
     note_of,
-    place_labels,
-    plane,
     published,
     values_of,
-    view,
 )
-from nas.report.front import published_members
 from nas.report.sources import Sources
 from nas.runs.schema import About
 from nas.search import Found, Problem

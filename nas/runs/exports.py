@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError
-from nas.files import YamlFile, remove, write_yaml
-from nas.hashes import tree_sha256
+from nas.files import YamlFile, remove, tree_sha256, write_yaml
 
 FORMAT = "nas-export-1"
 FILE = "export.yaml"

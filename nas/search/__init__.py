@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.lazy import lazy_names
+from nas.extras import lazy_names
 
 if TYPE_CHECKING:
     from nas.accuracy import Score, Scores, default_scores, load_scores

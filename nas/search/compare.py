@@ -9,16 +9,19 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nas.accuracy import Scores
 from nas.errors import NasError
 from nas.latency import LatencyTable, MissingRows
-from nas.latency.check.network import Rival
 from nas.search.engines.exact import exact
 from nas.search.engines.slimming import slim
 from nas.search.limits import further_limits
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
+
+if TYPE_CHECKING:
+    from nas.latency.check.network import Rival
 
 ROUNDING = 1 + 1e-9
 """Factor within which equal sums of floats may differ by rounding."""
@@ -67,6 +70,8 @@ def published_rival(
     Returns:
         The member and why it was chosen; None where the space has no published members.
     """
+    from nas.latency.check.network import Rival
+
     members = list(space.published.values())
     if not members:
         return None

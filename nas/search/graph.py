@@ -29,8 +29,8 @@ from nas.blocks import (
 )
 from nas.space import Architecture, Space, Stage
 from nas.space.architecture import with_layout
+from nas.space.candidates import ROLES
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import ROLES
 
 Floats = NDArray[np.float64]
 Ends = tuple[NDArray[np.intp], NDArray[np.intp]]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
+from nas.display import frame, html_table, shortened
 from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.latency import LatencyTable
-from nas.notebook import frame, html_table, shortened
 from nas.runs.schema import ARCHITECTURE_FILE
 from nas.search.engines.optuna.storage import StudySettings
 from nas.search.graph import Graph

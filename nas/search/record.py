@@ -1,5 +1,4 @@
-"""The run folder of a search: what went in with versions and checksums, every step, what came out,
-a picture."""
+"""The run folder of a search: its files, from the trace to the front of each device."""
 
 from __future__ import annotations
 
@@ -8,28 +7,32 @@ import io
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
 
-from nas.accuracy import Accuracy, RecordedScores, Scores
+from nas.accuracy import Scores
 from nas.accuracy.evaluations import unfinished
-from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import PosteriorScores
-from nas.accuracy.recorded import choice_text
+from nas.accuracy.single_moves import choice_text
 from nas.errors import InputError, NasError
 from nas.files import write_text, write_yaml
-from nas.hashes import file_sha256, text_sha256
-from nas.latency.table import TABLE_FILE
 from nas.runs.schema import ARCHITECTURE_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
-from nas.search.engines import STUDIES
+from nas.search.description import (
+    accuracy_row,
+    describe,
+    difference,
+    evaluated,
+    expected,
+    finite,
+    kind_of,
+    latency_error,
+    published,
+    summary,
+)
 from nas.search.engines.exact import FrontPoint
-from nas.search.engines.optuna.storage import shown
 from nas.search.multi_device import Several
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
-from nas.versions import versions
 
 FRONT = (
     "ms",
@@ -237,21 +240,6 @@ def _places(space: Space) -> list[Place]:
     return [*places, HEAD]
 
 
-def summary(space: Space, arch: Architecture) -> dict[str, Any]:
-    """Return widths, depths, global blocks a stage, parameters and MACs of a member, as plain data."""
-    attention = [
-        sum(choice.kind(block) == "global" for block in stage.blocks)
-        for choice, stage in zip(space.stages, arch.stages, strict=True)
-    ]
-    return {
-        "widths": list(arch.widths),
-        "depths": list(arch.depths),
-        "attention": attention,
-        "params": arch.params,
-        "macs": arch.macs,
-    }
-
-
 def _document(
     problem: Problem, found: Found, command: Sequence[str], kept: Path | None
 ) -> dict[str, Any]:
@@ -274,94 +262,6 @@ def _document(
     }
 
 
-def published(problem: Problem, found: Architecture | None = None) -> dict[str, dict[str, Any]]:
-    """Return the published members that the device runs, by name.
-
-    `difference` is by how many points `found` is expected to be more accurate than the member, with
-    the standard error of that.
-    """
-    rows = {}
-    for name, arch in problem.space.published.items():
-        ms = problem.latency.measure.total(arch)
-        if not isfinite(ms):
-            continue
-        rows[name] = {
-            "latency_ms": ms,
-            "latency_error": latency_error(problem, arch),
-            "cost": problem.scores.cost(arch),
-            "keeps_limits": keeps_limits(problem, arch),
-            **summary(problem.space, arch),
-            **expected(problem.scores, arch),
-            **({} if found is None else difference(problem.scores, found, arch)),
-        }
-    return rows
-
-
-def keeps_limits(problem: Problem, arch: Architecture) -> bool:
-    """Return whether a member keeps all limits of a search, that on its accuracy too."""
-    enough = (
-        problem.max_drop is None or problem.cautious_scores.cost(arch) <= problem.max_drop + 1e-9
-    )
-    return enough and all(limit.holds(arch) for limit in problem.every_limit)
-
-
-def latency_error(problem: Problem, arch: Architecture) -> float | None:
-    """Return the standard error of a predicted latency in ms; None where nobody checked the table."""
-    return problem.table.predict(arch).standard_error
-
-
-def expected(scores: Scores, arch: Architecture) -> dict[str, Any]:
-    """Return the key `accuracy` of a member; nothing where the scores know costs only."""
-    return {"accuracy": accuracy_row(scores.accuracy(arch))} if scores.absolute else {}
-
-
-def difference(scores: Scores, arch: Architecture, other: Architecture) -> dict[str, Any]:
-    """Return the key `difference`: by how many points `arch` is expected to be more accurate than
-    `other`.
-
-    The standard error contains that of published numbers: `Scores.difference_error` compares
-    predictions alone.
-    """
-    points = scores.cost(other) - scores.cost(arch)
-    errors = [scores.difference_error(arch, other)]
-    if scores.absolute:
-        known = [scores.accuracy(member) for member in (arch, other)]
-        errors += [accuracy.standard_error for accuracy in known if accuracy.published]
-    return {"difference": {"points": points, "standard_error": hypot(*errors)}}
-
-
-def accuracy_row(accuracy: Accuracy) -> dict[str, Any]:
-    """Return an expected accuracy as plain data, its value in percent by the name of its metric.
-
-    Of a published member at its published size the value is the published one, and `predicted` with
-    `predicted_error` the prediction that was made without it.
-    """
-    row = {
-        accuracy.metric: accuracy.value,
-        "standard_error": accuracy.standard_error,
-        "metric": accuracy.metric,
-        "source": accuracy.source,
-        "extrapolated": accuracy.extrapolated,
-        "reasons": list(accuracy.reasons),
-    }
-    if accuracy.published:
-        row |= {"predicted": accuracy.predicted, "predicted_error": accuracy.predicted_error}
-    return row
-
-
-def kind_of(scores: Scores) -> str:
-    """Return what scores are: law, recorded, posterior, or the name of their class."""
-    kinds = {LawScores: "law", RecordedScores: "recorded", PosteriorScores: "posterior"}
-    return next(
-        (kind for known, kind in kinds.items() if isinstance(scores, known)), type(scores).__name__
-    )
-
-
-def scores_digest(scores: Scores) -> str:
-    """Return a short text that tells these scores from others, on every machine."""
-    return text_sha256(scores.fingerprint)[:16]
-
-
 def _keep_scores(folder: Path, scores: Scores) -> Path | None:
     """Save scores that are in no file into the run folder, so that its report finds them. The law
     ships.
@@ -380,122 +280,3 @@ def _keep_scores(folder: Path, scores: Scores) -> Path | None:
         ),
         None,
     )
-
-
-def _described_scores(scores: Scores, kept: Path | None) -> dict[str, Any]:
-    about = {
-        "provenance": scores.provenance,
-        "kind": kind_of(scores),
-        "metric": scores.metric,
-        "absolute": scores.absolute,
-        "fingerprint": scores_digest(scores),
-    }
-    if isinstance(scores, PosteriorScores):
-        about |= {"evidence_share": scores.evidence_share, "observed": scores.observed}
-    measured_with = scores.measured_with if isinstance(scores, RecordedScores) else None
-    if measured_with is not None:
-        about["data"] = measured_with.data
-    return about | _file(kept or scores.path)
-
-
-def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any]:
-    """Return everything that went in, with versions and checksums.
-
-    `kept_scores` is the file that the run keeps its scores in, where they were in none.
-    """
-    space = problem.space
-    table = problem.table
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "space": {
-            "name": space.name,
-            "resolution": list(space.resolution),
-            "classes": space.classes,
-            **_file(space.path),
-        },
-        "table": {
-            "device": table.device.name,
-            "kind": table.device.kind,
-            "soc": table.device.soc,
-            "os": table.device.os,
-            "runtime": f"{table.device.runtime} {table.device.runtime_version}",
-            "provenance": table.provenance,
-            "expected_error": table.expected_error,
-            "expected_error_source": table.expected_error_source,
-            **(_file(table.path / TABLE_FILE) if table.path else {}),
-        },
-        "scores": _described_scores(problem.scores, kept_scores),
-        "score_by": score_by(problem),
-        "target": {
-            "latency_ms": finite(problem.target_ms),
-            "reason": problem.target_reason,
-            **limits(problem),
-            **_asked_accuracy(problem),
-        },
-        "engine": {
-            "name": problem.engine,
-            "candidates": problem.candidates,
-            "objective": problem.objective,
-            **_study(problem),
-        },
-    }
-
-
-def _asked_accuracy(problem: Problem) -> dict[str, float]:
-    """Return the accuracy that a search for the fastest member was asked to keep."""
-    asked = {"min_accuracy": problem.min_accuracy, "max_drop": problem.asked_drop}
-    return {name: value for name, value in asked.items() if value is not None}
-
-
-def evaluated(found: Found) -> dict[str, float]:
-    """Return accuracy and drop as evaluated, where they were."""
-    return (
-        {}
-        if found.evaluated is None or found.drop is None
-        else {"evaluated": found.evaluated, "drop": found.drop}
-    )
-
-
-def limits(problem: Problem) -> dict[str, float]:
-    """Return the limits beside latency, by name."""
-    return {limit.measure.key: limit.most for limit in problem.limits}
-
-
-def finite(ms: float) -> float | None:
-    """Return `ms`, or None for the infinite target of a search without one, which JSON cannot say."""
-    return ms if isfinite(ms) else None
-
-
-def score_by(problem: Problem) -> dict[str, Any]:
-    """Return what the moves of slimming are judged by."""
-    evaluations = problem.evaluations
-    if evaluations is None:
-        return {"name": "alpha" if problem.candidates == "paper" else "table"}
-    return {
-        "name": "evaluate",
-        "best": problem.evaluate_best,
-        "judge": evaluations.source.words,
-        **evaluations.source.of,
-    }
-
-
-def _study(problem: Problem) -> dict[str, Any]:
-    """Return what an engine that tries members out was told; the others have no seed."""
-    if problem.engine not in STUDIES:
-        return {"seed": None}
-    study = problem.study
-    return {
-        "seed": study.seed,
-        "trials": study.trials,
-        "workers": study.workers,
-        "study": study.study,
-        "storage": study.storage and shown(study.storage),
-    }
-
-
-def _file(path: str | Path) -> dict[str, str]:
-    """Return a file that went in, and its SHA-256; nothing for what was made in memory."""
-    if not str(path):
-        return {}
-    return {"file": str(path), "sha256": file_sha256(path)}

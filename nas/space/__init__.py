@@ -13,7 +13,8 @@ from nas.blocks import Operation
 from nas.errors import InputError, check_name, nearest
 from nas.plugins import SPACES, Plugin, plugins
 from nas.space.architecture import Architecture, Stage, read_architecture
-from nas.space.space import Space, StageSpace
+from nas.space.candidates import StageSpace
+from nas.space.space import Space
 
 
 def load_space(name: str | Path) -> Space:

@@ -14,7 +14,8 @@ from nas.space.architecture import Misfit
 from nas.space.place import Place
 
 if TYPE_CHECKING:
-    from nas.space.space import Blocks, Pick, Role, Space
+    from nas.space.candidates import Blocks, Pick, Role
+    from nas.space.space import Space
 
 Keys = list[str | int]
 Spec = TypeVar("Spec", bound=BlockSpec)

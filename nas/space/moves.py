@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from nas.blocks import BlockSpec, Identity
 from nas.space import Architecture, Space
+from nas.space.candidates import likeness
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import likeness
 
 Action = Literal["DR", "WR", "MR", "ER", "AR", "BR", "UN"]
 
@@ -233,17 +233,22 @@ def localise(space: Space, arch: Architecture, stage: int, position: int) -> Loc
     return Localise(stage, position, max(candidates, key=lambda block: likeness(before, block)))
 
 
-def undoings(space: Space, arch: Architecture) -> Iterator[Widen | Restore]:
+def undoings(
+    space: Space, arch: Architecture, only: int | None = None
+) -> Iterator[Widen | Restore]:
     """Yield every move that undoes a drop, a narrowing (to any larger width) or a localisation.
 
     Args:
         arch: a member with a block or identity at every position of its space.
+        only: index of the only stage to move in; every stage where None.
     """
     roles = [
         [c.kind(block) for block in s.blocks]
         for c, s in zip(space.stages, arch.stages, strict=True)
     ]
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        if only is not None and index != only:
+            continue
         for width in choice.widths:
             if width > stage.width:
                 yield Widen(*_narrowed(space, arch, index, width))

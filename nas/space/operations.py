@@ -12,8 +12,8 @@ from itertools import product
 from nas.blocks import BlockSpec, HeadSpec, Operation, Shape, Unflatten, pyramid
 from nas.space import Space
 from nas.space.architecture import with_layout
+from nas.space.candidates import ROLES, Role
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import ROLES, Role
 
 
 def space_operations(space: Space) -> list[Operation]:

@@ -36,9 +36,10 @@ from nas.blocks import (
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
+from nas.space.candidates import Placement, Spec, StageSpace
 from nas.space.fit import refusal
 from nas.space.place import Place
-from nas.space.space import Placement, Space, Spec, StageSpace
+from nas.space.space import Space
 from nas.validation import mistake_in
 
 Keys = list[str | int]

@@ -7,110 +7,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, product
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec, Identity, Shape
+from nas.display import frame, html_table, shortened
 from nas.errors import InputError
 from nas.files import path_of
-from nas.notebook import frame, html_table, shortened
 from nas.space.architecture import STRIDE, Architecture, Stage
+from nas.space.candidates import (
+    Blocks,
+    Pick,
+    Placement,
+    Role,
+    Spec,
+    StageSpace,
+    block_names,
+    fewest_macs,
+    first_listed,
+    in_turn,
+    likeness,
+    most_macs,
+    widened,
+)
 from nas.space.fit import misfit, refusal
 from nas.space.place import HEAD, STEM, Place
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Placement = Literal["stage_suffix", "network_suffix"]
-"""Where global blocks may stand: the last positions of each stage, or the last positions of the
-whole network."""
-Role = Literal["local", "global"]
-ROLES: tuple[Role, ...] = ("local", "global")
-Blocks = tuple[BlockSpec, ...]
-Spec = TypeVar("Spec", bound=BlockSpec)
-
-
-class Pick(Protocol):
-    """Chooses among the candidates of a place (named as its operation), which get an input of this
-    shape."""
-
-    def __call__(self, place: Place, candidates: tuple[Spec, ...], shape: Shape, /) -> Spec: ...
-
-
 FORMAT = "nas-space-1"
 MEMBER_COLUMNS = ("name", "params", "macs", "widths", "depths", "resolution")
 """Of `Space.to_frame`."""
-
-
-@dataclass(frozen=True)
-class StageSpace:
-    """What one stage may be.
-
-    Attributes:
-        entries: the candidates for the block that enters the stage, at the largest width.
-        widths: the widths to choose from, ascending.
-        depths: least and most blocks.
-        local: the local candidates of every position.
-        global_: its global (attention) candidates; none where only local blocks may stand.
-    """
-
-    entries: tuple[EntrySpec, ...]
-    widths: tuple[int, ...]
-    depths: tuple[int, int]
-    local: Blocks
-    global_: Blocks = ()
-
-    def candidates(self, role: Role) -> Blocks:
-        return self.local if role == "local" else self.global_
-
-    def kind(self, block: BlockSpec) -> Role | Literal["identity"]:
-        """Return which of the stage's choices `block` is. Raises ValueError when it is none."""
-        if isinstance(block, Identity):
-            return "identity"
-        if block in self.local:
-            return "local"
-        if block in self.global_:
-            return "global"
-        raise ValueError(
-            f"{block.kind}({block}) is no candidate here; there are"
-            f" {_names(self.local + self.global_)}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in the space's YAML file."""
-        entries = [entry.to_dict() for entry in self.entries]
-        return {
-            "entry": [
-                {key: value for key, value in entry.items() if key != "width"} for entry in entries
-            ],
-            "width": list(self.widths),
-            "depth": {"min": self.depths[0], "max": self.depths[1]},
-            "local": [block.to_dict() for block in self.local],
-            **({"global": [block.to_dict() for block in self.global_]} if self.global_ else {}),
-        }
-
-
-def first_listed(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-    """Return the candidate that the space names first."""
-    return candidates[0]
-
-
-def most_macs(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-    """Return the candidate with the most multiply-accumulates; of equal ones the one named first."""
-    return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
-
-
-def fewest_macs(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-    return min(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
-
-
-def _in_turn(numbers: Sequence[int]) -> Pick:
-    """Return a pick that takes the candidates with these numbers, one place after the other."""
-    rest = iter(numbers)
-
-    def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-        return candidates[next(rest)]
-
-    return pick
 
 
 @dataclass(frozen=True)
@@ -204,7 +131,7 @@ class Space:
         for index, (space, width, depth, count) in enumerate(
             zip(self.stages, widths, depths, attention, strict=True)
         ):
-            entries = tuple(_widened(entry, width) for entry in space.entries)
+            entries = tuple(widened(entry, width) for entry in space.entries)
             entry = pick(Place.entry(index, stem is not None), entries, shape)
             shape = self.shape(index, width)
             blocks = []
@@ -263,7 +190,7 @@ class Space:
                 for attention in self._attention(depths):
                     counts = self._choices(widths, depths, attention)
                     for chosen in product(*map(range, counts)):
-                        yield self.member(widths, depths, attention, pick=_in_turn(chosen))
+                        yield self.member(widths, depths, attention, pick=in_turn(chosen))
 
     def count(self) -> int:
         """Return how many different networks the space holds."""
@@ -318,7 +245,9 @@ class Space:
                 " members"
             )
         if arch.stem is not None and arch.stem not in self.stems:
-            raise ValueError(f"stem {arch.stem.kind}({arch.stem}) is none of {_names(self.stems)}")
+            raise ValueError(
+                f"stem {arch.stem.kind}({arch.stem}) is none of {block_names(self.stems)}"
+            )
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True), start=1):
             if stage.width not in space.widths:
                 raise ValueError(
@@ -332,10 +261,10 @@ class Space:
                     f"stage {index}: depth {stage.depth} is outside"
                     f" {space.depths[0]}..{space.depths[1]}"
                 )
-            if _widened(stage.entry, space.widths[-1]) not in space.entries:
+            if widened(stage.entry, space.widths[-1]) not in space.entries:
                 raise ValueError(
                     f"stage {index}: entered by {stage.entry.kind}({stage.entry}), not"
-                    f" {_names(space.entries)}"
+                    f" {block_names(space.entries)}"
                 )
         kinds = [self._kinds(index, stage) for index, stage in enumerate(arch.stages)]
         groups = [list(chain(*kinds))] if self.placement == "network_suffix" else kinds
@@ -518,23 +447,6 @@ class Space:
             for count in range(1, room[index] + 1):
                 counts[index] = count
                 yield tuple(counts)
-
-
-def likeness(block: BlockSpec, other: BlockSpec) -> tuple[bool, int]:
-    """Return how much two blocks have in common: the kind, then the number of equal
-    hyperparameters."""
-    values = other.hyperparameters()
-    return block.kind == other.kind, sum(
-        values.get(name) == value for name, value in block.hyperparameters().items()
-    )
-
-
-def _widened(entry: EntrySpec, width: int) -> EntrySpec:
-    return replace(entry, width=width)
-
-
-def _names(blocks: Sequence[BlockSpec]) -> str:
-    return " and ".join(f"{block.kind}({block})" for block in blocks)
 
 
 def _range(values: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ from nas.network import build
 from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture, Space, load_space
 from nas.supernet.description import up_to_date
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.training.state import TrainingFolder, fill
 from nas.training.state import read_tensors as read_file

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.accuracy import RecordedScores
 from nas.data import Splits, load_data
-from nas.options import make, words
+from nas.option_values import make, words
 from nas.space import Space, load_space
 from nas.space.sizes import Sizes, size_text
 from nas.supernet.options import TrainOptions

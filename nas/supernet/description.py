@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import YamlFile
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 
 
 def up_to_date(description: Mapping[str, Any]) -> dict[str, Any]:

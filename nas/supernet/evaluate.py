@@ -12,7 +12,7 @@ from typing import Any
 from nas.accuracy.evaluations import Evaluated, member_key
 from nas.accuracy.recorded_file import weights_digest
 from nas.accuracy.scores import accuracy_error
-from nas.accuracy.variants import Variant
+from nas.accuracy.single_moves import Variant
 from nas.data import Splits, load_data
 from nas.errors import InputError
 from nas.space import Architecture

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.accuracy.recorded import MeasuredWith, RecordedScores, Score
+from nas.accuracy.recorded import RecordedScores
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.variants import Variant, variants
+from nas.accuracy.single_moves import MeasuredWith, Score, Variant, variants
 from nas.data import ImageData, Splits
 from nas.errors import NasError
 from nas.files import YamlFile, write_yaml

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.accuracy.scores import accuracy_error, difference_error
-from nas.accuracy.variants import LARGEST, Key, Variant
+from nas.accuracy.single_moves import LARGEST, Key, Variant
 from nas.data import ImageData
 from nas.errors import InputError, NasError
 from nas.files import number_in, write_text
@@ -37,8 +37,8 @@ class Evaluation:
     """The result of one member on held-out images, its batch norms recalibrated.
 
     Attributes:
-        move, place, choice: the last change, as in `nas.accuracy.recorded.Score`; move is `none`
-            for the largest member.
+        move, place, choice: the last change, as in `nas.accuracy.single_moves.Score`; move is
+            `none` for the largest member.
         accuracy: top-1 in percent.
         loss: mean cross-entropy.
         standard_error: standard error of the difference in accuracy to the member that this one is

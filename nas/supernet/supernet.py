@@ -17,8 +17,8 @@ from nas.blocks.build import build_block
 from nas.blocks.module import Block
 from nas.network import Network, build, run
 from nas.space import Architecture, Space
+from nas.space.candidates import Blocks, Pick, most_macs
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import Blocks, Pick, most_macs
 from nas.supernet.choices import GumbelSoftmax, MetaPath, SharedBlocks
 from nas.supernet.slicing import (
     Keep,

@@ -16,11 +16,11 @@ from nas.blocks import Shape
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.space import Space
+from nas.space.candidates import Pick, Spec, most_macs
 from nas.space.place import Place
-from nas.space.space import Pick, Spec, most_macs
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.choices import GumbelSoftmax, TemperatureSchedule
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.supernet.warm_start import Start, warm_start
 from nas.training import loop

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nas.blocks.module import Axis, Block, Repeated, resize_bias
 from nas.errors import InputError
-from nas.hashes import file_sha256
+from nas.files import file_sha256
 from nas.network import Network, build
 from nas.space import Architecture, Space, load_space, space_names
 from nas.space.place import HEAD, STEM, Place

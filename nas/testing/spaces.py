@@ -28,9 +28,9 @@ from nas.network import Network, build
 from nas.search import pose, solve
 from nas.search.fastest import fastest
 from nas.space import Architecture, Space, load_architecture, load_space
+from nas.space.candidates import Pick, most_macs
 from nas.space.moves import Exchange, Move, moves
 from nas.space.operations import space_operations
-from nas.space.space import Pick, most_macs
 from nas.supernet.choices import GumbelSoftmax, Sampling
 from nas.supernet.supernet import Supernet
 from nas.weights.importing import LAYOUTS, export_weights, import_weights, names_in

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from nas.errors import InputError
-from nas.options import LARGEST_SEED, Options, check, option
+from nas.option_values import check
+from nas.options import LARGEST_SEED, Options, option
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"

@@ -11,11 +11,11 @@ import yaml
 from scipy.stats import kendalltau
 
 from nas.accuracy import default_scores, load_scores
+from nas.accuracy.evidence import corrected, trained_members
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import Observation, Posterior, corrected
+from nas.accuracy.posterior import Observation, Posterior
 from nas.accuracy.recorded import RecordedScores
-from nas.accuracy.trained import trained_members
-from nas.accuracy.variants import variants
+from nas.accuracy.single_moves import variants
 from nas.errors import InputError
 from nas.space import Architecture, Space, load_space
 

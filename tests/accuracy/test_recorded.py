@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.accuracy import MeasuredWith, RecordedScores
-from nas.accuracy.recorded import choice_text, wanted_keys
 from nas.accuracy.recorded_file import weights_digest
+from nas.accuracy.single_moves import choice_text, wanted_keys
 from nas.blocks import MB4D, Identity
 from nas.errors import InputError
 from nas.search import Drop, Exchange, Localise, Narrow, Score, load_scores, moves

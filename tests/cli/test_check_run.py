@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from nas.devices import Chain
 from nas.network import build
 from nas.space import load_architecture
-from nas.testing.fake_device import FakeDevice
+from nas.testing.devices import FakeDevice
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from nas.files import write_yaml
 from nas.network import build
 from nas.space import Architecture
 from nas.supernet.checkpoint import extract_to
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.train import train
 
 Nas = Callable[..., tuple[int, str, str]]

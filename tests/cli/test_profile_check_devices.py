@@ -14,7 +14,7 @@ import pytest
 
 from nas.cli.options import run_command
 from nas.errors import InputError
-from nas.testing.fake_device import FakeDevice
+from nas.testing.devices import FakeDevice
 
 Capture = pytest.CaptureFixture[str]
 check = partial(run_command, "check")

@@ -16,8 +16,8 @@ from nas.devices import DeviceLost
 from nas.errors import InputError, NasError
 from nas.latency import load_table
 from nas.latency.options import ProfileOptions
-from nas.options import make
-from nas.testing.fake_device import FakeDevice
+from nas.option_values import make
+from nas.testing.devices import FakeDevice
 
 Capture = pytest.CaptureFixture[str]
 profile = partial(run_command, "profile")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nas.accuracy import default_scores
-from nas.accuracy.posterior import PosteriorScores
+from nas.accuracy.posterior_scores import PosteriorScores
 from nas.accuracy.recorded import RecordedScores
 from nas.latency import load_table
 from nas.search import pose, solve

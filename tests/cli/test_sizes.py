@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from nas.errors import InputError
-from nas.options import make
+from nas.option_values import make
 from nas.space import load_architecture
 from nas.space.sizes import Sizes, between
-from nas.testing.fake_device import FakeDevice
+from nas.testing.devices import FakeDevice
 
 Nas = Callable[..., tuple[int, str, str]]
 SIZE = ("--resolution", "64x96", "--segment", "5")

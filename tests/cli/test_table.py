@@ -5,9 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from nas.cli.output import emit, say
-from nas.cli.table import Column, row_text, table_text
-from nas.printable import printable
+from nas.cli.output import Column, emit, row_text, say, table_text
+from nas.display import printable
 
 COLUMNS = (Column("name"), Column("ms", right=True), Column("note"))
 

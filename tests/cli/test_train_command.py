@@ -13,7 +13,7 @@ from nas.accuracy.gate import Evidence, Reason, Verdict, judge
 from nas.accuracy.scores import difference_error
 from nas.cli import train
 from nas.data import Splits, load_data
-from nas.options import make
+from nas.option_values import make
 from nas.supernet import command
 from nas.supernet.options import TrainOptions
 

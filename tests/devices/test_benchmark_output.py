@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.devices.android.adb import battery_percent, thermal_name, thermal_status
-from nas.devices.android.benchmark_output import (
+from nas.devices.android.benchmark_tool import (
     Statistics,
     delegated,
     first_error,

@@ -20,7 +20,7 @@ from nas.errors import InputError
 from nas.finetune import Finetuned, Recipe
 from nas.finetune.task import Finetuning
 from nas.network import Network
-from nas.options import make
+from nas.option_values import make
 from nas.space import Architecture
 from nas.training.evaluate import calibrate, judge
 from nas.training.metrics import Progress

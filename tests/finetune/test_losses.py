@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.finetune.recipe import Distill, Recipe
+from nas.finetune.options import Distill, Recipe
 from nas.finetune.task import distillation, loss_of
 
 LOGITS = [[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]]

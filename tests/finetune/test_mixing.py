@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import Recipe
 from nas.finetune.task import mix
 
 MIXUP = Recipe(mixup=0.8, cutmix=0.0, mix=1.0)

@@ -17,7 +17,7 @@ from nas.finetune.teacher import load_teacher
 from nas.network import Network
 from nas.runs.resolve import Subject, find_subject
 from nas.space import Architecture, Space
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.train import train
 from nas.training.batches import normalise
 from nas.training.evaluate import judge

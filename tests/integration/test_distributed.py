@@ -26,7 +26,7 @@ import functools, json, sys
 import torch
 from nas.data import load_data
 from nas.space import load_space
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.train import train
 from nas.training.distributed import leave
 

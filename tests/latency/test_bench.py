@@ -20,7 +20,7 @@ from nas.latency.profile.width_groups import groups
 from nas.latency.rows import UNSUPPORTED_FILE, read_unsupported, write_unsupported
 from nas.space import Space
 from nas.space.operations import space_operations
-from nas.testing.fake_device import FakeDevice, true_ms
+from nas.testing.devices import FakeDevice, true_ms
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
 from nas.latency.profile.run import profile
 from nas.space import Space, load_space
 from nas.space.operations import space_operations
-from nas.testing.fake_device import FakeDevice, true_ms
+from nas.testing.devices import FakeDevice, true_ms
 
 
 class FakeConverter:

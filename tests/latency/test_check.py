@@ -28,7 +28,7 @@ from nas.latency.network_times import (
 )
 from nas.latency.profile.run import profile
 from nas.space import Space
-from nas.testing.fake_device import FakeDevice, true_ms
+from nas.testing.devices import FakeDevice, true_ms
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from nas.devices import Chain
 from nas.latency.profile.acquisition import FIRST, GOAL, Chooser
 from nas.latency.profile.width_groups import MOST_RESHAPES, groups, spread
 from nas.space.operations import space_operations
-from nas.testing.fake_device import true_ms
+from nas.testing.devices import true_ms
 
 
 def ms(operation: Operation) -> float:

@@ -26,7 +26,7 @@ from nas.latency.profile.operation_timing import EMPTY
 from nas.latency.profile.run import JOURNAL_FILE, profile
 from nas.space import Space
 from nas.space.operations import space_operations
-from nas.testing.fake_device import FakeDevice, other_settings, true_ms
+from nas.testing.devices import FakeDevice, other_settings, true_ms
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_goes_on_after_an_interruption(
 def test_survives_kill(space: Space, folder: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom nas.latency.profile.run import profile\n"
-        "from nas.space import load_space\nfrom nas.testing.fake_device import FakeDevice\n"
+        "from nas.space import load_space\nfrom nas.testing.devices import FakeDevice\n"
         "profile(load_space(sys.argv[1]), FakeDevice(delay_s=0.02), Path(sys.argv[2]))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, space.path, str(folder)])

@@ -30,7 +30,7 @@ from nas.latency.profile.operation_timing import AGREE, EMPTY, MOST_REPEATS, set
 from nas.latency.profile.run import profile
 from nas.space import Space
 from nas.space.operations import space_operations
-from nas.testing.fake_device import FakeDevice, true_ms
+from nas.testing.devices import FakeDevice, true_ms
 
 TIMES = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
 

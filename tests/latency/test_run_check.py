@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 import nas
 from nas.devices import Chain, OperationFailed
 from nas.errors import InputError, NasError
-from nas.hashes import tree_sha256
+from nas.files import tree_sha256
 from nas.latency import LatencyTable
 from nas.latency.check.network import RIVAL_TURNS, Rival, check_network, exported_file, weights_of
 from nas.latency.profile.run import profile
 from nas.space import Architecture, Space
-from nas.testing.fake_device import CALL_MS, FakeDevice, true_ms
+from nas.testing.devices import CALL_MS, FakeDevice, true_ms
 
 
 @pytest.fixture

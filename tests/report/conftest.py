@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from nas.accuracy import RecordedScores, Scores
+from nas.accuracy.evidence import corrected
 from nas.accuracy.law import shipped_law
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import corrected
 from nas.figures import Figure
 from nas.files import write_text, write_yaml
 from nas.latency import load_table

@@ -13,20 +13,15 @@ import yaml
 from nas.errors import InputError
 from nas.latency import load_table
 from nas.report.breakdown import table_rows
-from nas.report.figure import Axis, Point, label_places, view
 from nas.report.front import front_figure, fronts_figure
+from nas.report.labels import label_places, view
+from nas.report.members import measured_point, measurements, members, otherwise
 from nas.report.page import render, write_comparison, write_pictures
+from nas.report.points import Axis, Point
 from nas.report.run import load_runs
-from nas.report.summary import (
-    measured_point,
-    measurements,
-    members,
-    otherwise,
-    rests_on,
-    tiles,
-    with_error,
-)
+from nas.report.summary import rests_on, tiles
 from nas.report.trajectory import trajectory_figure
+from nas.report.words import with_error
 from nas.runs.schema import Difference, ExpectedAccuracy, read_about
 from nas.search import pose
 from nas.search.fastest import fastest
@@ -92,7 +87,7 @@ def test_a_run_records_what_the_screen_says(make_run, scores_of, kind):
 
 def test_the_error_of_a_difference_contains_that_of_a_published_number():
     from nas.search import default_scores
-    from nas.search.record import difference
+    from nas.search.description import difference
 
     space = load_space("efficientformer")
     scores = default_scores(space)

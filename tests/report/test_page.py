@@ -15,7 +15,8 @@ from nas.figures import script
 from nas.files import write_yaml
 from nas.latency import load_table
 from nas.report.breakdown import ROLES
-from nas.report.figure import COLOURS, FOUND, PUBLISHED
+from nas.report.figure import FOUND, PUBLISHED
+from nas.report.labels import COLOURS
 from nas.report.page import network_svg, render
 from nas.report.run import load_runs
 from nas.report.trajectory import ACTIONS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError, NasError
-from nas.hashes import tree_sha256
+from nas.files import tree_sha256
 from nas.runs.exports import Record, aside, size
 
 

@@ -26,8 +26,8 @@ from nas.blocks import (
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
 from nas.space import Architecture, Space
+from nas.space.candidates import likeness
 from nas.space.schema import space_from
-from nas.space.space import likeness
 
 PLACEMENTS = pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
 SETTINGS = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

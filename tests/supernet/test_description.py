@@ -9,7 +9,7 @@ import pytest
 
 from nas.files import write_yaml
 from nas.supernet.description import data_name, up_to_date
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 
 OLD = {
     "recipe": {"epochs": 3},

@@ -15,13 +15,13 @@ from nas.accuracy import RecordedScores, load_scores
 from nas.accuracy.gate import gate
 from nas.accuracy.recorded_file import weights_digest
 from nas.accuracy.scores import accuracy_error, difference_error
-from nas.accuracy.variants import LARGEST, variants
+from nas.accuracy.single_moves import LARGEST, variants
 from nas.data import Splits, load_data
 from nas.errors import InputError, NasError
 from nas.space import Space
 from nas.supernet import score as scoring
 from nas.supernet.checkpoint import Folder, describe, save_weights
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.score import costs, score
 from nas.supernet.sensitivity import Evaluation, Evaluator, measure
 from nas.supernet.supernet import Supernet

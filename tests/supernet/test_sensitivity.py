@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas.accuracy import RecordedScores, Score, load_scores
-from nas.accuracy.recorded import wanted_keys
-from nas.accuracy.variants import LARGEST, variants
+from nas.accuracy.single_moves import LARGEST, variants, wanted_keys
 from nas.data import ImageData
 from nas.space import Architecture, Space
 from nas.space.moves import Move, Narrow, moves, narrow

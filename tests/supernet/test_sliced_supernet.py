@@ -19,7 +19,7 @@ from nas.search import Evaluations, Scores, moves
 from nas.space import Space
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.evaluate import SlicedSupernet, training_splits
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.testing.spaces import randomise
 

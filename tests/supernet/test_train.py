@@ -21,12 +21,12 @@ from nas.blocks import MB4D
 from nas.data import ImageData, load_data
 from nas.errors import InputError, NasError
 from nas.files import write_yaml
-from nas.options import make
+from nas.option_values import make
 from nas.space import Space
-from nas.space.space import Pick
+from nas.space.candidates import Pick
 from nas.supernet import train as training
 from nas.supernet.checkpoint import Folder, extract_to, load_supernet, open_folder
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Frame, Supernet
 from nas.supernet.train import train
 from nas.training.loop import rate

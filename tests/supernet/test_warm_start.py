@@ -16,7 +16,7 @@ from nas.errors import InputError
 from nas.network import Network
 from nas.space import Space
 from nas.supernet.checkpoint import Folder
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.supernet.train import train
 from nas.supernet.warm_start import load_start, warm_start

@@ -12,7 +12,7 @@ import torch
 from nas.errors import InputError
 from nas.finetune.options import FinetuneOptions
 from nas.finetune.task import mix
-from nas.options import make
+from nas.option_values import make
 from nas.supernet.options import TrainOptions
 from nas.training.loop import Plan
 from nas.training.settings import settle

@@ -15,19 +15,19 @@ from filelock import FileLock, Timeout
 from nas.convert.chain import Chain, OperationFailed
 from nas.convert.converter import Converter, cache_folder
 from nas.devices.android.adb import MODERATE, TEMPORARY, Adb, thermal_name, thermal_status
-from nas.devices.android.benchmark_output import (
+from nas.devices.android.benchmark_tool import (
     Statistics,
+    Tool,
     delegated,
     first_error,
     read_log,
     read_result,
 )
-from nas.devices.android.benchmark_tool import Tool
 from nas.devices.base import Device, Timing
 from nas.devices.info import DeviceInfo
 from nas.devices.phones import ANDROID
 from nas.errors import InputError, NasError
-from nas.hashes import text_sha256
+from nas.files import text_sha256
 from nas.versions import versions
 
 ROOT = f"{TEMPORARY}/nas"

@@ -19,8 +19,7 @@ from nas.blocks import Operation
 from nas.convert.chain import Chain, OperationFailed, Weights
 from nas.devices.base import Device
 from nas.errors import InputError, NasError
-from nas.files import remove, write_yaml
-from nas.hashes import file_sha256, tree_sha256
+from nas.files import file_sha256, remove, tree_sha256, write_yaml
 from nas.latency.network_times import Progress
 from nas.latency.profile.journal import check_settings
 from nas.latency.profile.operation_timing import EMPTY, settled

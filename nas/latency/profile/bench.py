@@ -18,9 +18,8 @@ from nas.convert.chain import Chain, DeviceLost, OperationFailed
 from nas.devices.base import Device
 from nas.errors import NasError
 from nas.latency.network_times import Progress
-from nas.latency.profile.drift import DriftWatch
 from nas.latency.profile.journal import Journal
-from nas.latency.profile.operation_timing import EMPTY, Job, measure, prepare, settled
+from nas.latency.profile.operation_timing import EMPTY, DriftWatch, Job, measure, prepare, settled
 from nas.latency.rows import Key, Row
 
 

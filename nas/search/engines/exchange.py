@@ -129,15 +129,24 @@ def _key(space: Space, arch: Architecture, move: Move) -> tuple[object, bool]:
     return move, True
 
 
-def _neighbours(space: Space, positional: bool, arch: Architecture) -> list[Move]:
-    """Return every move from a member, narrowing to all smaller widths, and every undoing move."""
+def _neighbours(
+    space: Space, positional: bool, arch: Architecture, place: int | str | None = None
+) -> list[Move]:
+    """Return every move from a member, narrowing to all smaller widths, and every undoing move.
+
+    With `place`, only the moves of that stage (from 0), of the stem or of the head.
+    """
     # `moves` narrows a stage by one width only; a trade may need to skip some.
     every: list[Move] = [move for move in moves(space, arch) if not isinstance(move, Narrow)]
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
-        every += [
-            narrow(space, arch, index, width) for width in choice.widths if width < stage.width
-        ]
-    every += undoings(space, arch)
+        if place is None or place == index:
+            every += [
+                narrow(space, arch, index, width) for width in choice.widths if width < stage.width
+            ]
+    if not isinstance(place, str):
+        every += undoings(space, arch, place)
+    if place is not None:
+        every = [move for move in every if _stage(move) == place]
     return every if positional else distinct(space, arch, every)
 
 
@@ -189,9 +198,8 @@ def _deeper(
         # depend on positions, only the chains below are tried.
         if len(variants) <= _FEW:
             for variant in variants:
-                for move in _neighbours(space, positional, variant.after):
-                    if _stage(move) == place:
-                        add((*variant.moves, move), move.apply(variant.after), seen, listed)
+                for move in _neighbours(space, positional, variant.after, place):
+                    add((*variant.moves, move), move.apply(variant.after), seen, listed)
         if isinstance(place, int):
             resized = [variant for variant in variants if isinstance(variant.moves[0], Narrow)]
             starts = [((), arch), *((variant.moves, variant.after) for variant in resized)]
@@ -283,15 +291,27 @@ def _interplay(prices: Prices, arch: Architecture, variants: Variants) -> Interp
         for row, column in product(range(len(outputs)), range(len(inputs))):
             first = variants[left][outputs[row]]
             second = variants[right][inputs[column]]
-            both = first.after
-            for move in second.moves:
-                both = move.apply(both)
+            both = _joined(first, second, right)
             apart = np.array([first.cost + second.cost, *np.add(first.amounts, second.amounts)])
             table[:, row, column] = (
                 np.array([prices.cost(both), *_amounts(prices, both)]) - base - apart
             )
         found[left, right] = table[:, rows][:, :, columns]  # (1 + limits, variants, variants)
     return found
+
+
+def _joined(first: _Variant, second: _Variant, place: int | str) -> Architecture:
+    """Return where the moves of both variants lead, of which the second one changes `place`."""
+    if place == "head":
+        return first.after.with_head(second.after.head)
+    if isinstance(place, int) and (place > 0 or first.after.stem is not None):
+        # Sharing the stage saves `Prices` from hashing another one that is equal.
+        return first.after.with_stage(place, second.after.stages[place])
+    # Without a stem of its own the network is entered by the first stage's entry: both change it.
+    both = first.after
+    for move in second.moves:
+        both = move.apply(both)
+    return both
 
 
 def _classes(looks: Iterable[object]) -> tuple[list[int], list[int]]:

@@ -172,10 +172,8 @@ class Program:
         The bound is infinite where every path has a forbidden arc. The best cost is infinite where
         no path met on the way keeps all limits.
         """
-        from scipy.optimize import linprog
-
         count = len(self.resources)
-        cuts = list[list[float]]()
+        cuts = list[Floats]()
         sides = list[float]()
         prices = np.zeros(count)
         best = np.zeros(count)
@@ -195,16 +193,15 @@ class Program:
             if cost + prices @ over > bound:
                 best = prices
                 bound = cost + float(prices @ over)
-            # The plane of this path, z <= cost + prices @ over, as a row of A (z, prices) <= b.
-            cuts = [*cuts, [1.0, *-over]]
-            sides = [*sides, cost]
+            # The plane of this path: z <= cost + prices @ over.
+            cuts.append(over)
+            sides.append(cost)
             # The first planes do not bound z from above; the upper bound on prices does.
-            limits = [(None, None), *[(0.0, 1000 * self._most_cost)] * count]
-            plan = linprog([-1.0] + [0.0] * count, A_ub=cuts, b_ub=sides, bounds=limits)
-            # plan.x[0] is an upper bound on L: once it meets the best value found, L is maximal.
-            if plan.x is None or plan.x[0] - bound < _SLACK * self._most_cost:
+            plan = _highest(np.array(cuts), np.array(sides), 1000 * self._most_cost)
+            # plan[0] is an upper bound on L: once it meets the best value found, L is maximal.
+            if plan is None or plan[0] - bound < _SLACK * self._most_cost:
                 break
-            prices = plan.x[1:]
+            prices = plan[1:]
         return best, bound, incumbent
 
     def _priced(self, prices: Floats) -> list[Floats]:
@@ -327,6 +324,34 @@ def _extended(
         np.repeat(arcs, counts).astype(np.int32),
         np.concatenate(numbers),
     )
+
+
+def _highest(slopes: Floats, heights: Floats, most: float) -> Floats | None:
+    """Return the highest point below planes, (value, prices): prices are from 0 to `most`.
+
+    Args:
+        slopes: of each plane by each price (planes, prices).
+        heights: of each plane where all prices are 0 (planes,).
+    """
+    if slopes.shape[1] > 1:
+        from scipy.optimize import linprog
+
+        objective = [-1.0] + [0.0] * slopes.shape[1]
+        below = np.column_stack([np.ones(len(heights)), -slopes])
+        limits = [(None, None), *[(0.0, most)] * slopes.shape[1]]
+        plan = linprog(objective, A_ub=below, b_ub=heights, bounds=limits)
+        return None if plan.x is None else np.asarray(plan.x)
+    # Planes over one price are lines. The highest point below them is where a rising one meets a
+    # falling one, or at an end. No linear program is needed, whose solver takes long to import.
+    slope = slopes[:, 0]
+    rising = slope > 0
+    falling = slope < 0
+    apart = heights[falling] - heights[rising][:, None]  # (rising, falling)
+    meetings = (apart / (slope[rising][:, None] - slope[falling])).ravel()
+    prices = np.sort(np.clip(np.append(meetings, [0.0, most]), 0.0, most))
+    values = (heights + slope * prices[:, None]).min(axis=1)  # (prices, planes) -> (prices,)
+    best = int(np.argmax(values))
+    return np.array([values[best], prices[best]])
 
 
 def undominated(amounts: Ints) -> NDArray[np.intp]:

@@ -29,7 +29,7 @@ from nas.accuracy import RecordedScores, Scores
 from nas.accuracy.evaluations import Evaluated
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import Posterior as LawPosterior
-from nas.accuracy.posterior import PosteriorScores
+from nas.accuracy.posterior_scores import PosteriorScores
 from nas.errors import InputError
 from nas.search.engines.exact import FrontPoint, exact, front
 from nas.search.problem import Found, Problem

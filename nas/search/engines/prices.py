@@ -27,8 +27,8 @@ from nas.search.limits import Limit, Measure
 from nas.search.problem import Problem
 from nas.space import Architecture, Space, Stage
 from nas.space.architecture import with_layout
+from nas.space.candidates import ROLES
 from nas.space.place import HEAD
-from nas.space.space import ROLES
 
 _DIGITS = 9
 """Decimals of sums, as latency tables round them: sums equal those of `LatencyTable.total_ms`."""
@@ -58,8 +58,10 @@ class Prices:
         self._contents: dict[tuple[BlockSpec, ...], int] = {}
         self._stage_costs: dict[tuple[int, int, int], float] = {}
         self._end_costs: dict[BlockSpec | None, float] = {}
-        self._chains: dict[tuple[int, int, Shape], tuple[tuple[Operation, ...], Shape]] = {}
-        self._amounts: dict[tuple[str, int, int, Shape], tuple[float, ...]] = {}
+        self._of_block: dict[tuple[str, BlockSpec, Shape], tuple[tuple[float, ...], Shape]] = {}
+        self._amounts: dict[tuple[str, int, int, Shape], tuple[tuple[float, ...], Shape]] = {}
+        # By identity, as stages are; the stem is kept beside its shape.
+        self._stem_shapes: dict[int, tuple[BlockSpec | None, Shape]] = {}
         self._of_operation: dict[tuple[str, BlockSpec, Shape], float] = {}
         self._of_ends: dict[tuple[str, BlockSpec, tuple[Shape, ...]], tuple[float, ...]] = {}
 
@@ -98,14 +100,11 @@ class Prices:
         for index, stage in enumerate(arch.stages):
             number = self._content[self._number(stage)]
             key = measure.key, index, number, shape
-            amounts = self._amounts.get(key)
-            if amounts is None:
-                operations = self._chain(index, number, stage, shape)[0]
-                amounts = self._amounts[key] = tuple(
-                    self._of(measure, operation) for operation in operations
-                )
-            parts += amounts
-            shape = self._chain(index, number, stage, shape)[1]
+            known = self._amounts.get(key)
+            if known is None:
+                known = self._amounts[key] = self._stage_amounts(measure, stage, shape)
+            parts += known[0]
+            shape = known[1]
             maps.append(shape)
         parts += self._end_amounts(measure, arch.head, tuple(maps))
         return round(fsum(parts), _DIGITS)
@@ -183,22 +182,28 @@ class Prices:
         )
 
     def _stem_shape(self, stem: BlockSpec | None) -> Shape:
-        image = Shape(3, *self._space.resolution)
-        return stem.output_shape(image) if stem is not None else image
-
-    def _chain(
-        self, index: int, number: int, stage: Stage, shape: Shape
-    ) -> tuple[tuple[Operation, ...], Shape]:
-        """Return the operations of a stage with this input shape, and its output shape."""
-        key = index, number, shape
-        known = self._chains.get(key)
+        known = self._stem_shapes.get(id(stem))
         if known is None:
-            operations: list[Operation] = []
-            for block in (stage.entry, *stage.present):
-                operations += with_layout(HEAD, block, shape)
-                shape = operations[-1].output
-            known = self._chains[key] = tuple(operations), shape
-        return known
+            image = Shape(3, *self._space.resolution)
+            shape = stem.output_shape(image) if stem is not None else image
+            known = self._stem_shapes[id(stem)] = stem, shape
+        return known[1]
+
+    def _stage_amounts(
+        self, measure: Measure, stage: Stage, shape: Shape
+    ) -> tuple[tuple[float, ...], Shape]:
+        """Return what the operations of a stage with this input shape take, and its output shape."""
+        amounts: list[float] = []
+        for block in (stage.entry, *stage.present):
+            key = measure.key, block, shape
+            known = self._of_block.get(key)
+            if known is None:
+                operations = tuple(with_layout(HEAD, block, shape))
+                own = tuple(self._of(measure, operation) for operation in operations)
+                known = self._of_block[key] = own, operations[-1].output
+            amounts += known[0]
+            shape = known[1]
+        return tuple(amounts), shape
 
     def _end_amounts(
         self, measure: Measure, block: BlockSpec, shapes: tuple[Shape, ...]

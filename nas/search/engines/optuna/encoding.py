@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 
 from nas.blocks import BlockSpec, Identity
 from nas.space import Architecture, Space, Stage
+from nas.space.candidates import ROLES, Role, StageSpace
 from nas.space.place import HEAD, STEM, Place
-from nas.space.space import ROLES, Role, StageSpace
 
 Setting = Mapping[str, int]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, NasError
 from nas.extras import install_command
-from nas.hashes import data_sha256
+from nas.files import data_sha256
 from nas.latency import LatencyTable
 from nas.space import Space
 

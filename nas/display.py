@@ -1,18 +1,46 @@
-"""Tables for notebooks: rows as a pandas DataFrame, and as the HTML that Jupyter shows.
+"""Text and tables, made safe for a terminal, a page or a notebook.
 
-The classes of the API with `to_frame` or `_repr_html_` use it.
+The command line and reports print names with it. The classes of the API with `to_frame` or
+`_repr_html_` are tables in Jupyter by it.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nas.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
+"""Unicode categories that control a terminal, change the direction of a line, or break it."""
+
+
+def printable(text: str) -> str:
+    r"""Return one line of text with each control character as an escape like \x1b.
+
+    Names come from files and from other programs. An escape sequence in one would move the cursor
+    or change colours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        _escaped(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines with control characters escaped; its line feeds stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escaped(letter: str) -> str:
+    """Return the escape of a control character; a soft hyphen (U+00AD) is harmless and stays."""
+    return letter.encode("unicode_escape").decode("ascii") if ord(letter) != 0xAD else letter
+
 
 MOST_ROWS = 20
 """Maximum rows of an HTML table; the rest is counted below it."""
@@ -38,6 +66,8 @@ def html_table(caption: str, rows: Sequence[Mapping[str, Any]], more: int = 0) -
     Args:
         more: rows that exist beside those given, for the count of rows left out.
     """
+    from html import escape
+
     shown = rows[:MOST_ROWS]
     # A dict keeps the order of first occurrence: rows may have different columns.
     columns = list(dict.fromkeys(name for row in shown for name in row))
@@ -58,6 +88,8 @@ def shortened(text: str, most: int = 120) -> str:
 
 
 def _cell(value: Any) -> str:
+    from html import escape
+
     if value is None:
         return ""
     if isinstance(value, float):

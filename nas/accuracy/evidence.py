@@ -1,6 +1,6 @@
-"""Accuracies of fine-tuned members of a space, read from run folders as evidence.
+"""Evidence that corrects the accuracy law: scores of a supernet, and fine-tuned members.
 
-`nas search --evidence RUN` corrects the accuracy law by them.
+`nas search` reads it from the files and run folders of `--scores` and `--evidence`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.accuracy.law_scores import LawScores
+from nas.accuracy.posterior import Observation, Posterior
+from nas.accuracy.posterior_scores import PosteriorScores
+from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.single_moves import variants
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.space import Architecture, Space, load_architecture
@@ -86,3 +91,52 @@ def _read(space: Space, run: Path) -> TrainedMember:
     except ValueError as mismatch:
         raise InputError(f"{run}: not a member of space '{space.name}': {mismatch}") from None
     return TrainedMember(architecture, value, error, fingerprint, source, str(run))
+
+
+def observations(recorded: RecordedScores) -> list[Observation]:
+    """Return what a supernet's scores measured: an observation for each row with a drop and a
+    standard error."""
+    members = {variant.key: variant for variant in variants(recorded.scored)}
+    found = []
+    for row in recorded.rows:
+        if row.accuracy_drop is None or row.standard_error is None or row.key not in members:
+            continue
+        variant = members[row.key]
+        base = None if variant.base not in members else members[variant.base].arch
+        compared = None if base == recorded.scored.largest() else base
+        found.append(
+            Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared)
+        )
+    return found
+
+
+def corrected(
+    law: LawScores, recorded: RecordedScores | None = None, trained: Sequence[TrainedMember] = ()
+) -> PosteriorScores:
+    """Return the law corrected by what a supernet measured, by members that were trained for
+    themselves, or by both.
+
+    The level is that of the trained members, where there are any: inherited weights have not been
+    fine-tuned.
+    """
+    sized = recorded.scored if recorded is not None else trained[0].architecture
+    prior = law.at(law.scored.at(sized.resolution, sized.classes))
+    seen = observations(recorded) if recorded is not None else []
+    sources = []
+    level = recorded.baseline_accuracy if recorded is not None else None
+    if recorded is not None:
+        sources.append(f"the supernet {recorded.supernet}" if recorded.supernet else "a supernet")
+    if trained:
+        level = max(member.accuracy for member in trained)
+        seen += [
+            Observation(
+                member.architecture,
+                level - member.accuracy,
+                member.standard_error,
+                inherited=False,
+                leveled=False,
+            )
+            for member in trained
+        ]
+        sources.append(f"{len(trained)} trained members")
+    return Posterior(prior, seen, level, " and ".join(sources)).expected()
