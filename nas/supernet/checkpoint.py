@@ -99,7 +99,7 @@ def describe(
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
         # `start` is compared also where this training has none and the folder's has one.
-        for key, value in ({"start": None} | wanted).items():
+        for key, value in ({"start": None} | up_to_date(wanted)).items():
             if there.get(key) != value:
                 difference = _difference(there.get(key), value)
                 raise found.error(
