@@ -42,7 +42,7 @@ def within(prefix: str, axes: Axes, **groups: Axis) -> Axes:
 
 
 class Block(nn.Module):
-    """A module of the vocabulary, built from its spec and input shape by `nas.blocks.build_block`.
+    """A module of the vocabulary, built from its spec and input shape by `nas.blocks.build.build_block`.
 
     Attributes:
         axes: which dimensions of which tensors are channels: `in` of the input, `out` of the output

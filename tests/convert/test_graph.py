@@ -160,9 +160,10 @@ def test_every_kind_of_operation_has_a_name_that_another_process_gives_it_too(
         converter._graph(Chain.stack(operation)) for operation in operations.values()
     }
     code = (
-        "import sys, json; from nas.devices import converter; from nas.devices.base import"
-        " Chain\nprint(json.dumps([converter._graph(Chain.from_dict(each)) for each in"
-        " json.load(sys.stdin)]))"
+        "import sys, json; from nas.convert import converter\n"
+        "from nas.convert.chain import Chain\n"
+        "chains = [Chain.from_dict(each) for each in json.load(sys.stdin)]\n"
+        "print(json.dumps([converter._graph(chain) for chain in chains]))"
     )
     chains = [Chain.stack(operation) for operation in operations.values()]
     there = subprocess.run(

@@ -13,7 +13,7 @@ from nas.devices import Chain, DeviceLost, Timing
 from nas.errors import InputError
 from nas.latency import load_table
 from nas.latency.network_times import CALIBRATION_NETWORKS
-from nas.latency.profile import drift
+from nas.latency.profile import operation_timing
 from nas.latency.profile.operation_timing import EMPTY
 from nas.latency.profile.run import JOURNAL_FILE, profile
 from nas.latency.profile.width_groups import groups
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (0.0, 0.0))
 
 
 def units(count: int, delay_s: float = 0.002) -> list[FakeDevice]:

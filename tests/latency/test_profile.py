@@ -20,7 +20,7 @@ from nas.devices import Chain
 from nas.errors import InputError, NasError
 from nas.latency import load_table
 from nas.latency.network_times import CALIBRATION_NETWORKS
-from nas.latency.profile import drift
+from nas.latency.profile import operation_timing
 from nas.latency.profile.acquisition import GOAL
 from nas.latency.profile.operation_timing import EMPTY
 from nas.latency.profile.run import JOURNAL_FILE, profile
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (0.0, 0.0))
 
 
 def operations_measured(device: FakeDevice) -> int:

@@ -25,7 +25,7 @@ from nas.latency.network_times import (
     calibration_members,
     read_networks,
 )
-from nas.latency.profile import drift
+from nas.latency.profile import operation_timing
 from nas.latency.profile.operation_timing import AGREE, EMPTY, MOST_REPEATS, settled
 from nas.latency.profile.run import profile
 from nas.space import Space
@@ -48,7 +48,7 @@ class Disturbed(FakeDevice):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -191,16 +191,20 @@ def test_a_device_that_stays_slow_is_not_waited_for_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(drift, "PAUSES_S", (5.0, 15.0, 30.0))
-    monkeypatch.setattr(drift.time, "sleep", slept.append)
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (5.0, 15.0, 30.0))
+    monkeypatch.setattr(operation_timing.time, "sleep", slept.append)
     device = FakeDevice()
     device.repeats = 2  # type: ignore[misc]
-    watch = drift.DriftWatch(device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result())
+    watch = operation_timing.DriftWatch(
+        device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result()
+    )
     device.factor = lambda count: 1.2
     assert [watch.look() for _ in range(5)] == [(True, False)] * 5
-    assert sum(slept) <= drift.MOST_PAUSED_S
+    assert sum(slept) <= operation_timing.MOST_PAUSED_S
     device.repeats = 1  # type: ignore[misc]
-    other = drift.DriftWatch(device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result())
+    other = operation_timing.DriftWatch(
+        device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result()
+    )
     slept.clear()
     device.factor = lambda count: 1.5
     assert [other.look() for _ in range(2)] == [(True, False)] * 2
