@@ -85,12 +85,16 @@ def run_command(
         values: the options by field name, as text or as Python values. None is an option that was
             not given.
     """
-    output.set_output(as_json=json, quiet=quiet)
     line = {name: value for name, value in values.items() if value is not None and value != []}
     function: Callable[[Options], None] = getattr(
         importlib.import_module(f"nas.cli.{command}"), command
     )
-    function(read_options(command, line, config))
+    output.set_output(as_json=json, quiet=quiet)
+    try:
+        function(read_options(command, line, config))
+    finally:
+        # A caller in the same process, as a test, does not inherit this command's --quiet.
+        output.set_output()
 
 
 def read_options(command: str, line: Mapping[str, Any], config: str | None = None) -> Options:
