@@ -7,6 +7,7 @@ import os
 import sys
 
 from nas.display import printable
+from nas.signals import Stopped, raise_on_signals
 
 
 def main() -> None:
@@ -25,10 +26,11 @@ def main() -> None:
     except FileNotFoundError:
         print("nas: the working directory was removed. Fix: cd to one that exists", file=sys.stderr)
         sys.exit(2)
+    raise_on_signals()
     try:
         code = app(prog_name="nas", standalone_mode=False) or 0
         if code == 130:  # what newer versions of typer make of ctrl-C
-            _stopped()
+            _stopped(Stopped())
         sys.exit(code)
     except NasError as error:
         print(f"nas: {printable(str(error))}", file=sys.stderr)
@@ -39,8 +41,8 @@ def main() -> None:
             raise
         print(f"nas: {missing}", file=sys.stderr)
         sys.exit(missing.exit_code)
-    except KeyboardInterrupt:
-        _stopped()
+    except KeyboardInterrupt as stop:
+        _stopped(stop if isinstance(stop, Stopped) else Stopped())
     except BrokenPipeError:
         # The reader of the pipe has closed it (`nas spaces | head`). Without another stdout Python
         # would fail again when it flushes at exit.
@@ -58,19 +60,20 @@ def main() -> None:
         # Usage errors are click's, and newer versions of typer carry their own copy of click. So
         # they are recognised by their methods instead of their class.
         if type(error).__name__ == "Abort":
-            _stopped()
+            cause = error.__cause__ or error.__context__
+            _stopped(cause if isinstance(cause, Stopped) else Stopped())
         if not hasattr(error, "format_message"):
             raise
         _usage(error)
 
 
-def _stopped() -> None:
-    """Print that the command was stopped, and exit."""
-    print(
-        "nas: stopped; what was finished is on disk, the same command goes on from there",
-        file=sys.stderr,
-    )
-    sys.exit(1)
+def _stopped(stop: Stopped) -> None:
+    """Print which signal stopped the command and what is kept, and exit with the signal's code."""
+    kept = f"; {stop.kept}. Resume: run the same command again" if stop.kept else ""
+    # Of the processes of a torchrun only the first one prints.
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(f"nas: stopped by {stop.number.name}{kept}"), file=sys.stderr)
+    sys.exit(stop.exit_code)
 
 
 def _usage(error: Exception) -> None:

@@ -29,7 +29,7 @@ from nas.space import Architecture, load_architecture
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
-from nas.training.loop import Report, train
+from nas.training.loop import SAVE_EVERY, Report, train
 from nas.training.state import TrainingFolder
 from nas.versions import versions
 
@@ -217,7 +217,7 @@ def finetune(
     command: str = "",
     report: Report = lambda progress: None,
     device: str | None = None,
-    save_every: float = 300.0,
+    save_every: float = SAVE_EVERY,
     report_every: int = 10,
 ) -> Finetuned:
     """Train the network of a run, or resume its fine-tuning in the folder.
@@ -240,7 +240,9 @@ def finetune(
 
     Raises:
         InputError: the arguments do not fit together, or the folder holds another fine-tuning.
-        NasError: the loss is NaN or infinite (the last state stays), or memory ran out.
+        NasError: the loss is NaN or infinite (the last state stays), memory ran out, or another
+            process trains in the folder.
+        Stopped: a signal arrived; the state is saved.
     """
     recipe = recipe or Recipe(distill="hard" if teacher else "none")
     _check_teacher(teacher, teacher_weights, recipe)
@@ -250,29 +252,30 @@ def finetune(
     taught = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
     together = processes(device)
     folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
-    if together.main:
-        describe(
+    with folder.locked(together.main):
+        if together.main:
+            describe(
+                folder,
+                start.network.architecture,
+                asked(start, data, recipe, taught, new_head),
+                command,
+            )
+        together.wait()
+        # The training changes the network in place; this copy is evaluated as the start.
+        first = deepcopy(start.network)
+        averaged = train(
+            Finetuning(start.network, taught, recipe, data.held_out, data.train),
+            data.train,
+            recipe,
             folder,
-            start.network.architecture,
-            asked(start, data, recipe, taught, new_head),
-            command,
+            report=report,
+            save_every=save_every,
+            report_every=report_every,
+            device=device,
         )
-    together.wait()
-    # The training changes the network in place; this copy is evaluated as the start.
-    first = deepcopy(start.network)
-    averaged = train(
-        Finetuning(start.network, taught, recipe),
-        data.train,
-        recipe,
-        folder,
-        report=report,
-        save_every=save_every,
-        report_every=report_every,
-        device=device,
-    )
-    if together.main:
-        _finish(folder, first.to(together.device), start, averaged, data, recipe, taught)
-    together.wait()
+        if together.main:
+            _finish(folder, first.to(together.device), start, averaged, data, recipe, taught)
+        together.wait()
     return Finetuned(folder.root, start.network.architecture, YamlFile(folder.description).data)
 
 

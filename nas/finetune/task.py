@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.data import ImageData
 from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
+from nas.training.evaluate import calibrate, judge
 from nas.training.task import Task, cross_entropy
 
 
@@ -131,16 +134,46 @@ class Finetuning(Task):
     """The task of a network that learns from labels and from a teacher, on mixed images.
 
     As in DeiT (arXiv:2012.12877), the teacher sees the same mixed images as the network.
+
+    Args:
+        network: the network to train.
+        teacher: the teacher, if there is one.
+        recipe: settings of the training.
+        held_out: images that the network is evaluated on after an epoch, if there are any.
+        calibration: training images for the batch norms of the network that is evaluated.
     """
 
-    def __init__(self, network: Network, teacher: Teacher | None, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        network: Network,
+        teacher: Teacher | None,
+        recipe: Recipe,
+        held_out: ImageData | None = None,
+        calibration: ImageData | None = None,
+    ) -> None:
         self._network = network
         self.teacher = teacher
         self.recipe = recipe
+        self.held_out = held_out
+        self.calibration = calibration
 
     @property
     def module(self) -> Network:
         return self._network
+
+    @property
+    def keeps_best(self) -> bool:
+        return True
+
+    def evaluate(self, module: nn.Module) -> float | None:
+        """Return the top-1 of the network in percent, its batch norms recalibrated as at the end."""
+        if self.held_out is None or self.calibration is None:
+            return None
+        assert isinstance(module, Network)
+        # A copy: recalibration must not change the statistics that the training continues with.
+        network = deepcopy(module)
+        calibrate(network, self.calibration)
+        return judge(network, self.held_out).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return two groups: kernels and matrices with weight decay, all other parameters without.

@@ -21,11 +21,13 @@ from nas.space.place import Place
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.choices import GumbelSoftmax, TemperatureSchedule
 from nas.supernet.options import Recipe
+from nas.supernet.score import first_images
 from nas.supernet.supernet import Supernet
 from nas.supernet.warm_start import Start, warm_start
 from nas.training import loop
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
+from nas.training.evaluate import calibrate, judge
 from nas.training.metrics import Progress, append, truncate
 from nas.training.task import Task, cross_entropy
 
@@ -68,10 +70,10 @@ def sandwich_loss(
 
 
 RANK_EVERY = 50
-"""Steps between two rankings of the channels.
-
-States are saved at these steps only, so that a resumed training ranks the same weights.
-"""
+"""Steps between two rankings of the channels."""
+VALIDATION_IMAGES = 2000
+"""Maximum number of held-out images that the largest member is evaluated on after an epoch: enough
+for a standard error of one point, and a small share of an epoch's time."""
 
 
 def train(
@@ -81,9 +83,10 @@ def train(
     out: str | Path,
     *,
     report: Callable[[Progress], None] = lambda progress: None,
+    held_out: ImageData | None = None,
     start: Start | None = None,
     device: str | None = None,
-    save_every: float = 300.0,
+    save_every: float = loop.SAVE_EVERY,
     report_every: int = 10,
     command: str = "",
 ) -> Folder:
@@ -98,6 +101,7 @@ def train(
         recipe: settings of the training.
         out: the folder; see `nas.supernet.checkpoint`.
         report: called every `report_every` steps, in the main process.
+        held_out: images that the largest member is evaluated on after an epoch; none by default.
         start: a published network whose weights the supernet begins with; by default they are
             random.
         device: cpu or cuda; by default a GPU where there is one.
@@ -107,52 +111,62 @@ def train(
 
     Raises:
         InputError: data of another shape, or a folder that holds another training.
-        NasError: the loss is NaN or infinite (the last state stays), or memory ran out.
+        NasError: the loss is NaN or infinite (the last state stays), memory ran out, or another
+            process trains in the folder.
+        Stopped: a signal arrived; the state is saved.
     """
     _check(space, data)
     folder = Folder(Path(out))
     together = processes(device)
-    of: dict[str, Any] = {
-        "source": data.source,
-        "images": len(data),
-        "fingerprint": data.fingerprint,
-    }
-    if data.name:
-        of["name"] = data.name  # a fine-tuning of its members takes it as --data
-    if data.part is not None:
-        # By these `nas.supernet.evaluate.training_splits` finds the held-out images again.
-        of |= {
-            "dataset": data.part.dataset,
-            "total": data.part.total,
-            "held_out": data.part.total - len(data),
+    with folder.locked(together.main):
+        of: dict[str, Any] = {
+            "source": data.source,
+            "images": len(data),
+            "fingerprint": data.fingerprint,
         }
-    # Every process checks, so that all stop where the folder is of another training. Only the main
-    # one writes.
-    describe(folder, space, recipe, of, start.describe() if start else None, together.main, command)
-    together.wait()
-    # The same random weights in all processes: the loop never copies weights between them.
-    torch.manual_seed(recipe.seed)
-    supernet = Supernet(space)
-    # A saved state holds all weights and would overwrite those of `start`.
-    if start and not folder.state.exists():
-        warm_start(supernet, start.network, start.space)
-    task = SupernetTask(
-        supernet, recipe, folder, recipe.epochs * steps_an_epoch(len(data), recipe.batch)
-    )
-    averaged = loop.train(
-        task,
-        data,
-        recipe,
-        folder,
-        report=report,
-        save_every=save_every,
-        report_every=report_every,
-        device=device,
-    )
-    if together.main:
-        save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
-    together.wait()
-    return folder
+        if data.name:
+            of["name"] = data.name  # a fine-tuning of its members takes it as --data
+        if data.part is not None:
+            # By these `nas.supernet.evaluate.training_splits` finds the held-out images again.
+            of |= {
+                "dataset": data.part.dataset,
+                "total": data.part.total,
+                "held_out": data.part.total - len(data),
+            }
+        # Every process checks, so that all stop where the folder is of another training. Only the main
+        # one writes.
+        describe(
+            folder, space, recipe, of, start.describe() if start else None, together.main, command
+        )
+        together.wait()
+        # The same random weights in all processes: the loop never copies weights between them.
+        torch.manual_seed(recipe.seed)
+        supernet = Supernet(space)
+        # A saved state holds all weights and would overwrite those of `start`.
+        if start and not folder.state.exists():
+            warm_start(supernet, start.network, start.space)
+        task = SupernetTask(
+            supernet,
+            recipe,
+            folder,
+            recipe.epochs * steps_an_epoch(len(data), recipe.batch),
+            calibration=data,
+            held_out=held_out and first_images(held_out, VALIDATION_IMAGES),
+        )
+        averaged = loop.train(
+            task,
+            data,
+            recipe,
+            folder,
+            report=report,
+            save_every=save_every,
+            report_every=report_every,
+            device=device,
+        )
+        if together.main:
+            save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
+        together.wait()
+        return folder
 
 
 def _check(space: Space, data: ImageData) -> None:
@@ -175,22 +189,50 @@ class SupernetTask(Task):
         recipe: settings of the training.
         folder: where alpha.csv is written.
         steps: steps of the whole training, over which the temperature falls.
+        calibration: training images for the batch norms of the member that is evaluated.
+        held_out: images that it is evaluated on, if there are any.
     """
 
-    def __init__(self, supernet: Supernet, recipe: Recipe, folder: Folder, steps: int) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        recipe: Recipe,
+        folder: Folder,
+        steps: int,
+        *,
+        calibration: ImageData | None = None,
+        held_out: ImageData | None = None,
+    ) -> None:
         self.supernet = supernet
         self.recipe = recipe
         self.folder = folder
         self.steps = steps
+        self.calibration = calibration
+        self.held_out = held_out
         self.schedule = TemperatureSchedule(recipe.temperature, recipe.final_temperature)
 
     @property
     def module(self) -> Supernet:
         return self.supernet
 
-    @property
-    def save_steps(self) -> int:
-        return RANK_EVERY
+    def tensors(self) -> dict[str, Tensor]:
+        return self.supernet.ranking_tensors()
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.supernet.restore_ranking(tensors)
+
+    def evaluate(self, module: nn.Module) -> float | None:
+        """Return the top-1 of the largest member in percent, its batch norms recalibrated.
+
+        The supernet's own running statistics mix those of all members. The last epoch's weights are
+        the result, not the best epoch's: the score of every other member depends on them too.
+        """
+        if self.held_out is None or self.calibration is None:
+            return None
+        assert isinstance(module, Supernet)
+        largest = module.extract(module.space.largest())
+        calibrate(largest, self.calibration)
+        return judge(largest, self.held_out).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return three groups: kernels and matrices, all other weights, and alpha."""

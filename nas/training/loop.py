@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -22,11 +23,12 @@ from torch.optim.swa_utils import AveragedModel
 from nas.blocks.module import Block
 from nas.data import ImageData
 from nas.errors import InputError, NasError
+from nas.signals import Request, Stopped, deferred
 from nas.training.batches import Batch, epoch_batches, shares, steps_an_epoch
 from nas.training.distributed import Processes, SyncedBatchNorm, processes
 from nas.training.metrics import Log, Progress
 from nas.training.settings import Settings
-from nas.training.state import State, TrainingFolder
+from nas.training.state import Best, State, TrainingFolder, Window, save_best
 from nas.training.task import Task
 
 _MESSAGES = ("out of memory", "not enough memory", "DefaultCPUAllocator: can't allocate")
@@ -96,11 +98,13 @@ class Outcome:
         loss: mean loss over the step's images; None for a step that the gradient scaler skipped.
         right: number of images classified right.
         images: number of images.
+        stop: whether a signal asked any of the processes to stop after this step.
     """
 
     loss: float | None
     right: int
     images: int
+    stop: bool = False
 
 
 class Stepper:
@@ -124,13 +128,16 @@ class Stepper:
         if settings.compile:
             compile_blocks(self.module)
 
-    def step(self, batch: Batch, generator: torch.Generator, rate: float) -> Outcome:
+    def step(
+        self, batch: Batch, generator: torch.Generator, rate: float, request: Request | None = None
+    ) -> Outcome:
         """Take a step along the gradient of the batch's mean loss.
 
         Args:
             batch: images of the step, over all processes.
             generator: of the step's random choices.
             rate: learning rate as a share of each group's peak.
+            request: of this process to stop, if one arrives; all learn of it in this step.
 
         Raises:
             NasError: the loss is NaN or infinite, or the batch does not fit into memory.
@@ -151,13 +158,16 @@ class Stepper:
         # where the traceback no longer holds the tensors of the failed step.
         try:
             totals = self._gradients(batch, parts, generator)
-            loss, right = self.processes.sum_(totals).tolist()
+            # One exchange for all: processes that stopped at different steps would wait for ever.
+            stop = request is not None and request.number > 0
+            totals = torch.cat([totals, totals.new_tensor([float(stop)])])
+            loss, right, stops = self.processes.sum_(totals).tolist()
             taken = self._update(loss, kept)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
         else:
-            return Outcome(loss if taken else None, int(right), len(batch))
+            return Outcome(loss if taken else None, int(right), len(batch), stops > 0)
         raise self._too_large(batch, parts, generator.set_state(choices))
 
     def _gradients(
@@ -282,6 +292,11 @@ def compile_blocks(module: nn.Module) -> None:
 Report = Callable[[Progress], None]
 """A function that gets a row of metrics.csv."""
 
+SAVE_EVERY = 60.0
+"""Default seconds between two saved states: what a kill loses at most."""
+SAVING_SHARE = 0.05
+"""Maximum share of the time that goes into saving; where one save takes long, they are rarer."""
+
 
 def train(
     task: Task,
@@ -290,15 +305,18 @@ def train(
     folder: TrainingFolder,
     *,
     report: Report = lambda progress: None,
-    save_every: float = 300.0,
+    save_every: float = SAVE_EVERY,
     report_every: int = 10,
     device: str | None = None,
 ) -> nn.Module | None:
     """Train `task.module` on `data`, or resume from the state in the folder.
 
     All randomness of a step follows from the seed and the step's number, so a training that was
-    killed and resumed ends with the same weights. Processes that were launched together share each
-    batch. They reach the weights of one process with that batch, up to rounding.
+    killed and resumed ends with the same weights and the same metrics. Processes that were launched
+    together share each batch. They reach the weights of one process with that batch, up to rounding.
+
+    SIGINT and SIGTERM take effect at the end of a step, after the state was saved. A second signal
+    stops at once. The caller holds the folder's lock.
 
     Args:
         task: the task; its module must have been built from the same seed in all processes.
@@ -306,7 +324,8 @@ def train(
         settings: settings of the training.
         folder: of state and metrics; the training resumes after the state's last step.
         report: called every `report_every` steps, in the main process.
-        save_every: seconds between two saved states.
+        save_every: seconds between two saved states, more where saving takes long; 0 saves after
+            every step.
         report_every: steps between two reports.
         device: cpu or cuda; by default a GPU where there is one.
 
@@ -317,6 +336,7 @@ def train(
         InputError: a batch too small to be shared, or a state of another network.
         NasError: the loss is NaN or infinite (the last state stays), or memory ran out (naming the
             batch that fits).
+        Stopped: a signal arrived; the state is saved.
     """
     together = processes(device)
     plan = Plan(len(data), settings)
@@ -331,7 +351,7 @@ def train(
         )
     stepper = Stepper(task, settings, together, str(folder.root))
     if folder.state.exists():
-        stepper.state.load(folder.state)
+        task.restore(stepper.state.load(folder.state))
     together.wait()  # until all have read the state
     _Loop(stepper, data, plan, folder, together).run(report, save_every, report_every)
     together.wait()  # until the main process has written it
@@ -404,17 +424,25 @@ class _Loop:
             self.task.begin(self.state.step)
             log = Log(self.folder.metrics, self.folder.tensorboard, self.state.step)
         try:
-            self._steps(log, report, save_every, report_every)
+            with deferred() as request:
+                self._steps(log, report, save_every, report_every, request)
         finally:
             if log:
                 log.close()
 
-    def _steps(self, log: Log | None, report: Report, save_every: float, report_every: int) -> None:
-        """Take the remaining steps; save the state now and then and after the last one."""
+    def _steps(
+        self,
+        log: Log | None,
+        report: Report,
+        save_every: float,
+        report_every: int,
+        request: Request,
+    ) -> None:
+        """Take the remaining steps; save the state now and then, at a signal, and after the last one."""
         plan = self.plan
         state = self.state
-        saved = since = time.monotonic()
-        outcomes: list[Outcome] = []
+        since = time.monotonic()
+        save_at = since + save_every
         batches = plan.order(state.step)
         while state.step < plan.steps:
             if state.step % plan.per_epoch == 0:
@@ -426,38 +454,81 @@ class _Loop:
             batch = Batch.draw(
                 self.data, batches[state.step % plan.per_epoch], generator, plan.settings.flip
             )
-            outcome = self.stepper.step(batch, generator, plan.rate(state.step))
-            outcomes = [*outcomes, outcome] if log else []
+            outcome = self.stepper.step(batch, generator, plan.rate(state.step), request)
             # From here on `state.step` counts this step as done.
             state.step += 1
             last = state.step == plan.steps
-            if log and (state.step % report_every == 0 or last):
-                now = time.monotonic()
-                progress = self._progress(outcomes, now - since)
+            held_out = self._validate() if self._epoch_to_validate() else None
+            now = time.monotonic()
+            self._add(outcome, now - since)
+            since = now
+            if log and (state.step % report_every == 0 or held_out is not None or last):
+                progress = self._progress(held_out)
+                state.window = Window()
                 log.write(progress)
                 report(progress)
-                outcomes = []
-                since = now
-            due = time.monotonic() - saved > save_every and state.step % self.task.save_steps == 0
-            if self.together.main and (due or last):
-                # A finite loss can have a gradient that is not. A broken state must not replace the
-                # last good one.
-                if not state.finite():
-                    raise self.stepper.no_number("a weight is no number", state.step)
-                state.save(self.folder.state)
-                saved = time.monotonic()
+            if self.together.main and (now >= save_at or last or outcome.stop):
+                self._save()
+                took = time.monotonic() - now
+                save_at = now + (max(save_every, took / SAVING_SHARE) if save_every else 0.0)
+            if outcome.stop and not last:
+                raise Stopped(
+                    request.number or signal.SIGTERM,
+                    f"step {state.step} of {plan.steps} is saved in {self.folder.root}",
+                )
 
-    def _progress(self, outcomes: list[Outcome], seconds: float) -> Progress:
-        """Return the row of metrics.csv over these steps, which took so many seconds."""
-        losses = [outcome.loss for outcome in outcomes if outcome.loss is not None]
-        images = sum(outcome.images for outcome in outcomes)
+    def _add(self, outcome: Outcome, seconds: float) -> None:
+        """Add a step to the sums for the next row of metrics.csv."""
+        window = self.state.window
+        if outcome.loss is not None:
+            window.loss += outcome.loss
+            window.losses += 1
+        window.right += outcome.right
+        window.images += outcome.images
+        window.seconds += seconds
+
+    def _epoch_to_validate(self) -> bool:
+        """Return whether the step just done ends an epoch after which the network is evaluated."""
+        every = self.plan.settings.validate_every
+        epoch, rest = divmod(self.state.step, self.plan.per_epoch)
+        if rest or not every:
+            return False
+        # The last epoch counts too, whatever the interval: its weights are the result.
+        return epoch % every == 0 or self.state.step == self.plan.steps
+
+    def _validate(self) -> float | None:
+        """Return the held-out accuracy after this epoch; keep the weights where it is the highest."""
+        state = self.state
+        # The moving average is what is delivered, where there is one.
+        module = state.averaged.module if state.averaged is not None else state.module
+        accuracy = self.task.evaluate(module)
+        state.module.train()
+        if accuracy is None:
+            return None
+        if state.best is None or accuracy > state.best.accuracy:
+            state.best = Best(state.step // self.plan.per_epoch, accuracy)
+            if self.together.main and self.task.keeps_best:
+                save_best(self.folder.best, module, state.best)
+        return accuracy
+
+    def _save(self) -> None:
+        """Write the state; a broken one must not replace the last good one."""
+        # A finite loss can have a gradient that is not.
+        if not self.state.finite():
+            raise self.stepper.no_number("a weight is no number", self.state.step)
+        self.state.save(self.folder.state, self.task.tensors())
+
+    def _progress(self, held_out: float | None) -> Progress:
+        """Return the row of metrics.csv over the steps since the last row."""
+        window = self.state.window
         return Progress(
-            self.state.step,
-            self.plan.steps,
-            round(self.state.step / self.plan.per_epoch, 4),
-            round(sum(losses) / len(losses), 5) if losses else math.nan,
-            round(100 * sum(outcome.right for outcome in outcomes) / images, 2),
-            round(float(self.state.optimizer.param_groups[0]["lr"]), 8),
-            round(images / seconds, 1),
-            self.task.log(self.state.step),
+            step=self.state.step,
+            steps=self.plan.steps,
+            epoch=round(self.state.step / self.plan.per_epoch, 4),
+            loss=round(window.loss / window.losses, 5) if window.losses else math.nan,
+            accuracy=round(100 * window.right / window.images, 2),
+            learning_rate=round(float(self.state.optimizer.param_groups[0]["lr"]), 8),
+            images_per_second=round(window.images / window.seconds, 1),
+            held_out=held_out,
+            more=self.task.log(self.state.step),
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Progress:
             networks. It shows that the training works and is not a result.
         learning_rate: of the weights, in the last step.
         images_per_second: over all processes.
+        held_out: top-1 on held-out images in percent; None where the row ends no evaluated epoch.
         more: the task's own columns.
     """
 
@@ -37,9 +39,10 @@ class Progress:
     accuracy: float
     learning_rate: float
     images_per_second: float
+    held_out: float | None = None
     more: Mapping[str, float] = field(default_factory=dict)
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | None]:
         """Return the columns of the row by name."""
         values = asdict(self)
         more = values.pop("more")
@@ -57,6 +60,7 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter
 
         truncate(metrics, step)
+        add_column(metrics, "held_out", after="images_per_second")
         self.metrics = metrics
         # TensorBoard hides events of earlier files from this step on.
         self.writer = SummaryWriter(str(events), purge_step=step + 1)
@@ -66,7 +70,7 @@ class Log:
         row = progress.row()
         append(self.metrics, [row])
         for name, value in row.items():
-            if name not in ("step", "steps"):
+            if name not in ("step", "steps") and value is not None:
                 self.writer.add_scalar(name, value, progress.step)
         self.writer.flush()
 
@@ -77,6 +81,16 @@ class Log:
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to a CSV file, with a header where the file is new."""
     pd.DataFrame(rows).to_csv(path, mode="a", header=not path.exists(), index=False)
+
+
+def add_column(path: Path, name: str, after: str) -> None:
+    """Give a CSV file of an older version an empty column, so that new rows fit its header."""
+    if path.exists():
+        rows = pd.read_csv(path)
+        if name not in rows:
+            rows.insert(list(rows).index(after) + 1, name, math.nan)
+            with replacing(path) as temporary:
+                rows.to_csv(temporary, index=False)
 
 
 def truncate(path: Path, step: int) -> None:

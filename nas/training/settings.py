@@ -105,6 +105,13 @@ class Settings:
         below=1,
     )
 
+    validate_every: int = option(
+        1,
+        help="Epochs between two evaluations on the held-out images; 0 evaluates at the end only.",
+        at_least=0,
+        at_most=1_000_000,
+    )
+
     def __post_init__(self) -> None:
         check(self)
 

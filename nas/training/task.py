@@ -74,10 +74,28 @@ class Task(ABC):
             generator: on the CPU, in the same state for every micro-batch and process of the step.
         """
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a saved state needs beyond the module, by name; by default nothing.
+
+        It is what steps depend on and weights do not tell. `restore` gets it back.
+        """
+        return {}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:  # noqa: B027
+        """Take what `tensors` returned when the state was saved, on the CPU; empty in old states."""
+
     @property
-    def save_steps(self) -> int:
-        """Return the step interval of saved states; the last step's is saved in any case."""
-        return 1
+    def keeps_best(self) -> bool:
+        """Return whether the weights of the best epoch are kept beside those of the last one."""
+        return False
+
+    def evaluate(self, module: nn.Module) -> float | None:
+        """Return the top-1 accuracy in percent on held-out images, or None where there are none.
+
+        Called after an epoch on all processes, which share the work and all get the result. `module`
+        is `self.module` or its moving average; weights and statistics must be left as they are.
+        """
+        return None
 
     def begin(self, step: int) -> None:  # noqa: B027 (most tasks keep nothing)
         """Prepare the task's own files before the first step, when `step` steps are done.

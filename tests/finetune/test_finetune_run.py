@@ -160,7 +160,7 @@ def test_killed_and_resumed_is_uninterrupted(
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
     steps: list[int] = []
     resumed = train("killed", lambda progress: steps.append(progress.step))
-    assert steps[0] == 8, "it goes on from step 7, the last that was saved"
+    assert steps[0] == 8, "it resumes from step 7, the last that was saved"
     ours, theirs = (load_file(each.folder / "weights.safetensors") for each in (resumed, whole))
     assert ours.keys() == theirs.keys() and all(
         torch.equal(ours[name], theirs[name]) for name in ours

@@ -77,7 +77,7 @@ def test_a_killed_training_ends_with_the_same_weights(
         save_every=0,
         report_every=5,
     )
-    assert steps[0] == 35, "it goes on from step 30, the last that was saved"
+    assert steps[0] == 35, "it resumes from step 34, the last that was saved"
     ours = weights(resumed)
     theirs = weights(whole)
     assert ours.keys() == theirs.keys()
@@ -116,7 +116,7 @@ def test_with_choices_a_killed_training_ends_with_the_same_weights(
         save_every=0,
         report_every=1,
     )
-    assert steps[0] == 5 and steps[-1] > 7, "it goes on from step 4, the last that was saved"
+    assert steps[0] == 7 and steps[-1] > 7, "it resumes from step 6, the last that was saved"
     ours = weights(resumed)
     theirs = weights(whole)
     assert ours.keys() == theirs.keys() and all(
