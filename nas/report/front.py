@@ -155,7 +155,7 @@ def _read(path: Path) -> tuple[Point, ...]:
 
 
 def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
-    """Return the front that the exact engine computes from the run's inputs, or the reason without."""
+    """Return the front that the exact engine computes from the run's inputs, or the reason."""
     if sources.problem is None:
         return (), sources.reason
     try:

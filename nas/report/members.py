@@ -231,7 +231,7 @@ def _row(name: str, on_devices: Sequence[Member | None], found: bool = False) ->
 
 
 def measurements(run: RunReport) -> tuple[Measurement, ...]:
-    """Return predictions with their measurements: latencies, and the accuracy after fine-tunings."""
+    """Return predictions with their measurements: latencies, and accuracies after fine-tuning."""
     result = run.about.result
     rows = []
     checks = [
@@ -307,7 +307,7 @@ def _latency_row(
 
 
 def _rival_row(device: str, rival: Rival) -> Measurement:
-    """Return the row of the published member that was measured in alternation with the found network."""
+    """Return the row of the published member measured in alternation with the found network."""
     predicted = "not predicted" if rival.predicted_ms is None else f"{rival.predicted_ms:.4g} ms"
     apart = ""
     if rival.ratio is not None:

@@ -148,7 +148,7 @@ def _candidates(folder: Path, text: str, kind: str) -> Iterator[Path]:
 
 
 def _space(path: Path | None, arch: Architecture) -> Space | None:
-    """Return the space in this file at the sizes of `arch`, with its head where the tasks differ."""
+    """Return the space in this file at the sizes of `arch`, with its head if the tasks differ."""
     if path is None:
         return None
     space = load_space(str(path))

@@ -194,8 +194,8 @@ def _optimum(run: RunReport) -> str:
             return f"By these scores, no member within the {limits} is more accurate."
         return (
             f"By these scores, the best member within the {limits} takes {best.ms:.4g} ms and is"
-            f" {best.cost:.2f} points below the largest member, {missed:.2f} points better than this"
-            " network. This network was chosen by its accuracy in the supernet."
+            f" {best.cost:.2f} points below the largest member, {missed:.2f} points better than"
+            " this network. This network was chosen by its accuracy in the supernet."
         )
     if run.about.engine.name == "exact":
         cautious = (

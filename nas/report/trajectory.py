@@ -106,7 +106,7 @@ def _with_error(point: Point, error: float | None, ms_error: float | None) -> Po
 
 
 def _evaluated_axis(level: float | None) -> Axis:
-    """Return the axis of a search by evaluated members; `level` is the largest member's accuracy."""
+    """Return the axis of a search by evaluations; `level` is the largest member's accuracy."""
     return (
         axis_of((), "")
         if level is None

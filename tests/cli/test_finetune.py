@@ -122,20 +122,23 @@ def test_the_supernet_that_gave_the_weights_teaches(
         ),
         (
             ["run/architecture.yaml", *QUICK],
-            "an architecture has no weights; give --init FILE, or --from-scratch",
+            "an architecture has no weights. Fix: --init FILE, or --from-scratch",
         ),
         (
             ["run", *QUICK, "--teacher", "supernet"],
             "--teacher supernet: run was searched without --supernet",
         ),
-        (["run", *QUICK, "--teacher", "small_l"], "--teacher small_l: give --teacher-weights"),
+        (
+            ["run", *QUICK, "--teacher", "small_l"],
+            "--teacher small_l: its weights are missing. Fix: --teacher-weights",
+        ),
         (
             ["run", *QUICK, "--distill", "firm"],
             "--distill firm: is unknown (expected none, hard or soft)",
         ),
         (
             ["run", *QUICK, "--distill", "hard"],
-            "--distill hard: there is no teacher; name one with --teacher",
+            "--distill hard: requires a teacher. Fix: name one with --teacher",
         ),
         (["run", *QUICK, "--mixup", "nan"], "--mixup nan: is not a finite number"),
         (

@@ -305,7 +305,10 @@ def test_without_a_published_member_within_the_target_the_nearest_is_named(make_
     folder = make_run(engine="exact")
     rewrite(folder, lambda data: [m.update(keeps_limits=False) for m in data["published"].values()])
     (run,) = load_runs(folder)
-    assert otherwise([run]).name == "" and "The nearest in latency, small_" in otherwise([run]).figures[0]
+    assert (
+        otherwise([run]).name == ""
+        and "The nearest in latency, small_" in otherwise([run]).figures[0]
+    )
 
 
 def test_published_numbers_stand_beside_their_prediction(make_run):
@@ -323,7 +326,9 @@ def test_published_numbers_stand_beside_their_prediction(make_run):
     row = next(row for row in members([run]) if row.name == "s")
     assert row.accuracy.startswith("71.2") and row.predicted == "published; predicted 70.5 ± 0.8 %"
     point = next(p for p in run.front.published if p.label == "s")
-    assert point.accuracy == 71.25 and "predicted without this result: 70.5 ± 0.8 %" in point.about[0]
+    assert (
+        point.accuracy == 71.25 and "predicted without this result: 70.5 ± 0.8 %" in point.about[0]
+    )
 
 
 @pytest.mark.parametrize(("option", "value"), [("max_drop", 3.0), ("min_accuracy", 85.0)])
@@ -492,7 +497,7 @@ def test_one_search_on_two_devices_is_one_run(make_several, kind):
     assert (
         "small on toy and slow" in html and "runs compared" not in html and 'id="run-2"' not in html
     )
-    assert html.count("Commands to reproduce this run") == 1 and html.count("<h3>The network</h3>") == 1
+    assert html.count("Commands to reproduce") == 1 and html.count("<h3>The network</h3>") == 1
     for run in runs:
         assert f"The front on {run.device}" in html and f"Latency on {run.device}" in html
         assert (

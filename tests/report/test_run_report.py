@@ -175,9 +175,7 @@ def test_words_tell_optimum_and_what_the_figures_rest_on(make_run):
     missed = slim.about.result.cost - best.about.result.cost
     assert (f"is {missed:.2f} points more accurate" in meaning([slim])[-1]) == (missed >= 0.005)
     accuracy, latency = (text for _, text in rests_on(slim))
-    assert (
-        latency == "estimated table of toy, no chip, none 0; not checked on whole networks."
-    )
+    assert latency == "estimated table of toy, no chip, none 0; not checked on whole networks."
     assert "made up for a test" in accuracy and "90.0 % on these 5000 images" in accuracy
 
 
