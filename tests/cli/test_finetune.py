@@ -165,7 +165,7 @@ def test_data_with_other_classes_names_both_and_the_remedy(
     code, _, err = nas("finetune", "run", *QUICK)
     assert code == 2
     assert (
-        "the head of run/weights.safetensors has 3 classes, the data 10 (0, 1, 2, ..): give"
+        "run/weights.safetensors: has a head for 3 classes, the data has 10 (0, 1, 2, ..). Fix:"
         " --new-head" in err
     )
     code, _, err = nas("finetune", "run", *QUICK, "--new-head")
