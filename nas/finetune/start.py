@@ -77,7 +77,7 @@ def load_start(
     own_classes = network.architecture.classes
     if own_classes != len(classes):
         some = ", ".join(classes[:3]) + (", .." if len(classes) > 3 else "")
-        what = file or f"the architecture '{subject.architecture.name}'"
+        what = str(file) if file else f"the architecture '{subject.architecture.name}'"
         raise InputError(
             f"{what}: has a head for {own_classes} classes, the data has {len(classes)} ({some})."
             " Fix: --new-head replaces it"
