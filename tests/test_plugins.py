@@ -362,8 +362,8 @@ def test_a_device_without_a_method_is_not_made(name: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"params": lambda self, shape: 1}, "the formula says 1"),
-        ({"macs": lambda self, shape: 7}, "the formula says 7"),
+        ({"params": lambda self, shape: 1}, "the formula gives 1"),
+        ({"macs": lambda self, shape: 7}, "the formula gives 7"),
         ({"__str__": lambda self: "expansion=3"}, "is another block"),
     ],
 )

@@ -45,7 +45,7 @@ def test_report_compares_runs_on_one_page(nas, searched):
     [
         (["runs/three"], "runs/three: no run folder here"),
         (["runs"], "runs: no finished run here (there is no run.yaml)"),
-        (["runs/one", "runs/../runs/one"], "a run folder is named twice"),
+        (["runs/one", "runs/../runs/one"], "a run folder is given twice"),
         (["runs/one", "--out", "runs/two"], "--out runs/two: is a folder"),
         ([], "Missing argument 'RUN'"),
     ],
