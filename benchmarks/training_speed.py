@@ -46,7 +46,7 @@ from nas.supernet.supernet import Supernet
 from nas.supernet.train import SupernetTask
 from nas.training.batches import Batch
 from nas.training.distributed import processes
-from nas.training.loop import Stepper
+from nas.training.step import Stepper
 from nas.training.task import Task, cross_entropy
 from nas.versions import versions
 

@@ -63,6 +63,7 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
         "weights": weights,
         **{key: description[key] for key in ("start", "init", "teacher", "accuracy")},
         **{key: description[key] for key in ("epochs", "seconds", "provenance")},
+        "epoch": description.get("epoch", description["epochs"]),
         "next": following,
     }
     rows = [
@@ -76,8 +77,14 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
 
 
 def _accuracies(found: dict[str, Any]) -> str:
-    """Return the accuracies of teacher, start, raw and averaged weights, in this order."""
-    names = {"teacher": "teacher", "start": "before", "raw": "after", "ema": "averaged"}
+    """Return the accuracies of teacher, start, raw, averaged and best weights, in this order."""
+    names = {
+        "teacher": "teacher",
+        "start": "before",
+        "raw": "after",
+        "ema": "averaged",
+        "best": "best epoch",
+    }
     told = [
         f"{text} {found[name]['accuracy']:.2f} %" for name, text in names.items() if name in found
     ]

@@ -6,8 +6,10 @@ A column of a table is as wide as its content, and the text is the same on a ter
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,14 +88,39 @@ class Tell(Protocol):
 
 def training_note(row: TrainingRow) -> str:
     """Return the state of a training, shown beside its bar."""
-    return f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s"
+    held_out = "" if row.held_out is None else f"  held-out {row.held_out:.1f} %"
+    return f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s{held_out}"
+
+
+LINE_EVERY_S = 60.0
+"""Seconds between two lines of progress where stderr is not a terminal."""
+
+
+class ProgressLines:
+    """Progress as lines of a log: the first step of each kind of work, one per minute, the last."""
+
+    def __init__(self) -> None:
+        self._printed: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        due = now - self._printed.get(what, -math.inf) >= LINE_EVERY_S
+        if due or done == total:
+            self._printed[what] = now
+            say(f"{what}: {done}/{total}{'  ' if note else ''}{note}")
 
 
 @contextmanager
 def bars() -> Iterator[Tell]:
-    """Yield the function that updates progress bars; with --quiet it shows none."""
+    """Yield the function that tells of progress: by bars on a terminal, else by lines.
+
+    With --quiet it prints nothing.
+    """
     if OUTPUT.quiet:
         yield lambda what, done, total, note="": None
+        return
+    if not sys.stderr.isatty():
+        yield ProgressLines()
         return
     progress: Progress | None = None
     tasks: dict[str, TaskID] = {}

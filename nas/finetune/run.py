@@ -30,7 +30,7 @@ from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
 from nas.training.loop import SAVE_EVERY, Report, train
-from nas.training.state import TrainingFolder
+from nas.training.state import TrainingFolder, load_best
 from nas.versions import versions
 
 FORMAT = "nas-finetune-1"
@@ -81,10 +81,14 @@ def describe(
         return
     found = YamlFile(folder.description)
     remedy = ". Fix: another --out, or the options that it was started with"
+    there = dict(found.data)
+    # Settings that an older version did not have get their defaults.
+    if isinstance(there.get("recipe"), dict):
+        there["recipe"] = Recipe().to_dict() | there["recipe"]
     # The first entry that differs is named. Versions and command are not compared.
     for key, value in wanted.items():
-        if _unplaced(found.data.get(key)) != _unplaced(value):
-            difference = _difference(found.data.get(key), value)
+        if _unplaced(there.get(key)) != _unplaced(value):
+            difference = _difference(there.get(key), value)
             raise found.error(
                 [key], f"this folder holds another fine-tuning ({difference}){remedy}"
             )
@@ -135,8 +139,9 @@ def judged(
 
     Args:
         first: the network before training.
-        trained: the `raw` network after training and, where there is one, its moving average,
-            `ema`. The weights of the last one are kept.
+        trained: the `raw` network after training; where there is one, its moving average, `ema`;
+            and the `best` epoch's network, where that was an earlier one. The weights of the last
+            one are kept.
         teacher: the teacher, if there was one.
         data: the images.
     """
@@ -173,18 +178,23 @@ def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
 
 
 def provenance(
-    start: Start, recipe: Recipe, data: Splits, teacher: Teacher | None, took: float
+    start: Start, recipe: Recipe, data: Splits, teacher: Teacher | None, took: float, epoch: int
 ) -> str:
-    """Return a sentence on what the network was trained on, and how long."""
+    """Return a sentence on what the network was trained on, how long, and which epoch was kept."""
     begun = (
         "from random weights" if start.init is None else f"from the weights in {start.init['file']}"
     )
     distilled = (
         f", with {recipe.distill} distillation from {teacher.about['name']}" if teacher else ""
     )
+    chosen = (
+        f"; the weights are those of epoch {epoch}, the best on the held-out images"
+        if epoch < recipe.epochs
+        else ""
+    )
     return (
         f"trained {begun} for {recipe.epochs} epochs ({took:.0f} s) on"
-        f" {data.train.source}{distilled}"
+        f" {data.train.source}{distilled}{chosen}"
     )
 
 
@@ -348,9 +358,15 @@ def _finish(
     if averaged is not None:
         assert isinstance(averaged, Network)
         trained["ema"] = averaged
+    best = deepcopy(list(trained.values())[-1])
+    # After the last epoch the best weights are those that the training ended with, unless an
+    # earlier epoch was better on the held-out images.
+    epoch = load_best(folder.best, best).epoch if folder.best.exists() else recipe.epochs
+    if epoch < recipe.epochs:
+        trained["best"] = best
     accuracy = judged(first, trained, teacher.network if teacher else None, data)
     took = seconds(folder, len(data.train), recipe.batch)
-    sentence = provenance(start, recipe, data, teacher, took)
+    sentence = provenance(start, recipe, data, teacher, took, epoch)
     # The header keeps naming the supernet that the weights were first cut from.
     header = {"provenance": sentence, "teacher": teacher.about["name"] if teacher else ""}
     if start.init and "supernet" in start.init:
@@ -358,6 +374,12 @@ def _finish(
     finish(
         folder,
         trained[accuracy["weights"]],
-        {"accuracy": accuracy, "epochs": recipe.epochs, "seconds": took, "provenance": sentence},
+        {
+            "accuracy": accuracy,
+            "epoch": epoch,
+            "epochs": recipe.epochs,
+            "seconds": took,
+            "provenance": sentence,
+        },
         header,
     )

@@ -24,6 +24,7 @@ FOLDERS = ("finetune", "finetune-scratch")
 _NETWORKS = {
     "raw": "trained",
     "ema": "moving average",
+    "best": "best epoch",
     "start": "before training",
     "teacher": "teacher",
 }

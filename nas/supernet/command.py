@@ -12,6 +12,7 @@ from nas.data import Splits, load_data
 from nas.option_values import make, words
 from nas.space import Space, load_space
 from nas.space.sizes import Sizes, size_text
+from nas.supernet.checkpoint import Folder
 from nas.supernet.options import TrainOptions
 from nas.supernet.score import score
 from nas.supernet.train import train as train_supernet
@@ -89,29 +90,32 @@ def run(
     for line in _untrained_classes(splits):
         note(f"warning: {line}")
     note(f"out      {folder} (the same command resumes it)")
-    trained = train_supernet(
-        space,
-        splits.train,
-        recipe,
-        folder,
-        start=_start(options, space, note),
-        command=words("train", options),
-        report=on_step,
-    )
-    # Scoring is done by one process. The others end here.
-    main = processes().main
-    leave()
-    if not main:
-        return None
-    scores = score(
-        trained,
-        splits,
-        images=options.score_images,
-        widths=options.score_widths,
-        bf16=recipe.precision == "bf16",
-        report=lambda done, total, row: on_score(done, total),
-        note=lambda line: note(f"scores   {line}"),
-    )
+    # Scoring too: it appends to files of the folder.
+    with Folder(Path(folder)).locked(processes().main):
+        trained = train_supernet(
+            space,
+            splits.train,
+            recipe,
+            folder,
+            held_out=splits.held_out,
+            start=_start(options, space, note),
+            command=words("train", options),
+            report=on_step,
+        )
+        # Scoring is done by one process. The others end here.
+        main = processes().main
+        leave()
+        if not main:
+            return None
+        scores = score(
+            trained,
+            splits,
+            images=options.score_images,
+            widths=options.score_widths,
+            bf16=recipe.precision == "bf16",
+            report=lambda done, total, row: on_score(done, total),
+            note=lambda line: note(f"scores   {line}"),
+        )
     return Trained(Path(folder), scores, splits)
 
 

@@ -26,7 +26,7 @@ from nas.space.place import Place
 from nas.supernet.checkpoint import Folder, load_supernet
 from nas.supernet.sensitivity import Evaluation, Evaluator, measure
 from nas.supernet.supernet import Supernet
-from nas.training.loop import out_of_memory
+from nas.training.step import out_of_memory
 
 JOURNAL, JOURNAL_ABOUT = "evaluations.csv", "evaluations.yaml"
 """Files of the evaluated variants, and of the weights, images and precision of the evaluation."""

@@ -68,7 +68,8 @@ class TrainingFolder:
         from filelock import FileLock, Timeout
 
         made = [path for path in (self.root, *self.root.parents) if not path.exists()]
-        lock = FileLock(self.root / ".lock")
+        # A singleton may be locked again by its own process: a command locks its training and scoring.
+        lock = FileLock(self.root / ".lock", is_singleton=True)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             # The operating system drops the lock with its process: a kill leaves none behind.
@@ -124,7 +125,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch with the highest held-out accuracy so far: the first one, where several tie.
+    """The epoch with the highest held-out accuracy so far: the last one, where several tie.
 
     Attributes:
         epoch: number of the epoch, from 1.

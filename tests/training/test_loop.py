@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nas.data import ImageData
 from nas.errors import InputError, NasError
-from nas.training import loop as stepping
+from nas.training import step as stepping
 from nas.training.batches import shares
 from nas.training.loop import train
 from nas.training.metrics import Progress

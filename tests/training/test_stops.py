@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from test_loop import Killed, assert_same, rows, settled, values
 
@@ -18,7 +20,7 @@ from nas.errors import NasError
 from nas.signals import STOPPING, Stopped
 from nas.training.loop import train
 from nas.training.metrics import Progress
-from nas.training.state import TrainingFolder, load_best
+from nas.training.state import State, TrainingFolder, load_best
 
 NEVER: dict[str, Any] = {"save_every": 1e9, "report_every": 5}
 
@@ -69,8 +71,6 @@ def test_a_slow_disk_is_written_less_often(
     toy: Any, images: ImageData, folder: TrainingFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saving takes at most a twentieth of the time, whatever `save_every` asks for."""
-    import nas.training.loop as loop
-
     clock = [0.0]
     saves: list[float] = []
 
@@ -82,8 +82,8 @@ def test_a_slow_disk_is_written_less_often(
         saves.append(clock[0])
         clock[0] += 1.0
 
-    monkeypatch.setattr(loop.time, "monotonic", monotonic)
-    monkeypatch.setattr(loop.State, "save", save)
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    monkeypatch.setattr(State, "save", save)
     train(toy(), images, settled(epochs=40), folder, save_every=2.0, report_every=5)
     gaps = [later - earlier for earlier, later in pairwise(saves)]
     # The last step is saved in any case.
@@ -92,12 +92,16 @@ def test_a_slow_disk_is_written_less_often(
 
 def test_a_second_training_is_refused(tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path / "out")
+    folder.root.mkdir()
+    # Another process has a lock object of its own.
     with (
-        folder.locked(),
+        FileLock(folder.root / ".lock"),
         pytest.raises(NasError, match=r"out: another process is training in this folder"),
-        TrainingFolder(tmp_path / "out").locked(),
+        folder.locked(),
     ):
         pytest.fail("both have the lock")
+    with folder.locked(), folder.locked():
+        pass
     with folder.locked():
         (folder.root / "kept").touch()
     assert (folder.root / "kept").exists()
@@ -133,7 +137,7 @@ class Examined:
 def test_the_best_epochs_weights_are_kept(
     toy: Any, images: ImageData, folder: TrainingFolder
 ) -> None:
-    """Of several equal ones the first; the rows of its epochs have the accuracies."""
+    """Of several equal ones the last; the rows of the epochs have the accuracies."""
     weights: list[torch.Tensor] = []
     task = Examined(toy, [50.0, 75.0, 75.0, 60.0])
 
@@ -144,8 +148,8 @@ def test_the_best_epochs_weights_are_kept(
     train(task, images, settled(), folder, report=keep, **NEVER)
     best = toy()
     found = load_best(folder.best, best.module)
-    assert (found.epoch, found.accuracy) == (2, 75.0)
-    assert torch.equal(next(best.module.parameters()), weights[1])
+    assert (found.epoch, found.accuracy) == (3, 75.0)
+    assert torch.equal(next(best.module.parameters()), weights[2])
     told = [row["held_out"] for row in rows(folder.metrics)]
     assert [float(each) for each in told if each] == [50.0, 75.0, 75.0, 60.0]
 
