@@ -199,7 +199,7 @@ def test_a_command_without_its_folder(command, plain):
         ("run.yaml", "result:", "result: [", "malformed YAML"),
         ("run.yaml", "expected_error: null", "expected_error: much", "table.expected_error: "),
         ("trace.csv", "total_cost", "total", "trace.csv:1: column 'total_cost' is missing"),
-        ("trace.csv", "\n1,", "\nx,", "trace.csv:2: step: 'x' is no finite number"),
+        ("trace.csv", "\n1,", "\nx,", "trace.csv:2: step: 'x' is not a finite number"),
         ("front.csv", "ms,cost", "ms,costs", "front.csv:1: column 'cost' is missing"),
         ("architecture.yaml", "width: ", "wide: ", "architecture.yaml:"),
         ("architecture.yaml", "expansion: 2", "expansion: 3", "another network than the one that"),
@@ -219,7 +219,7 @@ def test_a_command_without_its_folder(command, plain):
             "finetune/metrics.csv",
             "20,20,1,1.5,52",
             "20,20,1",
-            "metrics.csv:3: 3 fields, the header names 5",
+            "metrics.csv:3: has 3 values (expected 5, as the header)",
         ),
         (
             "finetune/finetune.yaml",
