@@ -59,7 +59,7 @@ def test_values_come_from_text_and_from_python() -> None:
         ({"name": "a", "speed": "inf"}, r"--speed inf: is not a finite number"),
         ({"name": "a", "speed": "nan"}, r"--speed nan: is not a finite number"),
         ({"name": "a", "speed": True}, r"is not a number"),
-        ({"name": "a", "speed": [1, 2]}, rr"is a list \(expected one value\)"),
+        ({"name": "a", "speed": [1, 2]}, r"is a list \(expected one value\)"),
         ({"name": "a", "gear": "2.5", "kind": "fast"}, r"--gear 2\.5: is not a whole number"),
         ({"name": "a", "gear": 2.5, "kind": "fast"}, r"--gear 2\.5: is not a whole number"),
         ({"name": "a", "tags": ["1", "77"]}, r"--tags .*: is out of range"),
@@ -121,7 +121,10 @@ def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path: Path) -
             r"c\.yaml:2: lerning-rate: is not an option of nas train .*learning-rate",
         ),
         ("space: emo\n\nepochs: 0\n", r"c\.yaml:3: epochs 0: is out of range"),
-        ("space: emo\nepochs: [1, 2]\n", r"c\.yaml:2: epochs 1 2: is a list \(expected one value\)"),
+        (
+            "space: emo\nepochs: [1, 2]\n",
+            r"c\.yaml:2: epochs 1 2: is a list \(expected one value\)",
+        ),
         (
             "space: emo\nflip: maybe\n",
             r"c\.yaml:2: flip maybe: is not a flag \(expected true or false\)",
