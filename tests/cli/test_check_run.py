@@ -216,7 +216,7 @@ def test_reports_read_checks_with_and_without_a_rival(nas, run):
             "--resolution 96: has no effect here (it is for random networks",
         ),
         (["runs/two"], "runs/two: there is no such run folder or architecture file"),
-        (["runs"], "runs: no run here"),
+        (["runs"], "runs: is not a run folder (architecture.yaml is missing)"),
         (["latency_tables/host/device.yaml"], "this is no architecture file"),
     ],
 )

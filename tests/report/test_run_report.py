@@ -256,7 +256,8 @@ def test_a_half_written_run_is_named(make_run, file):
 
 
 @pytest.mark.parametrize(
-    ("folder", "reason"), [("runs", "no finished run"), ("nowhere", "no run folder")]
+    ("folder", "reason"),
+    [("runs", "is not a finished run"), ("nowhere", "there is no such run folder")],
 )
 def test_no_run_is_told_with_the_remedy(make_run, folder, reason):
     make_run()
