@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class NasError(Exception):
-    """The work failed (exit code 1). The message is one line for the user; no traceback is shown."""
+    """The work failed (exit code 1). The message is one line; no traceback is shown."""
 
     exit_code = 1
 

@@ -191,8 +191,8 @@ def import_object(what: str, reference: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except Exception as error:
         raise InputError(
-            f"{what}: {reference} cannot be imported ({line_of(error)}). Fix: repair that package or"
-            " remove it"
+            f"{what}: {reference} cannot be imported ({line_of(error)}). Fix: repair or remove that"
+            " package"
         ) from error
 
 
