@@ -207,7 +207,7 @@ def _supernet_folder(supernet: str) -> str:
     path = Path(supernet)
     if not path.exists():
         raise InputError(
-            f"--supernet {supernet}: there is no such training run. Fix: nas train makes one"
+            f"--supernet {supernet}: there is no such training run. Fix: make one with nas train"
         )
     # scores.csv is written at the end of a training, so without it the training is not finished.
     folder = path.parent if path.is_file() else path

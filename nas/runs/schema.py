@@ -270,7 +270,7 @@ def read_about(folder: Path) -> dict[str, About]:
             if folder.is_dir()
             else "there is no such run folder"
         )
-        raise InputError(f"{folder}: {what}. Fix: nas search makes one")
+        raise InputError(f"{folder}: {what}. Fix: make one with nas search")
     file = YamlFile(path)
     if file.data.get("format") != RUN_FORMAT:
         raise file.error(

@@ -261,7 +261,7 @@ def test_a_half_written_run_is_named(make_run, file):
 )
 def test_no_run_is_told_with_the_remedy(make_run, folder, reason):
     make_run()
-    with pytest.raises(InputError, match=rf"{folder}: {reason} .*Fix: nas search makes one"):
+    with pytest.raises(InputError, match=rf"{folder}: {reason}.*Fix: make one with nas search"):
         load_runs(folder)
 
 
