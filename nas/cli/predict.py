@@ -148,8 +148,8 @@ def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
     ]
     if estimate.priced:
         lines.append(
-            f"priced: {100 * estimate.priced:.0f} % of the latency has no row in the table and comes"
-            " from its cost model"
+            f"priced: {100 * estimate.priced:.0f} % of the latency has no row in the table and"
+            " comes from its cost model"
         )
     lines.append(f"expected error {expected} ({table.expected_error_source})")
     return "\n".join(lines)

@@ -165,8 +165,8 @@ def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path)
 
     evaluations = Evaluations(source, folder)
     say(
-        f"          {len(evaluations)} members are in {folder / 'evaluations.csv'}; after a stop the"
-        f" same command resumes with --out {shlex.quote(str(folder))}"
+        f"          {len(evaluations)} members are in {folder / 'evaluations.csv'}; after a stop"
+        f" the same command resumes with --out {shlex.quote(str(folder))}"
     )
     return replace(problem, evaluations=evaluations, evaluate_best=best)
 
@@ -438,7 +438,7 @@ def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any
 
 
 def _optimum(problem: Problem, others: Mapping[str, Found]) -> dict[str, Any]:
-    """Return the latency and cost of the proven optimum, and the points each engine misses it by."""
+    """Return the latency and cost of the proven optimum, and how far each engine misses it."""
     # Compared by the cost that engines minimise, a bound that includes the uncertainty.
     scores = problem.cautious_scores
     best = others["exact"]

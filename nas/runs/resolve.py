@@ -134,7 +134,8 @@ def _architecture_file(run: Path, home: Path) -> Path:
     if own.is_file() or (run / ARCHITECTURE_FILE).is_file():
         return own if own.is_file() else run / ARCHITECTURE_FILE
     raise InputError(
-        f"{run}: is not a run folder ({ARCHITECTURE_FILE} is missing). Fix: make one with nas search"
+        f"{run}: is not a run folder ({ARCHITECTURE_FILE} is missing). Fix: make one with nas"
+        " search"
     )
 
 
@@ -223,7 +224,8 @@ def _found_by_search(folder: Path) -> Subject:
     """
     if not (folder / RUN_FILE).is_file():
         raise InputError(
-            f"{folder}: is not a finished run ({RUN_FILE} is missing). Fix: make one with nas search"
+            f"{folder}: is not a finished run ({RUN_FILE} is missing). Fix: make one with nas"
+            " search"
         )
     file = YamlFile(folder / RUN_FILE)
     if file.data.get("format") != RUN_FORMAT:
