@@ -171,9 +171,9 @@ def test_an_architecture_of_another_space_has_no_cost(space, scores):
 
 ROW = "drop,stage1_block1,,1.0,,,0.5,"
 BAD_CSV = [
-    (ROW, "drop,stage1_block1,,1.0,,,nan,", r":2: cost: 'nan' is no finite number"),
-    (ROW, "drop,stage1_block1,,inf,,,0.5,", r":2: importance: 'inf' is no finite number"),
-    (ROW, "drop,stage1_block1,,1.0,,,,", r":2: cost: '' is no finite number"),
+    (ROW, "drop,stage1_block1,,1.0,,,nan,", r":2: cost: 'nan' is not a finite number"),
+    (ROW, "drop,stage1_block1,,inf,,,0.5,", r":2: importance: 'inf' is not a finite number"),
+    (ROW, "drop,stage1_block1,,1.0,,,,", r":2: cost: '' is not a finite number"),
     (
         ROW,
         "drop,stage1_block9,,1.0,,,0.5,",
@@ -213,17 +213,21 @@ BAD_CSV = [
         r":2: place: 'stage9' is none of stage1, stage2, stage3, stage4",
     ),
     (ROW, "narrow,stage1,16,,,,0.5,", r":2: cost: 0.5 for the largest width"),
-    (ROW, "drop,stage1_block1,,1.0,,,0.5", r":2: 7 fields, the header names 8"),
+    (ROW, "drop,stage1_block1,,1.0,,,0.5", r":2: has 7 values \(expected 8, as the header\)"),
     (ROW, ROW + "\n" + ROW.replace("0.5", "0.6"), r":3: this move stands twice"),
     (ROW, '"drop,stage1', r":2: malformed CSV"),
     (",cost,", ",price,", r":1: column 'cost' is missing"),
-    (ROW, "drop,stage1_block1,,1.0,nan,,0.5,", r":2: accuracy_drop: 'nan' is no finite number"),
-    (ROW, "drop,stage1_block1,,1.0,1.0,inf,0.5,", r":2: standard_error: 'inf' is no finite number"),
+    (ROW, "drop,stage1_block1,,1.0,nan,,0.5,", r":2: accuracy_drop: 'nan' is not a finite number"),
+    (
+        ROW,
+        "drop,stage1_block1,,1.0,1.0,inf,0.5,",
+        r":2: standard_error: 'inf' is not a finite number",
+    ),
     (ROW, "drop,stage1_block1,,1.0,1.0,-0.1,0.5,", r":2: standard_error: -0.1 is negative"),
     (
         ROW,
         "drop,stage1_block1,,1.0,1.0,0.1,0.5,-inf",
-        r":2: loss_increase: '-inf' is no finite number",
+        r":2: loss_increase: '-inf' is not a finite number",
     ),
 ]
 

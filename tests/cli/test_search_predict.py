@@ -200,7 +200,7 @@ def test_predict_says_how_much_is_priced_and_how_sure_it_is(nas):
     assert "priced" not in plain and "±" in plain
     assert (
         "priced: " in priced
-        and "% of it has no row; the cost model of the table priced it" in priced
+        and "% of the latency has no row in the table and comes from its cost model" in priced
     )
 
 
@@ -310,7 +310,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ),
         ([*SEARCH, "--scores", "nowhere"], "no scores at 'nowhere'"),
         ([*SEARCH, "--supernet", "nowhere"], "there is no such training run"),
-        ([*SEARCH, "--supernet", "search_spaces"], "no scores.csv there"),
+        ([*SEARCH, "--supernet", "search_spaces"], "is not finished (scores.csv is missing)"),
         ([*SEARCH, "--out", "search_spaces"], "there is something already"),
         (
             ["predict", "small_x", "--device", "toy"],

@@ -114,9 +114,9 @@ def test_one_that_knows_the_model_goes_first(
             r"phone.yaml:5: match: .* every phone",
         ),
         ("soc_model", "soc", r"phone.yaml:5: match.soc: unknown key"),
-        ("threads: 2", "threads: 0", r"phone.yaml:8: threads: .* found 0"),
-        ("'c0'", "'c0; reboot'", r"phone.yaml:9: affinity: .*found 'c0; reboot'"),
-        ("'c0'", "80", r"phone.yaml:9: affinity: .* string, found 80"),
+        ("threads: 2", "threads: 0", r"phone.yaml:8: threads: .* \(got 0\)"),
+        ("'c0'", "'c0; reboot'", r"phone.yaml:9: affinity: .* \(got 'c0; reboot'\)"),
+        ("'c0'", "80", r"phone.yaml:9: affinity: .* string \(got 80\)"),
         ("threads", "thread", r"phone.yaml:8: thread: unknown key; known: affinity, "),
     ],
 )

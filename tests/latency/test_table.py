@@ -326,14 +326,14 @@ def test_a_table_that_went_through_a_spreadsheet_is_read(tmp_path: Path, delimit
 BAD_DEVICES = {
     "unknown key": ("chip: A14\n", r"device.yaml:11: chip: unknown key; known:"),
     "wrong type": ("threads: two\n", r"device.yaml:11: threads: .*integer.*'two'"),
-    "negative intercept": ("intercept_ms: -1\n", r"device.yaml:11: intercept_ms: .*found -1"),
-    "negative weights": ("calibration: {weights_ms: -1}\n", r"device.yaml:11: calibration.weights_ms: .*found -1"),
+    "negative intercept": ("intercept_ms: -1\n", r"device.yaml:11: intercept_ms: .*\(got -1\)"),
+    "negative weights": ("calibration: {weights_ms: -1}\n", r"device.yaml:11: calibration.weights_ms: .*\(got -1\)"),
     "NaN": ("intercept_ms: .nan\n", r"device.yaml:11: intercept_ms: .*finite"),
     "no scale": ("calibration:\n  scale: 0\n", r"device.yaml:12: calibration.scale: .*greater than 0"),
     "a check without its error": ("check: {nets: 3}\n", r"device.yaml:11: check.mape: is missing"),
     "an estimate without its error": ("estimate: {method: a}\n", r"yaml:11: estimate.leave_one_out_mape: is missing"),
     "malformed": ("tools: {a: b\n", r"device.yaml:\d+: malformed YAML"),
-    "twice": ("os: b\n", r"device.yaml:11: os: this key stands twice"),
+    "twice": ("os: b\n", r"device.yaml:11: os: duplicates the key of line 5\."),
     "no text": ("source: [a]\n", r"device.yaml:11: source: "),
 }  # fmt: skip
 DEVICE_TEXT = """format: nas-device-1

@@ -125,16 +125,16 @@ BAD = [
         STEM.replace("gelu]", "relu]"),
         "6: stages[0].entry: conv_stem(width=16;activation=relu) is listed twice",
     ),
-    (STEM, "entry: []", "6: stages[0].entry: has 0 values, expected at least 1"),
+    (STEM, "entry: []", "6: stages[0].entry: has 0 values (expected at least 1)"),
     (
         STEM,
         "entry: conv_stem",
-        "6: stages[0].entry: expected a block, or a list of blocks, found 'conv_stem'",
+        "6: stages[0].entry: expected a block, or a list of blocks (got 'conv_stem')",
     ),
     (
         STEM,
         "entry: [conv_stem]",
-        "6: stages[0].entry[0]: Input should be a valid dictionary, found 'conv_stem'",
+        "6: stages[0].entry[0]: Input should be a valid dictionary (got 'conv_stem')",
     ),
     (
         STEM,

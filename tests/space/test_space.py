@@ -255,9 +255,9 @@ BAD = [
         "15: stages[0].width.step: Input should be greater than 0",
     ),
     (WIDTH, "width: {min: 32, max: 96, stride: 16}", "15: stages[0].width.stride: unknown key"),
-    (WIDTH, "width: 48", "15: stages[0].width: expected {min, max, step} or a list, found 48"),
-    (WIDTH, "width: []", "15: stages[0].width: has 0 values, expected at least 1"),
-    (WIDTH, "width: [a, 48]", "15: stages[0].width[0]: Input should be a valid integer, found 'a'"),
+    (WIDTH, "width: 48", "15: stages[0].width: expected {min, max, step} or a list (got 48)"),
+    (WIDTH, "width: []", "15: stages[0].width: has 0 values (expected at least 1)"),
+    (WIDTH, "width: [a, 48]", "15: stages[0].width[0]: Input should be a valid integer (got 'a')"),
     (
         WIDTH,
         "width: [33, 48, 64, 96]",
@@ -346,7 +346,7 @@ BAD = [
     (
         "name: efficientformer\n",
         "name: efficientformer\nname: b\n",
-        "6: name: this key stands twice",
+        "6: name: duplicates the key of line 5. Fix: remove one of them",
     ),
     ("name: efficientformer\n", "\tname: efficientformer\n", "5: malformed YAML:"),
     (
@@ -377,8 +377,8 @@ def test_bad_files_name_line_key_and_reason(
     "content, reason",
     [
         (b"", "the file is empty"),
-        (b"[]", "expected a mapping"),
-        (b"7", "expected a mapping"),
+        (b"[]", "is not a mapping of keys"),
+        (b"7", "is not a mapping of keys"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"\x00", "malformed YAML"),
         (b"a: [", "malformed YAML"),
