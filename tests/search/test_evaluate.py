@@ -154,7 +154,7 @@ def test_evaluations_of_something_else_are_refused(task, tmp_path):
     _, _, _, true = task
     Evaluations(Judge(true), tmp_path)
     with pytest.raises(
-        InputError, match=r"evaluations.yaml:\d+: supernet: .*'one', this search has 'two'"
+        InputError, match=r"evaluations.yaml:\d+: supernet: .*got 'one', expected 'two'"
     ):
         Evaluations(Judge(true, name="two"), tmp_path)
 
@@ -163,7 +163,7 @@ def test_a_damaged_row_is_named(task, tmp_path):
     Evaluations(Judge(task[3]), tmp_path)
     with (tmp_path / ROWS).open("a") as file:
         file.write("0123,many,1,8,1\n")
-    with pytest.raises(InputError, match=r"evaluations.csv:2: is no row of member, accuracy"):
+    with pytest.raises(InputError, match=r"evaluations.csv:2: is not a row of member, accuracy"):
         Evaluations(Judge(task[3]), tmp_path)
 
 
