@@ -385,7 +385,8 @@ def test_scores_of_another_metric_or_data_set_are_refused_by_name(space, scores)
     known = replace(scores, data="digits", measured_with=WITH)
     known.check_evidence(data="fingerprint")
     with pytest.raises(
-        InputError, match=r"data: scores of other images \(digits\), expected photos\. Fix: nas train"
+        InputError,
+        match=r"data: scores of other images \(digits\), expected photos\. Fix: nas train",
     ):
         known.check_evidence(data="other", named="photos")
 
@@ -588,7 +589,7 @@ def test_with_choices_a_foreign_member_has_no_cost(choices_space, made_up_scores
     ):
         scores.cost(largest.with_block("stem", replace(largest.stages[0].entry, activation="silu")))
     with pytest.raises(
-        InputError, match=r"stage1_block1: mb4d\(expansion=3.*\) is no candidate here"
+        InputError, match=r"stage1_block1: mb4d\(expansion=3.*\) is not a candidate here"
     ):
         scores.cost(largest.with_block("stage1_block1", MB4D(expansion=3)))
 

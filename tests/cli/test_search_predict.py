@@ -363,7 +363,12 @@ def test_missing_rows_are_named_with_the_command_that_measures_them(nas, workpla
             "drop,stage1_block7,",
             "scores.csv:2: place: the scored space has",
         ),
-        ("scores_file", "drop,stage1_block2,", "drop,stage1_block1,", "this move duplicates line 2"),
+        (
+            "scores_file",
+            "drop,stage1_block2,",
+            "drop,stage1_block1,",
+            "this move duplicates line 2",
+        ),
     ],
 )
 def test_malformed_files_are_named_with_line_and_reason(nas, workplace, file, good, bad, reason):

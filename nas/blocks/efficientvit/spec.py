@@ -49,11 +49,11 @@ class EfficientViTStem(EntrySpec):
         require(self.width >= 1, f"width {self.width} must be positive")
         require(
             self.block in get_args(StemBlock),
-            f"block '{self.block}' is none of {', '.join(get_args(StemBlock))}",
+            f"block '{self.block}' is not one of {', '.join(get_args(StemBlock))}",
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property
@@ -110,7 +110,7 @@ class EfficientViTModule(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property
@@ -200,7 +200,7 @@ class ConvHead(HeadSpec):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be positive")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:

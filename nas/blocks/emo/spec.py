@@ -40,7 +40,7 @@ class EMOStem(EntrySpec):
         require(self.width >= 1, f"width {self.width} must be positive")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -230,11 +230,11 @@ def _require_common(spec: IRMB | IRMBDown) -> None:
         f"expansion {spec.expansion:g} must be at least 1, and finite",
     )
     require(
-        spec.norm in get_args(Norm), f"norm '{spec.norm}' is none of {', '.join(get_args(Norm))}"
+        spec.norm in get_args(Norm), f"norm '{spec.norm}' is not one of {', '.join(get_args(Norm))}"
     )
     require(
         spec.activation in ACTIVATIONS,
-        f"activation '{spec.activation}' is none of {', '.join(ACTIVATIONS)}",
+        f"activation '{spec.activation}' is not one of {', '.join(ACTIVATIONS)}",
     )
 
 
