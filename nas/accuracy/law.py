@@ -7,8 +7,8 @@ is a sum of stage deficits over a floor (error and deficits in points of top-1):
 
     ln F = ln F_recipe + r ln(side / 224) + d distilled + t ln(epochs / 300) + p pool + q none
 
-Each stage has the map size h = sqrt(H W), the width w, n blocks of mean expansion e, and m attention
-blocks. The second term is the cost of having no attention. The exponents a, b, c are the
+Each stage has the map size h = sqrt(H W), the width w, n blocks of mean expansion e, and m
+attention blocks. The second term is the cost of having no attention. The exponents a, b, c are the
 coefficients `width`, `depth`, `expansion`. The factors r, d, t, p, q are `resolution`, `distilled`,
 `epochs`, `pool`, `none`.
 """
@@ -42,7 +42,7 @@ ATTENTION_MAPS = (3.5, 7.0, 14.0, 28.0)
 The two inner ones have a coefficient, ln B. At the outer ones and beyond B is 0: on smaller maps there
 is nothing to attend to, and on larger ones no published row shows a gain."""
 HALVES = (1.0, 2.0)
-"""H(h) at the two inner sizes: the number of attention blocks that halves the cost of having none."""
+"""H(h) at the two inner sizes: how many attention blocks halve the cost of having none."""
 SHARED = (
     *(f"map_{size}" for size in MAPS),
     "width",

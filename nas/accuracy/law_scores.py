@@ -144,7 +144,7 @@ class LawScores(Scores):
         return self.parts_cost(arch)
 
     def parts_cost(self, arch: Architecture) -> float:
-        """Return the sum of the parts of `cost`; for a published member it is the law's own cost."""
+        """Return the sum of the parts of `cost`, for a published member the law's own cost."""
         if len(arch.stages) != len(self.scored.stages):
             raise InputError(
                 f"{self._where}the space has {len(self.scored.stages)} stages, the architecture "

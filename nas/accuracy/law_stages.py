@@ -376,7 +376,7 @@ class StageLaw:
 
     @cached_property
     def _ranges(self) -> list[list[tuple[str, float, float]]]:
-        """Return for each stage the name, minimum and maximum of each figure of published members."""
+        """Return per stage the name, minimum and maximum of each figure of published members."""
         names = (("width", 0), ("depth", 1), ("mean expansion", 3))
         return [
             (

@@ -1,16 +1,16 @@
-"""Prior and evidence: the accuracy law corrected by a supernet's measurements and evaluated members.
+"""Prior and evidence: the accuracy law corrected by measurements of supernets and members.
 
-`nas.accuracy.evidence` and the engine `learned` call it. The model of how far a member lies below the
-largest one, in points of the user's metric, is s f(member), with
+`nas.accuracy.evidence` and the engine `learned` call it. The model of how far a member lies below
+the largest one, in points of the user's metric, is s f(member), with
 
     f(member) = L(member) + g(member) . dtheta + sum over rows r of phi_r(member) beta_r
 
 - L is the law's cost in points of ImageNet top-1, and g its derivatives by the law's coefficients.
 - phi_r is how often the single move of row r of `scores.csv` counts in the member.
 - s is the number of points of the metric per point of the law.
-- dtheta is the correction of the law's coefficients. Its prior is normal, with the law's covariance.
-- beta_r is the correction of a move's cost. Its prior is normal; the standard deviation is a share of
-  the move's cost by the law.
+- dtheta is the correction of the law's coefficients. Its prior is normal with the law's covariance.
+- beta_r is the correction of a move's cost. Its prior is normal; the standard deviation is a share
+  of the move's cost by the law.
 
 A measured drop is
 
@@ -26,8 +26,8 @@ gamma has the same features as beta, so that only its size distinguishes them. W
 departs from the law by more than the law's uncertainty, the rest is gamma.
 
 The model is linear except in s, so that the posterior is that of Bayesian linear regression
-(Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, Sec. 2.1). s and the variances
-of gamma and of the error maximise the marginal likelihood. So a supernet whose measurements
+(Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, Sec. 2.1). s and the
+variances of gamma and of the error maximise the marginal likelihood. So a supernet whose measurements
 distinguish moves replaces the law's costs, and one whose measurements do not leaves them unchanged.
 
 Costs stay sums over stages and places, so that the exact engine proves optima of the posterior too.
@@ -63,8 +63,8 @@ SCALES = np.geomspace(0.05, 8.0, 25)
 MOVE_ERROR = 0.4
 """Standard deviation of beta, as a share of the cost of the move by the law."""
 SPREADS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
-"""Candidates for the standard deviations of gamma and of the error, as shares of the root mean square
-of the drops."""
+"""Candidates for the standard deviations of gamma and of the error, as shares of the root mean
+square of the drops."""
 MEMBERS = 24
 """Number of random members over which the share of the evidence is computed."""
 

@@ -374,8 +374,8 @@ class RecordedScores(Scores):
     ) -> float:
         """Return the cost of a block that is exchanged for the reference of its role.
 
-        Exchanges were measured at the largest width. At another width the reference may not fit, and
-        a similar block replaces it. There a block costs what the same change of hyperparameters
+        Exchanges were measured at the largest width. At another width the reference may not fit,
+        and a similar block replaces it. There a block costs what the same change of hyperparameters
         costs at the largest width.
         """
         free = reference(self.scored, index, position, role)

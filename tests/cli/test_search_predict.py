@@ -311,7 +311,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ([*SEARCH, "--scores", "nowhere"], "no scores at 'nowhere'"),
         ([*SEARCH, "--supernet", "nowhere"], "there is no such training run"),
         ([*SEARCH, "--supernet", "search_spaces"], "no scores.csv there"),
-        ([*SEARCH, "--out", "search_spaces"], "there is something already"),
+        ([*SEARCH, "--out", "search_spaces"], "exists already and is not an empty folder"),
         (
             ["predict", "small_x", "--device", "toy"],
             "unknown architecture 'small_x', did you mean 'small_",

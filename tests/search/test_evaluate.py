@@ -204,7 +204,7 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
         evaluations=Evaluations(Judge(true), folder),
         evaluate_best=2,
     )
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy")
     assert new_folder(str(folder), "small", "toy", goes_on=True) == folder
     found = nas.search.solve(problem)
@@ -218,5 +218,5 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
         "images": 100,
     }
     assert run["result"]["evaluated"] == found.evaluated and run["result"]["drop"] == found.drop
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy", goes_on=True)

@@ -136,7 +136,9 @@ def test_place_puts_local_blocks_first_and_global_ones_last() -> None:
 def test_place_refuses_what_is_too_deep() -> None:
     arch = SPACE.largest()
     stage = arch.stages[0]
-    with pytest.raises(InputError, match="stage 1: has too many positions .got 7, the space has 6"):
+    with pytest.raises(
+        InputError, match=r"stage 1: has too many positions \(got 7, the space has 6"
+    ):
         SPACE.place(arch.with_stage(0, replace(stage, blocks=stage.blocks + stage.blocks[:1])))
 
 
