@@ -77,9 +77,9 @@ class EfficientViTModule(BlockSpec):
 
     EfficientViT (arXiv:2205.14756), Fig. 5 and Eq. 2: I = X + PW_BN(Attention(X)); X' = I +
     MBConv(I), without the shortcut of its own. Queries, keys and values come from a 1x1
-    convolution, and once more, aggregated from `kernel` x `kernel` neighbours by a depthwise and a
-    1x1 convolution within each head; so there are 2 C / head_dim heads. In each, O_i = sum_j
-    ReLU(Q_i) ReLU(K_j)^T V_j / sum_j ReLU(Q_i) ReLU(K_j)^T, which is linear in tokens.
+    convolution. A second set aggregates the first over `kernel` x `kernel` neighbours, by a
+    depthwise and a 1x1 convolution within each head. So there are 2 C / head_dim heads. In each,
+    O_i = sum_j ReLU(Q_i) ReLU(K_j)^T V_j / sum_j ReLU(Q_i) ReLU(K_j)^T, which is linear in tokens.
 
     Attributes:
         expansion: hidden width of the MBConv over C.
