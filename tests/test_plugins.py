@@ -204,8 +204,8 @@ def test_a_name_that_two_packages_bring_is_refused_with_both(site: Path) -> None
             "RuntimeError: no licence",
         ),
         ("theirs_b:Spec", "", "cannot be imported .AttributeError"),
-        ("theirs_c:Spec", "Spec = 3", "is no BlockSpec of this kind"),
-        ("theirs_d:Spec", "from nas.blocks import MB4D as Spec", "is no BlockSpec of this kind"),
+        ("theirs_c:Spec", "Spec = 3", "is not a BlockSpec of this kind"),
+        ("theirs_d:Spec", "from nas.blocks import MB4D as Spec", "is not a BlockSpec of this kind"),
     ],
 )
 def test_a_broken_block_gets_one_line_that_names_the_package(

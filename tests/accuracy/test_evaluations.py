@@ -92,4 +92,4 @@ def test_figures_that_make_no_sense_are_refused_by_line_and_column(
         file.write(row + "\n")
     with pytest.raises(InputError, match=rf"evaluations\.csv:3: .*{reason}") as error:
         Evaluations(Source(), tmp_path)
-    assert "Remove the line" in str(error.value) and "\n" not in str(error.value)
+    assert "Fix: remove the line" in str(error.value) and "\n" not in str(error.value)

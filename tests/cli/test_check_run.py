@@ -217,7 +217,10 @@ def test_reports_read_checks_with_and_without_a_rival(nas, run):
         ),
         (["runs/two"], "runs/two: there is no such run folder or architecture file"),
         (["runs"], "runs: is not a run folder (architecture.yaml is missing)"),
-        (["latency_tables/host/device.yaml"], "this is no architecture file"),
+        (
+            ["latency_tables/host/device.yaml"],
+            "expected 'nas-architecture-1', the format of an architecture file",
+        ),
     ],
 )
 def test_what_cannot_be_checked_gets_one_line(nas, run, arguments, reason):

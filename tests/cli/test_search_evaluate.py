@@ -62,7 +62,7 @@ def test_members_are_evaluated_and_the_run_says_so(nas, trained):
     assert document["drop"] == pytest.approx((largest.params - found.params) / 1e5)
     assert "held-out digits" in err and "--out runs/one" in err
     code, _, err = nas(*EVALUATE, "--out", "runs/one")
-    assert code == 2 and "there is something already" in err
+    assert code == 2 and "exists already and is not an empty folder" in err
     code, out, _ = nas(*EVALUATE[:-5], *EVALUATE[-4:], "--out", "runs/two")
     assert code == 0 and "points against its largest member" in out
 

@@ -464,7 +464,7 @@ class TestCSV:
             ),
             (
                 "kind,hyperparameters,input,median_ms\nmbconv,,8x8,1\n",
-                "2: input: '8x8' is no shape",
+                "2: input: '8x8' is not a shape",
             ),
             (
                 "kind,hyperparameters,input,median_ms,p90_ms\nmbconv,,8x8x8,2,1\n",

@@ -259,7 +259,7 @@ BAD_TABLES = {
     "no shape": (
         f"{HEADER}\n{GOOD.replace('48x56x56', '48by56')}\n",
         2,
-        "input: '48by56' is no shape",
+        "input: '48by56' is not a shape",
     ),
     "an empty activation": (f"{HEADER}\n{GOOD.replace('48x56x56', '0x56x56')}\n", 2, "is no shape"),
     "another layout": (
