@@ -476,7 +476,7 @@ class TestCSV:
             ),
             (
                 "kind,hyperparameters,input,median_ms,date\nmbconv,,8x8x8,2,May\n",
-                "2: 'May' is no ISO date",
+                "2: 'May' is not an ISO date",
             ),
             ('kind,hyperparameters,input,median_ms\nmbconv,"x"y,8x8x8,2\n', "2: malformed CSV"),
         ],

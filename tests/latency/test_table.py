@@ -281,7 +281,7 @@ BAD_TABLES = {
     "date": (
         f"{HEADER}\n{GOOD.replace('2026-11-21', 'today')}\n",
         2,
-        "date: 'today' is no ISO date",
+        "date: 'today' is not an ISO date",
     ),
 }
 
@@ -370,7 +370,7 @@ def test_a_device_file_needs_its_keys_and_takes_an_unquoted_date(tmp_path: Path)
     with pytest.raises(InputError, match=r"device.yaml:11: date: .*ISO date"):
         load_device_info(path)
     path.write_text("format: nas-space-1\n")
-    with pytest.raises(InputError, match="this is no device file"):
+    with pytest.raises(InputError, match="is not a device file"):
         load_device_info(path)
 
 
