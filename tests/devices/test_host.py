@@ -153,7 +153,7 @@ def test_names(workplace: object) -> None:
     assert known["host"].connected and known["host"].table is None
     assert not known["toy"].connected and known["toy"].table is not None
     for name, message in (
-        ("toy", "toy is not connected, and nothing says how to reach it.*estimated"),
+        ("toy", "toy: is not connected, and no phone.yaml .*estimated"),
         ("hots", "unknown device 'hots', did you mean 'host'"),
         ("iphone12", "iphone12: is measured through Core ML, on a Mac.*--bundle DIR"),
     ):

@@ -223,19 +223,23 @@ def test_many_missing_rows_make_one_short_line() -> None:
 HEADER = ",".join(COLUMNS)
 BAD_TABLES = {
     "empty file": ("", 1, "empty"),
-    "a header of another file": ("move,stage\ndrop,1\n", 1, "the columns are move,stage"),
-    "too few values": (f"{HEADER}\nmb4d,expansion=4\n", 2, "2 values, the header names 10"),
+    "a header of another file": (
+        "move,stage\ndrop,1\n",
+        1,
+        "unknown columns (got move,stage; expected",
+    ),
+    "too few values": (f"{HEADER}\nmb4d,expansion=4\n", 2, "has 2 values (expected 10, "),
     "unbalanced quotes": (f'{HEADER}\n{GOOD}\n"mb4d,expansion\n', 3, "malformed CSV"),
-    "NaN": (f"{HEADER}\n{GOOD.replace('0.2', 'nan')}\n", 2, "median_ms: nan is no latency"),
-    "infinite": (f"{HEADER}\n{GOOD.replace('0.3', 'inf')}\n", 2, "p90_ms: inf is no latency"),
-    "negative": (f"{HEADER}\n{GOOD.replace('0.1', '-0.1')}\n", 2, "p10_ms: -0.1 is no latency"),
+    "NaN": (f"{HEADER}\n{GOOD.replace('0.2', 'nan')}\n", 2, "median_ms: nan is not a latency"),
+    "infinite": (f"{HEADER}\n{GOOD.replace('0.3', 'inf')}\n", 2, "p90_ms: inf is not a latency"),
+    "negative": (f"{HEADER}\n{GOOD.replace('0.1', '-0.1')}\n", 2, "p10_ms: -0.1 is not a latency"),
     "no number": (f"{HEADER}\n{GOOD.replace('0.2', 'fast')}\n", 2, "median_ms: could not convert"),
     "percentiles out of order": (
         f"{HEADER}\n{GOOD.replace('0.1', '0.25')}\n",
         2,
-        "median_ms: p10, median and p90",
+        "median_ms: p10, median and p90 do not ascend",
     ),
-    "twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n", 3, "stands already in line 2"),
+    "twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n", 3, "duplicates line 2"),
     "unknown kind": (
         f"{HEADER}\n{GOOD.replace('mb4d', 'mb5d')}\n",
         2,
@@ -249,7 +253,7 @@ BAD_TABLES = {
     "hyperparameters left out": (
         f"{HEADER}\n{GOOD.replace(';activation=gelu', '')}\n",
         2,
-        "written in full",
+        "hyperparameters: is not in full and in order (got 'expansion=",
     ),
     "a value that its rule refuses": (
         f"{HEADER}\n{GOOD.replace('pool=3', 'pool=2')}\n",
@@ -261,22 +265,26 @@ BAD_TABLES = {
         2,
         "input: '48by56' is no shape",
     ),
-    "an empty activation": (f"{HEADER}\n{GOOD.replace('48x56x56', '0x56x56')}\n", 2, "is no shape"),
+    "an empty activation": (
+        f"{HEADER}\n{GOOD.replace('48x56x56', '0x56x56')}\n",
+        2,
+        "is not a shape",
+    ),
     "another layout": (
         f"{HEADER}\n{GOOD.replace('48x56', 'tokens:48x56')}\n",
         2,
-        "mb4d takes a map",
+        "is not an input of mb4d (got layout tokens, expected map)",
     ),
     "output that contradicts": (
         f"{HEADER}\n{GOOD.replace(',48x56x56,0', ',96x56x56,0')}\n",
         2,
-        "input: on 48x56x56",
+        "input: the column output does not follow from input 48x56x56",
     ),
-    "runs": (f"{HEADER}\n{GOOD.replace(',50,', ',-5,')}\n", 2, "runs: '-5' is no whole number"),
+    "runs": (f"{HEADER}\n{GOOD.replace(',50,', ',-5,')}\n", 2, "runs: '-5' is not a whole number"),
     "provenance": (
         f"{HEADER}\n{GOOD.replace('measured', 'guessed')}\n",
         2,
-        "provenance: 'guessed' is none of",
+        "provenance: is unknown (got 'guessed', expected one of",
     ),
     "date": (
         f"{HEADER}\n{GOOD.replace('2026-11-21', 'today')}\n",
