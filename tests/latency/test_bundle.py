@@ -307,7 +307,8 @@ def test_missing_file_is_named(folder: Path) -> None:
 
 def test_folder_of_another_bundle_is_refused(space: Space, folder: Path) -> None:
     with pytest.raises(
-        InputError, match=r"plan\.json: is of another bundle \(of board for .* at 64x64/10\); give"
+        InputError,
+        match=r"plan\.json: is of another bundle \(of board for .* at 64x64/10\)\. Fix: ",
     ):
         write_bundle(space, "other", folder, check_nets=4)
 
@@ -533,6 +534,6 @@ def test_operations_that_are_not_in_the_bundle(space: Space, folder: Path, tmp_p
     ):
         replay.prepare(Chain.stack(next(op for op in others if op.spec.kind == "mbconv")))
     with pytest.raises(
-        InputError, match=r"the space .* has changed since it was written; write another bundle"
+        InputError, match=r"the space .* has changed since it was written\. Fix: write another"
     ):
         merge_bundle(folder, tmp_path / "other")
