@@ -483,7 +483,7 @@ def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
         (
             "date: 2026",
             "date: about 2026",
-            r"estimate.yaml:\d+: date: expected a date, found 'about 2026",
+            r"estimate.yaml:\d+: date: expected a date \(got 'about 2026",
         ),
         (
             "prior: iphone13",
