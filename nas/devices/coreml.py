@@ -125,8 +125,8 @@ class CoreML(Device):
     def measure(self, artifact: Path) -> Timing:
         """Run a package and return its timing in ms.
 
-        After an error the app is started anew, since a model may have crashed it. A second error is
-        the operation's fault if a package that ran before still runs, else the device's.
+        After an error the app is started again, since a model may have crashed it. A second error
+        is the operation's fault if a package that ran before still runs, else the device's.
 
         Raises:
             OperationFailed: when the package cannot run here.
@@ -193,7 +193,7 @@ class CoreML(Device):
         """Return the phone's session with the app running; None for this Mac."""
         if self._found is None:
             return None
-        # The phone is looked up anew: it may have been unplugged since the last session.
+        # The phone is looked up again: it may have been unplugged since the last session.
         if self._session is None or not self._session.session.is_alive():
             from coremltools.models.ml_program.experimental.remote_device import (
                 AppSigningCredentials,

@@ -50,23 +50,25 @@ COREML_BOUND = 0.15
 FILES = "files"
 
 README = """\
-These {count} files are measured for the latency table of {name}, for the space {space}. plan.json describes each of
-them.
+The {count} files in this folder are measured for the latency table of {name}, for the space
+{space}. plan.json describes each of them.
 
 {how}
 
-Every result is on disk in results.jsonl before the next file is run. The same command resumes after a stop or a power
-failure. When it is done, take this folder (or results.jsonl alone, into a copy of it) home and run there:
+Every result is on disk in results.jsonl before the next file is run. The same command resumes after
+a stop or a power failure. When it is done, take this folder (or results.jsonl alone, into a copy of
+it) home and run there:
 
     nas profile --merge FOLDER
 """
 ON_A_MAC = """\
-To measure it, on a Mac with Xcode and with the phone connected, unlocked and in Developer Mode:
+Measure it on a Mac with Xcode, with the phone connected, unlocked and in Developer Mode:
 
     pip install '.[coreml]'          # in a checkout of nas
     NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
 ON_A_BOARD = """\
-To measure it, on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or tflite-runtime:
+Measure it on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or
+tflite-runtime:
 
     pip install ai-edge-litert numpy          # or: pip install tflite-runtime==2.14.0 'numpy<2'
     python run.py

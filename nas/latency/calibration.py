@@ -141,7 +141,7 @@ def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> l
 def recalibrated(
     table: LatencyTable, name: str, own: Sequence[NetworkTime], keep_check: bool = True
 ) -> LatencyTable:
-    """Return the table with its calibration fitted anew.
+    """Return the table with a new calibration.
 
     The space gets a line fitted to its own networks; the table's line is fitted to those of all
     spaces. Writes `networks.csv`; the caller writes `device.yaml`.

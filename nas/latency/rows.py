@@ -176,8 +176,8 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         for values in reader:
             if len(values) != len(header):
                 raise InputError(
-                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)}, as"
-                    " in the header)"
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
+                    " as in the header)"
                 )
             own = [plain(value, delimiter) for value in values[: len(COLUMNS)]]
             yield reader.line_num, dict(zip(header, [*own, *values[len(COLUMNS) :]], strict=True))

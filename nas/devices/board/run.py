@@ -134,7 +134,7 @@ def _look(watch: _Watch, since: list[Entry]) -> int:
     """Measure the reference, and repeat the files since its last time after a passing drift.
 
     Returns:
-        The number of files that were measured during a drift that stayed.
+        Number of files that were measured during a drift that stayed.
     """
     drifted, settled = watch.look()
     if drifted and settled:
@@ -331,7 +331,7 @@ class Results:
 class Timer:
     """The parent of a process that times .tflite files (`timer.py`).
 
-    The process starts with the first file, and anew after a crash. It is pinned to the last cores.
+    The process starts at the first file, and again after a crash. It is pinned to the last cores.
     """
 
     def __init__(self, threads: int) -> None:

@@ -32,7 +32,7 @@ FORMAT = "nas-run-check-1"
 EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
 """Export target whose file a device runs as it is, by kind of device.
 
-Core ML is missing: its exported files take images, and its benchmark feeds none.
+Core ML is missing: its exported files take images, which its benchmark does not feed.
 """
 APART_S = 2.0
 """Pause in seconds between measurements of a network on a device that repeats.

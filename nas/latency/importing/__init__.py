@@ -139,8 +139,8 @@ def _check_precision(path: Path, old: LatencyTable, reading: Reading) -> None:
     there = old.device.precision
     if stated and there not in (stated, UNKNOWN):
         raise InputError(
-            f"{path}: precision differs from that of the table in {old.path} (got {stated}, expected"
-            f" {there}). Fix: --out with another folder"
+            f"{path}: precision differs from that of the table in {old.path} (got {stated},"
+            f" expected {there}). Fix: --out with another folder"
         )
 
 

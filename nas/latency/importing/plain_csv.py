@@ -66,8 +66,8 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             if len(values) != len(header):
                 raise InputError(
-                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)}, as"
-                    " in the header)"
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
+                    " as in the header)"
                 )
             yield (
                 reader.line_num,

@@ -63,7 +63,7 @@ def interpolate(
     # rows exactly from claiming an error of 0.
     variance = max(float(np.mean(residual**2)), NOISE**2)
     mean, spread = _smooth(_coordinates(measured), residual, _coordinates(wanted), variance)
-    # What is predicted is a row, so the noise of measuring one is part of its error.
+    # The predicted value is a row, so the noise of measuring one is part of its error.
     deviation = np.sqrt(spread + NOISE**2)
     # From relative back to ms: t = trend (1 + residual), at least 0.
     scale = np.maximum(asked_trend, FLOOR_MS)

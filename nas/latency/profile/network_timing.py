@@ -23,7 +23,7 @@ from nas.latency.profile.operation_timing import AGREE, settled
 from nas.space import Architecture, Space
 
 CONVERTING_SHARE = 0.8
-"""Share of the networks' time budget for conversion, on devices that convert before they measure."""
+"""Share of the networks' time budget for conversion, on devices that convert all of them first."""
 
 
 def measure_networks(
@@ -37,7 +37,7 @@ def measure_networks(
     until: float = math.inf,
     anchors: Mapping[Architecture, float] | None = None,
 ) -> dict[Architecture, NetworkTime]:
-    """Measure the members that are not among the `known` ones, each on disk before the next starts.
+    """Measure the members that are not `known` yet, each on disk before the next one starts.
 
     A device that repeats (`Device.repeats`) measures them once all are converted, as converting on
     the same computer disturbs it.

@@ -208,7 +208,7 @@ def _network_times(
 ) -> dict[Architecture, NetworkTime]:
     """Return the members' times on the first device, or on the next one should it go away."""
     while True:
-        # Read anew in every turn: the journal holds what a lost device has measured.
+        # The journal is read again in every turn: it holds the times of a lost device.
         known = [
             NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry
         ]
