@@ -85,8 +85,7 @@ def _fetch(path: Path) -> None:
         reason = getattr(error, "reason", None) or error
         raise NasError(
             f"benchmark_model could not be downloaded ({reason}). Fix: download {URL} elsewhere and"
-            f" put it at {path}, or set {VARIABLE}=FILE (nas profile also takes --benchmark-model"
-            " FILE)"
+            f" put it at {path}, or set {VARIABLE}=FILE"
         ) from None
     with replacing(path) as temporary:
         temporary.write_bytes(content)
