@@ -261,7 +261,7 @@ def test_a_space_of_the_working_directory_wins(site: Path, workplace) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("open = 3", "is no function that opens a device"),
+        ("open = 3", "is not a function that opens a device"),
         ("def open(settings): raise ValueError('no cable')", "ValueError: no cable"),
         ("def open(settings): return 'a device'", "gave a str, which is not a nas.devices.Device"),
     ],

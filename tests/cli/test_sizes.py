@@ -97,7 +97,7 @@ def test_missing_rows_are_measured_by_the_named_command(
     nas("profile", "--space", "small", "--device", "host")
     code, out, err = nas(*command, "--device", "host", *options)
     assert code == 2 and out == "" and err.count("\n") == 1
-    named = err.strip().rpartition("measure with: ")[2]
+    named = err.strip().rpartition("Fix: ")[2]
     assert named == f"nas profile --space small --device host {measure}"
     assert nas(*shlex.split(named)[1:])[0] == 0
     assert nas(*command, "--device", "host", *options)[0] == 0
