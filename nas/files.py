@@ -33,7 +33,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, as a rename is atomic within one file system only.
+    # The temporary file is in the same folder, as a rename is atomic within one file system only.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)
@@ -42,12 +42,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         # Sync before the rename: after a power cut the name would otherwise point at an empty file.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads. Give them the mode of any other new file.
+        # mkstemp makes files that only their owner can read: set the mode of any other new file.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise NasError(
-            f"{path}: could not be written ({error.strerror or error}); what was there is unchanged"
+            f"{path}: could not be written ({error.strerror or error}). An existing file is"
+            " unchanged"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -62,7 +63,7 @@ def remove(path: Path) -> None:
 
 
 def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
+    """Return the process's umask; the only way to read it is to set it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -112,7 +113,7 @@ def number_in(where: str, column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        reason = f"{column}: '{text}' is no finite number"
+        reason = f"{column}: '{text}' is not a finite number"
         raise InputError(f"{where}: {reason}", reason=reason)
     return value
 
@@ -145,8 +146,8 @@ class YamlFile:
         self.path = Path(path)
         text = read_text(path)
         try:
-            # Two steps instead of yaml.load: the nodes keep the line of every key, and duplicate
-            # keys, which the construction of a dict would drop.
+            # Two steps instead of yaml.load: nodes keep the line of every key. They also keep
+            # duplicate keys, which a dict would silently drop.
             self._root = yaml.compose(text, Loader=_Loader)
             # A SafeConstructor knows plain data and no Python objects.
             data: Any = SafeConstructor().construct_document(self._root) if self._root else None
@@ -160,7 +161,7 @@ class YamlFile:
         if data is None:
             raise InputError(f"{path}: the file is empty")
         if not isinstance(data, dict):
-            raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
+            raise InputError(f"{path}: is not a mapping of keys (got {type(data).__name__})")
         self.data: dict[str, Any] = data
         self._refuse_duplicates(self._root)
 
@@ -173,11 +174,11 @@ class YamlFile:
         line = 1
         for key in keys:
             if isinstance(node, yaml.MappingNode):
-                found = next(((k, v) for k, v in node.value if k.value == str(key)), None)
-                if found is None:
+                entry = next(((k, v) for k, v in node.value if k.value == str(key)), None)
+                if entry is None:
                     break
-                line = found[0].start_mark.line + 1
-                node = found[1]
+                line = entry[0].start_mark.line + 1
+                node = entry[1]
             elif (
                 isinstance(node, yaml.SequenceNode)
                 and isinstance(key, int)
@@ -211,13 +212,15 @@ class YamlFile:
             return
         visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
+            lines: dict[str, int] = {}
             for key, value in node.value:
-                if key.value in seen:
+                line = key.start_mark.line + 1
+                if key.value in lines:
                     raise InputError(
-                        f"{self.path}:{key.start_mark.line + 1}: {key.value}: this key stands twice"
+                        f"{self.path}:{line}: {key.value}: duplicates the key of line"
+                        f" {lines[key.value]}. Fix: remove one of them"
                     )
-                seen.add(key.value)
+                lines[key.value] = line
                 self._refuse_duplicates(value, visited)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
@@ -225,7 +228,7 @@ class YamlFile:
 
 
 _BLOCK = 1 << 22
-"""Bytes read at once: a file of weights may be larger than free memory."""
+"""Bytes per read, 4 MiB: a file of weights may be larger than free memory."""
 
 
 def file_sha256(path: str | Path) -> str:
@@ -241,7 +244,7 @@ def tree_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files with their relative names."""
     if path.is_file():
         return file_sha256(path)
-    # Sorted: the order of a folder's files depends on the file system.
+    # Sorted, as the order in which a folder lists its files depends on the file system.
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
     return lines_sha256(
         f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files

@@ -26,10 +26,10 @@ class Record:
 
     Attributes:
         targets: the recorded entry of each target.
-        classes: the names given to classes before; empty where there are none.
+        classes: the recorded names of the classes; empty where there are none.
 
     Raises:
-        InputError: when the file is not readable or has another format.
+        InputError: when the file cannot be read or has another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,8 +42,8 @@ class Record:
             if file.data.get("format") != FORMAT or not isinstance(file.data.get("targets"), dict):
                 raise file.error(
                     ["format"],
-                    f"is {file.data.get('format')!r}, expected '{FORMAT}' and targets; move "
-                    "the file away to export anew",
+                    f"is {file.data.get('format')!r} (expected '{FORMAT}' and targets). Fix: move"
+                    " this file away, then export again",
                 )
             self.targets = file.data["targets"]
             classes = file.data.get("classes")
@@ -56,7 +56,7 @@ class Record:
 
         Args:
             name: the target.
-            made: fingerprint of what it is to be made from.
+            made: fingerprint of its inputs.
         """
         entry = self.targets.get(name)
         if not isinstance(entry, dict) or entry.get("made") != made:
@@ -72,7 +72,7 @@ class Record:
     def drop(self, name: str, about: dict[str, Any]) -> None:
         """Remove the entry of a target before its file is replaced.
 
-        After a kill in between, no old checksum stands beside a new file.
+        A kill in between then leaves no old checksum beside a new file.
         """
         if self.targets.pop(name, None) is not None:
             self._write(about)
@@ -94,12 +94,15 @@ def aside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     except OSError as error:
-        raise NasError(f"{path.parent}: cannot be written to ({error.strerror})") from None
+        raise NasError(
+            f"{path.parent}: cannot be written to ({error.strerror}). Fix: choose another folder"
+            " with --out"
+        ) from None
     try:
         temporary = folder / path.name
         yield temporary
         _open(temporary, path.parent)
-        # A rename cannot replace a folder (a Core ML package), so remove the old one first.
+        # A rename cannot replace a folder, as a Core ML package is, so remove the old one first.
         remove(path)
         temporary.rename(path)
     except OSError as error:

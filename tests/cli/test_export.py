@@ -123,7 +123,7 @@ def test_data_with_other_classes_is_refused(
     arch.save(run / "architecture.yaml")
     (run / "weights.safetensors").unlink()
     code, _, err = nas("export", "run", "--to", "torch", "--data", "digits")
-    assert code == 2 and "nas: the data has 10 classes, the network 4" in err
+    assert code == 2 and "nas: the data has 10 classes (expected 4, as the network)" in err
 
 
 def test_a_broken_architecture_names_the_line(nas: Nas, run: Path) -> None:

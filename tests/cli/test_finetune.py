@@ -115,7 +115,7 @@ def test_the_supernet_that_gave_the_weights_teaches(
     ("arguments", "reason"),
     [
         (["runn", *QUICK], "unknown architecture 'runn'"),
-        (["search_spaces", *QUICK], "search_spaces: no finished run here (there is no run.yaml)"),
+        (["search_spaces", *QUICK], "search_spaces: is not a finished run (run.yaml is missing)"),
         (
             ["run", "--data", "nowhere/at/all"],
             "data nowhere/at/all: there is no such file or folder",

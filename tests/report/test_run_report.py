@@ -198,7 +198,7 @@ def test_a_command_without_its_folder(command, plain):
         ("run.yaml", "result:", "result: [", "malformed YAML"),
         ("run.yaml", "expected_error: null", "expected_error: much", "table.expected_error: "),
         ("trace.csv", "total_cost", "total", "trace.csv:1: column 'total_cost' is missing"),
-        ("trace.csv", "\n1,", "\nx,", "trace.csv:2: step: 'x' is no finite number"),
+        ("trace.csv", "\n1,", "\nx,", "trace.csv:2: step: 'x' is not a finite number"),
         ("front.csv", "ms,cost", "ms,costs", "front.csv:1: column 'cost' is missing"),
         ("architecture.yaml", "width: ", "wide: ", "architecture.yaml:"),
         ("architecture.yaml", "expansion: 2", "expansion: 3", "is not the network that"),
@@ -218,7 +218,7 @@ def test_a_command_without_its_folder(command, plain):
             "finetune/metrics.csv",
             "20,20,1,1.5,52",
             "20,20,1",
-            "metrics.csv:3: 3 fields, the header names 5",
+            "metrics.csv:3: has 3 values (expected 5, as the header)",
         ),
         (
             "finetune/finetune.yaml",
@@ -255,11 +255,12 @@ def test_a_half_written_run_is_named(make_run, file):
 
 
 @pytest.mark.parametrize(
-    ("folder", "reason"), [("runs", "no finished run"), ("nowhere", "no run folder")]
+    ("folder", "reason"),
+    [("runs", "is not a finished run"), ("nowhere", "there is no such run folder")],
 )
 def test_no_run_is_told_with_the_remedy(make_run, folder, reason):
     make_run()
-    with pytest.raises(InputError, match=rf"{folder}: {reason} here.*`nas search` writes one"):
+    with pytest.raises(InputError, match=rf"{folder}: {reason}.*Fix: make one with nas search"):
         load_runs(folder)
 
 

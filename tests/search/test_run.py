@@ -74,9 +74,9 @@ def test_a_named_folder_is_made_but_never_overwritten(tmp_path):
     folder = new_folder(str(tmp_path / "a" / "b"), "small", "toy")
     assert folder.is_dir() and new_folder(str(folder), "small", "toy") == folder
     (folder / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy")
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder / "mine.txt"), "small", "toy")
     with pytest.raises(NasError, match=r"mine\.txt.*cannot be made"):
         new_folder(str(folder / "mine.txt" / "x"), "small", "toy")

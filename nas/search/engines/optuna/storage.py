@@ -34,7 +34,7 @@ _RACES = ("already exists", "locked", "unique", "duplicate")
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
+    """Do nothing: the default of `StudySettings.progress`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StudySettings:
         study: name in the storage; by default made of space, device, target and sampler.
         workers: processes of this run. Further runs of the same command join the study, from other
             machines too.
-        journal: a file that keeps the trials instead, for processes of one machine.
+        journal: a file that keeps the trials in place of `storage`, for processes of one machine.
         heartbeat_s: interval of the heartbeats of a running trial, in seconds. After three
             intervals without one, another worker takes the trial over.
         progress: called with the name of what is counted, the number done and the total.
@@ -75,9 +75,9 @@ class StudySettings:
 
 
 def fingerprint(space: Space, table: LatencyTable, **more: Any) -> dict[str, str]:
-    """Return what all trials of a study must have in common.
+    """Return the marks that all trials of a study must have in common.
 
-    These are checksums of space and table, and the values of `more` as text.
+    They are checksums of space and table, and the values of `more` as text.
     """
     rows = sorted((*row.key, repr(row.median_ms)) for row in table.rows.values())
     line = table.device.calibration
@@ -105,7 +105,7 @@ def open_study(
         name: of the study.
         sampler: of new trials.
         objectives: how many are minimised.
-        marks: what the study must agree in (`fingerprint`).
+        marks: the marks that the study must have (`fingerprint`).
 
     Raises:
         InputError: the URL is not one of a database, or the study has another space, table or
@@ -216,8 +216,8 @@ def _check_marks(study: Study, settings: StudySettings, marks: Mapping[str, str]
         if known.get(name) != value:
             raise InputError(
                 f"study '{study.study_name}' in {shown(settings.storage)} is of another"
-                f" {name.replace('_', ' ')} ({known.get(name, 'not stated')}, this search has"
-                f" {value}); give another name with --study"
+                f" {name.replace('_', ' ')} (got {known.get(name, 'not stated')}, expected"
+                f" {value}). Fix: give another name with --study"
             )
 
 
@@ -235,7 +235,7 @@ def shown(url: str | None) -> str:
 
 @contextmanager
 def storage_errors(settings: StudySettings) -> Iterator[None]:
-    """Context manager: turn a storage's errors into one-line ones, in heartbeat threads too.
+    """Turn a storage's errors into one-line ones, in heartbeat threads too (a context manager).
 
     Optuna's warnings about experimental features are suppressed.
 
@@ -275,8 +275,8 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
             raise
         raise NasError(
             f"storage {shown(settings.storage)}: cannot be used"
-            f" ({_line(cause.__cause__ or cause)}); trials that are in it stay, once it is back the"
-            " same command goes on"
+            f" ({_line(cause.__cause__ or cause)}). Its trials are kept. Fix: make it available,"
+            " and the same command resumes"
         ) from error
     finally:
         threading.excepthook = hook
