@@ -29,6 +29,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "datasets",
         "PIL",
         "pandas",
+        "pytorch_optimizer",
         "safetensors",
         "sklearn",
         "tensorboard",

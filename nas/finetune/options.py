@@ -26,6 +26,12 @@ class Recipe(Settings):
 
     learning_rate: float = like(Settings, "learning_rate", 5e-4)
     ema: float = like(Settings, "ema", 0.999)
+    layer_decay: float = option(
+        1.0,
+        help="Share of the next operation's learning rate that each one gets; 1 for equal rates.",
+        above=0,
+        at_most=1,
+    )
     mixup: float = option(
         0.8,
         help="Alpha of the Beta distribution of mixup; 0 turns mixup off.",

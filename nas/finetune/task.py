@@ -18,7 +18,7 @@ from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
 from nas.training.evaluate import calibrate, judge
-from nas.training.task import Task, cross_entropy
+from nas.training.task import Task, label_loss
 
 
 def loss_of(
@@ -41,9 +41,9 @@ def loss_of(
         recipe: label smoothing, and how to distill.
     """
     if taught_bc is None:
-        return cross_entropy(output, targets_bc, recipe.label_smoothing)
+        return label_loss(output, targets_bc, recipe.label_smoothing, recipe.loss)
     first, second = output if isinstance(output, tuple) else (output, output)
-    own, _ = cross_entropy(first, targets_bc, recipe.label_smoothing)
+    own, _ = label_loss(first, targets_bc, recipe.label_smoothing, recipe.loss)
     other = distillation(
         second.float(), taught_bc.float(), recipe.distill, recipe.distill_temperature
     )
@@ -176,21 +176,35 @@ class Finetuning(Task):
         return judge(network, self.held_out).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return two groups: kernels and matrices with weight decay, all other parameters without.
+        """Return groups: kernels and matrices with weight decay, all other parameters without.
 
-        The others are norms, scales, biases and tables of attention biases.
+        The others are norms, scales, biases and tables of attention biases. With layer-wise decay
+        there are two groups per operation.
         """
-        decayed: list[Tensor] = []
-        others: list[Tensor] = []
+        scales = self._rate_scales()
+        groups: dict[tuple[bool, float], list[Tensor]] = {}
         for name, parameter in self._network.named_parameters():
-            (decayed if parameter.dim() > 1 and not name.endswith("bias") else others).append(
-                parameter
-            )
-        peak = self.recipe.learning_rate
+            decayed = parameter.dim() > 1 and not name.endswith("bias")
+            operation = name.partition(".")[0]
+            groups.setdefault((decayed, scales[operation]), []).append(parameter)
         return [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay, "peak": peak},
-            {"params": others, "weight_decay": 0.0, "peak": peak},
+            {
+                "params": parameters,
+                "weight_decay": self.recipe.weight_decay if decayed else 0.0,
+                "peak": self.recipe.learning_rate * scale,
+            }
+            for (decayed, scale), parameters in groups.items()
         ]
+
+    def _rate_scales(self) -> dict[str, float]:
+        """Return the share of the learning rate that each operation gets, by its name.
+
+        Layer-wise decay as in BEiT (arXiv:2106.08254): the head gets all of it, and each operation
+        before it `layer_decay` times that of the next one.
+        """
+        names = [operation.name for operation in self._network.architecture.operations()]
+        last = len(names) - 1
+        return {name: self.recipe.layer_decay ** (last - i) for i, name in enumerate(names)}
 
     def loss(
         self,

@@ -83,6 +83,7 @@ class Supernet(nn.Module):
         """
         frame = self._frame(widths or [stage.widths[-1] for stage in self.space.stages], pick)
         kept = self._kept(frame.arch)
+        drawn = self._weights(choose, generator)
 
         def call(operation: Operation, x: Any) -> Any:
             module = self.get_submodule(operation.name)
@@ -93,11 +94,23 @@ class Supernet(nn.Module):
             def candidate(spec: BlockSpec, x: Tensor) -> Tensor:
                 return self._call(module.candidates.holding(spec), spec, operation.input, keep, x)
 
-            return module(
-                x, choose(module.alpha, generator), frame.chosen[operation.name], candidate
-            )
+            weights, values = drawn[operation.name]
+            return module(x, weights, frame.chosen[operation.name], candidate, values)
 
         return run(frame.arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
+
+    def _weights(
+        self, choose: GumbelSoftmax, generator: torch.Generator | None
+    ) -> dict[str, tuple[Tensor, list[float]]]:
+        """Return the weights of every position's candidates, and the same as numbers, by name."""
+        drawn = {name: choose(alpha, generator) for name, alpha in self.alphas().items()}
+        # One transfer for all positions: each would make a GPU wait for the host.
+        values = torch.cat(list(drawn.values())).tolist()
+        found = {}
+        for name, weights in drawn.items():
+            found[name] = (weights, values[: len(weights)])
+            values = values[len(weights) :]
+        return found
 
     def forward_sliced(self, x_bchw: Tensor, arch: Architecture) -> Tensor | tuple[Tensor, Tensor]:
         """Return the output of a member, its weights sliced on the fly.

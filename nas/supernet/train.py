@@ -29,7 +29,7 @@ from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
 from nas.training.metrics import Progress, append, truncate
-from nas.training.task import Task, cross_entropy
+from nas.training.task import Task, label_loss
 
 Output = Tensor | tuple[Tensor, Tensor]
 
@@ -41,6 +41,7 @@ def sandwich_loss(
     smoothing: float,
     randoms: int,
     random: Callable[[], Output],
+    loss: str = "ce",
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss of a sandwich, and the logits (B, classes) of the largest member.
 
@@ -56,15 +57,14 @@ def sandwich_loss(
         randoms: number of random members.
         random: returns the output of another random member at each call.
     """
-    loss, logits = cross_entropy(
-        supernet.forward_sliced(images_bchw, supernet.space.largest()), labels_b, smoothing
-    )
-    losses = [loss]
+    whole = supernet.forward_sliced(images_bchw, supernet.space.largest())
+    mean, logits = label_loss(whole, labels_b, smoothing, loss)
+    losses = [mean]
     # Detached: the largest member must not learn to be easy to imitate.
     soft_targets = logits.detach().softmax(dim=1)
     smallest = supernet.forward_sliced(images_bchw, supernet.space.smallest())
-    losses.append(cross_entropy(smallest, soft_targets)[0])
-    losses += [cross_entropy(random(), soft_targets)[0] for _ in range(randoms)]
+    losses.append(label_loss(smallest, soft_targets)[0])
+    losses += [label_loss(random(), soft_targets)[0] for _ in range(randoms)]
     return torch.stack(losses).mean(), logits
 
 
@@ -275,9 +275,10 @@ class SupernetTask(Task):
                 recipe.label_smoothing,
                 recipe.sandwich,
                 random,
+                recipe.loss,
             )
         output = module(images_bchw, choose, generator, *self._draw(recipe.narrow, generator))
-        return cross_entropy(output, labels_b, recipe.label_smoothing)
+        return label_loss(output, labels_b, recipe.label_smoothing, recipe.loss)
 
     def _draw(self, narrow: float, generator: torch.Generator) -> tuple[list[int] | None, Pick]:
         """Return stage widths and a pick of candidates: random in the share `narrow` of the steps.

@@ -65,12 +65,28 @@ class Settings:
     warmup: float = option(
         0.05, help="Share of the training in which the learning rates rise.", at_least=0, below=1
     )
+    optimizer: Literal["adamw", "lamb", "lion", "sgd"] = option(
+        "adamw", help="Optimizer: adamw, lamb, lion, or sgd with a Nesterov momentum of 0.9."
+    )
     weight_decay: float = option(
-        0.05, help="Weight decay of AdamW, for matrices and kernels only.", at_least=0, at_most=1000
+        0.05,
+        help="Weight decay of the optimizer, for matrices and kernels only.",
+        at_least=0,
+        at_most=1000,
+    )
+    clip_norm: float = option(
+        0.0,
+        help="Maximum norm of all gradients together, to which they are scaled down; 0 turns it off.",
+        at_least=0,
+        at_most=1e6,
+    )
+    loss: Literal["ce", "bce"] = option(
+        "ce",
+        help="Loss with the labels: ce (cross-entropy) or bce (a binary cross-entropy per class).",
     )
     label_smoothing: float = option(
         0.1,
-        help="Label smoothing of the cross-entropy with the data's labels.",
+        help="Label smoothing of the loss with the data's labels.",
         at_least=0,
         below=1,
     )
@@ -97,6 +113,13 @@ class Settings:
     channels_last: bool = option(
         True, help="Keep weights and images in the channels-last memory format."
     )
+    sync_bn: bool = option(
+        True, help="Take batch-norm statistics over the images of all processes."
+    )
+    checkpointing: bool = option(
+        False,
+        help="Compute each operation again in the backward pass, to save memory at a third more time.",
+    )
     compile: bool = option(False, help="Compile each block with torch.compile.")
     ema: float = option(
         0.0,
@@ -104,7 +127,6 @@ class Settings:
         at_least=0,
         below=1,
     )
-
     validate_every: int = option(
         1,
         help="Epochs between two evaluations on the held-out images; 0 evaluates at the end only.",

@@ -187,6 +187,8 @@ class State:
             "step": str(self.step),
             "skipped": str(self.skipped),
             "scaler": json.dumps(self.scaler.state_dict()),
+            # Some optimizers count their steps per group of parameters.
+            "groups": json.dumps([group.get("step") for group in self.optimizer.param_groups]),
             "window": json.dumps(asdict(self.window)),
             "best": json.dumps(asdict(self.best) if self.best else None),
         }
@@ -218,7 +220,11 @@ class State:
             self.scaler.load_state_dict(json.loads(header["scaler"]))
         self.step = int(header["step"])
         self.skipped = int(header["skipped"])
-        # States of older versions have neither sums nor a best epoch.
+        # States of older versions have neither these counts, nor sums, nor a best epoch.
+        steps = json.loads(header.get("groups", "[]"))
+        for group, step in zip(self.optimizer.param_groups, steps, strict=False):
+            if step is not None:
+                group["step"] = step
         self.window = Window(**json.loads(header.get("window", "{}")))
         best = json.loads(header.get("best", "null"))
         self.best = Best(**best) if best else None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from nas.blocks.module import Block
 from nas.errors import NasError
+from nas.extras import need
+from nas.network import checkpointing
 from nas.signals import Request
 from nas.training.batches import Batch, shares
 from nas.training.distributed import Processes, SyncedBatchNorm
@@ -117,7 +120,7 @@ class Stepper:
         self.module = module.train()
         self.state = State(
             self.module,
-            torch.optim.AdamW(task.parameter_groups(), fused=True),
+            make_optimizer(settings.optimizer, task.parameter_groups()),
             torch.amp.GradScaler(processes.device.type, enabled=settings.precision == "fp16"),
             averaged(self.module, settings.ema) if settings.ema else None,
         )
@@ -177,12 +180,17 @@ class Stepper:
         self.state.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.processes.device)
         choices = generator.get_state()
-        with SyncedBatchNorm() if self.processes.count > 1 else nullcontext():
+        with self._synced():
             # Every micro-batch starts from the same generator state. All draw the same path of a
             # supernet, so their gradients add up to that of one batch, in all processes alike.
             for start, stop in parts:
                 totals += self._backward(batch, start, stop, generator.set_state(choices))
         return totals
+
+    def _synced(self) -> AbstractContextManager[Any]:
+        """Return the context in which batch norms share their statistics, where they do."""
+        synced = self.processes.count > 1 and self.settings.sync_bn
+        return SyncedBatchNorm() if synced else nullcontext()
 
     def _backward(self, batch: Batch, start: int, stop: int, generator: torch.Generator) -> Tensor:
         """Run a micro-batch forward and backward; return its loss share and correct images (2,)."""
@@ -191,7 +199,8 @@ class Stepper:
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         dtype = _AUTOCAST.get(self.settings.precision)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        recompute = checkpointing(self._synced) if self.settings.checkpointing else nullcontext()
+        with recompute, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss, logits = self.task.loss(self.module, images, labels, self.state.step, generator)
         # Weighted by the share of the images: the sum over micro-batches and processes is the mean
         # over the batch, also where their sizes differ.
@@ -213,6 +222,9 @@ class Stepper:
         self.processes.sum_gradients(self.module)
         # The scaler lowers its scale after an overflow and only then, so a lower scale means that
         # the step was skipped.
+        if self.settings.clip_norm:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
         scale = state.scaler.get_scale()
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -256,6 +268,29 @@ class Stepper:
         tried = max(stop - start for start, stop in parts)
         fit = largest_fit(attempt, tried)
         return too_large(self.where, tried, fit, len(batch), self.processes.count)
+
+
+def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer of this name over parameter groups, whose `lr` is set at each step.
+
+    Args:
+        name: adamw (arXiv:1711.05101), sgd with a Nesterov momentum of 0.9, lamb (arXiv:1904.00962)
+            or lion (arXiv:2302.06675).
+        groups: as `Task.parameter_groups`.
+
+    Raises:
+        MissingExtra: where lamb or lion is wanted and their package is not installed.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+    need(f"--optimizer {name}", "train", "pytorch_optimizer")
+    import pytorch_optimizer
+
+    kinds = {"lamb": pytorch_optimizer.Lamb, "lion": pytorch_optimizer.Lion}
+    made: torch.optim.Optimizer = kinds[name](groups)
+    return made
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:

@@ -1,4 +1,4 @@
-"""Interface of a training's task, and the cross-entropy of networks with one head or two.
+"""Interface of a training's task, and the loss of networks with one head or two.
 
 `nas.training.loop` calls a task; `nas.supernet.train` and `nas.finetune.task` define one each.
 """
@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def cross_entropy(
-    output: Tensor | tuple[Tensor, Tensor], target: Tensor, smoothing: float = 0.0
+def label_loss(
+    output: Tensor | tuple[Tensor, Tensor],
+    target: Tensor,
+    smoothing: float = 0.0,
+    loss: str = "ce",
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss over the heads, and their mean logits (B, classes).
 
@@ -22,14 +25,27 @@ def cross_entropy(
         output: logits (B, classes) of one head, or a pair of these.
         target: classes (B,) or probabilities (B, classes).
         smoothing: of the labels.
+        loss: `ce` for the cross-entropy; `bce` for a binary cross-entropy per class, the mean over
+            images and classes as in ResNet strikes back (arXiv:2110.00476).
     """
     heads = output if isinstance(output, tuple) else (output,)
+    one = _binary_cross_entropy if loss == "bce" else _cross_entropy
     # In float32, also where autocast gives logits in half precision.
-    losses = [
-        F.cross_entropy(logits.float(), target, label_smoothing=smoothing) for logits in heads
-    ]
+    losses = [one(logits.float(), target, smoothing) for logits in heads]
     # (heads, B, classes) to (B, classes).
     return torch.stack(losses).mean(), torch.stack(heads).float().mean(dim=0)
+
+
+def _cross_entropy(logits_bc: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(logits_bc, target, label_smoothing=smoothing)
+
+
+def _binary_cross_entropy(logits_bc: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    classes = logits_bc.shape[1]
+    wanted_bc = F.one_hot(target, classes) if target.dim() == 1 else target
+    # Smoothed as for the cross-entropy: a share of the mass is spread over all classes.
+    wanted_bc = wanted_bc.float() * (1 - smoothing) + smoothing / classes
+    return F.binary_cross_entropy_with_logits(logits_bc, wanted_bc)
 
 
 class Task(ABC):

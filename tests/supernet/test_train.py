@@ -269,7 +269,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
 ) -> None:
     space = small_space("network_suffix").at(32)
     monkeypatch.setattr(training, "RANK_EVERY", 2)
-    real = training.cross_entropy
+    real = training.label_loss
     calls = []
 
     def broken(*args: object) -> object:
@@ -277,7 +277,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
         loss, logits = real(*args)  # type: ignore[arg-type]
         return (loss * float("nan") if len(calls) > 4 else loss), logits
 
-    monkeypatch.setattr(training, "cross_entropy", broken)
+    monkeypatch.setattr(training, "label_loss", broken)
     with pytest.raises(
         NasError, match=r"the loss is nan at step 5\. The last saved state is unchanged"
     ):
