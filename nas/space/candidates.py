@@ -118,3 +118,15 @@ def widened(entry: EntrySpec, width: int) -> EntrySpec:
 
 def block_names(blocks: Sequence[BlockSpec]) -> str:
     return ", ".join(f"{block.kind}({block})" for block in blocks)
+
+
+def range_text(values: Sequence[int]) -> str:
+    """Return the smallest and the largest of ascending values as text: 2, or 2..6."""
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]}..{values[-1]}"
+
+
+def choices_text(widths: Sequence[int]) -> str:
+    """Return ascending widths as text; of many, the first two and the last."""
+    if len(widths) < 8:
+        return ", ".join(map(str, widths))
+    return f"{widths[0]}, {widths[1]} .. {widths[-1]}"

@@ -22,11 +22,13 @@ from nas.space.candidates import (
     Spec,
     StageSpace,
     block_names,
+    choices_text,
     fewest_macs,
     first_listed,
     in_turn,
     likeness,
     most_macs,
+    range_text,
     widened,
 )
 from nas.space.fit import misfit, refusal
@@ -78,8 +80,8 @@ class Space:
 
     def __repr__(self) -> str:
         size = f"{self.resolution[0]}x{self.resolution[1]}"
-        widths = ", ".join(_range(stage.widths) for stage in self.stages)
-        depths = ", ".join(_range(stage.depths) for stage in self.stages)
+        widths = ", ".join(range_text(stage.widths) for stage in self.stages)
+        depths = ", ".join(range_text(stage.depths) for stage in self.stages)
         members = shortened(f"published: {', '.join(self.published) or 'none'}", 160)
         return f"Space({self.name!r}, {size}, widths {widths}, depths {depths}, {members})"
 
@@ -107,8 +109,8 @@ class Space:
         stages = [
             {
                 "stage": index,
-                "widths": _range(stage.widths),
-                "depths": _range(stage.depths),
+                "widths": range_text(stage.widths),
+                "depths": range_text(stage.depths),
                 "local blocks": ", ".join(dict.fromkeys(block.kind for block in stage.local)),
                 "global blocks": ", ".join(dict.fromkeys(block.kind for block in stage.global_)),
             }
@@ -280,7 +282,7 @@ class Space:
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True), start=1):
             if stage.width not in space.widths:
                 raise ValueError(
-                    f"stage {index}: width {stage.width} is not one of {_choices(space.widths)}"
+                    f"stage {index}: width {stage.width} is not one of {choices_text(space.widths)}"
                 )
             if (
                 not space.depths[0] <= stage.depth <= space.depths[1]
@@ -493,15 +495,3 @@ class Space:
             for count in range(1, room[index] + 1):
                 counts[index] = count
                 yield tuple(counts)
-
-
-def _range(values: Sequence[int]) -> str:
-    return str(values[0]) if values[0] == values[-1] else f"{values[0]}..{values[-1]}"
-
-
-def _choices(widths: Sequence[int]) -> str:
-    return (
-        ", ".join(map(str, widths))
-        if len(widths) < 8
-        else f"{widths[0]}, {widths[1]} .. {widths[-1]}"
-    )

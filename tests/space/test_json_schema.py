@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -131,7 +132,6 @@ def test_a_wrong_key_or_value_is_refused(place: tuple[Any, ...], value: Any) -> 
 
 
 def test_it_agrees_with_the_jsonschema_package() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
     for name in space_names():
