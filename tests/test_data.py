@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nas.data import Splits, load_data
-from nas.data.cache import decode
+from nas.data.decoding import decode
 from nas.data.images import stratified_order
 from nas.errors import InputError, NasError
 

@@ -40,6 +40,7 @@ COMMANDS = {
         "Export a network: batch norms folded, normalization and class names inside, compared with"
         " the original."
     ),
+    "data": "List the decoded images that are kept, with their sizes, or remove them.",
     "report": (
         "Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG"
         " pictures of it."
