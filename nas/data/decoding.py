@@ -115,6 +115,17 @@ def readable_suffixes() -> frozenset[str]:
 
 
 @cache
+def _formats() -> tuple[str, ...]:
+    """Return Pillow's names of the formats that it can read here."""
+    from PIL import Image
+
+    # Loads all of Pillow's readers; before that it knows the most common ones alone.
+    Image.init()
+    _register_heif()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+@cache
 def _register_heif() -> bool:
     """Let Pillow read HEIC where the package pillow-heif is installed; return whether it is."""
     try:
@@ -181,7 +192,6 @@ def _decode(
 
     if isinstance(encoded, np.ndarray):
         return Decoded(_fitted(Image.fromarray(encoded).convert("RGB"), resolution))
-    _register_heif()
     size = len(encoded) if isinstance(encoded, bytes) else Path(encoded).stat().st_size
     with io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream:
         if without_metadata or (size > _LARGE_PNG and _is_png(encoded)):
@@ -191,10 +201,10 @@ def _decode(
             pixels = _checked(*_png_sides(head), size)
             with (
                 _room.taken(size + pixels * _BYTES_PER_PIXEL["deep"]),
-                Image.open(_without_metadata(stream), formats=_FORMATS) as image,
+                Image.open(_without_metadata(stream), formats=_formats()) as image,
             ):
                 return _converted(image, resolution, background, scales)
-        with Image.open(stream, formats=_FORMATS) as image:
+        with Image.open(stream, formats=_formats()) as image:
             pixels = _checked(image.width, image.height, size)
             with _room.taken(size + pixels * _BYTES_PER_PIXEL[_kind(image)]):
                 return _converted(image, resolution, background, scales)
@@ -318,7 +328,7 @@ def _on_background(image: Pillow.Image, background: str) -> tuple[Pillow.Image, 
 
     if image.has_transparency_data:
         layers = image.convert("RGBA")
-        if layers.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(layers.getchannel("A")).min() < 255:
             below = Image.new("RGBA", layers.size, (*colour_rgb(background), 255))
             below.alpha_composite(layers)
             return below.convert("RGB"), True
@@ -349,8 +359,8 @@ def scale_of(depth: Depth, low: float, high: float) -> Scale:
     depends little on single images, and pictures of one set stay comparable.
     """
     if depth == "integers":
-        tops = [(1 << bits) - 1 for bits in (8, 10, 12, 14, 16, 24, 32)]
-        top = float(next(each for each in tops if high <= each))
+        bounds = [(1 << bits) - 1 for bits in (8, 10, 12, 14, 16, 24, 32)]
+        top = float(next(bound for bound in bounds if high <= bound))
     else:
         limits = (each for each in (1.0, 255.0, 65535.0) if high <= each * (1 + _TOLERANCE))
         top = next(limits, 0.0) or _power(high)

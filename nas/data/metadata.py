@@ -213,12 +213,19 @@ def _rows(where: str, path: Path) -> Iterator[dict[str, Any]]:
         # Spreadsheets put a byte-order mark first; utf-8-sig drops it.
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".jsonl":
-                yield from (json.loads(line) for line in file if line.strip())
+                yield from (_json_row(line) for line in file if line.strip())
                 return
             for row in csv.DictReader(file, strict=True):
                 # Cells beyond the header are a list under None.
                 row.pop(None, None)
                 yield row
-    except (OSError, ValueError, csv.Error, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{where}: cannot be read: {reason}") from None
+
+
+def _json_row(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("a line is not a mapping")
+    return row

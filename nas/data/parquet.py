@@ -188,13 +188,30 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     )
 
 
-def has_images(path: Path) -> bool:
-    """Return whether a file is a parquet file with a column that may hold encoded images."""
+def has_images(path: Path, paths_too: bool) -> bool:
+    """Return whether a file is a parquet file with a column that may hold encoded images.
+
+    Args:
+        path: of the file.
+        paths_too: whether paths of images count.
+    """
     try:
         columns = columns_of(_parquet(path, str(path)).schema_arrow)
+        if any(each.is_image or each.is_encoded for each in columns):
+            return True
+        table = ParquetRows([path], [str(path)])
+        return paths_too and any(
+            each.is_text and _holds_paths(table, each.name) for each in columns
+        )
     except InputError:
         return False
-    return any(each.is_image or each.is_encoded for each in columns)
+
+
+def _holds_paths(table: ParquetRows, column: str) -> bool:
+    """Return whether the first text of a column is the path of an image."""
+    values = table.values(column, range(min(len(table), _LOOKED_AT)))
+    first = next((value for value in values if value), None)
+    return isinstance(first, str) and suffix_of(first) in readable_suffixes()
 
 
 def _shown(data: str, root: Path, path: Path) -> str:
@@ -234,7 +251,9 @@ class _Reading:
         first = parts[TRAIN]
         schema = _parquet(first.files[0], first.shown[0]).schema_arrow
         self.columns = columns_of(schema)
-        self.image = image_column(data, self.columns, self._holds_paths)
+        self.image = image_column(
+            data, self.columns, lambda column: _holds_paths(self.tables[TRAIN], column)
+        )
         self.label = label_column(data, self.columns, self.image, self._distinct)
         self.names = next(each.names for each in self.columns if each.name == self.label)
         note_columns(self.columns, self.image, self.label, notes)
@@ -325,13 +344,6 @@ class _Reading:
             found.update(values.unique().to_pylist())
             count += len(values)
         return len(found), count
-
-    def _holds_paths(self, column: str) -> bool:
-        """Return whether the first text of a column is the path of an image."""
-        table = self.tables[TRAIN]
-        values = table.values(column, range(min(len(table), _LOOKED_AT)))
-        first = next((value for value in values if value), None)
-        return isinstance(first, str) and suffix_of(first) in readable_suffixes()
 
     def referenced(self) -> str:
         """Return a hash of the image files that the rows refer to, which changes when one does."""

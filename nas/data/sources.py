@@ -92,12 +92,12 @@ def _folder(name: str, path: Path) -> Source:
         return folder_source(name, path, listing)
     if not listing.root.count:
         return parquet_source(name, files, path)
-    tables = [file for file in files if has_images(file)]
+    # Images in one folder have no classes: they are those that the rows of tables refer to.
+    together = sum(1 for each in listing.root.walk() if each.files) == 1
+    tables = [file for file in files if has_images(file, paths_too=together)]
     if not tables:
         return folder_source(name, path, listing)
-    # Images in one folder without classes are those that the rows of the tables refer to.
-    folders = [each for each in listing.root.walk() if each.files]
-    if len(folders) == 1:
+    if together:
         return parquet_source(name, tables, path)
     there = [str(file.relative_to(path)) for file in tables]
     raise InputError(
