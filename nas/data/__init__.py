@@ -108,7 +108,7 @@ def load_whole(
             f"limit {limit}: at least 2 images are needed, some to train on and some to hold out"
         )
     source = find_source(name)
-    _tell(source)
+    _tell(source, limit)
     splits = cached(MapRequest(source, resolution, limit, seed, background))
     return Whole(splits["train"], splits.get("test"))
 
@@ -143,13 +143,14 @@ def _untrained_classes(data: Splits) -> list[str]:
     ]
 
 
-def _tell(source: Source) -> None:
+def _tell(source: Source, limit: int | None) -> None:
     """Print the number of images of each split, and what is left out."""
     counts = ", ".join(
         f"{split} {counted(len(images), 'image')}" for split, images in source.splits.items()
     )
+    limited = "" if limit is None else f", of which at most {limit} each are used"
     names = shown(list(source.classes))
-    note(f"data {source.name}: {counts}; {len(source.classes)} classes ({names})")
+    note(f"data {source.name}: {counts}{limited}; {len(source.classes)} classes ({names})")
     for text in source.notes:
         note(f"data {source.name}: {text}")
 

@@ -166,19 +166,51 @@ def decode(
             try:
                 again = _decode(encoded, resolution, background, scales, without_metadata=True)
             except Exception:  # as above; the first error is the one to report
-                return Decoded(None, _reason(error))
+                return Decoded(None, _reason(error, encoded))
             return Decoded(
                 again.pixels, "", (*again.oddities, "metadata"), again.depth, again.values
             )
-        return Decoded(None, _reason(error))
+        return Decoded(None, _reason(error, encoded))
 
 
 class _Refused(ValueError):
     """The header of an image says what is not to be decoded."""
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+_NO_IMAGES = {
+    b"version https://git-lfs": "it is a pointer of Git LFS; git lfs pull fetches the image",
+    b"<!doctype html": "it is an HTML page, as a failed download leaves it",
+    b"<html": "it is an HTML page, as a failed download leaves it",
+    b"%!ps": "it is PostScript, which is a program and is not run",
+}
+"""What files of images often hold instead, by their first bytes in lower case."""
+
+
+def _reason(error: Exception, encoded: Encoded) -> str:
+    """Return why an image cannot be decoded, in one line."""
+    from PIL import UnidentifiedImageError
+
+    if not isinstance(error, UnidentifiedImageError):
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    # Pillow's message has an address in memory.
+    head = _head(encoded, 64).lstrip().lower()
+    if not head:
+        return "it is empty"
+    found = (reason for start, reason in _NO_IMAGES.items() if head.startswith(start))
+    return next(found, "it is not an image of a format that is read here")
+
+
+def _head(encoded: Encoded, size: int) -> bytes:
+    """Return the first bytes of an image; none where it cannot be read."""
+    if isinstance(encoded, bytes):
+        return encoded[:size]
+    if not isinstance(encoded, str):
+        return b""
+    try:
+        with open(encoded, "rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
 
 
 def _decode(
@@ -390,15 +422,7 @@ def _scaled(image: Pillow.Image, scale: Scale) -> Pillow.Image:
 
 
 def _is_png(encoded: Encoded) -> bool:
-    if isinstance(encoded, bytes):
-        return encoded.startswith(_PNG_SIGNATURE)
-    if not isinstance(encoded, str):
-        return False
-    try:
-        with open(encoded, "rb") as file:
-            return file.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
-    except OSError:
-        return False
+    return _head(encoded, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
 
 
 def _without_metadata(stream: IO[bytes]) -> IO[bytes]:

@@ -260,9 +260,22 @@ def test_what_is_no_image_has_a_reason(given_: Any) -> None:
     assert decode(given_, SIZE).error
 
 
-def test_postscript_is_not_run() -> None:
-    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-    assert decode(data, SIZE).error
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "PostScript"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE HTML><html>Not found</html>", "HTML"),
+        (b"", "empty"),
+        (b"GIF but no picture", "not an image"),
+    ],
+)
+def test_files_that_are_no_images_say_what_they_are(
+    data: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(data)
+    for given_ in (data, str(tmp_path / "a.png")):
+        assert reason in decode(given_, SIZE).error
 
 
 def test_the_first_of_several_frames_is_used() -> None:
