@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,13 @@ class RawLabels:
         names: names of the values.
         ids: (N,) int64, indices into `names`; -1 for images without a label.
         declared: whether the data lists the names, so that their order is kept.
+        numeric: whether the names are whole numbers, which are sorted by their value.
     """
 
     names: tuple[str, ...]
     ids: NDArray[np.int64]
     declared: bool = False
+    numeric: bool = False
 
 
 def named_labels(values: Sequence[str | None]) -> RawLabels:
@@ -85,7 +87,8 @@ def _classes(data: str, parts: Sequence[RawLabels], notes: list[str]) -> tuple[s
     used = {
         part.names[index] for part in parts for index in np.unique(part.ids).tolist() if index >= 0
     }
-    others = sorted_names(used - listed.keys())
+    numeric = all(part.numeric for part in parts)
+    others = sorted(used - listed.keys(), key=int if numeric else str)
     classes = tuple(name for name in (*listed, *others) if name in used)
     unused = [name for name in listed if name not in used]
     if unused:
@@ -105,15 +108,6 @@ def _classes(data: str, parts: Sequence[RawLabels], notes: list[str]) -> tuple[s
                 " kept apart"
             )
     return classes
-
-
-def sorted_names(names: Iterable[str]) -> list[str]:
-    """Return names sorted: whole numbers by their value, others by the alphabet."""
-    names = list(names)
-    try:
-        return sorted(names, key=int)
-    except ValueError:
-        return sorted(names)
 
 
 def _indexed(

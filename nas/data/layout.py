@@ -157,18 +157,30 @@ class _Reading:
         )
 
     def _test_of(self, tests: dict[str, Folder]) -> None:
-        """Read the test split from the candidates by name; note those that are not used."""
+        """Read the test split from the first candidate that has one; note those not used."""
         order = chosen_test((split_named(name) or "", name) for name in tests)
-        for name in order[1:]:
-            self.note(f"its split '{name}' is not used; '{order[0]}' is the test split")
-        if not order:
-            return
-        folder = tests[order[0]]
         names = {folded(item.label) for item in self.result.splits[TRAIN]}
-        root = self._class_root(folder, names)
-        self._classes(TEST, root, nested=False)
-        if not self.result.splits[TEST]:
-            del self.result.splits[TEST]
+        chosen = ""
+        for name in order:
+            if chosen:
+                self.note(f"its split '{name}' is not used; '{chosen}' is the test split")
+                continue
+            self._classes(TEST, self._class_root(tests[name], names), nested=False)
+            # The test images of a competition have no labels, its validation images do.
+            if any(folded(item.label) in names for item in self.result.splits[TEST]):
+                chosen = name
+            else:
+                self._forget_test(name)
+
+    def _forget_test(self, name: str) -> None:
+        """Drop a test split of which no image can be used."""
+        items = self.result.splits.pop(TEST)
+        if items:
+            labels = sorted({item.label for item in items})
+            self.note(
+                f"its split '{name}' is not used: none of its {counted(len(items), 'image')} is of"
+                f" a class to train on ({shown(labels)})"
+            )
 
     def _class_root(self, folder: Folder, names: set[str] | None) -> Folder:
         """Return the folder of a split's class folders.
@@ -242,6 +254,7 @@ class _Reading:
             )
         if self._split_below_classes(base):
             return
+        self._refuse_scattered_splits(base)
         self._refuse_flat_splits(base)
         tests = self._tests_beside_classes(base)
         kept = Folder(base.path, base.files, base.others)
@@ -293,6 +306,17 @@ class _Reading:
                     items = self.result.splits.setdefault(TRAIN if split == TRAIN else TEST, [])
                     items += [Item(path, stamp, each.name) for path, stamp in inner.images()]
         return True
+
+    def _refuse_scattered_splits(self, base: Folder) -> None:
+        """Refuse splits at several places, as `a/flowers_train` and `b/flowers_test`."""
+        inner = [each for folder in base.filled for each in folder.walk() if each is not folder]
+        by_split = {split_named(each.name): each for each in reversed(inner) if each.count}
+        test = by_split.get(TEST, by_split.get(VALIDATION))
+        if TRAIN in by_split and test is not None:
+            raise self.refuse(
+                f"splits lie at several places ({by_split[TRAIN].path} and {test.path})",
+                "put them beside one another",
+            )
 
     def _refuse_flat_splits(self, base: Folder) -> None:
         """Refuse splits without class folders, as `train/1.png` and `test/1.png`."""

@@ -171,21 +171,31 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     if TRAIN not in by_split:
         found = ", ".join(paths) or "none"
         raise InputError(f"data {data}: there is no parquet file to train on (found: {found})")
-    order = chosen_test((split, split) for split in by_split)
-    notes = [
-        f"its split '{each}' is not used; '{order[0]}' is the test split" for each in order[1:]
-    ]
-    chosen = {TRAIN: by_split[TRAIN], **({TEST: by_split[order[0]]} if order else {})}
-    names = [_shown(data, root, files[index]) for index in range(len(files))]
+    names = [_shown(data, root, path) for path in files]
     parts = {
         split: _Part([files[i] for i in indices], [names[i] for i in indices])
-        for split, indices in chosen.items()
+        for split, indices in by_split.items()
     }
+    order = chosen_test((split, split) for split in parts)
+    # The test rows of a competition have no labels, its validation rows do.
+    for number, test in enumerate([*order, None]):
+        chosen = {TRAIN: parts[TRAIN], **({TEST: parts[test]} if test else {})}
+        notes = [
+            f"its split '{each}' is not used{f'; {test!r} is the test split' if test else ''}"
+            for each in order
+            if each != test
+        ]
+        source = _source(data, chosen, notes)
+        if TEST in source.splits or not order[number + 1 :]:
+            break
+    return source
+
+
+def _source(data: str, parts: Mapping[str, _Part], notes: list[str]) -> Source:
     reading = _Reading(data, parts, notes)
     every = [path for part in parts.values() for path in part.files]
-    return reading.source(
-        f"{len(every)} parquet files at {data}", _stamp(every) + reading.referenced()
-    )
+    description = f"{len(every)} parquet files at {data}"
+    return reading.source(description, _stamp(every) + reading.referenced())
 
 
 def has_images(path: Path, paths_too: bool) -> bool:
@@ -303,10 +313,7 @@ class _Reading:
         merged = merge(raw[TRAIN])
         self.notes.append(f"splits are read from column '{column}'")
         indices = {split: np.array(each, dtype=np.int64) for split, each in chosen.items()}
-        labels = {
-            split: [RawLabels(merged.names, merged.ids[each], merged.declared)]
-            for split, each in indices.items()
-        }
+        labels = {split: [replace(merged, ids=merged.ids[each])] for split, each in indices.items()}
         return indices, labels
 
     def _labels(self, path: Path, shown_name: str, split: str) -> RawLabels:

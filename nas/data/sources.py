@@ -87,7 +87,7 @@ def _folder(name: str, path: Path) -> Source:
         InputError: for a folder with both, where each could be the data.
     """
     listing = list_images(path)
-    files = [path / each for each in sorted(listing.unread().get(".parquet", []))]
+    files = sorted(path / each for each in listing.unread().get(".parquet", []))
     if not files:
         return folder_source(name, path, listing)
     if not listing.root.count:

@@ -141,7 +141,7 @@ def _numbers(
     texts = [str(value) for value in unique.tolist()]
     ids = ids.astype(np.int64).reshape(-1)
     ids[values == -1] = -1
-    return RawLabels(tuple(texts), ids)
+    return RawLabels(tuple(texts), ids, numeric=True)
 
 
 def _whole(what: str, kind: pa.DataType, values: pa.ChunkedArray) -> NDArray[np.int64]:

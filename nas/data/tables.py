@@ -82,7 +82,12 @@ def merge(parts: Sequence[RawLabels]) -> RawLabels:
         np.array([*(index[name] for name in part.names), -1], dtype=np.int64)[part.ids]
         for part in parts
     ]
-    return RawLabels(names, np.concatenate(arrays), any(part.declared for part in parts))
+    return RawLabels(
+        names,
+        np.concatenate(arrays),
+        declared=any(part.declared for part in parts),
+        numeric=all(part.numeric for part in parts),
+    )
 
 
 def encoded(value: Any, folder: Path | None) -> Encoded:

@@ -34,9 +34,7 @@ def fill(folder: Path, colours: dict[str, tuple[int, int, int]], count: int = 10
     )
 
 
-def tree(
-    folder: Path, *paths: str, colours: dict[str, tuple[int, int, int]] | None = None
-) -> Path:
+def tree(folder: Path, *paths: str, colours: dict[str, tuple[int, int, int]] | None = None) -> Path:
     """Make pictures at some paths; their colour is that of a folder above them, if any."""
     for path in paths:
         file = folder / path

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from PIL import Image, features
 from pictures import noise
+from PIL import Image, features
 
 from nas.data import decoding
 from nas.data.decoding import Decoded, decode, readable_suffixes, scale_of
@@ -113,9 +113,7 @@ def test_12_bits_in_16_fill_the_range() -> None:
         ("floats", -5, -3, (-8, 1)),
     ],
 )
-def test_scales(
-    depth: decoding.Depth, low: float, high: float, scale: tuple[float, float]
-) -> None:
+def test_scales(depth: decoding.Depth, low: float, high: float, scale: tuple[float, float]) -> None:
     assert scale_of(depth, low, high) == scale
 
 

@@ -135,9 +135,13 @@ def test_a_folder_around_the_classes_is_none() -> None:
         ([*pets("train/"), *pets("train_extra/")], "train, train_extra"),
         ([*pets(), "cat/test/1.png"], "cat/test is named like a test split"),
         ([*pets("train/"), "train/cat/val/1.png"], "train/cat/val is named like"),
-        ([*pets("bottle/train/"), *pets("bottle/test/"), *pets("jar/train/")], "bottle, jar|bottle"),
+        (
+            [*pets("bottle/train/"), *pets("bottle/test/"), *pets("jar/train/")],
+            "bottle, jar|bottle",
+        ),
         (["cat/train/1.png", "cat/test/1.png", "dog/1.png"], "dog has none"),
         (["1.png", "2.png"], "outside class folders"),
+        ([*pets("x/my_train/"), *pets("y/my_test/")], "x/my_train and y/my_test"),
     ],
 )
 def test_what_may_be_a_split_is_refused_by_name(paths: list[str], named: str) -> None:
@@ -162,6 +166,18 @@ def test_what_is_left_out_is_told(paths: list[str], named: str) -> None:
     used = {item.path for items in result.splits.values() for item in items}
     assert used < set(paths)
     assert any(named in text for text in result.notes), result.notes
+
+
+def test_a_test_split_without_labels_leaves_its_place_to_the_validation_split() -> None:
+    for test in (["test/1.png"], ["test/images/1.png"]):
+        result = arranged(*pets("train/"), *test, *pets("val/"))
+        assert {item.path for item in result.splits["test"]} == set(pets("val/"))
+        assert any("test" in text for text in result.notes)
+
+
+def test_names_of_folders_are_sorted_as_text(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", *pets(names=("2", "10", "1")))
+    assert source(data).classes == ("1", "10", "2")
 
 
 SPLIT_FOLDERS = st.sampled_from(["Test", "testing", "x_test", "val", "dev set", "eval", "VALID"])
@@ -252,9 +268,7 @@ def test_an_empty_class_is_told(tmp_path: Path) -> None:
 
 
 def test_classes_that_only_the_test_split_has_are_told(tmp_path: Path) -> None:
-    data = tree(
-        tmp_path / "data", *pets("train/"), *pets("test/", ("Cat", "dog", "owl"), count=1)
-    )
+    data = tree(tmp_path / "data", *pets("train/"), *pets("test/", ("Cat", "dog", "owl"), count=1))
     found = source(data)
     assert found.classes == ("cat", "dog") and len(found.splits["test"]) == 2
     told = " ".join(found.notes)
@@ -265,7 +279,7 @@ def test_a_test_split_without_usable_labels_is_none(tmp_path: Path) -> None:
     data = tree(tmp_path / "data", *pets("train/"), *(f"test/images/{i}.png" for i in range(3)))
     found = source(data)
     assert list(found.splits) == ["train"]
-    assert any("'images'" in text for text in found.notes)
+    assert any("3 images" in text and "(images)" in text for text in found.notes)
 
 
 def test_names_of_bytes(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from pictures import RED_AND_BLUE, fill, png, rows, tree, write_parquet
+from PIL import Image
 
 from nas import data as package
 from nas.data import Splits, divide, load_data, load_whole

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pictures import RED_AND_BLUE, fill, noise, png, rows, tree, write_parquet
+from PIL import Image
 
 from nas.data import load_data, map_store
 from nas.data.cache import cached_maps, prune
@@ -129,9 +129,7 @@ def test_decoding_goes_on_where_it_stopped(
     assert [name.endswith(".part") for name in maps(own_cache)] == [True]
     decoded = []
     original = map_store.decode
-    monkeypatch.setattr(
-        map_store, "decode", lambda *a: (decoded.append(a[0]), original(*a))[1]
-    )
+    monkeypatch.setattr(map_store, "decode", lambda *a: (decoded.append(a[0]), original(*a))[1])
     again = load_data(data, SIZE)
     assert again.train.fingerprint == whole.train.fingerprint
     assert np.array_equal(again.held_out.images, whole.held_out.images)
@@ -139,7 +137,9 @@ def test_decoding_goes_on_where_it_stopped(
     assert len(decoded) == max(0, 80 - count) + 2
     said = capsys.readouterr().err
     assert (f"{count} of 80 train images are decoded already" in said) == (count < 80)
-    assert told.splitlines()[1:] == [line for line in said.splitlines()[1:] if "already" not in line]
+    assert told.splitlines()[1:] == [
+        line for line in said.splitlines()[1:] if "already" not in line
+    ]
     assert [name.endswith(".part") for name in maps(own_cache)] == [False]
 
 
@@ -170,6 +170,7 @@ def test_a_killed_process_loses_seconds(
     assert "are decoded already; going on" in capsys.readouterr().err
 
 
+@settings(max_examples=20)
 @given(st.binary(max_size=60))
 def test_a_damaged_journal_is_not_trusted(
     tmp_path_factory: pytest.TempPathFactory, damage: bytes
@@ -213,7 +214,7 @@ def test_too_little_room_is_told_before_decoding(
     usage = shutil.disk_usage(photos)._replace(free=80 * 3 * 64 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(map_store, "decode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(NasError, match="are free. Fix: set XDG_CACHE_HOME") as caught:
+    with pytest.raises(NasError, match=r"are free\. Fix: set XDG_CACHE_HOME") as caught:
         load_data(str(photos), SIZE)
     assert caught.value.exit_code == 1
 

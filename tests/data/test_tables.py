@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,7 @@ def test_types_of_labels(tmp_path: Path, values: Any, classes: tuple[str, ...]) 
         ([None, "", *("ab"[x] for x in ALTERNATING[2:])], 10),
     ],
 )
-def test_unlabelled_rows_are_left_out_and_told(
-    tmp_path: Path, values: Any, count: int
-) -> None:
+def test_unlabelled_rows_are_left_out_and_told(tmp_path: Path, values: Any, count: int) -> None:
     found = read(tmp_path, label=values)
     split = found.splits["train"]
     assert len(split) == count and len(found.classes) == 2
@@ -199,6 +197,17 @@ def test_parquet_files_below_images_do_not_hide_them(tmp_path: Path) -> None:
         source(folder)
 
 
+def test_test_rows_without_labels_leave_their_place_to_the_validation_rows(
+    tmp_path: Path,
+) -> None:
+    for split, labels in (("train", [0, 1] * 3), ("test", [-1] * 4), ("val", [0, 1])):
+        columns = {"image": rows(len(labels)), "label": labels}
+        write_parquet(tmp_path / "set" / f"{split}.parquet", **columns)
+    found = source(tmp_path / "set")
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 6, "test": 2}
+    assert any("'test' is not used" in text for text in found.notes)
+
+
 def test_a_file_of_the_test_split_alone_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "flowers_test.parquet", image=rows(4), label=[0, 1, 0, 1])
     with pytest.raises(InputError, match="no parquet file to train on"):
@@ -206,7 +215,7 @@ def test_a_file_of_the_test_split_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_in_any_order(tmp_path: Path) -> None:
-    """Of several files with several row groups, also in a process that got the split by pickle."""
+    """Of several files with several row groups, also by a copy of the split."""
     pictures = [png((i, 0, 0), (3, 3)) for i in range(250)]
     for number in range(2):
         part = slice(125 * number, 125 * (number + 1))
@@ -217,8 +226,9 @@ def test_rows_are_read_in_any_order(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(250).tolist()
     assert split.fetch(order) == [pictures[i] for i in order]
     assert split.fetch(range(250)) == pictures
-    copy = pickle.loads(pickle.dumps(split))
-    assert copy.fetch([249, 0]) == [pictures[249], pictures[0]]
+    # Workers of a loader get the split by its state, without the open file.
+    other = copy.deepcopy(split)
+    assert other.fetch([249, 0]) == [pictures[249], pictures[0]]
     assert split.where(130) == "1.parquet row 5"
 
 
