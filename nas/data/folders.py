@@ -87,7 +87,12 @@ def folder_source(data: str, path: Path, listing: Listing | None = None) -> Sour
         split: [named_labels([item.label for item in items])]
         for split, items in arranged.splits.items()
     }
-    unified = unify(data, raw)
+    try:
+        unified = unify(data, raw)
+    except InputError as error:
+        # A folder that was left out may be the class that is missing.
+        left_out = "; ".join(arranged.notes)
+        raise InputError(f"{error} ({left_out})" if left_out else str(error)) from None
     splits: dict[str, SourceSplit] = {}
     for split, labels in unified.labels.items():
         kept = np.flatnonzero(labels >= 0)

@@ -175,6 +175,12 @@ def test_a_test_split_without_labels_leaves_its_place_to_the_validation_split() 
         assert any("test" in text for text in result.notes)
 
 
+def test_a_refusal_names_what_was_left_out(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", *pets(names=("valid", "invalid")))
+    with pytest.raises(InputError, match=r"only the class 'invalid' .*valid: 2 images not used"):
+        source(data)
+
+
 def test_names_of_folders_are_sorted_as_text(tmp_path: Path) -> None:
     data = tree(tmp_path / "data", *pets(names=("2", "10", "1")))
     assert source(data).classes == ("1", "10", "2")
