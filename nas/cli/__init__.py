@@ -40,6 +40,7 @@ COMMANDS = {
         "Export a network with folded batch norms, image normalization and class names, and compare"
         " each file with the original."
     ),
+    "data": "List the decoded images that are kept, with their sizes, or remove them.",
     "report": (
         "Write one HTML page with the results of runs, their evidence and the commands that repeat"
         " them, and PNG pictures."

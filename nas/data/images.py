@@ -1,11 +1,10 @@
 """Decoded images with their labels, and the stratified order in which they are stored.
 
-`nas.data.cache` makes them; trainings, scoring and exports take them.
+`nas.data.map_store` makes them; trainings, scoring and exports take them.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +48,7 @@ class ImageData:
         part: the range of the data set that these images are; None for a whole data set, and for
             images from elsewhere.
         name: the argument of `load_data`; empty for images from elsewhere.
+        background: the colour that transparent pixels were laid on.
     """
 
     images: NDArray[np.uint8]
@@ -59,6 +59,7 @@ class ImageData:
     fingerprint: str
     part: Part | None = None
     name: str = ""
+    background: str = "white"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,8 +80,3 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
     # Stable: images of equal fraction keep their shuffled order, the same for a seed everywhere.
     return shuffled[np.argsort(position[shuffled], kind="stable")]
-
-
-def note(text: str) -> None:
-    """Print a line for the user about the data on stderr."""
-    print(text, file=sys.stderr, flush=True)

@@ -66,6 +66,7 @@ def perform(
             options.calibrate,
             held_out=source.held_out,
             seed=source.seed,
+            background=source.background,
         )
         # A classifier gets the names of the data's classes; dense prediction has other classes than
         # those of the images.

@@ -74,7 +74,12 @@ def perform(
     subject = find_subject(options.run)
     split = options.split
     splits = load_data(
-        options.data, subject.architecture.resolution, split.held_out, split.limit, recipe.seed
+        options.data,
+        subject.architecture.resolution,
+        held_out=split.held_out,
+        limit=split.limit,
+        seed=recipe.seed,
+        background=split.background,
     )
     folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
     on_start(subject, splits, folder)

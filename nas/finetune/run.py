@@ -114,8 +114,11 @@ def finish(
 
 
 def _unplaced(value: Any) -> Any:
-    """Return an entry of a description without the paths of files."""
-    places = ("file", "supernet")
+    """Return an entry of a description without the paths of files.
+
+    Older descriptions lack the background; the fingerprint of the pixels says whether it differs.
+    """
+    places = ("file", "supernet", "background")
     return {k: v for k, v in value.items() if k not in places} if isinstance(value, dict) else value
 
 
@@ -335,6 +338,7 @@ def asked(
             "source": data.train.source,
             "images": len(data.train),
             "fingerprint": data.train.fingerprint,
+            "background": data.train.background,
             "held_out": len(data.held_out),
             "test": len(data.test) if data.test else 0,
             "classes": list(data.train.classes),

@@ -41,6 +41,7 @@ class Source:
         classes: names of the classes in the order of the logits; numbers where no names are known.
         held_out: share (below 1) or number of images that were held out of the training.
         seed: the seed that selected those images.
+        background: the colour that transparent pixels of the images were laid on.
     """
 
     run: str
@@ -51,6 +52,7 @@ class Source:
     classes: tuple[str, ...]
     held_out: float | int = 0.1
     seed: int = 0
+    background: str = "white"
 
     def named(self, classes: Sequence[str]) -> Source:
         """Return the same source with these class names, unless it has names already.
@@ -164,6 +166,7 @@ def _described(source: Source, home: Path) -> Source:
         classes=tuple(map(str, classes)),
         held_out=held_out,
         seed=seed,
+        background=data.get("background", source.background),
     )
 
 

@@ -95,7 +95,9 @@ def describe(
         if isinstance(there.get("data"), dict):
             # The name may differ: the same images can be given by another path. Some older folders
             # have no counts. These are taken over, and `source`, which has them in words, decides.
-            counts = {key: data[key] for key in ("dataset", "total", "held_out") if key in data}
+            # Older ones have no background either: there the fingerprint of the pixels decides.
+            keys = ("dataset", "total", "held_out", "background")
+            counts = {key: data[key] for key in keys if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
         # `start` is compared also where this training has none and the folder's has one.

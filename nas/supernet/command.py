@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.accuracy import RecordedScores
-from nas.data import Splits, load_data
+from nas.data import Splits, is_digits, load_data
 from nas.option_values import make, words
 from nas.space import Space, load_space
 from nas.space.sizes import Sizes, size_text
@@ -75,11 +75,18 @@ def run(
     recipe = settle(options.recipe, options, options.data)
     sizes = options.sizes
     # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
-    if sizes.resolution is None and options.data == "digits":
+    if sizes.resolution is None and is_digits(options.data):
         sizes = Sizes((32, 32))
     sized = sizes.apply(load_space(options.space))
     split = options.split
-    splits = load_data(options.data, sized.resolution, split.held_out, split.limit, recipe.seed)
+    splits = load_data(
+        options.data,
+        sized.resolution,
+        held_out=split.held_out,
+        limit=split.limit,
+        seed=recipe.seed,
+        background=split.background,
+    )
     space = sized.at(classes=len(splits.train.classes))
     folder = (
         options.out
@@ -87,8 +94,6 @@ def run(
     )
     note(f"data     {splits.train.source}")
     note(f"         {splits.held_out.source}")
-    for line in _untrained_classes(splits):
-        note(f"warning: {line}")
     note(f"out      {folder} (the same command resumes it)")
     # Scoring too: it appends to files of the folder.
     with Folder(Path(folder)).locked(processes().main):
@@ -125,18 +130,3 @@ def _start(options: TrainOptions, space: Space, note: Callable[[str], None]) -> 
     start = load_start(options.init, space, options.init_member)
     note(f"init     {options.init}: {start.network.architecture.name} ({start.layout})")
     return start
-
-
-def _untrained_classes(data: Splits) -> list[str]:
-    """Return a line for the user where classes have held-out images but none to train on."""
-    trained = set(data.train.labels.tolist())
-    held_out = set(data.held_out.labels.tolist())
-    names = [data.train.classes[label] for label in sorted(held_out - trained)]
-    if not names:
-        return []
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    what = "class" if len(names) == 1 else "classes"
-    return [
-        f"no image to train on for {what} {', '.join(names[:3])}{more}; lower --held-out or add"
-        " images"
-    ]

@@ -122,6 +122,7 @@ def train(
             "source": data.source,
             "images": len(data),
             "fingerprint": data.fingerprint,
+            "background": data.background,
         }
         if data.name:
             of["name"] = data.name  # a fine-tuning of its members takes it as --data

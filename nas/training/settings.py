@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from nas.errors import InputError
 from nas.option_values import check
 from nas.options import LARGEST_SEED, Options, option
+from nas.quantities import colour
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
@@ -22,7 +23,7 @@ DATA_HELP = "Images: digits, an image folder, parquet files, or a name on the Hu
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """The options that divide the images of a data set and limit their number."""
+    """The options that say which images of a data set are used, and how they are read."""
 
     held_out: float = option(
         0.1,
@@ -38,6 +39,12 @@ class SplitOptions:
         at_least=2,
         at_most=1_000_000_000,
         shown="all",
+    )
+    background: str = option(
+        "white",
+        help="Colour behind transparent pixels: white, grey, black or #rrggbb.",
+        read=colour,
+        metavar="COLOUR",
     )
 
 
@@ -160,7 +167,9 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
         InputError: where the launcher asks for another precision than --precision, or for an
             unknown one.
     """
-    flip = recipe.flip if "flip" in options.given else data != "digits"
+    from nas.data import is_digits
+
+    flip = recipe.flip if "flip" in options.given else not is_digits(data)
     precision = recipe.precision
     launched = os.environ.get(_LAUNCHED_PRECISION, "no")
     if launched not in ("no", "", precision):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import nas
 from nas.data import Splits
 from nas.errors import InputError
+from nas.files import YamlFile, write_yaml
 from nas.finetune import Finetuned, Recipe
 from nas.finetune.task import Finetuning
 from nas.network import Network
@@ -195,6 +196,10 @@ def test_a_run_goes_on_in_another_place_but_not_with_other_weights(
 ) -> None:
     first = nas.finetune(make_run(small, seeded(small)), digits, QUICK)
     moved = first.folder.parent.rename(first.folder.parent.with_name("moved"))
+    # As an older version wrote it, which did not lay transparent pixels on a colour.
+    older = YamlFile(moved / "finetune" / "finetune.yaml").data
+    assert older["data"].pop("background") == "white"
+    write_yaml(moved / "finetune" / "finetune.yaml", older)
     assert (
         nas.finetune(moved, digits, QUICK).description["accuracy"] == first.description["accuracy"]
     )

@@ -53,6 +53,12 @@ def test_a_fine_tuning_comes_first_with_its_own_head_and_classes(run: Path, tiny
     assert alone.classes == ("a", "b", "c")
 
 
+def test_the_background_of_the_images_is_that_of_the_training(run: Path, tiny: Tiny) -> None:
+    assert find_source(str(run)).background == "white"
+    finetuned(run, tiny("swiftformer_xs", classes=3), background="#102030")
+    assert find_source(str(run)).background == "#102030"
+
+
 def test_names_of_classes_that_are_too_few_are_refused_with_the_line(run: Path, tiny: Tiny) -> None:
     folder = finetuned(run, tiny("swiftformer_xs", classes=4))
     with pytest.raises(
