@@ -7,6 +7,7 @@ import os
 import sys
 
 from nas.display import printable
+from nas.passwords import masked_text
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
             _stopped()
         sys.exit(code)
     except NasError as error:
-        print(f"nas: {printable(str(error))}", file=sys.stderr)
+        print(f"nas: {printable(masked_text(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except ImportError as error:
         missing = missing_extra(error)
@@ -91,7 +92,7 @@ def _usage(error: Exception) -> None:
         message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
-        print(printable(f"nas: {message}{see}"), file=sys.stderr)
+        print(printable(f"nas: {masked_text(message)}{see}"), file=sys.stderr)
     sys.exit(2)
 
 

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 """Seconds between two looks at other workers."""
+MOST_FAILURES = 5
+"""Number of trials in a row that fail without an error of the cost, after which a study ends."""
 WORKER = "worker"
 """Attribute of a trial that identifies the process that works on it."""
 
 
 def run(job: Job) -> list[FrozenTrial]:
-    """Work until the study has as many complete trials as asked for, and return these.
+    """Work until the study has as many complete trials as asked for, and return all of them.
 
     Raises:
         NasError: the storage is gone, or all workers ended before that. The same call resumes.
@@ -74,8 +76,8 @@ def _run(job: Job) -> list[FrozenTrial]:
                 work(job, study)
             else:
                 _run_processes(job, study)
-        # A resumed study may have more trials than this run asks for.
-        return complete(study)[: job.settings.trials]
+        # Where the study has more trials than this run asks for, all of them count.
+        return complete(study)
 
 
 def complete(study: Study) -> list[FrozenTrial]:
@@ -95,6 +97,9 @@ def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> No
         job: of the study.
         study: with this worker's sampler.
         stop: asked after each trial whether to end early.
+
+    Raises:
+        NasError: `MOST_FAILURES` trials in a row failed. What a cost raises is passed on at once.
     """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.study import MaxTrialsCallback
@@ -115,8 +120,25 @@ def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> No
         reported = done
         return done
 
+    failures = 0
+
+    def failed(reason: str) -> None:
+        nonlocal failures
+        failures += 1
+        if failures >= MOST_FAILURES:
+            raise NasError(
+                f"study '{study.study_name}': {failures} trials in a row failed ({reason}). The same"
+                " command resumes it"
+            )
+
     def after_trial(study: Study, trial: FrozenTrial) -> None:
+        nonlocal failures
         report()
+        if trial.state is TrialState.COMPLETE:
+            failures = 0
+        # A discarded trial is a copy of another one, which is normal.
+        elif not isinstance(evaluate.failure, Discarded):
+            failed("the study does not take the values of this engine")
         if stop():
             study.stop()
 
@@ -134,12 +156,13 @@ def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> No
             study.optimize(evaluate, catch=(Discarded,), callbacks=[after_trial, enough])
         except UpdateFinishedTrialError:
             # This worker was suspended for so long that another one took its trial over.
-            pass
+            failed("other workers took them over")
         except (ValueError, AssertionError) as error:
             # An error of the cost is passed on. One of Optuna is not, where another worker has
             # finished the trial: Optuna cannot finish it twice.
             if error is evaluate.failure or not evaluate.finished_by_another():
                 raise
+            failed("other workers took them over")
 
 
 class _Evaluate:
@@ -158,6 +181,7 @@ class _Evaluate:
 
     def __call__(self, trial: Trial) -> float | tuple[float, float]:
         self._number = trial.number
+        self.failure = None
         trial.set_user_attr(WORKER, worker_id())
         try:
             # Several workers may begin the last trial at once. Those with the higher numbers drop
@@ -307,3 +331,9 @@ def _worker(job: Job, worker: int, parent: int, errors: Connection) -> None:
             work(job, study, stop=lambda: os.getppid() != parent)
     except NasError as error:
         errors.send((isinstance(error, InputError), str(error)))
+    except Exception as error:
+        # An error of the cost function. A traceback of each worker would hide it.
+        reason = " ".join(str(error).split())
+        errors.send(
+            (False, f"study '{job.name}': a trial failed ({type(error).__name__}: {reason})")
+        )
