@@ -47,7 +47,8 @@ def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
         )
         reason = f"has {first['ctx']['actual_length']} values, expected {expected}"
     elif first["type"] != "value_error":
-        reason = f"{reason}, found {first['input']!r}"
+        found = repr(first["input"])
+        reason = f"{reason}, found {found if len(found) <= 80 else f'{found[:79]}…'}"
     return first["loc"], reason
 
 

@@ -7,15 +7,12 @@ its checksum is incomplete.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NasError
-from nas.files import YamlFile, remove, tree_sha256, write_yaml
+from nas.files import YamlFile, beside, remove, tree_sha256, write_yaml
 
 FORMAT = "nas-export-1"
 FILE = "export.yaml"
@@ -90,22 +87,12 @@ def aside(path: Path) -> Iterator[Path]:
     Raises:
         NasError: when nothing can be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    except OSError as error:
-        raise NasError(f"{path.parent}: cannot be written to ({error.strerror})") from None
-    try:
-        temporary = folder / path.name
+    with beside(path) as temporary:
         yield temporary
         _open(temporary, path.parent)
         # A rename cannot replace a folder (a Core ML package), so remove the old one first.
         remove(path)
         temporary.rename(path)
-    except OSError as error:
-        raise NasError(f"{path}: could not be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open(path: Path, like: Path) -> None:

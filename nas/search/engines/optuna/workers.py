@@ -10,19 +10,18 @@ import multiprocessing
 import os
 import pickle
 import platform
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.errors import InputError, NasError
 from nas.search.engines.optuna.engine import Discarded, Job, Objective, sampler_seed
 from nas.search.engines.optuna.storage import StudySettings, storage_errors
+from nas.temporary import scratch_folder
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -33,6 +32,8 @@ POLL_S = 0.2
 """Seconds between two looks at other workers."""
 MOST_FAILURES = 5
 """Number of trials in a row that fail without an error of the cost, after which a study ends."""
+GRACE_S = 5.0
+"""Seconds that a worker has to end before it is killed."""
 WORKER = "worker"
 """Attribute of a trial that identifies the process that works on it."""
 
@@ -51,8 +52,8 @@ def run(job: Job) -> list[FrozenTrial]:
         if job.settings.storage is None and job.settings.workers > 1:
             # Processes of one machine share a journal file, which needs no database. It has no
             # heartbeats, but a dead process of this machine is seen by its id.
-            with tempfile.TemporaryDirectory(prefix="nas-study-") as folder:
-                journal = Path(folder) / "study.log"
+            with scratch_folder("nas-study-") as folder:
+                journal = folder / "study.log"
                 return _run(replace(job, settings=replace(job.settings, journal=journal)))
         return _run(job)
     finally:
@@ -299,12 +300,22 @@ def _run_processes(job: Job, study: Study) -> None:
             f" ({error}); use a function of a module, or one worker"
         ) from None
     finally:
-        for process in processes:
-            process.terminate()
+        _end(processes)
     done = len(complete(study))
     job.settings.progress("trials", min(done, job.settings.trials), job.settings.trials)
     if done < job.settings.trials:
         raise _why(receivers, done, job.settings)
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End processes and wait until they have ended: they write into a folder that is then removed."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(GRACE_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _why(receivers: list[Connection], done: int, settings: StudySettings) -> NasError:
