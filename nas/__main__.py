@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 
 from nas.display import printable
@@ -26,6 +27,8 @@ def main() -> None:
     except FileNotFoundError:
         print("nas: the working directory was removed. Fix: cd to one that exists", file=sys.stderr)
         sys.exit(2)
+    # `finally` blocks remove temporary folders and end processes.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(prog_name="nas", standalone_mode=False) or 0
         if code == 130:  # what newer versions of typer make of ctrl-C
@@ -63,6 +66,12 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         _usage(error)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Handle a signal as ctrl-C is handled; a second one must not interrupt the clean-up."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _stopped() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,17 @@ def unwritable(path: Path, error: Exception) -> NasError:
     """Return the error of a file that could not be written, by the error of the system."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return NasError(f"{path}: could not be written ({reason}); what was there is unchanged")
+
+
+def file_name(name: str) -> str:
+    """Return a name from a file or a user as the name of one file or folder.
+
+    A name may have slashes, be "..", or be longer than a file system takes. Where anything had to
+    change, a checksum keeps different names apart.
+    """
+    plain = re.sub(r"[^\w. -]+", "-", name).strip(".- ")
+    plain = plain.encode(errors="ignore")[:100].decode(errors="ignore")
+    return plain if plain == name else "-".join(filter(None, (plain, text_sha256(name)[:8])))
 
 
 def remove(path: Path) -> None:
@@ -179,7 +191,9 @@ class _Constructor(SafeConstructor):
         return value
 
 
-_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
+_Constructor.add_constructor(  # type: ignore[type-var]
+    "tag:yaml.org,2002:int", _Constructor.construct_yaml_int
+)
 
 
 class YamlFile:
@@ -304,6 +318,7 @@ def _check_structure(text: str) -> None:
     # Anchor, nodes and levels so far of each list or mapping that is open, from the outside in.
     around: list[tuple[str | None, int, int]] = [(None, 0, 0)]
     aliased = 0
+    event: Any
     for event in yaml.parse(text, Loader=_Loader):
         nodes = 1
         levels = 0
@@ -368,7 +383,7 @@ def lines_sha256(lines: Iterable[str]) -> str:
 
 def text_sha256(text: str) -> str:
     """Return the SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def data_sha256(data: Any) -> str:

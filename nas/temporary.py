@@ -38,7 +38,9 @@ def part_beside(path: Path) -> Iterator[Path]:
     The first call of a process in a folder removes what killed processes left there.
     """
     sweep_once(path.parent)
-    with _locked(path.parent, f".{path.name[:80]}.", ".part") as folder:
+    # Short enough to be a name where that of the path is hardly one.
+    name = os.fsdecode(os.fsencode(path.name)[:100])
+    with _locked(path.parent, f".{name}.", ".part") as folder:
         yield folder / path.name
 
 

@@ -149,7 +149,9 @@ def test_a_small_file_of_unbounded_content_is_refused(
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "weights.yaml").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(InputError, match=r"weights\.yaml: is too large for a YAML file \(got 109951"):
+    with pytest.raises(
+        InputError, match=r"weights\.yaml: is too large for a YAML file \(got 109951"
+    ):
         YamlFile(tmp_path / "weights.yaml")
 
 
@@ -158,7 +160,9 @@ def test_what_is_repeated_within_reason_is_read(tmp_path: Path) -> None:
     assert YamlFile(tmp_path / "a.yaml").data["b"] == [[1, 2]] * 2_000
 
 
-@pytest.mark.parametrize("own", ["{<<: *l, size: 2}", "{size: 2, <<: *l}", "{<<: [*l, *m], size: 2}"])
+@pytest.mark.parametrize(
+    "own", ["{<<: *l, size: 2}", "{size: 2, <<: *l}", "{<<: [*l, *m], size: 2}"]
+)
 def test_a_key_overrides_a_merged_one(tmp_path: Path, own: str) -> None:
     (tmp_path / "a.yaml").write_text(
         f"l: &l {{kind: x, size: 4}}\nm: &m {{kind: y, size: 5}}\nn:\n  o: {own}\n"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,18 +90,22 @@ def _one(
     from nas.search import solve
     from nas.search.compare import answers
     from nas.search.engines.exact import front as pareto
-    from nas.search.record import new_folder, write_front, write_run
+    from nas.search.record import new_folder, not_left_empty, write_front, write_run
 
     judge = search_output.sliced_supernet(options)
     # The evidence would otherwise mix accuracies on different images.
     if judge and recorded:
         recorded.check_evidence(data=judge.of.get("data"), named=f"--data {options.data}")
     folder = new_folder(
-        options.out, problem.space.name, problem.table.device.name, goes_on=judge is not None
+        options.out,
+        problem.space.name,
+        problem.table.device.name,
+        command=words("search", options, {"out": None}),
+        goes_on=judge is not None,
     )
     # A stopped search resumes from the evaluations in its folder. run.yaml, which marks a finished
-    # run, is written after the search.
-    with _not_left_empty(folder):
+    # run, is written after all other files.
+    with not_left_empty(folder):
         if judge:
             problem = search_output.judged_by(problem, judge, options.evaluate_best, folder)
         search_output.tell_problem(problem)
@@ -117,10 +120,10 @@ def _one(
         if trained:
             _inherit(trained, found, folder)
         others = answers(problem, found)
-        write_run(folder, problem, found, shlex.split(words("search", options)), trained)
         if points:
             write_front(folder, problem, points)
         _draw(folder, problem, others, points)
+        write_run(folder, problem, found, shlex.split(words("search", options)), trained)
     following = _next(folder, trained)
     document = search_output.document(
         problem, others, folder, following, points if options.front else None
@@ -155,17 +158,6 @@ def _training_data(folder: str) -> str | None:
 
     description = Path(folder) / "supernet.yaml"
     return data_name(description) if description.is_file() else None
-
-
-@contextmanager
-def _not_left_empty(folder: Path) -> Iterator[None]:
-    """Remove the run's folder if the search fails while it is still empty."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
 
 
 def _targets(options: SearchOptions) -> Sequence[float | None]:

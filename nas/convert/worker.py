@@ -23,13 +23,23 @@ from nas.convert.chain import OperationFailed
 from nas.errors import NasError
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
+_PROGRAM = """\
+import sys
+sys.path.pop(0)
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Runs a module as `python -m` does, but without the working directory on the path of modules.
+
+A file of the user's there, such as json.py, is data and must never run. (`python -P` needs 3.11.)
+"""
 
 
 class Worker:
     """The parent's end of a process, which starts with the first request and anew after a crash.
 
     Args:
-        module: runs as `python -m module` and calls `serve`.
+        module: runs as by `python -m module` and calls `serve`.
     """
 
     def __init__(self, module: str) -> None:
@@ -80,7 +90,7 @@ class Worker:
         It has the parent's path of modules, also where that was changed at run time. In a session
         of its own it does not get the terminal's ctrl-C.
         """
-        command = [sys.executable, "-m", self.module]
+        command = [sys.executable, "-c", _PROGRAM, self.module]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

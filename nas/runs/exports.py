@@ -43,6 +43,14 @@ class Record:
                     "the file away to export anew",
                 )
             self.targets = file.data["targets"]
+            for name, entry in self.targets.items():
+                kept = str(entry.get("file", "")) if isinstance(entry, dict) else ""
+                # Files are hashed, moved and removed by this name.
+                if kept != Path(kept).name or kept == "..":
+                    raise file.error(
+                        ["targets", name, "file"],
+                        f"is {kept!r}, expected the name of a file in this folder",
+                    )
             classes = file.data.get("classes")
             self.classes = tuple(map(str, classes)) if isinstance(classes, list) else ()
 

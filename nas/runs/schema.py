@@ -18,6 +18,8 @@ from nas.validation import validated
 
 RUN_FORMAT = "nas-run-1"
 RUN_FILE = "run.yaml"
+BEGUN_FILE = "begun.yaml"
+"""The command of a search that is not finished; it is removed once `run.yaml` is there."""
 ARCHITECTURE_FILE = "architecture.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 WEIGHTS_FORMAT = "nas-weights-1"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from nas.accuracy import Scores
 from nas.accuracy.evaluations import unfinished
 from nas.accuracy.single_moves import choice_text
 from nas.errors import InputError, NasError
-from nas.files import write_text, write_yaml
-from nas.runs.schema import ARCHITECTURE_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
+from nas.files import YamlFile, write_text, write_yaml
+from nas.runs.schema import ARCHITECTURE_FILE, BEGUN_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.description import (
     accuracy_row,
     describe,
@@ -33,6 +34,7 @@ from nas.search.multi_device import Several
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
+from nas.temporary import sweep_once
 
 FRONT = (
     "ms",
@@ -51,31 +53,69 @@ SCORES = "scores"
 """The folder of a run that keeps scores which were in no file."""
 
 
-def new_folder(out: str | None, space: str, device: str, goes_on: bool = False) -> Path:
+def new_folder(
+    out: str | None, space: str, device: str, command: str = "", goes_on: bool = False
+) -> Path:
     """Create the folder of a run: `out`, or runs/SPACE-DEVICE-TIME with a counter where that is
     taken.
 
-    `goes_on` takes a folder too in which a search that evaluates members was stopped.
+    Args:
+        out: the folder asked for. One in which the same search was killed is taken again.
+        space, device: names for a folder that was not asked for.
+        command: the command line of the search without its --out.
+        goes_on: take a folder too in which any search that evaluates members was stopped.
 
     Raises:
         InputError: when `out` is a file or a folder with something in it, which is left as it is.
         NasError: when no folder can be made there.
     """
     try:
-        return _fresh(space, device) if out is None else _asked(Path(out), goes_on)
+        return _fresh(space, device) if out is None else _asked(Path(out), command, goes_on)
     except OSError as error:
         raise NasError(
             f"{error.filename}: the run folder cannot be made ({error.strerror})"
         ) from error
 
 
-def _asked(folder: Path, goes_on: bool) -> Path:
-    if goes_on and unfinished(folder):
-        return folder
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+def _asked(folder: Path, command: str, goes_on: bool) -> Path:
+    """Return the folder that was asked for, with the file that marks a search as begun."""
+    if folder.is_dir():
+        sweep_once(folder)
+    begun = folder / BEGUN_FILE
+    if begun.is_file() and not (folder / RUN_FILE).exists():
+        before = YamlFile(begun).data.get("command")
+        if before == command or goes_on:
+            return folder
+        raise InputError(
+            f"--out {folder}: there is a search that another command began. Fix: {before} --out"
+            f" {shlex.quote(str(folder))}, or another --out"
+        )
+    if not (goes_on and unfinished(folder)) and (
+        folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    ):
         raise InputError(f"--out {folder}: there is something already; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(begun, {"command": command})
     return folder
+
+
+@contextmanager
+def not_left_empty(folder: Path) -> Iterator[None]:
+    """Context manager: remove the run's folder if the search fails before it has written a result."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if {path.name for path in folder.iterdir()} <= {BEGUN_FILE}:
+                (folder / BEGUN_FILE).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+
+
+def _finish(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write run.yaml, which marks a finished run, after all other files."""
+    write_yaml(folder / RUN_FILE, document)
+    (folder / BEGUN_FILE).unlink(missing_ok=True)
 
 
 def _fresh(space: str, device: str) -> Path:
@@ -100,7 +140,7 @@ def write_run(
     command: Sequence[str],
     supernet: str | None = None,
 ) -> None:
-    """Write trace.csv, architecture.yaml and, when those are whole, run.yaml; `nas.report` draws.
+    """Write trace.csv, architecture.yaml and, when all files are whole, run.yaml.
 
     `command` is the command line that started the search, `supernet` the training that the weights
     are inherited from.
@@ -108,7 +148,7 @@ def write_run(
     found.save(folder)
     inherited = {"supernet": supernet} if supernet else {}
     kept = _keep_scores(folder, problem.scores)
-    write_yaml(folder / RUN_FILE, {**_document(problem, found, command, kept), **inherited})
+    _finish(folder, {**_document(problem, found, command, kept), **inherited})
 
 
 def write_several(
@@ -136,7 +176,7 @@ def write_several(
         "devices": described,
         "result": members,
     }
-    write_yaml(folder / RUN_FILE, document | ({"reason": found.reason} if found.reason else {}))
+    _finish(folder, document | ({"reason": found.reason} if found.reason else {}))
     return members
 
 

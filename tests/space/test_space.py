@@ -438,7 +438,9 @@ def test_a_small_file_of_an_unbounded_space_is_refused(
 
 def test_settings_that_blocks_share_by_an_anchor(tmp_path: Path) -> None:
     text = SMALL.format(placement="stage_suffix")
-    shared = text.replace("local: {kind: mb4d, expansion: 2}", "local: &l {kind: mb4d, expansion: 2}")
+    shared = text.replace(
+        "local: {kind: mb4d, expansion: 2}", "local: &l {kind: mb4d, expansion: 2}"
+    )
     path = tmp_path / "space.yaml"
     path.write_text(shared.replace("local: {kind: mb4d}", "local: {<<: *l, expansion: 3}", 1))
     assert nas.load_space(str(path)).stages[1].local == (MB4D(expansion=3),)

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import pickle
 import platform
+import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -283,7 +284,8 @@ def _run_processes(job: Job, study: Study) -> None:
             process: BaseProcess = context.Process(
                 target=_worker, args=(quiet, worker, os.getpid(), sender), daemon=True
             )
-            process.start()
+            with _safe_path():
+                process.start()
             # With the parent's end closed, reading raises EOFError once the worker has ended.
             sender.close()
             processes.append(process)
@@ -305,6 +307,24 @@ def _run_processes(job: Job, study: Study) -> None:
     job.settings.progress("trials", min(done, job.settings.trials), job.settings.trials)
     if done < job.settings.trials:
         raise _why(receivers, done, job.settings)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Context manager: a process that is started inside imports nothing from the working directory.
+
+    Files there are data. Without this, Python looks there first until the new process has got the
+    parent's path of modules. (Python 3.10 does not know the variable.)
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
@@ -334,6 +354,8 @@ def _worker(job: Job, worker: int, parent: int, errors: Connection) -> None:
     """Run one worker process, with a study and a sampler of its own, until its parent ends."""
     import optuna
 
+    # ctrl-C reaches all processes of a terminal. The parent takes it and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with storage_errors(job.settings):
