@@ -318,8 +318,8 @@ def _check_structure(text: str) -> None:
     # Anchor, nodes and levels so far of each list or mapping that is open, from the outside in.
     around: list[tuple[str | None, int, int]] = [(None, 0, 0)]
     aliased = 0
-    event: Any
-    for event in yaml.parse(text, Loader=_Loader):
+    events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+    for event in events:
         nodes = 1
         levels = 0
         anchor = getattr(event, "anchor", None)
