@@ -31,7 +31,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(prog_name="nas", standalone_mode=False) or 0
-        if code == 130:  # what newer versions of typer make of ctrl-C
+        # Newer versions of typer return 130 for Ctrl-C instead of raising an exception.
+        if code == 130:
             _stopped()
         sys.exit(code)
     except NasError as error:
@@ -51,12 +52,15 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # The disk of stdout itself is full: that error names no file. All other files raise
-        # NasError.
+        # An error without a file name means that the disk of stdout itself is full. For all other
+        # files NasError was raised.
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"nas: stdout: {error.strerror}", file=sys.stderr)
+        print(
+            f"nas: stdout: could not be written ({error.strerror}). Fix: make room on its disk",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except Exception as error:
         # Usage errors are click's, and newer versions of typer carry their own copy of click. So
@@ -77,7 +81,7 @@ def _interrupt(number: int, frame: object) -> None:
 def _stopped() -> None:
     """Print that the command was stopped, and exit."""
     print(
-        "nas: stopped; what was finished is on disk, the same command goes on from there",
+        "nas: stopped. The same command resumes from the work saved so far",
         file=sys.stderr,
     )
     sys.exit(1)

@@ -67,7 +67,7 @@ def beside(path: Path) -> Iterator[Path]:
 def unwritable(path: Path, error: Exception) -> NasError:
     """Return the error of a file that could not be written, by the error of the system."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return NasError(f"{path}: could not be written ({reason}); what was there is unchanged")
+    return NasError(f"{path}: could not be written ({reason}). An existing file is unchanged")
 
 
 def file_name(name: str) -> str:
@@ -90,7 +90,7 @@ def remove(path: Path) -> None:
 
 
 def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
+    """Return the process's umask; the only way to read it is to set it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -140,7 +140,7 @@ def number_in(where: str, column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        reason = f"{column}: '{text}' is no finite number"
+        reason = f"{column}: '{text}' is not a finite number"
         raise InputError(f"{where}: {reason}", reason=reason)
     return value
 
@@ -211,8 +211,8 @@ class YamlFile:
         text = _bounded_text(self.path)
         try:
             _check_structure(text)
-            # Two steps instead of yaml.load: the nodes keep the line of every key, and duplicate
-            # keys, which the construction of a dict would drop.
+            # Two steps instead of yaml.load: nodes keep the line of every key. They also keep
+            # duplicate keys, which a dict would silently drop.
             self._root = yaml.compose(text, Loader=_Loader)
             # Before the construction, which puts merged keys into the nodes.
             self._refuse_duplicates(self._root)
@@ -229,7 +229,7 @@ class YamlFile:
         if data is None:
             raise InputError(f"{path}: the file is empty")
         if not isinstance(data, dict):
-            raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
+            raise InputError(f"{path}: is not a mapping of keys (got {type(data).__name__})")
         self.data: dict[str, Any] = data
 
     def line(self, keys: Sequence[str | int]) -> int:
@@ -243,11 +243,11 @@ class YamlFile:
             if isinstance(node, yaml.MappingNode):
                 # Backwards: merged keys come first, and those of the mapping itself override them.
                 pairs = reversed(node.value)
-                found = next(((k, v) for k, v in pairs if k.value == str(key)), None)
-                if found is None:
+                entry = next(((k, v) for k, v in pairs if k.value == str(key)), None)
+                if entry is None:
                     break
-                line = found[0].start_mark.line + 1
-                node = found[1]
+                line = entry[0].start_mark.line + 1
+                node = entry[1]
             elif (
                 isinstance(node, yaml.SequenceNode)
                 and isinstance(key, int)
@@ -281,14 +281,16 @@ class YamlFile:
             return
         visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
+            lines: dict[str, int] = {}
             for key, value in node.value:
+                line = key.start_mark.line + 1
                 # Lists as keys are refused by the construction.
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                if isinstance(key, yaml.ScalarNode) and key.value in lines:
                     raise InputError(
-                        f"{self.path}:{key.start_mark.line + 1}: {key.value}: this key stands twice"
+                        f"{self.path}:{line}: {key.value}: duplicates the key of line"
+                        f" {lines[key.value]}. Fix: remove one of them"
                     )
-                seen.add(str(key.value))
+                lines[str(key.value)] = line
                 self._refuse_duplicates(value, visited)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
@@ -323,22 +325,19 @@ def _check_structure(text: str) -> None:
         nodes = 1
         levels = 0
         anchor = getattr(event, "anchor", None)
+        mark: Any = event.start_mark
         if isinstance(event, yaml.CollectionStartEvent):
             around.append((anchor, 1, 1))
             if len(around) > MOST_LEVELS:
-                raise ComposerError(
-                    None, None, f"is nested more than {MOST_LEVELS} deep", event.start_mark
-                )
+                raise ComposerError(None, None, f"is nested more than {MOST_LEVELS} deep", mark)
             continue
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == each for each, _, _ in around):
-                raise ComposerError(None, None, f"*{anchor} contains itself", event.start_mark)
+                raise ComposerError(None, None, f"*{anchor} contains itself", mark)
             nodes, levels = sizes.get(str(anchor), (1, 0))
             aliased += nodes
             if aliased > MOST_ALIASED or len(around) + levels > MOST_LEVELS:
-                raise ComposerError(
-                    None, None, f"*{anchor} repeats too many nodes", event.start_mark
-                )
+                raise ComposerError(None, None, f"*{anchor} repeats too many nodes", mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, nodes, levels = around.pop()
             if anchor is not None:
@@ -350,7 +349,7 @@ def _check_structure(text: str) -> None:
 
 
 _BLOCK = 1 << 22
-"""Bytes read at once: a file of weights may be larger than free memory."""
+"""Bytes per read, 4 MiB: a file of weights may be larger than free memory."""
 
 
 def file_sha256(path: str | Path) -> str:
@@ -366,7 +365,7 @@ def tree_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files with their relative names."""
     if path.is_file():
         return file_sha256(path)
-    # Sorted: the order of a folder's files depends on the file system.
+    # Sorted, as the order in which a folder lists its files depends on the file system.
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
     return lines_sha256(
         f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files

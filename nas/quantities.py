@@ -28,7 +28,7 @@ def seconds(text: Any) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text).lower())
     if match is None or float(match[1]) == 0:
-        raise ValueError("not a duration (expected a time, as 90s, 5m or 1h). Fix: --budget 5m")
+        raise ValueError("is not a duration (expected a time, as 90s, 5m or 1h). Fix: --budget 5m")
     if not match[2]:
         raise ValueError(
             f"the unit is missing (expected a time, as 90s, 5m or 1h). Fix: --budget {match[1]}m"

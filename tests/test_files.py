@@ -93,14 +93,14 @@ def test_no_text_gets_more_than_an_input_error(
     ("text", "reason"),
     [
         ("a: 1\nb: [1, 2\n", r":3: malformed YAML"),
-        ("a: 1\na: 2\n", r":2: a: this key stands twice"),
-        ("- 1\n", r": expected a mapping of keys, found list"),
+        ("a: 1\na: 2\n", r":2: a: duplicates the key of line 1\. Fix: remove one of them"),
+        ("- 1\n", r": is not a mapping of keys \(got list\)"),
         (
             "a: !!python/object/apply:os.system ['true']\n",
             r":1: malformed YAML: could not determine a constructor",
         ),
         ("", r": the file is empty"),
-        ("a: 1\nb: {<<: {c: 1}, c: 2, c: 3}\n", r":2: c: this key stands twice"),
+        ("a: 1\nb: {<<: {c: 1}, c: 2, c: 3}\n", r":2: c: duplicates the key of line 2"),
         ("a: 1\n<<: 3\n", r":2: malformed YAML: expected a mapping or list of mappings"),
         ("? [1]\n: 2\n", r":1: malformed YAML: found unhashable key"),
     ],

@@ -1,4 +1,4 @@
-"""`nas search`: from a space, a device and a latency to an architecture."""
+"""`nas search`: find an architecture from a space, a device and a latency target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def search(options: SearchOptions) -> None:
-    """Find the most accurate member of a space that a device runs in time."""
+    """Find the most accurate member of a space within a latency target on a device."""
     engine = search_output.engine_for(options.score_by, options.engine)
     search_output.check_score_by(options, engine)
     problems, trained, recorded = _pose(options, engine)
@@ -43,12 +43,13 @@ def _pose(
     from nas.search import StudySettings, pose
     from nas.space import load_space
 
-    # Scoring by alpha is the paper's own slimming, which also needs the paper's candidates.
+    # Scoring by alpha is the paper's own slimming, which also uses the paper's candidates.
     paper = options.score_by == search_output.ALPHA or options.candidates == "paper"
     whole = load_space(options.space)
     tables = [load_table(name) for name in options.device]
     trained = _supernet_folder(options.supernet) if options.supernet else None
-    # Weights are inherited at the end; a missing package must not end a search after its work.
+    # Weights are inherited at the end of the search. Missing packages are reported now, before the
+    # work.
     if trained:
         need("--supernet", "train", "torch", "safetensors")
     recorded = search_output.recorded_by(trained, whole) if trained else None
@@ -56,8 +57,8 @@ def _pose(
         whole, options.scores, recorded, options.evidence, paper=paper
     )
     chosen = _at(whole, recorded, options.sizes)
-    # Each trial of the learned engine evaluates a member on images, which takes far longer than
-    # summing its costs.
+    # The learned engine gets fewer trials: each one evaluates a member on images, which takes far
+    # longer than summing its costs.
     trials = options.trials or (100 if engine == "learned" else 1000)
     study = StudySettings(trials, options.seed, options.storage, options.study, options.workers)
     limits = {name: getattr(options, name) for name in ("macs", "params", "memory_mb")}
@@ -92,24 +93,24 @@ def _one(
     from nas.search.engines.exact import front as pareto
     from nas.search.record import new_folder, not_left_empty, write_front, write_run
 
-    judge = search_output.sliced_supernet(options)
+    evaluator = search_output.sliced_supernet(options)
     # The evidence would otherwise mix accuracies on different images.
-    if judge and recorded:
-        recorded.check_evidence(data=judge.of.get("data"), named=f"--data {options.data}")
+    if evaluator and recorded:
+        recorded.check_evidence(data=evaluator.of.get("data"), named=f"--data {options.data}")
     folder = new_folder(
         options.out,
         problem.space.name,
         problem.table.device.name,
         command=words("search", options, {"out": None}),
-        goes_on=judge is not None,
+        goes_on=evaluator is not None,
     )
-    # A stopped search resumes from the evaluations in its folder. run.yaml, which marks a finished
-    # run, is written after all other files.
+    # run.yaml, which marks a finished run, is written after all other files. Without it a search
+    # with evaluations resumes from those in its folder.
     with not_left_empty(folder):
-        if judge:
-            problem = search_output.judged_by(problem, judge, options.evaluate_best, folder)
+        if evaluator:
+            problem = search_output.judged_by(problem, evaluator, options.evaluate_best, folder)
         search_output.tell_problem(problem)
-        # The drawing engine starts in a thread while the search runs.
+        # The drawing engine starts in a thread while the search runs, as its start takes seconds.
         warm_up()
         with bars() as progress:
             problem = replace(problem, study=replace(problem.study, progress=progress))
@@ -166,8 +167,8 @@ def _targets(options: SearchOptions) -> Sequence[float | None]:
     devices = options.device
     if given and len(given) not in (1, len(devices)):
         raise InputError(
-            f"--latency-ms: {len(given)} targets for {len(devices)} devices; give one, or one per"
-            " device"
+            f"--latency-ms: {len(given)} targets for {len(devices)} devices (expected one, or one"
+            f" per device). Fix: give {len(devices)} targets"
         )
     if not given:
         return [None] * len(devices)
@@ -180,10 +181,13 @@ def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
 
     names = [problem.table.device.name for problem in problems]
     if len(set(names)) < len(names):
-        raise InputError(f"--device: {', '.join(names)}: each device once")
+        raise InputError(
+            f"--device: {', '.join(names)}: a device is named more than once. Fix: name each device"
+            " once"
+        )
     if any(problem.engine != "exact" for problem in problems):
         raise InputError(
-            f"--engine {problems[0].engine}: several devices are searched by the engine 'exact'"
+            f"--engine {problems[0].engine}: does not search several devices. Fix: --engine exact"
         )
     for problem in problems:
         search_output.tell_problem(problem)
@@ -195,14 +199,14 @@ def _supernet_folder(supernet: str) -> str:
     path = Path(supernet)
     if not path.exists():
         raise InputError(
-            f"--supernet {supernet}: there is no such training run; `nas train` makes one"
+            f"--supernet {supernet}: there is no such training run. Fix: make one with nas train"
         )
-    # scores.csv is written at the end of a training: without it the training is not finished.
+    # scores.csv is written at the end of a training, so without it the training is not finished.
     folder = path.parent if path.is_file() else path
     if not (folder / "scores.csv").is_file():
         raise InputError(
-            f"--supernet {supernet}: no scores.csv there; the same `nas train` again finishes"
-            " the run"
+            f"--supernet {supernet}: the training is not finished (scores.csv is missing). Fix: run"
+            " the same nas train again"
         )
     return str(folder)
 
@@ -214,11 +218,12 @@ def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
     if asked.segment is not None:
         raise InputError(
             f"--segment {asked.segment}: the supernet has a classifier, whose weights another head"
-            " cannot take; give its folder to --scores instead of --supernet"
+            " cannot use. Fix: give its folder to --scores instead of --supernet"
         )
     if asked.classes not in (None, trained.scored.classes):
         raise InputError(
             f"--classes {asked.classes}: the supernet was trained on {trained.scored.classes}"
+            " classes. Fix: leave it out"
         )
     return Sizes(asked.resolution or trained.scored.resolution, trained.scored.classes).apply(space)
 

@@ -1,4 +1,4 @@
-"""`nas search` on several devices: a front per device, and the member that keeps every target."""
+"""`nas search` on several devices: a front per device, and the member that meets every target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     from nas.search.record import new_folder, not_left_empty, write_several
 
     names = [problem.table.device.name for problem in problems]
-    # The drawing engine starts in a thread while the search runs.
+    # The drawing engine starts in a thread while the search runs, as its start takes seconds.
     warm_up()
     found = run(problems)
     folder = new_folder(
@@ -88,7 +88,7 @@ def _device(problem: Problem, members: int, folder: Path) -> dict[str, Any]:
 
 
 def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
-    """Return the table of members with their latency per device, and the sources of the numbers."""
+    """Return the table of members with a latency per device, and the lines on their sources."""
     from nas.cli.search_output import accuracy_text, table_fact
 
     problems = [each.problem for each in found.devices]

@@ -40,19 +40,19 @@ def load_data(
 ) -> Splits:
     """Return the images and labels of a data set, split.
 
-    The held-out images are stratified (each class keeps its share to within one image), depend on
-    `seed` alone and are never in `train`. The decoded images are kept under
+    The held-out images are stratified: each class keeps its share to within one image. They depend
+    on `seed` alone and are never in `train`. Decoded images are cached under
     $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder per data set, resolution, limit and
     seed.
 
     Args:
         name: `digits`, an image folder (one sub-folder per class, with or without train/ and test/
             or val/ above them), a parquet file, a folder or a `*` pattern of these, or a hub name.
-        resolution: (height, width) in pixels; the short side is resized, then the centre is
+        resolution: (height, width) in pixels. The short side is resized, then the centre is
             cropped.
         held_out: share (below 1) or number of training images to hold out.
-        limit: maximum number of images of each split, stratified too; None for all.
-        seed: decides which images are held out, and which are within the limit.
+        limit: maximum number of images per split, also stratified; None for all.
+        seed: selects the images that are held out, and those within the limit.
 
     Raises:
         InputError: for an unknown name, columns that cannot be recognised, fewer than two classes,
@@ -61,17 +61,18 @@ def load_data(
     """
     if min(resolution) < 1:
         raise InputError(
-            f"resolution {resolution[0]}x{resolution[1]}: both sides must be at least 1"
+            f"resolution {resolution[0]}x{resolution[1]}: is out of range (expected both sides at"
+            " least 1)"
         )
     if limit is not None and limit < 2:
         raise InputError(
-            f"limit {limit}: at least 2 images are needed, some to train on and some to hold out"
+            f"limit {limit}: is too small (expected at least 2 images, to train on and to hold out)"
         )
     found = cached(find_source(name), resolution, limit, seed)
     every = found["train"]
     count = _held_out_count(held_out, len(every))
-    # Images are stored in a stratified order, so both parts have every class in its share. The
-    # held-out ones come first.
+    # Images are stored in a stratified order, with the held-out images first. So both parts have
+    # every class in its share.
     return Splits(
         train=_part(every, count, len(every), "to train on"),
         held_out=_part(every, 0, count, "held out of training"),
@@ -80,12 +81,12 @@ def load_data(
 
 
 def _held_out_count(held_out: float | int, images: int) -> int:
-    """Return the number of images to hold out, of `images`, for a share (below 1) or a number."""
+    """Return how many of `images` images to hold out, for a share (below 1) or a number."""
     count = round(held_out * images) if held_out < 1 else held_out
     if not 0 < count < images or count != int(count):
         raise InputError(
-            f"held-out {held_out}: with {images} images give a share between 0 and 1 or a number"
-            f" from 1 to {images - 1}"
+            f"held-out {held_out}: is out of range (expected a share between 0 and 1 or a number"
+            f" from 1 to {images - 1}, of {images} images)"
         )
     return int(count)
 

@@ -1,8 +1,9 @@
 """Cache of decoded images: decodes a data set once into memory-mapped uint8 files.
 
 `nas.data.load_data` calls `cached`. A cached data set is a folder with `train.u8` (N, 3, H, W),
-`train.labels.npy`, the same of `test` where there is one, and `data.json`. It is made under another
-name and renamed when complete, so that a kill or a full disk leaves nothing that looks finished.
+`train.labels.npy`, the same two files of `test` if it exists, and `data.json`. It is made under
+another name and renamed when complete, so that a kill or a full disk leaves nothing that looks
+finished.
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ from nas.files import text_sha256
 
 _FORMAT = "nas-data-1"
 _CHUNK = 256
+"""Images that are decoded at once, a bound on the memory for encoded and decoded images."""
 _NAMED = 3
 """Maximum number of broken images that a message names."""
 _PATIENCE_S = 2.0
-"""Seconds before a progress bar shows."""
+"""Seconds before a progress bar is shown."""
 
 
 def cached(
     source: Source, resolution: tuple[int, int], limit: int | None, seed: int
 ) -> dict[str, ImageData]:
-    """Return the splits ('train', perhaps 'test') of a source, in stratified order.
+    """Return the splits of a source, 'train' and perhaps 'test', in stratified order.
 
-    They are decoded now or were decoded earlier.
+    They are decoded now unless the cache has them.
 
     Raises:
         InputError: for data that cannot be used; see `nas.data.load_data`.
@@ -56,20 +58,21 @@ def cached(
     )
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # Processes of one training ask at the same time: the first decodes, the others wait.
+        # All processes of one training come here at the same time: the first decodes, the others
+        # wait.
         with FileLock(f"{folder}.lock"):
             if not _whole(folder):
                 _make(folder, source, resolution, limit, seed)
         return _open(folder, source.name)
     except OSError as error:
         raise NasError(
-            f"{folder}: the decoded images could not be kept ({error.strerror or error}); "
-            "set XDG_CACHE_HOME to a folder with room"
+            f"{folder}: the decoded images could not be saved ({error.strerror or error}). Fix: set"
+            " XDG_CACHE_HOME to a folder with room"
         ) from error
 
 
 def _whole(folder: Path) -> bool:
-    """Return whether a cached data set is complete: every file of pixels has its full size."""
+    """Return whether a cached data set is complete, which means full-size files of pixels."""
     try:
         splits = json.loads((folder / "data.json").read_text(encoding="utf-8"))["splits"]
         return all(
@@ -104,7 +107,7 @@ def _open(folder: Path, name: str) -> dict[str, ImageData]:
 def _make(
     folder: Path, source: Source, resolution: tuple[int, int], limit: int | None, seed: int
 ) -> None:
-    """Decode a source into a folder that does not exist yet, or is not complete."""
+    """Decode a source into a folder that does not exist yet or is incomplete."""
     part = folder.with_name(f"{folder.name}.part")
     # The lock is held and `_whole` refused the folder, so a killed run left these.
     for leftover in (part, folder):
@@ -145,25 +148,25 @@ def _classes(
     train = raw["train"]
     for label in train.labels:
         if label is None or (train.names is not None and not 0 <= label < len(train.names)):
-            raise InputError(f"data {name}: an image to train on has no label ({label})")
+            raise InputError(f"data {name}: a training image has no label (got {label})")
     values: list[Any] = list(range(len(train.names))) if train.names else sorted(set(train.labels))
     classes = train.names or tuple(str(value) for value in values)
-    there = sorted(set(train.labels))
-    if len(there) < 2:
-        only = f"only the class '{classes[values.index(there[0])]}'" if there else "no class at all"
+    present = sorted(set(train.labels))
+    if len(present) < 2:
+        got = f"only the class '{classes[values.index(present[0])]}'" if present else "no class"
         raise InputError(
-            f"data {name}: there is {only} to train on; at least two classes are needed"
+            f"data {name}: has too few classes to train on (got {got}, expected at least two)"
         )
     if "test" in raw and all(label is None or label == -1 for label in raw["test"].labels):
-        note(f"data {name}: its test split has no labels and is not used")
+        note(f"data {name}: the test split has no labels and is not used")
         del raw["test"]
     index = {value: position for position, value in enumerate(values)}
     for split in raw.values():
         unknown = next((label for label in split.labels if label not in index), None)
         if unknown is not None:
             raise InputError(
-                f"data {name}: the test split has the class '{unknown}' that the train split"
-                " has not"
+                f"data {name}: the test split has the class '{unknown}', which the train split"
+                " lacks"
             )
     labels = {
         k: np.array([index[label] for label in split.labels], dtype=np.int64)
@@ -182,24 +185,24 @@ def _write_split(
     resolution: tuple[int, int],
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Decode a split in this order into `name`.u8; return its entry of data.json.
+    """Decode a split in this order into `name`.u8, and return its entry of data.json.
 
     Broken images are left out.
 
     Raises:
-        InputError: when most images are broken, or all but those of one class.
+        InputError: when most images are broken, or all images but those of one class.
     """
     broken: list[str] = []
     kept: list[int] = []
     digest = hashlib.sha256(repr((tuple(classes), resolution)).encode())
-    # Written as a plain file, not through a memory map: on a full disk a map kills the process,
-    # while a file raises an error.
+    # Written as a plain file, which raises an error on a full disk. Writing through a memory map
+    # would kill the process instead.
     with (
         (part / f"{name}.u8").open("wb") as file,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
     ):
         for chunk in _with_progress(order, f"decoding {data} ({name})"):
-            # The pool keeps the order. Only one chunk of images is in memory at a time.
+            # `map` keeps the order. Only one chunk of images is in memory at a time.
             decoded = pool.map(
                 lambda item: decode(item[1], resolution), found := split.fetch(chunk)
             )
@@ -217,7 +220,7 @@ def _write_split(
     if len(broken) > len(order) / 2 or len(np.unique(labels[kept])) < min(
         2, len(np.unique(labels))
     ):
-        raise InputError(f"data {data}: {unusable}; mend or remove them")
+        raise InputError(f"data {data}: {unusable}. Fix: repair or remove them")
     np.save(part / f"{name}.labels.npy", labels[kept], allow_pickle=False)
     digest.update(labels[kept].tobytes())
     return {
@@ -242,18 +245,19 @@ def decode(encoded: Encoded, resolution: tuple[int, int]) -> NDArray[np.uint8] |
             image = Image.fromarray(encoded)
         else:
             image = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-            # Phones store a photo as the sensor saw it, and its rotation in the EXIF header.
+            # Phones store a photo as the sensor records it, with its rotation in the EXIF header.
             image = ImageOps.exif_transpose(image)
         height, width = resolution
         fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
-    except Exception as error:  # PIL's readers raise whatever a malformed file leads them to
+    # PIL's readers raise exceptions of any class on malformed files.
+    except Exception as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     # (H, W, 3) to (3, H, W).
     return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
 
 
 def _with_progress(order: NDArray[np.int64], what: str) -> Iterator[list[int]]:
-    """Yield the indices of `order` in chunks, with a progress bar on stderr once it takes long."""
+    """Yield the indices of `order` in chunks, with a progress bar on stderr after a while."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -25,7 +25,7 @@ Encoded = bytes | str | NDArray[np.uint8] | None
 """An image before decoding: bytes or path of a file, pixels (H, W), or None where it is missing."""
 
 _TEST_NAMES = ("test", "validation", "valid", "val", "dev")
-"""Names of splits that serve as the test split, the first one that exists before the others."""
+"""Names of splits that may serve as the test split, by priority."""
 _SUFFIXES = {
     ".jpg",
     ".jpeg",
@@ -40,9 +40,9 @@ _SUFFIXES = {
     ".pbm",
 }
 _LABELS = ("label", "labels", "fine_label", "class", "class_name", "target", "category", "y")
-"""Names of label columns, the first one that exists before the others."""
+"""Usual names of label columns, by priority."""
 _IMAGES = ("image", "img", "images", "picture", "photo", "bytes", "png", "jpg", "jpeg")
-"""Names of columns of encoded images, where no column has the type of an image."""
+"""Usual names of columns of encoded images, by priority, where no column has the type Image."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class RawSplit:
 
     Attributes:
         labels: one raw label per image: a string, a whole number or None.
-        names: names of the classes where the data has a list that `labels` index, else None.
-        fetch: returns the encoded images at some indices, each with its name for messages.
+        names: names of the classes, where the data has a list that `labels` index; else None.
+        fetch: returns the encoded images at given indices, each with its name for messages.
     """
 
     labels: Sequence[Any]
@@ -66,8 +66,8 @@ class Source:
 
     Attributes:
         name: the argument of `load_data`.
-        description: the same in words, for provenance.
-        key: a text that changes when the files do.
+        description: the data set in words, for provenance.
+        key: a text that changes when the files change.
         read: returns the splits, 'train' and perhaps 'test'.
     """
 
@@ -105,7 +105,7 @@ def _find(name: str) -> Source:
         files = sorted(path.rglob("*.parquet"))
         return _parquet(name, files) if files else _folder(name, path)
     if path.exists():
-        raise InputError(f"data {name}: is no folder and no .parquet file")
+        raise InputError(f"data {name}: is not a folder or a .parquet file")
     # A hub name is NAME or OWNER/NAME. Whatever looks like a path is never looked up on the hub.
     if (
         name.startswith((".", "/", "~"))
@@ -122,8 +122,8 @@ def _read_digits() -> dict[str, RawSplit]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # scikit-learn has grey values from 0 to 16. (1797, 8, 8).
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    # scikit-learn's grey values are from 0 to 16.
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
     labels = [int(label) for label in digits.target]
     names = tuple(str(digit) for digit in range(10))
     return {
@@ -134,13 +134,13 @@ def _read_digits() -> dict[str, RawSplit]:
 
 
 def _parquet(name: str, files: Sequence[Path]) -> Source:
-    """Return the source of parquet files, which the start of their names divides into splits."""
+    """Return the source of parquet files; the start of a file's name gives its split."""
     splits: dict[str, list[Path]] = {"train": []}
     for file in files:
         splits.setdefault(_split_of(file.stem), []).append(file)
     if not splits["train"]:
-        found = ", ".join(file.name for file in files) or "none"
-        raise InputError(f"data {name}: there is no parquet file to train on (found: {found})")
+        found = ", ".join(file.name for file in files) or "no file"
+        raise InputError(f"data {name}: has no parquet file to train on (got {found})")
     chosen = _train_and_test(name, splits)
     data_files = {split: [_literal(path) for path in paths] for split, paths in chosen.items()}
     everything = [path for paths in chosen.values() for path in paths]
@@ -153,8 +153,8 @@ def _parquet(name: str, files: Sequence[Path]) -> Source:
 
 
 def _split_of(stem: str) -> str:
-    """Return the split that begins a parquet file's name (test-00000-of-00001), else train."""
-    # Letters must not follow: "valley.parquet" does not belong to a split "val".
+    """Return the split named at the start of a parquet file (test-00000-of-00001), else train."""
+    # No letter may follow: "valley.parquet" does not belong to a split "val".
     match = re.match(rf"({'|'.join(_TEST_NAMES)})(?![a-z])", stem.lower())
     return match[1] if match else "train"
 
@@ -163,7 +163,7 @@ def _folder(name: str, path: Path) -> Source:
     """Return the source of an image folder, with or without sub-folders for splits."""
     folders = {child.name.lower(): child for child in path.iterdir() if child.is_dir()}
     train = folders.get("train")
-    # A folder called train that holds no folders is a class of trains.
+    # A folder called train without sub-folders is a class of trains, not a split.
     if train is not None and any(child.is_dir() for child in train.iterdir()):
         chosen = _train_and_test(name, folders)
     else:
@@ -175,14 +175,16 @@ def _folder(name: str, path: Path) -> Source:
         if file.suffix.lower() in _SUFFIXES
     ]
     if not files:
-        raise InputError(f"data {name}: there are no images; put them in one sub-folder a class")
+        raise InputError(
+            f"data {name}: there are no images. Fix: put them into one sub-folder per class"
+        )
     data_files = {split: f"{_literal(folder)}/**" for split, folder in chosen.items()}
     return Source(
         name,
         f"image folder {name} ({len(files)} files)",
         _stamp(files),
-        # By default datasets gives no labels where there is one class. Its name is needed for the
-        # error that one class is too few.
+        # By default datasets drops the labels of a single class. Its name is needed for the error
+        # that one class is too few.
         lambda: _read(
             name, "imagefolder", data_files=data_files, drop_labels=False, drop_metadata=True
         ),
@@ -190,7 +192,7 @@ def _folder(name: str, path: Path) -> Source:
 
 
 def _literal(path: Path) -> str:
-    """Return a path as a pattern that matches it alone: datasets takes patterns."""
+    """Return a path as a pattern that matches only this path, as datasets takes patterns."""
     return glob.escape(str(path.resolve()))
 
 
@@ -201,15 +203,15 @@ def _train_and_test(name: str, splits: Mapping[str, Any]) -> dict[str, Any]:
     if there:
         chosen["test"] = splits[there[0]]
     for unused in there[1:]:
-        note(f"data {name}: its split '{unused}' is not used; '{there[0]}' is the test split")
+        note(f"data {name}: the split '{unused}' is not used; '{there[0]}' is the test split")
     return chosen
 
 
 def _stamp(files: Sequence[Path]) -> str:
-    """Return a hash of paths, sizes and modification times, which changes when a file does."""
-    known = ((file.resolve(), file.stat()) for file in files)
+    """Return a hash of paths, sizes and modification times, which changes when a file changes."""
+    states = ((file.resolve(), file.stat()) for file in files)
     return lines_sha256(
-        f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in known
+        f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in states
     )
 
 
@@ -217,7 +219,7 @@ def _hub(name: str) -> Source:
     """Return a data set of the hub, which is downloaded now.
 
     Raises:
-        InputError: when there is none of this name, or it has no train split.
+        InputError: when no data set has this name, or it has no train split.
     """
     note(
         f"data {name}: there is no such file or folder here; looking for it on the Hugging Face hub"
@@ -225,14 +227,15 @@ def _hub(name: str) -> Source:
     need(f"data {name}", "train", "datasets")
     try:
         dataset = _load_dataset(name)
-    except Exception as error:  # datasets, huggingface_hub and httpx each raise their own kinds, with no common base
+    # datasets, huggingface_hub and httpx each raise their own errors, without a common base class.
+    except Exception as error:
         raise InputError(
-            f"data {name}: no such file or folder, and not to be had from the hub"
+            f"data {name}: there is no such file or folder, and the hub does not provide it"
             f" ({_first_line(error)}){nearest(name, ['digits'])}, or the path of an image folder or"
             " of parquet files"
         ) from None
     if "train" not in dataset:
-        raise InputError(f"data {name}: it has no train split (it has: {', '.join(dataset)})")
+        raise InputError(f"data {name}: has no train split (got {', '.join(dataset)})")
     chosen = _train_and_test(name, dataset)
     files = [file["filename"] for split in chosen.values() for file in split.cache_files]
     key = text_sha256("\n".join(files))
@@ -249,18 +252,18 @@ def _read(name: str, builder: str, **options: Any) -> dict[str, RawSplit]:
     need(f"data {name}", "train", "datasets")
     try:
         dataset = _load_dataset(builder, **options)
-    except Exception as error:  # pyarrow's and datasets' errors have no common base
-        # datasets wraps the error that matters.
+    # The errors of pyarrow and datasets have no common base class.
+    except Exception as error:
+        # datasets wraps the original error.
         cause = error.__cause__ or error
-        kind = (
-            NasError if isinstance(cause, OSError) else InputError
-        )  # a full disk, say, is not the data's fault
+        # A failure of the system, such as a full disk, does not mean that the input is wrong.
+        kind = NasError if isinstance(cause, OSError) else InputError
         raise kind(f"data {name}: cannot be read as {builder}: {_first_line(cause)}") from None
     return _raw_splits(name, dataset)
 
 
 def _load_dataset(path: str, **options: Any) -> Any:
-    """Return `datasets.load_dataset`, without its progress bars, logs and telemetry.
+    """Return the result of `datasets.load_dataset`, without progress bars, logs and telemetry.
 
     HF_HUB_OFFLINE is respected.
     """
@@ -284,12 +287,14 @@ def _raw_splits(name: str, dataset: Mapping[str, Any]) -> dict[str, RawSplit]:
 
 
 def _raw_split(name: str, split: str, table: Any, image: str, label: str) -> RawSplit:
-    """Return a split of a table of datasets, by the names of its image and label columns."""
+    """Return a split of `datasets`, read from its columns `image` and `label`."""
     import datasets
 
     for column in (image, label):
         if column not in table.features:
-            raise InputError(f"data {name}: split '{split}' has no column '{column}'")
+            raise InputError(
+                f"data {name}: the column '{column}' is missing in the split '{split}'"
+            )
     # Images stay encoded here: `nas.data.cache` decodes them in threads and skips broken ones.
     if isinstance(table.features[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))
@@ -305,7 +310,7 @@ def _raw_split(name: str, split: str, table: Any, image: str, label: str) -> Raw
 
 
 def _encoded(where: str, value: Any) -> tuple[str, Encoded]:
-    """Return the name and the data of an image, from a {bytes, path} struct or from bytes."""
+    """Return the name and the data of an image, from a struct {bytes, path} or from bytes."""
     if isinstance(value, dict):
         path = value.get("path")
         return path or where, value.get("bytes") or path
@@ -322,7 +327,7 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
     """
     import datasets
 
-    # Columns of type Image, else structs with bytes, else binary columns of a usual name, else any
+    # By priority: columns of type Image, structs with bytes, binary columns with a usual name, any
     # binary columns.
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     images = images or [
@@ -334,7 +339,7 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
         c for c, f in features.items() if getattr(f, "dtype", "") in ("binary", "large_binary")
     ]
     images = images or [c for c in _IMAGES if c in binary] or binary
-    # Columns of type ClassLabel, else whole numbers and strings; usual names come first.
+    # Columns of type ClassLabel, else columns of whole numbers or strings. Usual names come first.
     plain = [
         c
         for c, f in features.items()
@@ -346,16 +351,19 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
     labels = sorted(
         labels, key=lambda column: _LABELS.index(column) if column in _LABELS else len(_LABELS)
     )
-    known = [column for column in labels if column in _LABELS]
-    # One column that could be the label is taken whatever its name; among several, a usual name
-    # decides.
-    if not images or not labels or (len(labels) > 1 and not known):
+    usual = [column for column in labels if column in _LABELS]
+    # A single column that could be the label is taken, whatever its name. Among several, a usual
+    # name decides.
+    if not images or not labels or (len(labels) > 1 and not usual):
         missing = "image" if not images else "label"
         raise InputError(
-            f"data {name}: cannot tell the {missing} column among: {', '.join(features)}; call it"
-            f" '{missing}'"
+            f"data {name}: cannot recognise the {missing} column among: {', '.join(features)}. Fix:"
+            f" name it '{missing}'"
             f" ({'bytes or {bytes, path}' if missing == 'image' else 'whole numbers or strings'})"
         )
     if len(images) > 1 or len(labels) > 1:
-        note(f"data {name}: images from column '{images[0]}', labels from column '{labels[0]}'")
+        note(
+            f"data {name}: images are from the column '{images[0]}', labels from the column"
+            f" '{labels[0]}'"
+        )
     return images[0], labels[0]

@@ -1,4 +1,4 @@
-"""Export of a network: writes each target aside, compares it, moves it into place and records it.
+"""Export of a network: writes each target to a temporary path, compares it and moves it into place.
 
 `nas.export.command` calls `export`. Conversion runs in another process (`nas.export.worker`), so
 that a crash of a converter fails one target alone.
@@ -87,7 +87,7 @@ def export(
 def _check(name: str, target: Target, real: RealImages | None) -> None:
     """Raise InputError for a target that needs images and gets none."""
     if target.calibrated and real is None:
-        raise InputError(f"--to {name}: takes the ranges of activations from images; give --data")
+        raise InputError(f"--to {name}: takes activation ranges from images. Fix: give --data")
 
 
 class _Export:
@@ -99,12 +99,12 @@ class _Export:
         self.command = command
         self.record = Record(source.folder)
         # Class names of an earlier export with --data are kept by one without.
-        known = (
+        names = (
             self.record.classes
             if len(self.record.classes) == source.architecture.classes
             else source.classes
         )
-        self.source = source.named(known)
+        self.source = source.named(names)
         self.real = real
         self.report = report
         self.architecture = source.architecture
@@ -126,7 +126,7 @@ class _Export:
                     if self._up_to_date(name, target):
                         skipped.append(name)
                         self.report(
-                            f"{name}: {self.source.folder / target.file} is there and whole"
+                            f"{name}: {self.source.folder / target.file} exists and is complete"
                         )
                     else:
                         self._make(name, target)
@@ -190,7 +190,7 @@ class _Export:
         except OperationFailed as error:
             raise NasError(self._culprit(name, error)) from error
         if not path.exists():
-            raise NasError("the converter ended without an error and without a file")
+            raise NasError("the converter reported no error but wrote no file")
 
     def _culprit(self, name: str, error: Exception) -> str:
         """Return a message on the first operation that cannot be converted alone."""
@@ -208,7 +208,7 @@ class _Export:
                 )
             except OperationFailed as reason:
                 return f"cannot express {operation.name}, {operation}: {reason}"
-        return f"cannot express the network, although each of its operations alone: {error}"
+        return f"cannot express the network, although it can each operation alone: {error}"
 
     def _compared(self, name: str, target: Target, path: Path) -> dict[str, Any]:
         """Return the comparison of a file with the network, as export.yaml has it.
@@ -275,7 +275,11 @@ class _Export:
         return found
 
     def _ask(self, **request: Any) -> dict[str, Any]:
-        """Return the worker's answer; what a target refused there is raised here."""
+        """Return the worker's answer.
+
+        Raises:
+            NasError: with the reason, where the target refused the request.
+        """
         answer = self.worker.ask(**request)
         if "refused" in answer:
             raise NasError(answer["refused"])
@@ -308,7 +312,7 @@ class _Export:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Return the entries of export.yaml on all its files."""
+        """Return the entries of export.yaml that describe all its files."""
         source = self.source
         file = self.source.weights
         return {
@@ -398,19 +402,22 @@ def _network(source: Source) -> Network:
     classes = network.architecture.classes
     if classes != arch.classes:
         raise InputError(
-            f"{source.weights}: weights of {classes} classes for a network of {arch.classes}; "
-            "`nas finetune` gives it a head for others"
+            f"{source.weights}: has weights for {classes} classes (expected {arch.classes}). Fix:"
+            " train a new head with `nas finetune --new-head`"
         )
     return network
 
 
 def _beyond(relative: float, tolerance: float, kind: str, judged: dict[str, Any] | None) -> str:
+    """Return the message for outputs that differ by more than the tolerance."""
     right = (
-        f" ({judged['before']:.1f} % right before, {judged['after']:.1f} % after)" if judged else ""
+        f", with {judged['before']:.1f} % accuracy before and {judged['after']:.1f} % after"
+        if judged
+        else ""
     )
     return (
-        f"its outputs differ from the network's by {relative:.3g} of their deviation on {kind}"
-        f" images{right}; at most {tolerance:g} is tolerated"
+        f"its outputs differ from the network's by {relative:.3g} standard deviations (RMS) on"
+        f" {kind} images{right} (expected at most {tolerance:g})"
     )
 
 

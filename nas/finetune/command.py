@@ -67,7 +67,7 @@ def perform(
         distributed training.
     """
     recipe = settle(options.recipe, options, options.data)
-    # A teacher that is named is to be learned from.
+    # A teacher without --distill means hard distillation.
     if "distill" not in options.given:
         recipe = replace(recipe, distill="hard" if options.teacher else "none")
     applies(options, distill=recipe.distill)

@@ -80,7 +80,7 @@ def describe(
         )
         return
     found = YamlFile(folder.description)
-    remedy = "; give another --out, or the options it was started with"
+    remedy = ". Fix: another --out, or the options that it was started with"
     # The first entry that differs is named. Versions and command are not compared.
     for key, value in wanted.items():
         if _unplaced(found.data.get(key)) != _unplaced(value):
@@ -116,7 +116,7 @@ def _unplaced(value: Any) -> Any:
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """Return the first difference in words: of two mappings the first entry that differs."""
+    """Return the first difference as text; of two mappings the first entry that differs."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         there = _unplaced(found)
         here = _unplaced(wanted)
@@ -159,9 +159,9 @@ def _accuracies(networks: Mapping[str, Network], data: ImageData) -> dict[str, A
 
 
 def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
-    """Return the seconds that all steps took, by metrics.csv.
+    """Return the seconds that all steps took, from metrics.csv.
 
-    So the seconds of a training that was stopped and resumed are those of all its parts.
+    For a training that was stopped and resumed, this is the sum over all its parts.
     """
     rows = pd.read_csv(folder.metrics)
     # Steps since the row before; the first row counts from step 0.
@@ -179,9 +179,12 @@ def provenance(
     begun = (
         "from random weights" if start.init is None else f"from the weights in {start.init['file']}"
     )
-    taught = f", with {recipe.distill} distillation from {teacher.about['name']}" if teacher else ""
+    distilled = (
+        f", with {recipe.distill} distillation from {teacher.about['name']}" if teacher else ""
+    )
     return (
-        f"trained {begun} for {recipe.epochs} epochs ({took:.0f} s) on {data.train.source}{taught}"
+        f"trained {begun} for {recipe.epochs} epochs ({took:.0f} s) on"
+        f" {data.train.source}{distilled}"
     )
 
 
@@ -247,21 +250,21 @@ def finetune(
     subject = find_subject(run)
     check_images(subject.architecture, data.train)
     start = load_start(subject, data.train.classes, recipe.seed, init, from_scratch, new_head)
-    taught = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
+    loaded = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
     together = processes(device)
     folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
     if together.main:
         describe(
             folder,
             start.network.architecture,
-            asked(start, data, recipe, taught, new_head),
+            asked(start, data, recipe, loaded, new_head),
             command,
         )
     together.wait()
     # The training changes the network in place; this copy is evaluated as the start.
     first = deepcopy(start.network)
     averaged = train(
-        Finetuning(start.network, taught, recipe),
+        Finetuning(start.network, loaded, recipe),
         data.train,
         recipe,
         folder,
@@ -271,17 +274,20 @@ def finetune(
         device=device,
     )
     if together.main:
-        _finish(folder, first.to(together.device), start, averaged, data, recipe, taught)
+        _finish(folder, first.to(together.device), start, averaged, data, recipe, loaded)
     together.wait()
     return Finetuned(folder.root, start.network.architecture, YamlFile(folder.description).data)
 
 
 def _check_teacher(teacher: str | None, weights: str | Path | None, recipe: Recipe) -> None:
     if teacher and recipe.distill == "none":
-        raise InputError(f"--teacher {teacher} with --distill none: leave one of them out")
+        raise InputError(
+            f"--teacher {teacher} with --distill none: the teacher would have no effect. Fix: leave"
+            " out one of them"
+        )
     if not teacher and (weights or recipe.distill != "none"):
         option = f"--teacher-weights {weights}" if weights else f"--distill {recipe.distill}"
-        raise InputError(f"{option}: there is no teacher; name one with --teacher")
+        raise InputError(f"{option}: requires a teacher. Fix: name one with --teacher")
 
 
 def check_images(arch: Architecture, data: ImageData) -> None:
@@ -291,7 +297,8 @@ def check_images(arch: Architecture, data: ImageData) -> None:
             "x".join(map(str, size)) for size in (data.images.shape[2:], arch.resolution)
         )
         raise InputError(
-            f"images of {there} for a network at {here}: load the data at the network's resolution"
+            f"images of {there} for a network at {here}. Fix: load the data at the network's"
+            " resolution"
         )
 
 
@@ -340,14 +347,14 @@ def _finish(
         trained["ema"] = averaged
     accuracy = judged(first, trained, teacher.network if teacher else None, data)
     took = seconds(folder, len(data.train), recipe.batch)
-    told = provenance(start, recipe, data, teacher, took)
+    sentence = provenance(start, recipe, data, teacher, took)
     # The header keeps naming the supernet that the weights were first cut from.
-    header = {"provenance": told, "teacher": teacher.about["name"] if teacher else ""}
+    header = {"provenance": sentence, "teacher": teacher.about["name"] if teacher else ""}
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]
     finish(
         folder,
         trained[accuracy["weights"]],
-        {"accuracy": accuracy, "epochs": recipe.epochs, "seconds": took, "provenance": told},
+        {"accuracy": accuracy, "epochs": recipe.epochs, "seconds": took, "provenance": sentence},
         header,
     )

@@ -57,13 +57,15 @@ def load_start(
         InputError: where there are no weights, or they are for another number of classes.
     """
     if from_scratch and init:
-        raise InputError(f"--init {init} with --from-scratch: leave one of them out")
+        raise InputError(
+            f"--init {init} with --from-scratch: these are two starts. Fix: leave out one of them"
+        )
     file = None if from_scratch else init or subject.weights
     if file is None and not from_scratch:
         what = f"{subject.run}: has no weights.safetensors (it was searched without --supernet)"
         raise InputError(
-            f"{what if subject.run else 'an architecture has no weights'}; give --init FILE, or "
-            "--from-scratch to start with random ones"
+            f"{what if subject.run else 'an architecture has no weights'}. Fix: --init FILE, or"
+            " --from-scratch for random weights"
         )
     # The same weights, and the same new head, in every process and in a resumed fine-tuning.
     torch.manual_seed(seed)
@@ -72,13 +74,13 @@ def load_start(
     )
     if new_head:
         network = with_new_head(network, len(classes))
-    knows = network.architecture.classes
-    if knows != len(classes):
+    own_classes = network.architecture.classes
+    if own_classes != len(classes):
         some = ", ".join(classes[:3]) + (", .." if len(classes) > 3 else "")
-        what = f"the head of {file}" if file else f"the architecture '{subject.architecture.name}'"
+        what = str(file) if file else f"the architecture '{subject.architecture.name}'"
         raise InputError(
-            f"{what} has {knows} classes, the data {len(classes)} ({some}): give --new-head to"
-            " replace it"
+            f"{what}: has a head for {own_classes} classes, the data has {len(classes)} ({some})."
+            " Fix: --new-head replaces it"
         )
     if file is None:
         return Start(network, None)

@@ -24,7 +24,7 @@ def loss_of(
     taught_bc: Tensor | None,
     recipe: Recipe,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of a batch, and the logits (B, classes) of the network's answer.
+    """Return the mean loss of a batch, and the logits (B, classes) of the network's prediction.
 
     With a teacher the loss is (1 - weight) * cross-entropy with the targets + weight *
     distillation. In a distillation head (DeiT, arXiv:2012.12877) the first classifier learns from

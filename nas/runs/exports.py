@@ -23,10 +23,10 @@ class Record:
 
     Attributes:
         targets: the recorded entry of each target.
-        classes: the names given to classes before; empty where there are none.
+        classes: the recorded names of the classes; empty where there are none.
 
     Raises:
-        InputError: when the file is not readable or has another format.
+        InputError: when the file cannot be read or has another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,8 +39,8 @@ class Record:
             if file.data.get("format") != FORMAT or not isinstance(file.data.get("targets"), dict):
                 raise file.error(
                     ["format"],
-                    f"is {file.data.get('format')!r}, expected '{FORMAT}' and targets; move "
-                    "the file away to export anew",
+                    f"is {file.data.get('format')!r} (expected '{FORMAT}' and targets). Fix: move"
+                    " this file away, then export again",
                 )
             self.targets = file.data["targets"]
             for name, entry in self.targets.items():
@@ -61,7 +61,7 @@ class Record:
 
         Args:
             name: the target.
-            made: fingerprint of what it is to be made from.
+            made: fingerprint of its inputs.
         """
         entry = self.targets.get(name)
         if not isinstance(entry, dict) or entry.get("made") != made:
@@ -77,7 +77,7 @@ class Record:
     def drop(self, name: str, about: dict[str, Any]) -> None:
         """Remove the entry of a target before its file is replaced.
 
-        After a kill in between, no old checksum stands beside a new file.
+        A kill in between then leaves no old checksum beside a new file.
         """
         if self.targets.pop(name, None) is not None:
             self._write(about)
@@ -98,7 +98,7 @@ def aside(path: Path) -> Iterator[Path]:
     with beside(path) as temporary:
         yield temporary
         _open(temporary, path.parent)
-        # A rename cannot replace a folder (a Core ML package), so remove the old one first.
+        # A rename cannot replace a folder, as a Core ML package is, so remove the old one first.
         remove(path)
         temporary.rename(path)
 

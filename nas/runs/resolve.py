@@ -25,7 +25,7 @@ from nas.runs.schema import (
 from nas.space import Architecture, find_architecture, load_architecture
 
 HOMES = (FINETUNE_FOLDER, "")
-"""Folders of a run in which weights are looked for, the best ones first."""
+"""Folders of a run that may have weights, the best weights first."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Source:
         folder: the folder for the exported files.
         architecture: the network's architecture.
         weights: the file of its weights; None where they are random.
-        provenance: of the weights: fine-tuned, inherited, given or random.
-        classes: their names, in the order of the logits; numbers where no names are known.
-        held_out: the share (or number) of images that training did not see.
+        provenance: origin of the weights: fine-tuned, inherited, given or random.
+        classes: names of the classes in the order of the logits; numbers where no names are known.
+        held_out: share (below 1) or number of images that were held out of the training.
         seed: the seed that selected those images.
     """
 
@@ -56,12 +56,13 @@ class Source:
         """Return the same source with these class names, unless it has names already.
 
         Raises:
-            InputError: when their number is not that of the network.
+            InputError: when their number is not the network's number of classes.
         """
         if len(classes) != self.architecture.classes:
             raise InputError(
-                f"the data has {len(classes)} classes, the network {self.architecture.classes}:"
-                " give the data that it was trained on, or `nas finetune` it on this data"
+                f"the data has {len(classes)} classes (expected {self.architecture.classes}, as the"
+                " network). Fix: give the data that it was trained on, or nas finetune it on this"
+                " data"
             )
         return self if self.are_named else replace(self, classes=tuple(classes))
 
@@ -79,11 +80,12 @@ class Source:
 def find_source(run: str, weights: Path | None = None, out: Path | None = None) -> Source:
     """Return the network of a run folder, an architecture's YAML file or a published member's name.
 
-    Of a run folder it is the fine-tuned network, or without one the network that the search found.
+    For a run folder it is the fine-tuned network if there is one, else the network that the search
+    found.
 
     Args:
         run: the folder, the file or the name.
-        weights: a file of weights to take instead of the run's own.
+        weights: a file of weights that replaces the run's own.
         out: the folder to export to; by default RUN/export, FILE-export beside an architecture's
             file, or NAME-export.
 
@@ -112,8 +114,8 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
         source = Source(run, folder, architecture, None, "random", _numbers(architecture.classes))
     if weights is None:
         return source
-    # Given weights may be of another fine-tuning than the run's own: take class names and held-out
-    # images from the description beside them, never from the run.
+    # The given weights may come from another fine-tuning than the run's own. So class names and
+    # held-out images come from the description beside them, never from the run.
     given = replace(
         source, weights=weights, provenance="given", classes=_numbers(architecture.classes)
     )
@@ -121,17 +123,20 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
 
 
 def _architecture_file(run: Path, home: Path) -> Path:
-    """Return the architecture file of a home in a run, or that of the run.
+    """Return the architecture file of a folder in a run, or else that of the run.
 
-    A fine-tuned network may have got another head, which its own file describes.
+    A fine-tuned network may have another head, which only its own file describes.
 
     Raises:
-        InputError: when there is neither.
+        InputError: when both are missing.
     """
     own = home / ARCHITECTURE_FILE
     if own.is_file() or (run / ARCHITECTURE_FILE).is_file():
         return own if own.is_file() else run / ARCHITECTURE_FILE
-    raise InputError(f"{run}: no run here (there is no architecture.yaml); `nas search` makes one")
+    raise InputError(
+        f"{run}: is not a run folder ({ARCHITECTURE_FILE} is missing). Fix: make one with nas"
+        " search"
+    )
 
 
 def _described(source: Source, home: Path) -> Source:
@@ -148,7 +153,7 @@ def _described(source: Source, home: Path) -> Source:
         return source
     if len(classes) != count:
         raise file.error(
-            ["data", "classes"], f"{len(classes)} names for a network of {count} classes"
+            ["data", "classes"], f"has {len(classes)} names (expected {count}, as the network)"
         )
     held_out = data.get("held_out", source.held_out)
     seed = recipe.get("seed", source.seed)
@@ -173,8 +178,8 @@ class Subject:
 
     Attributes:
         architecture: the network's architecture.
-        run: the run folder that it was found in; None where there is none.
-        weights: the file of its inherited weights; None where there is none.
+        run: its run folder; None for a network that is not from a run.
+        weights: the file of its inherited weights; None where it has none.
     """
 
     architecture: Architecture
@@ -182,7 +187,7 @@ class Subject:
     weights: Path | None = None
 
     def folder(self, from_scratch: bool) -> Path:
-        """Return the default folder of the fine-tuning: in the run, else in ./runs."""
+        """Return the default folder of the fine-tuning, in the run or else in ./runs."""
         name = f"{FINETUNE_FOLDER}-scratch" if from_scratch else FINETUNE_FOLDER
         if self.run:
             return self.run / name
@@ -204,8 +209,8 @@ def find_subject(name: str | Path) -> Subject:
     head = subject.architecture.head
     if head.layout == "pyramid":
         raise InputError(
-            f"{name}: its head {head.kind} gives maps; `nas finetune` trains classifiers on"
-            " labelled images"
+            f"{name}: its head {head.kind} outputs maps (expected a classifier, the only kind of"
+            " network that nas finetune trains)"
         )
     return subject
 
@@ -218,11 +223,12 @@ def _found_by_search(folder: Path) -> Subject:
     """
     if not (folder / RUN_FILE).is_file():
         raise InputError(
-            f"{folder}: no finished run here (there is no {RUN_FILE}); `nas search` makes one"
+            f"{folder}: is not a finished run ({RUN_FILE} is missing). Fix: make one with nas"
+            " search"
         )
     file = YamlFile(folder / RUN_FILE)
     if file.data.get("format") != RUN_FORMAT:
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'")
+        raise file.error(["format"], f"is {file.data.get('format')!r} (expected '{RUN_FORMAT}')")
     weights = folder / WEIGHTS_FILE
     architecture = load_architecture(folder / ARCHITECTURE_FILE)
     return Subject(architecture, folder, weights if weights.is_file() else None)

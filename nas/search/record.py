@@ -1,4 +1,7 @@
-"""The run folder of a search: its files, from the trace to the front of each device."""
+"""Write the run folder of a search, from the trace to the front of each device.
+
+`nas search` calls it; `nas report` and other commands read the folder.
+"""
 
 from __future__ import annotations
 
@@ -47,27 +50,27 @@ FRONT = (
     "depths",
     "attention",
 )
-"""How a run on several devices names what it found: for all of them, and before a device's name for
-that one."""
+"""Columns of `front.csv` before the blocks of each place."""
 SCORES = "scores"
-"""The folder of a run that keeps scores which were in no file."""
+"""Folder of a run for scores that were not read from a file."""
 
 
 def new_folder(
     out: str | None, space: str, device: str, command: str = "", goes_on: bool = False
 ) -> Path:
-    """Create the folder of a run: `out`, or runs/SPACE-DEVICE-TIME with a counter where that is
-    taken.
+    """Create and return the folder of a run.
 
     Args:
-        out: the folder asked for. One in which the same search was killed is taken again.
-        space, device: names for a folder that was not asked for.
+        out: the folder; None for runs/SPACE-DEVICE-TIME, with a counter where that exists. A folder
+            in which the same search was killed is taken again.
+        space: name of the space.
+        device: name of the device.
         command: the command line of the search without its --out.
-        goes_on: take a folder too in which any search that evaluates members was stopped.
+        goes_on: whether to accept a folder in which a search that evaluates members was stopped.
 
     Raises:
-        InputError: when `out` is a file or a folder with something in it, which is left as it is.
-        NasError: when no folder can be made there.
+        InputError: `out` is a file or a folder that is not empty, which is left as it is.
+        NasError: the folder cannot be created.
     """
     try:
         return _fresh(space, device) if out is None else _asked(Path(out), command, goes_on)
@@ -87,13 +90,15 @@ def _asked(folder: Path, command: str, goes_on: bool) -> Path:
         if before == command or goes_on:
             return folder
         raise InputError(
-            f"--out {folder}: there is a search that another command began. Fix: {before} --out"
+            f"--out {folder}: holds an unfinished search of another command. Fix: {before} --out"
             f" {shlex.quote(str(folder))}, or another --out"
         )
     if not (goes_on and unfinished(folder)) and (
         folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     ):
-        raise InputError(f"--out {folder}: there is something already; name a new folder")
+        raise InputError(
+            f"--out {folder}: exists already and is not an empty folder. Fix: name a new folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(begun, {"command": command})
     return folder
@@ -140,10 +145,14 @@ def write_run(
     command: Sequence[str],
     supernet: str | None = None,
 ) -> None:
-    """Write trace.csv, architecture.yaml and, when all files are whole, run.yaml.
+    """Write trace.csv, architecture.yaml and, after all files are complete, run.yaml.
 
-    `command` is the command line that started the search, `supernet` the training that the weights
-    are inherited from.
+    Args:
+        folder: the run folder.
+        problem: the search.
+        found: its result.
+        command: the command line that started the search.
+        supernet: folder of the training that the weights are inherited from, if any.
     """
     found.save(folder)
     inherited = {"supernet": supernet} if supernet else {}
@@ -158,7 +167,12 @@ def write_several(
 
     Each device has its front (`front-DEVICE.csv`) and its best member (`best-DEVICE.yaml`). The
     member that keeps all targets is `architecture.yaml`, where there is one. `members.csv` has the
-    latency of each on each device.
+    latency of each member on each device.
+
+    Args:
+        folder: the run folder.
+        found: the results.
+        command: the command line that started the search.
     """
     for each in found.devices:
         name = each.problem.table.device.name
@@ -181,8 +195,10 @@ def write_several(
 
 
 def several_members(found: Several) -> dict[str, dict[str, Any]]:
-    """Return what a search on several devices found, and the published members, with their latency
-    on each device."""
+    """Return the members that a search on several devices found, and the published ones, by name.
+
+    Each has its latency on each device.
+    """
     space = found.devices[0].problem.space
     members: dict[str, Architecture] = {COMMON: found.common.architecture} if found.common else {}
     members |= {
@@ -239,15 +255,15 @@ def _members_csv(found: Several, members: Mapping[str, Mapping[str, Any]]) -> st
 def write_front(
     folder: Path, problem: Problem, points: Sequence[FrontPoint], name: str = "front"
 ) -> None:
-    """Write NAME.csv, a row for each member."""
+    """Write NAME.csv with one row per member."""
     write_text(folder / f"{name}.csv", front_csv(problem.space, points))
 
 
 def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
-    """Return the members of a front as CSV: latency, cost, accuracy, size, shape, and the block at
-    every place.
+    """Return the members of a front as CSV, one row per member.
 
-    Accuracy and its standard error are empty where the scores know costs only.
+    The columns are latency, cost, accuracy, size, shape, and the block at every place. Accuracy and
+    its standard error are empty where the scores know costs only.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -303,11 +319,12 @@ def _document(
 
 
 def _keep_scores(folder: Path, scores: Scores) -> Path | None:
-    """Save scores that are in no file into the run folder, so that its report finds them. The law
-    ships.
+    """Save scores that are in no file into the run folder, so that its report finds them.
+
+    The accuracy law is not saved, because it ships.
 
     Returns:
-        Where they are; None where nothing had to be saved.
+        The file of the scores; None where nothing had to be saved.
     """
     if scores.path or kind_of(scores) == "law":
         return None

@@ -135,7 +135,9 @@ _Candidates = Annotated[
     ),
 ]
 PLACE = "x-nas-place"
-"""In the JSON Schema of these models: which blocks a value takes (`nas.space.json_schema`)."""
+"""Key in the JSON Schema of these models: the kind of place whose blocks a value takes.
+
+`nas.space.json_schema` replaces it."""
 _Entries = Annotated[_Candidates, WithJsonSchema({PLACE: "entry"})]
 _Positions = Annotated[_Candidates, WithJsonSchema({PLACE: "block"})]
 _Heads = Annotated[_Candidates, WithJsonSchema({PLACE: "head"})]
@@ -221,7 +223,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     if isinstance(data, dict) and str(data.get("format", "")).startswith("nas-architecture"):
         raise file.error(
             [*keys, "format"],
-            "is an architecture, expected a space. Fix: nas predict takes architectures",
+            "is that of an architecture, expected a space. Fix: for an architecture, nas predict",
         )
     try:
         checked = SpaceFile.model_validate(data)
@@ -247,9 +249,9 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     )
     defaults.refuse_unused()
     # Published members come last: they are picked from candidates that are known to fit.
-    found = refusal(space)
-    if found:
-        raise file.error([*keys, *found[0]], found[1])
+    refused = refusal(space)
+    if refused:
+        raise file.error([*keys, *refused[0]], refused[1])
     members = {
         name: _member(file, space, [*keys, "published", name], entry)
         for name, entry in checked.published.items()
@@ -258,10 +260,10 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
 
 
 class _Defaults:
-    """The `defaults:` of a file: hyperparameters by kind, for all places that do not say others.
+    """The `defaults:` of a file: hyperparameters by kind, for all places that do not give others.
 
     Raises:
-        InputError: where a kind or a hyperparameter is unknown, or a value has another type.
+        InputError: a kind or a hyperparameter is unknown, or a value has another type.
     """
 
     def __init__(self, file: YamlFile, keys: Keys, by_kind: Mapping[str, dict[str, Any]]) -> None:
@@ -273,13 +275,13 @@ class _Defaults:
             file.parse(spec_of, [*keys, kind], kind)
             empty = next((name for name, each in values.items() if each == []), None)
             if empty is not None:
-                raise file.error([*keys, kind, empty], "an empty list of values")
+                raise file.error([*keys, kind, empty], EMPTY)
             _check_number(file, [*keys, kind], [values])
             for each in _combinations(values):
                 file.parse(lambda some: check_hyperparameters(kind, some), [*keys, kind], each)  # noqa: B023
 
     def added_to(self, block: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a place's block with the defaults of its kind; its own values count."""
+        """Return a place's block with the defaults of its kind; its own values have priority."""
         kind = block.get("kind")
         if not isinstance(kind, str) or kind not in self.by_kind:
             return dict(block)
@@ -287,7 +289,7 @@ class _Defaults:
         return {"kind": kind, **self.by_kind[kind], **block}
 
     def mentioned(self, block: Mapping[str, Any]) -> str:
-        """Return where further values of a block are from, for an error at its place."""
+        """Return the source of a block's values from `defaults:`, for an error at its place."""
         kind = block.get("kind")
         names = [name for name in self.by_kind.get(str(kind), {}) if name not in block]
         if not names:
@@ -296,12 +298,16 @@ class _Defaults:
         return f" ({', '.join(names)} from defaults, line {line})"
 
     def refuse_unused(self) -> None:
-        """Raise InputError for a kind that stands at no place: nothing of it would take effect."""
+        """Raise InputError for a kind that no place has: its values would have no effect."""
         for kind in self.by_kind:
             if kind not in self.used:
-                raise self.file.error([*self.keys, kind], "no place of this space has this kind")
+                raise self.file.error(
+                    [*self.keys, kind], "no place of this space has this kind. Fix: remove it"
+                )
 
 
+EMPTY = "is an empty list, expected at least one value"
+"""Reason of an error at a hyperparameter with a list of no values."""
 Read = Callable[[Keys, Any, Callable[[Any], Any]], tuple[Any, ...]]
 """`_blocks` of one file: the candidates at these keys."""
 
@@ -350,14 +356,14 @@ def _blocks(
 
     A hyperparameter with a list of values stands for one candidate per value.
     """
-    found: list[Spec] = []
+    candidates: list[Spec] = []
     several = data if isinstance(data, list) else [data]
     _check_number(file, keys, [defaults.added_to(each) for each in several])
     for index, each in enumerate(several):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
         empty = next((name for name, values in each.items() if values == []), None)
         if empty is not None:
-            raise file.error([*where, empty], "an empty list of values")
+            raise file.error([*where, empty], EMPTY)
         for values in _combinations(defaults.added_to(each)):
             try:
                 block = parse(values)
@@ -368,14 +374,16 @@ def _blocks(
             if isinstance(block, Identity):
                 raise file.error(
                     where,
-                    "identity is a choice at every position and is not listed; expected a block",
+                    "identity is a choice at every position and must not be listed. Fix: remove it",
                 )
-            if block in found:
-                raise file.error(where, f"{block.kind}({block}) is listed twice")
-            found.append(block)
-    if len({block.layout for block in found}) > 1:
+            if block in candidates:
+                raise file.error(
+                    where, f"{block.kind}({block}) is listed twice. Fix: remove one of the two"
+                )
+            candidates.append(block)
+    if len({block.layout for block in candidates}) > 1:
         raise file.error(keys, "candidates of one place must all take maps or all take tokens")
-    return tuple(found)
+    return tuple(candidates)
 
 
 def _count(values: Mapping[str, Any]) -> int:
@@ -401,7 +409,7 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
     """Return a published member; each of its choices is checked against the space."""
     if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
         raise file.error(
-            keys, f"widths, depths and attention need {len(space.stages)} values, one a stage"
+            keys, f"widths, depths and attention need {len(space.stages)} values, one per stage"
         )
     for index, (stage, depth, count) in enumerate(
         zip(space.stages, entry.depths, entry.attention, strict=True)
@@ -412,16 +420,17 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
                 if stage.global_
                 else "the stage has no global block"
             )
-            raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
+            raise file.error(
+                [*keys, "attention", index], f"{count} blocks of attention are too many: {room}"
+            )
 
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-        wanted = _wanted(file, keys, entry, place)
-        chosen = [block for block in candidates if _agrees(block, wanted)]
+        stated = _wanted(file, keys, entry, place)
+        chosen = [block for block in candidates if _agrees(block, stated)]
         if not chosen:
-            given = ", ".join(f"{name} {value}" for name, value in wanted.items())
-            raise file.error(
-                keys, f"{place}: none of its candidates has {given or 'what it takes'}"
-            )
+            values = ", ".join(f"{name} {value}" for name, value in stated.items())
+            reason = f"has {values}" if values else "fits the width"
+            raise file.error(keys, f"{place}: none of its candidates {reason}")
         return chosen[0]
 
     member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
@@ -434,25 +443,26 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
     if place.part == "head" or (place.part == "stem" and entry.stem):
         return entry.head if place.part == "head" else entry.stem
     part = "entry" if place.position is None else "block"
-    wanted = {}
+    stated = {}
     for name, values in getattr(entry, part).items():
         value = values
-        # Where a space has no stem, the block that enters stage 1 is called "stem".
         # Descend a list per stage, then a list per block; a value that is not a list holds for all.
+        # Where a space has no stem, the block that enters stage 1 is at the place "stem", which
+        # has no stage.
         for at in (place.stage or 0, place.position):
             if isinstance(value, list) and at is not None:
                 if at >= len(value):
                     raise file.error([*keys, part, name], f"no value for {place}")
                 value = value[at]
         if value is not None:
-            wanted[name] = value
-    return wanted
+            stated[name] = value
+    return stated
 
 
-def _agrees(block: BlockSpec, wanted: Mapping[str, Any]) -> bool:
+def _agrees(block: BlockSpec, stated: Mapping[str, Any]) -> bool:
     """Return whether a block has these values.
 
     Hyperparameters that its kind does not have are ignored.
     """
     values = block.to_dict()
-    return all(values[name] == value for name, value in wanted.items() if name in values)
+    return all(values[name] == value for name, value in stated.items() if name in values)

@@ -109,8 +109,9 @@ def training_splits(root: str | Path, data: str) -> Splits:
                 return splits
         break
     raise InputError(
-        f"--data {data}: other images than the supernet in {root} was trained on"
-        f" ({about['source']}); held-out images of another split may be among those"
+        f"--data {data}: other images than the supernet in {root} was trained on (expected"
+        f" {about['source']}), so held-out images may be among those. Fix: the --data of that"
+        " training"
     )
 
 
@@ -123,5 +124,6 @@ def _counts(about: Mapping[str, Any], path: Path) -> tuple[int, int]:
     if "total" in about and "held_out" in about:
         return int(about["total"]), int(about["held_out"])
     raise InputError(
-        f"{path}: data: total and held_out are missing, so that the held-out images are not known"
+        f"{path}: data: total and held_out are missing, so the held-out images are unknown. Fix:"
+        " train again with `nas train`"
     )

@@ -69,8 +69,8 @@ def score(
         if not _memory_ran_out(error):
             raise
         raise NasError(
-            f"{folder.root}: out of memory while scoring moves. What was evaluated is kept. Free"
-            " memory and run the same command again, or give a smaller --score-images"
+            f"{folder.root}: out of memory while scoring moves. Finished evaluations are kept. Fix:"
+            " free memory and run the same command again, or give a smaller --score-images"
         ) from error
 
 

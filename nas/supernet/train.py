@@ -45,7 +45,7 @@ def sandwich_loss(
     The sandwich rule and in-place distillation of universally slimmable networks
     (arXiv:1903.05134). The sandwich is the largest member, the smallest and `randoms` random ones.
     The largest learns the labels, the others learn its probabilities in the same step. The
-    architecture parameters learn from the random members alone, as these alone depend on them.
+    architecture parameters learn from the random members alone: only these depend on them.
 
     Args:
         supernet: in training mode.
@@ -59,11 +59,10 @@ def sandwich_loss(
     )
     losses = [loss]
     # Detached: the largest member must not learn to be easy to imitate.
-    taught = logits.detach().softmax(dim=1)
-    losses.append(
-        cross_entropy(supernet.forward_sliced(images_bchw, supernet.space.smallest()), taught)[0]
-    )
-    losses += [cross_entropy(random(), taught)[0] for _ in range(randoms)]
+    soft_targets = logits.detach().softmax(dim=1)
+    smallest = supernet.forward_sliced(images_bchw, supernet.space.smallest())
+    losses.append(cross_entropy(smallest, soft_targets)[0])
+    losses += [cross_entropy(random(), soft_targets)[0] for _ in range(randoms)]
     return torch.stack(losses).mean(), logits
 
 
@@ -158,7 +157,7 @@ def train(
 def _check(space: Space, data: ImageData) -> None:
     if data.images.shape[2:] != space.resolution:
         raise InputError(
-            f"images of {data.images.shape[2:]} for a space at {space.resolution}: give"
+            f"images of {data.images.shape[2:]} for a space at {space.resolution}. Fix:"
             " --resolution"
         )
     if len(data.classes) != space.classes:

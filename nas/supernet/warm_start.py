@@ -43,7 +43,7 @@ class Start:
     sha256: str
 
     def describe(self) -> dict[str, str]:
-        """Return the entries that a training's description keeps."""
+        """Return the entries for a training's description."""
         return {
             "member": self.network.architecture.name,
             "layout": self.layout,
@@ -86,11 +86,11 @@ def load_start(path: str | Path, space: Space, member: str | None = None) -> Sta
                 return Start(network, family, layout, str(path), digest)
     if member is not None:
         raise InputError(
-            f"{path}: {reasons[0] if reasons else f'there is no published member {member!r}'}"
+            f"{path}: {reasons[0] if reasons else f'{member!r} is not a published member'}"
         )
     raise InputError(
-        f"{path}: of no published member of a shipped space; --init-member NAME says what is wrong"
-        " with it"
+        f"{path}: does not match a published member of a shipped space. Fix: --init-member NAME"
+        " gives the reason"
     )
 
 

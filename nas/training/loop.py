@@ -30,7 +30,7 @@ from nas.training.state import State, TrainingFolder
 from nas.training.task import Task
 
 _MESSAGES = ("out of memory", "not enough memory", "DefaultCPUAllocator: can't allocate")
-"""Parts of the messages of RuntimeErrors that allocators raise; CUDA's has its own class."""
+"""Phrases in the RuntimeErrors of allocators other than CUDA's, whose error has its own class."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -41,9 +41,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def largest_fit(attempt: Callable[[int], None], size: int) -> int:
-    """Return the first of size / 2, size / 4, ... images that `attempt` completes, 0 if none is."""
+    """Return the first of size / 2, size / 4, ... images that `attempt` completes, or 0."""
     while size := size // 2:
-        # Frees tensors of the failed attempt that reference cycles keep alive.
+        # This frees tensors of the failed attempt that reference cycles keep alive.
         gc.collect()
         torch.cuda.empty_cache()
         try:
@@ -68,13 +68,13 @@ def too_large(where: str, images: int, fit: int, batch: int, processes: int) -> 
     """
     if not fit:
         return NasError(
-            f"{where}: out of memory with a single image; take a smaller --resolution or a smaller"
+            f"{where}: out of memory with a single image. Fix: a smaller --resolution or a smaller"
             " space"
         )
     # The number of micro-batches of at most `fit` images per process, rounded up.
     accumulate = -(-batch // (fit * processes))
     return NasError(
-        f"{where}: out of memory with {images} images at once, {fit} fit: give --batch"
+        f"{where}: out of memory with {images} images at once ({fit} fit). Fix: --batch"
         f" {fit * processes}, or --accumulate {accumulate} to keep the batch of {batch}"
     )
 
@@ -82,7 +82,7 @@ def too_large(where: str, images: int, fit: int, batch: int, processes: int) -> 
 SKIPPED = 20
 """Number of consecutive steps skipped by the gradient scaler after which an fp16 training stops.
 
-A few are normal in the beginning, while the scale is still too large.
+A few are normal at the start: the first scale is too large and is halved until gradients fit.
 """
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,7 +94,7 @@ class Outcome:
 
     Attributes:
         loss: mean loss over the step's images; None for a step that the gradient scaler skipped.
-        right: number of images classified right.
+        right: number of correctly classified images.
         images: number of images.
     """
 
@@ -104,7 +104,10 @@ class Outcome:
 
 
 class Stepper:
-    """The optimizer of a task with its state. `where` names the training in errors."""
+    """The optimizer of a task with its state.
+
+    `where` names the training in errors.
+    """
 
     def __init__(self, task: Task, settings: Settings, processes: Processes, where: str) -> None:
         self.task = task
@@ -166,7 +169,7 @@ class Stepper:
         """Accumulate this process's share of the gradients.
 
         Returns:
-            (2,): its share of the mean loss, and its number of images classified right.
+            (2,): its share of the mean loss, and its number of correctly classified images.
         """
         self.state.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.processes.device)
@@ -179,7 +182,7 @@ class Stepper:
         return totals
 
     def _backward(self, batch: Batch, start: int, stop: int, generator: torch.Generator) -> Tensor:
-        """Run forward and backward of a micro-batch; return its share of the loss, and its hits."""
+        """Run a micro-batch forward and backward; return its loss share and correct images (2,)."""
         device = self.processes.device
         images, labels = batch.load(start, stop, device)
         if self.settings.channels_last:
@@ -205,7 +208,8 @@ class Stepper:
         # Before the scaler looks at them: an overflow in one process then reaches all, and all skip
         # the same step.
         self.processes.sum_gradients(self.module)
-        # The scaler lowers its scale after an overflow and only then, which tells a skipped step.
+        # The scaler lowers its scale after an overflow and only then, so a lower scale means that
+        # the step was skipped.
         scale = state.scaler.get_scale()
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -216,7 +220,8 @@ class Stepper:
                 buffer.copy_(value)
             if state.skipped >= SKIPPED:
                 raise self.no_number(
-                    f"fp16 gradients are no numbers for {SKIPPED} steps, up to the one",
+                    f"fp16 gradients overflowed (inf or NaN) in {SKIPPED} consecutive steps, the"
+                    " last",
                     state.step + 1,
                 )
         elif state.averaged is not None:
@@ -224,15 +229,16 @@ class Stepper:
         return not skipped
 
     def no_number(self, what: str, step: int) -> NasError:
+        """Return the error for a step whose numbers are not finite."""
         return NasError(
-            f"{self.where}: {what} at step {step}; the state before it is kept, "
-            "go on with a lower --learning-rate in a new --out"
+            f"{self.where}: {what} at step {step}. The last saved state is unchanged. Fix: restart"
+            " with a lower --learning-rate and a new --out"
         )
 
     def _too_large(
         self, batch: Batch, parts: Sequence[tuple[int, int]], generator: torch.Generator
     ) -> NasError:
-        """Try smaller micro-batches, without the other processes; return an error with the fit.
+        """Try smaller micro-batches in this process alone; return an error with the size that fits.
 
         The others may not have failed, so nothing may wait for them here.
         """
@@ -326,7 +332,7 @@ def train(
     if smallest < settings.accumulate * together.count:
         raise InputError(
             f"batches of {smallest} images cannot be shared by {together.count} processes in"
-            f" {settings.accumulate} micro-batches each: give a larger --batch or a smaller"
+            f" {settings.accumulate} micro-batches each. Fix: a larger --batch or a smaller"
             " --accumulate"
         )
     stepper = Stepper(task, settings, together, str(folder.root))
@@ -447,7 +453,8 @@ class _Loop:
     def run(self, report: Report, save_every: float, report_every: int) -> None:
         """Run all steps; see `train`."""
         log = None
-        # Rows of later steps belong to work that a killed run had not saved; both drop them.
+        # Rows after the saved state belong to steps that a killed run did not save. The task and
+        # the log drop them, as these steps are repeated.
         if self.together.main:
             self.task.begin(self.state.step)
             log = Log(self.folder.metrics, self.folder.tensorboard, self.state.step)
@@ -488,10 +495,10 @@ class _Loop:
                 since = now
             due = time.monotonic() - saved > save_every and state.step % self.task.save_steps == 0
             if self.together.main and (due or last):
-                # A finite loss can have a gradient that is not. A broken state must not replace the
+                # A finite loss can have an infinite gradient. A broken state must not replace the
                 # last good one.
                 if not state.finite():
-                    raise self.stepper.no_number("a weight is no number", state.step)
+                    raise self.stepper.no_number("a weight is inf or NaN", state.step)
                 state.save(self.folder.state)
                 saved = time.monotonic()
 

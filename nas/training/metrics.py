@@ -56,7 +56,7 @@ class Log:
     def __init__(self, metrics: Path, events: Path, step: int) -> None:
         """Open the files and drop the rows after `step`, which is the last step of the saved state.
 
-        They belong to work that a killed training had not saved, and that is done again.
+        They belong to steps that a killed training did not save; these steps are repeated.
         """
         from torch.utils.tensorboard import SummaryWriter
 

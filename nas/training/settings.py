@@ -17,6 +17,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 DATA_HELP = "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub."
+"""Help of --data in every command."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,7 @@ class SplitOptions:
     held_out: float = option(
         0.1,
         help=(
-            "Share (below 1) or number of the training images that are held out to measure"
-            " accuracy."
+            "Share (below 1) or number of training images that are held out to measure accuracy."
         ),
         above=0,
         at_most=1_000_000_000,
@@ -100,7 +100,7 @@ class Settings:
     compile: bool = option(False, help="Compile each block with torch.compile.")
     ema: float = option(
         0.0,
-        help="Decay of the exponential moving average of the weights, as 0.999; 0 keeps none.",
+        help="Decay of the exponential moving average of the weights, such as 0.999; 0 turns it off.",
         at_least=0,
         below=1,
     )
@@ -124,7 +124,7 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
 
     Args:
         recipe: of the command.
-        options: of the command, which say what was given.
+        options: of the command; they know which options were given.
         data: the images by name.
 
     Raises:
@@ -142,8 +142,8 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
             )
         if "precision" in options.given:
             raise InputError(
-                f"{options.where('precision')} with {asked}: they ask for two precisions. Fix:"
-                " leave out one of them"
+                f"{options.where('precision')} with {asked}: these are two precisions. Fix: leave"
+                " out one of them"
             )
         precision = cast(Precision, launched)
     return replace(recipe, flip=flip, precision=precision)

@@ -48,7 +48,7 @@ FORMAT = "nas-training-1"
 
 @dataclass
 class State:
-    """Everything that changes in a training.
+    """Everything that changes during a training.
 
     Attributes:
         module: the module with its weights and statistics.
@@ -142,7 +142,7 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
     Args:
         path: the file.
         kind: its format, as in the header.
-        what: the same in words, for errors.
+        what: name of the format for errors.
 
     Raises:
         InputError: when it is unreadable or of another format.
@@ -152,9 +152,9 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+        raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
     if header.get("format") != kind:
-        raise InputError(f"{path}: not {what} (its header has no format '{kind}')")
+        raise InputError(f"{path}: is not {what} (its header has no format '{kind}')")
     return tensors, header
 
 
@@ -167,7 +167,7 @@ def fill(
         module: the module, changed in place.
         tensors: by name.
         path: the file, for errors.
-        what: the module in words, for errors.
+        what: name of the module for errors.
 
     Raises:
         InputError: naming the file and the first tensor that does not fit.

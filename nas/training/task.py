@@ -35,7 +35,7 @@ def cross_entropy(
 class Task(ABC):
     """A module with its losses.
 
-    The loop calls `begin` once, then `before_step` and `loss` in each step, and `log` now and then.
+    The loop calls `begin` once, `before_step` and `loss` in each step, and `log` at each report.
     A task must not draw from torch's global generator. Random choices of a step come from the
     generator that `loss` gets, so that all processes draw the same and a resumed training repeats
     it.

@@ -1,6 +1,7 @@
-"""Maps published weights onto a network and back: recognises a checkpoint's layout by its names.
+"""Maps published weights onto a network and back; recognises a checkpoint's layout by its names.
 
-`nas.import_weights`, `nas.weights.network_file` and warm starts import; the target `timm` exports.
+`nas.import_weights`, `nas.weights.network_file` and warm starts import weights. The export target
+`timm` exports them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ HUB_CLASSES = (1000, 21841)
 """Numbers of classes of published checkpoints: ImageNet-1k and ImageNet-21k."""
 
 Names = Mapping[str, str]
-"""Our name of a tensor to its name in a checkpoint."""
+"""Names of tensors in a checkpoint by our names."""
 Grid = tuple[int, int]
 """Height and width of a grid of tokens."""
 
@@ -39,10 +40,10 @@ Grid = tuple[int, int]
 def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
     """Put the weights of a published checkpoint into a network of the same architecture, in place.
 
-    The layout is recognised by the tensors' names. A wrapper such as {"model": ...} or
+    The layout is recognised by the names of the tensors. A wrapper such as {"model": ...} or
     {"state_dict": ...} and the prefix "module." are removed. Either every weight of the network is
     set and every weight of the checkpoint is used, or nothing is changed. Attention biases of
-    another grid are resized bilinearly, with a warning that names both grids.
+    another grid are resized bilinearly. A warning then names both grids.
 
     Returns:
         The name of the layout, such as 'efficientformer/timm'.
@@ -51,15 +52,15 @@ def import_weights(net: Network, state_dict: Mapping[str, Any]) -> str:
         InputError: for a checkpoint of an unknown layout, of another architecture, or of another
             number of classes.
     """
-    found = match_weights(net, state_dict)
-    net.load_state_dict(found.values)
-    for before, after in sorted(found.resized):
+    match = match_weights(net, state_dict)
+    net.load_state_dict(match.values)
+    for before, after in sorted(match.resized):
         warnings.warn(
-            f"attention biases resized from a {before[0]}x{before[1]} grid to"
-            f" {after[0]}x{after[1]}: fine-tune at this resolution",
+            f"attention biases were resized from a {before[0]}x{before[1]} grid to"
+            f" {after[0]}x{after[1]}. Fix: fine-tune at this resolution",
             stacklevel=2,
         )
-    return found.layout
+    return match.layout
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,16 @@ class Match:
 
 
 def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
-    """Return the state dict that `import_weights` would load; the network is not changed.
+    """Return the state dict that `import_weights` would load, without changing the network.
 
-    It may be on the meta device.
+    The network may be on the meta device.
 
     Raises:
         InputError: as `import_weights`.
     """
     tensors = unwrap(state_dict)
     layout, names = _recognise(net, tensors)
-    # Tensors that hold nothing learned, as indices of attention biases, have no place in ours.
+    # Tensors without learned values, such as indices of attention biases, have none in ours.
     tensors = {
         name: t for name, t in tensors.items() if name.rpartition(".")[2] not in layout.ignored
     }
@@ -95,8 +96,8 @@ def match_weights(net: Network, state_dict: Mapping[str, Any]) -> Match:
     values = dict[str, Tensor]()
     resized = set[tuple[Grid, Grid]]()
     for ours, current in net.state_dict().items():
-        # Counters of batch norms are missing in some checkpoints; ours stay. Other missing tensors
-        # are collected, and refused together below.
+        # Counters of batch norms are missing in some checkpoints, so ours are kept then. All other
+        # missing tensors are refused together below.
         value = tensors.get(names[ours], current if ours.endswith(".num_batches_tracked") else None)
         if value is None:
             continue
@@ -117,19 +118,16 @@ def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[CheckpointL
     """
     known = [(layout, names) for layout in LAYOUTS.values() if (names := names_in(net, layout))]
     if not known:
-        raise InputError(
-            f"no published layout is known for the blocks of '{net.architecture.name}'"
-        )
+        raise InputError(f"the blocks of '{net.architecture.name}' have no known published layout")
     shared = [len(tensors.keys() & set(names.values())) for _, names in known]
     best = shared.index(max(shared))
     layout, names = known[best]
-    # Fewer than half in common: an unknown layout. With more it is a known one of another
-    # architecture, or damaged, and `match_weights` names the tensor.
+    # Fewer than half of the names in common mean an unknown layout. More mean a known layout of
+    # another architecture, or a damaged file; `match_weights` then names the tensor.
     if 2 * shared[best] < min(len(names), len(tensors)):
         layouts = " or ".join(f"{layout.name} ({_some(names.values())})" for layout, names in known)
         raise InputError(
-            f"unknown checkpoint layout: its tensors are called {_some(tensors)}; expected"
-            f" {layouts}"
+            f"unknown checkpoint layout (got tensors named {_some(tensors)}, expected {layouts})"
         )
     return layout, names
 
@@ -137,7 +135,7 @@ def _recognise(net: Network, tensors: Mapping[str, Tensor]) -> tuple[CheckpointL
 def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
     """Return the names of the network's tensors in a layout.
 
-    None where one of its blocks was never published in that layout.
+    Return None where one of its blocks was never published in this layout.
     """
     prefixes = layout.prefixes(net.architecture.operations())
     names: dict[str, str] = {}
@@ -152,7 +150,7 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
             if ours is None:
                 return None
             theirs = published[ours] + name.removeprefix(ours)
-            # The operation's own prefix is empty where its tensors stand at the checkpoint's top.
+            # An operation's prefix is empty where its tensors are at the checkpoint's top level.
             names[f"{operation}.{name}"] = f"{prefixes[operation]}.{theirs}".lstrip(".")
     return names
 
@@ -161,14 +159,14 @@ def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Gri
     """Return the value in our shape, and the grids before and after where it was resized.
 
     A flat table of attention biases (heads, H*W) becomes (heads, H, W), resized to our grid. Other
-    tensors are returned as they are. Published networks have square grids, so the number of entries
+    tensors are returned unchanged. Published networks have square grids, so the number of entries
     gives the grid.
     """
     if not (value.dim() == 2 and current.dim() == 3 and len(value) == len(current)):
         return value, set()
     after = (current.shape[1], current.shape[2])
     side = math.isqrt(value.shape[1])
-    # A number that is not a square may still fit our own grid, which need not be square.
+    # A number of entries that is not a square may still fit our grid, which need not be square.
     before = (side, side) if side * side == value.shape[1] else after
     if before[0] * before[1] != value.shape[1]:
         return value, set()
@@ -181,7 +179,7 @@ def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Gri
 
 
 def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tensor) -> str:
-    """Return the message on a tensor of another shape; a head of other classes has its own."""
+    """Return the message on a tensor of another shape, with a remedy for a head of other classes."""
     shapes = f"{list(value.shape)} in the checkpoint, {list(current.shape)} in this network"
     classes = net.architecture.classes
     if (
@@ -190,8 +188,9 @@ def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tens
         and value.shape[1:] == current.shape[1:]
     ):
         return (
-            f"'{theirs}' has {len(value)} classes in the checkpoint, this network {classes}: build"
-            f" it with arch.at(classes={len(value)}), import, and replace the head then"
+            f"'{theirs}' has {len(value)} classes in the checkpoint (expected {classes}, as this"
+            f" network). Fix: build it with arch.at(classes={len(value)}), import, then replace the"
+            " head"
         )
     return f"the checkpoint is of another architecture: '{theirs}' (here {ours}) is {shapes}"
 
@@ -203,7 +202,7 @@ def _refuse_difference(
     missing = [names[ours] for ours in names if ours not in values]
     if missing:
         raise InputError(
-            f"the checkpoint ({layout}) is of another architecture, or not whole: it lacks"
+            f"the checkpoint ({layout}) is of another architecture, or incomplete: it lacks"
             f" {_some(missing)}, {len(missing)} of {len(names)} tensors"
         )
     known = set(names.values())
@@ -223,24 +222,28 @@ def _some(names: Iterable[str]) -> str:
 def export_weights(net: Network, layout: str) -> dict[str, Tensor]:
     """Return the network's tensors in a layout of `LAYOUTS`, the inverse of `import_weights`.
 
-    Tensors that hold nothing learned, such as indices of attention biases, are left to the caller.
+    Tensors without learned values, such as indices of attention biases, are left to the caller.
 
     Raises:
         InputError: naming the operation that was never published in this layout.
     """
-    found = LAYOUTS[layout]
-    names = names_in(net, found)
+    target = LAYOUTS[layout]
+    names = names_in(net, target)
     operations = {operation.name: operation for operation in net.architecture.operations()}
     if names is None:
         blocks = {name: block for name, block in net.named_children() if isinstance(block, Block)}
-        odd = next(
-            o for o in operations.values() if o.params and not found.published_names(blocks[o.name])
+        unpublished = next(
+            operation
+            for operation in operations.values()
+            if operation.params and not target.published_names(blocks[operation.name])
         )
-        raise InputError(f"{odd.name}, {odd}, was never published in the layout {layout}")
+        raise InputError(
+            f"{unpublished.name}, {unpublished}, was never published in the layout {layout}"
+        )
     tensors = {}
     for ours, value in net.state_dict().items():
         operation, _, name = ours.partition(".")
         # A table of attention biases (heads, H, W) is flat in all published code: (heads, H*W).
         flat = value.flatten(1) if value.dim() == 3 else value
-        tensors[names[ours]] = found.publish(operations[operation], name, flat)
+        tensors[names[ours]] = target.publish(operations[operation], name, flat)
     return tensors

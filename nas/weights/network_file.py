@@ -44,14 +44,14 @@ def load_network(state_dict: Mapping[str, Any], arch: Architecture, where: str) 
     Args:
         state_dict: the tensors by name, perhaps in a wrapper.
         arch: the architecture.
-        where: the source of the tensors, to begin errors with.
+        where: the source of the tensors, with which errors begin.
 
     Raises:
         InputError: when there are no tensors, or they are of another architecture.
     """
     tensors = unwrap(state_dict)
-    # Most names in common: a file of ours. Then an error can name the tensor that does not fit,
-    # where the other way would only say that the layout is unknown.
+    # More than half of the names in common mean a file of ours. Its errors name the tensor that
+    # does not fit, while `_published` would only report an unknown layout.
     with torch.device("meta"):
         ours = build(arch).state_dict().keys()
     if 2 * len(ours & tensors.keys()) > len(ours):
@@ -63,14 +63,14 @@ def _own(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
     """Return the network with tensors under our own names, all of which must fit."""
     classifier = tensors.get("head.classifier.weight")
     network = build(arch if classifier is None else arch.at(classes=len(classifier)))
-    wanted = network.state_dict()
-    for name in sorted(wanted.keys() | tensors.keys()):
-        there = tensors.get(name)
-        here = wanted.get(name)
-        if there is None or here is None or there.shape != here.shape:
+    state = network.state_dict()
+    for name in sorted(state.keys() | tensors.keys()):
+        given = tensors.get(name)
+        expected = state.get(name)
+        if given is None or expected is None or given.shape != expected.shape:
             raise InputError(
-                f"{path}: these weights are not of the architecture {_called(arch)}: '{name}' is "
-                f"{_shape(there)} there, {_shape(here)} in the architecture"
+                f"{path}: these weights are not of the architecture {_called(arch)}: '{name}' is"
+                f" {_shape(given)} in the file, {_shape(expected)} in the architecture"
             )
     network.load_state_dict(tensors)
     return network
@@ -95,7 +95,7 @@ def _published(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Net
 
 
 def with_new_head(network: Network, classes: int) -> Network:
-    """Return the network with a new classifier for other classes; all else keeps its weights."""
+    """Return the network with a new classifier for other classes; other weights are kept."""
     fresh = build(network.architecture.at(classes=classes))
     kept = {
         name: value

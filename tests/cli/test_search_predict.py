@@ -200,7 +200,7 @@ def test_predict_says_how_much_is_priced_and_how_sure_it_is(nas):
     assert "priced" not in plain and "±" in plain
     assert (
         "priced: " in priced
-        and "% of it has no row; the cost model of the table priced it" in priced
+        and "% of the latency has no row in the table and comes from its cost model" in priced
     )
 
 
@@ -310,8 +310,8 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ),
         ([*SEARCH, "--scores", "nowhere"], "no scores at 'nowhere'"),
         ([*SEARCH, "--supernet", "nowhere"], "there is no such training run"),
-        ([*SEARCH, "--supernet", "search_spaces"], "no scores.csv there"),
-        ([*SEARCH, "--out", "search_spaces"], "there is something already"),
+        ([*SEARCH, "--supernet", "search_spaces"], "is not finished (scores.csv is missing)"),
+        ([*SEARCH, "--out", "search_spaces"], "exists already and is not an empty folder"),
         (
             ["predict", "small_x", "--device", "toy"],
             "unknown architecture 'small_x', did you mean 'small_",
@@ -363,7 +363,12 @@ def test_missing_rows_are_named_with_the_command_that_measures_them(nas, workpla
             "drop,stage1_block7,",
             "scores.csv:2: place: the scored space has",
         ),
-        ("scores_file", "drop,stage1_block2,", "drop,stage1_block1,", "this move stands twice"),
+        (
+            "scores_file",
+            "drop,stage1_block2,",
+            "drop,stage1_block1,",
+            "this move duplicates line 2",
+        ),
     ],
 )
 def test_malformed_files_are_named_with_line_and_reason(nas, workplace, file, good, bad, reason):

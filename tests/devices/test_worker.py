@@ -42,7 +42,7 @@ def test_error_comes_back_in_one_line_and_the_worker_lives(worker: Worker) -> No
 
 
 def test_full_disk_is_not_the_operations_fault(worker: Worker) -> None:
-    with pytest.raises(NasError, match="No space left on device; make room") as raised:
+    with pytest.raises(NasError, match=r"No space left on device\. Fix: make room") as raised:
         worker.ask(full=True)
     assert not isinstance(raised.value, OperationFailed)
 

@@ -208,12 +208,13 @@ def test_a_new_head_is_for_the_classes_of_the_data(
 ) -> None:
     run = make_run(small.at(classes=4), seeded(small.at(classes=4)))
     wrong = (
-        r"the head of .*weights\.safetensors has 4 classes, the data 10 \(0, 1, 2, \.\.\): give"
+        r"weights\.safetensors: has a head for 4 classes, the data has 10 \(0, 1, 2, \.\.\)\. Fix:"
         r" --new-head"
     )
     with pytest.raises(InputError, match=wrong):
         nas.finetune(run, digits, QUICK)
-    with pytest.raises(InputError, match=r"the architecture 'small_s' has 4 classes, the data 10"):
+    wrong = r"the architecture 'small_s': has a head for 4 classes, the data has 10"
+    with pytest.raises(InputError, match=wrong):
         nas.finetune(run, digits, QUICK, from_scratch=True)
     assert not (run / "finetune").exists()
     finetuned = nas.finetune(run, digits, QUICK, new_head=True)
@@ -247,26 +248,26 @@ def test_weight_decay_is_for_kernels_and_matrices(small: Architecture, seeded: S
         (
             {},
             (
-                r"run: has no weights\.safetensors \(it was searched without --supernet\); give"
+                r"run: has no weights\.safetensors \(it was searched without --supernet\)\. Fix:"
                 r" --init FILE, or"
             ),
         ),
         (
             {"init": "x.safetensors", "from_scratch": True},
-            r"--init x\.safetensors with --from-scratch: leave one",
+            r"--init x\.safetensors with --from-scratch: .*leave out one",
         ),
         ({"init": "x.safetensors"}, r"x\.safetensors: there is no such checkpoint file"),
         (
             {"teacher_weights": "x", "from_scratch": True},
-            r"--teacher-weights x: there is no teacher",
+            r"--teacher-weights x: requires a teacher",
         ),
         (
             {"recipe": replace(QUICK, distill="soft")},
-            r"--distill soft: there is no teacher; name one with --teacher",
+            r"--distill soft: requires a teacher\. Fix: name one with --teacher",
         ),
         (
             {"teacher": "supernet", "recipe": QUICK},
-            r"--teacher supernet with --distill none: leave one",
+            r"--teacher supernet with --distill none: .*leave out one",
         ),
     ],
 )

@@ -281,7 +281,7 @@ def test_a_server_that_is_gone(place, made_up_scores, small_space):
     message = err.strip().splitlines()[-1]
     assert (
         message.startswith("nas.errors.NasError: storage postgresql")
-        and "the same command goes on" in message
+        and "the same command resumes" in message
     )
     with pytest.raises(NasError, match=r"storage postgresql.*cannot be used"):
         again(place, url)

@@ -492,7 +492,7 @@ class TestStudies:
             return 0.0
 
         with pytest.raises(
-            NasError, match=r"storage sqlite:.*s\.db: cannot be used .*; trials that are in it stay"
+            NasError, match=r"storage sqlite:.*s\.db: cannot be used .*\. Its trials are kept"
         ):
             search_optuna(
                 space, made_up_table(space), cost, math.inf, storage=f"sqlite:///{file}", trials=5

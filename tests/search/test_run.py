@@ -75,9 +75,9 @@ def test_a_named_folder_is_made_but_never_overwritten(tmp_path):
     assert folder.is_dir()
     (folder / "begun.yaml").unlink()
     (folder / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy")
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder / "mine.txt"), "small", "toy")
     with pytest.raises(NasError, match=r"mine\.txt.*cannot be made"):
         new_folder(str(folder / "mine.txt" / "x"), "small", "toy")
@@ -94,7 +94,7 @@ def test_a_folder_goes_on_by_the_command_that_began_it_until_it_has_a_run(
     assert new_folder(asked, "small", "toy", command) == folder
     assert [path.name for path in folder.iterdir()] == ["begun.yaml"]
     with pytest.raises(
-        InputError, match=r"another command began. Fix: nas search --space small --o"
+        InputError, match=r"unfinished search of another command. Fix: nas search --space small --o"
     ):
         new_folder(asked, "small", "toy", "nas search --space other")
     problem, found = searched

@@ -165,7 +165,7 @@ def test_a_stranger_is_refused(
     small_supernet: Callable[..., Supernet], small_space: Callable[[str], Space]
 ) -> None:
     stranger = small_space("network_suffix").member([12, 16, 24, 32], [1, 1, 1, 1], [0, 0, 0, 0])
-    with pytest.raises(ValueError, match="stage 1: width 12 is none of 8, 16"):
+    with pytest.raises(ValueError, match="stage 1: width 12 is not one of 8, 16"):
         small_supernet().extract(stranger)
 
 

@@ -183,7 +183,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
     def spoil(step: int, loss: Tensor) -> Tensor:
         return loss * float("inf") if step == 7 else loss
 
-    with pytest.raises(NasError, match=r"the loss is inf at step 8; the state before it is kept"):
+    with pytest.raises(
+        NasError, match=r"the loss is inf at step 8\. The last saved state is unchanged"
+    ):
         train(toy(spoil=spoil), images, settled(), folder, **OFTEN)
     with safe_open(folder.state, framework="pt") as file:
         assert file.metadata()["step"] == "7"
@@ -196,7 +198,7 @@ def test_weights_that_are_no_numbers_are_not_saved(
     """The loss is finite, its gradient is not."""
     spoil = lambda step, loss: loss + (0 * loss).sqrt() if step == 7 else loss  # noqa: E731
     with pytest.raises(
-        NasError, match=r"a weight is no number at step 8; the state before it is kept"
+        NasError, match=r"a weight is inf or NaN at step 8\. The last saved state is unchanged"
     ):
         train(toy(spoil=spoil), images, settled(), folder, **OFTEN)
     with safe_open(folder.state, framework="pt") as file:
@@ -234,7 +236,8 @@ def test_many_steps_in_a_row_that_the_scaler_leaves_out_stop(
         return loss * float("nan") if step >= 4 else loss
 
     with pytest.raises(
-        NasError, match=r"fp16 gradients are no numbers for 20 steps, up to the one at step 24"
+        NasError,
+        match=r"gradients overflowed \(inf or NaN\) in 20 consecutive steps, the last at step 24",
     ):
         train(toy(spoil=spoil), images, settled(precision="fp16", epochs=20), folder, **OFTEN)
     assert all(tensor.isfinite().all() for tensor in values(folder.state).values())
@@ -266,19 +269,19 @@ CPU_ERROR = RuntimeError(
         (
             7,
             settled(),
-            r"out of memory with 20 images at once, 5 fit: give --batch 5, or --accumulate 4 to"
+            r"out of memory with 20 images at once \(5 fit\)\. Fix: --batch 5, or --accumulate 4 to"
             r" keep the "
             r"batch of 20",
         ),
         (
             1,
             settled(precision="fp16"),
-            r"with 20 images at once, 1 fit: give --batch 1, or --accumulate 20",
+            r"with 20 images at once \(1 fit\)\. Fix: --batch 1, or --accumulate 20",
         ),
         (
             4,
             settled(accumulate=2),
-            r"with 10 images at once, 2 fit: give --batch 2, or --accumulate 10 ",
+            r"with 10 images at once \(2 fit\)\. Fix: --batch 2, or --accumulate 10 ",
         ),
         (0, settled(), r"out of memory with a single image"),
     ],

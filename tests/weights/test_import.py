@@ -150,8 +150,8 @@ def test_other_number_of_classes(l1: dict[str, Tensor]) -> None:
     net = nas.build(member("efficientformer_l1").at(classes=10))
     message = refused(net, l1)
     assert (
-        "'head.weight' has 1000 classes in the checkpoint, this network 10: build it with"
-        " arch.at(classes=1000)" in (message)
+        "'head.weight' has 1000 classes in the checkpoint (expected 10, as this network). Fix: build"
+        " it with arch.at(classes=1000)" in (message)
     )
 
 
@@ -161,14 +161,14 @@ def test_other_number_of_classes(l1: dict[str, Tensor]) -> None:
         (
             {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)},
             (
-                "its tensors are called 'conv1.weight', 'fc.bias'; expected"
+                "(got tensors named 'conv1.weight', 'fc.bias', expected"
                 " efficientformer/official ('patch_embed.0.weight'"
             ),
         ),
-        ({}, "it holds nothing"),
-        ({"epoch": 3, "args": "x"}, "'epoch' is no tensor but int"),
-        ({"model": {"a": {"b": 1}}}, "'a' is no tensor but dict"),
-        ({"model": {}}, "it holds nothing"),
+        ({}, "this checkpoint has no state dict (got nothing)"),
+        ({"epoch": 3, "args": "x"}, "'epoch' is not a tensor (got int)"),
+        ({"model": {"a": {"b": 1}}}, "'a' is not a tensor (got dict)"),
+        ({"model": {}}, "this checkpoint has no state dict (got nothing)"),
     ],
     ids=["foreign", "empty", "no tensors", "nested", "empty model"],
 )
@@ -219,7 +219,7 @@ def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "noise.bin": "damaged",
         "empty.pth": "damaged",
         "text.safetensors": "damaged",
-        "weights.onnx": "ends in .safetensors, .pth",
+        "weights.onnx": "got the suffix '.onnx', expected .safetensors, .pth",
         "evil.pth": "nas never loads",
         "list.pth": "one list",
         "gone.pth": "no such checkpoint",

@@ -35,7 +35,7 @@ _RACES = ("already exists", "locked", "unique", "duplicate")
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
+    """Do nothing: the default of `StudySettings.progress`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class StudySettings:
         study: name in the storage; by default made of space, device, target and sampler.
         workers: processes of this run. Further runs of the same command join the study, from other
             machines too.
-        journal: a file that keeps the trials instead, for processes of one machine.
+        journal: a file that keeps the trials in place of `storage`, for processes of one machine.
         heartbeat_s: interval of the heartbeats of a running trial, in seconds. After three
             intervals without one, another worker takes the trial over.
         progress: called with the name of what is counted, the number done and the total.
@@ -77,9 +77,9 @@ class StudySettings:
 
 
 def fingerprint(space: Space, table: LatencyTable, **more: Any) -> dict[str, str]:
-    """Return what all trials of a study must have in common.
+    """Return the marks that all trials of a study must have in common.
 
-    These are checksums of space and table, and the values of `more` as text.
+    They are checksums of space and table, and the values of `more` as text.
     """
     rows = sorted((*row.key, repr(row.median_ms)) for row in table.rows.values())
     line = table.device.calibration
@@ -107,7 +107,7 @@ def open_study(
         name: of the study.
         sampler: of new trials.
         objectives: how many are minimised.
-        marks: what the study must agree in (`fingerprint`).
+        marks: the marks that the study must have (`fingerprint`).
 
     Raises:
         InputError: the URL is not one of a database, or the study has another space, table or
@@ -230,8 +230,8 @@ def _check_marks(study: Study, settings: StudySettings, marks: Mapping[str, str]
         if known.get(name) != value:
             raise InputError(
                 f"study '{study.study_name}' in {masked(settings.storage or '')} is of another"
-                f" {name.replace('_', ' ')} ({known.get(name, 'not stated')}, this search has"
-                f" {value}); give another name with --study"
+                f" {name.replace('_', ' ')} (got {known.get(name, 'not stated')}, expected"
+                f" {value}). Fix: give another name with --study"
             )
 
 
@@ -291,7 +291,7 @@ def _secrets(url: URL) -> list[str]:
 
 @contextmanager
 def storage_errors(settings: StudySettings) -> Iterator[None]:
-    """Context manager: turn a storage's errors into one-line ones, in heartbeat threads too.
+    """Turn a storage's errors into one-line ones, in heartbeat threads too (a context manager).
 
     Optuna's warnings about experimental features are suppressed.
 
@@ -331,9 +331,8 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
         if cause is None:
             raise
         raise NasError(
-            f"{where}: cannot be used"
-            f" ({_line(cause.__cause__ or cause, settings)}); trials that are in it stay, once it is back the"
-            " same command goes on"
+            f"{where}: cannot be used ({_line(cause.__cause__ or cause, settings)}). Its trials are"
+            " kept. Fix: make it available, and the same command resumes"
         ) from error
     finally:
         threading.excepthook = hook

@@ -264,7 +264,7 @@ def _is_dead(worker: str) -> bool:
 
 
 def _run_processes(job: Job, study: Study) -> None:
-    """Work in as many processes as asked for; where one dies, the others go on.
+    """Run the workers in as many processes as asked for; where one dies, the others continue.
 
     Raises:
         InputError: the costs cannot be pickled, or a worker met wrong input.
@@ -299,7 +299,7 @@ def _run_processes(job: Job, study: Study) -> None:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
             f"workers {job.settings.workers}: the costs cannot be sent to another process"
-            f" ({error}); use a function of a module, or one worker"
+            f" ({error}). Fix: use a function of a module, or one worker"
         ) from None
     finally:
         _end(processes)
@@ -346,7 +346,7 @@ def _why(receivers: list[Connection], done: int, settings: StudySettings) -> Nas
             return InputError(message) if wrong_input else NasError(message)
     return NasError(
         f"all {settings.workers} workers ended after {done} of {settings.trials} trials (killed, or"
-        " out of memory?); the same command goes on"
+        " out of memory?). Fix: run the same command again; with --storage it resumes"
     )
 
 
