@@ -49,6 +49,21 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None
     assert path.read_text() == "old"
 
 
+def test_weights_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    """safetensors has an exception of its own where the system refuses to write."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    with (
+        pytest.raises(
+            NasError, match=r"weights\.x: could not be written \(.*No such file"
+        ) as caught,
+        replacing(tmp_path / "weights.x") as temporary,
+    ):
+        save_file({"a": np.zeros(3)}, temporary.parent / "gone" / "b")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     write_text(path, "old")

@@ -100,7 +100,7 @@ def test_a_folder_goes_on_by_the_command_that_began_it_until_it_has_a_run(
     problem, found = searched
     write_run(folder, problem, found, ["nas", "search"])
     assert not (folder / "begun.yaml").exists()
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(asked, "small", "toy", command)
 
 

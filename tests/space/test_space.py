@@ -356,7 +356,7 @@ BAD = [
         "name: !!python/object:os.system {}\n",
         "5: malformed YAML: could not determine",
     ),
-    ("name: efficientformer\n", "name: &a [*a]\n", "5: name: Input should be a valid string"),
+    ("name: efficientformer\n", "name: &a [*a]\n", "5: malformed YAML: *a contains itself"),
 ]
 
 
