@@ -7,6 +7,7 @@ import os
 import sys
 
 from nas.display import printable
+from nas.passwords import masked_text
 from nas.signals import Stopped, raise_on_signals
 
 
@@ -34,7 +35,7 @@ def main() -> None:
             _stopped(Stopped())
         sys.exit(code)
     except NasError as error:
-        print(f"nas: {printable(str(error))}", file=sys.stderr)
+        print(f"nas: {printable(masked_text(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except ImportError as error:
         missing = missing_extra(error)
@@ -98,7 +99,7 @@ def _usage(error: Exception) -> None:
         message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
-        print(printable(f"nas: {message}{see}"), file=sys.stderr)
+        print(printable(f"nas: {masked_text(message)}{see}"), file=sys.stderr)
     sys.exit(2)
 
 

@@ -24,6 +24,7 @@ from nas.options import (
     options_of,
     spelled,
 )
+from nas.passwords import masked
 
 Made = TypeVar("Made")
 
@@ -233,6 +234,7 @@ def words(command: str, options: Options, changed: Mapping[str, Any] | None = No
     """Return the command line that gives these options, with some of them changed.
 
     Options of a `--config` file are written out, so that the line is complete without the file.
+    Passwords in addresses are masked: the line is recorded and printed.
     """
     values = {name: each.value for name, each in options.given.items()} | dict(changed or {})
     line = ["nas", command]
@@ -241,7 +243,8 @@ def words(command: str, options: Options, changed: Mapping[str, Any] | None = No
             if isinstance(value, bool):
                 line.append(spelled(each.long, value))
             else:
-                line += [str(value)] if each.about.argument else [each.long, str(value)]
+                text = masked(str(value))
+                line += [text] if each.about.argument else [each.long, text]
     return shlex.join(line)
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from nas.passwords import masked
+
 _KEY = "option"
 _PART = "part"
 ANY = "any"
@@ -279,9 +281,9 @@ def either(words: Iterable[Any]) -> str:
 
 
 def spelled(long: str, value: Any) -> str:
-    """Return an option and its value as the command line has them."""
+    """Return an option and its value as the command line has them, passwords masked."""
     return (
-        f"{long} {value}"
+        f"{long} {masked(str(value))}"
         if not isinstance(value, bool)
         else long
         if value

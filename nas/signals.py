@@ -45,11 +45,28 @@ def raise_on_signals() -> None:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        # Schedulers repeat SIGTERM; a second one must not interrupt the clean-up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Stopped(number)
 
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
+
+
+@contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Context manager: a signal inside leaves `what` on disk, for the same command to resume from.
+
+    Where `what` is empty nothing is kept.
+    """
+    try:
+        yield
+    except Stopped as stop:
+        stop.kept = stop.kept or what
+        raise
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT, what) from None
 
 
 class Request:

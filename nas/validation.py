@@ -46,7 +46,8 @@ def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
         )
         reason = f"has {first['ctx']['actual_length']} values (expected {expected})"
     elif first["type"] != "value_error":
-        reason = f"{reason} (got {first['input']!r})"
+        value = repr(first["input"])
+        reason = f"{reason} (got {value if len(value) <= 80 else f'{value[:79]}…'})"
     return first["loc"], reason
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "versions"),
+    ("errors", "passwords", "temporary", "versions"),
     ("extras", "files", "journals", "options", "plugins", "quantities", "resources", "signals"),
     ("csv_files", "display", "option_values", "validation"),
     ("blocks", "data", "figures"),

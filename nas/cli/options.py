@@ -18,6 +18,7 @@ from nas.cli import output
 from nas.errors import InputError
 from nas.option_values import Missing, make, meant
 from nas.options import Given, Option, Options, options_of, spelled
+from nas.passwords import masked
 
 _SHARED = "Every command"
 SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
@@ -119,7 +120,10 @@ def read_options(command: str, line: Mapping[str, Any], config: str | None = Non
 
 
 def _told(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    """Return a value as an error shows it: several ones joined, passwords masked."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(masked(str(each)) for each in value)
+    return masked(value) if isinstance(value, str) else value
 
 
 def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given]:

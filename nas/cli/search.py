@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from nas.cli.output import bars, emit, naming, next_step
 from nas.errors import InputError
 from nas.option_values import applies, words
 from nas.search.options import SearchOptions
+from nas.signals import keeping
 from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
@@ -92,24 +92,31 @@ def _one(
     from nas.search import solve
     from nas.search.compare import answers
     from nas.search.engines.exact import front as pareto
-    from nas.search.record import new_folder, write_front, write_run
+    from nas.search.record import new_folder, not_left_empty, write_front, write_run
 
     evaluator = search_output.sliced_supernet(options)
     # The evidence would otherwise mix accuracies on different images.
     if evaluator and recorded:
         recorded.check_evidence(data=evaluator.of.get("data"), named=f"--data {options.data}")
     folder = new_folder(
-        options.out, problem.space.name, problem.table.device.name, goes_on=evaluator is not None
+        options.out,
+        problem.space.name,
+        problem.table.device.name,
+        command=words("search", options, {"out": None}),
+        goes_on=evaluator is not None,
     )
-    # run.yaml, which marks a finished run, is written after the search. Without it a search with
-    # evaluations resumes from those in its folder.
-    with _not_left_empty(folder):
+    # run.yaml, which marks a finished run, is written after all other files. Without it a search
+    # with evaluations resumes from those in its folder.
+    with not_left_empty(folder):
         if evaluator:
             problem = search_output.judged_by(problem, evaluator, options.evaluate_best, folder)
         search_output.tell_problem(problem)
         # The drawing engine starts in a thread while the search runs, as its start takes seconds.
         warm_up()
-        with bars() as progress:
+        kept = f"evaluations are kept in {folder}" if evaluator else ""
+        if options.storage:
+            kept = "the study's trials are kept in its storage"
+        with bars() as progress, keeping(kept):
             problem = replace(problem, study=replace(problem.study, progress=progress))
             found = solve(problem)
         if found.scores is not None:
@@ -118,10 +125,10 @@ def _one(
         if trained:
             _inherit(trained, found, folder)
         others = answers(problem, found)
-        write_run(folder, problem, found, shlex.split(words("search", options)), trained)
         if points:
             write_front(folder, problem, points)
         _draw(folder, problem, others, points)
+        write_run(folder, problem, found, shlex.split(words("search", options)), trained)
     following = _next(folder, trained)
     document = search_output.document(
         problem, others, folder, following, points if options.front else None
@@ -156,17 +163,6 @@ def _training_data(folder: str) -> str | None:
 
     description = Path(folder) / "supernet.yaml"
     return data_name(description) if description.is_file() else None
-
-
-@contextmanager
-def _not_left_empty(folder: Path) -> Iterator[None]:
-    """Remove the run's folder if the search fails while it is still empty."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
 
 
 def _targets(options: SearchOptions) -> Sequence[float | None]:

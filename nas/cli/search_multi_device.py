@@ -20,15 +20,21 @@ def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     """Search on all devices, write the run folder, print the result and return the folder."""
     from nas.figures import warm_up
     from nas.search.multi_device import search_several as run
-    from nas.search.record import new_folder, write_several
+    from nas.search.record import new_folder, not_left_empty, write_several
 
     names = [problem.table.device.name for problem in problems]
     # The drawing engine starts in a thread while the search runs, as its start takes seconds.
     warm_up()
     found = run(problems)
-    folder = new_folder(options.out, problems[0].space.name, "-".join(names))
-    rows = write_several(folder, found, shlex.split(words("search", options)))
-    _draw(found, folder)
+    folder = new_folder(
+        options.out,
+        problems[0].space.name,
+        "-".join(names),
+        command=words("search", options, {"out": None}),
+    )
+    with not_left_empty(folder):
+        _draw(found, folder)
+        rows = write_several(folder, found, shlex.split(words("search", options)))
     document = _document(found, rows, folder)
     emit(document, _text(found, rows, folder))
     if found.common is None:

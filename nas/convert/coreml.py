@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from nas.blocks import Shape
 from nas.convert.chain import Chain
 from nas.convert.litert import build
 from nas.convert.worker import serve
+from nas.files import beside
 
 
 def main() -> None:
@@ -50,9 +50,7 @@ def convert(chain: Chain, path: Path) -> None:
     model = to_ml_program(replace(chain, tied=False))
     # The package gets its name last. It is a folder, and a kill must not leave an incomplete one
     # under the name by which the cache finds it.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        package = Path(folder) / path.name
+    with beside(path) as package:
         model.save(str(package))
         shutil.rmtree(path, ignore_errors=True)
         package.rename(path)

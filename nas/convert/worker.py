@@ -23,13 +23,23 @@ from nas.convert.chain import OperationFailed
 from nas.errors import NasError
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
+_PROGRAM = """\
+import sys
+sys.path.pop(0)
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Runs a module as `python -m` does, but without the working directory on the path of modules.
+
+A file of the user's there, such as json.py, is data and must never run. (`python -P` needs 3.11.)
+"""
 
 
 class Worker:
     """The parent's end of a process, which starts at the first request and again after a crash.
 
     Args:
-        module: runs as `python -m module` and calls `serve`.
+        module: runs as by `python -m module` and calls `serve`.
     """
 
     def __init__(self, module: str) -> None:
@@ -82,7 +92,7 @@ class Worker:
         It has the parent's module path, including changes at run time. It runs in a session of its
         own, so it does not get the terminal's ctrl-C.
         """
-        command = [sys.executable, "-m", self.module]
+        command = [sys.executable, "-c", _PROGRAM, self.module]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from nas.export.target import Images, Model, Outputs, Target
 from nas.files import data_sha256, tree_sha256
 from nas.runs.exports import Record, aside, size
 from nas.runs.resolve import Source
+from nas.temporary import scratch_folder
 from nas.versions import versions
 
 if TYPE_CHECKING:
@@ -118,22 +119,19 @@ class _Export:
         )
         failed = dict[str, str]()
         skipped = list[str]()
-        try:
-            with TemporaryDirectory(prefix="nas-export-") as folder:
-                self.scratch = Path(folder)
-                for name, target in targets.items():
-                    try:
-                        if self._up_to_date(name, target):
-                            skipped.append(name)
-                            self.report(
-                                f"{name}: {self.source.folder / target.file} exists and is complete"
-                            )
-                        else:
-                            self._make(name, target)
-                    except NasError as error:
-                        failed[name] = f"--to {name}: {error}"
-        finally:
-            self.worker.close()
+        # The converter ends before the folder that it writes into is removed.
+        with scratch_folder("nas-export-") as self.scratch, closing(self.worker):
+            for name, target in targets.items():
+                try:
+                    if self._up_to_date(name, target):
+                        skipped.append(name)
+                        self.report(
+                            f"{name}: {self.source.folder / target.file} exists and is complete"
+                        )
+                    else:
+                        self._make(name, target)
+                except NasError as error:
+                    failed[name] = f"--to {name}: {error}"
         made = {name: self.record.targets[name] for name in targets if name not in failed}
         return Exported(made, failed, tuple(skipped), self.source.folder)
 

@@ -7,15 +7,12 @@ its checksum is incomplete.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NasError
-from nas.files import YamlFile, remove, tree_sha256, write_yaml
+from nas.files import YamlFile, beside, remove, tree_sha256, write_yaml
 
 FORMAT = "nas-export-1"
 FILE = "export.yaml"
@@ -46,6 +43,14 @@ class Record:
                     " this file away, then export again",
                 )
             self.targets = file.data["targets"]
+            for name, entry in self.targets.items():
+                kept = str(entry.get("file", "")) if isinstance(entry, dict) else ""
+                # Files are hashed, moved and removed by this name.
+                if kept != Path(kept).name or kept == "..":
+                    raise file.error(
+                        ["targets", name, "file"],
+                        f"is {kept!r}, expected the name of a file in this folder",
+                    )
             classes = file.data.get("classes")
             self.classes = tuple(map(str, classes)) if isinstance(classes, list) else ()
 
@@ -90,25 +95,12 @@ def aside(path: Path) -> Iterator[Path]:
     Raises:
         NasError: when nothing can be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    except OSError as error:
-        raise NasError(
-            f"{path.parent}: cannot be written to ({error.strerror}). Fix: choose another folder"
-            " with --out"
-        ) from None
-    try:
-        temporary = folder / path.name
+    with beside(path) as temporary:
         yield temporary
         _open(temporary, path.parent)
         # A rename cannot replace a folder, as a Core ML package is, so remove the old one first.
         remove(path)
         temporary.rename(path)
-    except OSError as error:
-        raise NasError(f"{path}: could not be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open(path: Path, like: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.errors import InputError
-from nas.files import YamlFile
+from nas.files import YamlFile, file_name
 from nas.runs.schema import (
     ARCHITECTURE_FILE,
     EXPORT_FOLDER,
@@ -192,11 +192,10 @@ class Subject:
     def folder(self, from_scratch: bool) -> Path:
         """Return the default folder of the fine-tuning, in the run or else in ./runs."""
         name = f"{FINETUNE_FOLDER}-scratch" if from_scratch else FINETUNE_FOLDER
-        return (
-            self.run / name
-            if self.run
-            else Path("runs") / f"{name}-{self.architecture.name or 'architecture'}"
-        )
+        if self.run:
+            return self.run / name
+        # The name stands in a file that may be of somebody else, and must not lead elsewhere.
+        return Path("runs") / file_name(f"{name}-{self.architecture.name or 'architecture'}")
 
 
 def find_subject(name: str | Path) -> Subject:

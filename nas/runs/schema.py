@@ -9,14 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas.errors import InputError
 from nas.files import YamlFile
+from nas.passwords import masked_command
 from nas.validation import validated
 
 RUN_FORMAT = "nas-run-1"
 RUN_FILE = "run.yaml"
+BEGUN_FILE = "begun.yaml"
+"""The command of a search that is not finished; it is removed once `run.yaml` is there."""
 ARCHITECTURE_FILE = "architecture.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 WEIGHTS_FORMAT = "nas-weights-1"
@@ -252,6 +255,12 @@ class About(Part):
     answers: dict[str, Member] = {}
     common: bool | None = None
     reason: str = ""
+
+    @field_validator("command")
+    @classmethod
+    def _masked(cls, command: str) -> str:
+        # Older versions recorded the password of a database's address.
+        return masked_command(command)
 
 
 def read_about(folder: Path) -> dict[str, About]:

@@ -15,8 +15,8 @@ from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior_scores import PosteriorScores
 from nas.files import file_sha256, text_sha256
 from nas.latency.table import TABLE_FILE
+from nas.passwords import masked
 from nas.search.engines import STUDIES
-from nas.search.engines.optuna.storage import shown
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.versions import versions
@@ -194,12 +194,11 @@ def _asked_accuracy(problem: Problem) -> dict[str, float]:
 
 
 def evaluated(found: Found) -> dict[str, float]:
-    """Return the evaluated accuracy and drop; empty where nothing was evaluated."""
-    return (
-        {}
-        if found.evaluated is None or found.drop is None
-        else {"evaluated": found.evaluated, "drop": found.drop}
-    )
+    """Return the evaluated accuracy and drop, and the number of trials, where there are any."""
+    trials = {} if found.trials is None else {"trials": found.trials}
+    if found.evaluated is None or found.drop is None:
+        return {**trials}
+    return {"evaluated": found.evaluated, "drop": found.drop, **trials}
 
 
 def limits(problem: Problem) -> dict[str, float]:
@@ -235,7 +234,7 @@ def _study(problem: Problem) -> dict[str, Any]:
         "trials": study.trials,
         "workers": study.workers,
         "study": study.study,
-        "storage": study.storage and shown(study.storage),
+        "storage": study.storage and masked(study.storage),
     }
 
 

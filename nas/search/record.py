@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from nas.accuracy import Scores
 from nas.accuracy.evaluations import unfinished
 from nas.accuracy.single_moves import choice_text
 from nas.errors import InputError, NasError
-from nas.files import write_text, write_yaml
-from nas.runs.schema import ARCHITECTURE_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
+from nas.files import YamlFile, write_text, write_yaml
+from nas.runs.schema import ARCHITECTURE_FILE, BEGUN_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.description import (
     accuracy_row,
     describe,
@@ -36,6 +37,7 @@ from nas.search.multi_device import Several
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
+from nas.temporary import sweep_once
 
 FRONT = (
     "ms",
@@ -53,13 +55,17 @@ SCORES = "scores"
 """Folder of a run for scores that were not read from a file."""
 
 
-def new_folder(out: str | None, space: str, device: str, goes_on: bool = False) -> Path:
+def new_folder(
+    out: str | None, space: str, device: str, command: str = "", goes_on: bool = False
+) -> Path:
     """Create and return the folder of a run.
 
     Args:
-        out: the folder; None for runs/SPACE-DEVICE-TIME, with a counter where that exists.
+        out: the folder; None for runs/SPACE-DEVICE-TIME, with a counter where that exists. A folder
+            in which the same search was killed is taken again.
         space: name of the space.
         device: name of the device.
+        command: the command line of the search without its --out.
         goes_on: whether to accept a folder in which a search that evaluates members was stopped.
 
     Raises:
@@ -67,22 +73,54 @@ def new_folder(out: str | None, space: str, device: str, goes_on: bool = False) 
         NasError: the folder cannot be created.
     """
     try:
-        return _fresh(space, device) if out is None else _asked(Path(out), goes_on)
+        return _fresh(space, device) if out is None else _asked(Path(out), command, goes_on)
     except OSError as error:
         raise NasError(
             f"{error.filename}: the run folder cannot be made ({error.strerror})"
         ) from error
 
 
-def _asked(folder: Path, goes_on: bool) -> Path:
-    if goes_on and unfinished(folder):
-        return folder
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+def _asked(folder: Path, command: str, goes_on: bool) -> Path:
+    """Return the folder that was asked for, with the file that marks a search as begun."""
+    if folder.is_dir():
+        sweep_once(folder)
+    begun = folder / BEGUN_FILE
+    if begun.is_file() and not (folder / RUN_FILE).exists():
+        before = YamlFile(begun).data.get("command")
+        if before == command or goes_on:
+            return folder
+        raise InputError(
+            f"--out {folder}: holds an unfinished search of another command. Fix: {before} --out"
+            f" {shlex.quote(str(folder))}, or another --out"
+        )
+    if not (goes_on and unfinished(folder)) and (
+        folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    ):
         raise InputError(
             f"--out {folder}: exists already and is not an empty folder. Fix: name a new folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(begun, {"command": command})
     return folder
+
+
+@contextmanager
+def not_left_empty(folder: Path) -> Iterator[None]:
+    """Context manager: remove the run's folder if the search fails before it has written a result."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if {path.name for path in folder.iterdir()} <= {BEGUN_FILE}:
+                (folder / BEGUN_FILE).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+
+
+def _finish(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write run.yaml, which marks a finished run, after all other files."""
+    write_yaml(folder / RUN_FILE, document)
+    (folder / BEGUN_FILE).unlink(missing_ok=True)
 
 
 def _fresh(space: str, device: str) -> Path:
@@ -107,7 +145,7 @@ def write_run(
     command: Sequence[str],
     supernet: str | None = None,
 ) -> None:
-    """Write trace.csv, architecture.yaml and, after these are complete, run.yaml.
+    """Write trace.csv, architecture.yaml and, after all files are complete, run.yaml.
 
     Args:
         folder: the run folder.
@@ -119,7 +157,7 @@ def write_run(
     found.save(folder)
     inherited = {"supernet": supernet} if supernet else {}
     kept = _keep_scores(folder, problem.scores)
-    write_yaml(folder / RUN_FILE, {**_document(problem, found, command, kept), **inherited})
+    _finish(folder, {**_document(problem, found, command, kept), **inherited})
 
 
 def write_several(
@@ -152,7 +190,7 @@ def write_several(
         "devices": described,
         "result": members,
     }
-    write_yaml(folder / RUN_FILE, document | ({"reason": found.reason} if found.reason else {}))
+    _finish(folder, document | ({"reason": found.reason} if found.reason else {}))
     return members
 
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,20 @@ from nas.space.space import Space
 from nas.validation import mistake_in
 
 Keys = list[str | int]
+MOST_VALUES = 1000
+"""Maximum number of widths of a stage, and of candidates of a place."""
+MOST_WIDTH = 65_536
+"""Maximum width of a stage, in channels."""
+MOST_DEPTH = 200
+"""Maximum number of blocks behind a stage's entry."""
+MOST_CHOICES = 20_000
+"""Maximum of widths x blocks x candidates of a stage.
+
+Reading a space checks every candidate at every width and place. More would take minutes; the
+shipped spaces have up to a few thousand.
+"""
+
+_Width = Annotated[int, Field(gt=0, le=MOST_WIDTH)]
 
 
 class _Model(BaseModel):
@@ -66,10 +81,24 @@ class _Range(_Model):
             raise ValueError(
                 f"max {self.max} is not min {self.min} plus a multiple of step {self.step}"
             )
+        if len(self.values()) > MOST_VALUES:
+            raise ValueError(f"has {len(self.values())} values, expected at most {MOST_VALUES}")
         return self
 
-    def values(self) -> tuple[int, ...]:
-        return tuple(range(self.min, self.max + 1, self.step))
+    def values(self) -> range:
+        return range(self.min, self.max + 1, self.step)
+
+
+class _Widths(_Range):
+    """The widths of a stage as a range."""
+
+    max: _Width
+
+
+class _Depths(_Range):
+    """The numbers of blocks behind a stage's entry."""
+
+    max: Annotated[int, Field(gt=0, le=MOST_DEPTH)]
 
 
 # Tags of the unions below. Pydantic puts them into the location of an error; angle brackets keep
@@ -89,8 +118,9 @@ def _number(value: Any) -> str | None:
     return _ONE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
-_Widths = Annotated[
-    Annotated[_Range, Tag(_RANGE)] | Annotated[list[PositiveInt], Field(min_length=1), Tag(_LIST)],
+_AnyWidths = Annotated[
+    Annotated[_Widths, Tag(_RANGE)]
+    | Annotated[list[_Width], Field(min_length=1, max_length=MOST_VALUES), Tag(_LIST)],
     Discriminator(
         _form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"
     ),
@@ -122,18 +152,16 @@ class _Stage(_Model):
     """
 
     entry: _Entries
-    width: _Widths
-    depth: _Range
+    width: _AnyWidths
+    depth: _Depths
     local: _Positions
     global_: _Positions | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
         """Return the widths to choose from, ascending."""
-        return (
-            self.width.values()
-            if isinstance(self.width, _Range)
-            else tuple(sorted(set(self.width)))
-        )
+        if isinstance(self.width, _Range):
+            return tuple(self.width.values())
+        return tuple(sorted(set(self.width)))
 
 
 class _Published(_Model):
@@ -210,7 +238,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         resolution=(checked.resolution[0], checked.resolution[1]),
         placement=checked.attention,
         stages=tuple(
-            _stage(read, [*keys, "stages", index], stage)
+            _stage(file, read, [*keys, "stages", index], stage)
             for index, stage in enumerate(checked.stages)
         ),
         heads=read([*keys, "head"], checked.head, head_from),
@@ -248,6 +276,7 @@ class _Defaults:
             empty = next((name for name, each in values.items() if each == []), None)
             if empty is not None:
                 raise file.error([*keys, kind, empty], EMPTY)
+            _check_number(file, [*keys, kind], [values])
             for each in _combinations(values):
                 file.parse(lambda some: check_hyperparameters(kind, some), [*keys, kind], each)  # noqa: B023
 
@@ -283,10 +312,19 @@ Read = Callable[[Keys, Any, Callable[[Any], Any]], tuple[Any, ...]]
 """`_blocks` of one file: the candidates at these keys."""
 
 
-def _stage(read: Read, keys: Keys, stage: _Stage) -> StageSpace:
+def _stage(file: YamlFile, read: Read, keys: Keys, stage: _Stage) -> StageSpace:
     """Return a stage of the space; its entries are at the largest width."""
     widths = stage.widths()
     entries = read([*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
+    local = read([*keys, "local"], stage.local, from_dict)
+    global_ = read([*keys, "global"], stage.global_, from_dict) if stage.global_ else ()
+    choices = len(widths) * max(len(entries), stage.depth.max * len(local + global_))
+    if choices > MOST_CHOICES:
+        raise file.error(
+            keys,
+            f"has {choices} choices (widths x blocks x candidates), expected at most"
+            f" {MOST_CHOICES}",
+        )
     # The space keeps entries at the largest width only. An entry that refuses a smaller width is an
     # error of `width`.
     for width in widths[:-1]:
@@ -295,8 +333,8 @@ def _stage(read: Read, keys: Keys, stage: _Stage) -> StageSpace:
         entries=entries,
         widths=widths,
         depths=(stage.depth.min, stage.depth.max),
-        local=read([*keys, "local"], stage.local, from_dict),
-        global_=read([*keys, "global"], stage.global_, from_dict) if stage.global_ else (),
+        local=local,
+        global_=global_,
     )
 
 
@@ -319,7 +357,9 @@ def _blocks(
     A hyperparameter with a list of values stands for one candidate per value.
     """
     candidates: list[Spec] = []
-    for index, each in enumerate(data if isinstance(data, list) else [data]):
+    several = data if isinstance(data, list) else [data]
+    _check_number(file, keys, [defaults.added_to(each) for each in several])
+    for index, each in enumerate(several):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
         empty = next((name for name, values in each.items() if values == []), None)
         if empty is not None:
@@ -344,6 +384,18 @@ def _blocks(
     if len({block.layout for block in candidates}) > 1:
         raise file.error(keys, "candidates of one place must all take maps or all take tokens")
     return tuple(candidates)
+
+
+def _count(values: Mapping[str, Any]) -> int:
+    """Return the number of combinations of the listed values."""
+    return prod(len(value) for value in values.values() if isinstance(value, list))
+
+
+def _check_number(file: YamlFile, keys: Keys, blocks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError where blocks with lists of values stand for too many candidates."""
+    number = sum(map(_count, blocks))
+    if number > MOST_VALUES:
+        raise file.error(keys, f"has {number} candidates, expected at most {MOST_VALUES}")
 
 
 def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

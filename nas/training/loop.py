@@ -89,12 +89,60 @@ def train(
             " --accumulate"
         )
     stepper = Stepper(task, settings, together, str(folder.root))
+    if smallest // settings.accumulate == 1 and together.count == 1:
+        _check_single_images(stepper, data, smallest)
     if folder.state.exists():
         task.restore(stepper.state.load(folder.state))
     together.wait()  # until all have read the state
     _Loop(stepper, data, plan, folder, together).run(report, save_every, report_every)
     together.wait()  # until the main process has written it
     return stepper.state.averaged.module if stepper.state.averaged is not None else None
+
+
+def _check_single_images(stepper: Stepper, data: ImageData, smallest: int) -> None:
+    """Check that the module trains on micro-batches of one image, by a loss of one.
+
+    Where a map has one position, a batch norm then sees a single value per channel, which has no
+    variance.
+
+    Args:
+        stepper: of the training.
+        data: its images.
+        smallest: images of its smallest batch.
+
+    Raises:
+        InputError: with a batch that works.
+    """
+    module = stepper.module
+    kept = [buffer.clone() for buffer in module.buffers()]
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch.draw(data, np.zeros(1, dtype=np.int64), generator, flip=False)
+    images, labels = batch.load(0, 1, stepper.processes.device)
+    try:
+        with torch.no_grad():
+            stepper.task.loss(module, images, labels, 0, generator)
+    except ValueError as error:
+        raise _single_images(len(data), smallest, stepper.settings.accumulate) from error
+    finally:
+        # The loss has moved the statistics of the batch norms.
+        for buffer, value in zip(module.buffers(), kept, strict=True):
+            buffer.copy_(value)
+
+
+def _single_images(images: int, smallest: int, accumulate: int) -> InputError:
+    """Return the error for micro-batches of one image, with options that give larger ones."""
+    least = 2 * accumulate
+    # Batches of an epoch have equal sizes, which may be below --batch.
+    fits = (b for b in range(least, images + 1) if images // steps_an_epoch(images, b) >= least)
+    batch = next(fits, None)
+    remedies = [] if batch is None else [f"--batch {batch}"]
+    if accumulate > 1 and smallest > 1:
+        remedies.append(f"--accumulate {smallest // 2}")
+    return InputError(
+        f"batches of {smallest} images in {accumulate} micro-batches leave single images, from which"
+        f" batch norms cannot take statistics at this --resolution. Fix: "
+        f"{' or '.join(remedies) or 'more images'}"
+    )
 
 
 @dataclass(frozen=True)

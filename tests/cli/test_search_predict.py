@@ -422,6 +422,38 @@ def test_engines_that_try_members_out_go_on_in_their_storage(nas, workplace, eng
     assert costs[1] <= costs[0]
 
 
+def test_a_password_is_recorded_nowhere(nas, tmp_path, monkeypatch):
+    command = [*SEARCH, "--engine", "nsga2", "--trials", "2", "--out", "o", "--json"]
+    address = "sqlite:///study.db?password=hunter2"
+    told = [nas(*command, "--storage", address), nas("report", "o", "--json")]
+    assert [code for code, _, _ in told] == [0, 0]
+    # A run of an older version, which has it.
+    (run,) = Path().glob("o/run.yaml")
+    assert "***" in run.read_text()
+    run.write_text(run.read_text().replace("***", "hunter2"))
+    told.append(nas("report", "o", "--json"))
+    files = [path.read_text("utf-8", "replace") for path in Path("o").rglob("*.html")]
+    assert "hunter2" not in "".join([*files, *(out + err for _, out, err in told)])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--storage", "postgresql://me:hunter2@127.0.0.1:1/x"),
+        ("--storage=postgresql://me:hunter2@127.0.0.1:1/x", "--engine", "exact"),
+        ("--storage", "me:hunter2@127.0.0.1/x"),
+        ("--storage", "postgresql://127.0.0.1:1/x?password=hunter2"),
+        ("postgresql://me:hunter2@127.0.0.1:1/x",),
+        ("--config", "c.yaml", "--engine", "exact"),
+    ],
+)
+def test_an_error_shows_no_password(nas, arguments):
+    Path("c.yaml").write_text("storage: postgresql://me:hunter2@127.0.0.1:1/x")
+    code, out, err = nas(*SEARCH, "--engine", "nsga2", *arguments)
+    assert code in (1, 2) and out == ""
+    assert "***" in err and "hunter2" not in err
+
+
 def test_a_study_of_another_target_is_one_line(nas):
     command = [
         *SEARCH,

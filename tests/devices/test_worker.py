@@ -47,6 +47,17 @@ def test_full_disk_is_not_the_operations_fault(worker: Worker) -> None:
     assert not isinstance(raised.value, OperationFailed)
 
 
+def test_files_of_the_working_directory_are_data(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "runpy", "contextlib", "echo_worker", "nas"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w'); raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert worker.ask(number=2)["request"] == {"number": 2}
+    assert not list(tmp_path.glob("ran-*"))
+
+
 def test_death_costs_one_request(worker: Worker) -> None:
     pid = worker.ask()["pid"]
     with pytest.raises(OperationFailed, match="echo_worker died"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nas.errors import InputError
 from nas.files import write_yaml
-from nas.runs.resolve import find_source
+from nas.runs.resolve import Subject, find_source
 from nas.space import Architecture
 
 Tiny = Callable[..., Architecture]
@@ -101,6 +102,22 @@ def test_what_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
         InputError, match=f"{name}: there is no such run folder or architecture file"
     ):
         find_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "name", ["a/../../../../escaped", "../escaped", "/absolute", "..", "x" * 300, "ä" * 200, "a\0b"]
+)
+def test_a_name_in_a_file_does_not_lead_elsewhere(tiny: Tiny, name: str) -> None:
+    folder = Subject(replace(tiny("swiftformer_xs"), name=name)).folder(False)
+    assert folder.parent == Path("runs") and folder.name.startswith("finetune-")
+    assert len(folder.name.encode()) < 200 and "\0" not in folder.name
+    # Another name that looks the same gets another folder.
+    assert folder != Subject(replace(tiny("swiftformer_xs"), name=f"{name}/")).folder(False)
+
+
+def test_a_plain_name_is_the_folders(tiny: Tiny) -> None:
+    folder = Subject(replace(tiny("swiftformer_xs"), name="my net_1.5")).folder(True)
+    assert folder == Path("runs") / "finetune-scratch-my net_1.5"
 
 
 def test_a_folder_that_is_no_run_and_missing_weights_are_refused(tmp_path: Path, run: Path) -> None:

@@ -74,6 +74,8 @@ def mistakes(schema: dict[str, Any], value: Any, where: str = "") -> Iterator[st
             wrong = not re.search(rule, value)
         elif keyword in ("minimum", "exclusiveMinimum") and isinstance(value, int | float):
             wrong = value < rule or (keyword == "exclusiveMinimum" and value == rule)
+        elif keyword == "maximum" and isinstance(value, int | float):
+            wrong = value > rule
         else:
             assert keyword in NOTES | {"then", *KEYWORDS}, f"{keyword} is not checked here"
         if wrong:
@@ -82,7 +84,7 @@ def mistakes(schema: dict[str, Any], value: Any, where: str = "") -> Iterator[st
 
 KEYWORDS = {
     "properties", "additionalProperties", "required", "items", "minItems", "maxItems", "pattern",
-    "minimum", "exclusiveMinimum",
+    "minimum", "exclusiveMinimum", "maximum",
 }  # fmt: skip
 """Keywords that say something of one type of value only."""
 

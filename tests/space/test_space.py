@@ -356,7 +356,7 @@ BAD = [
         "name: !!python/object:os.system {}\n",
         "5: malformed YAML: could not determine",
     ),
-    ("name: efficientformer\n", "name: &a [*a]\n", "5: name: Input should be a valid string"),
+    ("name: efficientformer\n", "name: &a [*a]\n", "5: malformed YAML: *a contains itself"),
 ]
 
 
@@ -393,6 +393,59 @@ def test_files_that_are_no_space_at_all(content: bytes, reason: str, tmp_path: P
         nas.load_space(str(path))
     assert str(caught.value).startswith(str(path)) and reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+WIDTHS = "width: {min: 16, max: 32, step: 16}"
+NUMBERS = "[" + ", ".join(str(number) for number in range(1, 2001, 2)) + "]"
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        (WIDTHS, "width: {min: 1, max: 1000000000}", "width.max: Input should be less than"),
+        (WIDTHS, "width: {min: 2, max: 60000, step: 2}", "has 30000 values, expected at most 1000"),
+        (WIDTHS, f"width: {NUMBERS[:-1]}, 2001]", "width: has 1001 values (expected at most 1000)"),
+        (WIDTHS, "width: [1000000000]", "width[0]: Input should be less than or equal to 65536"),
+        ("{min: 1, max: 2}", "{min: 1, max: 1000000000}", "depth.max: Input should be less than"),
+        (
+            "{kind: mb4d, expansion: 2}",
+            f"{{kind: mb4d, expansion: {NUMBERS}, pool: {NUMBERS}}}",
+            "local: has 1000000 candidates, expected at most 1000",
+        ),
+        (
+            "format: nas-space-1",
+            f"format: nas-space-1\ndefaults: {{mb4d: {{expansion: {NUMBERS}, pool: {NUMBERS}}}}}",
+            "defaults.mb4d: has 1000000 candidates, expected at most 1000",
+        ),
+        (
+            "depth: {min: 1, max: 2}\n  local: {kind: mb4d, expansion: 2}",
+            f"depth: {{min: 1, max: 200}}\n  local: {{kind: mb4d, expansion: {NUMBERS}}}",
+            "stages[0]: has 400000 choices (widths x blocks x candidates), expected at most 20000",
+        ),
+    ],
+    ids=str.split("range step list width depth candidates defaults choices"),
+)
+def test_a_small_file_of_an_unbounded_space_is_refused(
+    good: str, bad: str, message: str, tmp_path: Path
+) -> None:
+    text = SMALL.format(placement="stage_suffix")
+    assert good in text
+    path = tmp_path / "space.yaml"
+    path.write_text(text.replace(good, bad, 1))
+    with pytest.raises(InputError) as caught:
+        nas.load_space(str(path))
+    assert str(caught.value).startswith(f"{path}:") and message in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 150
+
+
+def test_settings_that_blocks_share_by_an_anchor(tmp_path: Path) -> None:
+    text = SMALL.format(placement="stage_suffix")
+    shared = text.replace(
+        "local: {kind: mb4d, expansion: 2}", "local: &l {kind: mb4d, expansion: 2}"
+    )
+    path = tmp_path / "space.yaml"
+    path.write_text(shared.replace("local: {kind: mb4d}", "local: {<<: *l, expansion: 3}", 1))
+    assert nas.load_space(str(path)).stages[1].local == (MB4D(expansion=3),)
 
 
 def test_unknown_names() -> None:

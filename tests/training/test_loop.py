@@ -324,6 +324,44 @@ def test_a_batch_that_cannot_be_cut_is_refused(
         train(toy(), images, settled(accumulate=21), folder, **OFTEN)
 
 
+def single_positions(task: Any) -> Any:
+    """The toy with maps of one position, as the last ones of 32x32 images."""
+    task.layers[0] = nn.Conv2d(3, 8, 16, 16, bias=False)
+    return task
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"batch": 1}, r"Fix: --batch 2$"),
+        ({"batch": 20, "accumulate": 20}, r"Fix: --batch 50 or --accumulate 10$"),
+        ({"batch": 20, "accumulate": 15}, r"Fix: --batch 34 or --accumulate 10$"),
+        ({"batch": 60, "accumulate": 60}, r"cannot be shared"),
+    ],
+)
+def test_single_images_are_refused_where_a_batch_norm_has_one_value(
+    toy: Any, images: ImageData, folder: TrainingFolder, options: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(InputError, match=remedy) as caught:
+        train(single_positions(toy()), images, settled(**options), folder, **OFTEN)
+    words = str(caught.value).partition("Fix: ")[2].split(" or ")
+    # Every remedy works.
+    for option, value in map(str.split, words if remedy.startswith("Fix") else ()):
+        changed = settled(epochs=1, **{**options, option.removeprefix("--"): int(value)})
+        train(single_positions(toy()), images, changed, TrainingFolder(folder.root / option))
+
+
+def test_single_images_train_where_maps_are_larger(
+    toy: Any, images: ImageData, folder: TrainingFolder
+) -> None:
+    task = toy()
+    norm = task.layers[1]
+    seen: list[Tensor] = []
+    task.before_step = lambda step: seen.append(norm.running_mean.clone())
+    train(task, images, settled(epochs=1, batch=1), folder)
+    assert not seen[0].any(), "the check before the first step changed a statistic"
+
+
 def test_the_state_of_another_network_is_refused(
     toy: Any, images: ImageData, folder: TrainingFolder
 ) -> None:

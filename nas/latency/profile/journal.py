@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError, NasError
 from nas.journals import append_text, read_entries
+from nas.signals import keeping
 
 FORMAT = "nas-journal-1"
 Entry = dict[str, Any]
@@ -91,7 +92,8 @@ def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
             " or give another folder with --out"
         ) from None
     try:
-        yield Journal(folder / name, device)
+        with keeping(f"what was measured is kept in {folder}"):
+            yield Journal(folder / name, device)
     finally:
         lock.release()
 

@@ -191,7 +191,7 @@ def _engine(problem: Problem, sampler: Sampler) -> Found:
         scores.fingerprint,
     )
     arch = studied.found.architecture
-    return problem.found(arch, steps_to(problem, arch))
+    return replace(problem.found(arch, steps_to(problem, arch)), trials=studied.trials)
 
 
 class Discarded(Exception):
