@@ -70,9 +70,9 @@ def test_members_are_evaluated_and_the_run_says_so(nas, trained):
 def test_a_stopped_search_goes_on_in_its_folder(nas, trained, monkeypatch):
     monkeypatch.setattr(Judge, "stop_after", 5)
     code, _, err = nas(*EVALUATE, "--out", "runs/one")
-    assert (
-        code == 1 and "the same command resumes" in err and not Path("runs/one/run.yaml").exists()
-    )
+    assert code == 130 and not Path("runs/one/run.yaml").exists()
+    kept = "evaluations are kept in runs/one. Resume: run the same command again"
+    assert err.splitlines()[-1] == f"nas: stopped by SIGINT; {kept}"
     monkeypatch.setattr(Judge, "stop_after", 10**9)
     code, out, err = nas(*EVALUATE, "--out", "runs/one")
     assert code == 0 and "5 members are in runs/one/evaluations.csv" in err
