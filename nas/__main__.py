@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 
 from nas.display import printable
 
@@ -18,6 +19,7 @@ def main() -> None:
     from nas.errors import NasError
     from nas.extras import missing_extra
 
+    warnings.showwarning = _warn
     try:
         # Many modules resolve paths against the working directory. In a removed one each would fail
         # with its own traceback.
@@ -62,6 +64,13 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         _usage(error)
+
+
+def _warn(message: Warning | str, *place: object, **more: object) -> None:
+    """Print a warning in one line on stderr, without the place in the code; once for all processes."""
+    # torchrun and accelerate number the processes of a training.
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _stopped() -> None:

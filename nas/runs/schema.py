@@ -229,6 +229,7 @@ class About(Part):
     """One search on one device, as its `run.yaml` records it.
 
     Attributes:
+        classes: names of the classes of the inherited weights; empty without weights.
         published: the space's published members; empty in older runs.
         answers: the found members by name, where several devices were searched together: the one
             for all devices, and the one for each alone.
@@ -241,6 +242,7 @@ class About(Part):
     date: str
     versions: dict[str, str]
     supernet: str | None = None
+    classes: tuple[str, ...] = ()
     space: UsedSpace
     table: UsedTable
     scores: UsedScores

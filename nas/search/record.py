@@ -33,6 +33,7 @@ from nas.search.multi_device import Several
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
+from nas.supernet.description import class_names
 
 FRONT = (
     "ms",
@@ -106,9 +107,16 @@ def write_run(
     are inherited from.
     """
     found.save(folder)
-    inherited = {"supernet": supernet} if supernet else {}
+    inherited = _inherited(supernet) if supernet else {}
     kept = _keep_scores(folder, problem.scores)
     write_yaml(folder / RUN_FILE, {**_document(problem, found, command, kept), **inherited})
+
+
+def _inherited(supernet: str) -> dict[str, Any]:
+    """Return the supernet of a run's weights, and the names of its classes where they are known."""
+    description = Path(supernet) / "supernet.yaml"
+    names = class_names(description) if description.is_file() else []
+    return {"supernet": supernet, **({"classes": names} if names else {})}
 
 
 def write_several(

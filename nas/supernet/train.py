@@ -116,6 +116,7 @@ def train(
         "source": data.source,
         "images": len(data),
         "fingerprint": data.fingerprint,
+        "classes": list(data.classes),
     }
     if data.name:
         of["name"] = data.name  # a fine-tuning of its members takes it as --data
