@@ -98,7 +98,7 @@ def kind_of(path: Path) -> Kind:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not start:
         raise InputError(f"{path}: the file is empty. Fix: download or save it again")
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = _in_utf8(start).lstrip()
     if text.startswith(_LFS):
         raise InputError(
             f"{path}: a pointer of Git LFS, not the checkpoint itself (got {size} bytes). Fix: git"
@@ -124,7 +124,7 @@ def kind_of(path: Path) -> Kind:
             raise InputError(f"{path}: {what}")
     if start[257:262] == b"ustar":
         raise InputError(f"{path}: a tar archive. Fix: unpack it with tar -xf")
-    if _is_text(start):
+    if _is_text(text):
         words = " ".join(text[:60].decode(errors="replace").split())
         raise InputError(
             f"{path}: a text file that begins with '{words}', not a checkpoint. Fix: download the"
@@ -174,11 +174,21 @@ def _check_zip(path: Path) -> None:
         )
 
 
+def _in_utf8(start: bytes) -> bytes:
+    """Return the start of a text in UTF-8 without a byte-order mark; other bytes as they are."""
+    # PowerShell saves what it downloads as UTF-16.
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return start.decode("utf-16", errors="ignore").encode("utf-8", errors="ignore")
+    return start.removeprefix(b"\xef\xbb\xbf")
+
+
 def _is_text(start: bytes) -> bool:
     """Return whether the first bytes of a file are printable text in UTF-8."""
-    try:
-        # The last character may be cut.
-        text = start.decode("utf-8", errors="strict" if len(start) < _SNIFFED else "ignore")
-    except UnicodeDecodeError:
-        return False
-    return all(character.isprintable() or character in "\r\n\t" for character in text)
+    # The last character, of at most four bytes, may be cut.
+    for cut in range(4):
+        try:
+            text = start[: len(start) - cut].decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        return bool(text) and all(each.isprintable() or each in "\r\n\t" for each in text)
+    return False

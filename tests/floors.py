@@ -13,7 +13,16 @@ from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "versions"),
-    ("extras", "files", "journals", "options", "plugins", "quantities", "resources", "weight_files"),
+    (
+        "extras",
+        "files",
+        "journals",
+        "options",
+        "plugins",
+        "quantities",
+        "resources",
+        "weight_files",
+    ),
     ("csv_files", "display", "option_values", "validation"),
     ("blocks", "data", "figures"),
     ("space",),

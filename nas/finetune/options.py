@@ -85,10 +85,22 @@ class FinetuneOptions(Options):
     )
     data: str = option(help=DATA_HELP)
     init: Path | None = option(
-        None, help="Start with these weights.", metavar="FILE", shown="those that the run inherited"
+        None,
+        help=(
+            "Weights to start with, of the network or of another member of its space: a checkpoint"
+            " file, a run's folder, or an architecture's YAML file with its .safetensors beside it."
+        ),
+        metavar="WEIGHTS",
+        shown="those that the run inherited",
     )
     from_scratch: bool = option(False, help="Start with random weights.")
-    new_head: bool = option(False, help="Start with a new classifier, for the classes of the data.")
+    new_head: bool = option(
+        False,
+        help=(
+            "Start with a new classifier, for the classes of the data. The weights may then have"
+            " other classes, or no classifier."
+        ),
+    )
     teacher: str | None = option(
         None,
         help=(

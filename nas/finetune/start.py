@@ -121,8 +121,11 @@ def load_start(
 def known_of(weights: Path) -> TrainedOn:
     """Return what a file of weights was trained on, also where only its supernet knows it."""
     found = read_trained_on(weights)
-    folder = Folder(Path(read_header(weights).get("supernet") or "."))
-    if found.images or not folder.description.is_file():
+    named = read_header(weights).get("supernet")
+    if found.images or not named:
+        return found
+    folder = Folder(Path(named))
+    if not folder.description.is_file():
         return found
     supernet = trained_on(up_to_date(YamlFile(folder.description).data))
     return replace(found, classes=found.classes or supernet.classes, images=supernet.images)

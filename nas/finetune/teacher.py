@@ -91,8 +91,9 @@ def load_teacher(
             f"--teacher {name}: give --teacher-weights, the file of its trained weights"
         )
     else:
+        teacher = find_subject(name).architecture
         file = find_file(weights)
-        network = read_network(file, find_subject(name).architecture)
+        network = read_network(file, teacher)
         known = known_of(file)
     arch = network.architecture
     if arch.classes != len(data.classes):

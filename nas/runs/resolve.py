@@ -109,6 +109,8 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
     """
     path = Path(run)
     if weights is not None:
+        if not weights.exists():
+            raise InputError(f"--weights {weights}: there is no such file")
         weights = find_file(weights)
     folder = out or (
         path / EXPORT_FOLDER if path.is_dir() else path.with_name(f"{path.stem}-export")

@@ -86,13 +86,16 @@ class TrainOptions(Options):
     recipe: Recipe = part(Recipe)
     init: Path | None = option(
         None,
-        help="File of a published member's weights to start with.",
-        metavar="FILE",
+        help=(
+            "Weights of a member to start with: a published member's file, a run's folder, or an"
+            " architecture's YAML file with its .safetensors beside it."
+        ),
+        metavar="WEIGHTS",
         shown="random weights",
     )
     init_member: str | None = option(
         None,
-        help="The member that --init is of.",
+        help="Published member that --init is of.",
         shown="told by the weights",
         requires={"init": ANY},
     )

@@ -193,6 +193,7 @@ def fit(net: Network, found: Recognised, *, new_head: bool = False) -> Match:
             resized.update(grids)
         elif not (new_head and ours.startswith("head.")):
             raise Mismatch(_mismatch(net, ours, names[ours], tensors[names[ours]], current))
+    taken = list(values)
     notes = [found.choice.note] if found.choice.note else []
     notes += _share_classifier(names, values)
     for ours, current in own.items():
@@ -202,9 +203,8 @@ def fit(net: Network, found: Recognised, *, new_head: bool = False) -> Match:
         if kept and ours not in values:
             values[ours] = current
     _refuse_difference(found.called, names, tensors, values, new_head=new_head)
-    for ours, value in values.items():
-        if names[ours] in tensors:
-            values[ours] = _numbers(names[ours], value, own[ours].dtype)
+    for ours in taken:
+        values[ours] = _numbers(names[ours], values[ours], own[ours].dtype)
     notes += [
         f"attention biases resized from a {before[0]}x{before[1]} grid to {after[0]}x{after[1]}:"
         " fine-tune at this resolution"
