@@ -46,15 +46,15 @@ def tar() -> bytes:
         (PAGE.encode("utf-16"), "an HTML page"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
         (b"Entry not found", "a text file that begins with 'Entry not found'"),
-        ("Datei ‚a‘ nicht gefunden ".encode() * 40, "a text file that begins with 'Datei"),
+        ("Größe unbekannt ".encode() * 40, "a text file that begins with 'Größe"),
         (b"", "the file is empty"),
         (b"\x1f\x8b\x08" + bytes(40), "a gzip archive"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file"),
         (tar(), "a tar archive"),
         (archive(("weights.npy",)), r"a zip archive without a checkpoint .*'weights.npy'"),
         (archive(("m/data.pkl", "m/constants.pkl")), "a TorchScript program"),
-        (bytes(range(256)) * 3, "neither a safetensors file nor one of torch.save"),
-        (b"\xff" * 600, "neither a safetensors file nor one of torch.save"),
+        (bytes(range(256)) * 3, "not a checkpoint, or damaged: neither a safetensors"),
+        (b"\xff" * 600, "not a checkpoint, or damaged: neither a safetensors"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -17,8 +17,9 @@ from nas.errors import InputError
 from nas.files import YamlFile, file_sha256
 from nas.network import Network, build
 from nas.runs.resolve import Initial, Subject, find_initial
+from nas.runs.schema import RUN_FILE
 from nas.runs.trained_on import TrainedOn, check_names, read_trained_on
-from nas.space import Architecture
+from nas.space import Space, load_space
 from nas.supernet.checkpoint import Folder
 from nas.supernet.description import trained_on, up_to_date
 from nas.supernet.warm_start import load_initial, space_of, transfer
@@ -101,7 +102,7 @@ def load_start(
     file = initial.file
     header = read_header(file)
     known = known_of(file)
-    network, taken = _loaded(initial, subject.architecture, new_head=new_head)
+    network, taken = _loaded(initial, subject, new_head=new_head)
     network = _with_head(network, f"the head of {file}", classes, new_head=new_head)
     if not new_head and check_names(
         str(file), known.classes, classes, remedy="--new-head starts with a new classifier"
@@ -132,7 +133,7 @@ def known_of(weights: Path) -> TrainedOn:
 
 
 def _loaded(
-    initial: Initial, arch: Architecture, *, new_head: bool
+    initial: Initial, subject: Subject, *, new_head: bool
 ) -> tuple[Network, dict[str, Any]]:
     """Return the network with the weights, and what to record of how they were taken.
 
@@ -142,23 +143,24 @@ def _loaded(
     where = str(initial.file)
     content = read_checkpoint(initial.file).content
     try:
-        loaded = load_network(content, arch, where, new_head=new_head)
+        loaded = load_network(content, subject.architecture, where, new_head=new_head)
     except Mismatch as error:
-        return _from_member(initial, arch, error, new_head=new_head)
+        return _from_member(initial, subject, error, new_head=new_head)
     tell(loaded, where)
     # The copy is recorded where there were several.
     return loaded.network, {"copy": loaded.match.copy} if loaded.match.chosen else {}
 
 
 def _from_member(
-    initial: Initial, arch: Architecture, error: Mismatch, *, new_head: bool
+    initial: Initial, subject: Subject, error: Mismatch, *, new_head: bool
 ) -> tuple[Network, dict[str, Any]]:
     """Return the network with the weights of another member of its space.
 
     Raises:
         InputError: `error`, when they are of no other member.
     """
-    space = space_of(arch)
+    arch = subject.architecture
+    space = space_of(arch) or _searched(subject)
     if space is None or initial.architecture == arch:
         raise error
     try:
@@ -184,6 +186,18 @@ def _from_member(
     for note in notes:
         warnings.warn(f"{member.file}: {note}", stacklevel=2)
     return network, {"member": name, "layout": member.layout, "tensors": placed}
+
+
+def _searched(subject: Subject) -> Space | None:
+    """Return the space that a run was searched in, by the file that it names; None without one."""
+    if subject.run is None:
+        return None
+    named = YamlFile(subject.run / RUN_FILE).data.get("space")
+    file = named.get("file") if isinstance(named, dict) else None
+    if not isinstance(file, str) or not Path(file).is_file():
+        return None
+    space = load_space(file)
+    return space if space.name == subject.architecture.space else None
 
 
 def _with_head(network: Network, name: str, classes: Sequence[str], *, new_head: bool) -> Network:
