@@ -70,7 +70,8 @@ def _warn(message: Warning | str, *place: object, **more: object) -> None:
     """Print a warning in one line on stderr, without the place in the code; once for all processes."""
     # torchrun and accelerate number the processes of a training.
     if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {printable(str(message))}", file=sys.stderr)
+        text = " ".join(str(message).split())
+        print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def _stopped() -> None:
