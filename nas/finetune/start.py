@@ -185,7 +185,8 @@ def _from_member(
     ]
     for note in notes:
         warnings.warn(f"{member.file}: {note}", stacklevel=2)
-    return network, {"member": name, "layout": member.layout, "tensors": placed}
+    described = {key: value for key, value in member.describe().items() if key != "sha256"}
+    return network, {**described, "tensors": placed}
 
 
 def _searched(subject: Subject) -> Space | None:

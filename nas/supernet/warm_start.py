@@ -41,6 +41,7 @@ class Start:
         file, sha256: path and checksum of the checkpoint.
         notes: sentences for the user on what was chosen or changed.
         has_classifier: whether the checkpoint has a classifier; without one it is random.
+        copy: the keys that lead to the weights, where the checkpoint has several copies of them.
     """
 
     network: Network
@@ -50,6 +51,7 @@ class Start:
     sha256: str
     notes: tuple[str, ...] = ()
     has_classifier: bool = True
+    copy: str = ""
 
     def describe(self) -> dict[str, str]:
         """Return the entries that a training's description keeps."""
@@ -57,6 +59,7 @@ class Start:
             "member": self.network.architecture.name,
             "layout": self.layout,
             "sha256": self.sha256,
+            **({"copy": self.copy} if self.copy else {}),
         }
 
 
@@ -129,6 +132,7 @@ def load_initial(initial: Initial, space: Space, member: str | None = None) -> S
         sha256=file_sha256(initial.file),
         notes=loaded.match.notes,
         has_classifier=loaded.has_classifier,
+        copy=loaded.match.copy if loaded.match.chosen else "",
     )
 
 

@@ -128,8 +128,9 @@ names.
 
 def _load_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(list(_PLAIN)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file: of a path torch reads the suffix, which may be any.
+        with torch.serialization.safe_globals(list(_PLAIN)), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         RuntimeError,

@@ -215,6 +215,19 @@ def test_any_member_with_its_weights_is_a_start(
             )
 
 
+def test_of_several_copies_the_average_starts_and_is_recorded(
+    small_space: Callable[..., Space], member: Callable[..., Path]
+) -> None:
+    folder = member()
+    weights = load_file(folder / "weights.safetensors")
+    small_space().sample(3).save(folder / "b.yaml")
+    live = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    torch.save({"model": live, "ema": weights}, folder / "b.safetensors")
+    start = load_start(folder / "b.yaml", small_space())
+    assert "'ema' is taken" in start.notes[0] and start.describe()["copy"] == "ema"
+    assert torch.equal(start.network.head.classifier.weight, weights["head.classifier.weight"])
+
+
 def test_the_head_follows_the_names_of_the_classes(
     small_space: Callable[..., Space], member: Callable[..., Path]
 ) -> None:

@@ -210,9 +210,10 @@ def test_files(tmp_path: Path) -> None:
         {"model": module, **plain}, tmp_path / "old.tar", _use_new_zipfile_serialization=False
     )
     shutil.copy(tmp_path / "a.safetensors", tmp_path / "renamed.ckpt")
+    shutil.copy(tmp_path / "a.pth", tmp_path / "torch.safetensors")
     (tmp_path / "hub").mkdir()
     shutil.copy(tmp_path / "a.safetensors", tmp_path / "hub" / "model.safetensors")
-    for name in ("a.safetensors", "a.pth", "old.tar", "renamed.ckpt", "hub"):
+    for name in ("a.safetensors", "a.pth", "old.tar", "renamed.ckpt", "torch.safetensors", "hub"):
         loaded = load_state_dict(tmp_path / name)
         assert list(loaded) == ["a.weight"] and torch.equal(loaded["a.weight"], tensors["a.weight"])
 
