@@ -218,6 +218,24 @@ def test_files(tmp_path: Path) -> None:
         assert list(loaded) == ["a.weight"] and torch.equal(loaded["a.weight"], tensors["a.weight"])
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_damage_anywhere_is_told_in_one_line(tmp_path: Path, new: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.arange(9.0), "b": 1}, path, _use_new_zipfile_serialization=new)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for position in random.permutation(len(whole))[:150]:
+        kept = whole[position + 1 :] if position % 3 else b""
+        path.write_bytes(whole[:position] + bytes([random.integers(256)]) + kept)
+        try:
+            load_state_dict(path)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            refused += 1
+    assert refused > 50
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return print, ("executed",)
