@@ -1,12 +1,14 @@
 """Measure three commands as whole processes, and list unneeded imports. Prints JSON.
 
 Times are medians over fresh processes in seconds, beside their bounds on an idle machine. The
-processor time tells a busy machine from a slow program.
+processor time tells a busy machine from a slow program. Bytecode is cached, as it is for a user
+from the second command on: without it most of the time goes into compiling.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -20,6 +22,7 @@ BOUNDS_S = {
     "search --space efficientformer --device iphone12": 2.0,
 }
 RUNS = 15
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 HEAVY = ("torch", "pandas", "sklearn", "datasets", "PIL")
 
 
@@ -28,7 +31,11 @@ def seconds(arguments: list[str], folder: str) -> tuple[float, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "nas", *arguments], check=True, capture_output=True, cwd=folder
+        [sys.executable, "-m", "nas", *arguments],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        env=ENVIRONMENT,
     )
     taken = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -38,7 +45,9 @@ def seconds(arguments: list[str], folder: str) -> tuple[float, float]:
 def imported(arguments: list[str], folder: str) -> list[str]:
     """Return which of HEAVY a command imports."""
     command = [sys.executable, "-X", "importtime", "-m", "nas", *arguments]
-    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+    result = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=folder, env=ENVIRONMENT
+    )
     lines = [line for line in result.stderr.splitlines() if line.startswith("import time:")]
     modules = {line.rpartition("|")[2].strip() for line in lines}
     return [name for name in HEAVY if name in modules]

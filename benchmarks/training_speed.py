@@ -46,8 +46,8 @@ from nas.supernet.supernet import Supernet
 from nas.supernet.train import SupernetTask
 from nas.training.batches import Batch
 from nas.training.distributed import processes
-from nas.training.loop import Stepper
-from nas.training.task import Task, cross_entropy
+from nas.training.step import Stepper
+from nas.training.task import Task, label_loss
 from nas.versions import versions
 
 KINDS = ("plain", "gumbel", "late", "narrowed", "soft")
@@ -79,7 +79,7 @@ class Plain(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        return cross_entropy(module(images_bchw), labels_b, self.recipe.label_smoothing)
+        return label_loss(module(images_bchw), labels_b, self.recipe.label_smoothing)
 
 
 class Training:

@@ -8,6 +8,8 @@ import sys
 import warnings
 
 from nas.display import printable
+from nas.passwords import masked_text
+from nas.signals import Stopped, raise_on_signals
 
 
 def main() -> None:
@@ -27,13 +29,15 @@ def main() -> None:
     except FileNotFoundError:
         print("nas: the working directory was removed. Fix: cd to one that exists", file=sys.stderr)
         sys.exit(2)
+    raise_on_signals()
     try:
         code = app(prog_name="nas", standalone_mode=False) or 0
-        if code == 130:  # what newer versions of typer make of ctrl-C
-            _stopped()
+        # Newer versions of typer return 130 for Ctrl-C instead of raising an exception.
+        if code == 130:
+            _stopped(Stopped())
         sys.exit(code)
     except NasError as error:
-        print(f"nas: {printable(str(error))}", file=sys.stderr)
+        print(f"nas: {printable(masked_text(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except ImportError as error:
         missing = missing_extra(error)
@@ -41,26 +45,30 @@ def main() -> None:
             raise
         print(f"nas: {missing}", file=sys.stderr)
         sys.exit(missing.exit_code)
-    except KeyboardInterrupt:
-        _stopped()
+    except KeyboardInterrupt as stop:
+        _stopped(stop if isinstance(stop, Stopped) else Stopped())
     except BrokenPipeError:
         # The reader of the pipe has closed it (`nas spaces | head`). Without another stdout Python
         # would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # The disk of stdout itself is full: that error names no file. All other files raise
-        # NasError.
+        # An error without a file name means that the disk of stdout itself is full. For all other
+        # files NasError was raised.
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"nas: stdout: {error.strerror}", file=sys.stderr)
+        print(
+            f"nas: stdout: could not be written ({error.strerror}). Fix: make room on its disk",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except Exception as error:
         # Usage errors are click's, and newer versions of typer carry their own copy of click. So
         # they are recognised by their methods instead of their class.
         if type(error).__name__ == "Abort":
-            _stopped()
+            cause = error.__cause__ or error.__context__
+            _stopped(cause if isinstance(cause, Stopped) else Stopped())
         if not hasattr(error, "format_message"):
             raise
         _usage(error)
@@ -71,16 +79,16 @@ def _warn(message: Warning | str, *place: object, **more: object) -> None:
     # torchrun and accelerate number the processes of a training.
     if os.environ.get("RANK", "0") == "0":
         text = " ".join(str(message).split())
-        print(f"warning: {printable(text)}", file=sys.stderr)
+        print(f"warning: {printable(masked_text(text))}", file=sys.stderr)
 
 
-def _stopped() -> None:
-    """Print that the command was stopped, and exit."""
-    print(
-        "nas: stopped; what was finished is on disk, the same command goes on from there",
-        file=sys.stderr,
-    )
-    sys.exit(1)
+def _stopped(stop: Stopped) -> None:
+    """Print which signal stopped the command and what is kept, and exit with the signal's code."""
+    kept = f"; {stop.kept}. Resume: run the same command again" if stop.kept else ""
+    # Of the processes of a torchrun only the first one prints.
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(f"nas: stopped by {stop.number.name}{kept}"), file=sys.stderr)
+    sys.exit(stop.exit_code)
 
 
 def _usage(error: Exception) -> None:
@@ -101,7 +109,7 @@ def _usage(error: Exception) -> None:
         message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
-        print(printable(f"nas: {message}{see}"), file=sys.stderr)
+        print(printable(f"nas: {masked_text(message)}{see}"), file=sys.stderr)
     sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""CSV readers for tables, scores, results and users' own files; a lenient and a strict one.
+"""CSV readers, a lenient and a strict one, for tables, scores, results and users' own files.
 
 `read_records` reads files that people write or export from a spreadsheet, which may start with a
 byte-order mark. `read_strict` and `read_columns` read files that nas wrote itself.
@@ -59,7 +59,6 @@ def read_records(
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
     # An empty file has no header either: report its first required column as missing.
-    # An empty file has no header either: report its first required column as missing.
     if header is None:
         _check_header(path, [], required, optional)
 
@@ -68,8 +67,8 @@ def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict
     """Yield (line number, {column: value}) for every line of a file that nas wrote.
 
     Raises:
-        InputError: naming file and line, where a column is missing or a line has another number of
-            values than the header.
+        InputError: naming file and line, for a missing column, or for a line whose number of values
+            differs from the header's.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
@@ -77,13 +76,13 @@ def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict
         missing = [name for name in required if name not in header]
         if missing:
             raise InputError(
-                f"{path}:1: column '{missing[0]}' is missing; expected {','.join(required)}"
+                f"{path}:1: column '{missing[0]}' is missing (expected {','.join(required)})"
             )
         for values in reader:
             if len(values) != len(header):
                 raise InputError(
-                    f"{path}:{reader.line_num}: {len(values)} fields, the header names"
-                    f" {len(header)}"
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected"
+                    f" {len(header)}, as the header)"
                 )
             yield reader.line_num, dict(zip(header, values, strict=True))
     except csv.Error as error:
@@ -98,7 +97,7 @@ def read_columns(
     Args:
         numbers: columns that are returned as floats.
         texts: columns that are returned as text.
-        optional: columns of numbers that may be missing or empty; there the value is None.
+        optional: columns of numbers that may be missing or empty; the value is None then.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -127,14 +126,14 @@ def _check_header(
 
 
 def separator(text: str) -> str:
-    """Return the separator of a CSV text, as its header shows it: a comma or a semicolon."""
+    """Return the separator of a CSV text, a comma or a semicolon, from its header."""
     header = text.partition("\n")[0]
     return ";" if header.count(";") > header.count(",") else ","
 
 
 def plain(value: str, delimiter: str) -> str:
-    """Return a value without surrounding blanks, and 1,5 as 1.5 where semicolons separate."""
+    """Return a value without surrounding blanks, and 1,5 as 1.5 if semicolons separate values."""
     value = value.strip()
-    # Only whole values that are numbers: other texts may contain commas.
+    # Only a value that is a number as a whole: other texts may contain commas.
     number = delimiter == ";" and re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", value)
     return value.replace(",", ".") if number else value

@@ -1,7 +1,7 @@
 """Text and tables, made safe for a terminal, a page or a notebook.
 
-The command line and reports print names with it. The classes of the API with `to_frame` or
-`_repr_html_` are tables in Jupyter by it.
+The command line and reports print names with `printable`. Classes of the API build their `to_frame`
+and `_repr_html_` with `frame` and `html_table`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
-"""Unicode categories that control a terminal, change the direction of a line, or break it."""
+"""Unicode categories of characters that control a terminal, break a line or turn its direction."""
 
 
 def printable(text: str) -> str:
@@ -38,7 +38,7 @@ def printable_lines(text: str) -> str:
 
 
 def _escaped(letter: str) -> str:
-    """Return the escape of a control character; a soft hyphen (U+00AD) is harmless and stays."""
+    """Return a control character as its escape; a soft hyphen (U+00AD) is harmless and stays."""
     return letter.encode("unicode_escape").decode("ascii") if ord(letter) != 0xAD else letter
 
 
@@ -55,16 +55,16 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
     need("to_frame()", "frames")
     import pandas as pd
 
-    made = pd.DataFrame(list(rows))
-    further = [name for name in made.columns if name not in columns]
-    return made.reindex(columns=[*columns, *further])
+    table = pd.DataFrame(list(rows))
+    other_columns = [name for name in table.columns if name not in columns]
+    return table.reindex(columns=[*columns, *other_columns])
 
 
 def html_table(caption: str, rows: Sequence[Mapping[str, Any]], more: int = 0) -> str:
     """Return an HTML table of the first rows under a caption.
 
     Args:
-        more: rows that exist beside those given, for the count of rows left out.
+        more: number of rows that exist beyond `rows`; they count as left out.
     """
     from html import escape
 

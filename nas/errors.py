@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and checks of arguments that raise them; every package uses these.
+"""Errors that a user can fix, and checks of arguments that raise them. Every package uses them.
 
 Each message is one line that names the file, the key and the remedy.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class NasError(Exception):
-    """The work failed (exit code 1). The message is one line for the user; no traceback is shown."""
+    """The work failed (exit code 1). The message is one line; no traceback is shown."""
 
     exit_code = 1
 
@@ -61,7 +61,7 @@ def check_name(what: str, value: object, names: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message on an unknown name: `, did you mean 'x'? (known: ...)`."""
+    """Return the end of a message on an unknown name: `, did you mean 'x'? known: ...`."""
     known = sorted(known)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f", did you mean '{close[0]}'?" if close else ";"

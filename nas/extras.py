@@ -1,7 +1,8 @@
 """Optional packages: the extra that installs each, and a one-line error where one is missing.
 
-The core (`pip install .`) has what a search on tables needs. Training, converting and measuring
-need the extras of pyproject.toml. Code that imports an optional package calls `need` first.
+The core (`pip install .`) suffices for a search on latency tables. Training, converting and
+measuring need the extras of pyproject.toml. Code that imports an optional package calls `need`
+first.
 
 The names of `nas`, `nas.search` and `nas.finetune` are lazy (`lazy_names`): each is imported at its
 first use, so importing the package is cheap.
@@ -28,6 +29,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "datasets",
         "PIL",
         "pandas",
+        "pytorch_optimizer",
         "safetensors",
         "sklearn",
         "tensorboard",
@@ -100,9 +102,9 @@ def install_command(extra: str) -> str:
     if source is None:
         return shlex.join([*_pip(), "install", *_requirements(extra)])
     flags, place = source
-    wanted = f"{DISTRIBUTION}[{extra}] @ {place}" if "://" in place else f"{place}[{extra}]"
+    requirement = f"{DISTRIBUTION}[{extra}] @ {place}" if "://" in place else f"{place}[{extra}]"
     # Always quoted: zsh takes brackets for a pattern.
-    quoted = "'" + wanted.replace("'", "'\"'\"'") + "'"
+    quoted = "'" + requirement.replace("'", "'\"'\"'") + "'"
     return " ".join([shlex.join([*_pip(), "install", *flags]), quoted])
 
 
@@ -116,12 +118,12 @@ def _is_installed(module: str) -> bool:
 
 
 def _pip() -> list[str]:
-    """Return how to call this environment's pip: `pip` where the shell finds that one."""
+    """Return the command of this environment's pip: `pip` where the shell finds that one."""
     import shutil
 
     python = Path(sys.executable)
-    found = shutil.which("pip")
-    if found is not None and Path(found).parent == python.parent:
+    pip = shutil.which("pip")
+    if pip is not None and Path(pip).parent == python.parent:
         return ["pip"]
     return [_short(python), "-m", "pip"]
 
@@ -138,8 +140,8 @@ def _source() -> tuple[list[str], str] | None:
         return ["--editable"] if origin.get("dir_info", {}).get("editable") else [], _short(
             checkout
         )
-    # Not run from a checkout: PEP 610's direct_url.json tells what pip installed. Its `vcs_info`
-    # gives a version control URL, as git+https://..., else `url` is a wheel or a folder.
+    # Not run from a checkout: PEP 610's direct_url.json records what pip installed. With
+    # `vcs_info` it is a version control URL, as git+https://..., else `url` is a wheel or a folder.
     url = str(origin.get("url", ""))
     if "vcs_info" in origin:
         return [], f"{origin['vcs_info']['vcs']}+{url}"
@@ -158,7 +160,7 @@ def _is_checkout(folder: Path) -> bool:
 
 
 def _short(path: Path) -> str:
-    """Return the path as one types it here: relative where it lies in the working directory."""
+    """Return the path for a command line: relative where it lies in the working directory."""
     try:
         relative = path.relative_to(Path.cwd())
     except (ValueError, OSError):
@@ -195,7 +197,7 @@ def _requirements(extra: str) -> list[str]:
     # Metadata lists all requirements of all extras, each with a marker: torch>=2.4; extra ==
     # "train".
     marker = f"extra == '{extra}'"
-    found = []
+    requirements = []
     for line in lines:
         requirement, _, condition = (part.strip() for part in line.partition(";"))
         if condition.replace('"', "'") != marker:
@@ -203,10 +205,12 @@ def _requirements(extra: str) -> list[str]:
         # An extra may include other extras of this project, as android includes litert.
         if requirement.startswith(f"{DISTRIBUTION}["):
             inner = requirement[len(DISTRIBUTION) + 1 : -1]
-            found += [each for name in inner.split(",") for each in _requirements(name.strip())]
+            requirements += [
+                each for name in inner.split(",") for each in _requirements(name.strip())
+            ]
         else:
-            found.append(requirement)
-    return sorted(set(found))
+            requirements.append(requirement)
+    return sorted(set(requirements))
 
 
 def lazy_names(
@@ -228,8 +232,8 @@ def lazy_names(
             value = getattr(importlib.import_module(modules[name]), name)
         except ImportError as error:
             raise missing_extra(error, f"{package}.{name}") or error from None
-        # Python asks `__getattr__` only for names that the module lacks, so this is the first
-        # access only.
+        # Python calls `__getattr__` only for names that the module lacks. Once the name is set
+        # there, later accesses skip it.
         setattr(sys.modules[package], name, value)
         return value
 
@@ -243,8 +247,8 @@ def bind_function(package: str, function: Callable[..., Any]) -> None:
     """Give a function with the name of a package the attributes of that package, too.
 
     `import nas.search.engines.exact as exact`, `mock.patch("nas.search.engines.exact.solve")` and
-    `nas.search.engines.exact` ask the attribute `search` of `nas` for its attribute `engines`. With
-    the package's namespace as its `__dict__` the function has that attribute. It stays a plain
+    `nas.search.engines.exact` look up `engines` on the attribute `search` of `nas`. With the
+    package's namespace as its `__dict__` the function has that attribute. It stays a plain
     function: it is pickled, inspected and type-checked as one.
     """
     function.__dict__ = sys.modules[package].__dict__

@@ -1,6 +1,6 @@
-"""Backbone: a network without its head, as detectors and segmenters take it, with `feature_info`.
+"""Backbone: a network without its head, for detection and segmentation, with `feature_info`.
 
-`nas.backbone` makes it. Its outputs are maps at strides 4 to 32.
+`nas.backbone` makes it. Its outputs are feature maps at strides 4 to 32.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ def backbone(
     out: Sequence[int] = (2, 3, 4),
     weights: str | Path | Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """Return the network of an architecture without its head, which gives the maps of its stages.
+    """Return the network of an architecture without its head; its outputs are maps of its stages.
 
     Args:
-        arch: the architecture; its input size decides the grid of attention biases, but the
-            backbone takes other sizes, too.
+        arch: the architecture. Its input size sets the grid of attention biases; the backbone also
+            takes other sizes.
         out: stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
-        weights: a file of weights or a state dict, of this project or of a published checkpoint; by
-            default they are random.
+        weights: a file of weights or a state dict, of this project or of a published checkpoint.
+            Random weights by default.
 
     Raises:
         InputError: for stages that do not exist, and for weights of another architecture.

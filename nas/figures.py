@@ -81,7 +81,7 @@ class Figure:
         """Write the figure as SVG where the name ends in .svg, as its spec for .json, else as PNG.
 
         Raises:
-            NasError: where the file cannot be written; what was there is unchanged.
+            NasError: when the file could not be written; an existing file is unchanged.
         """
         path = Path(path)
         if path.suffix == ".svg":
@@ -113,7 +113,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def warm_up() -> None:
-    """Start the drawing engine in a thread: its start takes longer than drawing a picture."""
+    """Start the drawing engine in a thread, as its start takes longer than drawing a picture."""
 
     def start() -> None:
         import vl_convert
@@ -137,14 +137,14 @@ def script() -> str:
         return cached.read_text(encoding="utf-8")
     import vl_convert
 
-    # The script stands inside a <script> element of the page, which the first "</script" would end.
+    # The script is inside a <script> element of the page, which the first "</script" would end.
     text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
         "</script", r"<\/script"
     )
     try:
         write_text(cached, text)
     except OSError:
-        # Without a writable home each report takes some seconds longer, nothing else.
+        # Without a writable home folder each report only takes some seconds longer.
         return text
     return text
 
@@ -227,7 +227,7 @@ def _wrapped(text: str, width: int = 144) -> list[str]:
 
 
 def _clean(value: Any) -> Any:
-    """Return the spec without control characters: names from files may hold any."""
+    """Return the spec with control characters escaped; names from files may contain any."""
     if isinstance(value, str):
         return "\n".join(map(printable, value.split("\n")))
     if isinstance(value, Mapping):
@@ -238,7 +238,7 @@ def _clean(value: Any) -> Any:
 
 
 def _frame(theme: Theme) -> Spec:
-    """Return what all figures share: fonts, grid, legend and the colours of a theme."""
+    """Return the part of a spec that all figures share: fonts, grid, legend, colours of a theme."""
     axis = {
         "labelColor": theme.text,
         "titleColor": theme.text,

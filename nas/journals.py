@@ -1,4 +1,4 @@
-"""Journals: files that grow by a line per result, each synced to disk before the work continues.
+"""Journals: files that grow by one line per result, synced to disk before the work continues.
 
 Profiles, evaluations of members and scores of a supernet are stored this way. After a kill, the
 same command resumes from them.
@@ -19,12 +19,12 @@ def read_whole(path: Path) -> str:
     """Return the complete lines of a journal without byte-order mark; "" where there is no file.
 
     A kill or a full disk may have left the last line incomplete. It is cut off the file, so that
-    the next line starts on its own.
+    the next entry starts on a new line.
     """
     if not path.exists():
         return ""
     content = path.read_bytes()
-    # rfind gives -1 where no line is complete: then nothing is whole.
+    # Without a complete line rfind returns -1, so `whole` is empty.
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
@@ -61,8 +61,8 @@ def append_text(path: Path, text: str, kept: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise NasError(
-            f"{path}: could not be written ({error.strerror}); what was {kept} before is kept, make"
-            " room and run the same command again"
+            f"{path}: could not be written ({error.strerror}). What was {kept} before is kept."
+            " Fix: make room and run the same command again"
         ) from error
 
 
@@ -73,5 +73,8 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         entry = None
     if not isinstance(entry, dict):
-        raise InputError(f"{path}:{number}: this line is no entry; remove the line and run again")
+        raise InputError(
+            f"{path}:{number}: is not an entry (expected a JSON mapping). Fix: remove this line and"
+            " run again"
+        )
     return entry

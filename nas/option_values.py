@@ -1,6 +1,7 @@
-"""The values of options: read from text, checked against their ranges and against one another.
+"""Values of options: read from text, checked against their ranges and against one another.
 
-`nas.options` declares options; the command line, `--config` files and Python calls make them here.
+`nas.options` declares options. The command line, `--config` files and Python calls make their
+values here.
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ from nas.options import (
     options_of,
     spelled,
 )
+from nas.passwords import masked
 
 Made = TypeVar("Made")
 
 
 def read_value(option: Option, value: Any) -> Any:
-    """Return the value of an option from text, or from a value of a Python call or a YAML file.
+    """Return the value of an option, from text or from a value of a Python call or a YAML file.
 
     Raises:
-        ValueError: with what is wrong and what was expected.
+        ValueError: saying what is wrong and what is expected.
     """
     if option.many:
         several = value if isinstance(value, (list, tuple)) else (value,)
         return tuple(_read_one(option, each) for each in several)
     if isinstance(value, (list, tuple)) and option.about.read is None:
-        raise ValueError("takes one value (expected no list)")
+        raise ValueError("is a list (expected one value)")
     return _read_one(option, value)
 
 
 def _read_one(option: Option, value: Any) -> Any:
     if option.kind is bool:
         if not isinstance(value, bool):
-            raise ValueError("is not true or false (expected true or false)")
+            raise ValueError("is not a flag (expected true or false)")
         return value
     if isinstance(value, bool):
         raise ValueError(f"is not {_named(option)} (expected {_expected(option)})")
@@ -91,7 +93,7 @@ def _named(option: Option) -> str:
 
 
 def _expected(option: Option) -> str:
-    """Return what a value must be, in words: "a number in ms, above 0"."""
+    """Return the description of a valid value, such as "a number in ms, above 0"."""
     if option.choices:
         return either(option.choices)
     unit = f" in {option.about.unit}" if option.about.unit else ""
@@ -102,16 +104,16 @@ def _expected(option: Option) -> str:
 def make(
     kind: type[Made], values: Mapping[str, Any], spell: Callable[[str, Any], str] | None = None
 ) -> Made:
-    """Return options from values by field name: text, or what Python and YAML have. None is "not
-    given".
+    """Return options made from values by field name; the value None means "not given".
 
     Args:
         kind: the options class of a command, or a part of one.
-        values: a `Given` says itself where it comes from.
-        spell: how an error names an option and its value; by default as the command line does.
+        values: text, or values of Python and YAML. A `Given` also has the place it comes from.
+        spell: returns how an error names an option and its value; by default as the command line
+            does.
 
     Raises:
-        InputError: naming the option, its value, and what is expected.
+        InputError: naming the option, its value and what is expected.
     """
     declared = options_of(kind)
     spell = spell or spelled
@@ -146,7 +148,7 @@ def make(
 
 
 class Missing(InputError):
-    """An option or an argument that must be given was not."""
+    """A required option or argument is missing."""
 
     def __init__(self, option: Option) -> None:
         what = "argument" if option.about.argument else "option"
@@ -155,7 +157,7 @@ class Missing(InputError):
 
 
 def _fix(option: Option, reason: str) -> str:
-    """Return a remedy for a value that was refused: an example, or the default."""
+    """Return the remedy for a refused value: the option with its example or its default."""
     if "Fix: " in reason:
         return ""
     value = option.about.example or (
@@ -165,10 +167,10 @@ def _fix(option: Option, reason: str) -> str:
 
 
 def check(part_or_options: Any) -> None:
-    """Check the values of a dataclass of options that was made directly.
+    """Check the values of a dataclass of options that was constructed directly.
 
     Raises:
-        InputError: for the first one that is out of its range or of another type.
+        InputError: for the first value that is out of range or of another type.
     """
     for option in options_of(type(part_or_options)).values():
         value = getattr(part_or_options, option.name, None) if not option.part else None
@@ -181,15 +183,15 @@ def check(part_or_options: Any) -> None:
 
 
 def applies(options: Options, **settled: Any) -> None:
-    """Check that every option that was given does something with the others.
+    """Check that every given option has an effect together with the others.
 
     Args:
-        options: of a command.
-        settled: values that the work settled in place of those given, such as the engine that
-            "auto" means. Without them, what requires an option of `Options.settled` is not checked.
+        options: the options of a command.
+        settled: values that the command chose in place of the given ones, such as the engine for
+            "auto". Options that require one of `Options.settled` are checked only with them.
 
     Raises:
-        InputError: naming the first one that would be ignored, and what it requires.
+        InputError: naming the first option that would be ignored, and what it requires.
     """
     declared = options_of(type(options))
     for name in options.given:
@@ -210,10 +212,10 @@ def applies(options: Options, **settled: Any) -> None:
 
 
 def only(options: Options, names: Iterable[str], reason: str) -> None:
-    """Check that nothing was given but these options.
+    """Check that only these options were given.
 
     Raises:
-        InputError: naming the first other one; `reason` says what does not take it.
+        InputError: naming the first other option, with `reason`, which says why it has no effect.
     """
     for name in options.given:
         if name not in names:
@@ -223,7 +225,7 @@ def only(options: Options, names: Iterable[str], reason: str) -> None:
 
 
 def value_of(options: Options, name: str) -> Any:
-    """Return the value of an option by its field name, of whichever part."""
+    """Return the value of an option by its field name, whichever part holds it."""
     holder = options_of(type(options))[name].part
     return getattr(getattr(options, holder) if holder else options, name)
 
@@ -231,7 +233,8 @@ def value_of(options: Options, name: str) -> Any:
 def words(command: str, options: Options, changed: Mapping[str, Any] | None = None) -> str:
     """Return the command line that gives these options, with some of them changed.
 
-    What stood in a `--config` file is written out, so that the line says everything by itself.
+    Options of a `--config` file are written out, so that the line is complete without the file.
+    Passwords in addresses are masked: the line is recorded and printed.
     """
     values = {name: each.value for name, each in options.given.items()} | dict(changed or {})
     line = ["nas", command]
@@ -240,7 +243,8 @@ def words(command: str, options: Options, changed: Mapping[str, Any] | None = No
             if isinstance(value, bool):
                 line.append(spelled(each.long, value))
             else:
-                line += [str(value)] if each.about.argument else [each.long, str(value)]
+                text = masked(str(value))
+                line += [text] if each.about.argument else [each.long, text]
     return shlex.join(line)
 
 
@@ -251,8 +255,11 @@ def _several(value: Any) -> Iterable[Any]:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean --x?` for an unknown name: one with the same beginning, its initials,
-    or nearly it."""
+    """Return `, did you mean --x?` for an unknown name; empty where nothing is similar.
+
+    Names that begin with it, that it begins with, or that it abbreviates by initials come first,
+    then the one of similar spelling.
+    """
     word = name.lstrip("-").replace("_", "-")
     likely = [
         each

@@ -1,6 +1,6 @@
 """Plugins: blocks, spaces, devices, engines, targets and formats that other packages provide.
 
-The registry of each kind looks them up here, by their entry points:
+The registry of each kind finds them here by their entry points:
 
 | group       | name       | value                                                                              |
 |-------------|------------|------------------------------------------------------------------------------------|
@@ -11,8 +11,8 @@ The registry of each kind looks them up here, by their entry points:
 | nas.targets | its name   | a `nas.export.target.Target`                                                       |
 | nas.formats | its name   | a `nas.latency.importing.common.Format`: a reader of other tools' latency files    |
 
-Entry points are read when a name is not one of ours. A package is imported only when a name that it
-provides is taken. `nas.testing` has the tests that each plugin should pass.
+Entry points are read when a name is not one of ours. A package is imported only when one of its
+names is used. `nas.testing` has the tests that each plugin should pass.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Plugin:
 
     @property
     def what(self) -> str:
-        """Return the kind of thing, for messages: "block", "space", "device"."""
+        """Return the kind of the plugin for messages: "block", "space", "device"."""
         return self.entry.group.removeprefix("nas.").removesuffix("s")
 
     def load(self) -> Any:
@@ -82,33 +82,33 @@ class Plugin:
             paths = list(importlib.import_module(self.entry.value).__path__)
         except Exception as error:
             raise self.broken(
-                f"{self.entry.value} is no package that can be imported ({line_of(error)})"
+                f"{self.entry.value} is not a package that can be imported ({line_of(error)})"
             ) from error
         for folder in paths:
             path = Path(folder) / f"{self.entry.name}{suffix}"
             if path.is_file():
                 return path
-        raise self.broken(f"there is no {self.entry.name}{suffix} in {self.entry.value}")
+        raise self.broken(f"{self.entry.name}{suffix} is missing in {self.entry.value}")
 
     def broken(self, reason: str) -> InputError:
-        """Return an error about this plugin, with the package to repair or remove."""
+        """Return an error about this plugin, which names the package to repair or remove."""
         return InputError(
-            f"{self.what} '{self.entry.name}' of package {self.package}: {reason}; repair that"
+            f"{self.what} '{self.entry.name}' of package {self.package}: {reason}. Fix: repair that"
             f" package, or remove it: pip uninstall {self.package}"
         )
 
 
 class Registry(Mapping[str, Entry]):
-    """Mapping from names to things of one kind: ours, then those of other packages.
+    """Mapping from names to objects of one kind: ours, then those of other packages.
 
-    Each is imported when it is first taken.
+    Each object is imported at its first access.
 
     Args:
         group: the group of the entry points, for example "nas.engines". An entry point refers to
             the same kind of object as the references in `ours`.
-        ours: "package.module:object" by name.
-        kind: the class that an object of another package must be an instance of, as such a
-            reference, too. Without it any callable is accepted.
+        ours: references "package.module:object" by name.
+        kind: reference to the class that objects of other packages must be instances of. Without
+            it any callable is accepted.
     """
 
     def __init__(self, group: str, ours: Mapping[str, str], kind: str = "") -> None:
@@ -123,12 +123,12 @@ class Registry(Mapping[str, Entry]):
             return entry
         plugin = plugins(self.group, self.ours)[name]
         # Objects of other packages are checked here, where the package can be named in the error.
-        brought = plugin.load()
-        if self.kind and not isinstance(brought, import_object(self.group, self.kind)):
+        value = plugin.load()
+        if self.kind and not isinstance(value, import_object(self.group, self.kind)):
             raise plugin.broken(f"{plugin.entry.value} is not a {self.kind.replace(':', '.')}")
-        if not self.kind and not callable(brought):
+        if not self.kind and not callable(value):
             raise plugin.broken(f"{plugin.entry.value} cannot be called")
-        return brought  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]
 
     def __contains__(self, name: object) -> bool:
         return name in self.ours or name in plugins(self.group, self.ours)
@@ -145,22 +145,22 @@ class Registry(Mapping[str, Entry]):
 
 
 def plugins(group: str, ours: Collection[str]) -> dict[str, Plugin]:
-    """Return what other packages provide, by name; `ours` are the names that are taken.
+    """Return the plugins of a group by name; `ours` are the names that we use ourselves.
 
     Raises:
-        InputError: when a name is taken, by us or by another package; both packages are named.
+        InputError: naming both packages, when a name is used by us or by another package.
     """
-    found: dict[str, Plugin] = {}
+    by_name: dict[str, Plugin] = {}
     for plugin in _installed(group):
         name = plugin.entry.name
-        other = OURS if name in ours else found[name].package if name in found else None
+        other = OURS if name in ours else by_name[name].package if name in by_name else None
         if other is not None:
             raise InputError(
-                f"{plugin.what} '{name}' of package {plugin.package}: package {other} has one of"
-                f" that name; it needs another one, or else: pip uninstall {plugin.package}"
+                f"{plugin.what} '{name}' of package {plugin.package}: package {other} also has this"
+                f" name. Fix: rename one of them, or pip uninstall {plugin.package}"
             )
-        found[name] = plugin
-    return found
+        by_name[name] = plugin
+    return by_name
 
 
 @cache
@@ -176,7 +176,7 @@ def _installed(group: str) -> tuple[Plugin, ...]:
         )
         for entry in entry_points(group=group)
     )
-    # A set, because an installation that is on sys.path twice lists its entry points twice.
+    # A set, as an installation that is on sys.path twice lists its entry points twice.
     return tuple(sorted(set(listed), key=lambda plugin: (plugin.entry.name, plugin.package)))
 
 
@@ -191,8 +191,8 @@ def import_object(what: str, reference: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except Exception as error:
         raise InputError(
-            f"{what}: {reference} cannot be imported ({line_of(error)}); repair that package or"
-            " remove it"
+            f"{what}: {reference} cannot be imported ({line_of(error)}). Fix: repair or remove that"
+            " package"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Parsers of numbers with units for command-line options: 4M parameters, 1.2ms, 5m."""
+"""Parsers of values for command-line options: 4M parameters, 1.2ms, 5m, the colour #ffffff."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3}
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_COLOURS = {"white": (255, 255, 255), "grey": (128, 128, 128), "black": (0, 0, 0)}
 _NUMBER = r"\s*([0-9.eE+-]+?)\s*"
 
 
@@ -28,12 +29,27 @@ def seconds(text: Any) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text).lower())
     if match is None or float(match[1]) == 0:
-        raise ValueError("not a duration (expected a time, as 90s, 5m or 1h). Fix: --budget 5m")
+        raise ValueError("is not a duration (expected a time, as 90s, 5m or 1h). Fix: --budget 5m")
     if not match[2]:
         raise ValueError(
             f"the unit is missing (expected a time, as 90s, 5m or 1h). Fix: --budget {match[1]}m"
         )
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def colour(text: Any) -> str:
+    """Return a colour in lower case, from white, grey, black, or red, green and blue as #rrggbb."""
+    name = str(text).strip().lower().replace("gray", "grey")
+    if name not in _COLOURS and not re.fullmatch("#[0-9a-f]{6}", name):
+        raise ValueError("is not a colour (expected white, grey, black or #rrggbb). Fix: '#ffffff'")
+    return name
+
+
+def colour_rgb(name: str) -> tuple[int, int, int]:
+    """Return the red, green and blue of a colour of `colour`, each from 0 to 255."""
+    if name in _COLOURS:
+        return _COLOURS[name]
+    return int(name[1:3], 16), int(name[3:5], 16), int(name[5:7], 16)
 
 
 def _with_unit(text: Any, units: dict[str, float], expected: str) -> float:

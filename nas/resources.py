@@ -1,7 +1,7 @@
 """Lookup of named files: a user's own in the working directory first, then the shipped ones.
 
-Spaces, latency tables and recorded experiments are found here. They stand at the top of the
-repository, and travel in the wheel as `nas/_shipped/`.
+Spaces, latency tables and recorded experiments are found here. They are at the top of the
+repository, and in `nas/_shipped/` in the wheel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PACKAGE = Path(__file__).resolve().parent
 def roots(folder: str) -> list[Path]:
     """Return the existing folders of this name, the one with priority first."""
     shipped = _PACKAGE / "_shipped" / folder
-    # In a checkout the folders are beside the package, in a wheel inside it. In the root of a
+    # The folders are beside the package in a checkout, and inside it in a wheel. In the root of a
     # checkout both candidates are the same folder, which `dict.fromkeys` keeps once.
     candidates = [Path.cwd() / folder, shipped if shipped.is_dir() else _PACKAGE.parent / folder]
     return [root for root in dict.fromkeys(candidates) if root.is_dir()]
@@ -33,15 +33,15 @@ def shipped(folder: str) -> Path:
 
 
 def names(folder: str, pattern: str) -> dict[str, Path]:
-    """Return the path of each thing in the folders, by name.
+    """Return the paths that match `pattern` in the folders of this name, by name.
 
     The name is the file's stem, or the parent folder's name where `pattern` has a slash.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for name, path in _entries(folder, pattern):
         # The first root wins: a user's own file replaces a shipped one of the same name.
-        found.setdefault(name, path)
-    return dict(sorted(found.items()))
+        paths.setdefault(name, path)
+    return dict(sorted(paths.items()))
 
 
 def _entries(folder: str, pattern: str) -> Iterator[tuple[str, Path]]:
@@ -55,14 +55,14 @@ def find(what: str, folder: str, pattern: str, name: str, others: Iterable[str] 
 
     Args:
         what: the kind of thing, for messages.
-        others: names that are known elsewhere, for the message alone.
+        others: names that are known elsewhere; only the message uses them.
 
     Raises:
-        InputError: when there is neither, with the nearest name that exists.
+        InputError: when neither exists, with the most similar name that does.
     """
     path = Path(name)
-    # A suffix or a slash marks a path. Things that are folders (tables) may also be named by a bare
-    # folder of the working directory.
+    # A suffix or a slash marks a path. A table, which is a folder, may also be named by a folder of
+    # the working directory without a slash.
     if path.suffix or len(path.parts) > 1 or ("/" in pattern and path.is_dir()):
         if not path.exists():
             raise InputError(f"{name}: there is no such {what} file")

@@ -1,6 +1,6 @@
-"""Pydantic's errors as one line, with the line and key of a file or the name of an option.
+"""Pydantic's errors in one line, with the key and, for a file, its line.
 
-Readers of the project's YAML files and the options of the commands use it.
+Readers of the project's YAML files and of the parameters of blocks use it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ class KeyedValueError(ValueError):
 def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
     """Return the keys and the reason of the first mistake that pydantic reports."""
     first = error.errors(include_url=False)[0]
-    # A model's validator runs for the whole model, so pydantic locates its error there: add the
-    # key.
+    # A model's validator runs for the whole model, so pydantic does not know the key.
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, KeyedValueError):
         return (*first["loc"], cause.key), cause.reason
     reason = first["msg"].removeprefix("Value error, ")
-    # Pydantic's own messages name models and fields in its terms; these kinds get shorter ones.
+    # These kinds of errors get messages without pydantic's terms for models and fields.
     if first["type"] in ("missing", "extra_forbidden"):
         reason = "is missing" if first["type"] == "missing" else "unknown key"
     elif first["type"] in ("too_short", "too_long"):
@@ -45,14 +44,15 @@ def first_mistake(error: ValidationError) -> tuple[tuple[Key, ...], str]:
             if first["type"] == "too_short"
             else f"at most {first['ctx'].get('max_length')}"
         )
-        reason = f"has {first['ctx']['actual_length']} values, expected {expected}"
+        reason = f"has {first['ctx']['actual_length']} values (expected {expected})"
     elif first["type"] != "value_error":
-        reason = f"{reason}, found {first['input']!r}"
+        value = repr(first["input"])
+        reason = f"{reason} (got {value if len(value) <= 80 else f'{value[:79]}…'})"
     return first["loc"], reason
 
 
 def explain(error: ValidationError) -> str:
-    """Return the first mistake that pydantic reports in one line, after its key."""
+    """Return the first mistake that pydantic reports as one line: its key and the reason."""
     where, reason = first_mistake(error)
     return f"{'.'.join(map(str, where))}: {reason}" if where else reason
 
@@ -72,7 +72,7 @@ def mistake_in(
 
 
 def validated(file: YamlFile, model: type[Model], data: Any, keys: Sequence[Key] = ()) -> Model:
-    """Return `data`, which stands at `keys` of `file`, as a model.
+    """Return `data`, the value at `keys` of `file`, as a model.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -86,7 +86,7 @@ def validated(file: YamlFile, model: type[Model], data: Any, keys: Sequence[Key]
 def made(
     file: YamlFile, kind: type[Any], fields: Mapping[str, Any], keys: Sequence[Key] = ()
 ) -> Any:
-    """Return a pydantic dataclass made of `fields`, which stand at `keys` of `file`.
+    """Return a pydantic dataclass made of `fields`, the mapping at `keys` of `file`.
 
     Raises:
         InputError: naming file, line, key and reason.

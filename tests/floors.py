@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "versions"),
+    ("errors", "passwords", "temporary", "versions"),
     (
         "extras",
         "files",
@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "plugins",
         "quantities",
         "resources",
+        "signals",
         "weight_files",
     ),
     ("csv_files", "display", "option_values", "validation"),

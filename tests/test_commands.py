@@ -87,7 +87,7 @@ def test_profile_gives_the_table(
     run_command("profile", space="small", device=["host"], resolution=64, json=True)
     again = json.loads(capsys.readouterr().out)
     assert again["reused"] == profiled.report.measured and again["measured"] == 0
-    with pytest.raises(InputError, match="give --space"):
+    with pytest.raises(InputError, match="--space: is missing"):
         nas.profile(device="host")
     with pytest.raises(InputError, match="unknown device 'hots', did you mean 'host'"):
         nas.profile("small", "hots")

@@ -158,7 +158,7 @@ def test_rows_of_the_head_survive_the_table(
     assert nas.load_table(tmp_path / "toy").rows == table.rows
     text = (tmp_path / "toy" / "table.csv").read_text()
     (tmp_path / "toy" / "table.csv").write_text(text.replace("+24x4x4+", "+24x0x4+"))
-    with pytest.raises(InputError, match=r"table.csv:\d+: .*is no shape of an activation"):
+    with pytest.raises(InputError, match=r"table.csv:\d+: .*is not a shape of an activation"):
         nas.load_table(tmp_path / "toy")
 
 

@@ -179,7 +179,7 @@ def test_a_name_of_ours_is_refused_with_both_packages(site: Path, group, name, a
     bring(site, "their-things", group, name, "theirs:thing")
     with pytest.raises(
         InputError,
-        match=f"'{name}' of package their-things: package nas-mobile has one of that name",
+        match=f"'{name}' of package their-things: package nas-mobile also has this name",
     ):
         ask()
 
@@ -189,7 +189,7 @@ def test_a_name_that_two_packages_bring_is_refused_with_both(site: Path) -> None
     bring(site, "second-things", "nas.spaces", "twice", "second")
     with pytest.raises(
         InputError,
-        match="'twice' of package second-things: package first-things has one of that name",
+        match="'twice' of package second-things: package first-things also has this name",
     ):
         load_space("twice")
 
@@ -204,8 +204,8 @@ def test_a_name_that_two_packages_bring_is_refused_with_both(site: Path) -> None
             "RuntimeError: no licence",
         ),
         ("theirs_b:Spec", "", "cannot be imported .AttributeError"),
-        ("theirs_c:Spec", "Spec = 3", "is no BlockSpec of this kind"),
-        ("theirs_d:Spec", "from nas.blocks import MB4D as Spec", "is no BlockSpec of this kind"),
+        ("theirs_c:Spec", "Spec = 3", "is not a BlockSpec of this kind"),
+        ("theirs_d:Spec", "from nas.blocks import MB4D as Spec", "is not a BlockSpec of this kind"),
     ],
 )
 def test_a_broken_block_gets_one_line_that_names_the_package(
@@ -242,12 +242,12 @@ def test_a_spec_without_its_module_gets_one_line() -> None:
 def test_a_space_without_its_file_gets_one_line(site: Path) -> None:
     bring(site, "their-things", "nas.spaces", "theirs", "their_spaces")
     with pytest.raises(
-        InputError, match="space 'theirs' of package their-things: their_spaces is no package"
+        InputError, match="space 'theirs' of package their-things: their_spaces is not a package"
     ):
         load_space("theirs")
     (site / "their_spaces").mkdir()
     (site / "their_spaces" / "__init__.py").write_text("")
-    with pytest.raises(InputError, match=r"there is no theirs\.yaml in their_spaces"):
+    with pytest.raises(InputError, match=r"theirs\.yaml is missing in their_spaces"):
         load_space("theirs")
     with pytest.raises(InputError, match="unknown space 'thirs', did you mean 'theirs'"):
         load_space("thirs")
@@ -261,7 +261,7 @@ def test_a_space_of_the_working_directory_wins(site: Path, workplace) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("open = 3", "is no function that opens a device"),
+        ("open = 3", "is not a function that opens a device"),
         ("def open(settings): raise ValueError('no cable')", "ValueError: no cable"),
         ("def open(settings): return 'a device'", "gave a str, which is not a nas.devices.Device"),
     ],
@@ -342,7 +342,7 @@ def test_a_format_of_a_package_is_read(site: Path) -> None:
     )
     (site / "latencies.theirs").write_text("of theirs")
     assert import_table(site / "latencies.theirs") == ([], [])
-    with pytest.raises(InputError, match=r"known: .*\.csv \(CSV\), \.theirs \(Theirs\)"):
+    with pytest.raises(InputError, match=r"expected one of .*\.csv \(CSV\), \.theirs \(Theirs\)"):
         import_table(site / "latencies.others")
 
 
@@ -362,8 +362,8 @@ def test_a_device_without_a_method_is_not_made(name: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"params": lambda self, shape: 1}, "the formula says 1"),
-        ({"macs": lambda self, shape: 7}, "the formula says 7"),
+        ({"params": lambda self, shape: 1}, "the formula gives 1"),
+        ({"macs": lambda self, shape: 7}, "the formula gives 7"),
         ({"__str__": lambda self: "expansion=3"}, "is another block"),
     ],
 )

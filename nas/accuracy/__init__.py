@@ -75,8 +75,8 @@ def _read(path: Path, check_weights: bool) -> Scores:
 
     if not path.exists():
         raise InputError(
-            f"{path}: there are no scores. Fix: nas train makes them; without --scores the law is"
-            " used"
+            f"{path}: there are no scores here. Fix: make them with nas train, or leave out"
+            " --scores to use the accuracy law"
         )
     folder = path if path.is_dir() else path.parent
     about = folder / "scores.yaml"

@@ -2,8 +2,8 @@
 
 The engines `slimming` and `learned` ask for them instead of adding up scores.
 
-evaluations.yaml   what evaluated: the supernet and the images
-evaluations.csv    one row per member, appended as soon as it is known: a search that was killed and
+evaluations.yaml   the source of the evaluations: the supernet and the images
+evaluations.csv    one row per member, appended as soon as it is known; a search that was killed and
                    is started again evaluates no member twice
 """
 
@@ -48,8 +48,8 @@ class Source(Protocol):
     """An evaluator of members, such as `nas.supernet.evaluate.SlicedSupernet`.
 
     Attributes:
-        of: all that the results depend on, as plain data. Two sources with equal data give equal
-            results.
+        of: everything that the results depend on, as plain data. Two sources with equal data give
+            equal results.
         words: a description for people.
     """
 
@@ -62,8 +62,8 @@ class Source(Protocol):
         """Yield each of the members with its result, in any order.
 
         Args:
-            base: a member that the others differ from by at most a move, which may save work.
-            members: to evaluate.
+            base: a member from which the others differ by at most one move, which may save work.
+            members: the members to evaluate.
         """
         ...
 
@@ -73,7 +73,7 @@ class Evaluations:
 
     Args:
         source: evaluates members.
-        folder: keeps the evaluations, and may have some of an earlier run; None for memory only.
+        folder: keeps the evaluations, and may hold some of an earlier run; None for memory only.
 
     Raises:
         InputError: the folder's evaluations are of another source, or damaged.
@@ -96,49 +96,49 @@ class Evaluations:
 
         Args:
             base: a member that the others are near to (`Source.evaluate`).
-            members: asked for.
+            members: the members whose results are returned.
         """
         new = [member for member in members if member_key(member) not in self._known]
-        for member, found in self.source.evaluate(base, new) if new else ():
+        for member, result in self.source.evaluate(base, new) if new else ():
             # Appended one by one, so that a kill loses at most the evaluation in progress.
-            self._known[member_key(member)] = found
+            self._known[member_key(member)] = result
             if self.folder is not None:
-                self._append(self.folder / ROWS, member, found)
+                self._append(self.folder / ROWS, member, result)
         return {member: self._known[member_key(member)] for member in members}
 
     def _open(self, folder: Path) -> None:
         # Results of different sources must not be mixed, so the folder records its source first.
-        wanted = {"format": FORMAT, **self.source.of}
+        source = {"format": FORMAT, **self.source.of}
         about = folder / ABOUT
         rows = folder / ROWS
         if about.exists():
             file = YamlFile(about)
-            for key, value in wanted.items():
+            for key, value in source.items():
                 if file.data.get(key) != value:
                     raise file.error(
                         [key],
-                        f"the evaluations here are of {file.data.get(key)!r}, this search has "
-                        f"{value!r}; give another --out",
+                        f"the evaluations here are of another source (got {file.data.get(key)!r},"
+                        f" expected {value!r}). Fix: give a new folder as --out",
                     )
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            write_yaml(about, {**wanted, "source": self.source.words})
+            write_yaml(about, {**source, "source": self.source.words})
         if not rows.exists():
-            # Also where a kill came between the two files.
+            # The rows may be missing although the description exists: a kill came between the two.
             append_text(rows, ",".join(COLUMNS) + "\n", kept="evaluated")
             return
         self._known = _read(rows, self.source.of.get("images"))
 
-    def _append(self, path: Path, member: Architecture, found: Evaluated) -> None:
+    def _append(self, path: Path, member: Architecture, result: Evaluated) -> None:
         text = io.StringIO()
         shape = ("-".join(map(str, values)) for values in (member.widths, member.depths))
         csv.writer(text, lineterminator="\n").writerow(
             [
                 member_key(member),
-                repr(found.accuracy),
-                repr(found.loss),
+                repr(result.accuracy),
+                repr(result.loss),
                 *shape,
-                _text(found.standard_error),
+                _text(result.standard_error),
             ]
         )
         append_text(path, text.getvalue(), kept="evaluated")
@@ -147,7 +147,7 @@ class Evaluations:
 def member_key(arch: Architecture) -> str:
     """Return a key of a member's blocks at all positions, without its name.
 
-    Dropped positions count, because they decide which weights the member inherits.
+    Dropped positions are part of the key, because they decide which weights the member inherits.
     """
     data = {key: value for key, value in arch.to_dict().items() if key != "name"}
     return data_sha256(data)[:16]
@@ -161,7 +161,7 @@ def unfinished(folder: Path) -> bool:
 def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
     """Return the results in a journal by member key.
 
-    A last row that a kill left half written is cut off. A journal of an older version gets the
+    A last row that a kill left half-written is cut off. A journal of an older version gets the
     column of standard errors, computed from the number of images, so that rows can be appended.
     """
     reader = csv.DictReader(io.StringIO(read_whole(path)))
@@ -177,7 +177,7 @@ def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
 
 def _evaluated(path: Path, number: int, record: dict[str, Any], images: int | None) -> Evaluated:
     where = f"{path}:{number}"
-    remedy = "Remove the line, and the same command evaluates that member again"
+    remedy = "Fix: remove the line, and the same command evaluates that member again"
     try:
         accuracy, loss = (
             number_in(where, name, record[name] or "") for name in ("accuracy", "loss")
@@ -189,7 +189,7 @@ def _evaluated(path: Path, number: int, record: dict[str, Any], images: int | No
     except (InputError, KeyError) as problem:
         reason = problem.reason if isinstance(problem, InputError) else f"{problem} is missing"
         raise InputError(
-            f"{where}: is no row of {', '.join(COLUMNS)} ({reason}). {remedy}"
+            f"{where}: is not a row of {', '.join(COLUMNS)} ({reason}). {remedy}"
         ) from None
     if not 0 <= accuracy <= 100:
         raise InputError(

@@ -32,7 +32,7 @@ class TrainedMember:
         standard_error: of `accuracy`, in points.
         data: fingerprint of the training images.
         source: description of the training images.
-        run: folder that it was read from.
+        run: folder that the member was read from.
     """
 
     architecture: Architecture
@@ -47,8 +47,8 @@ def trained_members(space: Space, runs: Sequence[str | Path]) -> list[TrainedMem
     """Return the fine-tuned members of a space from run folders, all of one data set.
 
     Raises:
-        InputError: a folder has no finished fine-tuning, its network is not a member of the space,
-            or the runs are of different images and cannot be compared.
+        InputError: a folder has no finished fine-tuning, a network is not a member of the space, or
+            the runs are of different images or input sizes and cannot be compared.
     """
     members = [_read(space, Path(run)) for run in runs]
     # Accuracies on different images or at different input sizes have no common level.
@@ -94,30 +94,36 @@ def _read(space: Space, run: Path) -> TrainedMember:
 
 
 def observations(recorded: RecordedScores) -> list[Observation]:
-    """Return what a supernet's scores measured: an observation for each row with a drop and a
-    standard error."""
+    """Return the measurements of a supernet's scores as observations.
+
+    There is one per row that has an accuracy drop and a standard error.
+    """
     members = {variant.key: variant for variant in variants(recorded.scored)}
-    found = []
+    measured = []
     for row in recorded.rows:
         if row.accuracy_drop is None or row.standard_error is None or row.key not in members:
             continue
         variant = members[row.key]
         base = None if variant.base not in members else members[variant.base].arch
         compared = None if base == recorded.scored.largest() else base
-        found.append(
+        measured.append(
             Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared)
         )
-    return found
+    return measured
 
 
 def corrected(
     law: LawScores, recorded: RecordedScores | None = None, trained: Sequence[TrainedMember] = ()
 ) -> PosteriorScores:
-    """Return the law corrected by what a supernet measured, by members that were trained for
-    themselves, or by both.
+    """Return the law corrected by a supernet's measurements, by fine-tuned members, or by both.
 
-    The level is that of the trained members, where there are any: inherited weights have not been
-    fine-tuned.
+    The level is that of the fine-tuned members where there are any, because inherited weights have
+    not been fine-tuned.
+
+    Args:
+        law: the prior.
+        recorded: the supernet's scores, if any.
+        trained: the fine-tuned members, if any.
     """
     sized = recorded.scored if recorded is not None else trained[0].architecture
     prior = law.at(law.scored.at(sized.resolution, sized.classes))

@@ -150,8 +150,9 @@ def judge(evidence: Evidence) -> Verdict:
     Evidence is not usable, in this order, where
 
     - the images are too few to tell even a perfect largest member from chance;
-    - the largest member is not above chance by two standard errors (the score test, whose inversion
-      is the Wilson interval), so that the costs of its moves say nothing about a trained network;
+    - the largest member is not above chance by two standard errors, so that the costs of its moves
+      say nothing about a trained network (this is the score test, whose inversion is the Wilson
+      interval);
     - all drops are equal;
     - the median true difference between two drops is below its median standard error.
     """

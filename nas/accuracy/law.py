@@ -7,10 +7,10 @@ is a sum of stage deficits over a floor (error and deficits in points of top-1):
 
     ln F = ln F_recipe + r ln(side / 224) + d distilled + t ln(epochs / 300) + p pool + q none
 
-with, per stage, h the map size sqrt(H W), w the width, n the number of blocks, e their mean expansion
-and m the number of attention blocks. The second term is what the absence of attention costs. The
-exponents a, b, c are the coefficients `width`, `depth`, `expansion`. The factors r, d, t, p, q are
-`resolution`, `distilled`, `epochs`, `pool`, `none`.
+Each stage has the map size h = sqrt(H W), the width w, n blocks of mean expansion e, and m
+attention blocks. The second term is the cost of having no attention. The exponents a, b, c are the
+coefficients `width`, `depth`, `expansion`. The factors r, d, t, p, q are `resolution`, `distilled`,
+`epochs`, `pool`, `none`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ATTENTION_MAPS = (3.5, 7.0, 14.0, 28.0)
 The two inner ones have a coefficient, ln B. At the outer ones and beyond B is 0: on smaller maps there
 is nothing to attend to, and on larger ones no published row shows a gain."""
 HALVES = (1.0, 2.0)
-"""H(h) at the two inner sizes: the number of attention blocks that halves what their absence costs."""
+"""H(h) at the two inner sizes: how many attention blocks halve the cost of having none."""
 SHARED = (
     *(f"map_{size}" for size in MAPS),
     "width",
@@ -69,13 +69,13 @@ class Features:
     """The features of networks that the law uses.
 
     Attributes:
-        width: channels of each stage, (networks, 4), as the next five.
+        width: channels of each stage, (networks, 4), like the next five.
         blocks: number of blocks behind the entry.
         attention: how many of these are attention blocks.
         expansion: their mean expansion.
         map: sqrt(H W) of the stage's map.
         entry: 1 where the stage's entry is itself a block, else 0.
-        side: sqrt(H W) of the image in pixels, (networks,), as the rest.
+        side: sqrt(H W) of the image in pixels, (networks,), like the rest.
         distilled: 1 for training with a teacher, else 0.
         epochs: length of the training.
         pool, none: 1 where pooling, or nothing, mixes tokens; both are 0 for convolutions.
@@ -103,8 +103,8 @@ class MapTerms:
 
     Attributes:
         constant: ln C(h).
-        without: B(h), what a stage without attention lacks, in points at F = 1.
-        half: H(h), the number of attention blocks that halves it.
+        without: B(h), the cost of a stage without attention, in points at F = 1.
+        half: H(h), the number of attention blocks that halves that cost.
     """
 
     constant: Numbers
@@ -258,8 +258,8 @@ class Law:
     Attributes:
         names: of the coefficients: `SHARED`, then factors and floors of the recipes.
         values: of the coefficients, in that order.
-        covariance: of the values (names, names).
-        floor: of an unknown family, in points.
+        covariance: covariance of the values, (names, names).
+        floor: floor of an unknown family, in points.
         floor_error: standard deviation of floors between families, in points.
         factor_error: standard deviation of ln F_recipe between recipes.
         model_share, model_points: error of the form itself, as a share of the shortfall and in
@@ -359,12 +359,12 @@ def read_law(path: str | Path) -> Law:
             )
     covariance = data.covariance
     if [len(row) for row in covariance] != [len(names)] * len(names):
-        reason = f"is not a {len(names)} x {len(names)} matrix, a row per coefficient"
+        reason = f"is not a {len(names)} x {len(names)} matrix, one row per coefficient"
         raise file.error(["covariance"], reason)
     matrix = np.array(covariance)
     # The file has rounded numbers, so that a singular matrix may have eigenvalues just below 0.
     if not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() < -1e-6:
-        raise file.error(["covariance"], "is not symmetric and positive semidefinite")
+        raise file.error(["covariance"], "is not a symmetric positive semidefinite matrix")
     return Law(
         names=names,
         values=np.array(list(data.coefficients.values())),
@@ -389,9 +389,9 @@ def write_law(law: Law, path: str | Path, **further: Any) -> None:
     """Write the file that `read_law` reads.
 
     Args:
-        law: to write.
+        law: the law to write.
         path: of the file.
-        further: keys that are for people and are not read.
+        further: keys for people, which `read_law` ignores.
     """
     recipes = {
         each.name: {"family": each.family, "epochs": each.epochs, "distilled": each.distilled}

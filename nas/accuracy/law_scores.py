@@ -1,5 +1,7 @@
-"""The accuracy law as the scores of a space: what ships for every space, before anything is
-trained."""
+"""The accuracy law as the scores of a space, which exist before anything is trained.
+
+`nas.accuracy.default_scores` makes them. `nas.accuracy.law_stages` has the costs of single stages.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,15 @@ from nas.errors import InputError, check_type
 from nas.space import Architecture, Space
 
 SIDES = (128.0, 384.0)
-"""Input sizes of the fitted rows."""
+"""Smallest and largest input side of the fitted rows, in pixels."""
 SIDE_SHARE = 0.3
-"""Share of the shortfall per octave that the input lies outside of `SIDES`."""
+"""Caution per octave that the input lies outside of `SIDES`, as a share of the shortfall."""
 UNKNOWN_POINTS = 0.1
-"""Points per halving of the parameters of a stem or a head: no published row tells what these are
-worth."""
+"""Caution per halving of the parameters of a stem or a head, in points.
+
+No published row shows their effect on accuracy."""
 DIFFERENCE_SHARE = 0.1
-"""Error of the form in a difference between two members: a share of what their stages differ by."""
+"""Model error of a difference between two members, as a share of the difference of their stages."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,19 @@ class LawScores(Scores):
     """Expected ImageNet top-1 of the members of a space, by the accuracy law.
 
     Args:
-        scored: the space, at the input size that is asked about. The number of classes and the task
-            are free: the figure is the top-1 that the network would have on ImageNet.
+        scored: the space, at the input size of the prediction. Its number of classes and task do
+            not matter: the figure is the top-1 that the network would have on ImageNet.
         law: the fitted coefficients.
-        training: the recipe; by default that of the space (`Space.recipes`), or one of which only
-            the spread is known.
-        caution: how much of what may be lost outside of the data `cost` contains; 0 for the
-            expected cost.
-        scale: what a point of the law is in points of the metric.
-        unshifted, shift: scores whose coefficients these shift (names,), to first order: what
-            evidence corrects (`nas.accuracy.posterior`).
+        training: the recipe; by default that of the space (`Space.recipes`), or an unknown one, of
+            which only the spread is known.
+        caution: the share of the points that may be lost outside of the data which `cost` contains;
+            0 for the expected cost, 1 for the cautious one.
+        scale: points of the metric per point of the law.
+        path: file that the scores were read from; empty where there is none.
+        metric: "top1" or "miou".
+        unshifted: the scores without `shift`.
+        shift: correction of the coefficients by evidence, (names,) (`nas.accuracy.posterior`). It
+            changes costs to first order.
     """
 
     scored: Space
@@ -67,16 +73,18 @@ class LawScores(Scores):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Return what the figures rest on."""
+        """Return the data and the recipe that the figures rest on."""
         recipe = self.training or self.stages.recipe
         trained = (
-            f"trained as {recipe.name}'s authors did" if recipe.name else "of no published recipe"
+            f"trained as {recipe.name}'s authors did"
+            if recipe.name
+            else "without a published recipe"
         )
         return (f"accuracy law fitted to {self.law.rows} published ImageNet results", trained)
 
     @property
     def fingerprint(self) -> str:
-        """Return what tells these scores from others, on every machine."""
+        """Return a text that identifies these scores on every machine."""
         values = ",".join(f"{value:.6g}" for value in self.law.values)
         shift = "" if self.shift is None else ",".join(f"{value:.6g}" for value in self.shift)
         return (
@@ -85,8 +93,10 @@ class LawScores(Scores):
 
     @property
     def absolute(self) -> bool:
-        """Return whether a level is known: not without a recipe, nor more than an octave outside of
-        the data's input sizes."""
+        """Return whether a level is known.
+
+        It is not known without a recipe, or more than an octave outside of the data's input sizes.
+        """
         known = self.stages.recipe.name or self.training is not None
         return bool(known) and octaves(self.stages.side, *SIDES) <= 1
 
@@ -106,15 +116,20 @@ class LawScores(Scores):
         return replace(self, law=replace(self.law, values=values))
 
     def shifted(self, shift: Floats) -> LawScores:
-        """Return the scores with coefficients shifted by so much (in the order of `law.names`), to
-        first order."""
+        """Return the scores with shifted coefficients, to first order.
+
+        To first order, costs stay linear in the shift, so that a linear model corrects them.
+
+        Args:
+            shift: of the coefficients, in the order of `law.names`.
+        """
         return replace(self, unshifted=self.unshifted or self, shift=shift)
 
     def check(self, space: Space) -> None:
         if space.name != self.space:
             raise InputError(
                 f"{self._where}scores of space '{self.space}', not of '{space.name}'. "
-                f"Fix: leave out --scores, the law covers '{space.name}' too"
+                f"Fix: leave out --scores; the accuracy law covers '{space.name}' too"
             )
 
     def save(self, folder: str | Path) -> None:
@@ -129,7 +144,7 @@ class LawScores(Scores):
         return self.parts_cost(arch)
 
     def parts_cost(self, arch: Architecture) -> float:
-        """Return the sum of the parts of `cost`, for a published member what the law alone says."""
+        """Return the sum of the parts of `cost`, for a published member the law's own cost."""
         if len(arch.stages) != len(self.scored.stages):
             raise InputError(
                 f"{self._where}the space has {len(self.scored.stages)} stages, the architecture "
@@ -167,10 +182,12 @@ class LawScores(Scores):
         return Accuracy(value, math.sqrt(variance) * self.scale, self.metric, source, reasons)
 
     def reasons(self, arch: Architecture) -> tuple[str, ...]:
-        """Return why a member lies outside of what the data know; nothing where it lies inside."""
+        """Return why a member lies outside of the data; empty where it lies inside."""
         return self._outside(arch)[0]
 
     def difference_error(self, arch: Architecture, other: Architecture) -> float:
+        # Both members share floor and recipe, so only the coefficients and the form of the law add
+        # to the error of a difference.
         gradient = self.gradient(arch) - self.gradient(other)
         variance = float(gradient @ self.law.covariance @ gradient)
         apart = sum(
@@ -185,8 +202,10 @@ class LawScores(Scores):
         return self.scale * self.caution * self._unknown(stem, self.scored.stems, self._image)
 
     def head_cost(self, head: HeadSpec) -> float:
-        """Return the constant that makes the largest member cost nothing, and what a lesser head
-        may lose."""
+        """Return the cost of a head.
+
+        It is the constant that makes the largest member cost 0, plus the caution of a smaller head.
+        """
         return -self._constant + self.scale * self.caution * self._unknown(
             head, self.scored.heads, None
         )
@@ -200,8 +219,7 @@ class LawScores(Scores):
         return self._cost_of(self.stages.priced(index, width, counts))
 
     def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
-        """Return blocks, attention blocks, their expansion in quarters, and blocks of each further
-        recipe."""
+        """Return what a block adds to the sums of its stage (`StageLaw.counts`)."""
         return self.stages.counts(index, block)
 
     @cached_property
@@ -220,15 +238,21 @@ class LawScores(Scores):
         return self.scale * (facts.points + self.caution * (facts.caution + facts.mixed))
 
     def _unknown(self, block: BlockSpec, candidates: Sequence[BlockSpec], shape: Any) -> float:
-        """Return the points of caution of a stem or head with fewer parameters than the largest
-        candidate's."""
+        """Return the caution of a stem or head with fewer parameters than the largest candidate.
+
+        Args:
+            block: the stem or head.
+            candidates: the stems or heads of the space.
+            shape: of the input; None for that of the largest member's head.
+        """
+        # A head of another task is not a choice of the space, so nothing is compared.
         if len(candidates) < 2 or block.kind not in {candidate.kind for candidate in candidates}:
             return 0.0
         shape = shape or self._last
         most = max(candidate.params(shape) for candidate in candidates)
         return UNKNOWN_POINTS * math.log2(most / max(block.params(shape), 1))
 
-    # What the law says of a whole member
+    # Whole members
 
     def _outside(self, arch: Architecture) -> tuple[tuple[str, ...], float]:
         """Return why a member lies outside of the data, and the points that may be lost there."""
@@ -247,7 +271,8 @@ class LawScores(Scores):
             reasons.append("blocks of two published recipes in one network")
             caution += mixed
         else:
-            # Few networks were published by a second recipe: its gain elsewhere is known to a half.
+            # Few networks were published with a second recipe, so half of its gain counts as
+            # uncertain.
             caution += mixed / 2
         beyond = octaves(self.stages.side, *SIDES)
         if beyond > 0.01:
@@ -263,14 +288,19 @@ class LawScores(Scores):
         return [self.stages.facts(index, stage).points for index, stage in enumerate(arch.stages)]
 
     def _variance(self, arch: Architecture) -> float:
-        """Return the variance of the expected accuracy: of the coefficients, of the recipe, and of
-        the form."""
+        """Return the variance of the expected accuracy, in squared points.
+
+        Its parts are those of the coefficients, of the recipe, and of the law's form.
+        """
         recipe = self.training or self.stages.recipe
         lacking = sum(self._points(arch))
         gradient = self.gradient(arch)
+        # Accuracy is 100 - floor - shortfall, so its derivative by the floor is -1.
         if recipe.floor_name in self.law.names:
             gradient[self.law.names.index(recipe.floor_name)] -= 1.0
         variance = float(gradient @ self.law.covariance @ gradient)
+        # An unknown recipe or family adds the spread of the known ones. A change of ln F by
+        # `factor_error` changes the shortfall by that share.
         if recipe.factor_name not in self.law.names:
             variance += (self.law.factor_error * lacking) ** 2
         if recipe.floor_name not in self.law.names:
@@ -278,11 +308,13 @@ class LawScores(Scores):
         return variance + (self.law.model_share * lacking) ** 2 + self.law.model_points**2
 
     def gradient(self, arch: Architecture) -> Floats:
-        """Return the derivatives of the expected accuracy by the coefficients (names,), but for the
-        floor's."""
-        known = (self.unshifted or self).stages
+        """Return the derivatives of the expected accuracy by the coefficients, (names,).
+
+        That by the floor is left out.
+        """
+        stages = (self.unshifted or self).stages
         slopes = [
-            known.slope((index, stage.width, known.sums(index, stage)))
+            stages.slope((index, stage.width, stages.sums(index, stage)))
             for index, stage in enumerate(arch.stages)
         ]
         total: Floats = -np.sum(slopes, axis=0)
@@ -298,7 +330,7 @@ class LawScores(Scores):
 
     @cached_property
     def _constant(self) -> float:
-        """Return what the parts of the largest member add up to, but for this constant."""
+        """Return the sum of the largest member's parts without this constant."""
         arch = self.scored.largest()
         before = self._channels_into(arch)
         parts = (
@@ -348,6 +380,8 @@ class LawScores(Scores):
 
     def _published_member(self, arch: Architecture) -> str | None:
         """Return the name of the published member that `arch` is, whatever positions it dropped."""
+        # A search asks this for thousands of members; widths are compared first because they are
+        # cheap.
         if arch.widths not in self._member_widths or not self._member_names:
             return None
         return self._member_names.get(_identity(arch))
@@ -362,8 +396,7 @@ class LawScores(Scores):
 
 
 def _identity(arch: Architecture) -> Any:
-    """Return what makes two architectures one network, but for classes and positions that were
-    dropped."""
+    """Return a key that equal networks share, whatever their classes and dropped positions."""
     head = {name: value for name, value in arch.head.to_dict().items() if name != "classes"}
     stages = tuple((stage.entry, stage.present) for stage in arch.stages)
     return arch.resolution, arch.stem, str(head), stages

@@ -1,4 +1,4 @@
-"""The accuracy law of single stages: what each costs, and what may be lost outside of the data.
+"""The accuracy law of single stages: their points of error, and the caution outside of the data.
 
 `nas.accuracy.law_scores` adds the stages up to the expected accuracy of a whole member.
 """
@@ -28,39 +28,39 @@ from nas.errors import InputError, nearest
 from nas.space import Space, Stage
 
 STEPS_PER_EXPANSION = 4
-"""Expansions are counted in quarters, so that their sum over a stage is a whole number."""
+"""Units per expansion of 1. Expansions count in quarters, so that their sum is a whole number."""
 WIDTH_RATIOS = (1.3, 2.6)
-"""Between the widths of neighbouring stages: what nearly all published networks keep."""
+"""Range of the ratio of neighbouring stages' widths in nearly all published networks."""
 EXPONENT_ERROR = 0.15
-"""What an exponent may be off by outside of the widths, depths and expansions of a space's
-published members."""
+"""Error of an exponent outside of the widths, depths and expansions of the published members."""
 RATIO_POINTS = 0.5
-"""Points per octave that a ratio of neighbouring widths lies outside of `WIDTH_RATIOS`."""
+"""Caution per octave that a ratio of neighbouring widths lies outside of the range, in points."""
 ATTENTION_POINTS = 0.15
-"""Points per attention block that a stage has above or below what any published member has there.
-"""
+"""Caution per attention block of a stage above the most or below the least of any published member
+there, in points."""
 EMPTY_POINTS = 100.0
-"""Points of a stage without blocks: it lies beyond any data, and the power law would make it
-infinitely bad."""
+"""Points of error of a stage without blocks.
+
+It lies beyond any data, and the power law would be infinite."""
 _ROUNDING = 0.005
-"""Share by which a figure may leave the published range and count as within it."""
+"""Share by which a figure may leave the published range and still count as within it."""
 _STEP = 1e-4
-"""By which coefficients are shifted for a derivative."""
+"""Shift of a coefficient for a central difference."""
 
 
 _Key = tuple[int, int, tuple[int, ...]]
-"""A stage's number from 0, its width, and the sums of `StageLaw.counts` over its blocks."""
+"""A stage's number (from 0), its width, and the sums of `StageLaw.counts` over its blocks."""
 
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One stage of a member as the law sees it.
+    """The law's figures of one stage of a member.
 
     Attributes:
-        points: of error.
+        points: points of error.
         caution: points that may be lost because the stage lies outside of the data.
         mixed: points that may be lost where other stages follow another recipe.
-        reasons: what lies outside.
+        reasons: why the stage lies outside of the data; empty where it lies inside.
     """
 
     points: float
@@ -74,11 +74,13 @@ class StageLaw:
     """The accuracy law for the stages of one space, in points of ImageNet top-1.
 
     Attributes:
-        scored: the space, at the input size that is asked about.
+        scored: the space, at the input size of the prediction.
         law: the fitted coefficients.
         training: the recipe; by default that of the space (`Space.recipes`).
-        where: how errors begin: the file that the scores were read from, or nothing.
-        unshifted, shift: the law whose coefficients these shift (names,), to first order.
+        where: the beginning of error messages: the file that the scores were read from, or nothing.
+        unshifted: the law without `shift`.
+        shift: correction of the coefficients by evidence, (names,). It changes points to first
+            order.
     """
 
     scored: Space
@@ -99,12 +101,20 @@ class StageLaw:
     _slopes: dict[_Key, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
-        """Return blocks, attention blocks, their expansion in quarters, and blocks of each further
-        recipe."""
-        known = self._counts.get((index, block))
-        if known is None:
-            known = self._counts[index, block] = self._counted(index, block)
-        return known
+        """Return what a block adds to the sums that its stage's points depend on.
+
+        Args:
+            index: of the stage, counted from 0.
+            block: a block or identity of the stage.
+
+        Returns:
+            Whether it is a block (1 or 0), whether it attends (1 or 0), its expansion in quarters,
+            and for each further recipe whether it is of that recipe (1 or 0).
+        """
+        counts = self._counts.get((index, block))
+        if counts is None:
+            counts = self._counts[index, block] = self._counted(index, block)
+        return counts
 
     def _counted(self, index: int, block: BlockSpec) -> tuple[int, ...]:
         role = self.scored.stages[index].kind(block)
@@ -120,7 +130,7 @@ class StageLaw:
         )
 
     def facts(self, index: int, stage: Stage) -> StageFacts:
-        """Return what the law says of a stage (counted from 0) of a member."""
+        """Return the law's figures of a stage (counted from 0) of a member."""
         facts = self._known.get((index, stage))
         if facts is None:
             facts = self._known[index, stage] = self.priced(
@@ -137,7 +147,7 @@ class StageLaw:
         return tuple(map(sum, zip(*counted, strict=True)))
 
     def priced(self, index: int, width: int, counts: tuple[int, ...]) -> StageFacts:
-        """Return what the law says of a stage of this width with these sums of `counts`."""
+        """Return the law's figures of a stage of this width with these sums of `counts`."""
         key = index, width, counts
         facts = self._stages.get(key)
         if facts is not None:
@@ -145,6 +155,7 @@ class StageLaw:
         if self.unshifted is None or self.shift is None:
             facts = self._computed(index, width, counts)
         else:
+            # The first-order Taylor expansion of the points in the coefficients.
             before = self.unshifted.priced(index, width, counts)
             facts = replace(
                 before, points=before.points + float(self.unshifted.slope(key) @ self.shift)
@@ -161,8 +172,8 @@ class StageLaw:
         shares = [count / blocks for count in further]
         deficit = self._deficit(index, width, counts)
         points = deficit * math.exp(self._log_factor(shares))
-        # What a second recipe's blocks gain may be its training's doing, so that mixing them in is
-        # not to be relied on.
+        # The gain of a second recipe's blocks may be due to its training. It is not certain where
+        # they are mixed with others.
         mixed = 0.0
         if any(shares):
             unmixed = deficit * math.exp(self._log_factor([0.0] * len(shares)))
@@ -176,16 +187,19 @@ class StageLaw:
                 continue
             beyond = octaves(value, low, high)
             reasons.append(
-                f"stage {index + 1}: {what} {value:.3g}, published have {_range(low, high)}"
+                f"stage {index + 1}: {what} {value:.3g}, published members have {_range(low, high)}"
             )
+            # Points are proportional to value^-exponent. To first order, an error of the exponent
+            # changes them by the share error * ln(value / bound).
             caution += points * EXPONENT_ERROR * math.log(2) * beyond
         if self._published_stages[index]:
             attended = [seen[2] for seen in self._published_stages[index]]
             extra = max(min(attended) - attention, attention - max(attended), 0)
             if extra:
-                known = _range(min(attended), max(attended))
+                published = _range(min(attended), max(attended))
                 reasons.append(
-                    f"stage {index + 1}: {attention} attention blocks, published have {known}"
+                    f"stage {index + 1}: {attention} attention blocks, published members have"
+                    f" {published}"
                 )
                 caution += ATTENTION_POINTS * extra
         return StageFacts(points, caution, mixed, tuple(reasons))
@@ -204,7 +218,7 @@ class StageLaw:
         return float(deficit)
 
     def _points(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        """Return `priced(...).points` alone, where nothing is shifted."""
+        """Return `priced(...).points` of the law without a shift."""
         blocks, _, _, *further = counts
         if blocks == 0:
             return EMPTY_POINTS
@@ -212,10 +226,16 @@ class StageLaw:
         return self._deficit(index, width, counts) * math.exp(self._log_factor(shares))
 
     def entry_points(self, index: int, entry: BlockSpec, before: int, width: int) -> float:
-        """Return what an entry with a smaller hidden width than the largest candidate's costs.
+        """Return the cost of an entry with a smaller hidden width than the largest candidate's.
 
-        The entry counts as its part of a block of the stage, with the law's exponent of expansion.
-        No published row varies it alone.
+        The entry counts as its part of a block of the stage, with the law's exponent of expansion,
+        because no published row varies it alone.
+
+        Args:
+            index: of the stage, counted from 0.
+            entry: the block that enters the stage.
+            before: number of its input channels.
+            width: of the stage, in channels.
         """
         candidates = self.scored.stages[index].entries
         if len(candidates) < 2 or not entry.counts_as_block:
@@ -231,7 +251,7 @@ class StageLaw:
             attention=0,
             expansion=EXPANSION,
         )
-        # Blocks of another recipe have other entries: only those of the same activation compare.
+        # Another recipe has other entries, so only candidates of the same activation are compared.
         alike = [c for c in candidates if _activation(c) == _activation(entry)]
         most = max(_expansion(candidate) for candidate in alike)
         lost: float = (_expansion(entry) / most) ** -self.law.coefficients["expansion"] - 1
@@ -240,7 +260,10 @@ class StageLaw:
         return points * lost
 
     def jump(self, index: int, before: int, width: int) -> tuple[str, float]:
-        """Return the reason and the points of caution of a jump in width from the stage before."""
+        """Return the reason and the caution (points) of a jump in width from the stage before.
+
+        Both are empty within the range of published networks, and for the first stage.
+        """
         if index == 0:
             return "", 0.0
         low, high = self._width_ratios[index]
@@ -254,7 +277,7 @@ class StageLaw:
         return reason, RATIO_POINTS * beyond
 
     def slope(self, key: _Key) -> Floats:
-        """Return the derivatives of a stage's points of error by the coefficients (names,)."""
+        """Return the derivatives of a stage's points of error by the coefficients, (names,)."""
         slope = self._slopes.get(key)
         if slope is None:
             pairs = [
@@ -283,6 +306,7 @@ class StageLaw:
         others = (
             self.law.coefficients.get(recipe.factor_name, own) for recipe in self._recipes[1:]
         )
+        # A given recipe holds for all blocks.
         if self.training is not None:
             return self._shared_factor + own
         return (
@@ -306,17 +330,19 @@ class StageLaw:
 
     @cached_property
     def _recipes(self) -> tuple[Recipe, ...]:
-        """Return the recipe of each of the space's activations, the usual one first; a nameless one
-        where none is known."""
-        known = []
+        """Return the recipe of each of the space's activations, the usual one first.
+
+        There is one without a name where none is known.
+        """
+        recipes = []
         for name in self.scored.recipes.values():
             if name not in self.law.recipes:
                 raise InputError(
                     f"{self.scored.path or self.scored.name}: recipe: unknown recipe '{name}'"
                     f"{nearest(name, self.law.recipes)}"
                 )
-            known.append(self.law.recipes[name])
-        return tuple(known) or (Recipe("", ""),)
+            recipes.append(self.law.recipes[name])
+        return tuple(recipes) or (Recipe("", ""),)
 
     @property
     def recipe(self) -> Recipe:
@@ -327,8 +353,10 @@ class StageLaw:
         return tuple(self.scored.recipes) or ("",)
 
     def recipe_marks(self, stage: Stage) -> frozenset[str]:
-        """Return the activations of a stage's blocks that tell its recipe; one where a space has a
-        single recipe."""
+        """Return the activations of a stage's blocks, which identify their recipes.
+
+        The set is empty where a space has a single recipe.
+        """
         if len(self.activations) == 1:
             return frozenset()
         return frozenset(_activation(block) for block in stage.present)
@@ -339,7 +367,7 @@ class StageLaw:
 
     @cached_property
     def _terms(self) -> list[MapTerms]:
-        """Return what the map size of each stage decides."""
+        """Return the law's terms of each stage's map size."""
         shapes = (self.scored.shape(index, 1) for index in range(len(self.scored.stages)))
         return [
             map_terms(self.law.coefficients, math.sqrt(shape.height * shape.width))
@@ -348,7 +376,7 @@ class StageLaw:
 
     @cached_property
     def _ranges(self) -> list[list[tuple[str, float, float]]]:
-        """Of each stage, the least and the most of each figure that published members have."""
+        """Return per stage the name, minimum and maximum of each figure of published members."""
         names = (("width", 0), ("depth", 1), ("mean expansion", 3))
         return [
             (
@@ -361,11 +389,14 @@ class StageLaw:
 
     @cached_property
     def _width_ratios(self) -> list[tuple[float, float]]:
-        """Return the range of each stage's width over that of the stage before; unused for the first."""
+        """Return the range of each stage's width over that of the stage before.
+
+        It is `WIDTH_RATIOS`, extended to the published members. The first stage's is not used.
+        """
         ranges = [WIDTH_RATIOS]
         for before, stage in pairwise(self._published_stages):
-            known = [after[0] / first[0] for first, after in zip(before, stage, strict=True)]
-            ranges.append((min([WIDTH_RATIOS[0], *known]), max([WIDTH_RATIOS[1], *known])))
+            ratios = [after[0] / first[0] for first, after in zip(before, stage, strict=True)]
+            ranges.append((min([WIDTH_RATIOS[0], *ratios]), max([WIDTH_RATIOS[1], *ratios])))
         return ranges
 
     def _entry_is_block(self, index: int) -> bool:
@@ -373,8 +404,11 @@ class StageLaw:
 
     @cached_property
     def _published_stages(self) -> list[list[tuple[float, float, float, float]]]:
-        """Of each stage, (width, blocks, attention blocks, mean expansion) of the published
-        members."""
+        """Return the published members' figures of each stage.
+
+        They are (width, blocks, attention blocks, mean expansion), one tuple per member.
+        """
+        # A shift does not change the published members, so their figures are computed once.
         if self.unshifted is not None:
             return self.unshifted._published_stages
         stages = []
@@ -391,7 +425,7 @@ class StageLaw:
 
 
 def octaves(value: float, low: float, high: float) -> float:
-    """Return how many factors of two `value` lies outside of low to high."""
+    """Return by how many factors of two `value` lies outside of low to high; 0 inside."""
     return max(math.log2(low / value), math.log2(value / high), 0.0)
 
 

@@ -1,28 +1,34 @@
-"""Prior and evidence: the accuracy law corrected by what a supernet measured and by members that
-were evaluated.
+"""Prior and evidence: the accuracy law corrected by measurements of supernets and members.
 
-How far a member lies below the largest one, in points of the user's metric, is taken to be s times
+`nas.accuracy.evidence` and the engine `learned` call it. The model of how far a member lies below
+the largest one, in points of the user's metric, is s f(member), with
 
     f(member) = L(member) + g(member) . dtheta + sum over rows r of phi_r(member) beta_r
 
-L is the law's cost in points of ImageNet top-1, g its derivatives by the law's coefficients, phi_r
-how often the single move of row r of `scores.csv` counts in the member, and s what a point of the
-law is worth in points of the metric. What is unknown has a normal prior: dtheta the law's own
-covariance, beta_r a share of what the law says that the move costs. A measured drop is
+- L is the law's cost in points of ImageNet top-1, and g its derivatives by the law's coefficients.
+- phi_r is how often the single move of row r of `scores.csv` counts in the member.
+- s is the number of points of the metric per point of the law.
+- dtheta is the correction of the law's coefficients. Its prior is normal with the law's covariance.
+- beta_r is the correction of a move's cost. Its prior is normal; the standard deviation is a share
+  of the move's cost by the law.
+
+A measured drop is
 
     y_i = s f(member_i) - s f(base_i) + offset + sum over r of phi_r(member_i) gamma_r + error_i
 
-The offset is what the largest member, against which all drops are, is off by itself. The error has
-the variance of the held-out images and one, shared by all, of what does not add up. gamma is what
-inherited weights are wrong about: slices that were trained too seldom lose more than the networks
-do when trained alone. It looks like beta, so that only its size tells them apart: where a supernet
-departs from the law by more than the law can be wrong, the rest is gamma. A member that was trained
-by itself has no gamma.
+- The offset is the error of the largest member's own accuracy, which all drops share.
+- The error has two variances: that of the held-out images, and one, the same for all drops, of the
+  deviation from a sum.
+- gamma is the bias of inherited weights: slices that were trained too seldom lose more than the
+  networks do when trained alone. Members with weights of their own have no gamma.
 
-Everything but s is linear, so that the posterior is that of Bayesian linear regression (Rasmussen
-and Williams, Gaussian Processes for Machine Learning, Sec. 2.1); s and the variances of gamma and
-of the error are where the marginal likelihood is highest. So a supernet that tells moves apart
-takes over, and one that does not leaves the law standing.
+gamma has the same features as beta, so that only its size distinguishes them. Where a supernet
+departs from the law by more than the law's uncertainty, the rest is gamma.
+
+The model is linear except in s, so that the posterior is that of Bayesian linear regression
+(Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, Sec. 2.1). s and the
+variances of gamma and of the error maximise the marginal likelihood. So a supernet whose measurements
+distinguish moves replaces the law's costs, and one whose measurements do not leaves them unchanged.
 
 Costs stay sums over stages and places, so that the exact engine proves optima of the posterior too.
 """
@@ -45,34 +51,36 @@ from nas.accuracy.single_moves import Key, Score, Variant, variants, wanted_keys
 from nas.space import Architecture, Space
 
 OFFSET_ERROR = 1.0
-"""What the largest member's own accuracy may be off by, in points."""
+"""Standard deviation of the offset where the largest member was measured, in points."""
 LEVEL_ERROR = 30.0
-"""The same where nobody measured the largest member, so that only differences between members
-count."""
+"""Standard deviation of the offset where the largest member was not measured, in points.
+
+It is so large that only differences between members count."""
 SCALE, SCALE_SPREAD = 1.0, 1.0
-"""Prior of s: its median, and the standard deviation of its logarithm."""
+"""Prior of s, log-normal: its median, and the standard deviation of its logarithm."""
 SCALES = np.geomspace(0.05, 8.0, 25)
+"""Candidates for s."""
 MOVE_ERROR = 0.4
-"""What the law may be wrong about a single move: a share of what it says that the move costs."""
+"""Standard deviation of beta, as a share of the cost of the move by the law."""
 SPREADS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
-"""Standard deviations of gamma and of the error that are tried, in shares of the root mean square
-of the drops."""
+"""Candidates for the standard deviations of gamma and of the error, as shares of the root mean
+square of the drops."""
 MEMBERS = 24
-"""Random members over which the share of the evidence is told."""
+"""Number of random members over which the share of the evidence is computed."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A member as it was measured.
+    """The measured accuracy drop of a member.
 
     Attributes:
         arch: the member.
-        drop: points that it was measured below `base`, or below the largest member where there is
-            none.
+        drop: points that it was measured below `base`, or below the largest member where `base` is
+            None.
         standard_error: of `drop`, in points.
         inherited: whether its weights are a supernet's, not trained for it alone.
-        leveled: whether `drop` is against the measured largest member; else all drops are off by
-            one unknown number.
+        leveled: whether `drop` is against the measured largest member. Otherwise all drops have one
+            unknown offset.
         base: another member that it was compared with.
     """
 
@@ -85,13 +93,13 @@ class Observation:
 
 
 class Posterior:
-    """The model of the module's docstring, with everything that was observed so far.
+    """The model of the module's docstring, given the observations so far.
 
     Args:
         law: the prior, at the input size of the measurements.
-        evidence: what was observed.
+        evidence: the observations.
         level: accuracy of the largest member in percent, where it was measured.
-        source: what measured, in words.
+        source: source of the measurements, in words.
     """
 
     def __init__(
@@ -112,8 +120,8 @@ class Posterior:
         self._drops = np.empty(0)
         self._errors = np.empty(0)
         self._inherited = np.empty(0)
-        # Whether a drop is against the measured largest member, and whether against a level that
-        # nobody measured: what was compared with another member is neither.
+        # 1 for drops against the measured largest member, and 1 for drops against a level that
+        # nobody measured. A drop against another member is neither and has no offset.
         self._leveled = np.empty(0)
         self._unleveled = np.empty(0)
         self._fit: _Fit | None = None
@@ -121,8 +129,13 @@ class Posterior:
             self._take(each)
 
     def extended(self, level: float, source: str) -> Posterior:
-        """Return the model with what it has observed, for further members that something else
-        evaluates."""
+        """Return a copy of the model with its observations, for members of another source.
+
+        Args:
+            level: accuracy of the largest member by that source, in percent. It replaces the
+                present one, unless that is of members with weights of their own.
+            source: in words.
+        """
         more = copy.copy(self)
         if not more._unleveled.any():
             more._level = level
@@ -132,25 +145,26 @@ class Posterior:
     def learn(
         self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True
     ) -> None:
-        """Take in that `arch` was evaluated to be `drop` points below the largest member."""
+        """Take in that `arch` was evaluated `drop` points below the largest member."""
         self._take(Observation(arch, drop, standard_error, inherited))
 
     def expected(self) -> PosteriorScores:
-        """Return the scores with the most likely costs."""
+        """Return the scores with the posterior mean of the costs."""
         return self._scores(self.fit.mean)
 
     def drawn(self, generator: np.random.Generator) -> PosteriorScores:
-        """Return the scores with costs that are possible, the likelier the more often (Thompson,
-        1933)."""
-        # By eigenvalues: rounding may leave a covariance with slightly negative ones, which
-        # Cholesky refuses.
+        """Return scores with costs drawn from the posterior (Thompson, Biometrika 25, 1933)."""
+        # The root of the covariance by eigenvalues: rounding may leave some slightly negative,
+        # which a Cholesky factorisation refuses.
         values, vectors = np.linalg.eigh(self.fit.covariance)
         normals = generator.standard_normal(len(values))
         return self._scores(self.fit.mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * normals))
 
     def variance(self, arch: Architecture, other: Architecture | None = None) -> float:
-        """Return the variance of s f(arch), or of its difference to s f(other), in squared points
-        of the metric."""
+        """Return the variance of s f(arch), in squared points of the metric.
+
+        With `other` it is that of the difference s f(arch) - s f(other).
+        """
         features = self._of(arch)[1]
         if other is not None:
             features = features - self._of(other)[1]
@@ -161,7 +175,7 @@ class Posterior:
 
     @property
     def fit(self) -> _Fit:
-        """Return the posterior given everything that was observed."""
+        """Return the posterior given all observations."""
         if self._fit is None:
             self._fit = self._solve(*self._choose())
         return self._fit
@@ -173,8 +187,8 @@ class Posterior:
             cost -= base_cost
             features = features - base_features
         if cost == 0 and not features.any():
-            # The largest member beside itself: its drop is 0 whatever its accuracy, and tells
-            # nothing of the offset.
+            # The largest member against itself: its drop is 0 whatever its accuracy, and so says
+            # nothing about the offset.
             return
         self._costs = np.append(self._costs, cost)
         self._features = np.vstack([self._features, features])
@@ -186,7 +200,7 @@ class Posterior:
         self._fit = None
 
     def _of(self, arch: Architecture) -> tuple[float, Floats]:
-        """Return the law's cost of a member, and what multiplies (dtheta, beta) in f."""
+        """Return L(arch), and the features of the member: the factors of (dtheta, beta) in f."""
         arch = arch.at(self._law.scored.resolution)
         gradient = self._largest_gradient - self._law.gradient(arch)
         rows: Any = self._unit.cost(arch)  # a vector, since the units' costs are vectors
@@ -198,18 +212,18 @@ class Posterior:
         """Return the covariance of (dtheta, beta)."""
         costs = {each.key: each for each in variants(self._law.scored)}
         moves = np.array([self._move_cost(costs, row.key) for row in self._unit.rows])
-        # A move of which the law says nothing (one position rather than another) may cost half of a
-        # usual one.
+        # The law gives some moves no cost, such as one position rather than another. They count as
+        # half of a typical move, so that evidence can correct them too.
         usual = np.median(moves[moves > 0]) if (moves > 0).any() else 1.0
         spreads = MOVE_ERROR * np.maximum(moves, usual / 2)
-        known = len(self._law.law.values)
-        prior = np.zeros((known + len(spreads),) * 2)
-        prior[:known, :known] = self._law.law.covariance
-        prior[known:, known:] = np.diag(spreads**2)
+        count = len(self._law.law.values)
+        prior = np.zeros((count + len(spreads),) * 2)
+        prior[:count, :count] = self._law.law.covariance
+        prior[count:, count:] = np.diag(spreads**2)
         return prior
 
     def _move_cost(self, members: Mapping[Key, Variant], key: Key) -> float:
-        """Return what the law says that the single move of a row costs, whatever its sign."""
+        """Return the absolute cost of the single move of a row by the law, in points."""
         if key not in members:
             return 0.0
         variant = members[key]
@@ -222,7 +236,8 @@ class Posterior:
         typical = float(np.sqrt(np.mean(self._drops**2))) if len(self._drops) else 0.0
         if typical == 0.0:
             return SCALE, 0.0, 0.0
-        # One coordinate after the other: three rounds come to rest in practice.
+        # Coordinate ascent: one value after the other, the two others fixed. Three rounds converge
+        # in practice.
         best = (SCALE, 0.2 * typical, 0.2 * typical)
         known = self._features @ self._prior @ self._features.T
         rows = self._features[:, len(self._law.law.values) :] * self._inherited[:, None]
@@ -238,7 +253,15 @@ class Posterior:
     def _log_posterior(
         self, known: Floats, biased: Floats, scale: float, bias: float, noise: float
     ) -> float:
-        """Return the logarithm of marginal likelihood times prior of s, up to a constant."""
+        """Return the logarithm of the marginal likelihood times the prior of s, up to a constant.
+
+        Args:
+            known: covariance of the drops by (dtheta, beta) at s = 1, (observations, observations).
+            biased: covariance of the drops by gamma at a spread of 1, in the same shape.
+            scale: s.
+            bias: standard deviation of gamma.
+            noise: standard deviation of the error beside that of the images, in points.
+        """
         covariance = self._marginal(known, biased, scale, bias, noise)
         residuals = self._drops - scale * self._costs
         # One factorisation gives both terms of the normal density: the determinant and the weighted
@@ -251,7 +274,7 @@ class Posterior:
     def _marginal(
         self, known: Floats, biased: Floats, scale: float, bias: float, noise: float
     ) -> Floats:
-        """Return the covariance of the drops (observations, observations)."""
+        """Return the covariance of the drops, (observations, observations)."""
         alone = np.diag(self._errors**2 + noise**2)
         leveled = np.outer(self._leveled, self._leveled)
         unleveled = np.outer(self._unleveled, self._unleveled)
@@ -264,19 +287,21 @@ class Posterior:
         known = self._features @ self._prior @ self._features.T
         rows = self._features[:, len(self._law.law.values) :] * self._inherited[:, None]
         covariance = self._marginal(known, rows @ rows.T, scale, bias, noise)
+        # The gain P X^T s K^-1, with the prior covariance P, the features X, and the covariance K
+        # of the drops. Mean and covariance of the posterior follow from it.
         gain = scale * np.linalg.solve(covariance, self._features @ self._prior).T
         posterior = self._prior - scale * gain @ self._features @ self._prior
         mean = gain @ (self._drops - scale * self._costs)
         return _Fit(mean, (posterior + posterior.T) / 2, scale, bias, noise)
 
     def _scores(self, unknown: Floats) -> PosteriorScores:
-        known = len(self._law.law.values)
-        law = self._law.shifted(unknown[:known])
-        # Beside the figures go their uncertainties, as far as the files of law and rows can hold
-        # them.
-        law = replace(law, law=replace(law.law, covariance=self.fit.covariance[:known, :known]))
-        costs = self.fit.scale * unknown[known:]
-        errors = self.fit.scale * np.sqrt(np.maximum(np.diag(self.fit.covariance)[known:], 0.0))
+        count = len(self._law.law.values)
+        law = self._law.shifted(unknown[:count])
+        # The files of law and rows keep the uncertainties too, except the correlations between
+        # coefficients and rows, and those among rows.
+        law = replace(law, law=replace(law.law, covariance=self.fit.covariance[:count, :count]))
+        costs = self.fit.scale * unknown[count:]
+        errors = self.fit.scale * np.sqrt(np.maximum(np.diag(self.fit.covariance)[count:], 0.0))
         rows = tuple(
             replace(row, cost=float(cost), standard_error=float(error))
             for row, cost, error in zip(self._unit.rows, costs, errors, strict=True)
@@ -293,8 +318,10 @@ class Posterior:
         )
 
     def _expected_level(self, unknown: Floats) -> float | None:
-        """Return the accuracy of the largest member: as measured, or as members that were trained
-        alone tell it."""
+        """Return the accuracy of the largest member in percent; None where it is not known.
+
+        It is the measured one, or the mean that follows from members with weights of their own.
+        """
         trained = self._unleveled == 1
         if self._level is None or not trained.any():
             return self._level
@@ -303,8 +330,7 @@ class Posterior:
 
     @property
     def _share(self) -> float:
-        """Return the share of the prior's variance that the evidence took away, over random
-        members."""
+        """Return the share of the prior variance of random members that the evidence removed."""
         features = np.array([self._of(self._law.scored.sample(seed))[1] for seed in range(MEMBERS)])
         before = np.einsum("ni,ij,nj->n", features, self._prior, features).sum()
         after = np.einsum("ni,ij,nj->n", features, self.fit.covariance, features).sum()
@@ -313,8 +339,15 @@ class Posterior:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Posterior mean and covariance of (dtheta, beta), with the chosen s and the spreads of gamma
-    and the error."""
+    """The posterior of (dtheta, beta).
+
+    Attributes:
+        mean: posterior mean.
+        covariance: posterior covariance.
+        scale: the chosen s.
+        bias: standard deviation of gamma.
+        noise: standard deviation of the error beside that of the images, in points.
+    """
 
     mean: Floats
     covariance: Floats
@@ -332,11 +365,10 @@ def _with(
 
 
 def _units(space: Space) -> RecordedScores:
-    """Return scores with a row for each move, whose cost is a vector: 1 at its own place, 0
-    elsewhere.
+    """Return scores with one row per move, whose cost is a unit vector: 1 at the row's own index.
 
-    Costs are linear in their rows, so that the cost of a member is then the vector of how often
-    each row counts.
+    Costs are linear in their rows. So the cost of a member is the vector of how often each row
+    counts, (rows,).
     """
     keys = list(dict.fromkeys(wanted_keys(space)))
     vectors = np.eye(len(keys))

@@ -2,7 +2,7 @@
 
 A search writes them into its run folder, and `nas.accuracy.load_scores` reads them.
 
-scores.yaml     the space, the level and the scale, what corrected the law and how much
+scores.yaml     the space, the level, the scale, the source of the corrections and their weight
 law.yaml        the law's coefficients (`nas.accuracy.law`)
 corrections/    corrections of the costs of single moves, in the format of recorded scores; only
                 where evidence corrected the law
@@ -49,7 +49,7 @@ class _File(BaseModel):
 
 
 def write_law_scores(scores: LawScores, folder: Path) -> None:
-    """Write scores by the law without corrections."""
+    """Write scores of the law without corrections."""
     write_law(scores.law, folder / LAW_FILE)
     write_yaml(
         folder / "scores.yaml", {**_about(scores), "scale": scores.scale, "metric": scores.metric}
@@ -57,7 +57,7 @@ def write_law_scores(scores: LawScores, folder: Path) -> None:
 
 
 def write_posterior(scores: PosteriorScores, folder: Path) -> None:
-    """Write scores by the law with corrections by evidence."""
+    """Write scores of the law with corrections by evidence."""
     write_law(scores.law.law, folder / LAW_FILE)
     scores.rows.save(folder / CORRECTIONS)
     shift = scores.law.shift
@@ -86,12 +86,14 @@ def read_law_scores(path: Path) -> Scores:
     law = read_law(path.with_name(LAW_FILE))
     space = space_from(file, {**data.space, "recipe": data.recipes}, ["space"])
     scores = LawScores(space, law, scale=data.scale, path=str(path), metric=data.metric)
-    # The shift of the coefficients by evidence; without it nothing corrected the law.
+    # Without a shift of the coefficients no evidence corrected the law.
     if data.shift is None:
         return scores
     if len(data.shift) != len(law.names):
         raise file.error(
-            ["shift"], f"has {len(data.shift)} values, {LAW_FILE} has {len(law.names)} coefficients"
+            ["shift"],
+            f"does not fit {LAW_FILE} (got {len(data.shift)} values, expected one per coefficient,"
+            f" {len(law.names)})",
         )
     return PosteriorScores(
         law=scores.shifted(np.array(data.shift)),

@@ -1,6 +1,6 @@
-"""The accuracy law as evidence corrected it, as the scores of a space.
+"""The accuracy law corrected by evidence, as the scores of a space.
 
-`nas.accuracy.posterior` makes them, `nas.accuracy.posterior_file` writes and reads them.
+`nas.accuracy.posterior` makes them; `nas.accuracy.posterior_file` writes and reads them.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PosteriorScores(Scores):
-    """Scores in points of the user's metric: the law with corrected coefficients, and corrections
-    by single moves.
+    """Scores in points of the user's metric: the corrected law plus corrections of single moves.
 
     Attributes:
-        law: with the posterior's coefficients and scale.
+        law: the law with the posterior's coefficients and scale.
         rows: the corrections beta of the single moves, as costs.
         level: accuracy of the largest member in percent, where it was measured.
-        evidence_share: how much of the variance of random members the evidence took away: 0 where
-            the law speaks alone, 1 where the measurements do.
-        observed: how many measurements there were.
-        source: what measured.
-        noise: points that measurements are off the sum by.
-        uncertainty: the model, for variances; None for scores read from a file, where the
-            covariance of the law's coefficients and the standard errors of the rows stand for it.
+        evidence_share: the share of the variance of random members that the evidence removed: 0
+            where the scores are the law's, 1 where they are the measurements'.
+        observed: number of measurements.
+        source: source of the measurements, in words.
+        noise: standard deviation of measurements about the sum of costs, in points.
+        path: file that the scores were read from; empty where there is none.
+        metric: "top1" or "miou".
+        uncertainty: the model, for variances. It is None for scores read from a file, where the
+            covariance of the law's coefficients and the standard errors of the rows replace it.
     """
 
     law: LawScores
@@ -72,12 +73,14 @@ class PosteriorScores(Scores):
 
     @property
     def fingerprint(self) -> str:
-        """Return what tells these scores from others, on every machine."""
+        """Return a text that identifies these scores on every machine."""
         return f"{self.law.fingerprint} {' '.join(f'{row.cost:.6g}' for row in self.rows.rows)}"
 
     def at(self, space: Space) -> PosteriorScores:
-        """Return the scores with what is known of the space's published members; the input size
-        stays as measured."""
+        """Return the scores for `space` at the input size of the measurements.
+
+        The published members are those of `space`.
+        """
         return replace(self, law=self.law.at(space.at(self.scored.resolution)))
 
     def cautious(self) -> PosteriorScores:
@@ -93,7 +96,7 @@ class PosteriorScores(Scores):
     def accuracy(self, arch: Architecture) -> Accuracy:
         check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.level is None:
-            # Without a measured level the law's own holds, in points of ImageNet.
+            # Without a measured level there is only the law's, which is ImageNet top-1.
             return replace(self.law.accuracy(arch), source="; ".join(self.notes))
         error = self._error(arch)
         return Accuracy(
@@ -118,8 +121,14 @@ class PosteriorScores(Scores):
         return self._kept_error(gradient, self.rows.standard_error(arch) ** 2)
 
     def _kept_error(self, gradient: Floats, rows: float) -> float:
-        """Return the standard error by what the files keep: without correlations of rows, right to
-        a factor of two."""
+        """Return the standard error in points from the figures that the files keep.
+
+        They lack the correlations of rows, so that it is right to a factor of two.
+
+        Args:
+            gradient: derivatives of the accuracy or difference by the coefficients, (names,).
+            rows: variance of the rows' sum, in squared points.
+        """
         coefficients = float(gradient @ self.law.law.covariance @ gradient)
         return float(np.sqrt(self.law.scale**2 * coefficients + rows + self.noise**2))
 

@@ -1,5 +1,7 @@
-"""Recorded scores: what each single move of a search costs in accuracy, as measured on a trained
-supernet."""
+"""Recorded scores: the cost of each single move in accuracy, as measured on a trained supernet.
+
+`nas train` and `nas score` make them; `nas.accuracy.recorded_file` reads and writes them.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +30,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecordedScores(Scores):
-    """Recorded costs of single moves, added up to the expected accuracy drop of any member of the
-    space.
+    """Recorded costs of single moves, whose sum is the expected accuracy drop of a member.
 
-    Additive by construction: cost(arch) is the sum over its dropped positions, its localised
-    positions, its narrowed stages and its exchanged blocks. A dropped position counts as dropped
-    only, whatever stood there. Widths between two measured ones are interpolated linearly; the
-    largest width costs nothing, nor does the largest member's candidate of a place, or the one that
-    stands in for it at a width that it does not fit.
+    cost(arch) is the sum over its dropped positions, its localised positions, its narrowed stages
+    and its exchanged blocks. A dropped position counts as dropped only, whatever block it had.
+    Widths between two measured ones are interpolated linearly. The largest width costs 0, and so
+    does the largest member's candidate of a place. At a width that this candidate does not fit, the
+    most similar one costs 0.
 
     Attributes:
         scored: the space that the moves were measured on, at its resolution and number of classes.
-        baseline_accuracy: of the largest member, in percent of `metric`.
-        images: held-out images that the accuracies were measured on.
-        supernet: the name of the folder of the supernet.
+        rows: the measured moves.
+        notes: the origin of the scores, in words.
+        baseline_accuracy: accuracy of the largest member, in percent of `metric`.
+        images: number of held-out images that the accuracies were measured on.
+        supernet: name of the supernet's folder.
+        path: file that the scores were read from; empty where there is none.
         metric: "top1" or "miou".
         data: the data set, in words.
-        measured_with: weights, images and settings; None in older files and in scores that no
-            supernet gave.
+        measured_with: weights, images and settings; None in older files and in scores that are not
+            from a supernet.
     """
 
     scored: Space
@@ -63,14 +67,13 @@ class RecordedScores(Scores):
     )
 
     def cost(self, arch: Architecture) -> float:
-        """Return expected accuracy drop of `arch` against `space.largest()`, in points of top-1;
-        lower is better.
+        """Return the expected accuracy drop of `arch` below `space.largest()`, in points of top-1.
 
-        An architecture without dropped positions is placed as `Space.place` does: local blocks
-        first, global ones last.
+        Lower is better. An architecture without dropped positions is placed as `Space.place` does:
+        local blocks first, global ones last.
 
         Raises:
-            InputError: when `arch` is no member of the scored space, or a row that it needs is
+            InputError: `arch` is not a member of the scored space, or a row that it needs is
                 missing.
         """
         if len(arch.stages) != len(self.scored.stages):
@@ -90,15 +93,20 @@ class RecordedScores(Scores):
         return self._exchange_cost(STEM, stem) if len(self.scored.stems) > 1 else 0.0
 
     def head_cost(self, head: HeadSpec) -> float:
-        """Return what this head adds to `cost`; nothing where it is one for another task."""
+        """Return what this head adds to `cost`; 0 for a head of another task."""
         if len(self.scored.heads) < 2:
             return 0.0
         head = replace(head, classes=self.scored.classes)
         return self._exchange_cost(HEAD, head) if head in self.scored.heads else 0.0
 
     def entry_cost(self, index: int, entry: EntrySpec, before: int = 0) -> float:
-        """Return what the block that enters a stage (counted from 0) adds to `cost`, with the
-        stage's width that it sets."""
+        """Return what the block that enters a stage adds to `cost`, with the stage's width.
+
+        Args:
+            index: of the stage, counted from 0.
+            entry: the block, with the width that it gives the stage.
+            before: number of its input channels, which does not matter here.
+        """
         stage = self.scored.stages[index]
         cost = self._width_cost(index, entry.width)
         if len(stage.entries) > 1:
@@ -107,8 +115,14 @@ class RecordedScores(Scores):
         return cost
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
-        """Return what a block or identity at this position (both counted from 0) of a stage of this
-        width adds to `cost`."""
+        """Return what a block or identity adds to `cost`.
+
+        Args:
+            index: of the stage, counted from 0.
+            position: in the stage, counted from 0.
+            block: the block or identity.
+            width: of the stage, in channels.
+        """
         space = self.scored.stages[index]
         place = str(Place.block(index, position))
         try:
@@ -123,11 +137,16 @@ class RecordedScores(Scores):
         return cost
 
     def importance(self, stage: int, position: int) -> float:
-        """Return the paper's importance of the MetaPath at this position (both count from 0): its
-        alphas over identity's.
+        """Return the importance of the MetaPath at a position: its alphas over that of identity.
+
+        This is the measure of EfficientFormer (arXiv:2206.01191, Sec. 4.2).
+
+        Args:
+            stage: counted from 0.
+            position: in the stage, counted from 0.
 
         Raises:
-            InputError: when the scores carry none (they were made without a trained supernet).
+            InputError: the scores have no importance, because no trained supernet made them.
         """
         row = self._row(("drop", str(Place.block(stage, position)), ""))
         if row.importance is None:
@@ -135,14 +154,13 @@ class RecordedScores(Scores):
         return row.importance
 
     def check(self, space: Space) -> None:
-        """Raise InputError unless the scores belong to `space` and every move within it has its
-        cost.
+        """Raise InputError unless the scores are of `space` and have a cost for each of its moves.
 
         The input size, the number of classes, and a head for another task may differ.
         """
         if space.name != self.space:
             raise InputError(
-                f"{self._where}scores of space '{self.space}', not of '{space.name}';"
+                f"{self._where}scores of space '{self.space}', not of '{space.name}'."
                 f" {REMEDY.format(space.name)}"
             )
         if self.scored.stems != space.stems:
@@ -168,13 +186,12 @@ class RecordedScores(Scores):
     def check_evidence(
         self, *, metric: str = "top1", data: str | None = None, named: str = ""
     ) -> None:
-        """Raise InputError unless the scores are of this metric and, where both are known, of this
-        data set.
+        """Raise InputError unless the scores are of this metric and data set.
 
         Args:
-            metric: that is expected.
-            data: fingerprint of the training images, as `MeasuredWith.data`; None where any data
-                set will do.
+            metric: the expected metric.
+            data: fingerprint of the training images, as `MeasuredWith.data`; None to accept any.
+                Scores that do not state theirs are accepted.
             named: the expected data set in words, for the message.
         """
         if self.metric != metric:
@@ -185,7 +202,7 @@ class RecordedScores(Scores):
             raise InputError(
                 f"{self._where}data: scores of other images"
                 f" ({self.data or 'a data set without a name'}), expected"
-                f" {named or 'those of the evaluations'}; {REMEDY.format(self.space)}"
+                f" {named or 'those of the evaluations'}. {REMEDY.format(self.space)}"
             )
 
     def __repr__(self) -> str:
@@ -203,7 +220,7 @@ class RecordedScores(Scores):
 
     @property
     def fingerprint(self) -> str:
-        """Return a short text that differs where the rows' costs do."""
+        """Return a short checksum that differs where the rows' costs differ."""
         text = json.dumps([[*row.key, row.cost] for row in self.rows])
         return text_sha256(text)[:16]
 
@@ -213,16 +230,15 @@ class RecordedScores(Scores):
         return self.baseline_accuracy is not None
 
     def accuracy(self, arch: Architecture) -> Accuracy:
-        """Return what the sliced supernet is expected to have: the largest member's accuracy less
-        `cost(arch)`.
+        """Return the expected accuracy of the sliced supernet.
 
-        The standard error is that of the moves that were added up; it does not contain that moves
-        do not quite add up.
+        It is the largest member's accuracy minus `cost(arch)`. The standard error is that of the
+        moves in the sum. It does not contain the deviation of moves from a sum.
         """
         check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.baseline_accuracy is None:
             raise InputError(
-                f"{self._where}baseline_accuracy is missing, so that only costs are known, no"
+                f"{self._where}baseline_accuracy is missing, so that only costs are known, not"
                 " accuracies"
             )
         value = self.baseline_accuracy - self.cost(arch)
@@ -235,7 +251,12 @@ class RecordedScores(Scores):
         write_scores(self, Path(folder))
 
     def standard_error(self, arch: Architecture) -> float:
-        """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
+        """Return the standard error of the accuracy of `arch`, in points.
+
+        It is the root of the sum of the squared standard errors of its moves.
+        """
+        # A unit's cost is how often its row counts in the member's sum, so the row's variance
+        # counts with the square of that.
         ends = sum(
             variance
             * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
@@ -245,11 +266,13 @@ class RecordedScores(Scores):
         return sqrt(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages)))
 
     def _stage_variance(self, index: int, stage: Stage) -> float:
-        """Return the part of the variance that one stage has; every row is of one stage, the stem
-        or the head."""
+        """Return one stage's part of the variance, in squared points.
+
+        The parts add up, because every row belongs to one stage, the stem or the head.
+        """
         variance = self._variances.get((index, stage))
         if variance is None:
-            # Without a stem of its own a network is entered by the block that is called so.
+            # In a space without stems, the entry of stage 1 is at the place "stem".
             streams = [
                 Place.whole(index),
                 *([STEM] if index == 0 and not self.scored.stems else []),
@@ -261,8 +284,10 @@ class RecordedScores(Scores):
 
     @cached_property
     def _units(self) -> dict[Place, list[tuple[float, RecordedScores]]]:
-        """By stage, stem or head: each row's variance where known, and scores in which it alone
-        costs something."""
+        """Return by stage, stem or head the variance of each row and its `_only`.
+
+        Rows without a standard error are left out.
+        """
         units: dict[Place, list[tuple[float, RecordedScores]]] = {}
         for row in self.rows:
             if row.standard_error:
@@ -272,12 +297,14 @@ class RecordedScores(Scores):
 
     @cached_property
     def _variances(self) -> dict[tuple[int, Stage], float]:
-        """Return what `_stage_variance` has computed so far."""
+        """Return the cache of `_stage_variance`."""
         return {}
 
     def _only(self, row: Score) -> RecordedScores:
-        """Return scores in which this row alone costs something, one point: how often it counts in
-        a member's sum."""
+        """Return scores in which this row costs 1 and all others 0.
+
+        The cost of a member by these is how often the row counts in the member's sum.
+        """
         return replace(
             self, rows=tuple(replace(each, cost=float(each is row)) for each in self.rows)
         )
@@ -288,7 +315,10 @@ class RecordedScores(Scores):
 
     @cached_property
     def _widths(self) -> tuple[tuple[list[int], list[float]], ...]:
-        """For every stage, the measured widths (ascending) and their costs, the largest at 0."""
+        """Return for every stage the measured widths, ascending, and their costs.
+
+        The largest width costs 0.
+        """
         measured = []
         for index, stage in enumerate(self.scored.stages):
             narrowed = ("narrow", str(Place.whole(index)))
@@ -327,11 +357,13 @@ class RecordedScores(Scores):
         widths, costs = self._widths[index]
         if width not in self.scored.stages[index].widths:
             raise InputError(
-                f"{self._where}stage {index + 1}: width {width} is none of the scored space's"
+                f"{self._where}stage {index + 1}: width {width} is not one of the scored space's"
+                " widths"
             )
         at = bisect_left(widths, width)
         if widths[at] == width:
             return costs[at]
+        # Below the smallest measured width nothing can be interpolated: this names the missing row.
         if at == 0:
             self._row(("narrow", str(Place.whole(index)), str(width)))
         share = (width - widths[at - 1]) / (widths[at] - widths[at - 1])
@@ -340,29 +372,32 @@ class RecordedScores(Scores):
     def _variety_cost(
         self, index: int, position: int, role: Role, block: BlockSpec, width: int
     ) -> float:
-        """Of a block that is not the one of its role that costs nothing.
+        """Return the cost of a block that is exchanged for the reference of its role.
 
-        Measured was at the largest width. At another one, what it changes is seen against the block
-        that stands in for the free one there.
+        Exchanges were measured at the largest width. At another width the reference may not fit,
+        and a similar block replaces it. There a block costs what the same change of hyperparameters
+        costs at the largest width.
         """
         free = reference(self.scored, index, position, role)
         stand_in = self.scored.fitted(index, free, width)
         if block == stand_in:
             return 0.0
-        known = self.scored.candidates(index, role, self.scored.stages[index].widths[-1])
+        measured = self.scored.candidates(index, role, self.scored.stages[index].widths[-1])
+        # What the block changes against the stand-in is applied to the reference.
         if block.kind == free.kind == stand_in.kind:
             usual = stand_in.hyperparameters()
             block = replace(
                 free, **{k: v for k, v in block.hyperparameters().items() if v != usual[k]}
             )
-        if block not in known:
-            block = max(known, key=lambda other: likeness(block, other))
+        # Where that was not measured, the most similar candidate that was is taken.
+        if block not in measured:
+            block = max(measured, key=lambda other: likeness(block, other))
         if block == free:
             return 0.0
         return self._row(("exchange", str(Place.block(index, position)), choice_text(block))).cost
 
     def _exchange_cost(self, place: Place, block: BlockSpec) -> float:
-        """Of a stem, an entry (at its stage's largest width) or a head."""
+        """Return the cost of a stem, of an entry at its stage's largest width, or of a head."""
         if block == self.scored.largest().block(place):
             return 0.0
         return self._row(("exchange", str(place), choice_text(block))).cost
@@ -372,14 +407,15 @@ class RecordedScores(Scores):
         gap = scored.depths[1] - len(blocks)
         if gap < 0:
             raise InputError(
-                f"{self._where}stage {index + 1}: {len(blocks)} positions, {scored.depths[1]} were"
-                " scored"
+                f"{self._where}stage {index + 1}: has too many positions (got {len(blocks)}, the"
+                f" scored space has {scored.depths[1]})"
             )
         first = next((i for i, block in enumerate(blocks) if block in scored.global_), len(blocks))
         return (*blocks[:first], *(Identity(),) * gap, *blocks[first:])
 
 
-REMEDY = "`nas train --space {}` makes scores for it, `nas search --supernet` takes them"
+REMEDY = "Fix: nas train --space {} --data DATA --out FOLDER, then nas search --supernet FOLDER"
+"""Remedy where scores do not fit a search, with the space's name to fill in."""
 
 
 def _plain(values: tuple[object, ...]) -> str:

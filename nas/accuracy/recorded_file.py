@@ -44,7 +44,7 @@ COLUMNS = (
     "gained",
 )
 _NEW = ("lost", "gained")
-"""Columns that older files lack."""
+"""Columns of counts, which older files lack."""
 _MEASURED = ("importance", "accuracy_drop", "standard_error", "loss_increase")
 """Columns of numbers that may be empty."""
 WEIGHTS_FILE = "supernet.safetensors"
@@ -81,7 +81,7 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
     """Read a `scores.csv` and the `scores.yaml` beside it.
 
     Args:
-        path: of `scores.csv`.
+        path: path of `scores.csv`.
         check_weights: whether to refuse scores of other weights than those in the same folder.
 
     Raises:
@@ -95,11 +95,16 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
         check_current(file, measured_with)
     known = set(wanted_keys(scored))
     rows: dict[tuple[str, str, str], Score] = {}
+    lines: dict[tuple[str, str, str], int] = {}
     for line, record in _records(path):
         score = _score(f"{path}:{line}", record, scored, known, data.images)
         if score.key in rows:
-            raise InputError(f"{path}:{line}: this move stands twice")
+            raise InputError(
+                f"{path}:{line}: this move duplicates line {lines[score.key]}. Fix: remove one of"
+                " the two lines"
+            )
         rows[score.key] = score
+        lines[score.key] = line
     return RecordedScores(
         scored=scored,
         rows=tuple(rows.values()),
@@ -131,8 +136,8 @@ def check_current(file: YamlFile, measured_with: MeasuredWith) -> None:
 def weights_digest(path: Path) -> str:
     """Return the SHA-256 of a safetensors file with a sorted header.
 
-    The writer of safetensors puts the keys of its metadata in random order, so that equal weights
-    may give different files. The digest is cached per process by size and modification time.
+    safetensors writes the keys of its metadata in random order, so that equal weights may give
+    different files. The digest is cached per process by size and modification time.
     """
     status = path.stat()
     return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
@@ -147,7 +152,7 @@ def _digest(path: Path, size: int, changed: int) -> str:
         length = int.from_bytes(file.read(8), "little")
         if length < size:
             header = file.read(length)
-            # The bytes of a file that is not a safetensors file are taken as they are.
+            # The bytes of a file that is not a safetensors file are hashed as they are.
             with contextlib.suppress(ValueError):
                 header = json.dumps(json.loads(header), sort_keys=True).encode()
             digest.update(header)
@@ -159,7 +164,7 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 
 def _training_command(scores: YamlFile) -> str:
-    """Return the command that scores the folder's weights again: the recorded training, if any."""
+    """Return the command that scores the folder's weights again, as recorded where it is."""
     description = scores.path.with_name("supernet.yaml")
     command = YamlFile(description).data.get("command") if description.exists() else None
     name = scores.data["space"]["name"]
@@ -207,7 +212,7 @@ def _score(
     place = record["place"]
     choice = record["choice"]
     if move not in get_args(MoveName):
-        raise InputError(f"{where}: move: '{move}' is none of {', '.join(get_args(MoveName))}")
+        raise InputError(f"{where}: move: '{move}' is not one of {', '.join(get_args(MoveName))}")
     measured: dict[str, Any] = {
         name: number_in(where, name, record[name]) for name in _MEASURED if record[name]
     }
@@ -228,9 +233,9 @@ def _score(
     if move == "narrow":
         widths = {str(Place.whole(index)): stage.widths for index, stage in enumerate(space.stages)}
         if place not in widths:
-            raise InputError(f"{where}: place: '{place}' is none of {', '.join(widths)}")
+            raise InputError(f"{where}: place: '{place}' is not one of {', '.join(widths)}")
         if choice not in map(str, widths[place]):
-            raise InputError(f"{where}: choice: '{choice}' is no width of {place}")
+            raise InputError(f"{where}: choice: '{choice}' is not a width of {place}")
         if int(choice) == widths[place][-1] and score.cost:
             raise InputError(
                 f"{where}: cost: {score.cost:g} for the largest width, which costs 0 by definition"
@@ -250,8 +255,8 @@ def _count_in(where: str, column: str, text: str) -> int:
 def _with_honest_error(where: str, score: Score, images: int | None) -> Score:
     """Return the score with a positive standard error; raise InputError for a negative one.
 
-    Older versions recorded 0 where no image changed. It is replaced by `difference_error`, which is
-    what so many images can tell.
+    Older versions recorded 0 where no image changed. That is replaced by `difference_error`, the
+    standard error of a paired difference on so many images.
     """
     if score.standard_error is None:
         return score

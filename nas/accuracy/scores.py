@@ -50,7 +50,7 @@ def accuracy_error(accuracy: float, images: int) -> float:
 def difference_error(lost: int, gained: int, images: int) -> float:
     """Return the standard error of the difference of two accuracies on the same images, in points.
 
-    It is the paired variance of Agresti and Min (Statistics in Medicine 24:729-740, 2005), who add
+    It is the paired variance of Agresti and Min (Statistics in Medicine 24:729-740, 2005). They add
     1/2 to each of the four cells of the table right/wrong before x right/wrong after. With b lost,
     c gained and n images:
 

@@ -26,21 +26,24 @@ class Score:
     """One measured move: one row of `scores.csv`.
 
     Attributes:
-        place: what was changed, named as its operation (stage3_block4, stem, head), or the stage
+        move: the kind of move.
+        place: the changed place, named as its operation (stage3_block4, stem, head), or the stage
             that was narrowed.
-        choice: the width that a stage was narrowed to, or the block that took a place as
+        choice: the width that a stage was narrowed to, or the block that was put at a place, as
             `kind(hyperparameters)`; empty for the other moves.
         importance: the paper's ratio of alphas, (alpha_3D + alpha_4D) / alpha_I, on the rows of
             dropped positions.
-        accuracy_drop: points of top-1 as measured; noise can make it negative. Of a localised block
-            it is what that block adds, where only the first global block may become local and one
-            follows the other.
+        accuracy_drop: points of top-1 as measured; noise can make it negative. For a localised
+            block it is the drop from the variant before it, since global blocks become local one
+            after the other, from the first one on.
         standard_error: of `accuracy_drop`, in points; never 0
             (`nas.accuracy.scores.difference_error`).
-        cost: points of top-1 that the search counts with.
+        cost: points of top-1 that a search adds up.
         loss_increase: growth of the held-out cross-entropy.
-        lost, gained: held-out images that were right before and are wrong after, and the other way
-            round; None in older files.
+        lost: number of held-out images that were right before and are wrong after; None in older
+            files.
+        gained: number of held-out images that were wrong before and are right after; None in older
+            files.
     """
 
     move: MoveName
@@ -56,22 +59,22 @@ class Score:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return what was changed: the move, the place, and what was chosen there."""
+        """Return the move, the place and the choice."""
         return self.move, self.place, self.choice
 
 
 @dataclass(frozen=True)
 class MeasuredWith:
-    """What scores were measured with; those of other weights, images or settings are other scores.
+    """The weights, images and settings that scores were measured with.
 
     Attributes:
         weights: SHA-256 of the supernet's weights (`nas.accuracy.recorded_file.weights_digest`).
-        data: fingerprint of the images that the supernet was trained on, which says how the data
-            set was split, too.
-        images: held-out images that accuracies were measured on.
-        calibration_images: training images that gave the batch norms their statistics.
-        widths: widths of each stage that were measured, at most.
-        precision: that the supernet computed in: fp32 or bf16.
+        data: fingerprint of the images that the supernet was trained on; the split of the data set
+            is part of it.
+        images: number of held-out images that accuracies were measured on.
+        calibration_images: number of training images that gave the batch norms their statistics.
+        widths: maximum number of measured widths per stage.
+        precision: of the supernet's computation: fp32 or bf16.
         date: of the measurement, as 2026-11-29.
     """
 
@@ -85,8 +88,10 @@ class MeasuredWith:
 
     @property
     def identity(self) -> dict[str, str | int]:
-        """Return what an evaluation of one member depends on; evaluations that agree in it may
-        stand in one file."""
+        """Return the figures that the evaluation of one member depends on.
+
+        Evaluations that agree in these may be in one file.
+        """
         return {
             "weights": self.weights,
             "data": self.data,
@@ -102,8 +107,16 @@ def choice_text(block: BlockSpec) -> str:
 
 
 def reference(space: Space, stage: int, position: int, role: Role) -> BlockSpec:
-    """Return the candidate of a role that costs nothing at a position (both from 0): the largest
-    member's, or the local block that this one becomes."""
+    """Return the candidate of a role that costs 0 at a position.
+
+    It is the largest member's block, or the local block that this one becomes.
+
+    Args:
+        space: of the scores.
+        stage: counted from 0.
+        position: in the stage, counted from 0.
+        role: local or global.
+    """
     largest = space.largest()
     block = largest.stages[stage].blocks[position]
     return (
@@ -114,8 +127,11 @@ def reference(space: Space, stage: int, position: int, role: Role) -> BlockSpec:
 
 
 def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
-    """Yield what scores of a space must have rows for; of the widths, the smallest, of a position's
-    candidates those that fit the largest."""
+    """Yield the keys of the rows that scores of a space must have.
+
+    Each stage must have a row of its smallest width, and each position one of every candidate that
+    fits the largest width.
+    """
     largest = space.largest()
     for index, stage in enumerate(space.stages):
         for position in range(stage.depths[1]):
@@ -168,7 +184,7 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
     """Return the largest member, and members that are one move away from it or from another variant.
 
     Global blocks may become local only from the first one on. So each of these variants has one
-    more local block than the one before, which it is compared with. An exchange of such a local
+    more local block than the one before, with which it is compared. An exchange of such a local
     block starts from the variant that has it.
 
     Args:
@@ -176,12 +192,12 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
         widths: maximum number of a stage's widths, evenly spaced with both ends; None for all.
     """
     largest = space.largest()
-    found = [Variant(LARGEST, largest)]
+    every = [Variant(LARGEST, largest)]
     for index, stage in enumerate(space.stages):
         if stage.depths[0] < stage.depths[1]:
             for position in range(stage.depths[1]):
                 place = Place.block(index, position)
-                found.append(
+                every.append(
                     Variant(("drop", str(place), ""), Drop(index, position).apply(largest))
                 )
         # The largest width costs 0 by definition and has no variant.
@@ -189,9 +205,9 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
         chosen = np.unique(np.linspace(0, len(stage.widths) - 1, count).round().astype(int))
         for width in (stage.widths[i] for i in reversed(chosen) if i < len(stage.widths) - 1):
             key = ("narrow", str(Place.whole(index)), str(width))
-            found.append(Variant(key, narrow(space, largest, index, width).apply(largest)))
-    found += [_exchanged(move, largest, LARGEST) for move in exchanges(space, largest)]
-    return found + list(_localised(space))
+            every.append(Variant(key, narrow(space, largest, index, width).apply(largest)))
+    every += [_exchanged(move, largest, LARGEST) for move in exchanges(space, largest)]
+    return every + list(_localised(space))
 
 
 def _localised(space: Space) -> Iterator[Variant]:

@@ -1,10 +1,9 @@
-"""The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block
-by formula.
+"""The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block.
 
 A family is a package with two files: `spec.py`, without torch, and `module.py`, which the specs
 name. It is added by its folder, a YAML file in `search_spaces/` and its name in `FAMILIES`. The
-classes below are imported by name for those who type them; nothing looks a block up that way.
-Another distribution brings blocks by an entry point (`nas.plugins`).
+classes below are exported for callers that name them; lookups go by kind, through `SPECS`. Another
+distribution adds blocks by an entry point (`nas.plugins`).
 """
 
 from __future__ import annotations
@@ -64,17 +63,19 @@ FAMILIES = (
     "nas.blocks.emo",
     "nas.blocks.swiftformer",
 )
-"""The packages of the families. Each has `spec.py`, whose `SPECS` lists its blocks, and `module.py`,
-whose `LAYOUTS`, where there are any, name the tensors of its published checkpoints
-(`nas.weights`). This is the one line that a new family adds outside its folder and its YAML."""
+"""The packages of the families.
+
+Each has `spec.py`, whose `SPECS` lists its blocks, and `module.py`. The `LAYOUTS` of the latter,
+where there are any, name the tensors of its published checkpoints (`nas.weights`). This is the one
+line that a new family adds outside its folder and its YAML."""
 
 
 def _listed(families: Sequence[str]) -> dict[str, type[BlockSpec]]:
     """Return the specs of these families by kind.
 
     Raises:
-        ValueError: where two families have a kind of one name, because tables and files know a
-            block by its kind alone.
+        ValueError: two families have a kind of the same name. Tables and files identify a block by
+            its kind alone.
     """
     specs: dict[str, type[BlockSpec]] = {}
     for family in families:
@@ -179,13 +180,13 @@ def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) ->
 
 @cache
 def _brought(kind: str) -> type[BlockSpec]:
-    """Return the spec of this kind that another package brings."""
+    """Return the spec of this kind that another package adds."""
     known = plugins(BLOCKS, SPECS)
     if kind not in known:
         raise ValueError(f"unknown block kind '{kind}'{nearest(str(kind), [*SPECS, *known])}")
     spec = known[kind].load()
     if not (isinstance(spec, type) and issubclass(spec, BlockSpec) and spec.kind == kind):
-        raise known[kind].broken(f"{known[kind].entry.value} is no BlockSpec of this kind")
+        raise known[kind].broken(f"{known[kind].entry.value} is not a BlockSpec of this kind")
     return spec
 
 

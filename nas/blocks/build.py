@@ -1,4 +1,4 @@
-"""Building a block's module from its spec."""
+"""Build a block's module from its spec; networks, supernets and profiling call it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def build_block(spec: BlockSpec, shape: Shape) -> Block:
     """Return the module of a spec for inputs of this shape, freshly initialised.
 
     Raises:
-        InputError: where the spec names no module, or one that cannot be imported.
+        InputError: the spec names no module, or one that cannot be imported.
     """
     if not spec.module:
         raise InputError(f"block kind '{spec.kind}' has no module: it is never built")

@@ -1,5 +1,7 @@
-"""What block modules have in common: how they are sliced, layers and attention biases that several
-share, folding of batch norms, and how checkpoints name tensors."""
+"""What block modules share: slicing, layers, attention biases, folding of norms, tensor names.
+
+The `module.py` of every family imports it.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,14 @@ from nas.blocks import BlockSpec, Operation, Shape
 
 @dataclass(frozen=True)
 class Repeated:
-    """A dimension that holds the channels of a group several times over, as the stacked queries,
-    keys and values of one projection do: `times` runs of all channels, one after the other."""
+    """A dimension that holds the channels of a group several times, one run after the other.
+
+    An example is the stacked queries, keys and values of one projection.
+
+    Attributes:
+        group: the channel group.
+        times: number of runs.
+    """
 
     group: str
     times: int
@@ -50,13 +58,13 @@ class Block(nn.Module):
             Slicing needs no more than this.
         published: for each checkpoint layout, the prefix of our tensor names to the prefix of
             theirs.
-        float_parts: classes of parts inside whose sums of squares or of products, and the divisions
-            by them, stay float32 where all else has 8 bits: 256 steps leave little of them, and a
-            denominator becomes 0. Convolutions in such parts are quantised. Asked by the export
-            target litert-int8.
-        without_gradient: parameters that get none, because the output does not depend on them: one
-            that adds the same to all scores of a query, which the softmax takes away. Asked by
-            `nas.testing.blocks`.
+        float_parts: classes of inner parts whose sums of squares or products, and the divisions by
+            them, stay float32 in an 8-bit export. With 256 steps these lose most of their
+            precision, and a denominator becomes 0. Convolutions in such parts are quantised. The
+            export target litert-int8 uses it.
+        without_gradient: parameters that get no gradient, because the output does not depend on
+            them. An example is one that adds the same to all scores of a query, which the softmax
+            removes. `nas.testing.blocks` uses it.
         built_from: the spec and the input shape.
         takes_grid: of a block on tokens, whether its `forward` takes height and width of the
             tokens' grid as a second argument. One that does not must have the aspect ratio that it
@@ -146,17 +154,21 @@ def norm_axes(name: str, channels: Axis) -> Axes:
 
 
 def layer_scale(channels: int, initial: float = LAYER_SCALE_INIT) -> nn.Parameter:
-    """Return a learned factor a channel (CaiT, arXiv:2103.17239)."""
+    """Return one learned factor per channel (CaiT, arXiv:2103.17239)."""
     return nn.Parameter(torch.full((channels,), initial))
 
 
 def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Module:
     """Fold a batch norm, as in eval mode, into the layer behind it, in place.
 
-    That is a linear layer or an ungrouped 1x1 convolution.
+    W (s x + t) + b = (W s) x + (W t + b) holds where there is no padding between the two.
 
-    W (s x + t) + b = (W s) x + (W t + b) holds wherever no padding stands between the two. Returns
-    what takes the norm's place.
+    Args:
+        norm: the batch norm.
+        layer: a linear layer or an ungrouped 1x1 convolution.
+
+    Returns:
+        The module that replaces the norm.
     """
     assert norm.running_mean is not None and norm.running_var is not None and layer.bias is not None
     with torch.no_grad():
@@ -181,8 +193,10 @@ def init_linear(module: nn.Module) -> None:
 
 
 class NormalConv2d(nn.Conv2d):
-    """A convolution that `init_linear` draws at once: after torch's own draw it doubles the time to
-    build a network."""
+    """A convolution that `init_linear` initialises at once.
+
+    To initialise it after torch's own draw would double the time to build a network.
+    """
 
     def reset_parameters(self) -> None:
         init_linear(self)
@@ -192,8 +206,8 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     """Return the grid that holds this many tokens and has the aspect ratio of `grid`.
 
     Raises:
-        ValueError: when there is none, because the input's aspect ratio is not the one the network
-            was built for.
+        ValueError: there is no such grid, because the input's aspect ratio is not the one that the
+            network was built for.
     """
     if tokens == grid[0] * grid[1]:
         return grid
@@ -201,7 +215,7 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     if height < 1 or tokens % height or height * grid[1] != tokens // height * grid[0]:
         raise ValueError(
             f"{tokens} tokens do not form a grid of the shape {grid[0]}x{grid[1]} that this network"
-            " was built for; build it for this input with nas.build(arch.at((height, width)))"
+            " was built for. Fix: build it for this input with nas.build(arch.at((height, width)))"
         )
     return height, tokens // height
 
@@ -224,15 +238,14 @@ def to_map(x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class BiasedBlock(Block):
-    """A block whose attention has a learned bias: one value for each head and distance (|dy|, |dx|)
-    on a grid.
+    """A block whose attention has a learned bias: one value per head and distance on a grid.
 
-    `bias` is the table (heads, H, W) of the grid that the block was built for. Other grids are
-    taken too: the table is resized bilinearly, with a warning.
+    A distance is (|dy|, |dx|). `bias` is the table (heads, H, W) of the grid that the block was
+    built for. On other grids the table is resized bilinearly, with a warning.
 
     Attributes:
         grid: height and width of the keys' grid.
-        query_stride: a query stands at every so many keys, in both directions.
+        query_stride: keys per query, in both directions.
     """
 
     def __init__(self, heads: int, grid: tuple[int, int], query_stride: int = 1) -> None:
@@ -289,10 +302,12 @@ def fold(module: nn.Module) -> nn.Module:
     The output in eval mode stays the same.
 
     Raises:
-        ValueError: when `module` is in training mode, where a batch norm does not fold.
+        ValueError: `module` is in training mode, where a batch norm cannot be folded.
     """
     if module.training:
-        raise ValueError("batch norms fold in eval mode only; call module.eval() first")
+        raise ValueError(
+            "batch norms can be folded in eval mode only. Fix: call module.eval() first"
+        )
     for name, child in list(module.named_children()):
         if isinstance(child, ConvNorm):
             setattr(module, name, fuse_conv_bn_eval(child.conv, child.norm))

@@ -1,7 +1,6 @@
-"""What a block is without torch: its shapes, its primitive layers counted by formula, its
-hyperparameters, and Operation, the unit that everything counts in.
+"""The torch-free description of blocks: shapes, layers, hyperparameters, and `Operation`.
 
-A block's spec lists its layers once, with a `Trace`; its MACs, its parameters, its output shape and
+A block's spec lists its layers once, with a `Trace`. Its MACs, its parameters, its output shape and
 the features that latency models are fitted to (`nas.latency`) all follow from that list.
 """
 
@@ -23,10 +22,10 @@ _TEXT = re.compile(r"(?:(tokens|vector):)?(\d+)x(\d+)x(\d+)")
 class Shape:
     """An activation of `channels` at `height` x `width` positions.
 
-    `layout` says how it lies in memory: a map (B, C, H, W), tokens (B, H*W, C), or a vector (B, C).
-    Tokens keep their grid, because attention biases are tied to it. A pyramid is several maps at
-    once, those of the stages: its own channels and sides are the last and coarsest one's, `finer`
-    has the others.
+    `layout` is the order in memory: a map (B, C, H, W), tokens (B, H*W, C), or a vector (B, C).
+    Tokens keep their grid, because attention biases depend on it. A pyramid is several maps at
+    once, those of the stages: its own channels and sides are those of the last and coarsest one,
+    and `finer` has the others.
     """
 
     channels: int
@@ -56,7 +55,7 @@ class Shape:
         return Shape(self.channels, height, width, self.layout, self.finer)
 
     def tensor(self, batch: int = 1) -> tuple[int, ...]:
-        """Return the dimensions of a tensor of this shape; a pyramid is one tensor a level."""
+        """Return the dimensions of a tensor of this shape; a pyramid is one tensor per level."""
         if self.layout == "map":
             return (batch, self.channels, self.height, self.width)
         if self.layout == "tokens":
@@ -76,15 +75,15 @@ class Shape:
             maps = [cls.parse(level) for level in text.removeprefix("pyramid:").split("+")]
             if any(level.layout != "map" for level in maps):
                 raise ValueError(
-                    f"'{text}' is no shape; the levels of a pyramid are maps, as"
+                    f"'{text}' is not a shape: the levels of a pyramid are maps, as in"
                     " pyramid:48x8x8+96x4x4"
                 )
             return pyramid(maps)
         match = _TEXT.fullmatch(text)
         if not match:
             raise ValueError(
-                f"'{text}' is no shape; expected CHANNELSxHEIGHTxWIDTH, as 48x56x56 or"
-                " tokens:448x7x7"
+                f"'{text}' is not a shape (expected CHANNELSxHEIGHTxWIDTH, as in 48x56x56 or"
+                " tokens:448x7x7)"
             )
         layout, *sizes = match.groups()
         channels, height, width = (int(size) for size in sizes)
@@ -136,8 +135,8 @@ class Trace:
         sized = self.shape.resized(stride)
         after = Shape(width, sized.height, sized.width, sized.layout, sized.finer)
         weights = width * (before.channels // groups) * kernel * kernel
-        # Devices run depthwise convolutions by other kernels, limited by memory, so that latency
-        # models tell them apart.
+        # Devices run depthwise convolutions by other kernels, which memory limits. So they are a
+        # kind of layer of their own in latency models.
         kind = "depthwise" if groups == before.channels and groups > 1 else "conv"
         return self._add(kind, after, weights * after.tokens, weights + (width if bias else 0))
 
@@ -182,7 +181,7 @@ class Trace:
         return self._add("pool", Shape(self.shape.channels, 1, 1, "vector"))
 
     def extra(self, *layers: Layer) -> Trace:
-        """Add layers that leave the traced shape as it is, as the two products inside an attention."""
+        """Add layers that keep the traced shape, such as the two products inside an attention."""
         self.layers.extend(layers)
         return self
 
@@ -206,12 +205,12 @@ def softmax_attention(
     """Return the layers from projected queries, keys and values to mixed values.
 
     Args:
-        queries, keys: how many there are of each.
-        heads, key_dim, value_dim: heads, and channels of a key and of a value in each.
+        queries, keys: number of each.
+        heads, key_dim, value_dim: number of heads, and channels of a key and of a value per head.
         biases: entries of each head's bias table; 0 without one.
-        talking: heads are mixed linearly before and after the softmax (arXiv:2003.02436).
+        talking: whether heads are mixed linearly before and after the softmax (arXiv:2003.02436).
     """
-    # Q K^T gives a score for every head, query and key; V is mixed by them.
+    # Q K^T gives one score per head, query and key. The scores are the weights of V.
     scores = heads * queries * keys
     keyed = heads * key_dim
     valued = heads * value_dim
@@ -239,41 +238,45 @@ Examples = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class BlockSpec(abc.ABC):
-    """The hyperparameters of one block; a subclass a kind, its fields the hyperparameters.
+    """The hyperparameters of one block: a subclass is a kind, and has them as fields.
 
-    A subclass names its `kind`, the `layout` it takes, and lists its layers in `trace`. Rules that
-    hold for any input belong in `__post_init__`, rules that depend on the input shape in `check`;
-    both raise ValueError with the reason.
+    A subclass names its `kind` and the `layout` that it takes, and lists its layers in `trace`.
+    Rules that hold for any input belong in `__post_init__`, rules on the input shape in `check`.
+    Both raise ValueError with the reason.
     """
 
     kind: ClassVar[str]
     layout: ClassVar[Layout] = "map"
     module: ClassVar[str] = ""
-    """Where the block's module is, as package.module:Class. Empty only where a block is never
-    built."""
+    """The block's module, as package.module:Class; empty for a block that is never built."""
     examples: ClassVar[Examples] = ()
-    """Small blocks of this kind on small inputs, the typical one first. Every test that goes over
-    all kinds builds, runs, slices or converts them (`nas.testing.blocks`)."""
+    """Small blocks of this kind on small inputs, the typical one first.
+
+    Every test over all kinds builds, runs, slices or converts them (`nas.testing.blocks`)."""
     mixer: ClassVar[Mixer] = "convolution"
-    """What mixes the positions of a map, as the accuracy law tells blocks apart
+    """The layer that mixes the positions of a map, which the accuracy law depends on
     (`nas.accuracy.law`)."""
     counts_as_block: ClassVar[bool] = False
-    """Of a block that enters a stage: whether it computes as much as one of the stage's own, for
-    the accuracy law."""
+    """Whether a block that enters a stage computes as much as one of the stage's own blocks.
+
+    The accuracy law depends on it."""
     breakdown: ClassVar[str] = ""
-    """The part of published latency breakdowns that all of its layers belong to; empty where each
-    layer's own kind says it. Asked when estimates are made."""
+    """The part of published latency breakdowns that all of its layers belong to; empty where it
+    follows from each layer's own kind. Latency estimates use it."""
     changes_layout: ClassVar[bool] = False
-    """Whether it only turns a map into tokens or back: it has no weights, stands at no place of a
-    space, and what comes out is what came in. Asked by the supernet, which slices nothing for it,
-    and by `nas.network`."""
+    """Whether it only turns a map into tokens or back.
+
+    Such a block has no weights, is a candidate at no place of a space, and keeps the values of its
+    input. The supernet, which slices nothing for it, and `nas.network` use it."""
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "activation")
-    """Hyperparameters in which blocks may differ and still share one set of weights: the block with
-    the largest values holds those of all others as slices, by the axes of its module."""
+    """Hyperparameters in which blocks may differ and still share one set of weights.
+
+    The block with the largest values holds the weights of all others as slices, by the axes of its
+    module."""
 
     @abc.abstractmethod
     def trace(self, shape: Shape) -> Trace:
-        """Walk through the block's layers from its input `shape`."""
+        """Return the walk through the block's layers from its input `shape`."""
 
     def check(self, shape: Shape) -> None:  # noqa: B027 (most blocks take any shape)
         """Raise ValueError when the block cannot take an input of this shape."""
@@ -285,11 +288,11 @@ class BlockSpec(abc.ABC):
         return _traced(self, shape)[1]
 
     def macs(self, shape: Shape) -> int:
-        """Return multiply-accumulates of one forward pass at batch size 1."""
+        """Return the multiply-accumulates of one forward pass at batch size 1."""
         return sum(layer.macs for layer in self.layers(shape))
 
     def params(self, shape: Shape) -> int:
-        """Return learned parameters."""
+        """Return the number of learned parameters."""
         return sum(layer.params for layer in self.layers(shape))
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -300,7 +303,7 @@ class BlockSpec(abc.ABC):
         return {"kind": self.kind, **self.hyperparameters()}
 
     def texts(self) -> dict[str, str]:
-        """Return the hyperparameters as text, as `str` and the rows of tables have them."""
+        """Return the hyperparameters as text, in the form of `str` and of table rows."""
         return {name: _plain(value) for name, value in self.hyperparameters().items()}
 
     def __str__(self) -> str:
@@ -309,7 +312,7 @@ class BlockSpec(abc.ABC):
 
 @dataclass(frozen=True)
 class EntrySpec(BlockSpec):
-    """A block that enters a stage or stands before stage 1: it sets the channels of what follows.
+    """A block that enters a stage or comes before stage 1: it sets the channels of what follows.
 
     Attributes:
         width: output channels. A space replaces it by each of a stage's widths.
@@ -322,23 +325,24 @@ class EntrySpec(BlockSpec):
 
 @dataclass(frozen=True)
 class HeadSpec(BlockSpec):
-    """The last block of a network: it turns features into a score for each class.
+    """The last block of a network: it turns features into one score per class.
 
     Attributes:
-        classes: how many there are. `Architecture.at` and `Space.at` replace it.
+        classes: number of classes. `Architecture.at` and `Space.at` replace it.
     """
 
     task: ClassVar[Task] = "classification"
-    """What the scores are of: the image (classification) or each position (segmentation). Asked by
-    the commands, which name such a head by --classes or --segment."""
+    """What is scored: the image (classification) or each position (segmentation).
+
+    The commands use it to name such a head by --classes or --segment."""
 
     classes: int
 
     @property
     def levels(self) -> int:
-        """Return how many of the last stages it takes the maps of; 0 if only the last output.
+        """Return the number of last stages whose maps it takes; 0 if only the last output.
 
-        One with the layout "pyramid" has it as a hyperparameter, with a default.
+        A head with the layout "pyramid" has it as a hyperparameter with a default.
         """
         return 0
 
@@ -366,10 +370,10 @@ class Operation:
     """One child module of the network, one row of a latency table, one bar of a breakdown.
 
     Attributes:
-        name: where it stands in the network: stem, stage2_entry, stage3_block5, stage4_flatten,
-            head. Where a network has no stem of its own, the block that enters stage 1 is its stem.
+        name: its place in the network: stem, stage2_entry, stage3_block5, stage4_flatten, head.
+            Where a network has no stem of its own, the block that enters stage 1 is its stem.
         spec: kind and hyperparameters.
-        input: the shape that comes in; the one that goes out follows from both.
+        input: the input shape; the output shape follows from both.
     """
 
     name: str
@@ -390,7 +394,7 @@ class Operation:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return what a latency depends on: kind, hyperparameters, input shape, but no name."""
+        """Return the kind, hyperparameters and input shape, which its latency depends on."""
         return _key(self.spec, self.input)
 
     def __str__(self) -> str:

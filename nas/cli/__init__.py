@@ -18,31 +18,32 @@ COMMANDS = {
     "devices": (
         "List the devices: those that are connected, and those known by their latency table."
     ),
-    "search": "Find the most accurate member of a space that a device runs in time.",
+    "search": "Find the most accurate member of a space within a latency target on a device.",
     "predict": "Predict an architecture's latency from a device's table.",
     "profile": (
         "Measure a space's operations on devices into latency tables. Run it again to resume after"
         " a stop."
     ),
     "check": (
-        "Measure random whole networks on a device and compare them with its latency table; or the"
-        " network of a run."
+        "Measure random whole networks, or the network of a run, on a device and compare them with"
+        " the predictions of its latency table."
     ),
     "train": (
-        "Train a supernet and measure what each move costs; the same command resumes a stopped"
-        " training."
+        "Train a supernet and measure the accuracy cost of each move. The same command resumes a"
+        " stopped training."
     ),
     "finetune": (
-        "Train a found network from its inherited weights; the same command resumes a stopped"
+        "Train a found network from its inherited weights. The same command resumes a stopped"
         " training."
     ),
     "export": (
-        "Export a network: batch norms folded, normalization and class names inside, compared with"
-        " the original."
+        "Export a network with folded batch norms, image normalization and class names, and compare"
+        " each file with the original."
     ),
+    "data": "List the decoded images that are kept, with their sizes, or remove them.",
     "report": (
-        "Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG"
-        " pictures of it."
+        "Write one HTML page with the results of runs, their evidence and the commands that repeat"
+        " them, and PNG pictures."
     ),
 }
 """Summaries by name. Each command is the function of its name in the module `nas.cli.<name>`."""
@@ -99,7 +100,7 @@ app = typer.Typer(
     help="Hardware-aware architecture search over mobile hybrid transformers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # The list of commands is plain text: to import what draws boxes takes longer than all else.
+    # Plain text: importing rich, which draws boxes, would take longer than all else in --help.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

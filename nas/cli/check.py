@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 _OF_A_RUN = ("device", "run", "rival")
-"""Options that the check of a run takes; any other one is an error there."""
+"""Options that the check of a run takes; any other option is an error."""
 
 
 def check(options: CheckOptions) -> None:
-    """Run `nas check`: measure random networks, or that of a run, and compare with the table."""
+    """Run `nas check`: compare measured random networks, or that of a run, with the table."""
     from nas.devices import Settings
     from nas.latency import load_table
     from nas.latency.check.table import check as check_members
@@ -35,7 +35,7 @@ def check(options: CheckOptions) -> None:
 
     device = options.device
     if options.run is not None:
-        only(options, _OF_A_RUN, f"random networks take it; {options.run} is measured as it is")
+        only(options, _OF_A_RUN, f"it is for random networks; {options.run} is measured as it is")
     table = load_table(device)
     # Measure with the table's own settings: its predictions hold for no others.
     settings = Settings(table.device.compute_unit, table.device.threads, table.device.mask)
@@ -62,7 +62,7 @@ def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, 
     It is the named space, or the last one that the table was profiled for.
 
     Raises:
-        InputError: when no space is named and the table records none.
+        InputError: when no space is named and the table records no space.
     """
     from nas.errors import InputError
     from nas.latency.network_times import at_resolution_id, profiled_spaces
@@ -71,13 +71,13 @@ def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, 
     profiled = [entry for entry in profiled_spaces(table.device) if name in (None, entry[0])]
     if not name and not profiled:
         raise InputError(
-            f"the table of {table.device.name} does not say which space it was made for; give"
-            " --space"
+            f"--space: is missing, and the table of {table.device.name} records no space. Fix: name"
+            " one with --space (nas spaces lists them)"
         )
     whole = load_space(name or profiled[-1][0])
     space = at_resolution_id(whole, profiled[-1][1]) if profiled else whole
-    # A profile may have been of a segmentation head, while --classes asks for a classifier.
-    if asked.classes is not None:  # of the space's own head, whichever head was profiled
+    # A segmentation head may have been profiled, while --classes means the space's own classifier.
+    if asked.classes is not None:
         space = whole.at(space.resolution)
     return whole, asked.apply(space)
 
@@ -100,9 +100,9 @@ def _document(table: LatencyTable, times: list[NetworkTime], following: str) -> 
 
 
 def _misfit(table: LatencyTable, times: list[NetworkTime]) -> float | None:
-    """Return the error in percent on the calibration's own networks.
+    """Return the error in percent on the networks that the table was calibrated with.
 
-    These are the networks of the checked space, or all where the table has none of that space.
+    Only the networks of the checked space count, or all where the table has none of that space.
     """
     place = times[0].space, times[0].resolution
     entries = [each for each in table.device.spaces if (each.space, each.resolution) == place]
@@ -134,20 +134,20 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
         f" %: {found.within_5:.0f} %, within 10 %: {found.within_10:.0f} %, Spearman {rank}"
     )
     errors = {
-        "calibration, on its own networks": _misfit(table, times),
-        "calibration by hand": table.calibrated_error,
-        "rows left out": table.leave_one_out_error,
+        "on the calibration's own networks": _misfit(table, times),
+        "after --calibrate": table.calibrated_error,
+        "of networks left out of the fit": table.leave_one_out_error,
     }
-    known = [f"{name} {error:.2f} %" for name, error in errors.items() if error is not None]
-    if known:
-        lines.append(f"errors before this check: {', '.join(known)}")
-    # The device itself may be slower or faster than when the table was made. That is no error of
-    # the predictions, so it is reported on its own.
+    figures = [f"{error:.2f} % {name}" for name, error in errors.items() if error is not None]
+    if figures:
+        lines.append(f"errors before this check: {', '.join(figures)}")
+    # The device itself may be slower or faster than when the table was made. The table's
+    # predictions are not to blame for that, so it is reported on its own.
     if found.drift is not None:
         lines.append(
-            f"the calibration's own networks, measured again, took {abs(found.drift):.1f} %"
-            f" {'more' if found.drift >= 0 else 'less'} than then; with that taken off the mean"
-            f" error is {found.mape_without_drift:.2f} %"
+            f"drift: the calibration's own networks, measured again, took {abs(found.drift):.1f} %"
+            f" {'more' if found.drift >= 0 else 'less'} time than at calibration; without this"
+            f" drift the mean error is {found.mape_without_drift:.2f} %"
         )
     return "\n".join(lines)
 
@@ -161,8 +161,8 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
         run: the folder or the file.
         table: the latency table of the device.
         settings: the settings to measure with.
-        with_rival: also measure the published member that one would ship otherwise, where the run
-            has one.
+        with_rival: also measure the published member that one would ship without the search, where
+            the run has one.
     """
     from nas.latency.check.network import check_network, exported_file
     from nas.latency.known_devices import opened
@@ -172,11 +172,11 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
     folder = source.run_folder
     sized = _sizes(source.architecture)
     rival = _rival(folder, source.architecture, table) if folder and with_rival else None
-    # Choosing the rival needs no device and may fail, so it is done before one is opened.
+    # Choosing the rival needs no device and may fail, so it comes before the device is opened.
     with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(sized):
         exported = exported_file(folder, units[0].info().kind) if folder else None
         if source.weights is None:
-            say(f"note: {run} has no weights; random ones are measured in their place")
+            say(f"note: {run} has no weights; random ones are used for measuring")
         else:
             say(f"weights  {source.weights}")
         found = check_network(
@@ -199,9 +199,9 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
 def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | None:
     """Return the published member that the run's network would replace, at its size and classes.
 
-    It is chosen by what the run was made with: its space, table, scores and target. Return None
-    where the folder holds no search, where its inputs have changed since (a note says so), and
-    where no other network is published.
+    It is chosen by the run's own space, table, scores and target. Return None where the folder has
+    no search, where its inputs have changed since (a note says so), and where no other network is
+    published.
     """
     from nas.accuracy import default_scores
     from nas.errors import InputError
@@ -215,7 +215,8 @@ def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | Non
         abouts = read_about(folder)
         about = abouts.get(table.device.name) or next(iter(abouts.values()))
         sources = find_sources(folder, about, arch)
-        # The latencies of another device say nothing of this run's target.
+        # The run's target is a latency on its own device, so another device's table cannot replace
+        # the run's.
         same_device = about.table.device == table.device.name
         own_table = sources.table or (table if same_device else None)
         if sources.space is None or own_table is None:
@@ -232,13 +233,13 @@ def _rival(folder: Path, arch: Architecture, table: LatencyTable) -> Rival | Non
             limits=target.limits,
         )
     except InputError as error:
-        say(f"note: no published member is measured beside it: {error}")
+        say(f"note: no published member is measured for comparison: {error}")
         return None
     # Compared by operations, as names and dropped positions do not change the network.
     if rival and rival.architecture.operations() == arch.operations():
         say(
-            f"note: the found network is {rival.architecture.name} itself; no other is measured"
-            " beside it"
+            f"note: the found network is {rival.architecture.name} itself; no other network is"
+            " measured for comparison"
         )
         return None
     return rival
@@ -259,7 +260,8 @@ def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
         error = ""
         if each.measured_ms is not None:
             measured = f"{each.measured_ms:.4f}"
-            # The intercept predicts the cost of a call, a small part of what was measured there.
+            # The intercept predicts the cost of a call, which is a small part of that measurement:
+            # a relative error would mislead.
             if each.measured_ms and each.kind != "intercept":
                 error = f"{_error(each.predicted_ms, each.measured_ms):+.1f} %"
         rows.append((each.name, each.kind, f"{each.predicted_ms:.4f}", measured, error))
@@ -268,7 +270,7 @@ def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
     lines.append(
         f"operations were timed {found.profile}"
         if found.profile
-        else f"{found.device} gives no times of single operations"
+        else f"{found.device} does not report the times of single operations"
     )
     expected = "unknown" if found.expected_error is None else f"{found.expected_error:.1f} %"
     lines += [
@@ -284,16 +286,16 @@ def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
     ]
     if found.exported_ms is not None:
         lines.append(
-            f"{found.exported} takes {found.exported_ms:.4f} ms: with an image in, which it"
-            " normalises"
+            f"{found.exported} takes {found.exported_ms:.4f} ms, including the normalization of the"
+            " image"
         )
     if found.rival:
         lines += _rival_lines(found, found.rival)
-    return "\n".join([*lines, f"kept in  {file}"] if file else lines)
+    return "\n".join([*lines, f"saved in {file}"] if file else lines)
 
 
 def _rival_lines(found: RunCheck, rival: RivalCheck) -> list[str]:
-    """Return the lines on the rival: its latency, and how much of it the found network takes."""
+    """Return the lines on the rival: its latency, and the ratio of the found network's to it."""
     predicted = "not predicted (the table lacks rows)"
     if rival.predicted_ms is not None:
         predicted = f"predicted {rival.predicted_ms:.4f} ms"
@@ -305,10 +307,10 @@ def _rival_lines(found: RunCheck, rival: RivalCheck) -> list[str]:
     expected = "" if found.predicted_ratio is None else f", predicted {found.predicted_ratio:.2f}"
     return [
         f"{rival.name} ({rival.reason}): measured {rival.measured_ms:.4f} ms, {predicted}{error}",
-        f"found takes {found.ratio:.2f} of what {rival.name} takes{expected}",
+        f"found takes {found.ratio:.2f} of the latency of {rival.name}{expected}",
     ]
 
 
 def _error(predicted: float, measured: float) -> float:
-    """Return the error of a prediction in percent of what was measured."""
+    """Return the error of a prediction in percent of the measured value."""
     return 100 * (predicted / measured - 1)

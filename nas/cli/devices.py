@@ -41,7 +41,7 @@ def devices(options: DevicesOptions) -> None:
 
 
 def _say_unseen() -> None:
-    """Print a note on why no Android phone is listed, where one may be connected."""
+    """Print a note where Android phones cannot be listed because adb's package is missing."""
     from nas.devices.android.adb import listing
     from nas.errors import NasError
     from nas.extras import MissingExtra
@@ -50,7 +50,7 @@ def _say_unseen() -> None:
         listing(start=False)
     except MissingExtra as error:
         say(f"note: {error}")
-    # adb does not work; `nas profile` and `nas check` report that.
+    # adb itself does not work: `nas profile` and `nas check` report that.
     except NasError:
         pass
 

@@ -26,7 +26,7 @@ def export(options: ExportOptions) -> None:
 
 
 def _device(run: Path) -> str:
-    """Return the device that a run was searched for; "host" for an architecture without a run."""
+    """Return the device of a run's search; "host" for an architecture without a run."""
     from nas.files import YamlFile
 
     description = run / "run.yaml"
@@ -63,15 +63,15 @@ def _text(source: Source, exported: Exported) -> str:
     for name, entry in exported.targets.items():
         line = ""
         apart = entry.get("differences", {})
-        # Random images lie outside the data of the training, so differences on real ones say more.
+        # Random images are unlike the training data, so differences on real images are preferred.
         kind = "real" if "real" in apart else "random"
         if apart:
-            line = f"logits differ by {apart[kind]['max_abs']:.2g} at most on {kind} images"
+            line = f"logits differ by at most {apart[kind]['max_abs']:.2g} on {kind} images"
         if "accuracy" in entry:
-            found = entry["accuracy"]
+            accuracy = entry["accuracy"]
             line += (
-                f"; {found['before']:.1f} % right before, {found['after']:.1f} % after"
-                f" ({found['images']} images)"
+                f"; accuracy {accuracy['before']:.1f} % before, {accuracy['after']:.1f} % after"
+                f" ({accuracy['images']} images)"
             )
         line += f"  ({entry['note']})" if "note" in entry else ""
         rows.append((name, entry["file"], f"{entry['bytes'] / 1e6:.2f} MB", line.strip()))

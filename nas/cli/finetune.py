@@ -28,13 +28,13 @@ def finetune(options: FinetuneOptions) -> None:
             on_start=_tell,
             on_step=lambda row: tell("training", row.step, row.steps, training_note(row)),
         )
-    # With several processes each one trains, and the main one alone prints the result.
+    # With several processes all of them train, and only the main one prints the result.
     if main:
         _finish(options.run, subject, finetuned)
 
 
 def _tell(subject: Subject, data: Splits, folder: Path) -> None:
-    """Print the network, the data and the folder before the training starts."""
+    """Print the network, the data and the output folder before the training starts."""
     arch = subject.architecture
     say(
         f"network  {arch.name or 'without a name'}: {arch.params / 1e6:.2f} M parameters,"
@@ -50,7 +50,7 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
     """Print the accuracies, and name `nas export` as the next step."""
     description = finetuned.description
     accuracy = finetuned.description["accuracy"]
-    # RUN/finetune is exported with its run. Any other fine-tuning is exported by its own files.
+    # `nas export RUN` exports RUN/finetune. For any other folder it needs the files themselves.
     own = subject.run is not None and finetuned.folder == subject.folder(False)
     weights = str(finetuned.folder / "weights.safetensors")
     source = [run] if own else [str(finetuned.folder / "architecture.yaml"), "--weights", weights]
@@ -63,6 +63,7 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
         "weights": weights,
         **{key: description[key] for key in ("start", "init", "teacher", "accuracy")},
         **{key: description[key] for key in ("epochs", "seconds", "provenance")},
+        "epoch": description.get("epoch", description["epochs"]),
         "next": following,
     }
     rows = [
@@ -76,10 +77,19 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
 
 
 def _accuracies(found: dict[str, Any]) -> str:
-    """Return the accuracies of teacher, start, raw and averaged weights, in this order."""
-    names = {"teacher": "teacher", "start": "before", "raw": "after", "ema": "averaged"}
-    told = [
+    """Return the accuracies of teacher, start, raw, averaged and best weights as text, in this order."""
+    names = {
+        "teacher": "teacher",
+        "start": "before",
+        "raw": "after",
+        "ema": "averaged",
+        "best": "best epoch",
+    }
+    accuracies = [
         f"{text} {found[name]['accuracy']:.2f} %" for name, text in names.items() if name in found
     ]
-    one = found["raw"]
-    return f"{', '.join(told)} ({one['images']} images, standard error {one['standard_error']:.2f})"
+    raw = found["raw"]
+    return (
+        f"{', '.join(accuracies)} ({raw['images']} images, standard error"
+        f" {raw['standard_error']:.2f})"
+    )

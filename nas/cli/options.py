@@ -1,6 +1,6 @@
 """Command-line interface of a command, built from the dataclass of its options.
 
-That is its help, completion, `--config` and errors. `nas.cli` builds a command here when it is
+It consists of help, completion, `--config` and errors. `nas.cli` builds a command here when it is
 called, so `nas --help` builds none.
 """
 
@@ -18,17 +18,18 @@ from nas.cli import output
 from nas.errors import InputError
 from nas.option_values import Missing, make, meant
 from nas.options import Given, Option, Options, options_of, spelled
+from nas.passwords import masked
 
 _SHARED = "Every command"
 SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
     "config": (
         str | None,
-        "YAML file that gives options by their long names; the command line wins.",
+        "YAML file of options by their long names. The command line takes precedence.",
     ),
-    "json": (bool, "Print one JSON document on stdout and nothing else there."),
-    "quiet": (bool, "Print no progress and no notes on stderr; results and errors remain."),
+    "json": (bool, "Print the result as one JSON document on stdout."),
+    "quiet": (bool, "Print only results and errors, without progress and notes."),
 }
-"""Options of every command, which no options class declares: type and help by name."""
+"""Type and help, by name, of the options that every command has and no options class declares."""
 
 
 def options_class(name: str) -> type[Options]:
@@ -44,23 +45,24 @@ def build(name: str, summary: str) -> Any:
 
     Args:
         name: the name of the command, of its module in `nas.cli` and of the function there.
-        summary: the first paragraph of its help. The docstring of its options class has the others.
+        summary: first paragraph of its help. The other paragraphs are those of the docstring of its
+            options class.
     """
     kind = options_class(name)
 
     def call(**values: Any) -> None:
         run_command(name, **values)
 
-    # Defaults stay with the dataclass: on the command line each is None, which means "not given".
+    # On the command line each default is None, which means "not given": the dataclass has them.
     declared = options_of(kind).values()
     parameters = [_parameter(option) for option in declared] + [
         _shared(each) for each in SHARED_OPTIONS
     ]
-    # Typer derives a command from the signature of its function: give it one that lists the fields.
+    # Typer derives a command from the signature of its function, so the signature lists the fields.
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
-    # Typer prints this docstring as the help. The summary takes the place of the class's own first
-    # paragraph ("Options of ...").
+    # Typer prints this docstring as the help. The summary replaces the class's own first paragraph
+    # ("Options of ...").
     call.__doc__ = "\n\n".join([summary, *inspect.cleandoc(kind.__doc__ or "").split("\n\n")[1:]])
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(call)
@@ -79,10 +81,10 @@ def run_command(
 
     Args:
         command: its name.
-        json: print one JSON document.
-        quiet: print no progress and no notes.
+        json: whether to print the result as one JSON document.
+        quiet: whether to print no progress and no notes.
         config: a YAML file of options.
-        values: the options by field name, as text or as Python values. None is an option that was
+        values: the options by field name, as text or as Python values; None for an option that is
             not given.
     """
     line = {name: value for name, value in values.items() if value is not None and value != []}
@@ -93,7 +95,7 @@ def run_command(
     try:
         function(read_options(command, line, config))
     finally:
-        # A caller in the same process, as a test, does not inherit this command's --quiet.
+        # A later command in the same process, as in tests, does not inherit --json and --quiet.
         output.set_output()
 
 
@@ -101,7 +103,7 @@ def read_options(command: str, line: Mapping[str, Any], config: str | None = Non
     """Return a command's options from its command line and a `--config` file.
 
     Raises:
-        InputError: for the first mistake. For a missing option it names the help of the command.
+        InputError: for the first mistake. For a missing option it refers to the command's help.
     """
     kind = options_class(command)
     declared = options_of(kind)
@@ -118,7 +120,10 @@ def read_options(command: str, line: Mapping[str, Any], config: str | None = Non
 
 
 def _told(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    """Return a value as an error shows it: several ones joined, passwords masked."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(masked(str(each)) for each in value)
+    return masked(value) if isinstance(value, str) else value
 
 
 def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given]:
@@ -132,7 +137,7 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
 
     file = YamlFile(path)
     names = {option.key: name for name, option in options_of(kind).items()}
-    found: dict[str, Given] = {}
+    given: dict[str, Given] = {}
     for key, value in file.data.items():
         long = str(key).removeprefix("--").replace("_", "-")
         if long not in names:
@@ -140,18 +145,18 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
             raise file.error(
                 [key], f"is not an option of nas {command} (expected its long name){hint}"
             )
-        if names[long] in found:
+        if names[long] in given:
             raise file.error(
                 [key], "gives the same option as a line before. Fix: remove one of them"
             )
         # An empty value (`seed:`) means that the option is not given.
         if value is not None:
-            found[names[long]] = Given(value, f"{path}:{file.line([key])}: {key} {_told(value)}")
-    return found
+            given[names[long]] = Given(value, f"{path}:{file.line([key])}: {key} {_told(value)}")
+    return given
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """Return an option as a parameter for Typer; its default None means "not given"."""
+    """Return an option as a parameter for Typer, whose default None means "not given"."""
     shared: dict[str, Any] = {"help": option.help, "show_default": False}
     if option.about.panel:
         shared["rich_help_panel"] = option.about.panel
@@ -159,8 +164,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.kind is bool:
         info = typer.Option(f"{option.long}/--no-{option.key}", **shared)
     else:
-        # Typer passes the text on: `nas.option_values.make` reads and checks all values, those of a
-        # --config file and of a Python call, too.
+        # Typer passes the text on unread: `nas.option_values.make` reads and checks all values,
+        # including those of a --config file and of a Python call.
         shared |= {"parser": str, "metavar": option.type_text}
         if option.choices:
             shared["autocompletion"] = lambda: list(option.choices)

@@ -1,13 +1,15 @@
 """Output of all commands: JSON, text or tables on stdout, progress and notes on stderr.
 
-A column of a table is as wide as its content, and the text is the same on a terminal and in a pipe.
+A table's column is as wide as its content. The text is the same on a terminal and in a pipe.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Output:
-    """How the running command prints, as `--json` and `--quiet` set it."""
+    """Settings of the running command's output, made by `--json` and `--quiet`."""
 
     as_json: bool = False
     quiet: bool = False
 
 
 OUTPUT = Output()
-"""The output of this process, which runs one command."""
+"""Settings of this process, which runs one command at a time."""
 
 
 def set_output(as_json: bool = False, quiet: bool = False) -> None:
@@ -42,10 +44,9 @@ def set_output(as_json: bool = False, quiet: bool = False) -> None:
 
 
 def say(text: str = "") -> None:
-    """Print progress or a note for people on stderr.
+    """Print progress or a note on stderr, so that stdout has only the result.
 
-    So stdout stays one document or one result. Of the processes of a `torchrun` only the first one
-    prints. `--quiet` silences all.
+    Only the first process of a `torchrun` prints, and none with `--quiet`.
     """
     if os.environ.get("RANK", "0") == "0" and not OUTPUT.quiet:
         print(printable_lines(text), file=sys.stderr, flush=True)
@@ -57,15 +58,15 @@ def emit(document: dict[str, Any] | list[Any], text: str) -> None:
 
 
 def next_step(command: str) -> None:
-    """Print the command that continues the job."""
+    """Print the command that is the next step of the work."""
     say(f"next: {command}")
 
 
 @contextmanager
 def naming(sizes: Sizes) -> Iterator[None]:
-    """Add options of size to the remedy of a `MissingRows` error that the block raises.
+    """Add the options of `sizes` to the remedy of a `MissingRows` error that the block raises.
 
-    The error names the command that measures missing rows, which must measure at these sizes.
+    The remedy is the command that measures the missing rows. It must measure at these sizes.
     """
     from nas.latency import MissingRows
 
@@ -76,7 +77,7 @@ def naming(sizes: Sizes) -> Iterator[None]:
 
 
 class Tell(Protocol):
-    """Reports progress: what is being done, how many are done, of how many, and a note.
+    """A function that reports progress: `done` of `total` steps of `what`, with a note.
 
     Each `what` has its own bar.
     """
@@ -85,22 +86,47 @@ class Tell(Protocol):
 
 
 def training_note(row: TrainingRow) -> str:
-    """Return the state of a training, shown beside its bar."""
-    return f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s"
+    """Return the state of a training as text, shown beside its progress bar."""
+    held_out = "" if row.held_out is None else f"  held-out {row.held_out:.1f} %"
+    return f"epoch {row.epoch:.1f}  loss {row.loss:.3f}  {row.images_per_second:.0f} images/s{held_out}"
+
+
+LINE_EVERY_S = 60.0
+"""Seconds between two lines of progress where stderr is not a terminal."""
+
+
+class ProgressLines:
+    """Progress as lines of a log: the first step of each kind of work, one per minute, the last."""
+
+    def __init__(self) -> None:
+        self._printed: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        due = now - self._printed.get(what, -math.inf) >= LINE_EVERY_S
+        if due or done == total:
+            self._printed[what] = now
+            say(f"{what}: {done}/{total}{'  ' if note else ''}{note}")
 
 
 @contextmanager
 def bars() -> Iterator[Tell]:
-    """Yield the function that updates progress bars; with --quiet it shows none."""
+    """Yield the function that shows progress: as bars on a terminal, else as lines.
+
+    With --quiet it prints nothing.
+    """
     if OUTPUT.quiet:
         yield lambda what, done, total, note="": None
+        return
+    if not sys.stderr.isatty():
+        yield ProgressLines()
         return
     progress: Progress | None = None
     tasks: dict[str, TaskID] = {}
 
     def tell(what: str, done: int, total: int, note: str = "") -> None:
         nonlocal progress
-        # Started at the first call: an error before it stays the only line on the screen.
+        # Started at the first call, so that an error before it is the only line on the screen.
         if progress is None:
             progress = _progress()
             progress.start()
@@ -116,7 +142,7 @@ def bars() -> Iterator[Tell]:
 
 
 def _progress() -> Progress:
-    """Return the bars; many commands never show one and do without rich's part for them."""
+    """Return rich's progress bars, imported here because many commands never show one."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -137,7 +163,7 @@ def _progress() -> Progress:
 
 
 _WIDEST = 100_000
-"""Letters per line, more than any table has: nothing is cut or wrapped, also in a pipe."""
+"""Characters per line, more than any table has, so that rich never cuts or wraps one."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +173,7 @@ class Column:
     Attributes:
         title: its title.
         right: whether its cells are aligned right, as numbers are.
-        width: minimum number of letters. Rows that are printed one by one need it to line up.
+        width: minimum width in characters. Rows that are printed one by one need it to line up.
     """
 
     title: str = ""
@@ -160,7 +186,7 @@ def table_text(
 ) -> str:
     """Return rows as text, one line per row, under the titles of their columns.
 
-    Control characters of cells are written as escapes, and no cell is read as markup.
+    Control characters in cells are escaped, and cells are never read as markup.
     """
     from rich.console import Console
     from rich.table import Table

@@ -48,7 +48,7 @@ def predict(options: PredictOptions) -> None:
 def _accuracy(network: Architecture) -> Accuracy | None:
     """Return the expected accuracy of a member of a known space.
 
-    Return None for other networks, and where the scores know differences only.
+    Return None for other networks, and where the scores only know differences between members.
     """
     from nas.accuracy import default_scores
     from nas.space import load_space, space_names
@@ -63,7 +63,7 @@ def _accuracy(network: Architecture) -> Accuracy | None:
 
 
 def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
-    """Return the lines on the expected accuracy and what it is based on."""
+    """Return the lines on the expected accuracy and its source."""
     if accuracy is None:
         return []
     error = "" if accuracy.published else f" ± {accuracy.standard_error:.1f}"
@@ -76,16 +76,14 @@ def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
         f"accuracy {accuracy.value:.1f}{error} % {accuracy.metric}{without}: {accuracy.source}"
     ]
     if accuracy.reasons:
-        lines.append(
-            f"less sure, as it has no published neighbour: {'; '.join(accuracy.reasons[:2])}"
-        )
+        lines.append(f"extrapolated, so its error is larger: {'; '.join(accuracy.reasons[:2])}")
     return lines
 
 
 def _sizes(network: Architecture, asked: Sizes) -> Sizes:
-    """Return the sizes that turn the network's space into one that holds it.
+    """Return the sizes at which the network's space contains it.
 
-    For an unknown space they are the requested ones.
+    For an unknown space these are the requested sizes.
     """
     from nas.space import load_space, space_names
 
@@ -126,7 +124,7 @@ def _document(
 
 
 def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
-    """Return the table of operations, and the latency of the network with its errors."""
+    """Return the table of operations, and the lines on the network's latency and its error."""
     expected = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
     spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.3f}"
     rows = [
@@ -150,13 +148,13 @@ def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
     ]
     if estimate.priced:
         lines.append(
-            f"priced: {100 * estimate.priced:.0f} % of it has no row; the cost model of the table"
-            " priced it"
+            f"priced: {100 * estimate.priced:.0f} % of the latency has no row in the table and"
+            " comes from its cost model"
         )
     lines.append(f"expected error {expected} ({table.expected_error_source})")
     return "\n".join(lines)
 
 
 def _share(ms: float, total: float) -> float:
-    """Return percent of the whole."""
+    """Return the share of an operation in the whole latency, in percent."""
     return 100 * ms / total if total else 0.0

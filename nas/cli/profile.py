@@ -24,7 +24,7 @@ def profile(options: ProfileOptions) -> None:
         return tables.run(options.run, options.threads)
     if options.merge is not None:
         return tables.merge(options.merge, options.out)
-    # The other modes take exactly one device, which `mode_of` has checked.
+    # `mode_of` has checked that the other modes have exactly one device.
     name = options.device[0]
     if options.import_ is not None:
         return tables.import_file(options.import_, name, options.out)
@@ -61,12 +61,12 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "--out": None if default else folder,
     }
     sizes = options.sizes.options()
-    # The same command resumes an incomplete profile, so it repeats every setting that was given.
+    # The command that resumes an incomplete profile repeats every given setting.
     again = ["nas", "profile", "--space", options.space, "--device", device, *sizes]
     again += [
         part for name, value in given.items() if value is not None for part in (name, str(value))
     ]
-    # A table outside of latency_tables/ is not found by its device's name.
+    # A table outside of latency_tables/ can only be named by its folder.
     shown = device if default else str(folder)
     following = shlex.join(["nas", "check", "--device", shown, "--space", options.space, *sizes])
     return {
@@ -97,7 +97,7 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
 
 
 def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bool) -> None:
-    """Print what was profiled; raise the first error, or one for an incomplete profile.
+    """Print the profiles; raise the first error, or one for an incomplete profile.
 
     Tables of devices that succeeded are printed even where another device failed.
     """
@@ -107,7 +107,7 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
         for operation, reason in document["failed"].items():
             say(f"{document['device']}: could not be measured: {operation}: {reason}")
         for reason in document["lost"]:
-            say(f"{document['device']}: went on without {reason}")
+            say(f"{document['device']}: continued without {reason}")
     for error in errors[1:]:
         say(f"nas profile: {error}")
     if documents:
@@ -124,7 +124,7 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
 
 
 def _text(document: dict[str, Any]) -> str:
-    """Return the numbers of operations, and the calibration of the table."""
+    """Return the lines on the numbers of operations and on the calibration of the table."""
     lines = [
         (
             f"{document['table']}: {document['operations']} operations, {document['measured']}"
@@ -133,8 +133,8 @@ def _text(document: dict[str, Any]) -> str:
         ),
         (
             f"networks = {document['intercept_ms']:.4f} ms + {document['scale']:.4f} x sum of rows"
-            f" + {document['weights_ms']:.4f} ms a million parameters beyond"
-            f" {document['weights_from']:.2f}, from {document['networks']} whole networks"
+            f" + {document['weights_ms']:.4f} ms per million parameters beyond"
+            f" {document['weights_from']:.2f} million, from {document['networks']} whole networks"
         ),
     ]
     if document["misfit"] is not None:
@@ -144,14 +144,14 @@ def _text(document: dict[str, Any]) -> str:
             else f"{document['expected_error']:.1f} %"
         )
         lines.append(
-            f"these networks are off by {document['misfit']:.1f} %; expected error of the table"
+            f"mean error on these networks {document['misfit']:.1f} %; expected error of the table"
             f" {error}"
         )
     if document["note"]:
         lines.append(f"note: {document['note']}")
     if document["flagged"]:
         lines.append(
-            f"{document['flagged']} rows were measured while the device drifted; the column note"
-            " says which"
+            f"{document['flagged']} rows were measured while the device drifted (see the column"
+            " 'note')"
         )
     return "\n".join(lines)

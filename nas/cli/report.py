@@ -1,4 +1,4 @@
-"""`nas report`: write what runs found to one HTML page, readable offline, and PNG pictures."""
+"""`nas report`: write the results of runs as one HTML page, readable offline, and PNG pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def report(options: ReportOptions) -> None:
-    """Run `nas report`: write one HTML page on runs, and PNG pictures of it."""
+    """Run `nas report`: write one HTML page on runs, and its pictures as PNG files."""
     from nas.report.command import perform
 
     made = perform(options)
@@ -28,7 +28,7 @@ def report(options: ReportOptions) -> None:
 
 
 def _following(folders: Sequence[Path], runs: Sequence[RunReport]) -> str:
-    """Return the command of the first part that a run lacks, or else `nas export`."""
+    """Return the command that makes the first part that a run lacks, or else `nas export`."""
     commands = [gap.command for loaded in runs for gap in loaded.left_out if gap.command]
     return commands[0] if commands else shlex.join(["nas", "export", str(folders[0])])
 

@@ -1,10 +1,9 @@
-"""`nas search`: from a space, a device and a latency to an architecture."""
+"""`nas search`: find an architecture from a space, a device and a latency target."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from nas.cli.output import bars, emit, naming, next_step
 from nas.errors import InputError
 from nas.option_values import applies, words
 from nas.search.options import SearchOptions
+from nas.signals import keeping
 from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def search(options: SearchOptions) -> None:
-    """Find the most accurate member of a space that a device runs in time."""
+    """Find the most accurate member of a space within a latency target on a device."""
     engine = search_output.engine_for(options.score_by, options.engine)
     search_output.check_score_by(options, engine)
     problems, trained, recorded = _pose(options, engine)
@@ -44,12 +44,13 @@ def _pose(
     from nas.search import StudySettings, pose
     from nas.space import load_space
 
-    # Scoring by alpha is the paper's own slimming, which also needs the paper's candidates.
+    # Scoring by alpha is the paper's own slimming, which also uses the paper's candidates.
     paper = options.score_by == search_output.ALPHA or options.candidates == "paper"
     whole = load_space(options.space)
     tables = [load_table(name) for name in options.device]
     trained = _supernet_folder(options.supernet) if options.supernet else None
-    # Weights are inherited at the end; a missing package must not end a search after its work.
+    # Weights are inherited at the end of the search. Missing packages are reported now, before the
+    # work.
     if trained:
         need("--supernet", "train", "torch", "safetensors")
     recorded = search_output.recorded_by(trained, whole) if trained else None
@@ -57,8 +58,8 @@ def _pose(
         whole, options.scores, recorded, options.evidence, paper=paper
     )
     chosen = _at(whole, recorded, options.sizes)
-    # Each trial of the learned engine evaluates a member on images, which takes far longer than
-    # summing its costs.
+    # The learned engine gets fewer trials: each one evaluates a member on images, which takes far
+    # longer than summing its costs.
     trials = options.trials or (100 if engine == "learned" else 1000)
     study = StudySettings(trials, options.seed, options.storage, options.study, options.workers)
     limits = {name: getattr(options, name) for name in ("macs", "params", "memory_mb")}
@@ -91,24 +92,31 @@ def _one(
     from nas.search import solve
     from nas.search.compare import answers
     from nas.search.engines.exact import front as pareto
-    from nas.search.record import new_folder, write_front, write_run
+    from nas.search.record import new_folder, not_left_empty, write_front, write_run
 
-    judge = search_output.sliced_supernet(options)
+    evaluator = search_output.sliced_supernet(options)
     # The evidence would otherwise mix accuracies on different images.
-    if judge and recorded:
-        recorded.check_evidence(data=judge.of.get("data"), named=f"--data {options.data}")
+    if evaluator and recorded:
+        recorded.check_evidence(data=evaluator.of.get("data"), named=f"--data {options.data}")
     folder = new_folder(
-        options.out, problem.space.name, problem.table.device.name, goes_on=judge is not None
+        options.out,
+        problem.space.name,
+        problem.table.device.name,
+        command=words("search", options, {"out": None}),
+        goes_on=evaluator is not None,
     )
-    # A stopped search resumes from the evaluations in its folder. run.yaml, which marks a finished
-    # run, is written after the search.
-    with _not_left_empty(folder):
-        if judge:
-            problem = search_output.judged_by(problem, judge, options.evaluate_best, folder)
+    # run.yaml, which marks a finished run, is written after all other files. Without it a search
+    # with evaluations resumes from those in its folder.
+    with not_left_empty(folder):
+        if evaluator:
+            problem = search_output.judged_by(problem, evaluator, options.evaluate_best, folder)
         search_output.tell_problem(problem)
-        # The drawing engine starts in a thread while the search runs.
+        # The drawing engine starts in a thread while the search runs, as its start takes seconds.
         warm_up()
-        with bars() as progress:
+        kept = f"evaluations are kept in {folder}" if evaluator else ""
+        if options.storage:
+            kept = "the study's trials are kept in its storage"
+        with bars() as progress, keeping(kept):
             problem = replace(problem, study=replace(problem.study, progress=progress))
             found = solve(problem)
         if found.scores is not None:
@@ -117,10 +125,10 @@ def _one(
         if trained:
             _inherit(trained, found, folder)
         others = answers(problem, found)
-        write_run(folder, problem, found, shlex.split(words("search", options)), trained)
         if points:
             write_front(folder, problem, points)
         _draw(folder, problem, others, points)
+        write_run(folder, problem, found, shlex.split(words("search", options)), trained)
     following = _next(folder, trained)
     document = search_output.document(
         problem, others, folder, following, points if options.front else None
@@ -157,25 +165,14 @@ def _training_data(folder: str) -> str | None:
     return data_name(description) if description.is_file() else None
 
 
-@contextmanager
-def _not_left_empty(folder: Path) -> Iterator[None]:
-    """Remove the run's folder if the search fails while it is still empty."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
-
-
 def _targets(options: SearchOptions) -> Sequence[float | None]:
     """Return one latency target in ms per device; None for a device without one."""
     given = options.latency_ms
     devices = options.device
     if given and len(given) not in (1, len(devices)):
         raise InputError(
-            f"--latency-ms: {len(given)} targets for {len(devices)} devices; give one, or one per"
-            " device"
+            f"--latency-ms: {len(given)} targets for {len(devices)} devices (expected one, or one"
+            f" per device). Fix: give {len(devices)} targets"
         )
     if not given:
         return [None] * len(devices)
@@ -188,10 +185,13 @@ def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
 
     names = [problem.table.device.name for problem in problems]
     if len(set(names)) < len(names):
-        raise InputError(f"--device: {', '.join(names)}: each device once")
+        raise InputError(
+            f"--device: {', '.join(names)}: a device is named more than once. Fix: name each device"
+            " once"
+        )
     if any(problem.engine != "exact" for problem in problems):
         raise InputError(
-            f"--engine {problems[0].engine}: several devices are searched by the engine 'exact'"
+            f"--engine {problems[0].engine}: does not search several devices. Fix: --engine exact"
         )
     for problem in problems:
         search_output.tell_problem(problem)
@@ -203,14 +203,14 @@ def _supernet_folder(supernet: str) -> str:
     path = Path(supernet)
     if not path.exists():
         raise InputError(
-            f"--supernet {supernet}: there is no such training run; `nas train` makes one"
+            f"--supernet {supernet}: there is no such training run. Fix: make one with nas train"
         )
-    # scores.csv is written at the end of a training: without it the training is not finished.
+    # scores.csv is written at the end of a training, so without it the training is not finished.
     folder = path.parent if path.is_file() else path
     if not (folder / "scores.csv").is_file():
         raise InputError(
-            f"--supernet {supernet}: no scores.csv there; the same `nas train` again finishes"
-            " the run"
+            f"--supernet {supernet}: the training is not finished (scores.csv is missing). Fix: run"
+            " the same nas train again"
         )
     return str(folder)
 
@@ -222,11 +222,12 @@ def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
     if asked.segment is not None:
         raise InputError(
             f"--segment {asked.segment}: the supernet has a classifier, whose weights another head"
-            " cannot take; give its folder to --scores instead of --supernet"
+            " cannot use. Fix: give its folder to --scores instead of --supernet"
         )
     if asked.classes not in (None, trained.scored.classes):
         raise InputError(
             f"--classes {asked.classes}: the supernet was trained on {trained.scored.classes}"
+            " classes. Fix: leave it out"
         )
     return Sizes(asked.resolution or trained.scored.resolution, trained.scored.classes).apply(space)
 

@@ -1,4 +1,4 @@
-"""`nas search` on several devices: a front per device, and the member that keeps every target."""
+"""`nas search` on several devices: a front per device, and the member that meets every target."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     """Search on all devices, write the run folder, print the result and return the folder."""
     from nas.figures import warm_up
     from nas.search.multi_device import search_several as run
-    from nas.search.record import new_folder, write_several
+    from nas.search.record import new_folder, not_left_empty, write_several
 
     names = [problem.table.device.name for problem in problems]
-    # The drawing engine starts in a thread while the search runs.
+    # The drawing engine starts in a thread while the search runs, as its start takes seconds.
     warm_up()
     found = run(problems)
-    folder = new_folder(options.out, problems[0].space.name, "-".join(names))
-    rows = write_several(folder, found, shlex.split(words("search", options)))
-    _draw(found, folder)
+    folder = new_folder(
+        options.out,
+        problems[0].space.name,
+        "-".join(names),
+        command=words("search", options, {"out": None}),
+    )
+    with not_left_empty(folder):
+        _draw(found, folder)
+        rows = write_several(folder, found, shlex.split(words("search", options)))
     document = _document(found, rows, folder)
     emit(document, _text(found, rows, folder))
     if found.common is None:
@@ -82,7 +88,7 @@ def _device(problem: Problem, members: int, folder: Path) -> dict[str, Any]:
 
 
 def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
-    """Return the table of members with their latency per device, and the sources of the numbers."""
+    """Return the table of members with a latency per device, and the lines on their sources."""
     from nas.cli.search_output import accuracy_text, table_fact
 
     problems = [each.problem for each in found.devices]

@@ -25,7 +25,7 @@ EVALUATE = "evaluate"
 
 
 def engine_for(score_by: str, engine: str) -> str:
-    """Return the engine that "auto" selects for a way to score; keep other names."""
+    """Return the engine that "auto" selects for `score_by`, or `engine` itself if not "auto"."""
     if engine != "auto":
         return engine
     return {EVALUATE: "learned", ALPHA: "slimming"}.get(score_by, "auto")
@@ -44,7 +44,7 @@ def recorded_by(folder: str, space: Space) -> RecordedScores:
     found = load_scores(folder)
     if not isinstance(found, RecordedScores):
         raise InputError(
-            f"--supernet {folder}: its scores are not a supernet's. Fix: give the folder to"
+            f"--supernet {folder}: its scores are not those of a supernet. Fix: give the folder to"
             " --scores"
         )
     found.check(space)
@@ -66,12 +66,12 @@ def scores_for(
     Args:
         space: the space to search.
         named: --scores.
-        recorded: what the supernet measured.
+        recorded: the scores that the supernet measured.
         runs: --evidence, folders of trained members.
         paper: whether the search uses the paper's candidates.
 
     Raises:
-        InputError: when scores are named and evidence is given, or the runs and the supernet were
+        InputError: when both scores and evidence are given, or when the runs and the supernet were
             measured on different images.
     """
     from nas.accuracy import default_scores, load_scores
@@ -82,19 +82,19 @@ def scores_for(
     prior = load_scores(named) if named else default_scores(space)
     if recorded is None and not runs:
         return prior
-    # Only the law has uncertainties that measurements can correct. The paper's slimming judges
+    # Only the law has uncertainties that measurements can reduce. The paper's slimming evaluates
     # moves by the supernet's measurements alone.
     if not isinstance(prior, LawScores) or (paper and not runs):
         if runs:
             raise InputError(
-                f"--evidence {runs[0]}: corrects the accuracy law, not the scores of --scores. "
-                "Fix: leave out --scores"
+                f"--evidence {runs[0]}: corrects the accuracy law, not other scores. Fix: leave out"
+                " --scores"
             )
         return recorded or prior
     usable = recorded
     if recorded is not None:
-        # The gate rejects measurements of an untrained supernet and those too noisy to distinguish
-        # moves: they would only add noise to the law.
+        # The gate rejects measurements of an untrained supernet, and those too noisy to distinguish
+        # moves. They would only add noise to the law.
         verdict = gate(recorded)
         say(
             f"evidence  {verdict.text}"
@@ -117,27 +117,33 @@ def check_score_by(options: SearchOptions, engine: str) -> None:
     if options.score_by != EVALUATE:
         if engine == "learned":
             raise InputError(
-                "--engine learned: learns from members that are evaluated; also give --score-by"
-                " evaluate"
+                "--engine learned: learns from evaluated members (requires --score-by evaluate)."
+                " Fix: add --score-by evaluate"
             )
         if options.score_by == ALPHA and engine != "slimming":
-            raise InputError(f"--score-by alpha: is for slimming, not for --engine {engine}")
+            raise InputError(
+                "--score-by alpha: has no effect here (requires --engine slimming, not --engine"
+                f" {engine}). Fix: --engine slimming"
+            )
         return
     if options.supernet is None or options.data is None:
         missing = (
             "--supernet, the training run to slice"
             if options.supernet is None
-            else "--data, the images it was trained on"
+            else "--data, the images that the supernet was trained on"
         )
-        raise InputError(f"--score-by evaluate: also give {missing}")
+        raise InputError(f"--score-by evaluate: requires {missing}. Fix: add it")
     if len(options.device) > 1 or engine not in EVALUATING:
+        several = len(options.device) > 1
+        got = f"{len(options.device)} devices" if several else f"--engine {engine}"
         raise InputError(
-            f"--score-by evaluate: is for one device, and the engines {' and '.join(EVALUATING)}"
+            f"--score-by evaluate: works on one device, with the engine {' or '.join(EVALUATING)}"
+            f" (got {got})"
         )
 
 
 def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
-    """Return the evaluator of members and print what it is; None for a search without one."""
+    """Return the evaluator of members, and print its description; None for a search without one."""
     if options.supernet is None or options.data is None:
         return None
     from nas.extras import need
@@ -149,18 +155,18 @@ def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
     source = SlicedSupernet(
         path.parent if path.is_file() else path, options.data, options.evaluate_images
     )
-    say(f"judge    {source.words}")
+    say(f"evaluator {source.words}")
     return source
 
 
 def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
-    """Return the problem with an evaluator, whose results are kept in the run's folder."""
+    """Return the problem with an evaluator, which saves its results in the run's folder."""
     from nas.search import Evaluations
 
     evaluations = Evaluations(source, folder)
     say(
-        f"         {len(evaluations)} members are in {folder / 'evaluations.csv'}; after a stop the"
-        f" same command goes on with --out {shlex.quote(str(folder))}"
+        f"          {len(evaluations)} members are in {folder / 'evaluations.csv'}; after a stop"
+        f" the same command resumes with --out {shlex.quote(str(folder))}"
     )
     return replace(problem, evaluations=evaluations, evaluate_best=best)
 
@@ -181,8 +187,9 @@ def evaluated_text(found: Found, problem: Problem) -> list[str]:
     images = problem.evaluations.source.of["images"]
     count = len(problem.evaluations)
     return [
-        f"the sliced supernet has {found.evaluated:.2f} % top-1 there on {images} held-out images, "
-        f"{0.0 - found.drop:+.2f} points against its largest member; {count} members were evaluated"
+        f"evaluated {found.evaluated:.2f} % top-1 in the sliced supernet on {images} held-out"
+        f" images, {0.0 - found.drop:+.2f} points against its largest member; {count} members were"
+        " evaluated"
     ]
 
 
@@ -195,9 +202,9 @@ _STEPS = (
     Column("points", right=True, width=8),
     Column("in all", right=True, width=8),
 )
-"""Columns of the table of steps, with fixed widths as its rows are printed one by one."""
+"""Columns of the table of steps, with fixed widths, as its rows are printed one by one."""
 _REASONS = 2
-"""Maximum number of printed reasons for extrapolation; run.yaml has all."""
+"""Maximum number of printed reasons for extrapolation; run.yaml has all of them."""
 
 
 def tell_problem(problem: Problem) -> None:
@@ -275,7 +282,7 @@ def document(
     following: str,
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:
-    """Return the result as plain data, with the front where there is one."""
+    """Return the result as plain data, for --json, with the front where there is one."""
     from nas.search.description import evaluated, finite, limits, score_by
 
     table = problem.table
@@ -316,10 +323,9 @@ def document(
 
 
 def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:
-    """Return the printed result.
+    """Return the printed result: the table of the found and the published members, and its facts.
 
-    It has the table of the found and the published members, then one line per fact: accuracy,
-    latency, engine, front and folder.
+    Each fact is one line: accuracy, latency, engine, front and folder.
     """
     found = others[problem.engine]
     rows = {"found": row(problem, found.architecture), **published(problem)}
@@ -359,7 +365,7 @@ def _cells(name: str, each: dict[str, Any]) -> tuple[str, ...]:
 
 
 def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
-    """Return a member's accuracy, its error and a note on it; points where only costs are known."""
+    """Return a member's accuracy, its error and a note; in points where only costs are known."""
     known = each.get("accuracy")
     if known is None:
         return f"{-each['cost']:+.2f}", "", ""
@@ -371,7 +377,7 @@ def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
-    """Return the lines on the source of the accuracies and on why the found one is extrapolated."""
+    """Return the lines on the source of the accuracies and on why the found one extrapolates."""
     scores = problem.scores
     what = "" if scores.absolute else "points against the largest member, a gain where positive; "
     facts = [f"{what}{scores.provenance}"]
@@ -380,7 +386,7 @@ def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
         named = "; ".join(accuracy.reasons[:_REASONS])
         more = len(accuracy.reasons) - _REASONS
         facts.append(
-            f"less sure, as it has no published neighbour: {named}"
+            f"extrapolated, so its error is larger: {named}"
             + (f"; and {more} more" if more > 0 else "")
         )
     return facts
@@ -402,11 +408,18 @@ def table_fact(problem: Problem) -> str:
 def _engine_fact(problem: Problem, others: Mapping[str, Found]) -> str:
     """Return the line on the engine, and how far engines are from the proven optimum."""
     missed = _optimum(problem, others)["missed_by"]
-    gaps = [f"{engine} misses it by {points:.2g} points" for engine, points in missed.items()]
     if problem.engine == "exact":
-        return "; ".join(["exact: the proven optimum of these figures", *gaps])
-    judged = " of the sums, judged by evaluations," if problem.evaluations is not None else ""
-    return f"{problem.engine}; of the proven optimum{judged} " + "; ".join(gaps)
+        head = "exact: the proven optimum of these figures"
+        optimum = "it"
+    else:
+        # Where members are evaluated, the engine chooses by evaluated accuracies. The optimum is
+        # still that of the scores.
+        head = problem.engine
+        optimum = "the proven optimum" + (" of the scores" if problem.evaluations else "")
+    gaps = [
+        f"{engine} misses {optimum} by {points:.2g} points" for engine, points in missed.items()
+    ]
+    return "; ".join([head, *gaps])
 
 
 def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any]]:
@@ -425,13 +438,13 @@ def _front(problem: Problem, points: Sequence[FrontPoint]) -> list[dict[str, Any
 
 
 def _optimum(problem: Problem, others: Mapping[str, Found]) -> dict[str, Any]:
-    """Return the proven optimum, and by how many points each engine misses it."""
+    """Return the latency and cost of the proven optimum, and how far each engine misses it."""
     # Compared by the cost that engines minimise, a bound that includes the uncertainty.
-    judge = problem.cautious_scores
+    scores = problem.cautious_scores
     best = others["exact"]
-    least = judge.cost(best.architecture)
+    least = scores.cost(best.architecture)
     missed = {
-        engine: max(judge.cost(found.architecture) - least, 0.0)
+        engine: max(scores.cost(found.architecture) - least, 0.0)
         for engine, found in others.items()
         if engine != "exact"
     }

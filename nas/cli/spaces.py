@@ -91,7 +91,7 @@ def _document(space: Space) -> dict[str, Any]:
 def _published_top1() -> dict[str, float]:
     """Return the published ImageNet top-1 accuracy by member, in percent.
 
-    They are read from the law's file alone: a list of spaces does without numpy and the law.
+    They are read directly from the law's file, so that listing spaces imports no numpy.
     """
     from nas.files import YamlFile
 
@@ -152,7 +152,7 @@ def _choices(space: Space) -> str:
     for index, stage in enumerate(space.stages, start=1):
         most = max(len(_kinds(stage.local)), len(_kinds(stage.global_)))
         first = [str(index), _widths(stage.widths), "{}..{}".format(*stage.depths)]
-        # One line per kind of block: pad the shorter column with blanks.
+        # One line per kind of block: pad the shorter column with empty cells.
         local, global_ = (
             [*_kinds(blocks), *[""] * most][:most] for blocks in (stage.local, stage.global_ or ())
         )
@@ -160,14 +160,14 @@ def _choices(space: Space) -> str:
             rows.append([*(["", "", ""] if line else first), *blocks])
     where = {"network_suffix": "the network", "stage_suffix": "their stage"}[space.placement]
     about = [line for line in (space.paper, space.path) if line]
-    rules = [f"Attention blocks are the last ones of {where}."]
+    rules = [f"Attention blocks are the last blocks of {where}."]
     if any("|" in cell for row in rows for cell in row):
-        rules.append("Of values parted by | each block has one.")
+        rules.append("Each block has one of the values separated by |.")
     return "\n".join([*about, "", f"{_table(rows)}", *rules, ""])
 
 
 def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
-    """Return one text per kind, which lists all values of each hyperparameter."""
+    """Return one text per kind of block, with all values of each hyperparameter."""
     values: dict[str, dict[str, list[str]]] = {}
     for block in blocks:
         of_kind = values.setdefault(block.kind, {})
@@ -182,7 +182,7 @@ def _kinds(blocks: Sequence[BlockSpec]) -> list[str]:
 
 
 def _widths(widths: tuple[int, ...]) -> str:
-    """Return widths as text: as a range with its step where they are evenly spaced."""
+    """Return widths as text, as a range with its step where they are evenly spaced."""
     steps = {after - before for before, after in pairwise(widths)}
     if len(widths) > 2 and len(steps) == 1:
         return f"{widths[0]}..{widths[-1]} by {steps.pop()}"

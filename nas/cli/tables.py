@@ -1,7 +1,7 @@
 """`nas profile` without a connected device: bundles, imports and calibrations.
 
-A bundle is measured elsewhere. An import reads another framework's numbers, and a calibration uses
-networks that the user measured. `nas.cli.profile` calls one function per mode.
+A bundle is measured on another machine. An import reads another framework's latencies. A
+calibration uses networks that the user measured. `nas.cli.profile` calls one function per mode.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def write(folder: Path, space: Space, device: str, threads: int, check_nets: int
     }
     emit(
         document,
-        f"{folder}: {done.files} files, {done.kept} of them from before; README.txt there says how "
-        "to measure them",
+        f"{folder}: {done.files} files, {done.kept} of them from before. README.txt there says how"
+        " to measure them",
     )
     next_step(shlex.join(["nas", "profile", "--run", str(folder)]))
 
@@ -113,8 +113,8 @@ def import_file(path: Path, device: str, out: Path | None) -> None:
     }
     emit(
         document,
-        f"{folder}: {found.added} rows from {path}, {found.kept} gave way to rows that were there, "
-        f"{len(found.skipped)} entries skipped",
+        f"{folder}: {found.added} rows added from {path}, {found.kept} ignored in favour of"
+        f" existing rows, {len(found.skipped)} entries skipped",
     )
     next_step("nas devices")
 
@@ -147,7 +147,7 @@ def calibrate(path: Path, device: str, out: Path | None) -> None:
     }
     lines = [
         f"{folder}: networks = {intercept:.4f} ms + {line.scale:.4f} x sum of rows",
-        f"calibration: {line.nets} networks in {path}, off by {_percent(line.mape)}",
+        f"calibration: {line.nets} networks in {path}, mean error {_percent(line.mape)}",
         (
             f"expected error: {_percent(before.expected_error)} before,"
             f" {_percent(table.expected_error)} now"

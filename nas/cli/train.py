@@ -1,4 +1,4 @@
-"""`nas train`: train a supernet and measure what each move costs in accuracy."""
+"""`nas train`: train a supernet and measure the accuracy cost of each move."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train(options: TrainOptions) -> None:
 
 
 def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Splits) -> None:
-    """Print the scores and whether they are usable as evidence, and name the next step."""
+    """Print the scores, whether they are usable as evidence, and the next step."""
     from nas.accuracy.gate import gate
 
     verdict = gate(scores)
@@ -91,7 +91,7 @@ def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
     from nas.search.fastest import fastest
     from nas.space import load_space
 
-    # The fastest member needs the rows of every choice, so a missing one raises.
+    # The fastest member needs the rows of every choice, so a missing row raises.
     try:
         fastest(load_space(space).at(resolution, classes), load_table("host"))
     except InputError:
@@ -109,15 +109,15 @@ def _remedy(options: TrainOptions, verdict: Verdict, folder: str, data: Splits) 
 
     if verdict.reason is None:
         return None
-    # An untrained supernet needs more epochs. A new folder, as a recipe cannot change in the
-    # middle.
+    # An untrained supernet needs more epochs, in a new folder: a training cannot change its recipe
+    # when it resumes.
     if verdict.reason is Reason.UNTRAINED:
         epochs = 3 * options.recipe.epochs
         return words("train", options, {"epochs": epochs, "out": f"{folder}-{epochs}-epochs"})
     if verdict.images_needed is None:
         return None
     images = rounded_up(verdict.images_needed)
-    # Otherwise more images reduce the standard error: first all held-out ones, then a larger
+    # Otherwise more images reduce the standard error: first all held-out images, then a larger
     # holdout split, up to half of the data.
     if verdict.images_needed <= len(data.held_out):
         return words("train", options, {"score_images": images})

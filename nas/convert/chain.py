@@ -16,7 +16,7 @@ class OperationFailed(NasError):
 
 
 class DeviceLost(NasError):
-    """A device that is gone or answers garbage; it measures nothing more until somebody helps.
+    """A device that is gone or sends invalid data; it cannot measure again without a repair.
 
     Attributes:
         reason: message without the name of the device, for lists that name it themselves.

@@ -1,7 +1,7 @@
 """Convert chains to the files that devices run, in worker processes, with a cache by content.
 
-Every device that runs files of ours holds a `Converter`; bundles hold one too. A file's name is a
-digest of all that it depends on, so that no file is converted twice and none is taken for another.
+Every device that runs converted files holds a `Converter`, as does the writer of a bundle. A file's
+name is a digest of all that it depends on: no file is converted twice or taken for another.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Converter:
 
     @contextlib.contextmanager
     def borrow_cores(self) -> Iterator[None]:
-        """Context manager: convert on the spare cores too; its end waits for their conversions."""
+        """Convert on the spare cores too; the context manager's end waits for their conversions."""
         more = {_Lane(self._worker(), (core,)) for core in self._spare}
         with self._freed:
             self._free += more
@@ -126,14 +126,15 @@ class Converter:
         try:
             yield
         except BaseException:
-            # An end by an error does not wait for conversions: killed workers free their lanes.
+            # After an error nobody waits for conversions: killed workers free their lanes.
             for lane in more:
                 lane.worker.close()
             raise
         finally:
             with self._freed:
-                # In this order: leaving lanes get nothing new, those at work come back to `_free`,
-                # and only then are they taken out. Nothing runs on the spare cores afterwards.
+                # The order matters. Leaving lanes get no further chain, then lanes at work return
+                # to `_free`, and only then are they removed. So no conversion runs on the spare
+                # cores once measuring begins.
                 self._leaving |= more
                 self._freed.wait_for(lambda: more <= set(self._free))
                 self._free = [lane for lane in self._free if lane not in more]
@@ -163,7 +164,7 @@ class Converter:
             ),
             "copies": copies,
             "tied": chain.tied,
-            # Maps go in and out in another layout than tokens, and vectors.
+            # The worker converts maps to another layout at either end than tokens and vectors.
             "layouts": [chain.input.layout, chain.output.layout],
             "weights": [chain.weights.sha256, chain.weights.names] if chain.weights else None,
         }
@@ -185,7 +186,7 @@ class Converter:
         return path
 
     def _lane(self) -> _Lane:
-        """Take a free lane that is not leaving, and wait for one where there is none."""
+        """Take a free lane that is not leaving; wait until there is one."""
         with self._freed:
             while not (free := [lane for lane in self._free if lane not in self._leaving]):
                 self._freed.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from nas.blocks import Shape
 from nas.convert.chain import Chain
 from nas.convert.litert import build
 from nas.convert.worker import serve
+from nas.files import beside
 
 
 def main() -> None:
@@ -42,17 +42,15 @@ def convert(chain: Chain, path: Path) -> None:
     """Write a chain in its deployed form as a float16 ML program.
 
     It has its weights, or random ones. Maps stay (1, C, H, W), and tensors have at most five
-    dimensions, as Core ML requires. Input and output are float16 too: a conversion at either end,
-    which no operation inside a network has, would run on the CPU.
+    dimensions, as Core ML requires. Input and output are float16 too. Otherwise a type conversion
+    at either end, which no operation inside a network has, would run on the CPU.
     """
     # The copies of a stack have weights of their own: it is not documented whether a Neural Engine
     # fetches shared ones once or each time.
     model = to_ml_program(replace(chain, tied=False))
-    # Under another name first: a package is a folder, and a kill must not leave a torn one that
-    # the cache takes for whole.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        package = Path(folder) / path.name
+    # The package gets its name last. It is a folder, and a kill must not leave an incomplete one
+    # under the name by which the cache finds it.
+    with beside(path) as package:
         model.save(str(package))
         shutil.rmtree(path, ignore_errors=True)
         package.rename(path)
@@ -68,7 +66,7 @@ def to_ml_program(chain: Chain) -> Any:
     program = torch.export.export(
         module, tuple(torch.randn(*shape) for shape in shapes)
     ).run_decompositions({})
-    # Without loading the model, which only macOS can: this runs on Linux too.
+    # The model is not loaded, which only macOS can do: the conversion runs on Linux too.
     return ct.convert(
         without_aliases(program),
         convert_to="mlprogram",
@@ -90,7 +88,7 @@ def _inputs(chain: Chain) -> tuple[Shape, ...]:
 def without_aliases(program: ExportedProgram) -> ExportedProgram:
     """Remove the operations `alias`, which coremltools 9 does not know, from a program in place.
 
-    They compute nothing; a slice that keeps all there is becomes one.
+    They compute nothing. A slice that keeps every element becomes one.
     """
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten.alias.default:

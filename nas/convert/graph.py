@@ -53,8 +53,8 @@ def graph_digest(build: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...
     """
     try:
         return _digest(build, shapes, torch.device("meta"))
-    # A block of another package may raise anything where it needs values (`.item()`, NumPy). Then
-    # it runs on the CPU, which has them.
+    # A block of another package may raise anything where it needs values (`.item()`, NumPy). The
+    # CPU has values, so the block runs there.
     except Exception:
         return _digest(build, shapes, torch.device("cpu"))
 
@@ -84,7 +84,8 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.lines: list[str] = []
         self._numbers: dict[int, int] = {}
-        self._kept: list[Tensor] = []  # so that no other tensor gets the id of one that is gone
+        # The tensors are kept alive: a new one could get the `id` of one that was deleted.
+        self._kept: list[Tensor] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -112,7 +113,8 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _tensor(self, tensor: Tensor, made: bool) -> str:
         """Return a tensor's number, with type, shape and a constant's hash where it is new."""
-        # Numbers in order of appearance name the edges of the graph, whatever the addresses are.
+        # Numbers in order of appearance name the edges of the graph. Addresses would differ in
+        # every process.
         known = self._numbers.get(id(tensor))
         if known is not None:
             return f"%{known}"

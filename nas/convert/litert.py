@@ -49,12 +49,13 @@ def convert(chain: Chain, path: Path) -> None:
     """Write a chain in its deployed form as a float32 .tflite file.
 
     It has its weights, or random ones. Maps enter and leave channels-last, as LiteRT computes them.
-    Otherwise a transpose at either end would be measured, which no operation inside a network has.
+    Otherwise the measured time would include a transpose at either end, which no operation inside a
+    network has.
     """
     import litert_torch
 
     torch.manual_seed(0)
-    # Of a tied stack one copy is converted; `repeat` adds the others.
+    # One copy of a tied stack is converted; `repeat` adds the others.
     copies = len(chain.blocks) if chain.tied and len(set(chain.blocks)) == 1 else 1
     module, shape = build(replace(chain, blocks=chain.blocks[: len(chain.blocks) // copies]))
     inputs = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
@@ -133,14 +134,15 @@ def repeat(path: Path, copies: int) -> None:
         or not _alike(graph, start, end)
     ):
         raise NasError(
-            f"{path}: no stack can be made of a network that does not give what it takes"
+            f"{path}: cannot be stacked (expected one graph with one input and one output of equal"
+            " shape and type)"
         )
     operators = list(graph.operators)
     made = [tensor for operator in operators for tensor in operator.outputs]
     first = end
     last = end
     # Each copy has its own activations, appended to the tensors of the graph. Its input is the
-    # output of the copy before it. Operators stand in the order in which they run.
+    # output of the copy before it. The file lists operators in the order in which they run.
     for number in range(2, copies + 1):
         places = {start: last}
         for tensor in made:

@@ -23,13 +23,23 @@ from nas.convert.chain import OperationFailed
 from nas.errors import NasError
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
+_PROGRAM = """\
+import sys
+sys.path.pop(0)
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Runs a module as `python -m` does, but without the working directory on the path of modules.
+
+A file of the user's there, such as json.py, is data and must never run. (`python -P` needs 3.11.)
+"""
 
 
 class Worker:
-    """The parent's end of a process, which starts with the first request and anew after a crash.
+    """The parent's end of a process, which starts at the first request and again after a crash.
 
     Args:
-        module: runs as `python -m module` and calls `serve`.
+        module: runs as by `python -m module` and calls `serve`.
     """
 
     def __init__(self, module: str) -> None:
@@ -41,7 +51,7 @@ class Worker:
 
         Raises:
             OperationFailed: with the error that the request raised there, or when the process died.
-            NasError: when the machine was to blame: its disk or its memory is full.
+            NasError: when the disk or the memory of this machine is full.
         """
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
@@ -58,7 +68,8 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         if answer.get("machine"):
             raise NasError(
-                f"{answer['error']}; make room on this machine, the same command goes on"
+                f"{answer['error']}. Fix: make room on this machine, then run the same command"
+                " again"
             )
         if "error" in answer:
             raise OperationFailed(answer["error"])
@@ -71,16 +82,17 @@ class Worker:
         if process is not None:
             process.kill()
             process.wait()
-            with contextlib.suppress(OSError):  # a request that it never took
+            # Closing flushes a request that the process never read, which fails.
+            with contextlib.suppress(OSError):
                 process.stdin.close()  # type: ignore[union-attr]
 
     def _start(self) -> subprocess.Popen[str]:
         """Start the process.
 
-        It has the parent's path of modules, also where that was changed at run time. In a session
-        of its own it does not get the terminal's ctrl-C.
+        It has the parent's module path, including changes at run time. It runs in a session of its
+        own, so it does not get the terminal's ctrl-C.
         """
-        command = [sys.executable, "-m", self.module]
+        command = [sys.executable, "-c", _PROGRAM, self.module]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -109,8 +121,8 @@ def serve(answer: Answer, start: Callable[[], None] = lambda: None) -> None:
         answer: returns the reply to a request; an exception becomes the reply `error`.
         start: is called once, before the first request.
     """
-    # Descriptors 1 and 2 lead nowhere from here on: whatever prints, native code too, must not
-    # mix with the replies, which go to a copy of the first.
+    # Descriptors 1 and 2 lead to /dev/null from here on. Printed text, native code's too, must not
+    # mix with the replies, which go to a copy of descriptor 1.
     replies = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -129,7 +141,7 @@ def serve(answer: Answer, start: Callable[[], None] = lambda: None) -> None:
 
 
 def _out_of_room(error: Exception) -> bool:
-    """Return whether the machine is to blame: no disk space, quota or memory left."""
+    """Return whether the machine caused the error: no disk space, quota or memory is left."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in numbers)
 

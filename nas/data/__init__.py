@@ -3,6 +3,9 @@
 `load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name
 on the Hugging Face hub. It returns train, held-out and, where there are any, test images. `nas
 train`, `nas finetune`, `nas export` and searches that evaluate members call it.
+
+`sources` finds a source, which gives encoded images and labels; `map_store` decodes it; `cache`
+keeps what is decoded.
 """
 
 from __future__ import annotations
@@ -11,7 +14,10 @@ from dataclasses import dataclass, replace
 
 from nas.data.cache import cached
 from nas.data.images import ImageData, Part
-from nas.data.sources import find_source
+from nas.data.map_store import MapRequest
+from nas.data.notes import counted, note, shown
+from nas.data.source import Source
+from nas.data.sources import find_source, is_digits
 from nas.errors import InputError
 from nas.files import text_sha256
 
@@ -31,14 +37,28 @@ class Splits:
     test: ImageData | None
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A data set before images are held out.
+
+    Attributes:
+        train: images to train on and to hold out, in stratified order.
+        test: the data's own test images, or None.
+    """
+
+    train: ImageData
+    test: ImageData | None
+
+
 def load_data(
     name: str,
     resolution: tuple[int, int],
     held_out: float | int = 0.1,
     limit: int | None = None,
     seed: int = 0,
+    background: str = "white",
 ) -> Splits:
-    """Return the images and labels of a data set, split.
+    """Return the images and labels of a data set, split. The numbers of images are told on stderr.
 
     The held-out images are stratified (each class keeps its share to within one image), depend on
     `seed` alone and are never in `train`. The decoded images are kept under
@@ -46,18 +66,38 @@ def load_data(
     seed.
 
     Args:
-        name: `digits`, an image folder (one sub-folder per class, with or without train/ and test/
-            or val/ above them), a parquet file, a folder or a `*` pattern of these, or a hub name.
+        name: an image folder (one sub-folder per class, with or without train/ and test/ or val/
+            above them, or with a metadata.csv), a parquet file, a folder or a `*` pattern of these,
+            `digits`, or a hub name.
         resolution: (height, width) in pixels; the short side is resized, then the centre is
             cropped.
         held_out: share (below 1) or number of training images to hold out.
         limit: maximum number of images of each split, stratified too; None for all.
         seed: decides which images are held out, and which are within the limit.
+        background: the colour behind transparent pixels: white, grey, black or #rrggbb.
 
     Raises:
-        InputError: for an unknown name, columns that cannot be recognised, fewer than two classes,
-            too many broken images, or a share that leaves nothing.
+        InputError: for an unknown name, splits, classes or columns that cannot be recognised, fewer
+            than two classes, too many broken images, or a share that leaves nothing.
         NasError: when the cache could not be written.
+    """
+    splits = divide(load_whole(name, resolution, limit, seed, background), held_out)
+    for line in _untrained_classes(splits):
+        note(f"warning: data {name}: {line}")
+    return splits
+
+
+def load_whole(
+    name: str,
+    resolution: tuple[int, int],
+    limit: int | None = None,
+    seed: int = 0,
+    background: str = "white",
+) -> Whole:
+    """Return a data set before images are held out; see `load_data`.
+
+    Raises:
+        InputError, NasError: as `load_data`.
     """
     if min(resolution) < 1:
         raise InputError(
@@ -67,16 +107,52 @@ def load_data(
         raise InputError(
             f"limit {limit}: at least 2 images are needed, some to train on and some to hold out"
         )
-    found = cached(find_source(name), resolution, limit, seed)
-    every = found["train"]
+    source = find_source(name)
+    _tell(source, limit)
+    splits = cached(MapRequest(source, resolution, limit, seed, background))
+    return Whole(splits["train"], splits.get("test"))
+
+
+def divide(whole: Whole, held_out: float | int) -> Splits:
+    """Return a data set with a share (below 1) or a number of images held out.
+
+    Raises:
+        InputError: for a share or number that leaves nothing.
+    """
+    every = whole.train
     count = _held_out_count(held_out, len(every))
     # Images are stored in a stratified order, so both parts have every class in its share. The
     # held-out ones come first.
     return Splits(
         train=_part(every, count, len(every), "to train on"),
         held_out=_part(every, 0, count, "held out of training"),
-        test=found.get("test"),
+        test=whole.test,
     )
+
+
+def _untrained_classes(data: Splits) -> list[str]:
+    """Return a line for the user where classes have held-out images but none to train on."""
+    trained = set(data.train.labels.tolist())
+    names = [name for label, name in enumerate(data.train.classes) if label not in trained]
+    if not names:
+        return []
+    noun = "class" if len(names) == 1 else "classes"
+    return [
+        f"no image to train on for {noun} {shown(names)}. Fix: lower --held-out, raise --limit or"
+        " add images"
+    ]
+
+
+def _tell(source: Source, limit: int | None) -> None:
+    """Print the number of images of each split, and what is left out."""
+    counts = ", ".join(
+        f"{split} {counted(len(images), 'image')}" for split, images in source.splits.items()
+    )
+    limited = "" if limit is None else f", of which at most {limit} each are used"
+    names = shown(list(source.classes))
+    note(f"data {source.name}: {counts}{limited}; {len(source.classes)} classes ({names})")
+    for text in source.notes:
+        note(f"data {source.name}: {text}")
 
 
 def _held_out_count(held_out: float | int, images: int) -> int:
@@ -102,4 +178,4 @@ def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
     )
 
 
-__all__ = ["ImageData", "Part", "Splits", "load_data"]
+__all__ = ["ImageData", "Part", "Splits", "Whole", "divide", "is_digits", "load_data", "load_whole"]

@@ -1,11 +1,10 @@
 """Decoded images with their labels, and the stratified order in which they are stored.
 
-`nas.data.cache` makes them; trainings, scoring and exports take them.
+`nas.data.map_store` makes them; trainings, scoring and exports take them.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +14,17 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's channels, for pixels from 0 to 1.
 
-The published weights expect images that are normalised by these.
+Published weights expect images normalised with them.
 """
 
 
 @dataclass(frozen=True)
 class Part:
-    """The range of a data set's images that one split has.
+    """The range of a data set's images that form one split.
 
     Attributes:
         dataset: the data set in words.
-        start, stop: the first image of the split, and the one after its last.
+        start, stop: the first image of the split, and the image after its last.
         total: number of images of the data set.
     """
 
@@ -46,9 +45,10 @@ class ImageData:
         skipped: number of broken images that were left out.
         source: origin of the images in words, for provenance.
         fingerprint: a hash of pixels, labels and classes; equal if and only if these are.
-        part: the range of the data set that these images are; None for all of them, or for images
-            from elsewhere.
+        part: the range of the data set that these images are; None for a whole data set, and for
+            images from elsewhere.
         name: the argument of `load_data`; empty for images from elsewhere.
+        background: the colour that transparent pixels were laid on.
     """
 
     images: NDArray[np.uint8]
@@ -59,17 +59,18 @@ class ImageData:
     fingerprint: str
     part: Part | None = None
     name: str = ""
+    background: str = "white"
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return a shuffled order (N,) in which every prefix has each class in its share.
+    """Return a shuffled order (N,) in which every prefix and suffix has each class in its share.
 
-    So has every suffix. The r-th image (in shuffled order) of a class with n images goes to the
-    fraction (r + 1/2) / n of the whole. A prefix of k out of N images thus has k * n / N images of
-    the class, give or take one.
+    The r-th image (in shuffled order) of a class with n images goes to the fraction (r + 1/2) / n
+    of the whole. A prefix of k out of N images thus has k * n / N images of the class, to within
+    one image.
     """
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))
@@ -79,8 +80,3 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
     # Stable: images of equal fraction keep their shuffled order, the same for a seed everywhere.
     return shuffled[np.argsort(position[shuffled], kind="stable")]
-
-
-def note(text: str) -> None:
-    """Print a line for the user about the data on stderr."""
-    print(text, file=sys.stderr, flush=True)

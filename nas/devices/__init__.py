@@ -1,4 +1,4 @@
-"""Devices, which measure exported networks: list and open them. Imports no torch.
+"""List and open devices, which measure exported networks. Imports no torch.
 
 There is one file or folder per kind of device.
 """
@@ -34,7 +34,7 @@ class Connected:
 
     Attributes:
         name: what `--device` takes.
-        kind: as in `device.yaml`, or the package that brings the device.
+        kind: as in `device.yaml`, or the package that provides the device.
         units: Android phones of this name, with their state.
     """
 
@@ -122,16 +122,18 @@ def _open(
         from nas.devices.host.device import Host
 
         if settings.unit not in (None, "cpu"):
-            raise InputError(f"--unit {settings.unit}: the host is measured on its cpu")
+            raise InputError(
+                f"--unit: is not available on the host (got {settings.unit}, expected cpu)"
+            )
         return [Host(settings.threads or 1)]
     phone = phones().get(name)
     if name == MAC or (phone is not None and phone.kind == COREML):
         return [_coreml(phone, settings)]
-    # A package cannot take the name of a device of ours: `_brought` refuses it.
-    brought = _brought()
-    if name in brought:
-        return [_open_brought(brought[name], settings)]
-    # Last, as it asks adb for the connected phones.
+    # A package cannot use the name of a device of nas: `_brought` refuses it.
+    plugin_devices = _brought()
+    if name in plugin_devices:
+        return [_open_brought(plugin_devices[name], settings)]
+    # Android phones come last, as the list of connected ones needs adb.
     connected = {text for unit in _android_phones() for text in (unit.serial, unit.name)}
     if (phone is not None and phone.kind == ANDROID) or name in connected:
         from nas.devices.android.discovery import open_android
@@ -157,7 +159,7 @@ def _open_brought(plugin: Plugin, settings: Settings) -> Device:
     """Return the device of another package; any error of its own names the package."""
     opener = plugin.load()
     if not callable(opener):
-        raise plugin.broken(f"{plugin.entry.value} is no function that opens a device")
+        raise plugin.broken(f"{plugin.entry.value} is not a function that opens a device")
     # A NasError is the package's message for the user. Anything else is a bug in the package.
     try:
         device: object = opener(settings)
@@ -200,12 +202,12 @@ def _apple_phones() -> list[str]:
     from nas.devices.coreml import connected_phones
     from nas.devices.phones import COREML, recognise
 
-    found: list[str] = []
+    names: list[str] = []
     with suppress(NasError):
         for connected in connected_phones():
             phone = recognise(COREML, "", connected.product)
-            found += [phone.name] if phone else []
-    return found
+            names += [phone.name] if phone else []
+    return names
 
 
 __all__ = [

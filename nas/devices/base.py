@@ -51,7 +51,7 @@ class Device(ABC):
        asked for again and gives the same file.
     3. `measure` gets the prepared file of one chain after the other, from one thread, never two at
        a time. It blocks until the timing is there. Every operation is measured `repeats` times: as
-       a stack of `copies` and, where `slope` is true, as one copy; whole networks follow for the
+       a stack of `copies` and, where `slope` is true, as one copy. Whole networks follow for the
        calibration.
     4. `borrow_cores` surrounds stretches in which many files are converted and nothing is measured.
     5. `profile` is called for `nas check RUN` alone, with the operations of one network in their
@@ -108,7 +108,7 @@ class Device(ABC):
     def borrow_cores(self) -> AbstractContextManager[None]:
         """Return a context manager inside which cores reserved for measuring may convert.
 
-        No measurement runs inside it. By default it does nothing, as for devices that do not share
+        No measurement runs inside it. By default it does nothing, for devices that do not share
         this computer's cores.
         """
         return nullcontext()

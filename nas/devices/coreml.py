@@ -84,8 +84,8 @@ class CoreML(Device):
         _require(phone.name)
         if phone.precision != "float16":
             raise InputError(
-                f"{phone.name}: precision {phone.precision}: ML programs are made to compute in"
-                " float16"
+                f"{phone.name}: precision is not available (got {phone.precision}, expected"
+                " float16, in which converted ML programs compute)"
             )
         self.phone = phone
         self._here = phone.name == MAC
@@ -125,8 +125,8 @@ class CoreML(Device):
     def measure(self, artifact: Path) -> Timing:
         """Run a package and return its timing in ms.
 
-        After an error the app is started anew, since a model may have crashed it. A second error is
-        the operation's fault if a package that ran before still runs, else the device's.
+        After an error the app is started again, since a model may have crashed it. A second error
+        is the operation's fault if a package that ran before still runs, else the device's.
 
         Raises:
             OperationFailed: when the package cannot run here.
@@ -142,15 +142,16 @@ class CoreML(Device):
         except _Fault as fault:
             self._session = None
             failure = fault
-        # The control. Where nothing has run yet there is none, and the device is to blame.
+        # The control: a package that ran before. Where nothing has run yet, a device that cannot
+        # measure is more likely than a fault of the first package.
         try:
             if self._good is None:
                 raise failure
             self._measured(self._good)
         except _Fault as fault:
             raise DeviceLost(
-                f"{self.phone.name} does not measure ({fault}); connect and unlock it, with"
-                " Developer Mode on; what was measured is kept, the same command goes on"
+                f"{self.phone.name} does not measure ({fault}). Measured rows are kept. Fix:"
+                " connect and unlock it, with Developer Mode on, then run the same command again"
             ) from fault
         raise OperationFailed(str(failure))
 
@@ -177,22 +178,22 @@ class CoreML(Device):
         model = ct.models.MLModel(str(artifact), compute_units=unit, skip_model_load=True)
         inputs = _inputs(model.get_spec())
         runs = MAC_RUNS if self._here else PHONE_RUNS
-        # Two measurements: the latency of whole predictions, and one run that tells the compute
+        # Two measurements: the latency of whole predictions, and one run that reports the compute
         # unit of every operation.
         with _faults():
             benchmarker = MLModelBenchmarker(model=model, device=await self._device())
-            found = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
+            timed = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
             operations = await benchmarker.benchmark_operation_execution(
                 inputs=inputs, iterations=1, warmup=False
             )
-        p10, median, p90 = (float(value) for value in np.percentile(found.samples, [10, 50, 90]))
-        return Timing(median, p10, p90, len(found.samples), self._notes(operations))
+        p10, median, p90 = (float(value) for value in np.percentile(timed.samples, [10, 50, 90]))
+        return Timing(median, p10, p90, len(timed.samples), self._notes(operations))
 
     async def _device(self) -> Any:
         """Return the phone's session with the app running; None for this Mac."""
         if self._found is None:
             return None
-        # The phone is looked up anew: it may have been unplugged since the last session.
+        # The phone is looked up again: it may have been unplugged since the last session.
         if self._session is None or not self._session.session.is_alive():
             from coremltools.models.ml_program.experimental.remote_device import (
                 AppSigningCredentials,
@@ -223,8 +224,8 @@ class CoreML(Device):
         )
         total = sum(units.values())
         placement = ", ".join(f"{unit} {count}/{total}" for unit, count in units.most_common())
-        # A unit that includes the Neural Engine allows the others too: Core ML decides per
-        # operation, and says nothing unless asked.
+        # A unit that includes the Neural Engine allows the others too. Core ML decides per
+        # operation, and reports it only in this second measurement.
         fell = self.phone.compute_unit in ("all", "cpu_and_ne") and units["ne"] < total
         return ("placement", placement or "unknown"), *(
             [("note", "left the Neural Engine")] if fell else []
@@ -237,7 +238,7 @@ class _Fault(Exception):
 
 @contextlib.contextmanager
 def _faults() -> Iterator[None]:
-    """Context manager that turns what coremltools raises into a `_Fault`.
+    """Turn every error of coremltools into a `_Fault`, within the context.
 
     Its errors have no base class but Exception, and their own classes are private. Errors of nas
     and of the machine pass.
@@ -273,7 +274,8 @@ def connected_phones() -> list[Connected]:
             AttributeError,
         ) as error:
             raise NasError(
-                f"{' '.join(command[:4])}: {_line(error)}; is Xcode installed and opened once?"
+                f"{' '.join(command[:4])}: failed ({_line(error)}). Fix: install Xcode and open it"
+                " once"
             ) from error
 
 
@@ -315,18 +317,17 @@ def mac() -> Phone:
 
 def _require(name: str) -> None:
     """Raise InputError naming what this computer lacks to measure through Core ML."""
-    bundle = f"nas profile --space SPACE --device {name} --bundle DIR"
-    there = f"write what is to be measured here: {bundle}; measure it there: nas profile --run DIR"
     if platform.system() != "Darwin":
         raise InputError(
-            f"{name} is measured through Core ML, on a Mac with Xcode (xcodebuild, devicectl) and "
-            f"coremltools; this is {platform.system()}; {there}"
+            f"{name}: is measured through Core ML, on a Mac with Xcode (xcodebuild, devicectl) and"
+            f" coremltools (got {platform.system()}). Fix: write a bundle here, nas profile --space"
+            f" SPACE --device {name} --bundle DIR, and measure it on a Mac, nas profile --run DIR"
         )
     missing = [tool for tool in ("xcodebuild", "devicectl", "xcrun") if shutil.which(tool) is None]
     if missing and name != MAC:
         raise InputError(
-            f"{name} needs Xcode: {', '.join(missing)} is not on the PATH; install Xcode, open it"
-            " once, and add its Contents/Developer/usr/bin to the PATH"
+            f"{name}: needs Xcode, but {', '.join(missing)} is not on the PATH. Fix: install Xcode,"
+            " open it once, and add its Contents/Developer/usr/bin to the PATH"
         )
     need(f"--device {name}", "coreml")
 
@@ -334,13 +335,13 @@ def _require(name: str) -> None:
 def _connected(phone: Phone) -> Connected:
     """Return the first connected iPhone that matches. Raises InputError where none does."""
     listed = connected_phones()
-    for found in listed:
-        if phone.match.takes("", found.product):
-            return found
-    others = ", ".join(f"{found.name} ({found.product})" for found in listed) or "none"
+    for each in listed:
+        if phone.match.takes("", each.product):
+            return each
+    others = ", ".join(f"{each.name} ({each.product})" for each in listed) or "none"
     raise InputError(
-        f"{phone.name} is not connected (connected: {others}); plug it in, unlock it, trust this"
-        " Mac and switch on Developer Mode in Settings, Privacy & Security"
+        f"{phone.name}: is not connected (connected: {others}). Fix: plug it in, unlock it, trust"
+        " this Mac, and switch on Developer Mode in Settings, Privacy & Security"
     )
 
 
@@ -349,8 +350,9 @@ def _credentials(name: str) -> dict[str, str | None]:
     team, profile, bundle = (os.environ.get(variable) for variable in (TEAM, PROFILE, BUNDLE))
     if not team and not (profile and bundle):
         raise InputError(
-            f"{name} runs only signed apps: set {TEAM} to the team of your Apple developer account,"
-            f" or {PROFILE} to the UUID of a provisioning profile and {BUNDLE} to its identifier"
+            f"{name}: runs only signed apps. Fix: set {TEAM} to the team of your Apple developer"
+            f" account, or {PROFILE} to the UUID of a provisioning profile and {BUNDLE} to its"
+            " identifier"
         )
     return {
         "development_team": team,
@@ -360,7 +362,7 @@ def _credentials(name: str) -> dict[str, str | None]:
 
 
 def _inputs(spec: Any) -> dict[str, Any]:
-    """Return random float16 inputs, as the model takes; the benchmarker's own are not float16."""
+    """Return random inputs in float16, the model's type; the benchmarker's own are not float16."""
     rng = np.random.default_rng(0)
     return {
         each.name: rng.standard_normal(tuple(each.type.multiArrayType.shape)).astype(np.float16)

@@ -1,4 +1,4 @@
-"""`device.yaml`: the device that a latency table was measured on, and the errors of the table."""
+"""Read and write `device.yaml`: the device of a latency table, and the errors of the table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def iso_date(value: Any) -> str:
     try:
         datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"'{text}' is no ISO date, as 2026-01-31") from None
+        raise ValueError(f"'{text}' is not an ISO date, as 2026-01-31") from None
     return text
 
 
@@ -87,7 +87,7 @@ class Check(BaseModel):
         spearman: rank correlation; None where it is not defined.
         date: of the measurement.
         drift: percent by which networks of the calibration took longer than when the table was
-            calibrated; None where none was measured beside.
+            calibrated; None where none of them was measured.
         mape_without_drift: `mape` with that drift removed from the measured latencies.
     """
 
@@ -194,7 +194,7 @@ class EstimateInfo(BaseModel):
     def _check_further_keys(self) -> EstimateInfo:
         for key in ("costs_ms", "dense", "leave_one_family_out", "adjusted"):
             if not isinstance(self._more(key), dict):
-                raise ValueError(f"{key}: expected keys and values, found {self._more(key)!r}")
+                raise ValueError(f"{key}: expected keys and values (got {self._more(key)!r})")
         for place, value in (
             ("dense.extra", self._more("dense").get("extra", 0)),
             ("adjusted.expected", self._more("adjusted").get("expected", 0)),
@@ -202,10 +202,10 @@ class EstimateInfo(BaseModel):
             ("largest_resolution", (self.model_extra or {}).get("largest_resolution", 0)),
         ):
             if not isinstance(value, float | int) or not 0 <= value < inf:
-                raise ValueError(f"{place}: expected a number, 0 or more, found {value!r}")
-        _ = (
-            self.costs
-        )  # an incomplete or negative cost is found here, not in the middle of a search
+                raise ValueError(f"{place}: expected a number, 0 or more (got {value!r})")
+        # Reading the costs raises for an incomplete or negative one: at loading, not in the middle
+        # of a search.
+        _ = self.costs
         return self
 
     def _more(self, key: str) -> Any:
@@ -223,7 +223,7 @@ class EstimateInfo(BaseModel):
             if name not in known or not isinstance(value, float | int) or not 0 <= value < inf:
                 raise ValueError(
                     f"costs_ms.{name}: expected the costs {', '.join(known)}, each a number, 0 or"
-                    f" more; found {value!r}"
+                    f" more (got {value!r})"
                 )
         return Costs(**{name: float(costs[name]) for name in known})
 
@@ -257,7 +257,7 @@ class EstimateInfo(BaseModel):
     def source(self) -> str:
         """Return the networks that the error was measured on, in words."""
         family = (
-            f"; {self.family_error:.0f} % for families that have no figures there"
+            f"; {self.family_error:.0f} % for families without published networks"
             if self.family_error
             else ""
         )
@@ -282,7 +282,7 @@ class DeviceInfo:
         compute_unit: the unit that was asked for.
         placement: the unit that ran the operations.
         precision: of the weights and activations while running.
-        threads: CPU threads; None where there is no choice.
+        threads: CPU threads; None where the runtime chooses.
         affinity: cores or mask that the threads were pinned to, as "cores 2,3" or "mask f0".
         tools: versions of the packages that converted and measured.
         date: of the last change.
@@ -359,7 +359,7 @@ def load_device_info(path: str | Path) -> DeviceInfo:
     if file.data.get("format") != "nas-device-1":
         raise file.error(
             ["format"],
-            f"is {file.data.get('format')!r}, expected 'nas-device-1'; this is no device file",
+            f"is not a device file (got {file.data.get('format')!r}, expected 'nas-device-1')",
         )
     return make_device_info(file, (), file.data)
 

@@ -1,4 +1,4 @@
-"""`phone.yaml`: how a connected phone is recognised, and the settings that it is measured with."""
+"""Read `phone.yaml`: how a connected phone is recognised, and the settings to measure it with."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ UNITS = {
     ANDROID: ("cpu", "gpu"),
     COREML: ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only"),
 }
-"""Compute units that a phone can be asked for, by kind."""
+"""Compute units that `compute_unit` and `--unit` may name, by kind of phone."""
 
 
 class Match(BaseModel):
-    """Patterns for what a phone says of itself, with the wildcards of a shell.
+    """Patterns for the model and chip that a phone reports, with the wildcards of a shell.
 
     An empty list matches every phone.
 
@@ -55,8 +55,8 @@ class Phone:
         name: what `--device` takes; the folder of the file.
         kind: litert-android or coreml.
         soc: the chip, in words.
-        match: which connected phones it is.
-        compute_unit: what is asked for, one of UNITS.
+        match: the connected phones that it stands for.
+        compute_unit: the unit that is asked for, one of UNITS.
         precision: float32 or float16.
         description: in words.
         threads: CPU threads; None where the system chooses.
@@ -79,11 +79,14 @@ class Phone:
         if self.compute_unit not in UNITS[self.kind]:
             units = ", ".join(UNITS[self.kind])
             raise KeyedValueError(
-                "compute_unit", f"a {self.kind} phone has {units}, not '{self.compute_unit}'"
+                "compute_unit",
+                f"is not a unit of {self.kind} phones (got '{self.compute_unit}', expected one of"
+                f" {units})",
             )
         if not (self.match.soc_model or self.match.model):
             raise KeyedValueError(
-                "match", "names neither soc_model nor model, and would take every phone"
+                "match",
+                "matches every phone (expected patterns in soc_model, in model or in both)",
             )
 
 
@@ -97,7 +100,7 @@ def load_phone(path: str | Path) -> Phone:
     if file.data.get("format") != "nas-phone-1":
         raise file.error(
             ["format"],
-            f"is {file.data.get('format')!r}, expected 'nas-phone-1'; this is no phone file",
+            f"is not a phone file (got {file.data.get('format')!r}, expected 'nas-phone-1')",
         )
     known = {entry.name for entry in fields(Phone)}
     for key in file.data:
@@ -107,11 +110,12 @@ def load_phone(path: str | Path) -> Phone:
         phone = Phone(**file.data)
     except ValidationError as error:
         raise mistake_in(file, error) from None
-    # `phones` lists files by their folders: nobody could ask for another name.
+    # `phones` lists files by their folders, so `--device` could not find another name.
     if phone.name != file.path.absolute().parent.name:
         raise file.error(
             ["name"],
-            f"is '{phone.name}', the folder is called '{file.path.absolute().parent.name}'",
+            f"differs from the folder's name (got '{phone.name}', expected"
+            f" '{file.path.absolute().parent.name}')",
         )
     return phone
 

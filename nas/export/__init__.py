@@ -42,12 +42,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "coreml": ("coreml",),
     "coreml-int8": ("coreml",),
 }
-"""The extra that a target needs, and the modules of it where it does not need all.
+"""Extra that a target needs, followed by the modules of it that it needs (without any: all).
 
-Targets that are not here need none.
+Other targets need none.
 """
 ALWAYS_WITH = {"torch": "config"}
-"""Target to another target without whose file its own is of no use."""
+"""Target to the target that is always exported with it: weights need their architecture."""
 
 
 def chosen(names: Iterable[str]) -> list[str]:

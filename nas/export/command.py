@@ -52,8 +52,8 @@ def perform(
     source = find_source(options.run, options.weights, options.out)
     if source.weights is None:
         note(
-            f"warning: {options.run} has no weights; what is exported has random ones, good for"
-            " timing alone (--weights FILE)"
+            f"warning: {options.run} has no weights, so the exported files have random ones, for"
+            " timing only. Fix: --weights FILE"
         )
     real = None
     if options.data is not None:
@@ -67,6 +67,7 @@ def perform(
             options.calibrate,
             held_out=held_out,
             seed=seed,
+            background=source.background,
         )
         # A classifier gets the names of the data's classes; dense prediction has other classes than
         # those of the images.

@@ -18,7 +18,7 @@ from nas.training.batches import normalise
 BATCH = 16
 """Images per forward pass."""
 RANDOM_IMAGES = 4
-"""Number of images of noise to compare outputs on."""
+"""Number of noise images for comparing outputs."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,13 @@ def differences(expected: Outputs, found: Outputs) -> Differences:
     """
     if expected.shape != found.shape:
         raise ValueError(
-            f"its output has the shape {list(found.shape)}, the network's {list(expected.shape)}"
+            f"the output has shape {list(found.shape)} (expected {list(expected.shape)}, as the"
+            " network's)"
         )
     if not np.isfinite(found).all():
         raise ValueError(
-            f"{100 * (1 - np.isfinite(found).mean()):.0f} % of its outputs are no finite numbers"
+            f"{100 * (1 - np.isfinite(found).mean()):.0f} % of its outputs are not finite (inf or"
+            " NaN)"
         )
     apart = np.abs(expected.astype(np.float64) - found)
     # `relative` has no unit, so one tolerance serves networks with logits of any size. The floor

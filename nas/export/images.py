@@ -47,6 +47,7 @@ def load_images(
     calibrate: int,
     held_out: float | int = 0.1,
     seed: int = 0,
+    background: str = "white",
 ) -> RealImages:
     """Return at most `limit` images to evaluate on and `calibrate` images to calibrate with.
 
@@ -56,7 +57,8 @@ def load_images(
         data: the images by name, as `--data` takes them.
         resolution: (height, width) in pixels.
         limit, calibrate: maximum numbers of images.
-        held_out, seed: those of the training, so that the same images are held out here.
+        held_out, seed, background: those of the training, so that the same images are held out
+            here and have the same pixels.
 
     Raises:
         InputError: as `nas.data.load_data`.
@@ -65,7 +67,9 @@ def load_images(
     # known, only the images that are used need to be decoded. A share is of the whole data set,
     # which must then be decoded whole.
     enough = max(held_out + calibrate, limit) if isinstance(held_out, int) else None
-    splits = load_data(data, resolution, held_out, enough, seed)
+    splits = load_data(
+        data, resolution, held_out=held_out, limit=enough, seed=seed, background=background
+    )
     return RealImages(
         _first(splits.train, calibrate), _first(splits.test or splits.held_out, limit)
     )

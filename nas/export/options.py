@@ -14,7 +14,7 @@ from nas.training.settings import DATA_HELP
 class ExportOptions(Options):
     """Options of `nas export`.
 
-    Files that are there and whole are not made again.
+    Files that exist and are complete are not written again.
     """
 
     run: str = option(
@@ -24,25 +24,25 @@ class ExportOptions(Options):
         "config,torch,litert", help=f"Targets, separated by commas: {', '.join(TARGETS)}."
     )
     data: str | None = option(
-        None, help=f"{DATA_HELP} To calibrate, to compare and to measure accuracy on."
+        None, help=f"{DATA_HELP} Used to calibrate int8, compare outputs and measure accuracy."
     )
     limit: int = option(
         500,
-        help="Maximum number of images to compare and to measure accuracy on.",
+        help="Maximum number of images for comparing outputs and measuring accuracy.",
         at_least=1,
         at_most=1_000_000_000,
         requires={"data": ANY},
     )
     calibrate: int = option(
         128,
-        help="Maximum number of training images for the ranges of int8.",
+        help="Maximum number of training images for the activation ranges of int8.",
         at_least=1,
         at_most=1_000_000_000,
         requires={"data": ANY},
     )
     weights: Path | None = option(
         None,
-        help="File of weights to take: ours or a published checkpoint.",
+        help="File of weights: one of this project or a published checkpoint.",
         metavar="FILE",
         shown="the run's own",
     )

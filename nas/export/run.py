@@ -1,4 +1,4 @@
-"""Export of a network: writes each target aside, compares it, moves it into place and records it.
+"""Export of a network: writes each target to a temporary path, compares it and moves it into place.
 
 `nas.export.command` calls `export`. Conversion runs in another process (`nas.export.worker`), so
 that a crash of a converter fails one target alone.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from nas.export.target import Images, Model, Outputs, Target
 from nas.files import data_sha256, tree_sha256
 from nas.runs.exports import Record, aside, size
 from nas.runs.resolve import Source
+from nas.temporary import scratch_folder
 from nas.versions import versions
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def export(
 def _check(name: str, target: Target, real: RealImages | None) -> None:
     """Raise InputError for a target that needs images and gets none."""
     if target.calibrated and real is None:
-        raise InputError(f"--to {name}: takes the ranges of activations from images; give --data")
+        raise InputError(f"--to {name}: takes activation ranges from images. Fix: give --data")
 
 
 class _Export:
@@ -115,22 +116,19 @@ class _Export:
         )
         failed = dict[str, str]()
         skipped = list[str]()
-        try:
-            with TemporaryDirectory(prefix="nas-export-") as folder:
-                self.scratch = Path(folder)
-                for name, target in targets.items():
-                    try:
-                        if self._up_to_date(name, target):
-                            skipped.append(name)
-                            self.report(
-                                f"{name}: {self.source.folder / target.file} is there and whole"
-                            )
-                        else:
-                            self._make(name, target)
-                    except NasError as error:
-                        failed[name] = f"--to {name}: {error}"
-        finally:
-            self.worker.close()
+        # The converter ends before the folder that it writes into is removed.
+        with scratch_folder("nas-export-") as self.scratch, closing(self.worker):
+            for name, target in targets.items():
+                try:
+                    if self._up_to_date(name, target):
+                        skipped.append(name)
+                        self.report(
+                            f"{name}: {self.source.folder / target.file} exists and is complete"
+                        )
+                    else:
+                        self._make(name, target)
+                except NasError as error:
+                    failed[name] = f"--to {name}: {error}"
         made = {name: self.record.targets[name] for name in targets if name not in failed}
         return Exported(made, failed, tuple(skipped), self.source.folder)
 
@@ -189,7 +187,7 @@ class _Export:
         except OperationFailed as error:
             raise NasError(self._culprit(name, error)) from error
         if not path.exists():
-            raise NasError("the converter ended without an error and without a file")
+            raise NasError("the converter reported no error but wrote no file")
 
     def _culprit(self, name: str, error: Exception) -> str:
         """Return a message on the first operation that cannot be converted alone."""
@@ -207,7 +205,7 @@ class _Export:
                 )
             except OperationFailed as reason:
                 return f"cannot express {operation.name}, {operation}: {reason}"
-        return f"cannot express the network, although each of its operations alone: {error}"
+        return f"cannot express the network, although it can each operation alone: {error}"
 
     def _compared(self, name: str, target: Target, path: Path) -> dict[str, Any]:
         """Return the comparison of a file with the network, as export.yaml has it.
@@ -274,7 +272,11 @@ class _Export:
         return found
 
     def _ask(self, **request: Any) -> dict[str, Any]:
-        """Return the worker's answer; what a target refused there is raised here."""
+        """Return the worker's answer.
+
+        Raises:
+            NasError: with the reason, where the target refused the request.
+        """
         answer = self.worker.ask(**request)
         if "refused" in answer:
             raise NasError(answer["refused"])
@@ -307,7 +309,7 @@ class _Export:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Return the entries of export.yaml on all its files."""
+        """Return the entries of export.yaml that describe all its files."""
         source = self.source
         file = self.source.weights
         return {
@@ -397,19 +399,22 @@ def _network(source: Source) -> Network:
     classes = network.architecture.classes
     if classes != arch.classes:
         raise InputError(
-            f"{source.weights}: weights of {classes} classes for a network of {arch.classes}; "
-            "`nas finetune` gives it a head for others"
+            f"{source.weights}: has weights for {classes} classes (expected {arch.classes}). Fix:"
+            " train a new head with `nas finetune --new-head`"
         )
     return network
 
 
 def _beyond(relative: float, tolerance: float, kind: str, judged: dict[str, Any] | None) -> str:
+    """Return the message for outputs that differ by more than the tolerance."""
     right = (
-        f" ({judged['before']:.1f} % right before, {judged['after']:.1f} % after)" if judged else ""
+        f", with {judged['before']:.1f} % accuracy before and {judged['after']:.1f} % after"
+        if judged
+        else ""
     )
     return (
-        f"its outputs differ from the network's by {relative:.3g} of their deviation on {kind}"
-        f" images{right}; at most {tolerance:g} is tolerated"
+        f"its outputs differ from the network's by {relative:.3g} standard deviations (RMS) on"
+        f" {kind} images{right} (expected at most {tolerance:g})"
     )
 
 

@@ -32,7 +32,7 @@ Outputs = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Model:
-    """A network with all that an exported file says of it.
+    """A network with everything that an exported file records about it.
 
     Attributes:
         architecture: of the network.
@@ -127,7 +127,7 @@ class Target:
             is not as expected.
         tolerance: maximum root mean squared difference of a file's outputs from the network's, over
             the standard deviation of the network's outputs.
-        calibrated: whether it needs images to calibrate with.
+        calibrated: whether it needs calibration images.
         weights: whether its file holds the network's weights.
         note: a remark for the user on every file of this kind.
     """

@@ -1,6 +1,6 @@
 """Worker process that writes and runs exported files for `nas.export.run`.
 
-The prints of converters go nowhere, and a crash of one does not end the export.
+The output of converters is discarded, and a crash of one does not end the export.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def main() -> None:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to a request.
 
-    The reason why a target refuses is under `refused`. Other errors are reported by the worker's
-    loop (`nas.convert.worker.serve`).
+    The reason of a target that refuses is under `refused`. The worker's loop
+    (`nas.convert.worker.serve`) reports other errors.
     """
     target = load_target(request["target"])
     path = Path(request["path"])

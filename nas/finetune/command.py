@@ -67,14 +67,19 @@ def perform(
         distributed training.
     """
     recipe = settle(options.recipe, options, options.data)
-    # A teacher that is named is to be learned from.
+    # A teacher without --distill means hard distillation.
     if "distill" not in options.given:
         recipe = replace(recipe, distill="hard" if options.teacher else "none")
     applies(options, distill=recipe.distill)
     subject = find_subject(options.run)
     split = options.split
     splits = load_data(
-        options.data, subject.architecture.resolution, split.held_out, split.limit, recipe.seed
+        options.data,
+        subject.architecture.resolution,
+        held_out=split.held_out,
+        limit=split.limit,
+        seed=recipe.seed,
+        background=split.background,
     )
     folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
     on_start(subject, splits, folder)

@@ -1,4 +1,4 @@
-"""The options of `nas finetune`, with the recipe: all settings that decide how a network is trained.
+"""The options of `nas finetune`, with the recipe: all settings that decide a fine-tuning.
 
 Imports no torch. `nas.finetune.task` follows the recipe.
 """
@@ -19,13 +19,19 @@ Distill = Literal["none", "hard", "soft"]
 class Recipe(Settings):
     """The settings of a fine-tuning.
 
-    With the network, its weights, the data and the teacher, a seed gives one result. To the
-    settings of every training, of which `ema` is on by default, it adds those of mixing and of
-    distillation (`nas.finetune.task`).
+    With the network, its weights, the data and the teacher, a seed gives one result. The recipe
+    adds mixing and distillation (`nas.finetune.task`) to the settings of every training, and turns
+    `ema` on by default.
     """
 
     learning_rate: float = like(Settings, "learning_rate", 5e-4)
     ema: float = like(Settings, "ema", 0.999)
+    layer_decay: float = option(
+        1.0,
+        help="Share of the next operation's learning rate that each one gets; 1 for equal rates.",
+        above=0,
+        at_most=1,
+    )
     mixup: float = option(
         0.8,
         help="Alpha of the Beta distribution of mixup; 0 turns mixup off.",
@@ -41,7 +47,7 @@ class Recipe(Settings):
     mix: float = option(0.5, help="Share of the batches that are mixed.", at_least=0, at_most=1)
     switch: float = option(
         0.5,
-        help="Share of the mixed batches that cutmix gets, where mixup and cutmix are both on.",
+        help="Share of mixed batches that use cutmix instead of mixup, where both are on.",
         at_least=0,
         at_most=1,
         requires={"mixup": ANY, "cutmix": ANY, "mix": ANY},
@@ -49,8 +55,8 @@ class Recipe(Settings):
     distill: Distill = option(
         "none",
         help=(
-            "What is learned from the teacher: hard (its answers), soft (its probabilities), or"
-            " none."
+            "Distillation target: hard (the teacher's most likely class), soft (its probabilities),"
+            " or none."
         ),
         shown="hard with a teacher",
     )
@@ -63,7 +69,7 @@ class Recipe(Settings):
     )
     distill_weight: float = option(
         0.5,
-        help="Share of the loss that the teacher's part has.",
+        help="Share of the distillation loss in the total loss.",
         at_least=0,
         at_most=1,
         requires={"teacher": ANY},
@@ -87,31 +93,31 @@ class FinetuneOptions(Options):
     init: Path | None = option(
         None,
         help=(
-            "Weights to start with, of the network or of another member of its space: a checkpoint"
+            "Weights to start from, of the network or of another member of its space: a checkpoint"
             " file, a run's folder, or an architecture's YAML file with its .safetensors beside it."
         ),
         metavar="WEIGHTS",
         shown="those that the run inherited",
     )
-    from_scratch: bool = option(False, help="Start with random weights.")
+    from_scratch: bool = option(False, help="Start from random weights.")
     new_head: bool = option(
         False,
         help=(
-            "Start with a new classifier, for the classes of the data. The weights may then have"
-            " other classes, or no classifier."
+            "Replace the classifier by a new one for the classes of the data. The weights may then"
+            " have other classes, or no classifier."
         ),
     )
     teacher: str | None = option(
         None,
         help=(
-            "Network to learn from: supernet (the largest member of the one that the run's weights"
-            " are from), the folder of another supernet, an architecture's YAML file, or a"
+            "Network to distil from: supernet (the largest member of the supernet that the run's"
+            " weights are from), the folder of another supernet, an architecture's YAML file, or a"
             " published member."
         ),
     )
     teacher_weights: Path | None = option(
         None,
-        help="File of trained weights of a teacher that is an architecture or a published member.",
+        help="File of the teacher's weights, for an architecture or a published member.",
         metavar="FILE",
         requires={"teacher": ANY},
     )

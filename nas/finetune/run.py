@@ -31,8 +31,8 @@ from nas.space import Architecture, load_architecture
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
-from nas.training.loop import Report, train
-from nas.training.state import TrainingFolder
+from nas.training.loop import SAVE_EVERY, Report, train
+from nas.training.state import TrainingFolder, load_best
 from nas.versions import versions
 
 FORMAT = "nas-finetune-1"
@@ -82,11 +82,15 @@ def describe(
         )
         return
     found = YamlFile(folder.description)
-    remedy = "; give another --out, or the options it was started with"
+    remedy = ". Fix: another --out, or the options that it was started with"
+    there = dict(found.data)
+    # Settings that an older version did not have get their defaults.
+    if isinstance(there.get("recipe"), dict):
+        there["recipe"] = Recipe().to_dict() | there["recipe"]
     # The first entry that differs is named. Versions and command are not compared.
     for key, value in wanted.items():
-        if _unplaced(found.data.get(key)) != _unplaced(value):
-            difference = _difference(found.data.get(key), value)
+        if _unplaced(there.get(key)) != _unplaced(value):
+            difference = _difference(there.get(key), value)
             raise found.error(
                 [key], f"this folder holds another fine-tuning ({difference}){remedy}"
             )
@@ -112,13 +116,16 @@ def finish(
 
 
 def _unplaced(value: Any) -> Any:
-    """Return an entry of a description without the paths of files."""
-    places = ("file", "supernet")
+    """Return an entry of a description without the paths of files.
+
+    Older descriptions lack the background; the fingerprint of the pixels says whether it differs.
+    """
+    places = ("file", "supernet", "background")
     return {k: v for k, v in value.items() if k not in places} if isinstance(value, dict) else value
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """Return the first difference in words: of two mappings the first entry that differs."""
+    """Return the first difference as text; of two mappings the first entry that differs."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         there = _unplaced(found)
         here = _unplaced(wanted)
@@ -137,8 +144,9 @@ def judged(
 
     Args:
         first: the network before training.
-        trained: the `raw` network after training and, where there is one, its moving average,
-            `ema`. The weights of the last one are kept.
+        trained: the `raw` network after training; where there is one, its moving average, `ema`;
+            and the `best` epoch's network, where that was an earlier one. The weights of the last
+            one are kept.
         teacher: the teacher, if there was one.
         data: the images.
     """
@@ -161,9 +169,9 @@ def _accuracies(networks: Mapping[str, Network], data: ImageData) -> dict[str, A
 
 
 def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
-    """Return the seconds that all steps took, by metrics.csv.
+    """Return the seconds that all steps took, from metrics.csv.
 
-    So the seconds of a training that was stopped and resumed are those of all its parts.
+    For a training that was stopped and resumed, this is the sum over all its parts.
     """
     rows = pd.read_csv(folder.metrics)
     # Steps since the row before; the first row counts from step 0.
@@ -175,11 +183,21 @@ def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
 
 
 def provenance(
-    start: Start, recipe: Recipe, data: Splits, teacher: Teacher | None, took: float
+    start: Start, recipe: Recipe, data: Splits, teacher: Teacher | None, took: float, epoch: int
 ) -> str:
-    """Return a sentence on what the network was trained on, and how long."""
-    taught = f", with {recipe.distill} distillation from {teacher.about['name']}" if teacher else ""
-    return f"trained from {start.words} for {recipe.epochs} epochs ({took:.0f} s) on {data.train.source}{taught}"
+    """Return a sentence on what the network was trained on, how long, and which epoch was kept."""
+    distilled = (
+        f", with {recipe.distill} distillation from {teacher.about['name']}" if teacher else ""
+    )
+    chosen = (
+        f"; the weights are those of epoch {epoch}, the best on the held-out images"
+        if epoch < recipe.epochs
+        else ""
+    )
+    return (
+        f"trained from {start.words} for {recipe.epochs} epochs ({took:.0f} s) on"
+        f" {data.train.source}{distilled}{chosen}"
+    )
 
 
 @dataclass(frozen=True)
@@ -214,7 +232,7 @@ def finetune(
     command: str = "",
     report: Report = lambda progress: None,
     device: str | None = None,
-    save_every: float = 300.0,
+    save_every: float = SAVE_EVERY,
     report_every: int = 10,
 ) -> Finetuned:
     """Train the network of a run, or resume its fine-tuning in the folder.
@@ -239,50 +257,55 @@ def finetune(
 
     Raises:
         InputError: the arguments do not fit together, or the folder holds another fine-tuning.
-        NasError: the loss is NaN or infinite (the last state stays), or memory ran out.
+        NasError: the loss is NaN or infinite (the last state stays), memory ran out, or another
+            process trains in the folder.
+        Stopped: a signal arrived; the state is saved.
     """
     recipe = recipe or Recipe(distill="hard" if teacher else "none")
     _check_teacher(teacher, teacher_weights, recipe)
     subject = find_subject(run)
     check_images(subject.architecture, data.train)
     start = load_start(subject, data.train.classes, recipe.seed, init, from_scratch, new_head)
-    taught = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
+    loaded = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
     together = processes(device)
-    if together.main:
-        _tell_seen(start, taught, data.train, recipe)
     folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
-    if together.main:
-        describe(
+    with folder.locked(together.main):
+        if together.main:
+            _tell_seen(start, loaded, data.train, recipe)
+            describe(
+                folder,
+                start.network.architecture,
+                asked(start, data, recipe, loaded, new_head),
+                command,
+            )
+        together.wait()
+        # The training changes the network in place; this copy is evaluated as the start.
+        first = deepcopy(start.network)
+        averaged = train(
+            Finetuning(start.network, loaded, recipe, data.held_out, data.train),
+            data.train,
+            recipe,
             folder,
-            start.network.architecture,
-            asked(start, data, recipe, taught, new_head),
-            command,
+            report=report,
+            save_every=save_every,
+            report_every=report_every,
+            device=device,
         )
-    together.wait()
-    # The training changes the network in place; this copy is evaluated as the start.
-    first = deepcopy(start.network)
-    averaged = train(
-        Finetuning(start.network, taught, recipe),
-        data.train,
-        recipe,
-        folder,
-        report=report,
-        save_every=save_every,
-        report_every=report_every,
-        device=device,
-    )
-    if together.main:
-        _finish(folder, first.to(together.device), start, averaged, data, recipe, taught)
-    together.wait()
+        if together.main:
+            _finish(folder, first.to(together.device), start, averaged, data, recipe, loaded)
+        together.wait()
     return Finetuned(folder.root, start.network.architecture, YamlFile(folder.description).data)
 
 
 def _check_teacher(teacher: str | None, weights: str | Path | None, recipe: Recipe) -> None:
     if teacher and recipe.distill == "none":
-        raise InputError(f"--teacher {teacher} with --distill none: leave one of them out")
+        raise InputError(
+            f"--teacher {teacher} with --distill none: the teacher would have no effect. Fix: leave"
+            " out one of them"
+        )
     if not teacher and (weights or recipe.distill != "none"):
         option = f"--teacher-weights {weights}" if weights else f"--distill {recipe.distill}"
-        raise InputError(f"{option}: there is no teacher; name one with --teacher")
+        raise InputError(f"{option}: requires a teacher. Fix: name one with --teacher")
 
 
 def _tell_seen(start: Start, teacher: Teacher | None, data: ImageData, recipe: Recipe) -> None:
@@ -291,10 +314,10 @@ def _tell_seen(start: Start, teacher: Teacher | None, data: ImageData, recipe: R
     earlier = [("the weights that it starts with", start.trained_on)]
     if teacher:
         earlier.append(("the teacher", teacher.trained_on))
-    told = set[ImageRange]()
+    reported = set[ImageRange]()
     for who, trained_on in earlier:
-        new = [each for each in trained_on.images if each not in told]
-        told.update(new)
+        new = [each for each in trained_on.images if each not in reported]
+        reported.update(new)
         for line in seen_lines(who, new, now):
             warnings.warn(line, stacklevel=3)
 
@@ -306,7 +329,8 @@ def check_images(arch: Architecture, data: ImageData) -> None:
             "x".join(map(str, size)) for size in (data.images.shape[2:], arch.resolution)
         )
         raise InputError(
-            f"images of {there} for a network at {here}: load the data at the network's resolution"
+            f"images of {there} for a network at {here}. Fix: load the data at the network's"
+            " resolution"
         )
 
 
@@ -330,6 +354,7 @@ def asked(
             "source": data.train.source,
             "images": len(data.train),
             "fingerprint": data.train.fingerprint,
+            "background": data.train.background,
             "held_out": len(data.held_out),
             "test": len(data.test) if data.test else 0,
             "classes": list(data.train.classes),
@@ -353,17 +378,29 @@ def _finish(
     if averaged is not None:
         assert isinstance(averaged, Network)
         trained["ema"] = averaged
+    best = deepcopy(list(trained.values())[-1])
+    # After the last epoch the best weights are those that the training ended with, unless an
+    # earlier epoch was better on the held-out images.
+    epoch = load_best(folder.best, best).epoch if folder.best.exists() else recipe.epochs
+    if epoch < recipe.epochs:
+        trained["best"] = best
     accuracy = judged(first, trained, teacher.network if teacher else None, data)
     took = seconds(folder, len(data.train), recipe.batch)
-    told = provenance(start, recipe, data, teacher, took)
+    sentence = provenance(start, recipe, data, teacher, took, epoch)
     # The header keeps naming the supernet that the weights were first cut from.
-    header = {"provenance": told, "teacher": teacher.about["name"] if teacher else ""}
+    header = {"provenance": sentence, "teacher": teacher.about["name"] if teacher else ""}
     header |= start.trained_on.then(data.train.classes, images_of(data.train, recipe.seed)).header()
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]
     finish(
         folder,
         trained[accuracy["weights"]],
-        {"accuracy": accuracy, "epochs": recipe.epochs, "seconds": took, "provenance": told},
+        {
+            "accuracy": accuracy,
+            "epoch": epoch,
+            "epochs": recipe.epochs,
+            "seconds": took,
+            "provenance": sentence,
+        },
         header,
     )

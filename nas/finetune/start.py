@@ -82,7 +82,9 @@ def load_start(
         InputError: where there are no weights, or they are for other classes.
     """
     if from_scratch and init:
-        raise InputError(f"--init {init} with --from-scratch: leave one of them out")
+        raise InputError(
+            f"--init {init} with --from-scratch: these are two starts. Fix: leave out one of them"
+        )
     # The same weights, and the same new head, in every process and in a resumed fine-tuning.
     torch.manual_seed(seed)
     if from_scratch:
@@ -96,14 +98,14 @@ def load_start(
     else:
         what = f"{subject.run}: has no weights.safetensors (it was searched without --supernet)"
         raise InputError(
-            f"{what if subject.run else 'an architecture has no weights'}; give --init FILE, or "
-            "--from-scratch to start with random ones"
+            f"{what if subject.run else 'an architecture has no weights'}. Fix: --init FILE, or"
+            " --from-scratch for random weights"
         )
     file = initial.file
     header = read_header(file)
     known = known_of(file)
     network, taken = _loaded(initial, subject, new_head=new_head)
-    network = _with_head(network, f"the head of {file}", classes, new_head=new_head)
+    network = _with_head(network, str(file), classes, new_head=new_head)
     if not new_head and check_names(
         str(file), known.classes, classes, remedy="--new-head starts with a new classifier"
     ):
@@ -210,11 +212,11 @@ def _with_head(network: Network, name: str, classes: Sequence[str], *, new_head:
     """
     if new_head:
         return with_new_head(network, len(classes))
-    knows = network.architecture.classes
-    if knows != len(classes):
+    own_classes = network.architecture.classes
+    if own_classes != len(classes):
         some = ", ".join(classes[:3]) + (", .." if len(classes) > 3 else "")
         raise InputError(
-            f"{name} has {knows} classes, the data {len(classes)} ({some}): give --new-head to"
-            " replace it"
+            f"{name}: has a head for {own_classes} classes, the data has {len(classes)} ({some})."
+            " Fix: --new-head replaces it"
         )
     return network

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.data import ImageData
 from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
-from nas.training.task import Task, cross_entropy
+from nas.training.evaluate import calibrate, judge
+from nas.training.task import Task, label_loss
 
 
 def loss_of(
@@ -24,7 +27,7 @@ def loss_of(
     taught_bc: Tensor | None,
     recipe: Recipe,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of a batch, and the logits (B, classes) of the network's answer.
+    """Return the mean loss of a batch, and the logits (B, classes) of the network's prediction.
 
     With a teacher the loss is (1 - weight) * cross-entropy with the targets + weight *
     distillation. In a distillation head (DeiT, arXiv:2012.12877) the first classifier learns from
@@ -38,9 +41,9 @@ def loss_of(
         recipe: label smoothing, and how to distill.
     """
     if taught_bc is None:
-        return cross_entropy(output, targets_bc, recipe.label_smoothing)
+        return label_loss(output, targets_bc, recipe.label_smoothing, recipe.loss)
     first, second = output if isinstance(output, tuple) else (output, output)
-    own, _ = cross_entropy(first, targets_bc, recipe.label_smoothing)
+    own, _ = label_loss(first, targets_bc, recipe.label_smoothing, recipe.loss)
     other = distillation(
         second.float(), taught_bc.float(), recipe.distill, recipe.distill_temperature
     )
@@ -131,33 +134,77 @@ class Finetuning(Task):
     """The task of a network that learns from labels and from a teacher, on mixed images.
 
     As in DeiT (arXiv:2012.12877), the teacher sees the same mixed images as the network.
+
+    Args:
+        network: the network to train.
+        teacher: the teacher, if there is one.
+        recipe: settings of the training.
+        held_out: images that the network is evaluated on after an epoch, if there are any.
+        calibration: training images for the batch norms of the network that is evaluated.
     """
 
-    def __init__(self, network: Network, teacher: Teacher | None, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        network: Network,
+        teacher: Teacher | None,
+        recipe: Recipe,
+        held_out: ImageData | None = None,
+        calibration: ImageData | None = None,
+    ) -> None:
         self._network = network
         self.teacher = teacher
         self.recipe = recipe
+        self.held_out = held_out
+        self.calibration = calibration
 
     @property
     def module(self) -> Network:
         return self._network
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return two groups: kernels and matrices with weight decay, all other parameters without.
+    @property
+    def keeps_best(self) -> bool:
+        return True
 
-        The others are norms, scales, biases and tables of attention biases.
+    def evaluate(self, module: nn.Module) -> float | None:
+        """Return the top-1 of the network in percent, its batch norms recalibrated as at the end."""
+        if self.held_out is None or self.calibration is None:
+            return None
+        assert isinstance(module, Network)
+        # A copy: recalibration must not change the statistics that the training continues with.
+        network = deepcopy(module)
+        calibrate(network, self.calibration)
+        return judge(network, self.held_out).accuracy
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return groups: kernels and matrices with weight decay, all other parameters without.
+
+        The others are norms, scales, biases and tables of attention biases. With layer-wise decay
+        there are two groups per operation.
         """
-        decayed: list[Tensor] = []
-        others: list[Tensor] = []
+        scales = self._rate_scales()
+        groups: dict[tuple[bool, float], list[Tensor]] = {}
         for name, parameter in self._network.named_parameters():
-            (decayed if parameter.dim() > 1 and not name.endswith("bias") else others).append(
-                parameter
-            )
-        peak = self.recipe.learning_rate
+            decayed = parameter.dim() > 1 and not name.endswith("bias")
+            operation = name.partition(".")[0]
+            groups.setdefault((decayed, scales[operation]), []).append(parameter)
         return [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay, "peak": peak},
-            {"params": others, "weight_decay": 0.0, "peak": peak},
+            {
+                "params": parameters,
+                "weight_decay": self.recipe.weight_decay if decayed else 0.0,
+                "peak": self.recipe.learning_rate * scale,
+            }
+            for (decayed, scale), parameters in groups.items()
         ]
+
+    def _rate_scales(self) -> dict[str, float]:
+        """Return the share of the learning rate that each operation gets, by its name.
+
+        Layer-wise decay as in BEiT (arXiv:2106.08254): the head gets all of it, and each operation
+        before it `layer_decay` times that of the next one.
+        """
+        names = [operation.name for operation in self._network.architecture.operations()]
+        last = len(names) - 1
+        return {name: self.recipe.layer_decay ** (last - i) for i, name in enumerate(names)}
 
     def loss(
         self,

@@ -1,6 +1,6 @@
 """Teacher of a fine-tuning: a supernet's largest member, or a network with trained weights.
 
-`nas.finetune.run` loads it, `nas.finetune.task` asks it in every step.
+`nas.finetune.run` loads it, `nas.finetune.task` runs it in every step.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def load_teacher(
     sliced = name == SUPERNET or Folder(Path(name)).description.is_file()
     if sliced and weights is not None:
         raise InputError(
-            f"--teacher-weights {weights}: a supernet has its own weights; leave this out"
+            f"--teacher-weights {weights}: a supernet has its own weights. Fix: leave it out"
         )
     if sliced:
         network, file, known = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
@@ -84,12 +84,11 @@ def load_teacher(
             find_architecture(name)
         except InputError:
             raise InputError(
-                f"--teacher {name}: unknown; expected supernet, a training's folder, an"
-                " architecture's YAML file or a published member (nas spaces lists these)"
+                f"--teacher {name}: is unknown (expected supernet, a training's folder, an"
+                " architecture's YAML file or a published member). Fix: `nas spaces` lists the"
+                " published members"
             ) from None
-        raise InputError(
-            f"--teacher {name}: give --teacher-weights, the file of its trained weights"
-        )
+        raise InputError(f"--teacher {name}: its weights are missing. Fix: --teacher-weights FILE")
     else:
         teacher = find_subject(name).architecture
         file = find_file(weights)
@@ -98,8 +97,8 @@ def load_teacher(
     arch = network.architecture
     if arch.classes != len(data.classes):
         raise InputError(
-            f"--teacher {name}: it knows {arch.classes} classes, the data has {len(data.classes)};"
-            " a teacher must know the same (`nas finetune --init --new-head` trains one)"
+            f"--teacher {name}: has {arch.classes} classes, the data has {len(data.classes)}. Fix:"
+            " train a teacher on this data with `nas finetune --init FILE --new-head`"
         )
     if check_names(
         f"--teacher {name}", known.classes, data.classes, remedy="give a teacher of these classes"
@@ -137,18 +136,19 @@ def _supernet_of(subject: Subject) -> Path:
     """
     if subject.run is None:
         raise InputError(
-            "--teacher supernet: an architecture alone has none; give the folder of its `nas train`"
+            "--teacher supernet: an architecture alone has none. Fix: --teacher FOLDER of a"
+            " `nas train`"
         )
     named = YamlFile(subject.run / RUN_FILE).data.get("supernet")
     if subject.weights is None or named is None:
         raise InputError(
-            f"--teacher supernet: {subject.run} was searched without --supernet; give the folder of"
-            " a `nas train` instead"
+            f"--teacher supernet: {subject.run} was searched without --supernet. Fix: --teacher"
+            " FOLDER of a `nas train`"
         )
     folder = Path(str(named))
     if not Folder(folder).description.is_file():
         raise InputError(
             f"--teacher supernet: there is no supernet in {folder}, which"
-            f" {subject.run / 'run.yaml'} names; give the folder that it is in now instead"
+            f" {subject.run / 'run.yaml'} names. Fix: --teacher FOLDER with its present path"
         )
     return folder

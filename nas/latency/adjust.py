@@ -40,16 +40,22 @@ MOST_PIXELS = 16384
 FIT_BOTH = 3
 """Minimum number of networks for fitting both coefficients and for errors of networks left out."""
 _TRUST = 0.03
-"""Weight of a coefficient e times its value under one ratio, as the error of one network (3 %)."""
+"""Weight of the prior in the fit.
+
+A coefficient e times its value under one ratio counts as an error of 3 % in one network.
+"""
 _FAR_OFF = 0.1
 """Relative error of a network above which it counts linearly."""
 _UNITS = {
     1000.0: ("microseconds", "divide latency_ms by 1000"),
     0.001: ("seconds", "multiply latency_ms by 1000"),
 }
-"""Factors by which figures in another unit are off, with its name and the remedy."""
+"""Factors by which figures in another unit are off, with the unit's name and the remedy."""
 _UNIT_TOLERANCE = 3.0
-"""Factor around a unit's within which it is named; estimated tables are off by two at most."""
+"""Maximum ratio to a unit's factor at which the error names the unit.
+
+Estimated tables are off by a factor of two at most, so they are not mistaken for another unit.
+"""
 _DISAGREE = 3.0
 """Error of networks, in multiples of the table's own, above which they contradict each other."""
 
@@ -75,16 +81,17 @@ def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
     device = table.device
     if device.estimate is None or device.spaces:
         raise InputError(
-            f"the table of {device.name} has measured rows and was calibrated with them; measure"
-            f" more with: nas profile --space SPACE --device {device.name}"
+            f"the table of {device.name} has measured rows and was calibrated with them. Fix: nas"
+            f" profile --space SPACE --device {device.name} measures more"
         )
     lines = list(_lines(table, Path(nets_csv)))
     if not lines:
-        raise InputError(f"{nets_csv}: no networks; expected lines as: efficientformer_l1,1.31")
+        raise InputError(f"{nets_csv}: has no networks (expected lines as efficientformer_l1,1.31)")
     before = device.calibration.scale, device.intercept_ms
     limit = _DISAGREE * max(device.estimate.leave_one_out_mape, device.estimate.family_error)
     after, note = _guarded(lines, before, limit, nets_csv)
-    # One fit without each network in turn: the error on it is that on a network not measured.
+    # One fit without each network in turn. The error on the network left out estimates the error on
+    # one that was not measured.
     left_out = [_fit([*lines[:place], *lines[place + 1 :]], before) for place in range(len(lines))]
     entries = [
         {
@@ -98,8 +105,8 @@ def adjust(table: LatencyTable, nets_csv: Path) -> LatencyTable:
     ]
     errors = {key.removesuffix("_ms"): _mape(entries, key) for key in list(entries[0])[2:]}
     estimate = device.estimate.model_dump()
-    # One or two networks say nothing of others, so that the error of published networks left out
-    # still counts.
+    # One or two networks do not estimate the error on others, so the error of published networks
+    # left out still counts.
     expected = max(errors.get("left_out", device.estimate.leave_one_out_mape), errors["after"])
     estimate["adjusted"] = {
         "file": str(nets_csv),
@@ -134,7 +141,7 @@ def _mape(entries: Sequence[dict[str, Any]], key: str) -> float:
 def _guarded(
     lines: Sequence[_Line], before: tuple[float, float], limit: float, path: Path
 ) -> tuple[tuple[float, float], str]:
-    """Return scale and intercept in ms, and a note where something does not follow.
+    """Return scale and intercept in ms, and a note on networks that do not follow them.
 
     Args:
         lines: the networks.
@@ -146,7 +153,7 @@ def _guarded(
         InputError: when the figures are in another unit, far from the table, or contradict each
             other.
     """
-    # The narrowest explanation first: another unit, then anything else that is far away.
+    # The narrowest explanation comes first: another unit, then any other large ratio.
     ratio = _ratio(lines, before)
     for unit, (name, remedy) in _UNITS.items():
         if unit / _UNIT_TOLERANCE < ratio < unit * _UNIT_TOLERANCE:
@@ -165,8 +172,8 @@ def _guarded(
     misfit = _typical_error(lines, single)
     fitted = _fit(lines, before)
     follows = low <= fitted[0] / before[0] <= high and _typical_error(lines, fitted) <= limit
-    # Only where the fit of both fails, contradiction is judged: networks that one ratio does not
-    # follow may still agree on an intercept.
+    # Contradiction is tested only where the fit of both fails: networks that do not follow one
+    # ratio may still agree on an intercept.
     if follows:
         return fitted, _far_off(lines, fitted, limit)
     if misfit > limit:
@@ -182,7 +189,7 @@ def _far_off(lines: Sequence[_Line], calibration: tuple[float, float], limit: fl
     """Return a note naming the networks that are more than `limit` percent off; empty for none."""
     errors = {line.name: 100 * (_ms(line, calibration) / line.measured_ms - 1) for line in lines}
     named = [f"{name} ({error:+.0f} %)" for name, error in errors.items() if abs(error) > limit]
-    return f"read these figures again: {', '.join(named)}" if named else ""
+    return f"check these figures: {', '.join(named)}" if named else ""
 
 
 def _ratio(lines: Sequence[_Line], before: tuple[float, float]) -> float:
@@ -225,13 +232,13 @@ def _fit(lines: Sequence[_Line], before: tuple[float, float]) -> tuple[float, fl
             *(_TRUST * logarithms),
         ]
 
-    found = least_squares(errors, np.zeros(2), loss="soft_l1", f_scale=_FAR_OFF).x
-    return scale * math.exp(found[0]), intercept * math.exp(found[1])
+    factors = least_squares(errors, np.zeros(2), loss="soft_l1", f_scale=_FAR_OFF).x
+    return scale * math.exp(factors[0]), intercept * math.exp(factors[1])
 
 
 def _lines(table: LatencyTable, path: Path) -> Iterator[_Line]:
     """Yield the networks of the file. Raises InputError for a line that cannot be used."""
-    # Networks are told apart by their operations: one architecture can have several names.
+    # Networks are compared by their operations, as one architecture can have several names.
     seen: dict[object, int] = {}
     for number, row in read_records(
         path, required=("network", "latency_ms"), optional=("resolution",)
@@ -240,7 +247,7 @@ def _lines(table: LatencyTable, path: Path) -> Iterator[_Line]:
         arch = _architecture(row["network"], row["resolution"], where)
         first = seen.setdefault(arch.operations(), number)
         if first != number:
-            raise InputError(f"{where}: network: '{row['network']}' is on line {first} already")
+            raise InputError(f"{where}: network: '{row['network']}' duplicates line {first}")
         ms = _number(row["latency_ms"], "latency_ms", where)
         measured = NetworkTime("calibration", arch.space, "", arch.name, ms)
         try:
@@ -254,7 +261,9 @@ def _architecture(name: str, resolution: str, where: str) -> Architecture:
     arch = published_member(name)
     if arch is None and Path(name).suffix not in (".yaml", ".yml"):
         hint = nearest(name, published_members())
-        raise InputError(f"{where}: network: '{name}' is neither published nor a YAML file{hint}")
+        raise InputError(
+            f"{where}: network: '{name}' is not a published member or a YAML file{hint}"
+        )
     side = _side(resolution, where) if resolution else None
     try:
         arch = arch or load_architecture(name)
@@ -278,5 +287,5 @@ def _number(text: str, column: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise InputError(f"{where}: {column}: '{text}' is no positive number")
+        raise InputError(f"{where}: {column}: '{text}' is not a positive number")
     return value

@@ -1,4 +1,4 @@
-"""Bundles: write, run and merge the folder in which measurements travel to another machine.
+"""Write, run and merge bundles: folders in which measurements travel to another machine.
 
 `nas profile --bundle` writes the chains that fill a table as files. `--run` measures them on the
 machine that has the device, and `--merge` makes the table of the results at home.
@@ -46,26 +46,29 @@ from nas.versions import versions
 BOARD = "litert-board"
 """Kind of a device without a phone.yaml: a computer that runs .tflite files."""
 COREML_BOUND = 0.15
-"""Maximum relative drift of a Core ML reference, whose few cold predictions scatter more."""
+"""Maximum relative drift of a Core ML reference; its few cold predictions scatter more."""
 FILES = "files"
 
 README = """\
-What the latency table of {name} is made from, for the space {space}, in {count} files. plan.json says what each one is.
+The {count} files in this folder are measured for the latency table of {name}, for the space
+{space}. plan.json describes each of them.
 
 {how}
 
-Every result is on disk in results.jsonl before the next file is run: stop it, unplug it, run the same command again and
-it goes on. When it is done, bring this folder (or results.jsonl alone, into a copy of it) home and run there:
+Every result is on disk in results.jsonl before the next file is run. The same command resumes after
+a stop or a power failure. When it is done, take this folder (or results.jsonl alone, into a copy of
+it) home and run there:
 
     nas profile --merge FOLDER
 """
 ON_A_MAC = """\
-To measure it, on a Mac with Xcode and with the phone connected, unlocked and in Developer Mode:
+Measure it on a Mac with Xcode, with the phone connected, unlocked and in Developer Mode:
 
     pip install '.[coreml]'          # in a checkout of nas
     NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
 ON_A_BOARD = """\
-To measure it, on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or tflite-runtime:
+Measure it on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or
+tflite-runtime:
 
     pip install ai-edge-litert numpy          # or: pip install tflite-runtime==2.14.0 'numpy<2'
     python run.py
@@ -212,24 +215,24 @@ def merge_bundle(
     replay = Replay(folder)
     plan = replay.plan
     space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
-    # A replay answers for the bundle's chains alone: its operations are listed, rather than chosen
-    # by interpolation error.
+    # A replay has results for the bundle's chains alone. So its operations are listed, rather than
+    # chosen by interpolation error.
     chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
-    wanted = plan["check"]
-    members = [*calibration_members(space), *check_members(space, wanted["nets"], wanted["seed"])]
-    # The plan names the space, not its content: networks that differ now were made by another
-    # version of it.
+    planned = plan["check"]
+    members = [*calibration_members(space), *check_members(space, planned["nets"], planned["seed"])]
+    # The plan names the space, not its content. Networks that are not in the bundle show that the
+    # space has changed.
     if not all(replay.has(Chain.network(member.operations())) for member in members):
         raise InputError(
-            f"{folder}: the space {plan['space']} has changed since it was written; write another"
-            " bundle"
+            f"{folder}: the space {plan['space']} has changed since it was written. Fix: write"
+            " another bundle"
         )
     out = out or Path("latency_tables") / plan["device"]["name"]
     table, report = profile(space, replay, out, progress, chosen=chosen)
-    if not wanted["nets"]:
+    if not planned["nets"]:
         return table, report, []
     table, times = check(
-        table, space, replay, wanted["nets"], wanted["seed"], progress, beside=False
+        table, space, replay, planned["nets"], planned["seed"], progress, beside=False
     )
     return table, report, times
 
@@ -252,9 +255,9 @@ def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
 
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
     """Yield the chains that `profile` and `check` will ask for, each once."""
-    # A bundle cannot choose by what was measured before. So it holds the most that a chooser might
-    # name of each group.
-    yield Item(EMPTY, "empty", "a call that does nothing")
+    # A bundle cannot choose by earlier results. So it holds the most operations that a chooser
+    # might name of each group.
+    yield Item(EMPTY, "empty", "an empty call")
     for group in groups(space_operations(space)):
         for operation in group.chosen():
             for chain in chains(operation, copies):
@@ -287,8 +290,8 @@ def _plan(
         "resolution": resolution_id(space),
         "copies": copies,
     }
-    # The identity covers what is measured and how, not the files: a damaged file that is written
-    # again, or another version of a tool, leaves the bundle the same one.
+    # The identity covers the chains and how they are measured, not the files. A damaged file that
+    # is written again, or another version of a tool, does not change it.
     chains = [entry["digest"] for entry in files]
     identity = data_sha256([same, chains])[:32]
     tools = versions("litert-torch" if device["kind"] == BOARD else "coremltools", "torch")
@@ -315,8 +318,8 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
         return set()
     try:
         old = json.loads(read_text(path))
-        # The name alone: a path in a damaged plan must not lead out of the folder, where the file
-        # would be removed.
+        # Only the name of a file is used: a path in a damaged plan must not lead to a file outside
+        # of the folder, which would be removed.
         known = {
             entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
             for entry in old["files"]
@@ -324,12 +327,12 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
         same = old["id"] == plan["id"]
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"{path}: is damaged; remove it to write the bundle again, its whole files are kept"
+            f"{path}: is damaged. Fix: remove it, then run the same command again"
         ) from None
     if not same:
         raise InputError(
-            f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at "
-            f"{old['resolution']}); give another folder"
+            f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at"
+            f" {old['resolution']}). Fix: --bundle with another folder"
         )
     kept = set()
     for digest, (file, sha256) in known.items():
@@ -345,7 +348,7 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
 
 def _finish(folder: Path, plan: dict[str, Any], target: Target) -> None:
     """Write the plan, the README, and for a board the programs that measure."""
-    # No file may have been written in this call, and the plan with it.
+    # The plan is written once more: where every file was kept, it was not written before.
     write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
     here = Path(board_runner.__file__)
     if target is LITERT:
@@ -369,8 +372,8 @@ def _open_coreml(name: str) -> Device:
     known = phones()
     if name not in known:
         raise InputError(
-            f"{name} has no phone.yaml here; put the one from where the bundle was written into "
-            f"latency_tables/{shlex.quote(name)}"
+            f"{name}: phone.yaml is missing here. Fix: copy it into"
+            f" latency_tables/{shlex.quote(name)} from the machine where the bundle was written"
         )
     return CoreML(known[name])
 

@@ -24,7 +24,7 @@ These are a network predicted 1 % off, a scale 0.005 from 1, an intercept of 5 %
 network, and weights of the median network that take 2 % of the fastest one.
 """
 SCALES = 0.2, 5.0
-"""Range of a plausible scale; beyond it stands another unit, device or precision."""
+"""Range of a plausible scale; a scale beyond it means another unit, device or precision."""
 MISFIT = 15.0
 """Maximum error in percent of a calibration's networks; above it the calibration gets a note."""
 Floats = NDArray[np.float64]
@@ -33,10 +33,10 @@ Floats = NDArray[np.float64]
 def calibrate(networks: Sequence[NetworkTime]) -> Line:
     """Return the line that turns sums of rows into the latencies of measured networks.
 
-    A row is measured over and over, with its weights in a cache. Where a network's weights do not
-    fit there, it takes longer than its rows. The difference grows with its parameters and shows
-    where there is little arithmetic beside them (`experiments/worth`). Parameters beyond those of
-    the smallest network count.
+    An operation is measured in a loop, with its weights in a cache. Where a network's weights do
+    not fit there, it takes longer than its rows. The difference grows with its parameters, and is
+    largest where there is little arithmetic per parameter (`experiments/worth`). Parameters beyond
+    those of the smallest network count.
 
     Rows and networks were measured on one device. So the scale is held near 1, and intercept and
     weights near 0. Large relative errors count linearly (soft L1), so that one disturbed network
@@ -57,7 +57,7 @@ def calibrate(networks: Sequence[NetworkTime]) -> Line:
         return Line(float((measured / summed)[0]))
     millions = np.array([network.params for network in networks]) / 1e6
     least = float(millions.min())
-    # Files of older versions have no parameters: 0 stands for unknown.
+    # Files of older versions have no parameters: 0 means unknown.
     known = 0 < least < millions.max()
     fastest = float(measured.min())
     median = float(np.median(millions)) if known else 1.0
@@ -89,13 +89,13 @@ def calibrate(networks: Sequence[NetworkTime]) -> Line:
 def follow(networks: Sequence[NetworkTime]) -> tuple[Line, str]:
     """Return the line of `calibrate`, or a simpler one where its scale is implausible, and a note.
 
-    Where a call takes far more than the operations (tiny networks on a fast device), the fit can
-    put the scale at 0: every network would be predicted alike. Rows and networks are of one device.
-    So a scale of 1 with an intercept, and a scale alone, are tried instead, and the one with the
-    smaller misfit is taken.
+    Tiny networks on a fast device take little more than a call. Then the fit can put the scale at
+    0, which predicts one latency for every network. Rows and networks are of one device, so two
+    simpler lines are tried: a scale of 1 with an intercept, and a scale alone. The one with the
+    smaller misfit is returned.
 
     Returns:
-        The line, and a note that says what does not follow; empty where all does.
+        The line, and a note on what does not follow it; empty where all networks do.
     """
     line = _rounded(calibrate(networks))
     low, high = SCALES
@@ -128,7 +128,7 @@ def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> l
     Raises:
         MissingRows: when the table lacks a row of one of them.
     """
-    # Scale 1, intercept 0 and no spaces: `total_ms` is the plain sum then.
+    # With scale 1, intercept 0 and no spaces, `total_ms` is the plain sum of rows.
     bare = replace(
         table, device=replace(table.device, intercept_ms=0.0, calibration=Calibration(), spaces=())
     )
@@ -141,7 +141,7 @@ def sums(table: LatencyTable, networks: Mapping[Architecture, NetworkTime]) -> l
 def recalibrated(
     table: LatencyTable, name: str, own: Sequence[NetworkTime], keep_check: bool = True
 ) -> LatencyTable:
-    """Return the table with its calibration fitted anew.
+    """Return the table with a new calibration.
 
     The space gets a line fitted to its own networks; the table's line is fitted to those of all
     spaces. Writes `networks.csv`; the caller writes `device.yaml`.

@@ -30,13 +30,13 @@ MODES = {
     "import_": ("device", "out"),
     "calibrate": ("device", "out"),
 }
-"""Options that ask for another way to a table than measuring, with the options that each takes."""
+"""Options that make a table in another way than by measuring, with the options that each allows."""
 
 Note = Callable[[str], None]
 
 
 class Tell(Protocol):
-    """Callback that gets what is being done, how many are done, of how many, and a note."""
+    """Callback that gets the name of the step, how many are done, of how many, and a note."""
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
@@ -105,17 +105,18 @@ def profile(
 
 
 def mode_of(options: ProfileOptions) -> str | None:
-    """Return the option that asks for another way than measuring; None where none does.
+    """Return the option that makes a table in another way than by measuring; None without one.
 
     Raises:
-        InputError: for two of them, for an option that has no effect beside the one, or for a
-            missing option.
+        InputError: for two of them, for an option that has no effect with it, or for a missing
+            option.
     """
     declared = options_of(ProfileOptions)
     modes = [name for name in MODES if getattr(options, name) is not None]
     if len(modes) > 1:
         raise InputError(
-            f"{' and '.join(declared[name].long for name in modes)} exclude each other"
+            f"{' and '.join(declared[name].long for name in modes)} exclude each other. Fix: give"
+            " one of them"
         )
     mode = modes[0] if modes else None
     if mode is not None:
@@ -123,11 +124,14 @@ def mode_of(options: ProfileOptions) -> str | None:
     if mode in ("run", "merge"):
         return mode
     if len(options.device) != 1 and (mode or options.out is not None):
-        raise InputError(f"{declared[mode or 'out'].long}: give one --device")
+        raise InputError(
+            f"{declared[mode or 'out'].long}: needs one device (got {len(options.device)}). Fix:"
+            " give --device once"
+        )
     if mode in (None, "bundle") and (options.space is None or not options.device):
         raise InputError(
-            f"give --{'device' if options.space else 'space'}: nas profile --space SPACE --device"
-            " DEVICE; `nas spaces` and `nas devices` list them"
+            f"--{'device' if options.space else 'space'}: is missing. Fix: nas profile --space"
+            " SPACE --device DEVICE (`nas spaces` and `nas devices` list them)"
         )
     return mode
 
@@ -228,9 +232,9 @@ def _side_by_side(
     converter = litert_converter()
     try:
         with ThreadPoolExecutor(len(names)) as pool:
-            found = list(pool.map(on, names))
+            outcomes = list(pool.map(on, names))
     finally:
         converter.close()
-    return [each for each in found if isinstance(each, Profiled)], [
-        each for each in found if isinstance(each, NasError)
+    return [each for each in outcomes if isinstance(each, Profiled)], [
+        each for each in outcomes if isinstance(each, NasError)
     ]

@@ -29,7 +29,7 @@ class Known:
 
     Attributes:
         name: what `--device` takes.
-        kind: as in `device.yaml`, or the package that brings the device.
+        kind: as in `device.yaml`, or the package that provides the device.
         connected: whether it is connected here.
         table: folder of its table, or None.
         units: connected Android phones of this name, with their state.
@@ -93,7 +93,7 @@ def _unknown(name: str) -> str:
     assert table is not None
     provenance = load_device_info(table / DEVICE_FILE).provenance
     return (
-        f"{name} is not connected, and nothing says how to reach it; its table {table} is"
-        f" {provenance}, and one of your own measurements in ./latency_tables/{name} would"
-        " replace it"
+        f"{name}: is not connected, and no phone.yaml describes how to reach it; only its table"
+        f" {table} ({provenance}) is known, and a table of your own in ./latency_tables/{name}"
+        " would replace it"
     )

@@ -22,12 +22,12 @@ from nas.space import Architecture, Space, space_names
 
 NETWORKS_FILE = "networks.csv"
 Progress = Callable[[str, int, int], None]
-"""Callback that gets what is being done, how many are done, and how many there are."""
+"""Callback that gets the name of the step, how many are done, and how many there are."""
 Role = Literal["calibration", "check"]
 CALIBRATION_NETWORKS = 8
 """Number of networks that calibrate a table for a space."""
 _CANDIDATES = 100
-"""Number of first seeds among whose members these are chosen; a check draws from later seeds."""
+"""Number of seeds, from 0, whose members the calibration chooses from; a check uses later seeds."""
 
 
 class Line(NamedTuple):
@@ -87,8 +87,8 @@ class NetworkTime:
 
 def calibration_members(space: Space, count: int = CALIBRATION_NETWORKS) -> list[Architecture]:
     """Return random members that spread evenly over the range of MACs, the same in every call."""
-    # Members that are one network to a device count once. Ranks are taken at equal distances, from
-    # the smallest to the largest of the candidates.
+    # Members that are the same network to a device count once. Ranks are taken at equal distances,
+    # from the smallest to the largest of the candidates.
     members = {_keys(member): member for member in map(space.sample, range(_CANDIDATES))}
     ranked = sorted(members.values(), key=lambda member: member.macs)
     count = min(count, len(ranked))
@@ -100,19 +100,19 @@ def check_members(space: Space, count: int, seed: int) -> list[Architecture]:
 
     There are fewer in a space that has hardly any others.
     """
-    found = {_keys(member) for member in calibration_members(space)}
+    used = {_keys(member) for member in calibration_members(space)}
     members: list[Architecture] = []
-    # A million seeds per check, far from those of the calibration's candidates.
+    # Each check has a million seeds of its own, beyond those of the calibration's candidates.
     for number in range(20 * count):
         member = space.sample((seed + 1) * 1_000_000 + number)
-        if len(members) < count and _keys(member) not in found:
-            found.add(_keys(member))
+        if len(members) < count and _keys(member) not in used:
+            used.add(_keys(member))
             members.append(member)
     return members
 
 
 def _keys(member: Architecture) -> tuple[Key, ...]:
-    """Return the operations' keys, which are equal for members that are one network to a device.
+    """Return the operations' keys, equal for members that are the same network to a device.
 
     Such members can differ in the names of their blocks: a dropped block renames those after it.
     """
@@ -188,7 +188,7 @@ def read_networks(folder: Path) -> list[NetworkTime]:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: unreadable ({error}); remove it, and run nas profile again"
+            f"{path}: cannot be read ({error}). Fix: remove it, then run nas profile again"
         ) from None
 
 

@@ -10,8 +10,8 @@ from nas.quantities import seconds
 from nas.space.sizes import Sizes
 
 DEVICE_HELP = "Device by name (see `nas devices`), or the folder of its table."
-_ELSEWHERE = "Measuring elsewhere"
-_FIGURES = "Figures that are there"
+_ELSEWHERE = "Measuring on another machine"
+_FIGURES = "Latencies from other sources"
 MOST_NETWORKS = 10_000
 
 
@@ -20,7 +20,7 @@ class PredictOptions(Options):
     """Options of `nas predict`."""
 
     arch: str = option(
-        help="An architecture's YAML file, a run folder, or the name of a published member.",
+        help="Architecture's YAML file, run folder, or name of a published member.",
         argument=True,
     )
     device: str = option(help=DEVICE_HELP)
@@ -31,36 +31,41 @@ class PredictOptions(Options):
 class CheckOptions(Options):
     """Options of `nas check`.
 
-    Sizes that are not given are those that the table was profiled for last.
+    Omitted sizes are those of the table's last profile.
     """
 
     device: str = option(help=DEVICE_HELP)
     run: str | None = option(
         None,
-        help="A run folder or an architecture file: that network instead of random ones.",
+        help="Run folder or architecture file whose network is measured instead of random ones.",
         argument=True,
     )
     space: str | None = option(
         None, help="Space to draw random networks from.", shown="what was profiled last"
     )
-    nets: int = option(20, help="Random networks to measure.", at_least=1, at_most=MOST_NETWORKS)
+    nets: int = option(
+        20, help="Number of random networks to measure.", at_least=1, at_most=MOST_NETWORKS
+    )
     seed: int = option(
         0,
-        help="Seed of the random networks; another one draws other networks.",
+        help="Seed of the random networks.",
         at_least=0,
         at_most=LARGEST_SEED,
     )
     sizes: Sizes = part(Sizes)
     rival: bool = option(
         True,
-        help="Measure beside the run's network the published member that one would ship otherwise.",
+        help=(
+            "Measure the published member that one would ship without the search too, by turns with"
+            " the network of RUN."
+        ),
         requires={"run": ANY},
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions(Options):
-    """Options of `nas profile`, which measures a space or makes a table in five other ways."""
+    """Options of `nas profile`, which measures a space or makes a table in another way."""
 
     space: str | None = option(None, help="Space by name or by the path of its YAML file.")
     device: tuple[str, ...] = option(
@@ -73,12 +78,15 @@ class ProfileOptions(Options):
     sizes: Sizes = part(Sizes)
     unit: str | None = option(
         None,
-        help="Compute unit: cpu or gpu; of Core ML all, cpu_and_ne, cpu_and_gpu or cpu_only.",
+        help=(
+            "Compute unit: cpu or gpu of an Android phone; all, cpu_and_ne, cpu_and_gpu or cpu_only"
+            " with Core ML."
+        ),
         shown="the device's",
     )
     threads: int | None = option(
         None,
-        help="CPU threads, each pinned to a core.",
+        help="Number of CPU threads, each pinned to a core.",
         at_least=1,
         at_most=1024,
         shown="the device's",
@@ -86,12 +94,14 @@ class ProfileOptions(Options):
     )
     affinity: str | None = option(
         None,
-        help="Cores of an Android phone, as a hexadecimal mask.",
+        help="Hexadecimal mask of an Android phone's cores, as f0 for cores 4 to 7; '' for all.",
         metavar="MASK",
         shown="the device's",
     )
     benchmark_model: Path | None = option(
-        None, help="LiteRT's benchmark_model for Android phones.", shown="that of LiteRT's release"
+        None,
+        help="Program file of LiteRT's benchmark_model for Android phones (arm64).",
+        shown="that of LiteRT's release",
     )
     budget: float | None = option(
         None,
@@ -103,36 +113,46 @@ class ProfileOptions(Options):
         shown="no limit",
         example="5m",
     )
-    retry: bool = option(False, help="Measure again what the device could not run before.")
+    retry: bool = option(
+        False, help="Measure the operations again that the device could not run before."
+    )
     bundle: Path | None = option(
         None,
-        help="Write the files that are to be measured on --device here.",
+        help="Write a bundle into this folder: the files to measure on --device.",
         metavar="FOLDER",
         panel=_ELSEWHERE,
     )
     check_nets: int = option(
         20,
-        help="Whole networks for `nas check` that go with a bundle; 0 for none.",
+        help="Number of whole networks for `nas check` in the bundle; 0 for none.",
         at_least=0,
         at_most=MOST_NETWORKS,
         panel=_ELSEWHERE,
         requires={"bundle": ANY},
     )
     run: Path | None = option(
-        None, help="Measure this bundle on this machine.", metavar="FOLDER", panel=_ELSEWHERE
+        None,
+        help="Measure the bundle in this folder on this machine.",
+        metavar="FOLDER",
+        panel=_ELSEWHERE,
     )
     merge: Path | None = option(
-        None, help="Make the table from this bundle's results.", metavar="FOLDER", panel=_ELSEWHERE
+        None,
+        help="Make the table from the results of the bundle in this folder.",
+        metavar="FOLDER",
+        panel=_ELSEWHERE,
     )
     import_: Path | None = option(
         None,
-        help="Take rows from a latency file: once-for-all (YAML), FBNet (JSON), CSV.",
+        help="Add rows from a latency file: once-for-all (YAML), FBNet (JSON) or CSV.",
         metavar="FILE",
         panel=_FIGURES,
     )
     calibrate: Path | None = option(
         None,
-        help="Adjust a table to whole networks that you measured: a CSV of network,latency_ms.",
+        help=(
+            "Adjust a table to whole networks that you measured: a CSV file of network,latency_ms."
+        ),
         metavar="FILE",
         panel=_FIGURES,
     )

@@ -32,17 +32,17 @@ def read_unsupported(folder: Path) -> dict[Key, str]:
     if not path.is_file():
         return {}
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    found: dict[Key, str] = {}
+    messages: dict[Key, str] = {}
     for values in reader:
         if reader.line_num == 1 and tuple(values) == _COLUMNS:
             continue
         if len(values) != len(_COLUMNS) or reader.line_num == 1:
             raise InputError(
-                f"{path}:{reader.line_num}: expected the columns {','.join(_COLUMNS)}; mend or"
-                " remove it"
+                f"{path}:{reader.line_num}: expected the columns {','.join(_COLUMNS)}. Fix: repair"
+                " or remove the file"
             )
-        found[values[0], values[1], values[2]] = values[3]
-    return found
+        messages[values[0], values[1], values[2]] = values[3]
+    return messages
 
 
 def write_unsupported(folder: Path, failed: Mapping[Key, str]) -> None:
@@ -127,8 +127,8 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
             row = _row(record)
             if row.key in rows:
                 raise ValueError(
-                    f"{row.kind}({row.hyperparameters}) on {row.input} stands already in line "
-                    f"{lines[row.key]}"
+                    f"{row.kind}({row.hyperparameters}) on {row.input} duplicates line"
+                    f" {lines[row.key]}"
                 )
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
@@ -165,18 +165,19 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         header = next(reader, None)
         if header is None:
             raise InputError(
-                f"{path}:1: the file is empty; expected the columns {','.join(COLUMNS)}"
+                f"{path}:1: the file is empty (expected the columns {','.join(COLUMNS)})"
             )
         header = [name.strip() for name in header]
         if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(header)) != len(header):
             raise InputError(
-                f"{path}:1: the columns are {','.join(header)}; expected {','.join(COLUMNS)} first"
+                f"{path}:1: unknown columns (got {','.join(header)}; expected {','.join(COLUMNS)}"
+                " first)"
             )
         for values in reader:
             if len(values) != len(header):
                 raise InputError(
-                    f"{path}:{reader.line_num}: {len(values)} values, the header names"
-                    f" {len(header)}"
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
+                    " as in the header)"
                 )
             own = [plain(value, delimiter) for value in values[: len(COLUMNS)]]
             yield reader.line_num, dict(zip(header, [*own, *values[len(COLUMNS) :]], strict=True))
@@ -195,7 +196,7 @@ def _row(record: Mapping[str, str]) -> Row:
     times = [_column(record, name, _milliseconds) for name in ("p10_ms", "median_ms", "p90_ms")]
     if times != sorted(times):
         raise ValueError(
-            f"median_ms: p10, median and p90 are {', '.join(map(str, times))}; they must ascend"
+            f"median_ms: p10, median and p90 do not ascend (got {', '.join(map(str, times))})"
         )
     return Row(
         kind=record["kind"],
@@ -220,51 +221,59 @@ def _column(record: Mapping[str, str], name: str, convert: Callable[[str], Any])
         raise ValueError(f"{name}: {error}") from None
 
 
-# Tables have thousands of rows, with few distinct specs, shapes and dates: each is parsed once.
+# A table has thousands of rows, but few distinct specs, shapes and dates. Each is parsed once.
 @lru_cache(maxsize=4096)
 def _spec(kind: str, hyperparameters: str) -> BlockSpec:
     """Return the block of a row. ValueError unless its text is the one that `str(spec)` gives."""
     spec = parse(kind, hyperparameters)
     if str(spec) != hyperparameters:
-        raise ValueError(f"'{hyperparameters}' must be written in full and in order: '{spec}'")
+        raise ValueError(
+            f"is not in full and in order (got '{hyperparameters}', expected '{spec}')"
+        )
     return spec
 
 
 @lru_cache(maxsize=65536)
 def _output(spec: BlockSpec, text: str) -> str:
-    """Return the operation's output shape as text. ValueError where the block refuses the input."""
+    """Return the operation's output shape as text; ValueError where the block refuses the input."""
     shape = Shape.parse(text)
     if str(shape) != text or any(
         0 in (level.channels, level.height, level.width) for level in shape.levels
     ):
-        raise ValueError(f"'{text}' is no shape of an activation")
+        raise ValueError(f"'{text}' is not a shape of an activation")
     if shape.layout != spec.layout:
-        raise ValueError(f"{spec.kind} takes a {spec.layout}, '{text}' is a {shape.layout}")
+        raise ValueError(
+            f"'{text}' is not an input of {spec.kind} (got layout {shape.layout}, expected"
+            f" {spec.layout})"
+        )
     spec.check(shape)
     return str(spec.output_shape(shape))
 
 
-def _same(text: str, output: str, found: str) -> None:
-    if output != found:
-        raise ValueError(f"on {text} the output is {output}, the column output says '{found}'")
+def _same(text: str, output: str, stated: str) -> None:
+    if output != stated:
+        raise ValueError(
+            f"the column output does not follow from input {text} (got '{stated}', expected"
+            f" '{output}')"
+        )
 
 
 def _milliseconds(text: str) -> float:
     value = float(text)
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{text} is no latency; expected milliseconds, 0 or more")
+        raise ValueError(f"{text} is not a latency (expected ms, 0 or more)")
     return value
 
 
 def _runs(text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"'{text}' is no whole number, 0 or more")
+        raise ValueError(f"'{text}' is not a whole number, 0 or more")
     return int(text)
 
 
 def _provenance(text: str) -> Provenance:
     if text not in ROW_PROVENANCES:
-        raise ValueError(f"'{text}' is none of {', '.join(ROW_PROVENANCES)}")
+        raise ValueError(f"is unknown (got '{text}', expected one of {', '.join(ROW_PROVENANCES)})")
     return text
 
 

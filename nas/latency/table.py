@@ -187,8 +187,8 @@ class LatencyTable:
             return self.device.estimate.source
         if self.device.estimate:
             return (
-                "rows interpolated from the others; for whole networks: nas check --device"
-                f" {self.device.name}"
+                "measured rows, each predicted from the others; for whole networks: nas check"
+                f" --device {self.device.name}"
             )
         return f"not checked yet: nas check --device {self.device.name}"
 
@@ -198,7 +198,7 @@ class LatencyTable:
         It is this table itself where it was not completed for `space` at this input size. A search
         calls it once and asks the result, which predicts without looking for the space again.
         """
-        # The latest entry first: a space may stand here with several heads of one size.
+        # The latest entry counts: a space may have entries with several heads of one size.
         size = f"{resolution[0]}x{resolution[1]}"
         for entry in reversed(self.device.spaces):
             if (entry.name, entry.size) == (space, size):
@@ -235,8 +235,8 @@ class LatencyTable:
         An estimated table prices an operation without a row by its cost model. None means that
         there is neither a row nor a price.
         """
-        # Searches ask for the same few hundred operations 100,000 times.
-        # None is a value here, so a missing pair is told by KeyError.
+        # Searches ask for the same few hundred operations 100,000 times. None is a value of the
+        # cache, so a KeyError marks a pair that is not cached.
         pair = operation.spec, operation.input
         try:
             return self._ms[pair]
@@ -248,7 +248,7 @@ class LatencyTable:
         """Return `ms` without its cache."""
         row = self.rows.get(operation.key)
         line = self.device.calibration
-        # An operation that the device could not run gets no price: it would be a false promise.
+        # An operation that the device could not run gets no price: no network with it would run.
         if row is not None:
             raw_ms = row.median_ms
         elif self._costs is not None and operation.key not in self.unsupported:
@@ -277,7 +277,7 @@ class LatencyTable:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
                 return own.predict(arch)
-        found = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
+        timed = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
         missing = {
             operation.key: operation
             for operation in arch.operations()
@@ -288,14 +288,14 @@ class LatencyTable:
         # operation. In the breakdown each operation gets its share, by its parameters, so that the
         # bars add up to the total and the intercept's bar is the cost of a call.
         free_ms = (self.device.intercept_ms - self.base_ms) / max(
-            sum(op.params for op, _ in found), 1
+            sum(op.params for op, _ in timed), 1
         )
-        for operation, ms in found:
+        for operation, ms in timed:
             row = self.rows.get(operation.key)
             provenance: Provenance = row.provenance if row else "priced"
             own_ms = ms - free_ms * operation.params
             bars.append(Bar(operation.name, operation.spec.kind, own_ms, provenance, operation.key))
-        total_ms = _sum([self.base_ms, *(ms for _, ms in found)])
+        total_ms = _sum([self.base_ms, *(ms for _, ms in timed)])
         priced_ms = sum(bar.ms for bar in bars if bar.provenance == "priced")
         return Estimate(
             ms=total_ms,
@@ -368,7 +368,7 @@ class LatencyTable:
                 *self._out(),
             ]
         )
-        return MissingRows(f"{where}: no row for {named}; measure with: {command}", tuple(missing))
+        return MissingRows(f"{where}: no row for {named}. Fix: {command}", tuple(missing))
 
     def _out(self) -> list[str]:
         """Return the option `--out` with which `nas profile` measures into this table's folder.
@@ -394,7 +394,7 @@ class LatencyTable:
 def _sum(parts: Iterable[float]) -> float:
     """Return the sum to 10^-9 ms, which does not depend on the order of the parts.
 
-    Networks whose operations take the same time must be equally fast, or a search would not see the
+    Networks whose operations take the same time must be equally fast, or a search would miss the
     tie.
     """
     return round(fsum(parts), 9)
@@ -457,8 +457,8 @@ def _folder(name: str) -> Path:
     if (path / TABLE_FILE).is_file():
         return path
     if len(path.parts) > 1 or path.is_dir():
-        raise InputError(f"{name}: there is no {TABLE_FILE} in this folder")
+        raise InputError(f"{name}: {TABLE_FILE} is missing in this folder")
     raise InputError(
-        f"no latency table for device '{name}'{nearest(name, known)}; "
-        f"make one with: nas profile --space SPACE --device {name}"
+        f"no latency table for device '{name}'{nearest(name, known)}. Fix: nas profile --space"
+        f" SPACE --device {name}"
     )

@@ -18,13 +18,13 @@ COLUMNS = 120
 """Maximum number of steps shown; more are thinned evenly."""
 
 _TICKS = 10
-"""Approximate number of steps written below the cells."""
+"""Approximate number of step labels below the cells."""
 _RED = "#c8503c"
 _BLUE = "#2f86c6"
 _ORANGE = "#cf7a22"
 
 _LEAST = 1e-4
-"""Shares below this count as this, so that a ratio stays finite."""
+"""Lower bound of a share, so that ratios stay finite."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Alpha:
     """Architecture parameters over training: one row per position, one column per step.
 
     Attributes:
-        positions: by name, in the order of the network.
+        positions: names, in network order.
         dropped: the positions without a block in the found network.
         steps: steps of the supernet's training.
         kept: how strongly a position prefers a block over identity: log2 of the ratio of the
             blocks' mean share to identity's. The paper's importance (arXiv:2206.01191, Sec. 4.2) is
             the ratio of their sum.
-        attention: the global block's share of both blocks'; None where there is no choice.
+        attention: the global block's share of the sum over both blocks; None without a choice.
         shares: local, global and identity share in percent, as text.
         note: the source file.
     """
@@ -89,7 +89,8 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
     odd = next((name for name, known in by_position.items() if sorted(known) != steps), None)
     if odd:
         raise InputError(
-            f"{path}: {odd} has other steps than the other positions; the file is damaged"
+            f"{path}: {odd} has other steps than the other positions, so the file is damaged."
+            " Fix: delete the file, and the report leaves out its figures"
         )
     shown = _thinned(steps)
     table = [[known[step] for step in shown] for known in by_position.values()]
@@ -135,10 +136,10 @@ def _words(row: dict[str, Any]) -> str:
 
 
 def position_label(name: str, dropped: frozenset[str]) -> str:
-    """Return a position as an axis names it: 3.5 for block 5 of stage 3, with an x if dropped."""
+    """Return the axis label of a position: 3.5 for block 5 of stage 3, with an x if dropped."""
     try:
         place = Place.parse(name)
-    # Files of other origin may have other names, which are shown as they are.
+    # Names that do not parse, of files from elsewhere, are shown unchanged.
     except InputError:
         place = None
     label = name

@@ -35,11 +35,11 @@ ROLES: dict[Role, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One operation.
+    """One operation, or the cost of a call.
 
     Attributes:
         name: its place, or "call".
-        predicted_ms, measured_ms: None where they are not known.
+        predicted_ms, measured_ms: latency; None where it is unknown.
         provenance: of the table's row.
         shape: its input and its output; empty for the call.
         macs, params: 0 for the call.
@@ -59,7 +59,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rival:
-    """The published member that one would ship otherwise, measured in turns with the found network.
+    """The best published alternative, measured in alternation with the found network.
 
     Attributes:
         ratio, predicted_ratio: latency of the found network over the rival's, as measured and as
@@ -79,9 +79,9 @@ class Breakdown:
 
     Attributes:
         bars: the call, then each operation.
-        predicted_ms, measured_ms: of the whole network; None where they are not known.
-        error_percent: of the prediction.
-        measured: when and with what it was measured; empty where it was not.
+        predicted_ms, measured_ms: of the whole network; None where unknown.
+        error_percent: error of the prediction, in percent of the measured latency.
+        measured: date and method of the measurement; empty without one.
     """
 
     device: str
@@ -213,7 +213,7 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
     if strange:
         raise file.error(
             ["operations"],
-            f"{strange} is no operation of the run's architecture; measure the run again",
+            f"{strange} is not an operation of the run's architecture. Fix: run `nas check` again",
         )
     return Breakdown(
         check.device,
@@ -227,7 +227,7 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
 
 
 def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
-    """Return an operation with the latencies of a check, where it has some."""
+    """Return an operation with the latencies that a check has for it."""
     # Tables and checks call the cost of a call "intercept".
     row = rows.get(bar.name) or (rows.get("intercept") if bar.role == "call" else None)
     if row is None:
@@ -237,7 +237,7 @@ def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
 
 
 def breakdown_figure(data: Breakdown, note: str = "") -> Figure:
-    """Return the figure: a bar per operation as predicted, a diamond where it was measured."""
+    """Return the figure: a bar per predicted operation, a diamond per measured one."""
     names = [printable(bar.name) for bar in data.bars]
     y = {
         "field": "name",
@@ -331,7 +331,7 @@ def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
         "method": device.estimate.method if device.estimate else "",
         "cost of a call": f"{device.intercept_ms:.4g} ms",
         "scale of the rows": f"{device.calibration.scale:.4g}",
-        "weights beside the rows": (
+        "latency of weights": (
             f"{device.calibration.weights_ms:.4g} ms per million parameters beyond "
             f"{device.calibration.weights_from:.4g}"
             if device.calibration.weights_ms

@@ -1,4 +1,7 @@
-"""`nas.report`: write what runs found to one offline page and to pictures, for `nas report`."""
+"""`nas.report`: writes the results of runs as one offline HTML page and as pictures.
+
+The command `nas report` calls `perform`.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,14 @@ class Report:
 
 
 def report(*run: str | Path, out: str | Path | None = None) -> Report:
-    """Write one HTML page on what runs found, why to believe it and how to repeat it, and pictures.
+    """Write one HTML page and pictures on runs: results, their sources, commands to reproduce them.
 
     Args:
         run: run folders that `nas search` wrote; several are compared.
         out: file of the page; by default report.html or compare.html in the first run's folder.
 
     Raises:
-        InputError: for a folder that is not a run, or is named twice.
+        InputError: for a folder that is not a run, or is given twice.
     """
     return perform(make(ReportOptions, {"run": run or None, "out": out}))
 
@@ -44,11 +47,13 @@ def perform(options: ReportOptions) -> Report:
     """Write the page and the pictures that the options of `nas report` ask for."""
     run = options.run
     if len({path.resolve() for path in run}) < len(run):
-        raise InputError("each run once: a run folder is named twice")
+        raise InputError("RUN: a run folder is given twice. Fix: name each run once")
     runs = [loaded for folder in run for loaded in load_runs(folder)]
     page = options.out or run[0] / ("report.html" if len(run) == 1 else "compare.html")
     if page.is_dir():
-        raise InputError(f"--out {page}: is a folder; name the page, as {page / 'report.html'}")
+        raise InputError(
+            f"--out {page}: is a folder (expected a file). Fix: --out {page / 'report.html'}"
+        )
     pictures = [picture for loaded in runs for picture in write_pictures(loaded)]
     if len(runs) > 1:
         pictures += write_comparison(runs, run[0] / "pictures")

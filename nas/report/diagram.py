@@ -1,6 +1,6 @@
-"""Drawing of a network: stage by stage, one column per block, as high as the stage is wide.
+"""Drawing of a network: stage by stage, one column per block, with the stage's width as height.
 
-The page and the picture network.png render it by a template.
+`nas.report.run` calls `drawing`; templates render it on the page and as network.png.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Box:
     """One operation, or a position whose block was dropped (`role` is None then).
 
     Attributes:
-        x, height: pixels; boxes stand on a common base line.
+        x, height: in pixels; boxes have a common base line.
         text: the block's expansion, where blocks differ in it.
         about: lines of its tooltip.
     """
@@ -77,7 +77,7 @@ def drawing(arch: Architecture, bars: Sequence[Bar]) -> Drawing:
     """Return the drawing of a network whose operations are `bars`."""
     operations = [bar for bar in bars if bar.role != "call"]
     blocks = [block for stage in arch.stages for block in stage.present]
-    # A number that is the same in every box would say nothing.
+    # An expansion that all blocks share is left out of the boxes.
     shown = len({getattr(block, "expansion", None) for block in blocks}) > 1
     stages = tuple(_stage(arch, index, operations, shown) for index in range(len(arch.stages)))
     kinds: dict[Role, tuple[str, ...]] = {
@@ -152,11 +152,11 @@ def _about(bar: Bar) -> tuple[str, ...]:
 
 
 def caption(data: Drawing) -> str:
-    """Return the legend of a drawing: what heights, dashes and numbers mean."""
+    """Return the legend of a drawing: the meaning of heights, dashes and numbers."""
     dropped = (
         f"; dashed: {data.dropped} dropped position{'' if data.dropped == 1 else 's'}"
         if data.dropped
         else ""
     )
     numbers = "; number: expansion" if data.expansions else ""
-    return f"One column per operation, as high as its stage is wide{dropped}{numbers}."
+    return f"One column per operation; height: width of its stage{dropped}{numbers}."

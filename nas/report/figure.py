@@ -1,6 +1,6 @@
-"""The figure of networks by predicted latency and expected accuracy: fronts, markers and labels.
+"""Figure of networks by predicted latency and expected accuracy: fronts, markers and labels.
 
-Every report draws with `plane`; better is upward on every picture.
+`nas.report.front` and `nas.report.trajectory` call `plane`. Up is better on every figure.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from nas.report.labels import FOUND_COLOUR, GREY, PUBLISHED_COLOUR, Label, View
 from nas.report.points import Axis, Point
 
 MS = "predicted latency (ms)"
+"""Title of the x axis."""
 
 FOUND = Series("found", FOUND_COLOUR)
 STAR = "M0,-1L0.24,-0.32L0.95,-0.31L0.38,0.12L0.59,0.81L0,0.4L-0.59,0.81L-0.38,0.12L-0.95,-0.31L-0.24,-0.32Z"
-"""A star as a path, for Vega has none."""
+"""A star as an SVG path: Vega has no such symbol."""
 PUBLISHED = Series("published", PUBLISHED_COLOUR, STAR)
 
 _HEIGHT = 430
+"""Height of the figure in pixels."""
 _SHIFTS = {"left": ("right", -9), "center": ("center", 0), "right": ("left", 9)}
 _LIFTS = {"top": ("bottom", -7), "middle": ("middle", 0), "bottom": ("top", 7)}
+"""Text alignment and shift in pixels, by the position of a label relative to its point."""
 _MANY = 60
-"""Markers of more members than this would hide their line."""
+"""Maximum number of members of a front with visible markers; more would hide the line."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A front: its members joined by steps, with one standard error around it where its errors are
-    known.
+    """A front: its members joined by steps, in a band of one standard error where that is known.
 
     Attributes:
-        band: what the legend calls that; empty for nothing.
+        band: name of the band in the legend; empty for no entry.
     """
 
     series: Series
@@ -44,8 +46,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Marks:
-    """Members of one series as markers. `bars` are their standard errors, `edge` a rim in the
-    page's colour."""
+    """Members of one series as markers.
+
+    Attributes:
+        size: area of a marker in square pixels.
+        bars: whether error bars of one standard error are drawn.
+        edge: whether markers have a rim in the page's colour.
+    """
 
     series: Series
     points: Sequence[Point]
@@ -70,9 +77,12 @@ def plane(
     """Return the figure of members by latency and accuracy.
 
     Args:
+        frame: the range to show; None shows all points.
+        marks: members as markers, drawn above the curves.
+        curves: fronts.
         way: points that a thin line joins in their order.
         dotted: points that a dotted line joins, such as a prediction and its measurement.
-        target_ms: a dashed line, where it is finite.
+        target_ms: latency target, drawn as a dashed line where it is finite.
     """
     shown: list[Curve | Marks] = [*curves, *marks]
     bands = [
@@ -104,7 +114,7 @@ def plane(
     layers += [_markers(axis, each, channels, x, y) for each in marks if each.points]
     layers += [text for label in labels for text in _label_layers(axis, label, x, y)]
     if layers:
-        # Dragging moves the figure on a page, the wheel with the shift key enlarges it: alone it
+        # Dragging moves the figure on a page. Zooming takes the shift key, because the wheel alone
         # scrolls the page.
         select = {"type": "interval", "zoom": "wheel![event.shiftKey]"}
         layers[0] = {**layers[0], "params": [{"name": "zoom", "select": select, "bind": "scales"}]}
@@ -168,7 +178,7 @@ def _curve_layers(
     rows = _rows(axis, curve.series, curve.points)
     bare = [{key: row[key] for key in ("x", "y", "series")} for row in rows]
     line = {"type": "line", "interpolate": "step-after", "strokeWidth": 1.6, "clip": True}
-    # Every member can be pointed at, though many markers are not drawn.
+    # Markers of a long front are invisible but still show their tooltips.
     dot = {
         "type": "point",
         "filled": True,
@@ -197,7 +207,7 @@ def _target(ms: float, x: Spec) -> list[Spec]:
         "strokeWidth": 1.2,
         "clip": True,
     }
-    # At the foot of the line, where a front has no members.
+    # At the lower end of the line, where a front has no members.
     text = {
         "type": "text",
         "align": "left",

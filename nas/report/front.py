@@ -1,4 +1,4 @@
-"""Figure of a Pareto front: latency against expected accuracy; first its data, then its drawing.
+"""Figure of a Pareto front of latency and expected accuracy: its data, then its drawing.
 
 `nas search --front` draws it from a problem, `nas report` from a run's files.
 """
@@ -37,7 +37,7 @@ from nas.space import Space
 
 _SHAPE = ("widths", "depths", "attention")
 _OTHERS = ("square", "triangle-up", "diamond")
-"""Markers of the members that other engines found."""
+"""Marker shapes of the members that other engines found."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Front:
         published: the published members.
         target_ms: the latency target; infinite where there was none.
         axis: the vertical axis.
-        title: what was searched.
+        title: of the figure: space, device and number of members.
         note: the sources of latencies and accuracies.
     """
 
@@ -67,7 +67,13 @@ class Front:
 def front_picture(
     problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]
 ) -> Front:
-    """Return the data of the figure of a front and of what engines found, own engine first."""
+    """Return the data of the figure of a front and of the found members.
+
+    Args:
+        problem: the search.
+        points: the front.
+        found: results by engine, that of the search's own engine first.
+    """
     curve = _points(problem.space, points)
     answers = tuple(_answer(problem, name, one) for name, one in found.items())
     members = published(problem)
@@ -93,7 +99,7 @@ def _answer(problem: Problem, name: str, found: Found) -> Point:
 
 
 def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[Front, str]:
-    """Return the data of a run's front, and why there are no points where there are none.
+    """Return the data of a run's front, and the reason where it has no points.
 
     The front is read from the first of `paths` that exists, or else computed.
 
@@ -131,7 +137,7 @@ def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[F
 def published_members(about: About, sources: Sources) -> tuple[Point, ...]:
     """Return the published members as the run recorded them.
 
-    Older runs did not; there they are computed from the run's sources.
+    For older runs, which did not record them, they are computed from the run's sources.
     """
     if about.published:
         return published_points(about.published, about.space.name)
@@ -149,7 +155,7 @@ def _read(path: Path) -> tuple[Point, ...]:
 
 
 def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
-    """Return the front that the exact engine computes from the run's inputs, or why it cannot."""
+    """Return the front that the exact engine computes from the run's inputs, or the reason."""
     if sources.problem is None:
         return (), sources.reason
     try:
@@ -243,7 +249,7 @@ def shared_axis(fronts: Sequence[Front]) -> Axis:
     axes = {front.axis for front in fronts}
     if len(axes) == 1:
         return axes.pop()
-    # Different metrics in percent still share an axis; accuracies and costs do not.
+    # Different metrics in percent can share an axis. Accuracies and costs cannot.
     levels = {axis.label for axis in axes if axis.absolute}
     if all(axis.absolute for axis in axes):
         return Axis(" or ".join(sorted(levels)), absolute=True)

@@ -1,4 +1,7 @@
-"""The part of the plane that a figure shows, and where the labels of its points stand."""
+"""The range of latency and accuracy that a figure shows, and the positions of its labels.
+
+`nas.report.front` and `nas.report.trajectory` call `view` and `place_labels`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,12 @@ from nas.report.points import Axis, Point
 
 @dataclass(frozen=True)
 class View:
-    """The part of the plane that a picture shows: left and right in ms, bottom and top in units of
-    the axis."""
+    """The range that a figure shows.
+
+    Attributes:
+        left, right: in ms.
+        bottom, top: in units of the y axis.
+    """
 
     left: float
     right: float
@@ -23,10 +30,10 @@ class View:
 def view(
     axis: Axis, curve: Sequence[Point], marked: Sequence[Point], target_ms: float
 ) -> View | None:
-    """Return the part that holds all marked points with their errors, and the curve around them.
+    """Return the range that holds all marked points with their errors, and the curve around them.
 
-    A front begins with members far worse than any that somebody ships, which would squeeze the rest
-    together.
+    The rest of the curve is cut off: a front begins with members far below the published ones,
+    which would compress all others.
     """
     marked = marked or curve
     if not marked:
@@ -42,7 +49,7 @@ def view(
     shown = [p.ms for p in (*marked, *curve) if sign * axis.value(p) >= low]
     shown += [p.ms + side * (p.ms_error or 0.0) for p in marked for side in (-1, 1)]
     shown += [target_ms] if isfinite(target_ms) else []
-    # Room on the left for the label of what was found.
+    # Room on the left for the label of the found member.
     span = max(max(shown) - min(shown), 0.02 * max(shown), 1e-6)
     return View(min(shown) - 0.15 * span, max(shown) + 0.08 * span, sign * low, sign * high)
 
@@ -60,8 +67,11 @@ PUBLISHED_PLACES = (
     "top left",
 )
 FOUND_PLACES = ("top left", "middle left", "top center", "top right", "bottom left", "bottom right")
-"""Where a label may stand beside its marker, the best place first: a front leaves room above its
-left and below its right end."""
+"""Positions of a label beside its marker, the best first.
+
+A front leaves room above its left end, for the found member, and below its right end, for
+published members.
+"""
 
 
 def label_places(
@@ -70,12 +80,16 @@ def label_places(
     frame: View,
     size: tuple[float, float],
 ) -> list[str]:
-    """Return where the label of each point stands, so that labels cover neither one another nor a
-    marker.
+    """Return the position of each point's label.
+
+    Greedy: a label takes its first position that covers no earlier label, no marker and no error
+    bar. Without a free one it takes its best position.
 
     Args:
-        points: each with its label and the places that it may take, the best first.
-        size: of the picture in units of a letter's width and of a line's height.
+        axis: the y axis.
+        points: each with its label and the positions that it may take, the best first.
+        frame: the range that is shown.
+        size: of the figure, in letter widths and line heights.
     """
     width, height = size
     across = width / (frame.right - frame.left)
@@ -133,16 +147,19 @@ FOUND_COLOUR = "#e03131"
 PUBLISHED_COLOUR = "#b0509a"
 GREY = "#8a8f98"
 COLOURS = ("#2f86c6", "#cf7a22", "#1a9e77", "#b0509a", "#948c35", "#c8503c", "#7f8c9a")
-"""Colours of series side by side. They stand out on white and on black, and differ for colour-blind
-readers."""
+"""Colours of series. They have contrast on white and on black, and differ for colour-blind readers.
+"""
 _LETTERS = (118.0, 30.0)
-"""Letters across and lines up that a figure of usual size holds, for labels that keep clear of one
-another."""
+"""Width in letters and height in lines of a figure of the default size, to find free positions."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a point: where it stands is one of the places above, as "top left"."""
+    """A text beside a point.
+
+    Attributes:
+        place: its position relative to the point, such as "top left".
+    """
 
     point: Point
     text: str
@@ -157,8 +174,10 @@ def place_labels(
     frame: View | None,
     others: Sequence[Point] = (),
 ) -> tuple[Label, ...]:
-    """Return the labels of what was found and of the published members; markers of `others` are
-    kept clear."""
+    """Return the labels of the first found member and of the published members.
+
+    Points in `others` have no label; labels do not cover their markers.
+    """
     if frame is None:
         return ()
     texts = [(p, labelled(p, axis), FOUND_PLACES, FOUND_COLOUR) for p in found[:1]]

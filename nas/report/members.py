@@ -1,4 +1,4 @@
-"""The found network beside others: the published members, and what was measured of it since.
+"""Comparison of the found network with published members, and of predictions with measurements.
 
 `nas.report.page` shows them as tables, and the best published member as a card.
 """
@@ -25,17 +25,17 @@ from nas.report.words import (
 from nas.runs.schema import About, Difference, ExpectedAccuracy, Member
 
 IMAGENET_CLASSES = 1000
-"""Of the data set whose top-1 the accuracy law tells."""
+"""Number of classes of ImageNet-1k, whose top-1 the accuracy law predicts."""
 
 
 @dataclass(frozen=True)
 class Otherwise:
-    """What one would ship without the search: the best published member that keeps the limits.
+    """The alternative to the found network: the best published member that meets all limits.
 
     Attributes:
-        name: empty where no published member keeps them.
-        figures: its latency, accuracy and size, in words.
-        verdict: how the found network compares.
+        name: of the member; empty where no published member meets them.
+        figures: its latency, accuracy and size, as text.
+        verdict: sentences that compare the found network with it.
     """
 
     name: str
@@ -45,9 +45,14 @@ class Otherwise:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table of members: each in words; `found` for what the search found.
+    """A row of the table of members; every value is text.
 
-    `latency` has for each device the time and whether it keeps what was asked for there.
+    Attributes:
+        latency: for each device the latency, and whether the member meets the limits there.
+        predicted: the prediction for a published accuracy, made without this result; else empty.
+        difference: points by which the found network is expected to be more accurate.
+        shape: widths, depths and attention blocks of the stages.
+        found: whether the search found this member.
     """
 
     name: str
@@ -63,7 +68,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A prediction beside what was measured, in words."""
+    """A prediction and its measurement, as text.
+
+    Attributes:
+        what: the predicted quantity.
+        difference: predicted minus measured.
+        about: how it was measured.
+    """
 
     what: str
     predicted: str
@@ -73,10 +84,14 @@ class Measurement:
 
 
 def otherwise(runs: Sequence[RunReport]) -> Otherwise | None:
-    """Return what one would ship without the search; None where no published member is known.
+    """Return the best published member that meets the limits on every device.
 
-    The runs are those of one folder: one, or one a device. A member is to keep what was asked for
-    on each device.
+    Args:
+        runs: of one folder, one per device.
+
+    Returns:
+        The member; where none meets the limits, the one nearest in latency. None where no published
+        member is known, or where each device has a network of its own.
     """
     about = runs[0].about
     if not about.published or about.common is False:
@@ -84,21 +99,23 @@ def otherwise(runs: Sequence[RunReport]) -> Otherwise | None:
     everywhere = [
         name for name in about.published if all(name in run.about.published for run in runs)
     ]
-    kept = [
+    eligible = [
         name for name in everywhere if all(run.about.published[name].keeps_limits for run in runs)
     ]
-    if not kept:
+    if not eligible:
         return _nearest(about)
     fastest = about.target.min_accuracy is not None or about.target.max_drop is not None
-    best = min(kept, key=lambda name: _rank(about.published[name], fastest))
+    best = min(eligible, key=lambda name: _rank(about.published[name], fastest))
     verdict = _verdict(about.result, about.published[best], len(runs) == 1)
-    since = _measured_verdict(runs[0], about.published[best])
-    return Otherwise(best, _figures(best, runs), f"{verdict} {since}" if since else verdict)
+    measured = _measured_verdict(runs[0], about.published[best])
+    return Otherwise(best, _figures(best, runs), f"{verdict} {measured}" if measured else verdict)
 
 
 def _measured_verdict(run: RunReport, other: Member) -> str:
-    """Return how the fine-tuned network compares with a published number, where both are of the
-    same images."""
+    """Return a sentence that compares the fine-tuned network with a published accuracy.
+
+    It is empty unless both were measured on the same images.
+    """
     fit = next((fit for fit in run.fits if fit.best and _same_images(run, fit)), None)
     if (
         fit is None
@@ -112,22 +129,22 @@ def _measured_verdict(run: RunReport, other: Member) -> str:
         points=points, standard_error=hypot(fit.best.standard_error, other.accuracy.standard_error)
     )
     if apart.tied:
-        return f"Fine-tuned, it ties with it ({difference_text(apart)})."
-    return (
-        f"Fine-tuned, it is {'more' if points > 0 else 'less'} accurate ({difference_text(apart)})."
-    )
+        return f"After fine-tuning, it ties with this member ({difference_text(apart)})."
+    better = "more" if points > 0 else "less"
+    return f"After fine-tuning, it is {better} accurate ({difference_text(apart)})."
 
 
 def _rank(member: Member, fastest: bool) -> tuple[float, float]:
+    """Return the key by which members are sorted, best first: what the search minimised."""
     return (member.latency_ms, member.cost) if fastest else (member.cost, member.latency_ms)
 
 
 def _nearest(about: About) -> Otherwise:
-    """Return what stands in for a published member where none keeps what was asked for."""
+    """Return the card without a member: none meets the limits, and the nearest one in latency."""
     ms = about.result.latency_ms
     name, member = min(about.published.items(), key=lambda each: abs(each[1].latency_ms - ms))
-    nearest = f"The nearest, {name}, takes {ms_text(member)} on {about.table.device}."
-    return Otherwise("", (nearest,), "No published member keeps what was asked for.")
+    nearest = f"The nearest in latency, {name}, takes {ms_text(member)} on {about.table.device}."
+    return Otherwise("", (nearest,), "No published member meets the limits.")
 
 
 def _figures(name: str, runs: Sequence[RunReport]) -> tuple[str, ...]:
@@ -147,16 +164,20 @@ def _figures(name: str, runs: Sequence[RunReport]) -> tuple[str, ...]:
 
 
 def _verdict(found: Member, other: Member, paced: bool) -> str:
-    """Return how the found network compares, a tie called a tie; with its speed where `paced`."""
+    """Return a sentence that compares the found network with another member.
+
+    A difference within its standard error is called a tie. With `paced`, speeds are compared too.
+    """
     pace = found.latency_ms / other.latency_ms - 1
     speed = f"{100 * abs(pace):.1f} % {'slower' if pace > 0 else 'faster'}"
+    # Below 0.05 % the text would show 0.0 %.
     speed = "as fast" if abs(pace) < 0.0005 else speed
     ending = f" and is {speed}." if paced else "."
     apart = other.difference or Difference(points=other.cost - found.cost, standard_error=0.0)
     if (found.widths, found.depths, found.params) == (other.widths, other.depths, other.params):
-        return "It is the network that was found."
+        return "The search found this member."
     if apart.tied:
-        return f"The found network ties with it ({difference_text(apart)}){ending}"
+        return f"The found network ties with this member ({difference_text(apart)}){ending}"
     better = "more" if apart.points > 0 else "less"
     return (
         f"The found network is expected to be {better} accurate ({difference_text(apart)}){ending}"
@@ -164,10 +185,10 @@ def _verdict(found: Member, other: Member, paced: bool) -> str:
 
 
 def members(runs: Sequence[RunReport]) -> tuple[Row, ...]:
-    """Return the table of what was found and the published members, with the latency on each run's
-    device.
+    """Return the table of the found and the published members, with the latency on every device.
 
-    The runs are those of one folder: one, or one a device.
+    Args:
+        runs: of one folder, one per device.
     """
     first = runs[0].about
     answers = {
@@ -180,8 +201,9 @@ def members(runs: Sequence[RunReport]) -> tuple[Row, ...]:
     rows = [_row(name, each, found=True) for name, each in answers.items()]
     names = dict.fromkeys(name for run in runs for name in run.about.published)
     published = {name: [run.about.published.get(name) for run in runs] for name in names}
-    known = sorted(published.items(), key=lambda each: min(m.latency_ms for m in each[1] if m))
-    return (*rows, *(_row(name.removeprefix(f"{first.space.name}_"), each) for name, each in known))
+    ordered = sorted(published.items(), key=lambda each: min(m.latency_ms for m in each[1] if m))
+    prefix = f"{first.space.name}_"
+    return (*rows, *(_row(name.removeprefix(prefix), each) for name, each in ordered))
 
 
 def _row(name: str, on_devices: Sequence[Member | None], found: bool = False) -> Row:
@@ -197,9 +219,7 @@ def _row(name: str, on_devices: Sequence[Member | None], found: bool = False) ->
             predicted = f"published; predicted {without}"
     apart = ""
     if not found and member.difference is not None:
-        apart = (
-            f"{difference_text(member.difference)}{' (a tie)' if member.difference.tied else ''}"
-        )
+        apart = f"{difference_text(member.difference)}{' (tie)' if member.difference.tied else ''}"
     shape = "; ".join(dashed(values) for values in (member.widths, member.depths, member.attention))
     latency = tuple(
         ("not run", True) if each is None else (ms_text(each), each.keeps_limits is not False)
@@ -211,8 +231,7 @@ def _row(name: str, on_devices: Sequence[Member | None], found: bool = False) ->
 
 
 def measurements(run: RunReport) -> tuple[Measurement, ...]:
-    """Return predictions beside what was measured since: latencies, and the accuracy after each
-    fine-tuning."""
+    """Return predictions with their measurements: latencies, and accuracies after fine-tuning."""
     result = run.about.result
     rows = []
     checks = [
@@ -232,7 +251,12 @@ def measurements(run: RunReport) -> tuple[Measurement, ...]:
     if result.evaluated is not None and expected is not None:
         rows.append(
             _accuracy_row(
-                "accuracy in the supernet", expected, result.evaluated, 0.0, True, "its slice"
+                "accuracy in the supernet",
+                expected,
+                result.evaluated,
+                0.0,
+                True,
+                "sliced, not fine-tuned",
             )
         )
     for fit in run.fits:
@@ -242,11 +266,10 @@ def measurements(run: RunReport) -> tuple[Measurement, ...]:
 
 
 def measured_point(run: RunReport) -> Point | None:
-    """Return the found network with what was measured of it on the run's device, what was not as
-    predicted.
+    """Return the found network at its measured values on the run's device, or None without any.
 
-    None where nothing was measured. An accuracy on other images than those of the prediction is
-    left out.
+    A value that was not measured is the predicted one. An accuracy on other images than those of
+    the prediction is left out.
     """
     check = run.breakdown
     ms = check.measured_ms if check and check.device == run.device else None
@@ -284,13 +307,14 @@ def _latency_row(
 
 
 def _rival_row(device: str, rival: Rival) -> Measurement:
-    """Return the published member that was measured by turns with the found network."""
+    """Return the row of the published member measured in alternation with the found network."""
     predicted = "not predicted" if rival.predicted_ms is None else f"{rival.predicted_ms:.4g} ms"
     apart = ""
     if rival.ratio is not None:
-        known = "" if rival.predicted_ratio is None else f", predicted {rival.predicted_ratio:.2f}"
-        apart = f"found takes {rival.ratio:.2f} of it{known}"
-    about = "random weights, measured by turns with the found network"
+        ratio = rival.predicted_ratio
+        predicted_ratio = "" if ratio is None else f" (predicted {ratio:.2f})"
+        apart = f"found takes {rival.ratio:.2f} times as long{predicted_ratio}"
+    about = "random weights, measured in alternation with the found network"
     return Measurement(
         f"{rival.name} on {device}", predicted, f"{rival.measured_ms:.4g} ms", apart, about
     )
@@ -302,7 +326,7 @@ def _fit_row(run: RunReport, fit: Fit, best: Accuracy) -> Measurement:
     if expected is None:
         predicted = f"{below(run.about.result.cost)} the largest member"
         return Measurement(
-            f"top-1, {fit.name}", predicted, _percent(best), "only costs were predicted", about
+            f"top-1, {fit.name}", predicted, _percent(best), "only the drop was predicted", about
         )
     if not _same_images(run, fit):
         predicted = (
@@ -316,7 +340,7 @@ def _fit_row(run: RunReport, fit: Fit, best: Accuracy) -> Measurement:
 
 
 def _same_images(run: RunReport, fit: Fit) -> bool:
-    """Return whether what was fine-tuned on is what the expected accuracy is of."""
+    """Return whether a fine-tuning used the images that the expected accuracy is for."""
     if run.about.scores.kind == "law":
         return fit.classes == IMAGENET_CLASSES
     return run.about.scores.data is not None and run.about.scores.data == fit.data
@@ -332,7 +356,7 @@ def _accuracy_row(
 
 
 def _in_errors(off: float, error: float | None) -> str:
-    """Return how many standard errors a prediction is off."""
+    """Return a prediction's error in standard errors as text, or "" where that is unknown."""
     return f", {abs(off) / error:.1f} standard errors" if error else ""
 
 

@@ -1,4 +1,4 @@
-"""Options of `nas report`."""
+"""Options of `nas report`: the runs and the page."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class ReportOptions(Options):
     """Options of `nas report`."""
 
     run: tuple[Path, ...] = option(
-        help="A run folder that `nas search` wrote; several are compared.", argument=True
+        help="Run folder that `nas search` wrote; several are compared on one page.", argument=True
     )
     out: Path | None = option(
         None,
-        help="File of the page.",
+        help="HTML file to write.",
         metavar="FILE",
         shown="report.html or compare.html in the first run's folder",
     )

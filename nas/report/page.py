@@ -1,6 +1,6 @@
-"""Writer of reports: one HTML page of one or several runs, and its figures as PNG.
+"""Writer of reports: one HTML page on one or several runs, and its figures as PNG.
 
-The page is self-contained: it opens without a network and without other files.
+`nas.report.command` calls it. The page is self-contained: it needs no network and no other files.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 PAGE, NETWORK = "page.html.j2", "network.svg.j2"
-"""Templates beside this file."""
+"""File names of the templates, in this file's folder."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A run on one device as the template takes it, with figures drawn and sentences written."""
+    """A run on one device, as the template takes it: its figures and its sentences."""
 
     run: RunReport
     figures: dict[str, Figure]
@@ -54,7 +54,7 @@ class Section:
     rests_on: tuple[tuple[str, str], ...]
 
     def named(self, start: str) -> tuple[Figure, ...]:
-        """Return the figures of this name and of names that continue it, as breakdown-DEVICE."""
+        """Return the figures of this name, and those of names such as breakdown-DEVICE."""
         return tuple(
             each
             for name, each in self.figures.items()
@@ -64,7 +64,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Folder:
-    """A run folder as the template takes it: one section per device that was searched for.
+    """A run folder, as the template takes it: one section per device of the search.
 
     Attributes:
         shared: whether the devices share one network.
@@ -87,31 +87,31 @@ class Folder:
 
 
 def figures_of(run: RunReport) -> dict[str, Figure]:
-    """Return the figures of a run that there is data for, by file name."""
-    found: dict[str, Figure] = {}
+    """Return the figures of a run, as far as it has data for them, by file name."""
+    drawn: dict[str, Figure] = {}
     if run.front.points or run.front.published:
-        found["front"] = front_figure(run.front, measured_point(run))
+        drawn["front"] = front_figure(run.front, measured_point(run))
     if run.trajectory:
-        found["trajectory"] = trajectory_figure(run.trajectory)
+        drawn["trajectory"] = trajectory_figure(run.trajectory)
     if run.breakdown and run.breakdown.known:
-        found["breakdown"] = breakdown_figure(run.breakdown, note_of(run.about))
+        drawn["breakdown"] = breakdown_figure(run.breakdown, note_of(run.about))
     for other in run.others:
         if other.known:
-            found[f"breakdown-{other.device}"] = breakdown_figure(
+            drawn[f"breakdown-{other.device}"] = breakdown_figure(
                 other, f"Measured: {other.measured}."
             )
     if run.alpha:
-        found |= alpha_figures(run.alpha)
+        drawn |= alpha_figures(run.alpha)
     fits = [fit for fit in run.fits if fit.epochs]
     if fits:
-        found["finetune"] = fits_figure(fits)
-    return found
+        drawn["finetune"] = fits_figure(fits)
+    return drawn
 
 
 def write_pictures(run: RunReport) -> list[Path]:
     """Write the figures of a run and the drawing of its network as PNG, and return the files.
 
-    Runs of a search on several devices have a folder each.
+    A search on several devices has one folder per device.
     """
     folder = run.folder / "pictures"
     if run.name != run.folder.name:
@@ -120,7 +120,7 @@ def write_pictures(run: RunReport) -> list[Path]:
     written = []
     for name, figure in figures_of(run).items():
         path = folder / f"{name}.png"
-        # The fine-tuning's picture has no device or space in its title, so add its run.
+        # The title of the fine-tuning's picture names no device or space, so the run is added.
         replace(
             figure, title=f"{run.name}: {figure.title}" if name == "finetune" else figure.title
         ).save(path)
@@ -133,7 +133,7 @@ def write_pictures(run: RunReport) -> list[Path]:
 def write_comparison(runs: Sequence[RunReport], folder: Path) -> list[Path]:
     """Write the figure that compares several runs into a folder, and return the files.
 
-    A search on several devices is one run, whose fronts are figures of their own.
+    A search on several devices is one run. It has one figure per front and no comparison.
     """
     if len({run.folder for run in runs}) < 2:
         return []
@@ -150,7 +150,7 @@ def network_svg(run: RunReport, title: str) -> str:
 
 
 def write_page(runs: Sequence[RunReport], command: str, path: Path) -> None:
-    """Write the page of these runs, side by side where there are several.
+    """Write the page of these runs; several are compared.
 
     Args:
         command: the command line that made the page.
@@ -165,7 +165,7 @@ def render(runs: Sequence[RunReport], command: str) -> str:
     """Return the page's HTML; all text from files is escaped."""
     from markupsafe import Markup
 
-    # `load_runs` returns the devices of one folder in a row, as groupby needs them.
+    # `groupby` needs the devices of one folder next to each other, as `load_runs` returns them.
     folders = [_folder(list(group)) for _, group in groupby(runs, key=lambda run: run.folder)]
     several = len(folders) > 1
     return _template(PAGE).render(

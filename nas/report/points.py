@@ -1,8 +1,8 @@
-"""Networks as points by predicted latency and expected accuracy: what several figures show, and their axis.
+"""Networks as points of predicted latency and expected accuracy, and the axis of their figures.
 
-Better is upward on every picture. Where the scores know a level, the y axis is the expected
-accuracy in percent; where they know costs only, it is the points below the space's largest member,
-fewer of them further up.
+`nas.report.front` and `nas.report.trajectory` draw them. Up is better on every figure. The y axis
+is the expected accuracy in percent where the scores give one. Where they give costs only, it is the
+points below the space's largest member, with fewer points further up.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from nas.search.description import kind_of
 from nas.search.description import published as published_rows
 
 METRICS = {"top1": "top-1", "miou": "mIoU"}
-"""What metrics are called."""
+"""Name of each metric as users read it, by its key."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A network by its predicted latency and its expected accuracy.
+    """A network with its predicted latency and its expected accuracy.
 
     Attributes:
         cost: expected accuracy drop against the space's largest member, in points.
-        about: further lines on it, for readers who ask.
-        accuracy, error: in percent with its standard error in points; None where only costs are
-            known.
-        ms_error: standard error of `ms`; None where nobody checked the table.
+        about: further lines of its tooltip.
+        accuracy, error: expected accuracy in percent and its standard error in points; None where
+            only costs are known.
+        ms_error: standard error of `ms`; None where the table was never checked.
     """
 
     label: str
@@ -45,60 +45,72 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """The y axis: `absolute` for accuracies in percent, else points below the largest member,
-    downward."""
+    """The y axis of a figure.
+
+    Attributes:
+        label: its title.
+        absolute: True for accuracies in percent; False for points below the largest member, which
+            grow downward.
+    """
 
     label: str
     absolute: bool
 
     def value(self, point: Point) -> float:
-        """Return where the point stands."""
+        """Return the coordinate of a point on this axis."""
         return point.accuracy if self.absolute and point.accuracy is not None else point.cost
 
 
 def axis_of(points: Iterable[Point], kind: str, metric: str = "top1") -> Axis:
-    """Return the axis for these points, by scores of this kind: absolute where the accuracy of all
-    is known."""
-    known = [point.accuracy is not None for point in points]
+    """Return the axis for these points: absolute where the accuracy of all of them is known.
+
+    Args:
+        points: the points to show.
+        kind: of the scores, such as "law".
+        metric: key of the metric.
+    """
+    has_accuracy = [point.accuracy is not None for point in points]
     name = METRICS.get(metric, metric)
-    if known and all(known):
+    if has_accuracy and all(has_accuracy):
         return Axis(f"expected {'ImageNet ' if kind == 'law' else ''}{name} (%)", absolute=True)
     return Axis(f"points of {name} below the largest member", absolute=False)
 
 
 def point_of(label: str, member: Member) -> Point:
     """Return a member that a run recorded as a point."""
-    known = member.accuracy
+    accuracy = member.accuracy
     return Point(
         label,
         member.latency_ms,
         member.cost,
         (*accuracy_lines(member), *shape_lines(member.model_dump())),
-        None if known is None else known.value,
-        None if known is None else known.standard_error,
+        None if accuracy is None else accuracy.value,
+        None if accuracy is None else accuracy.standard_error,
         member.latency_error,
     )
 
 
 def values_of(accuracy: Accuracy | None) -> tuple[float | None, float | None]:
-    """Return value and standard error, None where there is no accuracy."""
+    """Return the value and the standard error of an accuracy, both None without one."""
     return (None, None) if accuracy is None else (accuracy.value, accuracy.standard_error)
 
 
 def accuracy_lines(member: Member) -> tuple[str, ...]:
-    """Return what is known of a published member's accuracy beside its number, and why a figure is
-    extrapolated."""
-    known = member.accuracy
-    if known is None:
+    """Return the tooltip lines on a member's accuracy.
+
+    A published accuracy comes with its prediction, an extrapolated one with the reasons.
+    """
+    accuracy = member.accuracy
+    if accuracy is None:
         return ()
-    if known.predicted is not None:
-        error = "" if known.predicted_error is None else f" ± {known.predicted_error:.1f}"
-        return (f"published; predicted without it {known.predicted:.1f}{error} %",)
-    return known.reasons
+    if accuracy.predicted is not None:
+        error = "" if accuracy.predicted_error is None else f" ± {accuracy.predicted_error:.1f}"
+        return (f"published; predicted without this result: {accuracy.predicted:.1f}{error} %",)
+    return accuracy.reasons
 
 
 def published_points(members: Mapping[str, Member], space: str) -> tuple[Point, ...]:
-    """Return published members as points, without the space's name in theirs."""
+    """Return published members as points, labelled by their names without the space's name."""
     return tuple(
         point_of(name.removeprefix(f"{space}_"), member) for name, member in members.items()
     )
@@ -113,8 +125,12 @@ def published(problem: Problem) -> tuple[Point, ...]:
 
 
 def shape_lines(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Shape and size of a member, from what `nas.search.description.summary` gives; shapes may be text
-    already."""
+    """Return the shape and the size of a member as lines.
+
+    Args:
+        row: an entry of `nas.search.description.summary`, or a row of front.csv, where widths,
+            depths and attention blocks are text.
+    """
     shapes = {
         name: row[name] if isinstance(row[name], str) else "-".join(map(str, row[name]))
         for name in ("widths", "depths", "attention")
@@ -127,7 +143,7 @@ def shape_lines(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def note(table: LatencyTable, scores: Scores) -> str:
-    """Return where the figures of a picture came from."""
+    """Return the sources of a figure's latencies and accuracies as text."""
     device = table.device
     runtime = f"{device.runtime} {device.runtime_version}"
     return _note(
@@ -136,7 +152,7 @@ def note(table: LatencyTable, scores: Scores) -> str:
 
 
 def note_of(about: About) -> str:
-    """Return the same, as a run recorded it."""
+    """Return the sources of a figure's latencies and accuracies, as a run recorded them."""
     table = about.table
     return _note(
         table.provenance,
@@ -159,5 +175,5 @@ def _note(
 
 
 def axis_of_problem(problem: Problem, points: Iterable[Point]) -> Axis:
-    """Return the axis for points by the scores of a problem."""
+    """Return the axis for points of a problem, by its scores."""
     return axis_of(points, kind_of(problem.scores), problem.scores.metric)

@@ -1,6 +1,6 @@
-"""Everything that a report shows of a run, read from its folder, and the parts that are missing.
+"""All data that a report shows of a run, read from its folder, and the list of missing parts.
 
-Each missing part names the command that makes it.
+`nas.report.command` calls `load_runs`. Each missing part names the command that makes it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from nas.supernet.description import data_name
 from nas.validation import validated
 
 EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
-"""The target of `nas export` whose file a kind of device runs."""
+"""Target of `nas export` by the kind of device that runs its file."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class RunReport:
-    """One search on one device and what came after it.
+    """One search on one device, and the later results in its folder.
 
     Attributes:
         name: of the run, with the device where several were searched together.
@@ -68,8 +68,8 @@ class RunReport:
         others: checks on other devices.
         fits: fine-tunings, finished or not.
         left_out: the missing parts, in the order of the next steps.
-        before: the commands that made the inputs of the search, as far as they are known.
-        after: the commands that used its result.
+        before: the commands that made the inputs of the search, as far as recorded.
+        after: the commands that used the result.
     """
 
     folder: Path
@@ -98,13 +98,13 @@ class RunReport:
     def recorded(self) -> RecordedScores | None:
         """Return the scores where they are a supernet's measurements, else None.
 
-        Those know their images and the accuracy of the largest member.
+        These scores record their images and the accuracy of the largest member.
         """
         return self.scores if isinstance(self.scores, RecordedScores) else None
 
     @property
     def operations(self) -> tuple[Bar, ...]:
-        """Return the network's operations with their latencies, as far as they are known."""
+        """Return the network's operations, with their latencies where known."""
         return (
             self.breakdown.bars
             if self.breakdown
@@ -156,15 +156,15 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
             "alpha": (
                 ""
                 if alpha or not trained
-                else "there is no alpha.csv of a training beside the scores of this search"
+                else "alpha.csv of the training is missing beside the scores of this search"
             ),
             "fine-tuning": (
                 ""
                 if any(fit.best for fit in fits)
                 else (
-                    "it is not finished"
+                    "not finished"
                     if fits
-                    else "not done yet; it takes a data set (nas finetune --help)"
+                    else "not done yet; requires a data set (nas finetune --help)"
                 )
             ),
             "measured latency": "" if own else "not measured yet",
@@ -231,7 +231,7 @@ def _profiling(sources: Sources) -> Iterator[str]:
 
 
 def _training(folder: Path, about: About) -> Iterator[str]:
-    """Yield the command that trained the supernet, where it is known."""
+    """Yield the command that trained the supernet, where it is recorded."""
     path = _training_file(folder, about)
     command = YamlFile(path).data.get("command") if path else None
     if isinstance(command, str):
@@ -239,7 +239,7 @@ def _training(folder: Path, about: About) -> Iterator[str]:
 
 
 def _training_file(folder: Path, about: About) -> Path | None:
-    """Return the description of the supernet's training, where it is found."""
+    """Return the path of the description of the supernet's training, or None."""
     return (
         find_file(folder, str(Path(about.supernet) / "supernet.yaml")) if about.supernet else None
     )
@@ -251,11 +251,12 @@ def _architecture(folder: Path, about: About, several: bool) -> Architecture:
     if several and not path.is_file():
         path = folder / f"best-{about.table.device}.yaml"
     arch = read_architecture(path)
-    said = about.result
-    same = (arch.widths, arch.depths, arch.params) == (said.widths, said.depths, said.params)
-    if not same or len(said.attention) != len(arch.stages):
+    result = about.result
+    same = (arch.widths, arch.depths, arch.params) == (result.widths, result.depths, result.params)
+    if not same or len(result.attention) != len(arch.stages):
         raise InputError(
-            f"{path}: another network than the one that {folder / 'run.yaml'} says was found"
+            f"{path}: is not the network that {folder / 'run.yaml'} records. Fix: search again with"
+            " a new --out"
         )
     return arch
 
@@ -263,14 +264,14 @@ def _architecture(folder: Path, about: About, several: bool) -> Architecture:
 def _trajectory(
     folder: Path, about: About, sources: Sources, several: bool
 ) -> tuple[Trajectory | None, str]:
-    """Return the steps of the search, and why there are none where some are expected."""
+    """Return the steps of the search, and the reason where expected steps are missing."""
     if several:
         # The exact engine, which searches several devices, takes no steps.
         return None, ""
-    found = read_trajectory(folder / "trace.csv", about, sources)
+    steps = read_trajectory(folder / "trace.csv", about, sources)
     return (
-        found,
-        "" if found else "the search took no step: the space's largest member is fast enough",
+        steps,
+        "" if steps else "the search took no step: the space's largest member is fast enough",
     )
 
 
@@ -320,8 +321,8 @@ def _left_out(
         "breakdown": again,
         "alpha": next(_training(folder, about), ""),
     }
-    known = about.published or sources.problem
-    reasons = {**reasons, "published members": "" if known else sources.reason}
+    available = about.published or sources.problem
+    reasons = {**reasons, "published members": "" if available else sources.reason}
     return tuple(LeftOut(part, reasons[part], commands[part]) for part in commands if reasons[part])
 
 
@@ -423,23 +424,23 @@ def read_exports(path: Path) -> Exports | None:
     if not path.is_file():
         return None
     file = YamlFile(path)
-    found = validated(file, _ExportFile, file.data)
+    record = validated(file, _ExportFile, file.data)
     files = tuple(
-        Export(name, t.file, t.bytes, tuple(_facts(t))) for name, t in found.targets.items()
+        Export(name, t.file, t.bytes, tuple(_facts(t))) for name, t in record.targets.items()
     )
-    return Exports(files, found.weights.provenance, found.command) if files else None
+    return Exports(files, record.weights.provenance, record.command) if files else None
 
 
 def _facts(target: _Target) -> Iterator[str]:
     """Yield sentences on how an exported file differs from the network."""
     for kind, apart in target.differences.items():
         yield (
-            f"on {apart.images} {kind} images its outputs are off by {apart.relative:.2g} of their"
-            f" deviation, the answer is the same on {apart.top1_agreement:.4g} %"
+            f"on {apart.images} {kind} images: outputs differ by {apart.relative:.2g} standard"
+            f" deviations (RMS), same top-1 on {apart.top1_agreement:.4g} %"
         )
     if target.accuracy:
         yield (
-            f"accuracy {target.accuracy.after:.2f} %, the network's {target.accuracy.before:.2f} %,"
+            f"accuracy {target.accuracy.after:.2f} % (network: {target.accuracy.before:.2f} %)"
             f" on {target.accuracy.images} images"
         )
     if target.note:

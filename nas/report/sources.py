@@ -1,6 +1,6 @@
-"""The space, table and scores that a run was made with, as long as they are unchanged.
+"""The inputs of a run (space, table and scores), found again where they are unchanged.
 
-Reports and `nas check RUN` pose the run's search again from them.
+`nas.report.run` and `nas check RUN` pose the run's search again from them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Sources:
     """The inputs of a run.
 
     Attributes:
-        space: at the run's input size, under the run's head; None where the file is missing or
+        space: at the run's input size, with the run's head; None where the file is missing or
             changed.
-        table: calibrated for the space; None as above, or where it now predicts another latency.
+        table: calibrated for the space; None as above, or where its prediction has changed.
         profiled: the spaces that the table was measured for; none for an estimated one.
         scores: None as above.
-        reason: which of them are missing and why; empty where none is.
+        reason: the missing inputs and why they are missing; empty without any.
     """
 
     about: About
@@ -61,7 +61,7 @@ class Sources:
 
 
 def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
-    """Return the inputs of the run in `folder`, at their recorded paths or where names are found.
+    """Return the inputs of the run in `folder`, at their recorded paths or where their names lead.
 
     A file counts only with the checksum that the run recorded, so that no figure shows other
     numbers than the run's.
@@ -73,7 +73,9 @@ def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
     # The checksum is of table.csv alone; the calibration is in device.yaml. So compare a
     # prediction.
     if table and not _predicts(table, arch, about.result.latency_ms):
-        reasons.append(f"the latency table {table.path} has another calibration by now")
+        reasons.append(
+            f"the calibration of the latency table {table.path} has changed since the search"
+        )
         table = None
     profiled = table.device.spaces if table else ()
     if table and space:
@@ -93,7 +95,7 @@ def _scores(folder: Path, about: About, space: Space | None, reasons: list[str])
         law = LawScores(space, shipped_law())
         if scores_digest(law) == about.scores.fingerprint:
             return law
-        reasons.append("the accuracy law has changed since")
+        reasons.append("the accuracy law has changed since the search")
         return None
     path = _unchanged(folder, about.scores, resources.EXPERIMENTS, "scores", reasons)
     # The file has the recorded checksum, so its numbers are the run's, even if the weights beside
@@ -116,14 +118,16 @@ def _unchanged(
 ) -> Path | None:
     """Return the path of a file with the recorded content, or None after noting the reason."""
     if not used.file:
-        reasons.append(f"the run recorded no file of the {what}")
+        reasons.append(f"the run recorded no file for the {what}")
         return None
     there = [path for path in _candidates(folder, used.file, kind) if path.is_file()]
     for path in there:
         if file_sha256(path) == used.sha256:
             return path
     reasons.append(
-        f"the {what} {there[0]} has changed since" if there else f"the {what} {used.file} is gone"
+        f"the {what} {there[0]} has changed since the search"
+        if there
+        else f"the {what} {used.file} is missing"
     )
     return None
 
@@ -144,7 +148,7 @@ def _candidates(folder: Path, text: str, kind: str) -> Iterator[Path]:
 
 
 def _space(path: Path | None, arch: Architecture) -> Space | None:
-    """Return the space in this file at the sizes of `arch`; with its head, if for another task."""
+    """Return the space in this file at the sizes of `arch`, with its head if the tasks differ."""
     if path is None:
         return None
     space = load_space(str(path))

@@ -1,4 +1,7 @@
-"""What a run found and what that rests on: the cards and sentences that a report begins with."""
+"""Cards and sentences at the top of a report: the result of a run and the sources of its figures.
+
+`nas.report.page` calls `tiles`, `meaning`, `rests_on` and `comparing`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from nas.report.words import LIMITS, accuracy_text, below, dashed, ms_text, size
 from nas.runs.schema import Member
 
 SAME = 0.005
-"""Points of accuracy that are shown as equal."""
+"""Smallest difference in accuracy, in points, that is reported: below it two decimals show 0.00."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure that a reader should see first."""
+    """A card of the report: one figure with its label and a line on it, as text."""
 
     label: str
     value: str
@@ -25,7 +28,7 @@ class Tile:
 
 
 def tiles(run: RunReport) -> tuple[Tile, ...]:
-    """Return the figures of a run: latency, accuracy, size, and what was measured since."""
+    """Return the cards of a run: latency, accuracy, size, and later measurements."""
     result = run.about.result
     asked = _asked(run)
     found = [Tile("Latency", ms_text(result), f"predicted on {run.device}; {asked}")]
@@ -49,15 +52,17 @@ def tiles(run: RunReport) -> tuple[Tile, ...]:
 
 
 def tiles_of_several(runs: Sequence[RunReport]) -> tuple[Tile, ...]:
-    """Return the figures of a search on several devices: of the common member, or of the best on
-    each."""
+    """Return the cards of a search on several devices.
+
+    They show the common member, or the best member on each device where no member is common.
+    """
     common = bool(runs[0].about.common)
     found = []
     for run in runs:
         result = run.about.result
         label = f"Latency on {run.device}" if common else f"Best on {run.device}"
-        worth = "" if common else f"; {accuracy_tile(run).value}"
-        found.append(Tile(label, ms_text(result), f"predicted; {_asked(run)}{worth}"))
+        accuracy = "" if common else f"; {accuracy_tile(run).value}"
+        found.append(Tile(label, ms_text(result), f"predicted; {_asked(run)}{accuracy}"))
     result = runs[0].about.result
     if common:
         found.append(accuracy_tile(runs[0]))
@@ -72,19 +77,20 @@ def tiles_of_several(runs: Sequence[RunReport]) -> tuple[Tile, ...]:
 
 
 def accuracy_tile(run: RunReport) -> Tile:
-    """Return the expected accuracy, or how far below the largest member where only that is known."""
+    """Return the card of the expected accuracy.
+
+    Where only costs are known it shows the points below the largest member.
+    """
     result = run.about.result
     if result.accuracy is None:
         return Tile(
             "Expected accuracy",
             below(result.cost),
-            "the space's largest member; these scores know no level",
+            "the space's largest member; these scores have no absolute accuracy",
         )
     law = run.about.scores.kind == "law"
     outside = (
-        f"; outside of the data: {', '.join(result.accuracy.reasons)}"
-        if result.accuracy.reasons
-        else ""
+        f"; extrapolated: {', '.join(result.accuracy.reasons)}" if result.accuracy.reasons else ""
     )
     name = METRICS[result.accuracy.metric]
     of = f"ImageNet {name}" if law else f"{name} on the supernet's images"
@@ -109,7 +115,7 @@ def _measured_tiles(run: RunReport) -> Iterator[Tile]:
 
 
 def _asked(run: RunReport) -> str:
-    """Return what was asked for, in words."""
+    """Return the request of a search as text: the target and the limits."""
     target = run.about.target
     asked = [] if target.latency_ms is None else [f"target {target.latency_ms:.4g} ms"]
     if target.min_accuracy is not None:
@@ -121,30 +127,29 @@ def _asked(run: RunReport) -> str:
 
 
 def meaning(runs: Sequence[RunReport]) -> tuple[str, ...]:
-    """Return what was asked for and found, and where the proven optimum is.
+    """Return sentences on the request, the result, and the proven optimum.
 
-    The runs are those of one folder: one, or one a device.
+    Args:
+        runs: of one folder, one per device.
     """
     about = runs[0].about
     asked = " and ".join(f"{_limits(run)} on {run.device}" for run in runs)
     if about.common is False:
         found = [
-            f"{_shape(run.about.result)} is the most accurate member on {run.device}"
+            f"The most accurate member on {run.device} has {_shape(run.about.result)}."
             for run in runs
         ]
-        return (
-            f"Asked for {asked}: {'; '.join(found)}. No member keeps all of it: {about.reason}.",
-        )
+        return (f"Request: {asked}. No member meets all of it: {about.reason}. {' '.join(found)}",)
     sentence = (
-        f"Asked for {asked}, the engine '{about.engine.name}' found a member of space"
-        f" '{about.space.name}': {_shape(about.result)}."
+        f"Request: {asked}. The engine '{about.engine.name}' found a member of space"
+        f" '{about.space.name}' with {_shape(about.result)}."
     )
     optimum = _optimum(runs[0])
     return (sentence, *([optimum] if optimum else []))
 
 
 def _limits(run: RunReport) -> str:
-    """Return the limits of a search, in words."""
+    """Return the limits of a search on a device as text, with the reason of a latency target."""
     target = run.about.target
     limits = (
         [f"at most {target.latency_ms:.4g} ms ({target.reason})"]
@@ -161,12 +166,13 @@ def _limits(run: RunReport) -> str:
 
 def _shape(member: Member) -> str:
     return (
-        f"widths {dashed(member.widths)}, depths {dashed(member.depths)}, attention blocks "
+        f"widths {dashed(member.widths)}, depths {dashed(member.depths)} and attention blocks "
         f"{dashed(member.attention)} in its {len(member.widths)} stages"
     )
 
 
 def _optimum(run: RunReport) -> str:
+    """Return a sentence that compares the result with the proven optimum, or "" without one."""
     target = run.about.target
     result = run.about.result
     within = [point for point in run.front.points if point.ms <= run.front.target_ms * (1 + 1e-9)]
@@ -179,32 +185,30 @@ def _optimum(run: RunReport) -> str:
     ):
         return ""
     limits = "limits" if target.limits else "target"
-    # A front is ordered by what the search minimises: its slowest member within the target is the
-    # best one.
+    # A front is ordered by the cost that the search minimises, so its slowest member within the
+    # target is the best one.
     best = within[-1]
     missed = result.cost - best.cost
     if result.evaluated is not None:
         if missed < SAME:
-            return f"By the scores no member within the {limits} is more accurate."
+            return f"By these scores, no member within the {limits} is more accurate."
         return (
-            f"By the scores the best member within the {limits} lies {best.cost:.2f} points below"
-            f" the largest one at {best.ms:.4g} ms, {missed:.2f} points above this network, which"
-            " its accuracy in the supernet chose."
+            f"By these scores, the best member within the {limits} takes {best.ms:.4g} ms and is"
+            f" {best.cost:.2f} points below the largest member, {missed:.2f} points better than"
+            " this network. This network was chosen by its accuracy in the supernet."
         )
     if run.about.engine.name == "exact":
         cautious = (
-            ""
-            if run.about.scores.kind == "recorded"
-            else ", less what may be lost outside of the data"
+            "" if run.about.scores.kind == "recorded" else " minus a margin for extrapolation"
         )
         return (
-            f"It is the proven optimum within the {limits}, but for ties: by expected"
+            f"It is the proven optimum within the {limits}, up to ties, by expected"
             f" accuracy{cautious}."
         )
     if missed < SAME:
         return (
-            f"It is the proven optimum: no member within the {limits} is more accurate by these"
-            " scores."
+            f"It is the proven optimum: by these scores, no member within the {limits} is more"
+            " accurate."
         )
     return (
         f"The proven optimum within the {limits} is {missed:.2f} points more accurate and takes"
@@ -213,7 +217,7 @@ def _optimum(run: RunReport) -> str:
 
 
 def rests_on(run: RunReport) -> tuple[tuple[str, str], ...]:
-    """Return what the figures rest on: a heading and one line each."""
+    """Return the sources of the figures: pairs of a heading and one line."""
     return (("Accuracy", _accuracy_line(run)), ("Latency", _latency_line(run)))
 
 
@@ -223,14 +227,14 @@ def _accuracy_line(run: RunReport) -> str:
     recorded = run.recorded
     if recorded is not None and recorded.baseline_accuracy is not None and recorded.images:
         text += (
-            f"; the largest member has {recorded.baseline_accuracy:.1f} % there, over"
+            f"; the largest member has {recorded.baseline_accuracy:.1f} % on these"
             f" {recorded.images} images"
         )
     if recorded is not None and recorded.scored.resolution != run.architecture.resolution:
         text += (
             f"; measured at {size_text(recorded.scored.resolution)} with {recorded.scored.classes}"
-            f" classes, this network is for {size_text(run.architecture.resolution)} with"
-            f" {run.architecture.classes}"
+            f" classes (this network: {size_text(run.architecture.resolution)} with"
+            f" {run.architecture.classes})"
         )
     if run.about.score_by.judge:
         text += f"; members were evaluated by {run.about.score_by.judge}"
@@ -241,12 +245,12 @@ def _latency_line(run: RunReport) -> str:
     table = run.about.table
     result = run.about.result
     error = (
-        "nobody checked it on whole networks"
+        "not checked on whole networks"
         if table.expected_error is None
         else f"expected error {table.expected_error:.1f} % ({table.expected_error_source})"
     )
     priced = (
-        f"; {100 * result.priced:.0f} % of it has no row and is priced by the cost model"
+        f"; {100 * result.priced:.0f} % of the latency has no row and is priced by the cost model"
         if result.priced
         else ""
     )
@@ -257,7 +261,7 @@ def _latency_line(run: RunReport) -> str:
 
 
 def comparing(runs: Sequence[RunReport]) -> tuple[str, ...]:
-    """Return what to mind when several runs stand side by side."""
+    """Return warnings about comparisons between these runs."""
     notes = []
     if len({run.device for run in runs}) > 1:
         notes.append("The runs are for different devices: compare latencies on one device only.")

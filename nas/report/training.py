@@ -1,4 +1,7 @@
-"""The fine-tuning of a found network: its curve, and its accuracies once it is finished."""
+"""Fine-tuning of a found network: its curve, and its accuracies once it has finished.
+
+`nas.report.run` calls `read_fit`, `nas.report.page` draws `fits_figure`.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,12 @@ from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
 from nas.validation import validated
 
 FOLDERS = ("finetune", "finetune-scratch")
-"""Folders of a run in which `nas finetune` works by default."""
+"""Default folders of `nas finetune` inside a run."""
 
 _NETWORKS = {
     "raw": "trained",
     "ema": "moving average",
+    "best": "best epoch",
     "start": "before training",
     "teacher": "teacher",
 }
@@ -125,7 +129,7 @@ def read_fit(folder: Path) -> Fit | None:
     # The weights are written last: without them the training is not finished.
     judged = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
     results = tuple(_results(file, judged)) if judged else ()
-    # The last one is of the test images where there are some, as `_results` yields them last.
+    # `_results` yields test images last, so the last entry is of these where there are any.
     kept = [
         result
         for result in results
@@ -176,7 +180,7 @@ def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning
     x = x_axis("epoch", scale={"zero": True})
     y = y_axis("accuracy on training images as augmented (%)", scale={"zero": False})
     epochs = [row for fit in fits for row in _epochs(fit)]
-    # A short training shows each of its points, a long one its line.
+    # Points of a long training are invisible: only its line is shown.
     dots = {"type": "point", "filled": True, "size": 25, "opacity": 1 if len(epochs) < 60 else 0}
     line = {"type": "line", "strokeWidth": 1.6}
     layers = [layer(line, epochs, x=x, y=y, stroke=channels["stroke"])]

@@ -1,4 +1,4 @@
-"""Figure of a search's steps: latency against expected accuracy; first its data, then its drawing.
+"""Figure of a search's steps in latency and expected accuracy: its data, then its drawing.
 
 `nas search` draws it from its result, `nas report` from a run's trace.csv.
 """
@@ -37,7 +37,7 @@ ACTIONS = {
     "BR": Series("BR: other block", COLOURS[6], "triangle-right"),
     "UN": Series("UN: a reduction undone", COLOURS[5], STAR),
 }
-"""Style of each action: colours differ for colour-blind readers, markers in grey print."""
+"""Style of each action. Colours differ for colour-blind readers, markers in greyscale print."""
 
 _NUMBERS = ("step", "ms", "saved_ms", "cost", "total_cost", "macs", "params")
 
@@ -52,7 +52,7 @@ class Trajectory:
         published: the published members.
         target_ms: the latency target; infinite where there was none.
         axis: the vertical axis.
-        title: what was searched.
+        title: of the figure: space, device, latency and number of moves.
         note: the sources of latencies and accuracies.
     """
 
@@ -70,7 +70,7 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
     table = problem.table
     scores = problem.scores
     largest = space.largest()
-    # Evaluated accuracies and sums of scores are on different scales: show one or the other.
+    # Evaluated accuracies and sums of scores are on different scales, so only one is shown.
     judged = problem.evaluations is not None
     known = None if judged else found.accuracy
     # The accuracy of the largest member, from which each step's cost is subtracted.
@@ -106,7 +106,7 @@ def _with_error(point: Point, error: float | None, ms_error: float | None) -> Po
 
 
 def _evaluated_axis(level: float | None) -> Axis:
-    """Return the axis of a search that evaluated members."""
+    """Return the axis of a search by evaluations; `level` is the largest member's accuracy."""
     return (
         axis_of((), "")
         if level is None

@@ -1,4 +1,7 @@
-"""Figures in words: limits, latencies, accuracies and differences, with their standard errors."""
+"""Figures as text: limits, latencies, accuracies and differences, with their standard errors.
+
+`nas.report.summary`, `nas.report.members` and `nas.report.page` call these functions.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ LIMITS: Mapping[str, Callable[[float], str]] = {
     "params": PARAMS.text,
     "memory_mb": lambda most: f"{most:.4g} MB peak memory",
 }
-"""How much of something, for limits beside latency."""
+"""Function from a limit's value to its text, by the limit's name; latency has its own text."""
 
 
 def ms_text(member: Member) -> str:
@@ -27,30 +30,39 @@ def accuracy_text(accuracy: ExpectedAccuracy) -> str:
 
 
 def difference_text(apart: Difference) -> str:
-    """Return by how many points the found network is expected to be more accurate, with the
-    standard error."""
+    """Return by how many points the found network is expected to be more accurate.
+
+    The text has the standard error, or says that it is unknown.
+    """
     if apart.points and not apart.standard_error:
         return f"{signed(apart.points)} points, error unknown"
     return f"{signed(apart.points)} ± {apart.standard_error:.2f} points"
 
 
 def with_error(value: float, error: float | None, unit: str, decimals: int | None = None) -> str:
-    """Return a figure with its standard error, to two digits of that or to so many decimals."""
+    """Return a figure with its standard error and unit.
+
+    Args:
+        value, error: the figure and its standard error; without an error only the figure is shown.
+        unit: of both.
+        decimals: of both; by default as many as show two digits of the error.
+    """
     if not error:
         return f"{value:.4g} {unit}" if decimals is None else f"{value:.{decimals}f} {unit}"
     digits = max(0, 1 - floor(log10(error))) if decimals is None else decimals
+    # An error that would be rounded to 0 is shown with two digits.
     if decimals is not None and error < 0.5 * 10**-decimals:
         digits = max(digits, 1 - floor(log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f} {unit}"
 
 
 def below(drop: float) -> str:
-    """Return points below something, or above it where they are negative."""
+    """Return a drop as text: points below, or points above where the drop is negative."""
     return f"{abs(drop):.2f} points {'above' if drop < 0 else 'below'}"
 
 
 def signed(points: float, decimals: int = 2) -> str:
-    """Return a figure with its sign, by a real minus."""
+    """Return a figure with its sign; the minus is U+2212, not a hyphen."""
     return f"{points:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 

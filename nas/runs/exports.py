@@ -7,15 +7,12 @@ its checksum is incomplete.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NasError
-from nas.files import YamlFile, remove, tree_sha256, write_yaml
+from nas.files import YamlFile, beside, remove, tree_sha256, write_yaml
 
 FORMAT = "nas-export-1"
 FILE = "export.yaml"
@@ -26,10 +23,10 @@ class Record:
 
     Attributes:
         targets: the recorded entry of each target.
-        classes: the names given to classes before; empty where there are none.
+        classes: the recorded names of the classes; empty where there are none.
 
     Raises:
-        InputError: when the file is not readable or has another format.
+        InputError: when the file cannot be read or has another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,10 +39,18 @@ class Record:
             if file.data.get("format") != FORMAT or not isinstance(file.data.get("targets"), dict):
                 raise file.error(
                     ["format"],
-                    f"is {file.data.get('format')!r}, expected '{FORMAT}' and targets; move "
-                    "the file away to export anew",
+                    f"is {file.data.get('format')!r} (expected '{FORMAT}' and targets). Fix: move"
+                    " this file away, then export again",
                 )
             self.targets = file.data["targets"]
+            for name, entry in self.targets.items():
+                kept = str(entry.get("file", "")) if isinstance(entry, dict) else ""
+                # Files are hashed, moved and removed by this name.
+                if kept != Path(kept).name or kept == "..":
+                    raise file.error(
+                        ["targets", name, "file"],
+                        f"is {kept!r}, expected the name of a file in this folder",
+                    )
             classes = file.data.get("classes")
             self.classes = tuple(map(str, classes)) if isinstance(classes, list) else ()
 
@@ -56,7 +61,7 @@ class Record:
 
         Args:
             name: the target.
-            made: fingerprint of what it is to be made from.
+            made: fingerprint of its inputs.
         """
         entry = self.targets.get(name)
         if not isinstance(entry, dict) or entry.get("made") != made:
@@ -72,7 +77,7 @@ class Record:
     def drop(self, name: str, about: dict[str, Any]) -> None:
         """Remove the entry of a target before its file is replaced.
 
-        After a kill in between, no old checksum stands beside a new file.
+        A kill in between then leaves no old checksum beside a new file.
         """
         if self.targets.pop(name, None) is not None:
             self._write(about)
@@ -90,22 +95,12 @@ def aside(path: Path) -> Iterator[Path]:
     Raises:
         NasError: when nothing can be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    except OSError as error:
-        raise NasError(f"{path.parent}: cannot be written to ({error.strerror})") from None
-    try:
-        temporary = folder / path.name
+    with beside(path) as temporary:
         yield temporary
         _open(temporary, path.parent)
-        # A rename cannot replace a folder (a Core ML package), so remove the old one first.
+        # A rename cannot replace a folder, as a Core ML package is, so remove the old one first.
         remove(path)
         temporary.rename(path)
-    except OSError as error:
-        raise NasError(f"{path}: could not be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open(path: Path, like: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.errors import InputError
-from nas.files import YamlFile
+from nas.files import YamlFile, file_name
 from nas.runs.schema import (
     ARCHITECTURE_FILE,
     EXPORT_FOLDER,
@@ -28,7 +28,7 @@ from nas.space import Architecture, find_architecture, load_architecture, publis
 from nas.weight_files import find_file, read_header
 
 HOMES = (FINETUNE_FOLDER, "")
-"""Folders of a run in which weights are looked for, the best ones first."""
+"""Folders of a run that may have weights, the best weights first."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ class Source:
         folder: the folder for the exported files.
         architecture: the network's architecture.
         weights: the file of its weights; None where they are random.
-        provenance: of the weights: fine-tuned, inherited, given or random.
-        classes: their names, in the order of the logits; numbers where no names are known.
+        provenance: origin of the weights: fine-tuned, inherited, given or random.
+        classes: names of the classes in the order of the logits; numbers where no names are known.
         are_named: whether the names are known.
-        trained_on: the images that the weights have seen, where their file knows them.
-        held_out: the share (or number) of images that training did not see.
+        trained_on: the images that the weights were trained on, where their file records them.
+        held_out: share (below 1) or number of images that were held out of the training.
         seed: the seed that selected those images.
+        background: the colour that transparent pixels of the images were laid on.
     """
 
     run: str
@@ -56,6 +57,7 @@ class Source:
     classes: tuple[str, ...]
     held_out: float | int = 0.1
     seed: int = 0
+    background: str = "white"
     are_named: bool = False
     trained_on: tuple[ImageRange, ...] = ()
 
@@ -70,19 +72,21 @@ class Source:
         """Return the same source with these class names, unless it has them in another order.
 
         Raises:
-            InputError: when their number is not that of the network, or it has other names.
+            InputError: when their number is not the network's number of classes, or the network
+                has other names.
         """
         if len(classes) != self.architecture.classes:
             raise InputError(
-                f"the data has {len(classes)} classes, the network {self.architecture.classes}:"
-                " give the data that it was trained on, or `nas finetune` it on this data"
+                f"the data has {len(classes)} classes (expected {self.architecture.classes}, as the"
+                " network). Fix: give the data that it was trained on, or nas finetune it on this"
+                " data"
             )
         if self.are_named:
             check_names(
                 str(self.weights or self.run),
                 self.classes,
                 classes,
-                "give the data that it was trained on, or `nas finetune` it on this data",
+                "give the data that it was trained on, or nas finetune it on this data",
             )
             return self
         return replace(self, classes=tuple(classes), are_named=True)
@@ -96,11 +100,12 @@ class Source:
 def find_source(run: str, weights: Path | None = None, out: Path | None = None) -> Source:
     """Return the network of a run folder, an architecture's YAML file or a published member's name.
 
-    Of a run folder it is the fine-tuned network, or without one the network that the search found.
+    For a run folder it is the fine-tuned network if there is one, else the network that the search
+    found.
 
     Args:
         run: the folder, the file or the name.
-        weights: a file of weights to take instead of the run's own.
+        weights: a file of weights that replaces the run's own.
         out: the folder to export to; by default RUN/export, FILE-export beside an architecture's
             file, or NAME-export.
 
@@ -131,8 +136,8 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
         source = Source(run, folder, architecture, None, "random", _numbers(architecture.classes))
     if weights is None:
         return source
-    # Given weights may be of another fine-tuning than the run's own: take class names and held-out
-    # images from the description beside them, never from the run.
+    # The given weights may come from another fine-tuning than the run's own. So class names and
+    # held-out images come from the description beside them, never from the run.
     classes = _numbers(architecture.classes)
     return _described(
         Source(run, folder, architecture, weights, provenance="given", classes=classes),
@@ -141,17 +146,20 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
 
 
 def _architecture_file(run: Path, home: Path) -> Path:
-    """Return the architecture file of a home in a run, or that of the run.
+    """Return the architecture file of a folder in a run, or else that of the run.
 
-    A fine-tuned network may have got another head, which its own file describes.
+    A fine-tuned network may have another head, which only its own file describes.
 
     Raises:
-        InputError: when there is neither.
+        InputError: when both are missing.
     """
     own = home / ARCHITECTURE_FILE
     if own.is_file() or (run / ARCHITECTURE_FILE).is_file():
         return own if own.is_file() else run / ARCHITECTURE_FILE
-    raise InputError(f"{run}: no run here (there is no architecture.yaml); `nas search` makes one")
+    raise InputError(
+        f"{run}: is not a run folder ({ARCHITECTURE_FILE} is missing). Fix: make one with nas"
+        " search"
+    )
 
 
 def _described(source: Source, home: Path) -> Source:
@@ -169,7 +177,7 @@ def _described(source: Source, home: Path) -> Source:
         return source
     if len(classes) != count:
         raise file.error(
-            ["data", "classes"], f"{len(classes)} names for a network of {count} classes"
+            ["data", "classes"], f"has {len(classes)} names (expected {count}, as the network)"
         )
     held_out = data.get("held_out", source.held_out)
     seed = recipe.get("seed", source.seed)
@@ -181,6 +189,7 @@ def _described(source: Source, home: Path) -> Source:
         are_named=True,
         held_out=held_out,
         seed=seed,
+        background=data.get("background", source.background),
     )
 
 
@@ -205,8 +214,8 @@ class Subject:
 
     Attributes:
         architecture: the network's architecture.
-        run: the run folder that it was found in; None where there is none.
-        weights: the file of its inherited weights; None where there is none.
+        run: its run folder; None for a network that is not from a run.
+        weights: the file of its inherited weights; None where it has none.
     """
 
     architecture: Architecture
@@ -214,13 +223,12 @@ class Subject:
     weights: Path | None = None
 
     def folder(self, from_scratch: bool) -> Path:
-        """Return the default folder of the fine-tuning: in the run, else in ./runs."""
+        """Return the default folder of the fine-tuning, in the run or else in ./runs."""
         name = f"{FINETUNE_FOLDER}-scratch" if from_scratch else FINETUNE_FOLDER
-        return (
-            self.run / name
-            if self.run
-            else Path("runs") / f"{name}-{self.architecture.name or 'architecture'}"
-        )
+        if self.run:
+            return self.run / name
+        # The name stands in a file that may be of somebody else, and must not lead elsewhere.
+        return Path("runs") / file_name(f"{name}-{self.architecture.name or 'architecture'}")
 
 
 def find_subject(name: str | Path) -> Subject:
@@ -237,8 +245,8 @@ def find_subject(name: str | Path) -> Subject:
     head = subject.architecture.head
     if head.layout == "pyramid":
         raise InputError(
-            f"{name}: its head {head.kind} gives maps; `nas finetune` trains classifiers on"
-            " labelled images"
+            f"{name}: its head {head.kind} outputs maps (expected a classifier, the only kind of"
+            " network that nas finetune trains)"
         )
     return subject
 
@@ -251,11 +259,12 @@ def _found_by_search(folder: Path) -> Subject:
     """
     if not (folder / RUN_FILE).is_file():
         raise InputError(
-            f"{folder}: no finished run here (there is no {RUN_FILE}); `nas search` makes one"
+            f"{folder}: is not a finished run ({RUN_FILE} is missing). Fix: make one with nas"
+            " search"
         )
     file = YamlFile(folder / RUN_FILE)
     if file.data.get("format") != RUN_FORMAT:
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'")
+        raise file.error(["format"], f"is {file.data.get('format')!r} (expected '{RUN_FORMAT}')")
     weights = folder / WEIGHTS_FILE
     architecture = load_architecture(folder / ARCHITECTURE_FILE)
     return Subject(architecture, folder, weights if weights.is_file() else None)
@@ -324,8 +333,8 @@ def _in_folder(folder: Path) -> Initial:
         return Initial(home / WEIGHTS_FILE, load_architecture(_architecture_file(folder, home)))
     if (folder / RUN_FILE).is_file():
         raise InputError(
-            f"{folder}: a run without weights (it was searched without --supernet). Fix: `nas"
-            " finetune` it with --from-scratch or --init first"
+            f"{folder}: a run without weights (it was searched without --supernet). Fix: nas"
+            " finetune it with --from-scratch or --init first"
         )
     described = folder / ARCHITECTURE_FILE
     return Initial(find_file(folder), load_architecture(described) if described.is_file() else None)

@@ -9,14 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas.errors import InputError
 from nas.files import YamlFile
+from nas.passwords import masked_command
 from nas.validation import validated
 
 RUN_FORMAT = "nas-run-1"
 RUN_FILE = "run.yaml"
+BEGUN_FILE = "begun.yaml"
+"""The command of a search that is not finished; it is removed once `run.yaml` is there."""
 ARCHITECTURE_FILE = "architecture.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 WEIGHTS_FORMAT = "nas-weights-1"
@@ -25,26 +28,26 @@ FINETUNE_FOLDER = "finetune"
 FINETUNE_FILE = "finetune.yaml"
 EXPORT_FOLDER = "export"
 COMMON = "best on all"
-"""Row of the member that keeps all targets, in a search on several devices."""
+"""Row of the member that meets all targets, in a search on several devices."""
 BEST = "best on "
 """Prefix, before a device's name, of its best member in a search on several devices."""
 
 
 class Part(BaseModel):
-    """A part of a YAML file; unknown keys are ignored, so that later versions may add some."""
+    """A part of a YAML file. Unknown keys are ignored, so that later versions may add some."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class UsedFile(Part):
-    """A file that went into a run, with its checksum; both empty for what was made in memory."""
+    """An input file of a run with its checksum; both are empty for objects made in memory."""
 
     file: str = ""
     sha256: str = ""
 
 
 class UsedSpace(UsedFile):
-    """The space of a run, at the sizes that it was searched at."""
+    """The space of a run, at the sizes of the search."""
 
     name: str
     resolution: tuple[int, int]
@@ -56,7 +59,7 @@ class UsedTable(UsedFile):
 
     Attributes:
         kind: the kind of device that measures (empty in older runs).
-        expected_error: in percent.
+        expected_error: expected error of its predictions in percent.
     """
 
     device: str
@@ -73,7 +76,7 @@ class UsedScores(UsedFile):
     """The scores that a run's accuracies come from.
 
     Attributes:
-        kind: law, recorded or posterior; older runs, which do not say it, had recorded scores.
+        kind: law, recorded or posterior. Older runs lack it; they had recorded scores.
         evidence_share: for posterior scores, the share of the prior's variance that the
             measurements removed, 0 to 1.
         data: fingerprint of the images that recorded scores were measured on.
@@ -89,11 +92,11 @@ class UsedScores(UsedFile):
 
 
 class ScoreBy(Part):
-    """How slimming judged its moves.
+    """The way in which members were scored.
 
     Attributes:
         name: table, alpha or evaluate.
-        judge: for evaluate, a description of what evaluated the members.
+        judge: for evaluate, the description of the evaluator.
     """
 
     name: str = "table"
@@ -104,10 +107,10 @@ class Target(Part):
     """The limits of a search.
 
     Attributes:
-        latency_ms: None for a search without a limit on latency.
-        reason: where the limit on latency came from.
-        min_accuracy: in percent.
-        max_drop: in points.
+        latency_ms: maximum latency in ms; None for a search without a limit on latency.
+        reason: origin of the limit on latency.
+        min_accuracy: minimum expected accuracy in percent.
+        max_drop: maximum drop against the largest member in points.
     """
 
     latency_ms: float | None
@@ -135,13 +138,13 @@ class Engine(Part):
 class ExpectedAccuracy(Part):
     """An expected accuracy with its standard error.
 
-    Of a published member it is the published accuracy, and `predicted` is the predicted one.
+    For a published member it is the published accuracy, and `predicted` is the predicted one.
 
     Attributes:
         metric: the field that holds the value.
-        top1, miou: in percent.
-        extrapolated: whether the member lies outside the data that the scores know.
-        reasons: why it does.
+        top1, miou: the accuracy in percent.
+        extrapolated: whether the member lies outside the data of the scores.
+        reasons: why it lies outside.
     """
 
     metric: Literal["top1", "miou"] = "top1"
@@ -168,7 +171,7 @@ class ExpectedAccuracy(Part):
 
 
 class Difference(Part):
-    """The expected accuracy of the found member minus that of another, in points."""
+    """The expected accuracy of the found member minus that of another member, in points."""
 
     points: float
     standard_error: float = Field(ge=0)
@@ -186,8 +189,8 @@ class Member(Part):
         latency_ms: predicted latency.
         latency_error: its standard error in ms.
         cost: expected accuracy drop against the largest member, in points.
-        accuracy: None where the scores know costs only, and in older runs.
-        keeps_limits: whether it keeps all limits of the search; None in older runs.
+        accuracy: expected accuracy; None where the scores only know costs, and in older runs.
+        keeps_limits: whether it meets all limits of the search; None in older runs.
     """
 
     latency_ms: float
@@ -231,10 +234,10 @@ class About(Part):
     Attributes:
         classes: names of the classes of the inherited weights; empty without weights.
         published: the space's published members; empty in older runs.
-        answers: the found members by name, where several devices were searched together: the one
-            for all devices, and the one for each alone.
-        common: whether the result keeps the targets of all devices; None for a search on one.
-        reason: why no member keeps the targets of all of them.
+        answers: the found members by name, for a search on several devices: the member for all
+            devices, and the best member of each device.
+        common: whether the result meets the targets of all devices; None for a search on one.
+        reason: why no member meets the targets of all devices.
     """
 
     format: Literal["nas-run-1"]  # RUN_FORMAT
@@ -255,24 +258,35 @@ class About(Part):
     common: bool | None = None
     reason: str = ""
 
+    @field_validator("command")
+    @classmethod
+    def _masked(cls, command: str) -> str:
+        # Older versions recorded the password of a database's address.
+        return masked_command(command)
+
 
 def read_about(folder: Path) -> dict[str, About]:
     """Return the searches of a run folder by device: one, or one per device searched together.
 
-    For several devices the result is the member that keeps all targets, or without one the best
-    member of each device.
+    For several devices the result is the member that meets all targets, or without such a member
+    the best member of each device.
 
     Raises:
-        InputError: when there is no finished run, or its run.yaml is damaged.
+        InputError: when the folder is not a finished run, or its run.yaml is damaged.
     """
     path = folder / RUN_FILE
     if not path.is_file():
-        what = "no finished run" if folder.is_dir() else "no run folder"
-        raise InputError(f"{folder}: {what} here (there is no run.yaml); `nas search` writes one")
+        what = (
+            f"is not a finished run ({RUN_FILE} is missing)"
+            if folder.is_dir()
+            else "there is no such run folder"
+        )
+        raise InputError(f"{folder}: {what}. Fix: make one with nas search")
     file = YamlFile(path)
     if file.data.get("format") != RUN_FORMAT:
         raise file.error(
-            ["format"], f"is {file.data.get('format')!r}, expected '{RUN_FORMAT}'; this is no run"
+            ["format"],
+            f"is {file.data.get('format')!r} (expected '{RUN_FORMAT}'), so this is not a run",
         )
     if "devices" not in file.data:
         about = validated(file, About, file.data)
@@ -283,7 +297,7 @@ def read_about(folder: Path) -> dict[str, About]:
 def _several(file: YamlFile) -> list[About]:
     """Return one `About` per device of a search on several devices.
 
-    Its run.yaml has the rows of all members at the top, with a latency per device.
+    Its run.yaml has the rows of all members at the top level, with a latency per device.
     """
     devices = file.data["devices"]
     rows = file.data.get("result")
@@ -301,12 +315,12 @@ def _several(file: YamlFile) -> list[About]:
         name = validated(file, UsedTable, data.get("table"), [*keys, "table"]).device
         target = validated(file, Target, data.get("target"), [*keys, "target"]).latency_ms
         member = COMMON if COMMON in rows else f"{BEST}{name}"
-        # None stands for a missing row of the result, which `_on_device` reports.
-        known = {
+        # None is a missing row of the result, which `_on_device` reports.
+        rows_here = {
             each: _on_device(file, each, row, name, target)
             for each, row in {member: None, **rows}.items()
         }
-        members = {each: row for each, row in known.items() if row is not None}
+        members = {each: row for each, row in rows_here.items() if row is not None}
         if member not in members:
             raise file.error(
                 ["result", member], f"expected the found member with its latency on {name}"
@@ -329,7 +343,7 @@ def _on_device(
 ) -> dict[str, Any] | None:
     """Return a row of a search on several devices with its latency on one of them.
 
-    Return None where the device does not run the member.
+    Return None where the device cannot run the member.
     """
     times = row.get("latency_ms") if isinstance(row, dict) else None
     if not isinstance(row, dict) or not isinstance(times, dict):

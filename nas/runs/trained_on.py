@@ -91,7 +91,7 @@ class TrainedOn:
 
 
 def images_of(data: ImageData, seed: int) -> ImageRange | None:
-    """Return the record of the images to train on; None for images that `load_data` did not split."""
+    """Return the record of the images to train on; None where `load_data` did not split them."""
     if data.part is None:
         return None
     part = data.part
@@ -150,8 +150,8 @@ def read_trained_on(weights: Path) -> TrainedOn:
 def same_names(before: Sequence[str], after: Sequence[str]) -> bool:
     """Return whether two lists of class names have the same names, in any order.
 
-    Lists with a name twice are the same only when they are equal: which output is which cannot be
-    told otherwise.
+    Lists with duplicate names are the same only when they are equal: otherwise the names do not
+    identify the outputs.
     """
     if tuple(before) == tuple(after):
         return True
@@ -175,7 +175,8 @@ def check_names(what: str, before: Sequence[str] | None, after: Sequence[str], r
     if same_names(before, after):
         return True
     raise InputError(
-        f"{what}: its classes are {listed(before)}, those of the data {listed(after)}. Fix: {remedy}"
+        f"{what}: its classes are {listed(before)}, those of the data {listed(after)}."
+        f" Fix: {remedy}"
     )
 
 
@@ -203,11 +204,11 @@ def seen_lines(who: str, earlier: Sequence[ImageRange], now: ImageRange | None) 
         if each.seed == now.seed:
             # One seed gives one order, of which a limit takes the beginning.
             seen = max(0, min(each.stop, now.start) - each.start)
-            taught = max(0, min(now.stop, each.start) - now.start)
+            newly_trained = max(0, min(now.stop, each.start) - now.start)
             about = ""
         else:
             seen = round(now.start * each.share)
-            taught = round((now.stop - now.start) * each.start / each.total)
+            newly_trained = round((now.stop - now.start) * each.start / each.total)
             about = "about "
         split = f"--held-out {each.start}" + (f" --seed {each.seed}" if about else "")
         if seen:
@@ -215,9 +216,9 @@ def seen_lines(who: str, earlier: Sequence[ImageRange], now: ImageRange | None) 
                 f"{about}{seen} of the {now.start} held-out images were trained on by {who}: their"
                 f" accuracy will be too high. Fix: {split} holds out the same images as then"
             )
-        if taught:
+        if newly_trained:
             lines.append(
-                f"{about}{taught} of the images to train on were held out by {who}, which was"
+                f"{about}{newly_trained} of the images to train on were held out by {who}, which was"
                 f" evaluated on them. Fix: {split} holds out the same images as then"
             )
     return lines

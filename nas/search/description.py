@@ -1,6 +1,6 @@
-"""A search as plain data: members, limits, accuracies, and what went in with versions and checksums.
+"""Describe a search as plain data: members, limits, accuracies, inputs, versions and checksums.
 
-Run folders (`nas.search.record`), the command line's output and reports are made of it.
+Run folders (`nas.search.record`), the command line and reports are made of it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior_scores import PosteriorScores
 from nas.files import file_sha256, text_sha256
 from nas.latency.table import TABLE_FILE
+from nas.passwords import masked
 from nas.search.engines import STUDIES
-from nas.search.engines.optuna.storage import shown
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.versions import versions
 
 
 def summary(space: Space, arch: Architecture) -> dict[str, Any]:
-    """Return widths, depths, global blocks a stage, parameters and MACs of a member, as plain data."""
+    """Return a member's widths, depths, global blocks per stage, parameters and MACs as data."""
     attention = [
         sum(choice.kind(block) == "global" for block in stage.blocks)
         for choice, stage in zip(space.stages, arch.stages, strict=True)
@@ -38,10 +38,10 @@ def summary(space: Space, arch: Architecture) -> dict[str, Any]:
 
 
 def published(problem: Problem, found: Architecture | None = None) -> dict[str, dict[str, Any]]:
-    """Return the published members that the device runs, by name.
+    """Return the published members that the device can run, by name.
 
-    `difference` is by how many points `found` is expected to be more accurate than the member, with
-    the standard error of that.
+    The key `difference` has by how many points `found` is expected to be more accurate than the
+    member, and the standard error of that.
     """
     rows = {}
     for name, arch in problem.space.published.items():
@@ -61,7 +61,8 @@ def published(problem: Problem, found: Architecture | None = None) -> dict[str, 
 
 
 def keeps_limits(problem: Problem, arch: Architecture) -> bool:
-    """Return whether a member keeps all limits of a search, that on its accuracy too."""
+    """Return whether a member keeps all limits of a search, also the one on its accuracy."""
+    # The tolerance in points is for rounding: the exact engine compares with the same one.
     enough = (
         problem.max_drop is None or problem.cautious_scores.cost(arch) <= problem.max_drop + 1e-9
     )
@@ -69,7 +70,7 @@ def keeps_limits(problem: Problem, arch: Architecture) -> bool:
 
 
 def latency_error(problem: Problem, arch: Architecture) -> float | None:
-    """Return the standard error of a predicted latency in ms; None where nobody checked the table."""
+    """Return the standard error of a predicted latency in ms; None for a table without a check."""
     return problem.table.predict(arch).standard_error
 
 
@@ -79,11 +80,10 @@ def expected(scores: Scores, arch: Architecture) -> dict[str, Any]:
 
 
 def difference(scores: Scores, arch: Architecture, other: Architecture) -> dict[str, Any]:
-    """Return the key `difference`: by how many points `arch` is expected to be more accurate than
-    `other`.
+    """Return the key `difference`: by how many points `arch` is expected to be above `other`.
 
-    The standard error contains that of published numbers: `Scores.difference_error` compares
-    predictions alone.
+    The standard error includes that of published numbers, because `Scores.difference_error`
+    compares predictions only.
     """
     points = scores.cost(other) - scores.cost(arch)
     errors = [scores.difference_error(arch, other)]
@@ -96,8 +96,8 @@ def difference(scores: Scores, arch: Architecture, other: Architecture) -> dict[
 def accuracy_row(accuracy: Accuracy) -> dict[str, Any]:
     """Return an expected accuracy as plain data, its value in percent by the name of its metric.
 
-    Of a published member at its published size the value is the published one, and `predicted` with
-    `predicted_error` the prediction that was made without it.
+    For a published member at its published size the value is the published one. There `predicted`
+    and `predicted_error` are of the prediction that was made without it.
     """
     row = {
         accuracy.metric: accuracy.value,
@@ -113,7 +113,7 @@ def accuracy_row(accuracy: Accuracy) -> dict[str, Any]:
 
 
 def kind_of(scores: Scores) -> str:
-    """Return what scores are: law, recorded, posterior, or the name of their class."""
+    """Return the kind of scores: law, recorded, posterior, or the name of their class."""
     kinds = {LawScores: "law", RecordedScores: "recorded", PosteriorScores: "posterior"}
     return next(
         (kind for known, kind in kinds.items() if isinstance(scores, known)), type(scores).__name__
@@ -121,7 +121,7 @@ def kind_of(scores: Scores) -> str:
 
 
 def scores_digest(scores: Scores) -> str:
-    """Return a short text that tells these scores from others, on every machine."""
+    """Return a short checksum that identifies these scores on every machine."""
     return text_sha256(scores.fingerprint)[:16]
 
 
@@ -142,9 +142,11 @@ def _described_scores(scores: Scores, kept: Path | None) -> dict[str, Any]:
 
 
 def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any]:
-    """Return everything that went in, with versions and checksums.
+    """Return all inputs of a search, with versions and checksums.
 
-    `kept_scores` is the file that the run keeps its scores in, where they were in none.
+    Args:
+        problem: the search.
+        kept_scores: file of the run with its scores, where these were not read from a file.
     """
     space = problem.space
     table = problem.table
@@ -186,32 +188,31 @@ def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any
 
 
 def _asked_accuracy(problem: Problem) -> dict[str, float]:
-    """Return the accuracy that a search for the fastest member was asked to keep."""
+    """Return the accuracy limit of a search for the fastest member, as it was given."""
     asked = {"min_accuracy": problem.min_accuracy, "max_drop": problem.asked_drop}
     return {name: value for name, value in asked.items() if value is not None}
 
 
 def evaluated(found: Found) -> dict[str, float]:
-    """Return accuracy and drop as evaluated, where they were."""
-    return (
-        {}
-        if found.evaluated is None or found.drop is None
-        else {"evaluated": found.evaluated, "drop": found.drop}
-    )
+    """Return the evaluated accuracy and drop, and the number of trials, where there are any."""
+    trials = {} if found.trials is None else {"trials": found.trials}
+    if found.evaluated is None or found.drop is None:
+        return {**trials}
+    return {"evaluated": found.evaluated, "drop": found.drop, **trials}
 
 
 def limits(problem: Problem) -> dict[str, float]:
-    """Return the limits beside latency, by name."""
+    """Return the limits other than latency, by name."""
     return {limit.measure.key: limit.most for limit in problem.limits}
 
 
 def finite(ms: float) -> float | None:
-    """Return `ms`, or None for the infinite target of a search without one, which JSON cannot say."""
+    """Return `ms`, or None for the infinite target of a search without one, which JSON lacks."""
     return ms if isfinite(ms) else None
 
 
 def score_by(problem: Problem) -> dict[str, Any]:
-    """Return what the moves of slimming are judged by."""
+    """Return what the moves of slimming are scored by."""
     evaluations = problem.evaluations
     if evaluations is None:
         return {"name": "alpha" if problem.candidates == "paper" else "table"}
@@ -224,7 +225,7 @@ def score_by(problem: Problem) -> dict[str, Any]:
 
 
 def _study(problem: Problem) -> dict[str, Any]:
-    """Return what an engine that tries members out was told; the others have no seed."""
+    """Return the settings of an engine that samples members; the others have no seed."""
     if problem.engine not in STUDIES:
         return {"seed": None}
     study = problem.study
@@ -233,12 +234,12 @@ def _study(problem: Problem) -> dict[str, Any]:
         "trials": study.trials,
         "workers": study.workers,
         "study": study.study,
-        "storage": study.storage and shown(study.storage),
+        "storage": study.storage and masked(study.storage),
     }
 
 
 def _file(path: str | Path) -> dict[str, str]:
-    """Return a file that went in, and its SHA-256; nothing for what was made in memory."""
+    """Return an input file and its SHA-256; empty for what was made in memory."""
     if not str(path):
         return {}
     return {"file": str(path), "sha256": file_sha256(path)}

@@ -101,7 +101,10 @@ class SearchOptions(Options):
     )
     trials: int | None = option(
         None,
-        help="Members to try by nsga2 and tpe, of all workers; members to evaluate by learned.",
+        help=(
+            "Members to try by nsga2 and tpe, in all runs and workers of the study; members to"
+            " evaluate by learned."
+        ),
         at_least=1,
         at_most=100_000_000,
         shown="1000; 100 of learned",
@@ -121,8 +124,9 @@ class SearchOptions(Options):
     storage: str | None = option(
         None,
         help=(
-            "URL of a database that keeps the trials, as sqlite:///study.db. The same command"
-            " resumes there; several at once share the work."
+            "URL of a database that keeps the trials, as sqlite:///study.db or"
+            " postgresql://USER:${PGPASSWORD}@HOST/DATABASE, where ${NAME} is read from the"
+            " environment. The same command resumes there; several at once share the work."
         ),
         metavar="URL",
         requires={"engine": _STUDYING},

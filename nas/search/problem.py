@@ -113,6 +113,7 @@ class Found:
         evaluated: evaluated accuracy in percent, where the search evaluated members.
         drop: how far `evaluated` is below the evaluated accuracy of the largest member, in points.
         scores: the corrected scores, where the search learned; `cost` is by these.
+        trials: number of complete trials of the study, where the search was one.
     """
 
     architecture: Architecture
@@ -123,6 +124,7 @@ class Found:
     evaluated: float | None = None
     drop: float | None = None
     scores: Scores | None = field(default=None, repr=False)
+    trials: int | None = None
 
     def __repr__(self) -> str:
         arch = self.architecture

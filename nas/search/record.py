@@ -1,11 +1,15 @@
-"""The run folder of a search: its files, from the trace to the front of each device."""
+"""Write the run folder of a search, from the trace to the front of each device.
+
+`nas search` calls it; `nas report` and other commands read the folder.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,8 @@ from nas.accuracy import Scores
 from nas.accuracy.evaluations import unfinished
 from nas.accuracy.single_moves import choice_text
 from nas.errors import InputError, NasError
-from nas.files import write_text, write_yaml
-from nas.runs.schema import ARCHITECTURE_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
+from nas.files import YamlFile, write_text, write_yaml
+from nas.runs.schema import ARCHITECTURE_FILE, BEGUN_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.description import (
     accuracy_row,
     describe,
@@ -34,6 +38,7 @@ from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
 from nas.supernet.description import class_names
+from nas.temporary import sweep_once
 
 FRONT = (
     "ms",
@@ -46,37 +51,77 @@ FRONT = (
     "depths",
     "attention",
 )
-"""How a run on several devices names what it found: for all of them, and before a device's name for
-that one."""
+"""Columns of `front.csv` before the blocks of each place."""
 SCORES = "scores"
-"""The folder of a run that keeps scores which were in no file."""
+"""Folder of a run for scores that were not read from a file."""
 
 
-def new_folder(out: str | None, space: str, device: str, goes_on: bool = False) -> Path:
-    """Create the folder of a run: `out`, or runs/SPACE-DEVICE-TIME with a counter where that is
-    taken.
+def new_folder(
+    out: str | None, space: str, device: str, command: str = "", goes_on: bool = False
+) -> Path:
+    """Create and return the folder of a run.
 
-    `goes_on` takes a folder too in which a search that evaluates members was stopped.
+    Args:
+        out: the folder; None for runs/SPACE-DEVICE-TIME, with a counter where that exists. A folder
+            in which the same search was killed is taken again.
+        space: name of the space.
+        device: name of the device.
+        command: the command line of the search without its --out.
+        goes_on: whether to accept a folder in which a search that evaluates members was stopped.
 
     Raises:
-        InputError: when `out` is a file or a folder with something in it, which is left as it is.
-        NasError: when no folder can be made there.
+        InputError: `out` is a file or a folder that is not empty, which is left as it is.
+        NasError: the folder cannot be created.
     """
     try:
-        return _fresh(space, device) if out is None else _asked(Path(out), goes_on)
+        return _fresh(space, device) if out is None else _asked(Path(out), command, goes_on)
     except OSError as error:
         raise NasError(
             f"{error.filename}: the run folder cannot be made ({error.strerror})"
         ) from error
 
 
-def _asked(folder: Path, goes_on: bool) -> Path:
-    if goes_on and unfinished(folder):
-        return folder
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise InputError(f"--out {folder}: there is something already; name a new folder")
+def _asked(folder: Path, command: str, goes_on: bool) -> Path:
+    """Return the folder that was asked for, with the file that marks a search as begun."""
+    if folder.is_dir():
+        sweep_once(folder)
+    begun = folder / BEGUN_FILE
+    if begun.is_file() and not (folder / RUN_FILE).exists():
+        before = YamlFile(begun).data.get("command")
+        if before == command or goes_on:
+            return folder
+        raise InputError(
+            f"--out {folder}: holds an unfinished search of another command. Fix: {before} --out"
+            f" {shlex.quote(str(folder))}, or another --out"
+        )
+    if not (goes_on and unfinished(folder)) and (
+        folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    ):
+        raise InputError(
+            f"--out {folder}: exists already and is not an empty folder. Fix: name a new folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(begun, {"command": command})
     return folder
+
+
+@contextmanager
+def not_left_empty(folder: Path) -> Iterator[None]:
+    """Context manager: remove the run's folder if the search fails before it has written a result."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if {path.name for path in folder.iterdir()} <= {BEGUN_FILE}:
+                (folder / BEGUN_FILE).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+
+
+def _finish(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write run.yaml, which marks a finished run, after all other files."""
+    write_yaml(folder / RUN_FILE, document)
+    (folder / BEGUN_FILE).unlink(missing_ok=True)
 
 
 def _fresh(space: str, device: str) -> Path:
@@ -101,15 +146,19 @@ def write_run(
     command: Sequence[str],
     supernet: str | None = None,
 ) -> None:
-    """Write trace.csv, architecture.yaml and, when those are whole, run.yaml; `nas.report` draws.
+    """Write trace.csv, architecture.yaml and, after all files are complete, run.yaml.
 
-    `command` is the command line that started the search, `supernet` the training that the weights
-    are inherited from.
+    Args:
+        folder: the run folder.
+        problem: the search.
+        found: its result.
+        command: the command line that started the search.
+        supernet: folder of the training that the weights are inherited from, if any.
     """
     found.save(folder)
     inherited = _inherited(supernet) if supernet else {}
     kept = _keep_scores(folder, problem.scores)
-    write_yaml(folder / RUN_FILE, {**_document(problem, found, command, kept), **inherited})
+    _finish(folder, {**_document(problem, found, command, kept), **inherited})
 
 
 def _inherited(supernet: str) -> dict[str, Any]:
@@ -126,7 +175,12 @@ def write_several(
 
     Each device has its front (`front-DEVICE.csv`) and its best member (`best-DEVICE.yaml`). The
     member that keeps all targets is `architecture.yaml`, where there is one. `members.csv` has the
-    latency of each on each device.
+    latency of each member on each device.
+
+    Args:
+        folder: the run folder.
+        found: the results.
+        command: the command line that started the search.
     """
     for each in found.devices:
         name = each.problem.table.device.name
@@ -144,13 +198,15 @@ def write_several(
         "devices": described,
         "result": members,
     }
-    write_yaml(folder / RUN_FILE, document | ({"reason": found.reason} if found.reason else {}))
+    _finish(folder, document | ({"reason": found.reason} if found.reason else {}))
     return members
 
 
 def several_members(found: Several) -> dict[str, dict[str, Any]]:
-    """Return what a search on several devices found, and the published members, with their latency
-    on each device."""
+    """Return the members that a search on several devices found, and the published ones, by name.
+
+    Each has its latency on each device.
+    """
     space = found.devices[0].problem.space
     members: dict[str, Architecture] = {COMMON: found.common.architecture} if found.common else {}
     members |= {
@@ -207,15 +263,15 @@ def _members_csv(found: Several, members: Mapping[str, Mapping[str, Any]]) -> st
 def write_front(
     folder: Path, problem: Problem, points: Sequence[FrontPoint], name: str = "front"
 ) -> None:
-    """Write NAME.csv, a row for each member."""
+    """Write NAME.csv with one row per member."""
     write_text(folder / f"{name}.csv", front_csv(problem.space, points))
 
 
 def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
-    """Return the members of a front as CSV: latency, cost, accuracy, size, shape, and the block at
-    every place.
+    """Return the members of a front as CSV, one row per member.
 
-    Accuracy and its standard error are empty where the scores know costs only.
+    The columns are latency, cost, accuracy, size, shape, and the block at every place. Accuracy and
+    its standard error are empty where the scores know costs only.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -271,11 +327,12 @@ def _document(
 
 
 def _keep_scores(folder: Path, scores: Scores) -> Path | None:
-    """Save scores that are in no file into the run folder, so that its report finds them. The law
-    ships.
+    """Save scores that are in no file into the run folder, so that its report finds them.
+
+    The accuracy law is not saved, because it ships.
 
     Returns:
-        Where they are; None where nothing had to be saved.
+        The file of the scores; None where nothing had to be saved.
     """
     if scores.path or kind_of(scores) == "law":
         return None

@@ -32,11 +32,11 @@ def load_space(name: str | Path) -> Space:
     name = str(name)
     if name in _files() or Path(name).suffix or len(Path(name).parts) > 1:
         return read_space(resources.find("space", resources.SPACES, "*.yaml", name))
-    brought = _brought()
-    if name in brought:
-        return read_space(brought[name].file(".yaml"))
+    plugin_spaces = _brought()
+    if name in plugin_spaces:
+        return read_space(plugin_spaces[name].file(".yaml"))
     # This raises for an unknown name; the message also lists plugins' names.
-    return read_space(resources.find("space", resources.SPACES, "*.yaml", name, brought))
+    return read_space(resources.find("space", resources.SPACES, "*.yaml", name, plugin_spaces))
 
 
 def space_names() -> list[str]:
@@ -69,14 +69,15 @@ def load_architecture(name: str | Path) -> Architecture:
     """Return an architecture by the path of its YAML file or run folder, or a published member.
 
     Raises:
-        InputError: when there is none, or the file is wrong.
+        InputError: there is no such architecture, or the file is wrong.
     """
     check_name("architecture", name, "a path or a published member's name")
     path = Path(name)
     if path.suffix or len(path.parts) > 1:
         if not path.exists():
             raise InputError(
-                f"{name}: there is no such run folder or architecture file; `nas search` makes one"
+                f"{name}: there is no such run folder or architecture file. Fix: make one with nas"
+                " search"
             )
         return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
     # A bare name: a published member has priority over a folder that happens to have the same name.
@@ -86,8 +87,8 @@ def load_architecture(name: str | Path) -> Architecture:
     if path.exists():
         return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
     raise InputError(
-        f"unknown architecture '{name}'{nearest(str(name), members)}; or the path of a YAML file"
-        " or run"
+        f"unknown architecture '{name}'{nearest(str(name), members)}. Fix: a published member, or"
+        " the path of a YAML file or run folder"
     )
 
 
@@ -102,8 +103,8 @@ def _files() -> dict[str, Path]:
 def _brought() -> dict[str, Plugin]:
     """Return the spaces of other packages, by name.
 
-    Only the shipped names are taken: a space of the working directory may have the name of a
-    plugin's, and replaces it.
+    Only shipped names are reserved: a space of the working directory may have the name of a
+    plugin's and replaces it.
     """
     return plugins(
         SPACES, {path.stem for path in resources.shipped(resources.SPACES).glob("*.yaml")}

@@ -42,7 +42,7 @@ class Misfit(InputError):
     """A block does not take the shape that comes in at its place.
 
     Attributes:
-        place: the place of the block.
+        place: place of the block.
     """
 
     def __init__(self, place: Place, reason: str) -> None:
@@ -162,8 +162,8 @@ class Architecture:
         """Return the same network with another block at a place, or at the place of this text.
 
         Raises:
-            Misfit: when the place needs a head or a block that can enter a stage, and `block` is
-                not one.
+            Misfit: the place needs a head or a block that can enter a stage, and `block` is not
+                one.
         """
         place = Place.parse(place) if isinstance(place, str) else place
         if place.part == "head":
@@ -181,7 +181,7 @@ class Architecture:
 
     def _stage_at(self, place: Place) -> int:
         if place.stage is None or place.part not in ("entry", "block"):
-            raise ValueError(f"{place}: no block stands there")
+            raise ValueError(f"{place}: is not the place of a block")
         return place.stage
 
     def with_head(self, head: HeadSpec) -> Architecture:
@@ -275,7 +275,8 @@ def _chain(arch: Architecture) -> Iterator[Operation]:
             if spec is not stage.entry and shape != operation.input:
                 raise Misfit(
                     place,
-                    f"{spec.kind} changes its input {operation.input} to {shape}: it is no block",
+                    f"{spec.kind} changes its input {operation.input} to {shape}, so it cannot be a"
+                    " block of a stage",
                 )
         # A head that takes a pyramid reads the end of each stage as a map, whatever its layout
         # there.
@@ -294,11 +295,11 @@ def with_layout(place: Place, spec: BlockSpec, shape: Shape, stage: int = 0) -> 
     Args:
         place: the place that the operation is named after.
         spec: its block.
-        shape: the shape that comes in.
+        shape: the input shape.
         stage: the stage, counted from 0, that the change of layout belongs to.
 
     Raises:
-        Misfit: when the block does not take the shape.
+        Misfit: the block does not take the shape.
     """
     # A pyramid is made of maps of several stages, so it needs no reshape here.
     if spec.layout not in (shape.layout, "pyramid"):
@@ -336,7 +337,7 @@ def architecture_from(file: YamlFile) -> Architecture:
     if data.get("format") != FORMAT:
         raise file.error(
             ["format"],
-            f"is {data.get('format')!r}, expected '{FORMAT}'; this is no architecture file",
+            f"is {data.get('format')!r}, expected '{FORMAT}', the format of an architecture file",
         )
     known = {"format", "name", "space", "resolution", "stem", "stages", "head"}
     for key in data:
@@ -355,7 +356,7 @@ def architecture_from(file: YamlFile) -> Architecture:
         stem=_spec(file, ["stem"], data["stem"], entry_from) if "stem" in data else None,
     )
     try:
-        # Building the chain checks that every block takes the shape that comes in.
+        # Building the chain checks that every block takes its input shape.
         arch.operations()
     except ValueError as error:
         raise file.error([], str(error)) from None
@@ -382,7 +383,7 @@ def _spec(
 ) -> Spec:
     """Return a block of the file, made by `parse`."""
     if not isinstance(data, (dict, str)):
-        raise file.error(keys, f"expected a block, found {data!r}")
+        raise file.error(keys, f"expected a block, got {data!r}")
     spec: Spec = file.parse(parse, keys, data)
     return spec
 
@@ -391,6 +392,6 @@ def _resolution(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or not all(
         isinstance(side, int) and not isinstance(side, bool) for side in value
     ):
-        raise ValueError(f"{value!r} is no list of two whole numbers")
+        raise ValueError(f"{value!r} is not a list of two whole numbers")
     check_resolution(value)
     return value[0], value[1]

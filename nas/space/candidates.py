@@ -22,22 +22,22 @@ Spec = TypeVar("Spec", bound=BlockSpec)
 
 
 class Pick(Protocol):
-    """Chooses among the candidates of a place (named as its operation), which get an input of this
-    shape."""
+    """A function that chooses one of the candidates of a place, given their input shape."""
 
     def __call__(self, place: Place, candidates: tuple[Spec, ...], shape: Shape, /) -> Spec: ...
 
 
 @dataclass(frozen=True)
 class StageSpace:
-    """What one stage may be.
+    """The choices of one stage.
 
     Attributes:
         entries: the candidates for the block that enters the stage, at the largest width.
         widths: the widths to choose from, ascending.
-        depths: least and most blocks.
+        depths: minimum and maximum number of blocks.
         local: the local candidates of every position.
-        global_: its global (attention) candidates; none where only local blocks may stand.
+        global_: the global (attention) candidates of every position; empty where blocks must be
+            local.
     """
 
     entries: tuple[EntrySpec, ...]
@@ -50,7 +50,11 @@ class StageSpace:
         return self.local if role == "local" else self.global_
 
     def kind(self, block: BlockSpec) -> Role | Literal["identity"]:
-        """Return which of the stage's choices `block` is. Raises ValueError when it is none."""
+        """Return the role of a block of the stage.
+
+        Raises:
+            ValueError: `block` is not a candidate of the stage.
+        """
         if isinstance(block, Identity):
             return "identity"
         if block in self.local:
@@ -58,12 +62,12 @@ class StageSpace:
         if block in self.global_:
             return "global"
         raise ValueError(
-            f"{block.kind}({block}) is no candidate here; there are"
-            f" {block_names(self.local + self.global_)}"
+            f"{block.kind}({block}) is not a candidate here (expected one of"
+            f" {block_names(self.local + self.global_)})"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the space's YAML file."""
+        """Return the stage as in the space's YAML file."""
         entries = [entry.to_dict() for entry in self.entries]
         return {
             "entry": [
@@ -82,7 +86,7 @@ def first_listed(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Sp
 
 
 def most_macs(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-    """Return the candidate with the most multiply-accumulates; of equal ones the one named first."""
+    """Return the candidate with the most multiply-accumulates; of equal ones the first."""
     return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 
@@ -91,7 +95,7 @@ def fewest_macs(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spe
 
 
 def in_turn(numbers: Sequence[int]) -> Pick:
-    """Return a pick that takes the candidates with these numbers, one place after the other."""
+    """Return a pick that takes the candidate with the next of these numbers at each place."""
     rest = iter(numbers)
 
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
@@ -101,8 +105,7 @@ def in_turn(numbers: Sequence[int]) -> Pick:
 
 
 def likeness(block: BlockSpec, other: BlockSpec) -> tuple[bool, int]:
-    """Return how much two blocks have in common: the kind, then the number of equal
-    hyperparameters."""
+    """Return whether two blocks have one kind, and how many of their hyperparameters are equal."""
     values = other.hyperparameters()
     return block.kind == other.kind, sum(
         values.get(name) == value for name, value in block.hyperparameters().items()
@@ -114,4 +117,16 @@ def widened(entry: EntrySpec, width: int) -> EntrySpec:
 
 
 def block_names(blocks: Sequence[BlockSpec]) -> str:
-    return " and ".join(f"{block.kind}({block})" for block in blocks)
+    return ", ".join(f"{block.kind}({block})" for block in blocks)
+
+
+def range_text(values: Sequence[int]) -> str:
+    """Return the smallest and the largest of ascending values as text: 2, or 2..6."""
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]}..{values[-1]}"
+
+
+def choices_text(widths: Sequence[int]) -> str:
+    """Return ascending widths as text; of many, the first two and the last."""
+    if len(widths) < 8:
+        return ", ".join(map(str, widths))
+    return f"{widths[0]}, {widths[1]} .. {widths[-1]}"

@@ -1,7 +1,7 @@
 """The JSON Schema of a space's YAML file, for editors: `nas spaces --schema` prints it.
 
-The keys of a file come from the models that `nas.space.schema` reads it with, the kinds of blocks
-and their hyperparameters from the registry, those of other packages included.
+The keys of a file come from the models that `nas.space.schema` reads it with. The kinds of blocks
+and their hyperparameters come from the registry, those of other packages included.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from nas.space.schema import PLACE, SpaceFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLACES = ("entry", "block", "head")
-"""Where a block may stand: before or at the start of a stage, at its positions, at the end."""
+"""Kinds of places: before or at the start of a stage, its positions, and the end of the network."""
 
 
 def space_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a space file.
 
-    It knows keys, kinds, hyperparameters and their types. Rules that need more than one value, as
-    that a head size divides the width, are checked when the space is read.
+    It has keys, kinds, hyperparameters and their types. Rules on several values, for example that
+    the head size divides the width, are checked when the space is read.
 
     Raises:
-        InputError: where a block of another package cannot be imported.
+        InputError: a block of another package cannot be imported.
     """
     schema = SpaceFile.model_json_schema()
     definitions = schema["$defs"]
@@ -58,13 +58,16 @@ def _may_stand(spec: type[BlockSpec], place: str) -> bool:
         return issubclass(spec, EntrySpec)
     if place == "head":
         return issubclass(spec, HeadSpec)
-    # A position of a stage keeps width and layout, so what sets one of them stands elsewhere.
+    # A position of a stage keeps width and layout, so blocks that set one of them are excluded.
     return not issubclass(spec, EntrySpec | HeadSpec) and not spec.changes_layout
 
 
 def _block(kind: str) -> dict[str, Any]:
-    """Return the schema of one candidate. Only `kind` is required, because a stage gives its entry
-    the width and `defaults` may give the rest."""
+    """Return the schema of one candidate.
+
+    Only `kind` is required, because a stage gives its entry the width and `defaults` may give the
+    rest.
+    """
     return {
         "description": inspect.cleandoc(spec_of(kind).__doc__ or kind).split("\n\n")[0],
         "type": "object",
@@ -75,8 +78,7 @@ def _block(kind: str) -> dict[str, Any]:
 
 
 def _hyperparameters(kind: str) -> dict[str, Any]:
-    """Return each hyperparameter as one value or a list of values, which stands for a candidate
-    each."""
+    """Return the schema of each hyperparameter: a value, or a list of a value per candidate."""
     return {
         name: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
         for name, value in schema_of(kind).items()
@@ -85,7 +87,7 @@ def _hyperparameters(kind: str) -> dict[str, Any]:
 
 def _candidates(kinds: list[str]) -> dict[str, Any]:
     # An editor offers the kinds from the enumeration, and a block's own keys once its kind is
-    # there. Conditions give one error for the wrong key, where a union would give one per kind.
+    # written. Conditions give one error for a wrong key, where a union would give one per kind.
     block = {
         "type": "object",
         "properties": {"kind": {"enum": kinds}},
@@ -102,7 +104,7 @@ def _candidates(kinds: list[str]) -> dict[str, Any]:
 
 
 def _with_places(node: Any) -> Any:
-    """Replace each mark that `nas.space.schema` leaves for a place by its candidates."""
+    """Return the schema with each mark of `nas.space.schema` replaced by the place's candidates."""
     if isinstance(node, list):
         return [_with_places(each) for each in node]
     if not isinstance(node, dict):

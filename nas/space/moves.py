@@ -157,11 +157,11 @@ class Widen(Narrow):
 
 @dataclass(frozen=True)
 class Restore:
-    """UN, a depth or attention reduction undone: `block` stands at this position again.
+    """UN, a depth or attention reduction undone: a position gets `block` back.
 
     Attributes:
         stage, position: both count from 0.
-        before: what stands there now, identity or a local block.
+        before: the present block of the position, identity or a local block.
         block: the block that returns.
     """
 

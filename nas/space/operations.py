@@ -21,10 +21,10 @@ def space_operations(space: Space) -> list[Operation]:
 
     Each is named after one of the places where it occurs.
     """
-    found: dict[tuple[str, str, str], Operation] = {}
+    distinct: dict[tuple[str, str, str], Operation] = {}
     for operation in _walk(space):
-        found.setdefault(operation.key, operation)
-    return list(found.values())
+        distinct.setdefault(operation.key, operation)
+    return list(distinct.values())
 
 
 def _walk(space: Space) -> Iterator[Operation]:

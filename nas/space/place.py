@@ -85,7 +85,7 @@ class Place:
         """Return the place that a text names.
 
         Raises:
-            InputError: when the text names no place.
+            InputError: the text does not name a place.
         """
         return _parse(text)
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,20 @@ from nas.space.space import Space
 from nas.validation import mistake_in
 
 Keys = list[str | int]
+MOST_VALUES = 1000
+"""Maximum number of widths of a stage, and of candidates of a place."""
+MOST_WIDTH = 65_536
+"""Maximum width of a stage, in channels."""
+MOST_DEPTH = 200
+"""Maximum number of blocks behind a stage's entry."""
+MOST_CHOICES = 20_000
+"""Maximum of widths x blocks x candidates of a stage.
+
+Reading a space checks every candidate at every width and place. More would take minutes; the
+shipped spaces have up to a few thousand.
+"""
+
+_Width = Annotated[int, Field(gt=0, le=MOST_WIDTH)]
 
 
 class _Model(BaseModel):
@@ -66,10 +81,24 @@ class _Range(_Model):
             raise ValueError(
                 f"max {self.max} is not min {self.min} plus a multiple of step {self.step}"
             )
+        if len(self.values()) > MOST_VALUES:
+            raise ValueError(f"has {len(self.values())} values, expected at most {MOST_VALUES}")
         return self
 
-    def values(self) -> tuple[int, ...]:
-        return tuple(range(self.min, self.max + 1, self.step))
+    def values(self) -> range:
+        return range(self.min, self.max + 1, self.step)
+
+
+class _Widths(_Range):
+    """The widths of a stage as a range."""
+
+    max: _Width
+
+
+class _Depths(_Range):
+    """The numbers of blocks behind a stage's entry."""
+
+    max: Annotated[int, Field(gt=0, le=MOST_DEPTH)]
 
 
 # Tags of the unions below. Pydantic puts them into the location of an error; angle brackets keep
@@ -89,8 +118,9 @@ def _number(value: Any) -> str | None:
     return _ONE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
-_Widths = Annotated[
-    Annotated[_Range, Tag(_RANGE)] | Annotated[list[PositiveInt], Field(min_length=1), Tag(_LIST)],
+_AnyWidths = Annotated[
+    Annotated[_Widths, Tag(_RANGE)]
+    | Annotated[list[_Width], Field(min_length=1, max_length=MOST_VALUES), Tag(_LIST)],
     Discriminator(
         _form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"
     ),
@@ -105,7 +135,9 @@ _Candidates = Annotated[
     ),
 ]
 PLACE = "x-nas-place"
-"""In the JSON Schema of these models: which blocks a value takes (`nas.space.json_schema`)."""
+"""Key in the JSON Schema of these models: the kind of place whose blocks a value takes.
+
+`nas.space.json_schema` replaces it."""
 _Entries = Annotated[_Candidates, WithJsonSchema({PLACE: "entry"})]
 _Positions = Annotated[_Candidates, WithJsonSchema({PLACE: "block"})]
 _Heads = Annotated[_Candidates, WithJsonSchema({PLACE: "head"})]
@@ -120,18 +152,16 @@ class _Stage(_Model):
     """
 
     entry: _Entries
-    width: _Widths
-    depth: _Range
+    width: _AnyWidths
+    depth: _Depths
     local: _Positions
     global_: _Positions | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
         """Return the widths to choose from, ascending."""
-        return (
-            self.width.values()
-            if isinstance(self.width, _Range)
-            else tuple(sorted(set(self.width)))
-        )
+        if isinstance(self.width, _Range):
+            return tuple(self.width.values())
+        return tuple(sorted(set(self.width)))
 
 
 class _Published(_Model):
@@ -193,7 +223,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     if isinstance(data, dict) and str(data.get("format", "")).startswith("nas-architecture"):
         raise file.error(
             [*keys, "format"],
-            "is an architecture, expected a space. Fix: nas predict takes architectures",
+            "is that of an architecture, expected a space. Fix: for an architecture, nas predict",
         )
     try:
         checked = SpaceFile.model_validate(data)
@@ -208,7 +238,7 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         resolution=(checked.resolution[0], checked.resolution[1]),
         placement=checked.attention,
         stages=tuple(
-            _stage(read, [*keys, "stages", index], stage)
+            _stage(file, read, [*keys, "stages", index], stage)
             for index, stage in enumerate(checked.stages)
         ),
         heads=read([*keys, "head"], checked.head, head_from),
@@ -219,9 +249,9 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     )
     defaults.refuse_unused()
     # Published members come last: they are picked from candidates that are known to fit.
-    found = refusal(space)
-    if found:
-        raise file.error([*keys, *found[0]], found[1])
+    refused = refusal(space)
+    if refused:
+        raise file.error([*keys, *refused[0]], refused[1])
     members = {
         name: _member(file, space, [*keys, "published", name], entry)
         for name, entry in checked.published.items()
@@ -230,10 +260,10 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
 
 
 class _Defaults:
-    """The `defaults:` of a file: hyperparameters by kind, for all places that do not say others.
+    """The `defaults:` of a file: hyperparameters by kind, for all places that do not give others.
 
     Raises:
-        InputError: where a kind or a hyperparameter is unknown, or a value has another type.
+        InputError: a kind or a hyperparameter is unknown, or a value has another type.
     """
 
     def __init__(self, file: YamlFile, keys: Keys, by_kind: Mapping[str, dict[str, Any]]) -> None:
@@ -245,12 +275,13 @@ class _Defaults:
             file.parse(spec_of, [*keys, kind], kind)
             empty = next((name for name, each in values.items() if each == []), None)
             if empty is not None:
-                raise file.error([*keys, kind, empty], "an empty list of values")
+                raise file.error([*keys, kind, empty], EMPTY)
+            _check_number(file, [*keys, kind], [values])
             for each in _combinations(values):
                 file.parse(lambda some: check_hyperparameters(kind, some), [*keys, kind], each)  # noqa: B023
 
     def added_to(self, block: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a place's block with the defaults of its kind; its own values count."""
+        """Return a place's block with the defaults of its kind; its own values have priority."""
         kind = block.get("kind")
         if not isinstance(kind, str) or kind not in self.by_kind:
             return dict(block)
@@ -258,7 +289,7 @@ class _Defaults:
         return {"kind": kind, **self.by_kind[kind], **block}
 
     def mentioned(self, block: Mapping[str, Any]) -> str:
-        """Return where further values of a block are from, for an error at its place."""
+        """Return the source of a block's values from `defaults:`, for an error at its place."""
         kind = block.get("kind")
         names = [name for name in self.by_kind.get(str(kind), {}) if name not in block]
         if not names:
@@ -267,20 +298,33 @@ class _Defaults:
         return f" ({', '.join(names)} from defaults, line {line})"
 
     def refuse_unused(self) -> None:
-        """Raise InputError for a kind that stands at no place: nothing of it would take effect."""
+        """Raise InputError for a kind that no place has: its values would have no effect."""
         for kind in self.by_kind:
             if kind not in self.used:
-                raise self.file.error([*self.keys, kind], "no place of this space has this kind")
+                raise self.file.error(
+                    [*self.keys, kind], "no place of this space has this kind. Fix: remove it"
+                )
 
 
+EMPTY = "is an empty list, expected at least one value"
+"""Reason of an error at a hyperparameter with a list of no values."""
 Read = Callable[[Keys, Any, Callable[[Any], Any]], tuple[Any, ...]]
 """`_blocks` of one file: the candidates at these keys."""
 
 
-def _stage(read: Read, keys: Keys, stage: _Stage) -> StageSpace:
+def _stage(file: YamlFile, read: Read, keys: Keys, stage: _Stage) -> StageSpace:
     """Return a stage of the space; its entries are at the largest width."""
     widths = stage.widths()
     entries = read([*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
+    local = read([*keys, "local"], stage.local, from_dict)
+    global_ = read([*keys, "global"], stage.global_, from_dict) if stage.global_ else ()
+    choices = len(widths) * max(len(entries), stage.depth.max * len(local + global_))
+    if choices > MOST_CHOICES:
+        raise file.error(
+            keys,
+            f"has {choices} choices (widths x blocks x candidates), expected at most"
+            f" {MOST_CHOICES}",
+        )
     # The space keeps entries at the largest width only. An entry that refuses a smaller width is an
     # error of `width`.
     for width in widths[:-1]:
@@ -289,8 +333,8 @@ def _stage(read: Read, keys: Keys, stage: _Stage) -> StageSpace:
         entries=entries,
         widths=widths,
         depths=(stage.depth.min, stage.depth.max),
-        local=read([*keys, "local"], stage.local, from_dict),
-        global_=read([*keys, "global"], stage.global_, from_dict) if stage.global_ else (),
+        local=local,
+        global_=global_,
     )
 
 
@@ -312,12 +356,14 @@ def _blocks(
 
     A hyperparameter with a list of values stands for one candidate per value.
     """
-    found: list[Spec] = []
-    for index, each in enumerate(data if isinstance(data, list) else [data]):
+    candidates: list[Spec] = []
+    several = data if isinstance(data, list) else [data]
+    _check_number(file, keys, [defaults.added_to(each) for each in several])
+    for index, each in enumerate(several):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
         empty = next((name for name, values in each.items() if values == []), None)
         if empty is not None:
-            raise file.error([*where, empty], "an empty list of values")
+            raise file.error([*where, empty], EMPTY)
         for values in _combinations(defaults.added_to(each)):
             try:
                 block = parse(values)
@@ -328,14 +374,28 @@ def _blocks(
             if isinstance(block, Identity):
                 raise file.error(
                     where,
-                    "identity is a choice at every position and is not listed; expected a block",
+                    "identity is a choice at every position and must not be listed. Fix: remove it",
                 )
-            if block in found:
-                raise file.error(where, f"{block.kind}({block}) is listed twice")
-            found.append(block)
-    if len({block.layout for block in found}) > 1:
+            if block in candidates:
+                raise file.error(
+                    where, f"{block.kind}({block}) is listed twice. Fix: remove one of the two"
+                )
+            candidates.append(block)
+    if len({block.layout for block in candidates}) > 1:
         raise file.error(keys, "candidates of one place must all take maps or all take tokens")
-    return tuple(found)
+    return tuple(candidates)
+
+
+def _count(values: Mapping[str, Any]) -> int:
+    """Return the number of combinations of the listed values."""
+    return prod(len(value) for value in values.values() if isinstance(value, list))
+
+
+def _check_number(file: YamlFile, keys: Keys, blocks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError where blocks with lists of values stand for too many candidates."""
+    number = sum(map(_count, blocks))
+    if number > MOST_VALUES:
+        raise file.error(keys, f"has {number} candidates, expected at most {MOST_VALUES}")
 
 
 def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -349,7 +409,7 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
     """Return a published member; each of its choices is checked against the space."""
     if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
         raise file.error(
-            keys, f"widths, depths and attention need {len(space.stages)} values, one a stage"
+            keys, f"widths, depths and attention need {len(space.stages)} values, one per stage"
         )
     for index, (stage, depth, count) in enumerate(
         zip(space.stages, entry.depths, entry.attention, strict=True)
@@ -360,16 +420,17 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
                 if stage.global_
                 else "the stage has no global block"
             )
-            raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
+            raise file.error(
+                [*keys, "attention", index], f"{count} blocks of attention are too many: {room}"
+            )
 
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-        wanted = _wanted(file, keys, entry, place)
-        chosen = [block for block in candidates if _agrees(block, wanted)]
+        stated = _wanted(file, keys, entry, place)
+        chosen = [block for block in candidates if _agrees(block, stated)]
         if not chosen:
-            given = ", ".join(f"{name} {value}" for name, value in wanted.items())
-            raise file.error(
-                keys, f"{place}: none of its candidates has {given or 'what it takes'}"
-            )
+            values = ", ".join(f"{name} {value}" for name, value in stated.items())
+            reason = f"has {values}" if values else "fits the width"
+            raise file.error(keys, f"{place}: none of its candidates {reason}")
         return chosen[0]
 
     member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
@@ -382,25 +443,26 @@ def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict
     if place.part == "head" or (place.part == "stem" and entry.stem):
         return entry.head if place.part == "head" else entry.stem
     part = "entry" if place.position is None else "block"
-    wanted = {}
+    stated = {}
     for name, values in getattr(entry, part).items():
         value = values
-        # Where a space has no stem, the block that enters stage 1 is called "stem".
         # Descend a list per stage, then a list per block; a value that is not a list holds for all.
+        # Where a space has no stem, the block that enters stage 1 is at the place "stem", which
+        # has no stage.
         for at in (place.stage or 0, place.position):
             if isinstance(value, list) and at is not None:
                 if at >= len(value):
                     raise file.error([*keys, part, name], f"no value for {place}")
                 value = value[at]
         if value is not None:
-            wanted[name] = value
-    return wanted
+            stated[name] = value
+    return stated
 
 
-def _agrees(block: BlockSpec, wanted: Mapping[str, Any]) -> bool:
+def _agrees(block: BlockSpec, stated: Mapping[str, Any]) -> bool:
     """Return whether a block has these values.
 
     Hyperparameters that its kind does not have are ignored.
     """
     values = block.to_dict()
-    return all(values[name] == value for name, value in wanted.items() if name in values)
+    return all(values[name] == value for name, value in stated.items() if name in values)

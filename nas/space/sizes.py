@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Sized = TypeVar("Sized", "Space", "Architecture")
 MOST_CLASSES = 100_000
-"""Maximum classes: five times ImageNet-21k's. A head of more would need gigabytes of memory."""
+"""Maximum number of classes, five times ImageNet-21k's; a larger head would need gigabytes."""
 
 
 def sides(text: Any) -> tuple[int, int]:
@@ -25,7 +25,7 @@ def sides(text: Any) -> tuple[int, int]:
         text = "x".join(map(str, text))
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
     if not match:
-        raise ValueError("expected one side, as 512, or HEIGHTxWIDTH, as 1024x2048")
+        raise ValueError("expected one side, as in 512, or HEIGHTxWIDTH, as in 1024x2048")
     # One number is the side of a square.
     both = int(match[1]), int(match[2] or match[1])
     check_resolution(both)
@@ -38,7 +38,7 @@ class Sizes:
 
     resolution: tuple[int, int] | None = option(
         None,
-        help="Input size in pixels, as 512 or 1024x2048; multiples of 32.",
+        help="Input size in pixels, such as 512 or 1024x2048; multiples of 32.",
         metavar="SIDE|HEIGHTxWIDTH",
         read=sides,
         shown="its own",
@@ -46,7 +46,7 @@ class Sizes:
     )
     classes: int | None = option(
         None,
-        help="Classes of the head.",
+        help="Number of classes of the head.",
         at_least=2,
         at_most=MOST_CLASSES,
         shown="its own",
@@ -54,7 +54,7 @@ class Sizes:
     )
     segment: int | None = option(
         None,
-        help="Put a segmentation head with so many classes on the features.",
+        help="Number of classes of a segmentation head, which replaces the network's own head.",
         metavar="CLASSES",
         at_least=2,
         at_most=MOST_CLASSES,
@@ -64,15 +64,15 @@ class Sizes:
     def __post_init__(self) -> None:
         if self.classes is not None and self.segment is not None:
             raise InputError(
-                f"--classes {self.classes} with --segment {self.segment}: --segment gives the"
-                " number of classes itself"
+                f"--classes {self.classes} with --segment {self.segment}: --segment already gives"
+                " the number of classes. Fix: leave out --classes"
             )
 
     def apply(self, sized: Sized) -> Sized:
         """Return the space or the architecture at these sizes.
 
         Raises:
-            InputError: naming the options, where it cannot have these sizes.
+            InputError: it cannot have these sizes; the message names the options.
         """
         from nas.blocks import FPNHead
 

@@ -1,4 +1,4 @@
-"""Space: the set of architectures that a search may choose from."""
+"""Space: the set of architectures that a search may choose from. Engines and commands call it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from nas.space.candidates import (
     Spec,
     StageSpace,
     block_names,
+    choices_text,
     fewest_macs,
     first_listed,
     in_turn,
     likeness,
     most_macs,
+    range_text,
     widened,
 )
 from nas.space.fit import misfit, refusal
@@ -37,22 +39,31 @@ if TYPE_CHECKING:
 
 FORMAT = "nas-space-1"
 MEMBER_COLUMNS = ("name", "params", "macs", "widths", "depths", "resolution")
-"""Of `Space.to_frame`."""
+"""Columns of `Space.to_frame`."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Stages with width choices, depth ranges and candidate blocks, and the published members by
-    name.
+    """A set of architectures: stages with their choices, and the published members.
 
     `load_space` makes one from a YAML file. Positions count from 0 in the API and from 1 in names.
     At every place (the stem, a stage's entry, a position, the head) a member has one of the place's
-    candidates; of a position's those count that fit the stage's width.
+    candidates. At a position these are the ones that fit the stage's width.
 
     Attributes:
-        default_scores: scores of its own that a space names, instead of the accuracy law.
+        name: name of the space.
+        resolution: height and width of the input, in pixels.
+        stages: choices of each stage.
+        heads: candidates for the head.
+        stems: candidates for the block before stage 1; empty where the entry of stage 1 takes the
+            image.
+        placement: where global blocks may be.
+        paper: reference of the family.
+        default_scores: name of recorded scores that the space has instead of the accuracy law.
         recipes: how published members were trained, by the activation of their blocks ("" for any);
             the names are those of `nas.accuracy.law`.
+        path: file that the space was read from; empty where there is none.
+        published: published members by name.
     """
 
     name: str
@@ -69,14 +80,16 @@ class Space:
 
     def __repr__(self) -> str:
         size = f"{self.resolution[0]}x{self.resolution[1]}"
-        widths = ", ".join(_range(stage.widths) for stage in self.stages)
-        depths = ", ".join(_range(stage.depths) for stage in self.stages)
+        widths = ", ".join(range_text(stage.widths) for stage in self.stages)
+        depths = ", ".join(range_text(stage.depths) for stage in self.stages)
         members = shortened(f"published: {', '.join(self.published) or 'none'}", 160)
         return f"Space({self.name!r}, {size}, widths {widths}, depths {depths}, {members})"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the published members as a DataFrame, one row per member; parameters and MACs are
-        whole numbers."""
+        """Return the published members as a DataFrame, one row per member.
+
+        Parameters and MACs are whole numbers.
+        """
         return frame(self._member_rows(), MEMBER_COLUMNS)
 
     def _member_rows(self) -> list[dict[str, Any]]:
@@ -96,8 +109,8 @@ class Space:
         stages = [
             {
                 "stage": index,
-                "widths": _range(stage.widths),
-                "depths": _range(stage.depths),
+                "widths": range_text(stage.widths),
+                "depths": range_text(stage.depths),
                 "local blocks": ", ".join(dict.fromkeys(block.kind for block in stage.local)),
                 "global blocks": ", ".join(dict.fromkeys(block.kind for block in stage.global_)),
             }
@@ -119,10 +132,14 @@ class Space:
         name: str = "",
         pick: Pick = first_listed,
     ) -> Architecture:
-        """Return the architecture of these widths and depths whose last `attention[j]` blocks of
-        stage j are global.
+        """Return the architecture with these numbers, which is not validated.
 
-        Where a place has several candidates, `pick` chooses.
+        Args:
+            widths: width of each stage, in channels.
+            depths: number of blocks of each stage.
+            attention: number of global blocks of each stage, which are its last ones.
+            name: name of the architecture.
+            pick: chooses one candidate of each place.
         """
         shape = Shape(3, *self.resolution)
         stem = pick(STEM, self.stems, shape) if self.stems else None
@@ -146,12 +163,15 @@ class Space:
         )
 
     def largest(self) -> Architecture:
-        """Return the widest and deepest member, global blocks wherever they may stand, the largest
-        candidate at each place: what the supernet is built from."""
+        """Return the largest member, which the supernet is built from.
+
+        It has the largest widths and depths, global blocks wherever they are allowed, and at each
+        place the candidate with the most multiply-accumulates.
+        """
         return self._largest
 
     def smallest(self) -> Architecture:
-        """Return the narrowest and shallowest member, with the smallest local blocks only."""
+        """Return the narrowest and shallowest member, with the smallest local blocks."""
         return self.member(
             [stage.widths[0] for stage in self.stages],
             [stage.depths[0] for stage in self.stages],
@@ -161,8 +181,14 @@ class Space:
         )
 
     def sample(self, seed: int | random.Random) -> Architecture:
-        """Return a random member: widths, depths and candidates uniform, dropped positions
-        anywhere, a uniform number of global blocks."""
+        """Return a random member.
+
+        Widths, depths, candidates, dropped positions and numbers of global blocks are drawn
+        uniformly, each by itself.
+
+        Args:
+            seed: seed of a new generator, or the generator to draw from.
+        """
         rng = seed if isinstance(seed, random.Random) else random.Random(seed)
         widths = [rng.choice(stage.widths) for stage in self.stages]
         depths = [rng.randint(*stage.depths) for stage in self.stages]
@@ -193,9 +219,9 @@ class Space:
                         yield self.member(widths, depths, attention, pick=in_turn(chosen))
 
     def count(self) -> int:
-        """Return how many different networks the space holds."""
-        # What follows a global block must be global too, in the stage or in the network: (ended,
-        # not ended) so far.
+        """Return the number of different networks in the space."""
+        # A block after a global one must be global too, within the stage or the network. So the
+        # stages so far are counted by whether they have no global block (`free`) or some (`bound`).
         free = 1
         bound = 0
         for index, stage in enumerate(self.stages):
@@ -214,16 +240,19 @@ class Space:
     def place(self, arch: Architecture) -> Architecture:
         """Return `arch` with a block or identity at every position of the space.
 
-        Where an architecture does not say which positions it left out (a published one, say), its
-        local blocks take the first positions of their stage and its global ones the last.
+        Some architectures, such as published ones, do not say which positions are dropped. Their
+        local blocks get the first positions of their stage, and their global ones the last.
+
+        Raises:
+            InputError: a stage has more positions than the space's.
         """
         stages = []
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True)):
             gap = space.depths[1] - len(stage.blocks)
             if gap < 0:
                 raise InputError(
-                    f"stage {index + 1}: {len(stage.blocks)} positions, the space has"
-                    f" {space.depths[1]}"
+                    f"stage {index + 1}: has too many positions (got {len(stage.blocks)}, the space"
+                    f" has {space.depths[1]})"
                 )
             first = next(
                 (i for i, b in enumerate(stage.blocks) if b in space.global_), len(stage.blocks)
@@ -235,8 +264,10 @@ class Space:
         return replace(arch, stages=tuple(stages))
 
     def validate(self, arch: Architecture) -> None:
-        """Raise ValueError with stage and reason when `arch` is no member (input size, classes and
-        a head for another task are free)."""
+        """Raise ValueError with stage and reason where `arch` is not a member.
+
+        Its input size, its number of classes and a head for another task do not matter.
+        """
         if len(arch.stages) != len(self.stages):
             raise ValueError(f"{len(arch.stages)} stages, the space has {len(self.stages)}")
         if arch.stem is None if self.stems else arch.stem is not None:
@@ -246,12 +277,12 @@ class Space:
             )
         if arch.stem is not None and arch.stem not in self.stems:
             raise ValueError(
-                f"stem {arch.stem.kind}({arch.stem}) is none of {block_names(self.stems)}"
+                f"stem {arch.stem.kind}({arch.stem}) is not one of {block_names(self.stems)}"
             )
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True), start=1):
             if stage.width not in space.widths:
                 raise ValueError(
-                    f"stage {index}: width {stage.width} is none of {_choices(space.widths)}"
+                    f"stage {index}: width {stage.width} is not one of {choices_text(space.widths)}"
                 )
             if (
                 not space.depths[0] <= stage.depth <= space.depths[1]
@@ -263,7 +294,7 @@ class Space:
                 )
             if widened(stage.entry, space.widths[-1]) not in space.entries:
                 raise ValueError(
-                    f"stage {index}: entered by {stage.entry.kind}({stage.entry}), not"
+                    f"stage {index}: entry {stage.entry.kind}({stage.entry}) is not one of"
                     f" {block_names(space.entries)}"
                 )
         kinds = [self._kinds(index, stage) for index, stage in enumerate(arch.stages)]
@@ -288,8 +319,8 @@ class Space:
         """Return the same space for another input size or another number of classes.
 
         Raises:
-            InputError: with key and reason, where that is no size for a block of the space or for a
-                published member.
+            InputError: a block of the space or a published member does not fit that size; the
+                message has key and reason.
         """
         size = self.largest().at(resolution, classes).resolution
         heads = self.heads
@@ -297,11 +328,11 @@ class Space:
             heads = tuple(replace(head, classes=classes) for head in heads)
         members = {name: arch.at(resolution, classes) for name, arch in self.published.items()}
         sized = replace(self, resolution=size, heads=heads, published=members)
-        found = refusal(sized) if size != self.resolution else None
-        if found:
+        refused = refusal(sized) if size != self.resolution else None
+        if refused:
             raise InputError(
-                f"resolution {size[0]}x{size[1]}: space '{self.name}', {path_of(found[0])}:"
-                f" {found[1]}"
+                f"resolution {size[0]}x{size[1]}: space '{self.name}', {path_of(refused[0])}:"
+                f" {refused[1]}"
             )
         for name, arch in members.items():
             try:
@@ -311,8 +342,7 @@ class Space:
         return sized
 
     def with_head(self, head: HeadSpec) -> Space:
-        """Return the same space under another head (that of dense prediction, say) for all of its
-        members."""
+        """Return the same space with one head for all members, such as that of dense prediction."""
         members = {name: replace(arch, head=head) for name, arch in self.published.items()}
         return replace(self, heads=(head,), published=members)
 
@@ -320,7 +350,7 @@ class Space:
         return replace(self, published=dict(members))
 
     def attention_extremes(self) -> list[tuple[int, ...]]:
-        """No global block at all, and as many as the space allows at full depth."""
+        """Return two numbers of global blocks per stage, at full depth: none, and the maximum."""
         depths = [stage.depths[1] for stage in self.stages]
         most = tuple(
             depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)
@@ -328,25 +358,36 @@ class Space:
         return [(0,) * len(depths), most]
 
     def shape(self, index: int, width: int) -> Shape:
-        """Return the map inside a stage (counted from 0) of this width."""
+        """Return the shape of the map inside a stage (counted from 0) of this width."""
+        # The last stage has stride 32, and each earlier one half of the next.
         stride = STRIDE >> (len(self.stages) - 1 - index)
         return Shape(width, self.resolution[0] // stride, self.resolution[1] // stride)
 
     def candidates(self, index: int, role: Role, width: int) -> Blocks:
-        """Return the candidates of a stage's positions that fit a width: all but those whose
-        `check` refuses it."""
-        known = self._fitting.get((index, role, width))
-        if known is None:
+        """Return the candidates of a stage's positions that fit a width, by their `check`.
+
+        Args:
+            index: of the stage, counted from 0.
+            role: local or global.
+            width: of the stage, in channels.
+        """
+        fitting = self._fitting.get((index, role, width))
+        if fitting is None:
             shape = self.shape(index, width)
             every = self.stages[index].candidates(role)
-            known = self._fitting[index, role, width] = tuple(
+            fitting = self._fitting[index, role, width] = tuple(
                 block for block in every if not misfit(block, shape)
             )
-        return known
+        return fitting
 
     def fitted(self, index: int, block: BlockSpec, width: int) -> BlockSpec:
-        """Return `block`, or where it does not fit a width of its stage, the candidate of its role
-        that is most like it."""
+        """Return `block` if it fits a width of its stage, else the most similar one that fits.
+
+        Args:
+            index: of the stage, counted from 0.
+            block: a candidate of the stage, or identity.
+            width: of the stage, in channels.
+        """
         role = self.stages[index].kind(block)
         if role == "identity":
             return block
@@ -358,8 +399,10 @@ class Space:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a space's YAML file says, but for what its candidates are called: every list
-        of values written out."""
+        """Return the data of a YAML file that describes this space.
+
+        Candidates are listed one by one. Paper, scores, recipes and published members are left out.
+        """
         return {
             "format": FORMAT,
             "name": self.name,
@@ -373,8 +416,7 @@ class Space:
     def _choices(
         self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int]
     ) -> list[int]:
-        """Return how many candidates each place of such a member has, in the order in which
-        `member` picks."""
+        """Return the number of candidates of each place of a member, in the order of `member`."""
         choices: list[int] = []
 
         def note(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
@@ -399,8 +441,10 @@ class Space:
         return {}
 
     def _fillings(self, index: int, width: int) -> tuple[int, int, int]:
-        """In how many ways a stage of this width can be filled: local blocks only, both, and global
-        ones only."""
+        """Return in how many ways a stage of this width can be filled.
+
+        The three numbers are of local blocks only, of both kinds, and of global blocks only.
+        """
         stage = self.stages[index]
         locals_, globals_ = (
             len(self.candidates(index, role, width)) for role in ("local", "global")
@@ -413,8 +457,11 @@ class Space:
         return tuple(len(stage.entries) * ways for ways in (local_only, mixed, all_global))  # type: ignore[return-value]
 
     def _kinds(self, index: int, stage: Stage) -> list[Role]:
-        """Return the roles of a stage's blocks, each of which must be a candidate that fits the
-        stage's width."""
+        """Return the roles of a stage's blocks, without identity.
+
+        Raises:
+            ValueError: a block is not a candidate, or does not fit the stage's width.
+        """
         kinds = []
         for block in stage.blocks:
             try:
@@ -432,13 +479,14 @@ class Space:
         return kinds
 
     def _attention(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Yield every allowed number of global blocks a stage, at these depths."""
+        """Yield every allowed tuple of numbers of global blocks per stage, at these depths."""
         room = [
             depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)
         ]
         if self.placement == "stage_suffix":
             yield from product(*(range(count + 1) for count in room))
             return
+        # Where global blocks end the network, a stage has some only if all later stages are global.
         counts = [0] * len(room)
         yield tuple(counts)
         for index in reversed(range(len(room))):
@@ -447,15 +495,3 @@ class Space:
             for count in range(1, room[index] + 1):
                 counts[index] = count
                 yield tuple(counts)
-
-
-def _range(values: Sequence[int]) -> str:
-    return str(values[0]) if values[0] == values[-1] else f"{values[0]}..{values[-1]}"
-
-
-def _choices(widths: Sequence[int]) -> str:
-    return (
-        ", ".join(map(str, widths))
-        if len(widths) < 8
-        else f"{widths[0]}, {widths[1]} .. {widths[-1]}"
-    )

@@ -95,8 +95,9 @@ def describe(
         if isinstance(there.get("data"), dict):
             # The name may differ: the same images can be given by another path. Some older folders
             # have no counts or class names. These are taken over, and `source`, which has the
-            # counts in words, and the fingerprint, which the names are part of, decide.
-            keys = ("dataset", "total", "held_out", "classes")
+            # counts in words, and the fingerprint, which the names are part of, decide. Older ones
+            # have no background either: there the fingerprint of the pixels decides.
+            keys = ("dataset", "total", "held_out", "classes", "background")
             counts = {key: data[key] for key in keys if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
@@ -106,8 +107,8 @@ def describe(
                 difference = _difference(there.get(key), value)
                 raise found.error(
                     [key],
-                    f"this folder holds another training ({difference}); give another --out, or "
-                    "the options it was started with",
+                    f"this folder holds another training ({difference}). Fix: another --out, or the"
+                    " options that it was started with",
                 )
         return
     if not write:
@@ -118,15 +119,15 @@ def describe(
         shutil.copyfile(space.path, temporary)
     from nas.versions import versions
 
-    told = {"command": command} if command else {}
+    recorded_command = {"command": command} if command else {}
     write_yaml(
         folder.description,
-        {**wanted, **told, "versions": versions("torch", "accelerate", "safetensors")},
+        {**wanted, **recorded_command, "versions": versions("torch", "accelerate", "safetensors")},
     )
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """Return the first difference in words: of two mappings the first entry that differs."""
+    """Return the first difference as text; of two mappings the first entry that differs."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         key = next((k for k in wanted if found.get(k) != wanted[k]), None)
         if key is not None:
@@ -170,8 +171,8 @@ def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
     folder, description, space = open_folder(root)
     if not folder.weights.exists():
         raise NasError(
-            f"{folder.weights}: is not there yet; finish the training with the same `nas train`"
-            " command"
+            f"{folder.weights}: is missing, as the training is not finished. Fix: run the same"
+            " `nas train` command again"
         )
     supernet = Supernet(space)
     load_weights(supernet, read_tensors(folder.weights)[0], folder.weights)
@@ -189,7 +190,7 @@ def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     folder = Folder(Path(root))
     if not folder.description.exists():
         raise InputError(
-            f"{root}: no supernet here (there is no supernet.yaml); `nas train` makes one"
+            f"{root}: no supernet here (supernet.yaml is missing). Fix: train one with `nas train`"
         )
     file = YamlFile(folder.description)
     if file.data.get("format") != FORMAT:

@@ -167,7 +167,12 @@ class MetaPath(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(3 if global_ else 2))
 
     def forward(
-        self, x_bchw: Tensor, weights: Tensor, chosen: Sequence[BlockSpec], call: Call
+        self,
+        x_bchw: Tensor,
+        weights: Tensor,
+        chosen: Sequence[BlockSpec],
+        call: Call,
+        values: Sequence[float] | None = None,
     ) -> Tensor:
         """Return the mixture sum_n w_n MP_n(x) as a map (B, C, H, W).
 
@@ -176,11 +181,13 @@ class MetaPath(nn.Module):
             weights: (2,) or (3,), as `alpha`; their sum is 1.
             chosen: one candidate per role, in the order of the weights.
             call: runs a candidate.
+            values: `weights` as numbers, where the caller has them already.
         """
         # As the weights sum to 1, the mixture is x + sum_n w_n (MP_n(x) - x) over all n but
         # identity, which is the last weight. A candidate of weight 0 is not computed.
         mixed = x_bchw
-        values = weights.tolist()
+        if values is None:
+            values = weights.tolist()
         one_hot = values.count(0) == len(values) - 1
         for value, weight, spec in zip(values, weights, chosen, strict=False):
             if value and one_hot:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.accuracy import RecordedScores
-from nas.data import Splits, load_data
+from nas.data import Splits, is_digits, load_data
 from nas.option_values import make, words
 from nas.space import Space, load_space
 from nas.space.sizes import Sizes, size_text
+from nas.supernet.checkpoint import Folder
 from nas.supernet.options import TrainOptions
 from nas.supernet.score import score
 from nas.supernet.train import train as train_supernet
@@ -74,11 +75,18 @@ def run(
     recipe = settle(options.recipe, options, options.data)
     sizes = options.sizes
     # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
-    if sizes.resolution is None and options.data == "digits":
+    if sizes.resolution is None and is_digits(options.data):
         sizes = Sizes((32, 32))
     sized = sizes.apply(load_space(options.space))
     split = options.split
-    splits = load_data(options.data, sized.resolution, split.held_out, split.limit, recipe.seed)
+    splits = load_data(
+        options.data,
+        sized.resolution,
+        held_out=split.held_out,
+        limit=split.limit,
+        seed=recipe.seed,
+        background=split.background,
+    )
     space = sized.at(classes=len(splits.train.classes))
     folder = (
         options.out
@@ -86,32 +94,33 @@ def run(
     )
     note(f"data     {splits.train.source}")
     note(f"         {splits.held_out.source}")
-    for line in _untrained_classes(splits):
-        note(f"warning: {line}")
     note(f"out      {folder} (the same command resumes it)")
-    trained = train_supernet(
-        space,
-        splits.train,
-        recipe,
-        folder,
-        start=_start(options, space, splits.train.classes, note),
-        command=words("train", options),
-        report=on_step,
-    )
-    # Scoring is done by one process. The others end here.
-    main = processes().main
-    leave()
-    if not main:
-        return None
-    scores = score(
-        trained,
-        splits,
-        images=options.score_images,
-        widths=options.score_widths,
-        bf16=recipe.precision == "bf16",
-        report=lambda done, total, row: on_score(done, total),
-        note=lambda line: note(f"scores   {line}"),
-    )
+    # Scoring too: it appends to files of the folder.
+    with Folder(Path(folder)).locked(processes().main):
+        trained = train_supernet(
+            space,
+            splits.train,
+            recipe,
+            folder,
+            held_out=splits.held_out,
+            start=_start(options, space, splits.train.classes, note),
+            command=words("train", options),
+            report=on_step,
+        )
+        # Scoring is done by one process. The others end here.
+        main = processes().main
+        leave()
+        if not main:
+            return None
+        scores = score(
+            trained,
+            splits,
+            images=options.score_images,
+            widths=options.score_widths,
+            bf16=recipe.precision == "bf16",
+            report=lambda done, total, row: on_score(done, total),
+            note=lambda line: note(f"scores   {line}"),
+        )
     return Trained(Path(folder), scores, splits)
 
 
@@ -125,18 +134,3 @@ def _start(
     for line in start.notes:
         note(f"warning: {start.file}: {line}")
     return start
-
-
-def _untrained_classes(data: Splits) -> list[str]:
-    """Return a line for the user where classes have held-out images but none to train on."""
-    trained = set(data.train.labels.tolist())
-    held_out = set(data.held_out.labels.tolist())
-    names = [data.train.classes[label] for label in sorted(held_out - trained)]
-    if not names:
-        return []
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    what = "class" if len(names) == 1 else "classes"
-    return [
-        f"no image to train on for {what} {', '.join(names[:3])}{more}; lower --held-out or add"
-        " images"
-    ]

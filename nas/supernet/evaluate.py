@@ -13,7 +13,7 @@ from nas.accuracy.evaluations import Evaluated, member_key
 from nas.accuracy.recorded_file import weights_digest
 from nas.accuracy.scores import accuracy_error
 from nas.accuracy.single_moves import Variant
-from nas.data import Splits, load_data
+from nas.data import Splits, divide, load_whole
 from nas.errors import InputError
 from nas.space import Architecture
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
@@ -98,19 +98,21 @@ def training_splits(root: str | Path, data: str) -> Splits:
     total, held_out = _counts(about, Folder(Path(root)).description)
     # The description has the number of images but not the training's --limit. First without a
     # limit; where that gives more images than the training had, its number is the limit.
+    background = about.get("background", "white")
     for limit in (None, total):
-        whole = load_data(data, space.resolution, 0.5, limit, seed)
-        if len(whole.train) + len(whole.held_out) > total:  # the training had a --limit
+        whole = load_whole(data, space.resolution, limit, seed, background)
+        if len(whole.train) > total:  # the training had a --limit
             continue
-        if len(whole.train) + len(whole.held_out) == total:
-            splits = load_data(data, space.resolution, held_out, limit, seed)
+        if len(whole.train) == total:
+            splits = divide(whole, held_out)
             # Equal numbers do not prove equal images; the hash of their pixels does.
             if splits.train.fingerprint == about["fingerprint"]:
                 return splits
         break
     raise InputError(
-        f"--data {data}: other images than the supernet in {root} was trained on"
-        f" ({about['source']}); held-out images of another split may be among those"
+        f"--data {data}: other images than the supernet in {root} was trained on (expected"
+        f" {about['source']}), so held-out images may be among those. Fix: the --data of that"
+        " training"
     )
 
 
@@ -123,5 +125,6 @@ def _counts(about: Mapping[str, Any], path: Path) -> tuple[int, int]:
     if "total" in about and "held_out" in about:
         return int(about["total"]), int(about["held_out"])
     raise InputError(
-        f"{path}: data: total and held_out are missing, so that the held-out images are not known"
+        f"{path}: data: total and held_out are missing, so the held-out images are unknown. Fix:"
+        " train again with `nas train`"
     )

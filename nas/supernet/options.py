@@ -16,7 +16,7 @@ from nas.training.settings import DATA_HELP, Settings, SplitOptions
 MOST_MEMBERS = 64
 """Maximum number of random members of a sandwich.
 
-Each keeps its activations until the step's backward pass.
+Each keeps its activations in memory until the step's backward pass.
 """
 
 
@@ -24,7 +24,7 @@ Each keeps its activations until the step's backward pass.
 class Recipe(Settings):
     """The settings of a supernet's training; with the space and the data, a seed gives one result.
 
-    To the settings of every training it adds those of the architecture parameters and of narrowing.
+    It adds settings of the architecture parameters and of narrowing to those of every training.
     `narrow` trains random stage widths and random candidates of each place, so that narrowed stages
     and exchanged blocks keep their accuracy. `sandwich` replaces `narrow`: each step trains the
     largest member, the smallest and random ones, which learn from the largest
@@ -45,7 +45,7 @@ class Recipe(Settings):
     )
     noise: Literal["uniform", "gumbel", "none"] = option(
         "uniform",
-        help="Noise of the Gumbel-softmax: uniform (the paper's formula), gumbel, or none.",
+        help="Noise of the Gumbel-softmax: uniform (as in EfficientFormer), gumbel, or none.",
     )
     sampling: Literal["soft", "straight_through"] = option(
         "straight_through",
@@ -54,7 +54,7 @@ class Recipe(Settings):
     narrow: float = option(
         0.5,
         help=(
-            "Share of steps at random widths and with random candidates; 0 is the paper's training."
+            "Share of steps with random widths and candidates; 0 trains as EfficientFormer does."
         ),
         at_least=0,
         at_most=1,
@@ -63,8 +63,8 @@ class Recipe(Settings):
     sandwich: int = option(
         0,
         help=(
-            "Random members per step beside the largest and the smallest, which the largest"
-            " teaches; 0 turns the sandwich rule off."
+            "Random members per step of the sandwich rule, besides the largest and the smallest"
+            " member; 0 turns the rule off."
         ),
         at_least=0,
         at_most=MOST_MEMBERS,
@@ -75,9 +75,9 @@ class Recipe(Settings):
 class TrainOptions(Options):
     """Options of `nas train`.
 
-    Images come at the space's own resolution by default, digits at 32x32. For several processes or
-    GPUs start it with `torchrun --nproc-per-node N -m nas train ...` or `accelerate launch -m nas
-    train ...`; they share each batch.
+    Images have the space's own resolution by default; digits have 32x32 pixels. For several
+    processes or GPUs, start it with `torchrun --nproc-per-node N -m nas train ...` or `accelerate
+    launch -m nas train ...`. They share each batch.
     """
 
     space: str = option(help="Space by name (see `nas spaces`), or its YAML file.")
@@ -87,7 +87,7 @@ class TrainOptions(Options):
     init: Path | None = option(
         None,
         help=(
-            "Weights of a member to start with: a published member's file, a run's folder, or an"
+            "Weights of a member to start from: a published member's file, a run's folder, or an"
             " architecture's YAML file with its .safetensors beside it."
         ),
         metavar="WEIGHTS",
@@ -95,14 +95,14 @@ class TrainOptions(Options):
     )
     init_member: str | None = option(
         None,
-        help="Published member that --init is of.",
-        shown="told by the weights",
+        help="Name of the published member whose weights --init holds.",
+        shown="recognised by tensor names and shapes",
         requires={"init": ANY},
     )
     split: SplitOptions = part(SplitOptions)
     score_images: int = option(
         2000,
-        help="Maximum number of held-out images that each move is scored on.",
+        help="Maximum number of held-out images for scoring a move.",
         at_least=2,
         at_most=1_000_000_000,
     )
@@ -114,7 +114,7 @@ class TrainOptions(Options):
     )
     out: str | None = option(
         None,
-        help="Folder of the training; the same command resumes in it.",
+        help="Folder of the training; the same command resumes it.",
         metavar="FOLDER",
-        shown="one under runs/ named after space, data and size",
+        shown="under runs/, named after space, data and size",
     )

@@ -26,7 +26,7 @@ from nas.space.place import Place
 from nas.supernet.checkpoint import Folder, load_supernet
 from nas.supernet.sensitivity import Evaluation, Evaluator, measure
 from nas.supernet.supernet import Supernet
-from nas.training.loop import out_of_memory
+from nas.training.step import out_of_memory
 
 JOURNAL, JOURNAL_ABOUT = "evaluations.csv", "evaluations.yaml"
 """Files of the evaluated variants, and of the weights, images and precision of the evaluation."""
@@ -69,8 +69,8 @@ def score(
         if not _memory_ran_out(error):
             raise
         raise NasError(
-            f"{folder.root}: out of memory while scoring moves. What was evaluated is kept. Free"
-            " memory and run the same command again, or give a smaller --score-images"
+            f"{folder.root}: out of memory while scoring moves. Finished evaluations are kept. Fix:"
+            " free memory and run the same command again, or give a smaller --score-images"
         ) from error
 
 

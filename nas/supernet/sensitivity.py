@@ -168,7 +168,7 @@ class Evaluator:
             what = " ".join(part for part in variant.key if part)
             raise NasError(
                 f"the supernet's outputs are not finite (loss {loss:g}) for the member '{what}'."
-                " Train anew with a lower --learning-rate"
+                " Fix: train again with a lower --learning-rate and a new --out"
             )
         now = self._right(judged)
         before = right[variant.base]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +83,7 @@ class Supernet(nn.Module):
         """
         frame = self._frame(widths or [stage.widths[-1] for stage in self.space.stages], pick)
         kept = self._kept(frame.arch)
+        drawn = self._weights(choose, generator)
 
         def call(operation: Operation, x: Any) -> Any:
             module = self.get_submodule(operation.name)
@@ -93,11 +94,23 @@ class Supernet(nn.Module):
             def candidate(spec: BlockSpec, x: Tensor) -> Tensor:
                 return self._call(module.candidates.holding(spec), spec, operation.input, keep, x)
 
-            return module(
-                x, choose(module.alpha, generator), frame.chosen[operation.name], candidate
-            )
+            weights, values = drawn[operation.name]
+            return module(x, weights, frame.chosen[operation.name], candidate, values)
 
         return run(frame.arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
+
+    def _weights(
+        self, choose: GumbelSoftmax, generator: torch.Generator | None
+    ) -> dict[str, tuple[Tensor, list[float]]]:
+        """Return the weights of every position's candidates, and the same as numbers, by name."""
+        drawn = {name: choose(alpha, generator) for name, alpha in self.alphas().items()}
+        # One transfer for all positions: each would make a GPU wait for the host.
+        values = torch.cat(list(drawn.values())).tolist()
+        found = {}
+        for name, weights in drawn.items():
+            found[name] = (weights, values[: len(weights)])
+            values = values[len(weights) :]
+        return found
 
     def forward_sliced(self, x_bchw: Tensor, arch: Architecture) -> Tensor | tuple[Tensor, Tensor]:
         """Return the output of a member, its weights sliced on the fly.
@@ -191,6 +204,38 @@ class Supernet(nn.Module):
             {str(stream): self._stream_order(stream) for stream in streams},
             {block: inner_orders(block) for block in blocks},
         )
+
+    def ranking_tensors(self) -> dict[str, Tensor]:
+        """Return the ranking as tensors by name, for a saved state; empty before the first one."""
+        if self._ranking is None:
+            return {}
+        names = {module: name for name, module in self.named_modules()}
+        tensors = {f"stream.{name}": order for name, order in self._ranking.streams.items()}
+        for block, groups in self._ranking.inner.items():
+            tensors |= {f"inner.{names[block]}:{group}": order for group, order in groups.items()}
+        return tensors
+
+    def restore_ranking(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the ranking that `ranking_tensors` returned; do nothing where there is none."""
+        if not tensors:
+            return
+        device = next(self.parameters()).device
+        orders = {name: order.to(device) for name, order in tensors.items()}
+        streams = {
+            name.removeprefix("stream."): order
+            for name, order in orders.items()
+            if name.startswith("stream.")
+        }
+        inner: dict[Block, dict[str, Tensor]] = {
+            module: {} for module in self.modules() if isinstance(module, Block)
+        }
+        for name, order in orders.items():
+            if name.startswith("inner."):
+                module, _, group = name.removeprefix("inner.").rpartition(":")
+                block = self.get_submodule(module)
+                assert isinstance(block, Block)
+                inner[block][group] = order
+        self._ranking = Ranking(streams, inner)
 
     def _place(self, operation: Operation, largest: Architecture) -> nn.Module:
         """Return the module of a place: a block, blocks that share, or a MetaPath."""

@@ -21,13 +21,15 @@ from nas.space.place import Place
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.choices import GumbelSoftmax, TemperatureSchedule
 from nas.supernet.options import Recipe
+from nas.supernet.score import first_images
 from nas.supernet.supernet import Supernet
 from nas.supernet.warm_start import Start, warm_start
 from nas.training import loop
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
+from nas.training.evaluate import calibrate, judge
 from nas.training.metrics import Progress, append, truncate
-from nas.training.task import Task, cross_entropy
+from nas.training.task import Task, label_loss
 
 Output = Tensor | tuple[Tensor, Tensor]
 
@@ -39,13 +41,14 @@ def sandwich_loss(
     smoothing: float,
     randoms: int,
     random: Callable[[], Output],
+    loss: str = "ce",
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss of a sandwich, and the logits (B, classes) of the largest member.
 
     The sandwich rule and in-place distillation of universally slimmable networks
     (arXiv:1903.05134). The sandwich is the largest member, the smallest and `randoms` random ones.
     The largest learns the labels, the others learn its probabilities in the same step. The
-    architecture parameters learn from the random members alone, as these alone depend on them.
+    architecture parameters learn from the random members alone: only these depend on them.
 
     Args:
         supernet: in training mode.
@@ -54,24 +57,22 @@ def sandwich_loss(
         randoms: number of random members.
         random: returns the output of another random member at each call.
     """
-    loss, logits = cross_entropy(
-        supernet.forward_sliced(images_bchw, supernet.space.largest()), labels_b, smoothing
-    )
-    losses = [loss]
+    whole = supernet.forward_sliced(images_bchw, supernet.space.largest())
+    mean, logits = label_loss(whole, labels_b, smoothing, loss)
+    losses = [mean]
     # Detached: the largest member must not learn to be easy to imitate.
-    taught = logits.detach().softmax(dim=1)
-    losses.append(
-        cross_entropy(supernet.forward_sliced(images_bchw, supernet.space.smallest()), taught)[0]
-    )
-    losses += [cross_entropy(random(), taught)[0] for _ in range(randoms)]
+    soft_targets = logits.detach().softmax(dim=1)
+    smallest = supernet.forward_sliced(images_bchw, supernet.space.smallest())
+    losses.append(label_loss(smallest, soft_targets)[0])
+    losses += [label_loss(random(), soft_targets)[0] for _ in range(randoms)]
     return torch.stack(losses).mean(), logits
 
 
 RANK_EVERY = 50
-"""Steps between two rankings of the channels.
-
-States are saved at these steps only, so that a resumed training ranks the same weights.
-"""
+"""Steps between two rankings of the channels."""
+VALIDATION_IMAGES = 2000
+"""Maximum number of held-out images that the largest member is evaluated on after an epoch: enough
+for a standard error of one point, and a small share of an epoch's time."""
 
 
 def train(
@@ -81,9 +82,10 @@ def train(
     out: str | Path,
     *,
     report: Callable[[Progress], None] = lambda progress: None,
+    held_out: ImageData | None = None,
     start: Start | None = None,
     device: str | None = None,
-    save_every: float = 300.0,
+    save_every: float = loop.SAVE_EVERY,
     report_every: int = 10,
     command: str = "",
 ) -> Folder:
@@ -98,6 +100,7 @@ def train(
         recipe: settings of the training.
         out: the folder; see `nas.supernet.checkpoint`.
         report: called every `report_every` steps, in the main process.
+        held_out: images that the largest member is evaluated on after an epoch; none by default.
         start: a published network whose weights the supernet begins with; by default they are
             random.
         device: cpu or cuda; by default a GPU where there is one.
@@ -107,59 +110,70 @@ def train(
 
     Raises:
         InputError: data of another shape, or a folder that holds another training.
-        NasError: the loss is NaN or infinite (the last state stays), or memory ran out.
+        NasError: the loss is NaN or infinite (the last state stays), memory ran out, or another
+            process trains in the folder.
+        Stopped: a signal arrived; the state is saved.
     """
     _check(space, data)
     folder = Folder(Path(out))
     together = processes(device)
-    of: dict[str, Any] = {
-        "source": data.source,
-        "images": len(data),
-        "fingerprint": data.fingerprint,
-        "classes": list(data.classes),
-    }
-    if data.name:
-        of["name"] = data.name  # a fine-tuning of its members takes it as --data
-    if data.part is not None:
-        # By these `nas.supernet.evaluate.training_splits` finds the held-out images again.
-        of |= {
-            "dataset": data.part.dataset,
-            "total": data.part.total,
-            "held_out": data.part.total - len(data),
+    with folder.locked(together.main):
+        of: dict[str, Any] = {
+            "source": data.source,
+            "images": len(data),
+            "fingerprint": data.fingerprint,
+            "background": data.background,
+            "classes": list(data.classes),
         }
-    # Every process checks, so that all stop where the folder is of another training. Only the main
-    # one writes.
-    describe(folder, space, recipe, of, start.describe() if start else None, together.main, command)
-    together.wait()
-    # The same random weights in all processes: the loop never copies weights between them.
-    torch.manual_seed(recipe.seed)
-    supernet = Supernet(space)
-    # A saved state holds all weights and would overwrite those of `start`.
-    if start and not folder.state.exists():
-        warm_start(supernet, start.network, start.space)
-    task = SupernetTask(
-        supernet, recipe, folder, recipe.epochs * steps_an_epoch(len(data), recipe.batch)
-    )
-    averaged = loop.train(
-        task,
-        data,
-        recipe,
-        folder,
-        report=report,
-        save_every=save_every,
-        report_every=report_every,
-        device=device,
-    )
-    if together.main:
-        save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
-    together.wait()
-    return folder
+        if data.name:
+            of["name"] = data.name  # a fine-tuning of its members takes it as --data
+        if data.part is not None:
+            # By these `nas.supernet.evaluate.training_splits` finds the held-out images again.
+            of |= {
+                "dataset": data.part.dataset,
+                "total": data.part.total,
+                "held_out": data.part.total - len(data),
+            }
+        # Every process checks, so that all stop where the folder is of another training. Only the main
+        # one writes.
+        describe(
+            folder, space, recipe, of, start.describe() if start else None, together.main, command
+        )
+        together.wait()
+        # The same random weights in all processes: the loop never copies weights between them.
+        torch.manual_seed(recipe.seed)
+        supernet = Supernet(space)
+        # A saved state holds all weights and would overwrite those of `start`.
+        if start and not folder.state.exists():
+            warm_start(supernet, start.network, start.space)
+        task = SupernetTask(
+            supernet,
+            recipe,
+            folder,
+            recipe.epochs * steps_an_epoch(len(data), recipe.batch),
+            calibration=data,
+            held_out=held_out and first_images(held_out, VALIDATION_IMAGES),
+        )
+        averaged = loop.train(
+            task,
+            data,
+            recipe,
+            folder,
+            report=report,
+            save_every=save_every,
+            report_every=report_every,
+            device=device,
+        )
+        if together.main:
+            save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
+        together.wait()
+        return folder
 
 
 def _check(space: Space, data: ImageData) -> None:
     if data.images.shape[2:] != space.resolution:
         raise InputError(
-            f"images of {data.images.shape[2:]} for a space at {space.resolution}: give"
+            f"images of {data.images.shape[2:]} for a space at {space.resolution}. Fix:"
             " --resolution"
         )
     if len(data.classes) != space.classes:
@@ -176,22 +190,50 @@ class SupernetTask(Task):
         recipe: settings of the training.
         folder: where alpha.csv is written.
         steps: steps of the whole training, over which the temperature falls.
+        calibration: training images for the batch norms of the member that is evaluated.
+        held_out: images that it is evaluated on, if there are any.
     """
 
-    def __init__(self, supernet: Supernet, recipe: Recipe, folder: Folder, steps: int) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        recipe: Recipe,
+        folder: Folder,
+        steps: int,
+        *,
+        calibration: ImageData | None = None,
+        held_out: ImageData | None = None,
+    ) -> None:
         self.supernet = supernet
         self.recipe = recipe
         self.folder = folder
         self.steps = steps
+        self.calibration = calibration
+        self.held_out = held_out
         self.schedule = TemperatureSchedule(recipe.temperature, recipe.final_temperature)
 
     @property
     def module(self) -> Supernet:
         return self.supernet
 
-    @property
-    def save_steps(self) -> int:
-        return RANK_EVERY
+    def tensors(self) -> dict[str, Tensor]:
+        return self.supernet.ranking_tensors()
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.supernet.restore_ranking(tensors)
+
+    def evaluate(self, module: nn.Module) -> float | None:
+        """Return the top-1 of the largest member in percent, its batch norms recalibrated.
+
+        The supernet's own running statistics mix those of all members. The last epoch's weights are
+        the result, not the best epoch's: the score of every other member depends on them too.
+        """
+        if self.held_out is None or self.calibration is None:
+            return None
+        assert isinstance(module, Supernet)
+        largest = module.extract(module.space.largest())
+        calibrate(largest, self.calibration)
+        return judge(largest, self.held_out).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return three groups: kernels and matrices, all other weights, and alpha."""
@@ -235,9 +277,10 @@ class SupernetTask(Task):
                 recipe.label_smoothing,
                 recipe.sandwich,
                 random,
+                recipe.loss,
             )
         output = module(images_bchw, choose, generator, *self._draw(recipe.narrow, generator))
-        return cross_entropy(output, labels_b, recipe.label_smoothing)
+        return label_loss(output, labels_b, recipe.label_smoothing, recipe.loss)
 
     def _draw(self, narrow: float, generator: torch.Generator) -> tuple[list[int] | None, Pick]:
         """Return stage widths and a pick of candidates: random in the share `narrow` of the steps.

@@ -54,7 +54,7 @@ class Start:
     copy: str = ""
 
     def describe(self) -> dict[str, str]:
-        """Return the entries that a training's description keeps."""
+        """Return the entries for a training's description."""
         return {
             "member": self.network.architecture.name,
             "layout": self.layout,
@@ -143,7 +143,7 @@ def _check_kinds(path: Path, arch: Architecture, space: Space) -> None:
     if there and not there & here:
         raise InputError(
             f"{path}: is of '{arch.name or arch.space}', whose blocks ({', '.join(sorted(there))})"
-            f" do not stand in the space '{space.name}' ({', '.join(sorted(here))})"
+            f" are not in the space '{space.name}' ({', '.join(sorted(here))})"
         )
 
 
@@ -186,11 +186,11 @@ def _published(
             return family, arch
     if member is not None:
         raise Mismatch(
-            f"{where}: {reasons[0] if reasons else f'there is no published member {member!r}'}"
+            f"{where}: {reasons[0] if reasons else f'{member!r} is not a published member'}"
         )
     raise Mismatch(
-        f"{where}: of no published member of a known space; --init-member NAME says what is wrong"
-        " with it. Fix: for another network give its architecture's YAML file, with the weights"
+        f"{where}: does not match a published member of a known space. Fix: --init-member NAME"
+        " gives the reason; for another network give its architecture's YAML file, with the weights"
         " beside it"
     )
 

@@ -1,4 +1,4 @@
 """Conformance tests for blocks, spaces and devices, and a fake device.
 
-This project's tests run them, and so can those of packages that add a block, space or device.
+The tests of this project run them, as can those of packages that add a block, space or device.
 """

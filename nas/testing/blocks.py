@@ -1,4 +1,4 @@
-"""Conformance tests for a block: run by this project on its blocks, and by others on their own.
+"""Conformance tests for a block, which other packages can run on their own blocks.
 
     from nas.testing.blocks import check_block, check_kind
     check_block(MyBlock(expansion=2), Shape(16, 8, 8))
@@ -62,7 +62,7 @@ def check_block(
     """Run all checks of this module on one block, on inputs of one shape.
 
     Args:
-        spec: the block, as large as its slices are to be cut from.
+        spec: the block, large enough to cut `narrower` out of it.
         shape: of its input; it takes one tensor.
         narrower: other blocks of the kind that are to be slices of it: fewer channels, smaller
             elastic hyperparameters.
@@ -82,7 +82,7 @@ def check_block(
 
 
 def check_text(spec: BlockSpec, shape: Shape) -> None:
-    """Check that the texts and data that name the block in tables and files parse to it again."""
+    """Check that the text and the dictionary of a block parse to the same block."""
     assert parse(spec.kind, str(spec)) == spec, f"parse('{spec.kind}', '{spec}') is another block"
     assert from_dict(spec.to_dict()) == spec, f"from_dict({spec.to_dict()}) is another block"
     assert Shape.parse(str(shape)) == shape
@@ -95,19 +95,19 @@ def check_formulas(spec: BlockSpec, shape: Shape) -> None:
     block = build_block(spec, shape)
     count = sum(parameter.numel() for parameter in block.parameters())
     assert count == spec.params(shape), (
-        f"the module has {count} parameters, the formula says {spec.params(shape)}"
+        f"the module has {count} parameters, the formula gives {spec.params(shape)}"
     )
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         output = block.eval()(torch.randn(shape.tensor(batch=1)))
     expected = spec.output_shape(shape).tensor()
     assert tuple(output.shape) == expected, (
-        f"the module gives {tuple(output.shape)}, the formula says {expected}"
+        f"the module returns {tuple(output.shape)}, the formula gives {expected}"
     )
     # The counter counts a multiply-accumulate as two operations.
     macs = flops.get_total_flops() / 2
-    said = spec.macs(shape)
-    assert abs(macs - said) <= 0.01 * said, (
-        f"the module takes {macs:.0f} MACs, the formula says {said}"
+    formula = spec.macs(shape)
+    assert abs(macs - formula) <= 0.01 * formula, (
+        f"the module takes {macs:.0f} MACs, the formula gives {formula}"
     )
 
 
@@ -125,7 +125,7 @@ def check_gradients(spec: BlockSpec, shape: Shape, none_for: Collection[str] = (
         torch.stack([(y * torch.randn_like(y)).sum() for y in _tensors(block(x))]).sum().backward()  # type: ignore[no-untyped-call]
         for name, parameter in block.named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), (
-                f"{name}: gradient not finite"
+                f"{name}: the gradient is not finite"
             )
             excused = name in none_for or name in block.without_gradient
             assert training or excused or parameter.grad.any(), f"{name} has no gradient"
@@ -192,9 +192,9 @@ def check_slice(
     inner = inner_orders(wide)
     sliced = slice_block(wide, narrow, keep, inner)
     for name, tensor in narrow.state_dict().items():
-        found = tuple(sliced[name].shape)
-        assert found == tuple(tensor.shape), (
-            f"{name} is cut to {found}, the narrow block has {tuple(tensor.shape)}"
+        shape_cut = tuple(sliced[name].shape)
+        assert shape_cut == tuple(tensor.shape), (
+            f"{name} is cut to {shape_cut}, the narrow block has {tuple(tensor.shape)}"
         )
     narrow.load_state_dict({name: tensor.clone() for name, tensor in sliced.items()})
     if not silent:
@@ -210,7 +210,7 @@ def check_slice(
         # The wide block gets the narrow input in the kept channels and zeros elsewhere.
         output = silenced(torch.zeros(shape.tensor(batch=2)).index_copy(dim, inputs, x))
         expected = output.index_select(_channels(output), keep["out"]) if "out" in keep else output
-        _alike(narrow(x), expected, "the slice computes something else")
+        _alike(narrow(x), expected, "the output of the slice differs")
 
 
 def check_conversion(spec: BlockSpec, shape: Shape) -> None:
@@ -243,14 +243,14 @@ def check_conversion(spec: BlockSpec, shape: Shape) -> None:
         found = torch.from_numpy(outputs[0].read(expected.numel(), np.float32)).reshape(
             _channels_last(expected).shape
         )
-    _alike(found, _channels_last(expected), "LiteRT computes something else", rtol=1e-3, atol=1e-4)
+    _alike(found, _channels_last(expected), "the output of LiteRT differs", rtol=1e-3, atol=1e-4)
 
 
 def randomised(spec: BlockSpec, shape: Shape) -> Block:
     """Return the block with random offsets on its parameters.
 
-    A fresh block may have branches that are initialised to zero, whose mistakes no output would
-    show.
+    A new block may have branches that are initialised to zero. Errors in these would not show in
+    the output.
     """
     torch.manual_seed(0)
     block = build_block(spec, shape)

@@ -27,11 +27,11 @@ from nas.latency.profile.operation_timing import EMPTY
 SMALL, LARGE = (
     Operation("block", MB4D(expansion=4), Shape(channels, 28, 28)) for channels in (16, 64)
 )
-"""The large one computes 16 times as much."""
+"""Two operations; the large one has 16 times the MACs of the small one."""
 
 
 def check_device(device: Device) -> None:
-    """Run all checks of this module on a device, which is left open."""
+    """Run all checks of this module on a device, and leave it open."""
     check_info(device)
     check_prepare(device)
     check_measure(device)
@@ -42,18 +42,18 @@ def check_info(device: Device) -> None:
     """Check that a device's information is a valid `device.yaml`, and the same each time."""
     info = device.info()
     assert isinstance(info, DeviceInfo) and device.info() == info
-    assert info.provenance == "measured", f"provenance is {info.provenance!r}: a device measures"
+    assert info.provenance == "measured", f"provenance is {info.provenance!r}, expected 'measured'"
     with TemporaryDirectory() as folder:
         info.save(Path(folder) / "device.yaml")
         assert load_device_info(Path(folder) / "device.yaml") == info, (
-            "device.yaml does not give it back"
+            "the information read from device.yaml differs"
         )
-    assert device.copies > 1, f"copies {device.copies}: a stack has more than one"
-    assert device.repeats > 0, f"repeats {device.repeats}: once at least"
+    assert device.copies > 1, f"copies is {device.copies}, expected more than 1"
+    assert device.repeats > 0, f"repeats is {device.repeats}, expected more than 0"
 
 
 def check_prepare(device: Device) -> None:
-    """Check that one chain always has the same artifact, and other chains have others."""
+    """Check that one chain always has the same artifact, and that other chains have others."""
     once, again, stack = (
         device.prepare(chain).result()
         for chain in (Chain.stack(SMALL), Chain.stack(SMALL), Chain.stack(SMALL, 3))
@@ -65,7 +65,7 @@ def check_prepare(device: Device) -> None:
 def check_measure(device: Device) -> None:
     """Check that timings are ordered, finite and positive.
 
-    More work must take longer, and a network without operations the least.
+    More work must take longer, and a network without operations must take the least time.
     """
     call, small, stack, large = (
         check_timing(device.measure(device.prepare(chain).result()))
@@ -77,13 +77,13 @@ def check_measure(device: Device) -> None:
         )
     )
     assert call.median_ms <= small.median_ms, (
-        f"nothing takes {call.median_ms} ms, a block {small.median_ms} ms"
+        f"a call without operations takes {call.median_ms} ms, a block {small.median_ms} ms"
     )
     assert small.median_ms < stack.median_ms, (
-        f"{device.copies} blocks take {stack.median_ms} ms, one {small.median_ms}"
+        f"{device.copies} blocks take {stack.median_ms} ms, one takes {small.median_ms} ms"
     )
     assert small.median_ms < large.median_ms, (
-        f"16 times the MACs take {large.median_ms} ms, one {small.median_ms}"
+        f"a block takes {small.median_ms} ms, one of 16 times its MACs {large.median_ms} ms"
     )
 
 
@@ -91,34 +91,35 @@ def check_timing(timing: Timing) -> Timing:
     """Return the timing, after checking that its numbers are possible."""
     times = timing.p10_ms, timing.median_ms, timing.p90_ms
     assert all(map(math.isfinite, times)) and 0 <= times[0] <= times[1] <= times[2], (
-        f"times {times} cannot be"
+        f"times (p10, median, p90) are {times} ms, expected finite, at least 0 and ascending"
     )
     assert timing.median_ms > 0 and timing.runs > 0, (
-        f"{timing.runs} runs of {timing.median_ms} ms cannot be"
+        f"{timing.runs} runs of {timing.median_ms} ms, expected more than 0 of both"
     )
     return timing
 
 
 def check_profile(device: Device) -> None:
-    """Check that a device that times single operations gives one time each.
+    """Check that a device that times single operations returns one time per operation.
 
     The larger operation must take longer. Devices that cannot time operations return None.
     """
     times = device.profile([Chain.stack(SMALL), Chain.stack(LARGE)])
     if times is not None:
         assert len(times) == 2 and 0 < times[0] < times[1], (
-            f"a block and one of 16 times its MACs take {times} ms"
+            f"a block and one of 16 times its MACs take {times} ms, expected two rising times"
         )
-        assert device.profiled_by, "profiled_by does not say how operations are timed"
+        assert device.profiled_by, "profiled_by is empty, expected the method of timing operations"
 
 
 CALL_MS = 0.002
+"""Latency of a call without operations on the fake device, in ms."""
 
 
 def true_ms(chain: Chain) -> float:
     """Return the latency of a chain in ms, by the formula.
 
-    It is a constant per call and, per block, a constant, its MACs at 40 GMACs/s and its moved
+    It is a constant per call plus, per block, a constant, the MACs at 40 GMACs/s and the moved
     elements at 20 billion per second.
     """
     total = CALL_MS
@@ -185,7 +186,9 @@ class FakeDevice(Device):
         if self.stop_after is not None and len(self.measured) >= self.stop_after:
             raise KeyboardInterrupt
         if self.lost_after is not None and len(self.measured) >= self.lost_after:
-            raise DeviceLost(f"{self.unit} was unplugged; connect it, the same command goes on")
+            raise DeviceLost(
+                f"{self.unit} was unplugged. Fix: connect it; the same command resumes"
+            )
         if self.delay_s:
             time.sleep(self.delay_s)
         self.measured.append(chain)

@@ -1,4 +1,4 @@
-"""Conformance tests for a space: run by this project on its spaces, and by others on their own.
+"""Conformance tests for a space, which other packages can run on their own spaces.
 
     from nas.testing.spaces import check_space
     check_space(nas.load_space("my_space.yaml"))
@@ -40,7 +40,9 @@ CLASSES = 10
 MOST_PARAMETERS = 2.2
 """Maximum parameters of a supernet, as a multiple of its largest member's."""
 UNKNOWN_ERROR = 1.0
-"""Points of ImageNet top-1: the accuracy law tells networks that it was fitted to better than that.
+"""Minimum standard error, in points of ImageNet top-1, for a space that the law was not fitted to.
+
+Networks that the law was fitted to have smaller errors.
 """
 Head = Callable[[HeadSpec], HeadSpec]
 
@@ -50,9 +52,9 @@ def check_space(space: Space, side: int = SIDE, smaller_head: Head = lambda head
 
     Args:
         space: the space.
-        side: of the images that networks are run on, a size that all of the space's blocks take.
-        smaller_head: makes a head smaller, for the checks that run a supernet whose head would hold
-            most of its weights.
+        side: of the test images, in pixels; a size that all of the space's blocks accept.
+        smaller_head: returns a smaller head, for the checks that run a supernet. Its own head could
+            hold most of its weights.
     """
     if space.path:
         check_file(space)
@@ -75,7 +77,7 @@ def check_file(space: Space) -> None:
     """Check that the space's file has its name."""
     loaded = load_space(space.path)
     assert Path(space.path).stem == loaded.name, (
-        f"{space.path}: is called otherwise than its space '{loaded.name}'"
+        f"{space.path}: the file's name differs from that of its space '{loaded.name}'"
     )
 
 
@@ -90,18 +92,18 @@ def check_member_runs(arch: Architecture) -> None:
     loss(net(images)).backward()  # type: ignore[no-untyped-call]
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), (
-            f"{arch.name}: gradient of {name}"
+            f"{arch.name}: the gradient of {name} is missing or not finite"
         )
     with torch.no_grad():
         logits = net.eval()(images)
         features = net.forward_features(images)
-    assert logits.shape == (2, arch.classes) and logits.isfinite().all(), f"{arch.name}: logits"
-    wanted = [
+    assert logits.shape == (2, arch.classes) and logits.isfinite().all(), f"{arch.name}: bad logits"
+    expected = [
         (2, channels, height // s, width // s)
         for channels, s in zip(arch.widths, (4, 8, 16, 32), strict=True)
     ]
-    found = [tuple(feature.shape) for feature in features]
-    assert found == wanted, f"{arch.name}: features {found}, expected {wanted}"
+    shapes = [tuple(feature.shape) for feature in features]
+    assert shapes == expected, f"{arch.name}: features {shapes}, expected {expected}"
 
 
 def check_counts(space: Space, members: int = 20) -> None:
@@ -119,7 +121,7 @@ def check_counts(space: Space, members: int = 20) -> None:
         with TemporaryDirectory() as folder:
             arch.save(Path(folder) / "arch.yaml")
             assert load_architecture(Path(folder) / "arch.yaml") == arch, (
-                f"{arch.name}: its file gives another"
+                f"{arch.name}: the architecture read from its file differs"
             )
         with torch.device("meta"):
             net = build(arch)
@@ -128,7 +130,7 @@ def check_counts(space: Space, members: int = 20) -> None:
                 parameter.numel() for parameter in net.get_submodule(operation.name).parameters()
             )
             assert count == operation.params, (
-                f"{operation} has {count} parameters, its spec says {operation.params}"
+                f"{operation} has {count} parameters, its spec gives {operation.params}"
             )
 
 
@@ -173,10 +175,9 @@ def made_up_table(space: Space) -> LatencyTable:
 def check_search(space: Space, members: int = 20) -> None:
     """Check that a search of the `reduced` space keeps its limit and finds the best member.
 
-    It searches with the accuracy law on a made-up table; no random member that keeps the limit
-    costs less.
-
-    Costs are cautious ones, which count what the law does not know: the search minimises these.
+    It searches with the accuracy law on a made-up table. No random member within the limit may cost
+    less. Costs are cautious ones, which include a margin for extrapolation: the search minimises
+    these.
     """
     small = reduced(space)
     table = made_up_table(small)
@@ -193,58 +194,60 @@ def check_search(space: Space, members: int = 20) -> None:
     least_cost = cost(found.architecture)
     for arch in map(small.sample, range(members)):
         assert table.predict(arch).ms > limit or cost(arch) >= least_cost - 1e-9, (
-            f"{arch.name} keeps {limit} ms and costs less than what the search found"
+            f"{arch.name} is within {limit} ms and costs less than the found member"
         )
 
 
 def check_accuracy(space: Space) -> None:
-    """Check that the accuracy law has a figure with a standard error for every member.
+    """Check that the accuracy law gives every member an accuracy with a standard error.
 
     Where the law was fitted to no network of the space, the error is above UNKNOWN_ERROR points.
     """
     law = shipped_law()
     scores = LawScores(space, law)
-    known = space.published.keys() & law.published.keys()
+    fitted = space.published.keys() & law.published.keys()
     for arch in (space.largest(), space.smallest(), *map(space.sample, range(5))):
         accuracy = scores.accuracy(arch)
         assert isfinite(accuracy.value) and accuracy.value < 100, f"{arch.name}: {accuracy}"
-        least = 0.0 if known else UNKNOWN_ERROR
+        least = 0.0 if fitted else UNKNOWN_ERROR
         assert isfinite(accuracy.standard_error) and accuracy.standard_error > least, (
-            f"{arch.name}: {accuracy}: no error above {least} points"
+            f"{arch.name}: {accuracy}: expected a finite error above {least} points"
         )
 
 
 def check_export_config(space: Space) -> None:
-    """Check that the export target `config` writes a file that gives the member back."""
+    """Check that the file of the export target `config` loads as the same member."""
     for arch in (space.smallest(), *list(space.published.values())[:1]):
         with TemporaryDirectory() as folder:
             path = Path(folder) / "architecture.yaml"
             load_target("config").write(Model(arch, {}, (), {}), path)
-            assert load_architecture(path) == arch, f"{arch.name}: its file gives another"
+            assert load_architecture(path) == arch, (
+                f"{arch.name}: the architecture read from its file differs"
+            )
 
 
 def check_checkpoints(space: Space, side: int = SIDE) -> set[str]:
-    """Return the checkpoint layouts in which networks of the space are published.
+    """Check that weights survive an export and import, and return the space's checkpoint layouts.
 
-    In each of them the weights of the smallest published member (without any, of the smallest
-    member) are exported and imported again, with no difference.
+    The weights are those of the smallest published member, or of the smallest member where none is
+    published.
     """
     members = list(space.published.values()) or [space.smallest()]
     arch = min(members, key=lambda member: member.params).at(side, CLASSES)
     network = build(arch).eval()
     randomise(network)
     state = network.state_dict()
-    found = {name for name, layout in LAYOUTS.items() if names_in(network, layout) is not None}
-    for name in found:
+    layouts = {name for name, layout in LAYOUTS.items() if names_in(network, layout) is not None}
+    for name in layouts:
         again = build(arch)
         recognised = import_weights(again, export_weights(network, name))
-        assert recognised in found, f"{arch.name}: {name} is recognised as {recognised}"
+        assert recognised in layouts, f"{arch.name}: {name} is recognised as {recognised}"
         for tensor, value in again.state_dict().items():
-            # Counters of training steps are no part of published weights.
+            # Published weights do not contain counters of training steps.
             assert tensor.endswith("num_batches_tracked") or torch.equal(value, state[tensor]), (
-                f"{arch.name}: {tensor} comes back from {name} as something else"
+                f"{arch.name}: {tensor} differs after the round trip through {name}"
             )
-    return found
+    return layouts
 
 
 def check_supernet_size(space: Space) -> None:
@@ -259,7 +262,7 @@ def check_supernet_size(space: Space) -> None:
 
 @torch.no_grad()
 def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
-    """Check slices of the supernet by moves of each action in each stage, and return the actions.
+    """Check slices of the supernet after moves of each action in each stage; return the actions.
 
     Each move must change the output. The sliced supernet must equal the member extracted as a
     network of its own, also when that is saved and built again.
@@ -277,10 +280,10 @@ def check_slices(supernet: Supernet, side: int = SIDE) -> set[str]:
             torch.testing.assert_close(
                 supernet.forward_sliced(images, arch), output, rtol=1e-5, atol=1e-5
             )
-            # Saving and building again takes long, so once per action.
+            # Saving and building again is slow, so it runs once per action.
             if move.action not in seen:
                 assert torch.equal(rebuilt(arch, exported)(images), output), (
-                    f"{move}: built again it is another"
+                    f"{move}: the network that was saved and built again differs"
                 )
                 seen.add(move.action)
     return seen
@@ -306,9 +309,9 @@ def check_gumbel_step(supernet: Supernet, sampling: Sampling, side: int = SIDE) 
         f"{sampling}: gradients are not finite"
     )
     alphas = {name for name in gradients if name.endswith("alpha") and gradients[name].any()}
-    wanted = len(supernet.alphas()) if sampling == "soft" else 1
-    assert len(alphas) >= wanted, (
-        f"{sampling}: {len(alphas)} architecture parameters get a gradient, not {wanted}"
+    expected = len(supernet.alphas()) if sampling == "soft" else 1
+    assert len(alphas) >= expected, (
+        f"{sampling}: {len(alphas)} architecture parameters get a gradient, expected {expected}"
     )
     assert gradients.keys() - alphas, f"{sampling}: no weight gets a gradient"
 
@@ -334,7 +337,7 @@ def rebuilt(arch: Architecture, network: Network) -> Network:
     with TemporaryDirectory() as folder:
         arch.save(Path(folder) / "arch.yaml")
         loaded = load_architecture(Path(folder) / "arch.yaml")
-    assert loaded == arch, f"{arch.name}: its file gives another"
+    assert loaded == arch, f"{arch.name}: the architecture read from its file differs"
     with torch.device("meta"):  # no initial values for weights that are assigned below
         again = build(loaded).train(network.training)
     again.load_state_dict(
@@ -408,7 +411,7 @@ def settle(supernet: Supernet, side: int = SIDE, passes: int = 8) -> None:
     for number in range(passes):
 
         def choose(alpha: Tensor, generator: object, role: int = number // 2 % 2) -> Tensor:
-            """Return a block at every position, local ones in one pass and global ones in the next."""
+            """Return one-hot weights for a block: local in two passes, global in the next two."""
             return torch.eye(len(alpha))[min(role, len(alpha) - 2)]
 
         # Odd passes take random candidates, so that the norms of all candidates see inputs.
@@ -417,10 +420,11 @@ def settle(supernet: Supernet, side: int = SIDE, passes: int = 8) -> None:
 
 
 def bases(space: Space) -> Iterator[Architecture]:
-    """Yield three members of which moves are checked.
+    """Yield three members whose moves are checked.
 
-    These are the largest one, one of local blocks only with the first candidate of each place, and
-    one of smallest widths with attention wherever it may stand and the last candidate of each.
+    The first is the largest. The second has local blocks only and the first candidate of each
+    place. The third has the smallest widths, attention wherever it is allowed, and the last
+    candidates.
     """
     depths = [stage.depths[1] for stage in space.stages]
     none, most = space.attention_extremes()
@@ -431,7 +435,7 @@ def bases(space: Space) -> Iterator[Architecture]:
 
 
 def one_of_each(space: Space, base: Architecture) -> Iterator[Move]:
-    """Yield one move per action and stage; of exchanges one per replacing block."""
+    """Yield one move per action and stage; of exchanges, one per new block."""
     seen = set()
     for move in moves(space, base):
         where = move.place.stream if isinstance(move, Exchange) else move.stage

@@ -151,7 +151,7 @@ class Batch:
         return len(self.indices)
 
     def load(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return augmented, normalised images (B, 3, H, W) from `start` to `stop`, and labels (B,)."""
+        """Return images `start` to `stop` (B, 3, H, W), augmented and normalised, and labels (B,)."""
         part = self.indices[start:stop]
         images = torch.from_numpy(self.data.images[part]).to(device)
         return self.crops.part(start, stop).apply(images), torch.from_numpy(

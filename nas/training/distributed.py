@@ -64,7 +64,7 @@ class Processes:
                 gradient.copy_(part.view_as(gradient))
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this call."""
         if self.count > 1:
             dist.barrier()
 

@@ -17,9 +17,9 @@ from nas.network import Network, run
 from nas.training.batches import normalise
 
 IMAGES = 1024
-"""Maximum number of images that batch norms take their statistics from."""
+"""Maximum number of images for the statistics of batch norms."""
 PIXELS = 2**23
-"""Maximum number of pixels of all these images together, which bounds memory."""
+"""Maximum number of pixels of all these images together: it bounds memory."""
 
 
 @dataclass(frozen=True)

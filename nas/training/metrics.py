@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nas.files import replacing
+from nas.files import replacing, unwritable
+from nas.journals import append_text, read_whole
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Progress:
             networks. It shows that the training works and is not a result.
         learning_rate: of the weights, in the last step.
         images_per_second: over all processes.
+        held_out: top-1 on held-out images in percent; None where the row ends no evaluated epoch.
         more: the task's own columns.
     """
 
@@ -37,9 +43,10 @@ class Progress:
     accuracy: float
     learning_rate: float
     images_per_second: float
+    held_out: float | None = None
     more: Mapping[str, float] = field(default_factory=dict)
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | None]:
         """Return the columns of the row by name."""
         values = asdict(self)
         more = values.pop("more")
@@ -52,37 +59,83 @@ class Log:
     def __init__(self, metrics: Path, events: Path, step: int) -> None:
         """Open the files and drop the rows after `step`, which is the last step of the saved state.
 
-        They belong to work that a killed training had not saved, and that is done again.
+        They belong to steps that a killed training did not save; these steps are repeated.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         truncate(metrics, step)
+        add_column(metrics, "held_out", after="images_per_second")
         self.metrics = metrics
+        self.events = events
+        self._hook = threading.excepthook
+        threading.excepthook = self._report
         # TensorBoard hides events of earlier files from this step on.
-        self.writer = SummaryWriter(str(events), purge_step=step + 1)
+        with _written(events):
+            self.writer = SummaryWriter(str(events), purge_step=step + 1)
 
     def write(self, progress: Progress) -> None:
         """Append a row to metrics.csv and to the event files."""
         row = progress.row()
         append(self.metrics, [row])
-        for name, value in row.items():
-            if name not in ("step", "steps"):
-                self.writer.add_scalar(name, value, progress.step)
-        self.writer.flush()
+        with _written(self.events):
+            for name, value in row.items():
+                if name not in ("step", "steps") and value is not None:
+                    self.writer.add_scalar(name, value, progress.step)
+            self.writer.flush()
 
     def close(self) -> None:
-        self.writer.close()
+        """Close the event files."""
+        try:
+            with _written(self.events):
+                self.writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _report(self, args: threading.ExceptHookArgs) -> None:
+        """Report an error of a thread, unless TensorBoard's: its next call raises the same error."""
+        if not type(args.thread).__module__.startswith("tensorboard"):
+            self._hook(args)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Context manager: an error of the system while `path` is written becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a CSV file, with a header where the file is new."""
-    pd.DataFrame(rows).to_csv(path, mode="a", header=not path.exists(), index=False)
+    """Add rows to a CSV file, with a header where the file is new or empty.
+
+    Raises:
+        NasError: when it cannot be written.
+    """
+    new = not path.exists() or path.stat().st_size == 0
+    append_text(path, pd.DataFrame(rows).to_csv(header=new, index=False), kept="saved")
+
+
+def add_column(path: Path, name: str, after: str) -> None:
+    """Give a CSV file of an older version an empty column, so that new rows fit its header."""
+    if path.exists():
+        rows = pd.read_csv(path)
+        if name not in rows:
+            rows.insert(list(rows).index(after) + 1, name, math.nan)
+            with replacing(path) as temporary:
+                rows.to_csv(temporary, index=False)
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop the rows after a step from a CSV file, if it exists."""
-    if path.exists():
-        rows = pd.read_csv(path)
-        # Replaced as a whole: a kill leaves either the old file or the new one.
-        with replacing(path) as temporary:
-            rows[rows["step"] <= step].to_csv(temporary, index=False)
+    """Drop the rows after a step from a CSV file, if it exists.
+
+    A full disk may have left the file without its header, or without the end of its last row.
+    """
+    text = read_whole(path)
+    if not text:
+        path.unlink(missing_ok=True)
+        return
+    rows = pd.read_csv(io.StringIO(text))
+    # Replaced as a whole: a kill leaves either the old file or the new one.
+    with replacing(path) as temporary:
+        rows[rows["step"] <= step].to_csv(temporary, index=False)

@@ -12,22 +12,23 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from nas.errors import InputError
 from nas.option_values import check
 from nas.options import LARGEST_SEED, Options, option
+from nas.quantities import colour
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 DATA_HELP = "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub."
+"""Help of --data in every command."""
 
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """The options that divide the images of a data set and limit their number."""
+    """The options that say which images of a data set are used, and how they are read."""
 
     held_out: float = option(
         0.1,
         help=(
-            "Share (below 1) or number of the training images that are held out to measure"
-            " accuracy."
+            "Share (below 1) or number of training images that are held out to measure accuracy."
         ),
         above=0,
         at_most=1_000_000_000,
@@ -38,6 +39,12 @@ class SplitOptions:
         at_least=2,
         at_most=1_000_000_000,
         shown="all",
+    )
+    background: str = option(
+        "white",
+        help="Colour behind transparent pixels: white, grey, black or #rrggbb.",
+        read=colour,
+        metavar="COLOUR",
     )
 
 
@@ -65,12 +72,28 @@ class Settings:
     warmup: float = option(
         0.05, help="Share of the training in which the learning rates rise.", at_least=0, below=1
     )
+    optimizer: Literal["adamw", "lamb", "lion", "sgd"] = option(
+        "adamw", help="Optimizer: adamw, lamb, lion, or sgd with a Nesterov momentum of 0.9."
+    )
     weight_decay: float = option(
-        0.05, help="Weight decay of AdamW, for matrices and kernels only.", at_least=0, at_most=1000
+        0.05,
+        help="Weight decay of the optimizer, for matrices and kernels only.",
+        at_least=0,
+        at_most=1000,
+    )
+    clip_norm: float = option(
+        0.0,
+        help="Maximum norm of all gradients together, to which they are scaled down; 0 turns it off.",
+        at_least=0,
+        at_most=1e6,
+    )
+    loss: Literal["ce", "bce"] = option(
+        "ce",
+        help="Loss with the labels: ce (cross-entropy) or bce (a binary cross-entropy per class).",
     )
     label_smoothing: float = option(
         0.1,
-        help="Label smoothing of the cross-entropy with the data's labels.",
+        help="Label smoothing of the loss with the data's labels.",
         at_least=0,
         below=1,
     )
@@ -97,12 +120,25 @@ class Settings:
     channels_last: bool = option(
         True, help="Keep weights and images in the channels-last memory format."
     )
+    sync_bn: bool = option(
+        True, help="Take batch-norm statistics over the images of all processes."
+    )
+    checkpointing: bool = option(
+        False,
+        help="Compute each operation again in the backward pass, to save memory at a third more time.",
+    )
     compile: bool = option(False, help="Compile each block with torch.compile.")
     ema: float = option(
         0.0,
-        help="Decay of the exponential moving average of the weights, as 0.999; 0 keeps none.",
+        help="Decay of the exponential moving average of the weights, such as 0.999; 0 turns it off.",
         at_least=0,
         below=1,
+    )
+    validate_every: int = option(
+        1,
+        help="Epochs between two evaluations on the held-out images; 0 evaluates at the end only.",
+        at_least=0,
+        at_most=1_000_000,
     )
 
     def __post_init__(self) -> None:
@@ -124,14 +160,16 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
 
     Args:
         recipe: of the command.
-        options: of the command, which say what was given.
+        options: of the command; they know which options were given.
         data: the images by name.
 
     Raises:
         InputError: where the launcher asks for another precision than --precision, or for an
             unknown one.
     """
-    flip = recipe.flip if "flip" in options.given else data != "digits"
+    from nas.data import is_digits
+
+    flip = recipe.flip if "flip" in options.given else not is_digits(data)
     precision = recipe.precision
     launched = os.environ.get(_LAUNCHED_PRECISION, "no")
     if launched not in ("no", "", precision):
@@ -142,8 +180,8 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
             )
         if "precision" in options.given:
             raise InputError(
-                f"{options.where('precision')} with {asked}: they ask for two precisions. Fix:"
-                " leave out one of them"
+                f"{options.where('precision')} with {asked}: these are two precisions. Fix: leave"
+                " out one of them"
             )
         precision = cast(Precision, launched)
     return replace(recipe, flip=flip, precision=precision)

@@ -1,4 +1,4 @@
-"""Interface of a training's task, and the cross-entropy of networks with one head or two.
+"""Interface of a training's task, and the loss of networks with one head or two.
 
 `nas.training.loop` calls a task; `nas.supernet.train` and `nas.finetune.task` define one each.
 """
@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def cross_entropy(
-    output: Tensor | tuple[Tensor, Tensor], target: Tensor, smoothing: float = 0.0
+def label_loss(
+    output: Tensor | tuple[Tensor, Tensor],
+    target: Tensor,
+    smoothing: float = 0.0,
+    loss: str = "ce",
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss over the heads, and their mean logits (B, classes).
 
@@ -22,20 +25,33 @@ def cross_entropy(
         output: logits (B, classes) of one head, or a pair of these.
         target: classes (B,) or probabilities (B, classes).
         smoothing: of the labels.
+        loss: `ce` for the cross-entropy; `bce` for a binary cross-entropy per class, the mean over
+            images and classes as in ResNet strikes back (arXiv:2110.00476).
     """
     heads = output if isinstance(output, tuple) else (output,)
+    one = _binary_cross_entropy if loss == "bce" else _cross_entropy
     # In float32, also where autocast gives logits in half precision.
-    losses = [
-        F.cross_entropy(logits.float(), target, label_smoothing=smoothing) for logits in heads
-    ]
+    losses = [one(logits.float(), target, smoothing) for logits in heads]
     # (heads, B, classes) to (B, classes).
     return torch.stack(losses).mean(), torch.stack(heads).float().mean(dim=0)
+
+
+def _cross_entropy(logits_bc: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(logits_bc, target, label_smoothing=smoothing)
+
+
+def _binary_cross_entropy(logits_bc: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    classes = logits_bc.shape[1]
+    wanted_bc = F.one_hot(target, classes) if target.dim() == 1 else target
+    # Smoothed as for the cross-entropy: a share of the mass is spread over all classes.
+    wanted_bc = wanted_bc.float() * (1 - smoothing) + smoothing / classes
+    return F.binary_cross_entropy_with_logits(logits_bc, wanted_bc)
 
 
 class Task(ABC):
     """A module with its losses.
 
-    The loop calls `begin` once, then `before_step` and `loss` in each step, and `log` now and then.
+    The loop calls `begin` once, `before_step` and `loss` in each step, and `log` at each report.
     A task must not draw from torch's global generator. Random choices of a step come from the
     generator that `loss` gets, so that all processes draw the same and a resumed training repeats
     it.
@@ -74,10 +90,28 @@ class Task(ABC):
             generator: on the CPU, in the same state for every micro-batch and process of the step.
         """
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a saved state needs beyond the module, by name; by default nothing.
+
+        It is what steps depend on and weights do not tell. `restore` gets it back.
+        """
+        return {}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:  # noqa: B027
+        """Take what `tensors` returned when the state was saved, on the CPU; empty in old states."""
+
     @property
-    def save_steps(self) -> int:
-        """Return the step interval of saved states; the last step's is saved in any case."""
-        return 1
+    def keeps_best(self) -> bool:
+        """Return whether the weights of the best epoch are kept beside those of the last one."""
+        return False
+
+    def evaluate(self, module: nn.Module) -> float | None:
+        """Return the top-1 accuracy in percent on held-out images, or None where there are none.
+
+        Called after an epoch on all processes, which share the work and all get the result. `module`
+        is `self.module` or its moving average; weights and statistics must be left as they are.
+        """
+        return None
 
     def begin(self, step: int) -> None:  # noqa: B027 (most tasks keep nothing)
         """Prepare the task's own files before the first step, when `step` steps are done.

@@ -1,7 +1,7 @@
-"""Published weights: reading checkpoint files and mapping their tensors onto a network.
+"""Published weights: reads checkpoint files and maps their tensors onto a network.
 
-The names of a block's tensors in a checkpoint stand beside the block (`Block.published`), the
-layouts of a family's checkpoints in its module; `LAYOUTS` lists them all.
+A block has the names of its tensors in checkpoints (`Block.published`), and a family's module has
+the layouts of its checkpoints. `LAYOUTS` lists all layouts.
 """
 
 from __future__ import annotations

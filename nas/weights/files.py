@@ -1,4 +1,4 @@
-"""Reads checkpoint files; nothing in them is ever executed.
+"""Reads checkpoint files without ever executing anything in them.
 
 `nas.weights.network_file`, `nas.supernet.warm_start` and `nas.features` call it.
 """
@@ -40,8 +40,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     The format is recognised by the first bytes, so a safetensors file may have any suffix.
 
     Raises:
-        InputError: naming the file and the reason, when it is missing, of another kind, damaged, or
-            holds more than tensors and plain data.
+        InputError: naming the file and the reason, when it is missing, damaged or of another kind,
+            or has more than tensors and plain data.
     """
     file = find_file(path)
     kind = kind_of(file)
@@ -69,7 +69,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(
-            f"{path}: the safetensors file is damaged or incomplete: {_first_sentence(error)}."
+            f"{path}: the safetensors file is damaged or incomplete ({_first_sentence(error)})."
             " Fix: download or save it again"
         ) from None
 
@@ -131,16 +131,16 @@ def _load_torch(path: Path) -> Any:
         with torch.serialization.safe_globals(list(_PLAIN)), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # A damaged pickle raises any kind of error: what is wrong is the file in each case.
+        # A damaged pickle raises errors of any kind, and the file is wrong in each case.
         refused = re.search(r"GLOBAL (\S+) ", str(error))
         if refused:
             raise InputError(
-                f"{path}: holds '{refused[1]}' beside tensors and plain data, which nas never"
-                " loads. Fix: save the state dict alone, as safetensors"
+                f"{path}: has '{refused[1]}' beside tensors and plain data, which nas never loads."
+                " Fix: save the state dict alone, as safetensors"
             ) from None
         raise InputError(
-            f"{path}: not a checkpoint of torch.save, or damaged: {_first_sentence(error)}. Fix:"
-            " download or save it again"
+            f"{path}: is not a checkpoint of torch.save, or is damaged ({_first_sentence(error)})."
+            " Fix: download or save it again"
         ) from None
 
 

@@ -1,6 +1,7 @@
-"""Maps published weights onto a network and back: recognises a checkpoint's layout by its names.
+"""Maps published weights onto a network and back; recognises a checkpoint's layout by its names.
 
-`nas.import_weights`, `nas.weights.network_file` and warm starts import; the target `timm` exports.
+`nas.import_weights`, `nas.weights.network_file` and warm starts import weights. The export target
+`timm` exports them.
 """
 
 from __future__ import annotations
@@ -38,23 +39,24 @@ HEAD_PARTS = frozenset(("head", "head_dist", "dist_head", "classifier", "fc", "n
 """First parts of the names of heads in checkpoints, for tensors that our head has no place for."""
 
 Names = Mapping[str, str]
-"""Our name of a tensor to its name in a checkpoint."""
+"""Names of tensors in a checkpoint by our names."""
 Grid = tuple[int, int]
 """Height and width of a grid of tokens."""
 
 
 class Mismatch(InputError):
-    """A checkpoint is not of this architecture: a tensor is missing, surplus or of another shape."""
+    """A checkpoint is of another architecture: a tensor is missing, surplus or of another shape."""
 
 
 def import_weights(net: Network, state_dict: Mapping[str, Any], *, new_head: bool = False) -> str:
     """Put the weights of a checkpoint into a network of the same architecture, in place.
 
-    The layout is recognised by the tensors' names, below any keys and prefix (`model`, `state_dict`,
-    `module.`, `_orig_mod.`). Of several copies the moving average is taken, with a warning. Either
-    every weight of the network is set and every weight of the copy is used, or nothing is changed.
+    The layout is recognised by the names of the tensors, below any keys and prefix (`model`,
+    `state_dict`, `module.`, `_orig_mod.`). Of several copies the moving average is taken, with a
+    warning. Either every weight of the network is set and every weight of the copy is used, or
+    nothing is changed.
     Numbers beside the weights (counters) are ignored. One classifier serves a network with two.
-    Attention biases of another grid are resized bilinearly, with a warning that names both grids.
+    Attention biases of another grid are resized bilinearly. A warning then names both grids.
 
     Args:
         net: the network.
@@ -68,11 +70,11 @@ def import_weights(net: Network, state_dict: Mapping[str, Any], *, new_head: boo
         InputError: for a checkpoint of an unknown layout, of another architecture, or of another
             number of classes, and for weights that are not finite numbers.
     """
-    found = match_weights(net, state_dict, new_head=new_head)
-    net.load_state_dict(found.values)
-    for note in found.notes:
+    match = match_weights(net, state_dict, new_head=new_head)
+    net.load_state_dict(match.values)
+    for note in match.notes:
         warnings.warn(note, stacklevel=2)
-    return found.layout
+    return match.layout
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,9 @@ class Recognised:
 
 
 def match_weights(net: Network, state_dict: Mapping[str, Any], *, new_head: bool = False) -> Match:
-    """Return the state dict that `import_weights` would load; the network is not changed.
+    """Return the state dict that `import_weights` would load, without changing the network.
 
-    It may be on the meta device, unless `new_head` leaves values of its own.
+    The network may be on the meta device, unless `new_head` leaves values of its own.
 
     Raises:
         InputError: as `import_weights`; Mismatch where another architecture may fit.
@@ -145,18 +147,17 @@ def recognise(net: Network, state_dict: Mapping[str, Any]) -> Recognised:
     known += [(layout, names) for layout, names in published if names]
     found = [Recognised(*each, choose(state_dict, set(each[1].values()))) for each in known]
     best = max(found, key=lambda each: each.choice.matched)
-    # Fewer than half in common: an unknown layout. With more it is a known one of another
-    # architecture, or damaged, and `fit` names the tensor.
+    # Fewer than half of the names in common mean an unknown layout. More mean a known layout of
+    # another architecture, or a damaged file; `fit` then names the tensor.
     tensors = best.choice.copy.tensors
     if 2 * best.choice.matched < min(len(best.names), len(tensors)):
         layouts = " or ".join(f"{each.called} ({_some(each.names.values())})" for each in found[1:])
         if not layouts:
             raise Mismatch(
-                f"no published layout is known for the blocks of '{net.architecture.name}'"
+                f"the blocks of '{net.architecture.name}' have no known published layout"
             )
         raise Mismatch(
-            f"unknown checkpoint layout: its tensors are called {_some(tensors)}; expected"
-            f" {layouts}"
+            f"unknown checkpoint layout (got tensors named {_some(tensors)}, expected {layouts})"
         )
     return best
 
@@ -169,7 +170,7 @@ def fit(net: Network, found: Recognised, *, new_head: bool = False) -> Match:
         InputError: when they are not finite numbers.
     """
     names = found.names
-    # Tensors that hold nothing learned, as indices of attention biases, have no place in ours.
+    # Tensors without learned values, such as indices of attention biases, have none in ours.
     ignored = found.layout.ignored if found.layout else ()
     tensors = {
         name: tensor
@@ -206,8 +207,8 @@ def fit(net: Network, found: Recognised, *, new_head: bool = False) -> Match:
     for ours in taken:
         values[ours] = _numbers(names[ours], values[ours], own[ours].dtype)
     notes += [
-        f"attention biases resized from a {before[0]}x{before[1]} grid to {after[0]}x{after[1]}:"
-        " fine-tune at this resolution"
+        f"attention biases were resized from a {before[0]}x{before[1]} grid to"
+        f" {after[0]}x{after[1]}. Fix: fine-tune at this resolution"
         for before, after in sorted(resized)
     ]
     copy = found.choice.copy.where
@@ -219,7 +220,7 @@ def fit(net: Network, found: Recognised, *, new_head: bool = False) -> Match:
 def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
     """Return the names of the network's tensors in a layout.
 
-    None where one of its blocks was never published in that layout.
+    Return None where one of its blocks was never published in this layout.
     """
     prefixes = layout.prefixes(net.architecture.operations())
     names: dict[str, str] = {}
@@ -234,7 +235,7 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
             if ours is None:
                 return None
             theirs = published[ours] + name.removeprefix(ours)
-            # The operation's own prefix is empty where its tensors stand at the checkpoint's top.
+            # An operation's prefix is empty where its tensors are at the checkpoint's top level.
             names[f"{operation}.{name}"] = f"{prefixes[operation]}.{theirs}".lstrip(".")
     return names
 
@@ -242,8 +243,8 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
 def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Grid]]]:
     """Return the value in our shape, and the grids before and after where it was resized.
 
-    A table of attention biases, flat (heads, H*W) in published code or (heads, H, W) in ours, is
-    resized to our grid. Other tensors are returned as they are.
+    raise Mismatch(
+        f"the checkpoint ({layout}) is of another architecture, or incomplete: it lacks"
     """
     if current.dim() != 3 or value.dim() not in (2, 3) or len(value) != len(current):
         return value, set()
@@ -292,7 +293,7 @@ def _numbers(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
         return value
     if not value.is_floating_point():
         raise InputError(
-            f"'{name}' holds {value.dtype}, not weights (expected floating-point numbers). Fix:"
+            f"'{name}' is not a weight (got {value.dtype}, expected floating-point numbers). Fix:"
             " save the weights before they are quantised"
         )
     # Finite numbers of a wider type may overflow in the network's.
@@ -307,7 +308,7 @@ def _numbers(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tensor) -> str:
-    """Return the message on a tensor of another shape; a head of other classes has its own."""
+    """Return the message on a tensor of another shape, with a remedy for a head of other classes."""
     shapes = f"{list(value.shape)} in the checkpoint, {list(current.shape)} in this network"
     classes = net.architecture.classes
     if (
@@ -316,8 +317,9 @@ def _mismatch(net: Network, ours: str, theirs: str, value: Tensor, current: Tens
         and value.shape[1:] == current.shape[1:]
     ):
         return (
-            f"'{theirs}' has {len(value)} classes in the checkpoint, this network {classes}: build"
-            f" it with arch.at(classes={len(value)}), import, and replace the head then"
+            f"'{theirs}' has {len(value)} classes in the checkpoint (expected {classes}, as this"
+            f" network). Fix: build it with arch.at(classes={len(value)}), import, then replace the"
+            " head"
         )
     here = f" (here {ours})" if theirs != ours else ""
     return f"the checkpoint is of another architecture: '{theirs}'{here} is {shapes}"
@@ -367,24 +369,28 @@ def _some(names: Iterable[str]) -> str:
 def export_weights(net: Network, layout: str) -> dict[str, Tensor]:
     """Return the network's tensors in a layout of `LAYOUTS`, the inverse of `import_weights`.
 
-    Tensors that hold nothing learned, such as indices of attention biases, are left to the caller.
+    Tensors without learned values, such as indices of attention biases, are left to the caller.
 
     Raises:
         InputError: naming the operation that was never published in this layout.
     """
-    found = LAYOUTS[layout]
-    names = names_in(net, found)
+    target = LAYOUTS[layout]
+    names = names_in(net, target)
     operations = {operation.name: operation for operation in net.architecture.operations()}
     if names is None:
         blocks = {name: block for name, block in net.named_children() if isinstance(block, Block)}
-        odd = next(
-            o for o in operations.values() if o.params and not found.published_names(blocks[o.name])
+        unpublished = next(
+            operation
+            for operation in operations.values()
+            if operation.params and not target.published_names(blocks[operation.name])
         )
-        raise InputError(f"{odd.name}, {odd}, was never published in the layout {layout}")
+        raise InputError(
+            f"{unpublished.name}, {unpublished}, was never published in the layout {layout}"
+        )
     tensors = {}
     for ours, value in net.state_dict().items():
         operation, _, name = ours.partition(".")
         # A table of attention biases (heads, H, W) is flat in all published code: (heads, H*W).
         flat = value.flatten(1) if value.dim() == 3 else value
-        tensors[names[ours]] = found.publish(operations[operation], name, flat)
+        tensors[names[ours]] = target.publish(operations[operation], name, flat)
     return tensors

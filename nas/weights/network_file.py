@@ -63,7 +63,7 @@ def load_network(
     Args:
         content: the tensors by name, perhaps in wrappers.
         arch: the architecture.
-        where: the source of the tensors, to begin errors with.
+        where: the source of the tensors, with which errors begin.
         new_head: the head stays random wherever the checkpoint's is missing or does not fit.
 
     Raises:
@@ -92,7 +92,7 @@ def tell(loaded: Loaded, where: str) -> None:
 
 
 def with_new_head(network: Network, classes: int) -> Network:
-    """Return the network with a new classifier for other classes; all else keeps its weights."""
+    """Return the network with a new classifier for other classes; other weights are kept."""
     fresh = build(network.architecture.at(classes=classes))
     kept = {
         name: value

@@ -131,7 +131,7 @@ def largest(checkpoint: Any) -> Copy:
     """
     found = list(state_dicts(checkpoint))
     if not found:
-        raise InputError(f"no tensors in this checkpoint; it holds {_contents(checkpoint)}")
+        raise InputError(f"this checkpoint has no tensors (got {_contents(checkpoint)})")
     keys, tensors = max(found, key=lambda each: len(each[1]))
     prefix = ""
     weights = [name for name, tensor in tensors.items() if not is_counter(name, tensor)]

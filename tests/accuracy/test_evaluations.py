@@ -73,15 +73,15 @@ def test_without_a_number_of_images_an_older_journal_has_no_standard_errors(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("abc,nan,0.5,8,1,1.0", r"accuracy: 'nan' is no finite number"),
+        ("abc,nan,0.5,8,1,1.0", r"accuracy: 'nan' is not a finite number"),
         ("abc,101,0.5,8,1,1.0", r"accuracy: 101 is not a percentage, expected 0 to 100"),
         ("abc,-1,0.5,8,1,1.0", r"accuracy: -1 is not a percentage"),
-        ("abc,80,inf,8,1,1.0", r"loss: 'inf' is no finite number"),
-        ("abc,80,0.5,8,1,nan", r"standard_error: 'nan' is no finite number"),
+        ("abc,80,inf,8,1,1.0", r"loss: 'inf' is not a finite number"),
+        ("abc,80,0.5,8,1,nan", r"standard_error: 'nan' is not a finite number"),
         ("abc,80,0.5,8,1,-1.0", r"standard_error: -1 is not above 0"),
         ("abc,80,0.5,8,1,0.0", r"standard_error: 0 is not above 0"),
         (",80,0.5,8,1,1.0", r"member: is missing"),
-        ("abc", r"accuracy: '' is no finite number"),
+        ("abc", r"accuracy: '' is not a finite number"),
     ],
 )
 def test_figures_that_make_no_sense_are_refused_by_line_and_column(
@@ -92,4 +92,4 @@ def test_figures_that_make_no_sense_are_refused_by_line_and_column(
         file.write(row + "\n")
     with pytest.raises(InputError, match=rf"evaluations\.csv:3: .*{reason}") as error:
         Evaluations(Source(), tmp_path)
-    assert "Remove the line" in str(error.value) and "\n" not in str(error.value)
+    assert "Fix: remove the line" in str(error.value) and "\n" not in str(error.value)

@@ -160,7 +160,7 @@ def test_a_missing_row_is_named(space, scores, move, place, choice):
 
 def test_an_architecture_of_another_space_has_no_cost(space, scores):
     foreign = space.largest().with_stage(0, space.largest().stages[0].with_width(4))
-    with pytest.raises(InputError, match="stage 1: width 4 is none"):
+    with pytest.raises(InputError, match="stage 1: width 4 is not one of"):
         scores.cost(foreign)
     foreign = space.largest().with_stage(
         0, space.largest().stages[0].with_block(0, space.stages[2].global_[0])
@@ -171,9 +171,9 @@ def test_an_architecture_of_another_space_has_no_cost(space, scores):
 
 ROW = "drop,stage1_block1,,1.0,,,0.5,"
 BAD_CSV = [
-    (ROW, "drop,stage1_block1,,1.0,,,nan,", r":2: cost: 'nan' is no finite number"),
-    (ROW, "drop,stage1_block1,,inf,,,0.5,", r":2: importance: 'inf' is no finite number"),
-    (ROW, "drop,stage1_block1,,1.0,,,,", r":2: cost: '' is no finite number"),
+    (ROW, "drop,stage1_block1,,1.0,,,nan,", r":2: cost: 'nan' is not a finite number"),
+    (ROW, "drop,stage1_block1,,inf,,,0.5,", r":2: importance: 'inf' is not a finite number"),
+    (ROW, "drop,stage1_block1,,1.0,,,,", r":2: cost: '' is not a finite number"),
     (
         ROW,
         "drop,stage1_block9,,1.0,,,0.5,",
@@ -197,7 +197,7 @@ BAD_CSV = [
     (
         ROW,
         "lose,stage1_block1,,1.0,,,0.5,",
-        r":2: move: 'lose' is none of drop, narrow, localise, exchange$",
+        r":2: move: 'lose' is not one of drop, narrow, localise, exchange$",
     ),
     (
         ROW,
@@ -205,25 +205,29 @@ BAD_CSV = [
         r":2: place: .* no move 'localise' at stage1_block1$",
     ),
     (ROW, "exchange,head,mb4d(),,,,0.5,", r":2: place: .* no move 'exchange' at head, mb4d\(\)$"),
-    (ROW, "narrow,stage1,9,,,,0.5,", r":2: choice: '9' is no width of stage1"),
-    (ROW, "narrow,stage1,,,,,0.5,", r":2: choice: '' is no width of stage1"),
+    (ROW, "narrow,stage1,9,,,,0.5,", r":2: choice: '9' is not a width of stage1"),
+    (ROW, "narrow,stage1,,,,,0.5,", r":2: choice: '' is not a width of stage1"),
     (
         ROW,
         "narrow,stage9,8,,,,0.5,",
-        r":2: place: 'stage9' is none of stage1, stage2, stage3, stage4",
+        r":2: place: 'stage9' is not one of stage1, stage2, stage3, stage4",
     ),
     (ROW, "narrow,stage1,16,,,,0.5,", r":2: cost: 0.5 for the largest width"),
-    (ROW, "drop,stage1_block1,,1.0,,,0.5", r":2: 7 fields, the header names 8"),
-    (ROW, ROW + "\n" + ROW.replace("0.5", "0.6"), r":3: this move stands twice"),
+    (ROW, "drop,stage1_block1,,1.0,,,0.5", r":2: has 7 values \(expected 8, as the header\)"),
+    (ROW, ROW + "\n" + ROW.replace("0.5", "0.6"), r":3: this move duplicates line 2\."),
     (ROW, '"drop,stage1', r":2: malformed CSV"),
     (",cost,", ",price,", r":1: column 'cost' is missing"),
-    (ROW, "drop,stage1_block1,,1.0,nan,,0.5,", r":2: accuracy_drop: 'nan' is no finite number"),
-    (ROW, "drop,stage1_block1,,1.0,1.0,inf,0.5,", r":2: standard_error: 'inf' is no finite number"),
+    (ROW, "drop,stage1_block1,,1.0,nan,,0.5,", r":2: accuracy_drop: 'nan' is not a finite number"),
+    (
+        ROW,
+        "drop,stage1_block1,,1.0,1.0,inf,0.5,",
+        r":2: standard_error: 'inf' is not a finite number",
+    ),
     (ROW, "drop,stage1_block1,,1.0,1.0,-0.1,0.5,", r":2: standard_error: -0.1 is negative"),
     (
         ROW,
         "drop,stage1_block1,,1.0,1.0,0.1,0.5,-inf",
-        r":2: loss_increase: '-inf' is no finite number",
+        r":2: loss_increase: '-inf' is not a finite number",
     ),
 ]
 
@@ -385,7 +389,8 @@ def test_scores_of_another_metric_or_data_set_are_refused_by_name(space, scores)
     known = replace(scores, data="digits", measured_with=WITH)
     known.check_evidence(data="fingerprint")
     with pytest.raises(
-        InputError, match=r"data: scores of other images \(digits\), expected photos; `nas train"
+        InputError,
+        match=r"data: scores of other images \(digits\), expected photos\. Fix: nas train",
     ):
         known.check_evidence(data="other", named="photos")
 
@@ -588,7 +593,7 @@ def test_with_choices_a_foreign_member_has_no_cost(choices_space, made_up_scores
     ):
         scores.cost(largest.with_block("stem", replace(largest.stages[0].entry, activation="silu")))
     with pytest.raises(
-        InputError, match=r"stage1_block1: mb4d\(expansion=3.*\) is no candidate here"
+        InputError, match=r"stage1_block1: mb4d\(expansion=3.*\) is not a candidate here"
     ):
         scores.cost(largest.with_block("stage1_block1", MB4D(expansion=3)))
 

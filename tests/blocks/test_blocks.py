@@ -310,8 +310,8 @@ def test_heads_train_both_classifiers_and_average_them() -> None:
         (lambda: parse("mb3d", "heads"), "heads"),
         (lambda: parse("conv_stem", "width=33"), "multiple of 2"),
         (lambda: TokenHead(1), "classes 1 must be at least 2"),
-        (lambda: MB3D(activation="relu6"), "activation 'relu6' is none of"),  # type: ignore[arg-type]
-        (lambda: Shape.parse("48x56"), "'48x56' is no shape"),
+        (lambda: MB3D(activation="relu6"), "activation 'relu6' is not one of"),  # type: ignore[arg-type]
+        (lambda: Shape.parse("48x56"), "'48x56' is not a shape"),
         (lambda: build_block(Identity(), Shape(8, 4, 4)), "block kind 'identity' has no module"),
     ],
 )

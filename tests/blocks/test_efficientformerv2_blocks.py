@@ -257,7 +257,7 @@ def test_all_activations_and_expansions_are_counted() -> None:
         (lambda: AttentionFFN(expansion=0), "expansion 0 must be at least 1"),
         (lambda: AttentionFFN(stride=0), "stride 0 must be at least 1"),
         (lambda: AttentionFFN(kernel=2), "kernel 2 must be odd"),
-        (lambda: AttentionFFN(activation="tanh"), "activation 'tanh' is none of"),  # type: ignore[arg-type]
+        (lambda: AttentionFFN(activation="tanh"), "activation 'tanh' is not one of"),  # type: ignore[arg-type]
         (
             lambda: AttentionFFN(stride=2).check(Shape(8, 7, 14)),
             "stride 2 does not divide the map 7x14",

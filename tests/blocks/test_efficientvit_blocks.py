@@ -382,8 +382,8 @@ def test_narrower_head_keeps_its_features() -> None:
         (lambda: MBConvDown(8, kernel=4), "kernel 4 must be odd"),
         (lambda: FusedMBConvDown(0), "width 0 must be positive"),
         (lambda: DSConv(2), "kernel 2 must be odd"),
-        (lambda: ResBlock(activation="tanh"), "activation 'tanh' is none of"),  # type: ignore[arg-type]
-        (lambda: EfficientViTStem(8, "mbconv"), "block 'mbconv' is none of dsconv, res_block"),  # type: ignore[arg-type]
+        (lambda: ResBlock(activation="tanh"), "activation 'tanh' is not one of"),  # type: ignore[arg-type]
+        (lambda: EfficientViTStem(8, "mbconv"), "block 'mbconv' is not one of dsconv, res_block"),  # type: ignore[arg-type]
         (lambda: EfficientViTModule(head_dim=0), "head_dim 0 must be at least 1"),
         (lambda: ConvHead(10, 0, 8), "width 0 must be positive"),
         (lambda: from_dict({"kind": "conv_head", "classes": 10}), "width: is missing"),

@@ -169,11 +169,11 @@ def test_axes_are_those_of_the_module() -> None:
         (lambda: FPNHead(5, width=0), "width 0 must be at least 1"),
         (lambda: FPNHead(5, depth=9), "depth 9 must be at most 8"),
         (lambda: FPNHead(5, levels=5), "levels 5 must be from 1 to 4"),
-        (lambda: FPNHead(5, activation="tanh"), "activation 'tanh' is none of"),  # type: ignore[arg-type]
-        (lambda: FPNHead(5).check(pyramid(MAPS)), "expected the maps of 3 stages, found 4"),
-        (lambda: FPNHead(5).check(MAPS[-1]), "expected the maps of 3 stages, found 1"),
+        (lambda: FPNHead(5, activation="tanh"), "activation 'tanh' is not one of"),  # type: ignore[arg-type]
+        (lambda: FPNHead(5).check(pyramid(MAPS)), "expected the maps of 3 stages, got 4"),
+        (lambda: FPNHead(5).check(MAPS[-1]), "expected the maps of 3 stages, got 1"),
         (lambda: Shape.parse("pyramid:8x4x4+tokens:8x2x2"), "the levels of a pyramid are maps"),
-        (lambda: Shape.parse("pyramid:8x4x4+"), "is no shape"),
+        (lambda: Shape.parse("pyramid:8x4x4+"), "is not a shape"),
     ],
 )
 def test_mistakes_are_named(make: Callable[[], object], reason: str) -> None:

@@ -62,7 +62,7 @@ def test_the_text_names_the_error_and_every_operation(nas, run):
         "intercept",
         *(operation.name for operation in arch.operations()),
     ]
-    assert "an error of" in out and "measured" in out and "kept in  runs/one/check-host.yaml" in out
+    assert "an error of" in out and "measured" in out and "saved in runs/one/check-host.yaml" in out
 
 
 def test_fine_tuned_weights_come_first(nas, run):
@@ -103,7 +103,7 @@ def test_the_published_member_is_measured_beside_it(nas, run, workplace):
     )
     text = nas("check", "runs/one", "--device", "host")[1]
     line = (
-        f"found takes {file['ratio']:.2f} of what small_s takes, predicted"
+        f"found takes {file['ratio']:.2f} of the latency of small_s, predicted"
         f" {file['predicted_ratio']:.2f}"
     )
     assert line in text.splitlines()
@@ -152,7 +152,7 @@ def test_what_changed_since_the_search_leaves_the_rival_out_and_says_so(nas, run
     code, out, err = nas("check", "runs/one", "--device", "host", "--json")
     assert code == 0 and json.loads(out)["rival"] is None
     assert (
-        "note: no published member is measured beside it: the space" in err
+        "note: no published member is measured for comparison: the space" in err
         and "has changed since" in err
     )
 
@@ -209,15 +209,18 @@ def test_reports_read_checks_with_and_without_a_rival(nas, run):
         (["--no-rival"], "--no-rival: has no effect here (requires RUN). Fix: leave it out"),
         (
             ["runs/one", "--nets", "5"],
-            "--nets 5: has no effect here (random networks take it; runs/one is measured",
+            "--nets 5: has no effect here (it is for random networks; runs/one is measured",
         ),
         (
             ["runs/one", "--resolution", "96"],
-            "--resolution 96: has no effect here (random networks take it",
+            "--resolution 96: has no effect here (it is for random networks",
         ),
         (["runs/two"], "runs/two: there is no such run folder or architecture file"),
-        (["runs"], "runs: no run here"),
-        (["latency_tables/host/device.yaml"], "this is no architecture file"),
+        (["runs"], "runs: is not a run folder (architecture.yaml is missing)"),
+        (
+            ["latency_tables/host/device.yaml"],
+            "expected 'nas-architecture-1', the format of an architecture file",
+        ),
     ],
 )
 def test_what_cannot_be_checked_gets_one_line(nas, run, arguments, reason):

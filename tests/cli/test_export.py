@@ -51,7 +51,7 @@ def test_again_skips(nas: Nas, run: Path) -> None:
     nas("export", "run", "--to", "config,torch")
     code, out, err = nas("export", "run", "--to", "config, torch", "--json")
     assert code == 0 and all(entry["skipped"] for entry in json.loads(out)["targets"].values())
-    assert "torch: run/export/model.safetensors is there and whole" in err
+    assert "torch: run/export/model.safetensors exists and is complete" in err
 
 
 def test_text_says_what_there_is(nas: Nas, run: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_architecture_file_has_random_weights_and_says_so(nas: Nas, run: Path
         (
             ("run", "--to", "litert-int8"),
             2,
-            "--to litert-int8: takes the ranges of activations from images; give",
+            "--to litert-int8: takes activation ranges from images. Fix: give --data",
         ),
         (
             ("run", "--weights", "none.safetensors"),
@@ -123,7 +123,7 @@ def test_data_with_other_classes_is_refused(
     arch.save(run / "architecture.yaml")
     (run / "weights.safetensors").unlink()
     code, _, err = nas("export", "run", "--to", "torch", "--data", "digits")
-    assert code == 2 and "nas: the data has 10 classes, the network 4" in err
+    assert code == 2 and "nas: the data has 10 classes (expected 4, as the network)" in err
 
 
 def test_a_broken_architecture_names_the_line(nas: Nas, run: Path) -> None:

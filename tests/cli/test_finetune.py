@@ -115,27 +115,30 @@ def test_the_supernet_that_gave_the_weights_teaches(
     ("arguments", "reason"),
     [
         (["runn", *QUICK], "unknown architecture 'runn'"),
-        (["search_spaces", *QUICK], "search_spaces: no finished run here (there is no run.yaml)"),
+        (["search_spaces", *QUICK], "search_spaces: is not a finished run (run.yaml is missing)"),
         (
             ["run", "--data", "nowhere/at/all"],
             "data nowhere/at/all: there is no such file or folder",
         ),
         (
             ["run/architecture.yaml", *QUICK],
-            "an architecture has no weights; give --init FILE, or --from-scratch",
+            "an architecture has no weights. Fix: --init FILE, or --from-scratch",
         ),
         (
             ["run", *QUICK, "--teacher", "supernet"],
             "--teacher supernet: run was searched without --supernet",
         ),
-        (["run", *QUICK, "--teacher", "small_l"], "--teacher small_l: give --teacher-weights"),
+        (
+            ["run", *QUICK, "--teacher", "small_l"],
+            "--teacher small_l: its weights are missing. Fix: --teacher-weights",
+        ),
         (
             ["run", *QUICK, "--distill", "firm"],
             "--distill firm: is unknown (expected none, hard or soft)",
         ),
         (
             ["run", *QUICK, "--distill", "hard"],
-            "--distill hard: there is no teacher; name one with --teacher",
+            "--distill hard: requires a teacher. Fix: name one with --teacher",
         ),
         (["run", *QUICK, "--mixup", "nan"], "--mixup nan: is not a finite number"),
         (
@@ -162,7 +165,7 @@ def test_data_with_other_classes_names_both_and_the_remedy(
     code, _, err = nas("finetune", "run", *QUICK)
     assert code == 2
     assert (
-        "the head of run/weights.safetensors has 3 classes, the data 10 (0, 1, 2, ..): give"
+        "run/weights.safetensors: has a head for 3 classes, the data has 10 (0, 1, 2, ..). Fix:"
         " --new-head" in err
     )
     code, _, err = nas("finetune", "run", *QUICK, "--new-head")

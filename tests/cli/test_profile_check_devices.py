@@ -119,9 +119,9 @@ def test_what_cannot_be_measured(
 
 
 def test_only_connected_devices_are_measured(workplace: SimpleNamespace) -> None:
-    with pytest.raises(InputError, match="toy is not connected"):
+    with pytest.raises(InputError, match="toy: is not connected"):
         profile(space="small", device=["toy"])
-    with pytest.raises(InputError, match="toy is not connected"):
+    with pytest.raises(InputError, match="toy: is not connected"):
         check(device="toy", space="small")
 
 

@@ -137,20 +137,23 @@ Call = Callable[[Path], dict[str, Any]]
     ("call", "message"),
     [
         (lambda path: {"run": path, "merge": path}, "--run and --merge exclude each other"),
-        (lambda path: {"bundle": path, "space": "small"}, "--bundle: give one --device"),
+        (
+            lambda path: {"bundle": path, "space": "small"},
+            r"--bundle: needs one device \(got 0\)\. Fix: give --device once",
+        ),
         (
             lambda path: {"import_": path / "a.csv", "device": ["a", "b"]},
-            "--import: give one --device",
+            "--import: needs one device",
         ),
         (
             lambda path: {"space": "small", "device": ["a", "b"], "out": path},
-            "--out: give one --device",
+            "--out: needs one device",
         ),
         (
             lambda path: {"space": "small"},
-            "give --device: nas profile --space SPACE --device DEVICE",
+            "--device: is missing. Fix: nas profile --space SPACE --device DEVICE",
         ),
-        (lambda path: {"device": ["host"]}, "give --space: nas profile"),
+        (lambda path: {"device": ["host"]}, "--space: is missing. Fix: nas profile"),
         (lambda path: {"run": path}, "plan.json"),
         (lambda path: {"merge": path}, "plan.json"),
         (lambda path: {"calibrate": path / "none.csv", "device": ["iphone12"]}, "none.csv"),

@@ -43,9 +43,9 @@ def test_report_compares_runs_on_one_page(nas, searched):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["runs/three"], "runs/three: no run folder here"),
-        (["runs"], "runs: no finished run here (there is no run.yaml)"),
-        (["runs/one", "runs/../runs/one"], "a run folder is named twice"),
+        (["runs/three"], "runs/three: there is no such run folder"),
+        (["runs"], "runs: is not a finished run (run.yaml is missing)"),
+        (["runs/one", "runs/../runs/one"], "a run folder is given twice"),
         (["runs/one", "--out", "runs/two"], "--out runs/two: is a folder"),
         ([], "Missing argument 'RUN'"),
     ],

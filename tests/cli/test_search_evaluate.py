@@ -62,7 +62,7 @@ def test_members_are_evaluated_and_the_run_says_so(nas, trained):
     assert document["drop"] == pytest.approx((largest.params - found.params) / 1e5)
     assert "held-out digits" in err and "--out runs/one" in err
     code, _, err = nas(*EVALUATE, "--out", "runs/one")
-    assert code == 2 and "there is something already" in err
+    assert code == 2 and "exists already and is not an empty folder" in err
     code, out, _ = nas(*EVALUATE[:-5], *EVALUATE[-4:], "--out", "runs/two")
     assert code == 0 and "points against its largest member" in out
 
@@ -71,7 +71,7 @@ def test_a_stopped_search_goes_on_in_its_folder(nas, trained, monkeypatch):
     monkeypatch.setattr(Judge, "stop_after", 5)
     code, _, err = nas(*EVALUATE, "--out", "runs/one")
     assert (
-        code == 1 and "the same command goes on" in err and not Path("runs/one/run.yaml").exists()
+        code == 1 and "the same command resumes" in err and not Path("runs/one/run.yaml").exists()
     )
     monkeypatch.setattr(Judge, "stop_after", 10**9)
     code, out, err = nas(*EVALUATE, "--out", "runs/one")
@@ -130,7 +130,10 @@ def test_alpha_is_the_papers_choice_of_candidates(nas, trained):
             ["--score-by", "tables"],
             "--score-by tables: is unknown (expected table, evaluate or alpha). Fix: --score-by",
         ),
-        (["--score-by", "evaluate"], "also give --data, the images it was trained on"),
+        (
+            ["--score-by", "evaluate"],
+            "requires --data, the images that the supernet was trained on. Fix: add it",
+        ),
         (
             ["--data", "digits"],
             (
@@ -138,18 +141,21 @@ def test_alpha_is_the_papers_choice_of_candidates(nas, trained):
                 " table)"
             ),
         ),
-        (["--score-by", "alpha", "--engine", "exact"], "is for slimming, not for --engine exact"),
+        (
+            ["--score-by", "alpha", "--engine", "exact"],
+            "(requires --engine slimming, not --engine exact)",
+        ),
         (
             ["--engine", "learned"],
-            "learns from members that are evaluated; also give --score-by evaluate",
+            "learns from evaluated members (requires --score-by evaluate). Fix: add --score-by",
         ),
         (
             ["--score-by", "evaluate", "--data", "digits", "--engine", "tpe"],
-            "is for one device, and the engines slimming",
+            "works on one device, with the engine slimming or learned (got --engine tpe)",
         ),
         (
             ["--score-by", "evaluate", "--data", "digits", "--device", "toy"],
-            "is for one device, and the engines slimming",
+            "works on one device, with the engine slimming or learned (got 2 devices)",
         ),
     ],
 )
@@ -170,4 +176,4 @@ def test_evaluating_needs_a_supernet(nas, trained):
         "--data",
         "digits",
     )
-    assert code == 2 and "also give --supernet, the training run to slice" in err
+    assert code == 2 and "requires --supernet, the training run to slice. Fix: add it" in err

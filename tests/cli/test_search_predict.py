@@ -200,7 +200,7 @@ def test_predict_says_how_much_is_priced_and_how_sure_it_is(nas):
     assert "priced" not in plain and "±" in plain
     assert (
         "priced: " in priced
-        and "% of it has no row; the cost model of the table priced it" in priced
+        and "% of the latency has no row in the table and comes from its cost model" in priced
     )
 
 
@@ -310,8 +310,8 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ),
         ([*SEARCH, "--scores", "nowhere"], "no scores at 'nowhere'"),
         ([*SEARCH, "--supernet", "nowhere"], "there is no such training run"),
-        ([*SEARCH, "--supernet", "search_spaces"], "no scores.csv there"),
-        ([*SEARCH, "--out", "search_spaces"], "there is something already"),
+        ([*SEARCH, "--supernet", "search_spaces"], "is not finished (scores.csv is missing)"),
+        ([*SEARCH, "--out", "search_spaces"], "exists already and is not an empty folder"),
         (
             ["predict", "small_x", "--device", "toy"],
             "unknown architecture 'small_x', did you mean 'small_",
@@ -363,7 +363,12 @@ def test_missing_rows_are_named_with_the_command_that_measures_them(nas, workpla
             "drop,stage1_block7,",
             "scores.csv:2: place: the scored space has",
         ),
-        ("scores_file", "drop,stage1_block2,", "drop,stage1_block1,", "this move stands twice"),
+        (
+            "scores_file",
+            "drop,stage1_block2,",
+            "drop,stage1_block1,",
+            "this move duplicates line 2",
+        ),
     ],
 )
 def test_malformed_files_are_named_with_line_and_reason(nas, workplace, file, good, bad, reason):
@@ -415,6 +420,38 @@ def test_engines_that_try_members_out_go_on_in_their_storage(nas, workplace, eng
         assert told.items() <= run["engine"].items()
         assert load_architecture(document["architecture"]).space == workplace.space.name
     assert costs[1] <= costs[0]
+
+
+def test_a_password_is_recorded_nowhere(nas, tmp_path, monkeypatch):
+    command = [*SEARCH, "--engine", "nsga2", "--trials", "2", "--out", "o", "--json"]
+    address = "sqlite:///study.db?password=hunter2"
+    told = [nas(*command, "--storage", address), nas("report", "o", "--json")]
+    assert [code for code, _, _ in told] == [0, 0]
+    # A run of an older version, which has it.
+    (run,) = Path().glob("o/run.yaml")
+    assert "***" in run.read_text()
+    run.write_text(run.read_text().replace("***", "hunter2"))
+    told.append(nas("report", "o", "--json"))
+    files = [path.read_text("utf-8", "replace") for path in Path("o").rglob("*.html")]
+    assert "hunter2" not in "".join([*files, *(out + err for _, out, err in told)])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--storage", "postgresql://me:hunter2@127.0.0.1:1/x"),
+        ("--storage=postgresql://me:hunter2@127.0.0.1:1/x", "--engine", "exact"),
+        ("--storage", "me:hunter2@127.0.0.1/x"),
+        ("--storage", "postgresql://127.0.0.1:1/x?password=hunter2"),
+        ("postgresql://me:hunter2@127.0.0.1:1/x",),
+        ("--config", "c.yaml", "--engine", "exact"),
+    ],
+)
+def test_an_error_shows_no_password(nas, arguments):
+    Path("c.yaml").write_text("storage: postgresql://me:hunter2@127.0.0.1:1/x")
+    code, out, err = nas(*SEARCH, "--engine", "nsga2", *arguments)
+    assert code in (1, 2) and out == ""
+    assert "***" in err and "hunter2" not in err
 
 
 def test_a_study_of_another_target_is_one_line(nas):

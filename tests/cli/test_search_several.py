@@ -92,10 +92,10 @@ def test_each_device_its_target_in_words(nas: Nas) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--device", "toy", "--device", "toy"], "each device once"),
+        (["--device", "toy", "--device", "toy"], "toy, toy: a device is named more than once"),
         (
             ["--device", "toy", "--device", "late", "--engine", "slimming"],
-            "searched by the engine 'exact'",
+            "--engine slimming: does not search several devices. Fix: --engine exact",
         ),
         (
             ["--device", "toy", "--device", "late", *["--latency-ms", "1"] * 3],

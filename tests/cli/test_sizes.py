@@ -97,7 +97,7 @@ def test_missing_rows_are_measured_by_the_named_command(
     nas("profile", "--space", "small", "--device", "host")
     code, out, err = nas(*command, "--device", "host", *options)
     assert code == 2 and out == "" and err.count("\n") == 1
-    named = err.strip().rpartition("measure with: ")[2]
+    named = err.strip().rpartition("Fix: ")[2]
     assert named == f"nas profile --space small --device host {measure}"
     assert nas(*shlex.split(named)[1:])[0] == 0
     assert nas(*command, "--device", "host", *options)[0] == 0
@@ -118,7 +118,7 @@ def test_missing_rows_are_measured_by_the_named_command(
     [
         (
             ("--resolution", "big"),
-            "--resolution big: expected one side, as 512, or HEIGHTxWIDTH, as 1024x2048",
+            "--resolution big: expected one side, as in 512, or HEIGHTxWIDTH, as in 1024x2048",
         ),
         (("--resolution", "64x96x3"), "--resolution 64x96x3: expected one side"),
         (("--resolution", "-64"), "--resolution -64: expected one side"),
@@ -134,7 +134,7 @@ def test_missing_rows_are_measured_by_the_named_command(
         (("--classes", "0"), "--classes 0: is out of range (expected a whole number, at least 2"),
         (
             ("--segment", "5", "--classes", "4"),
-            "--classes 4 with --segment 5: --segment gives the number of classes",
+            "--classes 4 with --segment 5: --segment already gives the number of classes",
         ),
     ],
 )

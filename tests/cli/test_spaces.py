@@ -77,7 +77,7 @@ def test_text_shows_all_candidates_of_a_place(
         "head_dim=8|12|16" in said
         and "mb3d(heads=2;key_dim=8;value_ratio=2;expansion=1|2;activation=gelu)" in said
     )
-    assert "Of values parted by | each block has one." in said
+    assert "Each block has one of the values separated by |." in said
     assert "choices: 1,797,120 networks, 64x64 pixels" in said
     for name in ("choices_s", "choices_l", "choices-smallest", "choices-largest"):
         assert name in said

@@ -14,7 +14,6 @@ from nas.accuracy.scores import difference_error
 from nas.cli import train
 from nas.data import Splits, load_data
 from nas.option_values import make
-from nas.supernet import command
 from nas.supernet.options import TrainOptions
 
 TRAIN = [
@@ -139,16 +138,3 @@ def test_next_holds_more_images_out_where_the_data_set_has_them(splits: Splits) 
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 153), splits) == wanted
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 5000), splits) is None
     assert next_of(verdict(Reason.EQUAL_COSTS), splits) is None
-
-
-def test_classes_without_an_image_to_train_on_are_named(splits: Splits) -> None:
-    assert command._untrained_classes(splits) == []
-    rest = splits.train.labels[splits.train.labels != 3]
-    without = replace(splits, train=replace(splits.train, labels=rest))
-    assert command._untrained_classes(without) == [
-        "no image to train on for class 3; lower --held-out or add images"
-    ]
-    without = replace(splits, train=replace(splits.train, labels=rest[rest > 5]))
-    assert command._untrained_classes(without) == [
-        "no image to train on for classes 0, 1, 2 and 3 more; lower --held-out or add images"
-    ]

@@ -125,7 +125,9 @@ def test_a_full_disk_behind_stdout_is_one_line() -> None:
             [sys.executable, "-m", "nas", "spaces"], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert result.returncode == 1
-    assert result.stderr == "nas: stdout: No space left on device\n"
+    assert result.stderr == (
+        "nas: stdout: could not be written (No space left on device). Fix: make room on its disk\n"
+    )
 
 
 def test_a_removed_working_directory_is_one_line(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from nas.errors import InputError, NasError
 
 NONSENSE = b"\x01\x09\x00\x00\x00\x00\xff?(%]\n<_\x03\x01\x00\x00\x00\x00"
 """As the output of a command: nine bytes that mean nothing, and exit code 0."""
-GOES_ON = "then the same command goes on"
+RESUMES = "then run the same command again"
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +181,9 @@ def test_without_server_nothing_is_connected_and_nothing_started(
 def test_without_phone(server: Path, opened: Callable[..., list[Device]]) -> None:
     assert connected_phones() == []
     for wanted in ("galaxy-s24", "nobody; touch pwned", "$(touch pwned)"):
-        with pytest.raises(InputError, match=r"is not connected: .*USB debugging.*connected: none"):
+        with pytest.raises(
+            InputError, match=r"is not connected \(connected: none\).*USB debugging"
+        ):
             opened(wanted)
 
 
@@ -280,10 +282,13 @@ def test_threads_and_cores_as_asked(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threads": 2}, r"--threads 2: the affinity mask 80 has 1 cores"),
-        ({"affinity": "0xf0"}, r"--affinity '0xf0': expected the mask"),
-        ({"affinity": "1; reboot"}, r"--affinity '1; reboot': expected"),
-        ({"unit": "npu"}, r"--unit npu: an Android phone has cpu and gpu"),
+        (
+            {"threads": 2},
+            r"--threads: the affinity mask 80 has .*\(got 2, expected at most 1\)\. Fix: a mask",
+        ),
+        ({"affinity": "0xf0"}, r"--affinity: is not a .* mask of cores \(got '0xf0', expected"),
+        ({"affinity": "1; reboot"}, r"--affinity: .*\(got '1; reboot', expected"),
+        ({"unit": "npu"}, r"--unit: .* Android phones \(got npu, expected cpu or gpu\)"),
     ],
 )
 def test_settings_that_do_not_fit(
@@ -298,7 +303,7 @@ def test_cores_that_are_not_there(
 ) -> None:
     [device] = opened(affinity="f00")
     with pytest.raises(
-        InputError, match=r"mask f00 \(taskset: failed to set.*give another --affinity"
+        InputError, match=r"mask f00 \(taskset: failed to set.*Fix: --affinity .*--affinity ''"
     ):
         device.measure(model)
     device.close()
@@ -309,9 +314,7 @@ def test_other_processors_are_refused(
     phones: Callable[..., FakePhone], opened: Callable[..., list[Device]]
 ) -> None:
     phones(ro_product_cpu_abi="x86_64")
-    with pytest.raises(
-        InputError, match=r"its processor is x86_64; benchmark_model needs arm64-v8a"
-    ):
+    with pytest.raises(InputError, match=r"its processor \(got x86_64, expected arm64-v8a\)"):
         opened()
 
 
@@ -376,7 +379,7 @@ def test_unplugged_and_plugged_in_again(
             phone.unplug()
 
     phone.before = unplug
-    with pytest.raises(DeviceLost, match=f"^phone {phone.address}: .*{GOES_ON}$") as lost:
+    with pytest.raises(DeviceLost, match=f"^phone {phone.address}: .*{RESUMES}$") as lost:
         [device] = opened(phone.address)
         try:
             device.measure(model)
@@ -397,7 +400,7 @@ def test_server_ends(
 ) -> None:
     [device] = opened()
     phone.before = lambda service: adb("kill-server") if in_run(service) else None
-    with pytest.raises(DeviceLost, match=rf"the adb server has ended; .*{GOES_ON}$"):
+    with pytest.raises(DeviceLost, match=rf"the adb server has ended\. Fix: .*{RESUMES}$"):
         device.measure(model)
     with pytest.raises(DeviceLost, match="the adb server has ended"):
         device.measure(model)
@@ -450,7 +453,7 @@ def test_storage_is_full(
     phone.shell.free_bytes = free
     [device] = opened()
     with pytest.raises(
-        DeviceLost, match=rf"its storage is full; delete something on it, {GOES_ON}$"
+        DeviceLost, match=rf"its storage is full\. Fix: delete something on it, {RESUMES}$"
     ):
         device.measure(model)
     device.close()
@@ -471,7 +474,7 @@ def test_garbage(
     phone: FakePhone, opened: Callable[..., list[Device]], model: Path, where: str, garbage: bytes
 ) -> None:
     phone.garbage = lambda service: garbage if where in service else b""
-    with pytest.raises(DeviceLost, match=rf"^phone {phone.address}: .*{GOES_ON}$") as lost:
+    with pytest.raises(DeviceLost, match=rf"^phone {phone.address}: .*{RESUMES}$") as lost:
         [device] = opened(phone.address)
         try:
             device.measure(model)
@@ -490,7 +493,7 @@ def test_tool_disappears(
     for path in phone.shell.path(ROOT).glob("benchmark_model-*"):
         path.unlink()
     with pytest.raises(
-        DeviceLost, match=rf"benchmark_model is gone.*inaccessible or not found.*{GOES_ON}$"
+        DeviceLost, match=rf"benchmark_model is gone.*inaccessible or not found.*{RESUMES}$"
     ):
         device.measure(model)
     device.close()
@@ -511,7 +514,7 @@ def test_phone_that_does_not_trust(
             opened(phone.address)
         with pytest.raises(
             InputError,
-            match=r"snapdragon-8gen2 is not connected.*which cannot be used yet.*tap Allow",
+            match=r"snapdragon-8gen2: is not connected.*, not usable: .*tap Allow",
         ):
             opened()
         disconnect(phone)
@@ -585,7 +588,7 @@ def test_two_processes_do_not_share_a_phone(
 ) -> None:
     [first], [second] = opened(), opened()
     first.measure(model)
-    with pytest.raises(NasError, match="another nas process is measuring on it; wait for it"):
+    with pytest.raises(NasError, match=r"another nas process is measuring on it\. Fix: wait for"):
         second.measure(model)
     assert len(left_on(phone)) == 1
     first.close()

@@ -95,18 +95,22 @@ def test_one_that_knows_the_model_goes_first(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("nas-phone-1", "nas-device-1", r"phone.yaml:1: format: is 'nas-device-1'"),
+        (
+            "nas-phone-1",
+            "nas-device-1",
+            r"phone.yaml:1: format: is not a phone file \(got 'nas-device-1', ",
+        ),
         (
             "name: mine",
             "name: other",
-            r"phone.yaml:2: name: is 'other', the folder is called 'mine'",
+            r"phone.yaml:2: name: .* folder's name \(got 'other', expected 'mine'\)",
         ),
         ("litert-android", "windows", r"phone.yaml:3: kind: .*'windows'"),
         ("soc: Some chip\n", "", r"soc: is missing"),
         (
             "compute_unit: cpu",
             "compute_unit: npu",
-            r"phone.yaml:6: compute_unit: .* has cpu, gpu, not 'npu'",
+            r"phone.yaml:6: compute_unit: .*\(got 'npu', expected one of cpu, gpu\)",
         ),
         (
             "{soc_model: ['ABC1*'], model: [Mine, Mine Pro]}",
@@ -114,9 +118,9 @@ def test_one_that_knows_the_model_goes_first(
             r"phone.yaml:5: match: .* every phone",
         ),
         ("soc_model", "soc", r"phone.yaml:5: match.soc: unknown key"),
-        ("threads: 2", "threads: 0", r"phone.yaml:8: threads: .* found 0"),
-        ("'c0'", "'c0; reboot'", r"phone.yaml:9: affinity: .*found 'c0; reboot'"),
-        ("'c0'", "80", r"phone.yaml:9: affinity: .* string, found 80"),
+        ("threads: 2", "threads: 0", r"phone.yaml:8: threads: .* \(got 0\)"),
+        ("'c0'", "'c0; reboot'", r"phone.yaml:9: affinity: .* \(got 'c0; reboot'\)"),
+        ("'c0'", "80", r"phone.yaml:9: affinity: .* string \(got 80\)"),
         ("threads", "thread", r"phone.yaml:8: thread: unknown key; known: affinity, "),
     ],
 )

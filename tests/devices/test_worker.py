@@ -42,9 +42,20 @@ def test_error_comes_back_in_one_line_and_the_worker_lives(worker: Worker) -> No
 
 
 def test_full_disk_is_not_the_operations_fault(worker: Worker) -> None:
-    with pytest.raises(NasError, match="No space left on device; make room") as raised:
+    with pytest.raises(NasError, match=r"No space left on device\. Fix: make room") as raised:
         worker.ask(full=True)
     assert not isinstance(raised.value, OperationFailed)
+
+
+def test_files_of_the_working_directory_are_data(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "runpy", "contextlib", "echo_worker", "nas"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w'); raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert worker.ask(number=2)["request"] == {"number": 2}
+    assert not list(tmp_path.glob("ran-*"))
 
 
 def test_death_costs_one_request(worker: Worker) -> None:

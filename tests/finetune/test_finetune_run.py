@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import nas
 from nas.data import Splits, load_data
 from nas.errors import InputError
+from nas.files import YamlFile, write_yaml
 from nas.finetune import Finetuned, Recipe
 from nas.finetune.task import Finetuning
 from nas.network import Network
@@ -165,7 +166,7 @@ def test_killed_and_resumed_is_uninterrupted(
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
     steps: list[int] = []
     resumed = train("killed", lambda progress: steps.append(progress.step))
-    assert steps[0] == 8, "it goes on from step 7, the last that was saved"
+    assert steps[0] == 8, "it resumes from step 7, the last that was saved"
     ours, theirs = (load_file(each.folder / "weights.safetensors") for each in (resumed, whole))
     assert ours.keys() == theirs.keys() and all(
         torch.equal(ours[name], theirs[name]) for name in ours
@@ -200,6 +201,10 @@ def test_a_run_goes_on_in_another_place_but_not_with_other_weights(
 ) -> None:
     first = nas.finetune(make_run(small, seeded(small)), digits, QUICK)
     moved = first.folder.parent.rename(first.folder.parent.with_name("moved"))
+    # As an older version wrote it, which did not lay transparent pixels on a colour.
+    older = YamlFile(moved / "finetune" / "finetune.yaml").data
+    assert older["data"].pop("background") == "white"
+    write_yaml(moved / "finetune" / "finetune.yaml", older)
     assert (
         nas.finetune(moved, digits, QUICK).description["accuracy"] == first.description["accuracy"]
     )
@@ -213,12 +218,13 @@ def test_a_new_head_is_for_the_classes_of_the_data(
 ) -> None:
     run = make_run(small.at(classes=4), seeded(small.at(classes=4)))
     wrong = (
-        r"the head of .*weights\.safetensors has 4 classes, the data 10 \(0, 1, 2, \.\.\): give"
+        r"weights\.safetensors: has a head for 4 classes, the data has 10 \(0, 1, 2, \.\.\)\. Fix:"
         r" --new-head"
     )
     with pytest.raises(InputError, match=wrong):
         nas.finetune(run, digits, QUICK)
-    with pytest.raises(InputError, match=r"the architecture 'small_s' has 4 classes, the data 10"):
+    wrong = r"the architecture 'small_s': has a head for 4 classes, the data has 10"
+    with pytest.raises(InputError, match=wrong):
         nas.finetune(run, digits, QUICK, from_scratch=True)
     assert not (run / "finetune").exists()
     finetuned = nas.finetune(run, digits, QUICK, new_head=True)
@@ -252,26 +258,26 @@ def test_weight_decay_is_for_kernels_and_matrices(small: Architecture, seeded: S
         (
             {},
             (
-                r"run: has no weights\.safetensors \(it was searched without --supernet\); give"
+                r"run: has no weights\.safetensors \(it was searched without --supernet\)\. Fix:"
                 r" --init FILE, or"
             ),
         ),
         (
             {"init": "x.safetensors", "from_scratch": True},
-            r"--init x\.safetensors with --from-scratch: leave one",
+            r"--init x\.safetensors with --from-scratch: .*leave out one",
         ),
         ({"init": "x.safetensors"}, r"x\.safetensors: there is no such checkpoint file"),
         (
             {"teacher_weights": "x", "from_scratch": True},
-            r"--teacher-weights x: there is no teacher",
+            r"--teacher-weights x: requires a teacher",
         ),
         (
             {"recipe": replace(QUICK, distill="soft")},
-            r"--distill soft: there is no teacher; name one with --teacher",
+            r"--distill soft: requires a teacher\. Fix: name one with --teacher",
         ),
         (
             {"teacher": "supernet", "recipe": QUICK},
-            r"--teacher supernet with --distill none: leave one",
+            r"--teacher supernet with --distill none: .*leave out one",
         ),
     ],
 )

@@ -53,15 +53,15 @@ def test_what_is_no_subject_is_told(
         InputError, match=r"unknown architecture 'swiftformer_ss', did you mean 'swiftformer_s'"
     ):
         find_subject("swiftformer_ss")
-    with pytest.raises(InputError, match=r"no finished run here \(there is no run.yaml\)"):
+    with pytest.raises(InputError, match=r"is not a finished run \(run.yaml is missing\)"):
         find_subject(tmp_path)
     folder = make_run(small, format="nas-supernet-1")
     with pytest.raises(
-        InputError, match=r"run\.yaml:1: format: is 'nas-supernet-1', expected 'nas-run-1'"
+        InputError, match=r"run\.yaml:1: format: is 'nas-supernet-1' \(expected 'nas-run-1'\)"
     ):
         find_subject(folder)
     dense = make_run(small.with_head(FPNHead(5)))
-    with pytest.raises(InputError, match=r"its head fpn_head gives maps"):
+    with pytest.raises(InputError, match=r"its head fpn_head outputs maps \(expected a classifier"):
         find_subject(dense)
 
 

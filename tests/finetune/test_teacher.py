@@ -88,8 +88,8 @@ def test_what_cannot_teach_is_told(
     subject = find_subject(run)
     file = str(run / "architecture.yaml")
     wrong: list[tuple[str, Path | None, Subject, str]] = [
-        (file, run / "weights.safetensors", subject, "it knows 7 classes, the data has 10"),
-        (file, None, subject, "give --teacher-weights, the file of its trained weights"),
+        (file, run / "weights.safetensors", subject, "has 7 classes, the data has 10"),
+        (file, None, subject, r"its weights are missing\. Fix: --teacher-weights FILE"),
         (file, tmp_path / "none.safetensors", subject, "there is no such checkpoint file"),
         ("swiftformer_xxs", tmp_path / "x", subject, "did you mean 'swiftformer_xs'"),
         ("supernet", None, subject, "there is no supernet in .*gone, which .*run.yaml names"),
@@ -106,7 +106,7 @@ def test_an_unfinished_supernet_does_not_teach(
     supernet: Path, small: Architecture, digits: Splits
 ) -> None:
     (supernet / "supernet.safetensors").unlink()
-    with pytest.raises(NasError, match="is not there yet; finish the training"):
+    with pytest.raises(NasError, match="is missing, as the training is not finished"):
         load_teacher(str(supernet), None, Subject(small), digits.train)
 
 

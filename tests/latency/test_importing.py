@@ -196,7 +196,7 @@ class TestOnceForAll:
             ),
             (
                 "expanded_conv-input:14x14x40-output:14x14x40-expand:100-kernel:3-stride:1-idskip:1-se:0-hs:1",
-                "no whole multiple",
+                "is not a multiple of",
             ),
             (
                 "expanded_conv-input:14x14x40-output:14x14x40-expand:80-kernel:3-stride:1-idskip:1-se:1-hs:1",
@@ -204,17 +204,17 @@ class TestOnceForAll:
             ),
             (
                 "expanded_conv-input:14x14x40-output:8x8x40-expand:2-kernel:3-stride:2-idskip:0",
-                "gives 7x7x40 here, not 8x8x40",
+                "(got 8x8x40, expected 7x7x40)",
             ),
             (
                 "expanded_conv-input:14x14-output:7x7x40-expand:2-kernel:3-stride:2-idskip:0",
-                "is no shape",
+                "is not a shape",
             ),
             (
                 "expanded_conv-input:14x14x40-output:14x14x40-kernel:3-stride:1-idskip:1",
-                "has no expand",
+                "expand is missing",
             ),
-            ("a comment", "names no operation"),
+            ("a comment", "does not name an operation"),
         ],
     )
     def test_others_are_skipped_with_the_reason(
@@ -230,10 +230,10 @@ class TestOnceForAll:
         [
             ("2.0", "expected {count, mean, var}"),
             ("{count: 3}", "expected {count, mean, var}"),
-            ("{mean: fast}", "mean: 'fast' is no number"),
-            ("{mean: .nan}", "mean: nan is no number"),
-            ("{mean: 1, var: -1}", "var: -1 is no number"),
-            ("{mean: 1, count: 2.5}", "count: 2.5 is no whole number"),
+            ("{mean: fast}", "mean: 'fast' is not a number"),
+            ("{mean: .nan}", "mean: nan is not a number"),
+            ("{mean: 1, var: -1}", "var: -1 is not a number"),
+            ("{mean: 1, count: 2.5}", "count: 2.5 is not a whole number"),
         ],
     )
     def test_malformed_values_name_line_and_key(
@@ -298,18 +298,18 @@ class TestFBNet:
     @pytest.mark.parametrize(
         ("entry", "reason"),
         [
-            (record("Softmax", [[1, 1000]]), "Softmax on [[1, 1000]] is no part"),
+            (record("Softmax", [[1, 1000]]), "Softmax on [[1, 1000]] is not a part"),
             (record("Conv", [[1, 3, 64, 64], [8, 3, 3, 3]], kernel=3, stride=2), "pad 0"),
             (
                 record("Conv", [[1, 3, 64, 64], [8, 3, 3, 5]], kernel_h=3, stride=2, pad=1),
-                "square kernels",
+                "square kernel",
             ),
             (record("Conv", [[4, 3, 64, 64], [8, 3, 3, 3]], kernel=3, stride=2, pad=1), "batch 1"),
             (
                 record("Conv", [[1, 3, 64, 64], [8, 3, 3, 3]], kernel=3, stride=1, pad=1),
                 "belongs to no block",
             ),
-            (EMBEDDING, "stands already at line 1"),
+            (EMBEDDING, "duplicates line 1"),
             (
                 EMBEDDING | {"device": "iPhone"},
                 "is of iPhone float32; most of the file is of SM-X float32",
@@ -327,15 +327,18 @@ class TestFBNet:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"runtime_us_p50": "fast"}, "line 2: runtime_us_p50: 'fast' is no number"),
-            ({"runtime_us_p10": 9e9}, "line 2: p10, median and p90 are"),
-            ({"runtime_us_p90": float("inf")}, "line 2: p10, median and p90 are"),
-            ({"input_shapes": [[1, 2.5]]}, "line 2: input_shapes: [1, 2.5] is no list of sizes"),
-            ({"op_args": ["kernel is 3"]}, "line 2: op_args: 'kernel is 3' is no argument"),
-            ({"op_args": ['name: "pads"\nints: 1\nints: 0\n']}, "line 2: op_args: pads are 0, 1"),
+            ({"runtime_us_p50": "fast"}, "line 2: runtime_us_p50: 'fast' is not a number"),
+            ({"runtime_us_p10": 9e9}, "line 2: p10, median and p90 do not ascend"),
+            ({"runtime_us_p90": float("inf")}, "line 2: p10, median and p90 are not latencies"),
+            ({"input_shapes": [[1, 2.5]]}, "line 2: input_shapes: [1, 2.5] is not a list of sizes"),
+            ({"op_args": ["kernel is 3"]}, "line 2: op_args: 'kernel is 3' is not an argument"),
+            (
+                {"op_args": ['name: "pads"\nints: 1\nints: 0\n']},
+                "line 2: op_args: pads differ (got 0, 1;",
+            ),
             (
                 {"op_args": ['name: "stride"\nf: 1.5\n']},
-                "line 2: op_args: stride: '1.5' is no whole number",
+                "line 2: op_args: stride: '1.5' is not a whole number",
             ),
         ],
     )
@@ -350,12 +353,12 @@ class TestFBNet:
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
-            ("", ": the file is empty"),
-            ("{}\n", ": line 1: is no record"),
+            ("", ": is empty"),
+            ("{}\n", ": line 1: is not a record"),
             ('{"op_type": "Conv"}', ": line 1: runtime_us_p10: is missing"),
             (json.dumps(EMBEDDING) + "\n{", ":2: malformed JSON"),
             ("[\n1,\n", ":3: malformed JSON"),
-            ("[[1]]", ": entry 1: is no record"),
+            ("[[1]]", ": entry 1: is not a record"),
             ("[" * 100_000, ":1: malformed JSON"),
         ],
     )
@@ -430,9 +433,9 @@ class TestCSV:
             ("ghost,width=3,8x8x8,1", "unknown block kind 'ghost'"),
             ("mbconv,width=3,8x8x8,1", "width: unknown key"),
             ("mbconv,expansion=0,8x8x8,1", "expansion 0 must be at least 1"),
-            ("mbconv,,tokens:8x8x8,1", "mbconv takes a map"),
+            ("mbconv,,tokens:8x8x8,1", "is not an input of mbconv (expected layout map)"),
             ("irmb,head_dim=3;attention=true,8x8x8,1", "not divisible"),
-            ("mbconv,expansion=4,96x14x14,2", "stands already at line 2"),
+            ("mbconv,expansion=4,96x14x14,2", "duplicates line 2"),
         ],
     )
     def test_others_are_skipped_with_the_reason(
@@ -449,34 +452,34 @@ class TestCSV:
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
-            ("", "1: there is no column kind"),
-            ("kind,hyperparameters,input\n", "1: there is no column median_ms"),
+            ("", "1: column kind is missing"),
+            ("kind,hyperparameters,input\n", "1: column median_ms is missing"),
             ("kind,hyperparameters,input,median_ms,p95\n", "1: unknown column 'p95'"),
-            ("kind,hyperparameters,input,median_ms,input\n", "1: the column input stands twice"),
-            ("kind,hyperparameters,input,median_ms\nmbconv,,8x8x8\n", "2: 3 values"),
+            ("kind,hyperparameters,input,median_ms,input\n", "1: column input is a duplicate"),
+            ("kind,hyperparameters,input,median_ms\nmbconv,,8x8x8\n", "2: has 3 values"),
             (
                 "kind,hyperparameters,input,median_ms\nmbconv,,8x8x8,quick\n",
-                "2: median_ms: 'quick' is no number",
+                "2: median_ms: 'quick' is not a number",
             ),
             (
                 "kind,hyperparameters,input,median_ms\nmbconv,,8x8x8,nan\n",
-                "2: p10, median and p90 are nan",
+                "2: p10, median and p90 are not latencies (got nan",
             ),
             (
                 "kind,hyperparameters,input,median_ms\nmbconv,,8x8,1\n",
-                "2: input: '8x8' is no shape",
+                "2: input: '8x8' is not a shape",
             ),
             (
                 "kind,hyperparameters,input,median_ms,p90_ms\nmbconv,,8x8x8,2,1\n",
-                "2: p10, median and p90 are 2.0, 2.0, 1.0;",
+                "2: p10, median and p90 do not ascend (got 2.0, 2.0, 1.0)",
             ),
             (
                 "kind,hyperparameters,input,median_ms,runs\nmbconv,,8x8x8,2,-1\n",
-                "2: runs: '-1' is no whole number",
+                "2: runs: '-1' is not a whole number",
             ),
             (
                 "kind,hyperparameters,input,median_ms,date\nmbconv,,8x8x8,2,May\n",
-                "2: 'May' is no ISO date",
+                "2: 'May' is not an ISO date",
             ),
             ('kind,hyperparameters,input,median_ms\nmbconv,"x"y,8x8x8,2\n', "2: malformed CSV"),
         ],
@@ -563,7 +566,7 @@ class TestIntoATable:
     def test_refusals(self, tmp_path: Path) -> None:
         with pytest.raises(
             InputError,
-            match=r"none of its operations can be imported; the first of 1 entries: line 2",
+            match=r"none of its operations can be imported \(the first of 1 skipped entries: line 2",
         ):
             import_into(
                 written(tmp_path, "kind,hyperparameters,input,median_ms\nx,,1x1x1,1\n"),
@@ -571,7 +574,7 @@ class TestIntoATable:
                 tmp_path / "b",
             )
         with pytest.raises(
-            InputError, match=r"lut\.txt: the format is told by the name's ending; known: \.yaml"
+            InputError, match=r"lut\.txt: unknown ending \(got '\.txt', expected one of \.yaml"
         ):
             import_into(written(tmp_path, "", "lut.txt"), "b", tmp_path / "b")
         with pytest.raises(InputError, match="missing\\.csv: cannot be read"):
@@ -579,7 +582,9 @@ class TestIntoATable:
         with pytest.raises(InputError, match="--device: name: "):
             import_into(written(tmp_path, self.LINE), "a/b", tmp_path / "b")
         self._table(tmp_path, "measured", ())
-        with pytest.raises(InputError, match=r"was measured in float32, .*board is of float16"):
+        with pytest.raises(
+            InputError, match=r"precision differs .*board \(got float32, expected float16\)"
+        ):
             import_into(fbnet(tmp_path, [EMBEDDING]), "board", tmp_path / "board")
 
     def _table(self, tmp_path: Path, provenance: Any, extra: Any) -> LatencyTable:

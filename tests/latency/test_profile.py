@@ -178,11 +178,13 @@ def test_other_settings_are_refused(space: Space, folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         profile(space, device, folder)
     with pytest.raises(
-        InputError, match=r"journal\.jsonl: was measured with threads 1, this run has 2"
+        InputError, match=r"journal\.jsonl: was measured with another threads \(got 2, expected 1\)"
     ):
         profile(space, FakeDevice(threads=2), folder)
     profile(space, FakeDevice(), folder)
-    with pytest.raises(InputError, match=r"device\.yaml: was measured with runtime_version '1'"):
+    with pytest.raises(
+        InputError, match=r"device\.yaml: .* another runtime_version \(got '.*', expected '1'\)"
+    ):
         profile(space, other_settings(device), folder)
 
 

@@ -215,7 +215,7 @@ def test_missing_rows_are_named_with_the_command_that_measures_them() -> None:
 
 
 def test_many_missing_rows_make_one_short_line() -> None:
-    with pytest.raises(InputError, match=r"and \d+ more; measure with") as raised:
+    with pytest.raises(InputError, match=r"and \d+ more\. Fix: nas profile") as raised:
         make_table(DEVICE, []).total_ms(SPACE.largest())
     assert len(str(raised.value)) < 500
 
@@ -223,19 +223,23 @@ def test_many_missing_rows_make_one_short_line() -> None:
 HEADER = ",".join(COLUMNS)
 BAD_TABLES = {
     "empty file": ("", 1, "empty"),
-    "a header of another file": ("move,stage\ndrop,1\n", 1, "the columns are move,stage"),
-    "too few values": (f"{HEADER}\nmb4d,expansion=4\n", 2, "2 values, the header names 10"),
+    "a header of another file": (
+        "move,stage\ndrop,1\n",
+        1,
+        "unknown columns (got move,stage; expected",
+    ),
+    "too few values": (f"{HEADER}\nmb4d,expansion=4\n", 2, "has 2 values (expected 10, "),
     "unbalanced quotes": (f'{HEADER}\n{GOOD}\n"mb4d,expansion\n', 3, "malformed CSV"),
-    "NaN": (f"{HEADER}\n{GOOD.replace('0.2', 'nan')}\n", 2, "median_ms: nan is no latency"),
-    "infinite": (f"{HEADER}\n{GOOD.replace('0.3', 'inf')}\n", 2, "p90_ms: inf is no latency"),
-    "negative": (f"{HEADER}\n{GOOD.replace('0.1', '-0.1')}\n", 2, "p10_ms: -0.1 is no latency"),
+    "NaN": (f"{HEADER}\n{GOOD.replace('0.2', 'nan')}\n", 2, "median_ms: nan is not a latency"),
+    "infinite": (f"{HEADER}\n{GOOD.replace('0.3', 'inf')}\n", 2, "p90_ms: inf is not a latency"),
+    "negative": (f"{HEADER}\n{GOOD.replace('0.1', '-0.1')}\n", 2, "p10_ms: -0.1 is not a latency"),
     "no number": (f"{HEADER}\n{GOOD.replace('0.2', 'fast')}\n", 2, "median_ms: could not convert"),
     "percentiles out of order": (
         f"{HEADER}\n{GOOD.replace('0.1', '0.25')}\n",
         2,
-        "median_ms: p10, median and p90",
+        "median_ms: p10, median and p90 do not ascend",
     ),
-    "twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n", 3, "stands already in line 2"),
+    "twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n", 3, "duplicates line 2"),
     "unknown kind": (
         f"{HEADER}\n{GOOD.replace('mb4d', 'mb5d')}\n",
         2,
@@ -249,7 +253,7 @@ BAD_TABLES = {
     "hyperparameters left out": (
         f"{HEADER}\n{GOOD.replace(';activation=gelu', '')}\n",
         2,
-        "written in full",
+        "hyperparameters: is not in full and in order (got 'expansion=",
     ),
     "a value that its rule refuses": (
         f"{HEADER}\n{GOOD.replace('pool=3', 'pool=2')}\n",
@@ -259,29 +263,33 @@ BAD_TABLES = {
     "no shape": (
         f"{HEADER}\n{GOOD.replace('48x56x56', '48by56')}\n",
         2,
-        "input: '48by56' is no shape",
+        "input: '48by56' is not a shape",
     ),
-    "an empty activation": (f"{HEADER}\n{GOOD.replace('48x56x56', '0x56x56')}\n", 2, "is no shape"),
+    "an empty activation": (
+        f"{HEADER}\n{GOOD.replace('48x56x56', '0x56x56')}\n",
+        2,
+        "is not a shape",
+    ),
     "another layout": (
         f"{HEADER}\n{GOOD.replace('48x56', 'tokens:48x56')}\n",
         2,
-        "mb4d takes a map",
+        "is not an input of mb4d (got layout tokens, expected map)",
     ),
     "output that contradicts": (
         f"{HEADER}\n{GOOD.replace(',48x56x56,0', ',96x56x56,0')}\n",
         2,
-        "input: on 48x56x56",
+        "input: the column output does not follow from input 48x56x56",
     ),
-    "runs": (f"{HEADER}\n{GOOD.replace(',50,', ',-5,')}\n", 2, "runs: '-5' is no whole number"),
+    "runs": (f"{HEADER}\n{GOOD.replace(',50,', ',-5,')}\n", 2, "runs: '-5' is not a whole number"),
     "provenance": (
         f"{HEADER}\n{GOOD.replace('measured', 'guessed')}\n",
         2,
-        "provenance: 'guessed' is none of",
+        "provenance: is unknown (got 'guessed', expected one of",
     ),
     "date": (
         f"{HEADER}\n{GOOD.replace('2026-11-21', 'today')}\n",
         2,
-        "date: 'today' is no ISO date",
+        "date: 'today' is not an ISO date",
     ),
 }
 
@@ -326,14 +334,14 @@ def test_a_table_that_went_through_a_spreadsheet_is_read(tmp_path: Path, delimit
 BAD_DEVICES = {
     "unknown key": ("chip: A14\n", r"device.yaml:11: chip: unknown key; known:"),
     "wrong type": ("threads: two\n", r"device.yaml:11: threads: .*integer.*'two'"),
-    "negative intercept": ("intercept_ms: -1\n", r"device.yaml:11: intercept_ms: .*found -1"),
-    "negative weights": ("calibration: {weights_ms: -1}\n", r"device.yaml:11: calibration.weights_ms: .*found -1"),
+    "negative intercept": ("intercept_ms: -1\n", r"device.yaml:11: intercept_ms: .*\(got -1\)"),
+    "negative weights": ("calibration: {weights_ms: -1}\n", r"device.yaml:11: calibration.weights_ms: .*\(got -1\)"),
     "NaN": ("intercept_ms: .nan\n", r"device.yaml:11: intercept_ms: .*finite"),
     "no scale": ("calibration:\n  scale: 0\n", r"device.yaml:12: calibration.scale: .*greater than 0"),
     "a check without its error": ("check: {nets: 3}\n", r"device.yaml:11: check.mape: is missing"),
     "an estimate without its error": ("estimate: {method: a}\n", r"yaml:11: estimate.leave_one_out_mape: is missing"),
     "malformed": ("tools: {a: b\n", r"device.yaml:\d+: malformed YAML"),
-    "twice": ("os: b\n", r"device.yaml:11: os: this key stands twice"),
+    "twice": ("os: b\n", r"device.yaml:11: os: duplicates the key of line 5\."),
     "no text": ("source: [a]\n", r"device.yaml:11: source: "),
 }  # fmt: skip
 DEVICE_TEXT = """format: nas-device-1
@@ -370,7 +378,7 @@ def test_a_device_file_needs_its_keys_and_takes_an_unquoted_date(tmp_path: Path)
     with pytest.raises(InputError, match=r"device.yaml:11: date: .*ISO date"):
         load_device_info(path)
     path.write_text("format: nas-space-1\n")
-    with pytest.raises(InputError, match="this is no device file"):
+    with pytest.raises(InputError, match="is not a device file"):
         load_device_info(path)
 
 
@@ -423,7 +431,7 @@ def test_an_unknown_device_gets_the_nearest_name_and_the_command(
         match=r"'fone', did you mean 'phone'\? .*nas profile --space SPACE --device fone",
     ):
         load_table("fone")
-    with pytest.raises(InputError, match=r"there is no table.csv in this folder"):
+    with pytest.raises(InputError, match=r"table.csv is missing in this folder"):
         load_table("latency_tables")
     (tmp_path / "latency_tables" / "phone" / "device.yaml").unlink()
     with pytest.raises(InputError, match=r"device.yaml: cannot be read"):

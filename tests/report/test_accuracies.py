@@ -131,7 +131,7 @@ def test_a_changed_law_is_not_the_runs(make_run):
     (run,) = load_runs(folder)
     assert {gap.part: gap.reason for gap in run.left_out}[
         "Pareto front"
-    ] == "the accuracy law has changed since"
+    ] == "the accuracy law has changed since the search"
     assert run.front.points == () and run.front.published
 
 
@@ -269,19 +269,19 @@ def test_a_page_by_every_kind_of_scores_does_not_contradict_itself(make_run, kin
     html = render([run], "nas report")
     for text in ("not to trust", "cannot be trusted", "not a gain to expect", "Why to believe"):
         assert text not in html
-    assert ("these scores know no level" in html) == (kind == "costs")
+    assert ("these scores have no absolute accuracy" in html) == (kind == "costs")
     assert ("ImageNet top-1" in html) == (kind == "law")
-    assert "You would ship otherwise" in html and "What the figures rest on" in html
+    assert "Best published alternative" in html and "Sources of the figures" in html
     assert all(text.count(".") <= 12 and "\n" not in text for _, text in rests_on(run))
 
 
 @pytest.mark.parametrize(
     ("points", "verdict"),
     [
-        (0.4, "ties with it (+0.40 ± 0.50 points)"),
+        (0.4, "ties with this member (+0.40 ± 0.50 points)"),
         (0.6, "more accurate (+0.60 ± 0.50 points)"),
         (-0.6, "less accurate (\N{MINUS SIGN}0.60 ± 0.50 points)"),
-        (-0.4, "ties with it"),
+        (-0.4, "ties with this member"),
     ],
 )
 def test_ties_are_called_ties(make_run, points, verdict):
@@ -297,7 +297,7 @@ def test_ties_are_called_ties(make_run, points, verdict):
     rewrite(folder, change)
     (run,) = load_runs(folder)
     assert verdict in otherwise([run]).verdict
-    assert ("(a tie)" in members([run])[1].difference) == (abs(points) <= 0.5)
+    assert ("(tie)" in members([run])[1].difference) == (abs(points) <= 0.5)
     assert Difference(points=points, standard_error=0.5).tied == (abs(points) <= 0.5)
 
 
@@ -305,7 +305,10 @@ def test_without_a_published_member_within_the_target_the_nearest_is_named(make_
     folder = make_run(engine="exact")
     rewrite(folder, lambda data: [m.update(keeps_limits=False) for m in data["published"].values()])
     (run,) = load_runs(folder)
-    assert otherwise([run]).name == "" and "The nearest, small_" in otherwise([run]).figures[0]
+    assert (
+        otherwise([run]).name == ""
+        and "The nearest in latency, small_" in otherwise([run]).figures[0]
+    )
 
 
 def test_published_numbers_stand_beside_their_prediction(make_run):
@@ -323,7 +326,9 @@ def test_published_numbers_stand_beside_their_prediction(make_run):
     row = next(row for row in members([run]) if row.name == "s")
     assert row.accuracy.startswith("71.2") and row.predicted == "published; predicted 70.5 ± 0.8 %"
     point = next(p for p in run.front.published if p.label == "s")
-    assert point.accuracy == 71.25 and "predicted without it 70.5 ± 0.8 %" in point.about[0]
+    assert (
+        point.accuracy == 71.25 and "predicted without this result: 70.5 ± 0.8 %" in point.about[0]
+    )
 
 
 @pytest.mark.parametrize(("option", "value"), [("max_drop", 3.0), ("min_accuracy", 85.0)])
@@ -383,7 +388,7 @@ def test_accuracies_on_the_same_images_are_compared(make_run, add_everything, ro
     off = expected.value - 72.25
     error = hypot(expected.standard_error, 1.0)
     assert f"{abs(off) / error:.1f} standard errors" in measurements(run)[1].difference
-    verdict = f"Fine-tuned, it is less accurate (\N{MINUS SIGN}2.75 ± {hypot(1.0, 0.2):.2f} points)"
+    verdict = f"After fine-tuning, it is less accurate (\N{MINUS SIGN}2.75 ± {hypot(1.0, 0.2):.2f} points)"
     assert verdict in otherwise([run]).verdict
     point = measured_point(run)
     assert (point.ms, point.accuracy, point.error) == (0.5, 72.25, 1.0) and point.ms_error is None
@@ -492,7 +497,7 @@ def test_one_search_on_two_devices_is_one_run(make_several, kind):
     assert (
         "small on toy and slow" in html and "runs compared" not in html and 'id="run-2"' not in html
     )
-    assert html.count("To repeat it") == 1 and html.count("<h3>The network</h3>") == 1
+    assert html.count("Commands to reproduce") == 1 and html.count("<h3>The network</h3>") == 1
     for run in runs:
         assert f"The front on {run.device}" in html and f"Latency on {run.device}" in html
         assert (
@@ -515,11 +520,11 @@ def test_without_a_common_member_each_device_has_its_own_network(make_several):
     assert not about["toy"].common, "the fastest member of one device is not that of the other"
     runs = load_runs(folder)
     html = render(runs, "nas report")
-    assert "No member keeps all of it" in html and "Best on toy" in html
+    assert "No member meets all of it" in html and "Best on toy" in html
     assert (
         "The network on toy" in html
         and "The network on slow" in html
-        and "You would ship otherwise" not in html
+        and "Best published alternative" not in html
     )
 
 
@@ -544,7 +549,7 @@ def test_the_measured_rival_stands_beside_the_found_network(make_run, check_file
     own, other = measurements(load_runs(folder)[0])
     assert own.measured == "0.5 ms"
     assert (other.what, other.measured) == ("small_s on toy", "1.25 ms")
-    assert other.difference == "found takes 0.40 of it, predicted 0.98"
+    assert other.difference == "found takes 0.40 times as long (predicted 0.98)"
     check["rival"]["measured_ms"] = None
     (folder / "check-toy.yaml").write_text(yaml.safe_dump(check | {"ratio": None}))
     assert len(measurements(load_runs(folder)[0])) == 1

@@ -113,7 +113,7 @@ def test_a_page_shows_every_part(whole):
     # Front, breakdown, trajectory, both alphas, fine-tuning.
     assert len(page.figures) == 6
     for text in (
-        "What the figures rest on",
+        "Sources of the figures",
         "Predicted and measured",
         "72.25",
         "model.onnx",
@@ -122,7 +122,7 @@ def test_a_page_shows_every_part(whole):
         "nas finetune runs/one",
     ):
         assert text.lower() in page.text.lower()
-    assert "Not on this page" not in page.text
+    assert "Missing from this page" not in page.text
     operations = len(run.architecture.operations()) + run.drawing.dropped
     assert len(re.findall("<g><title>", render([run], "nas report"))) == operations
     picture = network_svg(run, "a <title> & more")
@@ -151,7 +151,7 @@ def test_the_whole_chain_of_commands_is_there_to_repeat(make_run, add_everything
     )
     replace(measured.device, spaces=(entry,)).save("latency_tables/toy/device.yaml")
     _, _, text = parsed(render(load_runs(folder), "nas report runs/one")).text.partition(
-        "To repeat it"
+        "Commands to reproduce this run"
     )
     places = [
         text.find(command)
@@ -176,7 +176,7 @@ def test_missing_parts_are_named_with_their_commands(make_run):
         f"nas export {folder} --to litert",
     ):
         assert command in page.text
-    assert "Not on this page" in page.text and len(page.figures) == 3
+    assert "Missing from this page" in page.text and len(page.figures) == 3
 
 
 def test_several_runs_stand_side_by_side(make_run):

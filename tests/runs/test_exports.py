@@ -76,7 +76,9 @@ def test_nothing_written_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "export").write_text("a file")
     with (
-        pytest.raises(NasError, match="export: cannot be written to"),
+        pytest.raises(
+            NasError, match=r"model\.x: could not be written \((File exists|Not a directory)"
+        ),
         aside(tmp_path / "export" / "model.x"),
     ):
         pass
@@ -105,6 +107,15 @@ def test_whole_is_what_is_recorded_made_from_the_same_and_unchanged(tmp_path: Pa
     assert record.whole("x", "1") is None
     (tmp_path / "model.x").unlink()
     assert record.whole("x", "1") is None
+
+
+@pytest.mark.parametrize("file", ["/", "../other/model.x", "a/b", ".."])
+def test_a_recorded_file_is_one_of_the_folder(tmp_path: Path, file: str) -> None:
+    Record(tmp_path).put("x", {"file": file, "made": "1"}, {"run": "r"})
+    with pytest.raises(
+        InputError, match=r"export.yaml:\d+: targets.x.file: is .*, expected the name"
+    ):
+        Record(tmp_path)
 
 
 def test_a_dropped_target_is_forgotten_on_disk(tmp_path: Path) -> None:

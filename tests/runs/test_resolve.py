@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from nas.errors import InputError
 from nas.files import write_yaml
-from nas.runs.resolve import Initial, find_initial, find_source
+from nas.runs.resolve import Initial, Subject, find_initial, find_source
 from nas.runs.schema import WEIGHTS_FORMAT
 from nas.runs.trained_on import ImageRange, TrainedOn
 from nas.space import Architecture
@@ -57,10 +58,16 @@ def test_a_fine_tuning_comes_first_with_its_own_head_and_classes(run: Path, tiny
     assert alone.classes == ("a", "b", "c")
 
 
+def test_the_background_of_the_images_is_that_of_the_training(run: Path, tiny: Tiny) -> None:
+    assert find_source(str(run)).background == "white"
+    finetuned(run, tiny("swiftformer_xs", classes=3), background="#102030")
+    assert find_source(str(run)).background == "#102030"
+
+
 def test_names_of_classes_that_are_too_few_are_refused_with_the_line(run: Path, tiny: Tiny) -> None:
     folder = finetuned(run, tiny("swiftformer_xs", classes=4))
     with pytest.raises(
-        InputError, match=rf"{folder}/finetune.yaml:\d+: data.classes: 3 names for a network of 4"
+        InputError, match=rf"{folder}/finetune.yaml:\d+: data.classes: has 3 names \(expected 4, as"
     ):
         find_source(str(run))
 
@@ -91,7 +98,7 @@ def test_the_datas_names_stand_in_for_numbers_alone(run: Path, tiny: Tiny) -> No
     assert find_source(str(run)).named(tuple("cab")).classes == ("a", "b", "c")
     with pytest.raises(InputError, match=r"its classes are 3 \(a, b, c\), .* data 3 \(x, y, z\)"):
         find_source(str(run)).named(tuple("xyz"))
-    with pytest.raises(InputError, match="the data has 7 classes, the network 3"):
+    with pytest.raises(InputError, match=r"the data has 7 classes \(expected 3, as the network\)"):
         find_source(str(run)).named(names)
 
 
@@ -103,8 +110,24 @@ def test_what_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
         find_source(str(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    "name", ["a/../../../../escaped", "../escaped", "/absolute", "..", "x" * 300, "ä" * 200, "a\0b"]
+)
+def test_a_name_in_a_file_does_not_lead_elsewhere(tiny: Tiny, name: str) -> None:
+    folder = Subject(replace(tiny("swiftformer_xs"), name=name)).folder(False)
+    assert folder.parent == Path("runs") and folder.name.startswith("finetune-")
+    assert len(folder.name.encode()) < 200 and "\0" not in folder.name
+    # Another name that looks the same gets another folder.
+    assert folder != Subject(replace(tiny("swiftformer_xs"), name=f"{name}/")).folder(False)
+
+
+def test_a_plain_name_is_the_folders(tiny: Tiny) -> None:
+    folder = Subject(replace(tiny("swiftformer_xs"), name="my net_1.5")).folder(True)
+    assert folder == Path("runs") / "finetune-scratch-my net_1.5"
+
+
 def test_a_folder_that_is_no_run_and_missing_weights_are_refused(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(InputError, match=r"no run here \(there is no architecture.yaml\)"):
+    with pytest.raises(InputError, match=r"is not a run folder \(architecture.yaml is missing\)"):
         find_source(str(tmp_path))
     with pytest.raises(InputError, match=r"--weights .*none.safetensors: there is no such file"):
         find_source(str(run), Path("none.safetensors"))

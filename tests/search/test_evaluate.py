@@ -154,7 +154,7 @@ def test_evaluations_of_something_else_are_refused(task, tmp_path):
     _, _, _, true = task
     Evaluations(Judge(true), tmp_path)
     with pytest.raises(
-        InputError, match=r"evaluations.yaml:\d+: supernet: .*'one', this search has 'two'"
+        InputError, match=r"evaluations.yaml:\d+: supernet: .*got 'one', expected 'two'"
     ):
         Evaluations(Judge(true, name="two"), tmp_path)
 
@@ -163,7 +163,7 @@ def test_a_damaged_row_is_named(task, tmp_path):
     Evaluations(Judge(task[3]), tmp_path)
     with (tmp_path / ROWS).open("a") as file:
         file.write("0123,many,1,8,1\n")
-    with pytest.raises(InputError, match=r"evaluations.csv:2: is no row of member, accuracy"):
+    with pytest.raises(InputError, match=r"evaluations.csv:2: is not a row of member, accuracy"):
         Evaluations(Judge(task[3]), tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
         evaluations=Evaluations(Judge(true), folder),
         evaluate_best=2,
     )
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy")
     assert new_folder(str(folder), "small", "toy", goes_on=True) == folder
     found = nas.search.solve(problem)
@@ -218,5 +218,5 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
         "images": 100,
     }
     assert run["result"]["evaluated"] == found.evaluated and run["result"]["drop"] == found.drop
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy", goes_on=True)

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from nas.blocks import Identity
 from nas.errors import InputError, NasError
 from nas.latency.table import make_table
-from nas.search.engines.optuna import workers
+from nas.search.engines.optuna import engine, workers
 from nas.search.engines.optuna.encoding import Encoding
 from nas.search.engines.optuna.engine import search_optuna
+from nas.search.engines.optuna.storage import StudySettings
 from nas.search.fastest import fastest
 
 
@@ -251,6 +252,9 @@ class TestStudies:
         before = len(asked)
         longer = run(14)
         assert (again.trials, longer.trials) == (8, 14)
+        # A run that asks for fewer trials than there are takes all of them, and adds none.
+        fewer = run(3)
+        assert (fewer.trials, fewer.found) == (14, longer.found)
         assert longer.found.cost <= again.found.cost
         assert (
             len(asked) == len(set(asked)) > before
@@ -301,20 +305,42 @@ class TestStudies:
         given = {"trials": 2, "storage": f"sqlite:///{tmp_path}/s.db", "study": "mine"}
         search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, first, **given)
         with pytest.raises(
-            InputError, match=r"study 'mine' in sqlite:.*s.db: its engine has another number of obj"
+            InputError,
+            match=r"study 'mine' in sqlite:.*s.db: was begun by an engine with other obj",
         ):
             search_optuna(
                 space, made_up_table(space), made_up_scores(space).cost, 15.0, second, **given
             )
 
-    def test_a_storage_of_another_optuna_is_refused(
+    def test_a_study_in_another_direction_is_refused_and_left_as_it_is(
         self, small_space, made_up_table, made_up_scores, tmp_path
+    ):
+        import optuna
+
+        url = f"sqlite:///{tmp_path}/s.db"
+        theirs = optuna.create_study(storage=url, study_name="mine", direction="maximize")
+        space = small_space()
+        with pytest.raises(InputError, match=r"got minimize, expected maximize\)"):
+            search_optuna(
+                space,
+                made_up_table(space),
+                made_up_scores(space).cost,
+                15.0,
+                "tpe",
+                storage=url,
+                study="mine",
+            )
+        assert theirs.user_attrs == {}
+
+    @pytest.mark.parametrize("version", ["v2.6.0.a", "v99.0.0.a"])
+    def test_a_storage_of_another_optuna_is_refused(
+        self, small_space, made_up_table, made_up_scores, tmp_path, version
     ):
         space = small_space()
         given = {"trials": 1, "storage": f"sqlite:///{tmp_path}/s.db"}
         search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, **given)
         with sqlite3.connect(tmp_path / "s.db") as database:
-            database.execute("update alembic_version set version_num = 'v2.6.0.a'")
+            database.execute("update alembic_version set version_num = ?", (version,))
         with pytest.raises(
             InputError,
             match=r"s.db: its tables are of another version.*Fix: optuna storage upgrade",
@@ -376,6 +402,7 @@ class TestStudies:
                 made_up_table(space),
                 made_up_scores(space).cost,
                 9.0,
+                "tpe",
                 storage=url,
                 study="mine",
             )
@@ -396,6 +423,36 @@ class TestStudies:
                 "postgresql://me:\\*\\*\\*@127.0.0.1:1/x: cannot be used",
             ),
             ("oracle://me@127.0.0.1/x", InputError, "the driver of this database is not installed"),
+            (
+                "postgresql://me:a@secret@h:1/x",
+                InputError,
+                "@h:1/x: the password has an '@'.*Fix: %40",
+            ),
+            ("postgresql://127.0.0.1:1/x?passwort=secret", NasError, "passwort=\\*\\*\\*: cannot"),
+            (
+                "me:secret@127.0.0.1/x",
+                InputError,
+                "storage me:\\*\\*\\*@127.0.0.1/x: is not the URL",
+            ),
+            ("postgresql://me:secret/x", InputError, "me:\\*\\*\\*/x: the port is not a number"),
+            (
+                "postgresql://me:***@h/x",
+                InputError,
+                "the password is masked, .*Fix: \\${PGPASSWORD}",
+            ),
+            ("sqlite:///s.db?password=***", InputError, "the password is masked"),
+            (
+                "sqlite://",
+                InputError,
+                "keeps nothing .expected the path of a file.. Fix: sqlite:///",
+            ),
+            ("sqlite:///:memory:", InputError, "keeps nothing"),
+            ("${NAS_NO_SUCH}", InputError, "the environment variable NAS_NO_SUCH is not set"),
+            (
+                "postgresql://me:${NAS_NO_SUCH}@h/x",
+                InputError,
+                "NAS_NO_SUCH is not set. Fix: export",
+            ),
         ],
     )
     def test_a_storage_that_cannot_be_used(
@@ -409,6 +466,21 @@ class TestStudies:
         assert "\n" not in str(error.value) and "secret" not in str(error.value)
         assert type(error.value) is kind
 
+    @pytest.mark.parametrize(
+        "storage", ["sqlite:///${NAS_FOLDER}/{s}.db?password=${NAS_WORD}", "${NAS_STORAGE}"]
+    )
+    def test_the_environment_fills_in_an_address(
+        self, small_space, made_up_table, made_up_scores, tmp_path, monkeypatch, storage
+    ):
+        monkeypatch.setenv("NAS_FOLDER", str(tmp_path))
+        monkeypatch.setenv("NAS_WORD", "a&b@c/d${e}")
+        monkeypatch.setenv("NAS_STORAGE", f"sqlite:///{tmp_path}/{{s}}.db")
+        space = small_space()
+        given = {"storage": storage, "trials": 2}
+        search_optuna(space, made_up_table(space), made_up_scores(space).cost, 15.0, **given)
+        assert (tmp_path / "{s}.db").is_file()
+        assert "NAS_" not in repr(StudySettings(**given))
+
     def test_a_storage_that_goes_away(
         self, small_space, made_up_table, made_up_scores, tmp_path, capfd
     ):
@@ -420,7 +492,7 @@ class TestStudies:
             return 0.0
 
         with pytest.raises(
-            NasError, match=r"storage sqlite:.*s\.db: cannot be used .*; trials that are in it stay"
+            NasError, match=r"storage sqlite:.*s\.db: cannot be used .*\. Its trials are kept"
         ):
             search_optuna(
                 space, made_up_table(space), cost, math.inf, storage=f"sqlite:///{file}", trials=5
@@ -456,6 +528,23 @@ class TestStudies:
         with pytest.raises(InputError, match="no such weights"):
             search_optuna(space, made_up_table(space), cost, math.inf, trials=5)
 
+    def test_what_a_cost_raises_in_every_worker_ends_the_study(
+        self, small_space, made_up_table, capfd
+    ):
+        space = small_space()
+        with pytest.raises(NasError, match=r"a trial failed \(ZeroDivisionError: division by zero"):
+            search_optuna(space, made_up_table(space), divided, math.inf, trials=5, workers=2)
+        assert "Traceback" not in capfd.readouterr().err
+
+    def test_trials_that_fail_without_an_error_end_the_study(
+        self, small_space, made_up_table, made_up_scores, monkeypatch
+    ):
+        """Optuna fails a trial whose values it does not take, and goes on."""
+        monkeypatch.setattr(engine.Objective, "__call__", lambda self, trial: (1.0, 2.0, 3.0))
+        space = small_space()
+        with pytest.raises(NasError, match=r"5 trials in a row failed \(the study does not take"):
+            search_optuna(space, made_up_table(space), made_up_scores(space).cost, 9.0, trials=50)
+
     def test_no_trial_within_the_limits(self, small_space, made_up_table, made_up_scores):
         space = small_space()
         with pytest.raises(NasError, match="none of 6 trials is within the limits"):
@@ -469,6 +558,10 @@ class TestStudies:
             search_optuna(
                 space, made_up_table(space), lambda arch: 0.0, math.inf, trials=5, workers=2
             )
+
+
+def divided(arch):
+    return 1 / (arch.params - arch.params)
 
 
 def hypervolume(points, reference):

@@ -19,7 +19,7 @@ from nas.search import load_scores, pose, solve
 from nas.search.compare import answers
 from nas.search.engines.exact import front
 from nas.search.fastest import fastest
-from nas.search.record import new_folder, write_front, write_run
+from nas.search.record import new_folder, not_left_empty, write_front, write_run
 from nas.space import load_architecture, load_space
 
 
@@ -74,14 +74,54 @@ def test_folders_of_the_same_second_get_a_counter(workplace):
 
 def test_a_named_folder_is_made_but_never_overwritten(tmp_path):
     folder = new_folder(str(tmp_path / "a" / "b"), "small", "toy")
-    assert folder.is_dir() and new_folder(str(folder), "small", "toy") == folder
+    assert folder.is_dir()
+    (folder / "begun.yaml").unlink()
     (folder / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy")
-    with pytest.raises(InputError, match="there is something already"):
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder / "mine.txt"), "small", "toy")
     with pytest.raises(NasError, match=r"mine\.txt.*cannot be made"):
         new_folder(str(folder / "mine.txt" / "x"), "small", "toy")
+
+
+def test_a_folder_goes_on_by_the_command_that_began_it_until_it_has_a_run(
+    searched, tmp_path, monkeypatch
+):
+    asked = str(tmp_path / "o")
+    command = "nas search --space small"
+    folder = new_folder(asked, "small", "toy", command)
+    (folder / ".trace.csv.a1b2c3d4.part").mkdir()
+    monkeypatch.setattr("nas.temporary._swept", set())  # the next process
+    assert new_folder(asked, "small", "toy", command) == folder
+    assert [path.name for path in folder.iterdir()] == ["begun.yaml"]
+    with pytest.raises(
+        InputError, match=r"unfinished search of another command. Fix: nas search --space small --o"
+    ):
+        new_folder(asked, "small", "toy", "nas search --space other")
+    problem, found = searched
+    write_run(folder, problem, found, ["nas", "search"])
+    assert not (folder / "begun.yaml").exists()
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
+        new_folder(asked, "small", "toy", command)
+
+
+def test_a_kill_before_anything_was_written_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.temporary._swept", set())
+    (tmp_path / "o" / ".begun.yaml.a1b2c3d4.part").mkdir(parents=True)
+    assert new_folder(str(tmp_path / "o"), "small", "toy", "nas search") == tmp_path / "o"
+
+
+@pytest.mark.parametrize("written", [[], ["trace.csv"]])
+def test_a_search_that_fails_leaves_no_folder_without_results(tmp_path, written):
+    folder = new_folder(str(tmp_path / "o"), "small", "toy", "nas search")
+    with pytest.raises(NasError), not_left_empty(folder):
+        for name in written:
+            (folder / name).touch()
+        raise NasError("none of 5 trials is within the limits")
+    assert folder.exists() == bool(written)
+    # Where results are there, the same command goes on.
+    assert new_folder(str(tmp_path / "o"), "small", "toy", "nas search") == folder
 
 
 def test_the_picture_shows_the_start_every_step_and_the_published_members(searched, tmp_path):

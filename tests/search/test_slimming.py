@@ -314,7 +314,7 @@ def test_what_cannot_be_is_refused(small_space, made_up_table, made_up_scores):
         table.device, [row for row in table.rows.values() if row.kind != "conv_stem"]
     )
     with pytest.raises(
-        MissingRows, match=r"no row for conv_stem.*measure with: nas profile --space .*--device toy"
+        MissingRows, match=r"no row for conv_stem.*Fix: nas profile --space .*--device toy"
     ) as e:
         search(space, fewer, scores, 1.0)
     assert len(e.value.operations) == 2

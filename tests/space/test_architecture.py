@@ -142,9 +142,9 @@ BAD = [
     (
         "resolution: [224, 224]",
         "resolution: [224.0, 224]",
-        "4: resolution: [224.0, 224] is no list of two whole",
+        "4: resolution: [224.0, 224] is not a list of two whole",
     ),
-    ("resolution: [224, 224]\n", "", "resolution: None is no list"),
+    ("resolution: [224, 224]\n", "", "resolution: None is not a list"),
     (
         "kind: mb3d",
         "kind: mb5d",
@@ -168,7 +168,7 @@ BAD = [
         "{kind: conv_head, classes: 5, width: 448, features: 8}",
         "23: stages[3].entry: conv_head cannot enter a stage",
     ),
-    (FIRST, "- 7", "8: stages[0].blocks[0]: expected a block, found 7"),
+    (FIRST, "- 7", "8: stages[0].blocks[0]: expected a block, got 7"),
     (
         FIRST,
         "- {kind: conv_embedding, width: 3}",
@@ -178,7 +178,7 @@ BAD = [
     ("  blocks:\n", "  block:\n", "6: stages[0]: expected the keys entry and blocks"),
     (HEAD, "head: {kind: mb4d}", "29: head: mb4d cannot be a head"),
     (HEAD, "head: token_head", "29: head: token_head: classes: is missing"),
-    (HEAD, "", "head: expected a block, found None"),
+    (HEAD, "", "head: expected a block, got None"),
 ]
 
 

@@ -125,16 +125,16 @@ BAD = [
         STEM.replace("gelu]", "relu]"),
         "6: stages[0].entry: conv_stem(width=16;activation=relu) is listed twice",
     ),
-    (STEM, "entry: []", "6: stages[0].entry: has 0 values, expected at least 1"),
+    (STEM, "entry: []", "6: stages[0].entry: has 0 values (expected at least 1)"),
     (
         STEM,
         "entry: conv_stem",
-        "6: stages[0].entry: expected a block, or a list of blocks, found 'conv_stem'",
+        "6: stages[0].entry: expected a block, or a list of blocks (got 'conv_stem')",
     ),
     (
         STEM,
         "entry: [conv_stem]",
-        "6: stages[0].entry[0]: Input should be a valid dictionary, found 'conv_stem'",
+        "6: stages[0].entry[0]: Input should be a valid dictionary (got 'conv_stem')",
     ),
     (
         STEM,
@@ -486,7 +486,7 @@ def test_fitted_is_the_block_itself_or_the_most_alike_that_fits(choices_space: M
         "local blocks stay local"
     )
     assert space.fitted(2, Identity(), 24) == Identity()
-    with pytest.raises(ValueError, match=r"mb3d.* is no candidate here"):
+    with pytest.raises(ValueError, match=r"mb3d.* is not a candidate here"):
         space.fitted(2, MB3D(), 24)
 
 
@@ -506,15 +506,15 @@ def test_what_is_no_member(choices_space: Make, stem_space: Make) -> None:
     for arch, reason in [
         (
             largest.with_block("stem", ConvStem(16, "silu")),
-            "stage 1: entered by conv_stem(width=16;activation=silu), not",
+            "stage 1: entry conv_stem(width=16;activation=silu) is not one of",
         ),
         (
             largest.with_block("stage2_entry", IRMBDown(24, expansion=4)),
-            "stage 2: entered by irmb_down(",
+            "stage 2: entry irmb_down(",
         ),
         (
             largest.with_block("stage1_block2", MB4D(3)),
-            "stage 1: mb4d(expansion=3;pool=3;activation=gelu) is no candidate",
+            "stage 1: mb4d(expansion=3;pool=3;activation=gelu) is not a candidate",
         ),
         (replace(largest, stem=EMOStem(8)), "a stem before stage 1"),
     ]:
@@ -523,7 +523,7 @@ def test_what_is_no_member(choices_space: Make, stem_space: Make) -> None:
     for arch, reason in [
         (
             replace(stemmed.largest(), stem=EMOStem(6)),
-            "stem emo_stem(width=6;activation=silu) is none of efficientvit",
+            "stem emo_stem(width=6;activation=silu) is not one of efficientvit",
         ),
         (replace(stemmed.largest(), stem=None), "no stem before stage 1"),
     ]:

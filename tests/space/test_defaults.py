@@ -104,7 +104,7 @@ def test_it_is_the_same_space_as_with_every_value_at_its_place(tmp_path: Path) -
         ("  mb4d: {exp", "  mb5d: {exp", "5: defaults.mb5d: unknown block kind 'mb5d', did you"),
         ("{expansion: [2", "{expansoin: [2", "5: defaults.mb4d: expansoin: unknown key"),
         ("[2, 1]", "[2, 1.5]", "5: defaults.mb4d: expansion: Input should be a valid integer"),
-        ("[2, 1]", "[]", "5: defaults.mb4d.expansion: an empty list of values"),
+        ("[2, 1]", "[]", "5: defaults.mb4d.expansion: is an empty list, expected at least one"),
         (": relu}", ": relu, kind: mb3d}", "5: defaults.mb4d: kind: unknown key"),
         ("embedding: {}", "encoder: {}", "6: defaults.conv_encoder: no place of this space has"),
         (

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -73,6 +74,8 @@ def mistakes(schema: dict[str, Any], value: Any, where: str = "") -> Iterator[st
             wrong = not re.search(rule, value)
         elif keyword in ("minimum", "exclusiveMinimum") and isinstance(value, int | float):
             wrong = value < rule or (keyword == "exclusiveMinimum" and value == rule)
+        elif keyword == "maximum" and isinstance(value, int | float):
+            wrong = value > rule
         else:
             assert keyword in NOTES | {"then", *KEYWORDS}, f"{keyword} is not checked here"
         if wrong:
@@ -81,7 +84,7 @@ def mistakes(schema: dict[str, Any], value: Any, where: str = "") -> Iterator[st
 
 KEYWORDS = {
     "properties", "additionalProperties", "required", "items", "minItems", "maxItems", "pattern",
-    "minimum", "exclusiveMinimum",
+    "minimum", "exclusiveMinimum", "maximum",
 }  # fmt: skip
 """Keywords that say something of one type of value only."""
 
@@ -131,7 +134,6 @@ def test_a_wrong_key_or_value_is_refused(place: tuple[Any, ...], value: Any) -> 
 
 
 def test_it_agrees_with_the_jsonschema_package() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
     for name in space_names():

@@ -136,7 +136,9 @@ def test_place_puts_local_blocks_first_and_global_ones_last() -> None:
 def test_place_refuses_what_is_too_deep() -> None:
     arch = SPACE.largest()
     stage = arch.stages[0]
-    with pytest.raises(InputError, match="stage 1: 7 positions, the space has 6"):
+    with pytest.raises(
+        InputError, match=r"stage 1: has too many positions \(got 7, the space has 6"
+    ):
         SPACE.place(arch.with_stage(0, replace(stage, blocks=stage.blocks + stage.blocks[:1])))
 
 
@@ -148,7 +150,7 @@ L1 = SPACE.published["efficientformer_l1"]
     [
         (
             L1.with_stage(1, L1.stages[1].with_width(100)),
-            "stage 2: width 100 is none of 64, 80 .. 192",
+            "stage 2: width 100 is not one of 64, 80 .. 192",
         ),
         (
             L1.with_stage(1, replace(L1.stages[1], blocks=(MB4D(),) * 7)),
@@ -161,7 +163,7 @@ L1 = SPACE.published["efficientformer_l1"]
         (L1.with_stage(0, L1.stages[0].with_block(0, MB3D())), "stage 1: mb3d"),
         (
             L1.with_stage(2, L1.stages[2].with_block(1, MB4D(expansion=3))),
-            "is no candidate here; there are mb4d",
+            "is not a candidate here (expected one of mb4d",
         ),
         (
             L1.with_stage(3, L1.stages[3].with_block(0, MB3D())),
@@ -175,7 +177,7 @@ L1 = SPACE.published["efficientformer_l1"]
             L1.with_stage(
                 0, replace(L1.stages[0], entry=replace(L1.stages[0].entry, activation="gelu"))
             ),
-            "stage 1: entered",
+            "stage 1: entry",
         ),
         (replace(L1, stages=L1.stages[:3]), "3 stages, the space has 4"),
     ],
@@ -255,9 +257,9 @@ BAD = [
         "15: stages[0].width.step: Input should be greater than 0",
     ),
     (WIDTH, "width: {min: 32, max: 96, stride: 16}", "15: stages[0].width.stride: unknown key"),
-    (WIDTH, "width: 48", "15: stages[0].width: expected {min, max, step} or a list, found 48"),
-    (WIDTH, "width: []", "15: stages[0].width: has 0 values, expected at least 1"),
-    (WIDTH, "width: [a, 48]", "15: stages[0].width[0]: Input should be a valid integer, found 'a'"),
+    (WIDTH, "width: 48", "15: stages[0].width: expected {min, max, step} or a list (got 48)"),
+    (WIDTH, "width: []", "15: stages[0].width: has 0 values (expected at least 1)"),
+    (WIDTH, "width: [a, 48]", "15: stages[0].width[0]: Input should be a valid integer (got 'a')"),
     (
         WIDTH,
         "width: [33, 48, 64, 96]",
@@ -316,7 +318,7 @@ BAD = [
     (
         MEMBER,
         MEMBER.replace("48", "50"),
-        "34: published.efficientformer_l1: stage 1: width 50 is none of 32, 48, 64",
+        "34: published.efficientformer_l1: stage 1: width 50 is not one of 32, 48, 64",
     ),
     (
         MEMBER,
@@ -341,12 +343,12 @@ BAD = [
     (
         MEMBER,
         MEMBER.replace("[0, 0", "[0, 2"),
-        "attention[1]: 2 blocks of attention, the stage has no global block",
+        "attention[1]: 2 blocks of attention are too many: the stage has no global block",
     ),
     (
         "name: efficientformer\n",
         "name: efficientformer\nname: b\n",
-        "6: name: this key stands twice",
+        "6: name: duplicates the key of line 5. Fix: remove one of them",
     ),
     ("name: efficientformer\n", "\tname: efficientformer\n", "5: malformed YAML:"),
     (
@@ -354,7 +356,7 @@ BAD = [
         "name: !!python/object:os.system {}\n",
         "5: malformed YAML: could not determine",
     ),
-    ("name: efficientformer\n", "name: &a [*a]\n", "5: name: Input should be a valid string"),
+    ("name: efficientformer\n", "name: &a [*a]\n", "5: malformed YAML: *a contains itself"),
 ]
 
 
@@ -377,8 +379,8 @@ def test_bad_files_name_line_key_and_reason(
     "content, reason",
     [
         (b"", "the file is empty"),
-        (b"[]", "expected a mapping"),
-        (b"7", "expected a mapping"),
+        (b"[]", "is not a mapping of keys"),
+        (b"7", "is not a mapping of keys"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"\x00", "malformed YAML"),
         (b"a: [", "malformed YAML"),
@@ -391,6 +393,59 @@ def test_files_that_are_no_space_at_all(content: bytes, reason: str, tmp_path: P
         nas.load_space(str(path))
     assert str(caught.value).startswith(str(path)) and reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+WIDTHS = "width: {min: 16, max: 32, step: 16}"
+NUMBERS = "[" + ", ".join(str(number) for number in range(1, 2001, 2)) + "]"
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        (WIDTHS, "width: {min: 1, max: 1000000000}", "width.max: Input should be less than"),
+        (WIDTHS, "width: {min: 2, max: 60000, step: 2}", "has 30000 values, expected at most 1000"),
+        (WIDTHS, f"width: {NUMBERS[:-1]}, 2001]", "width: has 1001 values (expected at most 1000)"),
+        (WIDTHS, "width: [1000000000]", "width[0]: Input should be less than or equal to 65536"),
+        ("{min: 1, max: 2}", "{min: 1, max: 1000000000}", "depth.max: Input should be less than"),
+        (
+            "{kind: mb4d, expansion: 2}",
+            f"{{kind: mb4d, expansion: {NUMBERS}, pool: {NUMBERS}}}",
+            "local: has 1000000 candidates, expected at most 1000",
+        ),
+        (
+            "format: nas-space-1",
+            f"format: nas-space-1\ndefaults: {{mb4d: {{expansion: {NUMBERS}, pool: {NUMBERS}}}}}",
+            "defaults.mb4d: has 1000000 candidates, expected at most 1000",
+        ),
+        (
+            "depth: {min: 1, max: 2}\n  local: {kind: mb4d, expansion: 2}",
+            f"depth: {{min: 1, max: 200}}\n  local: {{kind: mb4d, expansion: {NUMBERS}}}",
+            "stages[0]: has 400000 choices (widths x blocks x candidates), expected at most 20000",
+        ),
+    ],
+    ids=str.split("range step list width depth candidates defaults choices"),
+)
+def test_a_small_file_of_an_unbounded_space_is_refused(
+    good: str, bad: str, message: str, tmp_path: Path
+) -> None:
+    text = SMALL.format(placement="stage_suffix")
+    assert good in text
+    path = tmp_path / "space.yaml"
+    path.write_text(text.replace(good, bad, 1))
+    with pytest.raises(InputError) as caught:
+        nas.load_space(str(path))
+    assert str(caught.value).startswith(f"{path}:") and message in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 150
+
+
+def test_settings_that_blocks_share_by_an_anchor(tmp_path: Path) -> None:
+    text = SMALL.format(placement="stage_suffix")
+    shared = text.replace(
+        "local: {kind: mb4d, expansion: 2}", "local: &l {kind: mb4d, expansion: 2}"
+    )
+    path = tmp_path / "space.yaml"
+    path.write_text(shared.replace("local: {kind: mb4d}", "local: {<<: *l, expansion: 3}", 1))
+    assert nas.load_space(str(path)).stages[1].local == (MB4D(expansion=3),)
 
 
 def test_unknown_names() -> None:

@@ -286,10 +286,10 @@ def test_a_journal_of_an_older_version_loads_and_grows(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("drop,x,,nan,1.0,1.0,0,0", r"accuracy: 'nan' is no finite number"),
-        ("drop,x,,50,inf,1.0,0,0", r"loss: 'inf' is no finite number"),
+        ("drop,x,,nan,1.0,1.0,0,0", r"accuracy: 'nan' is not a finite number"),
+        ("drop,x,,50,inf,1.0,0,0", r"loss: 'inf' is not a finite number"),
         ("drop,x,,50,1.0,-1.0,0,0", r"standard_error: -1 is negative"),
-        ("drop,x,,50,1.0,1.0,many,0", r"lost: 'many' is no finite number"),
+        ("drop,x,,50,1.0,1.0,many,0", r"lost: 'many' is not a finite number"),
     ],
 )
 def test_a_journal_with_figures_that_make_no_sense_is_refused(

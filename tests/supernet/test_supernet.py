@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_a_stranger_is_refused(
     small_supernet: Callable[..., Supernet], small_space: Callable[[str], Space]
 ) -> None:
     stranger = small_space("network_suffix").member([12, 16, 24, 32], [1, 1, 1, 1], [0, 0, 0, 0])
-    with pytest.raises(ValueError, match="stage 1: width 12 is none of 8, 16"):
+    with pytest.raises(ValueError, match="stage 1: width 12 is not one of 8, 16"):
         small_supernet().extract(stranger)
 
 
@@ -200,3 +201,24 @@ def test_a_single_candidate_has_the_gradients_of_the_sum(
         )
     for plain, ours in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["soft", "straight_through"])
+def test_a_pass_waits_for_the_device_once(
+    small_space: Callable[[str], Space], sampling: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every number that the host reads of a tensor makes a GPU finish all work before it."""
+    supernet = Supernet(small_space("network_suffix"))
+    choose = GumbelSoftmax(1.0, "uniform", sampling)
+    supernet.ranking()
+    reads: list[str] = []
+    for name in ("tolist", "item", "__float__", "__int__", "__bool__"):
+        real = getattr(torch.Tensor, name)
+
+        def read(self: Any, *args: Any, real: Any = real, name: str = name) -> Any:
+            reads.append(name)
+            return real(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+    supernet(IMAGES, choose, torch.Generator().manual_seed(0))
+    assert reads == ["tolist"]

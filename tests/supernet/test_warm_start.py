@@ -170,12 +170,13 @@ def test_what_is_no_member_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     save_file({"conv1.weight": torch.zeros(3)}, file)
     with pytest.raises(
-        InputError, match=r"other\.safetensors: of no published member.*--init-member NAME.*beside"
+        InputError,
+        match=r"other\.safetensors: does not match a published member.*--init-member NAME.*beside",
     ):
         load_start(file, space)
     with pytest.raises(InputError, match=r"efficientformer_l1: unknown checkpoint layout"):
         load_start(file, space, "efficientformer_l1")
-    with pytest.raises(InputError, match="there is no published member 'resnet50'"):
+    with pytest.raises(InputError, match="'resnet50' is not a published member"):
         load_start(file, space, "resnet50")
 
 
@@ -270,7 +271,7 @@ def test_a_start_without_finite_numbers_or_of_other_blocks_is_refused(
     arch = nas.load_space("emo").published["emo_1m"].at(64, 10)
     arch.save(tmp_path / "emo.yaml")
     save_file(nas.build(arch).state_dict(), tmp_path / "emo.safetensors")
-    with pytest.raises(InputError, match=r"is of 'emo_1m', whose blocks \(irmb\) do not stand in"):
+    with pytest.raises(InputError, match=r"is of 'emo_1m', whose blocks \(irmb\) are not in"):
         load_start(tmp_path / "emo.yaml", small_space())
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nas.data import ImageData
 from nas.errors import InputError, NasError
-from nas.training import loop as stepping
+from nas.training import step as stepping
 from nas.training.batches import shares
 from nas.training.loop import train
 from nas.training.metrics import Progress
@@ -183,7 +183,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
     def spoil(step: int, loss: Tensor) -> Tensor:
         return loss * float("inf") if step == 7 else loss
 
-    with pytest.raises(NasError, match=r"the loss is inf at step 8; the state before it is kept"):
+    with pytest.raises(
+        NasError, match=r"the loss is inf at step 8\. The last saved state is unchanged"
+    ):
         train(toy(spoil=spoil), images, settled(), folder, **OFTEN)
     with safe_open(folder.state, framework="pt") as file:
         assert file.metadata()["step"] == "7"
@@ -196,7 +198,7 @@ def test_weights_that_are_no_numbers_are_not_saved(
     """The loss is finite, its gradient is not."""
     spoil = lambda step, loss: loss + (0 * loss).sqrt() if step == 7 else loss  # noqa: E731
     with pytest.raises(
-        NasError, match=r"a weight is no number at step 8; the state before it is kept"
+        NasError, match=r"a weight is inf or NaN at step 8\. The last saved state is unchanged"
     ):
         train(toy(spoil=spoil), images, settled(), folder, **OFTEN)
     with safe_open(folder.state, framework="pt") as file:
@@ -234,7 +236,8 @@ def test_many_steps_in_a_row_that_the_scaler_leaves_out_stop(
         return loss * float("nan") if step >= 4 else loss
 
     with pytest.raises(
-        NasError, match=r"fp16 gradients are no numbers for 20 steps, up to the one at step 24"
+        NasError,
+        match=r"gradients overflowed \(inf or NaN\) in 20 consecutive steps, the last at step 24",
     ):
         train(toy(spoil=spoil), images, settled(precision="fp16", epochs=20), folder, **OFTEN)
     assert all(tensor.isfinite().all() for tensor in values(folder.state).values())
@@ -266,19 +269,19 @@ CPU_ERROR = RuntimeError(
         (
             7,
             settled(),
-            r"out of memory with 20 images at once, 5 fit: give --batch 5, or --accumulate 4 to"
+            r"out of memory with 20 images at once \(5 fit\)\. Fix: --batch 5, or --accumulate 4 to"
             r" keep the "
             r"batch of 20",
         ),
         (
             1,
             settled(precision="fp16"),
-            r"with 20 images at once, 1 fit: give --batch 1, or --accumulate 20",
+            r"with 20 images at once \(1 fit\)\. Fix: --batch 1, or --accumulate 20",
         ),
         (
             4,
             settled(accumulate=2),
-            r"with 10 images at once, 2 fit: give --batch 2, or --accumulate 10 ",
+            r"with 10 images at once \(2 fit\)\. Fix: --batch 2, or --accumulate 10 ",
         ),
         (0, settled(), r"out of memory with a single image"),
     ],
@@ -319,6 +322,44 @@ def test_a_batch_that_cannot_be_cut_is_refused(
         match=r"batches of 20 images cannot be shared by 1 processes in 21 micro-batches",
     ):
         train(toy(), images, settled(accumulate=21), folder, **OFTEN)
+
+
+def single_positions(task: Any) -> Any:
+    """The toy with maps of one position, as the last ones of 32x32 images."""
+    task.layers[0] = nn.Conv2d(3, 8, 16, 16, bias=False)
+    return task
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"batch": 1}, r"Fix: --batch 2$"),
+        ({"batch": 20, "accumulate": 20}, r"Fix: --batch 50 or --accumulate 10$"),
+        ({"batch": 20, "accumulate": 15}, r"Fix: --batch 34 or --accumulate 10$"),
+        ({"batch": 60, "accumulate": 60}, r"cannot be shared"),
+    ],
+)
+def test_single_images_are_refused_where_a_batch_norm_has_one_value(
+    toy: Any, images: ImageData, folder: TrainingFolder, options: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(InputError, match=remedy) as caught:
+        train(single_positions(toy()), images, settled(**options), folder, **OFTEN)
+    words = str(caught.value).partition("Fix: ")[2].split(" or ")
+    # Every remedy works.
+    for option, value in map(str.split, words if remedy.startswith("Fix") else ()):
+        changed = settled(epochs=1, **{**options, option.removeprefix("--"): int(value)})
+        train(single_positions(toy()), images, changed, TrainingFolder(folder.root / option))
+
+
+def test_single_images_train_where_maps_are_larger(
+    toy: Any, images: ImageData, folder: TrainingFolder
+) -> None:
+    task = toy()
+    norm = task.layers[1]
+    seen: list[Tensor] = []
+    task.before_step = lambda step: seen.append(norm.running_mean.clone())
+    train(task, images, settled(epochs=1, batch=1), folder)
+    assert not seen[0].any(), "the check before the first step changed a statistic"
 
 
 def test_the_state_of_another_network_is_refused(

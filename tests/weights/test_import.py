@@ -157,8 +157,8 @@ def test_other_number_of_classes(l1: dict[str, Tensor]) -> None:
     net = nas.build(member("efficientformer_l1").at(classes=10))
     message = refused(net, l1)
     assert (
-        "'head.weight' has 1000 classes in the checkpoint, this network 10: build it with"
-        " arch.at(classes=1000)" in (message)
+        "'head.weight' has 1000 classes in the checkpoint (expected 10, as this network). Fix: build"
+        " it with arch.at(classes=1000)" in (message)
     )
 
 
@@ -168,14 +168,14 @@ def test_other_number_of_classes(l1: dict[str, Tensor]) -> None:
         (
             {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)},
             (
-                "its tensors are called 'conv1.weight', 'fc.bias'; expected"
+                "(got tensors named 'conv1.weight', 'fc.bias', expected"
                 " efficientformer/official ('patch_embed.0.weight'"
             ),
         ),
-        ({}, "it holds nothing"),
-        ({"epoch": 3, "args": "x"}, "no tensors in this checkpoint; it holds 'epoch', 'args'"),
-        ({"model": {"a": {"b": 1}}}, "no tensors in this checkpoint; it holds 'model'"),
-        ({"model": {}}, "it holds 'model'"),
+        ({}, "this checkpoint has no tensors (got nothing)"),
+        ({"epoch": 3, "args": "x"}, "this checkpoint has no tensors (got 'epoch', 'args')"),
+        ({"model": {"a": {"b": 1}}}, "this checkpoint has no tensors (got 'model')"),
+        ({"model": {}}, "(got 'model')"),
     ],
     ids=["foreign", "empty", "no tensors", "nested", "empty model"],
 )
@@ -376,9 +376,9 @@ def test_biases_that_fit_are_taken_as_they_are(resolution: tuple[int, int]) -> N
         (lambda t: torch.full_like(t, float("nan")), r"has NaN or infinite values \(216 of 216\)"),
         (lambda t: t / torch.zeros_like(t), "NaN or infinite"),
         (lambda t: t.double() * 1e300, "NaN or infinite"),
-        (lambda t: (t * 100).to(torch.int8), "holds torch.int8, not weights"),
-        (lambda t: t > 0.5, "holds torch.bool, not weights"),
-        (lambda t: t.to(torch.complex64), "holds torch.complex64, not weights"),
+        (lambda t: (t * 100).to(torch.int8), "is not a weight .got torch.int8,"),
+        (lambda t: t > 0.5, "is not a weight .got torch.bool,"),
+        (lambda t: t.to(torch.complex64), "is not a weight .got torch.complex64,"),
     ],
 )
 @pytest.mark.parametrize("own", [False, True])

@@ -96,5 +96,5 @@ def test_without_a_network_the_average_is_taken_with_a_warning() -> None:
 )
 def test_no_tensors(checkpoint: Any, holds: str) -> None:
     for function in (unwrap, lambda each: choose(each, NAMES)):
-        with pytest.raises(InputError, match=f"no tensors in this checkpoint; it holds {holds}"):
+        with pytest.raises(InputError, match=rf"this checkpoint has no tensors \(got {holds}\)"):
             function(checkpoint)

@@ -85,7 +85,7 @@ class ConvStem(EntrySpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -136,7 +136,7 @@ class DSConv(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -170,7 +170,7 @@ class ResBlock(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -250,7 +250,7 @@ def _check_mbconv(spec: MBConv | MBConvDown) -> None:
     )
     require(
         spec.activation in ACTIVATIONS,
-        f"activation '{spec.activation}' is none of {', '.join(ACTIVATIONS)}",
+        f"activation '{spec.activation}' is not one of {', '.join(ACTIVATIONS)}",
     )
 
 
@@ -329,7 +329,7 @@ def _check_fused_mbconv(spec: FusedMBConv | FusedMBConvDown) -> None:
     )
     require(
         spec.activation in ACTIVATIONS,
-        f"activation '{spec.activation}' is none of {', '.join(ACTIVATIONS)}",
+        f"activation '{spec.activation}' is not one of {', '.join(ACTIVATIONS)}",
     )
 
 
@@ -377,7 +377,7 @@ class MapHead(HeadSpec):
         require(self.classes >= 2, f"classes {self.classes} must be at least 2")
         require(
             self.norm in get_args(Norm),
-            f"norm '{self.norm}' is none of {', '.join(get_args(Norm))}",
+            f"norm '{self.norm}' is not one of {', '.join(get_args(Norm))}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -436,7 +436,7 @@ class FPNHead(HeadSpec):
         require(1 <= self.levels <= STAGES, f"levels {self.levels} must be from 1 to {STAGES}")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property
@@ -445,8 +445,8 @@ class FPNHead(HeadSpec):
         return MBConv(self.expansion, activation=self.activation)
 
     def check(self, shape: Shape) -> None:
-        found = len(shape.levels)
-        require(found == self.levels, f"expected the maps of {self.levels} stages, found {found}")
+        levels = len(shape.levels)
+        require(levels == self.levels, f"expected the maps of {self.levels} stages, got {levels}")
 
     def trace(self, shape: Shape) -> Trace:
         levels = shape.levels

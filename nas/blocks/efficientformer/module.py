@@ -87,11 +87,10 @@ _PUBLISHED = {
 
 
 class MB3DBlock(BiasedBlock):
-    """Self-attention with a learned bias and MLP on (B, N, C); see `nas.blocks.MB3D` for the
-    equations.
+    """Self-attention with a learned bias and MLP on (B, N, C).
 
-    Tokens of another grid must have the aspect ratio of the one that the block was built for,
-    unless `forward` is told the grid.
+    `nas.blocks.MB3D` has the equations. Tokens of another grid must have the aspect ratio of the
+    one that the block was built for, unless `forward` is given the grid.
     """
 
     takes_grid = True

@@ -46,7 +46,7 @@ class MB4D(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -57,13 +57,14 @@ class MB4D(BlockSpec):
 
 @dataclass(frozen=True)
 class MB3D(BlockSpec):
-    """Multi-head self-attention with a learned bias and MLP on tokens (B, N, C), both residual with
-    layer scale.
+    """Multi-head self-attention with a learned bias and MLP on tokens (B, N, C).
+
+    Both are residual with layer scale.
 
     EfficientFormer (arXiv:2206.01191), Eq. 4 and 5: I = Linear(MHSA(Linear(LN(X)))) + X;
     X' = Linear(Linear_GELU(LN(I))) + I; MHSA(Q, K, V) = softmax(Q K^T / sqrt(d) + b) V.
-    The bias b has one value a head and a distance (|dy|, |dx|) on the grid of tokens, so it is tied
-    to the resolution.
+    The bias b has one value per head and distance (|dy|, |dx|) on the grid of tokens, so it depends
+    on the resolution.
 
     Attributes:
         heads: attention heads.
@@ -91,7 +92,7 @@ class MB3D(BlockSpec):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property

@@ -50,7 +50,7 @@ class ConvFFN(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -62,22 +62,21 @@ class ConvFFN(BlockSpec):
 
 @dataclass(frozen=True)
 class AttentionFFN(BlockSpec):
-    """Talking-heads self-attention with locality, then the feed-forward network of `ConvFFN`, on a
-    map (B, C, H, W).
+    """Talking-heads self-attention with locality, then `ConvFFN`, on a map (B, C, H, W).
 
     EfficientFormerV2 (arXiv:2212.08059), Sec. 3.2 and 3.3: Q, K, V = Conv_BN(X);
     A = T2 softmax(T1 (Q K^T / sqrt(d) + b)), with T1 and T2 linear over the heads;
     I = s1 Conv_BN(GELU(A V + DWConv_BN(V))) + X; X' = s2 FFN(I) + I.
-    With `stride` the attention runs on Conv_BN,DW(X) at a lower resolution and what it mixed is
-    enlarged bilinearly. The bias b has one value a head and a distance (|dy|, |dx|) on the attended
-    grid, so it is tied to the resolution.
+    With `stride` the attention runs on Conv_BN,DW(X) at a lower resolution, and its output is
+    enlarged bilinearly. The bias b has one value per head and distance (|dy|, |dx|) on the attended
+    grid, so it depends on the resolution.
 
     Attributes:
         expansion: hidden width of the feed-forward network over C.
         heads: attention heads.
         key_dim: channels of a query and of a key in each head.
         value_ratio: channels of a value in each head, over key_dim.
-        stride: how much smaller the attended map is.
+        stride: factor by which each side of the attended map is smaller.
         kernel: of the feed-forward network's depthwise convolution; those of the attention are 3.
     """
 
@@ -115,8 +114,8 @@ class AttentionFFN(BlockSpec):
     def check(self, shape: Shape) -> None:
         require(
             shape.height % self.stride == 0 and shape.width % self.stride == 0,
-            f"stride {self.stride} does not divide the map {shape.height}x{shape.width}: what is"
-            " attended at the lower resolution could not be enlarged to its size",
+            f"stride {self.stride} does not divide the map {shape.height}x{shape.width}, so the"
+            " output at the lower resolution cannot be enlarged to its size",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -152,14 +151,15 @@ class AttentionFFN(BlockSpec):
 
 @dataclass(frozen=True)
 class DualPathEmbedding(EntrySpec):
-    """A strided convolution plus attention of a strided map to the whole one: (B, C, H, W) to (B,
-    width, H/2, W/2).
+    """A strided convolution plus attention of a strided map to the whole one.
+
+    It maps (B, C, H, W) to (B, width, H/2, W/2).
 
     EfficientFormerV2 (arXiv:2212.08059), Sec. 3.3: K, V = Conv_BN(X); Q = Conv_BN(DWConv(X) +
     Pool(X)), both of stride 2, the pool of size 1; X' = Conv_BN(GELU(softmax(Q K^T / sqrt(d) + b) V
     + DWConv_BN(V))) + Conv_BN(X), the last one 3x3 of stride 2. Odd sides are rounded up.
-    The bias b has one value a head and a distance (|dy|, |dx|) on the input's grid, where a query
-    stands at every second key in both directions.
+    The bias b has one value per head and distance (|dy|, |dx|) on the input's grid. There is a query
+    at every second key in both directions.
 
     Attributes:
         width: channels that come out.
@@ -183,7 +183,7 @@ class DualPathEmbedding(EntrySpec):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property

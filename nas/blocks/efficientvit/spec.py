@@ -49,11 +49,11 @@ class EfficientViTStem(EntrySpec):
         require(self.width >= 1, f"width {self.width} must be positive")
         require(
             self.block in get_args(StemBlock),
-            f"block '{self.block}' is none of {', '.join(get_args(StemBlock))}",
+            f"block '{self.block}' is not one of {', '.join(get_args(StemBlock))}",
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property
@@ -77,9 +77,9 @@ class EfficientViTModule(BlockSpec):
 
     EfficientViT (arXiv:2205.14756), Fig. 5 and Eq. 2: I = X + PW_BN(Attention(X)); X' = I +
     MBConv(I), without the shortcut of its own. Queries, keys and values come from a 1x1
-    convolution, and once more, aggregated from `kernel` x `kernel` neighbours by a depthwise and a
-    1x1 convolution within each head; so there are 2 C / head_dim heads. In each, O_i = sum_j
-    ReLU(Q_i) ReLU(K_j)^T V_j / sum_j ReLU(Q_i) ReLU(K_j)^T, which is linear in tokens.
+    convolution. A second set aggregates the first over `kernel` x `kernel` neighbours, by a
+    depthwise and a 1x1 convolution within each head. So there are 2 C / head_dim heads. In each,
+    O_i = sum_j ReLU(Q_i) ReLU(K_j)^T V_j / sum_j ReLU(Q_i) ReLU(K_j)^T, which is linear in tokens.
 
     Attributes:
         expansion: hidden width of the MBConv over C.
@@ -110,7 +110,7 @@ class EfficientViTModule(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property
@@ -200,7 +200,7 @@ class ConvHead(HeadSpec):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be positive")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:

@@ -84,7 +84,7 @@ class MapLayerNorm(nn.Module):
 
 
 def authors_eps(module: nn.Module) -> None:
-    """For `Module.apply`."""
+    """Set the authors' epsilon in a batch norm, as a function for `Module.apply`."""
     if isinstance(module, nn.BatchNorm2d):
         module.eps = EPS
 
@@ -156,8 +156,8 @@ class IRMBBlock(Block):
     def _attend(self, x_bchw: Tensor, queries_keys: nn.Conv2d) -> Tensor:
         """Return softmax attention inside every window, with the map itself as the values."""
         height, width = x_bchw.shape[2:]
-        # A side that the window does not divide is padded with zeros below and on the right. There
-        # is no mask: padded positions take part as keys, as in the published code.
+        # A side that the window does not divide is padded with zeros below and on the right. No
+        # mask is used: padded positions take part as keys, as in the published code.
         rows = -(-height // self.window)
         columns = -(-width // self.window)
         below = rows * self.window - height

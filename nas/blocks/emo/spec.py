@@ -40,7 +40,7 @@ class EMOStem(EntrySpec):
         require(self.width >= 1, f"width {self.width} must be positive")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -76,18 +76,18 @@ class IRMB(BlockSpec):
     - `attention` on, `depthwise` off, `expansion` 1: multi-head self-attention;
     - both off: the feed-forward network.
 
-    Attention stays inside windows, each of them a grid of every n-th row and column, n the number
-    of windows along a side. A map that is no multiple of the window is padded with zeros below and
-    on the right, after the norm and without a mask, so padded positions take part as keys.
+    Attention stays inside windows. A window is the grid of every n-th row and column, where n is
+    the number of windows along a side. A map that is not a multiple of the window is padded with
+    zeros below and on the right. This happens after the norm and without a mask, so that padded
+    positions take part as keys.
 
     Attributes:
         expansion: width of V over C; the product is rounded down.
-        kernel: of the depthwise convolution; 0 without one.
-        attention: Q and K of C channels each mix N before it is expanded (the expanded-window
-            MHSA).
-        depthwise: the depthwise convolution and the skip around it.
-        head_dim: channels of a query, a key and a value in each head; divides C. 0 without
-            attention.
+        kernel: side of the depthwise convolution; 0 without one.
+        attention: whether Q and K of C channels each mix N before it is expanded (the
+            expanded-window MHSA).
+        depthwise: whether there are the depthwise convolution and the skip around it.
+        head_dim: channels of a query, a key and a value per head; divides C. 0 without attention.
         window: rows and columns of a window; 0 without attention.
         norm: batch norm, or layer norm over the channels of each position.
         activation: of V.
@@ -230,11 +230,11 @@ def _require_common(spec: IRMB | IRMBDown) -> None:
         f"expansion {spec.expansion:g} must be at least 1, and finite",
     )
     require(
-        spec.norm in get_args(Norm), f"norm '{spec.norm}' is none of {', '.join(get_args(Norm))}"
+        spec.norm in get_args(Norm), f"norm '{spec.norm}' is not one of {', '.join(get_args(Norm))}"
     )
     require(
         spec.activation in ACTIVATIONS,
-        f"activation '{spec.activation}' is none of {', '.join(ACTIVATIONS)}",
+        f"activation '{spec.activation}' is not one of {', '.join(ACTIVATIONS)}",
     )
 
 

@@ -50,7 +50,7 @@ class ConvEncoder(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:
@@ -65,20 +65,19 @@ class ConvEncoder(BlockSpec):
 
 @dataclass(frozen=True)
 class AdditiveEncoder(BlockSpec):
-    """Local representation, efficient additive attention and MLP on a map (B, C, H, W), each
-    residual.
+    """Local representation, additive attention and MLP on a map (B, C, H, W), each residual.
 
     SwiftFormer (arXiv:2303.15446), Sec. 3.2 and 3.3, for N = H*W tokens x_i of C channels:
 
-    X <- X + s0 Conv1(Conv1,G(DWConv,BN(X)))    (local representation, Eq. 5 with a hidden width of
-    C) q_i = W_q x_i / |W_q x_i|,  k_i = W_k x_i / |W_k x_i|
-    a_i = q_i w / sqrt(C),  a <- a / |a| over the N tokens    (Eq. 2)
-    g = sum_i a_i q_i    (Eq. 3, the global query)
-    X <- X + s1 W_o (T(g * k_i) + q_i)    (Eq. 4)
-    X <- X + s2 Conv1(Conv1,G(BN(X)))
+        X <- X + s0 Conv1(Conv1,G(DWConv,BN(X)))    (local representation, Eq. 5, hidden width C)
+        q_i = W_q x_i / |W_q x_i|,  k_i = W_k x_i / |W_k x_i|
+        a_i = q_i w / sqrt(C),  a <- a / |a| over the N tokens    (Eq. 2)
+        g = sum_i a_i q_i    (Eq. 3, the global query)
+        X <- X + s1 W_o (T(g * k_i) + q_i)    (Eq. 4)
+        X <- X + s2 Conv1(Conv1,G(BN(X)))
 
-    The norm of a is the authors' code's; their first release had a softmax there. There is one
-    head, no matrix of N x N, and nothing that is tied to the resolution: MACs and memory grow
+    The norm of a is that of the authors' code; their first release had a softmax there. There is
+    one head, no N x N matrix, and nothing that depends on the resolution. MACs and memory grow
     linearly with N.
 
     Attributes:
@@ -104,7 +103,7 @@ class AdditiveEncoder(BlockSpec):
         )
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     @property

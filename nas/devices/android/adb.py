@@ -1,4 +1,4 @@
-"""A phone behind adb, for `device` and `discovery`: commands, files, battery, heat and faults."""
+"""Drive a phone over adb, for `device` and `discovery`: commands, files, battery, heat, faults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEMPORARY = "/data/local/tmp"
 BLOCK = 4096
 """Minimum storage of a file in bytes."""
 _REFUSED = "FAIL"
-"""Text of adbutils' error for a refused file: the answer of adb's protocol, without the reason."""
+"""Text of adbutils' error for a refused file: the status of adb's protocol, without a reason."""
 
 _TRUST = (
     "unlock it and tap Allow at 'Allow USB debugging?' (switching USB debugging off and on makes it"
@@ -62,7 +62,7 @@ _STATES = {
 """Meaning and remedy of adb's states and of parts of its error messages."""
 _NO_SERVER = (
     "the adb server has ended",
-    "look whether another program ends it (an adb of another version does)",
+    "check whether another program ends it (an adb of another version does)",
 )
 
 
@@ -83,7 +83,7 @@ class Adb:
     """One phone, by its serial number.
 
     Commands are lists of words, each of which is quoted for the phone's shell. Every method raises
-    DeviceLost when the phone or the adb server is gone, silent, or answers garbage.
+    DeviceLost when the phone or the adb server is gone, silent, or sends invalid data.
     """
 
     def __init__(self, serial: str) -> None:
@@ -91,11 +91,11 @@ class Adb:
         self._phone = _client(ANSWER_S).device(serial)
 
     def run(self, *command: str, timeout_s: float = ANSWER_S) -> Answer:
-        """Run a command and wait for it; the caller has to look at its exit code."""
-        # Version 2 of adb's shell protocol: exit code, stdout and stderr come apart.
+        """Run a command and wait for it; the caller checks its exit code."""
+        # Version 2 of adb's shell protocol keeps exit code, stdout and stderr apart.
         with self._talking():
-            got = self._phone.shell2(shlex.join(command), timeout=timeout_s, v2=True)
-        return Answer(got.returncode, got.stdout, got.stderr)
+            done = self._phone.shell2(shlex.join(command), timeout=timeout_s, v2=True)
+        return Answer(done.returncode, done.stdout, done.stderr)
 
     def check(self, *command: str) -> str:
         """Return the output of a command that has to succeed; raise DeviceLost where it fails."""
@@ -108,10 +108,10 @@ class Adb:
 
     def properties(self) -> dict[str, str]:
         """Return the system properties by name."""
-        found = dict(_PROPERTY.findall(self.check("getprop")))
-        if not found:
+        properties = dict(_PROPERTY.findall(self.check("getprop")))
+        if not properties:
             raise self.lost(*_garbage("no properties"))
-        return found
+        return properties
 
     def push(self, path: Path, remote: str, mode: int = 0o644) -> None:
         """Write a file on the phone."""
@@ -119,8 +119,8 @@ class Adb:
 
         with self._talking():
             try:
-                # adbutils sends without looking how much was taken; `check` compares the size of
-                # the file on the phone afterwards.
+                # adbutils does not check how much arrives while it sends; `check` compares the
+                # size of the file on the phone afterwards.
                 self._phone.sync.push(path, remote, mode, check=True)
                 return
             except AdbError as error:
@@ -145,8 +145,8 @@ class Adb:
             return
 
     def lost(self, what: str, remedy: str = _PLUG) -> DeviceLost:
-        """Return the error that says what happened, and after which remedy to run nas again."""
-        reason = f"{what}; {remedy}, then the same command goes on"
+        """Return the error for what happened, with a remedy after which the command resumes."""
+        reason = f"{what}. Fix: {remedy}, then run the same command again"
         return DeviceLost(f"phone {self.serial}: {reason}", reason=reason)
 
     def _failed(self, what: str, output: str, needed: int = BLOCK) -> DeviceLost:
@@ -179,7 +179,7 @@ class Adb:
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
-        """Context manager that turns adbutils' and the network's errors into DeviceLost."""
+        """Turn adbutils' and the network's errors into DeviceLost, within the context."""
         from adbutils import AdbError, AdbTimeout
 
         # adbutils starts a server by itself where none runs; one that has ended is a fault here.
@@ -189,12 +189,11 @@ class Adb:
             yield
         except (AdbTimeout, TimeoutError):
             raise self.lost(
-                f"no answer in {ANSWER_S:.0f} s", "unlock it and look whether it hangs"
+                f"no answer in {ANSWER_S:.0f} s", "unlock it and check whether it hangs"
             ) from None
         except AdbError as error:
-            if (
-                not error.args or not error.args[-1]
-            ):  # adbutils read nothing where an answer belongs
+            # An error without text: adbutils read nothing where an answer belongs.
+            if not error.args or not error.args[-1]:
                 raise self.lost(*self._closed()) from None
             reason = " ".join(" ".join(map(str, error.args)).split())
             raise self.lost(*(_meaning(reason) or (f"adb says '{reason}'", _PLUG))) from None
@@ -205,7 +204,7 @@ class Adb:
 
 
 def _garbage(what: object) -> tuple[str, str]:
-    return f"it answers garbage ({what})", "restart it, try another cable or port"
+    return f"it sends invalid data ({what})", "restart it, or use another cable or port"
 
 
 def listing(start: bool = True) -> dict[str, str]:
@@ -224,14 +223,15 @@ def listing(start: bool = True) -> dict[str, str]:
     need("an Android phone", "android")
     if not running:
         _start_server()
-    from adbutils import AdbError  # takes half a second, for nothing where no server runs
+    # Not imported before a server runs: it takes half a second.
+    from adbutils import AdbError
 
     try:
         return {entry.serial: entry.state for entry in _client(LIST_S).list()}
     except (AdbError, OSError, ValueError) as error:
         raise NasError(
-            f"the adb server does not answer ({error}); end it with `{adb_program()} kill-server`"
-            " and run the same command again"
+            f"the adb server does not answer ({error}). Fix: `{adb_program()} kill-server`, then"
+            " run the same command again"
         ) from None
 
 
@@ -289,14 +289,14 @@ def _address() -> tuple[str, int]:
     """Return host and port of the adb server, from adb's own environment variables."""
     port = os.environ.get("ANDROID_ADB_SERVER_PORT") or "5037"
     if not port.isdecimal():
-        raise InputError(f"ANDROID_ADB_SERVER_PORT={port}: this is no port number")
+        raise InputError(f"ANDROID_ADB_SERVER_PORT: '{port}' is not a port number")
     return os.environ.get("ANDROID_ADB_SERVER_HOST") or "127.0.0.1", int(port)
 
 
 def _phone_is_plugged_in() -> bool:
     """Return whether a USB device offers adb; true where that cannot be known.
 
-    Starting the server takes up to three seconds, which are saved where nothing is plugged in.
+    Starting the server takes up to three seconds, which this saves where nothing is plugged in.
     """
     if sys.platform != "linux":
         return True
@@ -309,7 +309,7 @@ def _adb_interface(folder: Path) -> bool:
     names = ("bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol")
     try:
         return [(folder / name).read_text().strip() for name in names] == ["ff", "42", "01"]
-    except OSError:  # just unplugged
+    except OSError:  # unplugged a moment ago
         return False
 
 
@@ -335,8 +335,8 @@ def thermal_status(text: str) -> int | None:
 
     Android has the service from version 10 on.
     """
-    found = re.search(r"^\s*Thermal Status: (\d+)\s*$", text, re.MULTILINE)
-    return int(found.group(1)) if found else None
+    status = re.search(r"^\s*Thermal Status: (\d+)\s*$", text, re.MULTILINE)
+    return int(status.group(1)) if status else None
 
 
 def thermal_name(status: int) -> str:

@@ -84,24 +84,26 @@ def _fetch(path: Path) -> None:
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise NasError(
-            f"benchmark_model could not be fetched ({reason}); download {URL} elsewhere and put it"
-            f" at {path}, or say where it is: --benchmark-model FILE or {VARIABLE}=FILE"
+            f"benchmark_model could not be downloaded ({reason}). Fix: download {URL} elsewhere and"
+            f" put it at {path}, or set {VARIABLE}=FILE"
         ) from None
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def _digest(path: Path) -> str:
-    """Return the checksum of a program for arm64; raise InputError where it is none."""
+    """Return the checksum of a program for arm64; raise InputError for any other file."""
     try:
         with path.open("rb") as file:
             head = file.read(20)
         digest = file_sha256(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; it should be {URL}") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}). Fix: download {URL}"
+        ) from None
     # ELF header: magic, 64 bits and little endian in bytes 0 to 5, the machine in bytes 18 and 19.
     if head[:6] != _ELF_64_LITTLE or head[18:20] != _AARCH64:
-        raise InputError(f"{path}: this is no program for arm64; it should be {URL}")
+        raise InputError(f"{path}: is not a program for arm64. Fix: download {URL}")
     return digest
 
 
@@ -142,8 +144,8 @@ class Statistics:
             or not 0 <= times[0] <= times[1] <= times[2]
         ):
             raise ValueError(
-                f"{self.runs} runs of {times[0]}, {times[1]} and {times[2]} us (p5, median, p95)"
-                " cannot be"
+                f"impossible statistics (got {self.runs} runs with p5, median and p95 of"
+                f" {times[0]}, {times[1]} and {times[2]} us)"
             )
 
 
@@ -176,7 +178,8 @@ def read_log(text: str) -> Statistics:
     lines = _COUNT.findall(text)
     if len(lines) < 2:
         raise ValueError(
-            f"{len(lines)} lines of statistics, expected one of the warm-up and one of the runs"
+            f"statistics are missing (got {len(lines)} lines, expected one of the warm-up and one"
+            " of the runs)"
         )
     runs, figures = lines[1]
     values = {name: float(value) for name, value in _VALUE.findall(figures)}
@@ -191,16 +194,16 @@ def read_log(text: str) -> Statistics:
 def delegated(text: str) -> tuple[int, int] | None:
     """Return how many of the graph's nodes went to the accelerator, and of how many.
 
-    None where the tool does not say. XNNPACK takes what is left over for the CPU and is not
+    None where the log does not state it. XNNPACK runs the remaining nodes on the CPU and is not
     counted.
     """
-    # One line per delegate that took nodes of the graph.
-    found = [
+    # The log has one line per delegate that took nodes of the graph.
+    shares = [
         (int(part), int(whole))
         for part, whole, name in _DELEGATED.findall(text)
         if "XNNPack" not in name
     ]
-    return (sum(part for part, _ in found), max(whole for _, whole in found)) if found else None
+    return (sum(part for part, _ in shares), max(whole for _, whole in shares)) if shares else None
 
 
 def first_error(text: str) -> str | None:
@@ -222,7 +225,7 @@ def _milliseconds(fields: dict[int, int | bytes], number: int) -> float:
     """Return a field of type float."""
     data = _message(fields, number)
     if len(data) != 4:
-        raise ValueError(f"field {number} is no float")
+        raise ValueError(f"field {number} is not a float")
     value: float = struct.unpack("<f", data)[0]
     return value
 
@@ -230,7 +233,7 @@ def _milliseconds(fields: dict[int, int | bytes], number: int) -> float:
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield number and value of each field of a message in protobuf's wire format.
 
-    Varints come as numbers, all others as their bytes. ValueError for a damaged message.
+    Varints come as numbers, all others as their bytes. Raises ValueError for a damaged message.
     """
     at = 0
     while at < len(data):
@@ -243,7 +246,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield tag >> 3, value
             continue
         if kind not in (1, 2, 5):
-            raise ValueError(f"wire type {kind} at byte {at}")
+            raise ValueError(f"unknown wire type {kind} at byte {at}")
         size = 8 if kind == 1 else 4
         if kind == 2:
             size, at = _varint(data, at)

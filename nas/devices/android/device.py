@@ -31,10 +31,10 @@ from nas.files import text_sha256
 from nas.versions import versions
 
 ROOT = f"{TEMPORARY}/nas"
-"""The phone's folder for the tool, which stays, and for one folder per run of nas, which goes."""
+"""The phone's folder for the tool, which stays, and for one folder per run, which is deleted."""
 
 LOADS, MOST_LOADS = 3, 5
-"""Number of loads of a file, and its maximum where these disagree.
+"""Number of loads of a file, and its maximum where the times of these disagree.
 
 Each load places the weights elsewhere in memory, which changes the latency.
 """
@@ -46,7 +46,10 @@ MOST_S = 5.0
 LEAST_RUNS = 20
 """Limits of one load: it runs for WARM_UP_S, then for RUN_S and LEAST_RUNS runs, up to MOST_S."""
 LEAST_US = 0.5
-"""Upper bound in microseconds of a latency that the tool, which counts whole ones, gives as 0."""
+"""Latency in microseconds for one that the tool, which counts whole ones, gives as 0.
+
+It is the upper bound of what rounds to 0.
+"""
 P10_OF_P5 = 1.2816 / 1.6449
 """Distance of p10 from the median over that of p5, in a normal distribution.
 
@@ -54,7 +57,7 @@ The tool gives the 5th and 95th percentile, a row has the 10th and 90th.
 """
 
 LOOK_S = 10.0
-"""Seconds between two looks at the phone's temperature."""
+"""Seconds between two readings of the phone's thermal state."""
 COOL_DOWN_S = 300.0
 """Maximum wait in seconds for a hot phone; after it, rows are flagged."""
 
@@ -171,7 +174,7 @@ class Android(Device):
         self._lock.release()
 
     def _move_in(self) -> None:
-        """Lock the phone, make this run's folder, and bring the tool unless it is there.
+        """Lock the phone, make this run's folder, and copy the tool unless it is there.
 
         Raises:
             NasError: when another process of this computer measures on the phone.
@@ -181,8 +184,8 @@ class Android(Device):
             self._lock.acquire(timeout=0)
         except Timeout:
             raise NasError(
-                f"phone {self.adb.serial}: another nas process is measuring on it; wait for it to"
-                " end, then run the same command again"
+                f"phone {self.adb.serial}: another nas process is measuring on it. Fix: wait for it"
+                " to end, then run the same command again"
             ) from None
         # The lock is held: any other folder was left by a run that was killed.
         self.adb.check("mkdir", "-p", ROOT)
@@ -193,9 +196,8 @@ class Android(Device):
         ]
         if left:
             self.adb.remove(*left)
-        folder = self._folder = (
-            f"{ROOT}/run-{uuid.uuid4().hex[:8]}"  # from here on there is something to delete
-        )
+        # `close` deletes the folder once `_folder` has a name, so the name comes before the folder.
+        folder = self._folder = f"{ROOT}/run-{uuid.uuid4().hex[:8]}"
         self.adb.check("mkdir", "-p", folder)
         # The name holds the checksum, and the content is verified too. `mv` is atomic: a push that
         # is interrupted leaves no torn tool under its name.
@@ -204,14 +206,15 @@ class Android(Device):
             self.adb.push(self._tool.path, f"{folder}/benchmark_model", 0o755)
             self.adb.check("chmod", "755", f"{folder}/benchmark_model")
             self.adb.check("mv", f"{folder}/benchmark_model", self._remote_tool)
-        # Tried once here: a mask that the phone refuses would fail every operation otherwise.
+        # The mask is tried once here. One that the phone refuses would fail every operation.
         if self.settings.affinity:
             pinned = self.adb.run("taskset", self.settings.affinity, "true")
             if pinned.code:
                 reason = pinned.output.strip()
                 raise InputError(
                     f"phone {self.adb.serial}: threads cannot be pinned to the cores of mask "
-                    f"{self.settings.affinity} ({reason}); give another --affinity"
+                    f"{self.settings.affinity} ({reason}). Fix: --affinity with a mask of cores"
+                    " that are online, or --affinity '' for all cores"
                 )
 
     def _load(self, model: str, result: str) -> tuple[Statistics, str]:
@@ -219,14 +222,14 @@ class Android(Device):
 
         Raises:
             OperationFailed: when the tool ends with an error, which is the model's.
-            DeviceLost: when the tool does not run or answers garbage.
+            DeviceLost: when the tool does not run or its output is invalid.
         """
         answer = self.adb.run(*self._command(model, result))
         # The shell's codes for a program that cannot be executed or was not found.
         if answer.code in (126, 127):
             raise self.adb.lost(
                 f"benchmark_model is gone or does not run ({first_error(answer.output)})",
-                f"look whether something cleans {ROOT} up",
+                f"check whether another program deletes {ROOT}",
             )
         if answer.code:
             # The shell adds 128 to the number of the signal that ended a program.
@@ -236,14 +239,14 @@ class Android(Device):
                 else f"with exit code {answer.code}"
             )
             raise OperationFailed(
-                f"benchmark_model ended {how}: {first_error(answer.output) or 'it says nothing'}"
+                f"benchmark_model ended {how}: {first_error(answer.output) or 'no message'}"
             )
         data = self.adb.pull(result)
         try:
             return (read_result(data) if data else read_log(answer.output)), answer.output
         except ValueError as error:
             raise self.adb.lost(
-                f"benchmark_model answers garbage ({error})", "restart the phone"
+                f"the output of benchmark_model is invalid ({error})", "restart the phone"
             ) from None
 
     def _command(self, model: str, result: str) -> list[str]:
@@ -280,7 +283,8 @@ class Android(Device):
 class _Thermal:
     """Watch of a phone's temperature, which waits once for a hot phone to cool down.
 
-    A phone that stays hot is not waited for again until it was cool: each wait takes COOL_DOWN_S.
+    A phone that stays hot is not waited for again until it was cool, as each wait takes
+    COOL_DOWN_S.
     """
 
     def __init__(self, adb: Adb, warn: Warn) -> None:
@@ -319,7 +323,8 @@ class _Thermal:
 def _agree(loads: list[Statistics]) -> bool:
     """Return whether the medians of the loads lie within SPREAD of each other."""
     medians = [load.median_us for load in loads]
-    # One more microsecond: medians are whole ones, and short operations would never agree.
+    # One microsecond is added: medians are whole microseconds, so short operations would never
+    # agree.
     return max(medians) <= SPREAD * min(medians) + 1
 
 

@@ -39,9 +39,9 @@ class ConnectedPhone:
         battery: charge in percent; None where unknown.
         thermal: Android's thermal state: none, light, moderate, severe, ...
         device: known name (`phones()`), or None.
-        name: what `--device` takes for it and others of its model: `device`, or a name made of the
-            model.
-        problem: why it cannot be used as it is, and what to do; the rest is empty then.
+        name: what `--device` takes for it and others of its model: `device`, or a name made from
+            the model.
+        problem: why it cannot be used, and the remedy; the other fields are empty then.
     """
 
     serial: str
@@ -66,7 +66,7 @@ def connected_phones() -> list[ConnectedPhone]:
         return []
     if not states:
         return []
-    # At once: each answer of a phone takes a while, and one that hangs takes ANSWER_S.
+    # All phones are asked at once: each answer takes a while, and one that hangs takes ANSWER_S.
     with ThreadPoolExecutor(len(states)) as pool:
         return list(pool.map(_look, states, states.values()))
 
@@ -175,7 +175,7 @@ def _of_name(name: str, found: dict[str, dict[str, str]]) -> dict[str, dict[str,
 
     A phone that is connected by cable and by network too has two entries in adb.
     """
-    # The entry by cable, whose serial is the phone's own, sorts last and overwrites the other one.
+    # The entry by cable, whose serial is the phone's own, comes last and overwrites the other one.
     units = {
         properties.get("ro.serialno") or serial: serial
         for serial, properties in sorted(
@@ -189,13 +189,13 @@ def _of_name(name: str, found: dict[str, dict[str, str]]) -> dict[str, dict[str,
 def _not_there(wanted: str, states: dict[str, str], found: dict[str, dict[str, str]]) -> str:
     there = [f"{_name(properties)} ({serial})" for serial, properties in found.items()]
     there += [
-        f"{serial}, which cannot be used yet: {why_not(state)}"
+        f"{serial}, not usable: {why_not(state)}"
         for serial, state in states.items()
         if state != "device"
     ]
     return (
-        f"{wanted} is not connected: plug it in, unlock it, and switch on USB debugging in its"
-        f" developer options; connected: {'; '.join(there) or 'none'}"
+        f"{wanted}: is not connected (connected: {'; '.join(there) or 'none'}). Fix: plug it in,"
+        " unlock it, and switch on USB debugging in its developer options"
     )
 
 
@@ -211,12 +211,15 @@ def _settings(
     phone = _known(properties)
     if abi != ABI:
         raise InputError(
-            f"phone {serial}: its processor is {abi or 'of an unknown kind'}; benchmark_model needs"
-            f" {ABI}"
+            f"phone {serial}: benchmark_model does not run on its processor (got"
+            f" {abi or 'an unknown one'}, expected {ABI})"
         )
     unit = unit or (phone.compute_unit if phone else "cpu")
     if unit not in UNITS[ANDROID]:
-        raise InputError(f"--unit {unit}: an Android phone has {' and '.join(UNITS[ANDROID])}")
+        raise InputError(
+            f"--unit: is not a unit of Android phones (got {unit}, expected"
+            f" {' or '.join(UNITS[ANDROID])})"
+        )
     mask = affinity if affinity is not None else (phone.affinity if phone else "")
     count = threads or (phone.threads if phone and phone.threads else 1)
     _check_mask(mask, count)
@@ -236,11 +239,12 @@ def _check_mask(mask: str, threads: int) -> None:
     """Raise InputError for a malformed mask, or one with fewer cores than threads."""
     if mask and not re.fullmatch(r"[0-9a-f]+", mask):
         raise InputError(
-            f"--affinity '{mask}': expected the mask of the cores in hexadecimal, as f0 for cores 4"
-            " to 7"
+            f"--affinity: is not a hexadecimal mask of cores (got '{mask}', expected for example f0"
+            " for cores 4 to 7)"
         )
     if mask and int(mask, 16).bit_count() < threads:
         raise InputError(
-            f"--threads {threads}: the affinity mask {mask} has {int(mask, 16).bit_count()} cores; "
-            "give a mask with one core a thread, as --affinity f0"
+            f"--threads: the affinity mask {mask} has fewer cores than threads (got {threads},"
+            f" expected at most {int(mask, 16).bit_count()}). Fix: a mask with one core per thread,"
+            " as --affinity f0 for 4 threads"
         )

@@ -1,1 +1,1 @@
-"""Boards and Macs that are measured by a bundle: what runs there, and its results here."""
+"""Boards and Macs measured by a bundle: the program that runs there, and the results read here."""

@@ -19,7 +19,7 @@ from nas.validation import explain
 
 @contextmanager
 def bundle_errors() -> Iterator[None]:
-    """Context manager that turns the errors of `board_runner`, which stands alone, into ours."""
+    """Turn errors of the stand-alone `board_runner` into those of nas, within the context."""
     try:
         yield
     except board_runner.NotWritten as error:
@@ -29,9 +29,9 @@ def bundle_errors() -> Iterator[None]:
 
 
 class Replay(Device):
-    """The device that a bundle was run on, as its results say.
+    """The device that a bundle was run on, as its results describe it.
 
-    Profile and check run over it as over a connected device. So tables of both are made alike.
+    Profile and check use it as a connected device. So both ways to a table share their code.
 
     Args:
         folder: of the bundle.
@@ -47,8 +47,8 @@ class Replay(Device):
             self.plan = board_runner.read_plan(folder)
             entries = board_runner.read_results(folder, self.plan)
         self.copies = self.plan["copies"]
-        # By digest: what could not be converted, then what was measured. A later entry of a file
-        # replaces an earlier one, as after a drift.
+        # Entries by digest: chains that could not be converted, then measured ones. A later entry
+        # of a file replaces an earlier one: a file is measured again after a drift.
         self._known = {entry["digest"]: entry for entry in self.plan["files"] if "failed" in entry}
         self._known |= {entry["digest"]: entry for entry in entries if "digest" in entry}
         self._drifted = {digest for entry in entries for digest in entry.get("drifted", ())}
@@ -56,8 +56,8 @@ class Replay(Device):
         left = len(self._digests - self._known.keys())
         if left:
             raise NasError(
-                f"{folder}: {left} of {len(self._digests)} files are not measured; on the machine"
-                f" there: {self._command()}"
+                f"{folder}: {left} of {len(self._digests)} files are not measured. Fix: on the"
+                f" machine that measures, {self._command()}"
             )
         self._info = self._device_info(entries[0]["device"])
 
@@ -71,12 +71,12 @@ class Replay(Device):
     def prepare(self, chain: Chain) -> Future[Path]:
         """Return a path whose name is the chain's digest, by which `measure` finds the result.
 
-        There is no file. InputError for a chain that the bundle does not have.
+        The path does not exist. Raises InputError for a chain that the bundle does not have.
         """
         if not self.has(chain):
             raise InputError(
-                f"{self.folder}: has no {chain}: it was written for others; write another bundle"
-                " and run it"
+                f"{self.folder}: {chain} is missing, the bundle was written for other operations."
+                " Fix: write another bundle and run it"
             )
         future: Future[Path] = Future()
         future.set_result(self.folder / "replay" / chain.digest())

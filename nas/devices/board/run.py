@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 try:
     import fcntl
-except ImportError:  # on Windows nobody watches that two runs do not mix
+except ImportError:  # Windows has no fcntl: two runs of one bundle are not detected there
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ PLAN_FILE = "plan.json"
 RESULTS_FILE = "results.jsonl"
 TIMER_FILE = "timer.py"
 EVERY = 10
-"""Number of files between two looks at the reference."""
+"""Number of files between two measurements of the reference."""
 BOUND = 0.05
-"""Maximum relative distance of the reference from its first time."""
+"""Maximum relative deviation of the reference from its first time; above it the device drifts."""
 PAUSES_S = (5.0, 15.0, 30.0)
-"""Pauses in seconds for a drifting device, each followed by a new look."""
+"""Pauses in seconds for a drifting device, each followed by a measurement of the reference."""
 PLAN_KEYS = {"id", "device", "space", "resolution", "copies", "check", "tools", "files"}
 FILE_KEYS = {"digest", "role", "label", "file", "sha256"}
 SETTINGS = ("soc", "os", "runtime", "runtime_version", "compute_unit", "precision", "threads")
@@ -69,9 +69,9 @@ def run(
 ) -> dict[str, int]:
     """Measure the files of a bundle that have no result yet.
 
-    The first stack that runs is the reference, measured again after every EVERY files. Files since
-    the last good look at it are measured again after a drift that went away, and named in the
-    results after one that stayed.
+    The first stack that runs is the reference. It is measured again after every EVERY files, to
+    detect drift. After a drift that went away, the files since the last measurement of the
+    reference are measured again. After one that stayed, the results name them.
 
     Args:
         folder: of the bundle.
@@ -79,7 +79,7 @@ def run(
         device: this machine, in the fields of a table's device file.
         measure: returns the timing of a file; raises CannotRun.
         progress: is called before each file.
-        bound: maximum relative distance of the reference from its first time.
+        bound: maximum relative deviation of the reference from its first time.
 
     Returns:
         Counts of `files`, `measured`, `reused`, `failed` and `drifted` ones.
@@ -105,7 +105,7 @@ def run(
         timing = _measure(folder, entry, measure, results)
         counts["failed" if timing is None else "measured"] += 1
         since.append(entry)
-        # `begin` keeps the reference that it has: only the first stack of all calls counts.
+        # `begin` keeps an earlier reference: only the first stack of all calls counts.
         if timing is not None and entry["role"] == "stack":
             watch.begin(entry, timing["median_ms"])
         if len(since) == EVERY or number == len(todo):
@@ -118,8 +118,8 @@ def run(
 
 def _measure(folder: Path, entry: Entry, measure: Measure, results: Results) -> Entry | None:
     """Measure a file into the results; return its timing, or None where it cannot run."""
-    # Before each measurement: a file that was torn on the way must not count as one that cannot
-    # run.
+    # The checksum is compared before each measurement: a file that was damaged on the way must not
+    # count as one that cannot run.
     path = check_file(folder, entry)
     try:
         timing = measure(path)
@@ -131,10 +131,10 @@ def _measure(folder: Path, entry: Entry, measure: Measure, results: Results) -> 
 
 
 def _look(watch: _Watch, since: list[Entry]) -> int:
-    """Look at the reference, and repeat the files since the last look after a passing drift.
+    """Measure the reference, and repeat the files since its last time after a passing drift.
 
     Returns:
-        The number of files that were measured during a drift that stayed.
+        Number of files that were measured during a drift that stayed.
     """
     drifted, settled = watch.look()
     if drifted and settled:
@@ -157,7 +157,7 @@ class _Watch:
         self._reference = next((entry for entry in results.entries if "reference" in entry), None)
 
     def begin(self, entry: Entry, ms: float) -> None:
-        """Take this file as the reference, if there is none yet."""
+        """Use this file as the reference, unless there is one already."""
         if self._reference is None:
             self._reference = {"reference": entry, "first_ms": ms}
             self.results.append(self._reference)
@@ -165,7 +165,7 @@ class _Watch:
     def look(self) -> tuple[bool, bool]:
         """Return whether the reference had drifted, and whether it is within bounds now.
 
-        A drifting device is left alone for PAUSES_S at most.
+        A drifting device gets the pauses PAUSES_S, until the reference is within bounds again.
         """
         drift = self._drift()
         drifted = abs(drift) > self.bound
@@ -194,24 +194,26 @@ def read_plan(folder: Path) -> Entry:
         plan: Entry = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BundleError(
-            f"{path}: cannot be read: {error.strerror}; this folder is no bundle"
+            f"{path}: cannot be read ({error.strerror}). Fix: give the folder of a bundle"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: is damaged: {error}; copy the bundle again") from None
+        raise BundleError(f"{path}: is damaged ({error}). Fix: copy the bundle again") from None
     if not isinstance(plan, dict) or plan.get("format") != FORMAT:
-        raise BundleError(f"{path}: is no plan of the format {FORMAT}; write the bundle again")
+        raise BundleError(
+            f"{path}: is not a plan of the format {FORMAT}. Fix: write the bundle again"
+        )
     if not _is_whole(plan):
-        raise BundleError(f"{path}: is damaged: something is missing in it; copy the bundle again")
-    # The plan is written before its files; those that follow get their checksum one by one.
+        raise BundleError(f"{path}: is damaged (a key is missing). Fix: copy the bundle again")
+    # The plan is on disk before the files. Each entry gets its checksum when its file is written.
     if any(entry["sha256"] is None and "failed" not in entry for entry in plan["files"]):
         raise BundleError(
-            f"{path}: the bundle is not complete; run the command that writes it again"
+            f"{path}: the bundle is not complete. Fix: run the command that writes it again"
         )
     return plan
 
 
 def _is_whole(plan: Entry) -> bool:
-    """Return whether the plan and all its files have the keys that are read here."""
+    """Return whether the plan and all its entries of files have the keys that are read here."""
     files = plan.get("files")
     device = plan.get("device")
     if not isinstance(files, list) or not isinstance(device, dict) or not set(plan) >= PLAN_KEYS:
@@ -234,9 +236,11 @@ def check_file(folder: Path, entry: Entry) -> Path:
     """Return the path of an undamaged file of the bundle. Raises BundleError."""
     path = Path(folder, entry["file"])
     if not path.exists():
-        raise BundleError(f"{path}: is missing; copy the bundle again")
+        raise BundleError(f"{path}: is missing. Fix: copy the bundle again")
     if sha256(path) != entry["sha256"]:
-        raise BundleError(f"{path}: is damaged, its checksum is another; copy the bundle again")
+        raise BundleError(
+            f"{path}: is damaged (its checksum differs from the plan's). Fix: copy the bundle again"
+        )
     return path
 
 
@@ -244,7 +248,7 @@ def read_results(folder: Path, plan: Entry) -> list[Entry]:
     """Return the lines of the results, the header first. Raises BundleError."""
     path = folder / RESULTS_FILE
     text = path.read_bytes() if path.exists() else b""
-    # Up to the last newline: a line without one was being written when the power went.
+    # Text after the last newline is dropped: that line was being written when the power failed.
     entries: list[Entry] = []
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
@@ -253,15 +257,15 @@ def read_results(folder: Path, plan: Entry) -> list[Entry]:
                 raise ValueError
         except (ValueError, RecursionError):
             raise BundleError(
-                f"{path}:{number}: this line is no result; remove the line and run again"
+                f"{path}:{number}: this line is not a result. Fix: remove the line and run again"
             ) from None
         entries.append(entry)
     if entries and entries[0].get("format") != RESULTS_FORMAT:
-        raise BundleError(f"{path}:1: this is no file of results; remove it")
+        raise BundleError(f"{path}:1: is not a file of results. Fix: remove it")
     if entries and entries[0].get("bundle") != plan["id"]:
         raise BundleError(
-            f"{path}: these are the results of another bundle; put this bundle's here, or remove"
-            " them"
+            f"{path}: holds the results of another bundle. Fix: replace it by this bundle's"
+            " results, or remove it"
         )
     return entries
 
@@ -282,13 +286,14 @@ class Results:
             self._write({"format": RESULTS_FORMAT, "bundle": plan["id"], "device": device}, "wb")
             return
         for name in SETTINGS:
-            found = self.entries[0]["device"].get(name)
-            if found != device.get(name):
+            first = self.entries[0]["device"].get(name)
+            if first != device.get(name):
                 raise BundleError(
-                    f"{self.path}: was begun with {name} {found!r}, this run has"
-                    f" {device.get(name)!r}; go on where it was begun, or remove it to start again"
+                    f"{self.path}: was begun with another {name} (got {device.get(name)!r},"
+                    f" expected {first!r}). Fix: resume where it was begun, or remove it to start"
+                    " again"
                 )
-        # A torn last line goes, or the next line would be appended to it.
+        # An incomplete last line is cut off, or the next line would be appended to it.
         os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
     def _locked(self) -> IO[bytes]:
@@ -299,7 +304,7 @@ class Results:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BundleError(
-                f"{self.path}: another process measures this bundle; wait for it to end"
+                f"{self.path}: another process measures this bundle. Fix: wait for it to end"
             ) from None
         except OSError as error:
             raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from None
@@ -317,8 +322,8 @@ class Results:
                 os.fsync(file.fileno())
         except OSError as error:
             raise NotWritten(
-                f"{self.path}: could not be written ({error.strerror}); what was measured is kept,"
-                " make room and run the same command again"
+                f"{self.path}: could not be written ({error.strerror}). Earlier results are kept."
+                " Fix: make room, then run the same command again"
             ) from None
         self.entries.append(entry)
 
@@ -326,7 +331,7 @@ class Results:
 class Timer:
     """The parent of a process that times .tflite files (`timer.py`).
 
-    The process starts with the first file, and anew after a crash. It is pinned to the last cores.
+    The process starts at the first file, and again after a crash. It is pinned to the last cores.
     """
 
     def __init__(self, threads: int) -> None:
@@ -347,17 +352,18 @@ class Timer:
             BundleError: when no runtime for .tflite files is installed.
         """
         try:
-            found = self._ask({})
+            runtime = self._ask({})
         except CannotRun as error:
             raise BundleError(
-                f"{TIMER_FILE} does not start: {error}; it needs numpy beside a runtime"
+                f"{TIMER_FILE}: cannot start without numpy and a runtime for .tflite files"
+                f" ({error})"
             ) from None
-        tools = {f"board {name}": value for name, value in found["tools"].items()}
+        tools = {f"board {name}": value for name, value in runtime["tools"].items()}
         here = {
             "soc": processor(),
             "os": platform.platform(),
-            "runtime": found["runtime"],
-            "runtime_version": found["runtime_version"],
+            "runtime": runtime["runtime"],
+            "runtime_version": runtime["runtime_version"],
             "compute_unit": "cpu",
             "placement": "cpu",
             "precision": "float32",
@@ -387,7 +393,7 @@ class Timer:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        # The end of its output is the end of the process: native code has crashed.
+        # The output ends with the process: native code has crashed.
         if not line:
             process.wait()
             self._process = None
@@ -412,7 +418,7 @@ class Timer:
 
 def processor() -> str:
     """Return the name of the board, else of its processor."""
-    # Boards have a device tree, whose text ends with a zero byte and has no key.
+    # Boards have a device tree, whose text has no key and ends with a zero byte.
     for name, keys in (
         ("/proc/device-tree/model", ("",)),
         ("/proc/cpuinfo", ("model name", "Hardware")),
@@ -431,7 +437,9 @@ def run_litert(folder: Path, progress: Progress, threads: int | None = None) -> 
     """Run a bundle of .tflite files on this machine's CPU; arguments and counts as of `run`."""
     plan = read_plan(folder)
     if plan["device"]["kind"] == "coreml":
-        raise BundleError(f"{folder}: is for Core ML; on a Mac: nas profile --run {folder}")
+        raise BundleError(
+            f"{folder}: is a bundle for Core ML. Fix: on a Mac, nas profile --run {folder}"
+        )
     timer = Timer(threads or plan["device"].get("threads") or 1)
     try:
         return run(folder, plan, timer.describe(plan), timer.measure, progress)
@@ -441,10 +449,10 @@ def run_litert(folder: Path, progress: Progress, threads: int | None = None) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measures the files of this bundle; call it again to go on."
+        description="Measure the files of this bundle. The same command resumes a stopped run."
     )
     parser.add_argument(
-        "--threads", type=int, help="CPU threads; those that the bundle was written for by default"
+        "--threads", type=int, help="CPU threads (default: as many as the bundle was written for)."
     )
     threads = parser.parse_args().threads
     begin = time.monotonic()
@@ -464,15 +472,13 @@ def main() -> None:
     except BundleError as error:
         sys.exit(f"run.py: {error}")
     except KeyboardInterrupt:
-        sys.exit(
-            "\nrun.py: stopped; what was measured is on disk, the same command goes on from there"
-        )
+        sys.exit("\nrun.py: stopped. All results are on disk, and the same command resumes.")
     print(
         "\n{files} files: {measured} measured now, {reused} before, {failed} cannot run".format(
             **counts
         )
     )
-    print("next: take this folder home, and there: nas profile --merge FOLDER")
+    print("next: take this folder home, and run there: nas profile --merge FOLDER")
 
 
 if __name__ == "__main__":

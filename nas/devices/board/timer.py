@@ -37,9 +37,10 @@ ROUND_RUNS = 5
 LEAST_ROUNDS = 2
 MOST_ROUNDS = 12
 MOST_S = 4.0
-"""Limits of rounds: each lasts ROUND_S and ROUND_RUNS runs at least.
+"""Limits of the rounds of one load.
 
-There are LEAST_ROUNDS to MOST_ROUNDS of them, and no further one after MOST_S seconds.
+A round lasts at least ROUND_S seconds and ROUND_RUNS runs. There are LEAST_ROUNDS to MOST_ROUNDS of
+them, and no further one begins after MOST_S seconds.
 """
 LOADS = 3
 """Number of loads of a file, of which the middle one counts.
@@ -52,8 +53,8 @@ QUIET = 1.01
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    # Runtimes print to file descriptors 1 and 2, which would mix with the answers: both lead
-    # nowhere from here on, and the answers go to a copy of the first.
+    # Runtimes print to file descriptors 1 and 2, which would mix with the answers. Both lead to
+    # /dev/null from here on, and the answers go to a copy of descriptor 1.
     replies = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -99,8 +100,8 @@ def find_runtime() -> tuple[str, str, str]:
         except ImportError as error:
             reasons.append(str(error).splitlines()[0])
     raise ImportError(
-        f"no runtime for .tflite files ({'; '.join(reasons)}); install one: pip install"
-        " ai-edge-litert numpy, or where that has no wheel: pip install tflite-runtime==2.14.0"
+        f"no runtime for .tflite files is installed ({'; '.join(reasons)}). Fix: pip install"
+        " ai-edge-litert numpy, or where that has no wheel, pip install tflite-runtime==2.14.0"
         " 'numpy<2'"
     )
 
@@ -118,13 +119,13 @@ def time_file(
         round_s: minimum seconds of a round.
     """
     runtime = find_runtime()[0]
-    found: list[Samples] = []
+    by_load: list[Samples] = []
     end = time.perf_counter() + most_s
-    while len(found) < loads and (not found or time.perf_counter() < end):
-        found.append(quietest(load(path, threads, runtime), most_s, round_s))
-    middle = sorted(found, key=np.median)[len(found) // 2]
+    while len(by_load) < loads and (not by_load or time.perf_counter() < end):
+        by_load.append(quietest(load(path, threads, runtime), most_s, round_s))
+    middle = sorted(by_load, key=np.median)[len(by_load) // 2]
     p10, median, p90 = (float(value) for value in np.percentile(middle, [10, 50, 90]) * 1e3)
-    return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": sum(map(len, found))}
+    return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": sum(map(len, by_load))}
 
 
 def quietest(run: Run, most_s: float = MOST_S, round_s: float = ROUND_S) -> Samples:
@@ -135,7 +136,7 @@ def quietest(run: Run, most_s: float = MOST_S, round_s: float = ROUND_S) -> Samp
     """
     warm_up = _round(run, round_s)
     rounds: list[Samples] = []
-    # The warm-up is part of the time, and of no result.
+    # The warm-up counts in the time limit, not in the result.
     end = time.perf_counter() + most_s - warm_up.sum()
     while True:
         rounds.append(_round(run, round_s))
@@ -149,7 +150,7 @@ def quietest(run: Run, most_s: float = MOST_S, round_s: float = ROUND_S) -> Samp
 
 def _round(run: Run, round_s: float) -> Samples:
     """Return seconds of the runs of one round, (runs,)."""
-    # The end of one run is the begin of the next: one look at the clock per run.
+    # One run begins where the last one ended, so the clock is read once per run.
     clock = time.perf_counter
     samples: list[float] = []
     before = clock()

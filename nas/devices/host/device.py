@@ -36,7 +36,8 @@ class Host(Device):
 
     # A call costs next to nothing here: the mean over a stack scatters less than the slope.
     slope = False
-    # Short measurements, repeated later: slow spells of a shared machine last for tens of seconds.
+    # Measurements are short and repeated later: slow spells of a shared machine last for tens of
+    # seconds.
     repeats = 6
     profiled_by = (
         "one after the other, each as a file of its own on the output of the one before it"
@@ -46,10 +47,11 @@ class Host(Device):
         cores = _cores()
         if not 1 <= threads <= len(cores):
             raise InputError(
-                f"--threads {threads}: this machine has {len(cores)} cores to pin threads to"
+                f"--threads: this machine has not enough cores to pin threads to (got {threads},"
+                f" expected 1 to {len(cores)})"
             )
         self.threads = threads
-        # The last cores time, the others convert. With as many threads as cores both share them.
+        # The last cores time, the others convert. With as many threads as cores, both share them.
         self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
         convert_on = [core for core in cores if core not in self._run_on] or self._run_on
         spare = [core for core in self._run_on if core not in convert_on]

@@ -22,7 +22,10 @@ from nas.convert.worker import go_first, serve
 from nas.devices.board.timer import LEAST_ROUNDS, MOST_ROUNDS, QUIET, ROUND_RUNS, ROUND_S
 
 MOST_S = 20.0
-"""Seconds after which no further round begins; a pass over a network takes longer than a run."""
+"""Seconds after which no further round begins.
+
+It is longer than `timer.MOST_S`: a pass over a network takes longer than a run of one file.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def time_in_turn(paths: Sequence[str], threads: int) -> list[float]:
     end = time.perf_counter() + MOST_S
     while True:
         rounds.append(_round(files))
-        # As `timer.quietest`, with whole passes: a disturbance hits operations in a row, and
-        # rounds are kept or dropped for all of them together.
+        # The same rule as in `timer.quietest`, for whole passes. A disturbance hits operations in
+        # a row, so a round is kept or dropped for all of them together.
         totals = np.array([np.median(passes.sum(axis=1)) for passes in rounds])
         quiet = totals <= totals.min() * QUIET
         enough = len(rounds) >= LEAST_ROUNDS and (quiet.sum() >= 2 or time.perf_counter() > end)
@@ -75,25 +78,25 @@ def load(paths: Sequence[str], threads: int) -> list[Loaded]:
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.options import CpuOptions, Options
 
-    found: list[Loaded] = []
+    loaded: list[Loaded] = []
     written: list[tuple[int, ...]] = []
     for path in paths:
         model = CompiledModel.from_file(
             path, options=Options(cpu_options=CpuOptions(num_threads=threads))
         )
         signature = next(iter(model.get_signature_list()))
-        wanted = _shapes(model.get_input_tensor_details(signature))
-        if found and wanted == written:
-            inputs = found[-1].outputs
+        shapes = _shapes(model.get_input_tensor_details(signature))
+        if loaded and shapes == written:
+            inputs = loaded[-1].outputs
         else:
             inputs = model.create_input_buffers(0)
-            for buffer, shape in zip(inputs, wanted, strict=True):
+            for buffer, shape in zip(inputs, shapes, strict=True):
                 buffer.write(
                     np.random.default_rng(0).standard_normal(int(np.prod(shape)), dtype=np.float32)
                 )
-        found.append(Loaded(model, inputs, model.create_output_buffers(0)))
+        loaded.append(Loaded(model, inputs, model.create_output_buffers(0)))
         written = _shapes(model.get_output_tensor_details(signature))
-    return found
+    return loaded
 
 
 def _shapes(details: dict[str, Any]) -> list[tuple[int, ...]]:

@@ -12,10 +12,10 @@ from nas.convert.worker import go_first, serve
 from nas.devices.board.timer import time_file
 
 MOST_S, ROUND_S = 0.1, 0.05
-"""Limits of one measurement in seconds, and of one round.
+"""Limit of one measurement, and minimum of one round, in seconds.
 
 They are short, as `Host.repeats` measures the file again later, loaded anew. Slow spells of a
-shared machine last for tens of seconds: a longer measurement would fall into one as a whole.
+shared machine last for tens of seconds, so a longer measurement would lie in one as a whole.
 """
 
 

@@ -110,9 +110,9 @@ def inspect(path: Path, model: Model) -> dict[str, Any]:
         if found[name] != value
     ]
     if not model.dense and _labels(spec) != list(model.classes):
-        wrong.append("other class labels")
+        wrong.append("class labels differ from the network's")
     if wrong:
-        raise NasError(f"the ML program is not what was asked for: {'; '.join(wrong)}")
+        raise NasError(f"the ML program differs from the request: {'; '.join(wrong)}")
     return found
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from nas.blocks.module import Block
 from nas.export.deploy import PIXEL
 from nas.export.target import Model, Target
 from nas.export.targets import litert
+from nas.files import beside
 
 
 def in_float(network: nn.Module) -> str:
@@ -41,8 +41,7 @@ def write(model: Model, path: Path) -> None:
 
     Scales of weights are symmetric, one per channel. Activations have one scale per tensor.
     """
-    with TemporaryDirectory(dir=path.parent) as folder:
-        plain = Path(folder) / "plain.tflite"
+    with beside(path.with_name("plain.tflite")) as plain:
         litert.convert(model, plain)
         path.write_bytes(_quantised(plain, model))
     litert.add_files(model, path)

@@ -1,9 +1,9 @@
 """Target `timm`: arguments for `timm.create_model`, and weights under timm's names.
 
 timm's classes take widths, depths and a few other numbers. A member can be expressed when the
-network that timm builds from these has the same operations, one by one. Otherwise the first that
-differs is named. Checked against the code of timm 1.0, and against names and shapes recorded from
-it.
+network that timm builds from these has the same operations, one by one. Otherwise the error names
+the first that differs. Checked against the code of timm 1.0, and against names and shapes recorded
+from it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ FORMAT = "nas-run-check-1"
 EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
 """Export target whose file a device runs as it is, by kind of device.
 
-Core ML is missing: its exported files take images, and its benchmark feeds none.
+Core ML is missing: its exported files take images, which its benchmark does not feed.
 """
 APART_S = 2.0
 """Pause in seconds between measurements of a network on a device that repeats.
@@ -40,7 +40,10 @@ APART_S = 2.0
 Disturbances last for tens of seconds.
 """
 RIVAL_TURNS = 3
-"""Minimum turns of network and rival: a device that heats up would favour the first of one turn."""
+"""Minimum number of turns of network and rival.
+
+With one turn, a device that heats up would favour the network that is measured first.
+"""
 FOUND = "found"
 EXPORT = "export"
 RIVAL = "rival"
@@ -254,18 +257,20 @@ def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
             metadata = file.metadata() or {}
             keys = list(file.keys())
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+        raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
     if metadata.get("format") != WEIGHTS_FORMAT:
         raise InputError(
-            f"{path}: no weights of a network (its header has no format '{WEIGHTS_FORMAT}')"
+            f"{path}: is not a network's weights (format '{WEIGHTS_FORMAT}' is missing in its"
+            " header)"
         )
     # A key of the state dict begins with the name of its operation, as `stage2_block1.conv.weight`.
     there = {key.partition(".")[0] for key in keys}
-    wanted = {each.name for each in operations if each.params}
-    if there != wanted:
-        odd = min(there ^ wanted)
+    needed = {each.name for each in operations if each.params}
+    if there != needed:
+        odd = min(there ^ needed)
         raise InputError(
-            f"{path}: weights of another network: it has {'no ' if odd in wanted else ''}'{odd}'"
+            f"{path}: holds the weights of another network ('{odd}' is"
+            f" {'missing' if odd in needed else 'not an operation of this one'})"
         )
     digest = file_sha256(path)
     return Weights(str(path.absolute()), digest, tuple(each.name for each in operations))
@@ -333,7 +338,7 @@ def _networks_ms(
         progress("networks", len(files) - len(waiting()), len(networks))
     for key, file in files.items():
         if file is not networks[key]:
-            remove(file)  # whole networks are large, and nobody measures them twice
+            remove(file)  # whole networks are large and are not measured again
     progress("networks", len(networks), len(networks))
     # Other load makes runs slower, never faster: the lowest time of a device that repeats counts,
     # as in its table. The rows of another device are of one measurement each, so the median is
@@ -343,7 +348,7 @@ def _networks_ms(
 
 
 def _rival_failure(key: str, name: str, error: OperationFailed) -> str:
-    """Return why the rival does not run; raise NasError where another network does not."""
+    """Return why the rival does not run; raise NasError for any other network."""
     if key != RIVAL:
         raise NasError(
             f"network {name or 'without a name'} could not be measured: {error}"

@@ -45,10 +45,10 @@ def check(
 ) -> tuple[LatencyTable, list[NetworkTime]]:
     """Measure `nets` random members of `space` that no calibration used, and store the errors.
 
-    The networks of the calibration are measured beside them. Where they take longer than before,
-    the device has become slower, not the table worse; that is reported as drift. On a device that
-    repeats, a network that takes less was disturbed during the calibration. Its lower time
-    calibrates the table from now on.
+    The networks of the calibration are measured too. Where they take longer than before, the device
+    has become slower, not the table worse; that is reported as drift. On a device that repeats, a
+    network that takes less was disturbed during the calibration. Its lower time calibrates the
+    table from now on.
 
     Args:
         table: saved in a folder.
@@ -69,7 +69,10 @@ def check(
     """
     folder = table.path
     if folder is None:
-        raise InputError("the table stands in no folder to keep its check in; save it first")
+        raise InputError(
+            "table: has no folder to save its check in. Fix: table.save(FOLDER), then"
+            " nas.load_table(FOLDER)"
+        )
     members = check_members(space, nets, seed)
     # Missing rows are an error before anything is measured.
     for member in members:
@@ -86,7 +89,8 @@ def check(
         again = {member: measured.pop(member) for member in calibration}
         if device.repeats > 1 and again:
             table, calibration = _mended(table, space, calibration, again)
-        # After the mending: drift is relative to the calibration that counts from now on.
+        # Drift is relative to the calibration that counts from now on, so it is computed after
+        # `_mended`.
         slower = drift({member: net.measured_ms for member, net in calibration.items()}, again)
         own = table.calibrated(space.name, space.resolution).device
         line = Line(
@@ -147,17 +151,17 @@ def _mended(
     return replace(mended, device=replace(mended.device, spaces=tuple(spaces))), lowest
 
 
-def _checked(device: DeviceInfo, found: Check, net: NetworkTime) -> DeviceInfo:
+def _checked(device: DeviceInfo, latest: Check, net: NetworkTime) -> DeviceInfo:
     """Return the device with this check as its last one, and as the one of its space."""
     spaces = tuple(
         (
-            entry.model_copy(update={"check": found})
+            entry.model_copy(update={"check": latest})
             if (entry.space, entry.resolution) == (net.space, net.resolution)
             else entry
         )
         for entry in device.spaces
     )
-    return replace(device, check=found, spaces=spaces)
+    return replace(device, check=latest, spaces=spaces)
 
 
 def statistics(times: Sequence[NetworkTime], slower: float | None = None) -> dict[str, Any]:
@@ -171,7 +175,7 @@ def statistics(times: Sequence[NetworkTime], slower: float | None = None) -> dic
 
     ratios = np.array([time.predicted_ms / time.measured_ms for time in times])
     errors = 100 * (ratios - 1)
-    # Two networks have a rank correlation of 1 or -1, which says nothing.
+    # Two networks always have a rank correlation of 1 or -1.
     ranks = None
     if len(times) > 2:
         ranks = float(

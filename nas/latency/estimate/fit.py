@@ -63,6 +63,6 @@ def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Cost
         predicted = np.add.reduceat(longer, firsts) + counts @ costs
         return np.concatenate([weights * (predicted - figures), trust * (logarithms - start)])
 
-    # In logarithms no cost can be negative. With the prior's weight none can run away.
-    found = least_squares(errors, start, xtol=1e-12, ftol=1e-12)
-    return Costs(*(float(cost) for cost in np.exp(found.x)))
+    # In logarithms no cost can be negative. The prior's weight bounds costs without figures.
+    solution = least_squares(errors, start, xtol=1e-12, ftol=1e-12)
+    return Costs(*(float(cost) for cost in np.exp(solution.x)))

@@ -115,7 +115,10 @@ def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
     """Yield model, resolution, family and ms of each figure whose role is `fit`."""
     for line, row in _read(path):
         if row["role"] not in ROLES:
-            raise InputError(f"{path}:{line}: role: '{row['role']}' is none of {', '.join(ROLES)}")
+            raise InputError(
+                f"{path}:{line}: role: is unknown (got '{row['role']}', expected one of"
+                f" {', '.join(ROLES)})"
+            )
         if row["role"] == "fit":
             ms = _number(path, line, row, "latency_ms")
             yield row["model"], int(_number(path, line, row, "resolution")), row["family"], ms
@@ -140,7 +143,7 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise InputError(f"{path}:{line}: {column}: '{row[column]}' is no positive number")
+        raise InputError(f"{path}:{line}: {column}: '{row[column]}' is not a positive number")
     return value
 
 

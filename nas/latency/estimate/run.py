@@ -133,7 +133,8 @@ def estimate(folder: Path) -> LatencyTable:
     phone = read_phone(folder)
     recipe = phone.recipe
     date = str(phone.recipe.data["date"])
-    # Rounded before they price anything: rows are made with the costs that `device.yaml` states.
+    # The costs are rounded before they price anything, so that rows are made with the costs that
+    # `device.yaml` states.
     costs = _rounded(phone.costs())
     left_out = leave_out(phone, costs)
     # The spread of rows (step 8): published over predicted latency of models left out.
@@ -188,16 +189,19 @@ def _row(operation: Operation, costs: Costs, spread: tuple[float, float], date: 
 def _recipe(path: Path) -> YamlFile:
     file = YamlFile(path)
     if file.data.get("format") != FORMAT:
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
+        raise file.error(
+            ["format"],
+            f"is not an estimate's recipe (got {file.data.get('format')!r}, expected '{FORMAT}')",
+        )
     for key, kind, expected in (
-        ("device", dict, "a dict"),
+        ("device", dict, "keys and values"),
         ("spaces", list, "a list"),
         ("date", datetime.date, "a date"),
         ("prior", dict | str, "a device or costs"),
         ("trust", float, "a number as 0.1"),
     ):
         if not isinstance(file.data.get(key), kind):
-            raise file.error([key], f"expected {expected}, found {file.data.get(key)!r}")
+            raise file.error([key], f"expected {expected} (got {file.data.get(key)!r})")
     return file
 
 
@@ -290,9 +294,9 @@ def _dense_report(phone: Phone, costs: Costs, folder: Path, left_out_mape: float
     """
     sizes = {"largest_resolution": max(network.resolution for network in phone.networks)}
     if phone.dense:
-        found = dense_errors(phone.dense, costs)
-        extra = sqrt(max(found["mape"] ** 2 - left_out_mape**2, 0.0))
-        return sizes | {"dense": {"extra": round(extra, 2)} | found}
+        errors = dense_errors(phone.dense, costs)
+        extra = sqrt(max(errors["mape"] ** 2 - left_out_mape**2, 0.0))
+        return sizes | {"dense": {"extra": round(extra, 2)} | errors}
     other = phone.recipe.data.get("dense")
     if other is None:
         return sizes

@@ -41,7 +41,7 @@ class Imported:
     Attributes:
         table: with the rows of the folder's table and those of the file; not saved yet.
         added: number of rows that are new or replace less trustworthy ones.
-        kept: number of rows of the file that gave way to a row of the table.
+        kept: number of rows of the file for which the table's own row was kept.
         skipped: entries of the file that did not become a row.
     """
 
@@ -52,7 +52,7 @@ class Imported:
 
 
 def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
-    """Return the rows and the skipped entries of a latency file, whose ending tells the format.
+    """Return the rows and the skipped entries of a latency file, whose ending names its format.
 
     Raises:
         InputError: for an unknown ending or a malformed file, naming file, line or key, and reason.
@@ -80,7 +80,7 @@ def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
     reading = _read(path)
     if not reading.rows:
         reasons = (
-            f"; the first of {len(reading.skipped)} entries: {reading.skipped[0]}"
+            f" (the first of {len(reading.skipped)} skipped entries: {reading.skipped[0]})"
             if reading.skipped
             else ""
         )
@@ -109,9 +109,9 @@ def _read(path: Path) -> Reading:
         if ending in known.endings:
             return known.read(path)
     listed = ", ".join(
-        f"{ending} ({known.title})" for known in FORMATS.values() for ending in known.endings
+        f"{name} ({known.title})" for known in FORMATS.values() for name in known.endings
     )
-    raise InputError(f"{path}: the format is told by the name's ending; known: {listed}")
+    raise InputError(f"{path}: unknown ending (got '{ending}', expected one of {listed})")
 
 
 def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
@@ -139,14 +139,14 @@ def _check_precision(path: Path, old: LatencyTable, reading: Reading) -> None:
     there = old.device.precision
     if stated and there not in (stated, UNKNOWN):
         raise InputError(
-            f"{path}: was measured in {stated}, {old.path} is of {there}; give another folder with"
-            " --out"
+            f"{path}: precision differs from that of the table in {old.path} (got {stated},"
+            f" expected {there}). Fix: --out with another folder"
         )
 
 
 def _wins(new: Row, old: Row | None) -> bool:
     """Return whether a row of the file replaces the table's row of its operation."""
-    # Imported rows give way to any later import: a newer file replaces what an older one gave.
+    # A later import replaces every imported row, so that a newer file counts.
     if old is None or SOURCE in dict(old.extra):
         return True
     return PROVENANCES.index(new.provenance) < PROVENANCES.index(old.provenance)

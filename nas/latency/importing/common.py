@@ -49,7 +49,7 @@ class Reading:
 
     Attributes:
         source: text of the column `source`, the file and its format.
-        rows: of the operations that are known here, each once.
+        rows: of the operations in nas's vocabulary, each once.
         skipped: all other entries.
         device: fields of `DeviceInfo` that the file states.
     """
@@ -61,12 +61,12 @@ class Reading:
     _places: dict[tuple[str, str, str], str] = field(default_factory=dict, repr=False)
 
     def add(self, row: Row, where: str) -> None:
-        """Keep a row, or skip the entry where an earlier one has its operation."""
+        """Keep a row, or skip the entry where an earlier one has the same operation."""
         if row.key in self._places:
             self.skip(
                 where,
-                f"{row.kind}({row.hyperparameters}) on {row.input} stands already at "
-                f"{self._places[row.key]}",
+                f"{row.kind}({row.hyperparameters}) on {row.input} duplicates"
+                f" {self._places[row.key]}",
             )
             return
         self._places[row.key] = where
@@ -93,11 +93,12 @@ class Times:
         times = (self.p10_ms, self.median_ms, self.p90_ms)
         if not all(math.isfinite(time) and time >= 0 for time in times):
             raise ValueError(
-                f"p10, median and p90 are {', '.join(map(str, times))}; expected ms, 0 or more"
+                f"p10, median and p90 are not latencies (got {', '.join(map(str, times))}; expected"
+                " ms, 0 or more)"
             )
         if list(times) != sorted(times):
             raise ValueError(
-                f"p10, median and p90 are {', '.join(map(str, times))}; they must ascend"
+                f"p10, median and p90 do not ascend (got {', '.join(map(str, times))})"
             )
 
 
@@ -116,7 +117,9 @@ def make_row(
         ValueError: when the block does not take this input.
     """
     if shape.layout != spec.layout or 0 in (shape.channels, shape.height, shape.width):
-        raise ValueError(f"{spec.kind} takes a {spec.layout}, '{shape}' is none")
+        raise ValueError(
+            f"'{shape}' is not an input of {spec.kind} (expected layout {spec.layout})"
+        )
     spec.check(shape)
     extra = ((SOURCE, source), ("note", note)) if note else ((SOURCE, source),)
     return Row(

@@ -1,4 +1,4 @@
-"""Latency files of FBNet (JSON), whose records are operators; blocks are sums of them."""
+"""Read latency files of FBNet (JSON), whose records are operators; blocks are sums of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of a map (channels, height, width) to `out` channels, with ReLU or without."""
+    """A convolution of a map (channels, height, width) to `out` channels, with or without ReLU."""
 
     channels: int
     height: int
@@ -76,8 +76,9 @@ def blocks(operators: Iterable[Operator]) -> Iterator[Block]:
     """
     known = set(operators)
     convs = [operator for operator in known if isinstance(operator, Conv)]
-    convs.sort(key=str)  # a set has no order, a table's file should
-    # Around each depthwise convolution: pointwise ones with ReLU expand into its input, those
+    # A set has no order; sorted blocks give every import the same table file.
+    convs.sort(key=str)
+    # Pointwise convolutions around each depthwise one: those with ReLU expand into its input, those
     # without project its output.
     into = defaultdict(list)
     out_of = defaultdict(list)
@@ -99,7 +100,7 @@ def _around(
 ) -> Iterator[Block]:
     """Yield the blocks with this depthwise convolution and this projection after it."""
     kernel = depthwise.kernel
-    # Blocks with a shortcut need the sum at their end among the operators too.
+    # A block with a shortcut ends with a sum, whose time must be among the operators too.
     skip = Add(project.out, depthwise.height, depthwise.width)
     if depthwise.stride == 1 and project.out == depthwise.channels and skip in known:
         yield DSConv(kernel, "relu"), depthwise.input, (depthwise, project, skip)
@@ -172,7 +173,7 @@ def _assemble(records: list[_Record], reading: Reading) -> None:
     for record in records:
         if record.operator in first:
             reading.skip(
-                record.where, f"{record.operator} stands already at {first[record.operator].where}"
+                record.where, f"{record.operator} duplicates {first[record.operator].where}"
             )
         first.setdefault(record.operator, record)
     used: set[Operator] = set()
@@ -218,11 +219,12 @@ def _entries(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         data = _json(path, int(where.split()[1]), entry) if isinstance(entry, str) else entry
         if not isinstance(data, dict) or "op_type" not in data:
             raise InputError(
-                f"{path}: {where}: is no record of an operator; expected {{op_type, op_args, ...}}"
+                f"{path}: {where}: is not a record of an operator (expected {{op_type, op_args,"
+                " ...})"
             )
         yield where, data
     if not found:
-        raise InputError(f"{path}: the file is empty; expected one record of an operator a line")
+        raise InputError(f"{path}: is empty (expected one record of an operator per line)")
 
 
 def _json(path: Path, line: int, text: str) -> Any:
@@ -237,7 +239,7 @@ def _times(data: Mapping[str, Any]) -> Times:
     values = []
     for name in _TIMES:
         if isinstance(data[name], bool) or not isinstance(data[name], (int, float)):
-            raise ValueError(f"{name}: {data[name]!r} is no number of microseconds")
+            raise ValueError(f"{name}: {data[name]!r} is not a number of microseconds")
         values.append(data[name] / 1000)
     p10, median, p90 = values
     return Times(median, p10, p90)
@@ -257,7 +259,7 @@ def _operator(data: Mapping[str, Any]) -> Operator | str:
     kind = str(data["op_type"]).removeprefix("Int8")
     shapes = [_sizes(shape) for shape in data["input_shapes"]]
     arguments = dict(map(_argument, data["op_args"]))
-    # int8 operators are channels-last always.
+    # Operators in int8 are always channels-last.
     last = _is_int8(data) or arguments.get("order") == "NHWC"
     if (
         kind in ("Add", "Sum")
@@ -271,7 +273,7 @@ def _operator(data: Mapping[str, Any]) -> Operator | str:
         or len(shapes) < 2
         or {len(shapes[0]), len(shapes[1])} != {4}
     ):
-        return f"{data['op_type']} on {shapes} is no part of a block here"
+        return f"{data['op_type']} on {shapes} is not a part of any block of nas"
     (channels, *_), (out, *kernel, inner) = (
         _map(shapes[0], last),
         shapes[1] if last else _last(shapes[1]),
@@ -287,8 +289,8 @@ def _operator(data: Mapping[str, Any]) -> Operator | str:
         or dilation != 1
     ):
         return (
-            f"{data['op_type']} on {shapes}, pad {pad}, dilation {dilation}: convolutions of blocks"
-            " here have square kernels, the padding that keeps the size, and batch 1"
+            f"{data['op_type']} on {shapes}, pad {pad}, dilation {dilation} is not a part of any"
+            " block of nas (expected a square kernel, the padding that keeps the size, and batch 1)"
         )
     return Conv(
         *_map(shapes[0], last), out, kernel[0], stride, channels // inner, kind == "ConvRelu"
@@ -298,18 +300,18 @@ def _operator(data: Mapping[str, Any]) -> Operator | str:
 def _whole(arguments: Mapping[str, str], name: str, default: int) -> int:
     text = arguments.get(name, str(default))
     if not text.isdecimal():
-        raise ValueError(f"op_args: {name}: '{text}' is no whole number")
+        raise ValueError(f"op_args: {name}: '{text}' is not a whole number")
     return int(text)
 
 
 def _last(sizes: list[int]) -> list[int]:
-    """Return weights as (out, kernel, kernel, in), which come as (out, in, kernel, kernel)."""
+    """Return the weights' sizes (out, in, kernel, kernel) as (out, kernel, kernel, in)."""
     return [sizes[0], *sizes[2:], sizes[1]]
 
 
 def _sizes(shape: Any) -> list[int]:
     if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"input_shapes: {shape!r} is no list of sizes")
+        raise ValueError(f"input_shapes: {shape!r} is not a list of sizes")
     return shape
 
 
@@ -325,14 +327,14 @@ def _argument(text: Any) -> tuple[str, str]:
     """
     match = _ARGUMENT.fullmatch(str(text).strip())
     if not match:
-        raise ValueError(f'op_args: {text!r} is no argument; expected: name: "kernel" i: 3')
+        raise ValueError(f'op_args: {text!r} is not an argument (expected as: name: "kernel" i: 3)')
     values = {quoted or plain for quoted, plain in _VALUE.findall(match[2])}
     name = {"kernels": "kernel", "strides": "stride", "pads": "pad", "dilations": "dilation"}.get(
         match[1], match[1]
     )
     if len(values) > 1 and name != match[1]:
         raise ValueError(
-            f"op_args: {match[1]} are {', '.join(sorted(values))}; only equal ones can be read"
+            f"op_args: {match[1]} differ (got {', '.join(sorted(values))}; expected equal ones)"
         )
     return name, next(iter(values), "")
 

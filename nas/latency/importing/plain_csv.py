@@ -1,4 +1,4 @@
-"""Latency files from any other source, as CSV.
+"""Read latency files from any other source, as CSV.
 
 Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`; those left out have their
 defaults), input (`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs, date.
@@ -66,8 +66,8 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             if len(values) != len(header):
                 raise InputError(
-                    f"{path}:{reader.line_num}: {len(values)} values, the header names"
-                    f" {len(header)}"
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
+                    " as in the header)"
                 )
             yield (
                 reader.line_num,
@@ -81,12 +81,12 @@ def _check_header(path: Path, header: list[str]) -> None:
     known = f"expected {', '.join(REQUIRED)} and, where known, {', '.join(OPTIONAL)}"
     for name in REQUIRED:
         if name not in header:
-            raise InputError(f"{path}:1: there is no column {name}; {known}")
+            raise InputError(f"{path}:1: column {name} is missing ({known})")
     for name in header:
         if name not in REQUIRED + OPTIONAL:
-            raise InputError(f"{path}:1: unknown column '{name}'; {known}")
+            raise InputError(f"{path}:1: unknown column '{name}' ({known})")
         if header.count(name) > 1:
-            raise InputError(f"{path}:1: the column {name} stands twice")
+            raise InputError(f"{path}:1: column {name} is a duplicate")
 
 
 def _shape(text: str) -> Shape:
@@ -97,14 +97,14 @@ def _shape(text: str) -> Shape:
 
 
 def _times(record: Mapping[str, str]) -> Times:
-    # Without percentiles the median stands for them.
+    # The median stands in for missing percentiles.
     median = _number("median_ms", record["median_ms"])
     p10, p90 = (
         _number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms")
     )
     runs = record.get("runs") or "0"
     if not (runs.isascii() and runs.isdigit()):
-        raise ValueError(f"runs: '{runs}' is no whole number, 0 or more")
+        raise ValueError(f"runs: '{runs}' is not a whole number, 0 or more")
     return Times(median, p10, p90, int(runs))
 
 
@@ -112,7 +112,7 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{name}: '{text}' is no number") from None
+        raise ValueError(f"{name}: '{text}' is not a number") from None
 
 
 def _date(record: Mapping[str, str]) -> str:

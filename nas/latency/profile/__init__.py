@@ -1,1 +1,1 @@
-"""Profiling: which operations to measure, measuring them, and filling the rest of the table."""
+"""Profiling: choosing and measuring operations, and interpolating the rest of the table."""

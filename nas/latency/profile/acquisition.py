@@ -1,7 +1,7 @@
 """Choose the operation to measure next; `run` hands a `Chooser` to the bench.
 
-A few operations of every group come first. Then follow those whose interpolation error contributes
-most to the predicted latency of a random member.
+A few operations of every group come first. Those whose interpolation error contributes most to the
+predicted latency of a random member follow.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from nas.latency.rows import Key
 from nas.space import Space
 
 FIRST = {0: 1, 1: 2, 2: 3, 3: 3, 4: 4, 5: 4}
-"""Number of operations of a group that are measured in any case, by how many of its widths vary."""
+"""Number of operations of a group that are always measured, by how many of its widths vary."""
 GOAL = 0.01
-"""Standard error of a network's latency, relative to it, below which no more is measured."""
+"""Relative standard error of a network's latency below which measuring ends (1 %)."""
 _MEMBERS = 64
 """Number of random members that show how often a network has each group's operations."""
 
@@ -33,12 +33,12 @@ class _State:
 
     Attributes:
         often: mean number of its operations in a random member.
-        order: the most that is measured, each as far from those before it as can be.
-        first: number of operations at the start of `order` that are measured in any case.
+        order: the operations that may be measured, each as far from those before it as possible.
+        first: number of operations at the start of `order` that are always measured.
         ms: latencies of the measured operations.
         pending: operations that are being measured.
-        left: operations that nobody asked for yet.
-        _doubts: cache of `doubts`; None after a change.
+        left: operations that were not named yet.
+        _doubts: cache of `doubts`, standard errors in ms; None after a change.
     """
 
     group: Group
@@ -52,8 +52,8 @@ class _State:
 
     def doubts(self) -> list[float]:
         """Return the reducible standard error of each operation in `left`, in ms."""
-        # Each takes leave-one-out fits for all tiles; one call of `Chooser.next` asks for all
-        # groups, and only the last one measured has changed.
+        # They are cached: each takes leave-one-out fits for all tiles. One call of `Chooser.next`
+        # asks for all groups, and only the last one measured has changed.
         if self._doubts is None:
             measured = list(self.ms)
             ms = list(self.ms.values())
@@ -79,7 +79,7 @@ class _State:
         return next((operation for operation in self.order if operation in self.left), None)
 
     def changed(self) -> None:
-        """Drop the cached errors. To be called after each change of `ms`, `pending` or `left`."""
+        """Drop the cached errors; call it after each change of `ms`, `pending` or `left`."""
         self._doubts = None
 
 
@@ -129,13 +129,13 @@ class Chooser:
         None means that the table is good enough, that every group has reached its maximum, or that
         only operations which are being measured could help.
         """
-        # Phase 1: the first operations of every group. Those that other calls took are skipped.
+        # Phase 1: the first operations of every group. Those that other calls named are skipped.
         while self._first:
             operation = self._first.pop(0)
             state = self._of[operation.key]
             if operation in state.left:
                 return self._take(state, operation)
-        # Phase 2: the group with the largest contribution that may have another one.
+        # Phase 2: the group with the largest contribution to the error that has an operation left.
         if self.doubt() <= GOAL:
             return None
         for state in sorted(self._states, key=_State.doubt, reverse=True):
@@ -151,8 +151,8 @@ class Chooser:
             state.pending.remove(operation)
         if ms is not None:
             state.ms[operation] = ms
-        # A failed operation is replaced by the next one of its group, at once: phase 2 does not
-        # name any of a group that has fewer than two rows.
+        # The next operation of its group replaces a failed one at once: phase 2 does not name any
+        # of a group that has fewer than two rows.
         elif instead := next(
             (other for other in state.order[state.first :] if other in state.left), None
         ):
@@ -169,7 +169,7 @@ class Chooser:
             self._first.insert(0, operation)
 
     def doubt(self) -> float:
-        """Return the standard error that interpolation adds to a random member's latency, relative.
+        """Return the relative standard error that interpolation adds to a random member's latency.
 
         Infinite before the first measurement.
         """
@@ -212,8 +212,8 @@ class Chooser:
 
 def _occurrences(space: Space) -> Counter[Key]:
     """Return the mean number of times that a random member has each operation."""
-    found: Counter[Key] = Counter()
+    counts: Counter[Key] = Counter()
     for seed in range(_MEMBERS):
         for operation in space.sample(seed).operations():
-            found[operation.key] += 1
-    return Counter({key: count / _MEMBERS for key, count in found.items()})
+            counts[operation.key] += 1
+    return Counter({key: count / _MEMBERS for key, count in counts.items()})

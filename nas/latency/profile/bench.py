@@ -1,4 +1,4 @@
-"""The bench, on which `run` measures operations one after the other.
+"""Measure operations one after the other on a bench, for `run`.
 
 It watches for throttling, and writes every row into the journal before the next one starts.
 """
@@ -27,11 +27,11 @@ class Source(Protocol):
     """Source of the operations to measure (`Chooser`, `Listed`).
 
     The bench calls `next` until it returns None. It answers each operation with `found`, again for
-    each repeat, or with `back`. It holds a lock during every call but `most`.
+    each repeat, or with `back`. It holds a lock during every call except `most`.
     """
 
     def next(self) -> Operation | None:
-        """Return the next operation; None when there is none for now."""
+        """Return the next operation; None when none is needed at the moment."""
         ...
 
     def found(self, operation: Operation, ms: float | None) -> None:
@@ -67,9 +67,9 @@ class Listed:
 
 
 AHEAD = 4
-"""Number of operations in a device's queue, the measured one and those converted meanwhile."""
+"""Number of operations in a device's queue: the one measured now, and those converted meanwhile."""
 WAITING = 24
-"""Number of operations between two measurements of one, as far as there are so many."""
+"""Number of other operations measured between two measurements of one, where there are enough."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Report:
             device cannot run them.
         left_out: number of those that the device could run; the same call measures them.
         failed: operations that the device could not run, with its message.
-        flagged: number of rows that were measured while the device drifted and did not recover.
+        flagged: number of rows measured during a drift from which the device did not recover.
         lost: reasons why devices went away while others continued.
         seconds: duration of the run.
     """
@@ -178,7 +178,8 @@ class Bench:
                 for station in stations:
                     station.stop()
                 raise
-        # Only here, so that the last device's loss is raised when every thread has ended.
+        # Losses are handled after the pool, so that the last device's is raised when every thread
+        # has ended.
         for device, error in ends:
             if error:
                 self.lose(device, error)
@@ -200,7 +201,7 @@ class Bench:
             while (operation := source.next()) is not None:
                 if operation.key not in self.rows and operation.key not in self.failed:
                     return operation
-                # Another operation of the same key was measured meanwhile: answer from its row.
+                # An operation with the same key was measured meanwhile: its row is the answer.
                 row = self.rows.get(operation.key)
                 source.found(operation, row.median_ms if row else None)
             return None
@@ -249,14 +250,14 @@ class Bench:
 class _Station:
     """One device of a bench, with its queue of operations and its watch for drift.
 
-    The first stack of copies is the reference of the watch. Rows since the last good look at it are
-    measured again after a drift that went away, and flagged after one that stayed. Repeats
-    (`Device.repeats`) follow when WAITING others were measured: disturbances of a device last for
-    tens of seconds.
+    The first stack of copies is the reference of the watch. After a drift that went away, the rows
+    since the last good measurement of the reference are measured again. After one that stayed, they
+    are flagged. Repeats (`Device.repeats`) follow when WAITING others were measured, as
+    disturbances of a device last for tens of seconds.
 
     Attributes:
         _line: operations whose files are being prepared; the first one is measured next.
-        _since_look: jobs measured since the last look at the reference.
+        _since_look: jobs measured since the last measurement of the reference.
         _taken: every row of an operation that this station measured, by key.
         _to_repeat: jobs whose times do not agree yet, in the order of their last measurement.
         _call_ms: the time of a call that does nothing.
@@ -309,15 +310,15 @@ class _Station:
             self._look(job, measured)
             self._repeat(WAITING)
             self._bench.tell(self._source, 1)
-        # The last repeats have nothing to convert beside them: the networks of the calibration
-        # are converted then.
+        # During the last repeats no operation is left to convert, so the calibration's networks
+        # are converted beside them.
         if time.monotonic() < self._until:
             for chain in self._meanwhile:
                 self._device.prepare(chain)
         self._repeat(0)
 
     def _repeat(self, most: int) -> None:
-        """Measure again what has waited longest, until no more than `most` operations wait."""
+        """Measure again the operation that has waited longest, until at most `most` wait."""
         while len(self._to_repeat) > most and time.monotonic() < self._until:
             self._measure(self._to_repeat.popleft())
 
@@ -345,7 +346,7 @@ class _Station:
         return True
 
     def _look(self, job: Job, measured: bool) -> None:
-        """Look at the reference where it is due, and after the last operation."""
+        """Measure the reference when it is due, and after the last operation."""
         if self._watch is None:
             if measured and job.stacked:
                 self._watch = DriftWatch(self._device, job.artifacts[-1].result())
@@ -356,12 +357,12 @@ class _Station:
             self._since_look = []
 
     def _doubt(self, recovered: bool) -> None:
-        """Measure the rows since the last look again, or flag them where the drift stayed."""
+        """Measure the rows since the reference's last time again; flag them if the drift stayed."""
         for job in self._since_look:
             # Operations that failed have no row.
             if job.operation.key not in self._bench.rows:
                 continue
-            # A device that repeats comes back to each operation later anyway.
+            # A device that repeats measures each operation again later anyway.
             if recovered and self._device.repeats == 1:
                 self._taken.pop(job.operation.key, None)
                 self._measure(job)

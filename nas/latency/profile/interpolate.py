@@ -24,7 +24,7 @@ NOISE = 0.02
 UNKNOWN = 0.1
 """Prior relative standard deviation of rows about the trend; it weighs as much as one row."""
 FLOOR_MS = 1e-3
-"""Smallest latency in ms that relative errors are taken of: one microsecond."""
+"""Lower bound in ms of the latency that relative errors are divided by: one microsecond."""
 
 TILES = (1, 8, 16, 32)
 """Candidates for the output channels that a kernel computes at once (SIMD width times registers).
@@ -49,8 +49,8 @@ def interpolate(
 ) -> Interpolated:
     """Predict the `wanted` operations of a group from at least two `measured` ones.
 
-    The trend is t = a + b MACs + c (elements read and written) + d parameters, all coefficients at
-    least 0, fitted to relative errors (non-negative least squares). MACs are counted with the
+    The trend is t = a + b MACs + c (elements read and written) + d parameters, with coefficients of
+    at least 0. Non-negative least squares fit them to relative errors. MACs are counted with the
     output channels of every layer rounded up to a multiple of `tile`. The ratio of measured to
     trend is smoothed over the logarithms of the widths by a Gaussian process with a
     squared-exponential kernel. The standard error is the process's own.
@@ -63,7 +63,7 @@ def interpolate(
     # rows exactly from claiming an error of 0.
     variance = max(float(np.mean(residual**2)), NOISE**2)
     mean, spread = _smooth(_coordinates(measured), residual, _coordinates(wanted), variance)
-    # What is predicted is a row, so the noise of measuring one is part of its error.
+    # The predicted value is a row, so the noise of measuring one is part of its error.
     deviation = np.sqrt(spread + NOISE**2)
     # From relative back to ms: t = trend (1 + residual), at least 0.
     scale = np.maximum(asked_trend, FLOOR_MS)
@@ -97,8 +97,8 @@ def reducible_error(
 ) -> Array:
     """Return the part of the `wanted` operations' standard error that measuring removes, in ms.
 
-    `pending` operations count as measured where their values do not matter. The distance of
-    measured rows from the trend is estimated by leaving each out, with the tile that suits best.
+    `pending` operations count as measured, since only their widths matter. The distance of measured
+    rows from the trend is estimated by leaving each out, with the tile that fits best.
     """
     times = np.array(ms, dtype=np.float64)
     scale = np.maximum(times, FLOOR_MS)
@@ -126,7 +126,8 @@ def _trends(
     measured: Sequence[Operation], times: Array, wanted: Sequence[Operation], tile: int
 ) -> tuple[Array, Array]:
     """Return the trend's ms of the measured and of the wanted operations."""
-    # Both sides are divided by the latency, so that the fit minimises squared relative errors.
+    # Both sides of the fit are divided by the latency, so that it minimises squared relative
+    # errors.
     weights = 1 / np.maximum(times, FLOOR_MS)
     known = _features(measured, tile)
     asked = _features(wanted, tile)
@@ -172,7 +173,8 @@ def _non_negative(a: Array, b: Array) -> Array:
     """Return x >= 0 that minimises |a x - b|."""
     from scipy.optimize import nnls
 
-    # Columns of length 1 condition the problem: the constant is 1 where MACs are 10^8.
+    # The columns are scaled to length 1, which conditions the problem: the constant's entries are 1
+    # where those of MACs are about 10^8.
     norms = np.maximum(np.linalg.norm(a, axis=0), 1e-30)
     solution: Array = nnls(a / norms, b)[0] / norms
     return solution
@@ -236,7 +238,7 @@ def fill(
             parts.append(
                 (known, [measured[operation.key].median_ms for operation in known], wanted)
             )
-    # One tile for the whole table: it belongs to the device's kernels, not to a group.
+    # One tile serves the whole table: it is a property of the device's kernels, not of a group.
     errors = {tile: _error(parts, tile) for tile in TILES}
     tile = min(TILES, key=lambda tile: (errors[tile], tile))
     rows: dict[Key, Row] = {}
@@ -251,7 +253,7 @@ def _error(
     """Return the leave-one-out error of all groups in percent of their latency."""
     errors = total = 0.0
     for known, times, _ in parts:
-        # Without one of LEAST rows too few are left to interpolate from.
+        # With only LEAST rows, leaving one out leaves too few to interpolate from.
         if len(known) > LEAST:
             errors += float(np.abs(leave_one_out(known, times, tile) - times).sum())
             total += sum(times)
@@ -265,10 +267,10 @@ def _rows(
 
     Their p10 and p90 are those of the predicted median, whose error is taken as normal.
     """
-    found = interpolate(known, times, wanted, tile)
+    predicted = interpolate(known, times, wanted, tile)
     rows = {}
     for operation, ms, error in zip(
-        wanted, found.ms.tolist(), found.error_ms.tolist(), strict=True
+        wanted, predicted.ms.tolist(), predicted.error_ms.tolist(), strict=True
     ):
         # 1.2816 standard deviations reach the 90th percentile of a normal distribution.
         p10 = max(ms - 1.2816 * error, 0.0)

@@ -1,4 +1,4 @@
-"""Journal of a running measurement, for `run` and for checks of tables.
+"""Keep the journal of a running measurement, for `run` and for checks of tables.
 
 It holds one JSON line per result, which is on disk before the next measurement starts.
 """
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError, NasError
 from nas.journals import append_text, read_entries
+from nas.signals import keeping
 
 FORMAT = "nas-journal-1"
 Entry = dict[str, Any]
@@ -34,9 +35,9 @@ _SAME = (
 
 
 class Journal:
-    """A journal file and its entries, those of an earlier run that was interrupted included.
+    """A journal file and its entries, including those of an earlier run that was interrupted.
 
-    A last line that a kill or a full disk left half written is dropped. `journal` opens a journal
+    An incomplete last line, left by a kill or a full disk, is dropped. `journal` opens a journal
     and holds the lock.
 
     Raises:
@@ -47,20 +48,20 @@ class Journal:
         self.path = path
         self.entries: list[Entry] = []
         lines = read_entries(path)
-        # Without one complete line there may still be a torn header: the file starts anew.
+        # Without a complete line there may still be an incomplete header: the file starts anew.
         if not lines:
             path.unlink(missing_ok=True)
             self._write({"format": FORMAT, "device": settings(device)})
             return
         header = lines[0]
         if header.get("format") != FORMAT:
-            raise InputError(f"{path}:1: this is no journal of nas; remove it and start again")
+            raise InputError(f"{path}:1: is not a journal of nas. Fix: remove it and start again")
         check_settings(path, header.get("device", {}), device)
         self.entries = lines[1:]
 
     def append(self, entry: Entry) -> None:
         """Add an entry and wait until it is on disk."""
-        # First the disk: an entry in memory alone would count as kept after a failed write.
+        # The disk comes first: after a failed write, an entry in memory would count as stored.
         self._write(entry)
         self.entries.append(entry)
 
@@ -82,16 +83,17 @@ def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
-    # The operating system drops the lock with the process that holds it: a kill leaves none behind.
+    # The operating system releases the lock when the process ends: a kill leaves no lock behind.
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise NasError(
-            f"{folder}: another nas process is measuring into this table; wait for it to end, "
-            "or give another folder with --out"
+            f"{folder}: another nas process is measuring into this table. Fix: wait for it to end,"
+            " or give another folder with --out"
         ) from None
     try:
-        yield Journal(folder / name, device)
+        with keeping(f"what was measured is kept in {folder}"):
+            yield Journal(folder / name, device)
     finally:
         lock.release()
 
@@ -101,11 +103,12 @@ def settings(device: DeviceInfo) -> dict[str, Any]:
     return {name: getattr(device, name) for name in _SAME}
 
 
-def check_settings(path: Path, found: Mapping[str, Any], device: DeviceInfo) -> None:
+def check_settings(path: Path, stored: Mapping[str, Any], device: DeviceInfo) -> None:
     """Raise InputError naming the first setting that differs from `device`'s."""
     for name, value in settings(device).items():
-        if found.get(name) != value:
+        if stored.get(name) != value:
             raise InputError(
-                f"{path}: was measured with {name} {found.get(name)!r}, this run has {value!r}; "
-                f"give another folder with --out, or remove {path.parent}"
+                f"{path}: was measured with another {name} (got {value!r}, expected"
+                f" {stored.get(name)!r}). Fix: nas profile --out with another folder, or remove"
+                f" {path.parent}"
             )

@@ -23,7 +23,7 @@ from nas.latency.profile.operation_timing import AGREE, settled
 from nas.space import Architecture, Space
 
 CONVERTING_SHARE = 0.8
-"""Share of the networks' time for conversion, where all are converted before one is measured."""
+"""Share of the networks' time budget for conversion, on devices that convert all of them first."""
 
 
 def measure_networks(
@@ -37,7 +37,7 @@ def measure_networks(
     until: float = math.inf,
     anchors: Mapping[Architecture, float] | None = None,
 ) -> dict[Architecture, NetworkTime]:
-    """Measure the members that are not among the `known` ones, each on disk before the next starts.
+    """Measure the members that are not `known` yet, each on disk before the next one starts.
 
     A device that repeats (`Device.repeats`) measures them once all are converted, as converting on
     the same computer disturbs it.
@@ -50,7 +50,7 @@ def measure_networks(
         known: networks that were measured before; those of other spaces and sizes are ignored.
         book: the open journal.
         progress: is called before each network.
-        until: monotonic time in seconds. No network is begun that would not be done by then.
+        until: monotonic time in seconds. No network begins that is expected to end later.
         anchors: networks with the ms that they took before. They are measured beside the members
             and returned too. While a device that repeats is slower for them than it was, all are
             measured again, `Device.repeats` times at most.
@@ -84,8 +84,8 @@ def measure_networks(
 
     try:
         keep(bench.times(lambda done: progress(f"networks ({role})", done, len(todo))))
-        # The anchors' drift is the device's, not the table's. A device that repeats may have been
-        # disturbed during all the times so far, so that they agree and are slow nevertheless.
+        # The anchors' drift is the device's, not the table's. A disturbance may have lasted during
+        # all times so far: then they agree, and are slow nevertheless.
         rounds = device.repeats if device.repeats > 1 and todo else 0
         for number in range(rounds):
             if (
@@ -94,7 +94,7 @@ def measure_networks(
                 or time.monotonic() > until
             ):
                 break
-            progress(f"again: {100 * slower:.0f} % slower than it was", number, rounds)
+            progress(f"again: {100 * slower:.0f} % slower than before", number, rounds)
             keep(bench.round())
     finally:
         bench.close()
@@ -125,8 +125,8 @@ class _NetworkBench:
 
     def times(self, tell: Callable[[int], None]) -> Iterator[tuple[str, float]]:
         """Yield names of networks with their ms; a network comes again when its time gets lower."""
-        # One pass over all networks, then repeats in turn of those that are not settled: the
-        # repeats of one lie as far apart as can be.
+        # One pass measures all networks. Then those that are not settled are repeated in turn, so
+        # that the repeats of one lie as far apart as possible.
         for network in self._converted(tell) if self._device.repeats > 1 else self._in_time(tell):
             yield from self._measure(network)
         while again := [
@@ -145,7 +145,7 @@ class _NetworkBench:
         with self._device.borrow_cores():
             for network in self._in_time(tell, CONVERTING_SHARE):
                 wait([self._artifacts[network]])
-            # Those that wait in the queue are given up; those that have begun are waited for.
+            # Conversions that still wait in the queue are cancelled; those that have begun end.
             names = [
                 network for network, artifact in self._artifacts.items() if not artifact.cancel()
             ]
@@ -159,7 +159,8 @@ class _NetworkBench:
         """
         begin = time.monotonic()
         for number, network in enumerate(self._artifacts):
-            # Time so far, extrapolated to this one too, against the share of the time there was.
+            # The time so far, extrapolated to include this network, against its share of the
+            # budget.
             if (time.monotonic() - begin) * (number + 1) / max(number, 1) > share * (
                 self._until - begin
             ):
@@ -191,4 +192,4 @@ class _NetworkBench:
         if taken[-1] == min(taken):
             yield network, taken[-1]
         if self._device.repeats == 1:
-            remove(self._artifacts[network].result())  # it is large, and is not measured any more
+            remove(self._artifacts[network].result())  # large, and not measured again

@@ -1,7 +1,7 @@
 """Measure one operation into one row, by a stack of copies where possible; called by the bench.
 
-`DriftWatch` watches a device for throttling; the bench holds one watch per device. A reference,
-measured again after every few rows, must take what it took at first.
+`DriftWatch` watches a device for throttling; the bench holds one watch per device. It measures a
+reference again after every few rows and compares its latency with the first one.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def measure(device: Device, job: Job, call_ms: float) -> Row:
 def settled(times_ms: Sequence[float], repeats: int) -> bool:
     """Return whether the lowest of an operation's times can be trusted.
 
-    It can when the second lowest is within AGREE of it. What else a machine does makes runs slower,
-    never faster: two lowest times that agree are undisturbed. MOST_REPEATS bounds the search.
+    It can when the second lowest is within AGREE of it. Other load makes runs slower, never faster,
+    so two lowest times that agree are undisturbed. MOST_REPEATS bounds the search.
     """
     lowest = sorted(times_ms)[:2]
     enough = len(times_ms) >= repeats and (repeats == 1 or lowest[-1] <= lowest[0] * (1 + AGREE))
@@ -117,11 +117,11 @@ def row(operation: Operation, median_ms: float, timing: Timing) -> Row:
 
 
 EVERY = 10
-"""Number of rows between two looks at the reference."""
+"""Number of rows between two measurements of the reference."""
 BOUND = 0.05
-"""Maximum relative distance of the reference from its first time."""
+"""Maximum relative deviation of the reference from its first time; above it the device drifts."""
 PAUSES_S = (5.0, 15.0, 30.0)
-"""Pauses in seconds for a device that became slower, each followed by a new look."""
+"""Pauses in seconds for a device that became slower, each followed by a measurement."""
 MOST_PAUSED_S = 20.0
 """Maximum sum of pauses in seconds on a device that repeats.
 
@@ -140,16 +140,16 @@ class DriftWatch:
     def __init__(self, device: Device, reference: Path) -> None:
         self._device = device
         self._reference = reference
-        # A start that was disturbed would make every later look a drift: the fastest of the
-        # repeats counts.
+        # The fastest of the repeats counts: a disturbed first time would make every later one
+        # count as drift.
         self.first_ms = min(self._time() for _ in range(device.repeats))
         self._calls = 0
         self._left_s = MOST_PAUSED_S if device.repeats > 1 else math.inf
         self.last = 0.0
-        """Relative drift at the last look; positive when the device became slower."""
+        """Relative drift at the last measurement; positive when the device became slower."""
 
     def due(self) -> bool:
-        """Count a row and return whether it is time to look."""
+        """Count a row and return whether it is time to measure the reference."""
         self._calls += 1
         return self._calls % EVERY == 0
 
@@ -165,7 +165,7 @@ class DriftWatch:
         self._measure()
         drifted = abs(self.last) > BOUND
         if drifted and self.last < 0:
-            # first_ms becomes the time of this look.
+            # first_ms becomes the time of this measurement.
             self.first_ms *= 1 + self.last
             return True, True
         for pause in PAUSES_S:

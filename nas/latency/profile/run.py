@@ -65,7 +65,7 @@ def profile(
         space: whose operations and networks are measured.
         devices: one, or several units of one model, which share the work.
         folder: of the table; made where it does not exist.
-        progress: is called with what is measured, how many are done, and of how many.
+        progress: is called with the name of the step, how many are done, and of how many.
         chosen: the operations to measure (default: those that `Chooser` names).
         budget_s: seconds after which no further measurement begins. Then less of the table is
             measured, most important first, and the calibration gets fewer networks.
@@ -76,9 +76,9 @@ def profile(
 
     Raises:
         InputError: when the table there was measured with other settings.
-        NasError: when another process writes the table, the disk is full, no operation could be
-            measured, or a whole network could not (the table is there then, without a new
-            calibration).
+        NasError: when another process writes the table, the disk is full, or no operation could be
+            measured. Also when a whole network could not be: then the table is saved, without a new
+            calibration.
         DeviceLost: when the last device went away.
     """
     begin = time.monotonic()
@@ -88,8 +88,8 @@ def profile(
     info = units[0].info()
     with journal(folder, JOURNAL_FILE, info) as book:
         old = _old_table(folder, info)
-        # Interpolated rows (without runs) are computed anew, and rows imported from other sources
-        # are of another measurement: neither may count as measured here.
+        # Neither may count as measured here: interpolated rows (without runs) are computed anew,
+        # and imported rows are from another measurement.
         rows = {
             row.key: row
             for row in old.rows.values()
@@ -102,11 +102,11 @@ def profile(
             source, begin + OPERATIONS_SHARE * budget_s, _networks_to_come(space, folder, bench)
         )
         table = _complete(space, operations, bench, old)
-        # Saved before the calibration too: the table is of use without it, should a whole network
-        # not run.
+        # The table is saved before the calibration too: it is useful without one, should a whole
+        # network fail to run.
         table.save(folder)
         table = _calibrate(table, space, bench, begin + budget_s)
-        # The journal goes last. A kill between both lines leaves entries that the table holds
+        # The journal is removed last. A kill between both lines leaves entries that the table holds
         # already, and applying them again changes nothing.
         table.save(folder)
         book.remove()
@@ -208,7 +208,7 @@ def _network_times(
 ) -> dict[Architecture, NetworkTime]:
     """Return the members' times on the first device, or on the next one should it go away."""
     while True:
-        # Read anew in every turn: the journal holds what a lost device has measured.
+        # The journal is read again in every turn: it holds the times of a lost device.
         known = [
             NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry
         ]

@@ -24,14 +24,14 @@ class Group:
 
     def varying(self) -> int:
         """Return the number of widths in and out that vary; 1 where they vary together."""
-        known = set(map(widths, self.operations))
-        distinct = [len(set(each)) for each in zip(*known, strict=True)]
-        # Where one width alone tells all the tuples apart, the others follow from it: the group
-        # lies on a line, however many widths change along it.
+        tuples = set(map(widths, self.operations))
+        distinct = [len(set(each)) for each in zip(*tuples, strict=True)]
+        # Where one width takes as many values as there are tuples, the others follow from it. The
+        # group lies on a line, however many widths change along it.
         return (
             sum(count > 1 for count in distinct)
-            if len(known) > max(distinct)
-            else int(len(known) > 1)
+            if len(tuples) > max(distinct)
+            else int(len(tuples) > 1)
         )
 
     def chosen(self) -> tuple[Operation, ...]:
@@ -42,10 +42,10 @@ class Group:
 
 def groups(operations: Iterable[Operation]) -> list[Group]:
     """Return the operations in groups, in the order of their first."""
-    found: dict[tuple[object, ...], list[Operation]] = {}
+    by_key: dict[tuple[object, ...], list[Operation]] = {}
     for operation in operations:
-        found.setdefault(_group_key(operation), []).append(operation)
-    return [Group(tuple(members)) for members in found.values()]
+        by_key.setdefault(_group_key(operation), []).append(operation)
+    return [Group(tuple(members)) for members in by_key.values()]
 
 
 def widths(operation: Operation) -> tuple[int, ...]:
@@ -56,8 +56,8 @@ def widths(operation: Operation) -> tuple[int, ...]:
 def spread(operations: Sequence[Operation], count: int) -> tuple[Operation, ...]:
     """Return `count` operations far from each other in the logarithms of their widths.
 
-    Farthest-point sampling: the narrowest operation comes first, then always the one whose distance
-    to the nearest chosen one is largest. So the widest is the second.
+    Farthest-point sampling: the narrowest operation comes first, then in each step the one whose
+    distance to the nearest chosen one is largest. So the widest is the second.
     """
     points = [tuple(math.log(width) for width in widths(operation)) for operation in operations]
     chosen = [min(range(len(points)), key=lambda i: (sum(points[i]), i))]
@@ -78,7 +78,7 @@ def _group_key(operation: Operation) -> tuple[object, ...]:
     spec = operation.spec
     shape = operation.input
     # A block's hyperparameter `width` is its output channels, which vary within a group. A head on
-    # a pyramid is the exception: its `width` is that of its inner maps, so it tells groups apart.
+    # a pyramid is the exception: its `width` is that of its inner maps, so it separates groups.
     varied = () if shape.layout == "pyramid" else ("width",)
     others = tuple(
         (name, value) for name, value in spec.hyperparameters().items() if name not in varied

@@ -25,11 +25,11 @@ ENGINES: plugins.Registry[Engine] = plugins.Registry(
 )
 """The engines by name, each a function in a file of its own.
 
-Another package adds one by an entry point."""
+Another package adds an engine by an entry point."""
 
 AUTO = "auto"
 """The name for which `nas.search.pose` chooses an engine."""
 STUDIES = ("learned", "nsga2", "tpe")
-"""Engines that try members out, with the settings in `Problem.study`."""
+"""Engines that sample or evaluate members, with the settings in `Problem.study`."""
 EVALUATING = ("slimming", "learned")
 """Engines that can evaluate members by `Problem.evaluations`."""

@@ -1,8 +1,8 @@
 """A space's graph with the positions of each stage condensed into one layer; `exact` calls it.
 
 It is for scores that price whole stages, such as the accuracy law. There the cost of a stage is a
-function of sums over its blocks (how many there are, how many of them attend), so that no single
-arc of `nas.search.graph` has a cost of its own.
+function of sums over its blocks: how many there are, and how many of them attend. So no single arc
+of `nas.search.graph` has a cost of its own.
 
 The rest of a network sees only two things of a stage's positions: their sums and the node where
 they end. So the ways through the positions are listed once per stage, the best of each kind are
@@ -138,8 +138,8 @@ class _Ways:
     """The ways through the positions of a stage, found by label setting from all first nodes at once.
 
     A label is a way so far. It is dropped where another label with the same start, node and counts
-    takes and costs no more: equal counts mean an equal cost of the stage, so the other one is as
-    good however they go on.
+    takes and costs no more. Equal counts mean an equal cost of the stage, so that the other one is
+    as good whatever follows.
 
     Attributes:
         starts, nodes: (labels,), the node where each label began and the node where it is.

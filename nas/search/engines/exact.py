@@ -6,10 +6,10 @@ Scores add up over stages and tables add up over operations, so that a search is
 knapsack under the rules of the space. `nas.search.graph` turns it into a graph,
 `nas.search.engines.condensed` prices whole stages where the scores do, and
 `nas.search.engines.label_setting` solves it. The engine minimises the cost of `Scores.cautious()`,
-which counts what might be lost outside of the data as lost.
+which counts points that may be lost outside of the data as lost.
 
-Members whose cost is known by itself (`Scores.exceptions`, the published ones) are no paths of the
-graph. They are compared with the best path: the optimum is the better of the two.
+Members whose cost is known by itself (`Scores.exceptions`, the published ones) are left out of the
+graph's paths. They are compared with the best path: the optimum is the better of the two.
 
 Ties: costs that differ by less than their standard error are not known to differ. Of such members
 the fastest one is taken, then the one with the fewest parameters. A tie is never wider than `TIE`,
@@ -303,19 +303,19 @@ class _Model:
         Args:
             whole_stages: entries carry the costs of their stages, which depend on the width alone.
         """
-        judge = self._cautious
+        scores = self._cautious
 
         def cost(arc: Arc) -> float:
             stage = arc.place.stage
             position = arc.place.position
             if stage is None:
                 if arc.place.part == "stem":
-                    return judge.stem_cost(arc.entry)
-                return inf if arc.exception else judge.head_cost(arc.classifier)
+                    return scores.stem_cost(arc.entry)
+                return inf if arc.exception else scores.head_cost(arc.classifier)
             if position is not None:
-                return judge.block_cost(stage, position, arc.block, arc.width)
-            whole = judge.stage_cost(stage, arc.entry.width, ()) if whole_stages else 0.0
-            return judge.entry_cost(stage, arc.entry, arc.operations[0].input.channels) + whole
+                return scores.block_cost(stage, position, arc.block, arc.width)
+            whole = scores.stage_cost(stage, arc.entry.width, ()) if whole_stages else 0.0
+            return scores.entry_cost(stage, arc.entry, arc.operations[0].input.channels) + whole
 
         return self._graph.weigh(cost)
 
@@ -348,7 +348,7 @@ class _Model:
     def _contradiction(self) -> InputError:
         """Return an error that says which limits cannot be kept together."""
         problem, (ms, *others) = self._problem, self._all_resources
-        # The fastest member within the other limits tells how far the target is out of reach.
+        # The fastest member within the other limits shows how far the target is out of reach.
         program = Program(self._layered, ms.weights, [Resource(ms.weights, inf), *others])
 
         def accept(path: list[int]) -> bool:

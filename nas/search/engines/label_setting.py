@@ -8,8 +8,8 @@ A label is a partial path to a node, with its cost and its amounts. Three rules 
 
 - dominance: another label at the node is no worse in cost and in every resource;
 - feasibility: the amount so far and the smallest possible remainder exceed a limit;
-- bounding: the cost so far, the smallest possible remainder at the prices of the Lagrangian dual,
-  and the price of what is used exceed the cost of the best path known (Handler and Zang, "A dual
+- bounding: at the prices of the Lagrangian dual, the cost so far, the price of what is used and the
+  smallest possible remainder exceed the cost of the best path known (Handler and Zang, "A dual
   algorithm for the constrained shortest path problem", Networks 10, 1980).
 
 None of them drops the last label that leads to an optimum, so what remains contains one.

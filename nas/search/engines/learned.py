@@ -7,12 +7,13 @@ up. So the cost of each row of the scores is uncertain: a Bayesian linear model 
 the recorded cost, and which every evaluated member corrects (Rasmussen and Williams, Gaussian
 Processes for Machine Learning, 2006, Sec. 2.1):
 
-    drop = X cost + s 1 + e,   cost ~ N(recorded, doubt^2 I),  s ~ N(0, shift^2),  e ~ N(0, noise^2 I)
+    drop = X cost + s 1 + e
+    cost ~ N(recorded, spread^2 I),   s ~ N(0, shift^2),   e ~ N(0, noise^2 I)
 
 X (members, rows) counts how often each row is part of a member's sum. The corrected costs are still
 additive, so the exact engine solves for them, and its solution is the member to evaluate next. It
-solves for the expected costs until these bring no new member, then for costs drawn from the
-posterior (Thompson, Biometrika 25, 1933), which explores where little is known.
+solves for the expected costs until these give no new member. Then it solves for costs drawn from
+the posterior (Thompson, Biometrika 25, 1933), which explores where costs are uncertain.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Floats = NDArray[np.float64]
 Solve = Callable[[Scores], list[Architecture]]
 NOISES = np.geomspace(0.1, 6.4, 7)
 """Candidates for the standard deviation of an evaluated drop about the sum of costs, in points."""
-DOUBTS = np.geomspace(0.05, 3.2, 7)
+SPREADS = np.geomspace(0.05, 3.2, 7)
 """Candidates for the standard deviation of a cost about the recorded one, in points."""
 _SHIFT = 1.0
 """Standard deviation of the largest member's own accuracy, which all drops share, in points."""
@@ -88,8 +89,8 @@ def posterior(scores: Scores, level: float, source: str) -> Posterior:
     if isinstance(scores, PosteriorScores) and scores.uncertainty is not None:
         return scores.uncertainty.extended(level, source)
     raise InputError(
-        f"engine 'learned': cannot correct scores of this kind yet ({scores.provenance}). "
-        "Fix: --scores with recorded ones, or another engine"
+        f"engine 'learned': cannot correct scores of this kind ({scores.provenance}). Fix: give"
+        " recorded scores as --scores, or another engine"
     )
 
 
@@ -126,8 +127,8 @@ class LearnedCosts:
         Matheron's rule: a draw of costs from the prior is corrected as the mean is, but by the drops
         less a draw of their errors. No covariance over all rows is needed.
         """
-        doubt, noise = self._hyperparameters()
-        costs = self._before + doubt * generator.standard_normal(len(self._before))
+        spread, noise = self._hyperparameters()
+        costs = self._before + spread * generator.standard_normal(len(self._before))
         # One shift for all drops, since all are against the same largest member.
         errors = (
             noise * generator.standard_normal(len(self._drops))
@@ -148,32 +149,32 @@ class LearnedCosts:
         return replace(self._scores, rows=tuple(replace(row, cost=cost) for row, cost in rows))
 
     def _corrected(self, costs: Floats, drops: Floats) -> Floats:
-        """Return `costs` corrected by `drops`: costs + doubt^2 X^T K^-1 (drops - X costs).
+        """Return `costs` corrected by `drops`: costs + spread^2 X^T K^-1 (drops - X costs).
 
         K is the covariance of the drops. With the prior mean as `costs` it is the posterior mean.
         """
-        doubt, noise = self._hyperparameters()
+        spread, noise = self._hyperparameters()
         # The system has one equation per evaluated member, however many rows there are.
-        weights = np.linalg.solve(self._covariance(doubt, noise), drops - self._features @ costs)
-        corrected: Floats = costs + doubt**2 * self._features.T @ weights
+        weights = np.linalg.solve(self._covariance(spread, noise), drops - self._features @ costs)
+        corrected: Floats = costs + spread**2 * self._features.T @ weights
         return corrected
 
-    def _covariance(self, doubt: float, noise: float) -> Floats:
-        """Return K = doubt^2 X X^T + noise^2 I + shift^2, (members, members)."""
-        covariance: Floats = doubt**2 * self._features @ self._features.T + noise**2 * np.eye(
+    def _covariance(self, spread: float, noise: float) -> Floats:
+        """Return K = spread^2 X X^T + noise^2 I + shift^2, (members, members)."""
+        covariance: Floats = spread**2 * self._features @ self._features.T + noise**2 * np.eye(
             len(self._drops)
         )
         return covariance + _SHIFT**2
 
     def _hyperparameters(self) -> tuple[float, float]:
-        """Return the doubt and noise of the grid with the highest marginal likelihood."""
+        """Return the spread and noise of the grid with the highest marginal likelihood."""
         if self._likeliest is None:
-            pairs = [(float(doubt), float(noise)) for doubt in DOUBTS for noise in NOISES]
+            pairs = [(float(spread), float(noise)) for spread in SPREADS for noise in NOISES]
             self._likeliest = max(pairs, key=self._likelihood)
         return self._likeliest
 
     def _likelihood(self, pair: tuple[float, float]) -> float:
-        """Return twice the log marginal likelihood of (doubt, noise), up to a constant."""
+        """Return twice the log marginal likelihood of (spread, noise), up to a constant."""
         covariance = self._covariance(*pair)
         residuals = self._drops - self._features @ self._before
         return float(
@@ -248,12 +249,13 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
     """
     if problem.evaluations is None:
         raise InputError(
-            "engine 'learned': learns from members that are evaluated; give --score-by evaluate (in"
+            "engine 'learned': requires evaluated members. Fix: give --score-by evaluate (in"
             " Python: evaluations)"
         )
     if problem.study.trials < 2:
         raise InputError(
-            "trials 1: engine 'learned' evaluates the largest member and at least one more"
+            "trials 1: engine 'learned' evaluates the largest member and at least one more. Fix: 2"
+            " or more trials"
         )
     largest = _bare(problem.space.largest())
     known = problem.evaluations.of(largest, [largest])
@@ -268,10 +270,10 @@ def _evaluated(problem: Problem, solve: Solve) -> tuple[dict[Architecture, Evalu
     idle = 0
     study.progress("members", len(known), study.trials)
     while len(known) < study.trials and idle < PATIENCE:
-        found = solve(costs.drawn(generator) if idle else costs.expected())
-        # A front may bring many new members. A few, spread over it, are evaluated before the costs
+        solutions = solve(costs.drawn(generator) if idle else costs.expected())
+        # A front may have many new members. A few, spread over it, are evaluated before the costs
         # are corrected and the front is solved again.
-        new = [arch for arch in map(_bare, found) if arch not in known]
+        new = [arch for arch in map(_bare, solutions) if arch not in known]
         new = _spread(new, min(BATCH, study.trials - len(known)))
         idle = 0 if new else idle + 1
         for arch in new:

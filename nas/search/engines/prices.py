@@ -89,7 +89,7 @@ class Prices:
 
     def amount(self, measure: Measure, arch: Architecture) -> float:
         """Return `measure.total(arch)`, summed from the cached parts."""
-        # A peak is no sum over stages.
+        # A peak is not a sum over stages.
         if measure.peak:
             return measure.total(arch)
         shape = self._stem_shape(arch.stem)
@@ -173,12 +173,12 @@ class Prices:
         return cost
 
     def _stage_cost(self, index: int, stage: Stage, before: int) -> float:
-        judge = self._cautious
-        counts = zip(*(judge.counts(index, block) for block in stage.blocks), strict=True)
-        cost = judge.entry_cost(index, stage.entry, before)
-        cost += judge.stage_cost(index, stage.width, tuple(map(sum, counts)))
+        scores = self._cautious
+        counts = zip(*(scores.counts(index, block) for block in stage.blocks), strict=True)
+        cost = scores.entry_cost(index, stage.entry, before)
+        cost += scores.stage_cost(index, stage.width, tuple(map(sum, counts)))
         return cost + sum(
-            judge.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks)
+            scores.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks)
         )
 
     def _stem_shape(self, stem: BlockSpec | None) -> Shape:

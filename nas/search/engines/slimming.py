@@ -138,8 +138,8 @@ def _down(problem: Problem, pricer: Pricer, evaluated: bool) -> Iterator[Option]
         options = (
             _paper(problem, pricer, arch) if problem.candidates == "paper" else pricer.options(arch)
         )
-        judged = _evaluated(problem, arch, options) if evaluated else options
-        best = min(judged, key=lambda option: option.rank, default=None)
+        priced = _evaluated(problem, arch, options) if evaluated else options
+        best = min(priced, key=lambda option: option.rank, default=None)
         if best is None:
             raise _stuck(problem, pricer, arch, steps)
         yield best
@@ -193,8 +193,8 @@ def _stuck(problem: Problem, pricer: Pricer, arch: Architecture, steps: int) -> 
         "size or time" if problem.objective == "mes" else limit.measure.saved or limit.measure.name
     )
     return NasError(
-        f"slimming stands at {at} after {steps} steps: by this table no single move saves {what}"
-        f" there; set a limit above that, not {limit}, or take --engine exact"
+        f"slimming stopped at {at} after {steps} steps, above the limit of {limit}: by this table"
+        f" no single move saves {what} there. Fix: a limit above {at}, or --engine exact"
     )
 
 
@@ -280,7 +280,7 @@ def _paper(problem: Problem, pricer: Pricer, arch: Architecture) -> list[Option]
     if not isinstance(scores, RecordedScores):
         raise InputError(
             "candidates 'paper': requires recorded scores of a trained supernet, which have its"
-            " alphas. Fix: --supernet FOLDER, or recorded ones by name, as --scores"
+            " alphas. Fix: --supernet FOLDER, or recorded scores by name, such as --scores"
             f" {problem.space.name}-cifar10"
         )
     options = list(pricer.options(arch))

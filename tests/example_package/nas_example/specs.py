@@ -30,7 +30,9 @@ class GatedConv(BlockSpec):
         if self.expansion < 1:
             raise ValueError(f"expansion {self.expansion} must be at least 1")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}"
+            )
 
     def trace(self, shape: Shape) -> Trace:
         hidden = self.expansion * shape.channels

@@ -33,7 +33,7 @@ class SixthLocal(BlockSpec):
         require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
         require(
             self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}",
+            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
         )
 
     def trace(self, shape: Shape) -> Trace:

@@ -1,7 +1,7 @@
 """The engines `nsga2` and `tpe`: sampling by Optuna, for costs of any kind.
 
-`nas.search.solve` calls `nsga2` and `tpe`; `search_optuna` is for costs that are any function of a
-member, such as one that a sliced supernet measures.
+`nas.search.solve` calls `nsga2` and `tpe`. `search_optuna` is for costs that are any function of a
+member, such as a measurement by a sliced supernet.
 
 NSGA-II: Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002, with its constrained domination. TPE:
 Bergstra et al., NeurIPS 2011, over all variables jointly. The rules of the space hold by
@@ -178,20 +178,20 @@ def tpe(problem: Problem) -> Found:
 
 def _engine(problem: Problem, sampler: Sampler) -> Found:
     """Return the best of a study, with the moves that turn the largest member into it."""
-    judge = problem.cautious_scores
+    scores = problem.cautious_scores
     limits = {limit.measure.key: limit.most for limit in problem.limits}
     studied = search_optuna(
         problem.space,
         problem.table,
-        judge.cost,
+        scores.cost,
         problem.target_ms,
         sampler,
         problem.study,
         limits,
-        judge.fingerprint,
+        scores.fingerprint,
     )
     arch = studied.found.architecture
-    return problem.found(arch, steps_to(problem, arch))
+    return replace(problem.found(arch, steps_to(problem, arch)), trials=studied.trials)
 
 
 class Discarded(Exception):
@@ -327,8 +327,8 @@ def _result(job: Job, trials: list[FrozenTrial]) -> Studied:
     kept = {encoding.decode(trial.params): trial for trial in reversed(trials) if _kept(trial)}
     if not kept:
         raise NasError(
-            f"none of {len(trials)} trials is within the limits; the same search with more --trials"
-            " goes on"
+            f"none of {len(trials)} trials is within the limits. Fix: the same search with more"
+            " --trials; with --storage it resumes"
         )
     ranked = sorted(
         kept.items(), key=lambda pair: (pair[1].user_attrs["ms"], pair[1].values[0], pair[1].number)

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,14 @@ from nas.errors import InputError, NasError
 from nas.extras import install_command
 from nas.files import data_sha256
 from nas.latency import LatencyTable
+from nas.passwords import MASK, expanded, masked, masked_text, without
 from nas.space import Space
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import URL, Engine
 
 
 Progress = Callable[[str, int, int], None]
@@ -34,7 +35,7 @@ _RACES = ("already exists", "locked", "unique", "duplicate")
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
+    """Do nothing: the default of `StudySettings.progress`."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class StudySettings:
         trials: total number of trials, those of earlier runs and other workers included.
         seed: of the sampler. One worker in memory, or alone on a new study, is reproducible.
         storage: URL of an SQLite or PostgreSQL database that keeps the trials; None for memory.
+            `${NAME}` in it stands for a variable of the environment, such as a password.
         study: name in the storage; by default made of space, device, target and sampler.
         workers: processes of this run. Further runs of the same command join the study, from other
             machines too.
-        journal: a file that keeps the trials instead, for processes of one machine.
+        journal: a file that keeps the trials in place of `storage`, for processes of one machine.
         heartbeat_s: interval of the heartbeats of a running trial, in seconds. After three
             intervals without one, another worker takes the trial over.
         progress: called with the name of what is counted, the number done and the total.
@@ -56,7 +58,7 @@ class StudySettings:
 
     trials: int = 1000
     seed: int = 0
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # may hold a password
     study: str | None = None
     workers: int = 1
     journal: Path | None = None
@@ -75,9 +77,9 @@ class StudySettings:
 
 
 def fingerprint(space: Space, table: LatencyTable, **more: Any) -> dict[str, str]:
-    """Return what all trials of a study must have in common.
+    """Return the marks that all trials of a study must have in common.
 
-    These are checksums of space and table, and the values of `more` as text.
+    They are checksums of space and table, and the values of `more` as text.
     """
     rows = sorted((*row.key, repr(row.median_ms)) for row in table.rows.values())
     line = table.device.calibration
@@ -105,7 +107,7 @@ def open_study(
         name: of the study.
         sampler: of new trials.
         objectives: how many are minimised.
-        marks: what the study must agree in (`fingerprint`).
+        marks: the marks that the study must have (`fingerprint`).
 
     Raises:
         InputError: the URL is not one of a database, or the study has another space, table or
@@ -122,13 +124,17 @@ def open_study(
             load_if_exists=True,
             directions=["minimize"] * objectives,
         )
-        _check_marks(study, settings, marks)
-        if len(study.directions) != objectives:
+        # Before anything is written into it. Optuna would take a study of other directions, and
+        # then fail each trial of this search without an error.
+        there = [direction.name.lower() for direction in study.directions]
+        asked = ["minimize"] * objectives
+        if there != asked:
             raise InputError(
-                f"study '{name}' in {shown(settings.storage)}: its engine has another number of"
-                f" objectives (got {objectives}, expected {len(study.directions)}). Fix: give"
-                " another name with --study"
+                f"study '{name}' in {masked(settings.storage or '')}: was begun by an engine with other"
+                f" objectives (got {', '.join(asked)}, expected {', '.join(there)}). Fix: another"
+                " --study"
             )
+        _check_marks(study, settings, marks)
     return study
 
 
@@ -148,13 +154,21 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
         return optuna.storages.JournalStorage(backend)
     if settings.storage is None:
         return None
-    sqlite = settings.storage.startswith("sqlite")
+    url = address(settings.storage)
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and url.database in (None, "", ":memory:"):
+        raise InputError(
+            f"storage {masked(settings.storage)}: keeps nothing (expected the path of a file). Fix:"
+            " sqlite:///study.db"
+        )
+    # Optuna fills {SCHEMA_VERSION} into the text. Doubled braces are plain ones.
+    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     for attempt in range(10):
         try:
             # SQLite waits up to 60 s for a lock; the pool of a server's connections tests each one
             # before use, since a server may have closed it.
             storage = optuna.storages.RDBStorage(
-                settings.storage,
+                text,
                 engine_kwargs=(
                     {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
                 ),
@@ -170,9 +184,9 @@ def _storage(settings: StudySettings) -> BaseStorage | None:
         except RuntimeError:
             # Optuna raises RuntimeError here for one reason only: tables of another version.
             raise InputError(
-                f"storage {shown(settings.storage)}: its tables are of another version of Optuna"
+                f"storage {masked(settings.storage)}: its tables are of another version of Optuna"
                 f" than {optuna.__version__}. Fix: optuna storage upgrade --storage"
-                f" {shown(settings.storage)}, or the Optuna that made them"
+                f" {masked(settings.storage)}, or the Optuna that made them"
             ) from None
         except SQLAlchemyError as error:
             if attempt == 9 or not any(text in str(error).lower() for text in _RACES):
@@ -215,27 +229,69 @@ def _check_marks(study: Study, settings: StudySettings, marks: Mapping[str, str]
     for name, value in marks.items():
         if known.get(name) != value:
             raise InputError(
-                f"study '{study.study_name}' in {shown(settings.storage)} is of another"
-                f" {name.replace('_', ' ')} ({known.get(name, 'not stated')}, this search has"
-                f" {value}); give another name with --study"
+                f"study '{study.study_name}' in {masked(settings.storage or '')} is of another"
+                f" {name.replace('_', ' ')} (got {known.get(name, 'not stated')}, expected"
+                f" {value}). Fix: give another name with --study"
             )
 
 
-def shown(url: str | None) -> str:
-    """Return the URL without its password."""
+def address(storage: str) -> URL:
+    """Return the address of a storage, with variables of the environment filled in.
+
+    Each part is filled in by itself, so that a password from the environment needs no escapes.
+
+    Raises:
+        InputError: it is not an address, a variable is not set, or a password is a mask.
+        ArgumentError: SQLAlchemy does not take it for an address.
+    """
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(url or "").render_as_string(hide_password=True)
-    except ArgumentError:
-        # A text that is not a URL is shown as it is, unless it may hold a password.
-        return "the storage" if not url or "@" in url else url
+        # One variable may hold the whole address.
+        url = _filled(make_url(storage)) if "://" in storage else make_url(expanded(storage))
+    except ValueError as error:
+        # SQLAlchemy reads the port as a number and quotes what is there, which may be a password.
+        reason = str(error) if "${" in storage else "the port is not a number"
+        raise InputError(f"storage {masked(storage)}: {reason}") from None
+    if "@" in (url.host or ""):
+        # The driver would look for a host whose name begins with a part of the password.
+        raise InputError(
+            f"storage {masked(storage)}: the password has an '@' that is not escaped. Fix: %40 in"
+            " its place"
+        )
+    if MASK in _secrets(url):
+        raise InputError(
+            f"storage {masked(storage)}: the password is masked, as in a recorded command. Fix:"
+            " ${PGPASSWORD} in its place, and export PGPASSWORD"
+        )
+    return url
+
+
+def _filled(url: URL) -> URL:
+    """Return an address with variables of the environment in its parts filled in."""
+    query = {name: tuple(map(expanded, values)) for name, values in url.normalized_query.items()}
+    # `set` leaves a part that is None as it is.
+    return url.set(
+        username=expanded(url.username) if url.username else None,
+        password=expanded(url.password) if url.password else None,
+        host=expanded(url.host) if url.host else None,
+        database=expanded(url.database) if url.database else None,
+        query=query,
+    )
+
+
+def _secrets(url: URL) -> list[str]:
+    """Return the passwords in an address: before its host, and in its query."""
+    pairs = [(name, value) for name, values in url.normalized_query.items() for value in values]
+    secrets = [value for name, value in pairs if masked(f"{name}={value}") != f"{name}={value}"]
+    # The mask itself is masked by itself.
+    secrets += [value for _, value in pairs if value == MASK]
+    return [*secrets, *([str(url.password)] if url.password else [])]
 
 
 @contextmanager
 def storage_errors(settings: StudySettings) -> Iterator[None]:
-    """Context manager: turn a storage's errors into one-line ones, in heartbeat threads too.
+    """Turn a storage's errors into one-line ones, in heartbeat threads too (a context manager).
 
     Optuna's warnings about experimental features are suppressed.
 
@@ -246,6 +302,7 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
     from optuna.exceptions import ExperimentalWarning, StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+    where = f"storage {masked(settings.storage or '')}"
     hook = threading.excepthook
     threading.excepthook = _quiet(threading.excepthook)
     try:
@@ -254,15 +311,15 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
             yield
     except ArgumentError as error:
         raise InputError(
-            f"storage {shown(settings.storage)}: is not the URL of a database ({_line(error)});"
+            f"{where}: is not the URL of a database ({_line(error, settings)});"
             f" expected {_EXAMPLES}"
         ) from None
     except ImportError as error:
         if settings.storage is None:
             raise
-        reason = _line(error.__cause__ or error)
+        reason = _line(error.__cause__ or error, settings)
         raise InputError(
-            f"storage {shown(settings.storage)}: the driver of this database is not installed"
+            f"{where}: the driver of this database is not installed"
             f" ({reason}). Fix, for PostgreSQL: {install_command('postgres')}"
         ) from None
     except (SQLAlchemyError, StorageInternalError, UnboundLocalError, AssertionError) as error:
@@ -274,9 +331,8 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
         if cause is None:
             raise
         raise NasError(
-            f"storage {shown(settings.storage)}: cannot be used"
-            f" ({_line(cause.__cause__ or cause)}); trials that are in it stay, once it is back the"
-            " same command goes on"
+            f"{where}: cannot be used ({_line(cause.__cause__ or cause, settings)}). Its trials are"
+            " kept. Fix: make it available, and the same command resumes"
         ) from error
     finally:
         threading.excepthook = hook
@@ -296,7 +352,19 @@ def _quiet(
     return report
 
 
-def _line(error: BaseException) -> str:
-    """Return the driver's reason for an error, else the first line of its message."""
+def _line(error: BaseException, settings: StudySettings) -> str:
+    """Return the driver's reason for an error, else the first line of its message.
+
+    Drivers may repeat what they were given, so passwords are cut out.
+    """
+    from sqlalchemy.exc import ArgumentError
+
     reason = getattr(error, "orig", None) or error
-    return " ".join(str(reason).splitlines()[0].split()) if str(reason) else type(reason).__name__
+    if not str(reason):
+        return type(reason).__name__
+    line = " ".join(str(reason).splitlines()[0].split())
+    try:
+        secrets = _secrets(address(settings.storage or ""))
+    except (ValueError, ArgumentError):  # not an address, whose parts are not known either
+        secrets = [settings.storage or ""]
+    return masked_text(without(line, secrets))

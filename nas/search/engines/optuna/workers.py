@@ -10,19 +10,19 @@ import multiprocessing
 import os
 import pickle
 import platform
-import tempfile
+import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.errors import InputError, NasError
 from nas.search.engines.optuna.engine import Discarded, Job, Objective, sampler_seed
 from nas.search.engines.optuna.storage import StudySettings, storage_errors
+from nas.temporary import scratch_folder
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -31,12 +31,16 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 """Seconds between two looks at other workers."""
+MOST_FAILURES = 5
+"""Number of trials in a row that fail without an error of the cost, after which a study ends."""
+GRACE_S = 5.0
+"""Seconds that a worker has to end before it is killed."""
 WORKER = "worker"
 """Attribute of a trial that identifies the process that works on it."""
 
 
 def run(job: Job) -> list[FrozenTrial]:
-    """Work until the study has as many complete trials as asked for, and return these.
+    """Work until the study has as many complete trials as asked for, and return all of them.
 
     Raises:
         NasError: the storage is gone, or all workers ended before that. The same call resumes.
@@ -49,8 +53,8 @@ def run(job: Job) -> list[FrozenTrial]:
         if job.settings.storage is None and job.settings.workers > 1:
             # Processes of one machine share a journal file, which needs no database. It has no
             # heartbeats, but a dead process of this machine is seen by its id.
-            with tempfile.TemporaryDirectory(prefix="nas-study-") as folder:
-                journal = Path(folder) / "study.log"
+            with scratch_folder("nas-study-") as folder:
+                journal = folder / "study.log"
                 return _run(replace(job, settings=replace(job.settings, journal=journal)))
         return _run(job)
     finally:
@@ -74,8 +78,8 @@ def _run(job: Job) -> list[FrozenTrial]:
                 work(job, study)
             else:
                 _run_processes(job, study)
-        # A resumed study may have more trials than this run asks for.
-        return complete(study)[: job.settings.trials]
+        # Where the study has more trials than this run asks for, all of them count.
+        return complete(study)
 
 
 def complete(study: Study) -> list[FrozenTrial]:
@@ -95,6 +99,9 @@ def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> No
         job: of the study.
         study: with this worker's sampler.
         stop: asked after each trial whether to end early.
+
+    Raises:
+        NasError: `MOST_FAILURES` trials in a row failed. What a cost raises is passed on at once.
     """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.study import MaxTrialsCallback
@@ -115,8 +122,25 @@ def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> No
         reported = done
         return done
 
+    failures = 0
+
+    def failed(reason: str) -> None:
+        nonlocal failures
+        failures += 1
+        if failures >= MOST_FAILURES:
+            raise NasError(
+                f"study '{study.study_name}': {failures} trials in a row failed ({reason}). The same"
+                " command resumes it"
+            )
+
     def after_trial(study: Study, trial: FrozenTrial) -> None:
+        nonlocal failures
         report()
+        if trial.state is TrialState.COMPLETE:
+            failures = 0
+        # A discarded trial is a copy of another one, which is normal.
+        elif not isinstance(evaluate.failure, Discarded):
+            failed("the study does not take the values of this engine")
         if stop():
             study.stop()
 
@@ -134,12 +158,13 @@ def work(job: Job, study: Study, stop: Callable[[], bool] = lambda: False) -> No
             study.optimize(evaluate, catch=(Discarded,), callbacks=[after_trial, enough])
         except UpdateFinishedTrialError:
             # This worker was suspended for so long that another one took its trial over.
-            pass
+            failed("other workers took them over")
         except (ValueError, AssertionError) as error:
             # An error of the cost is passed on. One of Optuna is not, where another worker has
             # finished the trial: Optuna cannot finish it twice.
             if error is evaluate.failure or not evaluate.finished_by_another():
                 raise
+            failed("other workers took them over")
 
 
 class _Evaluate:
@@ -158,6 +183,7 @@ class _Evaluate:
 
     def __call__(self, trial: Trial) -> float | tuple[float, float]:
         self._number = trial.number
+        self.failure = None
         trial.set_user_attr(WORKER, worker_id())
         try:
             # Several workers may begin the last trial at once. Those with the higher numbers drop
@@ -238,7 +264,7 @@ def _is_dead(worker: str) -> bool:
 
 
 def _run_processes(job: Job, study: Study) -> None:
-    """Work in as many processes as asked for; where one dies, the others go on.
+    """Run the workers in as many processes as asked for; where one dies, the others continue.
 
     Raises:
         InputError: the costs cannot be pickled, or a worker met wrong input.
@@ -258,7 +284,8 @@ def _run_processes(job: Job, study: Study) -> None:
             process: BaseProcess = context.Process(
                 target=_worker, args=(quiet, worker, os.getpid(), sender), daemon=True
             )
-            process.start()
+            with _safe_path():
+                process.start()
             # With the parent's end closed, reading raises EOFError once the worker has ended.
             sender.close()
             processes.append(process)
@@ -272,15 +299,43 @@ def _run_processes(job: Job, study: Study) -> None:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
             f"workers {job.settings.workers}: the costs cannot be sent to another process"
-            f" ({error}); use a function of a module, or one worker"
+            f" ({error}). Fix: use a function of a module, or one worker"
         ) from None
     finally:
-        for process in processes:
-            process.terminate()
+        _end(processes)
     done = len(complete(study))
     job.settings.progress("trials", min(done, job.settings.trials), job.settings.trials)
     if done < job.settings.trials:
         raise _why(receivers, done, job.settings)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Context manager: a process that is started inside imports nothing from the working directory.
+
+    Files there are data. Without this, Python looks there first until the new process has got the
+    parent's path of modules. (Python 3.10 does not know the variable.)
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End processes and wait until they have ended: they write into a folder that is then removed."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(GRACE_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _why(receivers: list[Connection], done: int, settings: StudySettings) -> NasError:
@@ -291,7 +346,7 @@ def _why(receivers: list[Connection], done: int, settings: StudySettings) -> Nas
             return InputError(message) if wrong_input else NasError(message)
     return NasError(
         f"all {settings.workers} workers ended after {done} of {settings.trials} trials (killed, or"
-        " out of memory?); the same command goes on"
+        " out of memory?). Fix: run the same command again; with --storage it resumes"
     )
 
 
@@ -299,6 +354,8 @@ def _worker(job: Job, worker: int, parent: int, errors: Connection) -> None:
     """Run one worker process, with a study and a sampler of its own, until its parent ends."""
     import optuna
 
+    # ctrl-C reaches all processes of a terminal. The parent takes it and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with storage_errors(job.settings):
@@ -307,3 +364,9 @@ def _worker(job: Job, worker: int, parent: int, errors: Connection) -> None:
             work(job, study, stop=lambda: os.getppid() != parent)
     except NasError as error:
         errors.send((isinstance(error, InputError), str(error)))
+    except Exception as error:
+        # An error of the cost function. A traceback of each worker would hide it.
+        reason = " ".join(str(error).split())
+        errors.send(
+            (False, f"study '{job.name}': a trial failed ({type(error).__name__}: {reason})")
+        )

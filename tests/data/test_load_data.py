@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import RED_AND_BLUE, fill, png, rows, tree, write_parquet
 from PIL import Image
 
-from nas.data import Splits, load_data
-from nas.data.cache import decode
+from nas import data as package
+from nas.data import Splits, divide, load_data, load_whole
 from nas.data.images import stratified_order
-from nas.errors import InputError, NasError
+from nas.errors import InputError
 
 SIZE = (32, 32)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-    import huggingface_hub.constants
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-
-
-def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 48)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
-    return file.getvalue()
-
-
-def fill(folder: Path, colours: dict[str, tuple[int, int, int]], count: int = 10) -> Path:
-    for name, colour in colours.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            (folder / name / f"{i}.png").write_bytes(picture(colour))
-    return folder
-
-
-RED_AND_BLUE = {"red": (200, 0, 0), "blue": (0, 0, 200)}
-
-
-def rows(count: int) -> list[bytes]:
-    return [picture((200, 0, 0) if i % 2 else (0, 0, 200)) for i in range(count)]
-
-
-def write_parquet(path: Path, **columns: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
 
 
 def test_digits() -> None:
@@ -207,26 +167,22 @@ def test_unlabelled_test_split_is_not_used(
     assert "no labels" in capsys.readouterr().err
 
 
-def test_class_that_is_only_tested(tmp_path: Path) -> None:
+def test_class_that_is_only_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_parquet(tmp_path / "set" / "train.parquet", image=rows(20), label=["a", "b"] * 10)
     write_parquet(tmp_path / "set" / "test.parquet", image=rows(2), label=["a", "c"])
-    with pytest.raises(InputError, match="'c'"):
-        load_data(str(tmp_path / "set"), SIZE)
+    data = load_data(str(tmp_path / "set"), SIZE)
+    assert data.train.classes == ("a", "b")
+    assert data.test is not None and len(data.test) == 1
+    assert "1 image of class 'c' not used" in capsys.readouterr().err
 
 
 def test_columns_that_cannot_be_told(tmp_path: Path) -> None:
     write_parquet(tmp_path / "x.parquet", image=rows(4), speed=[1.0] * 4)
-    with pytest.raises(InputError, match="label column among: image, speed"):
+    with pytest.raises(InputError, match=r"label column among: image \(binary\), speed \(double\)"):
         load_data(str(tmp_path / "x.parquet"), SIZE)
     write_parquet(tmp_path / "y.parquet", label=[1, 2], text=["a", "b"])
     with pytest.raises(InputError, match="image column"):
         load_data(str(tmp_path / "y.parquet"), SIZE)
-
-
-def test_missing_label(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "x.parquet", image=rows(4), label=["a", None, "b", "a"])
-    with pytest.raises(InputError, match="has no label"):
-        load_data(str(tmp_path / "x.parquet"), SIZE)
 
 
 def test_malformed_parquet(tmp_path: Path) -> None:
@@ -236,29 +192,12 @@ def test_malformed_parquet(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_full_disk_while_reading_is_no_fault_of_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import datasets
-
-    def full(*_: object, **__: object) -> None:
-        raise datasets.exceptions.DatasetGenerationError("x") from OSError(
-            28, "No space left on device"
-        )
-
-    write_parquet(tmp_path / "x.parquet", image=rows(4), label=[0, 1, 0, 1])
-    monkeypatch.setattr(datasets, "load_dataset", full)
-    with pytest.raises(NasError, match="No space left") as caught:
-        load_data(str(tmp_path / "x.parquet"), SIZE)
-    assert caught.value.exit_code == 1
-
-
 def test_broken_images_are_skipped_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = fill(tmp_path / "photos", RED_AND_BLUE)
     (folder / "red" / "3.png").write_bytes(b"not an image")
-    (folder / "red" / "4.png").write_bytes(picture((1, 2, 3))[:60])
+    (folder / "red" / "4.png").write_bytes(png((1, 2, 3))[:60])
     for _ in range(2):  # decoded, then from the cache
         data = load_data(str(folder), SIZE, held_out=2)
         assert data.train.skipped == 2
@@ -316,19 +255,6 @@ def test_unknown_name_suggests_digits() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_cache_is_reused_and_follows_the_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = fill(tmp_path / "photos", RED_AND_BLUE)
-    first = load_data(str(folder), SIZE)
-    with monkeypatch.context() as patch:
-        patch.setattr("nas.data.cache.decode", lambda *_: pytest.fail("decoded again"))
-        again = load_data(str(folder), SIZE)
-        assert again.train.fingerprint == first.train.fingerprint
-    (folder / "red" / "new.png").write_bytes(picture((200, 0, 0)))
-    assert len(load_data(str(folder), SIZE, held_out=2).train) == 19
-
-
 def test_fingerprint_follows_the_pixels_not_the_path(tmp_path: Path) -> None:
     here, there = (load_data(str(fill(tmp_path / name, RED_AND_BLUE)), SIZE) for name in ("a", "b"))
     assert here.train.fingerprint == there.train.fingerprint
@@ -336,48 +262,93 @@ def test_fingerprint_follows_the_pixels_not_the_path(tmp_path: Path) -> None:
     assert here.train.fingerprint != other.train.fingerprint
 
 
-def damage_size(folder: Path) -> None:
-    with (folder / "train.u8").open("ab") as file:
-        file.write(b"x")
+def test_the_numbers_of_images_are_always_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fill(tmp_path / "x" / "train", RED_AND_BLUE).parent
+    fill(folder / "test", RED_AND_BLUE, count=2)
+    for _ in range(2):  # decoded, then from the cache
+        load_data(str(folder), SIZE)
+        assert f"data {folder}: train 20 images, test 4 images; 2 classes (blue, red)" in (
+            capsys.readouterr().err
+        )
 
 
-def damage_json(folder: Path) -> None:
-    (folder / "data.json").write_text("{", encoding="utf-8")
+def test_other_processes_of_a_training_tell_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    load_data("digits", (8, 8))
+    assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("damage", [damage_size, damage_json])
-def test_damaged_cache_is_made_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    first = load_data("digits", (8, 8))
-    (folder,) = (path for path in (tmp_path / "xdg" / "nas" / "data").iterdir() if path.is_dir())
-    damage(folder)
-    assert load_data("digits", (8, 8)).train.fingerprint == first.train.fingerprint
+def test_a_data_set_is_divided_again() -> None:
+    whole = load_whole("digits", (8, 8), limit=100)
+    for held_out in (0.5, 20):
+        again = divide(whole, held_out)
+        first = load_data("digits", (8, 8), held_out, limit=100)
+        assert again.train.fingerprint == first.train.fingerprint
+        assert np.array_equal(again.held_out.images, first.held_out.images)
 
 
-def test_full_disk_leaves_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        with pytest.raises(NasError, match="No space left on device"):
-            load_data("digits", (8, 8))
-    assert not [path for path in (tmp_path / "xdg" / "nas" / "data").iterdir() if path.is_dir()]
-
-
-def test_decode_crops_the_centre() -> None:
-    """A wide picture, left half red and right half blue: the centre square has both in equal parts."""
-    picture = Image.new("RGB", (200, 50), (200, 0, 0))
-    picture.paste((0, 0, 200), (100, 0, 200, 50))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    pixels = decode(file.getvalue(), (10, 10))
-    assert isinstance(pixels, np.ndarray)
-    assert tuple(pixels[:, 5, 0]) == (200, 0, 0) and tuple(pixels[:, 5, 9]) == (0, 0, 200)
+def test_classes_without_an_image_to_train_on_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tree(tmp_path / "x", *(f"{name}/1.png" for name in "abcde"))
+    load_data(str(folder), SIZE, held_out=1)
+    assert "warning: " in (told := capsys.readouterr().err) and "for class " in told
+    load_data(str(folder), SIZE, held_out=4)
+    assert "and 1 more" in capsys.readouterr().err
+    splits = load_data(str(fill(tmp_path / "y", RED_AND_BLUE)), SIZE)
+    assert package._untrained_classes(splits) == []
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16", "CMYK"])
-def test_decode_takes_every_mode(mode: str) -> None:
-    file = io.BytesIO()
-    Image.new(mode, (9, 9)).save(file, "TIFF")
-    pixels = decode(file.getvalue(), (8, 8))
-    assert isinstance(pixels, np.ndarray) and pixels.shape == (3, 8, 8)
+def test_transparent_pixels_show_the_background(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fill(tmp_path / "x", RED_AND_BLUE)
+    Image.new("RGBA", (8, 8), (7, 7, 7, 0)).save(folder / "red" / "0.png")
+    seen = {}
+    for background in ("white", "#102030"):
+        data = load_data(str(folder), SIZE, background=background)
+        assert data.train.background == background
+        images = np.concatenate([data.train.images, data.held_out.images])
+        seen[background] = {tuple(image[:, 0, 0]) for image in images}
+        told = capsys.readouterr().err
+        assert f"1 image with transparent pixels, laid on {background}" in told
+        assert "red/0.png" in told
+    assert (255, 255, 255) in seen["white"] and (16, 32, 48) in seen["#102030"]
+
+
+def test_deep_images_of_a_data_set_share_one_scale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12 bits in 16: a dark picture stays darker than a bright one."""
+    for name, value in (("dark", 400), ("bright", 4000)):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = np.full((8, 8), value, dtype=np.uint16)
+            Image.fromarray(pixels).save(tmp_path / "x" / name / f"{i}.png")
+    data = load_data(str(tmp_path / "x"), (8, 8), held_out=2)
+    levels = {
+        data.train.classes[label]: int(image[0, 0, 0])
+        for image, label in zip(data.train.images, data.train.labels, strict=True)
+    }
+    assert levels == {"dark": 25, "bright": 249}
+    assert "8 images of more than 8 bits, scaled from 0..4095" in capsys.readouterr().err
+
+
+def test_images_of_earlier_versions_have_the_same_fingerprint(tmp_path: Path) -> None:
+    """A training of version 0.1 finds its images again by these hashes (of commit ab417f9)."""
+    for name, shade in (("a b", 40), ("Z", 90), ("é", 160)):
+        for i in range(4):
+            pixels = np.arange(12 * 10 * 3).reshape(10, 12, 3) * (i + 3) + shade
+            path = tmp_path / "x" / "train" / name / f"{10 - i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels % 256).astype(np.uint8)).save(path)
+    folder = load_data(str(tmp_path / "x"), (8, 8), held_out=3, seed=5)
+    digits = load_data("digits", (8, 8), held_out=100, limit=300, seed=2)
+    assert [folder.train.fingerprint[:16], digits.train.fingerprint[:16]] == [
+        "b7b0811393e69526",
+        "1e7ca5c38689b662",
+    ]
