@@ -9,7 +9,7 @@ import warnings
 
 from nas.display import printable
 from nas.passwords import masked_text
-from nas.signals import Stopped, raise_on_signals
+from nas.signals import CommandStopped, Stopped, raise_on_signals
 
 
 def main() -> None:
@@ -45,6 +45,8 @@ def main() -> None:
             raise
         print(f"nas: {missing}", file=sys.stderr)
         sys.exit(missing.exit_code)
+    except CommandStopped as stopped:
+        _stopped(stopped.stop)
     except KeyboardInterrupt as stop:
         _stopped(stop if isinstance(stop, Stopped) else Stopped())
     except BrokenPipeError:

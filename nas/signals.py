@@ -37,6 +37,17 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
+class CommandStopped(Exception):
+    """A command was stopped by a signal, as an exception that command-line libraries let pass.
+
+    They turn every KeyboardInterrupt into one exit code and drop what it says.
+    """
+
+    def __init__(self, stop: Stopped) -> None:
+        super().__init__(str(stop))
+        self.stop = stop
+
+
 def raise_on_signals() -> None:
     """Make SIGINT and SIGTERM raise `Stopped` in the main thread.
 

@@ -67,13 +67,34 @@ def test_other_threads_leave_signals_alone() -> None:
     assert seen == [0] and signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("kept", ["", "step 3 of 9 is saved in here"])
 @pytest.mark.parametrize("number", STOPPING)
-def test_the_command_exits_with_the_signals_code_and_one_line(number: signal.Signals) -> None:
+def test_the_command_exits_with_the_signals_code_and_one_line(
+    number: signal.Signals, kept: str
+) -> None:
     program = (
-        "import os, sys, nas.cli, nas.__main__\n"
-        f"nas.cli.app = lambda **options: os.kill(os.getpid(), {int(number)})\n"
+        "import os, sys, nas.__main__, nas.cli.spaces\n"
+        "from nas.signals import keeping\n"
+        "def stop(options):\n"
+        f"    with keeping({kept!r}):\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "stop.__annotations__['options'] = nas.cli.spaces.SpacesOptions\n"
+        "nas.cli.spaces.spaces = stop\n"
+        "sys.argv = ['nas', 'spaces']\n"
         "nas.__main__.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 128 + number
-    assert done.stderr == f"nas: stopped by {number.name}\n" and done.stdout == ""
+    told = f"; {kept}. Resume: run the same command again" if kept else ""
+    assert done.stderr == f"nas: stopped by {number.name}{told}\n" and done.stdout == ""
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_before_the_command_begins_has_the_same_code(number: signal.Signals) -> None:
+    program = (
+        "import os, nas.cli, nas.__main__\n"
+        f"nas.cli.app = lambda **options: os.kill(os.getpid(), {int(number)})\n"
+        "nas.__main__.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 128 + number and done.stderr == f"nas: stopped by {number.name}\n"

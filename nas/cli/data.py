@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.output import Column, emit, next_step, say, table_text
@@ -40,9 +41,7 @@ class DataOptions(Options):
 def data(options: DataOptions) -> None:
     """List the decoded images that are kept in the cache, or remove them."""
     from nas.data.cache import cache_root, cached_maps, prune
-    from nas.extras import need
 
-    need("nas data", "train", "PIL")
     maps = [each for each in cached_maps() if _matches(each, options)]
     removed: list[CachedMap] = []
     if options.prune:
@@ -61,8 +60,6 @@ def data(options: DataOptions) -> None:
 
 
 def _matches(each: CachedMap, options: DataOptions) -> bool:
-    from pathlib import PurePath
-
     if options.name is not None:
         names = {each.name, PurePath(each.name).name}
         if not names & {options.name, PurePath(options.name).name}:

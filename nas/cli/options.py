@@ -19,6 +19,7 @@ from nas.errors import InputError
 from nas.option_values import Missing, make, meant
 from nas.options import Given, Option, Options, options_of, spelled
 from nas.passwords import masked
+from nas.signals import CommandStopped, Stopped
 
 _SHARED = "Every command"
 SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
@@ -94,6 +95,8 @@ def run_command(
     output.set_output(as_json=json, quiet=quiet)
     try:
         function(read_options(command, line, config))
+    except KeyboardInterrupt as stop:
+        raise CommandStopped(stop if isinstance(stop, Stopped) else Stopped()) from None
     finally:
         # A later command in the same process, as in tests, does not inherit --json and --quiet.
         output.set_output()

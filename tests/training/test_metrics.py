@@ -55,13 +55,14 @@ def test_event_files_that_cannot_be_written_are_one_line(
 
 
 def test_a_thread_of_the_event_files_reports_its_error_once(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reported: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
     log = Log(tmp_path / "metrics.csv", tmp_path / "tensorboard", 0)
-    (thread,) = (each for each in threading.enumerate() if "tensorboard" in type(each).__module__)
-    args = (OSError, OSError(28, "No space left on device"), None)
-    threading.excepthook(threading.ExceptHookArgs((*args, thread)))
-    assert capfd.readouterr().err == ""
-    threading.excepthook(threading.ExceptHookArgs((*args, threading.current_thread())))
-    assert "No space left" in capfd.readouterr().err
+    theirs = next(each for each in threading.enumerate() if "tensorboard" in type(each).__module__)
+    for thread in (theirs, threading.current_thread()):
+        error = OSError(28, "No space left on device")
+        threading.excepthook(threading.ExceptHookArgs((OSError, error, None, thread)))
     log.close()
+    assert [args.thread for args in reported] == [threading.current_thread()]
