@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 
 from nas.display import printable
 from nas.passwords import masked_text
@@ -20,6 +21,7 @@ def main() -> None:
     from nas.errors import NasError
     from nas.extras import missing_extra
 
+    warnings.showwarning = _warn
     try:
         # Many modules resolve paths against the working directory. In a removed one each would fail
         # with its own traceback.
@@ -72,6 +74,14 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         _usage(error)
+
+
+def _warn(message: Warning | str, *place: object, **more: object) -> None:
+    """Print a warning in one line on stderr, without the place in the code; once for all processes."""
+    # torchrun and accelerate number the processes of a training.
+    if os.environ.get("RANK", "0") == "0":
+        text = " ".join(str(message).split())
+        print(f"warning: {printable(masked_text(text))}", file=sys.stderr)
 
 
 def _stopped(stop: Stopped) -> None:

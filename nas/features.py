@@ -17,8 +17,8 @@ from nas.network import Network, build, caller, pyramid
 from nas.space import Architecture
 from nas.space.architecture import STRIDE
 from nas.space.place import STEM, Place
-from nas.weights.files import load_state_dict, unwrap
-from nas.weights.network_file import load_network
+from nas.weights.files import read_checkpoint
+from nas.weights.network_file import load_network, tell
 
 STAGES = 4
 
@@ -148,18 +148,16 @@ def backbone(
 
 def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Network:
     """Return the network with these weights; a head that they lack stays random."""
-    where, given = (
-        ("weights", weights)
-        if isinstance(weights, Mapping)
-        else (str(weights), load_state_dict(weights))
-    )
-    tensors = unwrap(given)
-    fresh = build(arch).state_dict()
-    head = {name: tensor for name, tensor in fresh.items() if name.startswith("head.")}
-    # A state dict of a backbone has our names and lacks the head, which stays random.
-    if tensors.keys() <= fresh.keys() - head.keys():
-        tensors = head | tensors
-    return load_network(tensors, arch, where)
+    if isinstance(weights, Mapping):
+        where: str = "weights"
+        content: Mapping[str, Any] = weights
+    else:
+        checkpoint = read_checkpoint(weights)
+        where = str(checkpoint.path)
+        content = checkpoint.content
+    loaded = load_network(content, arch, where, new_head=True)
+    tell(loaded, where)
+    return loaded.network
 
 
 def _up_to(operations: Sequence[Operation], stage: int) -> tuple[Operation, ...]:

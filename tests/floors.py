@@ -13,7 +13,17 @@ from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "passwords", "temporary", "versions"),
-    ("extras", "files", "journals", "options", "plugins", "quantities", "resources", "signals"),
+    (
+        "extras",
+        "files",
+        "journals",
+        "options",
+        "plugins",
+        "quantities",
+        "resources",
+        "signals",
+        "weight_files",
+    ),
     ("csv_files", "display", "option_values", "validation"),
     ("blocks", "data", "figures"),
     ("space",),

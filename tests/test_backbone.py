@@ -91,6 +91,6 @@ def test_other_inputs_are_refused_in_a_line(tmp_path: Path) -> None:
         nas.backbone(arch)(torch.randn(1, 3, 100, 96))
     torch.save(nas.build(SPACES["emo"].published["emo_2m"]).state_dict(), tmp_path / "other.pth")
     with pytest.raises(
-        InputError, match=r"other\.pth: these weights are not of the architecture 'emo_1m'"
+        InputError, match=r"other\.pth: the checkpoint is of another architecture: 'stage3_entry"
     ):
         nas.backbone(arch, weights=tmp_path / "other.pth")

@@ -59,19 +59,21 @@ def perform(
     if options.data is not None:
         from nas.export.images import load_images
 
+        held_out, seed = source.split(options.data)
         real = load_images(
             options.data,
             source.architecture.resolution,
             options.limit,
             options.calibrate,
-            held_out=source.held_out,
-            seed=source.seed,
+            held_out=held_out,
+            seed=seed,
             background=source.background,
         )
         # A classifier gets the names of the data's classes; dense prediction has other classes than
         # those of the images.
         if source.architecture.head.layout != "pyramid":
             source = source.named(real.judged.classes)
+            real = real.labelled_by(source.classes)
     exported = write(source, targets, real, report=note, command=words("export", options))
     if exported.failed:
         raise NasError("; ".join(exported.failed.values()))

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from nas.data import ImageData, load_data
 
@@ -22,6 +25,19 @@ class RealImages:
 
     calibration: ImageData
     judged: ImageData
+
+    def labelled_by(self, classes: Sequence[str]) -> RealImages:
+        """Return the same images with labels that index these classes.
+
+        They are the names of the data's classes, perhaps in another order.
+        """
+        judged = self.judged
+        if tuple(classes) == judged.classes:
+            return self
+        index = np.array([list(classes).index(name) for name in judged.classes], dtype=np.int64)
+        return replace(
+            self, judged=replace(judged, labels=index[judged.labels], classes=tuple(classes))
+        )
 
 
 def load_images(

@@ -99,12 +99,9 @@ class _Export:
         self.command = command
         self.record = Record(source.folder)
         # Class names of an earlier export with --data are kept by one without.
-        names = (
-            self.record.classes
-            if len(self.record.classes) == source.architecture.classes
-            else source.classes
-        )
-        self.source = source.named(names)
+        recorded = self.record.classes
+        earlier = not source.are_named and len(recorded) == source.architecture.classes
+        self.source = source.named(recorded) if earlier else source
         self.real = real
         self.report = report
         self.architecture = source.architecture

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nas.convert.chain import Chain
 from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
+from nas.runs.trained_on import TrainedOn
 from nas.space import Architecture, load_architecture
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def save_state(
     header = {
         "format": WEIGHTS_FORMAT,
         "architecture": architecture.name,
-        "classes": json.dumps(classes),
+        **TrainedOn(classes).header(),
     }
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
 

@@ -92,13 +92,20 @@ class FinetuneOptions(Options):
     data: str = option(help=DATA_HELP)
     init: Path | None = option(
         None,
-        help="File of weights to start from.",
-        metavar="FILE",
+        help=(
+            "Weights to start from, of the network or of another member of its space: a checkpoint"
+            " file, a run's folder, or an architecture's YAML file with its .safetensors beside it."
+        ),
+        metavar="WEIGHTS",
         shown="those that the run inherited",
     )
     from_scratch: bool = option(False, help="Start from random weights.")
     new_head: bool = option(
-        False, help="Replace the classifier by a new one for the classes of the data."
+        False,
+        help=(
+            "Replace the classifier by a new one for the classes of the data. The weights may then"
+            " have other classes, or no classifier."
+        ),
     )
     teacher: str | None = option(
         None,

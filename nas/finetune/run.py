@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from nas.finetune.teacher import Teacher, load_teacher
 from nas.network import Network
 from nas.runs.resolve import find_subject
 from nas.runs.schema import ARCHITECTURE_FILE, FINETUNE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
+from nas.runs.trained_on import ImageRange, images_of, seen_lines
 from nas.space import Architecture, load_architecture
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
@@ -184,9 +186,6 @@ def provenance(
     start: Start, recipe: Recipe, data: Splits, teacher: Teacher | None, took: float, epoch: int
 ) -> str:
     """Return a sentence on what the network was trained on, how long, and which epoch was kept."""
-    begun = (
-        "from random weights" if start.init is None else f"from the weights in {start.init['file']}"
-    )
     distilled = (
         f", with {recipe.distill} distillation from {teacher.about['name']}" if teacher else ""
     )
@@ -196,7 +195,7 @@ def provenance(
         else ""
     )
     return (
-        f"trained {begun} for {recipe.epochs} epochs ({took:.0f} s) on"
+        f"trained from {start.words} for {recipe.epochs} epochs ({took:.0f} s) on"
         f" {data.train.source}{distilled}{chosen}"
     )
 
@@ -244,7 +243,9 @@ def finetune(
             test images.
         recipe: settings; by default `Recipe()`, with hard distillation where there is a teacher.
         out: the folder; by default RUN/finetune, or RUN/finetune-scratch with `from_scratch`.
-        init: weights to start with, in place of those that the run inherited.
+        init: weights to start with, in place of those that the run inherited: a checkpoint of the
+            network or of another member of its space, a run, or an architecture's file with its
+            weights beside it.
         from_scratch: start with random weights.
         new_head: start with a new classifier, for the classes of the data.
         teacher, teacher_weights: see `nas.finetune.teacher.load_teacher`.
@@ -270,6 +271,7 @@ def finetune(
     folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
     with folder.locked(together.main):
         if together.main:
+            _tell_seen(start, loaded, data.train, recipe)
             describe(
                 folder,
                 start.network.architecture,
@@ -304,6 +306,20 @@ def _check_teacher(teacher: str | None, weights: str | Path | None, recipe: Reci
     if not teacher and (weights or recipe.distill != "none"):
         option = f"--teacher-weights {weights}" if weights else f"--distill {recipe.distill}"
         raise InputError(f"{option}: requires a teacher. Fix: name one with --teacher")
+
+
+def _tell_seen(start: Start, teacher: Teacher | None, data: ImageData, recipe: Recipe) -> None:
+    """Warn where the held-out images were trained on before, or the reverse."""
+    now = images_of(data, recipe.seed)
+    earlier = [("the weights that it starts with", start.trained_on)]
+    if teacher:
+        earlier.append(("the teacher", teacher.trained_on))
+    reported = set[ImageRange]()
+    for who, trained_on in earlier:
+        new = [each for each in trained_on.images if each not in reported]
+        reported.update(new)
+        for line in seen_lines(who, new, now):
+            warnings.warn(line, stacklevel=3)
 
 
 def check_images(arch: Architecture, data: ImageData) -> None:
@@ -373,6 +389,7 @@ def _finish(
     sentence = provenance(start, recipe, data, teacher, took, epoch)
     # The header keeps naming the supernet that the weights were first cut from.
     header = {"provenance": sentence, "teacher": teacher.about["name"] if teacher else ""}
+    header |= start.trained_on.then(data.train.classes, images_of(data.train, recipe.seed)).header()
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]
     finish(

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from torch import Tensor
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.files import YamlFile, file_sha256
+from nas.finetune.start import known_of
 from nas.network import Network
 from nas.runs.resolve import Subject, find_subject
 from nas.runs.schema import RUN_FILE
+from nas.runs.trained_on import TrainedOn, check_names
 from nas.supernet.checkpoint import Folder, load_supernet
+from nas.supernet.description import trained_on
 from nas.training.evaluate import calibrate, resized
-from nas.weights.network_file import read_network
+from nas.weight_files import find_file
+from nas.weights.network_file import read_network, reorder_classes
 
 SUPERNET = "supernet"
 
@@ -32,10 +37,12 @@ class Teacher:
     Attributes:
         network: the network, at its own resolution.
         about: name, file, checksum and resolution, for the description of the fine-tuning.
+        trained_on: what it was trained on.
     """
 
     network: Network
     about: dict[str, Any]
+    trained_on: TrainedOn = field(default_factory=TrainedOn)
 
     @torch.no_grad()
     def __call__(self, images_bchw: Tensor) -> Tensor:
@@ -69,7 +76,7 @@ def load_teacher(
             f"--teacher-weights {weights}: a supernet has its own weights. Fix: leave it out"
         )
     if sliced:
-        network, file = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
+        network, file, known = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
     elif weights is None:
         from nas.space import find_architecture
 
@@ -83,13 +90,23 @@ def load_teacher(
             ) from None
         raise InputError(f"--teacher {name}: its weights are missing. Fix: --teacher-weights FILE")
     else:
-        network = read_network(weights, find_subject(name).architecture)
-        file = Path(weights)
+        teacher = find_subject(name).architecture
+        file = find_file(weights)
+        network = read_network(file, teacher)
+        known = known_of(file)
     arch = network.architecture
     if arch.classes != len(data.classes):
         raise InputError(
             f"--teacher {name}: has {arch.classes} classes, the data has {len(data.classes)}. Fix:"
             " train a teacher on this data with `nas finetune --init FILE --new-head`"
+        )
+    if check_names(
+        f"--teacher {name}", known.classes, data.classes, remedy="give a teacher of these classes"
+    ):
+        assert known.classes is not None
+        reorder_classes(network, known.classes, data.classes)
+        warnings.warn(
+            f"--teacher {name}: its outputs are reordered to the classes of the data", stacklevel=2
         )
     # Running statistics of a supernet are those of all its members.
     if sliced:
@@ -101,13 +118,14 @@ def load_teacher(
         "sha256": file_sha256(file),
         "resolution": list(arch.resolution),
     }
-    return Teacher(network.eval(), about)
+    return Teacher(network.eval(), about, known)
 
 
-def _largest(folder: Path) -> tuple[Network, Path]:
-    """Return the largest member of a trained supernet, and the file of the supernet's weights."""
-    supernet, _ = load_supernet(folder)
-    return supernet.extract(supernet.space.largest()), Folder(folder).weights
+def _largest(folder: Path) -> tuple[Network, Path, TrainedOn]:
+    """Return the largest member of a trained supernet, its file, and what it was trained on."""
+    supernet, description = load_supernet(folder)
+    network = supernet.extract(supernet.space.largest())
+    return network, Folder(folder).weights, trained_on(description)
 
 
 def _supernet_of(subject: Subject) -> Path:

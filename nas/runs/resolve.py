@@ -21,8 +21,11 @@ from nas.runs.schema import (
     RUN_FILE,
     RUN_FORMAT,
     WEIGHTS_FILE,
+    WEIGHTS_FORMAT,
 )
-from nas.space import Architecture, find_architecture, load_architecture
+from nas.runs.trained_on import ImageRange, absolute, check_names, read_trained_on
+from nas.space import Architecture, find_architecture, load_architecture, published_member
+from nas.weight_files import find_file, read_header
 
 HOMES = (FINETUNE_FOLDER, "")
 """Folders of a run that may have weights, the best weights first."""
@@ -39,6 +42,8 @@ class Source:
         weights: the file of its weights; None where they are random.
         provenance: origin of the weights: fine-tuned, inherited, given or random.
         classes: names of the classes in the order of the logits; numbers where no names are known.
+        are_named: whether the names are known.
+        trained_on: the images that the weights were trained on, where their file records them.
         held_out: share (below 1) or number of images that were held out of the training.
         seed: the seed that selected those images.
         background: the colour that transparent pixels of the images were laid on.
@@ -53,12 +58,22 @@ class Source:
     held_out: float | int = 0.1
     seed: int = 0
     background: str = "white"
+    are_named: bool = False
+    trained_on: tuple[ImageRange, ...] = ()
+
+    def split(self, data: str) -> tuple[float | int, int]:
+        """Return the share (or number) of a data set that training did not see, and its seed."""
+        if self.provenance == "fine-tuned":
+            return self.held_out, self.seed
+        ranges = [each for each in self.trained_on if each.name == absolute(data)]
+        return (ranges[-1].start, ranges[-1].seed) if ranges else (self.held_out, self.seed)
 
     def named(self, classes: Sequence[str]) -> Source:
-        """Return the same source with these class names, unless it has names already.
+        """Return the same source with these class names, unless it has them in another order.
 
         Raises:
-            InputError: when their number is not the network's number of classes.
+            InputError: when their number is not the network's number of classes, or the network
+                has other names.
         """
         if len(classes) != self.architecture.classes:
             raise InputError(
@@ -66,17 +81,20 @@ class Source:
                 " network). Fix: give the data that it was trained on, or nas finetune it on this"
                 " data"
             )
-        return self if self.are_named else replace(self, classes=tuple(classes))
+        if self.are_named:
+            check_names(
+                str(self.weights or self.run),
+                self.classes,
+                classes,
+                "give the data that it was trained on, or nas finetune it on this data",
+            )
+            return self
+        return replace(self, classes=tuple(classes), are_named=True)
 
     @property
     def run_folder(self) -> Path | None:
         """Return the run folder, or None for an architecture that is not in one."""
         return path if (path := Path(self.run)).is_dir() else None
-
-    @property
-    def are_named(self) -> bool:
-        """Return whether the classes have names instead of numbers."""
-        return self.classes != _numbers(len(self.classes))
 
 
 def find_source(run: str, weights: Path | None = None, out: Path | None = None) -> Source:
@@ -95,8 +113,10 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
         InputError: when there is no such run or file, or a file in it is wrong.
     """
     path = Path(run)
-    if weights is not None and not weights.is_file():
-        raise InputError(f"--weights {weights}: there is no such file")
+    if weights is not None:
+        if not weights.exists():
+            raise InputError(f"--weights {weights}: there is no such file")
+        weights = find_file(weights)
     folder = out or (
         path / EXPORT_FOLDER if path.is_dir() else path.with_name(f"{path.stem}-export")
     )
@@ -118,10 +138,11 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
         return source
     # The given weights may come from another fine-tuning than the run's own. So class names and
     # held-out images come from the description beside them, never from the run.
-    given = replace(
-        source, weights=weights, provenance="given", classes=_numbers(architecture.classes)
+    classes = _numbers(architecture.classes)
+    return _described(
+        Source(run, folder, architecture, weights, provenance="given", classes=classes),
+        weights.parent,
     )
-    return _described(given, weights.parent)
 
 
 def _architecture_file(run: Path, home: Path) -> Path:
@@ -142,7 +163,8 @@ def _architecture_file(run: Path, home: Path) -> Path:
 
 
 def _described(source: Source, home: Path) -> Source:
-    """Return the source with the data of its fine-tuning, where finetune.yaml describes it."""
+    """Return the source with what its weights were trained on, by their header or finetune.yaml."""
+    source = _trained(source)
     if not (home / FINETUNE_FILE).is_file():
         return source
     file = YamlFile(home / FINETUNE_FILE)
@@ -164,10 +186,21 @@ def _described(source: Source, home: Path) -> Source:
         source,
         provenance=provenance,
         classes=tuple(map(str, classes)),
+        are_named=True,
         held_out=held_out,
         seed=seed,
         background=data.get("background", source.background),
     )
+
+
+def _trained(source: Source) -> Source:
+    """Return the source with the classes and the held-out images that its weights know."""
+    if source.weights is None:
+        return source
+    known = read_trained_on(source.weights)
+    if known.classes is not None and len(known.classes) == source.architecture.classes:
+        source = replace(source, classes=known.classes, are_named=True)
+    return replace(source, trained_on=known.images)
 
 
 def _numbers(count: int) -> tuple[str, ...]:
@@ -235,3 +268,73 @@ def _found_by_search(folder: Path) -> Subject:
     weights = folder / WEIGHTS_FILE
     architecture = load_architecture(folder / ARCHITECTURE_FILE)
     return Subject(architecture, folder, weights if weights.is_file() else None)
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights to start with, and the network that they are of.
+
+    Attributes:
+        file: the file of the weights.
+        architecture: the network; None where only the names of the tensors can tell it.
+    """
+
+    file: Path
+    architecture: Architecture | None = None
+
+
+def find_initial(name: str | Path) -> Initial:
+    """Return the weights that --init names.
+
+    Args:
+        name: a checkpoint file or a folder with one; a run, of which the fine-tuned weights are
+            taken where there are any; or an architecture's YAML file with its weights beside it.
+
+    Raises:
+        InputError: when it is none of them.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return _in_folder(path)
+    if path.suffix in (".yaml", ".yml"):
+        architecture = load_architecture(path)
+        beside = (path.with_suffix(".safetensors").name, WEIGHTS_FILE, "model.safetensors")
+        file = next(
+            (path.with_name(each) for each in beside if path.with_name(each).is_file()), None
+        )
+        if file is None:
+            raise InputError(
+                f"{path}: an architecture without weights (expected {' or '.join(beside)} beside"
+                " it). Fix: give the file of its weights"
+            )
+        return Initial(file, architecture)
+    if not path.exists() and published_member(str(name)) is not None:
+        raise InputError(
+            f"{name}: a published member, whose weights are not shipped. Fix: give the file of its"
+            " weights, as the authors or timm publish it"
+        )
+    file = find_file(path)
+    # A file of this project stands beside its architecture.
+    described = file.with_name(ARCHITECTURE_FILE)
+    if described.is_file() and read_header(file).get("format") == WEIGHTS_FORMAT:
+        return Initial(file, load_architecture(described))
+    return Initial(file)
+
+
+def _in_folder(folder: Path) -> Initial:
+    """Return the weights of a run, of a fine-tuning, of an export, or of any other folder."""
+    if (folder / "supernet.yaml").is_file():
+        raise InputError(
+            f"{folder}: a supernet, not one network. Fix: nas search --supernet {folder}, and give"
+            " its run"
+        )
+    home = next((folder / each for each in HOMES if (folder / each / WEIGHTS_FILE).is_file()), None)
+    if home is not None and any((each / ARCHITECTURE_FILE).is_file() for each in (home, folder)):
+        return Initial(home / WEIGHTS_FILE, load_architecture(_architecture_file(folder, home)))
+    if (folder / RUN_FILE).is_file():
+        raise InputError(
+            f"{folder}: a run without weights (it was searched without --supernet). Fix: nas"
+            " finetune it with --from-scratch or --init first"
+        )
+    described = folder / ARCHITECTURE_FILE
+    return Initial(find_file(folder), load_architecture(described) if described.is_file() else None)

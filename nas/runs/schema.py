@@ -232,6 +232,7 @@ class About(Part):
     """One search on one device, as its `run.yaml` records it.
 
     Attributes:
+        classes: names of the classes of the inherited weights; empty without weights.
         published: the space's published members; empty in older runs.
         answers: the found members by name, for a search on several devices: the member for all
             devices, and the best member of each device.
@@ -244,6 +245,7 @@ class About(Part):
     date: str
     versions: dict[str, str]
     supernet: str | None = None
+    classes: tuple[str, ...] = ()
     space: UsedSpace
     table: UsedTable
     scores: UsedScores

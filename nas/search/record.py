@@ -37,6 +37,7 @@ from nas.search.multi_device import Several
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
+from nas.supernet.description import class_names
 from nas.temporary import sweep_once
 
 FRONT = (
@@ -155,9 +156,16 @@ def write_run(
         supernet: folder of the training that the weights are inherited from, if any.
     """
     found.save(folder)
-    inherited = {"supernet": supernet} if supernet else {}
+    inherited = _inherited(supernet) if supernet else {}
     kept = _keep_scores(folder, problem.scores)
     _finish(folder, {**_document(problem, found, command, kept), **inherited})
+
+
+def _inherited(supernet: str) -> dict[str, Any]:
+    """Return the supernet of a run's weights, and the names of its classes where they are known."""
+    description = Path(supernet) / "supernet.yaml"
+    names = class_names(description) if description.is_file() else []
+    return {"supernet": supernet, **({"classes": names} if names else {})}
 
 
 def write_several(

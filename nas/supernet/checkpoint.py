@@ -21,7 +21,7 @@ from nas.files import YamlFile, replacing, write_yaml
 from nas.network import build
 from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture, Space, load_space
-from nas.supernet.description import up_to_date
+from nas.supernet.description import trained_on, up_to_date
 from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.training.state import TrainingFolder, fill
@@ -94,9 +94,10 @@ def describe(
         there = up_to_date(found.data)
         if isinstance(there.get("data"), dict):
             # The name may differ: the same images can be given by another path. Some older folders
-            # have no counts. These are taken over, and `source`, which has them in words, decides.
-            # Older ones have no background either: there the fingerprint of the pixels decides.
-            keys = ("dataset", "total", "held_out", "background")
+            # have no counts or class names. These are taken over, and `source`, which has the
+            # counts in words, and the fingerprint, which the names are part of, decide. Older ones
+            # have no background either: there the fingerprint of the pixels decides.
+            keys = ("dataset", "total", "held_out", "classes", "background")
             counts = {key: data[key] for key in keys if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
@@ -140,6 +141,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put the tensors of a file into a supernet.
+
+    Raises:
+        InputError: naming the file and the first tensor that does not fit or is not finite.
+    """
+    wrong = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if wrong:
+        raise InputError(
+            f"{path}: '{wrong[0]}' has NaN or infinite values, {len(wrong)} of {len(tensors)}"
+            " tensors. Fix: train again with another --out"
+        )
     fill(supernet, tensors, path, f"space '{supernet.space.name}'")
 
 
@@ -225,11 +237,13 @@ def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:
     Raises:
         InputError: when the folder holds no finished training.
     """
-    supernet, _ = load_supernet(root)
+    supernet, description = load_supernet(root)
     state = {name: tensor.contiguous() for name, tensor in inherited(supernet, arch).items()}
+    header = {
+        "format": WEIGHTS_FORMAT,
+        "supernet": str(root),
+        "architecture": arch.name,
+        **trained_on(description).header(),
+    }
     with replacing(path) as temporary:
-        save_file(
-            state,
-            temporary,
-            {"format": WEIGHTS_FORMAT, "supernet": str(root), "architecture": arch.name},
-        )
+        save_file(state, temporary, header)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def run(
             recipe,
             folder,
             held_out=splits.held_out,
-            start=_start(options, space, note),
+            start=_start(options, space, splits.train.classes, note),
             command=words("train", options),
             report=on_step,
         )
@@ -124,9 +124,13 @@ def run(
     return Trained(Path(folder), scores, splits)
 
 
-def _start(options: TrainOptions, space: Space, note: Callable[[str], None]) -> Start | None:
+def _start(
+    options: TrainOptions, space: Space, classes: Sequence[str], note: Callable[[str], None]
+) -> Start | None:
     if options.init is None:
         return None
-    start = load_start(options.init, space, options.init_member)
-    note(f"init     {options.init}: {start.network.architecture.name} ({start.layout})")
+    start = load_start(options.init, space, options.init_member, classes)
+    note(f"init     {start.file}: {start.network.architecture.name} ({start.layout})")
+    for line in start.notes:
+        note(f"warning: {start.file}: {line}")
     return start

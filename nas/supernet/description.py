@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import YamlFile
+from nas.runs.trained_on import ImageRange, TrainedOn, absolute
 from nas.supernet.options import Recipe
 
 
@@ -40,6 +41,36 @@ def data_name(path: Path) -> str | None:
     data = up_to_date(YamlFile(path).data).get("data")
     name = data.get("name") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
+
+
+def class_names(path: Path) -> list[str]:
+    """Return the names of a supernet's classes from its supernet.yaml; empty if unknown."""
+    return list(trained_on(up_to_date(YamlFile(path).data)).classes or ())
+
+
+def trained_on(description: Mapping[str, Any]) -> TrainedOn:
+    """Return what a supernet was trained on, by a description of `up_to_date`.
+
+    Versions before 2026-12 have no class names, and some of them no numbers of images.
+    """
+    data = description.get("data")
+    recipe = description.get("recipe")
+    if not isinstance(data, dict) or not isinstance(recipe, dict):
+        return TrainedOn()
+    classes = data.get("classes")
+    names = tuple(map(str, classes)) if isinstance(classes, list) else None
+    if not {"dataset", "total", "held_out"} <= data.keys():
+        return TrainedOn(names)
+    images = ImageRange(
+        dataset=str(data["dataset"]),
+        name=absolute(str(data.get("name", ""))),
+        total=int(data["total"]),
+        start=int(data["held_out"]),
+        stop=int(data["total"]),
+        seed=int(recipe["seed"]),
+        fingerprint=str(data.get("fingerprint", "")),
+    )
+    return TrainedOn(names, (images,))
 
 
 def _counts_in_words(source: Any) -> dict[str, Any]:

@@ -86,8 +86,11 @@ class TrainOptions(Options):
     recipe: Recipe = part(Recipe)
     init: Path | None = option(
         None,
-        help="File with the weights of a published member to start from.",
-        metavar="FILE",
+        help=(
+            "Weights of a member to start from: a published member's file, a run's folder, or an"
+            " architecture's YAML file with its .safetensors beside it."
+        ),
+        metavar="WEIGHTS",
         shown="random weights",
     )
     init_member: str | None = option(

@@ -123,6 +123,7 @@ def train(
             "images": len(data),
             "fingerprint": data.fingerprint,
             "background": data.background,
+            "classes": list(data.classes),
         }
         if data.name:
             of["name"] = data.name  # a fine-tuning of its members takes it as --data

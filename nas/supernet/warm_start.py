@@ -1,39 +1,47 @@
-"""Warm start: puts the weights of a published member into a supernet before its training.
+"""Warm start: puts the weights of a member into a supernet, or into another member.
 
-`nas.supernet.command` loads the member (--init), `nas.supernet.train` places its weights.
+`nas.supernet.command` loads the member (--init) and `nas.supernet.train` places its weights;
+fine-tuning starts a found network from another member's weights by `transfer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nas.blocks import BlockSpec
 from nas.blocks.module import Axis, Block, Repeated, resize_bias
 from nas.errors import InputError
 from nas.files import file_sha256
 from nas.network import Network, build
+from nas.runs.resolve import Initial, find_initial
+from nas.runs.trained_on import listed, read_trained_on, same_names
 from nas.space import Architecture, Space, load_space, space_names
 from nas.space.place import HEAD, STEM, Place
 from nas.supernet.slicing import group_order, group_tensors, inner_orders
 from nas.supernet.supernet import Supernet
-from nas.weights import import_weights
-from nas.weights.files import load_state_dict
-from nas.weights.importing import HUB_CLASSES, match_weights
+from nas.weights.files import read_checkpoint
+from nas.weights.importing import Mismatch, fit, recognise
+from nas.weights.network_file import load_network, reorder_classes, with_new_head
 
 
 @dataclass(frozen=True)
 class Start:
-    """A published member with its weights, and where they are from.
+    """A member with its weights, and where they are from.
 
     Attributes:
         network: the member, with the checkpoint's weights.
-        space: the shipped space that the member belongs to.
-        layout: layout of the checkpoint, as in `nas.weights.LAYOUTS`.
+        space: the space that the member belongs to.
+        layout: layout of the checkpoint, as in `nas.weights.LAYOUTS`, or `nas` for our own.
         file, sha256: path and checksum of the checkpoint.
+        notes: sentences for the user on what was chosen or changed.
+        has_classifier: whether the checkpoint has a classifier; without one it is random.
+        copy: the keys that lead to the weights, where the checkpoint has several copies of them.
     """
 
     network: Network
@@ -41,6 +49,9 @@ class Start:
     layout: str
     file: str
     sha256: str
+    notes: tuple[str, ...] = ()
+    has_classifier: bool = True
+    copy: str = ""
 
     def describe(self) -> dict[str, str]:
         """Return the entries for a training's description."""
@@ -48,50 +59,190 @@ class Start:
             "member": self.network.architecture.name,
             "layout": self.layout,
             "sha256": self.sha256,
+            **({"copy": self.copy} if self.copy else {}),
         }
 
 
-def load_start(path: str | Path, space: Space, member: str | None = None) -> Start:
-    """Return the published member whose weights a checkpoint holds.
+def load_start(
+    path: str | Path,
+    space: Space,
+    member: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> Start:
+    """Return the member whose weights a checkpoint holds, for a supernet of `space`.
 
     Args:
-        path: an official or timm file; see `nas.import_weights`.
-        space: the space to train; members of the shipped space of its name are tried first.
-        member: name of the member; by default it is found by names and shapes of the tensors.
+        path: as `nas.runs.resolve.find_initial` takes it: an official or timm file of a published
+            member, a run, or an architecture's file with its weights.
+        space: the space to train; its own members are tried first.
+        member: name of the published member; by default it is found by names and shapes of the
+            tensors.
+        classes: names of the data's classes. Where the weights know theirs, the head is reordered
+            to these, or stays random where they have other names.
 
     Raises:
-        InputError: when the checkpoint is not of a member of a shipped space, or not of `member`.
+        InputError: when the checkpoint is not of a member of a known space, or not of `member`, and
+            for weights that are not finite numbers.
     """
-    tensors = load_state_dict(path)
+    initial = find_initial(path)
+    start = load_initial(initial, space, member)
+    _check_kinds(initial.file, start.network.architecture, space)
+    known = read_trained_on(initial.file).classes
+    if known is None or classes is None or not start.has_classifier or known == tuple(classes):
+        return start
+    if same_names(known, classes):
+        reorder_classes(start.network, known, classes)
+        note = "the outputs of its head are reordered to the classes of the data"
+        return replace(start, notes=(*start.notes, note))
+    note = (
+        f"its classes are {listed(known)}, those of the data {listed(classes)}: the head starts"
+        " with random weights"
+    )
+    network = with_new_head(start.network, len(classes))
+    return replace(start, network=network, notes=(*start.notes, note), has_classifier=False)
+
+
+def load_initial(initial: Initial, space: Space, member: str | None = None) -> Start:
+    """Return the member that weights are of, at the resolution of `space`.
+
+    Its head may be missing or have other classes; then it is random.
+
+    Raises:
+        Mismatch: when the weights are not of a member of a known space.
+        InputError: for weights that are not finite numbers.
+    """
+    where = str(initial.file)
+    content = read_checkpoint(initial.file).content
+    if initial.architecture is not None and member is None:
+        arch = initial.architecture
+        family = space_of(arch, space)
+        if family is None:
+            raise Mismatch(
+                f"{where}: is of the space '{arch.space}', which is not known here. Fix: give a"
+                f" member of '{space.name}'"
+            )
+    else:
+        family, arch = _published(where, content, space, member)
+    loaded = load_network(content, arch.at(space.resolution), where, new_head=True)
+    return Start(
+        loaded.network,
+        family,
+        loaded.match.layout,
+        file=where,
+        sha256=file_sha256(initial.file),
+        notes=loaded.match.notes,
+        has_classifier=loaded.has_classifier,
+        copy=loaded.match.copy if loaded.match.chosen else "",
+    )
+
+
+def _check_kinds(path: Path, arch: Architecture, space: Space) -> None:
+    """Raise InputError for a network none of whose blocks may stand in the space."""
+    there = {block.kind for stage in arch.stages for block in stage.present}
+    here = {block.kind for stage in space.stages for block in (*stage.local, *stage.global_)}
+    if there and not there & here:
+        raise InputError(
+            f"{path}: is of '{arch.name or arch.space}', whose blocks ({', '.join(sorted(there))})"
+            f" are not in the space '{space.name}' ({', '.join(sorted(here))})"
+        )
+
+
+def space_of(arch: Architecture, space: Space | None = None) -> Space | None:
+    """Return the space of an architecture: `space` if it has the name, or a known one, or None."""
+    if space is not None and space.name == arch.space:
+        return space
+    return load_space(arch.space) if arch.space in space_names() else None
+
+
+def _published(
+    where: str, content: Any, space: Space, member: str | None
+) -> tuple[Space, Architecture]:
+    """Return the published member whose tensors a checkpoint has, and its space.
+
+    Raises:
+        InputError: when there is none.
+    """
+    families = [space, *(load_space(name) for name in space_names() if name != space.name)]
     reasons = []
-    # Every published member is tried, at the usual numbers of classes and at that of the space,
-    # until one matches all tensors.
-    for family in sorted(map(load_space, space_names()), key=lambda each: each.name != space.name):
+    # Every published member is tried until one matches all tensors but those of its head.
+    for family in families:
         for name, arch in family.published.items():
             if member not in (None, name):
                 continue
-            for classes in dict.fromkeys((*HUB_CLASSES, space.classes)):
-                one = arch.at(space.resolution, classes)
-                try:
-                    # Names and shapes decide. They need no memory and no random weights.
-                    with torch.device("meta"):
-                        candidate = build(one)
-                    match_weights(candidate, tensors)
-                except InputError as error:
-                    reasons.append(f"{name}: {error}")
-                    continue
-                network = build(one)
-                layout = import_weights(network, tensors)
-                digest = file_sha256(path)
-                return Start(network, family, layout, str(path), digest)
+            try:
+                # Names and shapes decide. They need no memory and no random weights.
+                with torch.device("meta"):
+                    candidate = build(arch.at(space.resolution))
+            except InputError as error:
+                reasons.append(f"{name}: {error}")
+                continue
+            try:
+                fit(candidate, recognise(candidate, content), new_head=True)
+            except Mismatch as error:
+                reasons.append(f"{name}: {error}")
+                continue
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+            return family, arch
     if member is not None:
-        raise InputError(
-            f"{path}: {reasons[0] if reasons else f'{member!r} is not a published member'}"
+        raise Mismatch(
+            f"{where}: {reasons[0] if reasons else f'{member!r} is not a published member'}"
         )
-    raise InputError(
-        f"{path}: does not match a published member of a shipped space. Fix: --init-member NAME"
-        " gives the reason"
+    raise Mismatch(
+        f"{where}: does not match a published member of a known space. Fix: --init-member NAME"
+        " gives the reason; for another network give its architecture's YAML file, with the weights"
+        " beside it"
     )
+
+
+@torch.no_grad()
+def transfer(target: Network, source: Network, family: Space) -> int:
+    """Put the weights of one member into another; return the number of tensors of the target.
+
+    Places are paired by their order: the n-th local block of a stage with the n-th local one, and
+    global blocks counted from the last. Wider networks are sliced and narrower ones padded as in
+    `warm_start`. What the source lacks keeps its random weights.
+    """
+    orders = _stream_orders(source)
+    there = source.architecture
+    here = target.architecture
+    places = {STEM: STEM, HEAD: HEAD}
+    for index, (old, new) in enumerate(zip(there.stages, here.stages, strict=False)):
+        places[Place.entry(index)] = Place.entry(index)
+        is_global = _role(family, index)
+        for position, at in _paired(old.blocks, new.blocks, is_global):
+            places[Place.block(index, position)] = Place.block(index, at)
+    blocks = dict(target.named_children())
+    placed = 0
+    for operation in there.operations():
+        place = Place.parse(operation.name)
+        theirs = source.get_submodule(operation.name)
+        ours = blocks.get(str(places[place])) if place in places else None
+        if not isinstance(theirs, Block) or not isinstance(ours, Block):
+            continue
+        # Blocks of different kinds may have tensors of one name that mean different things.
+        if type(ours) is type(theirs):
+            streams = _streams(place, there)
+            placed += _copy(theirs, ours, {axis: orders[name] for axis, name in streams.items()})
+    return placed
+
+
+def _role(family: Space, index: int) -> Callable[[BlockSpec], bool]:
+    """Return a function that tells whether a block of a stage is global."""
+    return lambda block: block in family.stages[index].global_
+
+
+def _paired(
+    old: Sequence[BlockSpec], new: Sequence[BlockSpec], is_global: Callable[[BlockSpec], bool]
+) -> Iterator[tuple[int, int]]:
+    """Yield the positions of paired blocks of a stage, in the source and in the target."""
+    for wanted in (False, True):
+        one, other = (
+            [i for i, b in enumerate(blocks) if b.kind != "identity" and is_global(b) is wanted]
+            for blocks in (old, new)
+        )
+        # Global blocks are the last ones of a stage, so the last are paired with the last.
+        yield from zip(reversed(one), reversed(other)) if wanted else zip(one, other)  # noqa: B905
 
 
 @torch.no_grad()

@@ -1,97 +1,94 @@
 """Reads a network with its weights: from a file of this project, or from a published checkpoint.
 
-Fine-tuning, export and backbones call it.
+Fine-tuning, warm starts, export and backbones call it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from nas.errors import InputError
 from nas.network import Network, build
 from nas.space import Architecture
-from nas.weights import import_weights, load_state_dict
-from nas.weights.files import unwrap
-from nas.weights.importing import HUB_CLASSES
+from nas.weights.files import read_checkpoint
+from nas.weights.importing import CLASSIFIERS, Match, Mismatch, fit, recognise
 
-CLASSIFIERS = ("head.classifier.", "head.distilled.")
-"""Prefixes of a head's tensors that depend on the number of classes."""
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with the weights of a checkpoint.
+
+    Attributes:
+        network: the network, with the checkpoint's number of classes.
+        match: the layout and the copy of the weights.
+        has_classifier: whether the checkpoint has a classifier; without one it is random.
+    """
+
+    network: Network
+    match: Match
+    has_classifier: bool
 
 
 def read_network(path: str | Path, arch: Architecture) -> Network:
     """Return the network of `arch` with the weights of a file, and with the file's classes.
 
+    What was chosen or changed on the way is said by warnings.
+
     Args:
-        path: file of tensors as `nas.build(arch).state_dict()` names them, or of a published
-            checkpoint (`nas.import_weights`).
+        path: a file or a folder with tensors as `nas.build(arch).state_dict()` names them, or of a
+            published checkpoint (`nas.import_weights`).
         arch: the architecture; its number of classes may differ from the file's.
 
     Raises:
-        InputError: naming the file, for one that is damaged or of another architecture.
+        InputError: naming the file, for one that is damaged, of another architecture, without a
+            classifier, or with values that are not finite.
     """
-    return load_network(load_state_dict(path), arch, str(path))
+    checkpoint = read_checkpoint(path)
+    loaded = load_network(checkpoint.content, arch, str(checkpoint.path))
+    tell(loaded, str(checkpoint.path))
+    return loaded.network
 
 
-def load_network(state_dict: Mapping[str, Any], arch: Architecture, where: str) -> Network:
-    """Return the network of `arch` with these tensors, as `read_network`.
+def load_network(
+    content: Mapping[str, Any], arch: Architecture, where: str, *, new_head: bool = False
+) -> Loaded:
+    """Return the network of `arch` with the tensors of a checkpoint, as `read_network`.
 
     Args:
-        state_dict: the tensors by name, perhaps in a wrapper.
+        content: the tensors by name, perhaps in wrappers.
         arch: the architecture.
         where: the source of the tensors, with which errors begin.
+        new_head: the head stays random wherever the checkpoint's is missing or does not fit.
 
     Raises:
-        InputError: when there are no tensors, or they are of another architecture.
+        InputError: when there are no tensors, or values that are not finite.
+        Mismatch: when they are of another architecture, or have no classifier.
     """
-    tensors = unwrap(state_dict)
-    # More than half of the names in common mean a file of ours. Its errors name the tensor that
-    # does not fit, while `_published` would only report an unknown layout.
-    with torch.device("meta"):
-        ours = build(arch).state_dict().keys()
-    if 2 * len(ours & tensors.keys()) > len(ours):
-        return _own(where, tensors, arch)
-    return _published(where, tensors, arch)
+    try:
+        # Names do not depend on the number of classes, and need neither memory nor random weights.
+        with torch.device("meta"):
+            unloaded = build(arch)
+        found = recognise(unloaded, content)
+        network = build(arch if found.classes is None else arch.at(classes=found.classes))
+        match = fit(network, found, new_head=new_head)
+    except Mismatch as error:
+        raise Mismatch(f"{where}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    network.load_state_dict(match.values)
+    return Loaded(network, match, found.classes is not None)
 
 
-def _own(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
-    """Return the network with tensors under our own names, all of which must fit."""
-    classifier = tensors.get("head.classifier.weight")
-    network = build(arch if classifier is None else arch.at(classes=len(classifier)))
-    state = network.state_dict()
-    for name in sorted(state.keys() | tensors.keys()):
-        given = tensors.get(name)
-        expected = state.get(name)
-        if given is None or expected is None or given.shape != expected.shape:
-            raise InputError(
-                f"{path}: these weights are not of the architecture {_called(arch)}: '{name}' is"
-                f" {_shape(given)} in the file, {_shape(expected)} in the architecture"
-            )
-    network.load_state_dict(tensors)
-    return network
-
-
-def _published(path: str, tensors: dict[str, Tensor], arch: Architecture) -> Network:
-    """Return the network with a published checkpoint's weights, and with its number of classes.
-
-    Raises:
-        InputError: with the reason for the architecture's own number of classes.
-    """
-    reasons = []
-    for classes in dict.fromkeys((arch.classes, *HUB_CLASSES)):
-        network = build(arch.at(classes=classes))
-        try:
-            import_weights(network, tensors)
-        except InputError as error:
-            reasons.append(error)
-        else:
-            return network
-    raise InputError(f"{path}: {reasons[0]}")
+def tell(loaded: Loaded, where: str) -> None:
+    """Warn of what was chosen or changed when a checkpoint was loaded."""
+    for note in loaded.match.notes:
+        warnings.warn(f"{where}: {note}", stacklevel=3)
 
 
 def with_new_head(network: Network, classes: int) -> Network:
@@ -106,17 +103,16 @@ def with_new_head(network: Network, classes: int) -> Network:
     return fresh
 
 
-def _called(arch: Architecture) -> str:
-    return f"'{arch.name}'" if arch.name else "that was asked for"
+@torch.no_grad()
+def reorder_classes(network: Network, before: Sequence[str], after: Sequence[str]) -> None:
+    """Reorder the outputs of a network's classifiers, in place.
 
-
-def _shape(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else f"{list(tensor.shape)}"
-
-
-def read_header(path: str | Path) -> dict[str, str]:
-    """Return the header of a safetensors file; empty for a file of another kind."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    Args:
+        network: with one output per class.
+        before: names of its classes.
+        after: the same names in the order that they shall have.
+    """
+    order = torch.tensor([list(before).index(name) for name in after])
+    for name, tensor in network.state_dict().items():
+        if name.startswith(CLASSIFIERS):
+            tensor.copy_(tensor[order.to(tensor.device)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import nas
+from nas import __main__
 from nas.cli import COMMANDS
 
 
@@ -135,3 +137,16 @@ def test_a_removed_working_directory_is_one_line(tmp_path: Path) -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "nas: the working directory was removed. Fix: cd to one that exists\n"
+
+
+def test_a_warning_is_one_line_without_its_place_and_once_for_all_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr("nas.cli.app", lambda **options: 0)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    for rank, printed in (("0", "warning: two copies of the weights\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        warnings.showwarning("two copies\nof the weights", UserWarning, "a.py", 3)
+        assert capsys.readouterr().err == printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.data import Splits
+from nas.data import Splits, load_data
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
 from nas.finetune import Finetuned, Recipe
 from nas.finetune.task import Finetuning
 from nas.network import Network
 from nas.option_values import make
+from nas.runs.trained_on import TrainedOn, images_of, read_trained_on
 from nas.space import Architecture
 from nas.training.evaluate import calibrate, judge
 from nas.training.metrics import Progress
@@ -100,6 +102,9 @@ def test_what_it_writes_is_what_the_network_scores(
     with safe_open(folder / "weights.safetensors", framework="pt") as file:
         header = file.metadata()
     assert (header["format"], header["architecture"]) == ("nas-weights-1", "small_s")
+    known = read_trained_on(folder / "weights.safetensors")
+    assert known.classes == digits.train.classes
+    assert known.images == (images_of(digits.train, QUICK.seed),)
     assert description["seconds"] > 0 and "1 epochs" in description["provenance"]
 
 
@@ -329,3 +334,37 @@ def test_images_of_another_size_and_another_fine_tuning_are_told(
 def test_bad_recipes_name_the_option(option: str, value: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         make(Recipe, {option: value})
+
+
+def test_held_out_images_that_were_trained_on_are_said(
+    small: Architecture, seeded: Seeded, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """By the weights and by the teacher; the result remembers both trainings."""
+    before = images_of(load_data("digits", (32, 32), held_out=20, limit=200).train, 0)
+    assert before is not None
+    run = make_run(small, seeded(small))
+    header = TrainedOn(tuple(map(str, range(10))), (before,)).header()
+    save_file(seeded(small).state_dict(), run / "weights.safetensors", header)
+    data = load_data("digits", (32, 32), held_out=50, limit=200)
+    with pytest.warns(
+        UserWarning, match="30 of the 50 held-out images were trained on by the weights"
+    ):
+        finetuned = nas.finetune(run, data, QUICK)
+    known = read_trained_on(finetuned.folder / "weights.safetensors")
+    assert known.images == (before, images_of(data.train, 0))
+    with pytest.warns(
+        UserWarning, match="30 of the 50 held-out images were trained on by the teacher"
+    ):
+        nas.finetune(
+            run,
+            data,
+            replace(QUICK, distill="hard"),
+            out=tmp_path / "taught",
+            from_scratch=True,
+            teacher=str(run / "architecture.yaml"),
+            teacher_weights=run / "weights.safetensors",
+        )
+    same = load_data("digits", (32, 32), held_out=20, limit=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nas.finetune(run, same, QUICK, out=tmp_path / "same")

@@ -16,6 +16,7 @@ from nas.errors import InputError, NasError
 from nas.finetune.teacher import load_teacher
 from nas.network import Network
 from nas.runs.resolve import Subject, find_subject
+from nas.runs.trained_on import TrainedOn
 from nas.space import Architecture, Space
 from nas.supernet.options import Recipe
 from nas.supernet.train import train
@@ -107,3 +108,20 @@ def test_an_unfinished_supernet_does_not_teach(
     (supernet / "supernet.safetensors").unlink()
     with pytest.raises(NasError, match="is missing, as the training is not finished"):
         load_teacher(str(supernet), None, Subject(small), digits.train)
+
+
+def test_a_teacher_of_other_class_names_is_refused_and_of_another_order_is_reordered(
+    small: Architecture, seeded: Seeded, digits: Splits, tmp_path: Path
+) -> None:
+    network = seeded(small)
+    small.save(tmp_path / "t.yaml")
+    file = tmp_path / "t.safetensors"
+    save_file(network.state_dict(), file, TrainedOn(digits.train.classes[::-1]).header())
+    name = str(tmp_path / "t.yaml")
+    with pytest.warns(UserWarning, match="its outputs are reordered to the classes of the data"):
+        teacher = load_teacher(name, file, Subject(small), digits.train)
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(teacher(images), network.eval()(images).flip(1))
+    save_file(network.state_dict(), file, TrainedOn(tuple("abcdefghij")).header())
+    with pytest.raises(InputError, match=r"t\.yaml: its classes are 10 \(a, .* data 10 \(0, 1, "):
+        load_teacher(name, file, Subject(small), digits.train)

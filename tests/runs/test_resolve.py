@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nas.errors import InputError
 from nas.files import write_yaml
-from nas.runs.resolve import Subject, find_source
+from nas.runs.resolve import Initial, Subject, find_initial, find_source
+from nas.runs.schema import WEIGHTS_FORMAT
+from nas.runs.trained_on import ImageRange, TrainedOn
 from nas.space import Architecture
 
 Tiny = Callable[..., Architecture]
@@ -91,7 +95,9 @@ def test_the_datas_names_stand_in_for_numbers_alone(run: Path, tiny: Tiny) -> No
     names = tuple("tuvwxyz")
     assert find_source(str(run)).named(names).classes == names
     finetuned(run, tiny("swiftformer_xs", classes=3))
-    assert find_source(str(run)).named(tuple("xyz")).classes == ("a", "b", "c")
+    assert find_source(str(run)).named(tuple("cab")).classes == ("a", "b", "c")
+    with pytest.raises(InputError, match=r"its classes are 3 \(a, b, c\), .* data 3 \(x, y, z\)"):
+        find_source(str(run)).named(tuple("xyz"))
     with pytest.raises(InputError, match=r"the data has 7 classes \(expected 3, as the network\)"):
         find_source(str(run)).named(names)
 
@@ -125,3 +131,54 @@ def test_a_folder_that_is_no_run_and_missing_weights_are_refused(tmp_path: Path,
         find_source(str(tmp_path))
     with pytest.raises(InputError, match=r"--weights .*none.safetensors: there is no such file"):
         find_source(str(run), Path("none.safetensors"))
+
+
+def test_inherited_weights_know_their_classes_and_held_out_images(run: Path) -> None:
+    names = tuple("tuvwxyz")
+    images = ImageRange("digits", "digits", total=100, start=30, stop=100, seed=4)
+    header = {"format": WEIGHTS_FORMAT, **TrainedOn(names, (images,)).header()}
+    save_file({"a": torch.zeros(1)}, run / "weights.safetensors", header)
+    source = find_source(str(run))
+    assert source.classes == names and source.are_named
+    assert source.split("digits") == (30, 4)
+    assert source.split("other") == (0.1, 0)
+
+
+def test_what_init_may_name(run: Path, tiny: Tiny, tmp_path: Path) -> None:
+    arch = tiny("swiftformer_xs")
+    file = run / "weights.safetensors"
+    assert find_initial(run) == find_initial(file) == Initial(file, arch)
+    assert find_initial(run / "architecture.yaml") == Initial(file, arch)
+    other = tiny("swiftformer_xs", classes=3)
+    folder = finetuned(run, other)
+    assert find_initial(run) == Initial(folder / "weights.safetensors", other)
+    # An architecture's file with weights of its own name, or an export's.
+    other.save(tmp_path / "b.yaml")
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert find_initial(tmp_path / "b.yaml").file.name == "model.safetensors"
+    assert find_initial(tmp_path) == Initial(tmp_path / "model.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(b"x")
+    assert find_initial(tmp_path / "b.yaml") == Initial(tmp_path / "b.safetensors", other)
+    # A published file that stands beside an architecture need not be of it.
+    (run / "official.pth").write_bytes(b"x")
+    assert find_initial(run / "official.pth") == Initial(run / "official.pth")
+
+
+def test_what_init_may_not_name(tiny: Tiny, make_run: Run, tmp_path: Path) -> None:
+    bare = make_run(tiny("emo_1m"), weights=False, name="bare")
+    supernet = tmp_path / "supernet"
+    supernet.mkdir()
+    (supernet / "supernet.yaml").write_text("format: nas-supernet-1")
+    wrong = {
+        bare / "architecture.yaml": "architecture without weights .*architecture.safetensors or",
+        supernet: f"a supernet, not one network. Fix: nas search --supernet {supernet}",
+        Path("swiftformer_xs"): "a published member, whose weights are not shipped",
+        tmp_path / "gone": "there is no such checkpoint file",
+        bare: "there is no checkpoint in this folder",
+    }
+    for name, reason in wrong.items():
+        with pytest.raises(InputError, match=reason):
+            find_initial(name)
+    (bare / "run.yaml").write_text("format: nas-run-1")
+    with pytest.raises(InputError, match=r"a run without weights .*searched without --supernet"):
+        find_initial(bare)

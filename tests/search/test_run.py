@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from nas.errors import InputError, NasError
+from nas.files import write_yaml
 from nas.latency import load_table
 from nas.report.front import front_figure, front_picture
 from nas.report.trajectory import trajectory, trajectory_figure
+from nas.runs.schema import read_about
 from nas.search import load_scores, pose, solve
 from nas.search.compare import answers
 from nas.search.engines.exact import front
@@ -181,3 +183,14 @@ def test_a_found_member_draws_and_saves_its_way(workplace, tmp_path):
         "architecture.yaml",
         "trace.csv",
     }
+
+
+def test_a_run_knows_the_classes_of_its_supernet(workplace, searched, tmp_path):
+    problem, found = searched
+    supernet = tmp_path / "trained"
+    write_yaml(supernet / "supernet.yaml", {"data": {"classes": ["cat", "dog"]}, "recipe": {}})
+    for name, classes in ((str(supernet), ("cat", "dog")), (str(tmp_path / "gone"), ())):
+        folder = new_folder(None, "small", "toy")
+        write_run(folder, problem, found, ["nas"], name)
+        about = read_about(folder)["toy"]
+        assert (about.supernet, about.classes) == (name, classes)

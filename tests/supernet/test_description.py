@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from nas.files import write_yaml
-from nas.supernet.description import data_name, up_to_date
+from nas.runs.trained_on import ImageRange, TrainedOn
+from nas.supernet.description import class_names, data_name, trained_on, up_to_date
 from nas.supernet.options import Recipe
 
 OLD = {
@@ -54,3 +55,22 @@ def test_what_the_images_were_given_as(
 ) -> None:
     write_yaml(tmp_path / "supernet.yaml", description)
     assert data_name(tmp_path / "supernet.yaml") == name
+
+
+def test_what_a_supernet_was_trained_on(tmp_path: Path) -> None:
+    old = trained_on(up_to_date(OLD))
+    images = ImageRange(
+        "digits of scikit-learn", "my digits", total=1797, start=180, stop=1797, seed=0
+    )
+    assert old == TrainedOn(None, (images,))
+    data = {**OLD["data"], "classes": ["0", "1"], "fingerprint": "f"}  # type: ignore[dict-item]
+    new = {**OLD, "data": data, "recipe": {"seed": 3}}
+    found = trained_on(up_to_date(new))
+    assert found.classes == ("0", "1")
+    assert (found.images[0].seed, found.images[0].fingerprint) == (3, "f")
+    assert trained_on({"space": "emo"}) == TrainedOn()
+    assert trained_on({"data": {"classes": ["a"]}, "recipe": {}}) == TrainedOn(("a",))
+    write_yaml(tmp_path / "supernet.yaml", new)
+    assert class_names(tmp_path / "supernet.yaml") == ["0", "1"]
+    write_yaml(tmp_path / "supernet.yaml", OLD)
+    assert class_names(tmp_path / "supernet.yaml") == []

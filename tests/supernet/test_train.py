@@ -22,10 +22,11 @@ from nas.data import ImageData, load_data
 from nas.errors import InputError, NasError
 from nas.files import write_yaml
 from nas.option_values import make
+from nas.runs.trained_on import images_of, read_trained_on
 from nas.space import Space
 from nas.space.candidates import Pick
 from nas.supernet import train as training
-from nas.supernet.checkpoint import Folder, extract_to, load_supernet, open_folder
+from nas.supernet.checkpoint import Folder, extract_to, load_supernet, open_folder, save_weights
 from nas.supernet.options import Recipe
 from nas.supernet.supernet import Frame, Supernet
 from nas.supernet.train import train
@@ -183,6 +184,9 @@ def test_with_choices_it_learns_and_its_weights_are_inherited(
         extract_to(folder.root, arch, tmp_path / "weights.safetensors")
         net = nas.build(arch)
         net.load_state_dict(load_state_dict(tmp_path / "weights.safetensors"))
+    known = read_trained_on(tmp_path / "weights.safetensors")
+    assert known.classes == digits.classes
+    assert known.images == (images_of(digits, RECIPE.seed),)
 
 
 @pytest.mark.slow
@@ -310,8 +314,8 @@ def test_the_folder_says_how_the_data_set_was_split_and_those_of_older_versions_
     data = description["data"]
     assert (data["images"], data["total"], data["held_out"]) == (70, 100, 30)
     assert splits.train.part and data["dataset"] == splits.train.part.dataset
-    assert data["name"] == "digits"
-    for key in ("dataset", "total", "held_out", "name"):
+    assert data["name"] == "digits" and data["classes"] == [str(digit) for digit in range(10)]
+    for key in ("dataset", "total", "held_out", "name", "classes"):
         del data[key]
     write_yaml(folder.description, description)
     train(space, splits.train, recipe, tmp_path / "out")
@@ -425,3 +429,18 @@ def test_inherited_weights_load_into_the_architecture_at_another_size(
     net = nas.build(arch)
     net.load_state_dict(load_state_dict(tmp_path / "weights.safetensors"))
     assert net.eval()(torch.rand(1, 3, 128, 128)).shape == (1, 10)
+
+
+def test_a_supernet_with_weights_that_are_no_numbers_is_refused(
+    small_space: Callable[[str], Space], digits: ImageData, tmp_path: Path
+) -> None:
+    space = small_space("network_suffix").at(32)
+    folder = train(space, digits, replace(RECIPE, epochs=1, batch=256), tmp_path / "out")
+    supernet, _ = load_supernet(folder.root)
+    with torch.no_grad():
+        supernet.stem.first.conv.weight[0] = float("inf")
+    save_weights(folder.weights, supernet)
+    with pytest.raises(
+        InputError, match=r"supernet\.safetensors: 'stem\.first\.conv\.weight' has NaN or infinite"
+    ):
+        load_supernet(folder.root)

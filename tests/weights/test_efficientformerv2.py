@@ -23,7 +23,7 @@ def test_every_bias_is_resized_to_its_own_grid() -> None:
     with pytest.warns(UserWarning) as caught:
         nas.import_weights(larger, tensors)
     assert {
-        str(warning.message).partition(" grid to ")[2].partition(":")[0] for warning in caught
+        str(warning.message).partition(" grid to ")[2].partition(".")[0] for warning in caught
     } == {"16x20", "8x10"}
     assert larger.stage3_block6.bias.shape == larger.stage4_block4.bias.shape == (8, 8, 10)
     assert larger.stage4_entry.bias.shape == (8, 16, 20)

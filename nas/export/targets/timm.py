@@ -44,6 +44,7 @@ from nas.data.images import MEAN, STD
 from nas.errors import NasError
 from nas.export.target import Model, Target
 from nas.files import write_yaml
+from nas.runs.trained_on import TrainedOn
 from nas.space import Architecture, Stage
 from nas.weights.importing import export_weights
 
@@ -89,7 +90,8 @@ def write(model: Model, path: Path) -> None:
         },
     )
     tensors = {name: tensor.contiguous() for name, tensor in state_dict(model, found).items()}
-    save_file(tensors, path / "model.safetensors", {"model": found.model, "layout": found.layout})
+    header = {"model": found.model, "layout": found.layout, **TrainedOn(model.classes).header()}
+    save_file(tensors, path / "model.safetensors", header)
 
 
 def state_dict(model: Model, found: Expressed) -> dict[str, Tensor]:
