@@ -169,7 +169,8 @@ def test_a_trial_without_a_heartbeat_is_not_waited_for(place, storage):
 
 def test_a_worker_that_stood_still_goes_on(place, storage):
     """Its trial is taken over; it finds that out when it wakes, and takes another one."""
-    sleeper = start(place, storage, seconds=0.2)
+    # Long enough that a busy machine stops it inside a trial and not inside a transaction.
+    sleeper = start(place, storage, seconds=0.6)
     while not (place / "asked").exists():
         assert sleeper.poll() is None, sleeper.communicate()[1]
         time.sleep(0.02)
