@@ -1,5 +1,6 @@
-# make search   makes the environment and runs the search      make test   makes it and passes every test
-# make lint     ruff and mypy                                  make pin    writes constraints.txt anew
+# make search   installs the core alone and runs the search      make test    installs everything, lints, passes every test
+# make env      installs everything and runs nothing             make quick   the unit tests, without what takes long
+# make lint     ruff and mypy                                    make pin     writes constraints.txt anew
 # make clean    removes the environment and the caches
 #
 # PYTHON chooses the interpreter (3.10 or newer), ARGS adds options to the search:
@@ -10,43 +11,53 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: search test lint pin clean
+.PHONY: search env test quick lint pin clean
 
-search: $(VENV)/run.stamp
+search: $(VENV)/core.stamp
 	$(BIN)/nas search --space efficientformer --device iphone12 $(ARGS)
+
+env: $(VENV)/all.stamp
 
 # One thread a test process: two of them already fill two cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-lint: $(VENV)/dev.stamp
+quick: $(VENV)/all.stamp
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --ignore tests/integration -m "not slow"
+
+lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy nas
 
-# The stamps make a second call a no-op until the requirements change. torch goes first and alone, at its exact version:
-# asked for with no pin beside the others, pip takes the newest build there is, which for Linux is a CUDA one of several
-# GB. Give pip a source of CPU builds (PIP_FIND_LINKS or an index of your own) and this step takes the CPU build.
-$(VENV)/torch.stamp: constraints.txt
+# The stamps make a second call a no-op until the requirements change, and `make test` goes on from what `make search`
+# installed. Bytecode is written by what is imported, which takes a fifth of the time of compiling everything.
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(TORCH)
+
+$(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --no-compile --editable . --constraint constraints.txt
 	touch $@
 
-$(VENV)/run.stamp: $(VENV)/torch.stamp pyproject.toml
-	$(BIN)/pip install --quiet --editable . --constraint constraints.txt
+# torch goes first and alone, at its exact version: asked for with no pin beside the others, pip takes the newest build
+# there is, which for Linux is a CUDA one of several GB. Give pip a source of CPU builds (PIP_FIND_LINKS or an index of
+# your own) and this step takes the CPU build.
+$(VENV)/torch.stamp: constraints.txt | $(BIN)/python
+	$(PIP) $(TORCH) --constraint constraints.txt
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints.txt
+$(VENV)/all.stamp: $(VENV)/core.stamp $(VENV)/torch.stamp
+	$(PIP) --editable '.[dev]' --constraint constraints.txt
 	touch $@
 
-# Needs an environment made without the old pins, hence its own.
+# Needs an environment made without the old pins, hence its own. `dev` holds all the extras.
 pin:
 	rm -rf .venv-pin
 	$(PYTHON) -m venv .venv-pin
 	.venv-pin/bin/pip install --quiet $(TORCH)
-	.venv-pin/bin/pip install --quiet '.[dev,coreml]' $(TORCH)
+	.venv-pin/bin/pip install --quiet '.[dev]' $(TORCH)
 	.venv-pin/bin/python scripts/pin.py > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf .venv-pin

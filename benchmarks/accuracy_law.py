@@ -1,13 +1,17 @@
-"""Fit the accuracy law to published networks and tell how far its predictions are off. Prints JSON.
+"""Fit the accuracy law to published networks and print its prediction errors as JSON.
 
-    python benchmarks/accuracy_law.py                   the errors: in the fit, networks left out, families left out
-    python benchmarks/accuracy_law.py --write           the same, and writes nas/accuracy/law.yaml and the record
-    python benchmarks/accuracy_law.py --rows FILE.csv   predicts rows of a file with the same columns instead
+    python benchmarks/accuracy_law.py
+        prints the errors in the fit, of networks left out, and of families left out
+    python benchmarks/accuracy_law.py --write
+        also writes nas/accuracy/law.yaml and the record
+    python benchmarks/accuracy_law.py --rows FILE.csv
+        predicts the rows of a file with the same columns instead
 
-The data are `experiments/accuracy-law/published.csv`: one row per published accuracy, with its source. Fitted are rows
-with four stages whose structure is known and a top-1 of at least 66 %. The fit is a maximum of the posterior: normal
-errors, and priors that hold what the rows say nothing of (`PRIORS`). A network is left out with all of its variants:
-longer or shorter trainings, other input sizes, trainings by others.
+The data are in `experiments/accuracy-law/published.csv`, one row per published accuracy with its
+source. The fit uses rows with four stages whose structure is known and a top-1 of at least 66 %. It
+maximises the posterior: normal errors, and priors for what the rows do not determine (`PRIORS`). A
+network is left out together with its variants: longer or shorter trainings, other input sizes, and
+trainings by others.
 """
 
 from __future__ import annotations
@@ -30,8 +34,19 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.stats import kendalltau
 
-from nas.accuracy.law import MAPS, SHARED, Features, Law, Published, Recipe, shortfall, top1
-from nas.accuracy.law_file import SHIPPED, write_law
+from nas.accuracy.law import (
+    MAPS,
+    SHARED,
+    SHIPPED,
+    Features,
+    Law,
+    Published,
+    Recipe,
+    shortfall,
+    top1,
+    write_law,
+)
+from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.space import load_space, published_members, space_names
 from nas.versions import versions
@@ -39,20 +54,24 @@ from nas.versions import versions
 Floats = NDArray[np.float64]
 FOLDER = Path(__file__).parents[1] / "experiments" / "accuracy-law"
 LEAST_TOP1 = 66.0
-"""Below, networks are far smaller than any member of our spaces."""
+"""Minimum top-1 in percent; networks below are far smaller than any member of our spaces."""
 
 FLOOR, FLOOR_ERROR, FACTOR_ERROR = 10.0, 2.0, 0.25
 """Prior of a family's floor, in points of error, and of the logarithm of a recipe's factor."""
 RECIPE_ERROR = 0.1
-"""How far the factor of a new recipe of a known family lies from the mean of the family's."""
+"""Standard deviation of ln F of a new recipe of a known family about the family's mean."""
 ROW_ERROR, OTHER_ROW_ERROR = 0.5, 0.8
-"""Standard error of a row, in points: of a member of our spaces, and of other networks, whose blocks differ."""
+"""Standard error of a row in points, of a member of our spaces and of other networks.
+
+The blocks of the latter differ."""
 MODEL_SHARE, MODEL_POINTS = 0.02, 0.2
-"""Error of the form: a share of the shortfall, and points (the noise of one training). So chosen that the intervals of
-networks left out hold what they promise."""
+"""Error of the form: a share of the shortfall, and points (the noise of one training).
+
+They are chosen so that the intervals of networks left out have their nominal coverage."""
 WALK = 0.3
-"""How much ln C(h) changes per octave below the smallest map that networks for 224 pixels have: by a random walk from
-what it is there, as no row knows."""
+"""Standard deviation of the change of ln C(h) per octave below the smallest map at 224 pixels.
+
+No row determines it there, so ln C(h) is a random walk from its value at that map."""
 PRIORS: dict[str, tuple[float, float]] = {
     "map_1": (4.9, 9.0), "map_2": (5.0, 9.0), "map_4": (5.05, 9.0), "map_7": (5.0, 9.0), "map_14": (5.2, 9.0),
     "map_28": (3.2, 9.0), "map_56": (2.1, 9.0), "map_112": (1.2, 9.0),
@@ -70,8 +89,8 @@ class Row:
 
     Attributes:
         name, family, recipe, source: as in the file.
-        group: names of networks with one structure; these are left out together.
-        member: whether it is one of a shipped space.
+        group: name shared by the networks of one structure, which are left out together.
+        member: whether it is a member of a shipped space.
         side: pixels of the input's side.
         top1: in percent.
         stages: width, blocks, attention blocks and mean expansion, each with four values.
@@ -102,13 +121,17 @@ def read(path: Path, least_top1: float = LEAST_TOP1) -> list[Row]:
     by_structure: dict[tuple[Any, ...], str] = {}
     grouped = []
     for row in rows:
+        # Follow variants of variants to the first network; `seen` guards against a cycle in the file.
         name = row.name
         seen = set[str]()
         while variant_of.get(name, name) != name and name not in seen:
             seen.add(name)
             name = variant_of[name]
+        # Rows of one structure share a group whatever the file says: width, blocks and attention.
         structure = row.family, row.stages[:3]
-        grouped.append(replace(row, group=by_structure.setdefault(structure, name.partition("@")[0])))
+        grouped.append(
+            replace(row, group=by_structure.setdefault(structure, name.partition("@")[0]))
+        )
     return grouped
 
 
@@ -116,14 +139,21 @@ def _row(record: dict[str, str]) -> Iterator[Row]:
     if record["expressible"] == "no" or not record["widths"]:
         return
     widths, blocks, attention = (
-        tuple(map(float, (record[key] or "0-0-0-0").split("-"))) for key in ("widths", "depths", "attention")
+        tuple(map(float, (record[key] or "0-0-0-0").split("-")))
+        for key in ("widths", "depths", "attention")
     )
     expansion = _expansions(record["expansion"])
     if len(widths) != 4 or min(blocks) <= 0 or expansion is None:
         return
     epochs = float(record["epochs"]) if re.fullmatch(r"[\d.]+", record["epochs"]) else 300.0
     mixer = record["token_mixer"]
-    pooled = "pool" if mixer.startswith("pool") else "none" if mixer == "none" or mixer.startswith("identity") else ""
+    pooled = (
+        "pool"
+        if mixer.startswith("pool")
+        else "none"
+        if mixer == "none" or mixer.startswith("identity")
+        else ""
+    )
     yield Row(
         name=record["model"],
         family=record["family"],
@@ -158,8 +188,10 @@ def _expansions(text: str) -> tuple[float, ...] | None:
 
 
 def features(rows: Sequence[Row]) -> Features:
-    """Return what the law sees of the rows."""
-    width, blocks, attention, expansion = (np.array(each) for each in zip(*(row.stages for row in rows), strict=True))
+    """Return the features of the rows that the law uses."""
+    width, blocks, attention, expansion = (
+        np.array(each) for each in zip(*(row.stages for row in rows), strict=True)
+    )
     side = np.array([row.side for row in rows])
     return Features(
         width=width,
@@ -180,7 +212,7 @@ def features(rows: Sequence[Row]) -> Features:
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients (by `names`) and their covariance, fitted to rows; `recipes` has those of each family."""
+    """The coefficients, by `names`, with their covariance; `recipes` lists each family's recipes."""
 
     names: tuple[str, ...]
     values: Floats
@@ -189,8 +221,8 @@ class Fit:
 
     def predict(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
         """Return the expected top-1 of rows and its standard error, both (rows,)."""
-        # A new recipe of a known family has the mean factor of the family's recipes, one of a new family the prior's;
-        # their spreads are further errors.
+        # A new recipe of a known family gets the mean factor of the family's recipes, and one of a
+        # new family the prior's. How far such factors spread is a further error.
         seen = features(rows)
         known = dict(zip(self.names, self.values, strict=True))
         spreads = np.zeros(len(rows))
@@ -212,23 +244,44 @@ class Fit:
 
 
 def _gradients(known: dict[str, float], names: Sequence[str], seen: Features) -> Floats:
-    """Return the derivatives of the expected top-1 by the named coefficients (rows, names), by central differences."""
+    """Return the derivatives of the expected top-1 by the named coefficients, (rows, names).
+
+    They are central differences.
+    """
     step = 1e-4
     columns = []
     for name in names:
-        above, below = (top1({**known, name: known[name] + sign * step}, seen, FLOOR) for sign in (1.0, -1.0))
+        above, below = (
+            top1({**known, name: known[name] + sign * step}, seen, FLOOR) for sign in (1.0, -1.0)
+        )
         columns.append((above - below) / (2 * step))
     return np.array(columns).T
 
 
 def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
-    """Return the most likely coefficients given rows and priors, with their covariance there (Laplace)."""
+    """Return the coefficients that maximise the posterior, with their Laplace covariance.
+
+    Args:
+        rows: to fit.
+        start: a fit to begin from, which saves iterations.
+    """
     recipe_names = sorted({row.recipe for row in rows})
     families = sorted({row.family for row in rows})
-    names = (*SHARED, *(f"factor {name}" for name in recipe_names), *(f"floor {name}" for name in families))
-    means = [PRIORS[name][0] for name in SHARED] + [0.0] * len(recipe_names) + [FLOOR] * len(families)
-    spreads = [PRIORS[name][1] for name in SHARED] + [FACTOR_ERROR] * len(recipe_names) + [FLOOR_ERROR] * len(families)
-    before, spread = np.array(means), np.array(spreads)
+    names = (
+        *SHARED,
+        *(f"factor {name}" for name in recipe_names),
+        *(f"floor {name}" for name in families),
+    )
+    means = (
+        [PRIORS[name][0] for name in SHARED] + [0.0] * len(recipe_names) + [FLOOR] * len(families)
+    )
+    spreads = (
+        [PRIORS[name][1] for name in SHARED]
+        + [FACTOR_ERROR] * len(recipe_names)
+        + [FLOOR_ERROR] * len(families)
+    )
+    before = np.array(means)
+    spread = np.array(spreads)
     seen = features(rows)
     figures = np.array([row.top1 for row in rows])
     errors = np.array([ROW_ERROR if row.member else OTHER_ROW_ERROR for row in rows])
@@ -236,13 +289,18 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
     def residuals(values: Floats) -> Floats:
         off = (top1(dict(zip(names, values, strict=True)), seen, FLOOR) - figures) / errors
         constants = values[: len(MAPS)]
-        # Below maps of 7 pixels ln C(h) is a random walk; above it is held near a straight line, by its curvature.
+        # Below maps of 7 pixels ln C(h) is a random walk. Above, a prior on its curvature (second
+        # differences) holds it near a straight line.
         walk = np.diff(constants[:4]) / WALK
         curvature = np.diff(constants[3:], 2)
-        return np.concatenate([off, (values - before) / spread, walk, curvature, [constants[3] - before[3]]])
+        return np.concatenate(
+            [off, (values - before) / spread, walk, curvature, [constants[3] - before[3]]]
+        )
 
     known = dict(zip(start.names, start.values, strict=True)) if start else {}
     first = np.array([known.get(name, mean) for name, mean in zip(names, before, strict=True)])
+    # Residuals in units of their standard deviations: half the sum of squares is the negative log
+    # posterior, and J^T J at the minimum is the inverse of the Laplace covariance.
     found = least_squares(residuals, first)
     by_family: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -252,10 +310,12 @@ def fit(rows: Sequence[Row], start: Fit | None = None) -> Fit:
 
 
 def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats]:
-    """Return what fits without each row's group or family predict of it, and the standard errors."""
-    expected, errors = np.zeros(len(rows)), np.zeros(len(rows))
+    """Return each row's prediction by a fit without its group or family, and the standard error."""
+    expected = np.zeros(len(rows))
+    errors = np.zeros(len(rows))
     labels = np.array([getattr(row, key) for row in rows])
     for label in sorted(set(labels.tolist())):
+        # From the fit to all rows, which is near, a few iterations suffice.
         rest = fit([row for row, own in zip(rows, labels, strict=True) if own != label], whole)
         out = np.flatnonzero(labels == label)
         expected[out], errors[out] = rest.predict([rows[index] for index in out])
@@ -263,12 +323,20 @@ def leave_out(rows: Sequence[Row], whole: Fit, key: str) -> tuple[Floats, Floats
 
 
 def members(rows: Sequence[Row]) -> dict[str, int]:
-    """Return the row of each published member of a shipped space: the authors' own figure at the published size."""
+    """Return the row of each published member of a shipped space, by name.
+
+    It is the row of the authors' own figure at the published size.
+    """
     known = published_members()
     found: dict[str, int] = {}
     for index, row in enumerate(rows):
         name = _member_name(row.name)
-        if row.member and name in known and name not in found and row.side == known[name].resolution[0]:
+        if (
+            row.member
+            and name in known
+            and name not in found
+            and row.side == known[name].resolution[0]
+        ):
             found[name] = index
     return found
 
@@ -277,15 +345,22 @@ def _member_name(model: str) -> str:
     return model.partition("@")[0].partition(".")[0].lower().replace("-", "_")
 
 
-def _summary(rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequence[int]) -> dict[str, Any]:
-    """Return mean and largest error, coverage of the 95 % interval, and tau in each family, of the chosen rows."""
+def _summary(
+    rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequence[int]
+) -> dict[str, Any]:
+    """Return errors of the chosen rows: mean, largest, coverage of the 95 % interval, and tau.
+
+    Tau is Kendall's, within each family.
+    """
     off = np.array([expected[i] - rows[i].top1 for i in chosen])
     inside = np.abs(off) < 1.96 * errors[list(chosen)]
     by_family: dict[str, list[int]] = defaultdict(list)
     for index in chosen:
         by_family[rows[index].family].append(index)
     taus = {
-        family: round(float(kendalltau([expected[i] for i in at], [rows[i].top1 for i in at])[0]), 3)
+        family: round(
+            float(kendalltau([expected[i] for i in at], [rows[i].top1 for i in at])[0]), 3
+        )
         for family, at in by_family.items()
         if len(at) > 2
     }
@@ -301,10 +376,13 @@ def _summary(rows: Sequence[Row], expected: Floats, errors: Floats, chosen: Sequ
     }
 
 
-def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Floats, errors: Floats) -> Law:
+def law(
+    whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Floats, errors: Floats
+) -> Law:
     """Return the law with the recipes that shipped spaces name."""
     names = {name for space in space_names() for name in load_space(space).recipes.values()}
     recipes = {row.recipe: row for row in rows if row.recipe in names}
+    # Coefficients of other families are marginalised out by leaving out their rows and columns.
     kept = [
         index
         for index, name in enumerate(whole.names)
@@ -322,7 +400,10 @@ def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Float
         factor_error=FACTOR_ERROR,
         model_share=MODEL_SHARE,
         model_points=MODEL_POINTS,
-        recipes={n: Recipe(n, first[n].family, first[n].epochs, first[n].distilled) for n in sorted(recipes)},
+        recipes={
+            n: Recipe(n, first[n].family, first[n].epochs, first[n].distilled)
+            for n in sorted(recipes)
+        },
         published={
             name: Published(
                 rows[i].top1,
@@ -340,31 +421,57 @@ def law(whole: Fit, rows: Sequence[Row], chosen: dict[str, int], expected: Float
 
 def draw(rows: Sequence[Row], expected: Floats, errors: Floats, path: Path) -> None:
     """Draw predicted against published top-1 of networks left out."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 6.5), layout="constrained")
-    own = [i for i, row in enumerate(rows) if row.member]
-    other = [i for i, row in enumerate(rows) if not row.member]
-    figures = np.array([row.top1 for row in rows])
-    axes.plot([65, 88], [65, 88], color="0.7", linewidth=1)
-    axes.scatter(figures[other], expected[other], s=14, color="0.6", label=f"other networks ({len(other)} rows)")
-    axes.errorbar(
-        figures[own], expected[own], yerr=1.96 * errors[own], fmt="o", markersize=4, linewidth=0.8, color="tab:blue",
-        label=f"members of our spaces ({len(own)} rows), 95 % interval",
-    )  # fmt: skip
-    axes.set(xlabel="published top-1, percent", ylabel="predicted without the network and its variants, percent",
-             title="Accuracy law: every network left out", xlim=(65, 88), ylim=(65, 88))  # fmt: skip
-    axes.legend(loc="upper left")
-    figure.savefig(path, dpi=110)
+    x = x_axis("published top-1 (%)", scale={"domain": [65, 88], "zero": False})
+    y = y_axis(
+        "predicted without the network and its variants (%)",
+        scale={"domain": [65, 88], "zero": False},
+    )
+    points = [
+        {
+            "x": row.top1,
+            "y": float(value),
+            "low": float(value - 1.96 * error),
+            "high": float(value + 1.96 * error),
+            "series": "own" if row.member else "other",
+        }
+        for row, value, error in zip(rows, expected, errors, strict=True)
+    ]
+    own = [point for point in points if point["series"] == "own"]
+    names = {
+        "other": f"other networks ({len(points) - len(own)} rows)",
+        "own": f"members of our spaces ({len(own)} rows), 95 % interval",
+    }
+    rows_shown = [{**point, "series": names[point["series"]]} for point in points]
+    channels = series_encoding([Series(names["other"], "#8a8f98"), Series(names["own"], "#2f86c6")])
+    ends = [{"x": end, "y": end} for end in (65, 88)]
+    layers = [
+        layer({"type": "line", "stroke": "#8a8f98", "strokeWidth": 1}, ends, x=x, y=y),
+        layer(
+            {"type": "rule", "stroke": "#2f86c6"},
+            own,
+            x=x,
+            y={**y, "field": "low"},
+            y2={"field": "high"},
+        ),
+        layer({"type": "point", "size": 16, "opacity": 1}, rows_shown, x=x, y=y, **channels),
+    ]
+    Figure("Accuracy law: every network left out", {"height": 640, "layer": layers}).save(path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write nas/accuracy/law.yaml and experiments/accuracy-law")
-    parser.add_argument("--rows", type=Path, help="predict these rows by a fit to ours; none of them may be among ours")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write nas/accuracy/law.yaml and experiments/accuracy-law",
+    )
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        help="predict these rows by a fit to ours; none of them may be among ours",
+    )
     arguments = parser.parse_args()
     rows = read(FOLDER / "published.csv")
     whole = fit(rows)
@@ -409,7 +516,12 @@ def main() -> None:
     print(json.dumps(result, indent=2))
     if arguments.write:
         command = "python benchmarks/accuracy_law.py --write"
-        write_law(law(whole, rows, chosen, expected, errors), SHIPPED, made_by=command, data=str(FOLDER.name))
+        write_law(
+            law(whole, rows, chosen, expected, errors),
+            SHIPPED,
+            made_by=command,
+            data=str(FOLDER.name),
+        )
         write_text(FOLDER / "result.json", json.dumps(result, indent=2) + "\n")
         write_text(FOLDER / "residuals.csv", _residuals(rows, fitted, expected, errors, unknown))
         draw(rows, expected, errors, FOLDER / "left_out.png")
@@ -441,11 +553,15 @@ def _predict(whole: Fit, path: Path) -> None:
     )
 
 
-def _residuals(rows: Sequence[Row], fitted: Floats, expected: Floats, errors: Floats, unknown: Floats) -> str:
+def _residuals(
+    rows: Sequence[Row], fitted: Floats, expected: Floats, errors: Floats, unknown: Floats
+) -> str:
     lines = ["model,family,member,top1,fitted,network_left_out,standard_error,family_left_out"]
     for row, *values in zip(rows, fitted, expected, errors, unknown, strict=True):
         figures = ",".join(f"{value:.2f}" for value in values)
-        lines.append(f'"{row.name}",{row.family},{"yes" if row.member else "no"},{row.top1},{figures}')
+        lines.append(
+            f'"{row.name}",{row.family},{"yes" if row.member else "no"},{row.top1},{figures}'
+        )
     return "\n".join(lines) + "\n"
 
 

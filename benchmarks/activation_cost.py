@@ -1,10 +1,11 @@
-"""What a block costs on this host with each activation function, side by side. Prints JSON, times in ms.
+"""Measure blocks on this host with each activation function. Prints JSON, times in ms.
 
     python benchmarks/activation_cost.py [--rounds 3] [--threads 1]
 
-Every activation of the vocabulary in the same blocks, as `nas profile` measures an operation (LiteRT, fp32, the slope
-over copies). The activations take turns, so that a slow moment of the machine meets all of them; a block's figure is
-the median over the rounds, `over_relu` its ratio to the block with ReLU.
+Every activation of the vocabulary is measured in the same blocks, as `nas profile` measures an
+operation (LiteRT, fp32, the slope over copies). The activations take turns, so that a slow moment of
+the machine affects all of them. A block's figure is the median over the rounds, and `over_relu` its
+ratio to the block with ReLU.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from nas.devices import Device, Settings, opened
-from nas.latency.measure import EMPTY, measure, prepare
-from nas.space import Operation
-from nas.specs import ACTIVATIONS, MB4D, BlockSpec, ConvFFN, MBConv, Shape
+from nas.blocks import ACTIVATIONS, MB4D, BlockSpec, ConvFFN, MBConv, Operation, Shape
+from nas.devices import Device, Settings
+from nas.latency.known_devices import opened
+from nas.latency.profile.operation_timing import EMPTY, measure, prepare
 from nas.versions import versions
 
 BLOCKS: dict[str, tuple[BlockSpec, Shape]] = {
@@ -29,8 +30,10 @@ BLOCKS: dict[str, tuple[BlockSpec, Shape]] = {
 }
 
 
-def compare(device: Device, spec: BlockSpec, shape: Shape, rounds: int) -> dict[str, dict[str, float]]:
-    """The median time of a block with each activation, and its ratio to the block with ReLU."""
+def compare(
+    device: Device, spec: BlockSpec, shape: Shape, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return the median time of a block with each activation, and its ratio to the block with ReLU."""
     call_ms = device.measure(device.prepare(EMPTY).result()).median_ms
     times: dict[str, list[float]] = {name: [] for name in ACTIVATIONS}
     operations = {n: Operation(spec.kind, replace(spec, activation=n), shape) for n in ACTIVATIONS}  # type: ignore[call-arg]
@@ -40,12 +43,15 @@ def compare(device: Device, spec: BlockSpec, shape: Shape, rounds: int) -> dict[
             times[name].append(measure(device, job, call_ms).median_ms)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
-        name: {"ms": round(ms, 4), "over_relu": round(ms / medians["relu"], 3)} for name, ms in medians.items()
-    }  # fmt: skip
+        name: {"ms": round(ms, 4), "over_relu": round(ms / medians["relu"], 3)}
+        for name, ms in medians.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -55,8 +61,13 @@ def main() -> None:
             for name, (spec, shape) in BLOCKS.items()
         }
         soc = device.info().soc
-    result = {"device": soc, "threads": options.threads, "rounds": options.rounds, "blocks": blocks,
-              "versions": versions("torch", "litert-torch", "ai-edge-litert")}  # fmt: skip
+    result = {
+        "device": soc,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "blocks": blocks,
+        "versions": versions("torch", "litert-torch", "ai-edge-litert"),
+    }
     print(json.dumps(result, indent=2))
 
 

@@ -1,11 +1,12 @@
-"""How attention grows with the input: additive, ReLU linear and softmax attention side by side. Prints JSON.
+"""Measure how additive, ReLU linear and softmax attention grow with the input. Prints JSON.
 
     python benchmarks/attention_growth.py [--width 192] [--runs 9] [--threads 1]
 
-Each takes the map of stage 3 (stride 16) at inputs of 224x224 to 1024x1024 and one width, batch 1, fp32, in eval mode:
-the attention alone with its projections, without the norm and the MLP of its block. An exponent is the slope of a line
-through log(tokens) and log(time or MACs): 1 is linear growth, 2 quadratic. Softmax attention has projections too, which
-are linear, so that its exponent comes to 2 with size only; it is given over all inputs and over the three largest.
+Each attention gets the map of stage 3 (stride 16) at inputs of 224x224 to 1024x1024, one width, batch
+1, fp32, in eval mode. It is measured with its projections, without the norm and the MLP of its block.
+An exponent is the slope of a line through log(tokens) and log(time or MACs): 1 is linear growth, 2
+quadratic. Softmax attention has projections too, which are linear, so that its exponent approaches 2
+only with size. It is given over all inputs and over the three largest.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.blocks import Block, build_block
-from nas.blocks.mb3d import MB3DBlock
-from nas.specs import MB3D, AdditiveEncoder, BlockSpec, EfficientViTModule, Shape
+from nas.blocks import MB3D, AdditiveEncoder, BlockSpec, EfficientViTModule, Shape
+from nas.blocks.build import build_block
+from nas.blocks.efficientformer.module import MB3DBlock
+from nas.blocks.module import Block
 
 RESOLUTIONS = (224, 320, 448, 640, 768, 1024)
 STRIDE = 16
@@ -35,7 +37,7 @@ ATTENTIONS: dict[str, BlockSpec] = {
     "linear (EfficientViT)": EfficientViTModule(),
     SOFTMAX: MB3D(),
 }
-"""The blocks whose attention is measured."""
+"""Blocks whose attention is measured."""
 
 
 def attention_of(block: Block) -> Callable[[Tensor], Tensor]:
@@ -44,7 +46,7 @@ def attention_of(block: Block) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def measure(resolution: int, width: int, runs: int) -> dict[str, dict[str, float]]:
-    """MACs and the median time in ms of each attention at this input size; they take turns."""
+    """Return MACs and the median time in ms of each attention at this input size; they take turns."""
     side = resolution // STRIDE
     calls: dict[str, Callable[[], Tensor]] = {}
     macs: dict[str, int] = {}
@@ -62,17 +64,22 @@ def measure(resolution: int, width: int, runs: int) -> dict[str, dict[str, float
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: {"macs": macs[name], "median_ms": round(statistics.median(times[name]), 3)} for name in calls}
+    return {
+        name: {"macs": macs[name], "median_ms": round(statistics.median(times[name]), 3)}
+        for name in calls
+    }
 
 
 def exponent(tokens: list[int], values: list[float]) -> float:
-    """The slope of log(value) over log(tokens), by least squares."""
-    slope = statistics.linear_regression([math.log(n) for n in tokens], [math.log(value) for value in values]).slope
+    """Return the slope of log(value) over log(tokens), by least squares."""
+    slope = statistics.linear_regression(
+        [math.log(n) for n in tokens], [math.log(value) for value in values]
+    ).slope
     return round(slope, 3)
 
 
 def growth(tokens: list[int], rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Each quantity's values over all inputs, and its exponents."""
+    """Return each quantity's values over all inputs, and its exponents."""
     return {
         key: {
             "values": [row[key] for row in rows],
@@ -92,18 +99,34 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     tokens = [(resolution // STRIDE) ** 2 for resolution in RESOLUTIONS]
     measured = [measure(resolution, arguments.width, arguments.runs) for resolution in RESOLUTIONS]
-    print(json.dumps({
-        "resolutions": RESOLUTIONS, "tokens": tokens, "width": arguments.width, "runs": arguments.runs,
-        "threads": arguments.threads, "torch": torch.__version__,
-        "attentions": {
-            name: {"block": f"{spec.kind}({spec})", **growth(tokens, [row[name] for row in measured])}
-            for name, spec in ATTENTIONS.items()
-        },
-        "softmax_time_over": {
-            name: [round(row[SOFTMAX]["median_ms"] / row[name]["median_ms"], 2) for row in measured]
-            for name in ATTENTIONS if name != SOFTMAX
-        },
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "resolutions": RESOLUTIONS,
+                "tokens": tokens,
+                "width": arguments.width,
+                "runs": arguments.runs,
+                "threads": arguments.threads,
+                "torch": torch.__version__,
+                "attentions": {
+                    name: {
+                        "block": f"{spec.kind}({spec})",
+                        **growth(tokens, [row[name] for row in measured]),
+                    }
+                    for name, spec in ATTENTIONS.items()
+                },
+                "softmax_time_over": {
+                    name: [
+                        round(row[SOFTMAX]["median_ms"] / row[name]["median_ms"], 2)
+                        for row in measured
+                    ]
+                    for name in ATTENTIONS
+                    if name != SOFTMAX
+                },
+            },
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

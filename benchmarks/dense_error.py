@@ -1,10 +1,10 @@
-"""How far prices are off at dense sizes: published segmentation networks against a shipped table. Prints JSON.
+"""Compare published segmentation networks with a shipped table's predictions. Prints JSON.
 
-python benchmarks/dense_error.py [DEVICE]
+    python benchmarks/dense_error.py [DEVICE]
 
-No fit has seen these networks (role `check` in the device's published.csv). Errors are in percent, times in ms.
-`expected_error` is what the table says of itself at the sizes that it was fitted to, and `interval` the share of
-networks whose figure lies within two standard errors of the prediction.
+No fit has used these networks (role `check` in the device's published.csv). Errors are in percent,
+times in ms. `expected_error` is the table's own error at the sizes that it was fitted to. `interval`
+is the share of networks whose figure is within two standard errors of the prediction.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from nas import LatencyTable, load_table
-from nas.latency.published import Dense, dense_networks
+from nas.latency.estimate.published_latencies import Dense, dense_networks
 
 
 def compared(network: Dense, table: LatencyTable) -> dict[str, Any]:
-    """Return one network's figure beside its prediction."""
+    """Return one network's published figure beside its prediction."""
     estimate = table.predict(network.arch)
     return {
         "name": network.name,
@@ -40,7 +40,8 @@ def main(device: str = "snapdragon-8gen1") -> None:
     networks = [compared(network, table) for network in dense_networks(table.path)]
     errors = np.array([network["error"] for network in networks])
     within = [
-        abs(network["predicted_ms"] - network["published_ms"]) <= 2 * network["standard_error"] for network in networks
+        abs(network["predicted_ms"] - network["published_ms"]) <= 2 * network["standard_error"]
+        for network in networks
     ]
     result = {
         "device": device,

@@ -1,9 +1,10 @@
-"""How far estimated latency tables are off on networks left out of their fit. Prints JSON, errors in percent.
+"""Measure errors of estimated latency tables on networks left out of the fit. Prints JSON.
 
-python benchmarks/estimated_error.py [DEVICE ...]
+    python benchmarks/estimated_error.py [DEVICE ...]
 
-Beside the cost model stand two baselines, fitted to the same figures and left out in the same way: latency as a linear
-function of MACs, and of parameters and MACs (nonnegative weights, least squares on relative errors).
+Errors are in percent. The cost model is compared with two baselines, which are fitted to the same
+figures and left out in the same way: latency as a linear function of MACs, and of parameters and MACs
+(nonnegative weights, least squares on relative errors).
 """
 
 from __future__ import annotations
@@ -19,41 +20,56 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from nas import resources
-from nas.latency.estimated import LeftOut, leave_out, read_phone
-from nas.latency.published import layers_of, member
+from nas.latency.estimate.published_latencies import layers_of
+from nas.latency.estimate.run import LeftOut, leave_out, read_phone
+from nas.space import published_member
 
 
-def errors(published: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float | int | None]:
-    """Networks, mean absolute error in percent, and rank correlation."""
+def errors(
+    published: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> dict[str, float | int | None]:
+    """Return networks, mean absolute error in percent, and rank correlation."""
     if not len(published):
         return {"n": 0, "mape": None, "spearman": None}
     return {
         "n": len(published),
         "mape": round(float(np.abs(predicted / published - 1).mean()) * 100, 2),
-        "spearman": round(float(spearmanr(published, predicted)[0]), 4) if len(published) > 2 else None,
+        "spearman": (
+            round(float(spearmanr(published, predicted)[0]), 4) if len(published) > 2 else None
+        ),
     }
 
 
-def baseline(features: NDArray[np.float64], ms: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Each network's latency in ms, predicted from the networks of the other groups."""
+def baseline(
+    features: NDArray[np.float64], ms: NDArray[np.float64], groups: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return each network's latency in ms, predicted from the networks of the other groups."""
     predicted = np.zeros(len(ms))
     for group in set(groups):
         out = np.array([name == group for name in groups])
+        # Divided by the latencies, least squares minimises relative errors.
         weights = nnls(features[~out] / ms[~out, None], np.ones((~out).sum()))[0]
         predicted[out] = features[out] @ weights
     return predicted
 
 
 def compared(entries: Sequence[LeftOut]) -> dict[str, Any]:
-    """The errors of the cost model and of both baselines, without a network's model and without its family."""
+    """Return the errors of the cost model and both baselines, by what is left out.
+
+    Left out are a network's model, or its family.
+    """
     networks = [entry.network for entry in entries]
     ms = np.array([network.ms for network in networks])
     layers = [layers_of(network.model, network.resolution) for network in networks]
-    macs, params = (np.array([sum(getattr(one, name) for one in each) / 1e9 for each in layers])
-                    for name in ("macs", "params"))  # fmt: skip
-    ours = np.array([member(network.model) is not None for network in networks])
-    columns = {"macs": np.column_stack([np.ones(len(ms)), macs]),
-               "params_and_macs": np.column_stack([np.ones(len(ms)), params, macs])}  # fmt: skip
+    macs, params = (
+        np.array([sum(getattr(one, name) for one in each) / 1e9 for each in layers])
+        for name in ("macs", "params")
+    )
+    ours = np.array([published_member(network.model) is not None for network in networks])
+    columns = {
+        "macs": np.column_stack([np.ones(len(ms)), macs]),
+        "params_and_macs": np.column_stack([np.ones(len(ms)), params, macs]),
+    }
     result: dict[str, Any] = {}
     for without, known in (("model", "model_unknown"), ("family", "family_unknown")):
         groups = [getattr(network, without) for network in networks]

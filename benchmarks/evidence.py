@@ -1,11 +1,12 @@
-"""Does the accuracy law rank members as training them alone does, and do supernets improve on it? Prints JSON.
+"""Compare rankings by the accuracy law and by supernets with training alone. Prints JSON.
 
     python benchmarks/evidence.py
 
-Reads the recorded ranking experiment (`experiments/ranking`): twenty members of a space of 768 for 32x32 images, each
-trained alone, and what each inherits from four supernets. Kendall's tau with the accuracies alone, of: the law, the
-logarithm of MACs and of parameters, each supernet, and the law corrected by it (`nas.accuracy.posterior`). Nothing was
-fitted to the accuracies. Percentiles are over members drawn with replacement.
+It reads the recorded ranking experiment (`experiments/ranking`): twenty members of a space of 768
+for 32x32 images, each trained alone, and the accuracies that they inherit from four supernets. It
+prints Kendall's tau with the accuracies alone, for the law, the logarithms of MACs and parameters,
+each supernet, and the law corrected by it (`nas.accuracy.posterior`). Nothing was fitted to the
+accuracies. Percentiles are over members drawn with replacement.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from scipy.stats import kendalltau
 from nas.accuracy import default_scores
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import Observation, Posterior
-from nas.accuracy.standard_errors import accuracy_error
+from nas.accuracy.scores import accuracy_error
 from nas.space import load_space
 from nas.versions import versions
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = 5000
-"""Images that the recorded accuracies are of."""
+"""Number of images of the recorded accuracies."""
 RESAMPLES = 2000
 
 
@@ -43,7 +44,8 @@ def main() -> None:
         level = max(inherited)
         errors = [accuracy_error(each, HELD_OUT) for each in inherited]
         seen = [
-            Observation(arch, level - each, error) for arch, each, error in zip(members, inherited, errors, strict=True)
+            Observation(arch, level - each, error)
+            for arch, each, error in zip(members, inherited, errors, strict=True)
         ]
         posterior = Posterior(law, seen, level, name)
         scores = posterior.expected()

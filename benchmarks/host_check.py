@@ -1,9 +1,10 @@
-"""How long a host table takes from nothing, and how well it predicts whole networks of each family. Prints JSON.
+"""Measure how long a host table takes and how well it predicts networks. Prints JSON.
 
-    python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24] [--keep FOLDER]
+    python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24]
+        [--keep FOLDER]
 
-Starts with an empty cache of converted files, and runs `nas profile` and `nas check` for one space after the other into
-one table. With --keep the table stays in FOLDER.
+It starts with an empty cache of converted files, and runs `nas profile` and `nas check` for one space
+after the other into one table. With --keep the table stays in FOLDER.
 """
 
 from __future__ import annotations
@@ -21,11 +22,23 @@ from typing import Any
 from nas.versions import versions
 
 SPACES = ("efficientformer", "efficientvit", "swiftformer", "emo", "efficientformerv2")
-CHECKED = ("nets", "mape", "bias", "worst", "within_5", "within_10", "spearman", "drift", "mape_without_drift")
+CHECKED = (
+    "nets",
+    "mape",
+    "bias",
+    "worst",
+    "within_5",
+    "within_10",
+    "spearman",
+    "drift",
+    "mape_without_drift",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--spaces", nargs="+", default=SPACES)
     parser.add_argument("--nets", type=int, default=24)
     parser.add_argument("--keep", type=Path)
@@ -42,13 +55,20 @@ def main() -> None:
 
 
 def of_space(space: str, table: Path, nets: int, environment: dict[str, str]) -> dict[str, Any]:
-    profile = nas(["profile", "--space", space, "--device", "host", "--out", str(table)], environment)
+    profile = nas(
+        ["profile", "--space", space, "--device", "host", "--out", str(table)], environment
+    )
     begin = time.perf_counter()
-    check = nas(["check", "--space", space, "--device", str(table), "--nets", str(nets)], environment)
+    check = nas(
+        ["check", "--space", space, "--device", str(table), "--nets", str(nets)], environment
+    )
     summary = {
         "profile_s": profile["seconds"],
         "check_s": round(time.perf_counter() - begin, 1),
-        **{key: profile[key] for key in ("operations", "measured", "reused", "interpolated", "failed")},
+        **{
+            key: profile[key]
+            for key in ("operations", "measured", "reused", "interpolated", "failed")
+        },
         **{key: check[key] for key in CHECKED},
     }
     return {"summary": summary, "check": check, "profile": profile}

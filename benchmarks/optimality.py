@@ -1,12 +1,16 @@
-"""By how much do engines miss the proven optimum? Cost at equal latency, as JSON, at every published member's latency.
+"""Measure by how much engines miss the proven optimum at published members' latencies, as JSON.
 
-    python benchmarks/optimality.py [SPACE ...] [--scores law|recorded] [--device iphone12] [--most-trials 0]
+    python benchmarks/optimality.py [SPACE ...] [--scores law|recorded] [--device iphone12]
+        [--most-trials 0]
 
-Per space: the whole front by the exact engine, then exact and slimming at the predicted latency of every published
-member; with --most-trials also random members (as many as slimming priced) and NSGA-II (as many, at most so many).
-Costs are cautious ones, which engines minimise, in points below the largest member; a gap is cost minus that of exact,
-which gives up at most 0.05 points of its optimum for a faster member that ties, so that small gaps may be negative.
-`below_published` is by how many points exact's member is better than the published one. Seconds are processor time.
+For each space it computes the whole front by the exact engine, then runs exact and slimming at the
+predicted latency of every published member. With --most-trials it also tries random members (as many
+as slimming priced) and NSGA-II (as many, up to the option's value).
+
+Costs are cautious ones, which engines minimise, in points below the largest member. A gap is the cost
+minus that of exact. Exact gives up at most 0.05 points for a faster member that ties, so that small
+gaps may be negative. `below_published` is by how many points exact's member is better than the
+published one. Seconds are processor time.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from nas.accuracy import Scores
 from nas.latency import LatencyTable
 from nas.latency.table import TABLE_FILE
 from nas.search import ENGINES, Found, Problem, StudySettings, pose, solve
-from nas.search.exact import front
+from nas.search.engines.exact import front
 from nas.space import Architecture, Space, space_names
 
 BOUND_S = 3.0
@@ -38,7 +42,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Counting(LatencyTable):
-    """A table that counts how many members it is asked for."""
+    """A table that counts the members whose latency it predicts."""
 
     def total_ms(self, arch: Architecture) -> float:
         self.__dict__["asked"] = self.asked + 1
@@ -50,8 +54,9 @@ class Counting(LatencyTable):
 
 
 def random_members(problem: Problem, count: int, seed: int) -> tuple[float, int] | None:
-    """The least cost of `count` random members among those within the target, and how many those are."""
-    rng, costs = random.Random(seed), list[float]()
+    """Return the least cost of the random members within the target, and how many of them fit it."""
+    rng = random.Random(seed)
+    costs = list[float]()
     for _ in range(count):
         arch = problem.space.sample(rng)
         if problem.latency.holds(arch):
@@ -60,21 +65,26 @@ def random_members(problem: Problem, count: int, seed: int) -> tuple[float, int]
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and the seconds of processor time that it took: all engines here keep one core busy."""
+    """Return the result and its processor time in seconds; all engines here keep one core busy."""
     started = time.process_time()
     found = work()
     return found, round(time.process_time() - started, 3)
 
 
 def engines_at(problem: Problem, spread: float, most_trials: int) -> dict[str, Any]:
-    """What each engine finds at the problem's target."""
+    """Return what each engine finds at the problem's target."""
     best, seconds = timed(lambda: solve(replace(problem, engine="exact")))
     least = problem.cautious_scores.cost(best.architecture)
 
     def row(cost: float, took: float, **more: Any) -> dict[str, Any]:
         gap = cost - least
-        return {"cost": round(cost, 4), "gap": round(gap, 4), "gap_percent": round(100 * gap / spread, 2),
-                "seconds": took, **more}  # fmt: skip
+        return {
+            "cost": round(cost, 4),
+            "gap": round(gap, 4),
+            "gap_percent": round(100 * gap / spread, 2),
+            "seconds": took,
+            **more,
+        }
 
     rows = {"exact": row(least, seconds, ms=round(best.ms, 4))}
     table = Counting(problem.table.device, problem.table.rows, problem.table.path)
@@ -100,28 +110,39 @@ def engines_at(problem: Problem, spread: float, most_trials: int) -> dict[str, A
 
 def nsga2(problem: Problem, trials: int, row: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     def search() -> Found:
-        return solve(replace(problem, engine="nsga2", study=StudySettings(trials=trials, seed=SEED)))
+        return solve(
+            replace(problem, engine="nsga2", study=StudySettings(trials=trials, seed=SEED))
+        )
 
     try:
         found, took = timed(search)
     except nas.NasError as error:
         return {"failed": str(error), "evaluations": trials}
-    return row(problem.cautious_scores.cost(found.architecture), took, ms=round(found.ms, 4), evaluations=trials)
+    return row(
+        problem.cautious_scores.cost(found.architecture),
+        took,
+        ms=round(found.ms, 4),
+        evaluations=trials,
+    )
 
 
 def scores_of(space: Space, kind: str) -> Scores:
-    """The scores of a space by the kind that --scores names."""
+    """Return the scores of a space by the kind that --scores names."""
     if kind == "recorded":
-        return nas.load_scores(str(resources.names(resources.EXPERIMENTS, "*/scores.csv")[f"{space.name}-cifar10"]))
+        return nas.load_scores(
+            str(resources.names(resources.EXPERIMENTS, "*/scores.csv")[f"{space.name}-cifar10"])
+        )
     return nas.load_scores(space.name)
 
 
 def of_space(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    space, table = nas.load_space(name), nas.load_table(arguments.device)
+    space = nas.load_space(name)
+    table = nas.load_table(arguments.device)
     scores = scores_of(space, arguments.scores)
     problem, posing = timed(lambda: pose(space, table, scores, engine="exact"))
     points, seconds = timed(lambda: front(problem))
-    first, last = points[0], points[-1]
+    first = points[0]
+    last = points[-1]
     print(f"{name}: front of {len(points)} in {seconds} s", flush=True, file=sys.stderr)
     rows = []
     for member, arch in space.published.items():
@@ -130,22 +151,35 @@ def of_space(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         aimed = pose(space, table, scores, target, engine="exact")
         engines = engines_at(aimed, first.cost - last.cost, arguments.most_trials)
         better = problem.cautious_scores.cost(arch) - engines["exact"]["cost"]
-        rows.append({"target": member, "target_ms": round(target, 4), "below_published": round(better, 4),
-                     "engines": engines})  # fmt: skip
+        rows.append(
+            {
+                "target": member,
+                "target_ms": round(target, 4),
+                "below_published": round(better, 4),
+                "engines": engines,
+            }
+        )
     exact = [row["engines"]["exact"]["seconds"] for row in rows]
     return {
-        "members": float(f"{space.count():.3g}"), "nodes": problem.graph.nodes,
-        "arcs": sum(map(len, problem.graph.layers)), "scores": scores.provenance,
-        "pose_seconds": posing, "exact_seconds": {"most": max(exact), "bound": BOUND_S},
-        "front": {"members": len(points), "seconds": seconds, "bound": FRONT_BOUND_S,
-                  "ms": [round(first.ms, 4), round(last.ms, 4)],
-                  "cost": [round(first.cost, 4), round(last.cost, 4)]},
+        "members": float(f"{space.count():.3g}"),
+        "nodes": problem.graph.nodes,
+        "arcs": sum(map(len, problem.graph.layers)),
+        "scores": scores.provenance,
+        "pose_seconds": posing,
+        "exact_seconds": {"most": max(exact), "bound": BOUND_S},
+        "front": {
+            "members": len(points),
+            "seconds": seconds,
+            "bound": FRONT_BOUND_S,
+            "ms": [round(first.ms, 4), round(last.ms, 4)],
+            "cost": [round(first.cost, 4), round(last.cost, 4)],
+        },
         "targets": rows,
-    }  # fmt: skip
+    }
 
 
 def left_out_or_not(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The results of a space, or why there are none."""
+    """Return the results of a space, or why there are none."""
     try:
         return of_space(name, arguments)
     except nas.InputError as error:
@@ -153,39 +187,72 @@ def left_out_or_not(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How far every engine was from the optimum, over all spaces and targets."""
+    """Return how far every engine was from the optimum, over all spaces and targets."""
     rows = [row["engines"] for result in results.values() for row in result.get("targets", [])]
-    missed = {engine: [row[engine]["gap"] for row in rows if "gap" in row.get(engine, {})]
-              for engine in ("slimming", "random", "nsga2")}  # fmt: skip
+    missed = {
+        engine: [row[engine]["gap"] for row in rows if "gap" in row.get(engine, {})]
+        for engine in ("slimming", "random", "nsga2")
+    }
     exact = [row["exact"]["seconds"] for row in rows]
     fronts = [result["front"]["seconds"] for result in results.values() if "front" in result]
-    slowest = {"exact": max(exact, default=0.0), "front": max(fronts, default=0.0),
-               "slimming": max((row["slimming"].get("seconds", 0.0) for row in rows), default=0.0)}  # fmt: skip
+    slowest = {
+        "exact": max(exact, default=0.0),
+        "front": max(fronts, default=0.0),
+        "slimming": max((row["slimming"].get("seconds", 0.0) for row in rows), default=0.0),
+    }
     return {"slowest_seconds": slowest} | {
-        engine: {"targets": len(rows), "found": len(gaps), "optimal": sum(gap < 1e-9 for gap in gaps),
-                 "mean_gap": round(sum(gaps) / len(gaps), 4), "largest_gap": max(gaps)}
-        for engine, gaps in missed.items() if gaps
-    }  # fmt: skip
+        engine: {
+            "targets": len(rows),
+            "found": len(gaps),
+            "optimal": sum(gap < 1e-9 for gap in gaps),
+            "mean_gap": round(sum(gaps) / len(gaps), 4),
+            "largest_gap": max(gaps),
+        }
+        for engine, gaps in missed.items()
+        if gaps
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("spaces", nargs="*")
     parser.add_argument("--device", default="iphone12")
-    parser.add_argument("--scores", choices=("law", "recorded"), default="law",
-                        help="law: what ships as a space's default scores")  # fmt: skip
-    parser.add_argument("--most-trials", type=int, default=0, help="of NSGA-II; 0 leaves it and random members out")
+    parser.add_argument(
+        "--scores",
+        choices=("law", "recorded"),
+        default="law",
+        help="law: what ships as a space's default scores",
+    )
+    parser.add_argument(
+        "--most-trials", type=int, default=0, help="of NSGA-II; 0 leaves it and random members out"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="spaces at a time")
     arguments = parser.parse_args()
-    names = arguments.spaces or sorted(name for name in space_names() if not name.endswith("_small"))
+    names = arguments.spaces or sorted(
+        name for name in space_names() if not name.endswith("_small")
+    )
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        results = dict(zip(names, pool.map(left_out_or_not, names, [arguments] * len(names)), strict=True))
+        results = dict(
+            zip(names, pool.map(left_out_or_not, names, [arguments] * len(names)), strict=True)
+        )
     table = nas.load_table(arguments.device)
-    print(json.dumps({
-        "device": arguments.device, "table": table.provenance,
-        "table_sha256": hashlib.sha256((table.path / TABLE_FILE).read_bytes()).hexdigest() if table.path else None,
-        "scores": arguments.scores, "summary": summary(results), "spaces": results,
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "device": arguments.device,
+                "table": table.provenance,
+                "table_sha256": (
+                    hashlib.sha256((table.path / TABLE_FILE).read_bytes()).hexdigest()
+                    if table.path
+                    else None
+                ),
+                "scores": arguments.scores,
+                "summary": summary(results),
+                "spaces": results,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

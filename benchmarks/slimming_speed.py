@@ -1,9 +1,10 @@
-"""How long slimming takes on recorded scores, as JSON: median seconds of `nas.search` over the whole space, bound 1.
+"""Measure the seconds of slimming on recorded scores, with a bound of 1 s. Prints JSON.
 
-    python benchmarks/slimming_speed.py [--space efficientformer] [--device iphone12] [--scores PATH]
+    python benchmarks/slimming_speed.py [--space efficientformer] [--device iphone12]
+        [--scores PATH]
 
-Each run starts from nothing that an earlier one remembered. Without recorded scores, give any with --scores: the time
-depends on their values only through the number of steps.
+It is the median of `nas.search` over the whole space. No run uses what an earlier one cached. Any
+scores can be given with --scores: the time depends on their values only through the number of steps.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ import statistics
 import time
 
 import nas
-from nas.search import fastest
+from nas.search.fastest import fastest
 
 BOUND_S = 1.0
 RUNS = 9
 
 
-def seconds(arguments: argparse.Namespace, candidates: str, target_ms: float | None) -> tuple[float, int]:
-    """Time and steps of one search with a table and scores just read."""
-    space, table = nas.load_space(arguments.space), nas.load_table(arguments.device)
+def seconds(
+    arguments: argparse.Namespace, candidates: str, target_ms: float | None
+) -> tuple[float, int]:
+    """Return seconds and steps of one search with a newly read table and scores."""
+    space = nas.load_space(arguments.space)
+    table = nas.load_table(arguments.device)
     scores = nas.load_scores(arguments.scores or arguments.space)
     started = time.perf_counter()
     found = nas.search(space, table, scores, target_ms, "slimming", candidates=candidates)  # type: ignore[arg-type]
@@ -37,7 +41,10 @@ def main() -> None:
     arguments = parser.parse_args()
     least, _ = fastest(nas.load_space(arguments.space), nas.load_table(arguments.device))
     results = {}
-    for what, target_ms in (("to the smallest published member", None), ("to the fastest member", least)):
+    for what, target_ms in (
+        ("to the smallest published member", None),
+        ("to the fastest member", least),
+    ):
         for candidates in ("all", "paper"):
             runs = [seconds(arguments, candidates, target_ms) for _ in range(RUNS)]
             results[f"{what}, candidates {candidates}"] = {
@@ -47,7 +54,11 @@ def main() -> None:
                 "bound_s": BOUND_S,
                 "runs": RUNS,
             }
-    print(json.dumps({"space": arguments.space, "device": arguments.device, "searches": results}, indent=2))
+    print(
+        json.dumps(
+            {"space": arguments.space, "device": arguments.device, "searches": results}, indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Stacks made by repeating one converted copy, against stacks converted as a whole. Prints JSON.
+"""Compare stacks of one repeated converted copy with stacks converted as a whole. Prints JSON.
 
     python benchmarks/stack_conversion.py [--copies 3] [--turns 10]
 
-For every kind of block that stacks, one operation of each shipped space: seconds to convert either way (after one
-conversion that does not count), whether the files have the same operators in the same order, and the ratio of their
-lowest latencies, measured by turns as `nas profile --device host` measures.
+For every kind of block that stacks, it takes one operation of each shipped space. It prints the
+seconds of either conversion (after one that does not count), whether the files have the same
+operators in the same order, and the ratio of their lowest latencies. These are measured by turns, as
+`nas profile --device host` measures.
 """
 
 from __future__ import annotations
@@ -24,19 +25,21 @@ import numpy as np
 from ai_edge_litert.tools.flatbuffer_utils import read_model
 
 import nas
+from nas.blocks import Operation
+from nas.convert.litert import convert
 from nas.devices import Chain
-from nas.devices.host import Host
-from nas.devices.litert_convert import convert
-from nas.latency.coverage import space_operations
-from nas.latency.measure import stacks
-from nas.space import Operation
+from nas.devices.host.device import Host
+from nas.latency.profile.operation_timing import stacks
+from nas.space.operations import space_operations
 from nas.versions import versions
 
 SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--copies", type=int, default=3)
     parser.add_argument("--turns", type=int, default=10)
     options = parser.parse_args()
@@ -44,7 +47,8 @@ def main() -> None:
         operations = list(chosen())
         with redirect_stdout(sys.stderr):
             convert(Chain.stack(operations[0]), Path(scratch) / "warm-up.tflite")
-        rows, files = [], []
+        rows = []
+        files = []
         for number, operation in enumerate(operations):
             row, pair = converted(operation, options.copies, Path(scratch) / str(number))
             print(json.dumps(row), file=sys.stderr, flush=True)
@@ -52,17 +56,28 @@ def main() -> None:
             files.append(pair)
         for row, ratio in zip(rows, ratios(files, options.turns), strict=True):
             row["latency_ratio"] = round(ratio, 4)
-    print(json.dumps({
-        "copies": options.copies, "turns": options.turns, "operations": rows,
-        "median_conversion_ratio": round(float(np.median([row["conversion_ratio"] for row in rows])), 3),
-        "median_latency_ratio": round(float(np.median([row["latency_ratio"] for row in rows])), 4),
-        "same_operators": all(row["same_operators"] for row in rows),
-        "versions": versions("torch", "litert-torch", "ai-edge-litert"),
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "copies": options.copies,
+                "turns": options.turns,
+                "operations": rows,
+                "median_conversion_ratio": round(
+                    float(np.median([row["conversion_ratio"] for row in rows])), 3
+                ),
+                "median_latency_ratio": round(
+                    float(np.median([row["latency_ratio"] for row in rows])), 4
+                ),
+                "same_operators": all(row["same_operators"] for row in rows),
+                "versions": versions("torch", "litert-torch", "ai-edge-litert"),
+            },
+            indent=2,
+        )
+    )
 
 
 def chosen() -> Iterable[Operation]:
-    """The middle one of each kind's operations in a space."""
+    """Yield the middle one of each kind's operations in a space."""
     for space in SPACES:
         kinds: dict[str, list[Operation]] = {}
         for operation in space_operations(nas.load_space(space)):
@@ -71,8 +86,13 @@ def chosen() -> Iterable[Operation]:
         yield from (each[len(each) // 2] for each in kinds.values())
 
 
-def converted(operation: Operation, copies: int, stem: Path) -> tuple[dict[str, Any], tuple[Path, Path]]:
-    """A row of the answer, and the two files, the repeated one first. Only tied stacks are repeated."""
+def converted(
+    operation: Operation, copies: int, stem: Path
+) -> tuple[dict[str, Any], tuple[Path, Path]]:
+    """Return a row of the answer and the two files, the repeated one first.
+
+    Only tied stacks are repeated.
+    """
     chain = Chain.stack(operation, copies)
     paths = stem.with_suffix(".repeated.tflite"), stem.with_suffix(".whole.tflite")
     seconds = []
@@ -83,18 +103,23 @@ def converted(operation: Operation, copies: int, stem: Path) -> tuple[dict[str, 
         seconds.append(time.perf_counter() - begin)
     repeated, whole = map(operators, paths)
     return {
-        "operation": str(operation), "repeated_s": round(seconds[0], 2), "whole_s": round(seconds[1], 2),
-        "conversion_ratio": round(seconds[0] / seconds[1], 3), "same_operators": repeated == whole,
-    }, paths  # fmt: skip
+        "operation": str(operation),
+        "repeated_s": round(seconds[0], 2),
+        "whole_s": round(seconds[1], 2),
+        "conversion_ratio": round(seconds[0] / seconds[1], 3),
+        "same_operators": repeated == whole,
+    }, paths
 
 
 def operators(path: Path) -> list[int]:
     model = read_model(path)
-    return [model.operatorCodes[each.opcodeIndex].builtinCode for each in model.subgraphs[0].operators]
+    return [
+        model.operatorCodes[each.opcodeIndex].builtinCode for each in model.subgraphs[0].operators
+    ]
 
 
 def ratios(pairs: list[tuple[Path, Path]], turns: int) -> list[float]:
-    """Lowest latency of the first file over that of the second."""
+    """Return for each pair the lowest latency of the first file over that of the second."""
     host = Host()
     times: dict[Path, list[float]] = {path: [] for pair in pairs for path in pair}
     try:

@@ -1,4 +1,4 @@
-"""How long a latency table takes: loading it, and predicting one architecture. Prints JSON, times in ms.
+"""Measure how long loading a latency table and one prediction take. Prints JSON, times in ms.
 
 python benchmarks/table_lookup.py [DEVICE] [SPACE]
 """
@@ -15,7 +15,7 @@ from nas import load_space, load_table
 
 
 def median_ms(work: Callable[[int], object], runs: int) -> float:
-    """The median time of `work(run)` over some runs."""
+    """Return the median time of `work(run)` over some runs."""
     times = []
     for run in range(runs):
         start = time.perf_counter()

@@ -1,15 +1,20 @@
-"""How much of the true Pareto front do engines find with a tenth of the evaluations? Prints JSON.
+"""Measure the share of the true Pareto front that engines find with few evaluations. Prints JSON.
 
     python benchmarks/true_front.py SUPERNET --data DATA --device TABLE --keep FOLDER [--budget 0.1]
 
-Every member of SUPERNET's space (which must be small enough) is evaluated once with the weights that it inherits, and
-priced by the latency table: the true front. Then each engine looks at no more than the budget's share of the members,
-and the hypervolume below its own front is set in proportion to that of the true one; the reference point is the slowest
-latency and the lowest accuracy of the space. Evaluations stand in FOLDER, and the same command goes on there.
+Every member of SUPERNET's space (which must be small enough) is evaluated once with the weights that
+it inherits, and the latency table predicts its latency: this gives the true front. Then each engine
+may evaluate the budget's share of the members. Its result is the hypervolume below its own front over
+that of the true one. The reference point is the slowest latency and the lowest accuracy of the space.
+FOLDER keeps the evaluations, and the same command resumes there.
 
-Engines: `learned`, the exact front by scores that it corrects with what it evaluates; `exact`, the front by recorded
-scores alone; `slimming`, judged by evaluation at every step; `nsga2`, two objectives; `random`. All but exact and
-slimming are means over seeds.
+    learned    the exact front by scores that the evaluated members correct
+    exact      the front by recorded scores alone
+    slimming   evaluates the moves of every step
+    nsga2      two objectives
+    random     random members
+
+All but exact and slimming are means over seeds.
 """
 
 from __future__ import annotations
@@ -20,14 +25,15 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 import nas
 from nas.latency import LatencyTable
 from nas.search import Evaluated, Evaluations, Scores, StudySettings, pose
-from nas.search.exact import front
-from nas.search.learned import learned_front
+from nas.search.engines.exact import front
+from nas.search.engines.learned import learned_front
 from nas.space import Architecture, Space
 from nas.space.moves import moves
 from nas.supernet.evaluate import SlicedSupernet
@@ -40,7 +46,9 @@ SEEDS = range(10)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("supernet")
     parser.add_argument("--data", required=True)
     parser.add_argument("--device", required=True)
@@ -49,8 +57,10 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.1)
     arguments = parser.parse_args()
     judge = SlicedSupernet(arguments.supernet, arguments.data, arguments.images)
-    space, table = judge.space, nas.load_table(arguments.device)
-    table, scores = table.calibrated(space.name, space.resolution), nas.load_scores(arguments.supernet)
+    space = judge.space
+    table = nas.load_table(arguments.device)
+    table = table.calibrated(space.name, space.resolution)
+    scores = nas.load_scores(arguments.supernet)
     members = {shape(member): member for member in space.enumerate()}
     worth = evaluated(Evaluations(judge, arguments.keep), members, table)
     most = int(arguments.budget * len(worth))
@@ -65,25 +75,44 @@ def main() -> None:
     found = {}
     for name, engine in engines.items():
         looked = [
-            list(dict.fromkeys(engine(seed)))[:most] for seed in ([0] if name in ("exact", "slimming") else SEEDS)
+            list(dict.fromkeys(engine(seed)))[:most]
+            for seed in ([0] if name in ("exact", "slimming") else SEEDS)
         ]
         shares = [hypervolume([worth[one] for one in each], worth) / whole for each in looked]
-        found[name] = {"hypervolume": round(float(np.mean(shares)), 4), "least": round(min(shares), 4),
-                       "evaluations": max(map(len, looked))}  # fmt: skip
-    print(json.dumps({
-        "space": space.name, "members": len(worth), "front": len(pareto(worth.values())), "budget": most,
-        "accuracy": [min(a for _, a in worth.values()), max(a for _, a in worth.values())],
-        "ms": [round(min(t for t, _ in worth.values()), 5), round(max(t for t, _ in worth.values()), 5)],
-        "judged_by": judge.words, "table": f"{table.provenance}, {table.device.soc}", "engines": found,
-    }, indent=2))  # fmt: skip
+        found[name] = {
+            "hypervolume": round(float(np.mean(shares)), 4),
+            "least": round(min(shares), 4),
+            "evaluations": max(map(len, looked)),
+        }
+    print(
+        json.dumps(
+            {
+                "space": space.name,
+                "members": len(worth),
+                "front": len(pareto(worth.values())),
+                "budget": most,
+                "accuracy": [min(a for _, a in worth.values()), max(a for _, a in worth.values())],
+                "ms": [
+                    round(min(t for t, _ in worth.values()), 5),
+                    round(max(t for t, _ in worth.values()), 5),
+                ],
+                "judged_by": judge.words,
+                "table": f"{table.provenance}, {table.device.soc}",
+                "engines": found,
+            },
+            indent=2,
+        )
+    )
 
 
 def shape(arch: Architecture) -> Shape:
     return tuple(operation.key for operation in arch.operations())
 
 
-def evaluated(known: Evaluations, members: Mapping[Shape, Architecture], table: LatencyTable) -> Worth:
-    """Latency and accuracy of every member; those that begin alike are evaluated together."""
+def evaluated(
+    known: Evaluations, members: Mapping[Shape, Architecture], table: LatencyTable
+) -> Worth:
+    """Return latency and accuracy of every member; those that begin alike are evaluated together."""
     alike: dict[object, list[Shape]] = {}
     for one, member in members.items():
         alike.setdefault(member.stages[:3], []).append(one)
@@ -92,56 +121,77 @@ def evaluated(known: Evaluations, members: Mapping[Shape, Architecture], table: 
         print(f"\r{number} of {len(alike)} groups", end="", file=sys.stderr, flush=True)
         asked = [members[one] for one in group]
         accuracies = known.of(asked[0], asked)
-        worth |= {one: (table.total_ms(members[one]), accuracies[members[one]].accuracy) for one in group}
+        worth |= {
+            one: (table.total_ms(members[one]), accuracies[members[one]].accuracy) for one in group
+        }
     return worth
 
 
 class Known:
     """A `nas.accuracy.evaluations.Source` that looks members up."""
 
-    of, words = {"judge": "every member evaluated before"}, "every member, evaluated before"
+    of: ClassVar[dict[str, str]] = {"judge": "every member evaluated before"}
+    words = "every member, evaluated before"
 
     def __init__(self, worth: Worth) -> None:
         self.worth = worth
         self.looked: list[Shape] = []
 
-    def evaluate(self, base: Architecture, members: Sequence[Architecture]) -> Iterator[tuple[Architecture, Evaluated]]:
+    def evaluate(
+        self, base: Architecture, members: Sequence[Architecture]
+    ) -> Iterator[tuple[Architecture, Evaluated]]:
         for member in members:
             self.looked.append(shape(member))
             yield member, Evaluated(self.worth[self.looked[-1]][1], 0.0)
 
 
-def by_learning(space: Space, table: LatencyTable, scores: Scores, worth: Worth, most: int, seed: int) -> list[Shape]:
-    """What the engine that learns costs looks at on its way to the front."""
+def by_learning(
+    space: Space, table: LatencyTable, scores: Scores, worth: Worth, most: int, seed: int
+) -> list[Shape]:
+    """Return the members that the engine `learned` evaluates on its way to the front."""
     known = Known(worth)
-    learned_front(pose(space, table, scores, engine="learned", study=StudySettings(most, seed),
-                       evaluations=Evaluations(known)))  # fmt: skip
+    learned_front(
+        pose(
+            space,
+            table,
+            scores,
+            engine="learned",
+            study=StudySettings(most, seed),
+            evaluations=Evaluations(known),
+        )
+    )
     return known.looked
 
 
 def by_scores(space: Space, table: LatencyTable, scores: Scores) -> list[Shape]:
-    """The front that added-up recorded scores predict."""
-    return [shape(point.architecture) for point in front(pose(space, table, scores, engine="exact"))]
+    """Return the front that added-up recorded scores predict."""
+    return [
+        shape(point.architecture) for point in front(pose(space, table, scores, engine="exact"))
+    ]
 
 
 def by_slimming(
     space: Space, members: Mapping[Shape, Architecture], worth: Worth, most: int
-) -> list[Shape]:  # fmt: skip
-    """From the largest member down, always the move that costs least evaluated accuracy per ms."""
+) -> list[Shape]:
+    """Return the members that slimming evaluates, each step by the best evaluated cost per ms."""
     at = shape(space.largest())
     looked = [at]
     while len(looked) < most:
-        after = {shape(move.apply(members[at])) for move in moves(space, members[at])} & worth.keys()
+        after = {
+            shape(move.apply(members[at])) for move in moves(space, members[at])
+        } & worth.keys()
         faster = [one for one in after if worth[one][0] < worth[at][0]]
         if not faster:
             break
         looked += [one for one in sorted(faster) if one not in looked]
-        at = min(faster, key=lambda one: (worth[at][1] - worth[one][1]) / (worth[at][0] - worth[one][0]))
+        at = min(
+            faster, key=lambda one: (worth[at][1] - worth[one][1]) / (worth[at][0] - worth[one][0])
+        )
     return looked
 
 
 def by_nsga2(space: Space, worth: Worth, most: int, seed: int) -> list[Shape]:
-    """Members that Optuna's NSGA-II looks at; it is told latency and accuracy."""
+    """Return the members that Optuna's NSGA-II tries by latency and accuracy."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -159,17 +209,21 @@ def by_nsga2(space: Space, worth: Worth, most: int, seed: int) -> list[Shape]:
 
 
 def suggested(space: Space, trial: object) -> Shape:
-    """A member by its widths, depths and numbers of attention blocks."""
+    """Return a member by its widths, depths and numbers of attention blocks."""
     ask = trial.suggest_int  # type: ignore[attr-defined]
-    widths = tuple(s.widths[ask(f"width{i}", 0, len(s.widths) - 1)] for i, s in enumerate(space.stages))
+    widths = tuple(
+        s.widths[ask(f"width{i}", 0, len(s.widths) - 1)] for i, s in enumerate(space.stages)
+    )
     depths = tuple(ask(f"depth{i}", *s.depths) for i, s in enumerate(space.stages))
-    shares = [ask(f"attention{i}", 0, s.depths[1]) if s.global_ else 0 for i, s in enumerate(space.stages)]
+    shares = [
+        ask(f"attention{i}", 0, s.depths[1]) if s.global_ else 0 for i, s in enumerate(space.stages)
+    ]
     attention = [min(share, depth) for share, depth in zip(shares, depths, strict=True)]
     return shape(space.member(widths, depths, attention))
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those that no other one beats, fastest first."""
+    """Return the points that no other one beats, fastest first."""
     kept: list[tuple[float, float]] = []
     for ms, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not kept or accuracy > kept[-1][1]:
@@ -178,11 +232,18 @@ def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def hypervolume(points: Iterable[tuple[float, float]], worth: Worth) -> float:
-    """What the points dominate, from the slowest latency and the lowest accuracy of all members."""
-    slowest, lowest = max(ms for ms, _ in worth.values()), min(accuracy for _, accuracy in worth.values())
+    """Return the area that the points dominate.
+
+    The reference point is the slowest latency and the lowest accuracy of all members.
+    """
+    slowest = max(ms for ms, _ in worth.values())
+    lowest = min(accuracy for _, accuracy in worth.values())
+    # A staircase: each point's accuracy holds up to the latency of the next slower point.
     line: Sequence[tuple[float, float]] = pareto(points)
     ends = [ms for ms, _ in line[1:]] + [slowest]
-    return sum((end - ms) * (accuracy - lowest) for (ms, accuracy), end in zip(line, ends, strict=True))
+    return sum(
+        (end - ms) * (accuracy - lowest) for (ms, accuracy), end in zip(line, ends, strict=True)
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""One space from its table and supernet to measured files, beside the published shape. Prints JSON.
+"""Run one space from table and supernet to measured files, beside a published member. Prints JSON.
 
-    python benchmarks/whole_run.py SPACE --supernet SUPERNET --table TABLE --data DATA --keep FOLDER [--epochs 5]
+    python benchmarks/whole_run.py SPACE --supernet SUPERNET --table TABLE --data DATA --keep FOLDER
+        [--epochs 5]
 
-Runs the commands that a user runs, in this order: `nas search` for the latency of the smallest published member on the
-table's device and for no more parameters than it has (where images are small, latency depends on them more than a table
-knows), `nas finetune`, `nas export`, `nas check`, `nas report`. The published member inherits its weights from the same
-supernet and is fine-tuned by the same recipe. Both are judged on the data's test images, and measured by turns on this
-computer. What was done stands in FOLDER, and the same command goes on there.
+It runs the commands that a user runs: `nas search`, `nas finetune`, `nas export`, `nas check`, `nas
+report`. The search is for the latency of the smallest published member on the table's device, and for
+no more parameters than it has: where images are small, latency depends on parameters more than a
+table knows. The published member inherits its weights from the same supernet and is fine-tuned by the
+same recipe. Both are evaluated on the data's test images, and measured by turns on this computer.
+FOLDER keeps the results, and the same command resumes there.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from typing import Any
 import yaml
 
 import nas
-from nas.devices import Settings, opened
-from nas.devices.base import Chain
+from nas.convert.chain import Chain
+from nas.devices import Settings
+from nas.latency.known_devices import opened
 from nas.space import Architecture
-from nas.supernet.checkpoint import open_folder
-from nas.supernet.inherit import extract_to
+from nas.supernet.checkpoint import extract_to, open_folder
 from nas.versions import versions
 
 TURNS = 20
@@ -33,7 +35,9 @@ TARGETS = "config,torch,onnx,litert,litert-int8"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("space")
     parser.add_argument("--supernet", required=True)
     parser.add_argument("--data", required=True)
@@ -41,21 +45,56 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--engine", default="slimming")
-    parser.add_argument("--search", default="", help="further options of `nas search`, as one word, split at blanks")
+    parser.add_argument(
+        "--search", default="", help="further options of `nas search`, as one word, split at blanks"
+    )
     arguments = parser.parse_args()
     keep: Path = arguments.keep
     keep.mkdir(parents=True, exist_ok=True)
-    found, published = keep / "found", keep / "published"
+    found = keep / "found"
+    published = keep / "published"
     shape = smallest_published(arguments.supernet, published)
     table = nas.load_table(arguments.table).calibrated(shape.space, shape.resolution)
     if not (found / "run.yaml").exists():
-        run("search", "--space", arguments.space, "--device", arguments.table, "--supernet", arguments.supernet,
-            "--latency-ms", f"{table.total_ms(shape):.5f}", "--params", str(shape.params), "--engine", arguments.engine,
-            "--front", "--out", str(found), *arguments.search.split())  # fmt: skip
-    recipe = ["--data", arguments.data, "--epochs", str(arguments.epochs), "--mix", "0", "--learning-rate", "1e-3"]
+        run(
+            "search",
+            "--space",
+            arguments.space,
+            "--device",
+            arguments.table,
+            "--supernet",
+            arguments.supernet,
+            "--latency-ms",
+            f"{table.total_ms(shape):.5f}",
+            "--params",
+            str(shape.params),
+            "--engine",
+            arguments.engine,
+            "--front",
+            "--out",
+            str(found),
+            *arguments.search.split(),
+        )
+    recipe = [
+        "--data",
+        arguments.data,
+        "--epochs",
+        str(arguments.epochs),
+        "--mix",
+        "0",
+        "--learning-rate",
+        "1e-3",
+    ]
     run("finetune", str(found), *recipe)
-    run("finetune", str(published / "architecture.yaml"), "--init", str(published / "weights.safetensors"), "--out",
-        str(published / "finetune"), *recipe)  # fmt: skip
+    run(
+        "finetune",
+        str(published / "architecture.yaml"),
+        "--init",
+        str(published / "weights.safetensors"),
+        "--out",
+        str(published / "finetune"),
+        *recipe,
+    )
     if not (found / "export" / "export.yaml").exists():
         run("export", str(found), "--to", TARGETS, "--data", arguments.data)
     run("check", str(found), "--device", arguments.table)
@@ -63,30 +102,51 @@ def main() -> None:
     measured = by_turns(networks)
     rows = {
         name: {
-            "name": arch.name, "widths": arch.widths, "depths": arch.depths, "macs": arch.macs, "params": arch.params,
-            "predicted_ms": round(table.total_ms(arch), 5), "measured_ms": round(measured[name], 5),
-            "test": accuracies(outcome["accuracy"]["test"]), "held_out": accuracies(outcome["accuracy"]["held_out"]),
+            "name": arch.name,
+            "widths": arch.widths,
+            "depths": arch.depths,
+            "macs": arch.macs,
+            "params": arch.params,
+            "predicted_ms": round(table.total_ms(arch), 5),
+            "measured_ms": round(measured[name], 5),
+            "test": accuracies(outcome["accuracy"]["test"]),
+            "held_out": accuracies(outcome["accuracy"]["held_out"]),
         }
         for name, arch in networks.items()
         for outcome in [yaml.safe_load((keep / name / "finetune" / "finetune.yaml").read_text())]
-    }  # fmt: skip
+    }
     run("report", str(found))
-    print(json.dumps({
-        "space": arguments.space, "supernet": arguments.supernet, "epochs": arguments.epochs, "networks": rows,
-        "table": f"{table.provenance}, {table.device.soc}", "expected_error": table.expected_error,
-        "exports": yaml.safe_load((found / "export" / "export.yaml").read_text()).get("targets"),
-        "versions": versions("torch", "litert-torch", "ai-edge-litert"),
-    }, indent=2, default=str))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "space": arguments.space,
+                "supernet": arguments.supernet,
+                "epochs": arguments.epochs,
+                "networks": rows,
+                "table": f"{table.provenance}, {table.device.soc}",
+                "expected_error": table.expected_error,
+                "exports": (
+                    yaml.safe_load((found / "export" / "export.yaml").read_text()).get("targets")
+                ),
+                "versions": versions("torch", "litert-torch", "ai-edge-litert"),
+            },
+            indent=2,
+            default=str,
+        )
+    )
 
 
 def run(*arguments: str) -> None:
-    """A command of `nas`; what it tells goes to stderr."""
+    """Run a command of `nas`, with its output on stderr."""
     print("nas", *arguments, file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "nas", *arguments], stdout=sys.stderr, check=True)
 
 
 def smallest_published(supernet: str, folder: Path) -> Architecture:
-    """The space's smallest published member, at the supernet's sizes, with the weights that it inherits in `folder`."""
+    """Return the space's smallest published member at the supernet's sizes.
+
+    The weights that it inherits are written into `folder`.
+    """
     space = open_folder(supernet)[2]
     member = min(space.published.values(), key=lambda each: each.params)
     folder.mkdir(exist_ok=True)
@@ -97,10 +157,13 @@ def smallest_published(supernet: str, folder: Path) -> Architecture:
 
 
 def by_turns(networks: dict[str, Architecture]) -> dict[str, float]:
-    """The lowest of several measurements of each whole network, in ms."""
+    """Return the lowest of several measurements of each network, taken by turns, in ms."""
     with opened("host", Settings()) as devices:
         host = devices[0]
-        files = {name: host.prepare(Chain.network(arch.operations())).result() for name, arch in networks.items()}
+        files = {
+            name: host.prepare(Chain.network(arch.operations())).result()
+            for name, arch in networks.items()
+        }
         times: dict[str, list[float]] = {name: [] for name in networks}
         for _ in range(TURNS):
             for name, file in files.items():
@@ -109,7 +172,10 @@ def by_turns(networks: dict[str, Architecture]) -> dict[str, float]:
 
 
 def accuracies(judged: dict[str, Any]) -> dict[str, float]:
-    """Top-1 in percent on one set of images in a `finetune.yaml`: as it started, after training, and averaged."""
+    """Return the top-1 in percent on one set of images in a `finetune.yaml`.
+
+    It is given before training, after it, and for averaged weights.
+    """
     return {name: each["accuracy"] for name, each in judged.items() if name != "source"}
 
 

@@ -1,83 +1,118 @@
-"""The `nas` command."""
+"""Entry point of the `nas` command, called by the console script and by `python -m nas`."""
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import sys
+import warnings
+
+from nas.display import printable
+from nas.passwords import masked_text
+from nas.signals import CommandStopped, Stopped, raise_on_signals
 
 
 def main() -> None:
-    """Runs the command line; what the user can mend is one line on stderr and exit code 1 or 2, never a traceback."""
+    """Run the command line and exit with its code.
+
+    An error that the user can fix is one line on stderr with exit code 1 or 2, never a traceback.
+    """
     from nas.cli import app
     from nas.errors import NasError
+    from nas.extras import missing_extra
 
+    warnings.showwarning = _warn
     try:
+        # Many modules resolve paths against the working directory. In a removed one each would fail
+        # with its own traceback.
         os.getcwd()
     except FileNotFoundError:
         print("nas: the working directory was removed. Fix: cd to one that exists", file=sys.stderr)
         sys.exit(2)
+    raise_on_signals()
     try:
         code = app(prog_name="nas", standalone_mode=False) or 0
-        if code == 130:  # what newer versions of typer make of ctrl-C
-            _stopped()
+        # Newer versions of typer return 130 for Ctrl-C instead of raising an exception.
+        if code == 130:
+            _stopped(Stopped())
         sys.exit(code)
     except NasError as error:
-        print(f"nas: {error}", file=sys.stderr)
+        print(f"nas: {printable(masked_text(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _stopped()
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"nas: {missing}", file=sys.stderr)
+        sys.exit(missing.exit_code)
+    except CommandStopped as stopped:
+        _stopped(stopped.stop)
+    except KeyboardInterrupt as stop:
+        _stopped(stop if isinstance(stop, Stopped) else Stopped())
     except BrokenPipeError:
+        # The reader of the pipe has closed it (`nas spaces | head`). Without another stdout Python
+        # would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # The output's own disk is full; what else cannot be read or written is a NasError by now.
+        # An error without a file name means that the disk of stdout itself is full. For all other
+        # files NasError was raised.
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"nas: stdout: {error.strerror}", file=sys.stderr)
+        print(
+            f"nas: stdout: could not be written ({error.strerror}). Fix: make room on its disk",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except Exception as error:
-        # Usage errors come from click, of which newer versions of typer carry a copy of their own: known by what they
-        # can do, not by their class.
+        # Usage errors are click's, and newer versions of typer carry their own copy of click. So
+        # they are recognised by their methods instead of their class.
         if type(error).__name__ == "Abort":
-            _stopped()
+            cause = error.__cause__ or error.__context__
+            _stopped(cause if isinstance(cause, Stopped) else Stopped())
         if not hasattr(error, "format_message"):
             raise
         _usage(error)
 
 
-def _stopped() -> None:
-    print("nas: stopped; what was finished is on disk, the same command goes on from there", file=sys.stderr)
-    sys.exit(1)
+def _warn(message: Warning | str, *place: object, **more: object) -> None:
+    """Print a warning in one line on stderr, without the place in the code; once for all processes."""
+    # torchrun and accelerate number the processes of a training.
+    if os.environ.get("RANK", "0") == "0":
+        text = " ".join(str(message).split())
+        print(f"warning: {printable(masked_text(text))}", file=sys.stderr)
+
+
+def _stopped(stop: Stopped) -> None:
+    """Print which signal stopped the command and what is kept, and exit with the signal's code."""
+    kept = f"; {stop.kept}. Resume: run the same command again" if stop.kept else ""
+    # Of the processes of a torchrun only the first one prints.
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(f"nas: stopped by {stop.number.name}{kept}"), file=sys.stderr)
+    sys.exit(stop.exit_code)
 
 
 def _usage(error: Exception) -> None:
+    """Print a usage error of click in one line, and exit with 2."""
     message: str = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message)
+        sys.exit(2)
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None:
-        known = [name for each in context.command.params for name in each.opts if name.startswith("--")]
-        message = f"No such option: {option}{_hint(option, known)}"
+        from nas.option_values import meant
+
+        # Click says only that the option does not exist: add the nearest one that does.
+        known = [
+            name for each in context.command.params for name in each.opts if name.startswith("--")
+        ]
+        message = f"No such option: {option}{meant(option, known)}"
     if message:  # none where the help was shown instead
         see = f" (see: {context.command_path} --help)" if context else ""
-        print(f"nas: {message}{see}", file=sys.stderr)
+        print(printable(f"nas: {masked_text(message)}{see}"), file=sys.stderr)
     sys.exit(2)
-
-
-def _hint(option: str, known: list[str]) -> str:
-    """Return the options that were meant by an unknown one: with the same beginning, these initials, or nearly it."""
-    word = option.lstrip("-")
-    likely = [
-        name
-        for name in known
-        if name.startswith(option)
-        or option.startswith(f"{name}-")
-        or "".join(p[0] for p in name[2:].split("-")) == word
-    ]
-    likely = likely or difflib.get_close_matches(option, known, n=1, cutoff=0.8)
-    return f", did you mean {' or '.join(likely)}?" if likely else ""
 
 
 if __name__ == "__main__":

@@ -1,25 +1,67 @@
-"""What can go wrong in a way the user can mend: one line that names the file, the key and the remedy."""
+"""Errors that a user can fix, and checks of arguments that raise them. Every package uses them.
+
+Each message is one line that names the file, the key and the remedy.
+"""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
 class NasError(Exception):
-    """The work failed (exit code 1). The message is one line for the user; no traceback is shown."""
+    """The work failed (exit code 1). The message is one line; no traceback is shown."""
 
     exit_code = 1
 
 
 class InputError(NasError, ValueError):
-    """The input was wrong (exit code 2): a file, a key, a name or an option."""
+    """The input was wrong (exit code 2): a file, a key, a name or an option.
+
+    Attributes:
+        reason: the message without its location, for callers that add one themselves. It is the
+            whole message where that names no location.
+    """
 
     exit_code = 2
 
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+def check_type(what: str, value: object, kind: type, load: str = "") -> None:
+    """Raise InputError unless `value` is an instance of `kind`.
+
+    Args:
+        what: the argument's name, for the message.
+        load: the function that loads one from a name or a path, for the remedy.
+    """
+    if isinstance(value, kind):
+        return
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else type(value).__name__
+    fix = f". Fix: {load}({value!r})" if load and isinstance(value, (str, os.PathLike)) else ""
+    raise InputError(f"{what}: expected {_article(kind.__name__)} (got {shown}){fix}")
+
+
+def _article(noun: str) -> str:
+    if noun.endswith("s"):
+        return noun
+    return f"{'an' if noun[0] in 'AEIOU' else 'a'} {noun}"
+
+
+def check_name(what: str, value: object, names: str) -> None:
+    """Raise InputError unless `value` is a string or a path; `names` says what it may name."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(
+            f"{what}: expected {names} (got {type(value).__name__} {str(value)[:40]!r})"
+        )
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'? (known: ...)` for an unknown `name`, to be put at the end of a message."""
+    """Return the end of a message on an unknown name: `, did you mean 'x'? known: ...`."""
     known = sorted(known)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f", did you mean '{close[0]}'?" if close else ";"

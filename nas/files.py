@@ -1,20 +1,24 @@
-"""The project's files: YAML whose errors carry the line, and writes that never leave half a file."""
+"""File access for all packages: YAML with line numbers in errors, atomic writes, SHA-256."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.constructor import SafeConstructor
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError, SafeConstructor
 
 from nas.errors import InputError, NasError
+from nas.temporary import part_beside
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -22,31 +26,63 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` and renames it there once the block ends without an error.
+    """Yield a temporary path beside `path`, and rename it to `path` at the end of the block.
 
-    A full disk or a kill while writing leaves the old file whole. Raises NasError naming the file.
+    A full disk, an error or a kill while writing leaves the old file unchanged.
+
+    Raises:
+        NasError: naming the file that could not be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with beside(path) as temporary:
         yield temporary
+        # Sync before the rename: after a power cut the name would otherwise point at an empty file.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        # safetensors makes files that only their owner reads. Give them the mode of other new files.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path on the file system of `path`; what is not moved away is removed.
+
+    Raises:
+        NasError: naming `path`, where nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part_beside(path) as temporary:
+            yield temporary
     except OSError as error:
-        raise NasError(
-            f"{path}: could not be written ({error.strerror or error}); what was there is unchanged"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+    except Exception as error:
+        # safetensors raises an error of its own where the system refuses to write.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> NasError:
+    """Return the error of a file that could not be written, by the error of the system."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return NasError(f"{path}: could not be written ({reason}). An existing file is unchanged")
+
+
+def file_name(name: str) -> str:
+    """Return a name from a file or a user as the name of one file or folder.
+
+    A name may have slashes, be "..", or be longer than a file system takes. Where anything had to
+    change, a checksum keeps different names apart.
+    """
+    plain = re.sub(r"[^\w. -]+", "-", name).strip(".- ")
+    plain = plain.encode(errors="ignore")[:100].decode(errors="ignore")
+    return plain if plain == name else "-".join(filter(None, (plain, text_sha256(name)[:8])))
 
 
 def remove(path: Path) -> None:
-    """A file, or a folder with what is in it; nothing happens where there is none."""
+    """Delete a file, or a folder with its content; do nothing where neither exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -54,24 +90,36 @@ def remove(path: Path) -> None:
 
 
 def _umask() -> int:
+    """Return the process's umask; the only way to read it is to set it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8.
+
+    Raises:
+        NasError: when it cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def path_of(keys: Sequence[str | int]) -> str:
-    """Keys of a YAML file as people write them: stages[2].global."""
+    """Return keys of a YAML file as people write them, for example stages[2].global."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
 def read_text(path: str | Path) -> str:
+    """Return the text of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        InputError: when it cannot be read or is not UTF-8.
+    """
     try:
-        # Spreadsheets and Windows editors put a byte order mark in front, which belongs to no key and no column.
+        # Spreadsheets and Windows editors put a byte-order mark first, which would become part of
+        # the first key or column. utf-8-sig drops it.
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -79,37 +127,98 @@ def read_text(path: str | Path) -> str:
 
 
 def number_in(where: str, column: str, text: str) -> float:
-    """A finite number of a CSV file. Raises InputError with `where` it stands and the column."""
+    """Return a finite number of a CSV file.
+
+    Args:
+        where: file and line, for the message.
+
+    Raises:
+        InputError: naming `where` and the column.
+    """
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: {column}: '{text}' is no finite number")
+        reason = f"{column}: '{text}' is not a finite number"
+        raise InputError(f"{where}: {reason}", reason=reason)
     return value
 
 
 def dump_yaml(data: Any) -> str:
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    """Return data as YAML: keys in their order, innermost lists and mappings on one line."""
+    return yaml.dump(
+        data,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        width=110,
+        allow_unicode=True,
+    )
 
 
 def write_yaml(path: str | Path, data: Any) -> None:
+    """Write data as a YAML file, atomically."""
     write_text(path, dump_yaml(data))
+
+
+MOST_BYTES = 1 << 26
+"""Maximum size of a YAML file. A file of weights that is given by mistake is larger."""
+MOST_LEVELS = 100
+"""Maximum number of lists and mappings inside one another; a space has 6."""
+MOST_ALIASED = 100_000
+"""Maximum number of nodes that aliases may stand for, all together.
+
+Aliases of aliases repeat a node exponentially often ("billion laughs").
+"""
+_MOST_INTEGER = 2**63
+"""Whole numbers from here on would take part in arithmetic of any length."""
+
+
+class _Constructor(SafeConstructor):
+    """Makes plain data and no Python objects, as its base, and no huge whole numbers."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return the whole number of a node."""
+        try:
+            value: int = super().construct_yaml_int(node)
+        except ValueError:  # Python reads up to 4,300 digits
+            value = _MOST_INTEGER
+        if abs(value) >= _MOST_INTEGER:
+            raise ConstructorError(
+                None, None, "the number is too large (expected below 2^63)", node.start_mark
+            )
+        return value
+
+
+_Constructor.add_constructor(  # type: ignore[type-var]
+    "tag:yaml.org,2002:int", _Constructor.construct_yaml_int
+)
 
 
 class YamlFile:
     """A YAML mapping with the line of every key, so that an error can point at it.
 
-    Raises InputError for malformed YAML, a file that is no mapping, or a key that stands twice.
+    Merge keys (`<<`) are read; a key of the mapping itself overrides a merged one.
+
+    Raises:
+        InputError: for malformed YAML, a file that is not a mapping, a duplicate key, or a file
+            whose content is unreasonably large.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        text = read_text(path)
+        text = _bounded_text(self.path)
         try:
+            _check_structure(text)
+            # Two steps instead of yaml.load: nodes keep the line of every key. They also keep
+            # duplicate keys, which a dict would silently drop.
             self._root = yaml.compose(text, Loader=_Loader)
-            # A SafeConstructor knows plain data and no Python objects.
-            data: Any = SafeConstructor().construct_document(self._root) if self._root else None
+            # Before the construction, which puts merged keys into the nodes.
+            self._refuse_duplicates(self._root)
+            data: Any = _Constructor().construct_document(self._root) if self._root else None
+        except InputError:
+            raise
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
@@ -120,20 +229,30 @@ class YamlFile:
         if data is None:
             raise InputError(f"{path}: the file is empty")
         if not isinstance(data, dict):
-            raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
+            raise InputError(f"{path}: is not a mapping of keys (got {type(data).__name__})")
         self.data: dict[str, Any] = data
-        self._refuse_duplicates(self._root)
 
     def line(self, keys: Sequence[str | int]) -> int:
-        """The line of the value at this path of keys, or of the deepest part of the path that is there."""
-        node, line = self._root, 1
+        """Return the line of the value at this path of keys.
+
+        Where the path does not exist, it is the line of its deepest part that does.
+        """
+        node = self._root
+        line = 1
         for key in keys:
             if isinstance(node, yaml.MappingNode):
-                found = next(((k, v) for k, v in node.value if k.value == str(key)), None)
-                if found is None:
+                # Backwards: merged keys come first, and those of the mapping itself override them.
+                pairs = reversed(node.value)
+                entry = next(((k, v) for k, v in pairs if k.value == str(key)), None)
+                if entry is None:
                     break
-                line, node = found[0].start_mark.line + 1, found[1]
-            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                line = entry[0].start_mark.line + 1
+                node = entry[1]
+            elif (
+                isinstance(node, yaml.SequenceNode)
+                and isinstance(key, int)
+                and key < len(node.value)
+            ):
                 node = node.value[key]
                 line = node.start_mark.line + 1
             else:
@@ -141,12 +260,12 @@ class YamlFile:
         return line
 
     def error(self, keys: Sequence[str | int], reason: str) -> InputError:
-        """An error that names the file, the line, the key and the reason."""
+        """Return an error that names the file, the line, the key and the reason."""
         where = path_of(keys)
         return InputError(f"{self.path}:{self.line(keys)}: {where + ': ' if where else ''}{reason}")
 
     def parse(self, parse: Callable[[Any], Any], keys: Sequence[str | int], value: Any) -> Any:
-        """`parse(value)`, its ValueError turned into an error at this path of keys."""
+        """Return `parse(value)`; a ValueError becomes an error at this path of keys."""
         try:
             return parse(value)
         except InputError:
@@ -155,17 +274,117 @@ class YamlFile:
             raise self.error(keys, str(error)) from None
 
     def _refuse_duplicates(self, node: Any, visited: set[int] | None = None) -> None:
+        """Raise InputError for the first key that occurs twice in a mapping, at any depth."""
         visited = set() if visited is None else visited
-        if id(node) in visited:  # an alias, which may even stand inside what it repeats
+        # An alias is the same node as its anchor, and may even lie inside it: visit each once.
+        if id(node) in visited:
             return
         visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
+            lines: dict[str, int] = {}
             for key, value in node.value:
-                if key.value in seen:
-                    raise InputError(f"{self.path}:{key.start_mark.line + 1}: {key.value}: this key stands twice")
-                seen.add(key.value)
+                line = key.start_mark.line + 1
+                # Lists as keys are refused by the construction.
+                if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                    raise InputError(
+                        f"{self.path}:{line}: {key.value}: duplicates the key of line"
+                        f" {lines[key.value]}. Fix: remove one of them"
+                    )
+                lines[str(key.value)] = line
                 self._refuse_duplicates(value, visited)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 self._refuse_duplicates(item, visited)
+
+
+def _bounded_text(path: Path) -> str:
+    """Return the text of a YAML file; raise InputError where it is too large to be one."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0  # read_text names what is wrong
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{path}: is too large for a YAML file (got {size / 1e6:.0f} MB, expected at most"
+            f" {MOST_BYTES / 1e6:.0f} MB)"
+        )
+    return read_text(path)
+
+
+def _check_structure(text: str) -> None:
+    """Raise a YAMLError where a text is nested too deeply, or where aliases repeat too much.
+
+    The parser's events are enough for that: nothing is built, and the first excess ends it.
+    """
+    sizes: dict[str, tuple[int, int]] = {}  # nodes and levels below an anchor
+    # Anchor, nodes and levels so far of each list or mapping that is open, from the outside in.
+    around: list[tuple[str | None, int, int]] = [(None, 0, 0)]
+    aliased = 0
+    events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+    for event in events:
+        nodes = 1
+        levels = 0
+        anchor = getattr(event, "anchor", None)
+        mark: Any = event.start_mark
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append((anchor, 1, 1))
+            if len(around) > MOST_LEVELS:
+                raise ComposerError(None, None, f"is nested more than {MOST_LEVELS} deep", mark)
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == each for each, _, _ in around):
+                raise ComposerError(None, None, f"*{anchor} contains itself", mark)
+            nodes, levels = sizes.get(str(anchor), (1, 0))
+            aliased += nodes
+            if aliased > MOST_ALIASED or len(around) + levels > MOST_LEVELS:
+                raise ComposerError(None, None, f"*{anchor} repeats too many nodes", mark)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, nodes, levels = around.pop()
+            if anchor is not None:
+                sizes[anchor] = nodes, levels
+        elif not isinstance(event, yaml.ScalarEvent):
+            continue
+        outer, before, deepest = around[-1]
+        around[-1] = outer, before + nodes, max(deepest, levels + 1)
+
+
+_BLOCK = 1 << 22
+"""Bytes per read, 4 MiB: a file of weights may be larger than free memory."""
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tree_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's files with their relative names."""
+    if path.is_file():
+        return file_sha256(path)
+    # Sorted, as the order in which a folder lists its files depends on the file system.
+    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    return lines_sha256(
+        f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files
+    )
+
+
+def lines_sha256(lines: Iterable[str]) -> str:
+    """Return the SHA-256 of the concatenation of texts."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Return the SHA-256 of a text."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def data_sha256(data: Any) -> str:
+    """Return the SHA-256 of plain data; the order of a mapping's keys does not matter."""
+    return text_sha256(json.dumps(data, sort_keys=True))

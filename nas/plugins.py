@@ -1,40 +1,53 @@
-"""What other packages bring: blocks, spaces and devices, found by their entry points.
+"""Plugins: blocks, spaces, devices, engines, targets and formats that other packages provide.
+
+The registry of each kind finds them here by their entry points:
 
 | group       | name       | value                                                                              |
 |-------------|------------|------------------------------------------------------------------------------------|
-| nas.blocks  | its kind   | the spec, a `nas.specs.BlockSpec` whose `module` says where the block's module is  |
+| nas.blocks  | its kind   | the spec, a `nas.blocks.BlockSpec` whose `module` says where the block's module is  |
 | nas.spaces  | its name   | the package in which `<name>.yaml` lies                                            |
 | nas.devices | its name   | a function from `nas.devices.Settings` to a `nas.devices.Device`                   |
+| nas.engines | its name   | a function from `nas.search.Problem` to `nas.search.Found`                         |
+| nas.targets | its name   | a `nas.export.target.Target`                                                       |
+| nas.formats | its name   | a `nas.latency.importing.common.Format`: a reader of other tools' latency files    |
 
-Entry points are looked through when a name is asked for that is none of ours, and nothing of a package is imported
-before the name that it brings. `nas.testing` has the tests that each should pass.
+Entry points are read when a name is not one of ours. A package is imported only when one of its
+names is used. `nas.testing` has the tests that each plugin should pass.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.errors import InputError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-BLOCKS, SPACES, DEVICES = "nas.blocks", "nas.spaces", "nas.devices"
+BLOCKS = "nas.blocks"
+SPACES = "nas.spaces"
+DEVICES = "nas.devices"
+ENGINES = "nas.engines"
+TARGETS = "nas.targets"
+FORMATS = "nas.formats"
 OURS = "nas-mobile"
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One block, space or device of another package.
+    """One block, space, device, engine, target or format of another package.
 
     Attributes:
-        package: the distribution that brings it, as pip names it.
-        version: of that.
+        entry: its entry point.
+        package: the distribution that provides it, as pip names it.
+        version: the version of that distribution.
     """
 
     entry: EntryPoint
@@ -43,76 +56,147 @@ class Plugin:
 
     @property
     def what(self) -> str:
+        """Return the kind of the plugin for messages: "block", "space", "device"."""
         return self.entry.group.removeprefix("nas.").removesuffix("s")
 
     def load(self) -> Any:
-        """The object that the entry point refers to. Raises InputError where importing it fails."""
+        """Return the object that the entry point refers to.
+
+        Raises:
+            InputError: when importing it fails.
+        """
         try:
             return self.entry.load()
         except Exception as error:
-            raise self.broken(f"{self.entry.value} cannot be imported ({line_of(error)})") from error
+            raise self.broken(
+                f"{self.entry.value} cannot be imported ({line_of(error)})"
+            ) from error
 
     def file(self, suffix: str) -> Path:
-        """The file called after the entry point in the package that it refers to.
+        """Return the file named after the entry point in the package that it refers to.
 
         Raises:
-            InputError: when there is no such package, or no such file in it.
+            InputError: when the package or the file does not exist.
         """
         try:
             paths = list(importlib.import_module(self.entry.value).__path__)
         except Exception as error:
-            raise self.broken(f"{self.entry.value} is no package that can be imported ({line_of(error)})") from error
+            raise self.broken(
+                f"{self.entry.value} is not a package that can be imported ({line_of(error)})"
+            ) from error
         for folder in paths:
             path = Path(folder) / f"{self.entry.name}{suffix}"
             if path.is_file():
                 return path
-        raise self.broken(f"there is no {self.entry.name}{suffix} in {self.entry.value}")
+        raise self.broken(f"{self.entry.name}{suffix} is missing in {self.entry.value}")
 
     def broken(self, reason: str) -> InputError:
-        return InputError(f"{self.what} '{self.entry.name}' of package {self.package}: {reason}; repair that package, "
-                          f"or remove it: pip uninstall {self.package}")  # fmt: skip
+        """Return an error about this plugin, which names the package to repair or remove."""
+        return InputError(
+            f"{self.what} '{self.entry.name}' of package {self.package}: {reason}. Fix: repair that"
+            f" package, or remove it: pip uninstall {self.package}"
+        )
+
+
+class Registry(Mapping[str, Entry]):
+    """Mapping from names to objects of one kind: ours, then those of other packages.
+
+    Each object is imported at its first access.
+
+    Args:
+        group: the group of the entry points, for example "nas.engines". An entry point refers to
+            the same kind of object as the references in `ours`.
+        ours: references "package.module:object" by name.
+        kind: reference to the class that objects of other packages must be instances of. Without
+            it any callable is accepted.
+    """
+
+    def __init__(self, group: str, ours: Mapping[str, str], kind: str = "") -> None:
+        self.group = group
+        self.ours = dict(ours)
+        self.kind = kind
+
+    def __getitem__(self, name: str) -> Entry:
+        if name in self.ours:
+            module, _, attribute = self.ours[name].partition(":")
+            entry: Entry = getattr(importlib.import_module(module), attribute)
+            return entry
+        plugin = plugins(self.group, self.ours)[name]
+        # Objects of other packages are checked here, where the package can be named in the error.
+        value = plugin.load()
+        if self.kind and not isinstance(value, import_object(self.group, self.kind)):
+            raise plugin.broken(f"{plugin.entry.value} is not a {self.kind.replace(':', '.')}")
+        if not self.kind and not callable(value):
+            raise plugin.broken(f"{plugin.entry.value} cannot be called")
+        return value  # type: ignore[no-any-return]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.ours or name in plugins(self.group, self.ours)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.ours
+        yield from plugins(self.group, self.ours)
+
+    def __len__(self) -> int:
+        return len(self.ours) + len(plugins(self.group, self.ours))
+
+    def __repr__(self) -> str:
+        return f"Registry({self.group}: {', '.join(self)})"
 
 
 def plugins(group: str, ours: Collection[str]) -> dict[str, Plugin]:
-    """What other packages bring, by name; `ours` are the names that are taken.
+    """Return the plugins of a group by name; `ours` are the names that we use ourselves.
 
     Raises:
-        InputError: when a name is taken, by us or by another package; both packages are named.
+        InputError: naming both packages, when a name is used by us or by another package.
     """
-    found: dict[str, Plugin] = {}
+    by_name: dict[str, Plugin] = {}
     for plugin in _installed(group):
         name = plugin.entry.name
-        other = OURS if name in ours else found[name].package if name in found else None
+        other = OURS if name in ours else by_name[name].package if name in by_name else None
         if other is not None:
-            raise InputError(f"{plugin.what} '{name}' of package {plugin.package}: package {other} has one of that "
-                             f"name; it needs another one, or else: pip uninstall {plugin.package}")  # fmt: skip
-        found[name] = plugin
-    return found
+            raise InputError(
+                f"{plugin.what} '{name}' of package {plugin.package}: package {other} also has this"
+                f" name. Fix: rename one of them, or pip uninstall {plugin.package}"
+            )
+        by_name[name] = plugin
+    return by_name
 
 
 @cache
 def _installed(group: str) -> tuple[Plugin, ...]:
+    """Return the plugins of a group, sorted; cached, as reading all packages' metadata is slow."""
     from importlib.metadata import entry_points
 
     listed = (
-        Plugin(entry, entry.dist.name if entry.dist else "unknown", entry.dist.version if entry.dist else "")
+        Plugin(
+            entry,
+            entry.dist.name if entry.dist else "unknown",
+            entry.dist.version if entry.dist else "",
+        )
         for entry in entry_points(group=group)
     )
+    # A set, as an installation that is on sys.path twice lists its entry points twice.
     return tuple(sorted(set(listed), key=lambda plugin: (plugin.entry.name, plugin.package)))
 
 
 def import_object(what: str, reference: str) -> Any:
-    """The object named as package.module:object. Raises InputError where importing it fails."""
+    """Return the object of a reference "package.module:object".
+
+    Raises:
+        InputError: when importing it fails.
+    """
     module, _, name = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:
         raise InputError(
-            f"{what}: {reference} cannot be imported ({line_of(error)}); repair that package or remove it"
+            f"{what}: {reference} cannot be imported ({line_of(error)}). Fix: repair or remove that"
+            " package"
         ) from error
 
 
 def line_of(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error as one line: its class and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"

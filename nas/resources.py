@@ -1,7 +1,7 @@
-"""Where named things are found: a user's own in the working directory first, then what ships with the package.
+"""Lookup of named files: a user's own in the working directory first, then the shipped ones.
 
-Spaces, latency tables and recorded experiments stand at the top of the repository, and travel in the wheel as
-`nas/_shipped/`.
+Spaces, latency tables and recorded experiments are found here. They are at the top of the
+repository, and in `nas/_shipped/` in the wheel.
 """
 
 from __future__ import annotations
@@ -19,23 +19,29 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def roots(folder: str) -> list[Path]:
-    """The folders of this name, the one that wins first."""
+    """Return the existing folders of this name, the one with priority first."""
     shipped = _PACKAGE / "_shipped" / folder
+    # The folders are beside the package in a checkout, and inside it in a wheel. In the root of a
+    # checkout both candidates are the same folder, which `dict.fromkeys` keeps once.
     candidates = [Path.cwd() / folder, shipped if shipped.is_dir() else _PACKAGE.parent / folder]
     return [root for root in dict.fromkeys(candidates) if root.is_dir()]
 
 
 def shipped(folder: str) -> Path:
-    """The folder of this name that belongs to the package."""
+    """Return the folder of this name that ships with the package."""
     return roots(folder)[-1]
 
 
 def names(folder: str, pattern: str) -> dict[str, Path]:
-    """What is there by name: a file's stem, or the folder that holds `pattern` when it has a slash."""
-    found: dict[str, Path] = {}
+    """Return the paths that match `pattern` in the folders of this name, by name.
+
+    The name is the file's stem, or the parent folder's name where `pattern` has a slash.
+    """
+    paths: dict[str, Path] = {}
     for name, path in _entries(folder, pattern):
-        found.setdefault(name, path)
-    return dict(sorted(found.items()))
+        # The first root wins: a user's own file replaces a shipped one of the same name.
+        paths.setdefault(name, path)
+    return dict(sorted(paths.items()))
 
 
 def _entries(folder: str, pattern: str) -> Iterator[tuple[str, Path]]:
@@ -45,14 +51,18 @@ def _entries(folder: str, pattern: str) -> Iterator[tuple[str, Path]]:
 
 
 def find(what: str, folder: str, pattern: str, name: str, others: Iterable[str] = ()) -> Path:
-    """The path of the `what` called `name`, or `name` itself when it is a path.
+    """Return the path of the `what` called `name`, or `name` itself when it is a path.
 
-    `others` are names that are known elsewhere, for the message alone.
+    Args:
+        what: the kind of thing, for messages.
+        others: names that are known elsewhere; only the message uses them.
 
     Raises:
-        InputError: when there is neither, with the nearest name that exists.
+        InputError: when neither exists, with the most similar name that does.
     """
     path = Path(name)
+    # A suffix or a slash marks a path. A table, which is a folder, may also be named by a folder of
+    # the working directory without a slash.
     if path.suffix or len(path.parts) > 1 or ("/" in pattern and path.is_dir()):
         if not path.exists():
             raise InputError(f"{name}: there is no such {what} file")

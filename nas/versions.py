@@ -1,16 +1,20 @@
-"""Versions of what a result was made with, for its provenance."""
+"""Version of nas and of the packages that a result was made with, for its provenance."""
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
+__version__ = "0.1.0"
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """`nas`, Python, the platform, and the installed version of each package that is there."""
-    from nas import __version__
+    """Return the versions of nas, Python and the platform, and of each installed package."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
 
-    found = {"nas": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    found = {
+        "nas": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     for package in packages:
         try:
             found[package] = version(package)

@@ -1,7 +1,8 @@
-"""Prints constraints.txt from the environment it runs in: `make pin`.
+"""Print constraints.txt from the environment that runs this script; `make pin` calls it.
 
-A version that needs a newer Python than the oldest we support is pinned only from that Python on, so that the same file
-serves 3.10, where pip then chooses within pyproject.toml's ranges. Packages for a GPU are left out: they follow torch.
+A version that needs a newer Python than the oldest supported one is pinned only from that Python
+on. So the same file serves 3.10, where pip then chooses within pyproject.toml's ranges. Packages
+for a GPU are left out: they follow torch.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ GPU = ("nvidia-", "cuda-", "triton")
 
 
 def line(package: Distribution) -> str:
+    """Return the pin of a package, with a marker where it needs a newer Python."""
     name = package.metadata["Name"]
     allowed = SpecifierSet(package.metadata.get("Requires-Python") or "")
+    # Patch release 99 stands for the newest of a minor version, as bounds like >=3.10.2 occur.
     oldest = next(python for python in PYTHONS if f"{python}.99" in allowed)
     marker = f"; python_version >= '{oldest}'" if oldest != PYTHONS[0] else ""
+    # Without the local version, as in 2.9.0+cpu, which PyPI does not have.
     return f"{name}=={package.version.split('+')[0]}{marker}"
 
 

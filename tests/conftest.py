@@ -1,4 +1,5 @@
-"""Small spaces with made-up latency tables and scores, in memory and as files, for tests of what uses them."""
+"""Small spaces with made-up latency tables and scores, in memory and as files, for tests of what
+uses them."""
 
 from __future__ import annotations
 
@@ -14,20 +15,24 @@ import pytest
 from hypothesis import settings
 
 from nas.accuracy import Accuracy, Scores
-from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
+from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.single_moves import Score, wanted_keys
+from nas.blocks import BlockSpec, Identity
+from nas.devices.info import Calibration
 from nas.latency import DeviceInfo, LatencyTable, Row
-from nas.latency.coverage import space_operations
-from nas.latency.device_info import Calibration
 from nas.latency.table import make_table
 from nas.space import Architecture, Space, load_space
-from nas.specs import BlockSpec, Identity
+from nas.space.operations import space_operations
 
-settings.register_profile("any machine", deadline=None)  # tests run beside others, and machines differ
+settings.register_profile(
+    "any machine", deadline=None
+)  # tests run beside others, and machines differ
 settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long goes first, the longest before all, so that no worker is left alone with it at the end."""
+    """What takes long goes first, the longest before all, so that no worker is left alone with it
+    at the end."""
 
     def seconds(item: pytest.Item) -> float:
         slow = item.get_closest_marker("slow")
@@ -38,7 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What is converted or decoded once is there for all tests of a run, in all workers; the user's own is left."""
+    """What is converted or decoded once is there for all tests of a run, in all workers; the user's
+    own is left."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
@@ -207,23 +213,31 @@ def small_space(tmp_path: Path) -> Callable[[str], Space]:
 
 @pytest.fixture
 def choices_space(tmp_path: Path) -> Callable[..., Space]:
-    """A function from the placement of attention to a space of four small stages, most places with several candidates.
+    """A function from the placement of attention to a space of four small stages, most places with
+    several candidates.
 
     It takes text that is to be replaced in the file, too.
     """
 
     def make(attention: str = "network_suffix", *changes: tuple[str, str]) -> Space:
-        return _changed(CHOICES_SPACE.format(attention=attention), changes, tmp_path / f"choices-{attention}.yaml")
+        return _changed(
+            CHOICES_SPACE.format(attention=attention),
+            changes,
+            tmp_path / f"choices-{attention}.yaml",
+        )
 
     return make
 
 
 @pytest.fixture
 def stem_space(tmp_path: Path) -> Callable[..., Space]:
-    """A function from the placement of attention to a space of a few thousand members with a stem before stage 1."""
+    """A function from the placement of attention to a space of a few thousand members with a stem
+    before stage 1."""
 
     def make(attention: str = "network_suffix", *changes: tuple[str, str]) -> Space:
-        return _changed(STEM_SPACE.format(attention=attention), changes, tmp_path / f"stem-{attention}.yaml")
+        return _changed(
+            STEM_SPACE.format(attention=attention), changes, tmp_path / f"stem-{attention}.yaml"
+        )
 
     return make
 
@@ -239,20 +253,37 @@ def _changed(text: str, changes: Sequence[tuple[str, str]], path: Path) -> Space
 
 @pytest.fixture
 def made_up_table() -> Callable[..., LatencyTable]:
-    """A function from a space to a latency table for it; with a seed the latencies are random, not even monotone, and
-    weights take their time too."""
+    """A function from a space to a latency table for it; with a seed the latencies are random, not
+    even monotone, and weights take their time too."""
 
     def make(space: Space, seed: int | None = None, name: str = "toy") -> LatencyTable:
         rng = random.Random(seed)
         rows = []
         for operation in space_operations(space):
-            ms = 0.01 + operation.macs / 1e9 + operation.params / 1e7 if seed is None else rng.uniform(0.0, 1.0)
-            rows.append(Row(*operation.key, str(operation.output), ms, ms, ms, 0, "estimated", "2026-01-31"))
+            ms = (
+                0.01 + operation.macs / 1e9 + operation.params / 1e7
+                if seed is None
+                else rng.uniform(0.0, 1.0)
+            )
+            rows.append(
+                Row(*operation.key, str(operation.output), ms, ms, ms, 0, "estimated", "2026-01-31")
+            )
         device = DeviceInfo(
-            name=name, kind="toy", soc="no chip", os="no OS", runtime="none", runtime_version="0", compute_unit="none",
-            precision="fp32", provenance="estimated", date="2026-01-31", intercept_ms=0.1,
-            calibration=Calibration() if seed is None else Calibration(weights_ms=3.0, weights_from=0.1),
-        )  # fmt: skip
+            name=name,
+            kind="toy",
+            soc="no chip",
+            os="no OS",
+            runtime="none",
+            runtime_version="0",
+            compute_unit="none",
+            precision="fp32",
+            provenance="estimated",
+            date="2026-01-31",
+            intercept_ms=0.1,
+            calibration=(
+                Calibration() if seed is None else Calibration(weights_ms=3.0, weights_from=0.1)
+            ),
+        )
         return make_table(device, rows)
 
     return make
@@ -264,23 +295,36 @@ def made_up_scores() -> Callable[..., RecordedScores]:
 
     def make(space: Space, seed: int = 0) -> RecordedScores:
         rng = random.Random(seed)
-        typical = {"drop": (0.5, 0.4), "localise": (0.2, 0.2), "narrow": (1.0, 0.5), "exchange": (0.1, 0.2)}
+        typical = {
+            "drop": (0.5, 0.4),
+            "localise": (0.2, 0.2),
+            "narrow": (1.0, 0.5),
+            "exchange": (0.1, 0.2),
+        }
         keys = [key for key in wanted_keys(space) if key[0] != "narrow"]
         for index, stage in enumerate(space.stages, start=1):
             keys += [("narrow", f"stage{index}", str(width)) for width in stage.widths[:-1]]
         rows = tuple(
-            Score(move, place, rng.gauss(*typical[move]), choice,
-                  importance=rng.uniform(0.5, 5.0) if move == "drop" else None)
+            Score(
+                move,
+                place,
+                rng.gauss(*typical[move]),
+                choice,
+                importance=rng.uniform(0.5, 5.0) if move == "drop" else None,
+            )
             for move, place, choice in keys
-        )  # fmt: skip
-        return RecordedScores(space, rows, ("made up for a test", f"seed {seed}"), baseline_accuracy=90.0, images=5000)
+        )
+        return RecordedScores(
+            space, rows, ("made up for a test", f"seed {seed}"), baseline_accuracy=90.0, images=5000
+        )
 
     return make
 
 
 @dataclass(frozen=True)
 class StageScores(Scores):
-    """Scores that price whole stages at random, neither convex nor monotone, for tests of what searches by them.
+    """Scores that price whole stages at random, neither convex nor monotone, for tests of what
+    searches by them.
 
     Attributes:
         digits: decimals of every part; with few, many members tie.
@@ -315,7 +359,10 @@ class StageScores(Scores):
             sums = zip(*(self.counts(index, block) for block in stage.blocks), strict=True)
             total += self.entry_cost(index, stage.entry, before)
             total += self.stage_cost(index, stage.width, tuple(map(sum, sums)))
-            total += sum(self.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks))
+            total += sum(
+                self.block_cost(index, p, block, stage.width)
+                for p, block in enumerate(stage.blocks)
+            )
             before = stage.width
         return total
 
@@ -362,7 +409,8 @@ class StageScores(Scores):
 
 @pytest.fixture
 def made_up_stage_scores() -> Callable[..., StageScores]:
-    """A function from a space to scores that price its whole stages at random; two members have a cost of their own."""
+    """A function from a space to scores that price its whole stages at random; two members have a
+    cost of their own."""
 
     def make(space: Space, seed: int = 0, **more: Any) -> StageScores:
         return StageScores(space, seed, known=(space.largest(), space.sample(seed)), **more)
@@ -372,7 +420,8 @@ def made_up_stage_scores() -> Callable[..., StageScores]:
 
 @dataclass(frozen=True)
 class Workplace:
-    """A working directory with a space, its scores and a table of the device `toy`, where names are looked up."""
+    """A working directory with a space, its scores and a table of the device `toy`, where names are
+    looked up."""
 
     folder: Path
     space: Space
@@ -392,9 +441,11 @@ class Workplace:
 
 @pytest.fixture
 def workplace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up_table: Callable[..., LatencyTable],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made_up_table: Callable[..., LatencyTable],
     made_up_scores: Callable[..., RecordedScores],
-) -> Workplace:  # fmt: skip
+) -> Workplace:
     """The working directory of the test."""
     spaces = tmp_path / "search_spaces"
     spaces.mkdir()

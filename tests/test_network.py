@@ -1,4 +1,5 @@
-"""Networks of whole architectures: published counts, features, other input sizes, and rebuilding from a file."""
+"""Networks of whole architectures: published counts, features, other input sizes, and rebuilding
+from a file."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
+from nas.blocks.efficientformer.module import MB3DBlock
 
 # Parameters exactly and MACs (in G) as counted on the authors' code.
 PUBLISHED = {
@@ -54,7 +56,9 @@ def test_random_members(seed: int) -> None:
         net = nas.build(arch).eval()
         images = torch.empty(1, 3, 224, 224)
     for name, block in net.named_children():
-        block.register_forward_hook(lambda block, x, y, name=name: shapes.update({name: tuple(y.shape)}))
+        block.register_forward_hook(
+            lambda block, x, y, name=name: shapes.update({name: tuple(y.shape)})
+        )
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         net(images)
     assert shapes == {operation.name: operation.output.tensor() for operation in arch.operations()}
@@ -78,7 +82,10 @@ def test_features_have_the_widths_and_strides_of_the_stages(seed: int) -> None:
     net = small(seed, (64, 96)).eval()
     images = torch.randn(2, 3, 64, 96)
     features = net.forward_features(images)
-    expected = [(2, width, 64 // s, 96 // s) for width, s in zip(net.architecture.widths, (4, 8, 16, 32), strict=True)]
+    expected = [
+        (2, width, 64 // s, 96 // s)
+        for width, s in zip(net.architecture.widths, (4, 8, 16, 32), strict=True)
+    ]
     assert [tuple(feature.shape) for feature in features] == expected
     tokens = features[3].flatten(2).transpose(1, 2)
     torch.testing.assert_close(net.head(tokens), net(images))
@@ -96,15 +103,29 @@ def test_other_input_size_resizes_the_bias_and_says_so() -> None:
         nas.build(net.architecture.at((256, 128))).eval()(torch.randn(1, 3, 256, 128))
 
 
-def test_other_aspect_ratio_needs_another_network() -> None:
+@torch.no_grad()
+def test_another_aspect_ratio_is_taken_by_blocks_that_are_told_their_grid() -> None:
     net = nas.build(SPACE.published["efficientformer_l1"]).eval()
-    with pytest.raises(ValueError, match=r"224x448 .* the same aspect ratio; .*nas\.build\(arch\.at"):
+    with pytest.warns(UserWarning, match=r"attention bias resized from \(7, 7\) to \(7, 14\)"):
+        assert net(torch.randn(1, 3, 224, 448)).shape == (1, 1000)
+
+
+def test_a_block_that_cannot_see_its_grid_needs_another_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = nas.build(SPACE.published["efficientformer_l1"]).eval()
+    monkeypatch.setattr(MB3DBlock, "takes_grid", False)
+    with pytest.raises(
+        ValueError, match=r"mb3d cannot see .* 224x448.* 7:7\)\. Fix: nas\.build\(arch\.at"
+    ):
         net(torch.randn(1, 3, 224, 448))
 
 
 def test_building_gives_the_child_modules_of_the_operations() -> None:
     net = small(3)
-    assert [name for name, _ in net.named_children()] == [operation.name for operation in net.architecture.operations()]
+    assert [name for name, _ in net.named_children()] == [
+        operation.name for operation in net.architecture.operations()
+    ]
 
 
 @torch.no_grad()

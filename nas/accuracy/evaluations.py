@@ -1,40 +1,42 @@
-"""What members are worth, judged one by one instead of by scores that add up: each once, and kept on disk.
+"""Evaluated accuracies of single members, each computed once and kept on disk.
 
-evaluations.yaml   what judged: the supernet, the images
-evaluations.csv    a row a member, written as soon as it is known, so that a search that was killed asks for none twice
+The engines `slimming` and `learned` ask for them instead of adding up scores.
+
+evaluations.yaml   the source of the evaluations: the supernet and the images
+evaluations.csv    one row per member, appended as soon as it is known; a search that was killed and
+                   is started again evaluates no member twice
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas.accuracy.standard_errors import accuracy_error
-from nas.errors import InputError, NasError
-from nas.files import YamlFile, number_in, write_text, write_yaml
+from nas.accuracy.scores import accuracy_error
+from nas.errors import InputError
+from nas.files import YamlFile, data_sha256, number_in, write_text, write_yaml
+from nas.journals import append_text, read_whole
 from nas.space import Architecture
 
 FORMAT = "nas-evaluations-1"
-ABOUT, ROWS = "evaluations.yaml", "evaluations.csv"
+ABOUT = "evaluations.yaml"
+ROWS = "evaluations.csv"
 COLUMNS = ("member", "accuracy", "loss", "widths", "depths", "standard_error")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A member on held-out images.
+    """The result of evaluating a member on held-out images.
 
     Attributes:
         accuracy: top-1 in percent.
-        loss: cross-entropy.
-        standard_error: of `accuracy`, in points (`nas.accuracy.standard_errors.accuracy_error`); None where the number
-            of images is not known.
+        loss: mean cross-entropy.
+        standard_error: of `accuracy`, in points (`nas.accuracy.scores.accuracy_error`); None where
+            the number of images is not known.
     """
 
     accuracy: float
@@ -43,34 +45,43 @@ class Evaluated:
 
 
 class Source(Protocol):
-    """What evaluates members. `nas.supernet.evaluate.SlicedSupernet` is one.
+    """An evaluator of members, such as `nas.supernet.evaluate.SlicedSupernet`.
 
     Attributes:
-        of: what the figures depend on, as plain data: two sources that agree in it give the same.
-        words: what it is, for people.
+        of: everything that the results depend on, as plain data. Two sources with equal data give
+            equal results.
+        words: a description for people.
     """
 
     of: dict[str, Any]
     words: str
 
-    def evaluate(self, base: Architecture, members: Sequence[Architecture]) -> Iterator[tuple[Architecture, Evaluated]]:
-        """Each of the members, in any order; they differ from `base` by a move or not at all, which may save work."""
+    def evaluate(
+        self, base: Architecture, members: Sequence[Architecture]
+    ) -> Iterator[tuple[Architecture, Evaluated]]:
+        """Yield each of the members with its result, in any order.
+
+        Args:
+            base: a member from which the others differ by at most one move, which may save work.
+            members: the members to evaluate.
+        """
         ...
 
 
 class Evaluations:
-    """The evaluations of a search.
+    """The evaluations of a search, each made once.
 
     Args:
-        source: what evaluates.
-        folder: where they are kept, and those are from that an earlier search made; in memory alone without.
+        source: evaluates members.
+        folder: keeps the evaluations, and may hold some of an earlier run; None for memory only.
 
     Raises:
-        InputError: when the folder's evaluations are of something else, or damaged.
+        InputError: the folder's evaluations are of another source, or damaged.
     """
 
     def __init__(self, source: Source, folder: Path | None = None) -> None:
-        self.source, self.folder = source, folder
+        self.source = source
+        self.folder = folder
         self._known: dict[str, Evaluated] = {}
         if folder is not None:
             self._open(folder)
@@ -78,63 +89,82 @@ class Evaluations:
     def __len__(self) -> int:
         return len(self._known)
 
-    def of(self, base: Architecture, members: Sequence[Architecture]) -> dict[Architecture, Evaluated]:
-        """The members' worth; those that nobody asked for yet are evaluated now. They are near to `base`."""
+    def of(
+        self, base: Architecture, members: Sequence[Architecture]
+    ) -> dict[Architecture, Evaluated]:
+        """Return the results of members; new members are evaluated now.
+
+        Args:
+            base: a member that the others are near to (`Source.evaluate`).
+            members: the members whose results are returned.
+        """
         new = [member for member in members if member_key(member) not in self._known]
-        for member, found in self.source.evaluate(base, new) if new else ():
-            self._known[member_key(member)] = found
+        for member, result in self.source.evaluate(base, new) if new else ():
+            # Appended one by one, so that a kill loses at most the evaluation in progress.
+            self._known[member_key(member)] = result
             if self.folder is not None:
-                self._append(self.folder / ROWS, member, found)
+                self._append(self.folder / ROWS, member, result)
         return {member: self._known[member_key(member)] for member in members}
 
     def _open(self, folder: Path) -> None:
-        wanted = {"format": FORMAT, **self.source.of}
-        about, rows = folder / ABOUT, folder / ROWS
+        # Results of different sources must not be mixed, so the folder records its source first.
+        source = {"format": FORMAT, **self.source.of}
+        about = folder / ABOUT
+        rows = folder / ROWS
         if about.exists():
             file = YamlFile(about)
-            for key, value in wanted.items():
+            for key, value in source.items():
                 if file.data.get(key) != value:
-                    raise file.error([key], f"the evaluations here are of {file.data.get(key)!r}, this search has "
-                                            f"{value!r}; give another --out")  # fmt: skip
+                    raise file.error(
+                        [key],
+                        f"the evaluations here are of another source (got {file.data.get(key)!r},"
+                        f" expected {value!r}). Fix: give a new folder as --out",
+                    )
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            write_yaml(about, {**wanted, "source": self.source.words})
+            write_yaml(about, {**source, "source": self.source.words})
         if not rows.exists():
-            append_text(rows, ",".join(COLUMNS) + "\n")
+            # The rows may be missing although the description exists: a kill came between the two.
+            append_text(rows, ",".join(COLUMNS) + "\n", kept="evaluated")
             return
         self._known = _read(rows, self.source.of.get("images"))
 
-    def _append(self, path: Path, member: Architecture, found: Evaluated) -> None:
+    def _append(self, path: Path, member: Architecture, result: Evaluated) -> None:
         text = io.StringIO()
         shape = ("-".join(map(str, values)) for values in (member.widths, member.depths))
         csv.writer(text, lineterminator="\n").writerow(
-            [member_key(member), repr(found.accuracy), repr(found.loss), *shape, _text(found.standard_error)]
+            [
+                member_key(member),
+                repr(result.accuracy),
+                repr(result.loss),
+                *shape,
+                _text(result.standard_error),
+            ]
         )
-        append_text(path, text.getvalue())
+        append_text(path, text.getvalue(), kept="evaluated")
 
 
 def member_key(arch: Architecture) -> str:
-    """A name for a member by what stands at every position, the dropped ones too: they decide what it inherits."""
+    """Return a key of a member's blocks at all positions, without its name.
+
+    Dropped positions are part of the key, because they decide which weights the member inherits.
+    """
     data = {key: value for key, value in arch.to_dict().items() if key != "name"}
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    return data_sha256(data)[:16]
 
 
 def unfinished(folder: Path) -> bool:
-    """Whether a search that evaluates members was stopped in this folder."""
+    """Return whether a search that evaluates members was stopped before its end in this folder."""
     return (folder / ABOUT).is_file() and not (folder / "run.yaml").exists()
 
 
 def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
-    """Return the rows of a journal, in the columns of today.
+    """Return the results in a journal by member key.
 
-    A last row that a kill left half written is cut off. A journal of an older version gets the column that it lacks,
-    so that rows can be appended; its standard errors follow from the number of images.
+    A last row that a kill left half-written is cut off. A journal of an older version gets the
+    column of standard errors, computed from the number of images, so that rows can be appended.
     """
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    reader = csv.DictReader(io.StringIO(whole.decode(errors="replace")))
+    reader = csv.DictReader(io.StringIO(read_whole(path)))
     records = list(reader)
     known = {
         str(record.get("member")): _evaluated(path, number, record, images)
@@ -147,18 +177,24 @@ def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
 
 def _evaluated(path: Path, number: int, record: dict[str, Any], images: int | None) -> Evaluated:
     where = f"{path}:{number}"
-    remedy = "Remove the line, and the same command evaluates that member again"
+    remedy = "Fix: remove the line, and the same command evaluates that member again"
     try:
-        accuracy, loss = (number_in(where, name, record[name] or "") for name in ("accuracy", "loss"))
+        accuracy, loss = (
+            number_in(where, name, record[name] or "") for name in ("accuracy", "loss")
+        )
         text = record.get("standard_error")
         error = number_in(where, "standard_error", text) if text else None
         if not record["member"]:
-            raise InputError(f"{where}: member: is missing")
+            raise InputError("member: is missing")
     except (InputError, KeyError) as problem:
-        reason = str(problem).removeprefix(f"{where}: ") if isinstance(problem, InputError) else f"{problem} is missing"
-        raise InputError(f"{where}: is no row of {', '.join(COLUMNS)} ({reason}). {remedy}") from None
+        reason = problem.reason if isinstance(problem, InputError) else f"{problem} is missing"
+        raise InputError(
+            f"{where}: is not a row of {', '.join(COLUMNS)} ({reason}). {remedy}"
+        ) from None
     if not 0 <= accuracy <= 100:
-        raise InputError(f"{where}: accuracy: {accuracy:g} is not a percentage, expected 0 to 100. {remedy}")
+        raise InputError(
+            f"{where}: accuracy: {accuracy:g} is not a percentage, expected 0 to 100. {remedy}"
+        )
     if error is not None and error <= 0:
         raise InputError(f"{where}: standard_error: {error:g} is not above 0. {remedy}")
     if error is None and images:
@@ -177,15 +213,3 @@ def _upgrade(path: Path, records: Sequence[dict[str, Any]], known: dict[str, Eva
 
 def _text(value: float | None) -> str:
     return "" if value is None else repr(value)
-
-
-def append_text(path: Path, text: str) -> None:
-    """Add to a journal, and wait until that is on disk. Raises NasError where it cannot be written."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise NasError(f"{path}: could not be written ({error.strerror}); what was evaluated before is kept, make room "
-                       "and run the same command again") from error  # fmt: skip

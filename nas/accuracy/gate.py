@@ -1,6 +1,7 @@
-"""The gate of evidence: whether what a supernet measured can tell moves apart. Imports no torch.
+"""The gate of evidence: decide whether a supernet's measurements can tell moves apart.
 
-`nas train` tells its verdict after scoring; a search asks it before it lets recorded scores correct the law.
+`nas train` prints its verdict after scoring. A search calls it before recorded scores may correct the
+law. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from numpy.typing import NDArray
 from nas.accuracy.recorded import RecordedScores
 
 SIGNIFICANT = 2.0
-"""Standard errors by which the largest member must lie above chance."""
+"""Minimum distance of the largest member's accuracy from chance, in standard errors."""
 HALF_NORMAL = 0.6745
-"""Median of |x| for standard normal x; turns a median |difference| into a standard deviation."""
+"""Median of |x| for standard normal x, the ratio of a median |difference| to its deviation."""
 RESOLUTION = 1.0
-"""Points to tell apart where the spread of the drops itself cannot be seen."""
+"""Difference to resolve where the spread of the drops is hidden by noise, in points."""
 SAME = 1e-9
-"""Points below which two drops are equal."""
+"""Difference up to which two drops are equal, in points."""
 
 
 class Reason(Enum):
-    """Why evidence is not usable; the values are what `--json` carries."""
+    """The reasons why evidence is not usable; `--json` has their values."""
 
     TOO_FEW_IMAGES = "too_few_images"
     UNTRAINED = "untrained"
@@ -34,14 +35,14 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """The figures that the gate looks at.
+    """The figures that the gate decides by.
 
     Attributes:
-        images: held-out images; None where nobody recorded how many.
-        classes: of the data.
+        images: number of held-out images; None where it was not recorded.
+        classes: number of classes of the data.
         accuracy: of the largest member, in percent; None where it was not recorded.
-        drops: accuracy drop of each measured move, in points; the costs where no drops were recorded.
-        errors: standard error of each of them, in points; as many, or none where they were not recorded.
+        drops: accuracy drop of each measured move, in points; costs where no drops were recorded.
+        errors: standard error of each drop, in points; empty where they were not recorded.
     """
 
     images: int | None
@@ -53,21 +54,22 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says.
+    """The gate's decision about evidence.
 
     Attributes:
         reason: why the evidence is not usable; None where it is.
-        images: held-out images that were used, if that is known.
-        images_needed: how many would do; None where more images do not help, or `images` is not known. Of an
-            untrained supernet, how many would show that it is above chance by what it seems to be.
-        at_least: whether `images_needed` is a lower bound, because the spread of the drops cannot be seen.
+        images: number of held-out images; None where it was not recorded.
+        images_needed: number of images that would suffice; None where more do not help or `images`
+            is None. For an untrained supernet, how many would confirm its accuracy as above chance.
+        at_least: whether `images_needed` is a lower bound, because noise hides the spread of the
+            drops.
         accuracy: of the largest member, in percent.
-        chance: accuracy of guessing, 100 / classes.
-        moves: measured moves.
-        difference: typical (median) true difference between the drops of two moves, in points; the noise of the
-            images, as far as the standard errors explain it, is taken out.
-        standard_error: typical (median) standard error of such a difference, in points.
-        checked: whether there were drops with standard errors to look at; without, evidence passes.
+        chance: accuracy of guessing, 100 / classes, in percent.
+        moves: number of measured moves.
+        difference: median true difference between the drops of two moves, in points, without the
+            noise that the standard errors explain.
+        standard_error: median standard error of such a difference, in points.
+        checked: whether there were drops with standard errors; evidence without them passes.
     """
 
     reason: Reason | None
@@ -83,25 +85,26 @@ class Verdict:
 
     @property
     def usable(self) -> bool:
-        """Whether the evidence can tell moves apart."""
+        """Return whether the evidence can tell moves apart."""
         return self.reason is None
 
     @property
     def text(self) -> str:
-        """The verdict in one line, for people; composed from the attributes."""
+        """Return the verdict in one line, for people."""
         if self.reason is None:
             return self._usable_text()
         if self.reason is Reason.UNTRAINED:
             return (
-                f"not usable: the largest member has {self.accuracy:.1f} % on {_images(self.images)}, which is not "
-                f"above chance ({self.chance:.1f} %). Train longer{self._or_more_images()}."
+                f"not usable: the largest member has {self.accuracy:.1f} % on"
+                f" {_images(self.images)}, which is not above chance ({self.chance:.1f} %). Train"
+                f" longer{self._or_more_images()}."
             )
         if self.reason is Reason.EQUAL_COSTS:
             found = f"all {self.moves} moves cost the same on {_images(self.images)}"
         else:
             found = (
-                f"{_images(self.images)} cannot tell moves apart (typical difference {self.difference:.2f} points, "
-                f"standard error {self.standard_error:.2f})"
+                f"{_images(self.images)} cannot tell moves apart (typical difference"
+                f" {self.difference:.2f} points, standard error {self.standard_error:.2f})"
             )
         return f"not usable: {found}. {self._remedy()}"
 
@@ -109,8 +112,8 @@ class Verdict:
         if not self.checked:
             return "usable, but not checked: accuracy drops with standard errors were not recorded"
         return (
-            f"usable: {_images(self.images)} tell moves apart (typical difference {self.difference:.2f} points, "
-            f"standard error {self.standard_error:.2f})"
+            f"usable: {_images(self.images)} tell moves apart (typical difference"
+            f" {self.difference:.2f} points, standard error {self.standard_error:.2f})"
         )
 
     def _or_more_images(self) -> str:
@@ -126,7 +129,7 @@ class Verdict:
 
 
 def gate(scores: RecordedScores) -> Verdict:
-    """Return whether recorded scores can tell moves apart, and if not, why and what helps."""
+    """Return the verdict on recorded scores."""
     measured = [row for row in scores.rows if row.accuracy_drop is not None]
     with_errors = all(row.standard_error is not None for row in measured)
     drops = [row.accuracy_drop or 0.0 for row in measured] or [row.cost for row in scores.rows]
@@ -144,11 +147,12 @@ def gate(scores: RecordedScores) -> Verdict:
 def judge(evidence: Evidence) -> Verdict:
     """Return the verdict on these figures.
 
-    Evidence is not usable, in this order, when
+    Evidence is not usable, in this order, where
 
-    - the images could not tell even a perfect largest member from chance;
-    - the largest member is not above chance by two standard errors (the score test, whose inversion is the Wilson
-      interval): what its moves cost says nothing of a trained network;
+    - the images are too few to tell even a perfect largest member from chance;
+    - the largest member is not above chance by two standard errors, so that the costs of its moves
+      say nothing about a trained network (this is the score test, whose inversion is the Wilson
+      interval);
     - all drops are equal;
     - the median true difference between two drops is below its median standard error.
     """
@@ -156,7 +160,9 @@ def judge(evidence: Evidence) -> Verdict:
     checked = bool(evidence.drops) and bool(evidence.errors)
     difference, error = _spread(evidence) if checked else (0.0, 0.0)
 
-    def verdict(reason: Reason | None, needed: float | None = None, at_least: bool = False) -> Verdict:
+    def verdict(
+        reason: Reason | None, needed: float | None = None, at_least: bool = False
+    ) -> Verdict:
         return Verdict(
             reason=reason,
             images=evidence.images,
@@ -184,7 +190,7 @@ def judge(evidence: Evidence) -> Verdict:
     if len(evidence.drops) < 2:
         return verdict(None)
     if max(evidence.drops) - min(evidence.drops) <= SAME:
-        # More images help only while the ones there are leave a difference of a point unseen.
+        # More images help only if the present ones are too few to see a difference of one point.
         needed = _unseen(images, error) if images is not None and error > RESOLUTION else None
         return verdict(Reason.EQUAL_COSTS, needed, at_least=True)
     if not checked or difference >= error:
@@ -192,19 +198,23 @@ def judge(evidence: Evidence) -> Verdict:
     if images is None:
         return verdict(Reason.TOO_FEW_IMAGES)
     if difference > 0:
-        # A standard error falls with the root of the number of images.
+        # A standard error falls with the square root of the number of images, so this many bring
+        # it down to the difference.
         return verdict(Reason.TOO_FEW_IMAGES, images * (error / difference) ** 2)
     return verdict(Reason.TOO_FEW_IMAGES, _unseen(images, error), at_least=True)
 
 
 def rounded_up(count: int) -> int:
-    """Return a number of images to give as an option: `count` rounded up to two digits, such as 1,900 for 1,838."""
+    """Return `count` rounded up to two significant digits, such as 1,900 for 1,838."""
     step = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // step) * step
 
 
 def _spread(evidence: Evidence) -> tuple[float, float]:
-    """Return over all pairs of moves the median true difference and its median standard error."""
+    """Return the median true difference over all pairs of moves, and its median standard error.
+
+    Both are in points.
+    """
     drops: NDArray[np.float64] = np.array(evidence.drops)
     errors: NDArray[np.float64] = np.array(evidence.errors)
     first, second = np.triu_indices(len(drops), 1)
@@ -212,26 +222,29 @@ def _spread(evidence: Evidence) -> tuple[float, float]:
         return 0.0, float(errors.max())
     seen = float(np.median(np.abs(drops[first] - drops[second])))
     error = float(np.median(np.hypot(errors[first], errors[second])))
-    # Noise alone would show a median difference of 0.67 standard errors, so its variance is subtracted first; without
-    # that, moves that all cost the same would seem to become distinguishable with twice the images.
+    # Noise alone shows a median difference of 0.67 standard errors. So its variance is subtracted
+    # from that of the differences. Otherwise moves that all cost the same would seem to become
+    # distinguishable with about twice the images.
     variance = (seen / HALF_NORMAL) ** 2 - error**2
     return HALF_NORMAL * math.sqrt(max(variance, 0.0)), error
 
 
 def _unseen(images: int, error: float) -> float:
-    """Return a lower bound of the images needed where the spread of the drops cannot be seen.
+    """Return a lower bound on the images needed where noise hides the spread of the drops.
 
-    As many as give a difference of one point a standard error of one point, and no fewer than twice those there are.
+    With so many images a difference has a standard error of `RESOLUTION` points. It is at least
+    twice the present number.
     """
     return max(2.0 * images, images * (error / RESOLUTION) ** 2)
 
 
 def _least_images(accuracy: float, chance: float) -> float:
-    """Return how many images show that an accuracy is above chance; infinite for one that is not."""
+    """Return how many images show that an accuracy (percent) is above chance; infinite if it is not."""
     if accuracy <= chance:
         return math.inf
-    share, guess = accuracy / 100, chance / 100
-    # (share - guess) > 2 sqrt(guess (1 - guess) / n), and more than one image.
+    share = accuracy / 100
+    guess = chance / 100
+    # The smallest n with share - guess > 2 sqrt(guess (1 - guess) / n), and more than one image.
     return max(2.0, math.floor(SIGNIFICANT**2 * guess * (1 - guess) / (share - guess) ** 2) + 1.0)
 
 

@@ -1,25 +1,34 @@
-"""Prior and evidence: the accuracy law corrected by what a supernet measured and by members that were evaluated.
+"""Prior and evidence: the accuracy law corrected by measurements of supernets and members.
 
-How far a member lies below the largest one, in points of the user's metric, is taken to be s times
+`nas.accuracy.evidence` and the engine `learned` call it. The model of how far a member lies below
+the largest one, in points of the user's metric, is s f(member), with
 
     f(member) = L(member) + g(member) . dtheta + sum over rows r of phi_r(member) beta_r
 
-L is the law's cost in points of ImageNet top-1, g its derivatives by the law's coefficients, phi_r how often the single
-move of row r of `scores.csv` counts in the member, and s what a point of the law is worth in points of the metric. What
-is unknown has a normal prior: dtheta the law's own covariance, beta_r a share of what the law says that the move costs.
+- L is the law's cost in points of ImageNet top-1, and g its derivatives by the law's coefficients.
+- phi_r is how often the single move of row r of `scores.csv` counts in the member.
+- s is the number of points of the metric per point of the law.
+- dtheta is the correction of the law's coefficients. Its prior is normal with the law's covariance.
+- beta_r is the correction of a move's cost. Its prior is normal; the standard deviation is a share
+  of the move's cost by the law.
+
 A measured drop is
 
     y_i = s f(member_i) - s f(base_i) + offset + sum over r of phi_r(member_i) gamma_r + error_i
 
-The offset is what the largest member, against which all drops are, is off by itself. The error has the variance of the
-held-out images and one, shared by all, of what does not add up. gamma is what inherited weights are wrong about: slices
-that were trained too seldom lose more than the networks do when trained alone. It looks like beta, so that only its
-size tells them apart: where a supernet departs from the law by more than the law can be wrong, the rest is gamma. A
-member that was trained by itself has no gamma.
+- The offset is the error of the largest member's own accuracy, which all drops share.
+- The error has two variances: that of the held-out images, and one, the same for all drops, of the
+  deviation from a sum.
+- gamma is the bias of inherited weights: slices that were trained too seldom lose more than the
+  networks do when trained alone. Members with weights of their own have no gamma.
 
-Everything but s is linear, so that the posterior is that of Bayesian linear regression (Rasmussen and Williams,
-Gaussian Processes for Machine Learning, Sec. 2.1); s and the variances of gamma and of the error are where the marginal
-likelihood is highest. So a supernet that tells moves apart takes over, and one that does not leaves the law standing.
+gamma has the same features as beta, so that only its size distinguishes them. Where a supernet
+departs from the law by more than the law's uncertainty, the rest is gamma.
+
+The model is linear except in s, so that the posterior is that of Bayesian linear regression
+(Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, Sec. 2.1). s and the
+variances of gamma and of the error maximise the marginal likelihood. So a supernet whose measurements
+distinguish moves replaces the law's costs, and one whose measurements do not leaves them unchanged.
 
 Costs stay sums over stages and places, so that the exact engine proves optima of the posterior too.
 """
@@ -28,49 +37,50 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from nas.accuracy.law import Floats
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.recorded import RecordedScores, Score, wanted_keys
-from nas.accuracy.scores import Accuracy, Scores
-from nas.accuracy.trained import TrainedMember
-from nas.accuracy.variants import Key, Variant, variants
+from nas.accuracy.posterior_scores import PosteriorScores
+from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.single_moves import Key, Score, Variant, variants, wanted_keys
 from nas.space import Architecture, Space
-from nas.specs import BlockSpec
-
-Floats = NDArray[np.float64]
 
 OFFSET_ERROR = 1.0
-"""What the largest member's own accuracy may be off by, in points."""
+"""Standard deviation of the offset where the largest member was measured, in points."""
 LEVEL_ERROR = 30.0
-"""The same where nobody measured the largest member, so that only differences between members count."""
+"""Standard deviation of the offset where the largest member was not measured, in points.
+
+It is so large that only differences between members count."""
 SCALE, SCALE_SPREAD = 1.0, 1.0
-"""Prior of s: its median, and the standard deviation of its logarithm."""
+"""Prior of s, log-normal: its median, and the standard deviation of its logarithm."""
 SCALES = np.geomspace(0.05, 8.0, 25)
+"""Candidates for s."""
 MOVE_ERROR = 0.4
-"""What the law may be wrong about a single move: a share of what it says that the move costs."""
+"""Standard deviation of beta, as a share of the cost of the move by the law."""
 SPREADS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
-"""Standard deviations of gamma and of the error that are tried, in shares of the root mean square of the drops."""
+"""Candidates for the standard deviations of gamma and of the error, as shares of the root mean
+square of the drops."""
 MEMBERS = 24
-"""Random members over which the share of the evidence is told."""
+"""Number of random members over which the share of the evidence is computed."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A member as it was measured.
+    """The measured accuracy drop of a member.
 
     Attributes:
         arch: the member.
-        drop: points that it was measured below `base`, or below the largest member where there is none.
+        drop: points that it was measured below `base`, or below the largest member where `base` is
+            None.
         standard_error: of `drop`, in points.
         inherited: whether its weights are a supernet's, not trained for it alone.
-        leveled: whether `drop` is against the measured largest member; else all drops are off by one unknown number.
+        leveled: whether `drop` is against the measured largest member. Otherwise all drops have one
+            unknown offset.
         base: another member that it was compared with.
     """
 
@@ -82,32 +92,22 @@ class Observation:
     base: Architecture | None = None
 
 
-def observations(recorded: RecordedScores) -> list[Observation]:
-    """Return what a supernet's scores measured: an observation for each row with a drop and a standard error."""
-    members = {variant.key: variant for variant in variants(recorded.scored)}
-    found = []
-    for row in recorded.rows:
-        if row.accuracy_drop is None or row.standard_error is None or row.key not in members:
-            continue
-        variant = members[row.key]
-        base = None if variant.base not in members else members[variant.base].arch
-        compared = None if base == recorded.scored.largest() else base
-        found.append(Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared))
-    return found
-
-
 class Posterior:
-    """The model of the module's docstring, with everything that was observed so far.
+    """The model of the module's docstring, given the observations so far.
 
     Args:
         law: the prior, at the input size of the measurements.
-        evidence: what was observed.
+        evidence: the observations.
         level: accuracy of the largest member in percent, where it was measured.
-        source: what measured, in words.
+        source: source of the measurements, in words.
     """
 
     def __init__(
-        self, law: LawScores, evidence: Sequence[Observation] = (), level: float | None = None, source: str = ""
+        self,
+        law: LawScores,
+        evidence: Sequence[Observation] = (),
+        level: float | None = None,
+        source: str = "",
     ) -> None:
         self._law = replace(law, scale=1.0, caution=0.0)
         self._level = level
@@ -120,8 +120,8 @@ class Posterior:
         self._drops = np.empty(0)
         self._errors = np.empty(0)
         self._inherited = np.empty(0)
-        # Whether a drop is against the measured largest member, and whether against a level that nobody measured: what
-        # was compared with another member is neither.
+        # 1 for drops against the measured largest member, and 1 for drops against a level that
+        # nobody measured. A drop against another member is neither and has no offset.
         self._leveled = np.empty(0)
         self._unleveled = np.empty(0)
         self._fit: _Fit | None = None
@@ -129,38 +129,53 @@ class Posterior:
             self._take(each)
 
     def extended(self, level: float, source: str) -> Posterior:
-        """Return the model with what it has observed, for further members that something else evaluates."""
+        """Return a copy of the model with its observations, for members of another source.
+
+        Args:
+            level: accuracy of the largest member by that source, in percent. It replaces the
+                present one, unless that is of members with weights of their own.
+            source: in words.
+        """
         more = copy.copy(self)
         if not more._unleveled.any():
             more._level = level
         more._source = f"{self._source} and {source}" if self._source else source
         return more
 
-    def learn(self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True) -> None:
-        """Take in that `arch` was evaluated to be `drop` points below the largest member."""
+    def learn(
+        self, arch: Architecture, drop: float, standard_error: float = 0.5, inherited: bool = True
+    ) -> None:
+        """Take in that `arch` was evaluated `drop` points below the largest member."""
         self._take(Observation(arch, drop, standard_error, inherited))
 
     def expected(self) -> PosteriorScores:
-        """Return the scores with the most likely costs."""
+        """Return the scores with the posterior mean of the costs."""
         return self._scores(self.fit.mean)
 
     def drawn(self, generator: np.random.Generator) -> PosteriorScores:
-        """Return the scores with costs that are possible, the likelier the more often (Thompson, 1933)."""
-        # By eigenvalues: rounding may leave a covariance with slightly negative ones, which Cholesky refuses.
+        """Return scores with costs drawn from the posterior (Thompson, Biometrika 25, 1933)."""
+        # The root of the covariance by eigenvalues: rounding may leave some slightly negative,
+        # which a Cholesky factorisation refuses.
         values, vectors = np.linalg.eigh(self.fit.covariance)
         normals = generator.standard_normal(len(values))
         return self._scores(self.fit.mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * normals))
 
     def variance(self, arch: Architecture, other: Architecture | None = None) -> float:
-        """Return the variance of s f(arch), or of its difference to s f(other), in squared points of the metric."""
+        """Return the variance of s f(arch), in squared points of the metric.
+
+        With `other` it is that of the difference s f(arch) - s f(other).
+        """
         features = self._of(arch)[1]
         if other is not None:
             features = features - self._of(other)[1]
-        return self.fit.scale**2 * max(float(features @ self.fit.covariance @ features), 0.0) + self.fit.noise**2
+        return (
+            self.fit.scale**2 * max(float(features @ self.fit.covariance @ features), 0.0)
+            + self.fit.noise**2
+        )
 
     @property
     def fit(self) -> _Fit:
-        """The posterior given everything that was observed."""
+        """Return the posterior given all observations."""
         if self._fit is None:
             self._fit = self._solve(*self._choose())
         return self._fit
@@ -172,7 +187,8 @@ class Posterior:
             cost -= base_cost
             features = features - base_features
         if cost == 0 and not features.any():
-            # The largest member beside itself: its drop is 0 whatever its accuracy, and tells nothing of the offset.
+            # The largest member against itself: its drop is 0 whatever its accuracy, and so says
+            # nothing about the offset.
             return
         self._costs = np.append(self._costs, cost)
         self._features = np.vstack([self._features, features])
@@ -184,38 +200,44 @@ class Posterior:
         self._fit = None
 
     def _of(self, arch: Architecture) -> tuple[float, Floats]:
-        """Return the law's cost of a member, and what multiplies (dtheta, beta) in f."""
+        """Return L(arch), and the features of the member: the factors of (dtheta, beta) in f."""
         arch = arch.at(self._law.scored.resolution)
         gradient = self._largest_gradient - self._law.gradient(arch)
         rows: Any = self._unit.cost(arch)  # a vector, since the units' costs are vectors
-        return self._law.parts_cost(arch), np.concatenate([gradient, rows * np.ones(len(self._unit.rows))])
+        return self._law.parts_cost(arch), np.concatenate(
+            [gradient, rows * np.ones(len(self._unit.rows))]
+        )
 
     def _prior_covariance(self) -> Floats:
         """Return the covariance of (dtheta, beta)."""
         costs = {each.key: each for each in variants(self._law.scored)}
         moves = np.array([self._move_cost(costs, row.key) for row in self._unit.rows])
-        # A move of which the law says nothing (one position rather than another) may cost half of a usual one.
+        # The law gives some moves no cost, such as one position rather than another. They count as
+        # half of a typical move, so that evidence can correct them too.
         usual = np.median(moves[moves > 0]) if (moves > 0).any() else 1.0
         spreads = MOVE_ERROR * np.maximum(moves, usual / 2)
-        known = len(self._law.law.values)
-        prior = np.zeros((known + len(spreads),) * 2)
-        prior[:known, :known] = self._law.law.covariance
-        prior[known:, known:] = np.diag(spreads**2)
+        count = len(self._law.law.values)
+        prior = np.zeros((count + len(spreads),) * 2)
+        prior[:count, :count] = self._law.law.covariance
+        prior[count:, count:] = np.diag(spreads**2)
         return prior
 
     def _move_cost(self, members: Mapping[Key, Variant], key: Key) -> float:
-        """Return what the law says that the single move of a row costs, whatever its sign."""
+        """Return the absolute cost of the single move of a row by the law, in points."""
         if key not in members:
             return 0.0
         variant = members[key]
-        return abs(self._law.parts_cost(variant.arch) - self._law.parts_cost(members[variant.base].arch))
+        return abs(
+            self._law.parts_cost(variant.arch) - self._law.parts_cost(members[variant.base].arch)
+        )
 
     def _choose(self) -> tuple[float, float, float]:
         """Return s and the spreads of gamma and of the error with the highest marginal likelihood."""
         typical = float(np.sqrt(np.mean(self._drops**2))) if len(self._drops) else 0.0
         if typical == 0.0:
             return SCALE, 0.0, 0.0
-        # One coordinate after the other: three rounds come to rest in practice.
+        # Coordinate ascent: one value after the other, the two others fixed. Three rounds converge
+        # in practice.
         best = (SCALE, 0.2 * typical, 0.2 * typical)
         known = self._features @ self._prior @ self._features.T
         rows = self._features[:, len(self._law.law.values) :] * self._inherited[:, None]
@@ -223,21 +245,36 @@ class Posterior:
         for _ in range(3):
             for position, values in enumerate((SCALES, SPREADS * typical, SPREADS[1:] * typical)):
                 tried = [_with(best, position, float(value)) for value in values]
-                best = max([best, *tried], key=lambda each: self._log_posterior(known, biased, *each))
+                best = max(
+                    [best, *tried], key=lambda each: self._log_posterior(known, biased, *each)
+                )
         return best
 
-    def _log_posterior(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> float:
-        """Return the logarithm of marginal likelihood times prior of s, up to a constant."""
+    def _log_posterior(
+        self, known: Floats, biased: Floats, scale: float, bias: float, noise: float
+    ) -> float:
+        """Return the logarithm of the marginal likelihood times the prior of s, up to a constant.
+
+        Args:
+            known: covariance of the drops by (dtheta, beta) at s = 1, (observations, observations).
+            biased: covariance of the drops by gamma at a spread of 1, in the same shape.
+            scale: s.
+            bias: standard deviation of gamma.
+            noise: standard deviation of the error beside that of the images, in points.
+        """
         covariance = self._marginal(known, biased, scale, bias, noise)
         residuals = self._drops - scale * self._costs
-        # One factorisation gives both terms of the normal density: the determinant and the weighted squares.
+        # One factorisation gives both terms of the normal density: the determinant and the weighted
+        # squares.
         root = np.linalg.cholesky(covariance)
         whitened = solve_triangular(root, residuals, lower=True)
         prior = -0.5 * (np.log(scale / SCALE) / SCALE_SPREAD) ** 2
         return float(prior - 0.5 * whitened @ whitened - np.log(np.diag(root)).sum())
 
-    def _marginal(self, known: Floats, biased: Floats, scale: float, bias: float, noise: float) -> Floats:
-        """Return the covariance of the drops (observations, observations)."""
+    def _marginal(
+        self, known: Floats, biased: Floats, scale: float, bias: float, noise: float
+    ) -> Floats:
+        """Return the covariance of the drops, (observations, observations)."""
         alone = np.diag(self._errors**2 + noise**2)
         leveled = np.outer(self._leveled, self._leveled)
         unleveled = np.outer(self._unleveled, self._unleveled)
@@ -250,18 +287,21 @@ class Posterior:
         known = self._features @ self._prior @ self._features.T
         rows = self._features[:, len(self._law.law.values) :] * self._inherited[:, None]
         covariance = self._marginal(known, rows @ rows.T, scale, bias, noise)
+        # The gain P X^T s K^-1, with the prior covariance P, the features X, and the covariance K
+        # of the drops. Mean and covariance of the posterior follow from it.
         gain = scale * np.linalg.solve(covariance, self._features @ self._prior).T
         posterior = self._prior - scale * gain @ self._features @ self._prior
         mean = gain @ (self._drops - scale * self._costs)
         return _Fit(mean, (posterior + posterior.T) / 2, scale, bias, noise)
 
     def _scores(self, unknown: Floats) -> PosteriorScores:
-        known = len(self._law.law.values)
-        law = self._law.shifted(unknown[:known])
-        # Beside the figures go their uncertainties, as far as the files of law and rows can hold them.
-        law = replace(law, law=replace(law.law, covariance=self.fit.covariance[:known, :known]))
-        costs = self.fit.scale * unknown[known:]
-        errors = self.fit.scale * np.sqrt(np.maximum(np.diag(self.fit.covariance)[known:], 0.0))
+        count = len(self._law.law.values)
+        law = self._law.shifted(unknown[:count])
+        # The files of law and rows keep the uncertainties too, except the correlations between
+        # coefficients and rows, and those among rows.
+        law = replace(law, law=replace(law.law, covariance=self.fit.covariance[:count, :count]))
+        costs = self.fit.scale * unknown[count:]
+        errors = self.fit.scale * np.sqrt(np.maximum(np.diag(self.fit.covariance)[count:], 0.0))
         rows = tuple(
             replace(row, cost=float(cost), standard_error=float(error))
             for row, cost, error in zip(self._unit.rows, costs, errors, strict=True)
@@ -278,7 +318,10 @@ class Posterior:
         )
 
     def _expected_level(self, unknown: Floats) -> float | None:
-        """Return the accuracy of the largest member: as measured, or as members that were trained alone tell it."""
+        """Return the accuracy of the largest member in percent; None where it is not known.
+
+        It is the measured one, or the mean that follows from members with weights of their own.
+        """
         trained = self._unleveled == 1
         if self._level is None or not trained.any():
             return self._level
@@ -287,7 +330,7 @@ class Posterior:
 
     @property
     def _share(self) -> float:
-        """The share of the prior's variance that the evidence took away, over random members."""
+        """Return the share of the prior variance of random members that the evidence removed."""
         features = np.array([self._of(self._law.scored.sample(seed))[1] for seed in range(MEMBERS)])
         before = np.einsum("ni,ij,nj->n", features, self._prior, features).sum()
         after = np.einsum("ni,ij,nj->n", features, self.fit.covariance, features).sum()
@@ -296,7 +339,15 @@ class Posterior:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Posterior mean and covariance of (dtheta, beta), with the chosen s and the spreads of gamma and the error."""
+    """The posterior of (dtheta, beta).
+
+    Attributes:
+        mean: posterior mean.
+        covariance: posterior covariance.
+        scale: the chosen s.
+        bias: standard deviation of gamma.
+        noise: standard deviation of the error beside that of the images, in points.
+    """
 
     mean: Floats
     covariance: Floats
@@ -305,130 +356,19 @@ class _Fit:
     noise: float
 
 
-def _with(values: tuple[float, float, float], position: int, value: float) -> tuple[float, float, float]:
+def _with(
+    values: tuple[float, float, float], position: int, value: float
+) -> tuple[float, float, float]:
     changed = list(values)
     changed[position] = value
     return changed[0], changed[1], changed[2]
 
 
-@dataclass(frozen=True)
-class PosteriorScores(Scores):
-    """Scores in points of the user's metric: the law with corrected coefficients, and corrections by single moves.
-
-    Attributes:
-        law: with the posterior's coefficients and scale.
-        rows: the corrections beta of the single moves, as costs.
-        level: accuracy of the largest member in percent, where it was measured.
-        evidence_share: how much of the variance of random members the evidence took away: 0 where the law speaks alone,
-            1 where the measurements do.
-        observed: how many measurements there were.
-        source: what measured.
-        noise: points that measurements are off the sum by.
-        uncertainty: the model, for variances; None for scores read from a file, where the covariance of the law's
-            coefficients and the standard errors of the rows stand for it.
-    """
-
-    law: LawScores
-    rows: RecordedScores
-    level: float | None = None
-    evidence_share: float = 0.0
-    observed: int = 0
-    source: str = ""
-    noise: float = 0.0
-    path: str = ""
-    metric: str = "top1"
-    uncertainty: Posterior | None = field(default=None, repr=False, compare=False)
-
-    def __repr__(self) -> str:
-        level = "no level" if self.level is None else f"largest member {self.level:.1f} %"
-        return f"PosteriorScores({self.law!r}, {self.observed} measurements, {level})"
-
-    @property
-    def scored(self) -> Space:  # type: ignore[override]
-        return self.law.scored
-
-    @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        measured = f"{self.observed} measurements" + (f" by {self.source}" if self.source else "")
-        share = f"{100 * self.evidence_share:.0f} % of the variance"
-        return (*self.law.notes[:1], f"corrected by {measured}, which explain {share}")
-
-    @property
-    def absolute(self) -> bool:
-        return self.level is not None
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells these scores from others, on every machine."""
-        return f"{self.law.fingerprint} {' '.join(f'{row.cost:.6g}' for row in self.rows.rows)}"
-
-    def at(self, space: Space) -> PosteriorScores:
-        """Return the scores with what is known of the space's published members; the input size stays as measured."""
-        return replace(self, law=self.law.at(space.at(self.scored.resolution)))
-
-    def cautious(self) -> PosteriorScores:
-        return replace(self, law=self.law.cautious())
-
-    def check(self, space: Space) -> None:
-        self.law.check(space)
-        self.rows.check(space)
-
-    def cost(self, arch: Architecture) -> float:
-        return self.law.parts_cost(arch) + self.rows.cost(arch)
-
-    def accuracy(self, arch: Architecture) -> Accuracy:
-        if self.level is None:
-            # Without a measured level the law's own holds, in points of ImageNet.
-            return replace(self.law.accuracy(arch), source="; ".join(self.notes))
-        error = self._error(arch)
-        return Accuracy(self.level - self.cost(arch), error, self.metric, "; ".join(self.notes), self.law.reasons(arch))
-
-    def difference_error(self, arch: Architecture, other: Architecture) -> float:
-        if self.uncertainty is not None:
-            return float(np.sqrt(self.uncertainty.variance(arch, other)))
-        gradient = self.law.gradient(arch) - self.law.gradient(other)
-        rows = self.rows.standard_error(arch) ** 2 + self.rows.standard_error(other) ** 2
-        return self._kept_error(gradient, rows)
-
-    def _error(self, arch: Architecture) -> float:
-        if self.uncertainty is not None:
-            return float(np.sqrt(self.uncertainty.variance(arch)))
-        gradient = self.law.gradient(arch) - self.law.gradient(self.scored.largest())
-        return self._kept_error(gradient, self.rows.standard_error(arch) ** 2)
-
-    def _kept_error(self, gradient: Floats, rows: float) -> float:
-        """Return the standard error by what the files keep: without correlations of rows, right to a factor of two."""
-        coefficients = float(gradient @ self.law.law.covariance @ gradient)
-        return float(np.sqrt(self.law.scale**2 * coefficients + rows + self.noise**2))
-
-    def stem_cost(self, stem: BlockSpec) -> float:
-        return self.law.stem_cost(stem) + self.rows.stem_cost(stem)
-
-    def head_cost(self, head: BlockSpec) -> float:
-        return self.law.head_cost(head) + self.rows.head_cost(head)
-
-    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
-        return self.law.entry_cost(index, entry, before) + self.rows.entry_cost(index, entry, before)
-
-    def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
-        return self.rows.block_cost(index, position, block, width)
-
-    def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
-        return self.law.counts(index, block)
-
-    def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        return self.law.stage_cost(index, width, counts)
-
-    def save(self, folder: str | Path) -> None:
-        from nas.accuracy.posterior_file import write_posterior
-
-        write_posterior(self, Path(folder))
-
-
 def _units(space: Space) -> RecordedScores:
-    """Return scores with a row for each move, whose cost is a vector: 1 at its own place, 0 elsewhere.
+    """Return scores with one row per move, whose cost is a unit vector: 1 at the row's own index.
 
-    Costs are linear in their rows, so that the cost of a member is then the vector of how often each row counts.
+    Costs are linear in their rows. So the cost of a member is the vector of how often each row
+    counts, (rows,).
     """
     keys = list(dict.fromkeys(wanted_keys(space)))
     vectors = np.eye(len(keys))
@@ -437,29 +377,3 @@ def _units(space: Space) -> RecordedScores:
         for (move, place, choice), vector in zip(keys, vectors, strict=True)
     )
     return RecordedScores(space, rows, ("corrections",))
-
-
-def corrected(
-    law: LawScores, recorded: RecordedScores | None = None, trained: Sequence[TrainedMember] = ()
-) -> PosteriorScores:
-    """Return the law corrected by what a supernet measured, by members that were trained for themselves, or by both.
-
-    The level is that of the trained members, where there are any: inherited weights have not been fine-tuned.
-    """
-    sized = recorded.scored if recorded is not None else trained[0].architecture
-    prior = law.at(law.scored.at(sized.resolution, sized.classes))
-    seen = observations(recorded) if recorded is not None else []
-    sources = []
-    level = recorded.baseline_accuracy if recorded is not None else None
-    if recorded is not None:
-        sources.append(f"the supernet {recorded.supernet}" if recorded.supernet else "a supernet")
-    if trained:
-        level = max(member.accuracy for member in trained)
-        seen += [
-            Observation(
-                member.architecture, level - member.accuracy, member.standard_error, inherited=False, leveled=False
-            )
-            for member in trained
-        ]
-        sources.append(f"{len(trained)} trained members")
-    return Posterior(prior, seen, level, " and ".join(sources)).expected()

@@ -1,8 +1,11 @@
-"""The files of scores that the law gives, corrected or not, as a search leaves them in its run folder.
+"""The files of scores by the accuracy law, with or without corrections by evidence.
 
-scores.yaml     the space, the level and the scale, what corrected the law and how much
-law.yaml        the law's coefficients (`nas.accuracy.law_file`)
-corrections/    what single moves cost beside the law, in the format of recorded scores; where evidence corrected it
+A search writes them into its run folder, and `nas.accuracy.load_scores` reads them.
+
+scores.yaml     the space, the level, the scale, the source of the corrections and their weight
+law.yaml        the law's coefficients (`nas.accuracy.law`)
+corrections/    corrections of the costs of single moves, in the format of recorded scores; only
+                where evidence corrected the law
 """
 
 from __future__ import annotations
@@ -11,19 +14,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from nas.accuracy.law_file import read_law, write_law
+from nas.accuracy.law import read_law, write_law
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import PosteriorScores
+from nas.accuracy.posterior_scores import PosteriorScores
 from nas.accuracy.recorded_file import read_scores
 from nas.accuracy.scores import Scores
 from nas.files import YamlFile, write_yaml
 from nas.space.schema import space_from
-from nas.specs import explain
+from nas.validation import validated
 
 FORMAT = "nas-scores-3"
-LAW_FILE, CORRECTIONS = "law.yaml", "corrections"
+LAW_FILE = "law.yaml"
+CORRECTIONS = "corrections"
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -45,13 +49,15 @@ class _File(BaseModel):
 
 
 def write_law_scores(scores: LawScores, folder: Path) -> None:
-    """Write scores that nothing corrected."""
+    """Write scores of the law without corrections."""
     write_law(scores.law, folder / LAW_FILE)
-    write_yaml(folder / "scores.yaml", {**_about(scores), "scale": scores.scale, "metric": scores.metric})
+    write_yaml(
+        folder / "scores.yaml", {**_about(scores), "scale": scores.scale, "metric": scores.metric}
+    )
 
 
 def write_posterior(scores: PosteriorScores, folder: Path) -> None:
-    """Write scores that evidence corrected."""
+    """Write scores of the law with corrections by evidence."""
     write_law(scores.law.law, folder / LAW_FILE)
     scores.rows.save(folder / CORRECTIONS)
     shift = scores.law.shift
@@ -70,23 +76,25 @@ def write_posterior(scores: PosteriorScores, folder: Path) -> None:
 
 
 def read_law_scores(path: Path) -> Scores:
-    """Read the `scores.yaml` that one of the functions above wrote.
+    """Read the `scores.yaml` that `write_law_scores` or `write_posterior` wrote.
 
     Raises:
-        InputError: naming file, line, key and reason.
+        InputError: with file, line, key and reason.
     """
     file = YamlFile(path)
-    try:
-        data = _File.model_validate(file.data)
-    except ValidationError as error:
-        raise file.error(error.errors(include_url=False)[0]["loc"], explain(error).split(": ", 1)[-1]) from None
+    data = validated(file, _File, file.data)
     law = read_law(path.with_name(LAW_FILE))
     space = space_from(file, {**data.space, "recipe": data.recipes}, ["space"])
     scores = LawScores(space, law, scale=data.scale, path=str(path), metric=data.metric)
+    # Without a shift of the coefficients no evidence corrected the law.
     if data.shift is None:
         return scores
     if len(data.shift) != len(law.names):
-        raise file.error(["shift"], f"has {len(data.shift)} values, {LAW_FILE} has {len(law.names)} coefficients")
+        raise file.error(
+            ["shift"],
+            f"does not fit {LAW_FILE} (got {len(data.shift)} values, expected one per coefficient,"
+            f" {len(law.names)})",
+        )
     return PosteriorScores(
         law=scores.shifted(np.array(data.shift)),
         rows=read_scores(path.parent / CORRECTIONS / "scores.csv"),

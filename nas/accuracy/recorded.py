@@ -1,114 +1,55 @@
-"""Recorded scores: what each single move of a search costs in accuracy, as measured on a trained supernet."""
+"""Recorded scores: the cost of each single move in accuracy, as measured on a trained supernet.
+
+`nas train` and `nas score` make them; `nas.accuracy.recorded_file` reads and writes them.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 from nas.accuracy.scores import Accuracy, Scores
-from nas.errors import InputError
+from nas.accuracy.single_moves import MeasuredWith, Score, choice_text, reference, wanted_keys
+from nas.blocks import BlockSpec, EntrySpec, HeadSpec, Identity
+from nas.display import frame, shortened
+from nas.errors import InputError, check_type
+from nas.files import text_sha256
 from nas.space import Architecture, Space, Stage
-from nas.space.architecture import entry_name
-from nas.space.moves import localise
-from nas.space.space import ROLES, Role, likeness
-from nas.specs import BlockSpec, Identity
+from nas.space.candidates import Role, likeness
+from nas.space.place import HEAD, STEM, Place
 
-MoveName = Literal["drop", "narrow", "localise", "exchange"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One measured move: one row of `scores.csv`.
-
-    Attributes:
-        place: what was changed, named as its operation (stage3_block4, stem, head), or the stage that was narrowed.
-        choice: the width that a stage was narrowed to, or the block that took a place as `kind(hyperparameters)`; empty
-            for the other moves.
-        importance: the paper's ratio of alphas, (alpha_3D + alpha_4D) / alpha_I, on the rows of dropped positions.
-        accuracy_drop: points of top-1 as measured; noise can make it negative. Of a localised block it is what that
-            block adds, where only the first global block may become local and one follows the other.
-        standard_error: of `accuracy_drop`, in points; never 0 (`nas.accuracy.standard_errors.difference_error`).
-        cost: points of top-1 that the search counts with.
-        loss_increase: growth of the held-out cross-entropy.
-        lost, gained: held-out images that were right before and are wrong after, and the other way round; None in
-            older files.
-    """
-
-    move: MoveName
-    place: str
-    cost: float
-    choice: str = ""
-    importance: float | None = None
-    accuracy_drop: float | None = None
-    standard_error: float | None = None
-    loss_increase: float | None = None
-    lost: int | None = None
-    gained: int | None = None
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What was changed: the move, the place, and what was chosen there."""
-        return self.move, self.place, self.choice
-
-
-@dataclass(frozen=True)
-class MeasuredWith:
-    """What scores were measured with; those of other weights, images or settings are other scores.
-
-    Attributes:
-        weights: SHA-256 of the supernet's weights (`nas.accuracy.recorded_file.weights_digest`).
-        data: fingerprint of the images that the supernet was trained on, which says how the data set was split, too.
-        images: held-out images that accuracies were measured on.
-        calibration_images: training images that gave the batch norms their statistics.
-        widths: widths of each stage that were measured, at most.
-        precision: that the supernet computed in: fp32 or bf16.
-        date: of the measurement, as 2026-11-29.
-    """
-
-    weights: str
-    data: str
-    images: int
-    calibration_images: int
-    widths: int
-    precision: str
-    date: str
-
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """What an evaluation of one member depends on; evaluations that agree in it may stand in one file."""
-        return {
-            "weights": self.weights,
-            "data": self.data,
-            "images": self.images,
-            "calibration_images": self.calibration_images,
-            "precision": self.precision,
-        }
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
 class RecordedScores(Scores):
-    """Recorded costs of single moves, added up to the expected accuracy drop of any member of the space.
+    """Recorded costs of single moves, whose sum is the expected accuracy drop of a member.
 
-    Additive by construction: cost(arch) is the sum over its dropped positions, its localised positions, its narrowed
-    stages and its exchanged blocks. A dropped position counts as dropped only, whatever stood there. Widths between two
-    measured ones are interpolated linearly; the largest width costs nothing, nor does the largest member's candidate
-    of a place, or the one that stands in for it at a width that it does not fit.
+    cost(arch) is the sum over its dropped positions, its localised positions, its narrowed stages
+    and its exchanged blocks. A dropped position counts as dropped only, whatever block it had.
+    Widths between two measured ones are interpolated linearly. The largest width costs 0, and so
+    does the largest member's candidate of a place. At a width that this candidate does not fit, the
+    most similar one costs 0.
 
     Attributes:
         scored: the space that the moves were measured on, at its resolution and number of classes.
-        baseline_accuracy: of the largest member, in percent of `metric`.
-        images: held-out images that the accuracies were measured on.
-        supernet: the name of the folder of the supernet.
+        rows: the measured moves.
+        notes: the origin of the scores, in words.
+        baseline_accuracy: accuracy of the largest member, in percent of `metric`.
+        images: number of held-out images that the accuracies were measured on.
+        supernet: name of the supernet's folder.
+        path: file that the scores were read from; empty where there is none.
         metric: "top1" or "miou".
         data: the data set, in words.
-        measured_with: weights, images and settings; None in older files and in scores that no supernet gave.
+        measured_with: weights, images and settings; None in older files and in scores that are not
+            from a supernet.
     """
 
     scored: Space
@@ -121,46 +62,69 @@ class RecordedScores(Scores):
     metric: str = "top1"
     data: str | None = None
     measured_with: MeasuredWith | None = None
-    _known: dict[tuple[int, Stage], float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[int, Stage], float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def cost(self, arch: Architecture) -> float:
-        """Expected accuracy drop of `arch` against `space.largest()`, in points of top-1; lower is better.
+        """Return the expected accuracy drop of `arch` below `space.largest()`, in points of top-1.
 
-        An architecture without dropped positions is placed as `Space.place` does: local blocks first, global ones last.
+        Lower is better. An architecture without dropped positions is placed as `Space.place` does:
+        local blocks first, global ones last.
 
         Raises:
-            InputError: when `arch` is no member of the scored space, or a row that it needs is missing.
+            InputError: `arch` is not a member of the scored space, or a row that it needs is
+                missing.
         """
         if len(arch.stages) != len(self.scored.stages):
             raise InputError(
-                f"{self._where}{len(self.scored.stages)} stages were scored, the architecture has {len(arch.stages)}"
+                f"{self._where}{len(self.scored.stages)} stages were scored, the architecture has"
+                f" {len(arch.stages)}"
             )
         total = sum(self._stage_cost(index, stage) for index, stage in enumerate(arch.stages))
-        return total + (self.stem_cost(arch.stem) if arch.stem is not None else 0.0) + self.head_cost(arch.head)
+        return (
+            total
+            + (self.stem_cost(arch.stem) if arch.stem is not None else 0.0)
+            + self.head_cost(arch.head)
+        )
 
-    def stem_cost(self, stem: BlockSpec) -> float:
-        """What this stem adds to `cost`."""
-        return self._exchange_cost("stem", stem) if len(self.scored.stems) > 1 else 0.0
+    def stem_cost(self, stem: EntrySpec) -> float:
+        """Return what this stem adds to `cost`."""
+        return self._exchange_cost(STEM, stem) if len(self.scored.stems) > 1 else 0.0
 
-    def head_cost(self, head: BlockSpec) -> float:
-        """What this head adds to `cost`; nothing where it is one for another task."""
+    def head_cost(self, head: HeadSpec) -> float:
+        """Return what this head adds to `cost`; 0 for a head of another task."""
         if len(self.scored.heads) < 2:
             return 0.0
-        head = replace(head, classes=self.scored.classes)  # type: ignore[call-arg]
-        return self._exchange_cost("head", head) if head in self.scored.heads else 0.0
+        head = replace(head, classes=self.scored.classes)
+        return self._exchange_cost(HEAD, head) if head in self.scored.heads else 0.0
 
-    def entry_cost(self, index: int, entry: BlockSpec, before: int = 0) -> float:
-        """What the block that enters a stage (counted from 0) adds to `cost`, with the stage's width that it sets."""
+    def entry_cost(self, index: int, entry: EntrySpec, before: int = 0) -> float:
+        """Return what the block that enters a stage adds to `cost`, with the stage's width.
+
+        Args:
+            index: of the stage, counted from 0.
+            entry: the block, with the width that it gives the stage.
+            before: number of its input channels, which does not matter here.
+        """
         stage = self.scored.stages[index]
-        cost = self._width_cost(index, int(entry.width))  # type: ignore[attr-defined]
+        cost = self._width_cost(index, entry.width)
         if len(stage.entries) > 1:
-            place = entry_name(index, self.scored.stems[0] if self.scored.stems else None)
-            cost += self._exchange_cost(place, replace(entry, width=stage.widths[-1]))  # type: ignore[call-arg]
+            place = Place.entry(index, bool(self.scored.stems))
+            cost += self._exchange_cost(place, replace(entry, width=stage.widths[-1]))
         return cost
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
-        """What a block or identity at this position (both counted from 0) of a stage of this width adds to `cost`."""
-        space, place = self.scored.stages[index], position_name(index, position)
+        """Return what a block or identity adds to `cost`.
+
+        Args:
+            index: of the stage, counted from 0.
+            position: in the stage, counted from 0.
+            block: the block or identity.
+            width: of the stage, in channels.
+        """
+        space = self.scored.stages[index]
+        place = str(Place.block(index, position))
         try:
             role = space.kind(block)
         except ValueError as error:
@@ -173,122 +137,177 @@ class RecordedScores(Scores):
         return cost
 
     def importance(self, stage: int, position: int) -> float:
-        """The paper's importance of the MetaPath at this position (both count from 0): its alphas over identity's.
+        """Return the importance of the MetaPath at a position: its alphas over that of identity.
+
+        This is the measure of EfficientFormer (arXiv:2206.01191, Sec. 4.2).
+
+        Args:
+            stage: counted from 0.
+            position: in the stage, counted from 0.
 
         Raises:
-            InputError: when the scores carry none (they were made without a trained supernet).
+            InputError: the scores have no importance, because no trained supernet made them.
         """
-        row = self._row(("drop", position_name(stage, position), ""))
+        row = self._row(("drop", str(Place.block(stage, position)), ""))
         if row.importance is None:
             raise InputError(f"{self._where}drop of {row.place} has no importance")
         return row.importance
 
     def check(self, space: Space) -> None:
-        """Raise InputError unless the scores belong to `space` and every move within it has its cost.
+        """Raise InputError unless the scores are of `space` and have a cost for each of its moves.
 
         The input size, the number of classes, and a head for another task may differ.
         """
         if space.name != self.space:
             raise InputError(
-                f"{self._where}scores of space '{self.space}', not of '{space.name}'; {REMEDY.format(space.name)}"
+                f"{self._where}scores of space '{self.space}', not of '{space.name}'."
+                f" {REMEDY.format(space.name)}"
             )
         if self.scored.stems != space.stems:
-            raise InputError(f"{self._where}scores of another space '{self.space}': its stems differ from those in "
-                             f"{space.path or space.name}")  # fmt: skip
-        for index, (mine, theirs) in enumerate(zip(self.scored.stages, space.stages, strict=False), start=1):
+            raise InputError(
+                f"{self._where}scores of another space '{self.space}': its stems differ from those"
+                f" in {space.path or space.name}"
+            )
+        for index, (mine, theirs) in enumerate(
+            zip(self.scored.stages, space.stages, strict=False), start=1
+        ):
             for name in ("widths", "depths", "entries", "local", "global_"):
                 if getattr(mine, name) != getattr(theirs, name):
-                    raise InputError(f"{self._where}scores of another space '{self.space}': stage {index} has "
-                                     f"{name.rstrip('_')} {_plain(getattr(mine, name))} there and "
-                                     f"{_plain(getattr(theirs, name))} in {space.path or space.name}")  # fmt: skip
+                    raise InputError(
+                        f"{self._where}scores of another space '{self.space}': stage {index} has "
+                        f"{name.rstrip('_')} {_plain(getattr(mine, name))} there and "
+                        f"{_plain(getattr(theirs, name))} in {space.path or space.name}"
+                    )
         if space.heads[0].layout != "pyramid":  # a classifier, which has no other metric
             self.check_evidence(metric="top1")
         for key in wanted_keys(self.scored):
             self._row(key)
 
-    def check_evidence(self, *, metric: str = "top1", data: str | None = None, named: str = "") -> None:
-        """Raise InputError unless the scores are of this metric and, where both are known, of this data set.
+    def check_evidence(
+        self, *, metric: str = "top1", data: str | None = None, named: str = ""
+    ) -> None:
+        """Raise InputError unless the scores are of this metric and data set.
 
         Args:
-            metric: that is expected.
-            data: fingerprint of the training images, as `MeasuredWith.data`; None where any data set will do.
+            metric: the expected metric.
+            data: fingerprint of the training images, as `MeasuredWith.data`; None to accept any.
+                Scores that do not state theirs are accepted.
             named: the expected data set in words, for the message.
         """
         if self.metric != metric:
-            raise InputError(f"{self._where}metric: scores of metric '{self.metric}', expected '{metric}'")
+            raise InputError(
+                f"{self._where}metric: scores of metric '{self.metric}', expected '{metric}'"
+            )
         if data is not None and self.measured_with is not None and self.measured_with.data != data:
             raise InputError(
-                f"{self._where}data: scores of other images ({self.data or 'a data set without a name'}), expected "
-                f"{named or 'those of the evaluations'}; {REMEDY.format(self.space)}"
+                f"{self._where}data: scores of other images"
+                f" ({self.data or 'a data set without a name'}), expected"
+                f" {named or 'those of the evaluations'}. {REMEDY.format(self.space)}"
             )
 
     def __repr__(self) -> str:
-        return f"RecordedScores({self.space}, {len(self.rows)} moves, {self.path or 'in memory'})"
+        return (
+            f"RecordedScores({self.space}, {len(self.rows)} moves,"
+            f" {shortened(self.path) or 'in memory'})"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the measured moves as a DataFrame, with the columns of `scores.csv`."""
+        return frame(self._rows(), [each.name for each in fields(Score)])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [asdict(row) for row in self.rows]
 
     @property
     def fingerprint(self) -> str:
-        """A short text that differs where the rows' costs do."""
+        """Return a short checksum that differs where the rows' costs differ."""
         text = json.dumps([[*row.key, row.cost] for row in self.rows])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return text_sha256(text)[:16]
 
     @property
     def absolute(self) -> bool:
-        """Whether the accuracy of the largest member was recorded."""
+        """Return whether the accuracy of the largest member was recorded."""
         return self.baseline_accuracy is not None
 
     def accuracy(self, arch: Architecture) -> Accuracy:
-        """Return what the sliced supernet is expected to have: the largest member's accuracy less `cost(arch)`.
+        """Return the expected accuracy of the sliced supernet.
 
-        The standard error is that of the moves that were added up; it does not contain that moves do not quite add up.
+        It is the largest member's accuracy minus `cost(arch)`. The standard error is that of the
+        moves in the sum. It does not contain the deviation of moves from a sum.
         """
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.baseline_accuracy is None:
-            raise InputError(f"{self._where}baseline_accuracy is missing, so that only costs are known, no accuracies")
+            raise InputError(
+                f"{self._where}baseline_accuracy is missing, so that only costs are known, not"
+                " accuracies"
+            )
         value = self.baseline_accuracy - self.cost(arch)
         return Accuracy(value, self.standard_error(arch), self.metric, self.provenance)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `scores.csv` and `scores.yaml`, which `load_scores` reads."""
+        """Write `scores.csv` and `scores.yaml`, which `load_scores` reads."""
         from nas.accuracy.recorded_file import write_scores
 
         write_scores(self, Path(folder))
 
     def standard_error(self, arch: Architecture) -> float:
-        """Return the root of the sum of the squared standard errors of the moves that make `arch`."""
+        """Return the standard error of the accuracy of `arch`, in points.
+
+        It is the root of the sum of the squared standard errors of its moves.
+        """
+        # A unit's cost is how often its row counts in the member's sum, so the row's variance
+        # counts with the square of that.
         ends = sum(
-            variance * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
-            for place in ("stem", "head")
-            for variance, unit in self._units.get(place, ())
+            variance
+            * (unit.head_cost(arch.head) + (unit.stem_cost(arch.stem) if arch.stem else 0.0)) ** 2
+            for end in (STEM, HEAD)
+            for variance, unit in self._units.get(end, ())
         )
         return sqrt(ends + sum(self._stage_variance(*each) for each in enumerate(arch.stages)))
 
     def _stage_variance(self, index: int, stage: Stage) -> float:
-        """Return the part of the variance that one stage has; every row is of one stage, the stem or the head."""
+        """Return one stage's part of the variance, in squared points.
+
+        The parts add up, because every row belongs to one stage, the stem or the head.
+        """
         variance = self._variances.get((index, stage))
         if variance is None:
-            # Without a stem of its own a network is entered by the block that is called so.
-            places = [f"stage{index + 1}", *(["stem"] if index == 0 and not self.scored.stems else [])]
-            units = [pair for place in places for pair in self._units.get(place, ())]
+            # In a space without stems, the entry of stage 1 is at the place "stem".
+            streams = [
+                Place.whole(index),
+                *([STEM] if index == 0 and not self.scored.stems else []),
+            ]
+            units = [pair for stream in streams for pair in self._units.get(stream, ())]
             variance = sum(each * unit._stage_cost(index, stage) ** 2 for each, unit in units)
             self._variances[index, stage] = variance
         return variance
 
     @cached_property
-    def _units(self) -> dict[str, list[tuple[float, RecordedScores]]]:
-        """By stage, stem or head: each row's variance where known, and scores in which it alone costs something."""
-        units: dict[str, list[tuple[float, RecordedScores]]] = {}
+    def _units(self) -> dict[Place, list[tuple[float, RecordedScores]]]:
+        """Return by stage, stem or head the variance of each row and its `_only`.
+
+        Rows without a standard error are left out.
+        """
+        units: dict[Place, list[tuple[float, RecordedScores]]] = {}
         for row in self.rows:
             if row.standard_error:
-                units.setdefault(row.place.partition("_")[0], []).append((row.standard_error**2, self._only(row)))
+                stream = Place.parse(row.place).stream
+                units.setdefault(stream, []).append((row.standard_error**2, self._only(row)))
         return units
 
     @cached_property
     def _variances(self) -> dict[tuple[int, Stage], float]:
-        """What `_stage_variance` has computed so far."""
+        """Return the cache of `_stage_variance`."""
         return {}
 
     def _only(self, row: Score) -> RecordedScores:
-        """Return scores in which this row alone costs something, one point: how often it counts in a member's sum."""
-        return replace(self, rows=tuple(replace(each, cost=float(each is row)) for each in self.rows))
+        """Return scores in which this row costs 1 and all others 0.
+
+        The cost of a member by these is how often the row counts in the member's sum.
+        """
+        return replace(
+            self, rows=tuple(replace(each, cost=float(each is row)) for each in self.rows)
+        )
 
     @cached_property
     def _by_key(self) -> Mapping[tuple[str, str, str], Score]:
@@ -296,11 +315,15 @@ class RecordedScores(Scores):
 
     @cached_property
     def _widths(self) -> tuple[tuple[list[int], list[float]], ...]:
-        """For every stage, the measured widths (ascending) and their costs, the largest at 0."""
+        """Return for every stage the measured widths, ascending, and their costs.
+
+        The largest width costs 0.
+        """
         measured = []
-        for index, stage in enumerate(self.scored.stages, start=1):
+        for index, stage in enumerate(self.scored.stages):
+            narrowed = ("narrow", str(Place.whole(index)))
             points = {
-                int(row.choice): row.cost for row in self.rows if (row.move, row.place) == ("narrow", f"stage{index}")
+                int(row.choice): row.cost for row in self.rows if (row.move, row.place) == narrowed
             }
             pairs = sorted({**points, stage.widths[-1]: 0.0}.items())
             measured.append(([width for width, _ in pairs], [cost for _, cost in pairs]))
@@ -314,7 +337,9 @@ class RecordedScores(Scores):
         row = self._by_key.get(key)
         if row is None:
             move, place, choice = key
-            raise InputError(f"{self._where}no row for move '{move}', {place}{f', {choice}' if choice else ''}")
+            raise InputError(
+                f"{self._where}no row for move '{move}', {place}{f', {choice}' if choice else ''}"
+            )
         return row
 
     def _stage_cost(self, index: int, stage: Stage) -> float:
@@ -322,102 +347,75 @@ class RecordedScores(Scores):
         if cost is None:
             blocks = enumerate(self._placed(index, stage.blocks))
             cost = self.entry_cost(index, stage.entry)
-            cost += sum(self.block_cost(index, position, block, stage.width) for position, block in blocks)
+            cost += sum(
+                self.block_cost(index, position, block, stage.width) for position, block in blocks
+            )
             self._known[index, stage] = cost
         return cost
 
     def _width_cost(self, index: int, width: int) -> float:
         widths, costs = self._widths[index]
         if width not in self.scored.stages[index].widths:
-            raise InputError(f"{self._where}stage {index + 1}: width {width} is none of the scored space's")
+            raise InputError(
+                f"{self._where}stage {index + 1}: width {width} is not one of the scored space's"
+                " widths"
+            )
         at = bisect_left(widths, width)
         if widths[at] == width:
             return costs[at]
+        # Below the smallest measured width nothing can be interpolated: this names the missing row.
         if at == 0:
-            self._row(("narrow", f"stage{index + 1}", str(width)))
+            self._row(("narrow", str(Place.whole(index)), str(width)))
         share = (width - widths[at - 1]) / (widths[at] - widths[at - 1])
         return costs[at - 1] + share * (costs[at] - costs[at - 1])
 
-    def _variety_cost(self, index: int, position: int, role: Role, block: BlockSpec, width: int) -> float:
-        """Of a block that is not the one of its role that costs nothing.
+    def _variety_cost(
+        self, index: int, position: int, role: Role, block: BlockSpec, width: int
+    ) -> float:
+        """Return the cost of a block that is exchanged for the reference of its role.
 
-        Measured was at the largest width. At another one, what it changes is seen against the block that stands in for
-        the free one there.
+        Exchanges were measured at the largest width. At another width the reference may not fit,
+        and a similar block replaces it. There a block costs what the same change of hyperparameters
+        costs at the largest width.
         """
         free = reference(self.scored, index, position, role)
         stand_in = self.scored.fitted(index, free, width)
         if block == stand_in:
             return 0.0
-        known = self.scored.candidates(index, role, self.scored.stages[index].widths[-1])
+        measured = self.scored.candidates(index, role, self.scored.stages[index].widths[-1])
+        # What the block changes against the stand-in is applied to the reference.
         if block.kind == free.kind == stand_in.kind:
             usual = stand_in.hyperparameters()
-            block = replace(free, **{k: v for k, v in block.hyperparameters().items() if v != usual[k]})
-        if block not in known:
-            block = max(known, key=lambda other: likeness(block, other))
+            block = replace(
+                free, **{k: v for k, v in block.hyperparameters().items() if v != usual[k]}
+            )
+        # Where that was not measured, the most similar candidate that was is taken.
+        if block not in measured:
+            block = max(measured, key=lambda other: likeness(block, other))
         if block == free:
             return 0.0
-        return self._row(("exchange", position_name(index, position), choice_text(block))).cost
+        return self._row(("exchange", str(Place.block(index, position)), choice_text(block))).cost
 
-    def _exchange_cost(self, place: str, block: BlockSpec) -> float:
-        """Of a stem, an entry (at its stage's largest width) or a head."""
+    def _exchange_cost(self, place: Place, block: BlockSpec) -> float:
+        """Return the cost of a stem, of an entry at its stage's largest width, or of a head."""
         if block == self.scored.largest().block(place):
             return 0.0
-        return self._row(("exchange", place, choice_text(block))).cost
+        return self._row(("exchange", str(place), choice_text(block))).cost
 
     def _placed(self, index: int, blocks: tuple[BlockSpec, ...]) -> tuple[BlockSpec, ...]:
         scored = self.scored.stages[index]
         gap = scored.depths[1] - len(blocks)
         if gap < 0:
-            raise InputError(f"{self._where}stage {index + 1}: {len(blocks)} positions, {scored.depths[1]} were scored")
+            raise InputError(
+                f"{self._where}stage {index + 1}: has too many positions (got {len(blocks)}, the"
+                f" scored space has {scored.depths[1]})"
+            )
         first = next((i for i, block in enumerate(blocks) if block in scored.global_), len(blocks))
         return (*blocks[:first], *(Identity(),) * gap, *blocks[first:])
 
 
-def position_name(stage: int, position: int) -> str:
-    """The name of a position; both count from 0."""
-    return f"stage{stage + 1}_block{position + 1}"
-
-
-def choice_text(block: BlockSpec) -> str:
-    """A block as `scores.csv` names it."""
-    return f"{block.kind}({block})"
-
-
-def reference(space: Space, stage: int, position: int, role: Role) -> BlockSpec:
-    """The candidate of a role that costs nothing at a position (both from 0): the largest member's, or the local block
-    that this one becomes."""
-    largest = space.largest()
-    block = largest.stages[stage].blocks[position]
-    return block if space.stages[stage].kind(block) == role else localise(space, largest, stage, position).block
-
-
-def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
-    """What scores of a space must have rows for; of the widths, the smallest, of a position's candidates those that fit
-    the largest."""
-    largest = space.largest()
-    for index, stage in enumerate(space.stages):
-        for position in range(stage.depths[1]):
-            place = position_name(index, position)
-            if stage.depths[0] < stage.depths[1]:
-                yield "drop", place, ""
-            if stage.global_:
-                yield "localise", place, ""
-            for role in ROLES:
-                for block in space.candidates(index, role, stage.widths[-1]):
-                    if block != reference(space, index, position, role):
-                        yield "exchange", place, choice_text(block)
-        for entry in stage.entries:
-            if entry != largest.stages[index].entry:
-                yield "exchange", entry_name(index, largest.stem), choice_text(entry)
-        if len(stage.widths) > 1:
-            yield "narrow", f"stage{index + 1}", str(stage.widths[0])
-    for place, candidates in (("stem", space.stems), ("head", space.heads)):
-        for block in candidates:
-            if block != largest.block(place):
-                yield "exchange", place, choice_text(block)
-
-
-REMEDY = "`nas train --space {}` makes scores for it, `nas search --supernet` takes them"
+REMEDY = "Fix: nas train --space {} --data DATA --out FOLDER, then nas search --supernet FOLDER"
+"""Remedy where scores do not fit a search, with the space's name to fill in."""
 
 
 def _plain(values: tuple[object, ...]) -> str:

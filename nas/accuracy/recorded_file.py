@@ -1,4 +1,8 @@
-"""The files of recorded scores: `scores.csv`, a row for each measured move, and `scores.yaml`, what they are from."""
+"""The files of recorded scores, which `nas train` writes and `nas.accuracy.load_scores` reads.
+
+scores.csv     one row per measured move
+scores.yaml    the space, the images and the weights that they were measured on
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from nas.accuracy.recorded import MeasuredWith, MoveName, RecordedScores, Score, wanted_keys
-from nas.accuracy.standard_errors import difference_error
+from nas.accuracy.recorded import RecordedScores
+from nas.accuracy.scores import difference_error
+from nas.accuracy.single_moves import MeasuredWith, MoveName, Score, wanted_keys
+from nas.csv_files import read_strict
 from nas.errors import InputError
-from nas.files import YamlFile, number_in, read_text, write_text, write_yaml
+from nas.files import YamlFile, number_in, write_text, write_yaml
 from nas.space import Space
+from nas.space.place import Place
 from nas.space.schema import space_from
-from nas.specs import explain
+from nas.validation import validated
 
 FORMAT = "nas-scores-2"
 COLUMNS = (
@@ -37,11 +44,11 @@ COLUMNS = (
     "gained",
 )
 _NEW = ("lost", "gained")
-"""Columns that older files don't have."""
+"""Columns of counts, which older files lack."""
 _MEASURED = ("importance", "accuracy_drop", "standard_error", "loss_increase")
 """Columns of numbers that may be empty."""
 WEIGHTS_FILE = "supernet.safetensors"
-"""The weights that scores were measured on, where they stand in the folder of a supernet."""
+"""File of the weights that scores were measured on, in the folder of a supernet."""
 
 
 class _Model(BaseModel):
@@ -74,54 +81,63 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
     """Read a `scores.csv` and the `scores.yaml` beside it.
 
     Args:
-        path: of `scores.csv`.
-        check_weights: refuse scores of other weights than those beside them, where there are any.
+        path: path of `scores.csv`.
+        check_weights: whether to refuse scores of other weights than those in the same folder.
 
     Raises:
-        InputError: naming file, line, column and reason.
+        InputError: with file, line, column and reason.
     """
     file = YamlFile(path.with_name("scores.yaml"))
-    try:
-        data = _ScoresFile.model_validate(file.data)
-    except ValidationError as error:
-        raise file.error(error.errors(include_url=False)[0]["loc"], explain(error).split(": ", 1)[-1]) from None
+    data = validated(file, _ScoresFile, file.data)
     scored = space_from(file, data.space, ["space"])
     measured_with = MeasuredWith(**data.measured_with.model_dump()) if data.measured_with else None
     if check_weights and measured_with is not None:
         check_current(file, measured_with)
     known = set(wanted_keys(scored))
     rows: dict[tuple[str, str, str], Score] = {}
+    lines: dict[tuple[str, str, str], int] = {}
     for line, record in _records(path):
         score = _score(f"{path}:{line}", record, scored, known, data.images)
         if score.key in rows:
-            raise InputError(f"{path}:{line}: this move stands twice")
+            raise InputError(
+                f"{path}:{line}: this move duplicates line {lines[score.key]}. Fix: remove one of"
+                " the two lines"
+            )
         rows[score.key] = score
+        lines[score.key] = line
     return RecordedScores(
-        scored=scored, rows=tuple(rows.values()), path=str(path),
+        scored=scored,
+        rows=tuple(rows.values()),
+        path=str(path),
         notes=(data.provenance,) if isinstance(data.provenance, str) else tuple(data.provenance),
-        baseline_accuracy=data.baseline_accuracy, images=data.images, supernet=data.supernet,
-        metric=data.metric, data=data.data, measured_with=measured_with,
-    )  # fmt: skip
+        baseline_accuracy=data.baseline_accuracy,
+        images=data.images,
+        supernet=data.supernet,
+        metric=data.metric,
+        data=data.data,
+        measured_with=measured_with,
+    )
 
 
 def check_current(file: YamlFile, measured_with: MeasuredWith) -> None:
-    """Raise InputError where the weights beside `scores.yaml` are not those that the scores were measured on.
+    """Raise InputError unless the scores were measured on the weights in their folder.
 
-    Only the folder of a supernet has weights beside its scores; shipped scores have none and are not checked.
+    Only the folder of a supernet has weights. Shipped scores have none and are not checked.
     """
     weights = file.path.with_name(WEIGHTS_FILE)
     if weights.exists() and weights_digest(weights) != measured_with.weights:
         raise file.error(
             ["measured_with", "weights"],
-            f"the scores were measured on other weights than those in {weights}. Fix: {_training_command(file)}",
+            f"the scores were measured on other weights than those in {weights}. Fix:"
+            f" {_training_command(file)}",
         )
 
 
 def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of the weights in a safetensors file, whose header is brought into one order first.
+    """Return the SHA-256 of a safetensors file with a sorted header.
 
-    The writer of safetensors puts the keys of its metadata in a random order, so that equal weights give unequal files.
-    It is computed once per process as long as size and time of change stay.
+    safetensors writes the keys of its metadata in random order, so that equal weights may give
+    different files. The digest is cached per process by size and modification time.
     """
     status = path.stat()
     return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
@@ -131,11 +147,13 @@ def weights_digest(path: Path) -> str:
 def _digest(path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        # A safetensors file is the length of its header (8 bytes, little endian), the header as JSON, and the tensors.
+        # A safetensors file is the length of its header (8 bytes, little endian), the header as
+        # JSON, and the tensors.
         length = int.from_bytes(file.read(8), "little")
         if length < size:
             header = file.read(length)
-            with contextlib.suppress(ValueError):  # of another file, whose bytes are taken as they are
+            # The bytes of a file that is not a safetensors file are hashed as they are.
+            with contextlib.suppress(ValueError):
                 header = json.dumps(json.loads(header), sort_keys=True).encode()
             digest.update(header)
         else:
@@ -146,7 +164,7 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 
 def _training_command(scores: YamlFile) -> str:
-    """Return the command that scores the folder's weights anew: the one that trained them, where it was recorded."""
+    """Return the command that scores the folder's weights again, as recorded where it is."""
     description = scores.path.with_name("supernet.yaml")
     command = YamlFile(description).data.get("command") if description.exists() else None
     name = scores.data["space"]["name"]
@@ -154,12 +172,14 @@ def _training_command(scores: YamlFile) -> str:
 
 
 def write_scores(scores: RecordedScores, folder: Path) -> None:
-    """Write both files; the inverse of `read_scores`."""
+    """Write `scores.csv` and `scores.yaml`, the inverse of `read_scores`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in scores.rows:
-        writer.writerow(["" if (value := getattr(row, name)) is None else value for name in COLUMNS])
+        writer.writerow(
+            ["" if (value := getattr(row, name)) is None else value for name in COLUMNS]
+        )
     about: dict[str, Any] = {
         "format": FORMAT,
         "provenance": list(scores.notes),
@@ -177,30 +197,28 @@ def write_scores(scores: RecordedScores, folder: Path) -> None:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and fields of every row."""
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
-    try:
-        header = next(reader, [])
-        expected = [name for name in COLUMNS if name not in _NEW]
-        missing = [name for name in expected if name not in header]
-        if missing:
-            raise InputError(f"{path}:1: column '{missing[0]}' is missing; expected {','.join(expected)}")
-        for fields in reader:
-            if len(fields) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: {len(fields)} fields, expected {len(header)}")
-            yield reader.line_num, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+    """Yield line number and fields of every row of `scores.csv`."""
+    return read_strict(path, [name for name in COLUMNS if name not in _NEW])
 
 
 def _score(
-    where: str, record: Mapping[str, str], space: Space, known: Container[tuple[str, str, str]], images: int | None
+    where: str,
+    record: Mapping[str, str],
+    space: Space,
+    known: Container[tuple[str, str, str]],
+    images: int | None,
 ) -> Score:
-    move, place, choice = record["move"], record["place"], record["choice"]
+    move = record["move"]
+    place = record["place"]
+    choice = record["choice"]
     if move not in get_args(MoveName):
-        raise InputError(f"{where}: move: '{move}' is none of {', '.join(get_args(MoveName))}")
-    measured: dict[str, Any] = {name: number_in(where, name, record[name]) for name in _MEASURED if record[name]}
-    counts: dict[str, Any] = {name: _count_in(where, name, record[name]) for name in _NEW if record.get(name)}
+        raise InputError(f"{where}: move: '{move}' is not one of {', '.join(get_args(MoveName))}")
+    measured: dict[str, Any] = {
+        name: number_in(where, name, record[name]) for name in _MEASURED if record[name]
+    }
+    counts: dict[str, Any] = {
+        name: _count_in(where, name, record[name]) for name in _NEW if record.get(name)
+    }
     score = Score(
         move,  # type: ignore[arg-type]
         place,
@@ -210,14 +228,18 @@ def _score(
         **counts,
     )
     score = _with_honest_error(where, score, images)
+    # Recorded widths may be a selection (`variants`), so they are checked one by one. All other moves
+    # are rows that the space must have.
     if move == "narrow":
-        widths = {f"stage{index}": stage.widths for index, stage in enumerate(space.stages, start=1)}
+        widths = {str(Place.whole(index)): stage.widths for index, stage in enumerate(space.stages)}
         if place not in widths:
-            raise InputError(f"{where}: place: '{place}' is none of {', '.join(widths)}")
+            raise InputError(f"{where}: place: '{place}' is not one of {', '.join(widths)}")
         if choice not in map(str, widths[place]):
-            raise InputError(f"{where}: choice: '{choice}' is no width of {place}")
+            raise InputError(f"{where}: choice: '{choice}' is not a width of {place}")
         if int(choice) == widths[place][-1] and score.cost:
-            raise InputError(f"{where}: cost: {score.cost:g} for the largest width, which costs 0 by definition")
+            raise InputError(
+                f"{where}: cost: {score.cost:g} for the largest width, which costs 0 by definition"
+            )
     elif score.key not in known:
         what = f"{place}{f', {choice}' if choice else ''}"
         raise InputError(f"{where}: place: the scored space has no move '{move}' at {what}")
@@ -231,14 +253,19 @@ def _count_in(where: str, column: str, text: str) -> int:
 
 
 def _with_honest_error(where: str, score: Score, images: int | None) -> Score:
-    """Refuse a negative standard error, and raise one of 0 to what the images allow to know.
+    """Return the score with a positive standard error; raise InputError for a negative one.
 
-    Older versions recorded 0 where no image changed.
+    Older versions recorded 0 where no image changed. That is replaced by `difference_error`, the
+    standard error of a paired difference on so many images.
     """
     if score.standard_error is None:
         return score
     if score.standard_error < 0:
-        raise InputError(f"{where}: standard_error: {score.standard_error:g} is negative, expected at least 0")
+        raise InputError(
+            f"{where}: standard_error: {score.standard_error:g} is negative, expected at least 0"
+        )
     if score.standard_error > 0 or images is None:
         return score
-    return replace(score, standard_error=round(difference_error(score.lost or 0, score.gained or 0, images), 3))
+    return replace(
+        score, standard_error=round(difference_error(score.lost or 0, score.gained or 0, images), 3)
+    )

@@ -1,21 +1,73 @@
-"""Scores: the expected accuracy of any member of a space, and how sure it is. What every kind of scores has in common.
+"""`Scores`, the abstract base of all scores, `Accuracy`, and standard errors of accuracies.
 
-Three kinds exist: `nas.accuracy.law` (published results; ships for every space), `nas.accuracy.recorded` (what
-single moves cost on a trained supernet) and `nas.accuracy.posterior` (the law corrected by a supernet and by evaluated
-members).
+Engines minimise `Scores.cost`. The subclasses are `nas.accuracy.law_scores.LawScores`,
+`nas.accuracy.recorded.RecordedScores` and `nas.accuracy.posterior_scores.PosteriorScores`.
 """
 
 from __future__ import annotations
 
 import abc
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from nas.blocks import BlockSpec, EntrySpec, HeadSpec
+from nas.display import frame, html_table, shortened
+from nas.files import text_sha256
 from nas.space import Architecture, Space
-from nas.specs import BlockSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Z95 = 1.959964
+"""Standard normal quantile of a two-sided 95 % interval."""
+
+
+def accuracy_error(accuracy: float, images: int) -> float:
+    """Return the Wilson standard error of an accuracy, in points.
+
+    It is half the width of the 95 % score interval (Wilson, JASA 22:209-212, 1927), divided by
+    z = 1.96. With p the share of correct images among n:
+
+        se = sqrt(n p (1 - p) + z^2 / 4) / (n + z^2)
+
+    The interval's centre is nearer to 50 % than the accuracy itself, but from 100 images on,
+    accuracy +- 1.96 se covers as well. The textbook sqrt(p (1 - p) / n) is 0 at 100 %. This one is
+    4.5 points there for 18 images, and 0.05 points for 2,000.
+
+    Args:
+        accuracy: in percent.
+        images: number of images that it was measured on, at least 1.
+    """
+    share = min(max(accuracy / 100, 0.0), 1.0)
+    return 100 * sqrt(images * share * (1 - share) + Z95**2 / 4) / (images + Z95**2)
+
+
+def difference_error(lost: int, gained: int, images: int) -> float:
+    """Return the standard error of the difference of two accuracies on the same images, in points.
+
+    It is the paired variance of Agresti and Min (Statistics in Medicine 24:729-740, 2005). They add
+    1/2 to each of the four cells of the table right/wrong before x right/wrong after. With b lost,
+    c gained and n images:
+
+        se = sqrt((b + c + 1) - (b - c)^2 / (n + 2)) / (n + 2)
+
+    Without the added halves it would be 0 where no image changed, as if two networks that agree on
+    18 images were known to agree on all. For many changed images it approaches the standard error
+    of the paired bootstrap.
+
+    Args:
+        lost: number of images that were right before and are wrong after.
+        gained: number of images that were wrong before and are right after.
+        images: number of images, at least 1.
+    """
+    total = images + 2
+    changed = lost + gained + 1
+    return 100 * sqrt(changed - (lost - gained) ** 2 / total) / total
 
 
 @dataclass(frozen=True)
@@ -23,14 +75,15 @@ class Accuracy:
     """The expected accuracy of one member.
 
     Attributes:
-        value: in percent of `metric`. Of a published member at its published size this is the published number.
-        standard_error: of `value`, in points: uncertainty of the coefficients, error of the model, and distance from
-            the data together.
+        value: in percent of `metric`. For a published member at its published size it is the
+            published number.
+        standard_error: of `value`, in points. It contains the uncertainty of the coefficients, the
+            error of the model, and the distance from the data.
         metric: "top1" or "miou".
         source: where the figure comes from, in words.
-        reasons: why the member lies outside of what the data know; empty inside.
-        predicted, predicted_error: of a published member, the prediction that was made without it and without its
-            variants, and its standard error.
+        reasons: why the member is outside of the data; empty where it is inside.
+        predicted: for a published member, the prediction without it and its variants, in percent.
+        predicted_error: standard error of `predicted`, in points.
     """
 
     value: float
@@ -41,36 +94,44 @@ class Accuracy:
     predicted: float | None = None
     predicted_error: float | None = None
 
+    def __repr__(self) -> str:
+        outside = ", extrapolated" if self.extrapolated else ""
+        figure = f"{self.value:.2f} ± {self.standard_error:.2f} % {self.metric}"
+        return f"Accuracy({figure}{outside}, {shortened(self.source, 200)})"
+
     @property
     def top1(self) -> float:
-        """`value`, for the metric that most scores have."""
+        """Return `value`; the name is that of the metric of most scores."""
         return self.value
 
     @property
     def extrapolated(self) -> bool:
-        """Whether the member lies outside of what the data know."""
+        """Return whether the member is outside of the data."""
         return bool(self.reasons)
 
     @property
     def published(self) -> bool:
-        """Whether `value` is a published number rather than a prediction."""
+        """Return whether `value` is a published number rather than a prediction."""
         return self.predicted is not None
 
 
 class Scores(abc.ABC):
-    """What a search knows of the accuracy of a space's members.
+    """The abstract base of scores: expected accuracies and costs of a space's members.
 
-    A search minimises `cost`. The exact engine needs its parts, which add up over the network:
+    A search minimises `cost`, the points below the largest member. The exact engine needs its
+    parts, which add up over the network:
 
-        cost(arch) = stem_cost + head_cost + sum over stages (entry_cost + stage_cost + sum over positions block_cost)
+        cost(arch) = stem_cost + head_cost
+                     + sum over stages (entry_cost + stage_cost + sum over positions block_cost)
 
-    for every member but those of `exceptions`. `stage_cost` may be any function of the sums over the stage's blocks of
-    `counts`, so that a cost can belong to how many blocks (or attention blocks) a stage has, wherever they stand.
+    for every member except those of `exceptions`. `stage_cost` may be any function of the sums of
+    `counts` over the stage's blocks. So a cost can depend on how many blocks (or attention blocks)
+    a stage has, wherever they are.
 
     Attributes:
-        scored: the space, at the resolution and with the classes that the scores are of.
-        notes: where they came from, one fact each.
-        path: the file that they were read from, if any.
+        scored: the space, at the resolution and with the classes of the scores.
+        notes: where they come from, one fact each.
+        path: the file that they were read from, or empty.
         metric: of `accuracy`.
     """
 
@@ -81,35 +142,73 @@ class Scores(abc.ABC):
 
     @property
     def space(self) -> str:
-        """The name of the scored space."""
+        """Return the name of the scored space."""
         return self.scored.name
 
     @property
     def provenance(self) -> str:
-        """Where the scores came from, in words."""
+        """Return where the scores come from, in words."""
         return "; ".join(self.notes) or "unknown"
+
+    def __repr__(self) -> str:
+        size = f"{self.scored.resolution[0]}x{self.scored.resolution[1]}"
+        return f"{type(self).__name__}({self.space} at {size}, {shortened(self.provenance, 200)})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the largest, the smallest and the published members with their scores.
+
+        There is one row per member. `accuracy` is in percent and `standard_error` in points; they
+        are NaN where only costs are known.
+        """
+        return frame(
+            self._rows(), ("name", "cost", "accuracy", "standard_error", "metric", "extrapolated")
+        )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `to_frame`."""
+        members = {
+            "largest": self.scored.largest(),
+            "smallest": self.scored.smallest(),
+            **self.scored.published,
+        }
+        rows = []
+        for name, arch in members.items():
+            row: dict[str, Any] = {"name": name, "cost": self.cost(arch)}
+            if self.absolute:
+                accuracy = self.accuracy(arch)
+                row["accuracy"] = accuracy.value
+                row["standard_error"] = accuracy.standard_error
+                row["metric"] = accuracy.metric
+                row["extrapolated"] = accuracy.extrapolated
+            rows.append(row)
+        return rows
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), self._rows())
 
     @abc.abstractmethod
     def cost(self, arch: Architecture) -> float:
-        """Return the points of accuracy that `arch` is expected to lie below `scored.largest()`; lower is better.
+        """Return how far `arch` is expected to be below `scored.largest()`, in points.
 
         Raises:
-            InputError: when `arch` is not a member of the scored space.
+            InputError: `arch` is not a member of the scored space.
         """
 
     @abc.abstractmethod
     def accuracy(self, arch: Architecture) -> Accuracy:
-        """Return the expected accuracy of `arch`. accuracy(largest).value - accuracy(arch).value is `cost(arch)`.
+        """Return the expected accuracy of `arch`.
+
+        accuracy(largest).value - accuracy(arch).value equals cost(arch).
 
         Raises:
-            InputError: when `arch` is not a member of the scored space, or the scores know no level, only costs.
+            InputError: `arch` is not a member of the scored space, or the scores know only costs.
         """
 
     @abc.abstractmethod
     def check(self, space: Space) -> None:
-        """Raise InputError, naming what differs, unless these scores are of `space`.
+        """Raise InputError, with what differs, unless these scores are of `space`.
 
-        The input size, the number of classes, and a head for another task may differ.
+        The input size and the number of classes may differ, and a head may be for another task.
         """
 
     @abc.abstractmethod
@@ -118,62 +217,87 @@ class Scores(abc.ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A short text that differs where costs do: that a search which continues later is by the same scores.
+        """Return a short checksum that differs where costs differ.
 
-        By default it is made of what some members cost.
+        A study that is resumed compares it, so that all its trials are by the same scores. The
+        default is made of the costs of some members.
         """
-        members = [self.scored.largest(), self.scored.smallest(), *(self.scored.sample(seed) for seed in range(16))]
+        members = [
+            self.scored.largest(),
+            self.scored.smallest(),
+            *(self.scored.sample(seed) for seed in range(16)),
+        ]
         costs = [f"{self.cost(arch):.9g}" for arch in (*members, *self.scored.published.values())]
         text = json.dumps([type(self).__name__, self.scored.to_dict(), costs], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return text_sha256(text)[:16]
 
     @property
     def absolute(self) -> bool:
-        """Whether `accuracy` knows a level that is worth telling; else costs alone are told."""
+        """Return whether `accuracy` has a meaningful level; otherwise only costs are reported."""
         return True
 
     def at(self, space: Space) -> Scores:
-        """Return the scores for `space`, the scored one at another input size. Measured ones stay what they are."""
+        """Return the scores for `space`, which is the scored one at another input size.
+
+        Measured scores are returned as they are.
+        """
         return self
 
     def cautious(self) -> Scores:
-        """Return scores whose cost adds what might be lost outside of the data, which a search minimises instead.
+        """Return scores whose cost includes what might be lost outside of the data.
 
-        A search that maximised the expected accuracy alone would seek the errors of the scores.
+        A search minimises this cost. One that maximised the expected accuracy alone would be drawn
+        to members whose accuracy the scores overestimate.
         """
         return self
 
     def difference_error(self, arch: Architecture, other: Architecture) -> float:
-        """Return the standard error of cost(arch) - cost(other), in points; 0 where nothing is known of it."""
+        """Return the standard error of cost(arch) - cost(other), in points; 0 if it is unknown."""
         return 0.0
 
     def exceptions(self) -> Sequence[Architecture]:
-        """Return the members whose cost is known by itself (the published ones) and is not the sum of its parts."""
+        """Return the members whose cost is not the sum of its parts, such as published ones."""
         return ()
 
-    def stem_cost(self, stem: BlockSpec) -> float:
+    def stem_cost(self, stem: EntrySpec) -> float:
         """Return what this stem adds to `cost`."""
         return 0.0
 
-    def head_cost(self, head: BlockSpec) -> float:
-        """Return what this head adds to `cost`; nothing where it is one for another task."""
+    def head_cost(self, head: HeadSpec) -> float:
+        """Return what this head adds to `cost`; 0 for a head of another task."""
         return 0.0
 
-    def entry_cost(self, index: int, entry: BlockSpec, before: int) -> float:
-        """Return what the block that enters a stage (counted from 0) adds, with the stage's width that it sets.
+    def entry_cost(self, index: int, entry: EntrySpec, before: int) -> float:
+        """Return what the block that enters a stage adds to `cost`.
 
-        `before` is the number of channels that it gets.
+        Args:
+            index: of the stage, counted from 0.
+            entry: the block, with the width that it gives the stage.
+            before: number of its input channels.
         """
         return 0.0
 
     def block_cost(self, index: int, position: int, block: BlockSpec, width: int) -> float:
-        """Return what a block or identity at this position (both from 0) of a stage of this width adds."""
+        """Return what a block or identity adds to `cost`.
+
+        Args:
+            index: of the stage, counted from 0.
+            position: in the stage, counted from 0.
+            block: the block or identity.
+            width: of the stage, in channels.
+        """
         return 0.0
 
     def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
-        """Return what a block or identity adds to the sums that `stage_cost` is a function of."""
+        """Return what a block or identity of a stage adds to the sums that `stage_cost` takes."""
         return ()
 
     def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        """Return what a whole stage of this width adds, given the sums of `counts` over its positions."""
+        """Return what a whole stage adds to `cost`.
+
+        Args:
+            index: of the stage, counted from 0.
+            width: of the stage, in channels.
+            counts: sums of `counts` over its positions.
+        """
         return 0.0

@@ -1,75 +1,272 @@
-"""The block vocabulary as torch modules, one file a block; `nas.specs` has what they are without torch."""
+"""The block vocabulary without torch: hyperparameters, shapes, MACs and parameters of every block.
+
+A family is a package with two files: `spec.py`, without torch, and `module.py`, which the specs
+name. It is added by its folder, a YAML file in `search_spaces/` and its name in `FAMILIES`. The
+classes below are exported for callers that name them; lookups go by kind, through `SPECS`. Another
+distribution adds blocks by an entry point (`nas.plugins`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any
 
-from nas.blocks.additive_encoder import AdditiveEncoderBlock
-from nas.blocks.attention_ffn import AttentionFFNBlock
-from nas.blocks.base import Axes, Block
-from nas.blocks.conv_embedding import ConvEmbeddingBlock
-from nas.blocks.conv_encoder import ConvEncoderBlock
-from nas.blocks.conv_ffn import ConvFFNBlock
-from nas.blocks.conv_head import ConvHeadBlock
-from nas.blocks.conv_stem import ConvStemBlock
-from nas.blocks.dsconv import DSConvBlock
-from nas.blocks.dual_path_embedding import DualPathEmbeddingBlock
-from nas.blocks.efficientvit_module import EfficientViTModuleBlock
-from nas.blocks.efficientvit_stem import EfficientViTStemBlock
-from nas.blocks.emo_stem import EMOStemBlock
-from nas.blocks.fpn_head import FPNHeadBlock
-from nas.blocks.fused_mbconv import FusedMBConvBlock, FusedMBConvDownBlock
-from nas.blocks.irmb import IRMBBlock, IRMBDownBlock
-from nas.blocks.map_head import MapHeadBlock
-from nas.blocks.mb3d import MB3DBlock
-from nas.blocks.mb4d import MB4DBlock
-from nas.blocks.mbconv import MBConvBlock, MBConvDownBlock
-from nas.blocks.res_block import ResBlockBlock
-from nas.blocks.reshape import FlattenBlock, UnflattenBlock
-from nas.blocks.token_head import TokenHeadBlock
-from nas.errors import InputError
-from nas.plugins import import_object
-from nas.specs import BlockSpec, Shape
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-MODULES: dict[str, Callable[[Any, Shape], Block]] = {
-    "conv_stem": ConvStemBlock,
-    "conv_embedding": ConvEmbeddingBlock,
-    "mb4d": MB4DBlock,
-    "mb3d": MB3DBlock,
-    "conv_ffn": ConvFFNBlock,
-    "attention_ffn": AttentionFFNBlock,
-    "dual_path_embedding": DualPathEmbeddingBlock,
-    "flatten": FlattenBlock,
-    "unflatten": UnflattenBlock,
-    "token_head": TokenHeadBlock,
-    "efficientvit_stem": EfficientViTStemBlock,
-    "dsconv": DSConvBlock,
-    "res_block": ResBlockBlock,
-    "mbconv": MBConvBlock,
-    "mbconv_down": MBConvDownBlock,
-    "fused_mbconv": FusedMBConvBlock,
-    "fused_mbconv_down": FusedMBConvDownBlock,
-    "efficientvit_module": EfficientViTModuleBlock,
-    "conv_head": ConvHeadBlock,
-    "map_head": MapHeadBlock,
-    "fpn_head": FPNHeadBlock,
-    "emo_stem": EMOStemBlock,
-    "irmb": IRMBBlock,
-    "irmb_down": IRMBDownBlock,
-    "conv_encoder": ConvEncoderBlock,
-    "additive_encoder": AdditiveEncoderBlock,
-}
+from nas.blocks.common.spec import (
+    ConvEmbedding,
+    ConvStem,
+    DSConv,
+    Flatten,
+    FPNHead,
+    FusedMBConv,
+    FusedMBConvDown,
+    Identity,
+    MapHead,
+    MBConv,
+    MBConvDown,
+    ResBlock,
+    Unflatten,
+)
+from nas.blocks.efficientformer.spec import MB3D, MB4D, TokenHead
+from nas.blocks.efficientformerv2.spec import AttentionFFN, ConvFFN, DualPathEmbedding
+from nas.blocks.efficientvit.spec import ConvHead, EfficientViTModule, EfficientViTStem
+from nas.blocks.emo.spec import IRMB, EMOStem, IRMBDown
+from nas.blocks.spec import (
+    ACTIVATIONS,
+    Activation,
+    BlockSpec,
+    EntrySpec,
+    Examples,
+    HeadSpec,
+    Layer,
+    Layout,
+    Operation,
+    Shape,
+    Trace,
+    pyramid,
+)
+from nas.blocks.swiftformer.spec import AdditiveEncoder, ConvEncoder
+from nas.errors import nearest
+from nas.plugins import BLOCKS, plugins
+from nas.validation import explain
+
+FAMILIES = (
+    "nas.blocks.common",
+    "nas.blocks.efficientformer",
+    "nas.blocks.efficientformerv2",
+    "nas.blocks.efficientvit",
+    "nas.blocks.emo",
+    "nas.blocks.swiftformer",
+)
+"""The packages of the families.
+
+Each has `spec.py`, whose `SPECS` lists its blocks, and `module.py`. The `LAYOUTS` of the latter,
+where there are any, name the tensors of its published checkpoints (`nas.weights`). This is the one
+line that a new family adds outside its folder and its YAML."""
 
 
-def build_block(spec: BlockSpec, shape: Shape) -> Block:
-    """The module of a spec for inputs of this shape, freshly initialised."""
-    make = import_object(f"block '{spec.kind}'", spec.module) if spec.module else MODULES.get(spec.kind)
-    if make is None:
-        raise InputError(f"block kind '{spec.kind}' has no module in nas.blocks.MODULES")
-    block: Block = make(spec, shape)
-    block.built_from = spec, shape
-    return block
+def _listed(families: Sequence[str]) -> dict[str, type[BlockSpec]]:
+    """Return the specs of these families by kind.
+
+    Raises:
+        ValueError: two families have a kind of the same name. Tables and files identify a block by
+            its kind alone.
+    """
+    specs: dict[str, type[BlockSpec]] = {}
+    for family in families:
+        for spec in importlib.import_module(f"{family}.spec").SPECS:
+            if spec.kind in specs:
+                raise ValueError(
+                    f"{family}: block kind '{spec.kind}' is already defined in"
+                    f" {specs[spec.kind].__module__}"
+                )
+            specs[spec.kind] = spec
+    return specs
 
 
-__all__ = ["MODULES", "Axes", "Block", "build_block"]
+SPECS: dict[str, type[BlockSpec]] = _listed(FAMILIES)
+"""Every kind of block that ships, by name."""
+
+
+def from_dict(data: Mapping[str, Any] | str) -> BlockSpec:
+    """Return the spec that `{"kind": ..., hyperparameter: value, ...}` describes.
+
+    A bare string is a kind alone.
+
+    Raises:
+        ValueError: for an unknown kind or hyperparameter, a missing one, or a value that its type
+            or rule refuses.
+    """
+    values = {"kind": data} if isinstance(data, str) else dict(data)
+    kind = values.pop("kind", None)
+    return _make(kind, lambda model: model.model_validate(values))
+
+
+def check_hyperparameters(kind: str, values: Mapping[str, Any]) -> None:
+    """Check some hyperparameters of a kind by name and type; the others may be missing.
+
+    Raises:
+        ValueError: for an unknown kind or hyperparameter, or a value of another type.
+    """
+    try:
+        _model(spec_of(kind), partial=True).model_validate(dict(values))
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def spec_of(kind: str | None) -> type[BlockSpec]:
+    """Return the class of a kind, ours or another distribution's.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    return SPECS.get(kind) or _brought(kind)  # type: ignore[arg-type]
+
+
+def parse(kind: str, hyperparameters: str) -> BlockSpec:
+    """Return the spec that a table row names by its kind and hyperparameters.
+
+    The second one is `str(spec)`, as in ('mb4d', 'expansion=4;pool=3').
+
+    Raises:
+        ValueError: as `from_dict`.
+    """
+    items = (item.partition("=") for item in hyperparameters.split(";") if item)
+    return _make(
+        kind, lambda model: model.model_validate_strings({name: value for name, _, value in items})
+    )
+
+
+def entry_from(data: Mapping[str, Any] | str) -> EntrySpec:
+    """Return what `from_dict` does, for blocks that enter a stage. Raises ValueError for others."""
+    spec = from_dict(data)
+    if not isinstance(spec, EntrySpec):
+        raise ValueError(
+            f"{spec.kind} cannot enter a stage: it is not an EntrySpec, which sets a width"
+        )
+    return spec
+
+
+def head_from(data: Mapping[str, Any] | str) -> HeadSpec:
+    """Return what `from_dict` does, for heads. Raises ValueError for any other block."""
+    return _head(from_dict(data))
+
+
+def parse_head(kind: str, hyperparameters: str) -> HeadSpec:
+    """Return what `parse` does, for heads. Raises ValueError for any other block."""
+    return _head(parse(kind, hyperparameters))
+
+
+def _head(spec: BlockSpec) -> HeadSpec:
+    if not isinstance(spec, HeadSpec):
+        raise ValueError(f"{spec.kind} cannot be a head: it is not a HeadSpec, which has classes")
+    return spec
+
+
+def _make(kind: str | None, validate: Callable[[type[BaseModel]], BaseModel]) -> BlockSpec:
+    spec = spec_of(kind)
+    try:
+        return spec(**dict(validate(_model(spec))))
+    except ValidationError as error:
+        raise ValueError(f"{kind}: {explain(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from None
+
+
+@cache
+def _brought(kind: str) -> type[BlockSpec]:
+    """Return the spec of this kind that another package adds."""
+    known = plugins(BLOCKS, SPECS)
+    if kind not in known:
+        raise ValueError(f"unknown block kind '{kind}'{nearest(str(kind), [*SPECS, *known])}")
+    spec = known[kind].load()
+    if not (isinstance(spec, type) and issubclass(spec, BlockSpec) and spec.kind == kind):
+        raise known[kind].broken(f"{known[kind].entry.value} is not a BlockSpec of this kind")
+    return spec
+
+
+@cache
+def _model(cls: type[BlockSpec], partial: bool = False) -> type[BaseModel]:
+    """Return a pydantic model of the spec's fields, which checks names and types.
+
+    With `partial` any of them may be missing.
+    """
+    hints = typing.get_type_hints(cls)
+    missing = None if partial else ...
+    columns: dict[str, Any] = {
+        field.name: (hints[field.name], missing if field.default is MISSING else field.default)
+        for field in fields(cls)
+    }
+    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema of each hyperparameter of a kind, by name.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    properties = _model(spec_of(kind)).model_json_schema()["properties"]
+    return {
+        name: {key: value for key, value in each.items() if key != "title"}
+        for name, each in properties.items()
+    }
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "FAMILIES",
+    "IRMB",
+    "MB3D",
+    "MB4D",
+    "SPECS",
+    "Activation",
+    "AdditiveEncoder",
+    "AttentionFFN",
+    "BlockSpec",
+    "ConvEmbedding",
+    "ConvEncoder",
+    "ConvFFN",
+    "ConvHead",
+    "ConvStem",
+    "DSConv",
+    "DualPathEmbedding",
+    "EMOStem",
+    "EfficientViTModule",
+    "EfficientViTStem",
+    "EntrySpec",
+    "Examples",
+    "FPNHead",
+    "Flatten",
+    "FusedMBConv",
+    "FusedMBConvDown",
+    "HeadSpec",
+    "IRMBDown",
+    "Identity",
+    "Layer",
+    "Layout",
+    "MBConv",
+    "MBConvDown",
+    "MapHead",
+    "Operation",
+    "ResBlock",
+    "Shape",
+    "TokenHead",
+    "Trace",
+    "Unflatten",
+    "check_hyperparameters",
+    "entry_from",
+    "explain",
+    "from_dict",
+    "head_from",
+    "parse",
+    "parse_head",
+    "pyramid",
+    "schema_of",
+    "spec_of",
+]  # fmt: skip

@@ -1,25 +1,38 @@
-"""`nas devices`: what can be measured here, and which latency tables there are."""
+"""`nas devices`: list the devices that can be measured here, and the latency tables."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import Json, emit, next_step
+from nas.cli.output import Column, emit, next_step, say, table_text
+from nas.options import Options
 
 if TYPE_CHECKING:
-    from nas.devices import Known
+    from nas.latency.known_devices import Known
 
 
-def devices(as_json: Json = False) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DevicesOptions(Options):
+    """Options of `nas devices`: none of its own."""
+
+
+def devices(options: DevicesOptions) -> None:
     """List the devices: those that are connected, and those known by their latency table."""
-    from nas.devices import known_devices
+    from nas.latency.known_devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
-    emit(documents, as_json, "\n".join(line for document in documents for line in _lines(document)))
+    _say_unseen()
+    emit(documents, _text(documents))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
-        (document["name"] for document in documents if document["connected"] and not _own(document)), None
+        (
+            document["name"]
+            for document in documents
+            if document["connected"] and not _own(document)
+        ),
+        None,
     )
     if unmeasured:
         next_step(f"nas profile --space efficientformer --device {unmeasured}")
@@ -27,16 +40,34 @@ def devices(as_json: Json = False) -> None:
         next_step(f"nas search --space efficientformer --device {connected[0]}")
 
 
+def _say_unseen() -> None:
+    """Print a note where Android phones cannot be listed because adb's package is missing."""
+    from nas.devices.android.adb import listing
+    from nas.errors import NasError
+    from nas.extras import MissingExtra
+
+    try:
+        listing(start=False)
+    except MissingExtra as error:
+        say(f"note: {error}")
+    # adb itself does not work: `nas profile` and `nas check` report that.
+    except NasError:
+        pass
+
+
 def _own(document: dict[str, Any]) -> bool:
-    """Whether there is a table of measurements."""
+    """Return whether the device has a table of measurements."""
     return document["table"] is not None and document["table"]["provenance"] != "estimated"
 
 
 def _document(device: Known) -> dict[str, Any]:
     return {
-        "name": device.name, "kind": device.kind, "connected": device.connected, "table": _table(device),
+        "name": device.name,
+        "kind": device.kind,
+        "connected": device.connected,
+        "table": _table(device),
         "units": [asdict(unit) for unit in device.units],
-    }  # fmt: skip
+    }
 
 
 def _table(device: Known) -> dict[str, Any] | None:
@@ -46,25 +77,43 @@ def _table(device: Known) -> dict[str, Any] | None:
         return None
     table = load_table(device.table)
     return {
-        "path": str(device.table), "rows": len(table.rows), "provenance": table.provenance,
-        "expected_error": table.expected_error, "expected_error_source": table.expected_error_source,
-        "runtime": f"{table.device.runtime} {table.device.runtime_version}".strip(), "date": table.device.date,
-    }  # fmt: skip
+        "path": str(device.table),
+        "rows": len(table.rows),
+        "provenance": table.provenance,
+        "expected_error": table.expected_error,
+        "expected_error_source": table.expected_error_source,
+        "runtime": f"{table.device.runtime} {table.device.runtime_version}".strip(),
+        "date": table.device.date,
+    }
 
 
-def _lines(document: dict[str, Any]) -> list[str]:
-    table, where = document["table"], "connected" if document["connected"] else "not connected"
-    line = f"{document['name']:<20}{document['kind']:<16}{where:<15}"
-    if table is None:
-        line += "no table"
-    else:
-        error = "" if table["expected_error"] is None else f", expected error {table['expected_error']:.1f} %"
-        line += f"{table['rows']} rows, {table['provenance']}{error} ({table['path']})"
-    return [line, *(f"    {_state(unit)}" for unit in document["units"])]
+def _text(documents: Sequence[dict[str, Any]]) -> str:
+    """Return one line per device, and below it one line per connected phone of its kind."""
+    cells = [_cells(document) for document in documents]
+    lines = table_text([Column()] * 4, cells, header=False).splitlines() if cells else []
+    return "\n".join(
+        each
+        for line, document in zip(lines, documents, strict=True)
+        for each in (line, *(f"    {_state(unit)}" for unit in document["units"]))
+    )
+
+
+def _cells(document: dict[str, Any]) -> tuple[str, str, str, str]:
+    known = document["table"]
+    where = "connected" if document["connected"] else "not connected"
+    about = "no table"
+    if known is not None:
+        error = (
+            ""
+            if known["expected_error"] is None
+            else f", expected error {known['expected_error']:.1f} %"
+        )
+        about = f"{known['rows']} rows, {known['provenance']}{error} ({known['path']})"
+    return document["name"], document["kind"], where, about
 
 
 def _state(unit: dict[str, Any]) -> str:
-    """One phone in words."""
+    """Return the line of one phone."""
     if unit["problem"]:
         return f"{unit['serial']}: {unit['problem']}"
     battery = "" if unit["battery"] is None else f", battery {unit['battery']} %"

@@ -1,14 +1,13 @@
-"""`nas predict`: how long an architecture takes on a device, operation by operation, by its latency table."""
+"""`nas predict`: predict an architecture's latency per operation from a device's table."""
 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli import sizes
-from nas.cli.common import Json, emit, next_step
+from nas.cli.output import Column, emit, naming, next_step, table_text
+from nas.latency.options import PredictOptions
+from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
     from nas.accuracy import Accuracy
@@ -16,24 +15,20 @@ if TYPE_CHECKING:
     from nas.space import Architecture
 
 
-def predict(
-    arch: Annotated[str, typer.Argument(help="An architecture's YAML file, or the name of a published member.")],
-    device: Annotated[str, typer.Option(help="A device by name (see `nas devices`), or the folder of its table.")],
-    resolution: sizes.Resolution = None,
-    classes: sizes.Classes = None,
-    segment: sizes.Segment = None,
-    as_json: Json = False,
-) -> None:
+def predict(options: PredictOptions) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
-    from nas.search.run import accuracy_row
+    from nas.search.description import accuracy_row
     from nas.space import find_architecture
 
-    asked = sizes.read(resolution, classes, segment)
-    table, network = load_table(device), asked.apply(find_architecture(arch))
-    estimate, effective = table.predict(network), _sizes(network, asked)
+    asked = options.sizes
+    device = options.device
+    table = load_table(device)
+    network = asked.apply(find_architecture(options.arch))
+    estimate = table.predict(network)
+    effective = _sizes(network, asked)
     if estimate.missing:
-        with sizes.naming(effective):
+        with naming(effective):
             raise table.missing_rows(estimate.missing, network.space)
     following = ["nas", "check", "--device", device]
     if estimate.provenance == "estimated" and network.space:
@@ -46,12 +41,15 @@ def predict(
         **_document(network, table, estimate, shlex.join(following)),
         "accuracy": accuracy_row(accuracy) if accuracy else None,
     }
-    emit(document, as_json, "\n".join([_text(network, table, estimate), *_accuracy_lines(accuracy)]))
+    emit(document, "\n".join([_text(network, table, estimate), *_accuracy_lines(accuracy)]))
     next_step(shlex.join(following))
 
 
 def _accuracy(network: Architecture) -> Accuracy | None:
-    """Return the expected accuracy of a member of a known space; None where no level is known."""
+    """Return the expected accuracy of a member of a known space.
+
+    Return None for other networks, and where the scores only know differences between members.
+    """
     from nas.accuracy import default_scores
     from nas.space import load_space, space_names
 
@@ -65,29 +63,38 @@ def _accuracy(network: Architecture) -> Accuracy | None:
 
 
 def _accuracy_lines(accuracy: Accuracy | None) -> list[str]:
-    """Return what the network is expected to have, and what that rests on."""
+    """Return the lines on the expected accuracy and its source."""
     if accuracy is None:
         return []
     error = "" if accuracy.published else f" ± {accuracy.standard_error:.1f}"
     without = (
         f" (predicted without it: {accuracy.predicted:.1f} ± {accuracy.predicted_error:.1f})"
-        if accuracy.predicted is not None and accuracy.predicted_error is not None else ""
-    )  # fmt: skip
-    lines = [f"accuracy {accuracy.value:.1f}{error} % {accuracy.metric}{without}: {accuracy.source}"]
+        if accuracy.predicted is not None and accuracy.predicted_error is not None
+        else ""
+    )
+    lines = [
+        f"accuracy {accuracy.value:.1f}{error} % {accuracy.metric}{without}: {accuracy.source}"
+    ]
     if accuracy.reasons:
-        lines.append(f"less sure, as it has no published neighbour: {'; '.join(accuracy.reasons[:2])}")
+        lines.append(f"extrapolated, so its error is larger: {'; '.join(accuracy.reasons[:2])}")
     return lines
 
 
-def _sizes(network: Architecture, asked: sizes.Sizes) -> sizes.Sizes:
-    """What turns the network's space into one that holds it; as asked where nobody knows the space."""
+def _sizes(network: Architecture, asked: Sizes) -> Sizes:
+    """Return the sizes at which the network's space contains it.
+
+    For an unknown space these are the requested sizes.
+    """
     from nas.space import load_space, space_names
 
     known = network.space in space_names()
-    return sizes.between(load_space(network.space), network) if known else asked
+    return between(load_space(network.space), network) if known else asked
 
 
-def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, following: str) -> dict[str, Any]:
+def _document(
+    arch: Architecture, table: LatencyTable, estimate: Estimate, following: str
+) -> dict[str, Any]:
+    """Return the prediction as plain data, for --json."""
     return {
         "architecture": arch.name,
         "space": arch.space,
@@ -103,7 +110,13 @@ def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, follo
         "params": arch.params,
         "macs": arch.macs,
         "breakdown": [
-            {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance, "key": list(bar.key)}
+            {
+                "name": bar.name,
+                "kind": bar.kind,
+                "ms": bar.ms,
+                "provenance": bar.provenance,
+                "key": list(bar.key),
+            }
             for bar in estimate.breakdown
         ],
         "next": following,
@@ -111,17 +124,37 @@ def _document(arch: Architecture, table: LatencyTable, estimate: Estimate, follo
 
 
 def _text(arch: Architecture, table: LatencyTable, estimate: Estimate) -> str:
+    """Return the table of operations, and the lines on the network's latency and its error."""
     expected = "unknown" if estimate.expected_error is None else f"{estimate.expected_error:.1f} %"
     spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.3f}"
-    lines = [f"{'operation':<20}{'kind':<16}{'ms':>9}{'share':>8}  rows"]
-    for bar in estimate.breakdown:
-        share = 100 * bar.ms / estimate.ms if estimate.ms else 0.0
-        lines.append(f"{bar.name:<20}{bar.kind:<16}{bar.ms:>9.4f}{share:>6.1f} %  {bar.provenance}")
-    lines += [
-        f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f}{spread} ms, {estimate.provenance}, "
-        f"{arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G MACs",
+    rows = [
+        (
+            bar.name,
+            bar.kind,
+            f"{bar.ms:.4f}",
+            f"{_share(bar.ms, estimate.ms):.1f} %",
+            bar.provenance,
+        )
+        for bar in estimate.breakdown
+    ]
+    figures = (Column("ms", right=True), Column("share", right=True))
+    lines = [
+        table_text((Column("operation"), Column("kind"), *figures, Column("rows")), rows),
+        (
+            f"{arch.name or 'architecture'} on {table.device.name}: {estimate.ms:.3f}{spread} ms,"
+            f" {estimate.provenance}, {arch.params / 1e6:.2f} M parameters, {arch.macs / 1e9:.3f} G"
+            " MACs"
+        ),
     ]
     if estimate.priced:
-        lines.append(f"priced: {100 * estimate.priced:.0f} % of it has no row; the cost model of the table priced it")
+        lines.append(
+            f"priced: {100 * estimate.priced:.0f} % of the latency has no row in the table and"
+            " comes from its cost model"
+        )
     lines.append(f"expected error {expected} ({table.expected_error_source})")
     return "\n".join(lines)
+
+
+def _share(ms: float, total: float) -> float:
+    """Return the share of an operation in the whole latency, in percent."""
+    return 100 * ms / total if total else 0.0

@@ -1,67 +1,57 @@
-"""`nas report`: what runs found, on one page that opens without a network, and as PNG pictures."""
+"""`nas report`: write the results of runs as one HTML page, readable offline, and PNG pictures."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nas.cli.common import Json, emit, next_step
+from nas.cli.output import emit, next_step
+from nas.report.options import ReportOptions
 
 if TYPE_CHECKING:
     from nas.report.run import RunReport
 
 
-def report(
-    run: Annotated[list[Path], typer.Argument(help="A run folder that `nas search` wrote; several are compared.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The page; by default report.html, or compare.html, in the first run's folder.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Write one HTML page of what runs found, why to believe it and how to repeat it, and PNG pictures of the same."""
-    from nas.errors import InputError
-    from nas.report.page import write_page
-    from nas.report.picture_files import write_comparison, write_pictures
-    from nas.report.run import load_runs
+def report(options: ReportOptions) -> None:
+    """Run `nas report`: write one HTML page on runs, and its pictures as PNG files."""
+    from nas.report.command import perform
 
-    folders = list(dict.fromkeys(path.resolve() for path in run))
-    if len(folders) < len(run):
-        raise InputError("each run once: a run folder is named twice")
-    runs = [loaded for folder in run for loaded in load_runs(folder)]
-    page = out or run[0] / ("report.html" if len(run) == 1 else "compare.html")
-    if page.is_dir():
-        raise InputError(f"--out {page}: is a folder; name the page, as {page / 'report.html'}")
-    pictures = [picture for loaded in runs for picture in write_pictures(loaded)]
-    if len(runs) > 1:
-        pictures += write_comparison(runs, run[0] / "pictures")
-    write_page(runs, shlex.join(["nas", *sys.argv[1:]]), page)
-    following = _following(run, runs)
-    emit(_document(run, runs, page, pictures, following), as_json, _text(runs, page, pictures))
+    made = perform(options)
+    following = _following(options.run, made.runs)
+    emit(
+        _document(options.run, made.runs, made.page, made.pictures, following),
+        _text(made.runs, made.page, made.pictures),
+    )
     next_step(following)
 
 
 def _following(folders: Sequence[Path], runs: Sequence[RunReport]) -> str:
-    """The first step of the job that a run lacks, or a comparison."""
+    """Return the command that makes the first part that a run lacks, or else `nas export`."""
     commands = [gap.command for loaded in runs for gap in loaded.left_out if gap.command]
     return commands[0] if commands else shlex.join(["nas", "export", str(folders[0])])
 
 
 def _document(
-    folders: Sequence[Path], runs: Sequence[RunReport], page: Path, pictures: Sequence[Path], following: str
+    folders: Sequence[Path],
+    runs: Sequence[RunReport],
+    page: Path,
+    pictures: Sequence[Path],
+    following: str,
 ) -> dict[str, Any]:
+    """Return the report's files and missing parts as plain data, for --json."""
     return {
-        "runs": [str(folder) for folder in folders], "page": str(page), "pictures": [str(path) for path in pictures],
+        "runs": [str(folder) for folder in folders],
+        "page": str(page),
+        "pictures": [str(path) for path in pictures],
         "left_out": [
             {"run": loaded.name, "part": gap.part, "reason": gap.reason, "command": gap.command}
-            for loaded in runs for gap in loaded.left_out
+            for loaded in runs
+            for gap in loaded.left_out
         ],
         "next": following,
-    }  # fmt: skip
+    }
 
 
 def _text(runs: Sequence[RunReport], page: Path, pictures: Sequence[Path]) -> str:
@@ -70,6 +60,7 @@ def _text(runs: Sequence[RunReport], page: Path, pictures: Sequence[Path]) -> st
     for loaded in runs:
         for gap in loaded.left_out:
             lines.append(
-                f"left out {loaded.name}: {gap.part}: {gap.reason}" + (f" ({gap.command})" if gap.command else "")
+                f"left out {loaded.name}: {gap.part}: {gap.reason}"
+                + (f" ({gap.command})" if gap.command else "")
             )
     return "\n".join(lines)

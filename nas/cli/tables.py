@@ -1,4 +1,8 @@
-"""`nas profile` without a device at hand: bundles that are measured elsewhere, and figures that are there already."""
+"""`nas profile` without a connected device: bundles, imports and calibrations.
+
+A bundle is measured on another machine. An import reads another framework's latencies. A
+calibration uses networks that the user measured. `nas.cli.profile` calls one function per mode.
+"""
 
 from __future__ import annotations
 
@@ -6,65 +10,91 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.common import emit, next_step, say
-from nas.cli.progress import bars
+from nas.cli.output import bars, emit, next_step, say
 
 if TYPE_CHECKING:
     from nas.space import Space
 
 
-def write(folder: Path, space: Space, device: str, threads: int, check_nets: int, as_json: bool) -> None:
-    """Writes a bundle: what is to be measured on `device`, with networks for a check."""
+def write(folder: Path, space: Space, device: str, threads: int, check_nets: int) -> None:
+    """Write a bundle of files to be measured on `device`, with networks for a check."""
     from nas.latency.bundle import write_bundle
 
     with bars() as tell:
         done = write_bundle(space, device, folder, tell, threads=threads, check_nets=check_nets)
     _say_failed(done.failed)
     document = {
-        "space": space.name, "device": device, "bundle": str(folder), "files": done.files, "kept": done.kept,
+        "space": space.name,
+        "device": device,
+        "bundle": str(folder),
+        "files": done.files,
+        "kept": done.kept,
         "failed": done.failed,
-    }  # fmt: skip
-    emit(document, as_json, f"{folder}: {done.files} files, {done.kept} of them from before; README.txt there says how "
-                            "to measure them")  # fmt: skip
+    }
+    emit(
+        document,
+        f"{folder}: {done.files} files, {done.kept} of them from before. README.txt there says how"
+        " to measure them",
+    )
     next_step(shlex.join(["nas", "profile", "--run", str(folder)]))
 
 
-def run(folder: Path, threads: int | None, as_json: bool) -> None:
-    """Measures a bundle on this machine."""
+def run(folder: Path, threads: int | None) -> None:
+    """Measure a bundle on this machine."""
     from nas.latency.bundle import run_bundle
 
     with bars() as tell:
         counts = run_bundle(folder, tell, threads)
-    emit({"bundle": str(folder), **counts}, as_json,
-         f"{folder}: {', '.join(f'{count} {what}' for what, count in counts.items())}")  # fmt: skip
+    emit(
+        {"bundle": str(folder), **counts},
+        f"{folder}: {', '.join(f'{count} {what}' for what, count in counts.items())}",
+    )
     next_step(shlex.join(["nas", "profile", "--merge", str(folder)]))
 
 
-def merge(folder: Path, out: Path | None, as_json: bool) -> None:
-    """Makes the table of a bundle that was measured, and its check."""
+def merge(folder: Path, out: Path | None) -> None:
+    """Make the table of a measured bundle, and check it."""
     from nas.latency.bundle import merge_bundle
 
     with bars() as tell:
         table, report, networks = merge_bundle(folder, out, tell)
     _say_failed(report.failed)
-    entry, found = table.device.spaces[-1], table.device.check
+    entry = table.device.spaces[-1]
+    found = table.device.check
     document: dict[str, Any] = {
-        "space": entry.space, "device": table.device.name, "operations": report.operations,
-        "measured": report.measured, "reused": report.reused, "interpolated": report.interpolated,
-        "missing": report.missing, "failed": report.failed, "seconds": round(report.seconds, 2),
-        "table": str(table.path), "provenance": table.provenance, "expected_error": table.expected_error,
+        "space": entry.space,
+        "device": table.device.name,
+        "operations": report.operations,
+        "measured": report.measured,
+        "reused": report.reused,
+        "interpolated": report.interpolated,
+        "missing": report.missing,
+        "failed": report.failed,
+        "seconds": round(report.seconds, 2),
+        "table": str(table.path),
+        "provenance": table.provenance,
+        "expected_error": table.expected_error,
         "check": found.model_dump() if networks and found else None,
-    }  # fmt: skip
-    lines = [f"{table.path}: {report.operations} operations, {report.measured} measured, "
-             f"{report.interpolated} interpolated, {report.missing} without a row"]  # fmt: skip
+    }
+    lines = [
+        f"{table.path}: {report.operations} operations, {report.measured} measured, "
+        f"{report.interpolated} interpolated, {report.missing} without a row"
+    ]
     if networks and found:
-        lines.append(f"checked on {found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %")
-    emit(document, as_json, "\n".join(lines))
-    next_step(shlex.join(["nas", "search", "--space", entry.space, "--device", str(out or table.device.name)]))
+        lines.append(
+            f"checked on {found.nets} networks: mean error {found.mape:.2f} %, bias"
+            f" {found.bias:+.2f} %"
+        )
+    emit(document, "\n".join(lines))
+    next_step(
+        shlex.join(
+            ["nas", "search", "--space", entry.space, "--device", str(out or table.device.name)]
+        )
+    )
 
 
-def import_file(path: Path, device: str, out: Path | None, as_json: bool) -> None:
-    """Takes the rows of another framework's latency file into the table of `device`."""
+def import_file(path: Path, device: str, out: Path | None) -> None:
+    """Import the rows of another framework's latency file into the table of `device`."""
     from nas.latency.importing import import_into
 
     folder = out or Path("latency_tables") / device
@@ -73,17 +103,24 @@ def import_file(path: Path, device: str, out: Path | None, as_json: bool) -> Non
     for skipped in found.skipped:
         say(f"skipped: {skipped}")
     document = {
-        "device": device, "file": str(path), "rows": found.added, "kept": found.kept,
-        "skipped": [str(skipped) for skipped in found.skipped], "table": str(folder),
+        "device": device,
+        "file": str(path),
+        "rows": found.added,
+        "kept": found.kept,
+        "skipped": [str(skipped) for skipped in found.skipped],
+        "table": str(folder),
         "provenance": found.table.provenance,
-    }  # fmt: skip
-    emit(document, as_json, f"{folder}: {found.added} rows from {path}, {found.kept} gave way to rows that were there, "
-                            f"{len(found.skipped)} entries skipped")  # fmt: skip
+    }
+    emit(
+        document,
+        f"{folder}: {found.added} rows added from {path}, {found.kept} ignored in favour of"
+        f" existing rows, {len(found.skipped)} entries skipped",
+    )
     next_step("nas devices")
 
 
-def calibrate(path: Path, device: str, out: Path | None, as_json: bool) -> None:
-    """Adjusts a table to whole networks that the user measured."""
+def calibrate(path: Path, device: str, out: Path | None) -> None:
+    """Calibrate a table to whole networks that the user measured."""
     from nas.latency import load_table
     from nas.latency.adjust import adjust
 
@@ -91,7 +128,8 @@ def calibrate(path: Path, device: str, out: Path | None, as_json: bool) -> None:
     folder = out or Path("latency_tables") / before.device.name
     table = adjust(before, path)
     table.save(folder)
-    line, intercept = table.device.calibration, table.device.intercept_ms
+    line = table.device.calibration
+    intercept = table.device.intercept_ms
     document = {
         "device": table.device.name,
         "file": str(path),
@@ -109,12 +147,15 @@ def calibrate(path: Path, device: str, out: Path | None, as_json: bool) -> None:
     }
     lines = [
         f"{folder}: networks = {intercept:.4f} ms + {line.scale:.4f} x sum of rows",
-        f"calibration: {line.nets} networks in {path}, off by {_percent(line.mape)}",
-        f"expected error: {_percent(before.expected_error)} before, {_percent(table.expected_error)} now",
+        f"calibration: {line.nets} networks in {path}, mean error {_percent(line.mape)}",
+        (
+            f"expected error: {_percent(before.expected_error)} before,"
+            f" {_percent(table.expected_error)} now"
+        ),
     ]
     if line.note:
         lines.append(f"note: {line.note}")
-    emit(document, as_json, "\n".join(lines))
+    emit(document, "\n".join(lines))
     next_step("nas devices")
 
 

@@ -1,84 +1,181 @@
-"""Image data for training: decoded once at one resolution, then read from memory-mapped uint8. Imports no torch.
+"""Image data for training: decoded once at one resolution, then memory-mapped. Imports no torch.
 
-`load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name on the Hugging Face
-hub, and gives train, held-out and (where there is one) test images.
+`load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name
+on the Hugging Face hub. It returns train, held-out and, where there are any, test images. `nas
+train`, `nas finetune`, `nas export` and searches that evaluate members call it.
+
+`sources` finds a source, which gives encoded images and labels; `map_store` decodes it; `cache`
+keeps what is decoded.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from nas.data.cache import cached
 from nas.data.images import ImageData, Part
-from nas.data.sources import find_source
+from nas.data.map_store import MapRequest
+from nas.data.notes import counted, note, shown
+from nas.data.source import Source
+from nas.data.sources import find_source, is_digits
 from nas.errors import InputError
+from nas.files import text_sha256
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What is trained on, what is held out of it (to score and to choose by), and the data's own test images if any."""
+    """The splits of a data set.
+
+    Attributes:
+        train: images to train on.
+        held_out: images held out of the training, to score and to choose by.
+        test: the data's own test images, or None.
+    """
 
     train: ImageData
     held_out: ImageData
     test: ImageData | None
 
 
-def load_data(
-    name: str, resolution: tuple[int, int], held_out: float | int = 0.1, limit: int | None = None, seed: int = 0
-) -> Splits:
-    """Loads images and labels by name.
+@dataclass(frozen=True)
+class Whole:
+    """A data set before images are held out.
 
-    The held-out images are stratified (each class keeps its share to within one image), depend on `seed` alone and are
-    never in `train`. The decoded images are kept under $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder for
-    each data set, resolution, limit and seed.
+    Attributes:
+        train: images to train on and to hold out, in stratified order.
+        test: the data's own test images, or None.
+    """
+
+    train: ImageData
+    test: ImageData | None
+
+
+def load_data(
+    name: str,
+    resolution: tuple[int, int],
+    held_out: float | int = 0.1,
+    limit: int | None = None,
+    seed: int = 0,
+    background: str = "white",
+) -> Splits:
+    """Return the images and labels of a data set, split. The numbers of images are told on stderr.
+
+    The held-out images are stratified (each class keeps its share to within one image), depend on
+    `seed` alone and are never in `train`. The decoded images are kept under
+    $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder per data set, resolution, limit and
+    seed.
 
     Args:
-        name: `digits`, an image folder (a sub-folder a class, with or without train/ and test/ or val/ above them),
-            a parquet file, a folder or a `*` pattern of them, or a hub name.
-        resolution: (height, width) in pixels: the short side is resized, then the centre is cropped.
-        held_out: the share (below 1) or the number of training images to hold out.
-        limit: at most so many images of each split, stratified too; None for all.
-        seed: which images are held out, and which are within the limit.
+        name: an image folder (one sub-folder per class, with or without train/ and test/ or val/
+            above them, or with a metadata.csv), a parquet file, a folder or a `*` pattern of these,
+            `digits`, or a hub name.
+        resolution: (height, width) in pixels; the short side is resized, then the centre is
+            cropped.
+        held_out: share (below 1) or number of training images to hold out.
+        limit: maximum number of images of each split, stratified too; None for all.
+        seed: decides which images are held out, and which are within the limit.
+        background: the colour behind transparent pixels: white, grey, black or #rrggbb.
 
     Raises:
-        InputError: unknown name, columns that cannot be told, fewer than two classes, too many broken images, a share
-            that leaves nothing.
-        NasError: the cache could not be written.
+        InputError: for an unknown name, splits, classes or columns that cannot be recognised, fewer
+            than two classes, too many broken images, or a share that leaves nothing.
+        NasError: when the cache could not be written.
+    """
+    splits = divide(load_whole(name, resolution, limit, seed, background), held_out)
+    for line in _untrained_classes(splits):
+        note(f"warning: data {name}: {line}")
+    return splits
+
+
+def load_whole(
+    name: str,
+    resolution: tuple[int, int],
+    limit: int | None = None,
+    seed: int = 0,
+    background: str = "white",
+) -> Whole:
+    """Return a data set before images are held out; see `load_data`.
+
+    Raises:
+        InputError, NasError: as `load_data`.
     """
     if min(resolution) < 1:
-        raise InputError(f"resolution {resolution[0]}x{resolution[1]}: both sides must be at least 1")
+        raise InputError(
+            f"resolution {resolution[0]}x{resolution[1]}: both sides must be at least 1"
+        )
     if limit is not None and limit < 2:
-        raise InputError(f"limit {limit}: at least 2 images are needed, some to train on and some to hold out")
-    found = cached(find_source(name), resolution, limit, seed)
-    every = found["train"]
+        raise InputError(
+            f"limit {limit}: at least 2 images are needed, some to train on and some to hold out"
+        )
+    source = find_source(name)
+    _tell(source, limit)
+    splits = cached(MapRequest(source, resolution, limit, seed, background))
+    return Whole(splits["train"], splits.get("test"))
+
+
+def divide(whole: Whole, held_out: float | int) -> Splits:
+    """Return a data set with a share (below 1) or a number of images held out.
+
+    Raises:
+        InputError: for a share or number that leaves nothing.
+    """
+    every = whole.train
     count = _held_out_count(held_out, len(every))
+    # Images are stored in a stratified order, so both parts have every class in its share. The
+    # held-out ones come first.
     return Splits(
         train=_part(every, count, len(every), "to train on"),
         held_out=_part(every, 0, count, "held out of training"),
-        test=found.get("test"),
+        test=whole.test,
     )
 
 
+def _untrained_classes(data: Splits) -> list[str]:
+    """Return a line for the user where classes have held-out images but none to train on."""
+    trained = set(data.train.labels.tolist())
+    names = [name for label, name in enumerate(data.train.classes) if label not in trained]
+    if not names:
+        return []
+    noun = "class" if len(names) == 1 else "classes"
+    return [
+        f"no image to train on for {noun} {shown(names)}. Fix: lower --held-out, raise --limit or"
+        " add images"
+    ]
+
+
+def _tell(source: Source, limit: int | None) -> None:
+    """Print the number of images of each split, and what is left out."""
+    counts = ", ".join(
+        f"{split} {counted(len(images), 'image')}" for split, images in source.splits.items()
+    )
+    limited = "" if limit is None else f", of which at most {limit} each are used"
+    names = shown(list(source.classes))
+    note(f"data {source.name}: {counts}{limited}; {len(source.classes)} classes ({names})")
+    for text in source.notes:
+        note(f"data {source.name}: {text}")
+
+
 def _held_out_count(held_out: float | int, images: int) -> int:
+    """Return the number of images to hold out, of `images`, for a share (below 1) or a number."""
     count = round(held_out * images) if held_out < 1 else held_out
     if not 0 < count < images or count != int(count):
         raise InputError(
-            f"held-out {held_out}: with {images} images give a share between 0 and 1 or a number from 1 to {images - 1}"
+            f"held-out {held_out}: with {images} images give a share between 0 and 1 or a number"
+            f" from 1 to {images - 1}"
         )
     return int(count)
 
 
 def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
-    """A contiguous part, which stays a view of the memory map: the images are stored in a stratified order."""
+    """Return the images `start` to `stop`, as a view of the memory map."""
     return replace(
         data,
         images=data.images[start:stop],
         labels=data.labels[start:stop],
         source=f"{data.source}; {stop - start} of {len(data)} images {what}",
-        fingerprint=hashlib.sha256(f"{data.fingerprint}:{start}:{stop}".encode()).hexdigest(),
+        fingerprint=text_sha256(f"{data.fingerprint}:{start}:{stop}"),
         part=Part(data.source, start, stop, len(data)),
     )
 
 
-__all__ = ["ImageData", "Part", "Splits", "load_data"]
+__all__ = ["ImageData", "Part", "Splits", "Whole", "divide", "is_digits", "load_data", "load_whole"]

@@ -1,203 +1,222 @@
-"""Decoding a data set once into memory-mapped uint8 files, and finding it there the next time.
+"""Cache of decoded images: finds the map of a data set, or has it made; lists maps, removes them.
 
-A cached data set is a folder: `train.u8` (N, 3, H, W) and `train.labels.npy` (and `test.*`) and `data.json`. It is made
-under another name and renamed when whole, so that a kill or a full disk leaves nothing that looks finished.
+`nas.data.load_data` calls `cached`, and `nas data` calls `cached_maps` and `prune`. A map is a
+folder (`nas.data.map_store`). It is made under another name and renamed when complete, so that a
+kill or a full disk leaves nothing that looks finished.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
+import re
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.data.images import ImageData, note, stratified_order
-from nas.data.sources import Encoded, RawSplit, Source
-from nas.errors import InputError, NasError
+from nas.data.images import ImageData
+from nas.data.map_store import DESCRIPTION, FORMAT, MapRequest, settle_map, write_map
+from nas.data.notes import note
+from nas.errors import NasError
+from nas.files import text_sha256
 
-_FORMAT = "nas-data-1"
-_CHUNK = 256
-_NAMED = 3
-"""So many broken images are named in a message."""
-_PATIENCE_S = 2.0
-"""A progress bar shows after so many seconds."""
+_PART = ".part"
+_FOLDER = re.compile(r"(.+)-(\d+x\d+)-[0-9a-f]{20}(\.part)?")
+_LONGEST_NAME = 60
+"""Letters of a data set's name in the name of its folder; file systems take 255 bytes."""
+
+State = Literal["complete", "incomplete", "old"]
 
 
-def cached(source: Source, resolution: tuple[int, int], limit: int | None, seed: int) -> dict[str, ImageData]:
-    """The splits ('train', perhaps 'test') of a source, decoded now or earlier, in stratified order."""
+def cache_root() -> Path:
+    """Return the folder of all maps: nas/data in $XDG_CACHE_HOME, which is ~/.cache by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
+
+
+def cached(request: MapRequest) -> dict[str, ImageData]:
+    """Return the splits ('train', perhaps 'test') of a source, in stratified order.
+
+    They are decoded now or were decoded earlier.
+
+    Raises:
+        InputError: for data that cannot be used; see `nas.data.load_data`.
+        NasError: when the map could not be written.
+    """
     from filelock import FileLock
 
-    key = hashlib.sha256(repr((_FORMAT, source.key, resolution, limit, seed)).encode()).hexdigest()[:20]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
-    folder = root / f"{Path(source.name).name.replace('*', '_')}-{resolution[0]}x{resolution[1]}-{key}"
+    folder = cache_root() / _folder_name(request)
+    part = folder.with_name(folder.name + _PART)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Processes of one training ask at the same time: the first decodes, the others wait.
         with FileLock(f"{folder}.lock"):
             if not _whole(folder):
-                _make(folder, source, resolution, limit, seed)
-        return _open(folder)
+                # The lock is held: a folder that is not whole is damaged.
+                shutil.rmtree(folder, ignore_errors=True)
+                if not _whole(part):
+                    write_map(part, request)
+                settle_map(part)
+                part.rename(folder)
+        return _open(folder, request.source.name)
     except OSError as error:
         raise NasError(
-            f"{folder}: the decoded images could not be kept ({error.strerror or error}); "
-            "set XDG_CACHE_HOME to a folder with room"
+            f"{folder}: the decoded images could not be kept ({error.strerror or error}). Fix: make"
+            " room and run the same command again, or set XDG_CACHE_HOME to a folder with room"
         ) from error
 
 
+def _folder_name(request: MapRequest) -> str:
+    # The source's key changes when its files do, so a changed data set is decoded again.
+    parts = (
+        *(FORMAT, request.source.key, request.resolution, request.limit, request.seed),
+        request.background,
+    )
+    key = text_sha256(repr(parts))[:20]
+    size = "x".join(map(str, request.resolution))
+    name = re.sub(r"[^\w.-]", "_", Path(request.source.name).name)[:_LONGEST_NAME] or "data"
+    return f"{name}-{size}-{key}"
+
+
 def _whole(folder: Path) -> bool:
+    """Return whether a map is complete: every file of pixels has its full size."""
     try:
-        splits = json.loads((folder / "data.json").read_text(encoding="utf-8"))["splits"]
-        return all((folder / f"{name}.u8").stat().st_size == np.prod(split["shape"]) for name, split in splits.items())
-    except (OSError, ValueError, KeyError):
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        return about["format"] == FORMAT and all(
+            (folder / f"{name}.u8").stat().st_size == np.prod(split["shape"])
+            and (folder / f"{name}.labels.npy").exists()
+            for name, split in about["splits"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _open(folder: Path) -> dict[str, ImageData]:
-    about = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    found = {}
-    for name, split in about["splits"].items():
-        if split["skipped"]:
-            note(split["broken"])
-        found[name] = ImageData(
-            images=np.memmap(folder / f"{name}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])),
-            labels=np.load(folder / f"{name}.labels.npy", allow_pickle=False),
+def _open(folder: Path, name: str) -> dict[str, ImageData]:
+    """Return the splits of a map as read-only memory maps."""
+    about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    # The time of the last use, by which `nas data` tells what is not needed.
+    os.utime(folder / DESCRIPTION)
+    splits = {}
+    for part, split in about["splits"].items():
+        for text in split["notes"]:
+            note(f"data {name}: {text}")
+        splits[part] = ImageData(
+            images=np.memmap(
+                folder / f"{part}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])
+            ),
+            labels=np.load(folder / f"{part}.labels.npy", allow_pickle=False),
             classes=tuple(about["classes"]),
             skipped=split["skipped"],
-            source=about["source"] + ("" if name == "train" else f"; {name} split"),
+            source=about["source"] + ("" if part == "train" else f"; {part} split"),
             fingerprint=split["fingerprint"],
+            name=name,
+            background=about["background"],
         )
-    return found
+    return splits
 
 
-def _make(folder: Path, source: Source, resolution: tuple[int, int], limit: int | None, seed: int) -> None:
-    part = folder.with_name(f"{folder.name}.part")
-    for leftover in (part, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    part.mkdir()
-    try:
-        raw = source.read()
-        classes, labels = _classes(source.name, raw)
-        size = f"{resolution[0]}x{resolution[1]}"
-        about: dict[str, Any] = {
-            "format": _FORMAT,
-            "source": f"{source.description}, {len(classes)} classes, resized to {size}",
-            "classes": classes,
-            "splits": {},
-        }
-        for name, split in raw.items():
-            order = stratified_order(labels[name], seed)[:limit]
-            about["splits"][name] = _write_split(
-                part, source.name, name, split, labels[name], order, resolution, classes
-            )
-        (part / "data.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+# All maps.
 
 
-def _classes(name: str, raw: dict[str, RawSplit]) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-    """The classes' names and each split's labels as indices into them.
+@dataclass(frozen=True)
+class CachedMap:
+    """A map in the cache.
 
-    A test split whose labels are withheld (-1 or None, as on the hub) is left out of `raw`.
+    Attributes:
+        path: its folder.
+        name: of the data set, or the part of it that the folder's name has.
+        resolution: as text, 224x224.
+        images: number of images of all splits; None where it is not known.
+        bytes: on the disk.
+        state: `incomplete` was not decoded to its end, and the command that began it goes on;
+            `old` is of a version whose maps are not read.
+        used: seconds since 1970 of the last use.
     """
-    train = raw["train"]
-    for label in train.labels:
-        if label is None or (train.names is not None and not 0 <= label < len(train.names)):
-            raise InputError(f"data {name}: an image to train on has no label ({label})")
-    values: list[Any] = list(range(len(train.names))) if train.names else sorted(set(train.labels))
-    classes = train.names or tuple(str(value) for value in values)
-    there = sorted(set(train.labels))
-    if len(there) < 2:
-        only = f"only the class '{classes[values.index(there[0])]}'" if there else "no class at all"
-        raise InputError(f"data {name}: there is {only} to train on; at least two classes are needed")
-    if "test" in raw and all(label is None or label == -1 for label in raw["test"].labels):
-        note(f"data {name}: its test split has no labels and is not used")
-        del raw["test"]
-    index = {value: position for position, value in enumerate(values)}
-    for split in raw.values():
-        unknown = next((label for label in split.labels if label not in index), None)
-        if unknown is not None:
-            raise InputError(f"data {name}: the test split has the class '{unknown}' that the train split has not")
-    labels = {k: np.array([index[label] for label in split.labels], dtype=np.int64) for k, split in raw.items()}
-    return classes, labels
+
+    path: Path
+    name: str
+    resolution: str
+    images: int | None
+    bytes: int
+    state: State
+    used: float
+
+    @property
+    def days(self) -> float:
+        """Days since the last use."""
+        return max(0.0, (time.time() - self.used) / 86400)
 
 
-def _write_split(
-    part: Path, data: str, name: str, split: RawSplit, labels: NDArray[np.int64], order: NDArray[np.int64],
-    resolution: tuple[int, int], classes: Sequence[str],
-) -> dict[str, Any]:  # fmt: skip
-    """Decodes a split in this order into `name`.u8 and gives what is to be said of it in data.json."""
-    broken: list[str] = []
-    kept: list[int] = []
-    digest = hashlib.sha256(repr((tuple(classes), resolution)).encode())
-    # Written as a plain file, not through a memory map: on a full disk a map kills the process, a file raises.
-    with (part / f"{name}.u8").open("wb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for chunk in _with_progress(order, f"decoding {data} ({name})"):
-            decoded = pool.map(lambda item: decode(item[1], resolution), found := split.fetch(chunk))
-            for index, (where, _), pixels in zip(chunk, found, decoded, strict=True):
-                if isinstance(pixels, str):
-                    broken.append(f"{where}: {pixels}")
-                else:
-                    kept.append(index)
-                    data_bytes = pixels.tobytes()
-                    digest.update(data_bytes)
-                    file.write(data_bytes)
-    warning = (
-        f"data {data}: skipped {len(broken)} of {len(order)} images that are broken ({'; '.join(broken[:_NAMED])})"
+def cached_maps() -> list[CachedMap]:
+    """Return all maps, the largest first."""
+    root = cache_root()
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    maps = [
+        _cached_map(path, match)
+        for path in folders
+        if path.is_dir() and (match := _FOLDER.fullmatch(path.name))
+    ]
+    return sorted(maps, key=lambda each: -each.bytes)
+
+
+def _cached_map(path: Path, match: re.Match[str]) -> CachedMap:
+    about = _about(path)
+    incomplete = match[3] is not None
+    state: State = "incomplete" if incomplete else "complete" if _whole(path) else "old"
+    files = [each.stat() for each in path.iterdir() if each.is_file()]
+    # Two names of one file count once; a file with gaps takes less than its length.
+    sizes = {(each.st_dev, each.st_ino): each.st_blocks * 512 for each in files}
+    used = max((each.st_mtime for each in files), default=path.stat().st_mtime)
+    splits = about.get("splits", {}).values()
+    return CachedMap(
+        path=path,
+        name=str(about.get("name", match[1])),
+        resolution=match[2],
+        images=sum(split["shape"][0] for split in splits) if splits and not incomplete else None,
+        bytes=sum(sizes.values()),
+        state=state,
+        used=used,
     )
-    if len(broken) > len(order) / 2 or len(np.unique(labels[kept])) < min(2, len(np.unique(labels))):
-        raise InputError(warning.replace("skipped ", "", 1) + "; mend or remove them")
-    np.save(part / f"{name}.labels.npy", labels[kept], allow_pickle=False)
-    digest.update(labels[kept].tobytes())
-    return {
-        "shape": [len(kept), 3, *resolution],
-        "skipped": len(broken),
-        "broken": warning,
-        "fingerprint": digest.hexdigest(),
-    }
 
 
-def decode(encoded: Encoded, resolution: tuple[int, int]) -> NDArray[np.uint8] | str:
-    """An image as (3, H, W) uint8: the short side resized (bicubic), the centre cropped; or why that cannot be."""
-    from PIL import Image, ImageOps
-
-    if encoded is None:
-        return "it has no data"
+def _about(path: Path) -> dict[str, Any]:
+    """Return the description of a map; empty where it is missing or damaged."""
     try:
-        if isinstance(encoded, np.ndarray):
-            image = Image.fromarray(encoded)
-        else:
-            image = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-            image = ImageOps.exif_transpose(image)
-        height, width = resolution
-        fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
-    except Exception as error:  # PIL's readers raise whatever a malformed file leads them to
-        return (str(error).splitlines() or [type(error).__name__])[0]
-    return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
+        about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        return about if isinstance(about, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
-def _with_progress(order: NDArray[np.int64], what: str) -> Iterator[list[int]]:
-    """The order in chunks, with a progress bar on stderr once it takes long."""
-    from rich.console import Console
-    from rich.progress import Progress
+def prune(maps: Iterable[CachedMap]) -> tuple[list[CachedMap], list[CachedMap]]:
+    """Remove maps; return those that are removed, and those that are being made just now.
 
-    started = time.monotonic()
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    task = bar.add_task(what, total=len(order))
-    try:
-        for start in range(0, len(order), _CHUNK):
-            if time.monotonic() - started > _PATIENCE_S:
-                bar.start()
-            yield order[start : start + _CHUNK].tolist()
-            bar.advance(task, _CHUNK)
-    finally:
-        bar.stop()
+    A process that has a removed map open keeps its pixels.
+
+    Raises:
+        NasError: when a map cannot be removed.
+    """
+    from filelock import FileLock, Timeout
+
+    removed: list[CachedMap] = []
+    busy: list[CachedMap] = []
+    for each in maps:
+        lock = FileLock(f"{str(each.path).removesuffix(_PART)}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(each.path)
+            removed.append(each)
+        except Timeout:
+            busy.append(each)
+        except FileNotFoundError:
+            # Another process has removed it.
+            continue
+        except OSError as error:
+            raise NasError(
+                f"{each.path}: could not be removed ({error.strerror or error})"
+            ) from error
+    return removed, busy

@@ -1,22 +1,31 @@
-"""Decoded images and their labels, and the order they are kept in."""
+"""Decoded images with their labels, and the stratified order in which they are stored.
+
+`nas.data.map_store` makes them; trainings, scoring and exports take them.
+"""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's channels, for pixels from 0 to 1.
+
+Published weights expect images normalised with them.
+"""
+
 
 @dataclass(frozen=True)
 class Part:
-    """The images of a data set that one split of it has.
+    """The range of a data set's images that form one split.
 
     Attributes:
-        dataset: what the data set is, in words.
-        start, stop: the first image of the split, and the one after its last.
-        total: images of the data set.
+        dataset: the data set in words.
+        start, stop: the first image of the split, and the image after its last.
+        total: number of images of the data set.
     """
 
     dataset: str
@@ -32,11 +41,14 @@ class ImageData:
     Attributes:
         images: (N, 3, H, W) uint8, RGB, usually a read-only memory map.
         labels: (N,) int64, indices into `classes`.
-        classes: their names.
-        skipped: broken images that were left out.
-        source: where the images come from, in words, for provenance.
-        fingerprint: a hash of pixels, labels and classes: equal when and only when these are.
-        part: which images of the data set these are; None for all of them, or where nobody cut them out.
+        classes: names of the classes.
+        skipped: number of broken images that were left out.
+        source: origin of the images in words, for provenance.
+        fingerprint: a hash of pixels, labels and classes; equal if and only if these are.
+        part: the range of the data set that these images are; None for a whole data set, and for
+            images from elsewhere.
+        name: the argument of `load_data`; empty for images from elsewhere.
+        background: the colour that transparent pixels were laid on.
     """
 
     images: NDArray[np.uint8]
@@ -46,16 +58,19 @@ class ImageData:
     source: str
     fingerprint: str
     part: Part | None = None
+    name: str = ""
+    background: str = "white"
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """A shuffled order in which every prefix, and so every suffix, has each class in its share.
+    """Return a shuffled order (N,) in which every prefix and suffix has each class in its share.
 
-    The r-th image (in shuffled order) of a class with n images goes to the fraction (r + 1/2) / n of the whole, so a
-    prefix of k out of N images holds k * n / N images of the class, give or take one.
+    The r-th image (in shuffled order) of a class with n images goes to the fraction (r + 1/2) / n
+    of the whole. A prefix of k out of N images thus has k * n / N images of the class, to within
+    one image.
     """
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))
@@ -63,9 +78,5 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     for label in np.unique(labels):
         members = shuffled[labels[shuffled] == label]
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    # Stable: images of equal fraction keep their shuffled order, the same for a seed everywhere.
     return shuffled[np.argsort(position[shuffled], kind="stable")]
-
-
-def note(text: str) -> None:
-    """Something the user should know about the data, on stderr."""
-    print(text, file=sys.stderr, flush=True)

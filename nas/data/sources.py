@@ -1,262 +1,138 @@
-"""Where images come from: digits, image folders, parquet files, the hub. Nothing is decoded here."""
+"""Finds the source of images that a name means: digits, a folder, parquet files, or the hub.
+
+`nas.data.load_data` calls `find_source`. Nothing is decoded here.
+"""
 
 from __future__ import annotations
 
 import glob
-import hashlib
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.images import note
-from nas.errors import InputError, NasError, nearest
+from nas.data.folders import folder_source, list_images
+from nas.data.hub import hub_source
+from nas.data.notes import counted, note, shown
+from nas.data.parquet import has_images, parquet_source
+from nas.data.source import Encoded, Source, SourceSplit
+from nas.data.splits import TRAIN
+from nas.errors import InputError
+from nas.extras import need
 
-Encoded = bytes | str | NDArray[np.uint8] | None
-"""An image that is not decoded yet: a file's bytes, its path, pixels (H, W), or nothing where the file has none."""
-
-_TEST_NAMES = ("test", "validation", "valid", "val", "dev")
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-_LABELS = ("label", "labels", "fine_label", "class", "class_name", "target", "category", "y")
-_IMAGES = ("image", "img", "images", "picture", "photo", "bytes", "png", "jpg", "jpeg")
-
-
-@dataclass(frozen=True)
-class RawSplit:
-    """One split before decoding.
-
-    Attributes:
-        labels: a raw label an image: a string, a whole number or None.
-        names: the classes' names when the data has a list of them that `labels` index, else None.
-        fetch: the encoded images at these indices, each with a name to call it by in a message.
-    """
-
-    labels: Sequence[Any]
-    names: tuple[str, ...] | None
-    fetch: Callable[[Sequence[int]], list[tuple[str, Encoded]]]
+DIGITS = "digits"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set by name: `key` changes when its files do; `read` gives the splits, 'train' and perhaps 'test'."""
-
-    name: str
-    description: str
-    key: str
-    read: Callable[[], dict[str, RawSplit]]
+def is_digits(name: str) -> bool:
+    """Return whether a name means scikit-learn's digits: a folder of that name comes first."""
+    return name == DIGITS and not Path(DIGITS).is_dir()
 
 
 def find_source(name: str) -> Source:
-    """What `name` stands for: `digits`, files that exist, or else a name on the hub.
+    """Return the source that `name` means: files that exist, `digits`, or else a name on the hub.
 
     Raises:
-        InputError: when it stands for nothing, or its files cannot be listed.
+        InputError: when there is no such source, or its files, splits, classes or columns cannot be
+            recognised.
     """
     try:
         return _find(name)
     except OSError as error:
-        raise InputError(f"data {name}: {error.filename or 'it'} cannot be read: {error.strerror or error}") from None
+        raise InputError(
+            f"data {name}: {error.filename or 'it'} cannot be read: {error.strerror or error}"
+        ) from None
 
 
 def _find(name: str) -> Source:
-    if name == "digits":
-        return Source(name, "digits of scikit-learn (1797 grey images of 8x8 pixels)", "digits", _read_digits)
+    need(f"data {name}", "train", "PIL")
+    if is_digits(name):
+        return _digits()
     path = Path(name).expanduser()
-    if "*" in name:
-        return _parquet(name, [Path(file) for file in sorted(glob.glob(str(path), recursive=True))])
-    if path.is_file() and path.suffix == ".parquet":
-        return _parquet(name, [path])
+    if name == DIGITS:
+        note(f"data {name}: the folder ./{name} is read, not scikit-learn's digits")
     if path.is_dir():
-        files = sorted(path.rglob("*.parquet"))
-        return _parquet(name, files) if files else _folder(name, path)
+        return _folder(name, path)
+    if path.is_file():
+        if path.suffix.lower() != ".parquet":
+            raise InputError(f"data {name}: is no folder and no .parquet file")
+        return parquet_source(name, [path], path.parent)
+    if "*" in name:
+        files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+        chosen = [file for file in files if file.suffix.lower() == ".parquet"]
+        return parquet_source(name, chosen, _above(path))
     if path.exists():
         raise InputError(f"data {name}: is no folder and no .parquet file")
-    if name.startswith((".", "/", "~")) or path.suffix == ".parquet" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    # A hub name is NAME or OWNER/NAME. Whatever looks like a path is never looked up on the hub.
+    if (
+        name.startswith((".", "/", "~"))
+        or path.suffix == ".parquet"
+        or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
+    ):
         raise InputError(f"data {name}: there is no such file or folder")
-    return _hub(name)
+    return hub_source(name)
 
 
-def _read_digits() -> dict[str, RawSplit]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    labels = [int(label) for label in digits.target]
-    names = tuple(str(digit) for digit in range(10))
-    return {"train": RawSplit(labels, names, lambda indices: [(f"digit {i}", pixels[i]) for i in indices])}
-
-
-def _parquet(name: str, files: Sequence[Path]) -> Source:
-    splits: dict[str, list[Path]] = {"train": []}
-    for file in files:
-        splits.setdefault(_split_of(file.stem), []).append(file)
-    if not splits["train"]:
-        found = ", ".join(file.name for file in files) or "none"
-        raise InputError(f"data {name}: there is no parquet file to train on (found: {found})")
-    chosen = _train_and_test(name, splits)
-    data_files = {split: [_literal(path) for path in paths] for split, paths in chosen.items()}
-    everything = [path for paths in chosen.values() for path in paths]
-    return Source(
-        name, f"{len(everything)} parquet files at {name}", _stamp(everything),
-        lambda: _read(name, "parquet", data_files=data_files),
-    )  # fmt: skip
-
-
-def _split_of(stem: str) -> str:
-    """The split that a parquet file's name begins with, as in test-00000-of-00001; train when it says none."""
-    match = re.match(rf"({'|'.join(_TEST_NAMES)})(?![a-z])", stem.lower())
-    return match[1] if match else "train"
+def _above(pattern: Path) -> Path:
+    """Return the innermost folder above a pattern whose own path has no wildcard."""
+    return next(folder for folder in pattern.parents if not re.search(r"[*?\[]", str(folder)))
 
 
 def _folder(name: str, path: Path) -> Source:
-    folders = {child.name.lower(): child for child in path.iterdir() if child.is_dir()}
-    train = folders.get("train")
-    # A folder called train that holds no folders is a class of trains.
-    if train is not None and any(child.is_dir() for child in train.iterdir()):
-        chosen = _train_and_test(name, folders)
-    else:
-        chosen = {"train": path}
-    files = [
-        file for folder in chosen.values() for file in sorted(folder.rglob("*")) if file.suffix.lower() in _SUFFIXES
-    ]
+    """Return the source of a folder: of its images, or of its parquet files.
+
+    Raises:
+        InputError: for a folder with both, where each could be the data.
+    """
+    listing = list_images(path)
+    files = sorted(path / each for each in listing.unread().get(".parquet", []))
     if not files:
-        raise InputError(f"data {name}: there are no images; put them in one sub-folder a class")
-    data_files = {split: f"{_literal(folder)}/**" for split, folder in chosen.items()}
+        return folder_source(name, path, listing)
+    if not listing.root.count:
+        return parquet_source(name, files, path)
+    # Images in one folder have no classes: they are those that the rows of tables refer to.
+    together = sum(1 for each in listing.root.walk() if each.files) == 1
+    tables = [file for file in files if has_images(file, paths_too=together)]
+    if not tables:
+        return folder_source(name, path, listing)
+    if together:
+        return parquet_source(name, tables, path)
+    there = [str(file.relative_to(path)) for file in tables]
+    raise InputError(
+        f"data {name}: has {counted(listing.root.count, 'image')} in folders and"
+        f" {counted(len(tables), 'parquet file')} with images ({shown(there)}). Fix: give"
+        " the parquet files as a pattern, or remove them"
+    )
+
+
+@dataclass
+class _DigitsSplit(SourceSplit):
+    """The images of scikit-learn's digits, (1797, 8, 8) uint8."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def fetch(self, indices: Sequence[int]) -> list[Encoded]:
+        return [self.pixels[index] for index in indices]
+
+    def where(self, index: int) -> str:
+        return f"digit {index}"
+
+
+def _digits() -> Source:
+    """Return scikit-learn's digits as one train split."""
+    need("data digits", "train", "sklearn")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # scikit-learn has grey values from 0 to 16. (1797, 8, 8).
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return Source(
-        name, f"image folder {name} ({len(files)} files)", _stamp(files),
-        # By default datasets gives no labels where there is one class; we need it to name it.
-        lambda: _read(name, "imagefolder", data_files=data_files, drop_labels=False, drop_metadata=True),
-    )  # fmt: skip
-
-
-def _literal(path: Path) -> str:
-    return glob.escape(str(path.resolve()))
-
-
-def _train_and_test(name: str, splits: Mapping[str, Any]) -> dict[str, Any]:
-    """The split to train on and the first one there is to test on."""
-    chosen = {"train": splits["train"]}
-    there = [test for test in _TEST_NAMES if test in splits]
-    if there:
-        chosen["test"] = splits[there[0]]
-    for unused in there[1:]:
-        note(f"data {name}: its split '{unused}' is not used; '{there[0]}' is the test split")
-    return chosen
-
-
-def _stamp(files: Sequence[Path]) -> str:
-    """A hash of paths, sizes and times of change: it is another one once a file was changed."""
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _hub(name: str) -> Source:
-    note(f"data {name}: there is no such file or folder here; looking for it on the Hugging Face hub")
-    try:
-        dataset = _load_dataset(name)
-    except Exception as error:  # datasets, huggingface_hub and httpx each raise their own kinds, with no common base
-        raise InputError(
-            f"data {name}: no such file or folder, and not to be had from the hub ({_first_line(error)})"
-            f"{nearest(name, ['digits'])}, or the path of an image folder or of parquet files"
-        ) from None
-    if "train" not in dataset:
-        raise InputError(f"data {name}: it has no train split (it has: {', '.join(dataset)})")
-    chosen = _train_and_test(name, dataset)
-    files = [file["filename"] for split in chosen.values() for file in split.cache_files]
-    key = hashlib.sha256("\n".join(files).encode()).hexdigest()
-    return Source(name, f"hub data set {name}", key, lambda: _raw_splits(name, chosen))
-
-
-def _read(name: str, builder: str, **options: Any) -> dict[str, RawSplit]:
-    try:
-        dataset = _load_dataset(builder, **options)
-    except Exception as error:  # pyarrow's and datasets' errors have no common base
-        cause = error.__cause__ or error
-        kind = NasError if isinstance(cause, OSError) else InputError  # a full disk, say, is not the data's fault
-        raise kind(f"data {name}: cannot be read as {builder}: {_first_line(cause)}") from None
-    return _raw_splits(name, dataset)
-
-
-def _load_dataset(path: str, **options: Any) -> Any:
-    """`datasets.load_dataset` without its progress bars, its logs and its telemetry; HF_HUB_OFFLINE is respected."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import datasets
-    import huggingface_hub
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    huggingface_hub.utils.logging.set_verbosity(datasets.logging.CRITICAL)
-    return datasets.load_dataset(path, **options)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _raw_splits(name: str, dataset: Mapping[str, Any]) -> dict[str, RawSplit]:
-    image, label = _columns(name, dataset["train"].features)
-    return {split: _raw_split(name, split, table, image, label) for split, table in dataset.items()}
-
-
-def _raw_split(name: str, split: str, table: Any, image: str, label: str) -> RawSplit:
-    import datasets
-
-    for column in (image, label):
-        if column not in table.features:
-            raise InputError(f"data {name}: split '{split}' has no column '{column}'")
-    if isinstance(table.features[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))
-    feature = table.features[label]
-    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    images = table.select_columns([image])
-
-    def fetch(indices: Sequence[int]) -> list[tuple[str, Encoded]]:
-        rows = images[list(indices)][image]
-        return [_encoded(f"{split} row {i}", row) for i, row in zip(indices, rows, strict=True)]
-
-    return RawSplit(table.with_format(None)[label][:], names, fetch)
-
-
-def _encoded(where: str, value: Any) -> tuple[str, Encoded]:
-    """A {bytes, path} struct or plain bytes, named by the path when there is one."""
-    if isinstance(value, dict):
-        path = value.get("path")
-        return path or where, value.get("bytes") or path
-    return where, value
-
-
-def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
-    """The names of the image column and of the label column: by feature type first, by name second."""
-    import datasets
-
-    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
-    images = images or [
-        c for c, f in features.items() if isinstance(f, dict) and {"bytes", "path"} >= set(f) and "bytes" in f
-    ]
-    binary = [c for c, f in features.items() if getattr(f, "dtype", "") in ("binary", "large_binary")]
-    images = images or [c for c in _IMAGES if c in binary] or binary
-    plain = [
-        c
-        for c, f in features.items()
-        if re.match(r"u?int|string|large_string", getattr(f, "dtype", "")) and c not in images
-    ]
-    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)] or plain
-    labels = sorted(labels, key=lambda column: _LABELS.index(column) if column in _LABELS else len(_LABELS))
-    known = [column for column in labels if column in _LABELS]
-    if not images or not labels or (len(labels) > 1 and not known):
-        missing = "image" if not images else "label"
-        raise InputError(
-            f"data {name}: cannot tell the {missing} column among: {', '.join(features)}; "
-            f"call it '{missing}' ({'bytes or {bytes, path}' if missing == 'image' else 'whole numbers or strings'})"
-        )
-    if len(images) > 1 or len(labels) > 1:
-        note(f"data {name}: images from column '{images[0]}', labels from column '{labels[0]}'")
-    return images[0], labels[0]
+        name=DIGITS,
+        description="digits of scikit-learn (1797 grey images of 8x8 pixels)",
+        key=DIGITS,
+        classes=tuple(str(digit) for digit in range(10)),
+        splits={TRAIN: _DigitsSplit(pixels, digits.target.astype(np.int64))},
+    )

@@ -1,4 +1,7 @@
-"""Devices: what measures exported networks. One file a kind of device; imports no torch."""
+"""List and open devices, which measure exported networks. Imports no torch.
+
+There is one file or folder per kind of device.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,51 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
+from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.devices.base import Device, Timing
 from nas.errors import InputError, NasError, nearest
+from nas.extras import need
 from nas.plugins import DEVICES, Plugin, line_of, plugins
 
 if TYPE_CHECKING:
-    from nas.devices.android_phones import ConnectedPhone
-    from nas.devices.converter import Converter
+    from nas.convert.converter import Converter
+    from nas.devices.android.discovery import ConnectedPhone
     from nas.devices.phones import Phone
 
-HOST, MAC = "host", "mac"
+HOST = "host"
+MAC = "mac"
 
 
 @dataclass(frozen=True)
-class Known:
-    """A device that can be named: one that is connected, or one that has a latency table or a phone.yaml.
+class Connected:
+    """A device that is connected here.
 
     Attributes:
-        table: the folder of its table, or None.
-        units: the phones of this name that are connected, with their state.
+        name: what `--device` takes.
+        kind: as in `device.yaml`, or the package that provides the device.
+        units: Android phones of this name, with their state.
     """
 
     name: str
     kind: str
-    connected: bool
-    table: Path | None
     units: tuple[ConnectedPhone, ...] = ()
+
+
+class UnknownDevice(InputError):
+    """A name that no connected device, phone.yaml or other package has."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a device is to run operations; what is None is left to the device's phone.yaml.
+    """Settings of a device; None leaves one to the device's phone.yaml.
 
     Attributes:
-        unit: the compute unit: cpu or gpu of an Android phone, all, cpu_and_ne, cpu_and_gpu or cpu_only of Core ML.
+        unit: compute unit: cpu or gpu on an Android phone; all, cpu_and_ne, cpu_and_gpu or cpu_only
+            with Core ML.
         threads: CPU threads.
-        affinity: the cores of an Android phone as a hexadecimal mask, as `taskset` takes it; none if empty.
-        tool: the `benchmark_model` for Android phones, instead of LiteRT's release.
+        affinity: cores of an Android phone, as a hexadecimal mask for `taskset`; every core if
+            empty.
+        tool: `benchmark_model` for Android phones, instead of LiteRT's release.
     """
 
     unit: str | None = None
@@ -55,40 +66,42 @@ class Settings:
     tool: Path | None = None
 
 
-def known_devices() -> list[Known]:
-    """The devices that are connected here, then those known by their table or phone.yaml alone."""
-    from nas.devices.phones import phones
-    from nas.latency.device_info import load_device_info
-    from nas.latency.table import DEVICE_FILE, table_names
+def connected_devices() -> list[Connected]:
+    """Return the devices that are connected here.
 
-    tables = table_names()
-    kinds: dict[str, str] = {name: phone.kind for name, phone in phones().items()}
-    kinds |= {name: load_device_info(folder / DEVICE_FILE).kind for name, folder in tables.items()}
-    connected = {HOST: Known(HOST, "litert-host", True, tables.get(HOST))}
+    This computer comes first, then phones, then the devices of other packages.
+    """
+    connected = {HOST: Connected(HOST, "litert-host")}
     for unit in _android_phones():
         name = unit.name or unit.serial
-        before = connected.get(name, Known(name, "litert-android", True, tables.get(name)))
+        before = connected.get(name, Connected(name, "litert-android"))
         connected[name] = replace(before, units=(*before.units, unit))
     for name in _apple_phones():
-        connected[name] = Known(name, "coreml", True, tables.get(name))
+        connected[name] = Connected(name, "coreml")
     for name, plugin in _brought().items():
-        connected[name] = Known(name, f"of {plugin.package}", True, tables.get(name))
-    others = [Known(name, kinds[name], False, tables.get(name)) for name in sorted(kinds) if name not in connected]
-    return [*connected.values(), *others]
+        connected[name] = Connected(name, f"of {plugin.package}")
+    return list(connected.values())
 
 
 @contextmanager
 def opened(
-    name: str, settings: Settings, converter: Converter | None = None, say: Callable[[str], None] = lambda _: None
+    name: str,
+    settings: Settings,
+    converter: Converter | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[Device]]:
-    """The devices of this name, ready to measure: one, or all phones of a model. They are closed at the end.
+    """Open the devices of a name, one or all phones of a model, and close them at the end.
 
     Args:
-        converter: for devices that run LiteRT behind a cable; several that are profiled together share one.
-        say: is told what the user should know while a device waits.
+        name: of a device, or the serial number of an Android phone.
+        settings: how they run operations.
+        converter: for devices that run LiteRT behind a cable; several that are profiled together
+            share one.
+        say: is called with what the user should know while a device waits.
 
     Raises:
-        InputError: for an unknown name, a device that is not connected, or settings that it does not have.
+        InputError: for an unknown name, a device that is not connected, or settings that it does
+            not have.
     """
     with ExitStack() as stack:
         for device in (devices := _open(name, settings, converter, say, stack)):
@@ -97,58 +110,74 @@ def opened(
 
 
 def _open(
-    name: str, settings: Settings, converter: Converter | None, say: Callable[[str], None], stack: ExitStack
+    name: str,
+    settings: Settings,
+    converter: Converter | None,
+    say: Callable[[str], None],
+    stack: ExitStack,
 ) -> list[Device]:
     from nas.devices.phones import ANDROID, COREML, phones
 
     if name == HOST:
-        from nas.devices.host import Host
+        from nas.devices.host.device import Host
 
         if settings.unit not in (None, "cpu"):
-            raise InputError(f"--unit {settings.unit}: the host is measured on its cpu")
+            raise InputError(
+                f"--unit: is not available on the host (got {settings.unit}, expected cpu)"
+            )
         return [Host(settings.threads or 1)]
     phone = phones().get(name)
     if name == MAC or (phone is not None and phone.kind == COREML):
         return [_coreml(phone, settings)]
-    brought = _brought()
-    if name in brought:
-        return [_open_brought(brought[name], settings)]
+    # A package cannot use the name of a device of nas: `_brought` refuses it.
+    plugin_devices = _brought()
+    if name in plugin_devices:
+        return [_open_brought(plugin_devices[name], settings)]
+    # Android phones come last, as the list of connected ones needs adb.
     connected = {text for unit in _android_phones() for text in (unit.serial, unit.name)}
     if (phone is not None and phone.kind == ANDROID) or name in connected:
-        from nas.devices.android_phones import open_android
+        from nas.devices.android.discovery import open_android
 
+        need(f"--device {name}", "android")
         if converter is None:
             converter = litert_converter()
             stack.callback(converter.close)
-        return open_android(name, converter, settings.unit, settings.threads, settings.affinity, settings.tool, say)
-    raise InputError(_unknown(name))
+        return open_android(
+            name, converter, settings.unit, settings.threads, settings.affinity, settings.tool, say
+        )
+    raise UnknownDevice(f"unknown device '{name}'{nearest(name, [*phones(), *connected])}")
 
 
 def _brought() -> dict[str, Plugin]:
-    """The devices of other packages. Whether they can be reached shows when they are opened."""
+    """Return the devices of other packages by name; opening one shows whether it can be reached."""
     from nas.devices.phones import phones
 
     return plugins(DEVICES, {HOST, MAC, *phones()})
 
 
 def _open_brought(plugin: Plugin, settings: Settings) -> Device:
+    """Return the device of another package; any error of its own names the package."""
     opener = plugin.load()
     if not callable(opener):
-        raise plugin.broken(f"{plugin.entry.value} is no function that opens a device")
+        raise plugin.broken(f"{plugin.entry.value} is not a function that opens a device")
+    # A NasError is the package's message for the user. Anything else is a bug in the package.
     try:
-        device: Device = opener(settings)
+        device: object = opener(settings)
     except NasError:
         raise
     except Exception as error:
         raise plugin.broken(line_of(error)) from error
-    if not all(hasattr(device, name) for name in ("info", "prepare", "measure", "profile", "close")):
-        raise plugin.broken(f"{plugin.entry.value} gave a {type(device).__name__}, no device")
+    if not isinstance(device, Device):
+        kind = type(device).__name__
+        raise plugin.broken(
+            f"{plugin.entry.value} gave a {kind}, which is not a nas.devices.Device"
+        )
     return device
 
 
 def litert_converter() -> Converter:
-    """For devices that leave all of this computer's cores to it."""
-    from nas.devices.converter import MOST_WORKERS, Converter
+    """Return a converter on all cores, for devices that leave this computer's cores to it."""
+    from nas.convert.converter import MOST_WORKERS, Converter
 
     return Converter(min(os.cpu_count() or 1, MOST_WORKERS))
 
@@ -160,40 +189,38 @@ def _coreml(phone: Phone | None, settings: Settings) -> Device:
     return CoreML(chosen if settings.unit is None else replace(chosen, compute_unit=settings.unit))
 
 
-def _unknown(name: str) -> str:
-    known = {device.name: device for device in known_devices()}
-    if name not in known:
-        return f"unknown device '{name}'{nearest(name, known)}"
-    from nas.latency.device_info import load_device_info
-    from nas.latency.table import DEVICE_FILE
-
-    table = known[name].table
-    assert table is not None
-    provenance = load_device_info(table / DEVICE_FILE).provenance
-    return (f"{name} is not connected, and nothing says how to reach it; its table {table} is {provenance}, and one "
-            f"of your own measurements in ./latency_tables/{name} would replace it")  # fmt: skip
-
-
 def _android_phones() -> list[ConnectedPhone]:
-    from nas.devices.android_phones import connected_phones
+    from nas.devices.android.discovery import connected_phones
 
     return connected_phones()
 
 
 def _apple_phones() -> list[str]:
-    """The names of the iPhones that are connected to this Mac."""
+    """Return the names of the iPhones that are connected to this Mac."""
     if platform.system() != "Darwin":
         return []
     from nas.devices.coreml import connected_phones
     from nas.devices.phones import COREML, recognise
 
-    found: list[str] = []
+    names: list[str] = []
     with suppress(NasError):
         for connected in connected_phones():
             phone = recognise(COREML, "", connected.product)
-            found += [phone.name] if phone else []
-    return found
+            names += [phone.name] if phone else []
+    return names
 
 
-__all__ = ["HOST", "Chain", "Device", "DeviceLost", "Known", "OperationFailed", "Settings", "Timing", "known_devices",
-           "litert_converter", "opened"]  # fmt: skip
+__all__ = [
+    "HOST",
+    "Chain",
+    "Connected",
+    "Device",
+    "DeviceLost",
+    "OperationFailed",
+    "Settings",
+    "Timing",
+    "UnknownDevice",
+    "connected_devices",
+    "litert_converter",
+    "opened",
+]

@@ -1,126 +1,35 @@
-"""What measures: the chain of blocks that is measured, the timing that comes back, and what every device can do."""
+"""`Device`, the abstract base of everything that measures, and `Timing`, what a measurement gives.
+
+`nas.latency.profile` and `nas.latency.check` call devices; `nas.devices` opens them by name.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from nas.errors import NasError
-from nas.latency.device_info import DeviceInfo
-from nas.space import Operation
-from nas.specs import BlockSpec, Shape, from_dict, pyramid
+from nas.convert.chain import Chain
+from nas.devices.info import DeviceInfo
 
-
-class OperationFailed(NasError):
-    """This chain cannot be converted or run here; the device itself is well and takes the next one."""
-
-
-class DeviceLost(NasError):
-    """The device is gone, or no longer answers sense: nothing more can be measured until somebody sees to it."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """One block of a chain and what it takes.
-
-    Attributes:
-        taps: for a block that takes the maps of the stages, those before it (by index) whose outputs they are; none
-            where the chain's own input is the pyramid.
-    """
-
-    spec: BlockSpec
-    input: Shape
-    taps: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Trained weights for the blocks of a chain.
-
-    Attributes:
-        path: a safetensors file with the state dict of a network.
-        sha256: of that file.
-        names: what each block is called in it.
-    """
-
-    path: str
-    sha256: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Blocks that run one after the other on an input: a stack of copies of one operation, or a whole network.
-
-    Attributes:
-        tied: equal blocks share one set of weights. The file is smaller and converts sooner; a runtime that packs the
-            weights of every layer by itself (LiteRT's XNNPACK does) takes the same time for it.
-        weights: those that the blocks get; random ones without.
-    """
-
-    blocks: tuple[BlockSpec, ...]
-    input: Shape
-    tied: bool = False
-    weights: Weights | None = None
-
-    @classmethod
-    def stack(cls, operation: Operation, copies: int = 1) -> Chain:
-        """`copies` of an operation in a row; its output must have the shape of its input if there are several."""
-        return cls((operation.spec,) * copies, operation.input, tied=True)
-
-    @classmethod
-    def network(cls, operations: Iterable[Operation], weights: Weights | None = None) -> Chain:
-        """A whole network: the chain of its operations."""
-        operations = tuple(operations)
-        return cls(tuple(operation.spec for operation in operations), operations[0].input, weights=weights)
-
-    def links(self) -> tuple[Link, ...]:
-        """The blocks with their inputs; one that takes a pyramid gets the last map of each of the coarsest sizes."""
-        links, outputs, shape = list[Link](), list[Shape](), self.input
-        for spec in self.blocks:
-            taps: tuple[int, ...] = ()
-            if spec.layout == "pyramid" and shape.layout != "pyramid":
-                last = {(output.height, output.width): index for index, output in enumerate(outputs)}
-                taps = tuple(sorted(last.values())[-spec.levels :])  # type: ignore[attr-defined]
-                shape = pyramid([outputs[tap] for tap in taps])
-            links.append(Link(spec, shape, taps))
-            shape = spec.output_shape(shape)
-            outputs.append(shape)
-        return tuple(links)
-
-    def to_dict(self) -> dict[str, Any]:
-        data = {"blocks": [block.to_dict() for block in self.blocks], "input": str(self.input), "tied": self.tied}
-        return data | ({"weights": asdict(self.weights)} if self.weights else {})
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Chain:
-        weights = (
-            Weights(**{**data["weights"], "names": tuple(data["weights"]["names"])}) if "weights" in data else None
-        )
-        return cls(tuple(map(from_dict, data["blocks"])), Shape.parse(data["input"]), data["tied"], weights)
-
-    def digest(self, *more: str) -> str:
-        """A name for this chain that is the same in every process; `more` is what else the content depends on."""
-        text = json.dumps([self.to_dict(), *more], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def __str__(self) -> str:
-        first = f"{self.blocks[0].kind}({self.blocks[0]}) on {self.input}"
-        return first if len(self.blocks) == 1 else f"{len(self.blocks)} blocks from {first}"
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one run of a chain, over the quietest of several rounds of runs.
+    """Latency of one run of a chain in ms, over the quietest of several rounds of runs.
 
     Attributes:
-        notes: further columns of the row, by name: the unit that ran it, where it was placed, what was amiss.
+        median_ms: median.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
+        runs: number of timed runs.
+        notes: further columns of the row, as pairs of name and value: the phone that ran it
+            (`unit`), where it was placed (`placement`), what was wrong (`note`).
     """
 
     median_ms: float
@@ -130,18 +39,44 @@ class Timing:
     notes: tuple[tuple[str, str], ...] = ()
 
 
-class Device(Protocol):
-    """Something that measures an exported chain of blocks.
+class Device(ABC):
+    """Base of everything that measures exported chains of blocks, in nas and in other packages.
 
-    Life cycle: `info` says what it is before anything runs; `prepare` converts in the background, so that the
-    next chain is ready when this one is measured; `measure` blocks; `close` frees what was started.
+    Life cycle, as `nas profile` and `nas check` call it:
+
+    1. `info` is called before anything runs, and again when the table is written. It says what the
+       device is. It must not need the device to be idle.
+    2. `prepare` gets each chain ahead of its turn and returns at once. The file is made in the
+       background, so that the next chain is ready when this one is measured. The same chain may be
+       asked for again and gives the same file.
+    3. `measure` gets the prepared file of one chain after the other, from one thread, never two at
+       a time. It blocks until the timing is there. Every operation is measured `repeats` times: as
+       a stack of `copies` and, where `slope` is true, as one copy. Whole networks follow for the
+       calibration.
+    4. `borrow_cores` surrounds stretches in which many files are converted and nothing is measured.
+    5. `profile` is called for `nas check RUN` alone, with the operations of one network in their
+       order.
+    6. `close` is called once, after an error or ctrl-C too, and frees what was started.
+
+    A failure that is the chain's own is `OperationFailed`: profiling records it and continues with
+    the next chain. A failure of the device is `DeviceLost`: what was measured is kept, and the same
+    command resumes later. A fault that may pass (a helper that was killed, a cable) must never be
+    raised as `OperationFailed`. Measure a chain that ran before again to tell them apart.
+
+    What to copy: `nas.testing.devices.FakeDevice` is the smallest device,
+    `nas.devices.host.device.Host` one that converts and runs in processes of its own, the Android
+    device one behind a cable. `nas.testing.devices.check_device` runs this life cycle. A package
+    names its device as an entry point of the group `nas.devices`.
 
     Attributes:
-        copies: of an operation in the stack that is measured; more where a call costs much.
-        slope: whether an operation's latency is what each further copy of it adds, which takes a second file with one
-            copy, or the mean over the stack, which scatters less where a call costs next to nothing.
-        repeats: how often an operation is measured, some others in between; the lowest counts, once two agree.
-        profiled_by: how `profile` times operations, in words.
+        copies: number of copies of an operation in the measured stack; more where a call costs
+            much.
+        slope: whether an operation's latency is what each further copy adds, which takes a second
+            file with one copy. Otherwise it is the mean over the stack, which scatters less where a
+            call costs next to nothing.
+        repeats: number of measurements of an operation, with others in between. The lowest counts,
+            once two agree.
+        profiled_by: how `profile` times operations, in words; empty where it does not.
     """
 
     copies: int = 3
@@ -149,32 +84,41 @@ class Device(Protocol):
     repeats: int = 1
     profiled_by: str = ""
 
+    @abstractmethod
     def info(self) -> DeviceInfo:
-        """The fields of `device.yaml` that do not depend on what is measured. Raises NasError if it cannot measure."""
-        ...
+        """Return the fields of `device.yaml` that do not depend on what is measured.
 
+        Raises:
+            NasError: when the device cannot measure.
+        """
+
+    @abstractmethod
     def prepare(self, chain: Chain) -> Future[Path]:
-        """The chain as a file that this device runs. The future raises OperationFailed."""
-        ...
+        """Return a future of the chain's file, which raises OperationFailed where that fails."""
 
-    def hurry(self) -> AbstractContextManager[None]:
-        """While it lasts nothing is measured, and what is needed for that may prepare, too."""
-        return nullcontext()
-
+    @abstractmethod
     def measure(self, artifact: Path) -> Timing:
-        """Runs a prepared file.
+        """Run a prepared file and return its timing in ms.
 
         Raises:
             OperationFailed: when the device cannot run it.
             DeviceLost: when the device is gone.
         """
-        ...
+
+    def borrow_cores(self) -> AbstractContextManager[None]:
+        """Return a context manager inside which cores reserved for measuring may convert.
+
+        No measurement runs inside it. By default it does nothing, for devices that do not share
+        this computer's cores.
+        """
+        return nullcontext()
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
-        """Milliseconds of these chains in a network where one follows the other, the cost of a call included.
+        """Return the ms of each chain in a network where one follows the other, each with its call.
 
-        None where the device has no way to tell. Raises as `measure`.
+        By default None: the device cannot time single operations. Raises as `measure`.
         """
         return None
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027 (many devices start nothing)
+        """Free what was started; by default nothing."""

@@ -1,7 +1,8 @@
-"""iPhones that are connected to a Mac, and the Mac itself: Core ML through coremltools' benchmarker.
+"""iPhones connected to a Mac, and the Mac itself, measured by coremltools' benchmarker.
 
-It builds and installs a small app with Xcode, and every single prediction is a call over USB that takes seconds, with a
-chip that idles in between: few runs, and stacks of many copies whose slope is an operation's latency.
+The benchmarker builds a small app with Xcode and installs it. Every prediction is a call over USB
+that takes seconds, and the chip idles in between. So there are few runs, and stacks of many copies,
+whose slope is an operation's latency.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date
@@ -24,22 +26,35 @@ from typing import Any
 
 import numpy as np
 
-from nas.devices.base import Chain, Device, DeviceLost, OperationFailed, Timing
-from nas.devices.converter import COREML, Converter
+from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.convert.converter import COREML, Converter
+from nas.devices.base import Device, Timing
+from nas.devices.info import DeviceInfo
 from nas.devices.phones import Match, Phone
 from nas.errors import InputError, NasError
-from nas.latency.device_info import DeviceInfo
+from nas.extras import need
 from nas.versions import versions
 
 MAC = "mac"
-"""The name of the computer itself."""
+"""Name of the computer itself."""
 COPIES = 9
-PHONE_RUNS, MAC_RUNS = 5, 50
+"""Number of copies in a stack."""
+PHONE_RUNS = 5
+"""Predictions per measurement on a phone."""
+MAC_RUNS = 50
+"""Predictions per measurement on a Mac, where a call does not go over USB."""
 TEAM, PROFILE, BUNDLE = "NAS_APPLE_TEAM", "NAS_APPLE_PROFILE", "NAS_APPLE_BUNDLE"
-"""Environment variables for the signature of the app: the team of the developer account, or the UUID of a provisioning
-profile with the bundle identifier that it is for."""
-UNITS = {"MLNeuralEngineComputeDevice": "ne", "MLGPUComputeDevice": "gpu", "MLCPUComputeDevice": "cpu"}
-"""coremltools' classes, and what `placement` calls them."""
+"""Environment variables for the signature of the app.
+
+It takes the team of the developer account, or the UUID of a provisioning profile and the bundle
+identifier that this is for.
+"""
+UNITS = {
+    "MLNeuralEngineComputeDevice": "ne",
+    "MLGPUComputeDevice": "gpu",
+    "MLCPUComputeDevice": "cpu",
+}
+"""Names in the column `placement` by coremltools' class of compute device."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,8 @@ class CoreML(Device):
     """A connected iPhone, or this Mac.
 
     Args:
-        phone: what is measured and how; of the name MAC for the computer itself.
-        cache: where converted files are kept.
+        phone: what is measured and how; its name is MAC for the computer itself.
+        cache: folder of converted files (default: the user's cache).
 
     Raises:
         InputError: naming what is missing: a Mac, Xcode, coremltools, a signature, or the phone.
@@ -68,19 +83,25 @@ class CoreML(Device):
     def __init__(self, phone: Phone, cache: Path | None = None) -> None:
         _require(phone.name)
         if phone.precision != "float16":
-            raise InputError(f"{phone.name}: precision {phone.precision}: ML programs are made to compute in float16")
+            raise InputError(
+                f"{phone.name}: precision is not available (got {phone.precision}, expected"
+                " float16, in which converted ML programs compute)"
+            )
         self.phone = phone
         self._here = phone.name == MAC
         self._found = None if self._here else _connected(phone)
         self._credentials = {} if self._here else _credentials(phone.name)
         self._loop = asyncio.new_event_loop()
         self._session: Any = None
+        # The last package that ran: the control after a failure.
         self._good: Path | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="nas-coreml-")
         self._converter = Converter(1, cache=cache, target=COREML)
 
     def info(self) -> DeviceInfo:
-        system = f"macOS {platform.mac_ver()[0]}" if self._found is None else f"iOS {self._found.os}"
+        system = (
+            f"macOS {platform.mac_ver()[0]}" if self._found is None else f"iOS {self._found.os}"
+        )
         model = platform.machine() if self._found is None else self._found.product
         return DeviceInfo(
             name=self.phone.name,
@@ -102,29 +123,37 @@ class CoreML(Device):
         return self._converter.prepare(chain)
 
     def measure(self, artifact: Path) -> Timing:
-        """Runs a package.
+        """Run a package and return its timing in ms.
 
-        After an error the app is started anew, since a model may have crashed it. What fails twice is the operation's
-        fault if a package runs that ran before, and the device's if none does.
+        After an error the app is started again, since a model may have crashed it. A second error
+        is the operation's fault if a package that ran before still runs, else the device's.
+
+        Raises:
+            OperationFailed: when the package cannot run here.
+            DeviceLost: when no package runs any more.
         """
         try:
             return self._measured(artifact)
-        except Exception:
+        except _Fault:
             self._session = None
+        # Second try, with a new app.
         try:
             return self._measured(artifact)
-        except Exception as error:
-            self._session, failure = None, error
+        except _Fault as fault:
+            self._session = None
+            failure = fault
+        # The control: a package that ran before. Where nothing has run yet, a device that cannot
+        # measure is more likely than a fault of the first package.
         try:
             if self._good is None:
                 raise failure
             self._measured(self._good)
-        except Exception as error:
+        except _Fault as fault:
             raise DeviceLost(
-                f"{self.phone.name} does not measure ({_line(error)}); connect and unlock it, with Developer Mode on; "
-                "what was measured is kept, the same command goes on"
-            ) from error
-        raise OperationFailed(_line(failure))
+                f"{self.phone.name} does not measure ({fault}). Measured rows are kept. Fix:"
+                " connect and unlock it, with Developer Mode on, then run the same command again"
+            ) from fault
+        raise OperationFailed(str(failure))
 
     def close(self) -> None:
         self._converter.close()
@@ -134,29 +163,37 @@ class CoreML(Device):
         self._folder.cleanup()
 
     def _measured(self, artifact: Path) -> Timing:
+        """Return the timing of a package, which is the control from now on. Raises _Fault."""
         with contextlib.redirect_stderr(io.StringIO()):  # coremltools draws a bar for every message
             timing = self._loop.run_until_complete(self._time(artifact))
         self._good = artifact
         return timing
 
     async def _time(self, artifact: Path) -> Timing:
+        """Return the timing of a package and where Core ML places its operations. Raises _Fault."""
         import coremltools as ct
         from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
 
         unit = ct.ComputeUnit[self.phone.compute_unit.upper()]
         model = ct.models.MLModel(str(artifact), compute_units=unit, skip_model_load=True)
-        benchmarker = MLModelBenchmarker(model=model, device=await self._device())
         inputs = _inputs(model.get_spec())
         runs = MAC_RUNS if self._here else PHONE_RUNS
-        found = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
-        operations = await benchmarker.benchmark_operation_execution(inputs=inputs, iterations=1, warmup=False)
-        p10, median, p90 = (float(value) for value in np.percentile(found.samples, [10, 50, 90]))
-        return Timing(median, p10, p90, len(found.samples), self._notes(operations))
+        # Two measurements: the latency of whole predictions, and one run that reports the compute
+        # unit of every operation.
+        with _faults():
+            benchmarker = MLModelBenchmarker(model=model, device=await self._device())
+            timed = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
+            operations = await benchmarker.benchmark_operation_execution(
+                inputs=inputs, iterations=1, warmup=False
+            )
+        p10, median, p90 = (float(value) for value in np.percentile(timed.samples, [10, 50, 90]))
+        return Timing(median, p10, p90, len(timed.samples), self._notes(operations))
 
     async def _device(self) -> Any:
-        """The phone with the app running on it; None for this Mac."""
+        """Return the phone's session with the app running; None for this Mac."""
         if self._found is None:
             return None
+        # The phone is looked up again: it may have been unplugged since the last session.
         if self._session is None or not self._session.session.is_alive():
             from coremltools.models.ml_program.experimental.remote_device import (
                 AppSigningCredentials,
@@ -167,26 +204,60 @@ class CoreML(Device):
             listed = Device.get_connected_devices(device_type=DeviceType.IPHONE)
             phone = next((each for each in listed if each.udid == self._found.udid), None)
             if phone is None:
-                raise NasError("it is no longer connected")
+                raise _Fault("it is no longer connected")
             self._session = await phone.prepare_for_model_debugging(
-                credentials=AppSigningCredentials(**self._credentials), working_directory=Path(self._folder.name)
+                credentials=AppSigningCredentials(**self._credentials),
+                working_directory=Path(self._folder.name),
             )
         return self._session
 
     def _notes(self, operations: list[Any]) -> tuple[tuple[str, str], ...]:
-        """Where Core ML says that it runs the operations, and whether one is not where it was wanted."""
-        usages = [each.compute_device_usage for each in operations if each.compute_device_usage is not None]
-        units = Counter(UNITS.get(type(usage.preferred_compute_device).__name__, "other") for usage in usages)
+        """Return the row's columns `placement` and, where an operation missed its unit, `note`."""
+        # Operations without a usage (constants) run nowhere.
+        usages = [
+            each.compute_device_usage
+            for each in operations
+            if each.compute_device_usage is not None
+        ]
+        units = Counter(
+            UNITS.get(type(usage.preferred_compute_device).__name__, "other") for usage in usages
+        )
         total = sum(units.values())
         placement = ", ".join(f"{unit} {count}/{total}" for unit, count in units.most_common())
+        # A unit that includes the Neural Engine allows the others too. Core ML decides per
+        # operation, and reports it only in this second measurement.
         fell = self.phone.compute_unit in ("all", "cpu_and_ne") and units["ne"] < total
-        return ("placement", placement or "unknown"), *([("note", "left the Neural Engine")] if fell else [])
+        return ("placement", placement or "unknown"), *(
+            [("note", "left the Neural Engine")] if fell else []
+        )
+
+
+class _Fault(Exception):
+    """A failed measurement, by coremltools, its app or the phone. The message is one line."""
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
+    """Turn every error of coremltools into a `_Fault`, within the context.
+
+    Its errors have no base class but Exception, and their own classes are private. Errors of nas
+    and of the machine pass.
+    """
+    try:
+        yield
+    except (_Fault, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise _Fault(_line(error)) from error
 
 
 def connected_phones() -> list[Connected]:
-    """The iPhones that are connected to this Mac.
+    """Return the iPhones that are connected to this Mac.
 
     coremltools lists them too, but without their product type, by which a phone is recognised.
+
+    Raises:
+        NasError: when Xcode's devicectl does not answer as expected.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "devices.json"
@@ -194,18 +265,32 @@ def connected_phones() -> list[Connected]:
         try:
             subprocess.run(command, capture_output=True, check=True, timeout=60)
             return list(_parse(json.loads(file.read_text())))
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise NasError(f"{' '.join(command[:4])}: {_line(error)}; is Xcode installed and opened once?") from error
+        except (
+            OSError,
+            subprocess.SubprocessError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise NasError(
+                f"{' '.join(command[:4])}: failed ({_line(error)}). Fix: install Xcode and open it"
+                " once"
+            ) from error
 
 
 def _parse(listed: Any) -> list[Connected]:
+    """Return the connected iPhones in the JSON of `devicectl list devices`."""
+    # Paired phones are listed too; only a connected one has a tunnel.
     return [
         Connected(
             udid=device["hardwareProperties"]["udid"],
             product=device["hardwareProperties"].get("productType", ""),
             name=device["deviceProperties"].get("name", ""),
-            os=f"{device['deviceProperties'].get('osVersionNumber', '?')} "
-            f"({device['deviceProperties'].get('osBuildUpdate', '?')})",
+            os=(
+                f"{device['deviceProperties'].get('osVersionNumber', '?')} "
+                f"({device['deviceProperties'].get('osBuildUpdate', '?')})"
+            ),
         )
         for device in listed["result"]["devices"]
         if device["hardwareProperties"].get("deviceType") == "iPhone"
@@ -214,57 +299,78 @@ def _parse(listed: Any) -> list[Connected]:
 
 
 def mac() -> Phone:
-    """This Mac, as if it were a phone. Raises InputError where it is none."""
+    """Return this Mac as if it were a phone. Raises InputError where this is not a Mac."""
     _require(MAC)
-    chip = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+    chip = subprocess.run(
+        ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+    )
     return Phone(
-        name=MAC, kind="coreml", soc=chip.stdout.strip() or platform.machine(), match=Match(model=["Mac*"]),
-        compute_unit="all", precision="float16", description="the Mac that runs nas",
-    )  # fmt: skip
+        name=MAC,
+        kind="coreml",
+        soc=chip.stdout.strip() or platform.machine(),
+        match=Match(model=["Mac*"]),
+        compute_unit="all",
+        precision="float16",
+        description="the Mac that runs nas",
+    )
 
 
 def _require(name: str) -> None:
-    """Raises InputError naming what this computer lacks to measure through Core ML."""
-    bundle = f"nas profile --space SPACE --device {name} --bundle DIR"
-    there = f"write what is to be measured here: {bundle}; measure it there: nas profile --run DIR"
+    """Raise InputError naming what this computer lacks to measure through Core ML."""
     if platform.system() != "Darwin":
-        raise InputError(f"{name} is measured through Core ML, on a Mac with Xcode (xcodebuild, devicectl) and "
-                         f"coremltools; this is {platform.system()}; {there}")  # fmt: skip
+        raise InputError(
+            f"{name}: is measured through Core ML, on a Mac with Xcode (xcodebuild, devicectl) and"
+            f" coremltools (got {platform.system()}). Fix: write a bundle here, nas profile --space"
+            f" SPACE --device {name} --bundle DIR, and measure it on a Mac, nas profile --run DIR"
+        )
     missing = [tool for tool in ("xcodebuild", "devicectl", "xcrun") if shutil.which(tool) is None]
     if missing and name != MAC:
-        raise InputError(f"{name} needs Xcode: {', '.join(missing)} is not on the PATH; install Xcode, open it once, "
-                         "and add its Contents/Developer/usr/bin to the PATH")  # fmt: skip
-    try:
-        import coremltools  # noqa: F401
-    except ImportError:
-        raise InputError(f"{name} needs coremltools: pip install 'nas-mobile[coreml]'") from None
+        raise InputError(
+            f"{name}: needs Xcode, but {', '.join(missing)} is not on the PATH. Fix: install Xcode,"
+            " open it once, and add its Contents/Developer/usr/bin to the PATH"
+        )
+    need(f"--device {name}", "coreml")
 
 
 def _connected(phone: Phone) -> Connected:
+    """Return the first connected iPhone that matches. Raises InputError where none does."""
     listed = connected_phones()
-    for found in listed:
-        if phone.match.takes("", found.product):
-            return found
-    others = ", ".join(f"{found.name} ({found.product})" for found in listed) or "none"
-    raise InputError(f"{phone.name} is not connected (connected: {others}); plug it in, unlock it, trust this Mac and "
-                     "switch on Developer Mode in Settings, Privacy & Security")  # fmt: skip
+    for each in listed:
+        if phone.match.takes("", each.product):
+            return each
+    others = ", ".join(f"{each.name} ({each.product})" for each in listed) or "none"
+    raise InputError(
+        f"{phone.name}: is not connected (connected: {others}). Fix: plug it in, unlock it, trust"
+        " this Mac, and switch on Developer Mode in Settings, Privacy & Security"
+    )
 
 
 def _credentials(name: str) -> dict[str, str | None]:
+    """Return coremltools' credentials from the environment. Raises InputError without any."""
     team, profile, bundle = (os.environ.get(variable) for variable in (TEAM, PROFILE, BUNDLE))
     if not team and not (profile and bundle):
-        raise InputError(f"{name} runs only signed apps: set {TEAM} to the team of your Apple developer account, or "
-                         f"{PROFILE} to the UUID of a provisioning profile and {BUNDLE} to its identifier")  # fmt: skip
-    return {"development_team": team, "provisioning_profile_uuid": profile, "bundle_identifier": bundle}
+        raise InputError(
+            f"{name}: runs only signed apps. Fix: set {TEAM} to the team of your Apple developer"
+            f" account, or {PROFILE} to the UUID of a provisioning profile and {BUNDLE} to its"
+            " identifier"
+        )
+    return {
+        "development_team": team,
+        "provisioning_profile_uuid": profile,
+        "bundle_identifier": bundle,
+    }
 
 
 def _inputs(spec: Any) -> dict[str, Any]:
-    """Random inputs of the model's own float16, which the benchmarker's are not."""
+    """Return random inputs in float16, the model's type; the benchmarker's own are not float16."""
     rng = np.random.default_rng(0)
-    return {each.name: rng.standard_normal(tuple(each.type.multiArrayType.shape)).astype(np.float16)
-            for each in spec.description.input}  # fmt: skip
+    return {
+        each.name: rng.standard_normal(tuple(each.type.multiArrayType.shape)).astype(np.float16)
+        for each in spec.description.input
+    }
 
 
 def _line(error: BaseException) -> str:
+    """Return an error's class and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

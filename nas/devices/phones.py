@@ -1,34 +1,37 @@
-"""How a phone of a known name is recognised and driven when it is connected: `phone.yaml`."""
+"""Read `phone.yaml`: how a connected phone is recognised, and the settings to measure it with."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from nas import resources
 from nas.files import YamlFile
-from nas.specs import explain
+from nas.validation import KeyedValueError, mistake_in
 
 PHONE_FILE = "phone.yaml"
-ANDROID, COREML = "litert-android", "coreml"
+ANDROID = "litert-android"
+COREML = "coreml"
 UNITS = {
     ANDROID: ("cpu", "gpu"),
     COREML: ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only"),
 }
-"""The compute units that a phone of a kind can be asked for."""
+"""Compute units that `compute_unit` and `--unit` may name, by kind of phone."""
 
 
 class Match(BaseModel):
-    """What a phone says of itself, as names with the wildcards of a shell; an empty list takes every phone.
+    """Patterns for the model and chip that a phone reports, with the wildcards of a shell.
+
+    An empty list matches every phone.
 
     Attributes:
-        soc_model: `ro.soc.model` of Android.
-        model: `ro.product.model` of Android, the product type of Apple.
+        soc_model: patterns for Android's `ro.soc.model`.
+        model: patterns for Android's `ro.product.model`, or for Apple's product type.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -36,23 +39,29 @@ class Match(BaseModel):
     model: list[str] = []
 
     def takes(self, soc_model: str, model: str) -> bool:
-        """Whether each list that is not empty has a name for it."""
+        """Return whether every list that is not empty has a pattern that matches."""
+        # `fnmatch` would ignore case on Windows alone; `fnmatchcase` does not.
         pairs = ((self.soc_model, soc_model), (self.model, model))
-        return all(not names or any(fnmatchcase(text, name) for name in names) for names, text in pairs)
+        return all(
+            not names or any(fnmatchcase(text, name) for name in names) for names, text in pairs
+        )
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Phone:
-    """A kind of phone: how it is recognised, and the settings that its latency table is measured with.
+    """A model of phone, with the settings that its latency table is measured with.
 
     Attributes:
         name: what `--device` takes; the folder of the file.
         kind: litert-android or coreml.
         soc: the chip, in words.
-        compute_unit: what is asked for, one of UNITS.
+        match: the connected phones that it stands for.
+        compute_unit: the unit that is asked for, one of UNITS.
         precision: float32 or float16.
-        threads: CPU threads; none where the system chooses.
-        affinity: mask of the cores that the threads run on, in hexadecimal as `taskset` takes it; every core if empty.
+        description: in words.
+        threads: CPU threads; None where the system chooses.
+        affinity: hexadecimal mask of the cores that the threads run on, as `taskset` takes it;
+            every core if empty.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -68,21 +77,31 @@ class Phone:
 
     def __post_init__(self) -> None:
         if self.compute_unit not in UNITS[self.kind]:
-            raise ValueError(f"compute_unit: a {self.kind} phone has {', '.join(UNITS[self.kind])}, "
-                             f"not '{self.compute_unit}'")  # fmt: skip
+            units = ", ".join(UNITS[self.kind])
+            raise KeyedValueError(
+                "compute_unit",
+                f"is not a unit of {self.kind} phones (got '{self.compute_unit}', expected one of"
+                f" {units})",
+            )
         if not (self.match.soc_model or self.match.model):
-            raise ValueError("match: names neither soc_model nor model, and would take every phone")
+            raise KeyedValueError(
+                "match",
+                "matches every phone (expected patterns in soc_model, in model or in both)",
+            )
 
 
 def load_phone(path: str | Path) -> Phone:
-    """Reads and validates a `phone.yaml`.
+    """Read and validate a `phone.yaml`.
 
     Raises:
         InputError: naming file, line, key and reason.
     """
     file = YamlFile(path)
     if file.data.get("format") != "nas-phone-1":
-        raise file.error(["format"], f"is {file.data.get('format')!r}, expected 'nas-phone-1'; this is no phone file")
+        raise file.error(
+            ["format"],
+            f"is not a phone file (got {file.data.get('format')!r}, expected 'nas-phone-1')",
+        )
     known = {entry.name for entry in fields(Phone)}
     for key in file.data:
         if key not in known:
@@ -90,26 +109,33 @@ def load_phone(path: str | Path) -> Phone:
     try:
         phone = Phone(**file.data)
     except ValidationError as error:
-        raise file.error(*_mistake(error)) from None
+        raise mistake_in(file, error) from None
+    # `phones` lists files by their folders, so `--device` could not find another name.
     if phone.name != file.path.absolute().parent.name:
-        raise file.error(["name"], f"is '{phone.name}', the folder is called '{file.path.absolute().parent.name}'")
+        raise file.error(
+            ["name"],
+            f"differs from the folder's name (got '{phone.name}', expected"
+            f" '{file.path.absolute().parent.name}')",
+        )
     return phone
 
 
 def phones() -> dict[str, Phone]:
-    """The known phones by name: those in ./latency_tables first, then those that ship."""
-    return {name: load_phone(path) for name, path in resources.names(resources.TABLES, f"*/{PHONE_FILE}").items()}
+    """Return the known phones by name, those in ./latency_tables before those that ship."""
+    return {
+        name: load_phone(path)
+        for name, path in resources.names(resources.TABLES, f"*/{PHONE_FILE}").items()
+    }
 
 
 def recognise(kind: str, soc_model: str, model: str) -> Phone | None:
-    """The known phone that this one is; where several take it, one that knows its model and not its chip alone."""
-    taken = [phone for phone in phones().values() if phone.kind == kind and phone.match.takes(soc_model, model)]
+    """Return the known phone that matches, or None.
+
+    Where several match, one that names the model wins over one that names the chip alone.
+    """
+    taken = [
+        phone
+        for phone in phones().values()
+        if phone.kind == kind and phone.match.takes(soc_model, model)
+    ]
     return max(taken, key=lambda phone: bool(phone.match.model), default=None)
-
-
-def _mistake(error: ValidationError) -> tuple[list[Any], str]:
-    """The keys of the first mistake, and the reason."""
-    where = list(error.errors(include_url=False)[0]["loc"])
-    reason = explain(error).removeprefix(f"{'.'.join(map(str, where))}: ")
-    key, colon, rest = reason.partition(": ")
-    return ([key], rest) if not where and colon else (where, reason)

@@ -1,39 +1,60 @@
-"""From a network to the files that devices run. Imports no torch.
+"""Export of a network to the files that devices run: the registry of targets. Imports no torch.
 
-One file a target, named here; `nas.export.target.Target` says what it defines.
+Each target is one file, named here, that defines a `nas.export.target.Target`.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from nas import plugins
 from nas.errors import InputError, nearest
+from nas.extras import need
 
 if TYPE_CHECKING:
     from nas.export.target import Target
 
-TARGETS = {
-    "config": "nas.export.config",
-    "torch": "nas.export.checkpoint",
-    "timm": "nas.export.timm",
-    "onnx": "nas.export.onnx",
-    "litert": "nas.export.litert",
-    "litert-int8": "nas.export.litert_int8",
-    "coreml": "nas.export.coreml",
-    "coreml-int8": "nas.export.coreml_int8",
+TARGETS: plugins.Registry[Target] = plugins.Registry(
+    plugins.TARGETS,
+    {
+        "config": "nas.export.targets.config:TARGET",
+        "torch": "nas.export.targets.torch:TARGET",
+        "timm": "nas.export.targets.timm:TARGET",
+        "onnx": "nas.export.targets.onnx:TARGET",
+        "litert": "nas.export.targets.litert:TARGET",
+        "litert-int8": "nas.export.targets.litert_int8:TARGET",
+        "coreml": "nas.export.targets.coreml:TARGET",
+        "coreml-int8": "nas.export.targets.coreml_int8:TARGET",
+    },
+    kind="nas.export.target:Target",
+)
+"""Export targets by the name that --to takes.
+
+A further target is one file, named here or by an entry point of another package.
+"""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "torch": ("train", "torch", "safetensors"),
+    "timm": ("train", "torch", "safetensors"),
+    "onnx": ("onnx",),
+    "litert": ("litert",),
+    "litert-int8": ("litert",),
+    "coreml": ("coreml",),
+    "coreml-int8": ("coreml",),
 }
-"""Each name's module, whose `TARGET` it is."""
+"""Extra that a target needs, followed by the modules of it that it needs (without any: all).
+
+Other targets need none.
+"""
 ALWAYS_WITH = {"torch": "config"}
-"""What is of no use without another target."""
+"""Target to the target that is always exported with it: weights need their architecture."""
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    """The targets of these names in the order of TARGETS, with those that they need.
+    """Return these targets and those that they need, in the order of TARGETS.
 
     Raises:
-        InputError: for an unknown name, or none at all.
+        InputError: for an unknown name, or for no name.
     """
     asked = set(names)
     for name in sorted(asked - TARGETS.keys()):
@@ -45,6 +66,11 @@ def chosen(names: Iterable[str]) -> list[str]:
 
 
 def load_target(name: str) -> Target:
-    """The target of a name in TARGETS."""
-    target: Target = importlib.import_module(TARGETS[name]).TARGET
-    return target
+    """Return the target of a name in TARGETS.
+
+    Raises:
+        InputError: when an extra that it needs is not installed.
+    """
+    if name in NEEDS:
+        need(f"--to {name}", *NEEDS[name])
+    return TARGETS[name]

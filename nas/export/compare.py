@@ -1,4 +1,7 @@
-"""How far the outputs of an exported file are from those of the network, and how often each is right."""
+"""Comparison of an exported file's outputs with the network's, and the accuracy of both.
+
+`nas.export.run` calls it for every target that can run here.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,22 @@ from numpy.typing import NDArray
 
 from nas.export.target import Images, Outputs
 from nas.network import Network
-from nas.training.augment import normalise
+from nas.training.batches import normalise
 
 BATCH = 16
+"""Images per forward pass."""
 RANDOM_IMAGES = 4
+"""Number of noise images for comparing outputs."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Of an exported file's outputs from the network's, over some images.
+    """The differences of an exported file's outputs from the network's, over some images.
 
     Attributes:
-        max_abs, mean_abs: of the differences of logits.
-        relative: the root of the mean squared difference over the standard deviation of the network's logits.
+        images: number of images.
+        max_abs, mean_abs: largest and mean absolute difference of logits.
+        relative: root mean squared difference, over the standard deviation of the network's logits.
         top1_agreement: percent of images (or of pixels) with the same largest logit.
     """
 
@@ -35,27 +41,43 @@ class Differences:
 
 @torch.no_grad()
 def outputs_of(network: Network, images: Images) -> Outputs:
-    """What the network, in eval mode as it was trained, gives for images (N, 3, H, W) of pixels from 0 to 255."""
-    parts = (torch.from_numpy(np.array(images[start : start + BATCH])) for start in range(0, len(images), BATCH))
+    """Return the outputs of a network in eval mode for images (N, 3, H, W) of pixels from 0 to 255.
+
+    The network is as it was trained: nothing is folded or merged.
+    """
+    parts = (
+        torch.from_numpy(np.array(images[start : start + BATCH]))
+        for start in range(0, len(images), BATCH)
+    )
     return np.concatenate([network(normalise(part)).numpy() for part in parts])
 
 
 def random_images(resolution: tuple[int, int]) -> Images:
-    """Noise, the same every time: (RANDOM_IMAGES, 3, H, W)."""
-    return np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, 3, *resolution), dtype=np.uint8)
+    """Return images of noise (RANDOM_IMAGES, 3, H, W), the same at every call."""
+    return np.random.default_rng(0).integers(
+        0, 256, (RANDOM_IMAGES, 3, *resolution), dtype=np.uint8
+    )
 
 
 def differences(expected: Outputs, found: Outputs) -> Differences:
-    """How far `found` is from `expected`, both (N, classes) or (N, classes, H, W).
+    """Return the differences of `found` from `expected`, both (N, classes) or (N, classes, H, W).
 
     Raises:
-        ValueError: when they have other shapes, or `found` holds what is no number.
+        ValueError: when their shapes differ, or `found` has infinite values or NaN.
     """
     if expected.shape != found.shape:
-        raise ValueError(f"its output has the shape {list(found.shape)}, the network's {list(expected.shape)}")
+        raise ValueError(
+            f"the output has shape {list(found.shape)} (expected {list(expected.shape)}, as the"
+            " network's)"
+        )
     if not np.isfinite(found).all():
-        raise ValueError(f"{100 * (1 - np.isfinite(found).mean()):.0f} % of its outputs are no finite numbers")
+        raise ValueError(
+            f"{100 * (1 - np.isfinite(found).mean()):.0f} % of its outputs are not finite (inf or"
+            " NaN)"
+        )
     apart = np.abs(expected.astype(np.float64) - found)
+    # `relative` has no unit, so one tolerance serves networks with logits of any size. The floor
+    # avoids a division by 0 for constant outputs. Dimension 1 holds the classes in both shapes.
     return Differences(
         images=len(expected),
         max_abs=_short(apart.max()),
@@ -66,10 +88,10 @@ def differences(expected: Outputs, found: Outputs) -> Differences:
 
 
 def accuracy(outputs: Outputs, labels: NDArray[np.int64]) -> float:
-    """Percent of images whose largest logit is that of their class."""
+    """Return the percentage of images whose largest logit is that of their class."""
     return round(100 * float((outputs.argmax(1) == labels).mean()), 3)
 
 
 def _short(value: float) -> float:
-    """Four digits, as a plain number for YAML."""
+    """Return the value rounded to four digits, as a plain number for YAML."""
     return float(f"{float(value):.4g}")

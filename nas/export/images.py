@@ -1,8 +1,14 @@
-"""The real images of an export: some to calibrate with, others to judge by. Imports no torch."""
+"""Real images of an export: to calibrate with, and to evaluate on. Imports no torch.
+
+`nas.export.command` loads them where --data is given.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from nas.data import ImageData, load_data
 
@@ -12,31 +18,63 @@ class RealImages:
     """Images of the data that a network was trained on.
 
     Attributes:
-        calibration: training images, which a quantisation takes the ranges of activations from.
-        judged: what outputs are compared and accuracy is counted on; test images, or else held-out ones.
+        calibration: training images, from which a quantisation takes the ranges of activations.
+        judged: test images, or else held-out ones, on which outputs are compared and accuracy is
+            measured.
     """
 
     calibration: ImageData
     judged: ImageData
 
+    def labelled_by(self, classes: Sequence[str]) -> RealImages:
+        """Return the same images with labels that index these classes.
+
+        They are the names of the data's classes, perhaps in another order.
+        """
+        judged = self.judged
+        if tuple(classes) == judged.classes:
+            return self
+        index = np.array([list(classes).index(name) for name in judged.classes], dtype=np.int64)
+        return replace(
+            self, judged=replace(judged, labels=index[judged.labels], classes=tuple(classes))
+        )
+
 
 def load_images(
-    data: str, resolution: tuple[int, int], limit: int, calibrate: int, held_out: float | int = 0.1, seed: int = 0
+    data: str,
+    resolution: tuple[int, int],
+    limit: int,
+    calibrate: int,
+    held_out: float | int = 0.1,
+    seed: int = 0,
+    background: str = "white",
 ) -> RealImages:
-    """At most `limit` images to judge by and `calibrate` to calibrate with, each class in its share.
+    """Return at most `limit` images to evaluate on and `calibrate` images to calibrate with.
 
-    `held_out` and `seed` are those of the training, so that what was held out of it is held out here. Images stand in
-    one order for a seed, those that are held out first: of a training that says how many these were no more need to be
-    decoded than are used. Else the data is decoded whole, as the training had it.
+    Each class has its share in both.
+
+    Args:
+        data: the images by name, as `--data` takes them.
+        resolution: (height, width) in pixels.
+        limit, calibrate: maximum numbers of images.
+        held_out, seed, background: those of the training, so that the same images are held out
+            here and have the same pixels.
 
     Raises:
         InputError: as `nas.data.load_data`.
     """
+    # A seed gives one order of images, in which the held-out ones come first. Where their number is
+    # known, only the images that are used need to be decoded. A share is of the whole data set,
+    # which must then be decoded whole.
     enough = max(held_out + calibrate, limit) if isinstance(held_out, int) else None
-    splits = load_data(data, resolution, held_out, enough, seed)
-    return RealImages(_first(splits.train, calibrate), _first(splits.test or splits.held_out, limit))
+    splits = load_data(
+        data, resolution, held_out=held_out, limit=enough, seed=seed, background=background
+    )
+    return RealImages(
+        _first(splits.train, calibrate), _first(splits.test or splits.held_out, limit)
+    )
 
 
 def _first(data: ImageData, count: int) -> ImageData:
-    """The first images; their order is stratified."""
+    """Return the first images; as their order is stratified, every class keeps its share."""
     return replace(data, images=data.images[:count], labels=data.labels[:count])

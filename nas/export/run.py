@@ -1,118 +1,149 @@
-"""Exporting a network: each target written aside, compared with the network, moved into place, recorded."""
+"""Export of a network: writes each target to a temporary path, compares it and moves it into place.
+
+`nas.export.command` calls `export`. Conversion runs in another process (`nas.export.worker`), so
+that a crash of a converter fails one target alone.
+"""
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from nas.devices.base import Chain, OperationFailed
-from nas.devices.worker import Worker
+from nas.convert.chain import Chain, OperationFailed
+from nas.convert.worker import Worker
+from nas.data.images import MEAN, STD
 from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
-from nas.export.compare import accuracy, differences, outputs_of, random_images
 from nas.export.images import RealImages
-from nas.export.record import Record, aside, digest, fingerprint, size
-from nas.export.source import Source
 from nas.export.target import Images, Model, Outputs, Target
-from nas.finetune.weights import read_network
-from nas.network import Network, build
-from nas.training.augment import MEAN, STD
+from nas.files import data_sha256, tree_sha256
+from nas.runs.exports import Record, aside, size
+from nas.runs.resolve import Source
+from nas.temporary import scratch_folder
 from nas.versions import versions
+
+if TYPE_CHECKING:
+    from nas.network import Network
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What export.yaml says after an export.
+    """The result of an export.
 
     Attributes:
-        failed: by target, why it has no file.
-        skipped: targets that were there and whole.
+        targets: entry of each file in export.yaml, by target.
+        failed: reason why there is no file, by target.
+        skipped: targets whose files existed and were complete.
+        folder: folder of the files.
     """
 
     targets: dict[str, dict[str, Any]]
     failed: dict[str, str]
     skipped: tuple[str, ...]
+    folder: Path
+
+    def __repr__(self) -> str:
+        return f"Exported({', '.join(self.targets) or 'nothing'} in {str(self.folder)!r})"
 
 
-def export(source: Source, names: Sequence[str], real: RealImages | None = None, report: Report = print) -> Exported:
-    """Exports to the targets of these names; what is there and whole is left as it is. One that fails stops no other.
+def export(
+    source: Source,
+    names: Sequence[str],
+    real: RealImages | None = None,
+    report: Report = print,
+    command: str = "",
+) -> Exported:
+    """Export a network to the targets of these names.
+
+    Files that exist and are complete are left as they are. A target that fails stops no other.
 
     Args:
         source: the network.
         names: keys of `nas.export.TARGETS`.
-        real: images for targets that need some, to compare outputs on and to count accuracy on.
-        report: told what is being done.
+        real: images for targets that need some, to compare outputs and to measure accuracy on.
+        report: called with a line on each step.
+        command: the command line, for the record.
 
     Raises:
-        InputError: for an unknown target, one whose package is missing or that needs images and gets none, or weights
-            that are not the network's.
+        InputError: for an unknown target, for one whose package is missing or that needs images and
+            gets none, and for weights of another network.
     """
     targets = {name: load_target(name) for name in chosen(names)}
     for name, target in targets.items():
         _check(name, target, real)
-    return _Export(source, real, report).run(targets)
+    return _Export(source, real, report, command).run(targets)
 
 
 def _check(name: str, target: Target, real: RealImages | None) -> None:
-    for package in target.packages:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            raise InputError(f"--to {name}: {package} is not installed; run: pip install '{target.install}'") from None
+    """Raise InputError for a target that needs images and gets none."""
     if target.calibrated and real is None:
-        raise InputError(f"--to {name}: takes the ranges of activations from images; give --data")
+        raise InputError(f"--to {name}: takes activation ranges from images. Fix: give --data")
 
 
 class _Export:
     """One export: the network, and the process that converts for it."""
 
-    def __init__(self, source: Source, real: RealImages | None, report: Report) -> None:
+    def __init__(
+        self, source: Source, real: RealImages | None, report: Report, command: str
+    ) -> None:
+        self.command = command
         self.record = Record(source.folder)
-        known = self.record.classes if len(self.record.classes) == source.architecture.classes else source.classes
-        self.source, self.real, self.report = source.named(known), real, report
-        self.network = _network(source)
-        self.architecture = self.network.architecture
+        # Class names of an earlier export with --data are kept by one without.
+        recorded = self.record.classes
+        earlier = not source.are_named and len(recorded) == source.architecture.classes
+        self.source = source.named(recorded) if earlier else source
+        self.real = real
+        self.report = report
+        self.architecture = source.architecture
         self.dense = self.architecture.head.layout == "pyramid"
         self.worker = Worker("nas.export.worker")
 
     def run(self, targets: dict[str, Target]) -> Exported:
-        failed, skipped = dict[str, str](), list[str]()
-        try:
-            with TemporaryDirectory(prefix="nas-export-") as folder:
-                self.scratch = Path(folder)
-                for name, target in targets.items():
-                    try:
-                        if self._up_to_date(name, target):
-                            skipped.append(name)
-                            self.report(f"{name}: {self.source.folder / target.file} is there and whole")
-                        else:
-                            self._make(name, target)
-                    except NasError as error:
-                        failed[name] = f"--to {name}: {error}"
-        finally:
-            self.worker.close()
-        return Exported({name: self.record.targets[name] for name in targets if name not in failed}, failed,
-                        tuple(skipped))  # fmt: skip
+        """Export to all targets; see `export`."""
+        # Loading the network here refuses weights of another one before anything is written.
+        self.loaded = (
+            any(target.weights for target in targets.values()) and self.network is not None
+        )
+        failed = dict[str, str]()
+        skipped = list[str]()
+        # The converter ends before the folder that it writes into is removed.
+        with scratch_folder("nas-export-") as self.scratch, closing(self.worker):
+            for name, target in targets.items():
+                try:
+                    if self._up_to_date(name, target):
+                        skipped.append(name)
+                        self.report(
+                            f"{name}: {self.source.folder / target.file} exists and is complete"
+                        )
+                    else:
+                        self._make(name, target)
+                except NasError as error:
+                    failed[name] = f"--to {name}: {error}"
+        made = {name: self.record.targets[name] for name in targets if name not in failed}
+        return Exported(made, failed, tuple(skipped), self.source.folder)
 
     def _up_to_date(self, name: str, target: Target) -> bool:
+        """Return whether a file is complete and was compared on the same images."""
         entry = self.record.whole(name, self._made(target))
-        return entry is not None and (self.real is None or target.run is None or entry["judged"] == self._judged)
+        return entry is not None and (
+            self.real is None or target.run is None or entry["judged"] == self._judged
+        )
 
     def _make(self, name: str, target: Target) -> None:
-        """Writes a file, compares it, moves it into place and records it; or only compares one that is whole."""
+        """Write a file, compare it, move it into place and record it.
+
+        A complete file that was compared on other images is only compared again.
+        """
         path = self.source.folder / target.file
         entry = self.record.whole(name, self._made(target))
         if entry is not None:
@@ -125,14 +156,29 @@ class _Export:
             self._write(name, target, temporary)
             seconds = round(time.monotonic() - started, 2)
             compared = self._compared(name, target, temporary)
+            # Before the old file is replaced: a kill must not leave its entry beside the new file.
             self.record.drop(name, self.about)
-        self.record.put(name, {
-            "file": target.file, "sha256": digest(path), "bytes": size(path), "seconds": seconds,
-            "made": self._made(target), **({"note": target.note} if target.note else {}), **compared,
-            "versions": _versions(target),
-        }, self.about)  # fmt: skip
+        self.record.put(
+            name,
+            {
+                "file": target.file,
+                "sha256": tree_sha256(path),
+                "bytes": size(path),
+                "seconds": seconds,
+                "made": self._made(target),
+                **({"note": target.note} if target.note else {}),
+                **compared,
+                "versions": _versions(target),
+            },
+            self.about,
+        )
 
     def _write(self, name: str, target: Target, path: Path) -> None:
+        """Write a file, in the worker where a converter is needed.
+
+        Raises:
+            NasError: naming the operation that the format cannot express.
+        """
         if target.alone is None:  # nothing is converted, so nothing prints or crashes
             target.write(self.model, path)
             return
@@ -141,33 +187,52 @@ class _Export:
         except OperationFailed as error:
             raise NasError(self._culprit(name, error)) from error
         if not path.exists():
-            raise NasError("the converter ended without an error and without a file")
+            raise NasError("the converter reported no error but wrote no file")
 
     def _culprit(self, name: str, error: Exception) -> str:
-        """Which operation a format cannot express: the first that cannot be converted alone."""
+        """Return a message on the first operation that cannot be converted alone."""
         self.report(f"{name}: failed ({error}); looking for the operation")
         seen: set[tuple[str, str, str]] = set()
         for operation in self.architecture.operations():
+            # Operations of one key are the same block at the same shape: one of them is enough.
             if operation.key in seen:
                 continue
             seen.add(operation.key)
             path = self.scratch / f"alone-{len(seen)}{Path(load_target(name).file).suffix}"
             try:
-                self._ask(do="alone", target=name, chain=Chain.stack(operation).to_dict(), path=str(path))
+                self._ask(
+                    do="alone", target=name, chain=Chain.stack(operation).to_dict(), path=str(path)
+                )
             except OperationFailed as reason:
                 return f"cannot express {operation.name}, {operation}: {reason}"
-        return f"cannot express the network, although each of its operations alone: {error}"
+        return f"cannot express the network, although it can each operation alone: {error}"
 
     def _compared(self, name: str, target: Target, path: Path) -> dict[str, Any]:
-        """The differences of a file's outputs, its accuracy, or what it says of itself where it cannot run here."""
+        """Return the comparison of a file with the network, as export.yaml has it.
+
+        It has the differences of outputs and the accuracy. A file that cannot run here is inspected
+        instead.
+
+        Raises:
+            NasError: when the outputs differ by more than the target tolerates.
+        """
         if target.inspect:
             asked = {"do": "inspect", "target": name, "path": str(path), "model": str(self._saved)}
             return {"inspected": self._ask(**asked)["found"], "judged": None}
         if target.run is None:
             return {"judged": None}
-        found: dict[str, Any] = {"judged": self._judged, "tolerance": target.tolerance, "differences": {}}
+        from nas.export.compare import accuracy, differences
+
+        # `judged` says on which images, so that other ones lead to another comparison.
+        found: dict[str, Any] = {
+            "judged": self._judged,
+            "tolerance": target.tolerance,
+            "differences": {},
+        }
         for kind, images in self._images.items():
-            expected, outputs = self._expected[kind], self._run(name, path, images)
+            expected = self._expected[kind]
+            outputs = self._run(name, path, images)
+            # The file is not moved into place after any of these errors.
             try:
                 apart = differences(expected, outputs)
             except ValueError as error:
@@ -175,64 +240,99 @@ class _Export:
             found["differences"][kind] = asdict(apart)
             if kind == "real" and not self.dense and self.real:
                 labels = np.array(self.real.judged.labels)
-                before, after = accuracy(expected, labels), accuracy(outputs, labels)
-                found["accuracy"] = {"images": len(labels), "source": self.real.judged.source, "before": before,
-                                     "after": after}  # fmt: skip
-            # A quantisation's ranges are those of images: noise lies beyond them.
+                before = accuracy(expected, labels)
+                after = accuracy(outputs, labels)
+                found["accuracy"] = {
+                    "images": len(labels),
+                    "source": self.real.judged.source,
+                    "before": before,
+                    "after": after,
+                }
+            # A quantisation takes its ranges from images. Noise goes beyond them, so differences on
+            # noise are recorded but not limited.
             if apart.relative > target.tolerance and not (target.calibrated and kind == "random"):
-                raise NasError(_beyond(apart.relative, target.tolerance, kind, found.get("accuracy")))
+                raise NasError(
+                    _beyond(apart.relative, target.tolerance, kind, found.get("accuracy"))
+                )
         return found
 
     def _run(self, name: str, path: Path, images: Images) -> Outputs:
-        inputs, outputs = self.scratch / "images.npy", self.scratch / "outputs.npy"
+        """Return the outputs of a file for images, run in the worker; arrays go through files."""
+        # Requests to the worker are small texts; arrays of images are not.
+        inputs = self.scratch / "images.npy"
+        outputs = self.scratch / "outputs.npy"
         np.save(inputs, images, allow_pickle=False)
         try:
-            self._ask(do="run", target=name, path=str(path), images=str(inputs), outputs=str(outputs))
+            self._ask(
+                do="run", target=name, path=str(path), images=str(inputs), outputs=str(outputs)
+            )
         except OperationFailed as error:
             raise NasError(f"the exported file does not run: {error}") from error
         found: Outputs = np.load(outputs, allow_pickle=False)
         return found
 
     def _ask(self, **request: Any) -> dict[str, Any]:
+        """Return the worker's answer.
+
+        Raises:
+            NasError: with the reason, where the target refused the request.
+        """
         answer = self.worker.ask(**request)
         if "refused" in answer:
             raise NasError(answer["refused"])
         return answer
 
     @cached_property
+    def network(self) -> Network:
+        return _network(self.source)
+
+    @cached_property
     def model(self) -> Model:
-        source, arch = self.source, self.architecture
+        source = self.source
+        arch = self.architecture
         about = {
             "name": arch.name or "network",
-            "description": f"{arch.name or 'A network'} of space {arch.space or 'unknown'}, "
-                           f"{arch.resolution[0]}x{arch.resolution[1]}, {arch.classes} classes, "
-                           f"{source.provenance} weights",
+            "description": (
+                f"{arch.name or 'A network'} of space {arch.space or 'unknown'}, "
+                f"{arch.resolution[0]}x{arch.resolution[1]}, {arch.classes} classes, "
+                f"{source.provenance} weights"
+            ),
             "author": "nas",
             "version": versions()["nas"],
             "weights": source.provenance,
-        }  # fmt: skip
-        state = self.network.state_dict()
-        return Model(arch, state, source.classes, about, self.real.calibration.images if self.real else None)
+        }
+        # `config` alone needs no weights, so the network is not built for it.
+        state = self.network.state_dict() if self.loaded else {}
+        return Model(
+            arch, state, source.classes, about, self.real.calibration.images if self.real else None
+        )
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What export.yaml says of all its files."""
-        source, file = self.source, self.source.weights
+        """Return the entries of export.yaml that describe all its files."""
+        source = self.source
+        file = self.source.weights
         return {
-            "command": shlex.join(["nas", *sys.argv[1:]]),
+            "command": self.command,
             "run": source.run,
             "architecture": self.architecture.name,
             "resolution": list(self.architecture.resolution),
-            "weights": {"provenance": source.provenance,
-                        **({"file": str(file), "sha256": digest(file)} if file else {})},
-            "input": {"pixels": "RGB from 0 to 255", "mean": list(MEAN), "std": list(STD),
-                      "normalised": "inside every exported model; not in torch's and timm's weights"},
+            "weights": {
+                "provenance": source.provenance,
+                **({"file": str(file), "sha256": tree_sha256(file)} if file else {}),
+            },
+            "input": {
+                "pixels": "RGB from 0 to 255",
+                "mean": list(MEAN),
+                "std": list(STD),
+                "normalised": "inside every exported model; not in torch's and timm's weights",
+            },
             "classes": list(source.classes) if source.are_named else len(source.classes),
-        }  # fmt: skip
+        }
 
     @cached_property
     def _saved(self) -> Path:
-        """The network in files, for the worker."""
+        """Return a folder with the network in files, for the worker."""
         folder = self.scratch / "model"
         folder.mkdir()
         self.model.save(folder)
@@ -240,29 +340,57 @@ class _Export:
 
     @cached_property
     def _images(self) -> dict[str, Images]:
+        from nas.export.compare import random_images
+
         real = {"real": self.real.judged.images} if self.real else {}
         return {"random": random_images(self.architecture.resolution), **real}
 
     @cached_property
     def _expected(self) -> dict[str, Outputs]:
+        from nas.export.compare import outputs_of
+
         return {kind: outputs_of(self.network, images) for kind, images in self._images.items()}
 
     @cached_property
     def _judged(self) -> str | None:
-        return fingerprint(self.real.judged.fingerprint, len(self.real.judged)) if self.real else None
+        return (
+            data_sha256([self.real.judged.fingerprint, len(self.real.judged)])
+            if self.real
+            else None
+        )
 
     def _made(self, target: Target) -> str:
-        """The same for the same file: what goes into it."""
+        """Return a hash of everything that decides the content of a target's file."""
+        # Calibration images decide the ranges of a quantisation and nothing else.
         calibration = self.real.calibration if self.real and target.calibrated else None
-        return fingerprint(
-            self.architecture.to_dict(), self.about["weights"].get("sha256"), self.source.classes,
-            self.source.provenance, [calibration.fingerprint, len(calibration)] if calibration else None,
-            _versions(target),
-        )  # fmt: skip
+        images = [calibration.fingerprint, len(calibration)] if calibration else None
+        weights = self.about["weights"].get("sha256")
+        source = self.source
+        return data_sha256(
+            [
+                self.architecture.to_dict(),
+                weights,
+                source.classes,
+                source.provenance,
+                images,
+                _versions(target),
+            ]
+        )
 
 
 def _network(source: Source) -> Network:
-    """The network in eval mode, with the weights of its file or with random ones that are the same every time."""
+    """Return the network in eval mode, with the weights of its file.
+
+    Without a file they are random, and the same at every call.
+
+    Raises:
+        InputError: for weights of another network, or of another number of classes.
+    """
+    import torch
+
+    from nas.network import build
+    from nas.weights.network_file import read_network
+
     arch = source.architecture
     if source.weights is None:
         torch.manual_seed(0)
@@ -270,15 +398,24 @@ def _network(source: Source) -> Network:
     network = read_network(source.weights, arch).eval()
     classes = network.architecture.classes
     if classes != arch.classes:
-        raise InputError(f"{source.weights}: weights of {classes} classes for a network of {arch.classes}; "
-                         "`nas finetune` gives it a head for others")  # fmt: skip
+        raise InputError(
+            f"{source.weights}: has weights for {classes} classes (expected {arch.classes}). Fix:"
+            " train a new head with `nas finetune --new-head`"
+        )
     return network
 
 
 def _beyond(relative: float, tolerance: float, kind: str, judged: dict[str, Any] | None) -> str:
-    right = f" ({judged['before']:.1f} % right before, {judged['after']:.1f} % after)" if judged else ""
-    return (f"its outputs differ from the network's by {relative:.3g} of their deviation on {kind} images{right}; at "
-            f"most {tolerance:g} is tolerated")  # fmt: skip
+    """Return the message for outputs that differ by more than the tolerance."""
+    right = (
+        f", with {judged['before']:.1f} % accuracy before and {judged['after']:.1f} % after"
+        if judged
+        else ""
+    )
+    return (
+        f"its outputs differ from the network's by {relative:.3g} standard deviations (RMS) on"
+        f" {kind} images{right} (expected at most {tolerance:g})"
+    )
 
 
 def _versions(target: Target) -> dict[str, str]:

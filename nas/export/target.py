@@ -1,4 +1,7 @@
-"""What an export target is, and what it is given to write."""
+"""Interface of an export target, and the model that it writes.
+
+`nas.export.run` and `nas.export.worker` call targets; each file of `nas.export.targets` is one.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,38 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from nas.devices.base import Chain
-from nas.network import Network, build
+from nas.convert.chain import Chain
+from nas.runs.schema import ARCHITECTURE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
+from nas.runs.trained_on import TrainedOn
 from nas.space import Architecture, load_architecture
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nas.network import Network
+
 Images = NDArray[np.uint8]
-"""(N, 3, H, W), RGB."""
+"""RGB images (N, 3, H, W), pixels from 0 to 255."""
 Outputs = NDArray[np.float32]
 """Logits (N, classes), or scores (N, classes, H, W) of dense prediction."""
-FORMAT = "nas-weights-1"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is written.
+    """A network with everything that an exported file records about it.
 
     Attributes:
+        architecture: of the network.
         state: the weights as `nas.build(architecture).state_dict()` names them.
-        classes: what the logits stand for.
-        about: name, description, author, version and licence-like facts for the file's metadata, as text.
-        calibration: images to calibrate a quantisation with; none where it needs none.
+        classes: names of the logits' classes.
+        about: name, description, author, version and provenance of the weights, for the file's
+            metadata.
+        calibration: images to calibrate a quantisation with, or None.
     """
 
     architecture: Architecture
@@ -44,70 +50,95 @@ class Model:
     calibration: Images | None = None
 
     def network(self) -> Network:
-        """The network with these weights, in eval mode."""
+        """Return the network with these weights, in eval mode."""
+        import torch
+
+        from nas.network import build
+
         with torch.device("meta"):
             network = build(self.architecture)
-        # Assigned, as what is built is empty; copies, as deploying changes weights in place.
-        network.load_state_dict({name: tensor.clone() for name, tensor in self.state.items()}, assign=True)
+        # Assigned, as the network on the meta device has no memory to copy into. Copies, as
+        # deploying changes weights in place.
+        network.load_state_dict(
+            {name: tensor.clone() for name, tensor in self.state.items()}, assign=True
+        )
         return network.eval()
 
     @property
     def dense(self) -> bool:
-        """Whether it gives maps of scores instead of logits."""
+        """Return whether the network gives maps of scores (dense prediction) instead of logits."""
         return self.architecture.head.layout == "pyramid"
 
     def save(self, folder: Path) -> None:
-        """Writes what `load` reads, for another process."""
-        self.architecture.save(folder / "architecture.yaml")
-        save_state(folder / "weights.safetensors", self.state, self.architecture, self.classes)
-        (folder / "about.json").write_text(json.dumps({"classes": self.classes, "about": self.about}))
+        """Write the model into a folder, for `load` in another process."""
+        self.architecture.save(folder / ARCHITECTURE_FILE)
+        save_state(folder / WEIGHTS_FILE, self.state, self.architecture, self.classes)
+        (folder / "about.json").write_text(
+            json.dumps({"classes": self.classes, "about": self.about})
+        )
         if self.calibration is not None:
             np.save(folder / "calibration.npy", self.calibration, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> Model:
+        """Return the model that `save` wrote into a folder."""
+        from safetensors import safe_open
+
         about = json.loads((folder / "about.json").read_text())
-        with safe_open(folder / "weights.safetensors", framework="pt") as file:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         images = folder / "calibration.npy"
         return cls(
-            load_architecture(folder / "architecture.yaml"), state, tuple(about["classes"]), about["about"],
+            load_architecture(folder / ARCHITECTURE_FILE),
+            state,
+            tuple(about["classes"]),
+            about["about"],
             np.load(images, mmap_mode="r", allow_pickle=False) if images.exists() else None,
-        )  # fmt: skip
+        )
 
 
-def save_state(path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]) -> None:
-    """Writes weights as every command of this project reads them."""
-    header = {"format": FORMAT, "architecture": architecture.name, "classes": json.dumps(classes)}
+def save_state(
+    path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]
+) -> None:
+    """Write weights to a safetensors file that every command of this project reads."""
+    from safetensors.torch import save_file
+
+    header = {
+        "format": WEIGHTS_FORMAT,
+        "architecture": architecture.name,
+        **TrainedOn(classes).header(),
+    }
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One format that networks are exported to; `nas.export.TARGETS` lists the files that define them.
+    """A format that networks are exported to; `nas.export.TARGETS` lists the defining files.
 
     Attributes:
-        file: what the exported file or folder is called.
-        packages: the distributions it needs, whose versions are recorded.
-        install: what brings them.
-        write: puts the network into a file of this format. Raises NasError for what the format cannot express.
-        run: runs a file on images (N, 3, H, W) as they are; None where this computer cannot.
-        alone: writes one operation of a network alone, to find the one that the format cannot express; None for a
-            target that converts nothing.
-        inspect: what can be said of a file without running it. Raises NasError when something is amiss.
-        tolerance: how far a file's outputs may be from the network's: the root of the mean squared difference over the
-            standard deviation of the network's outputs.
-        calibrated: whether it needs images.
-        note: what the user should know of every file of this kind.
+        file: name of the exported file or folder.
+        write: writes the network to a file of this format. Raises NasError for an operation that
+            the format cannot express.
+        packages: distributions that it needs, whose versions are recorded.
+        run: runs a file on images (N, 3, H, W) of pixels; None where this computer cannot.
+        alone: writes one operation of a network alone, to find the one that the format cannot
+            express; None for a target that converts nothing.
+        inspect: returns facts on a file that are read without running it. Raises NasError when one
+            is not as expected.
+        tolerance: maximum root mean squared difference of a file's outputs from the network's, over
+            the standard deviation of the network's outputs.
+        calibrated: whether it needs calibration images.
+        weights: whether its file holds the network's weights.
+        note: a remark for the user on every file of this kind.
     """
 
     file: str
     write: Callable[[Model, Path], None]
     packages: tuple[str, ...] = ()
-    install: str = "nas-mobile"
     run: Callable[[Path, Images], Outputs] | None = None
     alone: Callable[[Chain, Path], None] | None = None
     inspect: Callable[[Path, Model], dict[str, Any]] | None = None
     tolerance: float = 1e-3
     calibrated: bool = False
+    weights: bool = True
     note: str = ""

@@ -1,4 +1,7 @@
-"""Worker that writes and runs exported files; what converters print goes nowhere, and a crash of one ends no export."""
+"""Worker process that writes and runs exported files for `nas.export.run`.
+
+The output of converters is discarded, and a crash of one does not end the export.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.devices.base import Chain
-from nas.devices.worker import serve
+from nas.convert.chain import Chain
+from nas.convert.worker import serve
 from nas.errors import NasError
 from nas.export import load_target
 from nas.export.target import Model
@@ -20,8 +23,13 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a target refuses comes back under `refused`; any other error is the worker's to report."""
-    target, path = load_target(request["target"]), Path(request["path"])
+    """Return the answer to a request.
+
+    The reason of a target that refuses is under `refused`. The worker's loop
+    (`nas.convert.worker.serve`) reports other errors.
+    """
+    target = load_target(request["target"])
+    path = Path(request["path"])
     try:
         if request["do"] == "write":
             target.write(Model.load(Path(request["model"])), path)

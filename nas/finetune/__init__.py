@@ -1,23 +1,26 @@
-"""Fine-tuning a found network from its inherited weights."""
+"""Fine-tuning of a found network from its inherited weights.
+
+Importing this package imports nothing else: its names are loaded when they are first used.
+"""
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from nas.finetune.recipe import Recipe
-from nas.finetune.run import Finetuned, finetune
+from nas.extras import lazy_names
 
-
-class _CallableModule(ModuleType):
-    """Lets `nas.finetune` be both: the function of the public API, and this package, which importing anything in it
-    binds to that name."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Finetuned:
-        return finetune(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+if TYPE_CHECKING:
+    from nas.finetune.command import finetune
+    from nas.finetune.options import Recipe
+    from nas.finetune.run import Finetuned
 
 __all__ = ["Finetuned", "Recipe", "finetune"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "nas.finetune.options": ("Recipe",),
+        "nas.finetune.run": ("Finetuned",),
+        "nas.finetune.command": ("finetune",),
+    },
+)

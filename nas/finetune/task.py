@@ -1,46 +1,221 @@
-"""What the training loop does with a found network."""
+"""Task of a fine-tuning: mixed images, and the loss with a teacher.
+
+`nas.finetune.run` hands it to the training loop.
+"""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.finetune.losses import loss_of
-from nas.finetune.mixing import mix
-from nas.finetune.recipe import Recipe
+from nas.data import ImageData
+from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
-from nas.training.task import Task
+from nas.training.evaluate import calibrate, judge
+from nas.training.task import Task, label_loss
+
+
+def loss_of(
+    output: Tensor | tuple[Tensor, Tensor],
+    targets_bc: Tensor,
+    taught_bc: Tensor | None,
+    recipe: Recipe,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of a batch, and the logits (B, classes) of the network's prediction.
+
+    With a teacher the loss is (1 - weight) * cross-entropy with the targets + weight *
+    distillation. In a distillation head (DeiT, arXiv:2012.12877) the first classifier learns from
+    the targets and the second from the teacher. A single classifier learns from both. Without a
+    teacher every classifier learns from the targets.
+
+    Args:
+        output: logits (B, classes); a pair of them from a distillation head in training mode.
+        targets_bc: probabilities.
+        taught_bc: the teacher's logits, if there is one.
+        recipe: label smoothing, and how to distill.
+    """
+    if taught_bc is None:
+        return label_loss(output, targets_bc, recipe.label_smoothing, recipe.loss)
+    first, second = output if isinstance(output, tuple) else (output, output)
+    own, _ = label_loss(first, targets_bc, recipe.label_smoothing, recipe.loss)
+    other = distillation(
+        second.float(), taught_bc.float(), recipe.distill, recipe.distill_temperature
+    )
+    loss = (1 - recipe.distill_weight) * own + recipe.distill_weight * other
+    # In eval mode a distillation head answers with the mean of its classifiers.
+    return loss, (first.float() + second.float()) / 2
+
+
+def distillation(
+    logits_bc: Tensor, taught_bc: Tensor, distill: Distill, temperature: float
+) -> Tensor:
+    """Return the teacher's part of the loss, the mean over the batch.
+
+    The equations are those of DeiT (arXiv:2012.12877). Soft (Eq. 2): the divergence KL(teacher ||
+    student) of the softened probabilities, times the temperature squared. Hard (Eq. 3): the
+    cross-entropy with the teacher's most likely classes.
+
+    Args:
+        logits_bc: of the student.
+        taught_bc: logits of the teacher.
+        distill: hard or soft.
+        temperature: of both softmaxes, for soft distillation.
+    """
+    if distill == "hard":
+        return F.cross_entropy(logits_bc, taught_bc.argmax(dim=1))
+    student = (logits_bc / temperature).log_softmax(dim=1)
+    teacher = (taught_bc / temperature).log_softmax(dim=1)
+    # F.kl_div(a, b) is KL(b || a). Gradients shrink by the temperature squared; the factor keeps
+    # them as large as those of the cross-entropy.
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def mix(
+    images_bchw: Tensor, targets_bc: Tensor, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return a batch mixed with itself in reverse order, or the batch as it is.
+
+    One draw decides for the whole batch: whether it is mixed (`recipe.mix`), how (`recipe.switch`),
+    and the share that images keep, from Beta(alpha, alpha). Mixup (arXiv:1710.09412) blends the
+    pixels; cutmix (arXiv:1905.04899) inserts a rectangle of the partner. The targets are mixed in
+    the same share as the pixels.
+
+    Args:
+        images_bchw: (B, 3, H, W).
+        targets_bc: (B, classes), probabilities.
+        recipe: alphas and shares.
+        generator: on the CPU; the same state gives the same mixture.
+    """
+    # NumPy draws from a Beta with a generator of its own, torch only with the global one.
+    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    mixed = draw.random() < recipe.mix
+    cut = draw.random() < recipe.switch
+    if not mixed or not (recipe.mixup or recipe.cutmix):
+        return images_bchw, targets_bc
+    if (cut and recipe.cutmix) or not recipe.mixup:
+        share = float(draw.beta(recipe.cutmix, recipe.cutmix))
+        images, share = _cut(images_bchw, share, draw)
+    else:
+        share = float(draw.beta(recipe.mixup, recipe.mixup))
+        images = share * images_bchw + (1 - share) * images_bchw.flip(0)
+    return images, share * targets_bc + (1 - share) * targets_bc.flip(0)
+
+
+def _cut(images_bchw: Tensor, share: float, draw: np.random.Generator) -> tuple[Tensor, float]:
+    """Return the images with a rectangle of their partners, and the share of pixels that they keep.
+
+    The rectangle has the image's aspect ratio and about 1 - `share` of its area. Its centre may lie
+    anywhere, so that the image's edge can cut a part of it off.
+    """
+    height, width = images_bchw.shape[2:]
+    top, bottom = _span(height, share, draw)
+    left, right = _span(width, share, draw)
+    images = images_bchw.clone()
+    images[:, :, top:bottom, left:right] = images_bchw.flip(0)[:, :, top:bottom, left:right]
+    # Rounding and the edge change the area, so the targets follow the pixels that were exchanged.
+    return images, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def _span(side: int, share: float, draw: np.random.Generator) -> tuple[int, int]:
+    """Return where the rectangle begins and ends on a side, in pixels."""
+    centre = int(draw.integers(side))
+    # Each side is sqrt(1 - share) of the image's, which makes the area 1 - share.
+    half = int(side * (1 - share) ** 0.5) // 2
+    return max(centre - half, 0), min(centre + half, side)
 
 
 class Finetuning(Task):
-    """A network that learns labels, and what a teacher says of the same images, mixed ones too (as DeiT trains)."""
+    """The task of a network that learns from labels and from a teacher, on mixed images.
 
-    def __init__(self, network: Network, teacher: Teacher | None, recipe: Recipe) -> None:
-        self._network, self.teacher, self.recipe = network, teacher, recipe
+    As in DeiT (arXiv:2012.12877), the teacher sees the same mixed images as the network.
+
+    Args:
+        network: the network to train.
+        teacher: the teacher, if there is one.
+        recipe: settings of the training.
+        held_out: images that the network is evaluated on after an epoch, if there are any.
+        calibration: training images for the batch norms of the network that is evaluated.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        teacher: Teacher | None,
+        recipe: Recipe,
+        held_out: ImageData | None = None,
+        calibration: ImageData | None = None,
+    ) -> None:
+        self._network = network
+        self.teacher = teacher
+        self.recipe = recipe
+        self.held_out = held_out
+        self.calibration = calibration
 
     @property
     def module(self) -> Network:
         return self._network
 
+    @property
+    def keeps_best(self) -> bool:
+        return True
+
+    def evaluate(self, module: nn.Module) -> float | None:
+        """Return the top-1 of the network in percent, its batch norms recalibrated as at the end."""
+        if self.held_out is None or self.calibration is None:
+            return None
+        assert isinstance(module, Network)
+        # A copy: recalibration must not change the statistics that the training continues with.
+        network = deepcopy(module)
+        calibrate(network, self.calibration)
+        return judge(network, self.held_out).accuracy
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weight decay is for kernels and matrices: not for norms, scales, biases and tables of attention biases."""
-        decayed: list[Tensor] = []
-        others: list[Tensor] = []
+        """Return groups: kernels and matrices with weight decay, all other parameters without.
+
+        The others are norms, scales, biases and tables of attention biases. With layer-wise decay
+        there are two groups per operation.
+        """
+        scales = self._rate_scales()
+        groups: dict[tuple[bool, float], list[Tensor]] = {}
         for name, parameter in self._network.named_parameters():
-            (decayed if parameter.dim() > 1 and not name.endswith("bias") else others).append(parameter)
-        peak = self.recipe.learning_rate
+            decayed = parameter.dim() > 1 and not name.endswith("bias")
+            operation = name.partition(".")[0]
+            groups.setdefault((decayed, scales[operation]), []).append(parameter)
         return [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay, "peak": peak},
-            {"params": others, "weight_decay": 0.0, "peak": peak},
+            {
+                "params": parameters,
+                "weight_decay": self.recipe.weight_decay if decayed else 0.0,
+                "peak": self.recipe.learning_rate * scale,
+            }
+            for (decayed, scale), parameters in groups.items()
         ]
 
+    def _rate_scales(self) -> dict[str, float]:
+        """Return the share of the learning rate that each operation gets, by its name.
+
+        Layer-wise decay as in BEiT (arXiv:2106.08254): the head gets all of it, and each operation
+        before it `layer_decay` times that of the next one.
+        """
+        names = [operation.name for operation in self._network.architecture.operations()]
+        last = len(names) - 1
+        return {name: self.recipe.layer_decay ** (last - i) for i, name in enumerate(names)}
+
     def loss(
-        self, module: nn.Module, images_bchw: Tensor, labels_b: Tensor, step: int, generator: torch.Generator
+        self,
+        module: nn.Module,
+        images_bchw: Tensor,
+        labels_b: Tensor,
+        step: int,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
+        """Return the loss on mixed images, and the logits (B, classes); see `Task.loss`."""
+        # (B,) to (B, classes): only probabilities can be mixed.
         targets_bc = F.one_hot(labels_b, self._network.architecture.classes).float()
         images_bchw, targets_bc = mix(images_bchw, targets_bc, self.recipe, generator)
         taught_bc = self.teacher(images_bchw) if self.teacher else None

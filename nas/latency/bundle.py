@@ -1,8 +1,11 @@
-"""Bundles: everything that fills a table, in a folder that is carried to the machine that measures, and home again."""
+"""Write, run and merge bundles: folders in which measurements travel to another machine.
+
+`nas profile --bundle` writes the chains that fill a table as files. `--run` measures them on the
+machine that has the device, and `--merge` makes the table of the results at home.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -12,18 +15,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.devices import board_runner
-from nas.devices.base import Chain, Device, OperationFailed
-from nas.devices.converter import COREML, LITERT, MOST_WORKERS, Converter, Target
+from nas.blocks import Operation
+from nas.convert.chain import Chain, OperationFailed
+from nas.convert.converter import COREML, LITERT, MOST_WORKERS, Converter, Target
+from nas.devices.base import Device
+from nas.devices.board import run as board_runner
+from nas.devices.board.replay import Replay, bundle_errors
 from nas.devices.phones import phones
-from nas.devices.replay import Replay, bundle_errors
 from nas.errors import InputError
-from nas.files import read_text, remove, write_text
-from nas.latency.bench import Report
-from nas.latency.check import check
-from nas.latency.coverage import space_operations
-from nas.latency.measure import EMPTY, chains
-from nas.latency.networks import (
+from nas.files import data_sha256, read_text, remove, write_text
+from nas.latency.check.table import check
+from nas.latency.network_times import (
     NetworkTime,
     Progress,
     at_resolution_id,
@@ -32,35 +34,41 @@ from nas.latency.networks import (
     resolution_id,
     space_id,
 )
-from nas.latency.plan import groups
-from nas.latency.profile import profile
+from nas.latency.profile.bench import Report
+from nas.latency.profile.operation_timing import EMPTY, chains
+from nas.latency.profile.run import profile
+from nas.latency.profile.width_groups import groups
 from nas.latency.table import LatencyTable
-from nas.space import Operation, Space, load_space
+from nas.space import Space, load_space
+from nas.space.operations import space_operations
 from nas.versions import versions
 
 BOARD = "litert-board"
-"""The kind of a device that has no phone.yaml: a computer that runs .tflite files."""
+"""Kind of a device without a phone.yaml: a computer that runs .tflite files."""
 COREML_BOUND = 0.15
-"""How far the reference of a Core ML run may drift: its few cold predictions scatter more than a board's."""
+"""Maximum relative drift of a Core ML reference; its few cold predictions scatter more."""
 FILES = "files"
 
 README = """\
-What the latency table of {name} is made from, for the space {space}, in {count} files. plan.json says what each one is.
+The {count} files in this folder are measured for the latency table of {name}, for the space
+{space}. plan.json describes each of them.
 
 {how}
 
-Every result is on disk in results.jsonl before the next file is run: stop it, unplug it, run the same command again and
-it goes on. When it is done, bring this folder (or results.jsonl alone, into a copy of it) home and run there:
+Every result is on disk in results.jsonl before the next file is run. The same command resumes after
+a stop or a power failure. When it is done, take this folder (or results.jsonl alone, into a copy of
+it) home and run there:
 
     nas profile --merge FOLDER
 """
 ON_A_MAC = """\
-To measure it, on a Mac with Xcode and with the phone connected, unlocked and in Developer Mode:
+Measure it on a Mac with Xcode, with the phone connected, unlocked and in Developer Mode:
 
-    pip install 'nas-mobile[coreml]'
+    pip install '.[coreml]'          # in a checkout of nas
     NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
 ON_A_BOARD = """\
-To measure it, on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or tflite-runtime:
+Measure it on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or
+tflite-runtime:
 
     pip install ai-edge-litert numpy          # or: pip install tflite-runtime==2.14.0 'numpy<2'
     python run.py
@@ -70,7 +78,7 @@ With nas installed there, `nas profile --run FOLDER` does the same."""
 
 @dataclass(frozen=True)
 class Item:
-    """A chain of a bundle; `role` is empty, operation, stack, calibration or check."""
+    """A chain of a bundle; `role` is `empty`, `operation`, `stack`, `calibration` or `check`."""
 
     chain: Chain
     role: str
@@ -79,7 +87,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_bundle` did: how many files there are, how many of them were there before, and what failed."""
+    """The outcome of `write_bundle`.
+
+    Attributes:
+        files: number of files in the bundle.
+        kept: number of those that an earlier call wrote.
+        failed: messages of chains that could not be converted, by label.
+    """
 
     files: int
     kept: int
@@ -87,17 +101,27 @@ class Written:
 
 
 def write_bundle(
-    space: Space, name: str, folder: Path, progress: Progress = lambda *_: None, *, threads: int = 1,
-    check_nets: int = 0, seed: int = 0, workers: int | None = None,
-) -> Written:  # fmt: skip
-    """Writes the bundle of a device, or what an earlier call left out or somebody damaged.
+    space: Space,
+    name: str,
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    *,
+    threads: int = 1,
+    check_nets: int = 0,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Written:
+    """Write the bundle of a device, or only the files that are missing or damaged in it.
 
     Args:
+        space: whose operations and networks are measured.
         name: of a phone with a phone.yaml, or any other for a board with LiteRT.
-        threads: of a board's CPU.
-        check_nets: networks for `nas check` to go with it.
-        seed: of those.
-        workers: processes that convert; by default one a core, MOST_WORKERS at most.
+        folder: of the bundle.
+        progress: is called before each file.
+        threads: CPU threads of a board.
+        check_nets: number of networks for `nas check` to add.
+        seed: of those networks.
+        workers: processes that convert (default: one per core, MOST_WORKERS at most).
 
     Raises:
         InputError: when the folder holds another bundle, or what converts is not installed.
@@ -108,16 +132,23 @@ def write_bundle(
     plan = _plan(space, device, copies, items, {"nets": check_nets, "seed": seed})
     entries = {entry["digest"]: entry for entry in plan["files"]}
     kept = _keep(folder, plan, entries)
-    converter = Converter(workers or min(os.cpu_count() or 1, MOST_WORKERS), cache=folder / FILES, target=target)
+    converter = Converter(
+        workers or min(os.cpu_count() or 1, MOST_WORKERS), cache=folder / FILES, target=target
+    )
     try:
         todo = [item for item in items if item.chain.digest() not in kept]
         asked = [converter.prepare(item.chain) for item in todo]
         for number, (item, future) in enumerate(zip(todo, asked, strict=True)):
             progress("files", number, len(todo))
+            # `entries` shares its dicts with the plan. The plan goes to disk after every file, so
+            # that a killed call loses none.
             entry = entries[item.chain.digest()]
             try:
                 path = future.result()
-                entry |= {"file": path.relative_to(folder).as_posix(), "sha256": board_runner.sha256(path)}
+                entry |= {
+                    "file": path.relative_to(folder).as_posix(),
+                    "sha256": board_runner.sha256(path),
+                }
             except OperationFailed as error:
                 entry["failed"] = str(error)
             write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
@@ -129,11 +160,22 @@ def write_bundle(
     return Written(len(items), len(kept), failed)
 
 
-def run_bundle(folder: Path, progress: Progress = lambda *_: None, threads: int | None = None) -> dict[str, int]:
-    """Measures a bundle here, what is not measured yet; returns the counts of files, measured, reused, failed, drifted.
+def run_bundle(
+    folder: Path, progress: Progress = lambda *_: None, threads: int | None = None
+) -> dict[str, int]:
+    """Measure the files of a bundle that have no result yet, on this machine.
+
+    Args:
+        folder: of the bundle.
+        progress: is called before each file.
+        threads: CPU threads of a board (default: those that the bundle was written for).
+
+    Returns:
+        Counts of `files`, `measured`, `reused`, `failed` and `drifted` ones.
 
     Raises:
-        InputError: for a damaged bundle, results of another one, or a machine that lacks what it takes.
+        InputError: for a damaged bundle, results of another one, or a machine that lacks what it
+            takes.
         NasError: when the disk is full.
         DeviceLost: when the phone is gone; what was measured is kept.
     """
@@ -143,8 +185,11 @@ def run_bundle(folder: Path, progress: Progress = lambda *_: None, threads: int 
             return board_runner.run_litert(folder, progress, threads)
         device = _open_coreml(plan["device"]["name"])
         try:
+            # Plain JSON data: the results' header is written from it and compared with it.
             info = json.loads(json.dumps(device.info().to_dict()))
-            return board_runner.run(folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND)
+            return board_runner.run(
+                folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND
+            )
         finally:
             device.close()
 
@@ -152,35 +197,48 @@ def run_bundle(folder: Path, progress: Progress = lambda *_: None, threads: int 
 def merge_bundle(
     folder: Path, out: Path | None = None, progress: Progress = lambda *_: None
 ) -> tuple[LatencyTable, Report, list[NetworkTime]]:
-    """Makes the table of a bundle that was run, and checks it if networks for that went with it.
-
-    Returns the table, the report of `profile`, and the networks of the check.
+    """Make the table of a bundle that was run, and check it where it has networks for that.
 
     Args:
-        out: the table's folder; ./latency_tables/DEVICE by default.
+        folder: of the bundle with its results.
+        out: the table's folder (default: ./latency_tables/DEVICE).
+        progress: is called as by `profile` and `check`.
+
+    Returns:
+        The table, the report of `profile`, and the networks of the check.
 
     Raises:
-        InputError: for a damaged bundle, results of another one, or a table there of other settings.
+        InputError: for a damaged bundle, results of another one, or a table there of other
+            settings.
         NasError: when the bundle was not run to its end.
     """
     replay = Replay(folder)
     plan = replay.plan
     space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
+    # A replay has results for the bundle's chains alone. So its operations are listed, rather than
+    # chosen by interpolation error.
     chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
-    wanted = plan["check"]
-    members = [*calibration_members(space), *check_members(space, wanted["nets"], wanted["seed"])]
+    planned = plan["check"]
+    members = [*calibration_members(space), *check_members(space, planned["nets"], planned["seed"])]
+    # The plan names the space, not its content. Networks that are not in the bundle show that the
+    # space has changed.
     if not all(replay.has(Chain.network(member.operations())) for member in members):
-        raise InputError(f"{folder}: the space {plan['space']} has changed since it was written; write another bundle")
+        raise InputError(
+            f"{folder}: the space {plan['space']} has changed since it was written. Fix: write"
+            " another bundle"
+        )
     out = out or Path("latency_tables") / plan["device"]["name"]
     table, report = profile(space, replay, out, progress, chosen=chosen)
-    if not wanted["nets"]:
+    if not planned["nets"]:
         return table, report, []
-    table, times = check(table, space, replay, wanted["nets"], wanted["seed"], progress, beside=False)
+    table, times = check(
+        table, space, replay, planned["nets"], planned["seed"], progress, beside=False
+    )
     return table, report, times
 
 
 def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
-    """What the plan says of the device, its number of copies, and what it takes."""
+    """Return the plan's entry of the device, its number of copies, and what to convert to."""
     phone = phones().get(name)
     if name == "mac" or (phone and phone.kind == COREML.name):
         from nas.devices.coreml import COPIES
@@ -188,16 +246,24 @@ def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
         description = phone.description if phone else "a Mac"
         return {"name": name, "kind": COREML.name, "description": description}, COPIES, COREML
     description = phone.description if phone else "a computer with LiteRT"
-    return {"name": name, "kind": BOARD, "description": description, "threads": threads}, Device.copies, LITERT
+    return (
+        {"name": name, "kind": BOARD, "description": description, "threads": threads},
+        Device.copies,
+        LITERT,
+    )
 
 
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
-    """The chains that `profile` and `check` will ask for, each once."""
-    yield Item(EMPTY, "empty", "a call that does nothing")
+    """Yield the chains that `profile` and `check` will ask for, each once."""
+    # A bundle cannot choose by earlier results. So it holds the most operations that a chooser
+    # might name of each group.
+    yield Item(EMPTY, "empty", "an empty call")
     for group in groups(space_operations(space)):
         for operation in group.chosen():
             for chain in chains(operation, copies):
-                yield Item(chain, "operation" if len(chain.blocks) == 1 else "stack", str(operation))
+                yield Item(
+                    chain, "operation" if len(chain.blocks) == 1 else "stack", str(operation)
+                )
     for member in calibration_members(space):
         yield Item(Chain.network(member.operations()), "calibration", member.name)
     for member in check_members(space, check_nets, seed):
@@ -207,31 +273,67 @@ def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[It
 def _plan(
     space: Space, device: dict[str, Any], copies: int, items: Sequence[Item], check: dict[str, int]
 ) -> dict[str, Any]:
-    files = [{"digest": item.chain.digest(), "role": item.role, "label": item.label, "file": "", "sha256": None}
-             for item in items]  # fmt: skip
-    same = {"device": device, "space": space_id(space), "resolution": resolution_id(space), "copies": copies}
+    """Return the plan of a bundle that has no file yet."""
+    files = [
+        {
+            "digest": item.chain.digest(),
+            "role": item.role,
+            "label": item.label,
+            "file": "",
+            "sha256": None,
+        }
+        for item in items
+    ]
+    same = {
+        "device": device,
+        "space": space_id(space),
+        "resolution": resolution_id(space),
+        "copies": copies,
+    }
+    # The identity covers the chains and how they are measured, not the files. A damaged file that
+    # is written again, or another version of a tool, does not change it.
     chains = [entry["digest"] for entry in files]
-    identity = hashlib.sha256(json.dumps([same, chains], sort_keys=True).encode()).hexdigest()[:32]
+    identity = data_sha256([same, chains])[:32]
     tools = versions("litert-torch" if device["kind"] == BOARD else "coremltools", "torch")
-    return {"format": board_runner.FORMAT, "id": identity, **same, "check": check, "tools": tools, "files": files}
+    return {
+        "format": board_runner.FORMAT,
+        "id": identity,
+        **same,
+        "check": check,
+        "tools": tools,
+        "files": files,
+    }
 
 
 def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]) -> set[str]:
-    """The digests of the files that an earlier call wrote and that are as they were; takes away those that are not."""
+    """Return the digests of the whole files of an earlier call, and remove the damaged ones.
+
+    The entries of whole files get their name and checksum.
+
+    Raises:
+        InputError: when the folder's plan is damaged or of another bundle.
+    """
     path = folder / board_runner.PLAN_FILE
     if not path.exists():
         return set()
     try:
         old = json.loads(read_text(path))
+        # Only the name of a file is used: a path in a damaged plan must not lead to a file outside
+        # of the folder, which would be removed.
         known = {
-            entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"]) for entry in old["files"]
+            entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
+            for entry in old["files"]
         }
         same = old["id"] == plan["id"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: is damaged; remove it to write the bundle again, its whole files are kept") from None
+        raise InputError(
+            f"{path}: is damaged. Fix: remove it, then run the same command again"
+        ) from None
     if not same:
-        raise InputError(f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at "
-                         f"{old['resolution']}); give another folder")  # fmt: skip
+        raise InputError(
+            f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at"
+            f" {old['resolution']}). Fix: --bundle with another folder"
+        )
     kept = set()
     for digest, (file, sha256) in known.items():
         if sha256 is None:
@@ -245,32 +347,39 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
 
 
 def _finish(folder: Path, plan: dict[str, Any], target: Target) -> None:
-    """The plan once more, should all files have been there, and what a person and a board need."""
+    """Write the plan, the README, and for a board the programs that measure."""
+    # The plan is written once more: where every file was kept, it was not written before.
     write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
     here = Path(board_runner.__file__)
     if target is LITERT:
         shutil.copyfile(here, folder / "run.py")
         shutil.copyfile(here.with_name(board_runner.TIMER_FILE), folder / board_runner.TIMER_FILE)
     text = README.format(
-        name=plan["device"]["name"], space=f"{plan['space']} at {plan['resolution']}", count=len(plan["files"]),
+        name=plan["device"]["name"],
+        space=f"{plan['space']} at {plan['resolution']}",
+        count=len(plan["files"]),
         how=ON_A_BOARD if target is LITERT else ON_A_MAC,
-    )  # fmt: skip
+    )
     write_text(folder / "README.txt", text)
 
 
 def _open_coreml(name: str) -> Device:
+    """Open the iPhone of a name, or this Mac. Raises InputError for an unknown name."""
     from nas.devices.coreml import MAC, CoreML, mac
 
     if name == MAC:
         return CoreML(mac())
     known = phones()
     if name not in known:
-        raise InputError(f"{name} has no phone.yaml here; put the one from where the bundle was written into "
-                         f"latency_tables/{shlex.quote(name)}")  # fmt: skip
+        raise InputError(
+            f"{name}: phone.yaml is missing here. Fix: copy it into"
+            f" latency_tables/{shlex.quote(name)} from the machine where the bundle was written"
+        )
     return CoreML(known[name])
 
 
 def _measure(device: Device, path: Path) -> dict[str, Any]:
+    """Return a file's timing as plain data, with the board runner's own error."""
     try:
         return asdict(device.measure(path))
     except OperationFailed as error:
@@ -278,4 +387,5 @@ def _measure(device: Device, path: Path) -> dict[str, Any]:
 
 
 def _measured(replay: Replay, operation: Operation) -> bool:
+    """Return whether the bundle has all chains that an operation is measured by."""
     return all(map(replay.has, chains(operation, replay.copies)))

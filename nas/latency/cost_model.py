@@ -1,100 +1,94 @@
-"""A small physical model of what a network costs on a phone, fitted to whole-network latencies.
+"""Price layers by twelve physical costs, for tables that lack a row and for `nas.latency.estimate`.
 
-A network takes one call and the sum of its layers. A layer that multiplies (convolution, linear, matrix product) takes
-the longer of its arithmetic and the reading of its weights, and moves its activations besides; pooling and group norm
-only move activations. Each of these is started once. Element-wise layers are fused in part and pay less for what they
-move, layer norm and softmax pay more, and a change of layout takes a fixed time. The products of linear attention
-(many small ones, without a softmax between) pay for their arithmetic alone, several hundred times as much on neural
-engines as others do. GELU and SiLU move values at costs of their own, next to nothing on a neural engine and much on
-a processor; other activations and batch norm are fused into their neighbours and free.
+`estimate` fits the costs to published latencies; `LatencyTable` prices operations with them.
 
-Twelve costs in all, each positive, for neural engines and processors alike. Most phones have too few figures for
-twelve, so every fit starts at a prior and is held near it where figures say nothing: the costs of an older or newer
-phone, or rough numbers.
+A network takes one call and the sum of its layers:
+
+- A layer that multiplies (convolution, linear, matrix product) takes the longer of its arithmetic
+  and the reading of its weights, and moves its activations besides. Pooling and group norm only
+  move activations. Each of these is started once.
+- Element-wise layers are fused in part and pay less for what they move. Layer norm and softmax pay
+  more. A change of layout takes a fixed time.
+- The products of linear attention (many small ones, without a softmax between) pay for their
+  arithmetic alone, several hundred times as much on neural engines as other products do.
+- GELU and SiLU move values at costs of their own: next to nothing on a neural engine, much on a
+  processor. Other activations and batch norm are fused into their neighbours and are free.
+
+The twelve costs are positive, and are the same set for neural engines and processors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.specs import Layer
+from nas.blocks import Layer
+from nas.devices.info import Costs
 
 Floats = NDArray[np.float64]
 
-Behaviour = Literal["kernel", "move", "elementwise", "norm", "softmax", "layout", "gelu", "silu", "linear", "fused"]
+Behaviour = Literal[
+    "kernel", "move", "elementwise", "norm", "softmax", "layout", "gelu", "silu", "linear", "fused"
+]
 
 BEHAVIOUR: dict[str, Behaviour] = {
-    "conv": "kernel", "depthwise": "kernel", "linear": "kernel", "matmul": "kernel",
-    "pool": "move", "group_norm": "move", "elementwise": "elementwise", "norm": "norm", "softmax": "softmax",
-    "reshape": "layout", "gather": "layout", "folded_norm": "fused",
-}  # fmt: skip
-"""How each kind of layer (`Layer.kind`) is paid for, but for what `_behaviour` sets apart."""
+    "conv": "kernel",
+    "depthwise": "kernel",
+    "linear": "kernel",
+    "matmul": "kernel",
+    "pool": "move",
+    "group_norm": "move",
+    "elementwise": "elementwise",
+    "norm": "norm",
+    "softmax": "softmax",
+    "reshape": "layout",
+    "gather": "layout",
+    "folded_norm": "fused",
+}
+"""Behaviour of each kind of layer (`Layer.kind`), but for those that `_behaviour` sets apart."""
 
 ACTIVATION: dict[str, Behaviour] = {
-    "gelu": "gelu", "gelu_tanh": "gelu", "silu": "silu", "sigmoid": "silu", "relu": "fused", "hardswish": "fused",
-}  # fmt: skip
-"""How each activation is paid for; those without an exponential take next to nothing everywhere."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """The twelve costs, in ms.
-
-    Attributes:
-        call: of one prediction, before any layer.
-        compute: of 10^9 multiply-accumulates.
-        weights: of reading 10^6 weights.
-        memory: of moving 10^6 activations.
-        layer: of starting a layer that multiplies or pools.
-        elementwise: of 10^6 values read or written by an element-wise layer.
-        norm: of 10^6 values read or written by a layer norm.
-        softmax: of 10^6 values read or written by a softmax.
-        layout: of one change of layout (transpose, reshape between maps and tokens).
-        gelu, silu: of 10^6 values read or written by these activations; a sigmoid counts as a SiLU.
-        linear: of 10^9 multiply-accumulates in the products of linear attention.
-    """
-
-    call: float
-    compute: float
-    weights: float
-    memory: float
-    layer: float
-    elementwise: float
-    norm: float
-    softmax: float
-    layout: float
-    gelu: float
-    silu: float
-    linear: float
+    "gelu": "gelu",
+    "gelu_tanh": "gelu",
+    "silu": "silu",
+    "sigmoid": "silu",
+    "relu": "fused",
+    "hardswish": "fused",
+}
+"""Behaviour of each activation; those without an exponential take next to nothing everywhere."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a list of layers asks for.
+    """The work in a list of layers, in the units of `Costs`.
 
     Attributes:
-        kernels: (layers, 2): 10^9 multiply-accumulates and 10^6 weights of each layer that multiplies.
-        counts: (12,): how often each cost of `Costs` is paid on top; compute and weights only by `kernels`.
+        kernels: (layers, 2), 10^9 MACs and 10^6 weights of each layer that multiplies.
+        counts: (12,), the amount of each cost of `Costs` that is paid on top. It is 0 for compute
+            and weights, which `kernels` pays.
     """
 
     kernels: Floats
     counts: Floats
 
     def ms(self, costs: Floats) -> float:
-        """Under these costs, in the order of `Costs`."""
+        """Return the latency in ms under these costs, (12,), in the order of `Costs`."""
+        # The roofline of each layer: arithmetic (costs[1], compute) and the reading of weights
+        # (costs[2], weights) overlap, so the longer one counts.
         longer = np.maximum(self.kernels[:, 0] * costs[1], self.kernels[:, 1] * costs[2])
         return float(longer.sum() + self.counts @ costs)
 
 
 def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
-    """What these layers ask for, and `calls` predictions around them."""
+    """Return the work in these layers and in `calls` predictions around them."""
+    # A row of zeros keeps the shape (layers, 2) where no layer multiplies.
     kernels = [(0.0, 0.0)]
-    moved, met = dict.fromkeys(get_args(Behaviour), 0.0), dict.fromkeys(get_args(Behaviour), 0)
+    moved = dict.fromkeys(get_args(Behaviour), 0.0)
+    met = dict.fromkeys(get_args(Behaviour), 0)
     products = 0.0
     for layer in layers:
         behaviour = _behaviour(layer)
@@ -105,63 +99,30 @@ def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
         elif behaviour == "linear":
             products += layer.macs / 1e9
     paid = Costs(
-        call=calls, compute=0, weights=0, memory=moved["kernel"] + moved["move"], layer=met["kernel"] + met["move"],
-        elementwise=moved["elementwise"], norm=moved["norm"], softmax=moved["softmax"], layout=met["layout"],
-        gelu=moved["gelu"], silu=moved["silu"], linear=products,
-    )  # fmt: skip
+        call=calls,
+        compute=0,
+        weights=0,
+        memory=moved["kernel"] + moved["move"],
+        layer=met["kernel"] + met["move"],
+        elementwise=moved["elementwise"],
+        norm=moved["norm"],
+        softmax=moved["softmax"],
+        layout=met["layout"],
+        gelu=moved["gelu"],
+        silu=moved["silu"],
+        linear=products,
+    )
     return Demand(np.array(kernels), np.array(astuple(paid), dtype=float))
 
 
 def _behaviour(layer: Layer) -> Behaviour:
+    """Return how a layer is paid for."""
+    # `linear` is also the name of the products of linear attention, whose kind is `matmul`.
     if layer.kind == "matmul" and layer.name == "linear":
         return "linear"
     return ACTIVATION[layer.name] if layer.kind == "activation" else BEHAVIOUR[layer.kind]
 
 
 def price(layers: Iterable[Layer], costs: Costs) -> float:
-    """Milliseconds that these layers take, without the call."""
+    """Return the latency of these layers in ms, without the call."""
     return demand(layers).ms(np.array(astuple(costs)))
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A published latency of a network, or of a part of one.
-
-    Attributes:
-        model, family: of the network.
-        demand: of the network or the part.
-        ms: the published figure.
-        whole_ms: the latency of the whole network, which errors are taken relative to.
-    """
-
-    model: str
-    family: str
-    demand: Demand
-    ms: float
-    whole_ms: float
-
-
-def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Costs:
-    """The costs with the least squared error, each error taken relative to the whole network's latency.
-
-    Departures from the prior count too: with a trust of 0.1 a cost e times its prior weighs as much as an error of
-    10 % in one network.
-    """
-    from scipy.optimize import least_squares
-
-    weights = np.array([1 / seen.whole_ms for seen in observations])
-    figures = np.array([seen.ms for seen in observations])
-    start = np.log(astuple(prior))
-    kernels = np.concatenate([seen.demand.kernels for seen in observations])  # of all networks at once, for speed
-    firsts = np.cumsum([0, *(len(seen.demand.kernels) for seen in observations[:-1])])
-    counts = np.array([seen.demand.counts for seen in observations])
-
-    def errors(logarithms: Floats) -> Floats:
-        costs = np.exp(logarithms)
-        longer = np.maximum(kernels[:, 0] * costs[1], kernels[:, 1] * costs[2])
-        predicted = np.add.reduceat(longer, firsts) + counts @ costs
-        return np.concatenate([weights * (predicted - figures), trust * (logarithms - start)])
-
-    # In logarithms no cost can be negative; with the prior's weight none runs away.
-    found = least_squares(errors, start, xtol=1e-12, ftol=1e-12)
-    return Costs(*(float(cost) for cost in np.exp(found.x)))

@@ -1,4 +1,4 @@
-"""The rows of a latency table and the CSV file they stand in."""
+"""Read and write a table's rows (`table.csv`) and the operations that a device cannot run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,64 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
+from nas.blocks import BlockSpec, Shape, parse
+from nas.csv_files import plain, separator
+from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
-from nas.files import read_text
-from nas.latency.device_info import Provenance, iso_date
-from nas.latency.spreadsheet import plain, separator
-from nas.specs import BlockSpec, Shape, parse
+from nas.files import read_text, write_text
+
+UNSUPPORTED_FILE = "unsupported.csv"
+_COLUMNS = ("kind", "hyperparameters", "input", "message", "date")
+
+
+def read_unsupported(folder: Path) -> dict[Key, str]:
+    """Return the message of each operation that could not run; empty without such a file.
+
+    Raises:
+        InputError: naming file and line.
+    """
+    path = folder / UNSUPPORTED_FILE
+    if not path.is_file():
+        return {}
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    messages: dict[Key, str] = {}
+    for values in reader:
+        if reader.line_num == 1 and tuple(values) == _COLUMNS:
+            continue
+        if len(values) != len(_COLUMNS) or reader.line_num == 1:
+            raise InputError(
+                f"{path}:{reader.line_num}: expected the columns {','.join(_COLUMNS)}. Fix: repair"
+                " or remove the file"
+            )
+        messages[values[0], values[1], values[2]] = values[3]
+    return messages
+
+
+def write_unsupported(folder: Path, failed: Mapping[Key, str]) -> None:
+    """Write the file, or remove it where nothing failed."""
+    path = folder / UNSUPPORTED_FILE
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows((*key, message, date.today().isoformat()) for key, message in failed.items())
+    write_text(path, text.getvalue())
+
 
 Key = tuple[str, str, str]
 """Kind, hyperparameters and input shape, as text: `Operation.key`."""
 
 PROVENANCES: tuple[Provenance, ...] = get_args(Provenance)
-"""From the most to the least trustworthy."""
+"""Origins of a latency, from the most to the least trustworthy."""
 ROW_PROVENANCES: tuple[Provenance, ...] = tuple(name for name in PROVENANCES if name != "priced")
-"""A price is what stands in for a row, so no row has it."""
+"""Origins that a row can have; a price stands in for a row."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +72,17 @@ class Row:
     """The latency of one operation.
 
     Attributes:
-        kind, hyperparameters, input: the operation's key.
-        output: the shape that it gives, which follows from the key.
-        median_ms, p10_ms, p90_ms: milliseconds; of runs where measured, of the model's error where estimated.
-        runs: timed runs; 0 where nothing was timed.
+        kind: first part of the operation's key.
+        hyperparameters: second part of the key.
+        input: third part of the key, the shape of the input.
+        output: shape of the output, which follows from the key.
+        median_ms: median latency.
+        p10_ms: 10th percentile of the runs where measured, of the error otherwise; in ms.
+        p90_ms: 90th percentile of the same.
+        runs: number of timed runs; 0 where nothing was timed.
         provenance: measured, interpolated or estimated.
         date: ISO date of the row.
-        extra: further columns of the file, kept as they are.
+        extra: further columns of the file, as pairs of name and value.
     """
 
     kind: str
@@ -56,17 +101,21 @@ class Row:
     def key(self) -> Key:
         return self.kind, self.hyperparameters, self.input
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row by column, further columns last."""
+        return {name: getattr(self, name) for name in COLUMNS} | dict(self.extra)
+
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row) if field.name != "extra")
 
 
 def worst(provenances: Iterable[Provenance]) -> Provenance:
-    """The least trustworthy of them; measured where there are none."""
+    """Return the least trustworthy provenance; `measured` where there are none."""
     return max(provenances, key=PROVENANCES.index, default="measured")
 
 
 def read_rows(path: str | Path) -> dict[Key, Row]:
-    """Reads and validates a table's CSV file.
+    """Read and validate a table's CSV file.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -77,8 +126,10 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
         try:
             row = _row(record)
             if row.key in rows:
-                raise ValueError(f"{row.kind}({row.hyperparameters}) on {row.input} stands already in line "
-                                 f"{lines[row.key]}")  # fmt: skip
+                raise ValueError(
+                    f"{row.kind}({row.hyperparameters}) on {row.input} duplicates line"
+                    f" {lines[row.key]}"
+                )
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         rows[row.key], lines[row.key] = row, line
@@ -86,8 +137,12 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
 
 
 def format_rows(rows: Iterable[Row], header: bool = True) -> str:
-    """The CSV text of these rows; floats keep every digit, so that reading gives the same rows back."""
+    """Return the CSV text of these rows, from which `read_rows` returns the same rows.
+
+    Floats keep every digit for that.
+    """
     rows = list(rows)
+    # Rows of one table differ in their further columns: the file has all of them.
     extra = list(dict.fromkeys(name for row in rows for name, _ in row.extra))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -95,25 +150,35 @@ def format_rows(rows: Iterable[Row], header: bool = True) -> str:
         writer.writerow([*COLUMNS, *extra])
     for row in rows:
         further: Mapping[str, str] = dict(row.extra)
-        writer.writerow([*(getattr(row, name) for name in COLUMNS), *(further.get(name, "") for name in extra)])
+        writer.writerow(
+            [*(getattr(row, name) for name in COLUMNS), *(further.get(name, "") for name in extra)]
+        )
     return text.getvalue()
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Every line below the header, by column, with its number."""
+    """Yield the number of every line below the header, and its values by column."""
     text = read_text(path)
     delimiter = separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if header is None:
-            raise InputError(f"{path}:1: the file is empty; expected the columns {','.join(COLUMNS)}")
+            raise InputError(
+                f"{path}:1: the file is empty (expected the columns {','.join(COLUMNS)})"
+            )
         header = [name.strip() for name in header]
         if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(header)) != len(header):
-            raise InputError(f"{path}:1: the columns are {','.join(header)}; expected {','.join(COLUMNS)} first")
+            raise InputError(
+                f"{path}:1: unknown columns (got {','.join(header)}; expected {','.join(COLUMNS)}"
+                " first)"
+            )
         for values in reader:
             if len(values) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
+                raise InputError(
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
+                    " as in the header)"
+                )
             own = [plain(value, delimiter) for value in values[: len(COLUMNS)]]
             yield reader.line_num, dict(zip(header, [*own, *values[len(COLUMNS) :]], strict=True))
     except csv.Error as error:
@@ -121,12 +186,18 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _row(record: Mapping[str, str]) -> Row:
-    """The validated row. Raises ValueError that begins with the column's name."""
-    spec = _column(record, "hyperparameters" if record["kind"] else "kind", lambda text: _spec(record["kind"], text))
+    """Return the validated row. Raises ValueError that begins with the column's name."""
+    spec = _column(
+        record,
+        "hyperparameters" if record["kind"] else "kind",
+        lambda text: _spec(record["kind"], text),
+    )
     _column(record, "input", lambda text: _same(text, _output(spec, text), record["output"]))
     times = [_column(record, name, _milliseconds) for name in ("p10_ms", "median_ms", "p90_ms")]
     if times != sorted(times):
-        raise ValueError(f"median_ms: p10, median and p90 are {', '.join(map(str, times))}; they must ascend")
+        raise ValueError(
+            f"median_ms: p10, median and p90 do not ascend (got {', '.join(map(str, times))})"
+        )
     return Row(
         kind=record["kind"],
         hyperparameters=record["hyperparameters"],
@@ -143,53 +214,66 @@ def _row(record: Mapping[str, str]) -> Row:
 
 
 def _column(record: Mapping[str, str], name: str, convert: Callable[[str], Any]) -> Any:
+    """Return a converted value; a ValueError of `convert` gets the column's name in front."""
     try:
         return convert(record[name])
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
+# A table has thousands of rows, but few distinct specs, shapes and dates. Each is parsed once.
 @lru_cache(maxsize=4096)
 def _spec(kind: str, hyperparameters: str) -> BlockSpec:
+    """Return the block of a row. ValueError unless its text is the one that `str(spec)` gives."""
     spec = parse(kind, hyperparameters)
     if str(spec) != hyperparameters:
-        raise ValueError(f"'{hyperparameters}' must be written in full and in order: '{spec}'")
+        raise ValueError(
+            f"is not in full and in order (got '{hyperparameters}', expected '{spec}')"
+        )
     return spec
 
 
 @lru_cache(maxsize=65536)
 def _output(spec: BlockSpec, text: str) -> str:
-    """The output shape of the operation, as text; raises ValueError where the block does not take this input."""
+    """Return the operation's output shape as text; ValueError where the block refuses the input."""
     shape = Shape.parse(text)
-    if str(shape) != text or any(0 in (level.channels, level.height, level.width) for level in shape.levels):
-        raise ValueError(f"'{text}' is no shape of an activation")
+    if str(shape) != text or any(
+        0 in (level.channels, level.height, level.width) for level in shape.levels
+    ):
+        raise ValueError(f"'{text}' is not a shape of an activation")
     if shape.layout != spec.layout:
-        raise ValueError(f"{spec.kind} takes a {spec.layout}, '{text}' is a {shape.layout}")
+        raise ValueError(
+            f"'{text}' is not an input of {spec.kind} (got layout {shape.layout}, expected"
+            f" {spec.layout})"
+        )
     spec.check(shape)
     return str(spec.output_shape(shape))
 
 
-def _same(text: str, output: str, found: str) -> None:
-    if output != found:
-        raise ValueError(f"on {text} the output is {output}, the column output says '{found}'")
+def _same(text: str, output: str, stated: str) -> None:
+    if output != stated:
+        raise ValueError(
+            f"the column output does not follow from input {text} (got '{stated}', expected"
+            f" '{output}')"
+        )
 
 
 def _milliseconds(text: str) -> float:
     value = float(text)
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{text} is no latency; expected milliseconds, 0 or more")
+        raise ValueError(f"{text} is not a latency (expected ms, 0 or more)")
     return value
 
 
 def _runs(text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"'{text}' is no whole number, 0 or more")
+        raise ValueError(f"'{text}' is not a whole number, 0 or more")
     return int(text)
 
 
 def _provenance(text: str) -> Provenance:
     if text not in ROW_PROVENANCES:
-        raise ValueError(f"'{text}' is none of {', '.join(ROW_PROVENANCES)}")
+        raise ValueError(f"is unknown (got '{text}', expected one of {', '.join(ROW_PROVENANCES)})")
     return text
 
 

@@ -1,4 +1,7 @@
-"""LatencyTable: operation to milliseconds for one device, and the prediction for a whole architecture."""
+"""`LatencyTable`, which predicts an architecture's latency from rows per operation.
+
+Searches, `nas predict` and `nas check` use it; `nas.latency.profile` makes it.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,32 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from math import fsum, hypot
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nas import resources
-from nas.errors import InputError, nearest
+from nas.blocks import BlockSpec, Operation, Shape
+from nas.devices.info import Calibration, Costs, DeviceInfo, Provenance, load_device_info
+from nas.display import MOST_ROWS, frame, html_table, shortened
+from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
-from nas.latency.cost_model import Costs, price
-from nas.latency.device_info import Calibration, DeviceInfo, Provenance, load_device_info
-from nas.latency.rows import Key, Row, format_rows, read_rows, worst
-from nas.latency.unsupported import read_unsupported, write_unsupported
-from nas.space import Architecture, Operation
-from nas.specs import BlockSpec, Shape
+from nas.latency.cost_model import price
+from nas.latency.rows import (
+    COLUMNS,
+    Key,
+    Row,
+    format_rows,
+    read_rows,
+    read_unsupported,
+    worst,
+    write_unsupported,
+)
+from nas.space import Architecture
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LOG = logging.getLogger(__name__)
 TABLE_FILE = "table.csv"
@@ -27,7 +44,7 @@ DEVICE_FILE = "device.yaml"
 
 @dataclass(frozen=True)
 class Bar:
-    """One operation's part of a prediction, in calibrated ms; `key` is empty for the intercept."""
+    """One operation's share of a prediction, in calibrated ms; `key` is empty for the intercept."""
 
     name: str
     kind: str
@@ -41,14 +58,15 @@ class Estimate:
     """The predicted latency of one architecture.
 
     Attributes:
-        ms: of the network, calibrated; covers only the operations that have a row or a price.
-        breakdown: one bar per operation in the order of the network, and one for the intercept; they add up to `ms`.
-        provenance: the worst of the rows used. Operations without a row are told by `priced`.
-        expected_error: of the table, in percent, or None where nobody checked it.
-        missing: the operations without a row or a price, each once.
-        priced: share of `ms` that has no row and was priced by the table's cost model, 0 to 1.
-        standard_error: the table's expected error, and on the priced part what prices add to it, in ms; None where
-            nobody checked the table.
+        ms: of the network, calibrated, over the operations that have a row or a price.
+        breakdown: one bar per operation in the order of the network, and one for the intercept;
+            they add up to `ms`.
+        provenance: the worst of the rows used; `priced` covers operations without a row.
+        expected_error: of the table, in percent; None where it is unknown.
+        missing: operations without a row or a price, each once.
+        priced: share of `ms` without a row, priced by the table's cost model, 0 to 1.
+        standard_error: in ms, from the table's expected error and that of the priced part; None
+            where the former is unknown.
     """
 
     ms: float
@@ -59,9 +77,30 @@ class Estimate:
     priced: float = 0.0
     standard_error: float | None = None
 
+    def __repr__(self) -> str:
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        parts = (
+            f"{len(self.breakdown)} parts, {100 * self.priced:.0f} % priced, {len(self.missing)}"
+            " missing"
+        )
+        return f"Estimate({self.ms:.4g}{error} ms, {self.provenance}, {parts})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the breakdown as a DataFrame, one row per operation and one for the intercept."""
+        return frame(self._bars(), ("name", "kind", "ms", "provenance"))
+
+    def _bars(self) -> list[dict[str, Any]]:
+        return [
+            {"name": bar.name, "kind": bar.kind, "ms": bar.ms, "provenance": bar.provenance}
+            for bar in self.breakdown
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), self._bars())
+
 
 class MissingRows(InputError):
-    """The table lacks rows for an architecture; `operations` are those."""
+    """A table without a row for some operations of an architecture; `operations` holds them."""
 
     def __init__(self, message: str, operations: tuple[Operation, ...]) -> None:
         super().__init__(message)
@@ -70,13 +109,13 @@ class MissingRows(InputError):
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Rows by operation key, for one device.
+    """Latencies of operations on one device.
 
     Attributes:
-        device: what the rows were taken on, and how far they can be trusted.
+        device: the device, its settings, the calibration and the errors.
         rows: by `Operation.key`.
-        path: the folder it was loaded from or saved to, or None.
-        unsupported: what the device said of operations that it could not run.
+        path: folder that it was loaded from or saved to, or None.
+        unsupported: the device's messages for operations that it could not run, by key.
     """
 
     device: DeviceInfo
@@ -87,50 +126,79 @@ class LatencyTable:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    def __repr__(self) -> str:
+        device = self.device
+        setup = f"{device.runtime} on {device.compute_unit}, {device.precision}"
+        error = "unknown" if self.expected_error is None else f"{self.expected_error:.1f} %"
+        facts = f"{len(self.rows):,} rows, {self.provenance}, expected error {error}"
+        return f"LatencyTable({device.name!r}, {shortened(setup)}: {facts})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a DataFrame, with the columns of `table.csv`."""
+        return frame((row.to_dict() for row in self.rows.values()), COLUMNS)
+
+    def _repr_html_(self) -> str:
+        shown = [row.to_dict() for row in islice(self.rows.values(), MOST_ROWS)]
+        return html_table(repr(self), shown, more=len(self.rows) - len(shown))
+
     @property
     def provenance(self) -> Provenance:
-        """The worst of the rows."""
-        return worst(row.provenance for row in self.rows.values()) if self.rows else self.device.provenance
+        """Return the worst provenance of the rows."""
+        return (
+            worst(row.provenance for row in self.rows.values())
+            if self.rows
+            else self.device.provenance
+        )
 
     @property
     def expected_error(self) -> float | None:
-        """Mean absolute error of a prediction in percent.
+        """Return the mean absolute error of a prediction in percent; None where it is unknown.
 
-        It is that of the last check; else that of the calibration by hand; else that of what was left out of the fit.
-        Without a check it is never smaller than the calibration's own misfit.
+        It is that of the last check, else that of the calibration by hand, else that of what was
+        left out of the fit. Without a check it is never smaller than the calibration's own misfit.
         """
         if self.device.check:
             return self.device.check.mape
-        known = self.calibrated_error if self.calibrated_error is not None else self.leave_one_out_error
+        known = (
+            self.calibrated_error if self.calibrated_error is not None else self.leave_one_out_error
+        )
         misfit = self.device.calibration.mape
         return known if known is None or misfit is None else max(known, misfit)
 
     @property
     def leave_one_out_error(self) -> float | None:
-        """Mean absolute error in percent of what was left out of the fit, before any calibration by hand."""
+        """Return the mean absolute error in percent of what was left out of the fit.
+
+        It is that before any calibration by hand; None for a table without a fit.
+        """
         return self.device.estimate.leave_one_out_mape if self.device.estimate else None
 
     @property
     def calibrated_error(self) -> float | None:
-        """Expected error in percent after the calibration by hand (`--calibrate`); None where there was none."""
+        """Return the expected error in percent after `--calibrate`; None where there was none."""
         return self.device.estimate.calibrated_error if self.device.estimate else None
 
     @property
     def expected_error_source(self) -> str:
-        """Where `expected_error` is from, in words."""
+        """Return the source of `expected_error`, in words."""
         if self.device.check:
             return str(self.device.check)
         if self.device.estimate and self.device.provenance == "estimated":
             return self.device.estimate.source
         if self.device.estimate:
-            return f"rows interpolated from the others; for whole networks: nas check --device {self.device.name}"
+            return (
+                "measured rows, each predicted from the others; for whole networks: nas check"
+                f" --device {self.device.name}"
+            )
         return f"not checked yet: nas check --device {self.device.name}"
 
     def calibrated(self, space: str, resolution: tuple[int, int]) -> LatencyTable:
-        """This table with the calibration and the check of one of the spaces that it was completed for.
+        """Return the table with the calibration and the check of one of its spaces.
 
-        It is this table itself where `space` is none of them, at this input size.
+        It is this table itself where it was not completed for `space` at this input size. A search
+        calls it once and asks the result, which predicts without looking for the space again.
         """
+        # The latest entry counts: a space may have entries with several heads of one size.
         size = f"{resolution[0]}x{resolution[1]}"
         for entry in reversed(self.device.spaces):
             if (entry.name, entry.size) == (space, size):
@@ -143,23 +211,32 @@ class LatencyTable:
                     note=entry.note,
                 )
                 device = replace(
-                    self.device, calibration=calibration, intercept_ms=entry.intercept_ms, spaces=(), check=entry.check
+                    self.device,
+                    calibration=calibration,
+                    intercept_ms=entry.intercept_ms,
+                    spaces=(),
+                    check=entry.check,
                 )
                 return replace(self, device=device)
         return self
 
     @property
     def base_ms(self) -> float:
-        """What a prediction has beside the `ms` of its operations: the intercept, less parameters that take nothing."""
+        """Return the part of a prediction beside the `ms` of its operations.
+
+        It is the intercept, less the time of `weights_from` parameters, which `ms` counts too much.
+        """
         line = self.device.calibration
         return self.device.intercept_ms - line.weights_ms * line.weights_from
 
     def ms(self, operation: Operation) -> float | None:
-        """Return the calibrated milliseconds that one operation adds to a network.
+        """Return the calibrated ms that one operation adds to a network.
 
-        An estimated table prices an operation without a row by its cost model. None means that there is neither.
+        An estimated table prices an operation without a row by its cost model. None means that
+        there is neither a row nor a price.
         """
-        # Searches ask for the same few hundred operations 100,000 times.
+        # Searches ask for the same few hundred operations 100,000 times. None is a value of the
+        # cache, so a KeyError marks a pair that is not cached.
         pair = operation.spec, operation.input
         try:
             return self._ms[pair]
@@ -168,8 +245,10 @@ class LatencyTable:
             return ms
 
     def _calibrated_ms(self, operation: Operation) -> float | None:
+        """Return `ms` without its cache."""
         row = self.rows.get(operation.key)
         line = self.device.calibration
+        # An operation that the device could not run gets no price: no network with it would run.
         if row is not None:
             raw_ms = row.median_ms
         elif self._costs is not None and operation.key not in self.unsupported:
@@ -180,27 +259,43 @@ class LatencyTable:
 
     @cached_property
     def _costs(self) -> Costs | None:
-        """The costs that price what has no row; None in a table of measurements, which must not mix in estimates."""
+        """Return the costs that price operations without a row.
+
+        None in a table of measurements, which must not mix in estimates.
+        """
         estimate = self.device.estimate
         return estimate.costs if estimate and self.device.provenance == "estimated" else None
 
     def predict(self, arch: Architecture) -> Estimate:
-        """Return the latency of `arch`, calibrated for its space, with its breakdown and with what is missing."""
+        """Return the latency of `arch`, calibrated for its space, with breakdown and missing rows.
+
+        Raises:
+            InputError: when `arch` is not an architecture.
+        """
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if self.device.spaces:
             own = self.calibrated(arch.space, arch.resolution)
             if own is not self:
                 return own.predict(arch)
-        found = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
-        missing = {operation.key: operation for operation in arch.operations() if self.ms(operation) is None}
+        timed = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
+        missing = {
+            operation.key: operation
+            for operation in arch.operations()
+            if self.ms(operation) is None
+        }
         bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
-        # The parameters that take nothing are no operation's in particular: each has its share.
-        free_ms = (self.device.intercept_ms - self.base_ms) / max(sum(op.params for op, _ in found), 1)
-        for operation, ms in found:
+        # `base_ms` subtracts the time of `weights_from` parameters from the sum, not from any
+        # operation. In the breakdown each operation gets its share, by its parameters, so that the
+        # bars add up to the total and the intercept's bar is the cost of a call.
+        free_ms = (self.device.intercept_ms - self.base_ms) / max(
+            sum(op.params for op, _ in timed), 1
+        )
+        for operation, ms in timed:
             row = self.rows.get(operation.key)
             provenance: Provenance = row.provenance if row else "priced"
             own_ms = ms - free_ms * operation.params
             bars.append(Bar(operation.name, operation.spec.kind, own_ms, provenance, operation.key))
-        total_ms = _sum([self.base_ms, *(ms for _, ms in found)])
+        total_ms = _sum([self.base_ms, *(ms for _, ms in timed)])
         priced_ms = sum(bar.ms for bar in bars if bar.provenance == "priced")
         return Estimate(
             ms=total_ms,
@@ -212,8 +307,13 @@ class LatencyTable:
             standard_error=self._standard_error(arch, total_ms, priced_ms),
         )
 
-    def _standard_error(self, arch: Architecture, total_ms: float, priced_ms: float) -> float | None:
-        """Return the error of a prediction in ms. Both parts are independent, so their squares add up."""
+    def _standard_error(
+        self, arch: Architecture, total_ms: float, priced_ms: float
+    ) -> float | None:
+        """Return the standard error of a prediction in ms.
+
+        The error of the table and that of prices are independent, so their squares add up.
+        """
         if self.expected_error is None:
             return None
         estimate = self.device.estimate
@@ -222,7 +322,9 @@ class LatencyTable:
         return hypot(total_ms * self.expected_error, priced_ms * priced_error) / 100
 
     def total_ms(self, arch: Architecture) -> float:
-        """The `ms` of `predict` alone, for searches that ask thousands of times (of a table `calibrated` for them).
+        """Return the `ms` of `predict` alone, for searches that ask thousands of times.
+
+        They ask a table that was `calibrated` for their space.
 
         Raises:
             MissingRows: naming the operations without a row and the command that measures them.
@@ -240,74 +342,114 @@ class LatencyTable:
         return _sum(parts)
 
     def missing_rows(self, missing: Sequence[Operation], space: str) -> MissingRows:
-        """The error that names operations without a row, and the command that measures those of `space`."""
-        named = "; ".join(map(str, missing[:3])) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
+        """Return the error that names operations without a row and the command that measures them.
+
+        Args:
+            missing: the operations.
+            space: whose profile measures them; empty where it is unknown.
+        """
+        named = "; ".join(map(str, missing[:3])) + (
+            f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
+        )
         where = self.path / TABLE_FILE if self.path else f"the table of {self.device.name}"
-        known = next((self.unsupported[op.key] for op in missing if op.key in self.unsupported), None)
+        known = next(
+            (self.unsupported[op.key] for op in missing if op.key in self.unsupported), None
+        )
         if known is not None:
             named += f" (the device cannot run it: {known})"
         command = shlex.join(
-            ["nas", "profile", "--space", space or "SPACE", "--device", self.device.name, *self._out()]
+            [
+                "nas",
+                "profile",
+                "--space",
+                space or "SPACE",
+                "--device",
+                self.device.name,
+                *self._out(),
+            ]
         )
-        return MissingRows(f"{where}: no row for {named}; measure with: {command}", tuple(missing))
+        return MissingRows(f"{where}: no row for {named}. Fix: {command}", tuple(missing))
 
     def _out(self) -> list[str]:
-        """Return the option of `nas profile` that measures into this table's folder, where it is not the default."""
+        """Return the option `--out` with which `nas profile` measures into this table's folder.
+
+        Empty for the default folder, and for a shipped table, which is not measured into.
+        """
         default = Path(resources.TABLES) / self.device.name
         if self.path is None or self.path.resolve() == default.resolve():
             return []
-        return [] if self.path.parent == resources.shipped(resources.TABLES) else ["--out", str(self.path)]
+        return (
+            []
+            if self.path.parent == resources.shipped(resources.TABLES)
+            else ["--out", str(self.path)]
+        )
 
     def save(self, folder: str | Path) -> None:
-        """Writes `table.csv`, `device.yaml` and, where there is cause, `unsupported.csv` into `folder`."""
+        """Write `table.csv`, `device.yaml` and, where operations failed, `unsupported.csv`."""
         write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
         write_unsupported(Path(folder), self.unsupported)
         self.device.save(Path(folder) / DEVICE_FILE)
 
 
 def _sum(parts: Iterable[float]) -> float:
-    """To 10^-9 ms, so that networks whose operations take the same are equally fast, whatever their order."""
+    """Return the sum to 10^-9 ms, which does not depend on the order of the parts.
+
+    Networks whose operations take the same time must be equally fast, or a search would miss the
+    tie.
+    """
     return round(fsum(parts), 9)
 
 
 def make_table(device: DeviceInfo, rows: Iterable[Row], path: Path | None = None) -> LatencyTable:
-    """A table of these rows; of two with one key the later one stays."""
+    """Return a table of these rows; a later row replaces an earlier one with its key."""
     return LatencyTable(device, {row.key: row for row in rows}, path)
 
 
 def load_table(name: str | Path) -> LatencyTable:
     """Return a table by its device's name or by the path of its folder.
 
-    By name ./latency_tables/NAME wins over a shipped table, unless its profile was stopped before its end.
+    For a name, ./latency_tables/NAME wins over a shipped table, unless its profile is incomplete.
 
     Raises:
         InputError: naming file, line, column and reason, or the nearest device that has a table.
     """
+    check_name("table", name, "a device's name or a path")
     folder = _folder(str(name))
     info = load_device_info(folder / DEVICE_FILE)
     shipped = resources.shipped(resources.TABLES) / folder.name
-    if info.left_out and str(name) == folder.name and folder != shipped and (shipped / TABLE_FILE).is_file():
+    if (
+        info.left_out
+        and str(name) == folder.name
+        and folder != shipped
+        and (shipped / TABLE_FILE).is_file()
+    ):
         count = sum(info.left_out.values())
         _LOG.warning(
-            f"{folder}: profiling left {count} operations out, so the shipped table of {name} is used. "
-            f"Fix: {profile_command(info)}"
+            f"{folder}: profiling left {count} operations out, so the shipped table of {name} is"
+            f" used. Fix: {profile_command(info)}"
         )
-        folder, info = shipped, load_device_info(shipped / DEVICE_FILE)
+        folder = shipped
+        info = load_device_info(shipped / DEVICE_FILE)
     return LatencyTable(info, read_rows(folder / TABLE_FILE), folder, read_unsupported(folder))
 
 
 def profile_command(device: DeviceInfo) -> str:
-    """Return the command that goes on with the first profile that left operations out."""
+    """Return the command that resumes the first profile that left operations out."""
     return f"nas profile --device {device.name} --space {next(iter(device.left_out), 'SPACE')}"
 
 
 def table_names() -> dict[str, Path]:
-    """The devices that have a table, with its folder."""
-    return {name: path.parent for name, path in resources.names(resources.TABLES, f"*/{TABLE_FILE}").items()}
+    """Return the folders of all tables, by device."""
+    return {
+        name: path.parent
+        for name, path in resources.names(resources.TABLES, f"*/{TABLE_FILE}").items()
+    }
 
 
 def _folder(name: str) -> Path:
-    path, known = Path(name), table_names()
+    """Return the folder of a table by name, by folder or by the path of its CSV file."""
+    path = Path(name)
+    known = table_names()
     if len(path.parts) == 1 and name in known:
         return known[name]
     if path.name == TABLE_FILE:
@@ -315,6 +457,8 @@ def _folder(name: str) -> Path:
     if (path / TABLE_FILE).is_file():
         return path
     if len(path.parts) > 1 or path.is_dir():
-        raise InputError(f"{name}: there is no {TABLE_FILE} in this folder")
-    raise InputError(f"no latency table for device '{name}'{nearest(name, known)}; "
-                     f"make one with: nas profile --space SPACE --device {name}")  # fmt: skip
+        raise InputError(f"{name}: {TABLE_FILE} is missing in this folder")
+    raise InputError(
+        f"no latency table for device '{name}'{nearest(name, known)}. Fix: nas profile --space"
+        f" SPACE --device {name}"
+    )

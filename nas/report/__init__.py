@@ -1,1 +1,4 @@
-"""Reports: what a run folder holds as pictures (PNG) and as one page (HTML). The data apart from the drawing."""
+"""Reports: the data of a run folder, and its pictures (PNG) and page (HTML).
+
+Modules read data first and draw it second. `nas report` and `nas search` use them.
+"""

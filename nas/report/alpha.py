@@ -1,37 +1,46 @@
-"""What training made of a supernet's choices: each position's shares of its candidates, step by step."""
+"""Figures of a supernet's training: each position's shares of its candidates over the steps."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2, nan
+from math import log2
 from pathlib import Path
 from typing import Any
 
+from nas.csv_files import read_columns
+from nas.display import printable
 from nas.errors import InputError
-from nas.report.pictures import figure_of, write_picture
-from nas.report.reading import read_csv
+from nas.figures import Figure, Spec, layer, lines
+from nas.space.place import Place
 
 COLUMNS = 120
-"""At most so many steps are shown; more are thinned evenly."""
+"""Maximum number of steps shown; more are thinned evenly."""
+
+_TICKS = 10
+"""Approximate number of step labels below the cells."""
+_RED = "#c8503c"
+_BLUE = "#2f86c6"
+_ORANGE = "#cf7a22"
 
 _LEAST = 1e-4
-"""Shares below this count as this, so that a ratio stays finite."""
+"""Lower bound of a share, so that ratios stay finite."""
 
 
 @dataclass(frozen=True)
 class Alpha:
-    """A row a position and a column a step.
+    """Architecture parameters over training: one row per position, one column per step.
 
     Attributes:
-        positions: by name, in the order of the network.
-        dropped: those whose block the found network does not have.
-        steps: of the supernet's training.
-        kept: how strongly the position prefers a block over identity: the log2 of the ratio between the blocks' mean
-            share and identity's. The paper's importance (arXiv:2206.01191, Sec. 4.2) is the ratio of their sum.
-        attention: the global block's share of both blocks'; None where there is no choice.
-        shares: local, global and identity share in percent, in words.
+        positions: names, in network order.
+        dropped: the positions without a block in the found network.
+        steps: steps of the supernet's training.
+        kept: how strongly a position prefers a block over identity: log2 of the ratio of the
+            blocks' mean share to identity's. The paper's importance (arXiv:2206.01191, Sec. 4.2) is
+            the ratio of their sum.
+        attention: the global block's share of the sum over both blocks; None without a choice.
+        shares: local, global and identity share in percent, as text.
+        note: the source file.
     """
 
     positions: tuple[str, ...]
@@ -44,61 +53,81 @@ class Alpha:
 
     @property
     def mixed(self) -> tuple[int, ...]:
-        """The rows where local and global blocks are candidates."""
+        """Return the rows in which local and global blocks are candidates."""
         return tuple(index for index, row in enumerate(self.attention) if row[-1] is not None)
 
     @property
     def kept_ends(self) -> tuple[float, float]:
-        """The range of `kept`, the same on both sides of 0."""
+        """Return the range of `kept`, symmetric about 0."""
         most = max(abs(value) for row in self.kept for value in row) or 1.0
         return -most, most
 
     @property
     def attention_ends(self) -> tuple[float, float]:
-        """The range of `attention`, the same on both sides of one half."""
-        far = max(abs((share or 0.5) - 0.5) for row in self.mixed for share in self.attention[row]) or 0.5
+        """Return the range of `attention`, symmetric about one half."""
+        far = (
+            max(abs((share or 0.5) - 0.5) for row in self.mixed for share in self.attention[row])
+            or 0.5
+        )
         return 0.5 - far, 0.5 + far
 
 
 def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
-    """The shares in a training's `alpha.csv`; None where it has no row.
+    """Return the shares in a training's `alpha.csv`; None where it has no row.
 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
     """
-    rows = read_csv(path, ("step", "local", "identity"), ("position",), ("global",))
+    rows = read_columns(path, ("step", "local", "identity"), ("position",), ("global",))
     by_position: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         by_position.setdefault(row["position"], {})[int(row["step"])] = row
     if not rows:
         return None
     steps = sorted(next(iter(by_position.values())))
+    # A heatmap needs every cell; a file that was cut off lacks the last ones.
     odd = next((name for name, known in by_position.items() if sorted(known) != steps), None)
     if odd:
-        raise InputError(f"{path}: {odd} has other steps than the other positions; the file is damaged")
+        raise InputError(
+            f"{path}: {odd} has other steps than the other positions, so the file is damaged."
+            " Fix: delete the file, and the report leaves out its figures"
+        )
     shown = _thinned(steps)
     table = [[known[step] for step in shown] for known in by_position.values()]
     return Alpha(
-        positions=tuple(by_position), dropped=dropped, steps=tuple(shown),
+        positions=tuple(by_position),
+        dropped=dropped,
+        steps=tuple(shown),
         kept=tuple(tuple(map(_kept, line)) for line in table),
         attention=tuple(tuple(map(_attention, line)) for line in table),
         shares=tuple(tuple(map(_words, line)) for line in table),
         note=f"From {path}.",
-    )  # fmt: skip
+    )
 
 
 def _thinned(steps: list[int]) -> list[int]:
+    """Return every n-th step, counted from the last one, which always stays."""
+    # Ceiling division: at most COLUMNS steps remain.
     every = -(-len(steps) // COLUMNS)
     return steps[::-1][::every][::-1]
 
 
 def _kept(row: dict[str, Any]) -> float:
+    """Return log2 of the blocks' mean share over identity's share.
+
+    The mean instead of the sum: a position with more candidates would otherwise prefer its blocks
+    before any training.
+    """
     blocks = [row["local"]] + ([row["global"]] if row["global"] else [])
     return round(log2(max(sum(blocks) / len(blocks), _LEAST) / max(row["identity"], _LEAST)), 4)
 
 
 def _attention(row: dict[str, Any]) -> float | None:
-    return round(row["global"] / max(row["global"] + row["local"], _LEAST), 4) if row["global"] else None
+    return (
+        round(row["global"] / max(row["global"] + row["local"], _LEAST), 4)
+        if row["global"]
+        else None
+    )
 
 
 def _words(row: dict[str, Any]) -> str:
@@ -107,35 +136,91 @@ def _words(row: dict[str, Any]) -> str:
 
 
 def position_label(name: str, dropped: frozenset[str]) -> str:
-    """A position as an axis names it: 3.5 for block 5 of stage 3, with a cross where it was dropped."""
-    match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
-    return (f"{match[1]}.{match[2]}" if match else name) + (" x" if name in dropped else "")
+    """Return the axis label of a position: 3.5 for block 5 of stage 3, with an x if dropped."""
+    try:
+        place = Place.parse(name)
+    # Names that do not parse, of files from elsewhere, are shown unchanged.
+    except InputError:
+        place = None
+    label = name
+    if place is not None and place.stage is not None and place.position is not None:
+        label = f"{place.stage + 1}.{place.position + 1}"
+    return label + (" x" if name in dropped else "")
 
 
-def draw_alpha(data: Alpha, path: str | Path) -> None:
-    """Writes the picture as PNG: blue prefers the block, red prefers identity."""
+def alpha_figures(data: Alpha) -> dict[str, Figure]:
+    """Return the figures by file name: block against identity, and attention against local block.
+
+    The second figure has the positions that may hold attention. Without any it is left out.
+    """
     every = range(len(data.positions))
-    _draw(data, every, data.kept, data.kept_ends, "prefers its block (log2)", path)
+    kept = _heatmap(data, every, data.kept, data.kept_ends, "log2 of the ratio", (_RED, _BLUE))
+    figures = {
+        "alpha": Figure(
+            "Alpha over training: prefers its block (blue) or identity (red)", kept, data.note
+        ),
+    }
+    if data.mixed:
+        ends = data.attention_ends
+        colours = (_BLUE, _ORANGE)
+        share = _heatmap(data, data.mixed, data.attention, ends, "share of attention", colours)
+        title = "Alpha over training: prefers attention (orange) or its local block (blue)"
+        figures["alpha-attention"] = Figure(title, share, data.note)
+    return figures
 
 
-def draw_attention(data: Alpha, path: str | Path) -> None:
-    """Writes the picture of the positions that may hold attention as PNG: blue prefers it, red the local block."""
-    values = [[nan if share is None else share for share in row] for row in data.attention]
-    _draw(data, data.mixed, values, data.attention_ends, "share of attention", path)
+def _heatmap(
+    data: Alpha,
+    rows: Sequence[int],
+    values: Sequence[Sequence[float | None]],
+    ends: tuple[float, float],
+    title: str,
+    colours: tuple[str, str],
+) -> Spec:
+    """Return the cells of some positions as a spec.
 
-
-def _draw(
-    data: Alpha, rows: Sequence[int], values: Sequence[Sequence[float]], ends: tuple[float, float], label: str,
-    path: str | Path,
-) -> None:  # fmt: skip
-    figure, axes = figure_of(8.0, 1.6 + 0.15 * len(rows))
-    image = axes.pcolormesh(
-        data.steps, range(len(rows)), [values[row] for row in rows], cmap="RdBu", vmin=ends[0], vmax=ends[1]
-    )
-    names = [position_label(data.positions[row], data.dropped) for row in rows]
-    axes.set_yticks(range(len(names)), names, fontsize=6.5)
-    axes.invert_yaxis()
-    axes.grid(visible=False)
-    axes.set(xlabel="step of the supernet's training", ylabel="stage.block (x: dropped by the search)")
-    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-    write_picture(figure, "Architecture parameters over training", data.note, path)
+    The middle between both ends is transparent, whatever the background.
+    """
+    labels = {row: position_label(data.positions[row], data.dropped) for row in rows}
+    cells = [
+        {
+            "step": step,
+            "name": labels[row],
+            "value": values[row][column],
+            "about": lines((data.positions[row], f"step {step}", data.shares[row][column])),
+        }
+        for row in rows
+        for column, step in enumerate(data.steps)
+    ]
+    shown = data.steps[:: -(-len(data.steps) // _TICKS)]
+    x = {
+        "field": "step",
+        "type": "ordinal",
+        "title": "step of the supernet's training",
+        "axis": {"values": list(shown), "labelAngle": 0},
+    }
+    names = [printable(label) for label in labels.values()]
+    y = {
+        "field": "name",
+        "type": "nominal",
+        "title": "stage.block (x: dropped by the search)",
+        "scale": {"domain": names},
+    }
+    middle = sum(ends) / 2
+    # Three colours: the middle value (no preference) is nearly transparent.
+    scale = {
+        "domain": [ends[0], middle, ends[1]],
+        "range": [colours[0], "rgba(128,128,128,0.06)", colours[1]],
+    }
+    legend = {"gradientLength": 240, "gradientThickness": 9}
+    fill = {
+        "field": "value",
+        "type": "quantitative",
+        "title": title,
+        "scale": scale,
+        "legend": legend,
+    }
+    return {
+        "height": 14 * len(names),
+        "layer": [layer({"type": "rect"}, cells, x=x, y=y, fill=fill)],
+    }

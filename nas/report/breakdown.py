@@ -1,23 +1,25 @@
-"""The latency of a network operation by operation: predicted, and measured where that was done."""
+"""Latency of a network per operation, predicted and measured, and the sources of table rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from nas.display import printable
+from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis
 from nas.files import YamlFile
 from nas.latency import LatencyTable
-from nas.report.pictures import figure_of, write_picture
-from nas.report.reading import Part, validated
+from nas.latency.rows import PROVENANCES
+from nas.runs.schema import Part
 from nas.space import Architecture
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from nas.space.place import HEAD, STEM, Place
+from nas.validation import validated
 
 Role = Literal["stem", "entry", "local", "global", "reshape", "head", "call"]
-"""What an operation is in its network; `call` is what one call costs before any of them."""
+"""Role of an operation in its network; `call` is the cost of one call, before any operation."""
 
 ROLES: dict[Role, tuple[str, str]] = {
     "stem": ("stem", "#5d6b7c"),
@@ -28,14 +30,19 @@ ROLES: dict[Role, tuple[str, str]] = {
     "head": ("head", "#b0509a"),
     "call": ("call", "#a38970"),
 }
-"""Label and colour; the colours stand out on white and on black, and keep apart for colour-blind readers."""
+"""Label and colour per role. The colours suit white and black pages and colour-blind readers."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One operation. Times in ms, None where they are not known.
+    """One operation, or the cost of a call.
 
-    `shape` is its input and its output, `size` its MACs and parameters; both are empty for the call.
+    Attributes:
+        name: its place, or "call".
+        predicted_ms, measured_ms: latency; None where it is unknown.
+        provenance: of the table's row.
+        shape: its input and its output; empty for the call.
+        macs, params: 0 for the call.
     """
 
     name: str
@@ -52,10 +59,11 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rival:
-    """The published member that one would ship otherwise, measured by turns with the found network.
+    """The best published alternative, measured in alternation with the found network.
 
     Attributes:
-        ratio, predicted_ratio: latency of the found network over the rival's, as measured and as predicted.
+        ratio, predicted_ratio: latency of the found network over the rival's, as measured and as
+            predicted.
     """
 
     name: str
@@ -67,7 +75,14 @@ class Rival:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A network on a device. `measured` tells when and with what, in words; it is empty where nothing was measured."""
+    """A network on a device.
+
+    Attributes:
+        bars: the call, then each operation.
+        predicted_ms, measured_ms: of the whole network; None where unknown.
+        error_percent: error of the prediction, in percent of the measured latency.
+        measured: date and method of the measurement; empty without one.
+    """
 
     device: str
     bars: tuple[Bar, ...]
@@ -83,7 +98,7 @@ class Breakdown:
 
     @property
     def known(self) -> bool:
-        """Whether the time of any operation is known."""
+        """Return whether the latency of any operation is known."""
         return any(bar.predicted_ms is not None or bar.measured_ms is not None for bar in self.bars)
 
 
@@ -101,7 +116,7 @@ class _CheckedRival(Part):
 
 
 class _CheckFile(Part):
-    """What `nas check RUN` writes."""
+    """The file that `nas check RUN` writes."""
 
     format: Literal["nas-run-check-1"]
     device: str
@@ -116,15 +131,17 @@ class _CheckFile(Part):
     predicted_ratio: float | None = None
 
     def measured_rival(self) -> Rival | None:
-        """Return the rival, where it could be measured."""
+        """Return the rival, or None where it could not be measured."""
         if self.rival is None or self.rival.measured_ms is None:
             return None
         rival = self.rival
-        return Rival(rival.name, rival.predicted_ms, self.rival.measured_ms, self.ratio, self.predicted_ratio)
+        return Rival(
+            rival.name, rival.predicted_ms, self.rival.measured_ms, self.ratio, self.predicted_ratio
+        )
 
 
 def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable) -> Breakdown:
-    """What the table says of every operation.
+    """Return the table's prediction for every operation.
 
     Args:
         attention: the number of global blocks in every stage.
@@ -135,6 +152,8 @@ def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable)
     estimate = table.predict(arch)
     if estimate.missing:
         raise table.missing_rows(estimate.missing, arch.space)
+    # The first bar of an estimate is the cost of a call, the others are the operations in their
+    # order.
     intercept, *times = estimate.breakdown
     bars = (
         replace(bar, predicted_ms=time.ms, provenance=time.provenance)
@@ -145,26 +164,40 @@ def predicted(arch: Architecture, attention: Sequence[int], table: LatencyTable)
 
 
 def operations(arch: Architecture, attention: Sequence[int]) -> tuple[Bar, ...]:
-    """The operations of a network, whose last `attention[j]` blocks of stage j are global, without their times."""
-    roles: dict[str, Role] = {"stem": "stem", "head": "head"}
-    for index, (stage, count) in enumerate(zip(arch.stages, attention, strict=True), start=1):
-        there = [p for p, block in enumerate(stage.blocks, start=1) if block.kind != "identity"]
-        roles |= {f"stage{index}_block{p}": "local" for p in there}
-        roles |= {f"stage{index}_block{p}": "global" for p in there[len(there) - count :]}
-        roles[f"stage{index}_entry"] = "entry"
+    """Return the operations of a network without their latencies.
+
+    Args:
+        attention: the number of global blocks in every stage, which are its last blocks.
+    """
+    roles: dict[str, Role] = {str(STEM): "stem", str(HEAD): "head"}
+    for index, (stage, count) in enumerate(zip(arch.stages, attention, strict=True)):
+        # Global blocks are a suffix of the blocks that are present.
+        there = [p for p, block in enumerate(stage.blocks) if block.kind != "identity"]
+        roles |= {str(Place.block(index, p)): "local" for p in there}
+        roles |= {str(Place.block(index, p)): "global" for p in there[len(there) - count :]}
+        roles[str(Place.entry(index))] = "entry"
     return tuple(
-        Bar(op.name, op.spec.kind, roles.get(op.name, "reshape"), hyperparameters=op.key[1].replace(";", ", "),
-            shape=f"{op.input} to {op.output}", macs=op.macs, params=op.params)
+        Bar(
+            op.name,
+            op.spec.kind,
+            roles.get(op.name, "reshape"),
+            hyperparameters=op.key[1].replace(";", ", "),
+            shape=f"{op.input} to {op.output}",
+            macs=op.macs,
+            params=op.params,
+        )
         for op in arch.operations()
-    )  # fmt: skip
+    )
 
 
 def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> Breakdown:
-    """A network measured on a device, from a run's `check-DEVICE.yaml`.
+    """Return a network measured on a device, from a run's `check-DEVICE.yaml`.
 
     Args:
-        bars: its operations.
-        estimate: what the run's table says of them, which stays where the file tells no prediction of that device.
+        path: the file.
+        bars: the network's operations.
+        estimate: the prediction of the run's table. It is kept where the file has no prediction for
+            the same device.
 
     Raises:
         InputError: for a damaged file, or one of another network, naming line, key and reason.
@@ -172,20 +205,30 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
     file = YamlFile(path)
     check = validated(file, _CheckFile, file.data)
     rows = {row.name: row for row in check.operations}
+    # A prediction for another device must not stand beside this one's measurements.
     own = estimate is not None and estimate.device == check.device
     bars = estimate.bars if estimate and own else (Bar("call", "intercept", "call"), *bars)
     known = {bar.name for bar in bars} | {"intercept"}
     strange = next((name for name in rows if name not in known), None)
     if strange:
-        raise file.error(["operations"], f"{strange} is no operation of the run's architecture; measure the run again")
+        raise file.error(
+            ["operations"],
+            f"{strange} is not an operation of the run's architecture. Fix: run `nas check` again",
+        )
     return Breakdown(
-        check.device, tuple(_checked(bar, rows) for bar in bars), check.predicted_ms, check.measured_ms,
-        check.error_percent, check.date + (f"; operations: {check.profile}" if check.profile else ""),
+        check.device,
+        tuple(_checked(bar, rows) for bar in bars),
+        check.predicted_ms,
+        check.measured_ms,
+        check.error_percent,
+        check.date + (f"; operations: {check.profile}" if check.profile else ""),
         check.measured_rival(),
-    )  # fmt: skip
+    )
 
 
 def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
+    """Return an operation with the latencies that a check has for it."""
+    # Tables and checks call the cost of a call "intercept".
     row = rows.get(bar.name) or (rows.get("intercept") if bar.role == "call" else None)
     if row is None:
         return bar
@@ -193,24 +236,117 @@ def _checked(bar: Bar, rows: Mapping[str, _CheckedOperation]) -> Bar:
     return replace(bar, predicted_ms=ms, measured_ms=row.measured_ms)
 
 
-def draw_breakdown(data: Breakdown, note: str, path: str | Path) -> None:
-    """Writes the picture as PNG: a bar an operation, predicted, with a mark where it was measured."""
-    figure, axes = figure_of(8.0, max(3.0, 1.4 + 0.17 * len(data.bars)))
-    _draw_bars(axes, data)
-    axes.set_yticks(range(len(data.bars)), [bar.name for bar in data.bars], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("ms")
-    axes.margins(y=0.01)
-    write_picture(figure, data.title, note, path)
+def breakdown_figure(data: Breakdown, note: str = "") -> Figure:
+    """Return the figure: a bar per predicted operation, a diamond per measured one."""
+    names = [printable(bar.name) for bar in data.bars]
+    y = {
+        "field": "name",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": names},
+        "axis": {"grid": False},
+    }
+    x = x_axis("ms", scale={"zero": True})
+    known = [(bar, ROLES[bar.role][0]) for bar in data.bars if bar.predicted_ms is not None]
+    series = [
+        Series(label, colour, "square")
+        for label, colour in ROLES.values()
+        if label in {r for _, r in known}
+    ]
+    measured = Series("measured", "#e03131", "diamond", filled=False)
+    diamonds = [(bar, measured.name) for bar in data.bars if bar.measured_ms is not None]
+    channels = series_encoding([*series, measured] if diamonds else series)
+    bars = [_row(bar, bar.predicted_ms, label, data.predicted_ms) for bar, label in known]
+    layers = [
+        layer({"type": "bar", "height": {"band": 0.78}}, bars, x=x, y=y, fill=channels["fill"])
+    ]
+    if diamonds:
+        marks = [_row(bar, bar.measured_ms, label, data.predicted_ms) for bar, label in diamonds]
+        layers.append(
+            layer(
+                {"type": "point", "size": 45, "opacity": 1, "strokeWidth": 1.6},
+                marks,
+                x=x,
+                y=y,
+                **channels,
+            )
+        )
+    return Figure(data.title, {"height": 17 * len(names), "layer": layers}, note)
 
 
-def _draw_bars(axes: Axes, data: Breakdown) -> None:
-    for role, (label, colour) in ROLES.items():
-        rows = [i for i, bar in enumerate(data.bars) if bar.role == role and bar.predicted_ms is not None]
-        if rows:
-            axes.barh(rows, [data.bars[i].predicted_ms or 0.0 for i in rows], color=colour, height=0.75,
-                      label=label)  # fmt: skip
-    rows = [i for i, bar in enumerate(data.bars) if bar.measured_ms is not None]
-    if rows:
-        axes.scatter([data.bars[i].measured_ms or 0.0 for i in rows], rows, s=16, color="black", marker="D",
-                     label="measured", zorder=3)  # fmt: skip
+def _row(bar: Bar, ms: float | None, series: str, total: float | None) -> dict[str, object]:
+    return {"name": bar.name, "x": ms, "series": series, "about": lines(_lines(bar, total))}
+
+
+def _lines(bar: Bar, total: float | None) -> tuple[str, ...]:
+    """Return the tooltip of an operation."""
+    share = (
+        f", {100 * bar.predicted_ms / total:.1f} %"
+        if bar.predicted_ms is not None and total
+        else ""
+    )
+    predicted = (
+        [f"predicted {bar.predicted_ms:.4g} ms{share}"] if bar.predicted_ms is not None else []
+    )
+    measured = [f"measured {bar.measured_ms:.4g} ms"] if bar.measured_ms is not None else []
+    about = [line for line in (bar.shape, bar.provenance and f"row: {bar.provenance}") if line]
+    return f"{bar.name}: {bar.kind}", *predicted, *measured, *about
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """A latency table in numbers.
+
+    Attributes:
+        all: number of rows by provenance, the most trustworthy first; only those that occur.
+        used: the same for the found network's distinct operations; "priced" counts operations
+            without a row.
+        dates: of the oldest and the newest row.
+        facts: names and values that the table records of device and tools.
+    """
+
+    all: dict[str, int]
+    used: dict[str, int]
+    dates: tuple[str, str]
+    facts: tuple[tuple[str, str], ...]
+
+    @property
+    def provenances(self) -> tuple[str, ...]:
+        """Return every provenance that occurs in the table or in the network."""
+        return tuple(name for name in PROVENANCES if name in self.all or name in self.used)
+
+
+def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
+    """Return the numbers of a table and of the rows that a network uses."""
+    used = {operation.key for operation in arch.operations()}
+    dates = sorted(row.date for row in table.rows.values())
+    device = table.device
+    facts = {
+        "compute unit": device.compute_unit,
+        "placement": device.placement,
+        "precision": device.precision,
+        "threads": device.threads,
+        "cores": device.affinity,
+        "source": device.source,
+        "method": device.estimate.method if device.estimate else "",
+        "cost of a call": f"{device.intercept_ms:.4g} ms",
+        "scale of the rows": f"{device.calibration.scale:.4g}",
+        "latency of weights": (
+            f"{device.calibration.weights_ms:.4g} ms per million parameters beyond "
+            f"{device.calibration.weights_from:.4g}"
+            if device.calibration.weights_ms
+            else ""
+        ),
+        "tools": ", ".join(f"{name} {version}" for name, version in device.tools.items()),
+    }
+    return TableRows(
+        _counts(row.provenance for row in table.rows.values()),
+        _counts(table.rows[key].provenance if key in table.rows else "priced" for key in used),
+        (dates[0], dates[-1]) if dates else ("", ""),
+        tuple((name, str(value)) for name, value in facts.items() if value not in ("", None)),
+    )
+
+
+def _counts(provenances: Iterable[str]) -> dict[str, int]:
+    counted = Counter(provenances)
+    return {name: counted[name] for name in PROVENANCES if counted[name]}

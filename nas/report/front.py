@@ -1,17 +1,21 @@
-"""The picture of a Pareto front: latency against expected accuracy. The data apart from the drawing."""
+"""Figure of a Pareto front of latency and expected accuracy: its data, then its drawing.
+
+`nas search --front` draws it from a problem, `nas report` from a run's files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from nas.csv_files import read_columns
 from nas.errors import InputError
-from nas.report.pictures import figure_of, write_picture
-from nas.report.plane import (
-    MS,
+from nas.figures import Figure, Series
+from nas.report.figure import FOUND, PUBLISHED, STAR, Curve, Marks, plane
+from nas.report.labels import COLOURS, FOUND_COLOUR, place_labels, view
+from nas.report.points import (
     Axis,
     Point,
     axis_of,
@@ -21,40 +25,34 @@ from nas.report.plane import (
     point_of,
     published,
     published_points,
-    save,
     shape_lines,
     values_of,
-    view,
 )
-from nas.report.reading import About, read_csv
 from nas.report.sources import Sources
+from nas.runs.schema import BEST, About
 from nas.search import Found, Problem
-from nas.search.exact import FrontPoint, front
-from nas.search.run import BEST, summary
+from nas.search.description import summary
+from nas.search.engines.exact import FrontPoint, front
 from nas.space import Space
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _SHAPE = ("widths", "depths", "attention")
-
-
-_FRONT = "#0072b2"
-_COLOURS = (_FRONT, "#e69f00", "#009e73", "#aa4499", "#56b4e9", "#8c564b", "#999999")
-"""Of runs side by side."""
+_OTHERS = ("square", "triangle-up", "diamond")
+"""Marker shapes of the members that other engines found."""
 
 
 @dataclass(frozen=True)
 class Front:
-    """What the picture shows.
+    """The data of the figure.
 
     Attributes:
         points: the front, fastest first; empty where it is not known.
-        found: what was found first, then what other engines would find at the target, labelled with the engine.
+        found: the found member first, then those that other engines would find at the target,
+            labelled by engine.
         published: the published members.
-        target_ms: where the search was to get; infinite for nowhere.
-        axis: what is upward.
-        title, note: what was searched, and where the figures came from.
+        target_ms: the latency target; infinite where there was none.
+        axis: the vertical axis.
+        title: of the figure: space, device and number of members.
+        note: the sources of latencies and accuracies.
     """
 
     points: tuple[Point, ...]
@@ -66,8 +64,16 @@ class Front:
     note: str
 
 
-def front_picture(problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]) -> Front:
-    """Return the data of the picture of a front, and of what engines found (the search's own first)."""
+def front_picture(
+    problem: Problem, points: Sequence[FrontPoint], found: Mapping[str, Found]
+) -> Front:
+    """Return the data of the figure of a front and of the found members.
+
+    Args:
+        problem: the search.
+        points: the front.
+        found: results by engine, that of the search's own engine first.
+    """
     curve = _points(problem.space, points)
     answers = tuple(_answer(problem, name, one) for name, one in found.items())
     members = published(problem)
@@ -77,7 +83,10 @@ def front_picture(problem: Problem, points: Sequence[FrontPoint], found: Mapping
         published=members,
         target_ms=problem.target_ms,
         axis=axis_of_problem(problem, (*curve, *answers, *members)),
-        title=f"{problem.space.name} on {problem.table.device.name}: Pareto front of {len(points)} members",
+        title=(
+            f"{problem.space.name} on {problem.table.device.name}: Pareto front of {len(points)}"
+            " members"
+        ),
         note=note(problem.table, problem.scores),
     )
 
@@ -90,7 +99,9 @@ def _answer(problem: Problem, name: str, found: Found) -> Point:
 
 
 def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[Front, str]:
-    """The same of a run, whose front is in one of `paths` or is computed, and why the front is not there if it is not.
+    """Return the data of a run's front, and the reason where it has no points.
+
+    The front is read from the first of `paths` that exists, or else computed.
 
     Raises:
         InputError: for a damaged file, naming line, column and reason.
@@ -100,36 +111,51 @@ def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[F
     members = published_members(about, sources)
     result = about.result
     found = [point_of("found", result)]
-    # Of a search on several devices, what is best on this one alone stands beside.
-    found += [point_of(name, each) for name, each in about.answers.items() if name == f"{BEST}{about.table.device}"
-              and (each.latency_ms, each.cost) != (result.latency_ms, result.cost)]  # fmt: skip
+    # In a search on several devices the result is a compromise: also show this device's own best
+    # member, where it is another one.
+    found += [
+        point_of(name, each)
+        for name, each in about.answers.items()
+        if name == f"{BEST}{about.table.device}"
+        and (each.latency_ms, each.cost) != (result.latency_ms, result.cost)
+    ]
     title = f": Pareto front of {len(points)} members" if points else ""
-    return Front(
-        points=points,
-        found=tuple(found),
-        published=members,
-        target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
-        axis=axis_of((*points, *found, *members), about.scores.kind, about.scores.metric),
-        title=f"{about.space.name} on {about.table.device}{title}",
-        note=note_of(about),
-    ), reason
+    return (
+        Front(
+            points=points,
+            found=tuple(found),
+            published=members,
+            target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
+            axis=axis_of((*points, *found, *members), about.scores.kind, about.scores.metric),
+            title=f"{about.space.name} on {about.table.device}{title}",
+            note=note_of(about),
+        ),
+        reason,
+    )
 
 
 def published_members(about: About, sources: Sources) -> tuple[Point, ...]:
-    """Return the published members as the run recorded them, or as its sources have them (of an older run)."""
+    """Return the published members as the run recorded them.
+
+    For older runs, which did not record them, they are computed from the run's sources.
+    """
     if about.published:
         return published_points(about.published, about.space.name)
     return published(sources.problem) if sources.problem else ()
 
 
 def _read(path: Path) -> tuple[Point, ...]:
-    rows = read_csv(path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error"))
+    rows = read_columns(
+        path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error")
+    )
     return tuple(
-        Point("", row["ms"], row["cost"], shape_lines(row), row["accuracy"], row["standard_error"]) for row in rows
+        Point("", row["ms"], row["cost"], shape_lines(row), row["accuracy"], row["standard_error"])
+        for row in rows
     )
 
 
 def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
+    """Return the front that the exact engine computes from the run's inputs, or the reason."""
     if sources.problem is None:
         return (), sources.reason
     try:
@@ -140,58 +166,91 @@ def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
 
 def _points(space: Space, points: Sequence[FrontPoint]) -> tuple[Point, ...]:
     return tuple(
-        Point("", p.ms, p.cost, shape_lines(summary(space, p.architecture)), *values_of(p.accuracy)) for p in points
+        Point("", p.ms, p.cost, shape_lines(summary(space, p.architecture)), *values_of(p.accuracy))
+        for p in points
     )
 
 
-def draw_fronts(fronts: Mapping[str, Front], path: str | Path) -> None:
-    """Write the fronts of several runs, by name, as PNG: what each found is a disc, published members are stars."""
-    figure, axes = figure_of(8.0, 5.4)
+def front_figure(data: Front, measured: Point | None = None) -> Figure:
+    """Return the figure of a front, the found members and the published ones.
+
+    Args:
+        data: the data of the figure.
+        measured: the found member at its measured values.
+    """
+    axis = data.axis
+    found = [*(replace(point, label="found") for point in data.found[:1]), *data.found[1:]]
+    since = [measured] if measured else []
+    frame = view(axis, data.points, (*found, *data.published, *since), data.target_ms)
+    others = [
+        Marks(Series(point.label, COLOURS[index + 1], shape, filled=False), [point])
+        for index, (point, shape) in enumerate(zip(found[1:], _OTHERS, strict=False))
+    ]
+    marks = [
+        Marks(PUBLISHED, data.published, 60, bars=True),
+        *others,
+        Marks(
+            Series("found, measured", FOUND_COLOUR, "diamond", filled=False), since, 90, bars=True
+        ),
+        Marks(FOUND, found[:1], 150, bars=True, edge=True),
+    ]
+    return plane(
+        data.title,
+        data.note,
+        axis,
+        frame,
+        marks=marks,
+        curves=[
+            Curve(Series("Pareto front", COLOURS[0], "stroke"), data.points, "± 1 standard error")
+        ],
+        dotted=[*found[:1], *since] if since else (),
+        labels=place_labels(axis, found, data.published, frame, since),
+        target_ms=data.target_ms,
+    )
+
+
+def fronts_figure(fronts: Mapping[str, Front]) -> Figure:
+    """Return the fronts of several runs, by name.
+
+    A disc is the found member of a run; stars are published members.
+    """
     axis = shared_axis(tuple(fronts.values()))
+    curves = []
+    marks = []
     for index, (name, one) in enumerate(fronts.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
-        axes.step([p.ms for p in one.points], [axis.value(p) for p in one.points], where="post", color=colour,
-                  label=name)  # fmt: skip
-        _band(axes, axis, one.points, colour)
-        for points, marker, size in ((one.published, "*", 70), (one.found[:1], "o", 110)):
-            axes.scatter([p.ms for p in points], [axis.value(p) for p in points], s=size, marker=marker, color=colour,
-                         edgecolors="white", linewidths=1.0, zorder=3)  # fmt: skip
+        colour = COLOURS[index % len(COLOURS)]
+        curves.append(Curve(Series(name, colour, "stroke"), one.points))
+        found = [replace(point, label=name) for point in one.found[:1]]
+        members = [replace(point, label=f"{name}: {point.label}") for point in one.published]
+        marks.append(Marks(Series(f"{name}: published", colour, STAR, shown=False), members, 50))
+        # The legend names a run by its front, or by its disc where the front is not known.
+        known = bool(one.points)
+        marks.append(
+            Marks(
+                Series(f"{name}: found", colour, shown=not known), found, 130, bars=True, edge=True
+            )
+        )
     curve = [point for one in fronts.values() for point in one.points]
     marked = [point for one in fronts.values() for point in (*one.found, *one.published)]
     frame = view(axis, curve, marked, inf)
-    if frame:
-        axes.set(xlim=(frame.left, frame.right), ylim=(frame.bottom, frame.top))
-    axes.set(xlabel=MS, ylabel=axis.label if axis.absolute else f"{axis.label}\nof each space")
-    write_picture(figure, "Fronts (lines), found members (discs), published members (stars)", "", path)
+    label = axis if axis.absolute else replace(axis, label=f"{axis.label} of each space")
+    return plane(
+        "Fronts (lines), found members (discs) and published members (stars)",
+        "",
+        label,
+        frame,
+        marks=marks,
+        curves=curves,
+    )
 
 
 def shared_axis(fronts: Sequence[Front]) -> Axis:
-    """Return the axis that all fronts have, or that of costs where they differ."""
+    """Return the axis of all fronts, or an axis of costs where they differ."""
     axes = {front.axis for front in fronts}
     if len(axes) == 1:
         return axes.pop()
+    # Different metrics in percent can share an axis. Accuracies and costs cannot.
     levels = {axis.label for axis in axes if axis.absolute}
     if all(axis.absolute for axis in axes):
         return Axis(" or ".join(sorted(levels)), absolute=True)
     return axis_of((), "")
-
-
-def draw_front(data: Front, path: str | Path) -> None:
-    """Write the picture as PNG."""
-
-    def draw(axes: Axes) -> None:
-        if data.points:
-            x, y = [point.ms for point in data.points], [data.axis.value(point) for point in data.points]
-            axes.step(x, y, where="post", color=_FRONT, linewidth=1.4, label="Pareto front", zorder=2)
-            _band(axes, data.axis, data.points, _FRONT, "± 1 standard error")
-
-    save(draw, data.axis, data.points, data.found, data.published, data.target_ms, data.title, data.note, path)
-
-
-def _band(axes: Axes, axis: Axis, points: Sequence[Point], colour: str, label: str | None = None) -> None:
-    """Draw one standard error around a front, where its errors are known."""
-    if axis.absolute and points and all(p.error is not None for p in points):
-        low = [axis.value(p) - (p.error or 0.0) for p in points]
-        high = [axis.value(p) + (p.error or 0.0) for p in points]
-        axes.fill_between([p.ms for p in points], low, high, step="post", color=colour, alpha=0.16, linewidth=0,
-                          label=label, zorder=1)  # fmt: skip

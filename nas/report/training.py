@@ -1,4 +1,7 @@
-"""The fine-tuning of a found network: its curve, and its accuracy where it is done."""
+"""Fine-tuning of a found network: its curve, and its accuracies once it has finished.
+
+`nas.report.run` calls `read_fit`, `nas.report.page` draws `fits_figure`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.csv_files import read_columns
+from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y_axis
 from nas.files import YamlFile
-from nas.report.pictures import figure_of, write_picture
-from nas.report.reading import Part, read_csv, validated
+from nas.report.figure import STAR
+from nas.report.labels import COLOURS
+from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
+from nas.validation import validated
 
 FOLDERS = ("finetune", "finetune-scratch")
-"""Where in a run folder `nas finetune` works by default."""
+"""Default folders of `nas finetune` inside a run."""
 
-_NETWORKS = {"raw": "trained", "ema": "moving average", "start": "before training", "teacher": "teacher"}
+_NETWORKS = {
+    "raw": "trained",
+    "ema": "moving average",
+    "best": "best epoch",
+    "start": "before training",
+    "teacher": "teacher",
+}
 
 
 class _Judged(Part):
@@ -24,7 +37,11 @@ class _Judged(Part):
 
 
 class _Accuracies(Part):
-    """By network; `weights` is the trained one that was kept."""
+    """Accuracies by network.
+
+    Attributes:
+        weights: the trained network that was kept, raw or ema.
+    """
 
     weights: str
     held_out: dict[str, Any]
@@ -32,14 +49,14 @@ class _Accuracies(Part):
 
 
 class _Data(Part):
-    """What was trained on."""
+    """The data of a fine-tuning."""
 
     fingerprint: str | None = None
     classes: tuple[Any, ...] = ()
 
 
 class _FinetuneFile(Part):
-    """What `nas finetune` writes; accuracy and provenance once it is done."""
+    """The file that `nas finetune` writes; accuracy and provenance are added at its end."""
 
     format: Literal["nas-finetune-1"]
     command: str
@@ -51,7 +68,12 @@ class _FinetuneFile(Part):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of a network and its standard error, in percent, over so many images of a part of the data."""
+    """Top-1 accuracy of a network and its standard error, in percent.
+
+    Attributes:
+        part: the part of the data.
+        images: its number of images.
+    """
 
     network: str
     part: str
@@ -67,13 +89,15 @@ class Fit:
     Attributes:
         name: of its folder.
         start: inherited or scratch.
-        epochs, loss, accuracy: the curve, a point a row of metrics.csv; accuracy in percent, on the images that it
-            was trained with, augmented.
-        results: what it came to, and what it began with; empty where it is not done.
-        best: of the weights that were kept, on test images where there are some, else on held-out ones.
-        provenance: trained on what and how long, in words.
+        epochs, loss, accuracy: the curve, one point per row of metrics.csv. Accuracy is in percent,
+            on the augmented images of the training.
+        results: accuracies of the trained networks, the start and the teacher; empty before the
+            end.
+        best: of the weights that were kept, on test images where there are some, else on held-out
+            ones.
+        provenance: the data and the length of the training, as text.
         data: fingerprint of the training images; None in older files.
-        classes: how many there are.
+        classes: number of classes.
     """
 
     name: str
@@ -90,47 +114,108 @@ class Fit:
 
 
 def read_fit(folder: Path) -> Fit | None:
-    """A fine-tuning's folder; None where there is none.
+    """Return the fine-tuning in a folder; None where there is none.
 
     Raises:
         InputError: for a damaged file, naming line, column or key, and reason.
     """
-    path = folder / "finetune.yaml"
+    path = folder / FINETUNE_FILE
     if not path.is_file():
         return None
     file = YamlFile(path)
     about = validated(file, _FinetuneFile, file.data)
     metrics = folder / "metrics.csv"
-    rows = read_csv(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
-    # The weights are written last.
-    judged = about.accuracy if (folder / "weights.safetensors").is_file() else None
+    rows = read_columns(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
+    # The weights are written last: without them the training is not finished.
+    judged = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
     results = tuple(_results(file, judged)) if judged else ()
-    kept = [result for result in results if judged and result.network == _NETWORKS.get(judged.weights, judged.weights)]
-    epochs, losses, accuracies = (tuple(row[key] for row in rows) for key in ("epoch", "loss", "accuracy"))
+    # `_results` yields test images last, so the last entry is of these where there are any.
+    kept = [
+        result
+        for result in results
+        if judged and result.network == _NETWORKS.get(judged.weights, judged.weights)
+    ]
+    epochs, losses, accuracies = (
+        tuple(row[key] for row in rows) for key in ("epoch", "loss", "accuracy")
+    )
     return Fit(
-        folder.name, about.start, epochs, losses, accuracies, results, kept[-1] if kept else None, about.provenance,
-        about.command, about.data.fingerprint if about.data else None, len(about.data.classes) if about.data else 0,
-    )  # fmt: skip
+        folder.name,
+        about.start,
+        epochs,
+        losses,
+        accuracies,
+        results,
+        kept[-1] if kept else None,
+        about.provenance,
+        about.command,
+        about.data.fingerprint if about.data else None,
+        len(about.data.classes) if about.data else 0,
+    )
 
 
 def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
+    """Yield the accuracies of all networks on held-out and test images."""
     for part in ("held_out", "test"):
         networks: Mapping[str, Any] = getattr(judged, part) or {}
         for name, found in networks.items():
             if isinstance(found, dict):
                 one = validated(file, _Judged, found, ["accuracy", part, name])
-                yield Accuracy(_NETWORKS.get(name, name), f"{part.replace('_', '-')} images", one.accuracy,
-                               one.standard_error, one.images)  # fmt: skip
+                yield Accuracy(
+                    _NETWORKS.get(name, name),
+                    f"{part.replace('_', '-')} images",
+                    one.accuracy,
+                    one.standard_error,
+                    one.images,
+                )
 
 
-def draw_fits(fits: Sequence[Fit], title: str, path: str | Path) -> None:
-    """Writes the picture as PNG: the training accuracy of each fine-tuning, and a star for what it came to."""
-    figure, axes = figure_of(8.0, 4.2)
-    for fit in fits:
-        (line,) = axes.plot(fit.epochs, fit.accuracy, label=fit.name)
-        if fit.best:
-            axes.scatter([max(fit.epochs, default=0.0)], [fit.best.accuracy], marker="*", s=90, color=line.get_color(),
-                         zorder=3)  # fmt: skip
-    axes.set(xlabel="epoch", ylabel="accuracy on training images as augmented (%)")
-    done = (f"{fit.name}: {fit.best.accuracy:.2f} % on {fit.best.images} {fit.best.part}" for fit in fits if fit.best)
-    write_picture(figure, title, "; ".join(done), path)
+def fits_figure(fits: Sequence[Fit], title: str = "Accuracy over the fine-tuning") -> Figure:
+    """Return the figure: the training accuracy of each fine-tuning, and a star for its result."""
+    curves = [
+        Series(fit.name, COLOURS[index % len(COLOURS)], "stroke") for index, fit in enumerate(fits)
+    ]
+    results = [Series(f"{each.name}: result", each.colour, STAR) for each in curves]
+    done = [(fit, series) for fit, series in zip(fits, results, strict=True) if fit.best]
+    channels = series_encoding([*curves, *(series for _, series in done)])
+    x = x_axis("epoch", scale={"zero": True})
+    y = y_axis("accuracy on training images as augmented (%)", scale={"zero": False})
+    epochs = [row for fit in fits for row in _epochs(fit)]
+    # Points of a long training are invisible: only its line is shown.
+    dots = {"type": "point", "filled": True, "size": 25, "opacity": 1 if len(epochs) < 60 else 0}
+    line = {"type": "line", "strokeWidth": 1.6}
+    layers = [layer(line, epochs, x=x, y=y, stroke=channels["stroke"])]
+    # Points take the colours of their lines, but not the lines' symbol: a stroke cannot be filled.
+    layers.append(layer(dots, epochs, x=x, y=y, fill=channels["fill"]))
+    stars = [_result(fit, series) for fit, series in done]
+    if stars:
+        layers.append(
+            layer({"type": "point", "size": 90, "opacity": 1}, stars, x=x, y=y, **channels)
+        )
+    note = "; ".join(
+        f"{fit.name}: {fit.best.accuracy:.2f} % on {fit.best.images} {fit.best.part}"
+        for fit in fits
+        if fit.best
+    )
+    return Figure(title, {"height": 330, "layer": layers}, note)
+
+
+def _epochs(fit: Fit) -> Iterator[dict[str, Any]]:
+    for epoch, accuracy, loss in zip(fit.epochs, fit.accuracy, fit.loss, strict=True):
+        about = (
+            f"{fit.name}, epoch {epoch:.2f}",
+            f"{accuracy:.2f} % of training images",
+            f"loss {loss:.4g}",
+        )
+        yield {"x": epoch, "y": accuracy, "series": fit.name, "about": lines(about)}
+
+
+def _result(fit: Fit, series: Series) -> dict[str, Any]:
+    best = fit.best
+    value = best.accuracy if best else None
+    about = (fit.name, f"{best.accuracy:.2f} % on {best.images} {best.part}") if best else ()
+    return {
+        "x": max(fit.epochs, default=0.0),
+        "y": value,
+        "series": series.name,
+        "about": lines(about),
+    }

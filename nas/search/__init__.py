@@ -1,224 +1,58 @@
-"""Searching a space for the member that a device runs in time at the least cost in accuracy. Imports no torch."""
+"""Search a space for the most accurate member within a device's latency. Imports no torch.
+
+`nas.search` (the public API) and the command line call it. Importing this package imports nothing
+else: its names are loaded when they are first used.
+"""
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from types import ModuleType
-from typing import Any, SupportsFloat, get_args
+from typing import TYPE_CHECKING
 
-from nas.accuracy import Score, Scores, default_scores, load_scores
-from nas.accuracy.evaluations import Evaluated, Evaluations
-from nas.errors import InputError, nearest
-from nas.latency import LatencyTable
-from nas.search.engines import AUTO, ENGINES, EVALUATING
-from nas.search.fastest import fastest, least
-from nas.search.graph import Graph
-from nas.search.limits import Limit, further_limits
-from nas.search.problem import Candidates, Found, Objective, Problem, Step
-from nas.search.studies import StudySettings
-from nas.space import Architecture, Space
-from nas.space.moves import Drop, Exchange, Localise, Move, Narrow, moves
+from nas.extras import lazy_names
 
-
-def search(
-    space: Space, table: LatencyTable, scores: Scores, latency_ms: float | None = None, engine: str = AUTO,
-    candidates: Candidates = "all", on_step: Callable[[Step], None] | None = None,
-    limits: Mapping[str, float] | None = None, objective: Objective = "limits",
-    study: StudySettings | None = None, evaluations: Evaluations | None = None, evaluate_best: int = 8,
-    min_accuracy: float | None = None, max_drop: float | None = None,
-) -> Found:  # fmt: skip
-    """Return the member of `space` within `latency_ms` on the table's device that loses least accuracy.
-
-    With `min_accuracy` or `max_drop` it returns the fastest member that keeps so much accuracy instead.
-
-    Args:
-        latency_ms: the target; without any limit the predicted latency of the smallest published member, or half of
-            the largest member's where none is published.
-        engine: "auto", "exact" (proven best by the scores), "slimming" (greedy, one move at a time, then exchanges),
-            "learned" (corrects the scores by members that it evaluates), "nsga2" or "tpe" (try members out). "auto"
-            takes "learned" where members are evaluated, "slimming" for its own options, and "exact" otherwise.
-        candidates: which moves slimming weighs, "all" legal ones or those of the "paper".
-        on_step: called with every step as it is taken.
-        limits: what else a member must keep: "macs", "params", "memory_mb" (peak activation memory), with the most
-            there may be of each.
-        objective: what a move of slimming is to gain for what it costs: "limits", an amount that is limited, or
-            "mes", EfficientFormerV2's score of size and speed.
-        study: trials and seed of "learned", "nsga2" and "tpe", storage and workers of the last two.
-        evaluations: what "slimming" and "learned" judge members by in place of added-up scores, by the accuracy of the
-            sliced supernet, say: `Evaluations(nas.supernet.evaluate.SlicedSupernet(folder, data))`.
-        evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
-        min_accuracy: in percent; the member's expected accuracy, less what might be lost where the scores know
-            little, is at least this. Requires scores that know a level, and the engine "exact".
-        max_drop: in points below the largest member, counted in the same way. Requires the engine "exact".
-
-    Raises:
-        InputError: as `pose`, and where no member keeps everything together.
-        NasError: when the engine cannot get to a target that some member meets.
-    """
-    return solve(
-        pose(
-            space,
-            table,
-            scores,
-            latency_ms,
-            engine=engine,
-            candidates=candidates,
-            on_step=on_step,
-            limits=limits,
-            objective=objective,
-            study=study,
-            evaluations=evaluations,
-            evaluate_best=evaluate_best,
-            min_accuracy=min_accuracy,
-            max_drop=max_drop,
-        )
-    )
-
-
-def solve(problem: Problem) -> Found:
-    """Hand the problem to its engine, and name what that found after space, device and latency."""
-    found = ENGINES[problem.engine](problem)
-    name = f"{problem.space.name}-{problem.table.device.name}-{found.ms:.3g}ms"
-    return replace(found, architecture=replace(found.architecture, name=name))
-
-
-def pose(
-    space: Space, table: LatencyTable, scores: Scores, latency_ms: float | None = None, engine: str = AUTO,
-    candidates: Candidates = "all", on_step: Callable[[Step], None] | None = None,
-    limits: Mapping[str, float] | None = None, objective: Objective = "limits",
-    study: StudySettings | None = None, evaluations: Evaluations | None = None, evaluate_best: int = 8,
-    min_accuracy: float | None = None, max_drop: float | None = None,
-) -> Problem:  # fmt: skip
-    """Return the checked input of a search; its arguments are those of `search`. Its engine is never "auto".
-
-    Raises:
-        InputError: for an unknown engine, scores of another space, a table without a needed row, or a limit that no
-            member keeps; the message names the smallest amount there is.
-    """
-    known: tuple[tuple[str, str, Collection[str]], ...] = (
-        ("engine", engine, (AUTO, *ENGINES)), ("candidates", candidates, get_args(Candidates)),
-        ("objective", objective, get_args(Objective)),
-    )  # fmt: skip
-    for what, given, names in known:
-        if given not in names:
-            raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
-    numbers = {"latency target": latency_ms, "min_accuracy": min_accuracy, "max_drop": max_drop}
-    for what, number in numbers.items():
-        _check_number(what, number)
-    engine = _chosen(engine, candidates, objective, evaluations)
-    if objective == "mes" and engine != "slimming":
-        raise InputError(f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the limits")
-    if evaluations is not None and engine not in EVALUATING:
-        raise InputError(f"members are evaluated by the engines {' and '.join(EVALUATING)}, not by '{engine}'")
-    if evaluate_best < 1:
-        raise InputError(f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated")
-    table = table.calibrated(space.name, space.resolution)
-    scores.check(space)
-    scores = scores.at(space)
-    drop = _most_drop(scores, engine, min_accuracy, max_drop)
-    graph, further = Graph(space, tuple(scores.cautious().exceptions())), further_limits(limits or {}, table)
-    least_ms, quickest = fastest(space, table, graph)
-    if latency_ms is None and (further or drop is not None):
-        target_ms = math.inf
-        reason = "none, where something else is limited"
-    elif latency_ms is None:
-        target_ms, reason = _default_target(space, table)
-    else:
-        target_ms = latency_ms
-        reason = "as given"
-    if target_ms <= 0 or (latency_ms is not None and not math.isfinite(target_ms)):
-        raise InputError(f"latency target {target_ms} ms: expected a positive number")
-    if target_ms < least_ms:
-        raise InputError(f"latency target {target_ms:g} ms cannot be reached: the fastest member of space "
-                         f"'{space.name}' ({_shape(quickest)}) takes {least_ms:.4g} ms on "
-                         f"{table.device.name}")  # fmt: skip
-    _check_reach(graph, further)
-    return Problem(
-        space, table, scores, target_ms, reason, engine, candidates, on_step, further, objective,
-        study or StudySettings(), evaluations, evaluate_best, drop, max_drop, min_accuracy, graph=graph,
-    )  # fmt: skip
-
-
-def _check_number(what: str, number: object) -> None:
-    """Raise InputError for what is no number; whether a number makes sense is for others to say."""
-    if number is not None and (isinstance(number, (bool, str)) or not isinstance(number, SupportsFloat)):
-        raise InputError(f"{what} {number!r}: expected a number")
-
-
-def _chosen(engine: str, candidates: Candidates, objective: Objective, evaluations: Evaluations | None) -> str:
-    """Return the engine that "auto" stands for; another name stands for itself."""
-    if engine != AUTO:
-        return engine
-    if objective == "mes" or candidates == "paper":
-        return "slimming"
-    # Costs of evaluated members do not add up. All others do, and so do latencies of all tables.
-    return "exact" if evaluations is None else "learned"
-
-
-def _most_drop(scores: Scores, engine: str, min_accuracy: float | None, max_drop: float | None) -> float | None:
-    """Return the most points below the largest member that were asked for; None where neither of both was."""
-    if min_accuracy is None and max_drop is None:
-        return None
-    if engine != "exact":
-        raise InputError(f"min_accuracy and max_drop require the engine 'exact' (got '{engine}')")
-    if max_drop is not None and not 0 <= max_drop < math.inf:
-        raise InputError(f"max_drop {max_drop:g}: expected 0 or a positive number of points")
-    # Engines count in cautious costs, from the largest member's own cautious accuracy. What is asked for counts from
-    # what the largest member is expected to have.
-    judge = scores.cautious()
-    largest = scores.scored.largest()
-    lowered = scores.accuracy(largest).value - judge.accuracy(largest).value if scores.absolute else 0.0
-    if min_accuracy is None:
-        return None if max_drop is None else max_drop - lowered
-    if max_drop is not None:
-        raise InputError("min_accuracy and max_drop exclude each other")
-    if not 0 < min_accuracy < 100:
-        raise InputError(f"min_accuracy {min_accuracy:g}: expected a percentage between 0 and 100")
-    if not scores.absolute:
-        raise InputError(f"min_accuracy {min_accuracy:g}: these scores know costs only, no accuracies. Fix: max_drop")
-    return judge.accuracy(largest).value - min_accuracy
-
-
-def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:
-    """Raise InputError for a limit that no member keeps, with the smallest amount there is."""
-    for limit in limits:
-        amount, smallest = least(graph, limit.measure)
-        if amount > limit.most:
-            raise InputError(f"{limit} cannot be reached: the member of space '{graph.space.name}' with the least "
-                             f"({_shape(smallest)}) has {limit.measure.text(amount)}")  # fmt: skip
-
-
-def _shape(arch: Architecture) -> str:
-    return f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
-
-
-def _default_target(space: Space, table: LatencyTable) -> tuple[float, str]:
-    """Return the predicted latency of the published member with the fewest parameters, and that in words.
-
-    A space without published members gets half of what its largest takes, or the least there is if that is more.
-    """
-    if not space.published:
-        half = max(table.total_ms(space.largest()) / 2, fastest(space, table)[0])
-        return half, f"half of what the largest member of {space.name} takes, which has no published members"
-    smallest = min(space.published.values(), key=lambda arch: arch.params)
-    return table.total_ms(smallest), f"the predicted latency of the smallest published member, {smallest.name}"
-
-
-class _CallableModule(ModuleType):
-    """Lets `nas.search` be both: the function of the public API, and this package, which importing anything in it
-    binds to that name."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Found:
-        return search(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+if TYPE_CHECKING:
+    from nas.accuracy import Score, Scores, default_scores, load_scores
+    from nas.accuracy.evaluations import Evaluated, Evaluations
+    from nas.search.engines import ENGINES
+    from nas.search.engines.optuna.storage import StudySettings
+    from nas.search.problem import Candidates, Found, Objective, Problem, Step
+    from nas.search.solver import pose, search, solve
+    from nas.space.moves import Drop, Exchange, Localise, Move, Narrow, moves
 
 __all__ = [
-    "ENGINES", "Candidates", "Drop", "Evaluated", "Evaluations", "Exchange", "Found", "Localise", "Move", "Narrow",
-    "Objective", "Problem", "Score", "Scores", "Step", "StudySettings", "default_scores", "fastest", "load_scores",
-    "moves", "pose", "search", "solve",
-]  # fmt: skip
+    "ENGINES",
+    "Candidates",
+    "Drop",
+    "Evaluated",
+    "Evaluations",
+    "Exchange",
+    "Found",
+    "Localise",
+    "Move",
+    "Narrow",
+    "Objective",
+    "Problem",
+    "Score",
+    "Scores",
+    "Step",
+    "StudySettings",
+    "default_scores",
+    "load_scores",
+    "moves",
+    "pose",
+    "search",
+    "solve",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "nas.accuracy": ("Score", "Scores", "default_scores", "load_scores"),
+        "nas.accuracy.evaluations": ("Evaluated", "Evaluations"),
+        "nas.search.engines": ("ENGINES",),
+        "nas.search.problem": ("Candidates", "Found", "Objective", "Problem", "Step"),
+        "nas.search.solver": ("pose", "search", "solve"),
+        "nas.search.engines.optuna.storage": ("StudySettings",),
+        "nas.space.moves": ("Drop", "Exchange", "Localise", "Move", "Narrow", "moves"),
+    },
+)

@@ -1,4 +1,7 @@
-"""What a search's answer is compared with: the proven optimum, and the published member it takes the place of."""
+"""The results that a search's answer is compared with: other engines' and a published member's.
+
+`nas search` and `nas check` call it.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,29 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nas.accuracy import Scores
 from nas.errors import NasError
 from nas.latency import LatencyTable, MissingRows
-from nas.latency.run_check import Rival
-from nas.search.exact import exact
+from nas.search.engines.exact import exact
+from nas.search.engines.slimming import slim
 from nas.search.limits import further_limits
 from nas.search.problem import Found, Problem
-from nas.search.slimming import slim
 from nas.space import Architecture, Space
 
+if TYPE_CHECKING:
+    from nas.latency.check.network import Rival
+
 ROUNDING = 1 + 1e-9
-"""Sums of floats that are equal differ by less than this factor."""
+"""Factor within which equal sums of floats may differ by rounding."""
 
 
 def answers(problem: Problem, found: Found) -> dict[str, Found]:
-    """What the problem's engine found and, for comparison, what "exact" and "slimming" find by the scores, by engine.
+    """Return by engine what a search found, and what "exact" and "slimming" find by the scores.
 
-    Slimming is left out where it is stuck above a limit, and where the fastest member of an accuracy was asked for.
+    Slimming is left out where it is stuck above a limit, and where the fastest member of an
+    accuracy was asked for.
     """
     every = {problem.engine: found}
     silent = replace(problem, on_step=None, evaluations=None)
@@ -45,20 +52,26 @@ def published_rival(
     target_ms: float | None,
     limits: Mapping[str, float] | None = None,
 ) -> Rival | None:
-    """Return the published member that one would ship without the search; None where the space has none.
+    """Return the published member that one would ship without the search.
 
-    It is the most accurate published member whose predicted latency is within the target, and which keeps the limits.
-    Where none does, it is the member with the fewest parameters, whose latency is the default target of a search.
-    A search without any limit was for the fastest member of an accuracy: there it is the fastest published member that
-    is expected to be as accurate as the found one.
+    It is the most accurate published member within the latency target and the limits. If there is
+    none, it is the one with the fewest parameters, whose latency is the default target of a search.
+    A search without any limit was for the fastest member of an accuracy. There it is the fastest
+    published member that is expected to be as accurate as the found one.
 
     Args:
         space: at the input size and with the classes that were searched for.
         table: of the search.
-        found: what the search found.
-        target_ms: None where latency was not limited.
-        limits: what else was limited, as `pose` takes it.
+        scores: of the search.
+        found: the member that the search found.
+        target_ms: maximum latency; None where it was not limited.
+        limits: further limits, as `pose` takes them.
+
+    Returns:
+        The member and why it was chosen; None where the space has no published members.
     """
+    from nas.latency.check.network import Rival
+
     members = list(space.published.values())
     if not members:
         return None
@@ -70,7 +83,8 @@ def published_rival(
             fastest = min(as_accurate, key=lambda member: _predicted_ms(table, member))
             return Rival(fastest, "the fastest published member that is expected to be as accurate")
         return Rival(
-            min(members, key=costs), "the most accurate published member: none is as accurate as the found one"
+            min(members, key=costs),
+            "the most accurate published member: none is as accurate as the found one",
         )
     latency = [] if target_ms is None else [f"{target_ms:.4g} ms"]
     asked = " and ".join([*latency, *map(str, further)])
@@ -88,7 +102,7 @@ def published_rival(
 
 
 def _predicted_ms(table: LatencyTable, member: Architecture) -> float:
-    """Return the predicted latency; infinite where the table has no row for one of the operations."""
+    """Return the predicted latency in ms; infinite where the table lacks a row for it."""
     try:
         return table.total_ms(member)
     except MissingRows:

@@ -1,49 +1,68 @@
-"""The member of a space that takes the least of something, exactly: a shortest path through the space's graph."""
+"""Find the fastest or smallest member of a space by a shortest path through its graph.
+
+`nas.search.pose` calls it to refuse limits that no member keeps, and the exact engine to weigh arcs
+by latency.
+"""
 
 from __future__ import annotations
 
 from math import isinf
 
 from nas import resources
+from nas.blocks import Operation
 from nas.errors import InputError
 from nas.latency import LatencyTable
-from nas.latency.unsupported import UNSUPPORTED_FILE
+from nas.latency.rows import UNSUPPORTED_FILE
 from nas.search.graph import Floats, Graph
 from nas.search.limits import Measure, latency
-from nas.space import Architecture, Operation, Space
+from nas.space import Architecture, Space
 
 
-def fastest(space: Space, table: LatencyTable, graph: Graph | None = None) -> tuple[float, Architecture]:
-    """The smallest predicted latency (ms) in `space`, and a member that has it. `graph` is that of the space, if known.
+def fastest(
+    space: Space, table: LatencyTable, graph: Graph | None = None
+) -> tuple[float, Architecture]:
+    """Return the smallest predicted latency in `space` in ms, and a member that has it.
+
+    Members with an operation that the device cannot run do not count.
+
+    Args:
+        space: whose members are compared.
+        table: of the device.
+        graph: of the space, if it is known already.
 
     Raises:
-        MissingRows: when `table` lacks rows for some members; all of them are in its `operations`. Rows of operations
-            that the device cannot run are none of these: members that have one do not count.
-        InputError: when the device can run no member.
+        MissingRows: `table` lacks rows of operations that the device may run; its `operations`
+            lists all of them.
+        InputError: the device can run no member.
     """
     graph = graph or Graph(space)
     weights = latencies(graph, table)
     if isinf(graph.potentials(weights)[0]):
-        raise InputError(f"{table.device.name} can run no member of space '{space.name}': of every one it refuses an "
-                         f"operation ({table.path}/{UNSUPPORTED_FILE} says why)")  # fmt: skip
+        raise InputError(
+            f"{table.device.name} can run no member of space '{space.name}': of every one it"
+            f" refuses an operation ({table.path}/{UNSUPPORTED_FILE} says why)"
+        )
     path = graph.best(weights)
     arch = graph.member(path, f"{space.name}-fastest").compact()
     return table.total_ms(arch), arch
 
 
 def least(graph: Graph, measure: Measure) -> tuple[float, Architecture]:
-    """The smallest amount of what `measure` measures, and a member that takes no more."""
+    """Return the smallest amount of `measure` in a space, and a member that has it."""
     weights = graph.weigh(measure.of)
     arch = graph.member(graph.best(weights, measure.peak), f"{graph.space.name}-least").compact()
     return measure.total(arch), arch
 
 
 def latencies(graph: Graph, table: LatencyTable) -> list[Floats]:
-    """The ms of every arc, without the intercept; infinite for what the device cannot run.
+    """Return the latency of every arc in ms, one array per layer, without the table's intercept.
+
+    Arcs with an operation that the device cannot run are infinite.
 
     Raises:
         MissingRows: as `fastest`.
     """
+    # All missing rows are collected first, so that one message names them all.
     missing: dict[tuple[str, str, str], Operation] = {}
     for arc in (arc for layer in graph.layers for arc in layer):
         for operation in arc.operations:
@@ -55,6 +74,6 @@ def latencies(graph: Graph, table: LatencyTable) -> list[Floats]:
 
 
 def _argument(space: Space) -> str:
-    """What --space takes for it: the name where that finds this file, else the path."""
+    """Return the value of --space for it: its name where that finds this file, else its path."""
     known = resources.names(resources.SPACES, "*.yaml").get(space.name)
     return space.name if not space.path or str(known) == space.path else space.path

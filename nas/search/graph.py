@@ -1,8 +1,10 @@
-"""A space as a graph: every path from its first node to its last is a member, every arc a choice at one place.
+"""A space as a layered graph, for the exact engine and `nas.search.fastest`.
 
-What may follow depends on what was chosen only through a few things (the shape that comes in, whether attention has
-begun, how many blocks the stage still owes), so that a space of 10^20 members has some ten thousand arcs. Searches for
-the fastest, the smallest or the best member are searches for paths.
+Every path from the first node to the last is a member, and every arc is a choice at one place. What
+may follow depends on earlier choices only through a few things: the shape that comes in, whether
+attention has begun, and how many blocks the stage still needs. These are a node's state, so that a
+space of 10^20 members has about ten thousand arcs. To find the fastest, the smallest or the best
+member is to find a path.
 """
 
 from __future__ import annotations
@@ -15,26 +17,39 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.space import Architecture, Operation, Space, Stage
+from nas.blocks import (
+    BlockSpec,
+    EntrySpec,
+    HeadSpec,
+    Identity,
+    Operation,
+    Shape,
+    Unflatten,
+    pyramid,
+)
+from nas.space import Architecture, Space, Stage
 from nas.space.architecture import with_layout
-from nas.space.space import ROLES
-from nas.specs import BlockSpec, Identity, Shape, Unflatten, pyramid
+from nas.space.candidates import ROLES
+from nas.space.place import HEAD, STEM, Place
 
 Floats = NDArray[np.float64]
 Ends = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""The tail and the head node of every arc of a layer, (arcs,) each."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What was chosen so far, as far as it matters to what comes.
+    """The state of a node: all of the earlier choices that later ones depend on.
+
+    Two ways with equal states share a node.
 
     Attributes:
-        shape: what comes in.
-        attentive: whether a global block stands before, after which no local one may.
-        owed: how many blocks the stage must have yet.
+        shape: of the input of what follows.
+        attentive: whether there was a global block, after which no local one is allowed.
+        owed: how many blocks the stage still needs to reach its minimum depth.
         maps: the stage outputs so far that a head will take.
-        like: which of the graph's exceptions are chosen so far, by their numbers.
-        taken: how many blocks the stage has so far; only counted while `like` names any.
+        like: numbers of the graph's exceptions that agree with all choices so far.
+        taken: how many blocks the stage has so far; counted only while `like` is not empty.
     """
 
     shape: Shape
@@ -46,21 +61,17 @@ class State:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an arc chooses: the stem (stage -1), a stage's entry (no position), a position, the head (stage None)."""
-
-    stage: int | None
-    position: int | None = None
-
-
-@dataclass(frozen=True)
 class Arc:
     """One choice: `block` at `place` turns the state of node `tail` into that of node `head`.
 
     Attributes:
-        width: channels of the stage's residual stream, at its positions.
+        tail, head: numbers of the nodes.
+        place: of the choice: the stem, the entry of a stage (also where a network has no other
+            stem), a block or the head.
+        block: the choice, with identity for a dropped position.
+        width: channels of the residual stream that comes in; at positions that of the stage.
         operations: the block with the change of layout that it needs; none for identity.
-        held: activation elements that wait for the head meanwhile, the maps of earlier stages.
+        held: activation elements of earlier stages' maps that wait for the head meanwhile.
         exception: whether the paths that end with this arc are one of the graph's exceptions.
     """
 
@@ -73,13 +84,26 @@ class Arc:
     held: int = 0
     exception: bool = False
 
+    @property
+    def entry(self) -> EntrySpec:
+        """Return the block of an arc at the stem or a stage's entry."""
+        assert isinstance(self.block, EntrySpec)
+        return self.block
+
+    @property
+    def classifier(self) -> HeadSpec:
+        """Return the block of an arc at the head."""
+        assert isinstance(self.block, HeadSpec)
+        return self.block
+
 
 class Layered(abc.ABC):
-    """A graph in layers, as far as searches for paths need it: numbered nodes, and the ends of every arc.
+    """A graph in layers, as searches for paths see it.
+
+    Every path leads from node 0 to the last node by one arc of every layer.
 
     Attributes:
-        nodes: how many there are; every path leads from node 0 to the last one, by one arc of every layer.
-        ends: the tails and the heads of the arcs of each layer.
+        nodes: number of nodes.
     """
 
     nodes: int
@@ -90,20 +114,29 @@ class Layered(abc.ABC):
         """Return the tails and the heads of the arcs of each layer."""
 
     def potentials(self, weights: Sequence[Floats], bottleneck: bool = False) -> Floats:
-        """For every node, the least weight of a path from there to the end: its sum, or its largest arc's.
+        """Return for every node (nodes,) the least weight of a path from there to the end.
 
-        Infinite where no path leads to the end.
+        Dynamic programming from the last layer to the first. A potential is infinite where no path
+        leads to the end.
+
+        Args:
+            weights: of every arc, one array per layer.
+            bottleneck: the weight of a path is that of its largest arc, not the sum.
         """
         least = np.full(self.nodes, np.inf)
+        # The neutral element of the maximum or of the sum.
         least[-1] = -np.inf if bottleneck else 0.0
         for (tails, heads), weight in zip(reversed(self.ends), reversed(weights), strict=True):
             rest = np.maximum(weight, least[heads]) if bottleneck else weight + least[heads]
+            # Unbuffered, since many arcs share a tail.
             np.minimum.at(least, tails, rest)
         return least
 
     def best(self, weights: Sequence[Floats], bottleneck: bool = False) -> list[int]:
-        """A path of least weight: the number of its arc in every layer."""
-        least, node, path = self.potentials(weights, bottleneck), 0, list[int]()
+        """Return a path of least weight, as the number of its arc in every layer."""
+        least = self.potentials(weights, bottleneck)
+        node = 0
+        path = list[int]()
         for (tails, heads), weight in zip(self.ends, weights, strict=True):
             rest = np.maximum(weight, least[heads]) if bottleneck else weight + least[heads]
             path.append(int(np.argmin(np.where(tails == node, rest, np.inf))))
@@ -114,13 +147,15 @@ class Layered(abc.ABC):
 class Graph(Layered):
     """The members of a space as paths.
 
-    Nodes are numbered in the order of the network, from 0 to the one where all paths end. Members differ in which
-    positions they drop, as those that moves make; `Space.enumerate` lists only one of those that are the same network.
+    Nodes are numbered in the order of the network; all paths end at the last one. Members that drop
+    different positions are different paths, even if they are the same network, as with members that
+    moves lead to. (`Space.enumerate` lists each network once.)
 
     Args:
         space: whose members the paths are.
-        exceptions: members whose paths end with arcs of their own, so that a search can leave them out. No node is
-            shared by paths that are on the way to different ones, which is why dominance between labels stays right.
+        exceptions: members whose paths end with arcs of their own, so that a search can leave them
+            out. Ways that agree with different exceptions never share a node. So dominance between
+            the labels of a node stays right: all of them may go on in the same way.
     """
 
     def __init__(self, space: Space, exceptions: Sequence[Architecture] = ()) -> None:
@@ -128,34 +163,36 @@ class Graph(Layered):
         self.exceptions = tuple(exceptions)
         self._exceptions = [exception.compact() for exception in exceptions]
         self.layers: list[list[Arc]] = []
-        """The arcs of each place, in the order of the network; those of a layer lead from its nodes to the next's."""
+        """The arcs of each place, in network order; they lead to the nodes of the next layer."""
         self.nodes = 1
         self._operations: dict[tuple[BlockSpec, Shape], tuple[Operation, ...]] = {}
-        # How many of the last stages some head takes the maps of.
-        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)  # type: ignore[attr-defined]
+        # The largest number of last stages whose maps some head takes.
+        self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)
         states = {State(Shape(3, *space.resolution), like=tuple(range(len(exceptions)))): 0}
         if space.stems:
-            states = self._layer(states, Place(-1), self._stems)
+            states = self._layer(states, STEM, self._stems)
         for index, stage in enumerate(space.stages):
-            states = self._layer(states, Place(index), self._entries)
+            states = self._layer(states, Place.entry(index), self._entries)
             for position in range(stage.depths[1]):
-                states = self._layer(states, Place(index, position), self._blocks)
-        self._layer(states, Place(None), self._heads)
+                states = self._layer(states, Place.block(index, position), self._blocks)
+        self._layer(states, HEAD, self._heads)
 
     def weigh(self, weight: Callable[[Arc], float]) -> list[Floats]:
-        """The weights of all arcs, an array a layer."""
+        """Return the weights of all arcs, one array per layer."""
         return [np.array([weight(arc) for arc in layer], dtype=np.float64) for layer in self.layers]
 
     def member(self, path: Sequence[int], name: str = "") -> Architecture:
-        """The architecture that a path is, with identity at the positions that it drops."""
-        stem, stages, head = None, list[tuple[BlockSpec, list[BlockSpec]]](), self.space.heads[0]
+        """Return the architecture of a path, with identity at dropped positions."""
+        stem: EntrySpec | None = None
+        stages: list[tuple[EntrySpec, list[BlockSpec]]] = []
+        head = self.space.heads[0]
         for arc in (layer[number] for layer, number in zip(self.layers, path, strict=True)):
-            if arc.place.stage is None:
-                head = arc.block
-            elif arc.place.stage < 0:
-                stem = arc.block
-            elif arc.place.position is None:
-                stages.append((arc.block, []))
+            if arc.place.part == "head":
+                head = arc.classifier
+            elif arc.place.part == "stem":
+                stem = arc.entry
+            elif arc.place.part == "entry":
+                stages.append((arc.entry, []))
             else:
                 stages[-1][1].append(arc.block)
         chosen = tuple(Stage(entry, tuple(blocks)) for entry, blocks in stages)
@@ -163,15 +200,28 @@ class Graph(Layered):
 
     @cached_property
     def ends(self) -> list[Ends]:
-        """The tails and the heads of the arcs of each layer."""
+        """Return the tails and the heads of the arcs of each layer."""
         return [
-            (np.array([arc.tail for arc in layer], dtype=np.intp), np.array([arc.head for arc in layer], dtype=np.intp))
+            (
+                np.array([arc.tail for arc in layer], dtype=np.intp),
+                np.array([arc.head for arc in layer], dtype=np.intp),
+            )
             for layer in self.layers
         ]
 
     def _layer(
-        self, states: dict[State, int], place: Place, options: Callable[[Place, State], Iterator[tuple[Arc, State]]]
+        self,
+        states: dict[State, int],
+        place: Place,
+        options: Callable[[Place, State], Iterator[tuple[Arc, State]]],
     ) -> dict[State, int]:
+        """Add the layer of a place, and return its new nodes by their states.
+
+        Args:
+            states: the nodes of the layer before, by their states.
+            place: of the choice.
+            options: yields for a state each arc, without its nodes, and the state behind it.
+        """
         after: dict[State, int] = {}
         arcs = []
         for state, tail in states.items():
@@ -191,24 +241,30 @@ class Graph(Layered):
 
     def _entries(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
         index = place.stage or 0
-        stage, space = self.space.stages[index], self.space
+        stage = self.space.stages[index]
+        space = self.space
         attentive = state.attentive and space.placement == "network_suffix"
         for width in stage.widths:
             for entry in stage.entries:
-                arc = self._arc(place, replace(entry, width=width), state)  # type: ignore[call-arg]
+                arc = self._arc(place, replace(entry, width=width), state)
                 shape = arc.operations[-1].output
                 tapped = index >= len(space.stages) - self._levels
                 maps = (*state.maps, replace(shape, layout="map")) if tapped else ()
-                like = tuple(n for n in state.like if self._exceptions[n].stages[index].entry == arc.block)
+                like = tuple(
+                    n for n in state.like if self._exceptions[n].stages[index].entry == arc.block
+                )
                 yield arc, State(shape, attentive, stage.depths[0], maps, like)
 
     def _blocks(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
-        index, position = place.stage or 0, place.position or 0
+        index = place.stage or 0
+        position = place.position or 0
         last = self.space.stages[index].depths[1] - 1
 
+        # Behind the last position, nodes that differ only in what the stage needs no more merge.
         def follows(state: State) -> State:
             return self._at_end(state, index) if position == last else state
 
+        # Identity only where the positions that are left suffice for the minimum depth.
         if state.owed <= last - position:
             yield Arc(0, 0, place, Identity(), state.shape.channels), follows(state)
         for role in ROLES:
@@ -216,45 +272,56 @@ class Graph(Layered):
                 continue
             for block in self.space.candidates(index, role, state.shape.channels):
                 arc = self._arc(place, block, state)
-                like = tuple(n for n in state.like if self._next_block(n, index, state.taken) == block)
+                like = tuple(
+                    n for n in state.like if self._next_block(n, index, state.taken) == block
+                )
                 after = State(
                     arc.operations[-1].output,
                     attentive=role == "global" or state.attentive,
                     owed=max(0, state.owed - 1),
                     maps=state.maps,
                     like=like,
+                    # Counted only for exceptions: otherwise it would split nodes for no reason.
                     taken=state.taken + 1 if like else 0,
                 )
                 yield arc, follows(after)
 
     def _next_block(self, number: int, index: int, taken: int) -> BlockSpec | None:
-        """The block that an exception has in this stage after so many; None where it has no more."""
+        """Return an exception's block of a stage after `taken` blocks; None after its last one."""
         blocks = self._exceptions[number].stages[index].blocks
         return blocks[taken] if taken < len(blocks) else None
 
     def _at_end(self, state: State, index: int) -> State:
-        """What of a state still matters once its stage has ended."""
+        """Return the state behind the last position of a stage, without what no longer matters."""
         attentive = state.attentive and self.space.placement == "network_suffix"
         like = tuple(n for n in state.like if self._next_block(n, index, state.taken) is None)
         return replace(state, attentive=attentive, like=like, taken=0)
 
     def _heads(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+        # All paths end in one node, so the shape of its state is any one.
         end = State(Shape(1, 1, 1))
         for head in self.space.heads:
             exception = any(same_head(self._exceptions[number].head, head) for number in state.like)
             if head.layout != "pyramid":
                 yield replace(self._arc(place, head, state), exception=exception), end
                 continue
-            last = with_layout("last", "last", Unflatten(), state.shape) if state.shape.layout == "tokens" else ()
-            operation = Operation("head", head, pyramid(state.maps[-head.levels :]))  # type: ignore[attr-defined]
+            # A head of several levels takes maps, so tokens of the last stage are unflattened.
+            last = (
+                with_layout(place, Unflatten(), state.shape)
+                if state.shape.layout == "tokens"
+                else ()
+            )
+            operation = Operation(str(place), head, pyramid(state.maps[-head.levels :]))
             operations = (*last, operation)
             yield Arc(0, 0, place, head, 0, operations, _elements(state.maps[:-1]), exception), end
 
     def _arc(self, place: Place, block: BlockSpec, state: State) -> Arc:
         known = self._operations.get((block, state.shape))
         if known is None:
-            known = self._operations[block, state.shape] = tuple(with_layout("", block.kind, block, state.shape))
-        # The last map at a position is that of the stage itself, which its operations count.
+            known = self._operations[block, state.shape] = tuple(
+                with_layout(place, block, state.shape)
+            )
+        # At a position the last of the maps is the stage's own stream, which its operations count.
         waiting = state.maps if place.position is None else state.maps[:-1]
         return Arc(0, 0, place, block, state.shape.channels, known, _elements(waiting))
 
@@ -263,7 +330,7 @@ def _elements(maps: Sequence[Shape]) -> int:
     return sum(shape.elements for shape in maps)
 
 
-def same_head(head: BlockSpec, other: BlockSpec) -> bool:
-    """Whether two heads differ in their number of classes at most."""
+def same_head(head: HeadSpec, other: HeadSpec) -> bool:
+    """Return whether two heads are equal up to their number of classes."""
     same_kind = head.kind == other.kind
-    return same_kind and replace(head, classes=other.classes) == other  # type: ignore[call-arg, attr-defined]
+    return same_kind and replace(head, classes=other.classes) == other

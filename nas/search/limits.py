@@ -1,44 +1,83 @@
-"""What a member may take at most: latency, multiply-accumulates, parameters, peak activation memory."""
+"""Measures and limits of a search: latency, MACs, parameters, memory, and the MES score.
+
+`nas.search.pose` makes limits by `further_limits`; engines weigh arcs and members by `Measure`.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import fsum, inf
 from typing import Literal, get_args
 
+from nas.blocks import BlockSpec, Operation, Shape
 from nas.errors import InputError, nearest
 from nas.latency import LatencyTable, MissingRows
 from nas.search.graph import Arc
-from nas.space import Architecture, Operation
-from nas.specs import BlockSpec, Shape
+from nas.space import Architecture
+from nas.space.place import Place
+
+# The constants of the mobile efficiency score, EfficientFormerV2 (arXiv:2212.08059), Eq. 9.
+SCORE = 100.0
+UNIT_PARAMS = 3e6
+UNIT_MS = 1.0
+PARAMS_POWER = 0.5
+MS_POWER = 1.0
+
+
+def mes(params: int, ms: float) -> float:
+    """Return the mobile efficiency score; more is better.
+
+    EfficientFormerV2 (arXiv:2212.08059, Eq. 9):
+
+        MES = 100 (params / 3 M)^-0.5 (ms / 1 ms)^-1
+
+    MobileNetV2 (3.5 M parameters, 0.9 ms on an iPhone 12) has 102.9.
+    """
+    return float(SCORE * (params / UNIT_PARAMS) ** -PARAMS_POWER * (ms / UNIT_MS) ** -MS_POWER)
+
 
 LimitName = Literal["macs", "params", "memory_mb"]
-"""The limits that a search takes beside its latency: multiply-accumulates of one image, learned parameters, and
-megabytes (10^6 bytes) of peak activation memory."""
+"""Limits beside latency: multiply-accumulates per image, learned parameters, and peak activation
+memory in MB (10^6 bytes)."""
 
 SMALL = 1e-12
-"""As good as a divisor of what is no whole number: ms and points."""
+"""Unit to which ms and points are rounded, so that they are summed as whole numbers."""
+
+BITS = {
+    "float32": 32,
+    "fp32": 32,
+    "float16": 16,
+    "fp16": 16,
+    "bfloat16": 16,
+    "bf16": 16,
+    "int16": 16,
+    "int8": 8,
+    "uint8": 8,
+    "int4": 4,
+}
+"""Bits of an activation by a table's precision; imported tables use the short names too."""
 
 _IN_PLACE = ("folded_norm", "activation")
-"""Layers that every runtime does within the one before them."""
+"""Layers that every runtime fuses into the one before them."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Something that a member takes an amount of.
+    """A quantity that members take an amount of, such as latency or parameters.
 
     Attributes:
-        key: as options and files name it.
-        name, unit: for messages: "parameters", "M".
-        size: of that unit, in what the amounts count.
-        of: the amount of one arc of a space's graph; infinite where no member can have it.
-        total: the amount of a whole member.
-        step: amounts are whole numbers of this, or as good as.
-        base: what every member takes besides its operations.
-        peak: whether the total is that of the largest operation, not of all together.
+        key: its name in options and files.
+        name, unit: its name and unit in messages, such as "parameters" and "M".
+        size: amount of one such unit.
+        of: returns the amount of one arc of a space's graph; infinite where no member can have it.
+        total: returns the amount of a whole member.
+        step: amounts are whole multiples of it, exactly or up to rounding.
+        base: amount of every member besides its operations.
+        peak: whether the total is the maximum over the operations, not their sum.
+        saved: what less of it saves, in messages ("time" for latency); `name` where empty.
+        named: whether messages need the name beside the unit: "1.2 ms" does not, "3 M" does.
     """
 
     key: str
@@ -50,16 +89,21 @@ class Measure:
     step: float = 1.0
     base: float = 0.0
     peak: bool = False
+    saved: str = ""
+    named: bool = True
 
     def text(self, amount: float) -> str:
+        """Return an amount in the measure's unit, for messages."""
+        # A small amount of a large unit is given without it: "1200 parameters", not "0.0012 M".
         if 0 < amount < self.size / 100 and self.size > 1:
             return f"{amount:.4g} {self.name}"
-        return f"{amount / self.size:.4g} {self.unit} {self.name}".replace(" ms latency", " ms")
+        shown = f"{amount / self.size:.4g} {self.unit}"
+        return f"{shown} {self.name}" if self.named else shown
 
 
 @dataclass(frozen=True)
 class Limit:
-    """`most` of something, in what its measure counts."""
+    """An upper limit of `most` on the amounts of a measure."""
 
     measure: Measure
     most: float
@@ -72,9 +116,10 @@ class Limit:
 
 
 def latency(table: LatencyTable) -> Measure:
-    """Predicted milliseconds on the table's device; infinite for what it cannot run.
+    """Return the measure of predicted latency in ms on the table's device.
 
-    The total raises MissingRows, as the table does, for rows that nobody has tried to measure.
+    It is infinite for what the device cannot run. Its `total` raises MissingRows, as the table
+    does, for rows that were never measured.
     """
 
     def of(arc: Arc) -> float:
@@ -89,7 +134,18 @@ def latency(table: LatencyTable) -> Measure:
                 return inf
             raise
 
-    return Measure("latency_ms", "latency", "ms", 1.0, of, total, SMALL, table.base_ms)
+    return Measure(
+        "latency_ms",
+        "latency",
+        "ms",
+        1.0,
+        of,
+        total,
+        step=SMALL,
+        base=table.base_ms,
+        saved="time",
+        named=False,
+    )
 
 
 def _macs(arc: Arc) -> float:
@@ -105,58 +161,92 @@ PARAMS = Measure("params", "parameters", "M", 1e6, _params, lambda arch: arch.pa
 
 
 def memory(precision: str) -> Measure:
-    """Peak activation memory in MB where an activation takes as many bits as `precision` says (float16, int8)."""
-    bits = re.search(r"\d+", precision)
-    if not bits:
-        raise InputError(f"memory_mb: the table's precision '{precision}' does not say how many bits a value has")
-    megabytes = int(bits[0]) / 8e6
+    """Return the measure of peak activation memory in MB (10^6 bytes).
+
+    Args:
+        precision: of activations, such as "float16" or "int8".
+
+    Raises:
+        InputError: the precision does not say how many bits an activation has.
+    """
+    if precision not in BITS:
+        raise InputError(
+            f"memory_mb: the table's precision '{precision}' does not say how many bits a value has"
+            f" (expected one of {', '.join(BITS)}). Fix: state it in the table's device.yaml"
+        )
+    megabytes = BITS[precision] / 8e6
 
     def of(arc: Arc) -> float:
-        return max((live_elements(operation, arc.held) for operation in arc.operations), default=0) * megabytes
+        return (
+            max((live_elements(operation, arc.held) for operation in arc.operations), default=0)
+            * megabytes
+        )
 
-    return Measure("memory_mb", "peak memory", "MB", 1.0, of, lambda arch: peak_elements(arch) * megabytes, peak=True)
+    return Measure(
+        "memory_mb",
+        "peak memory",
+        "MB",
+        1.0,
+        of,
+        lambda arch: peak_elements(arch) * megabytes,
+        peak=True,
+    )
 
 
 def peak_elements(arch: Architecture) -> int:
-    """The most activation elements that are live at once while one image goes through: the largest `live_elements`.
+    """Return the peak number of live activation elements over all operations, for one image.
 
-    Where the head takes the maps of several stages, those of earlier stages wait through the later ones.
+    Where the head takes the maps of several stages, earlier ones are held through the later stages.
     """
-    levels = getattr(arch.head, "levels", 0)
+    levels = arch.head.levels
     maps = _maps(arch)
     first = len(maps) - levels
 
     def held(operation: Operation) -> int:
-        stage = re.match(r"stage(\d+)", operation.name)
-        before = int(stage[1]) - 1 if stage else 0
+        before = Place.parse(operation.name).stage or 0
         return sum(shape.elements for shape in maps[first:before]) if levels else 0
 
     return max(live_elements(operation, held(operation)) for operation in arch.operations())
 
 
 def _maps(arch: Architecture) -> list[Shape]:
-    """The output of every stage."""
-    ends: dict[str, Shape] = {}
+    """Return the output shape of every stage."""
+    ends: dict[int | None, Shape] = {}
     for operation in arch.operations():
-        stage = "stage1" if operation.name == "stem" and arch.stem is None else operation.name.partition("_")[0]
-        ends[stage] = operation.output
-    return [ends[f"stage{index}"] for index in range(1, len(arch.stages) + 1)]
+        place = Place.parse(operation.name)
+        # The entry of the first stage may be the network's stem, whose place names no stage.
+        enters = place == Place.entry(0, arch.stem is not None)
+        ends[0 if enters else place.stage] = operation.output
+    return [ends[index] for index in range(len(arch.stages))]
 
 
 def live_elements(operation: Operation, held: int = 0) -> int:
-    """The most activation elements that are live at once during an operation: what one of its layers reads and writes,
-    the operation's input where a residual (or a head that takes several maps) needs it later, and `held` others.
+    """Return the peak number of live activation elements during an operation.
 
+    It is the maximum over the operation's layers of what a layer reads and writes, plus the
+    operation's input where a residual (or a head of several levels) needs it later, plus `held`.
     Batch norms and activation functions count as part of the layer before them.
+
+    Args:
+        operation: with its input shape.
+        held: elements of maps that wait for the head meanwhile.
     """
-    return _live(operation.spec, operation.input) + (0 if operation.input.layout == "pyramid" else held)
+    return _live(operation.spec, operation.input) + (
+        0 if operation.input.layout == "pyramid" else held
+    )
 
 
 @lru_cache(maxsize=65536)
 def _live(spec: BlockSpec, shape: Shape) -> int:
+    # A block whose output has the shape of its input counts as one with a residual, which keeps the
+    # input to the end.
     kept = shape.elements if shape.layout == "pyramid" or spec.output_shape(shape) == shape else 0
     most = 0
-    for index, layer in enumerate(layer for layer in spec.layers(shape) if layer.kind not in _IN_PLACE):
+    for index, layer in enumerate(
+        layer for layer in spec.layers(shape) if layer.kind not in _IN_PLACE
+    ):
+        # The first layer reads the kept input itself, and so does the addition of a residual, which
+        # reads two maps and writes one. There it must not count twice.
         adds = layer.kind == "elementwise" and layer.read == 2 * layer.written
         alone = (index == 0 or adds) and shape.layout != "pyramid"
         most = max(most, layer.read + layer.written + (0 if alone else kept))
@@ -164,12 +254,16 @@ def _live(spec: BlockSpec, shape: Shape) -> int:
 
 
 def further_limits(given: Mapping[str, float], table: LatencyTable) -> tuple[Limit, ...]:
-    """The limits beside latency, by `LimitName`.
+    """Return the limits beside latency, given by `LimitName`.
 
     Raises:
-        InputError: for another name, or a limit that is no positive number.
+        InputError: a name is unknown, or a limit is not a positive number.
     """
-    measures = {"macs": lambda: MACS, "params": lambda: PARAMS, "memory_mb": lambda: memory(table.device.precision)}
+    measures = {
+        "macs": lambda: MACS,
+        "params": lambda: PARAMS,
+        "memory_mb": lambda: memory(table.device.precision),
+    }
     for name, most in given.items():
         if name not in measures:
             raise InputError(f"unknown limit '{name}'{nearest(name, get_args(LimitName))}")

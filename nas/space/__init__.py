@@ -1,72 +1,126 @@
-"""Spaces and architectures: what a search may choose from, and what it chose. Imports no torch."""
+"""Spaces and architectures: what a search chooses from, and what it chose.
+
+It loads them by name or path, for the API and for every command. It imports no torch.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from nas import resources
-from nas.errors import InputError, nearest
+from nas.blocks import Operation
+from nas.errors import InputError, check_name, nearest
 from nas.plugins import SPACES, Plugin, plugins
-from nas.space.architecture import Architecture, Operation, Stage, load_architecture
-from nas.space.space import Space, StageSpace
+from nas.space.architecture import Architecture, Stage, read_architecture
+from nas.space.candidates import StageSpace
+from nas.space.space import Space
 
 
-def load_space(name: str) -> Space:
-    """A space by its shipped name, by that of a file in ./search_spaces, by that of one of another package (see
-    `nas.plugins`), or by the path of a YAML file.
+def load_space(name: str | Path) -> Space:
+    """Return a space by its name or by the path of a YAML file.
+
+    A name is that of a shipped space, of a file in ./search_spaces, or of a space of another
+    package (see `nas.plugins`).
 
     Raises:
         InputError: naming file, line, key and reason, or the nearest name that exists.
     """
     from nas.space.schema import read_space
 
+    check_name("space", name, "a name or a path")
     name = str(name)
     if name in _files() or Path(name).suffix or len(Path(name).parts) > 1:
         return read_space(resources.find("space", resources.SPACES, "*.yaml", name))
-    brought = _brought()
-    if name in brought:
-        return read_space(brought[name].file(".yaml"))
-    return read_space(resources.find("space", resources.SPACES, "*.yaml", name, brought))
+    plugin_spaces = _brought()
+    if name in plugin_spaces:
+        return read_space(plugin_spaces[name].file(".yaml"))
+    # This raises for an unknown name; the message also lists plugins' names.
+    return read_space(resources.find("space", resources.SPACES, "*.yaml", name, plugin_spaces))
 
 
 def space_names() -> list[str]:
-    """The names that `load_space` knows."""
+    """Return the names that `load_space` accepts, sorted."""
     return sorted({**_brought(), **_files()})
 
 
 def published_members() -> dict[str, Architecture]:
-    """The published architectures of all known spaces, by name."""
-    return {name: arch for space in space_names() for name, arch in load_space(space).published.items()}
+    """Return the published architectures of all known spaces, by name."""
+    return {
+        name: arch for space in space_names() for name, arch in load_space(space).published.items()
+    }
 
 
-def find_architecture(name: str | Path) -> Architecture:
-    """The architecture in a YAML file or in a run folder, or the published member of this name.
+def published_member(name: str) -> Architecture | None:
+    """Return the published architecture of this name, or None where there is none.
+
+    A name may be written as in its paper, for example EfficientFormer-L1.
+    """
+    return _members_seen_from(Path.cwd()).get(name.lower().replace("-", "_"))
+
+
+@cache
+def _members_seen_from(directory: Path) -> dict[str, Architecture]:
+    """Return `published_members`, cached per working directory: each may have its own spaces."""
+    return published_members()
+
+
+def load_architecture(name: str | Path) -> Architecture:
+    """Return an architecture by the path of its YAML file or run folder, or a published member.
 
     Raises:
-        InputError: when there is none, or the file is wrong.
+        InputError: there is no such architecture, or the file is wrong.
     """
+    check_name("architecture", name, "a path or a published member's name")
     path = Path(name)
     if path.suffix or len(path.parts) > 1:
         if not path.exists():
-            raise InputError(f"{name}: there is no such run folder or architecture file; `nas search` makes one")
-        return load_architecture(path / "architecture.yaml" if path.is_dir() else path)
+            raise InputError(
+                f"{name}: there is no such run folder or architecture file. Fix: make one with nas"
+                " search"
+            )
+        return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
+    # A bare name: a published member has priority over a folder that happens to have the same name.
     members = published_members()
     if str(name) in members:
         return members[str(name)]
-    if path.is_dir():
-        return load_architecture(path / "architecture.yaml")
-    raise InputError(f"unknown architecture '{name}'{nearest(str(name), members)}; or the path of a YAML file or run")
+    if path.exists():
+        return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
+    raise InputError(
+        f"unknown architecture '{name}'{nearest(str(name), members)}. Fix: a published member, or"
+        " the path of a YAML file or run folder"
+    )
+
+
+find_architecture = load_architecture
 
 
 def _files() -> dict[str, Path]:
-    """The spaces of the working directory, and those that ship."""
+    """Return the spaces of the working directory and the shipped ones, by name."""
     return resources.names(resources.SPACES, "*.yaml")
 
 
 def _brought() -> dict[str, Plugin]:
-    """The spaces of other packages; one of the working directory takes the place of one that is called the same."""
-    return plugins(SPACES, {path.stem for path in resources.shipped(resources.SPACES).glob("*.yaml")})
+    """Return the spaces of other packages, by name.
+
+    Only shipped names are reserved: a space of the working directory may have the name of a
+    plugin's and replaces it.
+    """
+    return plugins(
+        SPACES, {path.stem for path in resources.shipped(resources.SPACES).glob("*.yaml")}
+    )
 
 
-__all__ = ["Architecture", "Operation", "Space", "Stage", "StageSpace", "find_architecture", "load_architecture",
-           "load_space", "published_members", "space_names"]  # fmt: skip
+__all__ = [
+    "Architecture",
+    "Operation",
+    "Space",
+    "Stage",
+    "StageSpace",
+    "find_architecture",
+    "load_architecture",
+    "load_space",
+    "published_member",
+    "published_members",
+    "space_names",
+]

@@ -1,113 +1,118 @@
-"""Architecture: one member of a space as plain frozen data, and the chain of operations that it is."""
+"""Architecture: one member of a space as plain frozen data, and its chain of operations.
+
+Every stage of the project passes it on: a search returns one, `nas.build` makes a network of it, a
+latency table sums its operations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from nas.blocks import (
+    BlockSpec,
+    EntrySpec,
+    Flatten,
+    HeadSpec,
+    Identity,
+    Operation,
+    Shape,
+    Unflatten,
+    entry_from,
+    from_dict,
+    head_from,
+    pyramid,
+)
+from nas.display import shortened
 from nas.errors import InputError
 from nas.files import YamlFile, write_yaml
-from nas.specs import BlockSpec, Flatten, Identity, Shape, Unflatten, from_dict, pyramid
+from nas.space.place import HEAD, STEM, Place
+
+Spec = TypeVar("Spec", bound=BlockSpec)
 
 FORMAT = "nas-architecture-1"
 STRIDE = 32
-"""How much the four stages reduce the input: 4, 8, 16, 32."""
+"""How much the last stage reduces the input; the four stages have strides 4, 8, 16 and 32."""
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One child module of the network, one row of a latency table, one bar of a breakdown.
+class Misfit(InputError):
+    """A block does not take the shape that comes in at its place.
 
     Attributes:
-        name: where it stands in the network: stem, stage2_entry, stage3_block5, stage4_flatten, head. Where a network
-            has no stem of its own, the block that enters stage 1 is its stem.
-        spec: kind and hyperparameters.
-        input: the shape that comes in; the one that goes out follows from both.
+        place: place of the block.
     """
 
-    name: str
-    spec: BlockSpec
-    input: Shape
-
-    @property
-    def output(self) -> Shape:
-        return self.spec.output_shape(self.input)
-
-    @property
-    def macs(self) -> int:
-        return self.spec.macs(self.input)
-
-    @property
-    def params(self) -> int:
-        return self.spec.params(self.input)
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What a latency depends on: kind, hyperparameters, input shape. The name is no part of it."""
-        return _key(self.spec, self.input)
-
-    def __str__(self) -> str:
-        kind, hyperparameters, shape = self.key
-        return f"{kind}({hyperparameters}) on {shape}"
-
-
-@lru_cache(maxsize=65536)
-def _key(spec: BlockSpec, shape: Shape) -> tuple[str, str, str]:
-    return spec.kind, str(spec), str(shape)
+    def __init__(self, place: Place, reason: str) -> None:
+        super().__init__(f"{place}: {reason}", reason=reason)
+        self.place = place
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage at one resolution: how it is entered (stem or embedding) and what stands at its positions."""
+    """A stage at one resolution: the block that enters it (stem or embedding) and its positions."""
 
-    entry: BlockSpec
+    entry: EntrySpec
     blocks: tuple[BlockSpec, ...]
 
     @property
     def width(self) -> int:
-        """Channels of the stage's residual stream."""
-        return int(self.entry.width)  # type: ignore[attr-defined]
+        """Return the channels of the stage's residual stream."""
+        return self.entry.width
 
     @cached_property
     def present(self) -> tuple[BlockSpec, ...]:
-        """The blocks that are there, without the dropped positions."""
+        """Return the stage's blocks without the dropped positions."""
         return tuple(block for block in self.blocks if not isinstance(block, Identity))
 
     @property
     def depth(self) -> int:
-        """How many blocks are there."""
+        """Return the number of blocks that are present."""
         return len(self.present)
 
     def with_width(self, width: int) -> Stage:
-        return replace(self, entry=replace(self.entry, width=width))  # type: ignore[call-arg]
+        """Return the stage with another width of its residual stream."""
+        return Stage(replace(self.entry, width=width), self.blocks)
 
     def with_block(self, position: int, block: BlockSpec) -> Stage:
-        return replace(self, blocks=(*self.blocks[:position], block, *self.blocks[position + 1 :]))
+        """Return the stage with another block at a position, counted from 0."""
+        return Stage(self.entry, (*self.blocks[:position], block, *self.blocks[position + 1 :]))
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network, fully explicit: it rebuilds with no space file at hand.
+    """One network, fully explicit: it rebuilds without a space file.
 
-    `stem` is what stands before stage 1, at stride 2, in families whose stage 1 is entered like the others; None
-    where the block that enters stage 1 takes the image.
+    `stem` is the block before stage 1, at stride 2, in families that enter stage 1 like the other
+    stages. It is None where the block that enters stage 1 takes the image.
 
-    A stage's positions may hold `identity` where a block was dropped, so that an architecture that was sliced out of
-    a supernet remembers which of its positions are which; `compact()` leaves them out.
+    A position of a stage may hold `identity` where a block was dropped. So an architecture that was
+    sliced out of a supernet keeps the numbers of its positions. `compact()` removes them.
     """
 
     space: str
     resolution: tuple[int, int]
     stages: tuple[Stage, ...]
-    head: BlockSpec
+    head: HeadSpec
     name: str = ""
-    stem: BlockSpec | None = None
+    stem: EntrySpec | None = None
+
+    def __repr__(self) -> str:
+        shape = (
+            f"widths {'-'.join(map(str, self.widths))}, depths {'-'.join(map(str, self.depths))}"
+        )
+        size = f"{self.resolution[0]}x{self.resolution[1]}"
+        try:
+            counts = f"{self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.3f} GMACs"
+        # Counting builds the operations. Blocks that do not fit together must have a repr, too.
+        except ValueError as error:
+            counts = f"invalid: {shortened(str(error))}"
+        return f"Architecture({self.name!r} of space {self.space!r}, {size}, {shape}, {counts})"
 
     def operations(self) -> tuple[Operation, ...]:
-        """The chain of operations from image to logits, layout changes included."""
+        """Return the chain of operations from image to logits, layout changes included."""
         return self._operations
 
     @property
@@ -120,59 +125,90 @@ class Architecture:
 
     @property
     def classes(self) -> int:
-        return int(self.head.classes)  # type: ignore[attr-defined]
+        return self.head.classes
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image."""
+        """Return the multiply-accumulates of one image."""
         return sum(operation.macs for operation in self.operations())
 
     @property
     def params(self) -> int:
-        """Learned parameters."""
+        """Return the number of learned parameters."""
         return sum(operation.params for operation in self.operations())
 
     def with_stage(self, index: int, stage: Stage) -> Architecture:
-        return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
+        """Return the same network with another stage at an index, counted from 0."""
+        # Searches call this often, and `replace` takes several times as long.
+        stages = (*self.stages[:index], stage, *self.stages[index + 1 :])
+        return Architecture(
+            self.space, self.resolution, stages, head=self.head, name=self.name, stem=self.stem
+        )
 
-    def block(self, place: str) -> BlockSpec:
-        """What stands at a place, named as its operation: stem, stage2_entry, stage3_block5 or head."""
-        if place == "head":
+    def block(self, place: Place | str) -> BlockSpec:
+        """Return the block at a place, or at the place of this text.
+
+        That is the stem, a stage's entry, a block of a stage or the head.
+        """
+        place = Place.parse(place) if isinstance(place, str) else place
+        if place.part == "head":
             return self.head
-        if place == "stem":
+        if place.part == "stem":
             return self.stem or self.stages[0].entry
-        stage, position = _parse(place)
-        return self.stages[stage].entry if position is None else self.stages[stage].blocks[position]
+        stage = self.stages[self._stage_at(place)]
+        return stage.entry if place.position is None else stage.blocks[place.position]
 
-    def with_block(self, place: str, block: BlockSpec) -> Architecture:
-        """The same network with another block at a place."""
-        if place == "head":
+    def with_block(self, place: Place | str, block: BlockSpec) -> Architecture:
+        """Return the same network with another block at a place, or at the place of this text.
+
+        Raises:
+            Misfit: the place needs a head or a block that can enter a stage, and `block` is not
+                one.
+        """
+        place = Place.parse(place) if isinstance(place, str) else place
+        if place.part == "head":
+            if not isinstance(block, HeadSpec):
+                raise Misfit(place, f"{block.kind} is not a head")
             return replace(self, head=block)
-        if place == "stem" and self.stem is not None:
+        index = 0 if place.part == "stem" else self._stage_at(place)
+        if place.position is not None:
+            return self.with_stage(index, self.stages[index].with_block(place.position, block))
+        if not isinstance(block, EntrySpec):
+            raise Misfit(place, f"{block.kind} cannot enter a stage")
+        if place.part == "stem" and self.stem is not None:
             return replace(self, stem=block)
-        stage, position = _parse(place) if place != "stem" else (0, None)
-        if position is None:
-            return self.with_stage(stage, replace(self.stages[stage], entry=block))
-        return self.with_stage(stage, self.stages[stage].with_block(position, block))
+        return self.with_stage(index, replace(self.stages[index], entry=block))
 
-    def with_head(self, head: BlockSpec) -> Architecture:
-        """The same network under another head, that of dense prediction, say."""
+    def _stage_at(self, place: Place) -> int:
+        if place.stage is None or place.part not in ("entry", "block"):
+            raise ValueError(f"{place}: is not the place of a block")
+        return place.stage
+
+    def with_head(self, head: HeadSpec) -> Architecture:
+        """Return the same network with another head, for example that of dense prediction."""
         return replace(self, head=head)
 
-    def at(self, resolution: int | tuple[int, int] | None = None, classes: int | None = None) -> Architecture:
-        """The same network for another input size or another number of classes."""
-        size = (resolution, resolution) if isinstance(resolution, int) else resolution or self.resolution
+    def at(
+        self, resolution: int | tuple[int, int] | None = None, classes: int | None = None
+    ) -> Architecture:
+        """Return the same network for another input size or another number of classes."""
+        size = (
+            (resolution, resolution)
+            if isinstance(resolution, int)
+            else resolution or self.resolution
+        )
         check_resolution(size)
-        head = self.head if classes is None else replace(self.head, classes=classes)  # type: ignore[call-arg]
+        head = self.head if classes is None else replace(self.head, classes=classes)
         return replace(self, resolution=size, head=head)
 
     def compact(self) -> Architecture:
-        """The same network without its dropped positions."""
-        return replace(self, stages=tuple(
-            replace(stage, blocks=stage.present) for stage in self.stages
-        ))  # fmt: skip
+        """Return the same network without its dropped positions."""
+        return replace(
+            self, stages=tuple(replace(stage, blocks=stage.present) for stage in self.stages)
+        )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the architecture as the data of its YAML file."""
         return {
             "format": FORMAT,
             "name": self.name,
@@ -180,14 +216,17 @@ class Architecture:
             "resolution": list(self.resolution),
             **({"stem": self.stem.to_dict()} if self.stem else {}),
             "stages": [
-                {"entry": stage.entry.to_dict(), "blocks": [_block_to_data(block) for block in stage.blocks]}
+                {
+                    "entry": stage.entry.to_dict(),
+                    "blocks": [_block_to_data(block) for block in stage.blocks],
+                }
                 for stage in self.stages
             ],
             "head": self.head.to_dict(),
         }
 
     def save(self, path: str | Path) -> None:
-        """Writes the YAML file that `load_architecture` reads."""
+        """Write the YAML file that `load_architecture` reads."""
         write_yaml(path, self.to_dict())
 
     @cached_property
@@ -195,72 +234,92 @@ class Architecture:
         return tuple(_chain(self))
 
     def __getstate__(self) -> dict[str, Any]:
+        """Return the fields without the cached operations."""
         return {key: value for key, value in self.__dict__.items() if key != "_operations"}
 
 
-def entry_name(stage: int, stem: BlockSpec | None) -> str:
-    """What the operation is called that enters a stage (counted from 0)."""
-    return "stem" if stage == 0 and stem is None else f"stage{stage + 1}_entry"
-
-
-def _parse(place: str) -> tuple[int, int | None]:
-    """Stage and position (from 0) that a place's name gives; no position for a stage's entry."""
-    stage, _, rest = place.removeprefix("stage").partition("_")
-    return int(stage) - 1, None if rest == "entry" else int(rest.removeprefix("block")) - 1
-
-
 def check_resolution(resolution: Sequence[int]) -> None:
-    """Raises ValueError unless both sides are positive multiples of 32, the stride of the last stage."""
+    """Raise ValueError unless both sides are positive multiples of 32, the last stage's stride."""
     if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
         size = "x".join(map(str, resolution))
-        raise ValueError(f"resolution {size}: both sides must be multiples of {STRIDE}, at least {STRIDE}")
+        raise ValueError(
+            f"resolution {size}: both sides must be multiples of {STRIDE}, at least {STRIDE}"
+        )
 
 
 def _chain(arch: Architecture) -> Iterator[Operation]:
-    shape, maps = Shape(3, *arch.resolution), list[Shape]()
+    """Yield the operations from image to logits, each on the output shape of the one before."""
+    shape = Shape(3, *arch.resolution)
+    maps = list[Shape]()
     if arch.stem is not None:
-        for operation in with_layout("stem", "stem", arch.stem, shape):
+        for operation in with_layout(STEM, arch.stem, shape):
             yield operation
             shape = operation.output
-    for index, stage in enumerate(arch.stages, start=1):
-        steps = [(entry_name(index - 1, arch.stem), stage.entry)]
-        steps += [(f"stage{index}_block{position}", block) for position, block in enumerate(stage.blocks, start=1)]
-        for name, spec in steps:
+    for index, stage in enumerate(arch.stages):
+        # Without a stem of its own, the entry of stage 1 is at the place "stem".
+        steps: list[tuple[Place, BlockSpec]] = [
+            (Place.entry(index, arch.stem is not None), stage.entry)
+        ]
+        steps += [
+            (Place.block(index, position), block) for position, block in enumerate(stage.blocks)
+        ]
+        for place, spec in steps:
+            # A dropped position has no operation.
             if isinstance(spec, Identity):
                 continue
-            for operation in with_layout(f"stage{index}", name, spec, shape):
+            for operation in with_layout(place, spec, shape, stage=index):
                 yield operation
                 shape = operation.output
+            # A block has a residual shortcut, or may be dropped to identity: its output must have
+            # the shape of its input.
             if spec is not stage.entry and shape != operation.input:
-                raise InputError(f"{name}: {spec.kind} changes its input {operation.input} to {shape}: it is no block")
+                raise Misfit(
+                    place,
+                    f"{spec.kind} changes its input {operation.input} to {shape}, so it cannot be a"
+                    " block of a stage",
+                )
+        # A head that takes a pyramid reads the end of each stage as a map, whatever its layout
+        # there.
         maps.append(replace(shape, layout="map"))
+    last = len(arch.stages) - 1
     if arch.head.layout == "pyramid":
         if shape.layout == "tokens":
-            yield Operation(f"stage{len(arch.stages)}_unflatten", Unflatten(), shape)
-        shape = pyramid(maps[-arch.head.levels :])  # type: ignore[attr-defined]
-    yield from with_layout(f"stage{len(arch.stages)}", "head", arch.head, shape)
+            yield Operation(str(Place.reshape(last, Unflatten.kind)), Unflatten(), shape)
+        shape = pyramid(maps[-arch.head.levels :])
+    yield from with_layout(HEAD, arch.head, shape, stage=last)
 
 
-def with_layout(stage: str, name: str, spec: BlockSpec, shape: Shape) -> Iterator[Operation]:
-    """The operation, after the change of layout that it needs."""
+def with_layout(place: Place, spec: BlockSpec, shape: Shape, stage: int = 0) -> Iterator[Operation]:
+    """Yield the operation at a place, after the change of layout that it needs.
+
+    Args:
+        place: the place that the operation is named after.
+        spec: its block.
+        shape: the input shape.
+        stage: the stage, counted from 0, that the change of layout belongs to.
+
+    Raises:
+        Misfit: the block does not take the shape.
+    """
+    # A pyramid is made of maps of several stages, so it needs no reshape here.
     if spec.layout not in (shape.layout, "pyramid"):
         change = Flatten() if spec.layout == "tokens" else Unflatten()
-        reshape = Operation(f"{stage}_{change.kind}", change, shape)
+        reshape = Operation(str(Place.reshape(stage, change.kind)), change, shape)
         yield reshape
         shape = reshape.output
     try:
         spec.check(shape)
     except ValueError as error:
-        raise InputError(f"{name}: {spec.kind} does not fit its input {shape}: {error}") from None
-    yield Operation(name, spec, shape)
+        raise Misfit(place, f"{spec.kind} does not fit its input {shape}: {error}") from None
+    yield Operation(str(place), spec, shape)
 
 
 def _block_to_data(block: BlockSpec) -> dict[str, Any] | str:
     return block.kind if isinstance(block, Identity) else block.to_dict()
 
 
-def load_architecture(path: str | Path) -> Architecture:
-    """Reads an architecture's YAML file.
+def read_architecture(path: str | Path) -> Architecture:
+    """Read an architecture's YAML file.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -269,10 +328,17 @@ def load_architecture(path: str | Path) -> Architecture:
 
 
 def architecture_from(file: YamlFile) -> Architecture:
-    """The architecture in an opened YAML file, every mistake reported with its line."""
+    """Return the architecture in an opened YAML file.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
     data = file.data
     if data.get("format") != FORMAT:
-        raise file.error(["format"], f"is {data.get('format')!r}, expected '{FORMAT}'; this is no architecture file")
+        raise file.error(
+            ["format"],
+            f"is {data.get('format')!r}, expected '{FORMAT}', the format of an architecture file",
+        )
     known = {"format", "name", "space", "resolution", "stem", "stages", "head"}
     for key in data:
         if key not in known:
@@ -286,12 +352,11 @@ def architecture_from(file: YamlFile) -> Architecture:
         name=str(data.get("name", "")),
         resolution=resolution,
         stages=tuple(_stage(file, index, stage) for index, stage in enumerate(stages)),
-        head=_spec(file, ["head"], data.get("head")),
-        stem=_spec(file, ["stem"], data["stem"]) if "stem" in data else None,
+        head=_spec(file, ["head"], data.get("head"), head_from),
+        stem=_spec(file, ["stem"], data["stem"], entry_from) if "stem" in data else None,
     )
-    if not hasattr(arch.head, "classes"):
-        raise file.error(["head"], f"{arch.head.kind} is no classifier: it has no classes")
     try:
+        # Building the chain checks that every block takes its input shape.
         arch.operations()
     except ValueError as error:
         raise file.error([], str(error)) from None
@@ -299,28 +364,34 @@ def architecture_from(file: YamlFile) -> Architecture:
 
 
 def _stage(file: YamlFile, index: int, stage: Any) -> Stage:
+    """Return a stage of the file; raise InputError naming the line of a mistake."""
     keys: list[str | int] = ["stages", index]
     if not isinstance(stage, dict) or set(stage) != {"entry", "blocks"}:
         raise file.error(keys, "expected the keys entry and blocks")
     if not isinstance(stage["blocks"], list):
         raise file.error([*keys, "blocks"], "expected a list of blocks")
-    entry = _spec(file, [*keys, "entry"], stage["entry"])
-    if not hasattr(entry, "width"):
-        raise file.error([*keys, "entry"], f"{entry.kind} cannot enter a stage: it sets no width")
-    blocks = (_spec(file, [*keys, "blocks", i], block) for i, block in enumerate(stage["blocks"]))
+    entry = _spec(file, [*keys, "entry"], stage["entry"], entry_from)
+    blocks = (
+        _spec(file, [*keys, "blocks", i], block, from_dict)
+        for i, block in enumerate(stage["blocks"])
+    )
     return Stage(entry, tuple(blocks))
 
 
-def _spec(file: YamlFile, keys: Sequence[str | int], data: Any) -> BlockSpec:
+def _spec(
+    file: YamlFile, keys: Sequence[str | int], data: Any, parse: Callable[[Any], Spec]
+) -> Spec:
+    """Return a block of the file, made by `parse`."""
     if not isinstance(data, (dict, str)):
-        raise file.error(keys, f"expected a block, found {data!r}")
-    parse: Callable[[Any], BlockSpec] = from_dict
-    spec: BlockSpec = file.parse(parse, keys, data)
+        raise file.error(keys, f"expected a block, got {data!r}")
+    spec: Spec = file.parse(parse, keys, data)
     return spec
 
 
 def _resolution(value: Any) -> tuple[int, int]:
-    if not isinstance(value, list) or not all(isinstance(side, int) and not isinstance(side, bool) for side in value):
-        raise ValueError(f"{value!r} is no list of two whole numbers")
+    if not isinstance(value, list) or not all(
+        isinstance(side, int) and not isinstance(side, bool) for side in value
+    ):
+        raise ValueError(f"{value!r} is not a list of two whole numbers")
     check_resolution(value)
     return value[0], value[1]

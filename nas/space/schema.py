@@ -1,9 +1,14 @@
-"""The format of a space's YAML file, and reading one with every mistake reported by line."""
+"""Format of a space's YAML file, and its reader, which reports every mistake by line.
+
+`nas.load_space` reads spaces with it. Files of scores hold the same mapping of their space.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,23 +20,55 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
+from nas.blocks import (
+    BlockSpec,
+    Identity,
+    Shape,
+    check_hyperparameters,
+    entry_from,
+    from_dict,
+    head_from,
+    spec_of,
+)
+from nas.errors import InputError
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
-from nas.space.fit import refusal, stage_of
-from nas.space.space import Blocks, Placement, Space, StageSpace
-from nas.specs import BlockSpec, Identity, Shape, explain, from_dict
+from nas.space.candidates import Placement, Spec, StageSpace
+from nas.space.fit import refusal
+from nas.space.place import Place
+from nas.space.space import Space
+from nas.validation import mistake_in
 
 Keys = list[str | int]
+MOST_VALUES = 1000
+"""Maximum number of widths of a stage, and of candidates of a place."""
+MOST_WIDTH = 65_536
+"""Maximum width of a stage, in channels."""
+MOST_DEPTH = 200
+"""Maximum number of blocks behind a stage's entry."""
+MOST_CHOICES = 20_000
+"""Maximum of widths x blocks x candidates of a stage.
+
+Reading a space checks every candidate at every width and place. More would take minutes; the
+shipped spaces have up to a few thousand.
+"""
+
+_Width = Annotated[int, Field(gt=0, le=MOST_WIDTH)]
 
 
 class _Model(BaseModel):
+    """Base of the file's parts: unknown keys and converted types ("4" for 4) are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class _Range(_Model):
+    """Numbers from `min` to `max` in steps of `step`."""
+
     min: PositiveInt
     max: PositiveInt
     step: PositiveInt = 1
@@ -41,50 +78,98 @@ class _Range(_Model):
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         if (self.max - self.min) % self.step:
-            raise ValueError(f"max {self.max} is not min {self.min} plus a multiple of step {self.step}")
+            raise ValueError(
+                f"max {self.max} is not min {self.min} plus a multiple of step {self.step}"
+            )
+        if len(self.values()) > MOST_VALUES:
+            raise ValueError(f"has {len(self.values())} values, expected at most {MOST_VALUES}")
         return self
 
-    def values(self) -> tuple[int, ...]:
-        return tuple(range(self.min, self.max + 1, self.step))
+    def values(self) -> range:
+        return range(self.min, self.max + 1, self.step)
 
 
-_RANGE, _LIST, _ONE = "<range>", "<list>", "<one>"
+class _Widths(_Range):
+    """The widths of a stage as a range."""
+
+    max: _Width
+
+
+class _Depths(_Range):
+    """The numbers of blocks behind a stage's entry."""
+
+    max: Annotated[int, Field(gt=0, le=MOST_DEPTH)]
+
+
+# Tags of the unions below. Pydantic puts them into the location of an error; angle brackets keep
+# them apart from real keys, so that `mistake_in` can hide them.
+_RANGE = "<range>"
+_LIST = "<list>"
+_ONE = "<one>"
 
 
 def _form(value: Any) -> str | None:
+    """Return the tag of a width: a range is a mapping, a choice a list."""
     return _RANGE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
 def _number(value: Any) -> str | None:
+    """Return the tag of candidates: one block is a mapping, several are a list."""
     return _ONE if isinstance(value, dict) else _LIST if isinstance(value, list) else None
 
 
-_Widths = Annotated[
-    Annotated[_Range, Tag(_RANGE)] | Annotated[list[PositiveInt], Field(min_length=1), Tag(_LIST)],
-    Discriminator(_form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"),
+_AnyWidths = Annotated[
+    Annotated[_Widths, Tag(_RANGE)]
+    | Annotated[list[_Width], Field(min_length=1, max_length=MOST_VALUES), Tag(_LIST)],
+    Discriminator(
+        _form, custom_error_type="width", custom_error_message="expected {min, max, step} or a list"
+    ),
 ]
 _Candidates = Annotated[
-    Annotated[dict[str, Any], Tag(_ONE)] | Annotated[list[dict[str, Any]], Field(min_length=1), Tag(_LIST)],
-    Discriminator(_number, custom_error_type="block", custom_error_message="expected a block, or a list of blocks"),
+    Annotated[dict[str, Any], Tag(_ONE)]
+    | Annotated[list[dict[str, Any]], Field(min_length=1), Tag(_LIST)],
+    Discriminator(
+        _number,
+        custom_error_type="block",
+        custom_error_message="expected a block, or a list of blocks",
+    ),
 ]
+PLACE = "x-nas-place"
+"""Key in the JSON Schema of these models: the kind of place whose blocks a value takes.
+
+`nas.space.json_schema` replaces it."""
+_Entries = Annotated[_Candidates, WithJsonSchema({PLACE: "entry"})]
+_Positions = Annotated[_Candidates, WithJsonSchema({PLACE: "block"})]
+_Heads = Annotated[_Candidates, WithJsonSchema({PLACE: "head"})]
 
 
 class _Stage(_Model):
-    entry: _Candidates
-    width: _Widths
-    depth: _Range
-    local: _Candidates
-    global_: _Candidates | None = Field(default=None, alias="global")
+    """A stage of the file.
+
+    Attributes:
+        entry: candidates that enter it, without a width.
+        local, global_: candidates of its positions.
+    """
+
+    entry: _Entries
+    width: _AnyWidths
+    depth: _Depths
+    local: _Positions
+    global_: _Positions | None = Field(default=None, alias="global")
 
     def widths(self) -> tuple[int, ...]:
-        return self.width.values() if isinstance(self.width, _Range) else tuple(sorted(set(self.width)))
+        """Return the widths to choose from, ascending."""
+        if isinstance(self.width, _Range):
+            return tuple(self.width.values())
+        return tuple(sorted(set(self.width)))
 
 
 class _Published(_Model):
-    """A member: its numbers a stage, and where a place has several candidates, what tells the member's from the others.
+    """A published member: its numbers per stage, and what distinguishes its blocks.
 
-    `stem` and `head` give hyperparameters (or the kind), `entry` gives them all stages alike or in a list a stage, and
-    `block` also in a list of lists, a value a block.
+    Where a place has several candidates, these values select the member's. `stem` and `head` give
+    hyperparameters (or the kind). `entry` gives one value for all stages or a list with one value
+    per stage. `block` also takes a list of lists, one value per block.
     """
 
     widths: list[PositiveInt]
@@ -96,22 +181,25 @@ class _Published(_Model):
     head: dict[str, Any] = {}
 
 
-class _SpaceFile(_Model):
+class SpaceFile(_Model):
+    """The whole file of a space."""
+
     format: Literal["nas-space-1"]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     paper: str = ""
     resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
     attention: Placement = "stage_suffix"
+    defaults: dict[str, dict[str, Any]] = {}
     scores: str | None = None
     recipe: str | dict[str, str] = {}
-    stem: _Candidates | None = None
+    stem: _Entries | None = None
     stages: Annotated[list[_Stage], Field(min_length=4, max_length=4)]
-    head: _Candidates
+    head: _Heads
     published: dict[str, _Published] = {}
 
 
 def read_space(path: str | Path) -> Space:
-    """Reads and validates a space's YAML file.
+    """Return the space in a YAML file, validated.
 
     Raises:
         InputError: naming file, line, key and reason.
@@ -121,101 +209,228 @@ def read_space(path: str | Path) -> Space:
 
 
 def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
-    """The space that a mapping in a YAML file describes; it stands there under `keys`."""
+    """Return the space that a mapping in a YAML file describes.
+
+    Args:
+        file: the file, for the lines of errors.
+        data: the mapping.
+        keys: the path of the mapping in the file.
+        path: recorded as the space's path.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
     if isinstance(data, dict) and str(data.get("format", "")).startswith("nas-architecture"):
         raise file.error(
-            [*keys, "format"], "is an architecture, expected a space. Fix: nas predict takes architectures"
+            [*keys, "format"],
+            "is that of an architecture, expected a space. Fix: for an architecture, nas predict",
         )
     try:
-        checked = _SpaceFile.model_validate(data)
+        checked = SpaceFile.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = [key for key in first["loc"] if key not in (_RANGE, _LIST, _ONE)]
-        raise file.error([*keys, *where], explain(error).split(": ", 1)[-1]) from None
+        raise mistake_in(file, error, keys, hidden=(_RANGE, _LIST, _ONE)) from None
     file.parse(check_resolution, [*keys, "resolution"], checked.resolution)
+    defaults = _Defaults(file, [*keys, "defaults"], checked.defaults)
+    read = partial(_blocks, file, defaults)
     space = Space(
         name=checked.name,
         paper=checked.paper,
         resolution=(checked.resolution[0], checked.resolution[1]),
         placement=checked.attention,
-        stages=tuple(_stage(file, [*keys, "stages", index], stage) for index, stage in enumerate(checked.stages)),
-        heads=_blocks(file, [*keys, "head"], checked.head),
-        stems=_blocks(file, [*keys, "stem"], checked.stem) if checked.stem else (),
+        stages=tuple(
+            _stage(file, read, [*keys, "stages", index], stage)
+            for index, stage in enumerate(checked.stages)
+        ),
+        heads=read([*keys, "head"], checked.head, head_from),
+        stems=read([*keys, "stem"], checked.stem, entry_from) if checked.stem else (),
         default_scores=checked.scores,
         recipes={"": checked.recipe} if isinstance(checked.recipe, str) else dict(checked.recipe),
         path=path,
     )
-    for head in space.heads:
-        if not hasattr(head, "classes"):
-            raise file.error([*keys, "head"], f"{head.kind} is no classifier: it has no classes")
-    found = refusal(space)
-    if found:
-        raise file.error([*keys, *found[0]], found[1])
+    defaults.refuse_unused()
+    # Published members come last: they are picked from candidates that are known to fit.
+    refused = refusal(space)
+    if refused:
+        raise file.error([*keys, *refused[0]], refused[1])
     members = {
-        name: _member(file, space, [*keys, "published", name], entry) for name, entry in checked.published.items()
+        name: _member(file, space, [*keys, "published", name], entry)
+        for name, entry in checked.published.items()
     }
     return space.with_published(members)
 
 
-def _stage(file: YamlFile, keys: Keys, stage: _Stage) -> StageSpace:
+class _Defaults:
+    """The `defaults:` of a file: hyperparameters by kind, for all places that do not give others.
+
+    Raises:
+        InputError: a kind or a hyperparameter is unknown, or a value has another type.
+    """
+
+    def __init__(self, file: YamlFile, keys: Keys, by_kind: Mapping[str, dict[str, Any]]) -> None:
+        self.file = file
+        self.keys = keys
+        self.by_kind = by_kind
+        self.used = set[str]()
+        for kind, values in by_kind.items():
+            file.parse(spec_of, [*keys, kind], kind)
+            empty = next((name for name, each in values.items() if each == []), None)
+            if empty is not None:
+                raise file.error([*keys, kind, empty], EMPTY)
+            _check_number(file, [*keys, kind], [values])
+            for each in _combinations(values):
+                file.parse(lambda some: check_hyperparameters(kind, some), [*keys, kind], each)  # noqa: B023
+
+    def added_to(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a place's block with the defaults of its kind; its own values have priority."""
+        kind = block.get("kind")
+        if not isinstance(kind, str) or kind not in self.by_kind:
+            return dict(block)
+        self.used.add(kind)
+        return {"kind": kind, **self.by_kind[kind], **block}
+
+    def mentioned(self, block: Mapping[str, Any]) -> str:
+        """Return the source of a block's values from `defaults:`, for an error at its place."""
+        kind = block.get("kind")
+        names = [name for name in self.by_kind.get(str(kind), {}) if name not in block]
+        if not names:
+            return ""
+        line = self.file.line([*self.keys, str(kind)])
+        return f" ({', '.join(names)} from defaults, line {line})"
+
+    def refuse_unused(self) -> None:
+        """Raise InputError for a kind that no place has: its values would have no effect."""
+        for kind in self.by_kind:
+            if kind not in self.used:
+                raise self.file.error(
+                    [*self.keys, kind], "no place of this space has this kind. Fix: remove it"
+                )
+
+
+EMPTY = "is an empty list, expected at least one value"
+"""Reason of an error at a hyperparameter with a list of no values."""
+Read = Callable[[Keys, Any, Callable[[Any], Any]], tuple[Any, ...]]
+"""`_blocks` of one file: the candidates at these keys."""
+
+
+def _stage(file: YamlFile, read: Read, keys: Keys, stage: _Stage) -> StageSpace:
+    """Return a stage of the space; its entries are at the largest width."""
     widths = stage.widths()
-    entries = _blocks(file, [*keys, "entry"], _with(stage.entry, width=widths[-1]))
+    entries = read([*keys, "entry"], _with(stage.entry, width=widths[-1]), entry_from)
+    local = read([*keys, "local"], stage.local, from_dict)
+    global_ = read([*keys, "global"], stage.global_, from_dict) if stage.global_ else ()
+    choices = len(widths) * max(len(entries), stage.depth.max * len(local + global_))
+    if choices > MOST_CHOICES:
+        raise file.error(
+            keys,
+            f"has {choices} choices (widths x blocks x candidates), expected at most"
+            f" {MOST_CHOICES}",
+        )
+    # The space keeps entries at the largest width only. An entry that refuses a smaller width is an
+    # error of `width`.
     for width in widths[:-1]:
-        _blocks(file, [*keys, "width"], _with(stage.entry, width=width))
+        read([*keys, "width"], _with(stage.entry, width=width), entry_from)
     return StageSpace(
         entries=entries,
         widths=widths,
         depths=(stage.depth.min, stage.depth.max),
-        local=_blocks(file, [*keys, "local"], stage.local),
-        global_=_blocks(file, [*keys, "global"], stage.global_) if stage.global_ else (),
+        local=local,
+        global_=global_,
     )
 
 
-def _with(data: dict[str, Any] | list[dict[str, Any]], **values: Any) -> dict[str, Any] | list[dict[str, Any]]:
+def _with(
+    data: dict[str, Any] | list[dict[str, Any]], **values: Any
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return one or several candidates with further values."""
     return [{**each, **values} for each in data] if isinstance(data, list) else {**data, **values}
 
 
-def _blocks(file: YamlFile, keys: Keys, data: dict[str, Any] | list[dict[str, Any]]) -> Blocks:
-    """The candidates of a place; every hyperparameter with a list of values stands for each of them."""
-    found: list[BlockSpec] = []
-    for index, each in enumerate(data if isinstance(data, list) else [data]):
+def _blocks(
+    file: YamlFile,
+    defaults: _Defaults,
+    keys: Keys,
+    data: dict[str, Any] | list[dict[str, Any]],
+    parse: Callable[[Any], Spec],
+) -> tuple[Spec, ...]:
+    """Return the candidates of a place, each made by `parse`.
+
+    A hyperparameter with a list of values stands for one candidate per value.
+    """
+    candidates: list[Spec] = []
+    several = data if isinstance(data, list) else [data]
+    _check_number(file, keys, [defaults.added_to(each) for each in several])
+    for index, each in enumerate(several):
         where = [*keys, index] if isinstance(data, list) and keys[-1] != "width" else keys
         empty = next((name for name, values in each.items() if values == []), None)
         if empty is not None:
-            raise file.error([*where, empty], "an empty list of values")
-        for values in _combinations(each):
-            block: BlockSpec = file.parse(from_dict, where, values)
+            raise file.error([*where, empty], EMPTY)
+        for values in _combinations(defaults.added_to(each)):
+            try:
+                block = parse(values)
+            except InputError:
+                raise
+            except (ValueError, TypeError) as error:
+                raise file.error(where, f"{error}{defaults.mentioned(each)}") from None
             if isinstance(block, Identity):
-                raise file.error(where, "identity is a choice at every position and is not listed; expected a block")
-            if block in found:
-                raise file.error(where, f"{block.kind}({block}) is listed twice")
-            found.append(block)
-    if len({block.layout for block in found}) > 1:
+                raise file.error(
+                    where,
+                    "identity is a choice at every position and must not be listed. Fix: remove it",
+                )
+            if block in candidates:
+                raise file.error(
+                    where, f"{block.kind}({block}) is listed twice. Fix: remove one of the two"
+                )
+            candidates.append(block)
+    if len({block.layout for block in candidates}) > 1:
         raise file.error(keys, "candidates of one place must all take maps or all take tokens")
-    return tuple(found)
+    return tuple(candidates)
+
+
+def _count(values: Mapping[str, Any]) -> int:
+    """Return the number of combinations of the listed values."""
+    return prod(len(value) for value in values.values() if isinstance(value, list))
+
+
+def _check_number(file: YamlFile, keys: Keys, blocks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError where blocks with lists of values stand for too many candidates."""
+    number = sum(map(_count, blocks))
+    if number > MOST_VALUES:
+        raise file.error(keys, f"has {number} candidates, expected at most {MOST_VALUES}")
 
 
 def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield one mapping per combination of the listed values."""
     lists = [value if isinstance(value, list) else [value] for value in data.values()]
     for values in product(*lists):
         yield dict(zip(data, values, strict=True))
 
 
 def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Architecture:
-    """A published member, each of its choices checked against the space."""
+    """Return a published member; each of its choices is checked against the space."""
     if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
-        raise file.error(keys, f"widths, depths and attention need {len(space.stages)} values, one a stage")
-    for index, (stage, depth, count) in enumerate(zip(space.stages, entry.depths, entry.attention, strict=True)):
+        raise file.error(
+            keys, f"widths, depths and attention need {len(space.stages)} values, one per stage"
+        )
+    for index, (stage, depth, count) in enumerate(
+        zip(space.stages, entry.depths, entry.attention, strict=True)
+    ):
         if count > (depth if stage.global_ else 0):
-            room = f"the stage has {depth} blocks" if stage.global_ else "the stage has no global block"
-            raise file.error([*keys, "attention", index], f"{count} blocks of attention, {room}")
+            room = (
+                f"the stage has {depth} blocks"
+                if stage.global_
+                else "the stage has no global block"
+            )
+            raise file.error(
+                [*keys, "attention", index], f"{count} blocks of attention are too many: {room}"
+            )
 
-    def pick(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-        wanted = _wanted(file, keys, entry, place)
-        chosen = [block for block in candidates if _agrees(block, wanted)]
+    def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+        stated = _wanted(file, keys, entry, place)
+        chosen = [block for block in candidates if _agrees(block, stated)]
         if not chosen:
-            given = ", ".join(f"{name} {value}" for name, value in wanted.items())
-            raise file.error(keys, f"{place}: none of its candidates has {given or 'what it takes'}")
+            values = ", ".join(f"{name} {value}" for name, value in stated.items())
+            reason = f"has {values}" if values else "fits the width"
+            raise file.error(keys, f"{place}: none of its candidates {reason}")
         return chosen[0]
 
     member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
@@ -223,26 +438,31 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
     return member
 
 
-def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: str) -> dict[str, Any]:
-    """The hyperparameters that a published member states for a place."""
-    if place == "head" or (place == "stem" and entry.stem):
-        return entry.head if place == "head" else entry.stem
-    stage = stage_of(place)
-    part, position = ("block", int(place.partition("_block")[2]) - 1) if "_block" in place else ("entry", None)
-    wanted = {}
+def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict[str, Any]:
+    """Return the hyperparameters that a published member states for a place."""
+    if place.part == "head" or (place.part == "stem" and entry.stem):
+        return entry.head if place.part == "head" else entry.stem
+    part = "entry" if place.position is None else "block"
+    stated = {}
     for name, values in getattr(entry, part).items():
         value = values
-        for at in (stage, position):
+        # Descend a list per stage, then a list per block; a value that is not a list holds for all.
+        # Where a space has no stem, the block that enters stage 1 is at the place "stem", which
+        # has no stage.
+        for at in (place.stage or 0, place.position):
             if isinstance(value, list) and at is not None:
                 if at >= len(value):
                     raise file.error([*keys, part, name], f"no value for {place}")
                 value = value[at]
         if value is not None:
-            wanted[name] = value
-    return wanted
+            stated[name] = value
+    return stated
 
 
-def _agrees(block: BlockSpec, wanted: Mapping[str, Any]) -> bool:
-    """Whether a block has these values; of hyperparameters that its kind has not, anything may be said."""
+def _agrees(block: BlockSpec, stated: Mapping[str, Any]) -> bool:
+    """Return whether a block has these values.
+
+    Hyperparameters that its kind does not have are ignored.
+    """
     values = block.to_dict()
-    return all(values[name] == value for name, value in wanted.items() if name in values)
+    return all(values[name] == value for name, value in stated.items() if name in values)

@@ -1,112 +1,76 @@
-"""Space: the set of architectures that a search may choose from."""
+"""Space: the set of architectures that a search may choose from. Engines and commands call it."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from nas.blocks import BlockSpec, EntrySpec, HeadSpec, Identity, Shape
+from nas.display import frame, html_table, shortened
 from nas.errors import InputError
 from nas.files import path_of
-from nas.space.architecture import STRIDE, Architecture, Stage, entry_name
+from nas.space.architecture import STRIDE, Architecture, Stage
+from nas.space.candidates import (
+    Blocks,
+    Pick,
+    Placement,
+    Role,
+    Spec,
+    StageSpace,
+    block_names,
+    choices_text,
+    fewest_macs,
+    first_listed,
+    in_turn,
+    likeness,
+    most_macs,
+    range_text,
+    widened,
+)
 from nas.space.fit import misfit, refusal
-from nas.specs import BlockSpec, Identity, Shape
+from nas.space.place import HEAD, STEM, Place
 
-Placement = Literal["stage_suffix", "network_suffix"]
-"""Where global blocks may stand: the last positions of each stage, or the last positions of the whole network."""
-Role = Literal["local", "global"]
-ROLES: tuple[Role, ...] = ("local", "global")
-Blocks = tuple[BlockSpec, ...]
-Pick = Callable[[str, Blocks, Shape], BlockSpec]
-"""Chooses among the candidates of a place (named as its operation), which get an input of this shape."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "nas-space-1"
-
-
-@dataclass(frozen=True)
-class StageSpace:
-    """What one stage may be.
-
-    Attributes:
-        entries: the candidates for the block that enters the stage, at the largest width.
-        widths: the widths to choose from, ascending.
-        depths: least and most blocks.
-        local: the local candidates of every position.
-        global_: its global (attention) candidates; none where only local blocks may stand.
-    """
-
-    entries: Blocks
-    widths: tuple[int, ...]
-    depths: tuple[int, int]
-    local: Blocks
-    global_: Blocks = ()
-
-    def candidates(self, role: Role) -> Blocks:
-        return self.local if role == "local" else self.global_
-
-    def kind(self, block: BlockSpec) -> Role | Literal["identity"]:
-        """Which of the stage's choices `block` is. Raises ValueError when it is none."""
-        if isinstance(block, Identity):
-            return "identity"
-        if block in self.local:
-            return "local"
-        if block in self.global_:
-            return "global"
-        raise ValueError(f"{block.kind}({block}) is no candidate here; there are {_names(self.local + self.global_)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in the space's YAML file."""
-        entries = [entry.to_dict() for entry in self.entries]
-        return {
-            "entry": [{key: value for key, value in entry.items() if key != "width"} for entry in entries],
-            "width": list(self.widths),
-            "depth": {"min": self.depths[0], "max": self.depths[1]},
-            "local": [block.to_dict() for block in self.local],
-            **({"global": [block.to_dict() for block in self.global_]} if self.global_ else {}),
-        }
-
-
-def first_listed(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-    """The candidate that the space names first."""
-    return candidates[0]
-
-
-def most_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-    """The candidate with the most multiply-accumulates; of equal ones the one named first."""
-    return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
-
-
-def fewest_macs(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-    return min(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
-
-
-def _in_turn(blocks: Sequence[BlockSpec]) -> Pick:
-    rest = iter(blocks)
-    return lambda place, candidates, shape: next(rest)
+MEMBER_COLUMNS = ("name", "params", "macs", "widths", "depths", "resolution")
+"""Columns of `Space.to_frame`."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Stages with width choices, depth ranges and candidate blocks, and the published members by name.
+    """A set of architectures: stages with their choices, and the published members.
 
-    `load_space` makes one from a YAML file. Positions count from 0 in the API and from 1 in names. At every place (the
-    stem, a stage's entry, a position, the head) a member has one of the place's candidates; of a position's those
-    count that fit the stage's width.
+    `load_space` makes one from a YAML file. Positions count from 0 in the API and from 1 in names.
+    At every place (the stem, a stage's entry, a position, the head) a member has one of the place's
+    candidates. At a position these are the ones that fit the stage's width.
 
     Attributes:
-        default_scores: scores of its own that a space names, instead of the accuracy law.
-        recipes: how published members were trained, by the activation of their blocks ("" for any); the names are those
-            of `nas.accuracy.law`.
+        name: name of the space.
+        resolution: height and width of the input, in pixels.
+        stages: choices of each stage.
+        heads: candidates for the head.
+        stems: candidates for the block before stage 1; empty where the entry of stage 1 takes the
+            image.
+        placement: where global blocks may be.
+        paper: reference of the family.
+        default_scores: name of recorded scores that the space has instead of the accuracy law.
+        recipes: how published members were trained, by the activation of their blocks ("" for any);
+            the names are those of `nas.accuracy.law`.
+        path: file that the space was read from; empty where there is none.
+        published: published members by name.
     """
 
     name: str
     resolution: tuple[int, int]
     stages: tuple[StageSpace, ...]
-    heads: Blocks
-    stems: Blocks = ()
+    heads: tuple[HeadSpec, ...]
+    stems: tuple[EntrySpec, ...] = ()
     placement: Placement = "stage_suffix"
     paper: str = ""
     default_scores: str | None = None
@@ -114,52 +78,122 @@ class Space:
     path: str = ""
     published: Mapping[str, Architecture] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        size = f"{self.resolution[0]}x{self.resolution[1]}"
+        widths = ", ".join(range_text(stage.widths) for stage in self.stages)
+        depths = ", ".join(range_text(stage.depths) for stage in self.stages)
+        members = shortened(f"published: {', '.join(self.published) or 'none'}", 160)
+        return f"Space({self.name!r}, {size}, widths {widths}, depths {depths}, {members})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the published members as a DataFrame, one row per member.
+
+        Parameters and MACs are whole numbers.
+        """
+        return frame(self._member_rows(), MEMBER_COLUMNS)
+
+    def _member_rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "params": arch.params,
+                "macs": arch.macs,
+                "widths": arch.widths,
+                "depths": arch.depths,
+                "resolution": arch.resolution,
+            }
+            for name, arch in self.published.items()
+        ]
+
+    def _repr_html_(self) -> str:
+        stages = [
+            {
+                "stage": index,
+                "widths": range_text(stage.widths),
+                "depths": range_text(stage.depths),
+                "local blocks": ", ".join(dict.fromkeys(block.kind for block in stage.local)),
+                "global blocks": ", ".join(dict.fromkeys(block.kind for block in stage.global_)),
+            }
+            for index, stage in enumerate(self.stages, start=1)
+        ]
+        size = f"{self.resolution[0]}x{self.resolution[1]}"
+        members = html_table("Published members", self._member_rows())
+        return html_table(f"Space {self.name} at {size}", stages) + members
+
     @property
     def classes(self) -> int:
-        return int(self.heads[0].classes)  # type: ignore[attr-defined]
+        return self.heads[0].classes
 
     def member(
-        self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int], name: str = "",
+        self,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        attention: Sequence[int],
+        name: str = "",
         pick: Pick = first_listed,
-    ) -> Architecture:  # fmt: skip
-        """The architecture of these widths and depths whose last `attention[j]` blocks of stage j are global.
+    ) -> Architecture:
+        """Return the architecture with these numbers, which is not validated.
 
-        Where a place has several candidates, `pick` chooses.
+        Args:
+            widths: width of each stage, in channels.
+            depths: number of blocks of each stage.
+            attention: number of global blocks of each stage, which are its last ones.
+            name: name of the architecture.
+            pick: chooses one candidate of each place.
         """
         shape = Shape(3, *self.resolution)
-        stem = pick("stem", self.stems, shape) if self.stems else None
+        stem = pick(STEM, self.stems, shape) if self.stems else None
         shape = stem.output_shape(shape) if stem else shape
         stages = []
-        for index, (space, width, depth, count) in enumerate(zip(self.stages, widths, depths, attention, strict=True)):
-            entry = pick(entry_name(index, stem), tuple(_widened(entry, width) for entry in space.entries), shape)
+        for index, (space, width, depth, count) in enumerate(
+            zip(self.stages, widths, depths, attention, strict=True)
+        ):
+            entries = tuple(widened(entry, width) for entry in space.entries)
+            entry = pick(Place.entry(index, stem is not None), entries, shape)
             shape = self.shape(index, width)
             blocks = []
-            for position in range(1, depth + 1):
-                candidates = self.candidates(index, "global" if position > depth - count else "local", width)
-                blocks.append(pick(f"stage{index + 1}_block{position}", candidates, shape))
+            for position in range(depth):
+                candidates = self.candidates(
+                    index, "global" if position >= depth - count else "local", width
+                )
+                blocks.append(pick(Place.block(index, position), candidates, shape))
             stages.append(Stage(entry, tuple(blocks)))
-        return Architecture(self.name, self.resolution, tuple(stages), pick("head", self.heads, shape), name, stem)
+        return Architecture(
+            self.name, self.resolution, tuple(stages), pick(HEAD, self.heads, shape), name, stem
+        )
 
     def largest(self) -> Architecture:
-        """The widest and deepest member, global blocks wherever they may stand, the largest candidate at each place:
-        what the supernet is built from."""
+        """Return the largest member, which the supernet is built from.
+
+        It has the largest widths and depths, global blocks wherever they are allowed, and at each
+        place the candidate with the most multiply-accumulates.
+        """
         return self._largest
 
     def smallest(self) -> Architecture:
-        """The narrowest and shallowest member, with the smallest local blocks only."""
+        """Return the narrowest and shallowest member, with the smallest local blocks."""
         return self.member(
-            [stage.widths[0] for stage in self.stages], [stage.depths[0] for stage in self.stages],
-            [0] * len(self.stages), f"{self.name}-smallest", fewest_macs,
-        )  # fmt: skip
+            [stage.widths[0] for stage in self.stages],
+            [stage.depths[0] for stage in self.stages],
+            [0] * len(self.stages),
+            f"{self.name}-smallest",
+            fewest_macs,
+        )
 
     def sample(self, seed: int | random.Random) -> Architecture:
-        """A random member: widths, depths and candidates uniform, dropped positions anywhere, a uniform number of
-        global blocks."""
+        """Return a random member.
+
+        Widths, depths, candidates, dropped positions and numbers of global blocks are drawn
+        uniformly, each by itself.
+
+        Args:
+            seed: seed of a new generator, or the generator to draw from.
+        """
         rng = seed if isinstance(seed, random.Random) else random.Random(seed)
         widths = [rng.choice(stage.widths) for stage in self.stages]
         depths = [rng.randint(*stage.depths) for stage in self.stages]
 
-        def pick(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
+        def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
             return candidates[0] if len(candidates) == 1 else rng.choice(candidates)
 
         arch = self.member(widths, depths, rng.choice(list(self._attention(depths))), pick=pick)
@@ -174,21 +208,29 @@ class Space:
         return replace(arch, stages=tuple(stages), name=name)
 
     def enumerate(self) -> Iterator[Architecture]:
-        """Every member once, without dropped positions."""
+        """Yield every member once, without dropped positions."""
         for widths in product(*(stage.widths for stage in self.stages)):
-            for depths in product(*(range(stage.depths[0], stage.depths[1] + 1) for stage in self.stages)):
+            for depths in product(
+                *(range(stage.depths[0], stage.depths[1] + 1) for stage in self.stages)
+            ):
                 for attention in self._attention(depths):
-                    for chosen in product(*self._choices(widths, depths, attention)):
-                        yield self.member(widths, depths, attention, pick=_in_turn(chosen))
+                    counts = self._choices(widths, depths, attention)
+                    for chosen in product(*map(range, counts)):
+                        yield self.member(widths, depths, attention, pick=in_turn(chosen))
 
     def count(self) -> int:
-        """How many different networks the space holds."""
-        # What follows a global block must be global too, in the stage or in the network: (ended, not ended) so far.
-        free, bound = 1, 0
+        """Return the number of different networks in the space."""
+        # A block after a global one must be global too, within the stage or the network. So the
+        # stages so far are counted by whether they have no global block (`free`) or some (`bound`).
+        free = 1
+        bound = 0
         for index, stage in enumerate(self.stages):
-            local_only, mixed, all_global = (sum(parts) for parts in zip(
-                *(self._fillings(index, width) for width in stage.widths), strict=True
-            ))  # fmt: skip
+            local_only, mixed, all_global = (
+                sum(parts)
+                for parts in zip(
+                    *(self._fillings(index, width) for width in stage.widths), strict=True
+                )
+            )
             if self.placement == "network_suffix":
                 free, bound = free * local_only, free * (mixed + all_global) + bound * all_global
             else:
@@ -196,45 +238,73 @@ class Space:
         return (free + bound) * len(self.heads) * max(len(self.stems), 1)
 
     def place(self, arch: Architecture) -> Architecture:
-        """`arch` with a block or identity at every position of the space.
+        """Return `arch` with a block or identity at every position of the space.
 
-        Where an architecture does not say which positions it left out (a published one, say), its local blocks take
-        the first positions of their stage and its global ones the last.
+        Some architectures, such as published ones, do not say which positions are dropped. Their
+        local blocks get the first positions of their stage, and their global ones the last.
+
+        Raises:
+            InputError: a stage has more positions than the space's.
         """
         stages = []
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True)):
             gap = space.depths[1] - len(stage.blocks)
             if gap < 0:
-                raise InputError(f"stage {index + 1}: {len(stage.blocks)} positions, the space has {space.depths[1]}")
-            first = next((i for i, b in enumerate(stage.blocks) if b in space.global_), len(stage.blocks))
+                raise InputError(
+                    f"stage {index + 1}: has too many positions (got {len(stage.blocks)}, the space"
+                    f" has {space.depths[1]})"
+                )
+            first = next(
+                (i for i, b in enumerate(stage.blocks) if b in space.global_), len(stage.blocks)
+            )
             padding = (Identity(),) * gap
-            stages.append(replace(stage, blocks=stage.blocks[:first] + padding + stage.blocks[first:]))
+            stages.append(
+                replace(stage, blocks=stage.blocks[:first] + padding + stage.blocks[first:])
+            )
         return replace(arch, stages=tuple(stages))
 
     def validate(self, arch: Architecture) -> None:
-        """Raises ValueError with stage and reason when `arch` is no member (input size, classes and a head for another
-        task are free)."""
+        """Raise ValueError with stage and reason where `arch` is not a member.
+
+        Its input size, its number of classes and a head for another task do not matter.
+        """
         if len(arch.stages) != len(self.stages):
             raise ValueError(f"{len(arch.stages)} stages, the space has {len(self.stages)}")
         if arch.stem is None if self.stems else arch.stem is not None:
-            raise ValueError(f"{'no' if arch.stem is None else 'a'} stem before stage 1, unlike the space's members")
+            raise ValueError(
+                f"{'no' if arch.stem is None else 'a'} stem before stage 1, unlike the space's"
+                " members"
+            )
         if arch.stem is not None and arch.stem not in self.stems:
-            raise ValueError(f"stem {arch.stem.kind}({arch.stem}) is none of {_names(self.stems)}")
+            raise ValueError(
+                f"stem {arch.stem.kind}({arch.stem}) is not one of {block_names(self.stems)}"
+            )
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True), start=1):
             if stage.width not in space.widths:
-                raise ValueError(f"stage {index}: width {stage.width} is none of {_choices(space.widths)}")
-            if not space.depths[0] <= stage.depth <= space.depths[1] or len(stage.blocks) > space.depths[1]:
-                raise ValueError(f"stage {index}: depth {stage.depth} is outside {space.depths[0]}..{space.depths[1]}")
-            if _widened(stage.entry, space.widths[-1]) not in space.entries:
                 raise ValueError(
-                    f"stage {index}: entered by {stage.entry.kind}({stage.entry}), not {_names(space.entries)}"
+                    f"stage {index}: width {stage.width} is not one of {choices_text(space.widths)}"
+                )
+            if (
+                not space.depths[0] <= stage.depth <= space.depths[1]
+                or len(stage.blocks) > space.depths[1]
+            ):
+                raise ValueError(
+                    f"stage {index}: depth {stage.depth} is outside"
+                    f" {space.depths[0]}..{space.depths[1]}"
+                )
+            if widened(stage.entry, space.widths[-1]) not in space.entries:
+                raise ValueError(
+                    f"stage {index}: entry {stage.entry.kind}({stage.entry}) is not one of"
+                    f" {block_names(space.entries)}"
                 )
         kinds = [self._kinds(index, stage) for index, stage in enumerate(arch.stages)]
         groups = [list(chain(*kinds))] if self.placement == "network_suffix" else kinds
         for group in groups:
             if "local" in group[group.index("global") :] if "global" in group else False:
                 where = "network" if self.placement == "network_suffix" else "stage"
-                raise ValueError(f"global blocks must be the last of their {where}; a local one follows them")
+                raise ValueError(
+                    f"global blocks must be the last of their {where}; a local one follows them"
+                )
 
     def contains(self, arch: Architecture) -> bool:
         try:
@@ -243,21 +313,27 @@ class Space:
             return False
         return True
 
-    def at(self, resolution: int | tuple[int, int] | None = None, classes: int | None = None) -> Space:
-        """The same space for another input size or another number of classes.
+    def at(
+        self, resolution: int | tuple[int, int] | None = None, classes: int | None = None
+    ) -> Space:
+        """Return the same space for another input size or another number of classes.
 
         Raises:
-            InputError: with key and reason, where that is no size for a block of the space or for a published member.
+            InputError: a block of the space or a published member does not fit that size; the
+                message has key and reason.
         """
         size = self.largest().at(resolution, classes).resolution
         heads = self.heads
         if classes is not None:
-            heads = tuple(replace(head, classes=classes) for head in heads)  # type: ignore[call-arg]
+            heads = tuple(replace(head, classes=classes) for head in heads)
         members = {name: arch.at(resolution, classes) for name, arch in self.published.items()}
         sized = replace(self, resolution=size, heads=heads, published=members)
-        found = refusal(sized) if size != self.resolution else None
-        if found:
-            raise InputError(f"resolution {size[0]}x{size[1]}: space '{self.name}', {path_of(found[0])}: {found[1]}")
+        refused = refusal(sized) if size != self.resolution else None
+        if refused:
+            raise InputError(
+                f"resolution {size[0]}x{size[1]}: space '{self.name}', {path_of(refused[0])}:"
+                f" {refused[1]}"
+            )
         for name, arch in members.items():
             try:
                 arch.operations()
@@ -265,8 +341,8 @@ class Space:
                 raise InputError(f"resolution {size[0]}x{size[1]}: {name}: {error}") from None
         return sized
 
-    def with_head(self, head: BlockSpec) -> Space:
-        """The same space under another head (that of dense prediction, say) for all of its members."""
+    def with_head(self, head: HeadSpec) -> Space:
+        """Return the same space with one head for all members, such as that of dense prediction."""
         members = {name: replace(arch, head=head) for name, arch in self.published.items()}
         return replace(self, heads=(head,), published=members)
 
@@ -274,47 +350,77 @@ class Space:
         return replace(self, published=dict(members))
 
     def attention_extremes(self) -> list[tuple[int, ...]]:
-        """No global block at all, and as many as the space allows at full depth."""
+        """Return two numbers of global blocks per stage, at full depth: none, and the maximum."""
         depths = [stage.depths[1] for stage in self.stages]
-        most = tuple(depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True))
+        most = tuple(
+            depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)
+        )
         return [(0,) * len(depths), most]
 
     def shape(self, index: int, width: int) -> Shape:
-        """The map inside a stage (counted from 0) of this width."""
+        """Return the shape of the map inside a stage (counted from 0) of this width."""
+        # The last stage has stride 32, and each earlier one half of the next.
         stride = STRIDE >> (len(self.stages) - 1 - index)
         return Shape(width, self.resolution[0] // stride, self.resolution[1] // stride)
 
     def candidates(self, index: int, role: Role, width: int) -> Blocks:
-        """The candidates of a stage's positions that fit a width: all but those whose `check` refuses it."""
-        known = self._fitting.get((index, role, width))
-        if known is None:
-            shape, every = self.shape(index, width), self.stages[index].candidates(role)
-            known = self._fitting[index, role, width] = tuple(block for block in every if not misfit(block, shape))
-        return known
+        """Return the candidates of a stage's positions that fit a width, by their `check`.
+
+        Args:
+            index: of the stage, counted from 0.
+            role: local or global.
+            width: of the stage, in channels.
+        """
+        fitting = self._fitting.get((index, role, width))
+        if fitting is None:
+            shape = self.shape(index, width)
+            every = self.stages[index].candidates(role)
+            fitting = self._fitting[index, role, width] = tuple(
+                block for block in every if not misfit(block, shape)
+            )
+        return fitting
 
     def fitted(self, index: int, block: BlockSpec, width: int) -> BlockSpec:
-        """`block`, or where it does not fit a width of its stage, the candidate of its role that is most like it."""
+        """Return `block` if it fits a width of its stage, else the most similar one that fits.
+
+        Args:
+            index: of the stage, counted from 0.
+            block: a candidate of the stage, or identity.
+            width: of the stage, in channels.
+        """
         role = self.stages[index].kind(block)
         if role == "identity":
             return block
         candidates = self.candidates(index, role, width)
-        return block if block in candidates else max(candidates, key=lambda other: likeness(block, other))
+        return (
+            block
+            if block in candidates
+            else max(candidates, key=lambda other: likeness(block, other))
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """What a space's YAML file says, but for what its candidates are called: every list of values written out."""
+        """Return the data of a YAML file that describes this space.
+
+        Candidates are listed one by one. Paper, scores, recipes and published members are left out.
+        """
         return {
-            "format": FORMAT, "name": self.name, "resolution": list(self.resolution), "attention": self.placement,
+            "format": FORMAT,
+            "name": self.name,
+            "resolution": list(self.resolution),
+            "attention": self.placement,
             **({"stem": [stem.to_dict() for stem in self.stems]} if self.stems else {}),
             "stages": [stage.to_dict() for stage in self.stages],
             "head": [head.to_dict() for head in self.heads],
-        }  # fmt: skip
+        }
 
-    def _choices(self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int]) -> list[Blocks]:
-        """The candidates of each place of such a member, in the order in which `member` picks."""
-        choices: list[Blocks] = []
+    def _choices(
+        self, widths: Sequence[int], depths: Sequence[int], attention: Sequence[int]
+    ) -> list[int]:
+        """Return the number of candidates of each place of a member, in the order of `member`."""
+        choices: list[int] = []
 
-        def note(place: str, candidates: Blocks, shape: Shape) -> BlockSpec:
-            choices.append(candidates)
+        def note(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+            choices.append(len(candidates))
             return candidates[0]
 
         self.member(widths, depths, attention, pick=note)
@@ -323,18 +429,26 @@ class Space:
     @cached_property
     def _largest(self) -> Architecture:
         return self.member(
-            [stage.widths[-1] for stage in self.stages], [stage.depths[1] for stage in self.stages],
-            self.attention_extremes()[-1], f"{self.name}-largest", most_macs,
-        )  # fmt: skip
+            [stage.widths[-1] for stage in self.stages],
+            [stage.depths[1] for stage in self.stages],
+            self.attention_extremes()[-1],
+            f"{self.name}-largest",
+            most_macs,
+        )
 
     @cached_property
     def _fitting(self) -> dict[tuple[int, Role, int], Blocks]:
         return {}
 
     def _fillings(self, index: int, width: int) -> tuple[int, int, int]:
-        """In how many ways a stage of this width can be filled: local blocks only, both, and global ones only."""
+        """Return in how many ways a stage of this width can be filled.
+
+        The three numbers are of local blocks only, of both kinds, and of global blocks only.
+        """
         stage = self.stages[index]
-        locals_, globals_ = (len(self.candidates(index, role, width)) for role in ("local", "global"))
+        locals_, globals_ = (
+            len(self.candidates(index, role, width)) for role in ("local", "global")
+        )
         local_only = mixed = all_global = 0
         for depth in range(stage.depths[0], stage.depths[1] + 1):
             local_only += locals_**depth
@@ -343,7 +457,11 @@ class Space:
         return tuple(len(stage.entries) * ways for ways in (local_only, mixed, all_global))  # type: ignore[return-value]
 
     def _kinds(self, index: int, stage: Stage) -> list[Role]:
-        """The roles of a stage's blocks, each of which must be a candidate that fits the stage's width."""
+        """Return the roles of a stage's blocks, without identity.
+
+        Raises:
+            ValueError: a block is not a candidate, or does not fit the stage's width.
+        """
         kinds = []
         for block in stage.blocks:
             try:
@@ -353,16 +471,22 @@ class Space:
             if kind != "identity":
                 if block not in self.candidates(index, kind, stage.width):
                     shape = self.shape(index, stage.width)
-                    raise ValueError(f"stage {index + 1}: {block.kind}({block}) does not fit: {misfit(block, shape)}")
+                    raise ValueError(
+                        f"stage {index + 1}: {block.kind}({block}) does not fit:"
+                        f" {misfit(block, shape)}"
+                    )
                 kinds.append(kind)
         return kinds
 
     def _attention(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Every allowed number of global blocks a stage, at these depths."""
-        room = [depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)]
+        """Yield every allowed tuple of numbers of global blocks per stage, at these depths."""
+        room = [
+            depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)
+        ]
         if self.placement == "stage_suffix":
             yield from product(*(range(count + 1) for count in room))
             return
+        # Where global blocks end the network, a stage has some only if all later stages are global.
         counts = [0] * len(room)
         yield tuple(counts)
         for index in reversed(range(len(room))):
@@ -371,21 +495,3 @@ class Space:
             for count in range(1, room[index] + 1):
                 counts[index] = count
                 yield tuple(counts)
-
-
-def likeness(block: BlockSpec, other: BlockSpec) -> tuple[bool, int]:
-    """How much two blocks have in common: the kind, then the number of equal hyperparameters."""
-    values = other.hyperparameters()
-    return block.kind == other.kind, sum(values.get(name) == value for name, value in block.hyperparameters().items())
-
-
-def _widened(entry: BlockSpec, width: int) -> BlockSpec:
-    return replace(entry, width=width)  # type: ignore[call-arg]
-
-
-def _names(blocks: Sequence[BlockSpec]) -> str:
-    return " and ".join(f"{block.kind}({block})" for block in blocks)
-
-
-def _choices(widths: Sequence[int]) -> str:
-    return ", ".join(map(str, widths)) if len(widths) < 8 else f"{widths[0]}, {widths[1]} .. {widths[-1]}"

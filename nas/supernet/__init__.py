@@ -1,1 +1,1 @@
-"""The supernet: the space's largest network, every position a choice, trained once by Gumbel-softmax."""
+"""The supernet of a space: trained once by Gumbel-softmax, then sliced into any member."""

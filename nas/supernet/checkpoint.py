@@ -1,15 +1,6 @@
-"""A training's folder: what it was asked for, where it stands, what came out.
+"""Checkpoint of a supernet: writes it, reads it, and cuts a member's weights out of it.
 
-supernet.yaml        the space, the data, the recipe, the versions; not changed once a state is saved
-space.yaml           the space file that was used
-state.safetensors    everything that training needs to go on; its header has the step
-supernet.safetensors the weights alone, once training is done; their moving average where one is kept
-metrics.csv          loss, accuracy, rates and images a second by step
-tensorboard/         the same as TensorBoard event files
-alpha.csv            each position's shares by step
-evaluations.csv      members one move away from the largest, each written as soon as it is measured
-evaluations.yaml     what they were measured with (`nas.supernet.score`)
-scores.csv, .yaml    what each move costs in accuracy, and what that was measured with
+`nas.supernet.train` writes the folder; scoring, searches, fine-tuning and reports read it.
 """
 
 from __future__ import annotations
@@ -19,17 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.accuracy.recorded_file import WEIGHTS_FILE
+from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
-from nas.space import Space, load_space
-from nas.supernet.recipe import Recipe
+from nas.network import build
+from nas.runs.schema import WEIGHTS_FORMAT
+from nas.space import Architecture, Space, load_space
+from nas.supernet.description import trained_on, up_to_date
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
-from nas.training.folder import TrainingFolder
-from nas.training.state import fill
+from nas.training.state import TrainingFolder, fill
 from nas.training.state import read_tensors as read_file
 
 FORMAT = "nas-supernet-1"
@@ -37,7 +32,7 @@ FORMAT = "nas-supernet-1"
 
 @dataclass(frozen=True)
 class Folder(TrainingFolder):
-    """The paths of a training's folder."""
+    """The paths of a supernet training's folder."""
 
     @property
     def description(self) -> Path:
@@ -61,14 +56,26 @@ class Folder(TrainingFolder):
 
 
 def describe(
-    folder: Folder, space: Space, recipe: Recipe, data: dict[str, Any], start: dict[str, str] | None = None,
-    write: bool = True, command: str = "",
-) -> None:  # fmt: skip
-    """Starts a training's folder, or checks that the one that is there is of the same training.
+    folder: Folder,
+    space: Space,
+    recipe: Recipe,
+    data: dict[str, Any],
+    start: dict[str, str] | None = None,
+    write: bool = True,
+    command: str = "",
+) -> None:
+    """Start a training's folder, or check that an existing one is of the same training.
 
-    One that has saved nothing yet does not count: a batch that did not fit is tried again with other options.
-    `start` describes the checkpoint that the weights are from in the beginning, if any. Without `write` it only checks.
-    `command` is the command line.
+    A folder without a saved state or weights is started again: a batch that did not fit into memory
+    may be tried again with other options.
+
+    Args:
+        folder: of the training.
+        space, recipe: of the training.
+        data: description of the images.
+        start: description of the checkpoint that the first weights are from, if any.
+        write: False only checks.
+        command: the command line.
 
     Raises:
         InputError: naming the file and the first key that differs.
@@ -84,35 +91,43 @@ def describe(
     }
     if folder.description.exists() and (folder.state.exists() or folder.weights.exists()):
         found = YamlFile(folder.description)
-        # What an older version could not be asked for is as it is by default.
-        recipe_there = found.data.get("recipe")
-        known: dict[str, Any] = {}
-        if isinstance(recipe_there, dict):
-            known["recipe"] = Recipe().to_dict() | recipe_there
-        data_there = found.data.get("data")
-        if isinstance(data_there, dict):
-            # Older folders have these counts in `source` alone, which is compared as well.
-            counts = {key: data[key] for key in ("dataset", "total", "held_out") if key in data}
-            known["data"] = counts | data_there
-        there = found.data | known
-        for key, value in ({"start": None} | wanted).items():
+        there = up_to_date(found.data)
+        if isinstance(there.get("data"), dict):
+            # The name may differ: the same images can be given by another path. Some older folders
+            # have no counts or class names. These are taken over, and `source`, which has the
+            # counts in words, and the fingerprint, which the names are part of, decide. Older ones
+            # have no background either: there the fingerprint of the pixels decides.
+            keys = ("dataset", "total", "held_out", "classes", "background")
+            counts = {key: data[key] for key in keys if key in data}
+            name = {"name": data["name"]} if "name" in data else {}
+            there["data"] = counts | there["data"] | name
+        # `start` is compared also where this training has none and the folder's has one.
+        for key, value in ({"start": None} | up_to_date(wanted)).items():
             if there.get(key) != value:
                 difference = _difference(there.get(key), value)
-                raise found.error([key], f"this folder holds another training ({difference}); give another --out, or "
-                                         "the options it was started with")  # fmt: skip
+                raise found.error(
+                    [key],
+                    f"this folder holds another training ({difference}). Fix: another --out, or the"
+                    " options that it was started with",
+                )
         return
     if not write:
         return
     folder.root.mkdir(parents=True, exist_ok=True)
+    # The folder keeps its own copy, so that it outlives a change of the space's file.
     with replacing(folder.space) as temporary:
         shutil.copyfile(space.path, temporary)
     from nas.versions import versions
 
-    told = {"command": command} if command else {}
-    write_yaml(folder.description, {**wanted, **told, "versions": versions("torch", "accelerate", "safetensors")})
+    recorded_command = {"command": command} if command else {}
+    write_yaml(
+        folder.description,
+        {**wanted, **recorded_command, "versions": versions("torch", "accelerate", "safetensors")},
+    )
 
 
 def _difference(found: Any, wanted: Any) -> str:
+    """Return the first difference as text; of two mappings the first entry that differs."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         key = next((k for k in wanted if found.get(k) != wanted[k]), None)
         if key is not None:
@@ -121,11 +136,22 @@ def _difference(found: Any, wanted: Any) -> str:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a supernet's weights."""
+    """Return the tensors and the header of a supernet's weights."""
     return read_file(path, FORMAT, "a supernet checkpoint")
 
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put the tensors of a file into a supernet.
+
+    Raises:
+        InputError: naming the file and the first tensor that does not fit or is not finite.
+    """
+    wrong = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if wrong:
+        raise InputError(
+            f"{path}: '{wrong[0]}' has NaN or infinite values, {len(wrong)} of {len(tensors)}"
+            " tensors. Fix: train again with another --out"
+        )
     fill(supernet, tensors, path, f"space '{supernet.space.name}'")
 
 
@@ -136,26 +162,88 @@ def save_weights(path: Path, supernet: Supernet) -> None:
 
 
 def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
-    """A trained supernet in eval mode, and its description, from a training's folder.
+    """Return the trained supernet in a folder, in eval mode, and its description.
 
     Raises:
-        InputError: when there is no training, or it is not done, or a file is corrupt.
+        InputError: when there is no training, or a file is corrupt.
+        NasError: when the training is not finished.
     """
     folder, description, space = open_folder(root)
     if not folder.weights.exists():
-        raise NasError(f"{folder.weights}: is not there yet; finish the training with the same `nas train` command")
+        raise NasError(
+            f"{folder.weights}: is missing, as the training is not finished. Fix: run the same"
+            " `nas train` command again"
+        )
     supernet = Supernet(space)
     load_weights(supernet, read_tensors(folder.weights)[0], folder.weights)
     return supernet.eval(), description
 
 
 def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
-    """A training's folder, its description, and its space at the resolution and classes it was trained for."""
+    """Return a training's folder, its description, and its space.
+
+    The space is at the resolution and the number of classes of the training.
+
+    Raises:
+        InputError: when there is no training.
+    """
     folder = Folder(Path(root))
     if not folder.description.exists():
-        raise InputError(f"{root}: no supernet here (there is no supernet.yaml); `nas train` makes one")
+        raise InputError(
+            f"{root}: no supernet here (supernet.yaml is missing). Fix: train one with `nas train`"
+        )
     file = YamlFile(folder.description)
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
     height, width = file.data["resolution"]
-    return folder, file.data, load_space(str(folder.space)).at((height, width), file.data["classes"])
+    space = load_space(str(folder.space)).at((height, width), file.data["classes"])
+    return folder, up_to_date(file.data), space
+
+
+def inherited(supernet: Supernet, arch: Architecture) -> dict[str, Tensor]:
+    """Return the state dict of `nas.build(arch)`, sliced out of the supernet.
+
+    `arch` may have another input size than the supernet. Tables of attention biases are then
+    resized to its grids.
+
+    Raises:
+        ValueError: when `arch` is not a member of the supernet's space, or has another number of
+            classes.
+    """
+    if arch.classes != supernet.space.classes:
+        raise ValueError(f"{arch.classes} classes, the supernet has {supernet.space.classes}")
+    state = supernet.extract(arch.at(supernet.space.resolution)).state_dict()
+    # Only the shapes are read.
+    with torch.device("meta"):
+        wanted = build(arch).state_dict()
+    return {name: _fitted(tensor, wanted[name]) for name, tensor in state.items()}
+
+
+def _fitted(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Return the tensor in the shape of `wanted`, resized where it is a bias table (heads, H, W).
+
+    No other tensor depends on the input size.
+    """
+    return (
+        tensor
+        if tensor.shape == wanted.shape
+        else resize_bias(tensor, (wanted.shape[1], wanted.shape[2]))
+    )
+
+
+def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:
+    """Write the inherited weights of `arch` from a training's folder as a safetensors file.
+
+    Raises:
+        InputError: when the folder holds no finished training.
+    """
+    supernet, description = load_supernet(root)
+    state = {name: tensor.contiguous() for name, tensor in inherited(supernet, arch).items()}
+    header = {
+        "format": WEIGHTS_FORMAT,
+        "supernet": str(root),
+        "architecture": arch.name,
+        **trained_on(description).header(),
+    }
+    with replacing(path) as temporary:
+        save_file(state, temporary, header)

@@ -1,17 +1,19 @@
-"""The sliced supernet as a judge: what each member that a search weighs scores on held-out images."""
+"""Evaluates whole members on held-out images, sliced out of the trained supernet.
+
+A search calls it for its candidates (--score-by evaluate).
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas.accuracy.evaluations import Evaluated, member_key
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.standard_errors import accuracy_error
-from nas.accuracy.variants import Variant
-from nas.data import Splits, load_data
+from nas.accuracy.scores import accuracy_error
+from nas.accuracy.single_moves import Variant
+from nas.data import Splits, divide, load_whole
 from nas.errors import InputError
 from nas.space import Architecture
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
@@ -19,33 +21,39 @@ from nas.supernet.score import first_images
 from nas.supernet.sensitivity import Evaluator
 
 IMAGES, CALIBRATION = 1000, 512
-"""Held-out images to judge by, and training images that give the batch norms their statistics."""
+"""Default numbers of held-out images to evaluate on, and of training images for batch norms."""
 
 
 class SlicedSupernet:
-    """Members with the weights that they would inherit; a `nas.accuracy.evaluations.Source`.
+    """An evaluator of members with the weights that they would inherit.
 
-    EfficientFormer (arXiv:2206.01191), Sec. 4.2, evaluates the accuracy drop of each action on the supernet like this.
-    Batch norms are recalibrated for each member on the same training images, and all are judged by the same held-out
-    ones, so that a member has one accuracy, whichever way a search came to it.
+    It is a `nas.accuracy.evaluations.Source`. EfficientFormer (arXiv:2206.01191), Sec. 4.2,
+    evaluates the accuracy drop of each action on the supernet like this. Batch norms of each member
+    are recalibrated on the same training images, and all members are evaluated on the same held-out
+    ones. So a member has one accuracy, by whichever path a search reached it.
 
     Args:
-        root: the folder of a finished training.
+        root: folder of a finished training.
         data: the images that it was trained on, as `--data` takes them.
-        images, calibration: how many held-out and training images to use, at most.
+        images, calibration: maximum numbers of held-out and of training images to use.
 
     Attributes:
         space: the supernet's, at its resolution.
+        words: description of the evaluation for people.
+        of: everything that decides an accuracy, for a record to compare.
 
     Raises:
-        InputError: for a folder without a training, or data that are not those of the training.
-        NasError: for a training that is not done.
+        InputError: for a folder without a training, or for other data than those of the training.
+        NasError: for a training that is not finished.
     """
 
-    def __init__(self, root: str | Path, data: str, images: int = IMAGES, calibration: int = CALIBRATION) -> None:
+    def __init__(
+        self, root: str | Path, data: str, images: int = IMAGES, calibration: int = CALIBRATION
+    ) -> None:
         splits = training_splits(root, data)
         supernet, description = load_supernet(root)
-        held_out, train = first_images(splits.held_out, images), first_images(splits.train, calibration)
+        held_out = first_images(splits.held_out, images)
+        train = first_images(splits.train, calibration)
         bf16 = description["recipe"]["precision"] == "bf16"
         self.space = supernet.space
         self._evaluator = Evaluator(supernet, train, held_out, bf16=bf16)
@@ -57,8 +65,15 @@ class SlicedSupernet:
             "calibration_images": len(train),
         }
 
-    def evaluate(self, base: Architecture, members: Sequence[Architecture]) -> Iterator[tuple[Architecture, Evaluated]]:
-        """Each member, in the order in which a walk through `base` comes to where they differ from it."""
+    def evaluate(
+        self, base: Architecture, members: Sequence[Architecture]
+    ) -> Iterator[tuple[Architecture, Evaluated]]:
+        """Yield each member with its evaluation, in the order of `Evaluator.evaluate`.
+
+        Args:
+            base: the member that the others share most of their operations with.
+            members: at any resolution; they are evaluated at the supernet's.
+        """
         resolution = self.space.resolution
         known = {("member", member_key(member), ""): member for member in members}
         wanted = [Variant(key, member.at(resolution)) for key, member in known.items()]
@@ -68,34 +83,48 @@ class SlicedSupernet:
 
 
 def training_splits(root: str | Path, data: str) -> Splits:
-    """The images that a supernet was trained on and those that were held out, found again by name.
+    """Return the images that a supernet was trained on, and those that were held out.
+
+    Args:
+        root: folder of the training.
+        data: the images by name, as `--data` takes them.
 
     Raises:
-        InputError: when these are others than those of the training.
+        InputError: when the images are not those of the training.
     """
     _, description, space = open_folder(root)
-    about, seed = description["data"], description["recipe"]["seed"]
+    about = description["data"]
+    seed = description["recipe"]["seed"]
     total, held_out = _counts(about, Folder(Path(root)).description)
+    # The description has the number of images but not the training's --limit. First without a
+    # limit; where that gives more images than the training had, its number is the limit.
+    background = about.get("background", "white")
     for limit in (None, total):
-        whole = load_data(data, space.resolution, 0.5, limit, seed)
-        if len(whole.train) + len(whole.held_out) > total:  # the training had a --limit
+        whole = load_whole(data, space.resolution, limit, seed, background)
+        if len(whole.train) > total:  # the training had a --limit
             continue
-        if len(whole.train) + len(whole.held_out) == total:
-            splits = load_data(data, space.resolution, held_out, limit, seed)
+        if len(whole.train) == total:
+            splits = divide(whole, held_out)
+            # Equal numbers do not prove equal images; the hash of their pixels does.
             if splits.train.fingerprint == about["fingerprint"]:
                 return splits
         break
-    raise InputError(f"--data {data}: other images than the supernet in {root} was trained on ({about['source']}); "
-                     "held-out images of another split may be among those")  # fmt: skip
+    raise InputError(
+        f"--data {data}: other images than the supernet in {root} was trained on (expected"
+        f" {about['source']}), so held-out images may be among those. Fix: the --data of that"
+        " training"
+    )
 
 
 def _counts(about: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """Return how many images the data set of a training has, and how many of them were held out."""
+    """Return the number of images of a training's data set, and of those that were held out.
+
+    Raises:
+        InputError: naming the file that lacks them.
+    """
     if "total" in about and "held_out" in about:
         return int(about["total"]), int(about["held_out"])
-    # Folders of versions before 2026-12 have the counts in the words of `source` alone.
-    counts = re.search(r"(\d+) of (\d+) images to train on", str(about.get("source")))
-    if counts is None:
-        raise InputError(f"{path}: data: total and held_out are missing, so that the held-out images are not known")
-    trained, total = map(int, counts.groups())
-    return total, total - trained
+    raise InputError(
+        f"{path}: data: total and held_out are missing, so the held-out images are unknown. Fix:"
+        " train again with `nas train`"
+    )

@@ -1,4 +1,7 @@
-"""Narrowing by slicing: which channels stay, and the tensors of a narrower block cut out of a wider one's."""
+"""Slicing: ranks the channels of a supernet and cuts narrower blocks out of wider ones.
+
+`nas.supernet.supernet` calls it for every member; `nas.supernet.warm_start` uses the ranking alone.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nas.blocks import Block, build_block
-from nas.blocks.base import Axis, Repeated
-from nas.specs import BlockSpec, Shape
+from nas.blocks import BlockSpec, Shape
+from nas.blocks.build import build_block
+from nas.blocks.module import Axis, Block, Repeated
 
 Keep = Mapping[str, Tensor]
-"""Channel group (`in`, `out`) to the ascending indices of the channels that stay."""
+"""Channel group (`in`, `out`, or a stream's name) to the ascending indices of its kept channels."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class Ranking:
     """The channels of every group, the most important first.
 
     Attributes:
-        streams: those of every residual stream, by stage (stage1 ..) and `stem` where a network has one of its own.
-        inner: for each block, those of the groups inside it.
+        streams: the channels of every residual stream, by its name: stage1, stage2, and so on, and
+            `stem` where the stem has a stream of its own.
+        inner: for each block, the channels of the groups inside it.
     """
 
     streams: Mapping[str, Tensor]
@@ -32,20 +36,30 @@ class Ranking:
 
 
 def group_order(tensors: Iterable[tuple[Tensor, int]]) -> Tensor:
-    """The channels of a group in descending importance: the squared norm of a channel over every tensor that holds it.
+    """Return the channels of a group (C,) in descending order of importance.
 
-    Each tensor is divided by its mean first, so that all have one vote (the group norm of DepGraph, arXiv:2301.12900).
-    `tensors` are pairs of a tensor and the dimension along which the channels lie.
+    A channel's importance is its squared norm, summed over every tensor of the group: the group
+    norm of DepGraph (arXiv:2301.12900). Each tensor's norms are divided by their mean first, so
+    that every tensor has one vote.
+
+    Args:
+        tensors: pairs of a tensor and the dimension along which the channels lie.
     """
     scores = []
     for tensor, dim in tensors:
+        # The channels come first, all else becomes one dimension: (C, rest) to (C,).
         norms = tensor.detach().float().square().transpose(0, dim).flatten(1).sum(dim=1)
+        # A tensor of zeros has a mean of 0. The floor makes it vote for no channel, instead of NaN.
         scores.append(norms / norms.mean().clamp_min(1e-12))
+    # (tensors, C) to (C,). Stable: channels that tie keep their order.
     return torch.argsort(torch.stack(scores).sum(dim=0), descending=True, stable=True)
 
 
 def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
-    """A block's weights that hold a channel group, with the dimension; biases and statistics do not vote."""
+    """Return a block's weights that hold a channel group, each with the dimension of its channels.
+
+    Tensors of one dimension (biases, scales) and batch-norm statistics do not vote.
+    """
     parameters = dict(block.named_parameters())
     return [
         (part, dim)
@@ -53,33 +67,53 @@ def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
         if name in parameters and parameters[name].dim() > 1
         for dim, axis in enumerate(axes)
         if (axis.group if isinstance(axis, Repeated) else axis) == group
+        # Stacked queries, keys and values (3 C, ...) are three tensors of C channels here.
         for part in parameters[name].chunk(axis.times if isinstance(axis, Repeated) else 1, dim)
     ]
 
 
 def inner_orders(block: Block) -> dict[str, Tensor]:
-    """The order of every channel group that lies inside a block."""
-    named = {axis.group if isinstance(axis, Repeated) else axis for axes in block.axes.values() for axis in axes}
-    tensors = {group: group_tensors(block, group) for group in named if group not in (None, "in", "out")}
+    """Return the order (C,) of every channel group that lies inside a block, by its name."""
+    named = {
+        axis.group if isinstance(axis, Repeated) else axis
+        for axes in block.axes.values()
+        for axis in axes
+    }
+    # `in` and `out` are residual streams. Several blocks share them, so one block cannot rank them.
+    tensors = {
+        group: group_tensors(block, group) for group in named if group not in (None, "in", "out")
+    }
     return {group: group_order(holders) for group, holders in tensors.items() if holders}
 
 
 def first(order: Tensor, count: int) -> Tensor:
-    """The `count` most important channels, ascending; fewer are always a subset of more."""
+    """Return the `count` most important channels, as ascending indices (count,)."""
+    # A prefix of one order: the channels of a narrower member are a subset of a wider one's, so
+    # members share weights. Ascending, so that the full width is the block itself, unpermuted.
     return order[:count].sort().values
 
 
-def slice_block(wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `narrow`, cut out of those of `wide`; gradients flow back to `wide`.
+def slice_block(
+    wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors of `narrow`, cut out of those of `wide`; gradients flow back to `wide`.
 
-    `keep` names the channels of the residual streams; inside the block the first of `inner` stay.
+    Args:
+        wide: the block that holds the weights.
+        narrow: a block of the wanted shapes, which may be on the meta device.
+        keep: the channels of the residual streams that stay.
+        inner: the order of each channel group inside `wide`, whose first channels stay.
     """
     source = {**dict(wide.named_parameters()), **dict(wide.named_buffers())}
     sliced = {}
     for name, target in narrow.state_dict().items():
         tensor = source[name]
+        # A kernel (out, in, k, k) is cut along one dimension after the other.
         for dim, axis in enumerate(wide.axes.get(name, ())):
             if axis is not None and target.shape[dim] != tensor.shape[dim]:
+                # A cut tensor is a copy. A batch norm in training mode writes running statistics of
+                # a narrowed block into the copy, where they are lost. Members are recalibrated
+                # before they are evaluated (`nas.training.evaluate`).
                 tensor = tensor.index_select(
                     dim, kept_channels(axis, tensor.shape[dim], target.shape[dim], keep, inner)
                 )
@@ -87,10 +121,13 @@ def slice_block(wide: Block, narrow: Block, keep: Keep, inner: Mapping[str, Tens
     return sliced
 
 
-def kept_channels(axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]) -> Tensor:
-    """Which of a dimension's `size` channels stay, so that `wanted` do."""
+def kept_channels(
+    axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]
+) -> Tensor:
+    """Return the indices (wanted,) of a dimension's `size` channels that stay."""
     assert axis is not None
     group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)
+    # The same channels stay in every run, so that query i still meets key i.
     channels = keep[group] if group in keep else first(inner[group], wanted // times)
     return torch.cat([channels + run * (size // times) for run in range(times)])
 
@@ -98,17 +135,24 @@ def kept_channels(axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping
 def call_sliced(
     wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor], x: Tensor
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The output of the block that `spec` and its input `shape` describe, with the weights of a wider one."""
+    """Return the output of the block of `spec` and input `shape`, with the weights of a wider one.
+
+    Gradients reach `wide`.
+    """
+    # The full width needs no slicing; the block itself also keeps its batch-norm statistics.
     if wide.built_from == (spec, shape):
         whole: Tensor | tuple[Tensor, Tensor] = wide(x)
         return whole
     narrow = _skeleton(spec, shape).train(wide.training)
-    output: Tensor | tuple[Tensor, Tensor] = functional_call(narrow, slice_block(wide, narrow, keep, inner), (x,))
+    # The skeleton is stateless: every tensor that it computes with is passed in here.
+    output: Tensor | tuple[Tensor, Tensor] = functional_call(
+        narrow, slice_block(wide, narrow, keep, inner), (x,)
+    )
     return output
 
 
 @lru_cache(maxsize=4096)
 def _skeleton(spec: BlockSpec, shape: Shape) -> Block:
-    """A module of the right form that holds no memory: its tensors come with each call."""
+    """Return a block on the meta device, which holds no memory: its tensors come with each call."""
     with torch.device("meta"):
         return build_block(spec, shape)

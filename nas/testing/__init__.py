@@ -1,1 +1,4 @@
-"""Stand-ins for what tests cannot have, for this project and for others that add a device to it."""
+"""Conformance tests for blocks, spaces and devices, and a fake device.
+
+The tests of this project run them, as can those of packages that add a block, space or device.
+"""

@@ -1,1 +1,1 @@
-"""The training loop that supernets and found networks share; a `Task` says what is trained."""
+"""The training loop that supernets and found networks share; a `Task` defines what is trained."""

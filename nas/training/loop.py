@@ -1,8 +1,13 @@
-"""The loop that trains a supernet or a found network: resumable to the bit, in one process or in several."""
+"""The training loop: resumable training with its saved states, evaluations and rows of metrics.
+
+`nas.supernet.train` and `nas.finetune.run` call `train` with a `Task`. All randomness of a step
+follows from the seed and the step's number, so that a resumed training repeats it to the bit.
+"""
 
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,61 +19,135 @@ from torch import nn
 
 from nas.data import ImageData
 from nas.errors import InputError
+from nas.signals import Request, Stopped, deferred
 from nas.training.batches import Batch, epoch_batches, steps_an_epoch
-from nas.training.folder import TrainingFolder
+from nas.training.distributed import Processes, processes
 from nas.training.metrics import Log, Progress
-from nas.training.processes import Processes, processes
 from nas.training.settings import Settings
+from nas.training.state import Best, TrainingFolder, Window, save_best
 from nas.training.step import Outcome, Stepper
 from nas.training.task import Task
 
 Report = Callable[[Progress], None]
+"""A function that gets a row of metrics.csv."""
+
+SAVE_EVERY = 60.0
+"""Default seconds between two saved states: what a kill loses at most."""
+SAVING_SHARE = 0.05
+"""Maximum share of the time that goes into saving; where one save takes long, they are rarer."""
 
 
 def train(
-    task: Task, data: ImageData, settings: Settings, folder: TrainingFolder, *,
-    report: Report = lambda progress: None, save_every: float = 300.0, report_every: int = 10,
+    task: Task,
+    data: ImageData,
+    settings: Settings,
+    folder: TrainingFolder,
+    *,
+    report: Report = lambda progress: None,
+    save_every: float = SAVE_EVERY,
+    report_every: int = 10,
     device: str | None = None,
-) -> nn.Module | None:  # fmt: skip
-    """Trains `task.module` on `data` from where the folder stands, and returns its moving average where one is kept.
+) -> nn.Module | None:
+    """Train `task.module` on `data`, or resume from the state in the folder.
 
-    All randomness of a step follows from the seed and the step's number, so a training that was killed and goes on
-    ends with the same weights. Where several processes were launched together they share each batch, and come to the
-    weights of one process with that batch, but for rounding.
+    All randomness of a step follows from the seed and the step's number, so a training that was
+    killed and resumed ends with the same weights and the same metrics. Processes that were launched
+    together share each batch. They reach the weights of one process with that batch, up to rounding.
+
+    SIGINT and SIGTERM take effect at the end of a step, after the state was saved. A second signal
+    stops at once. The caller holds the folder's lock.
 
     Args:
-        task: what is trained; its module must have been built from the same seed in all processes.
+        task: the task; its module must have been built from the same seed in all processes.
         data: uint8 images (N, 3, H, W).
-        settings: how long, and how.
-        folder: where state and metrics are; the state's last step is gone on from.
+        settings: settings of the training.
+        folder: of state and metrics; the training resumes after the state's last step.
         report: called every `report_every` steps, in the main process.
-        save_every: seconds between two saved states.
+        save_every: seconds between two saved states, more where saving takes long; 0 saves after
+            every step.
+        report_every: steps between two reports.
         device: cpu or cuda; by default a GPU where there is one.
+
+    Returns:
+        The moving average of the module, or None where none is kept.
 
     Raises:
         InputError: a batch too small to be shared, or a state of another network.
-        NasError: the loss is no longer a number (the last state stays), or memory ran out (naming the batch that fits).
+        NasError: the loss is NaN or infinite (the last state stays), or memory ran out (naming the
+            batch that fits).
+        Stopped: a signal arrived; the state is saved.
     """
     together = processes(device)
     plan = Plan(len(data), settings)
+    # Batches of an epoch differ by one image at most; this is the size of the smaller ones. Every
+    # process needs an image of every micro-batch.
     smallest = len(data) // plan.per_epoch
     if smallest < settings.accumulate * together.count:
         raise InputError(
-            f"batches of {smallest} images cannot be shared by {together.count} processes in {settings.accumulate} "
-            "micro-batches each: give a larger --batch or a smaller --accumulate"
+            f"batches of {smallest} images cannot be shared by {together.count} processes in"
+            f" {settings.accumulate} micro-batches each. Fix: a larger --batch or a smaller"
+            " --accumulate"
         )
     stepper = Stepper(task, settings, together, str(folder.root))
+    if smallest // settings.accumulate == 1 and together.count == 1:
+        _check_single_images(stepper, data, smallest)
     if folder.state.exists():
-        stepper.state.load(folder.state)
+        task.restore(stepper.state.load(folder.state))
     together.wait()  # until all have read the state
     _Loop(stepper, data, plan, folder, together).run(report, save_every, report_every)
     together.wait()  # until the main process has written it
     return stepper.state.averaged.module if stepper.state.averaged is not None else None
 
 
+def _check_single_images(stepper: Stepper, data: ImageData, smallest: int) -> None:
+    """Check that the module trains on micro-batches of one image, by a loss of one.
+
+    Where a map has one position, a batch norm then sees a single value per channel, which has no
+    variance.
+
+    Args:
+        stepper: of the training.
+        data: its images.
+        smallest: images of its smallest batch.
+
+    Raises:
+        InputError: with a batch that works.
+    """
+    module = stepper.module
+    kept = [buffer.clone() for buffer in module.buffers()]
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch.draw(data, np.zeros(1, dtype=np.int64), generator, flip=False)
+    images, labels = batch.load(0, 1, stepper.processes.device)
+    try:
+        with torch.no_grad():
+            stepper.task.loss(module, images, labels, 0, generator)
+    except ValueError as error:
+        raise _single_images(len(data), smallest, stepper.settings.accumulate) from error
+    finally:
+        # The loss has moved the statistics of the batch norms.
+        for buffer, value in zip(module.buffers(), kept, strict=True):
+            buffer.copy_(value)
+
+
+def _single_images(images: int, smallest: int, accumulate: int) -> InputError:
+    """Return the error for micro-batches of one image, with options that give larger ones."""
+    least = 2 * accumulate
+    # Batches of an epoch have equal sizes, which may be below --batch.
+    fits = (b for b in range(least, images + 1) if images // steps_an_epoch(images, b) >= least)
+    batch = next(fits, None)
+    remedies = [] if batch is None else [f"--batch {batch}"]
+    if accumulate > 1 and smallest > 1:
+        remedies.append(f"--accumulate {smallest // 2}")
+    return InputError(
+        f"batches of {smallest} images in {accumulate} micro-batches leave single images, from which"
+        f" batch norms cannot take statistics at this --resolution. Fix: "
+        f"{' or '.join(remedies) or 'more images'}"
+    )
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How long a training is, and of what its steps consist."""
+    """The number of steps of a training, and the images and learning rate of each."""
 
     images: int
     settings: Settings
@@ -82,76 +161,162 @@ class Plan:
         return self.per_epoch * self.settings.epochs
 
     def order(self, step: int) -> list[NDArray[np.int64]]:
-        """The images of each batch of the epoch that a step belongs to."""
-        return epoch_batches(self.images, self.settings.batch, self.settings.seed, step // self.per_epoch)
+        """Return the image indices of each batch in the epoch of a step."""
+        return epoch_batches(
+            self.images, self.settings.batch, self.settings.seed, step // self.per_epoch
+        )
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, over its peak."""
+        """Return the learning rate of a step as a share of its peak."""
         return rate((step + 1) / self.steps, self.settings.warmup)
 
 
 def rate(progress: float, warmup: float) -> float:
-    """The learning rate over its peak when this share (0 to 1) of the training is done: warm-up, then a cosine."""
+    """Return the learning rate as a share of its peak: linear warm-up, then a cosine to 0.
+
+    Args:
+        progress: share (0 to 1) of the training that is done.
+        warmup: share of the training in which the rate rises.
+    """
     if progress < warmup:
         return progress / warmup
+    # SGDR (arXiv:1608.03983), Eq. 5, without restarts.
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 class _Loop:
-    """The steps of one training from where its state stands."""
+    """The remaining steps of one training, from its state on."""
 
     def __init__(
-        self, stepper: Stepper, data: ImageData, plan: Plan, folder: TrainingFolder, together: Processes
+        self,
+        stepper: Stepper,
+        data: ImageData,
+        plan: Plan,
+        folder: TrainingFolder,
+        together: Processes,
     ) -> None:
-        self.stepper, self.data, self.plan, self.folder, self.together = stepper, data, plan, folder, together
-        self.state, self.task = stepper.state, stepper.task
+        self.stepper = stepper
+        self.data = data
+        self.plan = plan
+        self.folder = folder
+        self.together = together
+        self.state = stepper.state
+        self.task = stepper.task
 
     def run(self, report: Report, save_every: float, report_every: int) -> None:
+        """Run all steps; see `train`."""
         log = None
+        # Rows after the saved state belong to steps that a killed run did not save. The task and
+        # the log drop them, as these steps are repeated.
         if self.together.main:
             self.task.begin(self.state.step)
             log = Log(self.folder.metrics, self.folder.tensorboard, self.state.step)
         try:
-            self._steps(log, report, save_every, report_every)
+            with deferred() as request:
+                self._steps(log, report, save_every, report_every, request)
         finally:
             if log:
                 log.close()
 
-    def _steps(self, log: Log | None, report: Report, save_every: float, report_every: int) -> None:
-        plan, state = self.plan, self.state
-        saved = since = time.monotonic()
-        outcomes: list[Outcome] = []
+    def _steps(
+        self,
+        log: Log | None,
+        report: Report,
+        save_every: float,
+        report_every: int,
+        request: Request,
+    ) -> None:
+        """Take the remaining steps; save the state now and then, at a signal, and after the last one."""
+        plan = self.plan
+        state = self.state
+        since = time.monotonic()
+        save_at = since + save_every
         batches = plan.order(state.step)
         while state.step < plan.steps:
             if state.step % plan.per_epoch == 0:
                 batches = plan.order(state.step)
             self.task.before_step(state.step)
+            # A generator per step, so that resuming needs no saved generator. The factor is a prime
+            # above 10^6: two seeds share no generator in trainings of fewer steps.
             generator = torch.Generator().manual_seed(plan.settings.seed * 1_000_003 + state.step)
-            batch = Batch.draw(self.data, batches[state.step % plan.per_epoch], generator, plan.settings.flip)
-            outcome = self.stepper.step(batch, generator, plan.rate(state.step))
-            outcomes = [*outcomes, outcome] if log else []
+            batch = Batch.draw(
+                self.data, batches[state.step % plan.per_epoch], generator, plan.settings.flip
+            )
+            outcome = self.stepper.step(batch, generator, plan.rate(state.step), request)
+            # From here on `state.step` counts this step as done.
             state.step += 1
             last = state.step == plan.steps
-            if log and (state.step % report_every == 0 or last):
-                now = time.monotonic()
-                progress = self._progress(outcomes, now - since)
+            held_out = self._validate() if self._epoch_to_validate() else None
+            now = time.monotonic()
+            self._add(outcome, now - since)
+            since = now
+            if log and (state.step % report_every == 0 or held_out is not None or last):
+                progress = self._progress(held_out)
+                state.window = Window()
                 log.write(progress)
                 report(progress)
-                outcomes, since = [], now
-            due = time.monotonic() - saved > save_every and state.step % self.task.save_steps == 0
-            if self.together.main and (due or last):
-                if not state.finite():  # of a finite loss the gradient may still be none
-                    raise self.stepper.no_number("a weight is no number", state.step)
-                state.save(self.folder.state)
-                saved = time.monotonic()
+            if self.together.main and (now >= save_at or last or outcome.stop):
+                self._save()
+                took = time.monotonic() - now
+                save_at = now + (max(save_every, took / SAVING_SHARE) if save_every else 0.0)
+            if outcome.stop and not last:
+                raise Stopped(
+                    request.number or signal.SIGTERM,
+                    f"step {state.step} of {plan.steps} is saved in {self.folder.root}",
+                )
 
-    def _progress(self, outcomes: list[Outcome], seconds: float) -> Progress:
-        losses = [outcome.loss for outcome in outcomes if outcome.loss is not None]
-        images = sum(outcome.images for outcome in outcomes)
+    def _add(self, outcome: Outcome, seconds: float) -> None:
+        """Add a step to the sums for the next row of metrics.csv."""
+        window = self.state.window
+        if outcome.loss is not None:
+            window.loss += outcome.loss
+            window.losses += 1
+        window.right += outcome.right
+        window.images += outcome.images
+        window.seconds += seconds
+
+    def _epoch_to_validate(self) -> bool:
+        """Return whether the step just done ends an epoch after which the network is evaluated."""
+        every = self.plan.settings.validate_every
+        epoch, rest = divmod(self.state.step, self.plan.per_epoch)
+        if rest or not every:
+            return False
+        # The last epoch counts too, whatever the interval: its weights are the result.
+        return epoch % every == 0 or self.state.step == self.plan.steps
+
+    def _validate(self) -> float | None:
+        """Return the held-out accuracy after this epoch; keep the weights where it is the highest."""
+        state = self.state
+        # The moving average is what is delivered, where there is one.
+        module = state.averaged.module if state.averaged is not None else state.module
+        accuracy = self.task.evaluate(module)
+        state.module.train()
+        if accuracy is None:
+            return None
+        if state.best is None or accuracy >= state.best.accuracy:
+            state.best = Best(state.step // self.plan.per_epoch, accuracy)
+            if self.together.main and self.task.keeps_best:
+                save_best(self.folder.best, module, state.best)
+        return accuracy
+
+    def _save(self) -> None:
+        """Write the state; a broken one must not replace the last good one."""
+        # A finite loss can have an infinite gradient.
+        if not self.state.finite():
+            raise self.stepper.no_number("a weight is inf or NaN", self.state.step)
+        self.state.save(self.folder.state, self.task.tensors())
+
+    def _progress(self, held_out: float | None) -> Progress:
+        """Return the row of metrics.csv over the steps since the last row."""
+        window = self.state.window
         return Progress(
-            self.state.step, self.plan.steps, round(self.state.step / self.plan.per_epoch, 4),
-            round(sum(losses) / len(losses), 5) if losses else math.nan,
-            round(100 * sum(outcome.right for outcome in outcomes) / images, 2),
-            round(float(self.state.optimizer.param_groups[0]["lr"]), 8), round(images / seconds, 1),
-            self.task.log(self.state.step),
-        )  # fmt: skip
+            step=self.state.step,
+            steps=self.plan.steps,
+            epoch=round(self.state.step / self.plan.per_epoch, 4),
+            loss=round(window.loss / window.losses, 5) if window.losses else math.nan,
+            accuracy=round(100 * window.right / window.images, 2),
+            learning_rate=round(float(self.state.optimizer.param_groups[0]["lr"]), 8),
+            images_per_second=round(window.images / window.seconds, 1),
+            held_out=held_out,
+            more=self.task.log(self.state.step),
+        )

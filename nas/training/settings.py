@@ -1,99 +1,187 @@
-"""Settings: what every training is told, whatever it trains. Imports no torch."""
+"""Settings of every training, whatever it trains. Imports no torch.
+
+The recipes of supernets and of fine-tunings inherit them; their commands call `settle`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from math import inf
-from typing import Any, Literal, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from nas.errors import InputError
+from nas.option_values import check
+from nas.options import LARGEST_SEED, Options, option
+from nas.quantities import colour
 
-Names = tuple[str, ...]
+Precision = Literal["fp32", "bf16", "fp16"]
+_LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+
+DATA_HELP = "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub."
+"""Help of --data in every command."""
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """The options that say which images of a data set are used, and how they are read."""
+
+    held_out: float = option(
+        0.1,
+        help=(
+            "Share (below 1) or number of training images that are held out to measure accuracy."
+        ),
+        above=0,
+        at_most=1_000_000_000,
+    )
+    limit: int | None = option(
+        None,
+        help="Maximum number of images of each split.",
+        at_least=2,
+        at_most=1_000_000_000,
+        shown="all",
+    )
+    background: str = option(
+        "white",
+        help="Colour behind transparent pixels: white, grey, black or #rrggbb.",
+        read=colour,
+        metavar="COLOUR",
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the training loop is told; the recipe of a supernet or of a fine-tuning inherits it.
+    """The settings of the training loop, which the recipes inherit.
 
-    Attributes:
-        epochs: passes over the training images.
-        batch: images a step, over all processes and micro-batches.
-        learning_rate: of the weights at its peak; warmed up linearly, then a cosine to 0.
-        warmup: share of the training in which the rates rise.
-        weight_decay: of AdamW, for matrices and kernels only.
-        label_smoothing: of the cross-entropy with the data's labels.
-        flip: augment by mirroring.
-        seed: of what has no weights yet, the batches, the augmentation and the task's choices.
-        precision: fp32, or autocast to bf16 or to fp16 (with a gradient scaler).
-        accumulate: micro-batches that a step's batch is cut into, one after the other. Batch norms see a micro-batch.
-        channels_last: the memory format of weights and images.
-        compile: each block through `torch.compile`; a supernet's narrowed blocks are not compiled.
-        ema: decay of the exponential moving average of weights and statistics; 0 keeps none.
+    Batch norms see one micro-batch at a time. `compile` does not compile a supernet's narrowed
+    blocks.
     """
 
-    epochs: int = 20
-    batch: int = 64
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    flip: bool = True
-    seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: int = 1
-    channels_last: bool = True
-    compile: bool = False
-    ema: float = 0.0
+    epochs: int = option(20, help="Passes over the training images.", at_least=1, at_most=1_000_000)
+    batch: int = option(
+        64,
+        help="Images per step, over all processes and micro-batches.",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    learning_rate: float = option(
+        1e-3,
+        help="Peak learning rate of the weights; it rises linearly, then follows a cosine to 0.",
+        above=0,
+        at_most=1000,
+    )
+    warmup: float = option(
+        0.05, help="Share of the training in which the learning rates rise.", at_least=0, below=1
+    )
+    optimizer: Literal["adamw", "lamb", "lion", "sgd"] = option(
+        "adamw", help="Optimizer: adamw, lamb, lion, or sgd with a Nesterov momentum of 0.9."
+    )
+    weight_decay: float = option(
+        0.05,
+        help="Weight decay of the optimizer, for matrices and kernels only.",
+        at_least=0,
+        at_most=1000,
+    )
+    clip_norm: float = option(
+        0.0,
+        help="Maximum norm of all gradients together, to which they are scaled down; 0 turns it off.",
+        at_least=0,
+        at_most=1e6,
+    )
+    loss: Literal["ce", "bce"] = option(
+        "ce",
+        help="Loss with the labels: ce (cross-entropy) or bce (a binary cross-entropy per class).",
+    )
+    label_smoothing: float = option(
+        0.1,
+        help="Label smoothing of the loss with the data's labels.",
+        at_least=0,
+        below=1,
+    )
+    flip: bool = option(True, help="Mirror images at random.", shown="on for all data but digits")
+    seed: int = option(
+        0,
+        help="Seed of new weights, batches, augmentation and random choices.",
+        at_least=0,
+        at_most=LARGEST_SEED,
+    )
+    precision: Precision = option(
+        "fp32",
+        help=(
+            "Precision of the forward pass: fp32, or autocast to bf16 or to fp16 (with a gradient"
+            " scaler)."
+        ),
+    )
+    accumulate: int = option(
+        1,
+        help="Micro-batches that a step's batch is cut into, to save memory.",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    channels_last: bool = option(
+        True, help="Keep weights and images in the channels-last memory format."
+    )
+    sync_bn: bool = option(
+        True, help="Take batch-norm statistics over the images of all processes."
+    )
+    checkpointing: bool = option(
+        False,
+        help="Compute each operation again in the backward pass, to save memory at a third more time.",
+    )
+    compile: bool = option(False, help="Compile each block with torch.compile.")
+    ema: float = option(
+        0.0,
+        help="Decay of the exponential moving average of the weights, such as 0.999; 0 turns it off.",
+        at_least=0,
+        below=1,
+    )
+    validate_every: int = option(
+        1,
+        help="Epochs between two evaluations on the held-out images; 0 evaluates at the end only.",
+        at_least=0,
+        at_most=1_000_000,
+    )
 
     def __post_init__(self) -> None:
-        self.check(at_least_1=("epochs", "batch", "accumulate"), above_0=("learning_rate",),
-                   at_least_0=("weight_decay",), below_1=("warmup", "label_smoothing"))  # fmt: skip
-        if not 0 <= self.ema < 1:
-            raise InputError(f"ema {self.ema}: a decay is at least 0 (none) and below 1, such as 0.999")
-
-    def check(
-        self,
-        at_least_1: Names = (),
-        above_0: Names = (),
-        at_least_0: Names = (),
-        below_1: Names = (),
-        shares: Names = (),
-    ) -> None:
-        """Raises InputError for the first of the named settings that is outside of its range."""
-        ranges: list[tuple[Names, Callable[[float], bool], str]] = [
-            (at_least_1, lambda value: value >= 1, "must be at least 1"),
-            (above_0, lambda value: 0 < value < inf, "must be above 0"),
-            (at_least_0, lambda value: 0 <= value < inf, "must be at least 0"),
-            (below_1, lambda value: 0 <= value < 1, "must be at least 0 and below 1"),
-            (shares, lambda value: 0 <= value <= 1, "is a share, from 0 to 1"),
-        ]
-        for names, holds, wanted in ranges:
-            for name in names:
-                if not holds(getattr(self, name)):
-                    raise InputError(f"{name} {getattr(self, name)}: {wanted}")
+        check(self)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-Made = TypeVar("Made", bound=Settings)
+Recipe = TypeVar("Recipe", bound=Settings)
 
 
-def make_settings(kind: type[Made], options: dict[str, Any]) -> Made:
-    """Settings, or a recipe that inherits them, from options by name.
+def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
+    """Return a command's recipe with the defaults that depend on the data and on the launcher.
+
+    Digits are not mirrored unless --flip is given: a mirrored 2 is not a digit. `accelerate launch
+    --mixed_precision` puts its precision into the environment, which is used where --precision was
+    not given.
+
+    Args:
+        recipe: of the command.
+        options: of the command; they know which options were given.
+        data: the images by name.
 
     Raises:
-        InputError: naming the option and what it may be.
+        InputError: where the launcher asks for another precision than --precision, or for an
+            unknown one.
     """
-    try:
-        TypeAdapter(kind).validate_python(options)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:
-            raise InputError("--" + first["msg"].removeprefix("Value error, ").replace("_", "-")) from None
-        option = str(first["loc"][0]).replace("_", "-")
-        raise InputError(f"--{option}: {first['msg']}, found {first['input']!r}") from None
-    return kind(**options)
+    from nas.data import is_digits
+
+    flip = recipe.flip if "flip" in options.given else not is_digits(data)
+    precision = recipe.precision
+    launched = os.environ.get(_LAUNCHED_PRECISION, "no")
+    if launched not in ("no", "", precision):
+        asked = f"{_LAUNCHED_PRECISION}={launched}"
+        if launched not in get_args(Precision):
+            raise InputError(
+                f"{asked}: is unknown here (expected no, fp16 or bf16). Fix: --mixed_precision bf16"
+            )
+        if "precision" in options.given:
+            raise InputError(
+                f"{options.where('precision')} with {asked}: these are two precisions. Fix: leave"
+                " out one of them"
+            )
+        precision = cast(Precision, launched)
+    return replace(recipe, flip=flip, precision=precision)

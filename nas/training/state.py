@@ -1,9 +1,14 @@
-"""Saving and restoring everything that a training needs to go on to the bit."""
+"""Files of a training, and the state that it resumes from.
+
+`nas.training.loop` saves and loads the state; checkpoints are read by `read_tensors` and `fill`.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,23 +17,138 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.files import replacing
 
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """The paths of a training's folder that the loop uses.
+
+    state.safetensors   weights, optimizer moments, moving averages; its header has the step
+    best.safetensors    the weights of the epoch with the highest accuracy on held-out images
+    metrics.csv         loss, accuracy, learning rate and images per second by step
+    tensorboard/        the same as TensorBoard event files
+    .lock               held while a process trains here
+    """
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @contextmanager
+    def locked(self, main: bool = True) -> Iterator[None]:
+        """Context manager: inside, no other process trains in this folder.
+
+        A folder that did not exist, and that an error leaves empty, is removed again.
+
+        Args:
+            main: whether this is the process that writes; others of the same training lock nothing.
+
+        Raises:
+            NasError: when another process trains here, or the folder cannot be made.
+        """
+        if not main:
+            yield
+            return
+        from filelock import FileLock, Timeout
+
+        made = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        # A singleton may be locked again by its own process: a command locks its training and scoring.
+        lock = FileLock(self.root / ".lock", is_singleton=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # The operating system drops the lock with its process: a kill leaves none behind.
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise NasError(
+                f"{self.root}: another process is training in this folder. Fix: wait for it to end,"
+                " or give another --out"
+            ) from None
+        except OSError as error:
+            raise NasError(
+                f"{self.root}: cannot be written ({error.strerror or error}). Fix: give another --out"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            _remove_empty(made)
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove folders that this training made and that hold nothing but its lock, deepest first."""
+    for folder in made:
+        if {path.name for path in folder.iterdir()} <= {".lock"}:
+            (folder / ".lock").unlink(missing_ok=True)
+            folder.rmdir()
+
+
 FORMAT = "nas-training-1"
+BEST_FORMAT = "nas-best-1"
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last row of metrics.csv.
+
+    They are part of the state, so that a resumed training writes the rows of an uninterrupted one.
+
+    Attributes:
+        loss: sum of the steps' mean losses, without those that the scaler skipped.
+        losses: number of these steps.
+        right: number of images classified right.
+        images: number of images.
+        seconds: wall-clock time.
+    """
+
+    loss: float = 0.0
+    losses: int = 0
+    right: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Best:
+    """The epoch with the highest held-out accuracy so far: the last one, where several tie.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        accuracy: top-1 in percent.
+    """
+
+    epoch: int
+    accuracy: float
 
 
 @dataclass
 class State:
-    """What changes in a training.
+    """Everything that changes during a training.
 
     Attributes:
-        module: with its weights and statistics.
+        module: the module with its weights and statistics.
         optimizer: over the module's parameters.
-        scaler: of the gradients; it does nothing where the precision needs none.
+        scaler: of the gradients; disabled where the precision needs none.
         averaged: the moving average of the module, if one is kept.
         step: steps done.
-        skipped: how many of the last steps the scaler left out, one after the other.
+        skipped: number of consecutive steps, up to the last one, that the scaler skipped.
+        window: sums for the next row of metrics.csv.
+        best: the best epoch; None before the first evaluation.
     """
 
     module: nn.Module
@@ -37,57 +157,124 @@ class State:
     averaged: AveragedModel | None
     step: int = 0
     skipped: int = 0
+    window: Window = field(default_factory=Window)
+    best: Best | None = None
 
     def finite(self) -> bool:
-        """Whether every weight is a number."""
+        """Return whether every weight is finite (neither inf nor NaN)."""
         return all(bool(parameter.isfinite().all()) for parameter in self.module.parameters())
 
-    def save(self, path: Path) -> None:
-        """Writes it; the old file stays whole until the new one is."""
+    def save(self, path: Path, more: dict[str, Tensor]) -> None:
+        """Write the state to a file; the old file stays until the new one is complete.
+
+        Args:
+            path: the file.
+            more: tensors of the task, by name.
+        """
         tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        # By the parameter's name: an optimizer's own state dict has positions in its groups, which
+        # would silently shift when a group changes.
         for name, parameter in self.module.named_parameters():
             values = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
         if self.averaged is not None:
-            tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-        header = {"format": FORMAT, "step": str(self.step), "skipped": str(self.skipped),
-                  "scaler": json.dumps(self.scaler.state_dict())}  # fmt: skip
+            tensors |= {
+                f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()
+            }
+        tensors |= {f"task.{name}": tensor for name, tensor in more.items()}
+        header = {
+            "format": FORMAT,
+            "step": str(self.step),
+            "skipped": str(self.skipped),
+            "scaler": json.dumps(self.scaler.state_dict()),
+            # Some optimizers count their steps per group of parameters.
+            "groups": json.dumps([group.get("step") for group in self.optimizer.param_groups]),
+            "window": json.dumps(asdict(self.window)),
+            "best": json.dumps(asdict(self.best) if self.best else None),
+        }
         with replacing(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header)
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
+            )
 
-    def load(self, path: Path) -> None:
-        """Restores what `save` wrote.
+    def load(self, path: Path) -> dict[str, Tensor]:
+        """Restore what `save` wrote; return the tensors of the task.
 
         Raises:
             InputError: when the file is corrupt or of another network.
         """
         tensors, header = read_tensors(path, FORMAT, "the state of a training")
+        # `fill` copies into the tensors of the module, which the optimizer refers to.
         fill(self.module, _part(tensors, "module."), path)
         if self.averaged is not None:
             fill(self.averaged, _part(tensors, "averaged."), path)
         for name, parameter in self.module.named_parameters():
-            # A name can start another's ("alpha" never does): the rest of the key has no dot.
+            # One parameter's name may begin another's ("norm" and "norm.weight"). The optimizer's
+            # own keys, as exp_avg, have no dot.
             values = {k: v for k, v in _part(tensors, f"optimizer.{name}.").items() if "." not in k}
             if values:
-                self.optimizer.state[parameter] = {k: _laid_out_as(parameter, v) for k, v in values.items()}
+                self.optimizer.state[parameter] = {
+                    k: _laid_out_as(parameter, v) for k, v in values.items()
+                }
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(json.loads(header["scaler"]))
-        self.step, self.skipped = int(header["step"]), int(header["skipped"])
+        self.step = int(header["step"])
+        self.skipped = int(header["skipped"])
+        # States of older versions have neither these counts, nor sums, nor a best epoch.
+        steps = json.loads(header.get("groups", "[]"))
+        for group, step in zip(self.optimizer.param_groups, steps, strict=False):
+            if step is not None:
+                group["step"] = step
+        self.window = Window(**json.loads(header.get("window", "{}")))
+        best = json.loads(header.get("best", "null"))
+        self.best = Best(**best) if best else None
+        return _part(tensors, "task.")
+
+
+def save_best(path: Path, module: nn.Module, best: Best) -> None:
+    """Write the weights of the best epoch; its header says which one it is, and how good."""
+    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    header = {"format": BEST_FORMAT, "epoch": str(best.epoch), "accuracy": repr(best.accuracy)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, header)
+
+
+def load_best(path: Path, module: nn.Module) -> Best:
+    """Put the weights that `save_best` wrote into a module; return the epoch.
+
+    Raises:
+        InputError: when the file is corrupt or of another network.
+    """
+    tensors, header = read_tensors(path, BEST_FORMAT, "the best weights of a training")
+    fill(module, tensors, path)
+    return Best(int(header["epoch"]), float(header["accuracy"]))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
+    }
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value in the parameter's memory format and place: the fused optimizer walks both in memory order."""
+    """Return the value in the parameter's memory format and on its device.
+
+    The fused optimizer walks both in memory order, so that moments in another format would meet the
+    wrong weights.
+    """
+    # A file holds contiguous tensors; empty_like keeps the parameter's strides (channels last).
     if value.dim() and value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value.to(parameter.device)
 
 
 def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a safetensors file that this project wrote, of format `kind`: `what`, in words.
+    """Return the tensors and the header of a safetensors file that this project wrote.
+
+    Args:
+        path: the file.
+        kind: its format, as in the header.
+        what: name of the format for errors.
 
     Raises:
         InputError: when it is unreadable or of another format.
@@ -97,22 +284,34 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+        raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
     if header.get("format") != kind:
-        raise InputError(f"{path}: not {what} (its header has no format '{kind}')")
+        raise InputError(f"{path}: is not {what} (its header has no format '{kind}')")
     return tensors, header
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str = "the network") -> None:
-    """Puts tensors from a file into a module, every one of which must fit.
+def fill(
+    module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str = "the network"
+) -> None:
+    """Put the tensors of a file into a module; names and shapes must be exactly the module's.
+
+    Args:
+        module: the module, changed in place.
+        tensors: by name.
+        path: the file, for errors.
+        what: name of the module for errors.
 
     Raises:
-        InputError: naming the file and the first tensor that does not.
+        InputError: naming the file and the first tensor that does not fit.
     """
     own = module.state_dict()
     wrong = [
-        n for n in own.keys() | tensors.keys() if n not in own or n not in tensors or own[n].shape != tensors[n].shape
+        n
+        for n in own.keys() | tensors.keys()
+        if n not in own or n not in tensors or own[n].shape != tensors[n].shape
     ]
     if wrong:
-        raise InputError(f"{path}: {len(wrong)} tensors do not fit {what}, {sorted(wrong)[0]} first")
+        raise InputError(
+            f"{path}: {len(wrong)} tensors do not fit {what}, {sorted(wrong)[0]} first"
+        )
     module.load_state_dict(tensors)

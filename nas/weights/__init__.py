@@ -1,13 +1,13 @@
-"""Published weights: reading checkpoint files and mapping their tensors onto a network.
+"""Published weights: reads checkpoint files and maps their tensors onto a network.
 
-How a block's tensors are called in a checkpoint stands in its own file (`Block.published`), where the blocks stand in
-one in a file a family here; `LAYOUTS` lists them all.
+A block has the names of its tensors in checkpoints (`Block.published`), and a family's module has
+the layouts of its checkpoints. `LAYOUTS` lists all layouts.
 """
 
 from __future__ import annotations
 
+from nas.blocks.module import CheckpointLayout
 from nas.weights.files import load_state_dict
 from nas.weights.importing import LAYOUTS, import_weights
-from nas.weights.layout import Layout
 
-__all__ = ["LAYOUTS", "Layout", "import_weights", "load_state_dict"]
+__all__ = ["LAYOUTS", "CheckpointLayout", "import_weights", "load_state_dict"]

@@ -1,11 +1,13 @@
-"""Reading checkpoint files. Nothing in them is ever executed."""
+"""Reads checkpoint files without ever executing anything in them.
+
+`nas.weights.network_file`, `nas.supernet.warm_start` and `nas.features` call it.
+"""
 
 from __future__ import annotations
 
-import argparse
-import pickle  # for the name of its error alone
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,84 +17,132 @@ import torch
 from torch import Tensor
 
 from nas.errors import InputError
+from nas.weight_files import find_file, kind_of
+from nas.weights.wrappers import unwrap
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
-WRAPPERS = ("model", "state_dict")
-"""Where training scripts put the state dict: the authors' and timm's."""
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file.
+
+    Attributes:
+        path: the file, also where a folder was given.
+        content: tensors by name, perhaps in wrappers beside plain data (`nas.weights.wrappers`).
+    """
+
+    path: Path
+    content: Any
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Return the content of a checkpoint: a file, or a folder with one.
+
+    The format is recognised by the first bytes, so a safetensors file may have any suffix.
+
+    Raises:
+        InputError: naming the file and the reason, when it is missing, damaged or of another kind,
+            or has more than tensors and plain data.
+    """
+    file = find_file(path)
+    kind = kind_of(file)
+    return Checkpoint(file, _load_safetensors(file) if kind == "safetensors" else _load_torch(file))
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth, .pt, .bin or .tar file that `torch.save` wrote, by name.
+    """Return the tensors of a checkpoint by name, without wrappers and their prefixes.
+
+    Args:
+        path: a safetensors file, a file of `torch.save`, or a folder with one of them.
 
     Raises:
-        InputError: naming the file and the reason, when it is missing, of another kind, damaged, or holds more than
-            tensors and plain data.
+        InputError: as `read_checkpoint`, and for a file without tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such checkpoint file")
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    if path.suffix in TORCH_SUFFIXES:
-        return _load_torch(path)
-    raise InputError(f"{path}: a checkpoint ends in .safetensors, {', '.join(TORCH_SUFFIXES)}")
-
-
-def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """The state dict in what a training script saved: out of its wrapper, without the prefix of data parallelism.
-
-    Raises:
-        InputError: when there is none.
-    """
-    tensors = checkpoint
-    for key in WRAPPERS:
-        if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
-            tensors = tensors[key]
-    if not isinstance(tensors, Mapping) or not tensors:
-        raise InputError(f"no state dict in this checkpoint; it holds {_contents(tensors)}")
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise InputError(f"no state dict in this checkpoint: '{name}' is no tensor but {type(value).__name__}")
-    shared = "module." if all(str(name).startswith("module.") for name in tensors) else ""
-    return {str(name).removeprefix(shared): tensor for name, tensor in tensors.items()}
+    checkpoint = read_checkpoint(path)
+    try:
+        return unwrap(checkpoint.content)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from None
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is no safetensors file, or damaged: {_first_sentence(error)}") from None
-    return _named(path, tensors)
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: the safetensors file is damaged or incomplete ({_first_sentence(error)})."
+            " Fix: download or save it again"
+        ) from None
 
 
-def _load_torch(path: Path) -> dict[str, Tensor]:
+class _Inert:
+    """The stand-in for plain data beside the weights, which nothing reads."""
+
+    def __new__(cls, *args: Any, **options: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _empty_dict(*args: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _empty_list(*args: Any) -> list[Any]:
+    return []
+
+
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+_PLAIN: tuple[tuple[Callable[..., Any], str], ...] = (
+    # Options of training scripts.
+    (_Inert, "argparse.Namespace"),
+    (_Inert, "types.SimpleNamespace"),
+    # Metrics, which are numpy scalars and arrays; numpy 1 and 2 name their module differently.
+    (_Inert, "numpy.dtype"),
+    (_Inert, "numpy.ndarray"),
+    *(
+        (_Inert, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+    # Folders, dates and versions.
+    *((_Inert, f"{module}.{name}") for module in ("pathlib", "pathlib._local") for name in _PATHS),
+    *((_Inert, f"datetime.{name}") for name in ("datetime", "date", "time", "timedelta")),
+    (_Inert, "datetime.timezone"),
+    (_Inert, "torch.torch_version.TorchVersion"),
+    # Plain containers. The unpickler fills only true lists and dicts.
+    (_empty_dict, "collections.defaultdict"),
+    (_empty_list, "collections.deque"),
+    *((_Inert, f"builtins.{name}") for name in ("frozenset", "list", "range", "slice")),
+)
+"""Names of plain data in checkpoints, and what is put in their place.
+
+The classes themselves are never called. With weights_only=True torch's unpickler refuses all other
+names.
+"""
+
+
+def _load_torch(path: Path) -> Any:
     try:
-        # The authors' training script keeps its options beside the weights: plain data in an argparse.Namespace.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        # An open file: of a path torch reads the suffix, which may be any.
+        with torch.serialization.safe_globals(list(_PLAIN)), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # A damaged pickle raises errors of any kind, and the file is wrong in each case.
+        refused = re.search(r"GLOBAL (\S+) ", str(error))
         if refused:
             raise InputError(
-                f"{path}: holds '{refused[1]}' beside tensors and plain data, which nas never loads; save the state "
-                "dict alone, as safetensors"
+                f"{path}: has '{refused[1]}' beside tensors and plain data, which nas never loads."
+                " Fix: save the state dict alone, as safetensors"
             ) from None
-        raise InputError(f"{path}: is no checkpoint of torch.save, or damaged: {_first_sentence(error)}") from None
-    return _named(path, checkpoint)
-
-
-def _named(path: Path, checkpoint: Any) -> dict[str, Tensor]:
-    try:
-        return unwrap(checkpoint)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _contents(checkpoint: Any) -> str:
-    if not isinstance(checkpoint, Mapping):
-        return f"one {type(checkpoint).__name__}"
-    return ", ".join(repr(str(key)) for key in list(checkpoint)[:4]) or "nothing"
+        raise InputError(
+            f"{path}: is not a checkpoint of torch.save, or is damaged ({_first_sentence(error)})."
+            " Fix: download or save it again"
+        ) from None
 
 
 def _first_sentence(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")

@@ -1,4 +1,5 @@
-"""The gate of evidence: each reason with its number of images, and that following the number makes it pass."""
+"""The gate of evidence: each reason with its number of images, and that following the number makes
+it pass."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ import pytest
 import nas
 from nas.accuracy.gate import Evidence, Reason, gate, judge, rounded_up
 from nas.accuracy.recorded import RecordedScores
-from nas.accuracy.standard_errors import difference_error
+from nas.accuracy.scores import difference_error
 from nas.space import Space
 
 
-def measured(images: int, spread: float, seed: int = 0, moves: int = 60, changed: float = 0.08) -> Evidence:
-    """Drops around true ones of this spread (points), on so many images, a share `changed` of which change."""
+def measured(
+    images: int, spread: float, seed: int = 0, moves: int = 60, changed: float = 0.08
+) -> Evidence:
+    """Drops around true ones of this spread (points), on so many images, a share `changed` of which
+    change."""
     rng = np.random.default_rng(seed)
     true = rng.normal(2.0, spread, moves) / 100
     lost = np.clip((changed + true) / 2, 0, 1)
@@ -43,7 +47,11 @@ def test_enough_images_are_usable() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_too_few_images_are_told_with_a_number_that_does(seed: int) -> None:
     few = judge(measured(400, spread=1.5, seed=seed))
-    assert few.reason is Reason.TOO_FEW_IMAGES and few.images_needed is not None and few.images_needed > 400
+    assert (
+        few.reason is Reason.TOO_FEW_IMAGES
+        and few.images_needed is not None
+        and few.images_needed > 400
+    )
     assert f"{rounded_up(few.images_needed):,} held-out images" in few.text
     if not few.at_least:
         assert judge(measured(3 * few.images_needed, spread=1.5, seed=seed)).usable
@@ -54,11 +62,17 @@ def test_moves_that_all_cost_the_same_never_pass(seed: int) -> None:
     """Noise shows a spread, too; more images do not make it a finding."""
     for images in (200, 2000, 20_000):
         verdict = judge(measured(images, spread=0.0, seed=seed))
-        assert not verdict.usable and verdict.images_needed is not None and verdict.images_needed >= 2 * images
+        assert (
+            not verdict.usable
+            and verdict.images_needed is not None
+            and verdict.images_needed >= 2 * images
+        )
 
 
 def test_the_number_of_images_is_where_difference_and_error_meet() -> None:
-    evidence = Evidence(images=100, classes=10, accuracy=90.0, drops=(0.0, 4.0, 8.0), errors=(3.0, 3.0, 3.0))
+    evidence = Evidence(
+        images=100, classes=10, accuracy=90.0, drops=(0.0, 4.0, 8.0), errors=(3.0, 3.0, 3.0)
+    )
     verdict = judge(evidence)
     assert verdict.reason is Reason.TOO_FEW_IMAGES and not verdict.at_least
     assert verdict.standard_error == pytest.approx(math.hypot(3, 3))
@@ -71,24 +85,32 @@ def test_the_number_of_images_is_where_difference_and_error_meet() -> None:
         images=verdict.images_needed,
         classes=10,
         accuracy=90.0,
-        drops=tuple(drop * math.sqrt(verdict.difference**2 + (0.6745 * scale * 18**0.5) ** 2) / 4
-                    for drop in evidence.drops),
+        drops=tuple(
+            drop * math.sqrt(verdict.difference**2 + (0.6745 * scale * 18**0.5) ** 2) / 4
+            for drop in evidence.drops
+        ),
         errors=tuple(error * scale for error in evidence.errors),
-    )  # fmt: skip
+    )
     assert judge(better).usable
 
 
 def test_a_perfect_member_on_18_images_has_equal_costs() -> None:
     error = difference_error(0, 0, 18)
-    verdict = judge(Evidence(images=18, classes=2, accuracy=100.0, drops=(0.0,) * 12, errors=(error,) * 12))
+    verdict = judge(
+        Evidence(images=18, classes=2, accuracy=100.0, drops=(0.0,) * 12, errors=(error,) * 12)
+    )
     assert verdict.reason is Reason.EQUAL_COSTS and verdict.at_least
-    assert verdict.images_needed == pytest.approx(18 * 2 * error**2, abs=1), "a point would be a standard error"
+    assert verdict.images_needed == pytest.approx(18 * 2 * error**2, abs=1), (
+        "a point would be a standard error"
+    )
     assert "all 12 moves cost the same on 18 held-out images" in verdict.text
 
 
 def test_equal_costs_on_many_images_are_not_for_want_of_images() -> None:
     error = difference_error(0, 0, 10_000)
-    verdict = judge(Evidence(images=10_000, classes=2, accuracy=100.0, drops=(0.0,) * 12, errors=(error,) * 12))
+    verdict = judge(
+        Evidence(images=10_000, classes=2, accuracy=100.0, drops=(0.0,) * 12, errors=(error,) * 12)
+    )
     assert verdict.reason is Reason.EQUAL_COSTS and verdict.images_needed is None
     assert "harder images" in verdict.text
 
@@ -96,15 +118,28 @@ def test_equal_costs_on_many_images_are_not_for_want_of_images() -> None:
 def test_one_image_is_too_few_whatever_it_says() -> None:
     for accuracy in (0.0, 100.0):
         error = difference_error(0, 0, 1)
-        verdict = judge(Evidence(images=1, classes=2, accuracy=accuracy, drops=(0.0, 100.0), errors=(error, error)))
+        verdict = judge(
+            Evidence(
+                images=1, classes=2, accuracy=accuracy, drops=(0.0, 100.0), errors=(error, error)
+            )
+        )
         assert verdict.reason is Reason.TOO_FEW_IMAGES and verdict.at_least
         assert verdict.images_needed is not None and verdict.images_needed > 100
 
 
-@pytest.mark.parametrize(("accuracy", "images", "untrained"), [
-    (8.0, 1000, True), (10.0, 1000, True), (11.8, 1000, True), (12.0, 1000, False), (11.8, 2000, False),
-])  # fmt: skip
-def test_a_largest_member_near_chance_is_untrained(accuracy: float, images: int, untrained: bool) -> None:
+@pytest.mark.parametrize(
+    ("accuracy", "images", "untrained"),
+    [
+        (8.0, 1000, True),
+        (10.0, 1000, True),
+        (11.8, 1000, True),
+        (12.0, 1000, False),
+        (11.8, 2000, False),
+    ],
+)
+def test_a_largest_member_near_chance_is_untrained(
+    accuracy: float, images: int, untrained: bool
+) -> None:
     """Chance is 10 %, two standard errors of it 1.9 points on 1,000 images and 1.3 on 2,000."""
     verdict = judge(replace(measured(images, spread=10.0), accuracy=accuracy))
     assert (verdict.reason is Reason.UNTRAINED) == untrained
@@ -116,7 +151,10 @@ def test_a_largest_member_near_chance_is_untrained(accuracy: float, images: int,
 def test_without_a_number_of_images_there_is_none_to_name() -> None:
     verdict = judge(replace(measured(400, spread=0.2), images=None))
     assert verdict.reason is Reason.TOO_FEW_IMAGES and verdict.images_needed is None
-    assert judge(replace(measured(400, spread=0.2), images=None, accuracy=9.0)).reason is Reason.UNTRAINED
+    assert (
+        judge(replace(measured(400, spread=0.2), images=None, accuracy=9.0)).reason
+        is Reason.UNTRAINED
+    )
 
 
 def test_recorded_scores_go_through_it(

@@ -1,4 +1,5 @@
-"""The accuracy law: its parts add up, its figures are what the data say, and wrong files are refused by key."""
+"""The accuracy law: its parts add up, its figures are what the data say, and wrong files are
+refused by key."""
 
 from __future__ import annotations
 
@@ -15,8 +16,16 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from nas.accuracy import default_scores, load_scores
-from nas.accuracy.law import SHARED, Features, Recipe, top1
-from nas.accuracy.law_file import SHIPPED, read_law, shipped_law, write_law
+from nas.accuracy.law import (
+    SHARED,
+    SHIPPED,
+    Features,
+    Recipe,
+    read_law,
+    shipped_law,
+    top1,
+    write_law,
+)
 from nas.accuracy.law_scores import LawScores
 from nas.errors import InputError
 from nas.space import Architecture, Space, load_space, space_names
@@ -44,7 +53,9 @@ def parts(scores: LawScores, arch: Architecture) -> float:
         total += scores.entry_cost(index, stage.entry, before)
         counts = [scores.counts(index, block) for block in stage.blocks]
         total += scores.stage_cost(index, stage.width, tuple(map(sum, zip(*counts, strict=True))))
-        total += sum(scores.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks))
+        total += sum(
+            scores.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks)
+        )
         before = stage.width
     return total
 
@@ -76,7 +87,8 @@ def test_positions_do_not_matter_counts_do(space: Space, seed: int) -> None:
 
 @pytest.mark.parametrize("space", [space for space in SPACES if len(space.recipes) < 2], ids=NAME)
 def test_less_width_depth_or_attention_never_gains(space: Space) -> None:
-    """In a space of one recipe; where there are two, a block less may raise the share of the better one."""
+    """In a space of one recipe; where there are two, a block less may raise the share of the better
+    one."""
     scores = scores_of(space)
     for seed in range(20):
         before = space.sample(seed)
@@ -87,12 +99,21 @@ def test_less_width_depth_or_attention_never_gains(space: Space) -> None:
         for index, choice in enumerate(space.stages):
             stage = arch.stages[index]
             wider = [width for width in choice.widths if width > stage.width]
-            if wider and all(space.fitted(index, block, wider[0]) == block for block in stage.blocks):
-                assert scores.cost(arch.with_stage(index, stage.with_width(wider[0]))) < scores.cost(arch) + 1e-9
+            if wider and all(
+                space.fitted(index, block, wider[0]) == block for block in stage.blocks
+            ):
+                assert (
+                    scores.cost(arch.with_stage(index, stage.with_width(wider[0])))
+                    < scores.cost(arch) + 1e-9
+                )
 
 
-@pytest.mark.parametrize(("space", "name"), PUBLISHED, ids=lambda each: str(getattr(each, "name", each)))
-def test_a_published_member_shows_its_number_and_the_prediction_made_without_it(space: Space, name: str) -> None:
+@pytest.mark.parametrize(
+    ("space", "name"), PUBLISHED, ids=lambda each: str(getattr(each, "name", each))
+)
+def test_a_published_member_shows_its_number_and_the_prediction_made_without_it(
+    space: Space, name: str
+) -> None:
     scores = scores_of(space)
     figure = shipped_law().published.get(name)
     found = scores.accuracy(space.published[name])
@@ -124,7 +145,15 @@ def test_networks_left_out_are_predicted_within_what_is_printed() -> None:
     errors = np.array([abs(each.predicted - each.top1) for each in published])
     assert len(errors) >= 22
     assert errors.mean() <= 0.6
-    assert np.mean([error < 1.96 * each.standard_error for error, each in zip(errors, published, strict=True)]) >= 0.9
+    assert (
+        np.mean(
+            [
+                error < 1.96 * each.standard_error
+                for error, each in zip(errors, published, strict=True)
+            ]
+        )
+        >= 0.9
+    )
 
 
 @pytest.mark.parametrize("space", [space for space in SPACES if space.published], ids=NAME)
@@ -140,16 +169,27 @@ def test_errors_grow_outside_of_the_data(space: Space) -> None:
 
 
 def test_a_stage_is_worth_what_its_map_is_not_its_number() -> None:
-    """Where the third stage of a network for 448 pixels has the map of the second at 224, C(h) is the same."""
+    """Where the third stage of a network for 448 pixels has the map of the second at 224, C(h) is
+    the same."""
     coefficients = shipped_law().coefficients
     ones = np.ones((1, 4))
 
     def features(side: float, maps: list[float]) -> Features:
         return Features(
-            width=64 * ones, blocks=2 * ones, attention=0 * ones, expansion=4 * ones, map=np.array([maps]),
-            entry=np.zeros((1, 1)), side=np.array([side]), distilled=np.zeros(1), epochs=np.full(1, 300.0),
-            pool=np.zeros(1), none=np.zeros(1), factor=("",), floor=("",),
-        )  # fmt: skip
+            width=64 * ones,
+            blocks=2 * ones,
+            attention=0 * ones,
+            expansion=4 * ones,
+            map=np.array([maps]),
+            entry=np.zeros((1, 1)),
+            side=np.array([side]),
+            distilled=np.zeros(1),
+            epochs=np.full(1, 300.0),
+            pool=np.zeros(1),
+            none=np.zeros(1),
+            factor=("",),
+            floor=("",),
+        )
 
     forward = top1(coefficients, features(224, [56, 28, 14, 7]), 10.0)
     backward = top1(coefficients, features(224, [7, 14, 28, 56]), 10.0)
@@ -160,9 +200,15 @@ def test_distillation_and_longer_training_help() -> None:
     space = load_space("efficientformerv2")
     recipe = shipped_law().recipes["EfficientFormerV2"]
     arch = space.published["efficientformerv2_s1"]
-    plain = replace(scores_of(space), training=Recipe(recipe.name, recipe.family, 300, False)).accuracy(arch)
-    taught = replace(scores_of(space), training=Recipe(recipe.name, recipe.family, 300, True)).accuracy(arch)
-    longer = replace(scores_of(space), training=Recipe(recipe.name, recipe.family, 450, True)).accuracy(arch)
+    plain = replace(
+        scores_of(space), training=Recipe(recipe.name, recipe.family, 300, False)
+    ).accuracy(arch)
+    taught = replace(
+        scores_of(space), training=Recipe(recipe.name, recipe.family, 300, True)
+    ).accuracy(arch)
+    longer = replace(
+        scores_of(space), training=Recipe(recipe.name, recipe.family, 450, True)
+    ).accuracy(arch)
     assert plain.value < taught.value < longer.value
     # Published without distillation: 77.9; the row is among the fitted ones.
     assert plain.value == pytest.approx(77.9, abs=3 * plain.standard_error)
@@ -242,7 +288,9 @@ def test_a_missing_coefficient_is_named(tmp_path: Path, name: str) -> None:
         ("format", "nas-law-9", "format"),
     ],
 )
-def test_wrong_values_are_refused_by_key(tmp_path: Path, key: str, value: object, reason: str) -> None:
+def test_wrong_values_are_refused_by_key(
+    tmp_path: Path, key: str, value: object, reason: str
+) -> None:
     data = yaml.safe_load(SHIPPED.read_text())
     data[key] = value
     path = tmp_path / "law.yaml"
@@ -260,7 +308,9 @@ def test_negative_variance_is_refused(tmp_path: Path) -> None:
         read_law(path)
 
 
-@pytest.mark.parametrize("name", [*space_names(), *(f"{space.name}-cifar10" for space in SPACES if space.published)])
+@pytest.mark.parametrize(
+    "name", [*space_names(), *(f"{space.name}-cifar10" for space in SPACES if space.published)]
+)
 def test_scores_are_told_in_a_line(name: str) -> None:
     text = repr(load_scores(name))
     assert "\n" not in text and len(text) < 200

@@ -11,11 +11,11 @@ import yaml
 from scipy.stats import kendalltau
 
 from nas.accuracy import default_scores, load_scores
+from nas.accuracy.evidence import corrected, trained_members
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import Observation, Posterior, corrected
+from nas.accuracy.posterior import Observation, Posterior
 from nas.accuracy.recorded import RecordedScores
-from nas.accuracy.trained import trained_members
-from nas.accuracy.variants import variants
+from nas.accuracy.single_moves import variants
 from nas.errors import InputError
 from nas.space import Architecture, Space, load_space
 
@@ -53,7 +53,10 @@ def test_nothing_observed_leaves_the_law(space: Space, law: LawScores) -> None:
 def test_precise_evidence_wins_and_teaches_the_scale(space: Space, law: LawScores) -> None:
     """Half of another law's costs, measured without noise, predict members that were not measured."""
     other = truth(law)
-    seen = [Observation(arch, 0.5 * other.parts_cost(arch), 0.02, inherited=False) for arch in members(space, 60)]
+    seen = [
+        Observation(arch, 0.5 * other.parts_cost(arch), 0.02, inherited=False)
+        for arch in members(space, 60)
+    ]
     posterior = Posterior(law, seen)
     unseen = members(space, 20, start=500)
     known = np.array([0.5 * other.parts_cost(arch) for arch in unseen])
@@ -64,13 +67,17 @@ def test_precise_evidence_wins_and_teaches_the_scale(space: Space, law: LawScore
     assert scores.evidence_share > 0.8
 
 
-def test_evidence_that_cannot_tell_moves_apart_leaves_the_order_of_the_law(space: Space, law: LawScores) -> None:
+def test_evidence_that_cannot_tell_moves_apart_leaves_the_order_of_the_law(
+    space: Space, law: LawScores
+) -> None:
     generator = np.random.default_rng(0)
     seen = [Observation(arch, float(generator.normal(0, 20)), 20.0) for arch in members(space, 30)]
     scores = Posterior(law, seen).expected()
     assert scores.evidence_share < 0.2
     unseen = members(space, 30, start=500)
-    order = kendalltau([scores.cost(arch) for arch in unseen], [law.parts_cost(arch) for arch in unseen])[0]
+    order = kendalltau(
+        [scores.cost(arch) for arch in unseen], [law.parts_cost(arch) for arch in unseen]
+    )[0]
     assert order > 0.9
 
 
@@ -79,21 +86,32 @@ def test_more_evidence_means_smaller_errors(space: Space, law: LawScores) -> Non
     arch = space.sample(999)
     errors = []
     for count in (5, 20, 80):
-        seen = [Observation(each, other.parts_cost(each), 0.3, inherited=False) for each in members(space, count)]
+        seen = [
+            Observation(each, other.parts_cost(each), 0.3, inherited=False)
+            for each in members(space, count)
+        ]
         errors.append(Posterior(law, seen, 80.0).expected().accuracy(arch).standard_error)
     assert errors[0] > errors[1] > errors[2] > 0
 
 
-def test_half_trained_slices_are_believed_less_than_members_trained_alone(space: Space, law: LawScores) -> None:
-    """Moves that lose far more or less than the law says correct it less where the weights are inherited."""
+def test_half_trained_slices_are_believed_less_than_members_trained_alone(
+    space: Space, law: LawScores
+) -> None:
+    """Moves that lose far more or less than the law says correct it less where the weights are
+    inherited."""
     generator = np.random.default_rng(3)
     moves = variants(space)[1:]
     drops = [law.parts_cost(move.arch) + float(generator.normal(0, 8)) for move in moves]
     departure = {}
     for inherited in (True, False):
-        seen = [Observation(move.arch, drop, 0.3, inherited) for move, drop in zip(moves, drops, strict=True)]
+        seen = [
+            Observation(move.arch, drop, 0.3, inherited)
+            for move, drop in zip(moves, drops, strict=True)
+        ]
         scores = Posterior(law, seen).expected()
-        departure[inherited] = np.mean([abs(scores.cost(move.arch) - law.parts_cost(move.arch)) for move in moves])
+        departure[inherited] = np.mean(
+            [abs(scores.cost(move.arch) - law.parts_cost(move.arch)) for move in moves]
+        )
     assert departure[True] < departure[False]
 
 
@@ -124,7 +142,10 @@ def test_recorded_scores_correct_the_law(name: str) -> None:
 
 def test_parts_add_up(space: Space, law: LawScores) -> None:
     other = truth(law)
-    seen = [Observation(variant.arch, other.parts_cost(variant.arch), 0.1) for variant in variants(space)]
+    seen = [
+        Observation(variant.arch, other.parts_cost(variant.arch), 0.1)
+        for variant in variants(space)
+    ]
     scores = Posterior(law, seen).expected()
     for arch in map(space.place, members(space, 10)):
         total = scores.head_cost(arch.head)
@@ -132,14 +153,20 @@ def test_parts_add_up(space: Space, law: LawScores) -> None:
         for index, stage in enumerate(arch.stages):
             counts = [scores.counts(index, block) for block in stage.blocks]
             total += scores.entry_cost(index, stage.entry, before)
-            total += scores.stage_cost(index, stage.width, tuple(map(sum, zip(*counts, strict=True))))
-            total += sum(scores.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks))
+            total += scores.stage_cost(
+                index, stage.width, tuple(map(sum, zip(*counts, strict=True)))
+            )
+            total += sum(
+                scores.block_cost(index, p, block, stage.width)
+                for p, block in enumerate(stage.blocks)
+            )
             before = stage.width
         assert scores.cost(arch) == pytest.approx(total, abs=1e-9)
 
 
 def test_the_ranking_experiment(space: Space, law: LawScores) -> None:
-    """Twenty members trained alone: the law ranks them, and four supernets that were recorded improve on it."""
+    """Twenty members trained alone: the law ranks them, and four supernets that were recorded
+    improve on it."""
     recorded = json.loads((ROOT / "experiments" / "ranking" / "result.json").read_text())
     archs = [space.sample(int(row["member"].rpartition("sample")[2])) for row in recorded["rows"]]
     alone = [row["alone"] for row in recorded["rows"]]
@@ -147,7 +174,10 @@ def test_the_ranking_experiment(space: Space, law: LawScores) -> None:
     taus = []
     for supernet in recorded["supernets"].values():
         inherited = supernet["inherited"]
-        seen = [Observation(arch, max(inherited) - each, 0.6) for arch, each in zip(archs, inherited, strict=True)]
+        seen = [
+            Observation(arch, max(inherited) - each, 0.6)
+            for arch, each in zip(archs, inherited, strict=True)
+        ]
         scores = Posterior(law, seen).expected()
         taus.append(kendalltau([-scores.cost(arch) for arch in archs], alone)[0])
     assert min(taus) >= 0.65
@@ -170,7 +200,10 @@ def test_trained_members_give_level_and_scale(space: Space, law: LawScores, tmp_
     """Nobody measured the largest member: what it would have follows from the others."""
     archs = members(space, 12)
     known = {arch: 80.0 - 0.3 * law.parts_cost(arch) for arch in archs}
-    runs = [fine_tuned(tmp_path / str(number), arch, value) for number, (arch, value) in enumerate(known.items())]
+    runs = [
+        fine_tuned(tmp_path / str(number), arch, value)
+        for number, (arch, value) in enumerate(known.items())
+    ]
     scores = corrected(law, trained=trained_members(space, runs))
     assert scores.accuracy(archs[0]).value == pytest.approx(known[archs[0]], abs=1.0)
     assert scores.accuracy(space.largest()).value == pytest.approx(80.0, abs=2.0)
@@ -192,9 +225,14 @@ def test_runs_that_are_no_evidence_are_refused_by_name(space: Space, tmp_path: P
         trained_members(space, [first])
 
 
-def test_the_files_come_back_as_they_were_written(space: Space, law: LawScores, tmp_path: Path) -> None:
+def test_the_files_come_back_as_they_were_written(
+    space: Space, law: LawScores, tmp_path: Path
+) -> None:
     other = truth(law)
-    seen = [Observation(variant.arch, other.parts_cost(variant.arch), 0.3) for variant in variants(space)]
+    seen = [
+        Observation(variant.arch, other.parts_cost(variant.arch), 0.3)
+        for variant in variants(space)
+    ]
     scores = Posterior(law, seen, 75.0, "a supernet").expected()
     for kept in (law, scores):
         kept.save(tmp_path / type(kept).__name__)

@@ -1,4 +1,5 @@
-"""Standard errors on held-out images: never 0, right in coverage, and those of the bootstrap where images are many."""
+"""Standard errors on held-out images: never 0, right in coverage, and those of the bootstrap where
+images are many."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.accuracy.standard_errors import Z95, accuracy_error, difference_error
+from nas.accuracy.scores import Z95, accuracy_error, difference_error
 
 
 @given(st.integers(1, 10**6), st.floats(0, 100))
@@ -25,28 +26,44 @@ def test_a_difference_is_never_certain(images: int, data: st.DataObject) -> None
     gained = data.draw(st.integers(0, images - lost))
     error = difference_error(lost, gained, images)
     assert error > 0 and math.isfinite(error)
-    assert error == difference_error(gained, lost, images), "it does not matter which is called before"
+    assert error == difference_error(gained, lost, images), (
+        "it does not matter which is called before"
+    )
 
 
 def test_the_accuracy_error_is_half_the_wilson_interval() -> None:
-    """18 of 18: the interval is 82.4 to 100 %; 60 of 100: 50.2 to 69.1 % (Brown, Cai and DasGupta, Stat. Sci. 2001)."""
+    """18 of 18: the interval is 82.4 to 100 %; 60 of 100: 50.2 to 69.1 % (Brown, Cai and DasGupta,
+    Stat. Sci. 2001)."""
     assert 2 * Z95 * accuracy_error(100, 18) == pytest.approx(100 - 82.41, abs=0.01)
     assert 2 * Z95 * accuracy_error(60, 100) == pytest.approx(69.06 - 50.20, abs=0.01)
 
 
 def test_the_difference_error_is_that_of_the_table_with_a_half_in_each_cell() -> None:
-    lost, gained, images = 12, 5, 200
+    lost = 12
+    gained = 5
+    images = 200
     right_before = 150
     cells = np.array([right_before - lost, lost, gained, images - right_before - gained]) + 0.5
     share = cells / cells.sum()
     variance = share[1] + share[2] - (share[1] - share[2]) ** 2
-    assert difference_error(lost, gained, images) == pytest.approx(100 * math.sqrt(variance / cells.sum()))
+    assert difference_error(lost, gained, images) == pytest.approx(
+        100 * math.sqrt(variance / cells.sum())
+    )
 
 
-@pytest.mark.parametrize(("images", "lost", "gained"), [
-    (2000, 0.05, 0.03), (2000, 0.2, 0.05), (5000, 0.01, 0.01), (1000, 0.3, 0.1), (10_000, 0.02, 0.0),
-])  # fmt: skip
-def test_for_many_images_it_is_the_error_of_the_paired_bootstrap(images: int, lost: float, gained: float) -> None:
+@pytest.mark.parametrize(
+    ("images", "lost", "gained"),
+    [
+        (2000, 0.05, 0.03),
+        (2000, 0.2, 0.05),
+        (5000, 0.01, 0.01),
+        (1000, 0.3, 0.1),
+        (10_000, 0.02, 0.0),
+    ],
+)
+def test_for_many_images_it_is_the_error_of_the_paired_bootstrap(
+    images: int, lost: float, gained: float
+) -> None:
     rng = np.random.default_rng(0)
     change = np.zeros(images)
     change[: round(lost * images)] = 1
@@ -71,10 +88,13 @@ def test_the_interval_covers_the_true_difference(images: int, lost: float, gaine
 @pytest.mark.parametrize("images", [20, 100, 1000])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.97])
 def test_the_interval_covers_the_true_accuracy(images: int, share: float) -> None:
-    """Around the centre of the Wilson interval in 92 % of samples; around the accuracy itself from 100 images on."""
+    """Around the centre of the Wilson interval in 92 % of samples; around the accuracy itself from
+    100 images on."""
     rng = np.random.default_rng(images)
     right = rng.binomial(images, share, size=4000)
-    reach = Z95 * np.array([accuracy_error(100 * count / images, images) for count in right.tolist()])
+    reach = Z95 * np.array(
+        [accuracy_error(100 * count / images, images) for count in right.tolist()]
+    )
     centre = 100 * (right + Z95**2 / 2) / (images + Z95**2)
     assert (np.abs(centre - 100 * share) <= reach).mean() >= 0.92
     if images >= 100:

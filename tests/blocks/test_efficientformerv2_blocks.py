@@ -10,17 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.blocks import Block, build_block
-from nas.blocks.attention_bias import BiasedBlock
-from nas.blocks.layers import ConvNorm
-from nas.export.fold import fold
-from nas.specs import AttentionFFN, BlockSpec, ConvEmbedding, ConvFFN, DualPathEmbedding, Shape
-from nas.specs.base import ACTIVATIONS
+from nas.blocks import AttentionFFN, BlockSpec, ConvEmbedding, ConvFFN, DualPathEmbedding, Shape
+from nas.blocks.build import build_block
+from nas.blocks.module import BiasedBlock, Block, ConvNorm, fold
+from nas.blocks.spec import ACTIVATIONS
 from nas.supernet.slicing import slice_block
 
 SHAPE = Shape(8, 4, 6)
 SMALL = AttentionFFN(expansion=3, heads=2, key_dim=4, value_ratio=2)
-BLOCKS = (ConvFFN(3), SMALL, replace(SMALL, stride=2), DualPathEmbedding(12, heads=2, key_dim=4, value_ratio=2))
+BLOCKS = (
+    ConvFFN(3),
+    SMALL,
+    replace(SMALL, stride=2),
+    DualPathEmbedding(12, heads=2, key_dim=4, value_ratio=2),
+)
 GELU = F.gelu
 
 
@@ -39,8 +42,15 @@ def randomised(spec: BlockSpec, shape: Shape = SHAPE) -> Block:
 
 def conv_norm(part: ConvNorm, x: Tensor) -> Tensor:
     """A convolution with a border of zeros, then its batch norm written out."""
-    conv, norm = part.conv, part.norm
-    y = F.conv2d(F.pad(x, [conv.kernel_size[0] // 2] * 4), conv.weight, conv.bias, conv.stride, groups=conv.groups)
+    conv = part.conv
+    norm = part.norm
+    y = F.conv2d(
+        F.pad(x, [conv.kernel_size[0] // 2] * 4),
+        conv.weight,
+        conv.bias,
+        conv.stride,
+        groups=conv.groups,
+    )
     y = (y - norm.running_mean.view(-1, 1, 1)) / (norm.running_var.view(-1, 1, 1) + 1e-5).sqrt()
     return y * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
 
@@ -74,7 +84,8 @@ def mixed_by_hand(weights: Tensor, value: Tensor, size: torch.Size) -> Tensor:
 
 
 def doubled(side: int) -> Tensor:
-    """The matrix (2 side, side) of bilinear enlargement: an output's centre lies between those of two inputs."""
+    """The matrix (2 side, side) of bilinear enlargement: an output's centre lies between those of
+    two inputs."""
     matrix = torch.zeros(2 * side, side)
     for row in range(2 * side):
         position = (row + 0.5) / 2 - 0.5
@@ -87,19 +98,25 @@ def doubled(side: int) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_conv_ffn_is_the_papers_equation(kernel: int) -> None:
-    block, x = randomised(ConvFFN(3, kernel)), torch.randn(SHAPE.tensor(2))
+    block = randomised(ConvFFN(3, kernel))
+    x = torch.randn(SHAPE.tensor(2))
     torch.testing.assert_close(block(x), ffn_by_hand(block, x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("stride", [1, 2])
 def test_attention_ffn_is_the_papers_equations(stride: int) -> None:
-    block, x = randomised(replace(SMALL, stride=stride)), torch.randn(SHAPE.tensor(2))
+    block = randomised(replace(SMALL, stride=stride))
+    x = torch.randn(SHAPE.tensor(2))
     small = conv_norm(block.reduce, x) if stride == 2 else x
     value = conv_norm(block.value, small)
-    scores = scores_by_hand(block, conv_norm(block.query, small), conv_norm(block.key, small), query_stride=1)
+    scores = scores_by_hand(
+        block, conv_norm(block.query, small), conv_norm(block.key, small), query_stride=1
+    )
     for talk, softmax in ((block.talk_before, True), (block.talk_after, False)):
-        scores = torch.einsum("bhqk,gh->bgqk", scores, talk.weight[:, :, 0, 0]) + talk.bias.view(-1, 1, 1)
+        scores = torch.einsum("bhqk,gh->bgqk", scores, talk.weight[:, :, 0, 0]) + talk.bias.view(
+            -1, 1, 1
+        )
         scores = scores.softmax(dim=3) if softmax else scores
     y = mixed_by_hand(scores, value, small.shape[2:]) + conv_norm(block.local, value)
     if stride == 2:
@@ -112,10 +129,12 @@ def test_attention_ffn_is_the_papers_equations(stride: int) -> None:
 @pytest.mark.parametrize("size", [(4, 6), (5, 3)], ids=["even", "odd"])
 def test_dual_path_embedding_is_the_papers_equations(size: tuple[int, int]) -> None:
     spec = DualPathEmbedding(12, heads=2, key_dim=4, value_ratio=2)
-    block, x = randomised(spec, Shape(8, *size)), torch.randn(2, 8, *size)
+    block = randomised(spec, Shape(8, *size))
+    x = torch.randn(2, 8, *size)
     local = block.query_local
     query = x[:, :, ::2, ::2] + F.conv2d(x, local.weight, local.bias, stride=2, padding=1, groups=8)
-    query, value = conv_norm(block.query, query), conv_norm(block.value, x)
+    query = conv_norm(block.query, query)
+    value = conv_norm(block.value, x)
     scores = scores_by_hand(block, query, conv_norm(block.key, x), query_stride=2)
     y = mixed_by_hand(scores.softmax(dim=3), value, query.shape[2:]) + conv_norm(block.local, value)
     y = conv_norm(block.projection, GELU(y)) + conv_norm(block.convolution, x)
@@ -126,7 +145,8 @@ def test_dual_path_embedding_is_the_papers_equations(size: tuple[int, int]) -> N
 @pytest.mark.parametrize("spec", BLOCKS[1:], ids=str)
 def test_other_grids_are_taken_with_a_warning_and_as_if_built_for_them(spec: BlockSpec) -> None:
     """A table that is linear in the distance stays so when it is resized."""
-    block, other = randomised(spec), randomised(spec, replace(SHAPE, height=8, width=10))
+    block = randomised(spec)
+    other = randomised(spec, replace(SHAPE, height=8, width=10))
     assert isinstance(block, BiasedBlock) and isinstance(other, BiasedBlock)
     other.load_state_dict({**block.state_dict(), "bias": other.bias})
     for holder in (block, other):
@@ -142,12 +162,15 @@ SLICES: list[tuple[BlockSpec, BlockSpec, int]] = [
     (wide, narrow, channels)
     for wide in BLOCKS[:3]
     for narrow, channels in (
-        (wide, 5), (replace(wide, expansion=2), 8), (replace(wide, expansion=1), 3),
+        (wide, 5),
+        (replace(wide, expansion=2), 8),
+        (replace(wide, expansion=1), 3),
         (replace(wide, activation="relu"), 8),
     )
 ] + [
-    (BLOCKS[3], replace(BLOCKS[3], width=width), channels) for width, channels in ((12, 5), (7, 8), (7, 5))
-]  # fmt: skip
+    (BLOCKS[3], replace(BLOCKS[3], width=width), channels)
+    for width, channels in ((12, 5), (7, 8), (7, 5))
+]
 """A block on 8 channels, one that is cut out of it, and how many channels come into that."""
 
 
@@ -162,13 +185,23 @@ def channel_groups(spec: BlockSpec, channels: int) -> dict[str, int]:
 def test_a_slice_is_the_wide_block_with_the_other_channels_silent(
     spec: BlockSpec, narrow_spec: BlockSpec, channels: int
 ) -> None:
-    """What is dropped is set to zero in the wide block; what stays must then come out as from the narrow one."""
-    wide, narrow = randomised(spec), build_block(narrow_spec, replace(SHAPE, channels=channels)).eval()
-    orders = {group: torch.randperm(count) for group, count in channel_groups(spec, SHAPE.channels).items()}
+    """What is dropped is set to zero in the wide block; what stays must then come out as from the
+    narrow one."""
+    wide = randomised(spec)
+    narrow = build_block(narrow_spec, replace(SHAPE, channels=channels)).eval()
+    orders = {
+        group: torch.randperm(count)
+        for group, count in channel_groups(spec, SHAPE.channels).items()
+    }
     if not isinstance(spec, DualPathEmbedding):
         orders["in"] = orders["out"]
-    kept = {g: orders[g][:count].sort().values for g, count in channel_groups(narrow_spec, channels).items()}
-    narrow.load_state_dict(slice_block(wide, narrow, {group: kept[group] for group in ("in", "out")}, orders))
+    kept = {
+        g: orders[g][:count].sort().values
+        for g, count in channel_groups(narrow_spec, channels).items()
+    }
+    narrow.load_state_dict(
+        slice_block(wide, narrow, {group: kept[group] for group in ("in", "out")}, orders)
+    )
 
     silent = randomised(replace(spec, activation=narrow_spec.activation))  # type: ignore[attr-defined, call-arg]
     for name, tensor in silent.state_dict().items():
@@ -179,20 +212,28 @@ def test_a_slice_is_the_wide_block_with_the_other_channels_silent(
     x = torch.randn(SHAPE.tensor(2))
     alone = torch.zeros_like(x)
     alone[:, kept["in"]] = x[:, kept["in"]]
-    torch.testing.assert_close(narrow(x[:, kept["in"]]), silent(alone)[:, kept["out"]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        narrow(x[:, kept["in"]]), silent(alone)[:, kept["out"]], rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("spec", BLOCKS, ids=str)
 def test_export_of_the_deployed_block(spec: BlockSpec) -> None:
-    """Folded and with a constant bias it still computes the same, in tensors that Core ML takes (rank 5 at most)."""
-    block, x = randomised(spec), torch.randn(SHAPE.tensor())
+    """Folded and with a constant bias it still computes the same, in tensors that Core ML takes
+    (rank 5 at most)."""
+    block = randomised(spec)
+    x = torch.randn(SHAPE.tensor())
     expected = block(x)
     block.deploy()
     fold(block)
     program = torch.export.export(block, (x,))
     assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules())
-    ranks = [node.meta["val"].dim() for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
+    ranks = [
+        node.meta["val"].dim()
+        for node in program.graph.nodes
+        if isinstance(node.meta.get("val"), Tensor)
+    ]
     assert max(ranks) <= 5 and "aten.arange" not in str(program.graph)
     torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -201,22 +242,30 @@ def test_all_activations_and_expansions_are_counted() -> None:
     for activation in ACTIVATIONS:
         for expansion in (2, 3, 4):
             spec = AttentionFFN(expansion, heads=2, key_dim=4, stride=2, activation=activation)  # type: ignore[arg-type]
-            assert spec.params(SHAPE) == sum(p.numel() for p in build_block(spec, SHAPE).parameters())
+            assert spec.params(SHAPE) == sum(
+                p.numel() for p in build_block(spec, SHAPE).parameters()
+            )
             names = [layer.name for layer in spec.layers(SHAPE) if layer.kind == "activation"]
             assert names == [activation] * 3
 
 
-@pytest.mark.parametrize("make, reason", [
-    (lambda: ConvFFN(0), "expansion 0 must be at least 1"),
-    (lambda: ConvFFN(kernel=4), "kernel 4 must be odd"),
-    (lambda: AttentionFFN(expansion=0), "expansion 0 must be at least 1"),
-    (lambda: AttentionFFN(stride=0), "stride 0 must be at least 1"),
-    (lambda: AttentionFFN(kernel=2), "kernel 2 must be odd"),
-    (lambda: AttentionFFN(activation="tanh"), "activation 'tanh' is none of"),  # type: ignore[arg-type]
-    (lambda: AttentionFFN(stride=2).check(Shape(8, 7, 14)), "stride 2 does not divide the map 7x14"),
-    (lambda: DualPathEmbedding(0), "width 0 must be at least 1"),
-    (lambda: DualPathEmbedding(8, key_dim=0), "key_dim 0 must be at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (lambda: ConvFFN(0), "expansion 0 must be at least 1"),
+        (lambda: ConvFFN(kernel=4), "kernel 4 must be odd"),
+        (lambda: AttentionFFN(expansion=0), "expansion 0 must be at least 1"),
+        (lambda: AttentionFFN(stride=0), "stride 0 must be at least 1"),
+        (lambda: AttentionFFN(kernel=2), "kernel 2 must be odd"),
+        (lambda: AttentionFFN(activation="tanh"), "activation 'tanh' is not one of"),  # type: ignore[arg-type]
+        (
+            lambda: AttentionFFN(stride=2).check(Shape(8, 7, 14)),
+            "stride 2 does not divide the map 7x14",
+        ),
+        (lambda: DualPathEmbedding(0), "width 0 must be at least 1"),
+        (lambda: DualPathEmbedding(8, key_dim=0), "key_dim 0 must be at least 1"),
+    ],
+)
 def test_bad_input_gives_the_reason_in_one_line(make: Callable[[], object], reason: str) -> None:
     with pytest.raises(ValueError) as caught:
         make()
@@ -225,4 +274,6 @@ def test_bad_input_gives_the_reason_in_one_line(make: Callable[[], object], reas
 
 def test_any_map_fits_without_stride() -> None:
     AttentionFFN().check(Shape(8, 7, 9))
-    assert DualPathEmbedding(12).output_shape(Shape(8, 7, 9)) == ConvEmbedding(12).output_shape(Shape(8, 7, 9))
+    assert DualPathEmbedding(12).output_shape(Shape(8, 7, 9)) == ConvEmbedding(12).output_shape(
+        Shape(8, 7, 9)
+    )

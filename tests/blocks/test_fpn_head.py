@@ -1,4 +1,5 @@
-"""The segmentation head: its formula, what it counts, what it refuses, and its slices in a supernet."""
+"""The segmentation head: its formula, what it counts, what it refuses, and its slices in a
+supernet."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.blocks import Block, build_block
-from nas.blocks.fpn_head import FPNHeadBlock
+from nas.blocks import FPNHead, Shape, from_dict, parse, pyramid
+from nas.blocks.build import build_block
+from nas.blocks.common.module import FPNHeadBlock
+from nas.blocks.module import Block
 from nas.space import Space
 from nas.space.moves import Drop, Exchange, Localise, Narrow, moves
-from nas.specs import FPNHead, Shape, from_dict, parse, pyramid
-from nas.supernet.gumbel import GumbelSoftmax
+from nas.supernet.choices import GumbelSoftmax
 from nas.supernet.supernet import Supernet
 
 MAPS = (Shape(6, 16, 24), Shape(8, 8, 12), Shape(12, 4, 6), Shape(10, 2, 3))
@@ -48,31 +50,42 @@ def lively(head: FPNHead) -> Block:
 
 def maps_of(head: FPNHead, batch: int = 2) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(level.tensor(batch), generator=generator) for level in shape_of(head).levels]
+    return [
+        torch.randn(level.tensor(batch), generator=generator) for level in shape_of(head).levels
+    ]
 
 
 def enlarge(x_bchw: Tensor, factor: int) -> Tensor:
-    """Bilinear interpolation between pixel centres, an axis at a time; beyond the outermost centres the map is flat."""
+    """Bilinear interpolation between pixel centres, an axis at a time; beyond the outermost centres
+    the map is flat."""
     for dim in (2, 3):
         size = x_bchw.shape[dim]
         at = ((torch.arange(size * factor) + 0.5) / factor - 0.5).clamp(0, size - 1)
         low = at.floor().long()
-        high, share = (low + 1).clamp(max=size - 1), (at - low).reshape(-1, *[1] * (3 - dim))
-        x_bchw = x_bchw.index_select(dim, low) * (1 - share) + x_bchw.index_select(dim, high) * share
+        high = (low + 1).clamp(max=size - 1)
+        share = (at - low).reshape(-1, *[1] * (3 - dim))
+        x_bchw = (
+            x_bchw.index_select(dim, low) * (1 - share) + x_bchw.index_select(dim, high) * share
+        )
     return x_bchw
 
 
 @HEADS
 @torch.no_grad()
 def test_head_is_the_formula(head: FPNHead) -> None:
-    """Scores = W2 act(W1 MBConv(sum of up(W_i x_i)))), written with matrix products and the tensors by their names."""
-    block, maps = lively(head), maps_of(head)
+    """Scores = W2 act(W1 MBConv(sum of up(W_i x_i)))), written with matrix products and the tensors
+    by their names."""
+    block = lively(head)
+    maps = maps_of(head)
     tensors = block.state_dict()
-    act = {"hardswish": F.hardswish, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}[head.activation]
+    act = {"hardswish": F.hardswish, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}[
+        head.activation
+    ]
 
     def norm(y: Tensor, name: str) -> Tensor:
         mean, variance, scale, shift = (
-            tensors[f"{name}.norm.{key}"].reshape(-1, 1, 1) for key in ("running_mean", "running_var", "weight", "bias")
+            tensors[f"{name}.norm.{key}"].reshape(-1, 1, 1)
+            for key in ("running_mean", "running_var", "weight", "bias")
         )
         return (y - mean) / (variance + 1e-5).sqrt() * scale + shift
 
@@ -83,7 +96,8 @@ def test_head_is_the_formula(head: FPNHead) -> None:
 
     def depthwise(x: Tensor, name: str) -> Tensor:
         height, width = x.shape[2:]
-        padded, kernel = F.pad(x, (1, 1, 1, 1)), tensors[f"{name}.conv.weight"][:, 0]
+        padded = F.pad(x, (1, 1, 1, 1))
+        kernel = tensors[f"{name}.conv.weight"][:, 0]
         y = sum(
             padded[:, :, i : i + height, j : j + width] * kernel[:, i, j].reshape(-1, 1, 1)
             for i in range(3)
@@ -96,7 +110,11 @@ def test_head_is_the_formula(head: FPNHead) -> None:
     fused: Tensor = sum(  # type: ignore[assignment]
         enlarge(conv1(x, f"levels.stage{first + i}"), 2**i) for i, x in enumerate(maps)
     )
-    names = [name for name, module in block.get_submodule("refine.0").named_children() if hasattr(module, "conv")]
+    names = [
+        name
+        for name, module in block.get_submodule("refine.0").named_children()
+        if hasattr(module, "conv")
+    ]
     assert len(names) == 3, "an MBConv has three convolutions"
     for index in range(head.depth):
         expand, local, project = (f"refine.{index}.{name}" for name in names)
@@ -111,7 +129,8 @@ def test_head_is_the_formula(head: FPNHead) -> None:
 
 @HEADS
 def test_counts_are_those_of_the_module(head: FPNHead) -> None:
-    block, shape = build_block(head, shape_of(head)).eval(), shape_of(head)
+    block = build_block(head, shape_of(head)).eval()
+    shape = shape_of(head)
     assert sum(parameter.numel() for parameter in block.parameters()) == head.params(shape)
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         output = block(maps_of(head, batch=1))
@@ -150,11 +169,11 @@ def test_axes_are_those_of_the_module() -> None:
         (lambda: FPNHead(5, width=0), "width 0 must be at least 1"),
         (lambda: FPNHead(5, depth=9), "depth 9 must be at most 8"),
         (lambda: FPNHead(5, levels=5), "levels 5 must be from 1 to 4"),
-        (lambda: FPNHead(5, activation="tanh"), "activation 'tanh' is none of"),  # type: ignore[arg-type]
-        (lambda: FPNHead(5).check(pyramid(MAPS)), "expected the maps of 3 stages, found 4"),
-        (lambda: FPNHead(5).check(MAPS[-1]), "expected the maps of 3 stages, found 1"),
+        (lambda: FPNHead(5, activation="tanh"), "activation 'tanh' is not one of"),  # type: ignore[arg-type]
+        (lambda: FPNHead(5).check(pyramid(MAPS)), "expected the maps of 3 stages, got 4"),
+        (lambda: FPNHead(5).check(MAPS[-1]), "expected the maps of 3 stages, got 1"),
         (lambda: Shape.parse("pyramid:8x4x4+tokens:8x2x2"), "the levels of a pyramid are maps"),
-        (lambda: Shape.parse("pyramid:8x4x4+"), "is no shape"),
+        (lambda: Shape.parse("pyramid:8x4x4+"), "is not a shape"),
     ],
 )
 def test_mistakes_are_named(make: Callable[[], object], reason: str) -> None:
@@ -185,23 +204,31 @@ def supernet_of(space: Space, head: FPNHead) -> Supernet:
 def test_sliced_equals_exported_after_every_move(
     choices_space: Callable[..., Space], placement: str, levels: int
 ) -> None:
-    supernet = supernet_of(choices_space(placement).at(64), FPNHead(3, width=8, expansion=2, levels=levels))
+    supernet = supernet_of(
+        choices_space(placement).at(64), FPNHead(3, width=8, expansion=2, levels=levels)
+    )
     largest = supernet.space.largest()
-    base, taken = supernet.forward_sliced(IMAGES, largest), set()
+    base = supernet.forward_sliced(IMAGES, largest)
+    taken = set()
     assert isinstance(base, Tensor) and base.shape == (2, 3, *(2 * [64 >> (6 - levels)]))
     for move in moves(supernet.space, largest):
         arch = move.apply(largest)
         exported = supernet.extract(arch)(IMAGES)
         assert (exported - base).abs().max() > 1e-3, f"{move} changed nothing"
-        torch.testing.assert_close(supernet.forward_sliced(IMAGES, arch), exported, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            supernet.forward_sliced(IMAGES, arch), exported, atol=1e-4, rtol=1e-4
+        )
         taken.add((type(move), getattr(move, "stage", None)))
     assert {(Narrow, stage) for stage in range(4)} <= taken
     assert {kind for kind, _ in taken} == {Drop, Exchange, Localise, Narrow}
 
 
 @torch.no_grad()
-def test_every_stages_narrowing_keeps_the_channels_that_the_head_reads(choices_space: Callable[..., Space]) -> None:
-    """A channel that only the head reads votes too: with all its weight on some channels, those are kept."""
+def test_every_stages_narrowing_keeps_the_channels_that_the_head_reads(
+    choices_space: Callable[..., Space],
+) -> None:
+    """A channel that only the head reads votes too: with all its weight on some channels, those are
+    kept."""
     supernet = supernet_of(choices_space().at(64), FPNHead(3, width=8, levels=4))
     head = supernet.get_submodule("head")
     for index, stage in enumerate(supernet.space.stages, start=1):
@@ -214,9 +241,13 @@ def test_every_stages_narrowing_keeps_the_channels_that_the_head_reads(choices_s
         assert set(range(stage.widths[-1] - 3, stage.widths[-1])) <= set(kept.tolist())
 
 
-def test_a_supernet_with_the_head_trains_by_gumbel_softmax(choices_space: Callable[..., Space]) -> None:
+def test_a_supernet_with_the_head_trains_by_gumbel_softmax(
+    choices_space: Callable[..., Space],
+) -> None:
     supernet = supernet_of(choices_space().at(64), FPNHead(3, width=8)).train()
     scores = supernet(IMAGES, GumbelSoftmax(1.0), torch.Generator().manual_seed(0))
     F.cross_entropy(scores, torch.zeros(2, 8, 8, dtype=torch.long)).backward()
     assert all(alpha.grad is not None and alpha.grad.any() for alpha in supernet.alphas().values())
-    assert all(parameter.grad is not None for parameter in supernet.get_submodule("head").parameters())
+    assert all(
+        parameter.grad is not None for parameter in supernet.get_submodule("head").parameters()
+    )

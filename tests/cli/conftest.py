@@ -14,7 +14,9 @@ Nas = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def nas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: SimpleNamespace) -> Nas:
+def nas(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: SimpleNamespace
+) -> Nas:
     """A function from arguments to (exit code, stdout, stderr)."""
 
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -14,15 +14,17 @@ from safetensors.torch import save_file
 from nas.devices import Chain
 from nas.network import build
 from nas.space import load_architecture
-from nas.testing.fake_device import FakeDevice
+from nas.testing.devices import FakeDevice
 
 
 @pytest.fixture
 def run(nas, workplace, monkeypatch):
     """The folder of a search for a device that is profiled, and the devices that the commands open."""
-    monkeypatch.setattr("nas.devices.host.Host", lambda threads: FakeDevice(threads))
+    monkeypatch.setattr("nas.devices.host.device.Host", lambda threads: FakeDevice(threads))
     assert nas("profile", "--space", "small", "--device", "host")[0] == 0
-    code, _, err = nas("search", "--space", "small", "--device", "host", "--out", "runs/one", "--json")
+    code, _, err = nas(
+        "search", "--space", "small", "--device", "host", "--out", "runs/one", "--json"
+    )
     assert code == 0, err
     return Path("runs/one")
 
@@ -31,7 +33,9 @@ def inherit(run: Path, name: str = "weights.safetensors") -> None:
     torch.manual_seed(0)
     arch = load_architecture(run / "architecture.yaml")
     (run / name).parent.mkdir(exist_ok=True)
-    save_file(build(arch).state_dict(), run / name, {"format": "nas-weights-1", "architecture": arch.name})
+    save_file(
+        build(arch).state_dict(), run / name, {"format": "nas-weights-1", "architecture": arch.name}
+    )
 
 
 def test_a_run_is_measured_and_keeps_what_was_found(nas, run):
@@ -43,7 +47,10 @@ def test_a_run_is_measured_and_keeps_what_was_found(nas, run):
     assert file.items() <= document.items() and file["format"] == "nas-run-check-1"
     assert document["weights"] == "runs/one/weights.safetensors" and document["run"] == "runs/one"
     assert abs(document["error_percent"]) < 3 and document["file"] == "runs/one/check-host.yaml"
-    assert document["next"] == "nas report runs/one" and err.splitlines()[-1] == "next: nas report runs/one"
+    assert (
+        document["next"] == "nas report runs/one"
+        and err.splitlines()[-1] == "next: nas report runs/one"
+    )
 
 
 def test_the_text_names_the_error_and_every_operation(nas, run):
@@ -52,9 +59,10 @@ def test_the_text_names_the_error_and_every_operation(nas, run):
     arch = load_architecture(run / "architecture.yaml")
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[1 : len(arch.operations()) + 2]] == [
-        "intercept", *(operation.name for operation in arch.operations())
-    ]  # fmt: skip
-    assert "an error of" in out and "measured" in out and "kept in  runs/one/check-host.yaml" in out
+        "intercept",
+        *(operation.name for operation in arch.operations()),
+    ]
+    assert "an error of" in out and "measured" in out and "saved in runs/one/check-host.yaml" in out
 
 
 def test_fine_tuned_weights_come_first(nas, run):
@@ -78,22 +86,43 @@ def test_the_published_member_is_measured_beside_it(nas, run, workplace):
     assert code == 0, err
     document = json.loads(out)
     file = yaml.safe_load((run / "check-host.yaml").read_text())
-    assert set(file["rival"]) == {"name", "reason", "predicted_ms", "measured_ms", "error_percent", "failure"}
+    assert set(file["rival"]) == {
+        "name",
+        "reason",
+        "predicted_ms",
+        "measured_ms",
+        "error_percent",
+        "failure",
+    }
     assert file["rival"]["name"] == "small_s" and "within" in file["rival"]["reason"]
-    assert document["ratio"] == pytest.approx(file["measured_ms"] / file["rival"]["measured_ms"], abs=1e-3)
-    assert document["predicted_ratio"] == pytest.approx(file["predicted_ms"] / file["rival"]["predicted_ms"], abs=1e-3)
+    assert document["ratio"] == pytest.approx(
+        file["measured_ms"] / file["rival"]["measured_ms"], abs=1e-3
+    )
+    assert document["predicted_ratio"] == pytest.approx(
+        file["predicted_ms"] / file["rival"]["predicted_ms"], abs=1e-3
+    )
     text = nas("check", "runs/one", "--device", "host")[1]
-    line = f"found takes {file['ratio']:.2f} of what small_s takes, predicted {file['predicted_ratio']:.2f}"
+    line = (
+        f"found takes {file['ratio']:.2f} of the latency of small_s, predicted"
+        f" {file['predicted_ratio']:.2f}"
+    )
     assert line in text.splitlines()
-    assert sum(line.startswith("small_s (") and "measured" in line for line in text.splitlines()) == 1
+    assert (
+        sum(line.startswith("small_s (") and "measured" in line for line in text.splitlines()) == 1
+    )
 
 
 def test_the_rival_has_the_runs_size_and_classes(nas, workplace, monkeypatch):
     devices = []
-    monkeypatch.setattr("nas.devices.host.Host", lambda threads: devices.append(FakeDevice(threads)) or devices[-1])
+    monkeypatch.setattr(
+        "nas.devices.host.device.Host",
+        lambda threads: devices.append(FakeDevice(threads)) or devices[-1],
+    )
     sizes = ["--resolution", "96", "--classes", "3"]
     assert nas("profile", "--space", "small", "--device", "host", *sizes)[0] == 0
-    assert nas("search", "--space", "small", "--device", "host", "--out", "runs/one", *sizes)[0] == 0
+    assert (
+        nas("search", "--space", "small", "--device", "host", "--out", "runs/one", *sizes)[0] == 0
+    )
     code, out, err = nas("check", "runs/one", "--device", "host", "--json")
     assert code == 0, err
     rival = workplace.space.at(96, 3).published[json.loads(out)["rival"]["name"]]
@@ -122,13 +151,20 @@ def test_what_changed_since_the_search_leaves_the_rival_out_and_says_so(nas, run
     workplace.space_file.write_text(workplace.space_file.read_text() + "# changed\n")
     code, out, err = nas("check", "runs/one", "--device", "host", "--json")
     assert code == 0 and json.loads(out)["rival"] is None
-    assert "note: no published member is measured beside it: the space" in err and "has changed since" in err
+    assert (
+        "note: no published member is measured for comparison: the space" in err
+        and "has changed since" in err
+    )
 
 
 def test_a_found_network_that_is_published_has_no_rival(nas, run, workplace):
     workplace.space.published["small_s"].save(run / "architecture.yaml")
     code, out, err = nas("check", "runs/one", "--device", "host", "--json")
-    assert code == 0 and json.loads(out)["rival"] is None and "the found network is small_s itself" in err
+    assert (
+        code == 0
+        and json.loads(out)["rival"] is None
+        and "the found network is small_s itself" in err
+    )
 
 
 def test_a_rival_that_does_not_run_fails_nothing(nas, run, workplace, monkeypatch):
@@ -139,12 +175,14 @@ def test_a_rival_that_does_not_run_fails_nothing(nas, run, workplace, monkeypatc
         device.fails = lambda chain: chain == wrong
         return device
 
-    monkeypatch.setattr("nas.devices.host.Host", host)
+    monkeypatch.setattr("nas.devices.host.device.Host", host)
     code, out, err = nas("check", "runs/one", "--device", "host")
     assert code == 0, err
     assert "could not be measured: RuntimeError: unsupported" in out and "found takes" not in out
     file = yaml.safe_load((run / "check-host.yaml").read_text())
-    assert file["measured_ms"] > 0 and file["rival"]["measured_ms"] is None and file["ratio"] is None
+    assert (
+        file["measured_ms"] > 0 and file["rival"]["measured_ms"] is None and file["ratio"] is None
+    )
 
 
 def test_reports_read_checks_with_and_without_a_rival(nas, run):
@@ -154,21 +192,37 @@ def test_reports_read_checks_with_and_without_a_rival(nas, run):
     path = run / "check-host.yaml"
     file = yaml.safe_load(path.read_text())
     new = load_runs(run)[0].breakdown
-    path.write_text(yaml.safe_dump({k: v for k, v in file.items() if k not in ("rival", "ratio", "predicted_ratio")}))
+    path.write_text(
+        yaml.safe_dump(
+            {k: v for k, v in file.items() if k not in ("rival", "ratio", "predicted_ratio")}
+        )
+    )
     old = load_runs(run)[0].breakdown
     assert new is not None and old is not None
     assert old.rival is None and new.rival is not None and new.rival.ratio == file["ratio"]
     assert replace(new, rival=None) == old and new.measured_ms == file["measured_ms"]
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    (["--no-rival"], "--no-rival: is for the network of a run"),
-    (["runs/one", "--nets", "5"], "--nets: is for random networks; runs/one is measured as it is"),
-    (["runs/one", "--resolution", "96"], "--resolution: is for random networks"),
-    (["runs/two"], "runs/two: there is no such run folder or architecture file"),
-    (["runs"], "runs: no run here"),
-    (["latency_tables/host/device.yaml"], "this is no architecture file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--no-rival"], "--no-rival: has no effect here (requires RUN). Fix: leave it out"),
+        (
+            ["runs/one", "--nets", "5"],
+            "--nets 5: has no effect here (it is for random networks; runs/one is measured",
+        ),
+        (
+            ["runs/one", "--resolution", "96"],
+            "--resolution 96: has no effect here (it is for random networks",
+        ),
+        (["runs/two"], "runs/two: there is no such run folder or architecture file"),
+        (["runs"], "runs: is not a run folder (architecture.yaml is missing)"),
+        (
+            ["latency_tables/host/device.yaml"],
+            "expected 'nas-architecture-1', the format of an architecture file",
+        ),
+    ],
+)
 def test_what_cannot_be_checked_gets_one_line(nas, run, arguments, reason):
     code, out, err = nas("check", *arguments, "--device", "host")
     assert code == 2 and out == "" and err.count("\n") == 1 and reason in err

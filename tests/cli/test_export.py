@@ -36,18 +36,22 @@ def test_the_files_and_the_document(nas: Nas, run: Path) -> None:
     assert document["weights"] == {"provenance": "inherited", "file": "run/weights.safetensors"}
     assert document["targets"].keys() == {"config", "torch"}
     for entry in document["targets"].values():
-        assert (run / "export" / entry["file"]).stat().st_size == entry["bytes"] and not entry["skipped"]
+        assert (run / "export" / entry["file"]).stat().st_size == entry["bytes"] and not entry[
+            "skipped"
+        ]
     assert document["next"] == "nas check run --device host"
     assert err.rstrip().endswith("next: nas check run --device host") and "warning" not in err
     net = library.build(library.load_architecture(run / "export" / "architecture.yaml"))
-    net.load_state_dict(library.weights.load_state_dict(run / "export" / "model.safetensors"), strict=True)
+    net.load_state_dict(
+        library.weights.load_state_dict(run / "export" / "model.safetensors"), strict=True
+    )
 
 
 def test_again_skips(nas: Nas, run: Path) -> None:
     nas("export", "run", "--to", "config,torch")
     code, out, err = nas("export", "run", "--to", "config, torch", "--json")
     assert code == 0 and all(entry["skipped"] for entry in json.loads(out)["targets"].values())
-    assert "torch: run/export/model.safetensors is there and whole" in err
+    assert "torch: run/export/model.safetensors exists and is complete" in err
 
 
 def test_text_says_what_there_is(nas: Nas, run: Path) -> None:
@@ -62,9 +66,17 @@ def test_an_architecture_file_has_random_weights_and_says_so(nas: Nas, run: Path
     assert code == 0 and json.loads(out)["weights"] == {"provenance": "random", "file": None}
     assert "warning: run/architecture.yaml has no weights" in err
     code, out, err = nas(
-        "export", "run/architecture.yaml", "--to", "torch", "--weights", "run/weights.safetensors", "--json"
+        "export",
+        "run/architecture.yaml",
+        "--to",
+        "torch",
+        "--weights",
+        "run/weights.safetensors",
+        "--json",
     )
-    assert code == 0 and json.loads(out)["weights"]["provenance"] == "given" and "warning" not in err
+    assert (
+        code == 0 and json.loads(out)["weights"]["provenance"] == "given" and "warning" not in err
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,25 +85,45 @@ def test_an_architecture_file_has_random_weights_and_says_so(nas: Nas, run: Path
         (("nowhere",), 2, "unknown architecture 'nowhere'"),
         (("run", "--to", "onnnx"), 2, "--to onnnx: unknown export target, did you mean 'onnx'?"),
         (("run", "--to", ","), 2, "--to: name at least one of config"),
-        (("run", "--to", "litert-int8"), 2, "--to litert-int8: takes the ranges of activations from images; give"),
-        (("run", "--weights", "none.safetensors"), 2, "--weights none.safetensors: there is no such file"),
-        (("run", "--to", "torch", "--data", "/nowhere"), 2, "data /nowhere: there is no such file or folder"),
-        (("run", "--to", "timm"), 1, "--to timm: cannot express stage4_flatten, flatten() on 32x2x2: timm's"),
+        (
+            ("run", "--to", "litert-int8"),
+            2,
+            "--to litert-int8: takes activation ranges from images. Fix: give --data",
+        ),
+        (
+            ("run", "--weights", "none.safetensors"),
+            2,
+            "--weights none.safetensors: there is no such file",
+        ),
+        (
+            ("run", "--to", "torch", "--data", "/nowhere"),
+            2,
+            "data /nowhere: there is no such file or folder",
+        ),
+        (
+            ("run", "--to", "timm"),
+            1,
+            "--to timm: cannot express stage4_flatten, flatten() on 32x2x2: timm's",
+        ),
     ],
-)  # fmt: skip
-def test_mistakes_get_one_line(nas: Nas, run: Path, arguments: tuple[str, ...], code: int, reason: str) -> None:
+)
+def test_mistakes_get_one_line(
+    nas: Nas, run: Path, arguments: tuple[str, ...], code: int, reason: str
+) -> None:
     found, out, err = nas("export", *arguments)
     lines = [line for line in err.splitlines() if line.startswith("nas: ")]
     assert (found, out, len(lines)) == (code, "", 1)
     assert lines[0].startswith(f"nas: {reason}")
 
 
-def test_data_with_other_classes_is_refused(nas: Nas, run: Path, workplace: SimpleNamespace) -> None:
+def test_data_with_other_classes_is_refused(
+    nas: Nas, run: Path, workplace: SimpleNamespace
+) -> None:
     arch = workplace.space.smallest().at(32, 4)
     arch.save(run / "architecture.yaml")
     (run / "weights.safetensors").unlink()
     code, _, err = nas("export", "run", "--to", "torch", "--data", "digits")
-    assert code == 2 and "nas: the data has 10 classes, the network 4" in err
+    assert code == 2 and "nas: the data has 10 classes (expected 4, as the network)" in err
 
 
 def test_a_broken_architecture_names_the_line(nas: Nas, run: Path) -> None:

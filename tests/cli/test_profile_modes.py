@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nas.cli.durations import seconds
-from nas.cli.profile import profile
+from nas.cli.options import run_command
 from nas.devices import DeviceLost
 from nas.errors import InputError, NasError
 from nas.latency import load_table
-from nas.testing.fake_device import FakeDevice
+from nas.latency.options import ProfileOptions
+from nas.option_values import make
+from nas.testing.devices import FakeDevice
 
 Capture = pytest.CaptureFixture[str]
+profile = partial(run_command, "profile")
+
+
+def seconds(text: str | None) -> float | None:
+    """Return what --budget makes of a text."""
+    return make(ProfileOptions, {"budget": text}).budget
 
 
 @pytest.fixture
@@ -29,27 +37,33 @@ def phones(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("90s", 90), ("5m", 300), ("1.5h", 5400), (" 2M ", 120), (None, float("inf"))]
+    ("text", "expected"), [("90s", 90), ("5m", 300), ("1.5h", 5400), (" 2M ", 120), (None, None)]
 )
-def test_durations(text: str | None, expected: float) -> None:
-    assert seconds("--budget", text) == expected
+def test_durations(text: str | None, expected: float | None) -> None:
+    assert seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "m", "5 minutes", "-3m", "0", "1e3s", "nan"])
 def test_no_durations(text: str) -> None:
-    with pytest.raises(InputError, match=r"--budget .*expected a time, as 90s, 5m or 1h"):
-        seconds("--budget", text)
+    with pytest.raises(
+        InputError, match=r"--budget .*(expected a time, as 90s, 5m or 1h|is empty)"
+    ):
+        seconds(text)
 
 
 @pytest.mark.parametrize("text", ["5", "1.5"])
 def test_a_duration_needs_its_unit(text: str) -> None:
-    with pytest.raises(InputError, match=rf"--budget {text}: the unit is missing .*Fix: --budget {text}m") as raised:
-        seconds("--budget", text)
+    with pytest.raises(
+        InputError, match=rf"--budget {text}: the unit is missing .*Fix: --budget {text}m"
+    ) as raised:
+        seconds(text)
     assert raised.value.exit_code == 2
 
 
-def test_devices_side_by_side(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
-    profile(space="small", device=["left", "right"], as_json=True)
+def test_devices_side_by_side(
+    workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture
+) -> None:
+    profile(space="small", device=["left", "right"], json=True)
     made = json.loads(capsys.readouterr().out)
     assert [document["device"] for document in made] == ["left", "right"]
     for document in made:
@@ -64,22 +78,24 @@ def test_one_that_is_lost_leaves_the_other_its_table(
 ) -> None:
     phones["left"].lost_after = 5
     with pytest.raises(DeviceLost, match="left was unplugged"):
-        profile(space="small", device=["left", "right"], as_json=True)
+        profile(space="small", device=["left", "right"], json=True)
     assert [document["device"] for document in json.loads(capsys.readouterr().out)] == ["right"]
     phones["left"].lost_after = None
-    profile(space="small", device=["left"], as_json=True)
+    profile(space="small", device=["left"], json=True)
     assert json.loads(capsys.readouterr().out)["reused"] > 0
 
 
 def test_budget(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
     phones["left"].delay_s = 0.06
-    with pytest.raises(NasError, match=r"incomplete .*Fix: nas profile --space small --device left$") as raised:
-        profile(space="small", device=["left"], budget="2s", as_json=True)
+    with pytest.raises(
+        NasError, match=r"incomplete .*Fix: nas profile --space small --device left$"
+    ) as raised:
+        profile(space="small", device=["left"], budget="2s", json=True)
     assert raised.value.exit_code == 1
     less = json.loads(capsys.readouterr().out)
     assert 0 < less["left_out"] == sum(load_table("latency_tables/left").device.left_out.values())
     phones["left"].delay_s = 0.0
-    profile(space="small", device=["left"], as_json=True)
+    profile(space="small", device=["left"], json=True)
     whole = json.loads(capsys.readouterr().out)
     assert 0 < less["measured"] < less["measured"] + whole["measured"] and whole["missing"] == 0
     assert not whole["left_out"] and not load_table("latency_tables/left").device.left_out
@@ -87,8 +103,10 @@ def test_budget(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsy
 
 def test_import(workplace: SimpleNamespace, capsys: Capture) -> None:
     file = workplace.folder / "rows.csv"
-    file.write_text("kind,hyperparameters,input,median_ms\nflatten,,8x1x1,0.001\nwarp_drive,,8x1x1,1\n")
-    profile(device=["mine"], import_=file, as_json=True)
+    file.write_text(
+        "kind,hyperparameters,input,median_ms\nflatten,,8x1x1,0.001\nwarp_drive,,8x1x1,1\n"
+    )
+    profile(device=["mine"], import_=file, json=True)
     said = capsys.readouterr()
     made = json.loads(said.out)
     assert made["rows"] == 1 and len(made["skipped"]) == 1 and "warp_drive" in made["skipped"][0]
@@ -96,15 +114,20 @@ def test_import(workplace: SimpleNamespace, capsys: Capture) -> None:
     assert len(load_table(workplace.folder / made["table"]).rows) == 1
 
 
-def test_calibrate(workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture) -> None:
+def test_calibrate(
+    workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture
+) -> None:
     file = workplace.folder / "nets.csv"
     before = load_table("iphone12")
     file.write_text("network,latency_ms\nefficientformer_l1,2.8\nefficientformer_l3,5.9\n")
-    profile(device=["iphone12"], calibrate=file, as_json=True)
+    profile(device=["iphone12"], calibrate=file, json=True)
     made = json.loads(capsys.readouterr().out)
     assert made["nets"] == 2 and 1.5 < made["scale"] < 2.5
     after = load_table(workplace.folder / made["table"])
-    assert len(after.rows) == len(before.rows) and load_table("iphone12").path == workplace.folder / made["table"]
+    assert (
+        len(after.rows) == len(before.rows)
+        and load_table("iphone12").path == workplace.folder / made["table"]
+    )
 
 
 Call = Callable[[Path], dict[str, Any]]
@@ -114,11 +137,23 @@ Call = Callable[[Path], dict[str, Any]]
     ("call", "message"),
     [
         (lambda path: {"run": path, "merge": path}, "--run and --merge exclude each other"),
-        (lambda path: {"bundle": path, "space": "small"}, "--bundle: give one --device"),
-        (lambda path: {"import_": path / "a.csv", "device": ["a", "b"]}, "--import: give one --device"),
-        (lambda path: {"space": "small", "device": ["a", "b"], "out": path}, "--out: give one --device"),
-        (lambda path: {"space": "small"}, "give --device: nas profile --space SPACE --device DEVICE"),
-        (lambda path: {"device": ["host"]}, "give --space: nas profile"),
+        (
+            lambda path: {"bundle": path, "space": "small"},
+            r"--bundle: needs one device \(got 0\)\. Fix: give --device once",
+        ),
+        (
+            lambda path: {"import_": path / "a.csv", "device": ["a", "b"]},
+            "--import: needs one device",
+        ),
+        (
+            lambda path: {"space": "small", "device": ["a", "b"], "out": path},
+            "--out: needs one device",
+        ),
+        (
+            lambda path: {"space": "small"},
+            "--device: is missing. Fix: nas profile --space SPACE --device DEVICE",
+        ),
+        (lambda path: {"device": ["host"]}, "--space: is missing. Fix: nas profile"),
         (lambda path: {"run": path}, "plan.json"),
         (lambda path: {"merge": path}, "plan.json"),
         (lambda path: {"calibrate": path / "none.csv", "device": ["iphone12"]}, "none.csv"),

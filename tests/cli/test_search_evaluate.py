@@ -23,7 +23,8 @@ class Judge:
 
     def __init__(self, root, data, images):
         assert (str(root), data) == ("runs/trained", "digits")
-        self.of, self.words = {"supernet": "sum", "images": images}, "held-out digits"
+        self.of = {"supernet": "sum", "images": images}
+        self.words = "held-out digits"
 
     def evaluate(self, base, members):
         for member in members:
@@ -38,25 +39,30 @@ def trained(workplace, made_up_table, made_up_scores, monkeypatch):
     space = workplace.space.at(32, 5)
     made_up_scores(space, 7).save("runs/trained")
     made_up_table(space).save("latency_tables/toy32")
-    monkeypatch.setattr("nas.supernet.inherit.extract_to", lambda *arguments: None)
+    monkeypatch.setattr("nas.supernet.checkpoint.extract_to", lambda *arguments: None)
     monkeypatch.setattr("nas.supernet.evaluate.SlicedSupernet", Judge)
     monkeypatch.setattr(Judge, "asked", 0)
     return space
 
 
 def test_members_are_evaluated_and_the_run_says_so(nas, trained):
-    code, out, err = nas(*EVALUATE, "--evaluate-best", "3", "--evaluate-images", "70", "--out", "runs/one")
+    code, out, err = nas(*EVALUATE, "--evaluate-images", "70", "--out", "runs/one")
     assert code == 0, err
     document = json.loads(out)
     assert document["score_by"] == {
-        "name": "evaluate", "best": 3, "judge": "held-out digits", "supernet": "sum", "images": 70
-    }  # fmt: skip
-    found, largest = load_architecture(document["architecture"]), trained.largest()
+        "name": "evaluate",
+        "best": 8,
+        "judge": "held-out digits",
+        "supernet": "sum",
+        "images": 70,
+    }
+    found = load_architecture(document["architecture"])
+    largest = trained.largest()
     assert document["evaluated"] == pytest.approx(50 + found.params / 1e5)
     assert document["drop"] == pytest.approx((largest.params - found.params) / 1e5)
     assert "held-out digits" in err and "--out runs/one" in err
     code, _, err = nas(*EVALUATE, "--out", "runs/one")
-    assert code == 2 and "there is something already" in err
+    assert code == 2 and "exists already and is not an empty folder" in err
     code, out, _ = nas(*EVALUATE[:-5], *EVALUATE[-4:], "--out", "runs/two")
     assert code == 0 and "points against its largest member" in out
 
@@ -64,7 +70,9 @@ def test_members_are_evaluated_and_the_run_says_so(nas, trained):
 def test_a_stopped_search_goes_on_in_its_folder(nas, trained, monkeypatch):
     monkeypatch.setattr(Judge, "stop_after", 5)
     code, _, err = nas(*EVALUATE, "--out", "runs/one")
-    assert code == 1 and "the same command goes on" in err and not Path("runs/one/run.yaml").exists()
+    assert code == 130 and not Path("runs/one/run.yaml").exists()
+    kept = "evaluations are kept in runs/one. Resume: run the same command again"
+    assert err.splitlines()[-1] == f"nas: stopped by SIGINT; {kept}"
     monkeypatch.setattr(Judge, "stop_after", 10**9)
     code, out, err = nas(*EVALUATE, "--out", "runs/one")
     assert code == 0 and "5 members are in runs/one/evaluations.csv" in err
@@ -76,40 +84,96 @@ def test_a_stopped_search_goes_on_in_its_folder(nas, trained, monkeypatch):
 
 
 def test_what_was_learned_stands_in_the_run_and_its_front_is_by_that(nas, trained):
-    code, out, err = nas(*EVALUATE, "--engine", "learned", "--trials", "12", "--front", "--out", "runs/one")
+    code, out, err = nas(
+        *EVALUATE, "--engine", "learned", "--trials", "12", "--front", "--out", "runs/one"
+    )
     assert code == 0, err
-    document, scores = json.loads(out), load_scores("runs/one")
+    document = json.loads(out)
+    scores = load_scores("runs/one")
     assert Judge.asked <= 12 and document["scores"]["path"] == "runs/one/scores.csv"
-    assert f"corrected by {Judge.asked} members that were evaluated: held-out digits" in scores.provenance
-    assert document["cost"] == pytest.approx(scores.cost(load_architecture(document["architecture"])))
+    assert (
+        f"corrected by {Judge.asked} members that were evaluated: held-out digits"
+        in scores.provenance
+    )
+    assert document["cost"] == pytest.approx(
+        scores.cost(load_architecture(document["architecture"]))
+    )
     with Path("runs/one/evaluations.csv").open() as file:
         evaluated = [float(row["accuracy"]) for row in csv.DictReader(file)]
-    assert document["evaluated"] in evaluated[1:] and evaluated[0] == 50 + trained.largest().params / 1e5
+    assert (
+        document["evaluated"] in evaluated[1:]
+        and evaluated[0] == 50 + trained.largest().params / 1e5
+    )
     assert min(point["cost"] for point in document["front"]) <= document["cost"]
 
 
 def test_alpha_is_the_papers_choice_of_candidates(nas, trained):
-    found = [json.loads(nas(*SEARCH, *more)[1]) for more in (["--score-by", "alpha"], ["--candidates", "paper"])]
+    found = [
+        json.loads(nas(*SEARCH, *more)[1])
+        for more in (["--score-by", "alpha"], ["--candidates", "paper"])
+    ]
     first, second = (
-        {key: value for key, value in each.items() if key not in ("run", "architecture", "next")} for each in found
+        {key: value for key, value in each.items() if key not in ("run", "architecture", "next")}
+        for each in found
     )
-    assert first == second and first["candidates"] == "paper" and first["score_by"] == {"name": "alpha"}
+    assert (
+        first == second
+        and first["candidates"] == "paper"
+        and first["score_by"] == {"name": "alpha"}
+    )
 
 
-@pytest.mark.parametrize(("more", "reason"), [
-    (["--score-by", "tables"], "unknown --score-by 'tables', did you mean 'table'?"),
-    (["--score-by", "evaluate"], "also give --data, the images it was trained on"),
-    (["--data", "digits"], "only --score-by evaluate looks at images"),
-    (["--score-by", "alpha", "--engine", "exact"], "is for slimming, not for --engine exact"),
-    (["--engine", "learned"], "learns from members that are evaluated; also give --score-by evaluate"),
-    (["--score-by", "evaluate", "--data", "digits", "--engine", "tpe"], "is for one device, and the engines slimming"),
-    (["--score-by", "evaluate", "--data", "digits", "--device", "toy"], "is for one device, and the engines slimming"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (
+            ["--score-by", "tables"],
+            "--score-by tables: is unknown (expected table, evaluate or alpha). Fix: --score-by",
+        ),
+        (
+            ["--score-by", "evaluate"],
+            "requires --data, the images that the supernet was trained on. Fix: add it",
+        ),
+        (
+            ["--data", "digits"],
+            (
+                "--data digits: has no effect here (requires --score-by evaluate, not --score-by"
+                " table)"
+            ),
+        ),
+        (
+            ["--score-by", "alpha", "--engine", "exact"],
+            "(requires --engine slimming, not --engine exact)",
+        ),
+        (
+            ["--engine", "learned"],
+            "learns from evaluated members (requires --score-by evaluate). Fix: add --score-by",
+        ),
+        (
+            ["--score-by", "evaluate", "--data", "digits", "--engine", "tpe"],
+            "works on one device, with the engine slimming or learned (got --engine tpe)",
+        ),
+        (
+            ["--score-by", "evaluate", "--data", "digits", "--device", "toy"],
+            "works on one device, with the engine slimming or learned (got 2 devices)",
+        ),
+    ],
+)
 def test_what_does_not_go_together_gets_one_line(nas, trained, more, reason):
     code, out, err = nas(*SEARCH, *more)
     assert code == 2 and out == "" and err.count("\n") == 1 and reason in err
 
 
 def test_evaluating_needs_a_supernet(nas, trained):
-    code, _, err = nas("search", "--space", "small", "--device", "toy32", "--score-by", "evaluate", "--data", "digits")
-    assert code == 2 and "also give --supernet, the training run to slice" in err
+    code, _, err = nas(
+        "search",
+        "--space",
+        "small",
+        "--device",
+        "toy32",
+        "--score-by",
+        "evaluate",
+        "--data",
+        "digits",
+    )
+    assert code == 2 and "requires --supernet, the training run to slice. Fix: add it" in err

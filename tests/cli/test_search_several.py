@@ -20,10 +20,14 @@ Nas = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def late(workplace: SimpleNamespace) -> None:
-    """A second device, where blocks of stage 1 take five times as long, so that another member is best there."""
-    first, second = workplace.folder / "latency_tables" / "toy", workplace.folder / "latency_tables" / "late"
+    """A second device, where blocks of stage 1 take five times as long, so that another member is
+    best there."""
+    first = workplace.folder / "latency_tables" / "toy"
+    second = workplace.folder / "latency_tables" / "late"
     shutil.copytree(first, second)
-    (second / "device.yaml").write_text((first / "device.yaml").read_text().replace("name: toy", "name: late"))
+    (second / "device.yaml").write_text(
+        (first / "device.yaml").read_text().replace("name: toy", "name: late")
+    )
     rows = list(csv.reader((first / "table.csv").read_text().splitlines()))
     times = [rows[0].index(name) for name in ("median_ms", "p10_ms", "p90_ms")]
     early = [row for row in rows[1:] if row[0] == "mb4d" and "x16x16" in row[2]]
@@ -36,24 +40,30 @@ def late(workplace: SimpleNamespace) -> None:
 
 
 def test_a_front_a_device_and_one_member_for_all(nas: Nas) -> None:
-    code, out, err = nas("search", "--space", "small", "--device", "toy", "--device", "late", "--json")
+    code, out, err = nas(
+        "search", "--space", "small", "--device", "toy", "--device", "late", "--json"
+    )
     assert code == 0, err
     made = json.loads(out)
     assert [entry["device"] for entry in made["devices"]] == ["toy", "late"]
-    space, scores = api.load_space("small"), api.load_scores("small")
+    space = api.load_space("small")
+    scores = api.load_scores("small")
     common = load_architecture(made["architecture"])
     for entry in made["devices"]:
         table = load_table(entry["device"])
         assert table.total_ms(common) <= entry["target_ms"]
         best = load_architecture(entry["best"])
-        assert table.total_ms(best) <= entry["target_ms"] and scores.cost(best) <= scores.cost(common)
+        assert table.total_ms(best) <= entry["target_ms"] and scores.cost(best) <= scores.cost(
+            common
+        )
         rows = list(csv.DictReader(Path(entry["front"]).read_text().splitlines()))
         assert len(rows) == entry["front_members"] > 1
         assert Path(entry["front"]).with_suffix(".png").stat().st_size > 0
     brute = (
-        scores.cost(arch) for arch in map(space.sample, range(300))
+        scores.cost(arch)
+        for arch in map(space.sample, range(300))
         if all(load_table(e["device"]).total_ms(arch) <= e["target_ms"] for e in made["devices"])
-    )  # fmt: skip
+    )
     assert made["members"]["best on all"]["cost"] <= min(brute)
     assert made["members"]["best on all"]["keeps_all"]
     assert err.count("target    ") == 2
@@ -82,9 +92,15 @@ def test_each_device_its_target_in_words(nas: Nas) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--device", "toy", "--device", "toy"], "each device once"),
-        (["--device", "toy", "--device", "late", "--engine", "slimming"], "searched by the engine 'exact'"),
-        (["--device", "toy", "--device", "late", *["--latency-ms", "1"] * 3], "3 targets for 2 devices"),
+        (["--device", "toy", "--device", "toy"], "toy, toy: a device is named more than once"),
+        (
+            ["--device", "toy", "--device", "late", "--engine", "slimming"],
+            "--engine slimming: does not search several devices. Fix: --engine exact",
+        ),
+        (
+            ["--device", "toy", "--device", "late", *["--latency-ms", "1"] * 3],
+            "3 targets for 2 devices",
+        ),
         (["--device", "toy", "--device", "latte"], "did you mean 'late'"),
         (["--device", "toy", "--device", "late", "--latency-ms", "0.001"], "cannot be reached"),
     ],

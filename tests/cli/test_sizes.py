@@ -1,4 +1,5 @@
-"""Input sizes and the segmentation head on the command line: profiled, checked, searched and predicted alike."""
+"""Input sizes and the segmentation head on the command line: profiled, checked, searched and
+predicted alike."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas.cli import sizes
 from nas.errors import InputError
+from nas.option_values import make
 from nas.space import load_architecture
-from nas.testing.fake_device import FakeDevice
+from nas.space.sizes import Sizes, between
+from nas.testing.devices import FakeDevice
 
 Nas = Callable[..., tuple[int, str, str]]
 SIZE = ("--resolution", "64x96", "--segment", "5")
@@ -22,7 +24,7 @@ SIZE = ("--resolution", "64x96", "--segment", "5")
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host is made of a formula."""
-    monkeypatch.setattr("nas.devices.host.Host", FakeDevice)
+    monkeypatch.setattr("nas.devices.host.device.Host", FakeDevice)
 
 
 def test_a_segmentation_network_from_profile_to_predict_by_the_named_commands(nas: Nas) -> None:
@@ -45,7 +47,9 @@ def test_a_segmentation_network_from_profile_to_predict_by_the_named_commands(na
     assert code == 0 and json.loads(out)["ms"] == pytest.approx(searched["latency_ms"])
     assert json.loads(out)["next"] == f"nas check --device host --space small {shlex.join(SIZE)}"
     code, out, _ = nas("predict", "small_s", "--device", "host", *SIZE, "--json")
-    assert code == 0 and json.loads(out)["ms"] == pytest.approx(searched["published"]["small_s"]["latency_ms"])
+    assert code == 0 and json.loads(out)["ms"] == pytest.approx(
+        searched["published"]["small_s"]["latency_ms"]
+    )
     assert json.loads(out)["breakdown"][-1]["kind"] == "fpn_head"
 
 
@@ -55,8 +59,21 @@ def test_check_goes_by_what_was_profiled_last(nas: Nas) -> None:
     _, out, _ = nas("check", "--device", "host", "--nets", "2", "--json")
     assert json.loads(out)["resolution"].startswith("64x96/fpn_head(classes=5;")
     code, _, err = nas("check", "--device", "host", "--nets", "2", "--classes", "10")
-    assert code == 2 and err.rstrip().endswith("nas profile --space small --device host --resolution 64x96")
-    code, out, _ = nas("check", "--device", "host", "--nets", "2", "--classes", "10", "--resolution", "64", "--json")
+    assert code == 2 and err.rstrip().endswith(
+        "nas profile --space small --device host --resolution 64x96"
+    )
+    code, out, _ = nas(
+        "check",
+        "--device",
+        "host",
+        "--nets",
+        "2",
+        "--classes",
+        "10",
+        "--resolution",
+        "64",
+        "--json",
+    )
     assert code == 0 and json.loads(out)["resolution"] == "64x64/10"
     assert json.loads(out)["next"] == "nas search --space small --device host"
 
@@ -71,7 +88,8 @@ def test_check_goes_by_what_was_profiled_last(nas: Nas) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "command", [("search", "--space", "small"), ("predict", "small_s"), ("check", "--space", "small")]
+    "command",
+    [("search", "--space", "small"), ("predict", "small_s"), ("check", "--space", "small")],
 )
 def test_missing_rows_are_measured_by_the_named_command(
     nas: Nas, command: tuple[str, ...], options: tuple[str, ...], measure: str
@@ -79,7 +97,7 @@ def test_missing_rows_are_measured_by_the_named_command(
     nas("profile", "--space", "small", "--device", "host")
     code, out, err = nas(*command, "--device", "host", *options)
     assert code == 2 and out == "" and err.count("\n") == 1
-    named = err.strip().rpartition("measure with: ")[2]
+    named = err.strip().rpartition("Fix: ")[2]
     assert named == f"nas profile --space small --device host {measure}"
     assert nas(*shlex.split(named)[1:])[0] == 0
     assert nas(*command, "--device", "host", *options)[0] == 0
@@ -87,23 +105,39 @@ def test_missing_rows_are_measured_by_the_named_command(
 
 @pytest.mark.parametrize(
     "command",
-    [("profile", "--space", "small", "--device", "host"), ("search", "--space", "small", "--device", "toy"),
-     ("predict", "small_s", "--device", "toy"), ("check", "--space", "small", "--device", "toy")],
+    [
+        ("profile", "--space", "small", "--device", "host"),
+        ("search", "--space", "small", "--device", "toy"),
+        ("predict", "small_s", "--device", "toy"),
+        ("check", "--space", "small", "--device", "toy"),
+    ],
     ids=lambda command: command[0],
-)  # fmt: skip
+)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--resolution", "big"), "--resolution big: expected one side, as 512, or HEIGHTxWIDTH, as 1024x2048"),
+        (
+            ("--resolution", "big"),
+            "--resolution big: expected one side, as in 512, or HEIGHTxWIDTH, as in 1024x2048",
+        ),
         (("--resolution", "64x96x3"), "--resolution 64x96x3: expected one side"),
         (("--resolution", "-64"), "--resolution -64: expected one side"),
-        (("--resolution", "0"), "--resolution 0: resolution 0x0: both sides must be multiples of 32"),
-        (("--resolution", "64x80"), "--resolution 64x80: resolution 64x80: both sides must be multiples of 32"),
-        (("--segment", "1"), "--segment 1: classes 1 must be at least 2"),
-        (("--classes", "0"), "--classes 0: classes 0 must be at least 2"),
-        (("--segment", "5", "--classes", "4"), "--classes 4 with --segment 5: --segment gives the number of classes"),
+        (
+            ("--resolution", "0"),
+            "--resolution 0: resolution 0x0: both sides must be multiples of 32",
+        ),
+        (
+            ("--resolution", "64x80"),
+            "--resolution 64x80: resolution 64x80: both sides must be multiples of 32",
+        ),
+        (("--segment", "1"), "--segment 1: is out of range (expected a whole number, at least 2"),
+        (("--classes", "0"), "--classes 0: is out of range (expected a whole number, at least 2"),
+        (
+            ("--segment", "5", "--classes", "4"),
+            "--classes 4 with --segment 5: --segment already gives the number of classes",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_get_one_line_that_names_the_option(
     nas: Nas, command: tuple[str, ...], options: tuple[str, ...], reason: str
 ) -> None:
@@ -117,8 +151,20 @@ def test_a_supernets_weights_do_not_go_under_another_head(
     nas: Nas, workplace: SimpleNamespace, made_up_scores: Callable[..., object]
 ) -> None:
     made_up_scores(workplace.space.at(32, 5), 7).save("runs/trained")  # type: ignore[attr-defined]
-    code, _, err = nas("search", "--space", "small", "--device", "toy", "--supernet", "runs/trained", "--segment", "5")
-    assert code == 2 and "--segment 5: the supernet has a classifier" in err and err.count("\n") == 1
+    code, _, err = nas(
+        "search",
+        "--space",
+        "small",
+        "--device",
+        "toy",
+        "--supernet",
+        "runs/trained",
+        "--segment",
+        "5",
+    )
+    assert (
+        code == 2 and "--segment 5: the supernet has a classifier" in err and err.count("\n") == 1
+    )
 
 
 def test_training_takes_sizes_that_are_not_square(nas: Nas) -> None:
@@ -128,16 +174,18 @@ def test_training_takes_sizes_that_are_not_square(nas: Nas) -> None:
 
 def test_options_say_what_turns_one_space_into_another(workplace: SimpleNamespace) -> None:
     whole = workplace.space
-    for options in ([], ["--resolution", "96"], ["--resolution", "32x64", "--classes", "7"], ["--segment", "10"]):
-        names, values = options[::2], options[1::2]
-        asked = sizes.read(**dict(zip((name[2:] for name in names), map(_number, values), strict=True)))  # type: ignore[arg-type]
+    for options in (
+        [],
+        ["--resolution", "96"],
+        ["--resolution", "32x64", "--classes", "7"],
+        ["--segment", "10"],
+    ):
+        names = options[::2]
+        values = options[1::2]
+        asked = make(Sizes, dict(zip((name[2:] for name in names), values, strict=True)))
         sized = asked.apply(whole)
-        assert sizes.between(whole, sized).options() == options
-        assert sizes.between(whole, sized.smallest()).options() == options
+        assert between(whole, sized).options() == options
+        assert between(whole, sized.smallest()).options() == options
         assert asked.apply(whole.published["small_s"]) == sized.published["small_s"]
     with pytest.raises(InputError, match="--resolution 33"):
-        sizes.read(33)
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+        make(Sizes, {"resolution": 33})

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from nas.accuracy.gate import Evidence, Reason, Verdict, judge
-from nas.accuracy.standard_errors import difference_error
+from nas.accuracy.scores import difference_error
 from nas.cli import train
 from nas.data import Splits, load_data
+from nas.option_values import make
+from nas.supernet.options import TrainOptions
 
-TRAIN = ["train", "--space", "small", "--data", "digits", "--resolution", "32", "--limit", "120", "--epochs", "1",
-         "--batch", "50", "--score-widths", "1", "--held-out", "40", "--out", "t"]  # fmt: skip
+TRAIN = [
+    "train",
+    "--space",
+    "small",
+    "--data",
+    "digits",
+    "--resolution",
+    "32",
+    "--limit",
+    "120",
+    "--epochs",
+    "1",
+    "--batch",
+    "50",
+    "--score-widths",
+    "1",
+    "--held-out",
+    "40",
+    "--out",
+    "t",
+]
 Nas = Callable[..., tuple[int, str, str]]
 
 
@@ -32,11 +52,23 @@ def test_the_verdict_and_the_next_command_are_told(nas: Nas) -> None:
     assert code == 0 and json.loads(out) == document and "scored anew" not in err
     code, out, err = nas(*TRAIN, "--json", "--score-images", "30")
     assert code == 0 and json.loads(out)["held_out_images"] == 30
-    assert "scores   moves are scored anew: images changed; the earlier evaluations are in t/evaluations-1.csv" in err
+    assert (
+        "scores   moves are scored anew: images changed; the earlier evaluations are in"
+        " t/evaluations-1.csv" in err
+    )
 
 
-@pytest.mark.parametrize("option", ["--score-images=1", "--score-images=0", "--score-images=-1", "--score-widths=0",
-                                    "--seed=-1", "--seed=99999999999999999999"])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--score-images=1",
+        "--score-images=0",
+        "--score-images=-1",
+        "--score-widths=0",
+        "--seed=-1",
+        "--seed=99999999999999999999",
+    ],
+)
 def test_numbers_out_of_range_are_refused_by_option(nas: Nas, option: str) -> None:
     code, _, err = nas(*TRAIN, option)
     assert code == 2 and option.split("=")[0] in err and "Traceback" not in err
@@ -48,55 +80,61 @@ def splits() -> Splits:
     return load_data("digits", (32, 32), limit=400, held_out=100)
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["nas", "train", "--space", "small", "--epochs", "2", "--score-images=50", "--out", "t"]
-    monkeypatch.setattr(sys, "argv", words)
+OPTIONS = make(TrainOptions, {"space": "small", "epochs": 2, "score_images": 50, "out": "t"})
 
 
 def verdict(reason: Reason | None, needed: int | None = None) -> Verdict:
     error = difference_error(0, 0, 50)
-    usual = judge(Evidence(images=50, classes=10, accuracy=50.0, drops=(0.0, 9.0, 40.0), errors=(error,) * 3))
+    usual = judge(
+        Evidence(images=50, classes=10, accuracy=50.0, drops=(0.0, 9.0, 40.0), errors=(error,) * 3)
+    )
     assert usual.usable
     return replace(usual, reason=reason, images_needed=needed)
 
 
 def next_of(verdict: Verdict, splits: Splits) -> list[str] | None:
-    command = train._remedy(verdict, "t", splits, epochs=2)
+    command = train._remedy(OPTIONS, verdict, "t", splits)
     return None if command is None else shlex.split(command)
 
 
 BASE = ["nas", "train", "--space", "small"]
 
 
-def test_next_is_a_search_where_the_evidence_is_usable(splits: Splits, command: None) -> None:
+def test_next_is_a_search_where_the_evidence_is_usable(splits: Splits) -> None:
     assert next_of(verdict(None), splits) is None
 
 
-def test_next_is_a_longer_training_in_another_folder(splits: Splits, command: None) -> None:
-    wanted = [*BASE, "--score-images=50", "--epochs", "6", "--out", "t-6-epochs"]
+def test_next_is_a_longer_training_in_another_folder(splits: Splits) -> None:
+    wanted = [*BASE, "--epochs", "6", "--score-images", "50", "--out", "t-6-epochs"]
     assert next_of(verdict(Reason.UNTRAINED, 80), splits) == wanted
 
 
-def test_next_scores_on_more_of_the_held_out_images(splits: Splits, command: None) -> None:
-    wanted = [*BASE, "--epochs", "2", "--out", "t", "--score-images", "100"]
-    assert next_of(verdict(Reason.TOO_FEW_IMAGES, 98), splits) == [*wanted[:-1], "98"]
+def test_next_scores_on_more_of_the_held_out_images(splits: Splits) -> None:
+    wanted = [*BASE, "--epochs", "2", "--score-images", "100", "--out", "t"]
+    assert next_of(verdict(Reason.TOO_FEW_IMAGES, 98), splits) == [
+        *BASE,
+        "--epochs",
+        "2",
+        "--score-images",
+        "98",
+        "--out",
+        "t",
+    ]
     assert next_of(verdict(Reason.EQUAL_COSTS, 100), splits) == wanted
 
 
-def test_next_holds_more_images_out_where_the_data_set_has_them(splits: Splits, command: None) -> None:
-    wanted = [*BASE, "--epochs", "2", "--held-out", "160", "--score-images", "160", "--out", "t-160-held-out"]
+def test_next_holds_more_images_out_where_the_data_set_has_them(splits: Splits) -> None:
+    wanted = [
+        *BASE,
+        "--epochs",
+        "2",
+        "--held-out",
+        "160",
+        "--score-images",
+        "160",
+        "--out",
+        "t-160-held-out",
+    ]
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 153), splits) == wanted
     assert next_of(verdict(Reason.TOO_FEW_IMAGES, 5000), splits) is None
     assert next_of(verdict(Reason.EQUAL_COSTS), splits) is None
-
-
-def test_classes_without_an_image_to_train_on_are_named(splits: Splits) -> None:
-    assert train._untrained_classes(splits) == []
-    rest = splits.train.labels[splits.train.labels != 3]
-    without = replace(splits, train=replace(splits.train, labels=rest))
-    assert train._untrained_classes(without) == ["no image to train on for class 3; lower --held-out or add images"]
-    without = replace(splits, train=replace(splits.train, labels=rest[rest > 5]))
-    assert train._untrained_classes(without) == [
-        "no image to train on for classes 0, 1, 2 and 3 more; lower --held-out or add images"
-    ]

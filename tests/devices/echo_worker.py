@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from nas.devices.worker import serve
+from nas.convert.worker import serve
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

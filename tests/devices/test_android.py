@@ -1,4 +1,5 @@
-"""Android phones: a real adb and its server on one side, a phone made of a folder on the other, and each fault."""
+"""Android phones: a real adb and its server on one side, a phone made of a folder on the other, and
+each fault."""
 
 from __future__ import annotations
 
@@ -11,22 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_phone.adb import adb, adb_server, connect, disconnect, start_server
+from fake_phone.phone import FakePhone
+from fake_phone.shell import ELF_ARM64
+from fake_phone.tool import WORKER
 
-from nas.devices import Device, DeviceLost, OperationFailed, android
-from nas.devices.adb import Adb, server_runs
-from nas.devices.android import ROOT, Android
-from nas.devices.android_phones import connected_phones, open_android
-from nas.devices.converter import Converter
-from nas.devices.worker import Worker
+from nas.convert.converter import Converter
+from nas.convert.worker import Worker
+from nas.devices import Device, DeviceLost, OperationFailed
+from nas.devices.android import device as android
+from nas.devices.android.adb import TEMPORARY, Adb, server_runs
+from nas.devices.android.device import ROOT, Android
+from nas.devices.android.discovery import connected_phones, open_android
 from nas.errors import InputError, NasError
-from nas.testing.phone import FakePhone
-from nas.testing.phone_adb import adb, adb_server, connect, disconnect, start_server
-from nas.testing.phone_shell import ELF_ARM64
-from nas.testing.phone_tool import WORKER
 
 NONSENSE = b"\x01\x09\x00\x00\x00\x00\xff?(%]\n<_\x03\x01\x00\x00\x00\x00"
 """As the output of a command: nine bytes that mean nothing, and exit code 0."""
-GOES_ON = "then the same command goes on"
+RESUMES = "then run the same command again"
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +47,8 @@ def worker() -> Iterator[Worker]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model that does next to nothing: what `Converter.prepare` makes of nas.latency.measure.EMPTY."""
+    """A model that does next to nothing: what `Converter.prepare` makes of
+    nas.latency.profile.operation_timing.EMPTY."""
     return Path(shutil.copy(Path(__file__).with_name("empty.tflite"), tmp_path / "model.tflite"))
 
 
@@ -58,7 +61,13 @@ def tool(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in {"WARM_UP_S": 0.001, "RUN_S": 0.01, "LOADS": 1, "MOST_LOADS": 1, "LOOK_S": 0.0}.items():
+    for name, value in {
+        "WARM_UP_S": 0.001,
+        "RUN_S": 0.01,
+        "LOADS": 1,
+        "MOST_LOADS": 1,
+        "LOOK_S": 0.0,
+    }.items():
         monkeypatch.setattr(android, name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -75,7 +84,9 @@ def phones(server: Path, worker: Worker, tmp_path: Path) -> Iterator[Callable[..
             count += 1
             phone = FakePhone(tmp_path / f"phone{count}", worker)
             phone.shell.properties["ro.serialno"] = f"R0{count}"
-            phone.shell.properties |= {name.replace("_", "."): value for name, value in properties.items()}
+            phone.shell.properties |= {
+                name.replace("_", "."): value for name, value in properties.items()
+            }
             stack.enter_context(phone)
             connect(phone)
             stack.callback(disconnect, phone)
@@ -115,30 +126,52 @@ def left_on(phone: FakePhone) -> list[str]:
 def commands(phone: FakePhone, name: str) -> list[list[str]]:
     """The commands of this name that the phone got."""
     lines = [service.partition(":")[2] for service in phone.services if service.startswith("shell")]
-    return [shlex.split(line) for line in lines if any(word.endswith(name) for word in shlex.split(line)[:3])]
+    return [
+        shlex.split(line)
+        for line in lines
+        if any(word.endswith(name) for word in shlex.split(line)[:3])
+    ]
 
 
 def runs(phone: FakePhone) -> list[list[str]]:
     """The runs of the tool that the phone was asked for."""
-    return [words for words in map(list, commands(phone, "")) if any(word.startswith("--graph=") for word in words)]
+    return [
+        words
+        for words in map(list, commands(phone, ""))
+        if any(word.startswith("--graph=") for word in words)
+    ]
 
 
 def test_connected_phones_say_what_they_are(phones: Callable[..., FakePhone]) -> None:
-    known, other = phones(), phones(ro_soc_model="MT6985", ro_product_model="Phone (3) $(reboot)")
-    other.shell.battery, other.shell.thermal = 12, 3
+    known = phones()
+    other = phones(ro_soc_model="MT6985", ro_product_model="Phone (3) $(reboot)")
+    other.shell.battery = 12
+    other.shell.thermal = 3
     begin = time.perf_counter()
     found = {phone.serial: phone for phone in connected_phones()}
     assert time.perf_counter() - begin < 1.0
-    one, two = found[known.address], found[other.address]
+    one = found[known.address]
+    two = found[other.address]
     assert (one.model, one.soc, one.os) == ("Test Phone", "SM8550", "Android 14 (UQ1A.240205.004)")
     assert (one.battery, one.thermal, one.device, one.name, one.problem) == (
-        87, "none", "snapdragon-8gen2", "snapdragon-8gen2", "",
-    )  # fmt: skip
-    assert (two.battery, two.thermal, two.device, two.name) == (12, "severe", None, "phone-3-reboot")
+        87,
+        "none",
+        "snapdragon-8gen2",
+        "snapdragon-8gen2",
+        "",
+    )
+    assert (two.battery, two.thermal, two.device, two.name) == (
+        12,
+        "severe",
+        None,
+        "phone-3-reboot",
+    )
 
 
-def test_without_server_nothing_is_connected_and_nothing_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.devices.adb._phone_is_plugged_in", lambda: False)
+def test_without_server_nothing_is_connected_and_nothing_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nas.devices.android.adb._phone_is_plugged_in", lambda: False)
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "9")
     begin = time.perf_counter()
     assert connected_phones() == [] and not server_runs()
@@ -148,7 +181,9 @@ def test_without_server_nothing_is_connected_and_nothing_started(monkeypatch: py
 def test_without_phone(server: Path, opened: Callable[..., list[Device]]) -> None:
     assert connected_phones() == []
     for wanted in ("galaxy-s24", "nobody; touch pwned", "$(touch pwned)"):
-        with pytest.raises(InputError, match=r"is not connected: .*USB debugging.*connected: none"):
+        with pytest.raises(
+            InputError, match=r"is not connected \(connected: none\).*USB debugging"
+        ):
             opened(wanted)
 
 
@@ -163,14 +198,27 @@ def test_measures_and_leaves_nothing_but_the_tool(
     assert len(left_on(phone)) == 1, "the folder of the run, empty"
     device.close()
     assert left_on(phone) == []
-    assert all(words[:2] == ["taskset", "80"] and "--num_threads=1" in words for words in runs(phone))
+    assert all(
+        words[:2] == ["taskset", "80"] and "--num_threads=1" in words for words in runs(phone)
+    )
     info = device.info()
-    assert (info.name, info.kind, info.soc) == ("snapdragon-8gen2", "litert-android", "Snapdragon 8 Gen 2 (SM8550)")
-    assert (info.compute_unit, info.precision, info.threads, info.affinity) == ("cpu", "float32", 1, "mask 80")
+    assert (info.name, info.kind, info.soc) == (
+        "snapdragon-8gen2",
+        "litert-android",
+        "Snapdragon 8 Gen 2 (SM8550)",
+    )
+    assert (info.compute_unit, info.precision, info.threads, info.affinity) == (
+        "cpu",
+        "float32",
+        1,
+        "mask 80",
+    )
     assert info.os == "Android 14 (UQ1A.240205.004)" and info.tools["benchmark_model"]
 
 
-def test_tool_is_pushed_once(phone: FakePhone, opened: Callable[..., list[Device]], model: Path) -> None:
+def test_tool_is_pushed_once(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
     for _ in range(2):
         [device] = opened()
         device.measure(model)
@@ -183,7 +231,9 @@ def test_tool_is_pushed_once(phone: FakePhone, opened: Callable[..., list[Device
     assert there.read_bytes() == ELF_ARM64 and len(commands(phone, "mv")) == 2
 
 
-def test_names_are_words_and_never_commands(phone: FakePhone, opened: Callable[..., list[Device]], model: Path) -> None:
+def test_names_are_words_and_never_commands(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
     """The phone refuses every line that is more than words, so that one quote too few fails here."""
     odd = model.rename(model.with_name("a b;touch pwned $(reboot) `id` 'q' \"d\" * é.tflite"))
     [device] = opened()
@@ -192,7 +242,9 @@ def test_names_are_words_and_never_commands(phone: FakePhone, opened: Callable[.
     assert Adb(phone.address).run("ls", "/; true").code == 1
 
 
-@pytest.mark.parametrize(("nodes", "placement", "note"), [((14, 14), "gpu", ""), ((9, 14), "gpu 9/14 nodes", "partly")])
+@pytest.mark.parametrize(
+    ("nodes", "placement", "note"), [((14, 14), "gpu", ""), ((9, 14), "gpu 9/14 nodes", "partly")]
+)
 def test_gpu_says_what_it_took(
     phone: FakePhone,
     opened: Callable[..., list[Device]],
@@ -205,29 +257,38 @@ def test_gpu_says_what_it_took(
     [device] = opened(unit="gpu")
     notes = dict(device.measure(model).notes)
     assert (
-        notes["placement"] == placement and notes.get("note", "").startswith(note) and bool(note) == ("note" in notes)
+        notes["placement"] == placement
+        and notes.get("note", "").startswith(note)
+        and bool(note) == ("note" in notes)
     )
     assert {"--use_gpu=true", "--gpu-precision=fp16"} < set(runs(phone)[0])
     assert (device.info().compute_unit, device.info().precision) == ("gpu", "float16")
 
 
-def test_threads_and_cores_as_asked(phone: FakePhone, opened: Callable[..., list[Device]], model: Path) -> None:
+def test_threads_and_cores_as_asked(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
     [device] = opened(threads=4, affinity="f0")
     device.measure(model)
     device.close()
     [free] = opened(affinity="")
     free.measure(model)
     pinned, loose = runs(phone)
-    assert pinned[:2] == ["taskset", "f0"] and "--num_threads=4" in pinned and loose[0].startswith("/")
+    assert (
+        pinned[:2] == ["taskset", "f0"] and "--num_threads=4" in pinned and loose[0].startswith("/")
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threads": 2}, r"--threads 2: the affinity mask 80 has 1 cores"),
-        ({"affinity": "0xf0"}, r"--affinity '0xf0': expected the mask"),
-        ({"affinity": "1; reboot"}, r"--affinity '1; reboot': expected"),
-        ({"unit": "npu"}, r"--unit npu: an Android phone has cpu and gpu"),
+        (
+            {"threads": 2},
+            r"--threads: the affinity mask 80 has .*\(got 2, expected at most 1\)\. Fix: a mask",
+        ),
+        ({"affinity": "0xf0"}, r"--affinity: is not a .* mask of cores \(got '0xf0', expected"),
+        ({"affinity": "1; reboot"}, r"--affinity: .*\(got '1; reboot', expected"),
+        ({"unit": "npu"}, r"--unit: .* Android phones \(got npu, expected cpu or gpu\)"),
     ],
 )
 def test_settings_that_do_not_fit(
@@ -237,21 +298,29 @@ def test_settings_that_do_not_fit(
         opened(**settings)
 
 
-def test_cores_that_are_not_there(phone: FakePhone, opened: Callable[..., list[Device]], model: Path) -> None:
+def test_cores_that_are_not_there(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
     [device] = opened(affinity="f00")
-    with pytest.raises(InputError, match=r"mask f00 \(taskset: failed to set.*give another --affinity"):
+    with pytest.raises(
+        InputError, match=r"mask f00 \(taskset: failed to set.*Fix: --affinity .*--affinity ''"
+    ):
         device.measure(model)
     device.close()
     assert left_on(phone) == []
 
 
-def test_other_processors_are_refused(phones: Callable[..., FakePhone], opened: Callable[..., list[Device]]) -> None:
+def test_other_processors_are_refused(
+    phones: Callable[..., FakePhone], opened: Callable[..., list[Device]]
+) -> None:
     phones(ro_product_cpu_abi="x86_64")
-    with pytest.raises(InputError, match=r"its processor is x86_64; benchmark_model needs arm64-v8a"):
+    with pytest.raises(InputError, match=r"its processor \(got x86_64, expected arm64-v8a\)"):
         opened()
 
 
-def test_older_tool_without_result_file(phone: FakePhone, opened: Callable[..., list[Device]], model: Path) -> None:
+def test_older_tool_without_result_file(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
     phone.shell.writes_results = False
     phone.shell.bench.all_same = True
     [device] = opened()
@@ -260,14 +329,20 @@ def test_older_tool_without_result_file(phone: FakePhone, opened: Callable[..., 
 
 
 def test_loads_that_disagree_are_followed_by_more(
-    phone: FakePhone, opened: Callable[..., list[Device]], model: Path, monkeypatch: pytest.MonkeyPatch
+    phone: FakePhone,
+    opened: Callable[..., list[Device]],
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(android, "LOADS", 3)
     monkeypatch.setattr(android, "MOST_LOADS", 5)
     medians = iter([100.0, 150.0, 100.0, 100.0, 90.0, 100.0, 101.0, 102.0])
-    monkeypatch.setattr(android, "read_result", lambda data: android.Statistics(20, 80, next(medians), 200))
+    monkeypatch.setattr(
+        android, "read_result", lambda data: android.Statistics(20, 80, next(medians), 200)
+    )
     [device] = opened()
-    first, second = device.measure(model), device.measure(model)
+    first = device.measure(model)
+    second = device.measure(model)
     assert (first.median_ms, first.runs) == (0.1, 100)
     assert (second.median_ms, second.runs) == (0.101, 60)
     assert len(left_on(phone)) == 1
@@ -278,7 +353,8 @@ def test_crash_costs_one_operation(
 ) -> None:
     phone.shell.crashes = lambda file: file.name.startswith("big")
     [device] = opened()
-    big, garbage = tmp_path / "big.tflite", tmp_path / "garbage.tflite"
+    big = tmp_path / "big.tflite"
+    garbage = tmp_path / "garbage.tflite"
     big.write_bytes(model.read_bytes())
     garbage.write_bytes(b"garbage")
     with pytest.raises(OperationFailed, match=r"ended by signal 11: Node 3 is not supported$"):
@@ -292,7 +368,9 @@ def in_run(service: str) -> bool:
     return "--graph=" in service
 
 
-@pytest.mark.parametrize("when", ["getprop", "mkdir", "sync SEND", "taskset", "--graph=", "sync RECV"])
+@pytest.mark.parametrize(
+    "when", ["getprop", "mkdir", "sync SEND", "taskset", "--graph=", "sync RECV"]
+)
 def test_unplugged_and_plugged_in_again(
     phone: FakePhone, opened: Callable[..., list[Device]], model: Path, when: str
 ) -> None:
@@ -301,7 +379,7 @@ def test_unplugged_and_plugged_in_again(
             phone.unplug()
 
     phone.before = unplug
-    with pytest.raises(DeviceLost, match=f"^phone {phone.address}: .*{GOES_ON}$") as lost:
+    with pytest.raises(DeviceLost, match=f"^phone {phone.address}: .*{RESUMES}$") as lost:
         [device] = opened(phone.address)
         try:
             device.measure(model)
@@ -312,13 +390,17 @@ def test_unplugged_and_plugged_in_again(
     phone.plug_in()
     connect(phone)
     [device] = opened(phone.address)
-    assert device.measure(model).runs and len(left_on(phone)) == 1, "what the first run left is gone"
+    assert device.measure(model).runs and len(left_on(phone)) == 1, (
+        "what the first run left is gone"
+    )
 
 
-def test_server_ends(phone: FakePhone, opened: Callable[..., list[Device]], model: Path, server: Path) -> None:
+def test_server_ends(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path, server: Path
+) -> None:
     [device] = opened()
     phone.before = lambda service: adb("kill-server") if in_run(service) else None
-    with pytest.raises(DeviceLost, match=rf"the adb server has ended; .*{GOES_ON}$"):
+    with pytest.raises(DeviceLost, match=rf"the adb server has ended\. Fix: .*{RESUMES}$"):
         device.measure(model)
     with pytest.raises(DeviceLost, match="the adb server has ended"):
         device.measure(model)
@@ -330,12 +412,49 @@ def test_server_ends(phone: FakePhone, opened: Callable[..., list[Device]], mode
     assert device.measure(model).runs and len(left_on(phone)) == 1
 
 
+def test_files_there_and_back(phone: FakePhone, model: Path) -> None:
+    adb = Adb(phone.address)
+    adb.push(model, f"{TEMPORARY}/copy", 0o755)
+    assert adb.pull(f"{TEMPORARY}/copy") == model.read_bytes()
+    assert phone.shell.path(f"{TEMPORARY}/copy").stat().st_mode & 0o777 == 0o755
+    assert adb.pull(f"{TEMPORARY}/another") is None
+
+
+def test_a_file_that_the_phone_refuses_comes_with_its_reason(phone: FakePhone, model: Path) -> None:
+    with pytest.raises(
+        DeviceLost, match=r"/data/\.\./root could not be written .*Permission denied"
+    ):
+        Adb(phone.address).push(model, "/data/../root")
+
+
+@pytest.mark.parametrize("where", ["sync SEND", "sync RECV", "getprop"])
+def test_a_silent_phone_is_not_waited_for(
+    phone: FakePhone, model: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("nas.devices.android.adb.ANSWER_S", 0.5)
+    adb = Adb(phone.address)
+    remote = f"{TEMPORARY}/model"
+    adb.push(model, remote)
+    phone.before = lambda service: time.sleep(3) if where in service else None
+    actions = {
+        "sync SEND": lambda: adb.push(model, remote),
+        "sync RECV": lambda: adb.pull(remote),
+        "getprop": lambda: adb.run("getprop", timeout_s=0.5),
+    }
+    with pytest.raises(DeviceLost, match="no answer in"):
+        actions[where]()
+
+
 @pytest.mark.parametrize("free", [0, 10, len(ELF_ARM64)])
-def test_storage_is_full(phone: FakePhone, opened: Callable[..., list[Device]], model: Path, free: int) -> None:
+def test_storage_is_full(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path, free: int
+) -> None:
     """For nothing at all, for the tool, for the model."""
     phone.shell.free_bytes = free
     [device] = opened()
-    with pytest.raises(DeviceLost, match=rf"its storage is full; delete something on it, {GOES_ON}$"):
+    with pytest.raises(
+        DeviceLost, match=rf"its storage is full\. Fix: delete something on it, {RESUMES}$"
+    ):
         device.measure(model)
     device.close()
     assert left_on(phone) == []
@@ -355,7 +474,7 @@ def test_garbage(
     phone: FakePhone, opened: Callable[..., list[Device]], model: Path, where: str, garbage: bytes
 ) -> None:
     phone.garbage = lambda service: garbage if where in service else b""
-    with pytest.raises(DeviceLost, match=rf"^phone {phone.address}: .*{GOES_ON}$") as lost:
+    with pytest.raises(DeviceLost, match=rf"^phone {phone.address}: .*{RESUMES}$") as lost:
         [device] = opened(phone.address)
         try:
             device.measure(model)
@@ -366,26 +485,37 @@ def test_garbage(
     assert opened()[0].measure(model).runs
 
 
-def test_tool_disappears(phone: FakePhone, opened: Callable[..., list[Device]], model: Path) -> None:
+def test_tool_disappears(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
     [device] = opened()
     device.measure(model)
     for path in phone.shell.path(ROOT).glob("benchmark_model-*"):
         path.unlink()
-    with pytest.raises(DeviceLost, match=rf"benchmark_model is gone.*inaccessible or not found.*{GOES_ON}$"):
+    with pytest.raises(
+        DeviceLost, match=rf"benchmark_model is gone.*inaccessible or not found.*{RESUMES}$"
+    ):
         device.measure(model)
     device.close()
     assert opened()[0].measure(model).runs
 
 
-def test_phone_that_does_not_trust(server: Path, tmp_path: Path, opened: Callable[..., list[Device]]) -> None:
+def test_phone_that_does_not_trust(
+    server: Path, tmp_path: Path, opened: Callable[..., list[Device]]
+) -> None:
     with FakePhone(tmp_path / "phone") as phone:
         phone.trusts = False
         connect(phone, "unauthorized")
         [found] = connected_phones()
         assert "tap Allow" in found.problem and found.name == ""
-        with pytest.raises(NasError, match=r"does not trust this computer; unlock it and tap Allow"):
+        with pytest.raises(
+            NasError, match=r"does not trust this computer; unlock it and tap Allow"
+        ):
             opened(phone.address)
-        with pytest.raises(InputError, match=r"snapdragon-8gen2 is not connected.*which cannot be used yet.*tap Allow"):
+        with pytest.raises(
+            InputError,
+            match=r"snapdragon-8gen2: is not connected.*, not usable: .*tap Allow",
+        ):
             opened()
         disconnect(phone)
 
@@ -393,10 +523,14 @@ def test_phone_that_does_not_trust(server: Path, tmp_path: Path, opened: Callabl
 def test_phones_of_one_model(
     phones: Callable[..., FakePhone], opened: Callable[..., list[Device]], model: Path
 ) -> None:
-    first, second = phones(), phones()
+    first = phones()
+    second = phones()
     phones(ro_soc_model="SM8450")
     devices = opened()
-    assert {dict(device.measure(model).notes)["unit"] for device in devices} == {first.address, second.address}
+    assert {dict(device.measure(model).notes)["unit"] for device in devices} == {
+        first.address,
+        second.address,
+    }
     [one] = opened(second.address)
     assert isinstance(one, Android) and one.adb.serial == second.address
     [slower] = opened("snapdragon-8gen1")
@@ -413,7 +547,8 @@ def test_phone_that_is_connected_twice_is_one(
 def test_one_broken_phone_does_not_keep_another_from_working(
     phones: Callable[..., FakePhone], opened: Callable[..., list[Device]], model: Path
 ) -> None:
-    broken, good = phones(), phones()
+    broken = phones()
+    good = phones()
     broken.garbage = lambda service: NONSENSE
     [device] = opened()
     assert dict(device.measure(model).notes)["unit"] == good.address
@@ -421,7 +556,10 @@ def test_one_broken_phone_does_not_keep_another_from_working(
 
 
 def test_hot_phone_is_waited_for(
-    phone: FakePhone, opened: Callable[..., list[Device]], model: Path, monkeypatch: pytest.MonkeyPatch
+    phone: FakePhone,
+    opened: Callable[..., list[Device]],
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
     phone.shell.thermal = 3
@@ -429,7 +567,9 @@ def test_hot_phone_is_waited_for(
     [device] = opened(warn=told.append)
     assert dict(device.measure(model).notes)["note"] == "thermal"
     assert "thermal state is severe" in told[0] and "still hot" in told[1]
-    assert dict(device.measure(model).notes)["note"] == "thermal" and len(told) == 2, "one wait is enough"
+    assert dict(device.measure(model).notes)["note"] == "thermal" and len(told) == 2, (
+        "one wait is enough"
+    )
     phone.shell.thermal = 1
     assert "note" not in dict(device.measure(model).notes)
     phone.shell.thermal = 2
@@ -443,10 +583,12 @@ def test_hot_phone_is_waited_for(
     assert "note" not in dict(device.measure(model).notes) and "it is cool" in told[-1]
 
 
-def test_two_processes_do_not_share_a_phone(phone: FakePhone, opened: Callable[..., list[Device]], model: Path) -> None:
+def test_two_processes_do_not_share_a_phone(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
     [first], [second] = opened(), opened()
     first.measure(model)
-    with pytest.raises(NasError, match="another nas process is measuring on it; wait for it"):
+    with pytest.raises(NasError, match=r"another nas process is measuring on it\. Fix: wait for"):
         second.measure(model)
     assert len(left_on(phone)) == 1
     first.close()
@@ -466,7 +608,8 @@ def test_leftovers_of_a_killed_run_are_deleted(
 
 def test_phone_speaks_to_the_adb_program(phone: FakePhone, tmp_path: Path) -> None:
     """The phone is of use to others, too: adb's own push, pull and shell work with it."""
-    content, back = tmp_path / "content", tmp_path / "back"
+    content = tmp_path / "content"
+    back = tmp_path / "back"
     content.write_bytes(bytes(range(256)) * 3000)
     serial = ("-s", phone.address)
     assert "1 file pushed" in adb(*serial, "push", str(content), "/data/local/tmp/a b")

@@ -1,4 +1,5 @@
-"""The parsers of what `benchmark_model` and `dumpsys` print: the tool's own text, other texts, and damage."""
+"""The parsers of what `benchmark_model` and `dumpsys` print: the tool's own text, other texts, and
+damage."""
 
 from __future__ import annotations
 
@@ -6,12 +7,18 @@ import struct
 from contextlib import suppress
 
 import pytest
+from fake_phone.tool import result, statistics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.devices.android_state import battery_percent, thermal_name, thermal_status
-from nas.devices.benchmark_output import Statistics, delegated, first_error, read_log, read_result
-from nas.testing.phone_tool import result, statistics
+from nas.devices.android.adb import battery_percent, thermal_name, thermal_status
+from nas.devices.android.benchmark_tool import (
+    Statistics,
+    delegated,
+    first_error,
+    read_log,
+    read_result,
+)
 
 LOG = """\
 INFO: STARTING!
@@ -27,7 +34,10 @@ INFO: [benchmark_litert_model.h:88]
 ========== BENCHMARK RESULTS ==========
 INFO: [benchmark_litert_model.h:98] Inference (avg):      33.21 ms (100 runs)
 """
-RUNS = "count=100 first=32891 curr=33978 min=32641 max=34005 avg=33209.4 std=450 p5=32650 median=33200 p95=33990"
+RUNS = (
+    "count=100 first=32891 curr=33978 min=32641 max=34005 avg=33209.4 std=450 p5=32650 median=33200"
+    " p95=33990"
+)
 TIMES = st.lists(st.integers(0, 10**7), min_size=1, max_size=60)
 
 
@@ -43,7 +53,10 @@ def test_second_line_counts() -> None:
         ("count=50 curr=123(all same) p5=123 median=123 p95=123", Statistics(50, 123, 123, 123)),
         ("count=50 curr=123(all same)", Statistics(50, 123, 123, 123)),
         ("count=50 first=9 curr=8 min=7 max=12 avg=8.25 std=1", Statistics(50, 7, 8.25, 12)),
-        ("count=9 first=1 curr=2 min=1 max=2000000 avg=1.5e+06 std=1", Statistics(9, 1, 1.5e6, 2e6)),
+        (
+            "count=9 first=1 curr=2 min=1 max=2000000 avg=1.5e+06 std=1",
+            Statistics(9, 1, 1.5e6, 2e6),
+        ),
     ],
 )
 def test_other_forms(line: str, expected: Statistics) -> None:
@@ -52,9 +65,16 @@ def test_other_forms(line: str, expected: Statistics) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "INFO: STARTING!\n", LOG.replace(f"INFO: {RUNS}", ""), LOG.replace(RUNS, "count=0"),
-     LOG.replace(RUNS, "count=5 curr=nan"), LOG.replace("median=33200", "median=3"), LOG.replace("p5=32650", "p5=-1")],
-)  # fmt: skip
+    [
+        "",
+        "INFO: STARTING!\n",
+        LOG.replace(f"INFO: {RUNS}", ""),
+        LOG.replace(RUNS, "count=0"),
+        LOG.replace(RUNS, "count=5 curr=nan"),
+        LOG.replace("median=33200", "median=3"),
+        LOG.replace("p5=32650", "p5=-1"),
+    ],
+)
 def test_log_without_figures(text: str) -> None:
     with pytest.raises(ValueError):
         read_log(text)
@@ -84,7 +104,9 @@ def test_torn_result_file(runs: list[int], data: st.DataObject) -> None:
         read_result(whole[: data.draw(st.integers(0, len(whole) - 3))])
 
 
-@given(st.text() | st.from_regex(r"(count=[0-9]+ (median|p5|curr)=[0-9.e+]+ *\n){2}", fullmatch=True))
+@given(
+    st.text() | st.from_regex(r"(count=[0-9]+ (median|p5|curr)=[0-9.e+]+ *\n){2}", fullmatch=True)
+)
 def test_any_text_is_read(text: str) -> None:
     for parse in (delegated, first_error, battery_percent, thermal_status):
         parse(text)  # type: ignore[operator]
@@ -109,8 +131,14 @@ def test_figures_that_cannot_be(value: float) -> None:
 
 
 def test_delegation() -> None:
-    gpu = "INFO: Replacing 366 out of 370 node(s) with delegate (LITERT_CL) node, yielding 1 partitions for subgraph 0."
-    cpu = "INFO: Replacing 4 out of 371 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1 partitions."
+    gpu = (
+        "INFO: Replacing 366 out of 370 node(s) with delegate (LITERT_CL) node, yielding 1"
+        " partitions for subgraph 0."
+    )
+    cpu = (
+        "INFO: Replacing 4 out of 371 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding"
+        " 1 partitions."
+    )
     assert delegated(f"{gpu}\n{cpu}") == (366, 370)
     assert delegated(cpu) is None and delegated("") is None
 
@@ -124,7 +152,10 @@ def test_errors() -> None:
 
 
 def test_battery() -> None:
-    text = "Current Battery Service state:\n  USB powered: true\n  level: 43\n  scale: 50\n  voltage: 4123\n"
+    text = (
+        "Current Battery Service state:\n  USB powered: true\n  level: 43\n  scale: 50\n  voltage:"
+        " 4123\n"
+    )
     assert battery_percent(text) == 86
     assert battery_percent(text.replace("  scale: 50\n", "")) == 43
     assert battery_percent(text.replace("scale: 50", "scale: 0")) is None
@@ -132,6 +163,9 @@ def test_battery() -> None:
 
 
 def test_thermal() -> None:
-    text = "IsStatusOverride: false\nThermal Status: 3\nCached temperatures:\n\tTemperature{mValue=38.1, mStatus=5}\n"
+    text = (
+        "IsStatusOverride: false\nThermal Status: 3\nCached"
+        " temperatures:\n\tTemperature{mValue=38.1, mStatus=5}\n"
+    )
     assert thermal_status(text) == 3 and thermal_name(3) == "severe" and thermal_name(99) == "99"
     assert thermal_status("Can't find service: thermalservice") is None

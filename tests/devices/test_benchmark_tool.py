@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from fake_phone.shell import ELF_ARM64
 
-from nas.devices import benchmark_tool as module
-from nas.devices.benchmark_tool import VARIABLE, VERSION, benchmark_tool, cache_path
+from nas.devices.android import benchmark_tool as module
+from nas.devices.android.benchmark_tool import VARIABLE, VERSION, benchmark_tool, cache_path
 from nas.errors import InputError, NasError
-from nas.testing.phone_shell import ELF_ARM64
 
 NOWHERE = "http://127.0.0.1:9/benchmark_model"
 
@@ -28,7 +28,11 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = benchmark_tool()
-    assert tool.path == cache_path() and tool.path.read_bytes() == ELF_ARM64 and tool.version == VERSION
+    assert (
+        tool.path == cache_path()
+        and tool.path.read_bytes() == ELF_ARM64
+        and tool.version == VERSION
+    )
     assert tool.sha256 == hashlib.sha256(ELF_ARM64).hexdigest()
     monkeypatch.setattr(module, "URL", NOWHERE)
     assert benchmark_tool() == tool
@@ -53,7 +57,8 @@ def test_without_network_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPat
 
 
 def test_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine = tmp_path / "mine"
+    other = tmp_path / "other"
     mine.write_bytes(ELF_ARM64 + b"mine")
     other.write_bytes(ELF_ARM64 + b"other")
     monkeypatch.setenv(VARIABLE, str(other))
@@ -61,16 +66,18 @@ def test_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert benchmark_tool(mine).version == f"benchmark_model {benchmark_tool(mine).sha256[:12]}"
 
 
-@pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", ELF_ARM64.replace(b"\xb7\x00", b"\x3e\x00")])
+@pytest.mark.parametrize(
+    "content", [b"", b"#!/bin/sh\n", ELF_ARM64.replace(b"\xb7\x00", b"\x3e\x00")]
+)
 def test_other_programs_are_refused(tmp_path: Path, release: Path, content: bytes) -> None:
     (tmp_path / "other").write_bytes(content)
-    with pytest.raises(InputError, match="other: this is no program for arm64"):
+    with pytest.raises(InputError, match="other: is not a program for arm64"):
         benchmark_tool(tmp_path / "other")
     release.write_bytes(content)
-    with pytest.raises(InputError, match="benchmark_model: this is no program for arm64"):
+    with pytest.raises(InputError, match="benchmark_model: is not a program for arm64"):
         benchmark_tool()
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"none: cannot be read \(No such file"):
         benchmark_tool(tmp_path / "none")

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from nas.devices import Chain, OperationFailed, converter
-from nas.devices.converter import Converter
-from nas.specs import Flatten, Shape
+from nas.blocks import Flatten, Shape
+from nas.convert import converter
+from nas.convert.converter import Converter
+from nas.devices import Chain, OperationFailed
 
 
 class FakeWorker:
@@ -43,7 +44,9 @@ class FakeWorker:
 @pytest.fixture
 def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
     """A converter with core 0 of its own, and 1 and 2 to spare."""
-    FakeWorker.go, FakeWorker.at_work, FakeWorker.cores = Event(), [], set()
+    FakeWorker.go = Event()
+    FakeWorker.at_work = []
+    FakeWorker.cores = set()
     monkeypatch.setattr(converter, "Worker", FakeWorker)
     return Converter(1, cores=[0], cache=tmp_path, spare=[1, 2])
 
@@ -63,7 +66,7 @@ def most_at_work(wanted: int) -> int:
 def test_spare_cores_convert_only_in_a_hurry(one: Converter) -> None:
     artifacts = [one.prepare(chain) for chain in chains(5)]
     assert most_at_work(2) == 1 and FakeWorker.cores == {(0,)}
-    with one.hurry():
+    with one.borrow_cores():
         assert most_at_work(4) == 3 and FakeWorker.cores == {(0,), (1,), (2,)}
         FakeWorker.go.set()
         assert all(artifact.result(timeout=5).exists() for artifact in artifacts)
@@ -77,11 +80,13 @@ def test_spare_cores_convert_only_in_a_hurry(one: Converter) -> None:
 
 def test_an_interruption_waits_for_no_conversion(one: Converter) -> None:
     artifacts = [one.prepare(chain) for chain in chains(5)]
-    with pytest.raises(KeyboardInterrupt), one.hurry():
+    with pytest.raises(KeyboardInterrupt), one.borrow_cores():
         assert most_at_work(3) == 3
         raise KeyboardInterrupt
     assert most_at_work(2) == 1, "the usual process goes on"
     killed = [artifact for artifact in artifacts if artifact.done()]
-    assert len(killed) == 2 and all(isinstance(each.exception(), OperationFailed) for each in killed)
+    assert len(killed) == 2 and all(
+        isinstance(each.exception(), OperationFailed) for each in killed
+    )
     FakeWorker.go.set()
     one.close()

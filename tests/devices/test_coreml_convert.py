@@ -8,50 +8,17 @@ from typing import Any
 
 import pytest
 
-from nas.blocks import MODULES
+from nas.blocks import MB4D, SPECS, FPNHead, Operation, Shape, parse
+from nas.convert.coreml import convert, to_ml_program
 from nas.devices import Chain
-from nas.devices.coreml_convert import convert, to_ml_program
-from nas.space import Operation, Space
-from nas.specs import MB4D, FPNHead, Shape, parse
+from nas.space import Space
 
-SMALL = {
-    "conv_stem": ("width=8", "3x16x16"),
-    "conv_embedding": ("width=12", "8x6x6"),
-    "mb4d": ("expansion=2;activation=gelu", "8x6x6"),
-    "mb3d": ("heads=2;key_dim=4;value_ratio=2;expansion=2", "tokens:8x3x3"),
-    "conv_ffn": ("expansion=2", "8x6x6"),
-    "attention_ffn": ("expansion=2;heads=2;key_dim=4;value_ratio=2;stride=2", "8x6x6"),
-    "dual_path_embedding": ("width=12;heads=2;key_dim=4;value_ratio=2", "8x6x6"),
-    "flatten": ("", "8x3x3"),
-    "unflatten": ("", "tokens:8x3x3"),
-    "token_head": ("classes=10;distillation=true", "tokens:8x3x3"),
-    "efficientvit_stem": ("width=8;activation=hardswish", "3x16x16"),
-    "dsconv": ("", "8x6x6"),
-    "res_block": ("expansion=2", "8x6x6"),
-    "mbconv": ("expansion=2;activation=hardswish", "8x6x6"),
-    "mbconv_down": ("width=12;expansion=2;activation=gelu_tanh", "8x6x6"),
-    "fused_mbconv": ("expansion=2", "8x6x6"),
-    "fused_mbconv_down": ("width=12;expansion=2", "8x6x6"),
-    "efficientvit_module": ("expansion=2;head_dim=8", "16x6x6"),
-    "conv_head": ("classes=10;width=16;features=12", "8x3x3"),
-    "map_head": ("classes=10;norm=layer", "8x3x3"),
-    "fpn_head": ("classes=5;width=8", "pyramid:8x12x12+12x6x6+16x3x3"),
-    "emo_stem": ("width=8", "3x16x16"),
-    "irmb": ("expansion=2;attention=true;window=3;head_dim=8", "16x6x6"),
-    "irmb_down": ("width=12;expansion=2", "8x6x6"),
-    "conv_encoder": ("", "8x6x6"),
-    "additive_encoder": ("", "8x6x6"),
-}
-"""One of every kind, on maps of a few pixels. The windows of irmb and the levels of the head are more than one."""
+EXAMPLES = [(kind, *example) for kind, spec in SPECS.items() for example in spec.examples]
 
 
-def test_every_kind_has_a_case() -> None:
-    assert set(SMALL) == set(MODULES)
-
-
-@pytest.mark.parametrize("kind", SMALL)
-def test_block_converts(kind: str) -> None:
-    hyperparameters, shape = SMALL[kind]
+@pytest.mark.parametrize("kind, hyperparameters, shape", EXAMPLES)
+def test_block_converts(kind: str, hyperparameters: str, shape: str) -> None:
+    """The windows of irmb and the levels of the head are more than one."""
     chain = Chain((parse(kind, hyperparameters),), Shape.parse(shape))
     check(to_ml_program(chain), chain)
 
@@ -89,12 +56,15 @@ def test_package_replaces_an_older_one(tmp_path: Path) -> None:
 
 
 def check(model: Any, chain: Chain) -> None:
-    """Names, shapes and types of what goes in and out; no tensor of more than five dimensions, and none of float32."""
+    """Names, shapes and types of what goes in and out; no tensor of more than five dimensions, and
+    none of float32."""
     spec = model.get_spec()
     levels = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
     last = chain.links()[-1]
     output = last.spec.output_shape(last.input)
-    assert [feature(each) for each in spec.description.input] == [(f"x{i}", s.tensor()) for i, s in enumerate(levels)]
+    assert [feature(each) for each in spec.description.input] == [
+        (f"x{i}", s.tensor()) for i, s in enumerate(levels)
+    ]
     assert [feature(each) for each in spec.description.output] == [("y", output.tensor())]
     assert spec.specificationVersion == 7, "iOS 16 and macOS 13"
     ranks = [tensor.rank for _, tensor in tensors(spec)]
@@ -110,7 +80,8 @@ def feature(description: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def tensors(spec: Any) -> Iterator[tuple[str, Any]]:
-    """Element type and tensor type of what every operation of an ML program gives, constants left out."""
+    """Element type and tensor type of what every operation of an ML program gives, constants left
+    out."""
     from coremltools.proto import MIL_pb2
 
     for function in spec.mlProgram.functions.values():
@@ -118,4 +89,7 @@ def tensors(spec: Any) -> Iterator[tuple[str, Any]]:
             for operation in block.operations:
                 for output in operation.outputs:
                     if operation.type != "const":
-                        yield MIL_pb2.DataType.Name(output.type.tensorType.dataType), output.type.tensorType
+                        yield (
+                            MIL_pb2.DataType.Name(output.type.tensorType.dataType),
+                            output.type.tensorType,
+                        )

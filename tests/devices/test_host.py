@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import nas
-from nas.devices import Chain, OperationFailed, Settings, known_devices, opened
-from nas.devices import host as host_module
-from nas.devices.board_timer import quietest
-from nas.devices.converter import cache_folder
-from nas.devices.host import Host
-from nas.devices.litert_convert import build
+from nas.blocks import MB4D, Operation, Shape
+from nas.convert.converter import cache_folder
+from nas.convert.litert import build
+from nas.devices import Chain, OperationFailed, Settings
+from nas.devices.board.timer import quietest
+from nas.devices.host import device as host_module
+from nas.devices.host.device import Host
 from nas.errors import InputError
 from nas.latency import DeviceInfo
-from nas.space import Operation, Space
-from nas.specs import MB4D, Shape
+from nas.latency.known_devices import known_devices, opened
+from nas.space import Space
 
 OPERATION = Operation("block", MB4D(expansion=2), Shape(16, 8, 8))
 
@@ -33,12 +34,15 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     host.close()
 
 
-def test_operation_is_converted_once_and_timed(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
+def test_operation_is_converted_once_and_timed(
+    host: Host, capfd: pytest.CaptureFixture[str]
+) -> None:
     cores = os.sched_getaffinity(0)
     one, four = (host.prepare(Chain.stack(OPERATION, copies)).result() for copies in (1, 4))
     stamp = one.stat().st_mtime_ns
     assert host.prepare(Chain.stack(OPERATION)).result() == one and one.stat().st_mtime_ns == stamp
-    short, long = host.measure(one), host.measure(four)
+    short = host.measure(one)
+    long = host.measure(four)
     for timing in (short, long):
         assert 0 < timing.p10_ms <= timing.median_ms <= timing.p90_ms < 50 and timing.runs > 50
     assert 1.5 * short.median_ms < long.median_ms < 8 * short.median_ms
@@ -55,7 +59,8 @@ def test_network_gives_what_torch_gives(host: Host, small_space: Callable[..., S
     artifact = host.prepare(chain).result()
     assert host.measure(artifact).median_ms > 0
     model = CompiledModel.from_file(str(artifact))
-    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    inputs = model.create_input_buffers(0)
+    outputs = model.create_output_buffers(0)
     x_bhwc = torch.rand(1, 64, 64, 3)
     inputs[0].write(x_bhwc.numpy().ravel())
     model.run_by_index(0, inputs, outputs)
@@ -81,7 +86,9 @@ def test_chain_is_the_deployed_network(small_space: Callable[..., Space]) -> Non
 def test_tied_copies_are_one_module() -> None:
     tied, _ = build(Chain.stack(OPERATION, 3))
     loose, _ = build(Chain((OPERATION.spec,) * 3, OPERATION.input))
-    assert len(list(tied.get_submodule("blocks").children())) == 1, "a module that stands twice is listed once"
+    assert len(list(tied.get_submodule("blocks").children())) == 1, (
+        "a module that stands twice is listed once"
+    )
     assert len(list(loose.get_submodule("blocks").children())) == 3
 
 
@@ -100,10 +107,14 @@ def test_info_is_a_device_file(host: Host, tmp_path: Path) -> None:
     info.save(tmp_path / "device.yaml")
 
 
-def test_in_a_hurry_the_core_that_measures_converts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_hurry_the_core_that_measures_converts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(host_module, "_cores", lambda: [0, 1, 2])
     found: dict[str, Any] = {}
-    monkeypatch.setattr(host_module, "Converter", lambda *positional, **named: found.update(of=positional, **named))
+    monkeypatch.setattr(
+        host_module, "Converter", lambda *positional, **named: found.update(of=positional, **named)
+    )
     Host(threads=1)
     assert found == {"of": (2, [0, 1], None), "spare": [2]}
     Host(threads=3)
@@ -111,12 +122,15 @@ def test_in_a_hurry_the_core_that_measures_converts_too(tmp_path: Path, monkeypa
 
 
 def test_more_threads_than_cores() -> None:
-    with pytest.raises(InputError, match="--threads 4096: this machine has"):
+    with pytest.raises(
+        InputError, match=r"--threads: this machine has .*\(got 4096, expected 1 to"
+    ):
         Host(threads=4096)
 
 
 def test_quiet_rounds_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every 0.45 s something takes the core for a third of that, and a run takes three times as long."""
+    """Every 0.45 s something takes the core for a third of that, and a run takes three times as
+    long."""
     clock = [0.0]
 
     def run() -> None:
@@ -139,14 +153,14 @@ def test_names(workplace: object) -> None:
     assert known["host"].connected and known["host"].table is None
     assert not known["toy"].connected and known["toy"].table is not None
     for name, message in (
-        ("toy", "toy is not connected, and nothing says how to reach it.*estimated"),
+        ("toy", "toy: is not connected, and no phone.yaml .*estimated"),
         ("hots", "unknown device 'hots', did you mean 'host'"),
-        ("iphone12", "iphone12 is measured through Core ML, on a Mac.*--bundle DIR"),
+        ("iphone12", "iphone12: is measured through Core ML, on a Mac.*--bundle DIR"),
     ):
         with pytest.raises(InputError, match=message), opened(name, Settings()):
             pass
     with (
-        pytest.raises(InputError, match="--unit gpu: the host is measured on its cpu"),
+        pytest.raises(InputError, match=r"--unit: .* host \(got gpu, expected cpu\)"),
         opened("host", Settings("gpu")),
     ):
         pass

@@ -11,16 +11,18 @@ import torch
 from safetensors.torch import save_file
 
 import nas
+from nas.blocks import MB4D, Flatten, MapHead, Operation, Shape
+from nas.convert.litert import build
 from nas.devices import Chain, OperationFailed
-from nas.devices.host import Host
-from nas.devices.litert_convert import build
-from nas.devices.litert_profile import load
-from nas.latency.measure import EMPTY
-from nas.latency.run_check import weights_of
-from nas.space import Operation, Space
-from nas.specs import MB4D, Flatten, MapHead, Shape
+from nas.devices.host.device import Host
+from nas.devices.host.profile_worker import load
+from nas.latency.check.network import weights_of
+from nas.latency.profile.operation_timing import EMPTY
+from nas.space import Space
 
-SMALL, LARGE = (Operation("block", MB4D(expansion=4), Shape(channels, 14, 14)) for channels in (16, 96))
+SMALL, LARGE = (
+    Operation("block", MB4D(expansion=4), Shape(channels, 14, 14)) for channels in (16, 96)
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +42,16 @@ def test_each_operation_gets_its_own_time(host: Host) -> None:
     assert large == pytest.approx(alone, rel=0.5)
 
 
-def test_an_operation_that_cannot_be_loaded_fails_the_profile(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_that_cannot_be_loaded_fails_the_profile(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = host.prepare(Chain.stack(SMALL)).result()
     broken = path.with_name("broken.tflite")
     broken.write_bytes(b"garbage" * 100)
     prepare = host.prepare
-    monkeypatch.setattr(host, "prepare", lambda chain: type("Done", (), {"result": lambda _: broken})())
+    monkeypatch.setattr(
+        host, "prepare", lambda chain: type("Done", (), {"result": lambda _: broken})()
+    )
     with pytest.raises(OperationFailed):
         host.profile([Chain.stack(SMALL)])
     monkeypatch.setattr(host, "prepare", prepare)
@@ -56,7 +62,13 @@ def test_a_file_reads_what_the_one_before_it_wrote(host: Host) -> None:
     """So that the chain of files computes what the chain of blocks does."""
     shape = SMALL.input
     chains = [Chain((SMALL.spec,), shape), Chain((Flatten(),), shape), Chain((MapHead(7),), shape)]
-    files = load([str(host.prepare(chain).result()) for chain in (chains[0], chains[0], chains[2], chains[1])], 1)
+    files = load(
+        [
+            str(host.prepare(chain).result())
+            for chain in (chains[0], chains[0], chains[2], chains[1])
+        ],
+        1,
+    )
     assert files[1].inputs is files[0].outputs and files[2].inputs is files[1].outputs
     assert files[3].inputs is not files[2].outputs, "logits are no map"
     x_bhwc = torch.rand(1, 14, 14, 16)
@@ -86,7 +98,8 @@ def test_a_network_is_converted_with_its_own_weights(
     assert Chain.from_dict(chain.to_dict()) == chain
     assert chain.digest() != Chain.network(operations).digest()
     model = CompiledModel.from_file(str(host.prepare(chain).result()))
-    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    inputs = model.create_input_buffers(0)
+    outputs = model.create_output_buffers(0)
     x_bhwc = torch.rand(1, 64, 64, 3)
     inputs[0].write(x_bhwc.numpy().ravel())
     model.run_by_index(0, inputs, outputs)

@@ -8,16 +8,25 @@ import numpy as np
 import pytest
 import torch
 
+from nas.blocks import (
+    IRMB,
+    MB3D,
+    MB4D,
+    AdditiveEncoder,
+    ConvStem,
+    EfficientViTModule,
+    Operation,
+    Shape,
+)
+from nas.convert.litert import build, convert, repeat
 from nas.devices import Chain
-from nas.devices.litert_convert import build, convert
-from nas.devices.litert_stack import repeat
 from nas.errors import NasError
-from nas.space import Operation
-from nas.specs import IRMB, MB3D, MB4D, AdditiveEncoder, ConvStem, EfficientViTModule, Shape
 
 OPERATIONS = [
     Operation("map", MB4D(expansion=2), Shape(16, 8, 8)),
-    Operation("tokens", MB3D(heads=2, key_dim=8, value_ratio=2, expansion=2), Shape(16, 4, 4, "tokens")),
+    Operation(
+        "tokens", MB3D(heads=2, key_dim=8, value_ratio=2, expansion=2), Shape(16, 4, 4, "tokens")
+    ),
     Operation("additive", AdditiveEncoder(expansion=2), Shape(16, 4, 4)),
     Operation("linear", EfficientViTModule(expansion=2, head_dim=8), Shape(16, 4, 4)),
     Operation("window", IRMB(expansion=2, attention=True, head_dim=8, window=2), Shape(16, 4, 4)),
@@ -28,7 +37,9 @@ def operators(path: Path) -> list[int]:
     from ai_edge_litert.tools.flatbuffer_utils import read_model
 
     model = read_model(path)
-    return [model.operatorCodes[each.opcodeIndex].builtinCode for each in model.subgraphs[0].operators]
+    return [
+        model.operatorCodes[each.opcodeIndex].builtinCode for each in model.subgraphs[0].operators
+    ]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
@@ -37,7 +48,8 @@ def test_a_stack_gives_what_copies_give_in_a_row(operation: Operation, tmp_path:
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.interpreter import Interpreter
 
-    chain, path = Chain.stack(operation, 3), tmp_path / "stack.tflite"
+    chain = Chain.stack(operation, 3)
+    path = tmp_path / "stack.tflite"
     convert(chain, path)
     single = tmp_path / "one.tflite"
     convert(Chain.stack(operation), single)
@@ -60,10 +72,13 @@ def test_a_stack_gives_what_copies_give_in_a_row(operation: Operation, tmp_path:
     assert np.allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
     model = CompiledModel.from_file(str(path))
-    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    inputs = model.create_input_buffers(0)
+    outputs = model.create_output_buffers(0)
     inputs[0].write(given.ravel())
     model.run_by_index(0, inputs, outputs)
-    assert np.allclose(outputs[0].read(wanted.size, np.float32), wanted.ravel(), atol=1e-4 * np.abs(wanted).max())
+    assert np.allclose(
+        outputs[0].read(wanted.size, np.float32), wanted.ravel(), atol=1e-4 * np.abs(wanted).max()
+    )
 
 
 def test_what_does_not_give_what_it_takes_is_refused(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(resources.shipped(resources.TABLES).glob(f"*/{PHONE_FILE}")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted(resources.shipped(resources.TABLES).glob(f"*/{PHONE_FILE}")), ids=str
+)
 def test_shipped_phones_are_whole(path: Path) -> None:
     phone = load_phone(path)
     assert phone.description and phone.soc
@@ -41,7 +43,11 @@ def test_shipped_names() -> None:
     kinds = {name: phone.kind for name, phone in phones().items()}
     android = {"snapdragon-8gen1", "snapdragon-8gen2", "galaxy-s24", "galaxy-s25", "pixel-8"}
     assert {name for name, kind in kinds.items() if kind == ANDROID} == android
-    assert {name for name, kind in kinds.items() if kind == COREML} == {"iphone12", "iphone13", "iphone14"}
+    assert {name for name, kind in kinds.items() if kind == COREML} == {
+        "iphone12",
+        "iphone13",
+        "iphone14",
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,27 +81,46 @@ def test_phone_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert recognise(ANDROID, "ABC1", "Other") is None
 
 
-def test_one_that_knows_the_model_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_knows_the_model_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, GOOD.replace("ABC1*", "SM8550"))
     monkeypatch.chdir(tmp_path)
-    assert {model: getattr(recognise(ANDROID, "SM8550", model), "name", None) for model in ("Mine", "Other")} == {
-        "Mine": "mine", "Other": "snapdragon-8gen2"
-    }  # fmt: skip
+    assert {
+        model: getattr(recognise(ANDROID, "SM8550", model), "name", None)
+        for model in ("Mine", "Other")
+    } == {"Mine": "mine", "Other": "snapdragon-8gen2"}
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("nas-phone-1", "nas-device-1", r"phone.yaml:1: format: is 'nas-device-1'"),
-        ("name: mine", "name: other", r"phone.yaml:2: name: is 'other', the folder is called 'mine'"),
+        (
+            "nas-phone-1",
+            "nas-device-1",
+            r"phone.yaml:1: format: is not a phone file \(got 'nas-device-1', ",
+        ),
+        (
+            "name: mine",
+            "name: other",
+            r"phone.yaml:2: name: .* folder's name \(got 'other', expected 'mine'\)",
+        ),
         ("litert-android", "windows", r"phone.yaml:3: kind: .*'windows'"),
         ("soc: Some chip\n", "", r"soc: is missing"),
-        ("compute_unit: cpu", "compute_unit: npu", r"phone.yaml:6: compute_unit: .* has cpu, gpu, not 'npu'"),
-        ("{soc_model: ['ABC1*'], model: [Mine, Mine Pro]}", "{}", r"phone.yaml:5: match: .* every phone"),
+        (
+            "compute_unit: cpu",
+            "compute_unit: npu",
+            r"phone.yaml:6: compute_unit: .*\(got 'npu', expected one of cpu, gpu\)",
+        ),
+        (
+            "{soc_model: ['ABC1*'], model: [Mine, Mine Pro]}",
+            "{}",
+            r"phone.yaml:5: match: .* every phone",
+        ),
         ("soc_model", "soc", r"phone.yaml:5: match.soc: unknown key"),
-        ("threads: 2", "threads: 0", r"phone.yaml:8: threads: .* found 0"),
-        ("'c0'", "'c0; reboot'", r"phone.yaml:9: affinity: .*found 'c0; reboot'"),
-        ("'c0'", "80", r"phone.yaml:9: affinity: .* string, found 80"),
+        ("threads: 2", "threads: 0", r"phone.yaml:8: threads: .* \(got 0\)"),
+        ("'c0'", "'c0; reboot'", r"phone.yaml:9: affinity: .* \(got 'c0; reboot'\)"),
+        ("'c0'", "80", r"phone.yaml:9: affinity: .* string \(got 80\)"),
         ("threads", "thread", r"phone.yaml:8: thread: unknown key; known: affinity, "),
     ],
 )

@@ -11,38 +11,45 @@ import pytest
 import torch
 
 import nas
+from nas.blocks import MB3D, MB4D, BlockSpec, ConvEmbedding, ConvStem, HeadSpec, TokenHead
 from nas.export.target import Model, save_state
 from nas.network import Network
 from nas.space import Architecture, Stage
-from nas.specs import MB3D, MB4D, BlockSpec, ConvEmbedding, ConvStem, TokenHead
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 
 SMALLEST = {
-    "efficientformer_l1": "efficientformer", "efficientformerv2_s0": "efficientformerv2",
-    "swiftformer_xs": "swiftformer", "efficientvit_b0": "efficientvit", "efficientvit_l0": "efficientvit",
+    "efficientformer_l1": "efficientformer",
+    "efficientformerv2_s0": "efficientformerv2",
+    "swiftformer_xs": "swiftformer",
+    "efficientvit_b0": "efficientvit",
+    "efficientvit_l0": "efficientvit",
     "emo_1m": "emo",
-}  # fmt: skip
-"""The smallest published member of each family, and of both series of EfficientViT, and its space."""
+}
+"""The smallest published member of each family, and of both series of EfficientViT, and its space.
+"""
 
 
 LOCAL = MB4D(expansion=2)
 
 
 def small(
-    block: BlockSpec = LOCAL, resolution: tuple[int, int] = (32, 32), head: BlockSpec | None = None
+    block: BlockSpec = LOCAL, resolution: tuple[int, int] = (32, 32), head: HeadSpec | None = None
 ) -> Architecture:
     """A network of four blocks that converts in a second or two, `block` in stage 3."""
     stages = (
-        Stage(ConvStem(8), (LOCAL,)), Stage(ConvEmbedding(12), (LOCAL,)), Stage(ConvEmbedding(16), (block,)),
+        Stage(ConvStem(8), (LOCAL,)),
+        Stage(ConvEmbedding(12), (LOCAL,)),
+        Stage(ConvEmbedding(16), (block,)),
         Stage(ConvEmbedding(16), (MB3D(heads=2, key_dim=4, value_ratio=2, expansion=2),)),
-    )  # fmt: skip
+    )
     return Architecture("small", resolution, stages, head or TokenHead(3), "small_net")
 
 
 @torch.no_grad()
 def liven(network: Network, seed: int = 0) -> Network:
-    """Gives scales, biases, norms and tables values that a mistake in folding or merging would show."""
+    """Gives scales, biases, norms and tables values that a mistake in folding or merging would
+    show."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_floating_point() and tensor.dim() in (1, 3):
@@ -53,12 +60,16 @@ def liven(network: Network, seed: int = 0) -> Network:
 
 @pytest.fixture
 def tiny() -> Callable[..., Architecture]:
-    """A function from a published member to it with the first and the last block of each stage, at 64x64, 7 classes."""
+    """A function from a published member to it with the first and the last block of each stage, at
+    64x64, 7 classes."""
 
     def make(name: str, resolution: int | tuple[int, int] = 64, classes: int = 7) -> Architecture:
         arch = nas.load_space(SMALLEST[name]).published[name].at(resolution, classes)
         stages = tuple(
-            replace(stage, blocks=stage.blocks[:1] + stage.blocks[-1:] if stage.depth > 1 else stage.blocks)
+            replace(
+                stage,
+                blocks=stage.blocks[:1] + stage.blocks[-1:] if stage.depth > 1 else stage.blocks,
+            )
             for stage in arch.stages
         )
         return replace(arch, stages=stages)
@@ -70,8 +81,19 @@ def model_of(arch: Architecture) -> Model:
     """What targets write, with weights of which each matters."""
     torch.manual_seed(0)
     state = liven(nas.build(arch)).state_dict()
-    names = ("tench", 'a "quoted" ray', "ha\u00ff", *(f"class {index}" for index in range(3, arch.classes)))
-    about = {"name": arch.name, "description": "a network", "author": "nas", "version": "1", "weights": "random"}
+    names = (
+        "tench",
+        'a "quoted" ray',
+        "ha\u00ff",
+        *(f"class {index}" for index in range(3, arch.classes)),
+    )
+    about = {
+        "name": arch.name,
+        "description": "a network",
+        "author": "nas",
+        "version": "1",
+        "weights": "random",
+    }
     return Model(arch, state, names[: arch.classes], about)
 
 
@@ -97,7 +119,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         arch.save(folder / "architecture.yaml")
         if weights:
             torch.manual_seed(0)
-            save_state(folder / "weights.safetensors", liven(nas.build(arch)).state_dict(), arch, ())
+            save_state(
+                folder / "weights.safetensors", liven(nas.build(arch)).state_dict(), arch, ()
+            )
         return folder
 
     return make

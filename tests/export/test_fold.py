@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import nas
-from nas.blocks import build_block
-from nas.export.fold import fold
-from nas.specs import MB4D, ConvEmbedding, ConvStem, Shape
+from nas.blocks import MB4D, ConvEmbedding, ConvStem, Shape
+from nas.blocks.build import build_block
+from nas.blocks.module import fold
 
 
 def randomise(module: nn.Module) -> nn.Module:

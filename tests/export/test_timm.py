@@ -1,4 +1,5 @@
-"""Members as arguments for timm, and weights in timm's layout, against names and shapes recorded from timm itself."""
+"""Members as arguments for timm, and weights in timm's layout, against names and shapes recorded
+from timm itself."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor
 
 import nas
+from nas.blocks import MB3D, MB4D, ConvEncoder, FPNHead, Identity, MapHead, TokenHead
 from nas.errors import InputError, NasError
 from nas.export.target import Model
-from nas.export.timm import express, state_dict, write
+from nas.export.targets.timm import express, state_dict, write
 from nas.files import YamlFile
 from nas.space import Architecture
-from nas.specs import MB3D, MB4D, ConvEncoder, FPNHead, Identity, MapHead, TokenHead
 from nas.weights import LAYOUTS
-from nas.weights.exporting import export_weights
+from nas.weights.importing import export_weights
 
 SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
 MEMBERS = {name: arch for space in SPACES for name, arch in nas.load_space(space).published.items()}
@@ -30,7 +31,8 @@ RECORDED = [
     (name, layout)
     for name, arch in MEMBERS.items()
     for layout in ("official", "timm")
-    if (Path(seeded.__file__).parent / arch.space / f"{name}.{layout}.csv").exists() and name not in LARGE
+    if (Path(seeded.__file__).parent / arch.space / f"{name}.{layout}.csv").exists()
+    and name not in LARGE
 ]
 IN_TIMM = [name for name, layout in RECORDED if layout == "timm"]
 INDICES = "attention_bias_idxs"
@@ -54,7 +56,9 @@ ARGUMENTS = {
 
 def checkpoint(name: str, layout: str) -> dict[str, Tensor]:
     return seeded.state_dict(
-        seeded.read_types(Path(seeded.__file__).parent / MEMBERS[name].space / f"{name}.{layout}.csv")
+        seeded.read_types(
+            Path(seeded.__file__).parent / MEMBERS[name].space / f"{name}.{layout}.csv"
+        )
     )
 
 
@@ -68,18 +72,24 @@ def imported(name: str, layout: str) -> nas.Network:
 
 @pytest.mark.parametrize(("name", "layout"), RECORDED)
 def test_exporting_is_the_inverse_of_importing(name: str, layout: str) -> None:
-    """Every tensor comes back under its name, in its shape, with its values, into either code base's layout."""
-    expected = {key: value for key, value in checkpoint(name, layout).items() if not key.endswith(INDICES)}
+    """Every tensor comes back under its name, in its shape, with its values, into either code
+    base's layout."""
+    expected = {
+        key: value for key, value in checkpoint(name, layout).items() if not key.endswith(INDICES)
+    }
     found = export_weights(imported(name, layout), f"{MEMBERS[name].space}/{layout}")
     assert found.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            found[key], value, rtol=0, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", IN_TIMM)
 def test_state_dict_has_all_that_timm_asks_for(name: str) -> None:
     model = Model(MEMBERS[name], imported(name, "timm").state_dict(), (), {})
-    found, expected = state_dict(model, express(model.architecture)), checkpoint(name, "timm")
+    found = state_dict(model, express(model.architecture))
+    expected = checkpoint(name, "timm")
     assert {key: (value.shape, value.dtype) for key, value in found.items()} == {
         key: (value.shape, value.dtype) for key, value in expected.items()
     }
@@ -90,7 +100,8 @@ def test_indices_of_biases_are_those_of_distances() -> None:
     model = Model(arch, imported("efficientformer_l1", "timm").state_dict(), (), {})
     found = state_dict(model, express(arch))["stages.3.blocks.4.token_mixer.attention_bias_idxs"]
     for query, key in ((0, 0), (0, 48), (10, 3), (25, 41)):
-        rows, columns = abs(query // 7 - key // 7), abs(query % 7 - key % 7)
+        rows = abs(query // 7 - key // 7)
+        columns = abs(query % 7 - key % 7)
         assert found[query, key] == rows * 7 + columns
 
 
@@ -107,9 +118,15 @@ def test_every_published_member_of_timms_families_is_expressed(name: str) -> Non
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "head"), [("efficientformer_l1", TokenHead(5, False)), ("swiftformer_xs", MapHead(5, distillation=False))]
+    ("name", "head"),
+    [
+        ("efficientformer_l1", TokenHead(5, False)),
+        ("swiftformer_xs", MapHead(5, distillation=False)),
+    ],
 )
-def test_a_network_without_distillation_has_two_equal_classifiers(name: str, head: TokenHead | MapHead) -> None:
+def test_a_network_without_distillation_has_two_equal_classifiers(
+    name: str, head: TokenHead | MapHead
+) -> None:
     """timm's code has two always and takes their mean."""
     single = MEMBERS[name].with_head(head)
     found = state_dict(Model(single, nas.build(single).state_dict(), (), {}), express(single))
@@ -131,13 +148,30 @@ def odd(name: str, place: str, block: object) -> Architecture:
             odd("efficientformer_l1", "stage3_block6", MB3D()),
             r"stage3_flatten.* on 224x14x14: .*has mb4d|stage3_block6",
         ),
-        (odd("efficientformer_l1", "stage2_block2", MB4D(expansion=3)), r"stage2_block2, mb4d\(expansion=3"),
-        (odd("swiftformer_xs", "stage3_block6", ConvEncoder()), r"stage3_block6, conv_encoder.*has additive_encoder"),
-        (odd("efficientformer_l1", "stage4_block4", MB4D()), r"attention at least in its last block"),
+        (
+            odd("efficientformer_l1", "stage2_block2", MB4D(expansion=3)),
+            r"stage2_block2, mb4d\(expansion=3",
+        ),
+        (
+            odd("swiftformer_xs", "stage3_block6", ConvEncoder()),
+            r"stage3_block6, conv_encoder.*has additive_encoder",
+        ),
+        (
+            odd("efficientformer_l1", "stage4_block4", MB4D()),
+            r"attention at least in its last block",
+        ),
         (MEMBERS["efficientformer_l1"].at(256), r"stage4_block4, mb3d.*7x7 tokens alone"),
         (MEMBERS["efficientvit_b0"].with_head(FPNHead(5)), r"cannot express head, fpn_head"),
     ],
-    ids=["emo", "attention in stage 3", "expansion", "last block", "no attention", "resolution", "dense"],
+    ids=[
+        "emo",
+        "attention in stage 3",
+        "expansion",
+        "last block",
+        "no attention",
+        "resolution",
+        "dense",
+    ],
 )
 def test_what_timm_cannot_express_names_the_operation(arch: Architecture, reason: str) -> None:
     with pytest.raises(NasError, match=reason):
@@ -165,7 +199,9 @@ def test_other_sizes_and_classes(tmp_path: Path) -> None:
 
 
 def test_a_family_without_a_layout_is_refused() -> None:
-    with pytest.raises(InputError, match=r"stem, emo_stem.*was never published in the layout swiftformer/timm"):
+    with pytest.raises(
+        InputError, match=r"stem, emo_stem.*was never published in the layout swiftformer/timm"
+    ):
         export_weights(nas.build(MEMBERS["emo_1m"]), "swiftformer/timm")
 
 

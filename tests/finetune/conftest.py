@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nas
-from nas.blocks import Block
+from nas.blocks import MB3D, MB4D, ConvEmbedding, ConvStem, TokenHead
+from nas.blocks.module import Block
 from nas.data import Splits, load_data
 from nas.files import write_yaml
 from nas.finetune import Recipe
 from nas.network import Network
 from nas.space import Architecture, Stage
-from nas.specs import MB3D, MB4D, ConvEmbedding, ConvStem, TokenHead
 from nas.weights import LAYOUTS
 
 
@@ -42,16 +42,20 @@ def small() -> Architecture:
 
 @pytest.fixture(scope="session")
 def trained(small: Architecture, digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a network that knows its digits, with architecture.yaml and weights.safetensors."""
+    """The folder of a network that knows its digits, with architecture.yaml and
+    weights.safetensors."""
     folder = tmp_path_factory.mktemp("trained")
     small.save(folder / "small.yaml")
     recipe = Recipe(epochs=12, batch=30, learning_rate=2e-3, flip=False, mix=0.0)
-    return nas.finetune(folder / "small.yaml", digits, recipe, out=folder / "out", from_scratch=True).folder
+    return nas.finetune(
+        folder / "small.yaml", digits, recipe, out=folder / "out", from_scratch=True
+    ).folder
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """A function from an architecture, its network with weights if it has any, and keys of run.yaml to a run folder."""
+    """A function from an architecture, its network with weights if it has any, and keys of run.yaml
+    to a run folder."""
 
     def make(arch: Architecture, network: Network | None = None, **run: object) -> Path:
         folder = tmp_path / "run"
@@ -67,7 +71,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def seeded() -> Callable[..., Network]:
-    """A function from an architecture and a seed to its network, whose random weights tell images apart."""
+    """A function from an architecture and a seed to its network, whose random weights tell images
+    apart."""
 
     def make(arch: Architecture, seed: int = 0) -> Network:
         torch.manual_seed(seed)
@@ -87,11 +92,14 @@ def published() -> Callable[[Network], dict[str, Tensor]]:
 
     def rename(network: Network) -> dict[str, Tensor]:
         layout = "efficientformer/timm"
-        prefixes, tensors = LAYOUTS[layout].prefixes(network.architecture), {}
+        prefixes = LAYOUTS[layout].prefixes(network.architecture.operations())
+        tensors = {}
         for operation, block in network.named_children():
             assert isinstance(block, Block)
             for name, tensor in block.state_dict().items():
-                ours = next(part for part in block.published[layout] if f"{name}.".startswith(f"{part}."))
+                ours = next(
+                    part for part in block.published[layout] if f"{name}.".startswith(f"{part}.")
+                )
                 theirs = block.published[layout][ours] + name.removeprefix(ours)
                 flat = tensor.flatten(1) if name == "bias" and tensor.dim() == 3 else tensor
                 tensors[f"{prefixes[operation]}.{theirs}".lstrip(".")] = flat

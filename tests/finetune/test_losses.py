@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.finetune.losses import distillation, loss_of
-from nas.finetune.recipe import Distill, Recipe
+from nas.finetune.options import Distill, Recipe
+from nas.finetune.task import distillation, loss_of
 
 LOGITS = [[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]]
 SECOND = [[0.3, 0.9, 0.1], [-1.0, 0.2, 0.4]]
@@ -26,9 +26,9 @@ def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
 
 def cross_entropy(logits: list[list[float]], targets: list[list[float]]) -> float:
     rows = zip(logits, targets, strict=True)
-    return sum(-t * math.log(p) for row, target in rows for t, p in zip(target, softmax(row), strict=True)) / len(
-        logits
-    )
+    return sum(
+        -t * math.log(p) for row, target in rows for t, p in zip(target, softmax(row), strict=True)
+    ) / len(logits)
 
 
 def smoothed(targets: list[list[float]], share: float) -> list[list[float]]:
@@ -39,7 +39,8 @@ def soft(logits: list[list[float]], temperature: float) -> float:
     """Eq. 2's distillation term."""
     total = 0.0
     for row, taught in zip(logits, TAUGHT, strict=True):
-        student, teacher = softmax(row, temperature), softmax(taught, temperature)
+        student = softmax(row, temperature)
+        teacher = softmax(taught, temperature)
         total += sum(t * (math.log(t) - math.log(s)) for t, s in zip(teacher, student, strict=True))
     return temperature**2 * total / len(logits)
 
@@ -51,27 +52,37 @@ def hard(logits: list[list[float]]) -> float:
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_distillation_is_that_of_the_paper(temperature: float) -> None:
-    logits, taught = torch.tensor(LOGITS), torch.tensor(TAUGHT)
-    assert float(distillation(logits, taught, "soft", temperature)) == pytest.approx(soft(LOGITS, temperature))
+    logits = torch.tensor(LOGITS)
+    taught = torch.tensor(TAUGHT)
+    assert float(distillation(logits, taught, "soft", temperature)) == pytest.approx(
+        soft(LOGITS, temperature)
+    )
     assert float(distillation(logits, taught, "hard", temperature)) == pytest.approx(hard(LOGITS))
 
 
 @pytest.mark.parametrize("two", [False, True], ids=["one classifier", "two classifiers"])
 @pytest.mark.parametrize("distill", ["hard", "soft"])
-def test_with_a_teacher_the_second_classifier_learns_it_and_a_single_one_both(two: bool, distill: Distill) -> None:
-    recipe = Recipe(label_smoothing=0.1, distill=distill, distill_temperature=2.0, distill_weight=0.3)
+def test_with_a_teacher_the_second_classifier_learns_it_and_a_single_one_both(
+    two: bool, distill: Distill
+) -> None:
+    recipe = Recipe(
+        label_smoothing=0.1, distill=distill, distill_temperature=2.0, distill_weight=0.3
+    )
     output = (torch.tensor(LOGITS), torch.tensor(SECOND)) if two else torch.tensor(LOGITS)
     loss, logits = loss_of(output, torch.tensor(LABELS), torch.tensor(TAUGHT), recipe)
     learner = SECOND if two else LOGITS
     taught = hard(learner) if distill == "hard" else soft(learner, 2.0)
-    assert float(loss) == pytest.approx(0.7 * cross_entropy(LOGITS, smoothed(LABELS, 0.1)) + 0.3 * taught)
+    assert float(loss) == pytest.approx(
+        0.7 * cross_entropy(LOGITS, smoothed(LABELS, 0.1)) + 0.3 * taught
+    )
     answer = (torch.tensor(LOGITS) + torch.tensor(SECOND)) / 2 if two else torch.tensor(LOGITS)
     torch.testing.assert_close(logits, answer)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_without_a_teacher_every_classifier_learns_the_labels(smoothing: float) -> None:
-    recipe, targets = Recipe(label_smoothing=smoothing), torch.tensor(LABELS)
+    recipe = Recipe(label_smoothing=smoothing)
+    targets = torch.tensor(LABELS)
     each = [cross_entropy(logits, smoothed(LABELS, smoothing)) for logits in (LOGITS, SECOND)]
     assert float(loss_of(torch.tensor(LOGITS), targets, None, recipe)[0]) == pytest.approx(each[0])
     both = (torch.tensor(LOGITS), torch.tensor(SECOND))
@@ -80,7 +91,9 @@ def test_without_a_teacher_every_classifier_learns_the_labels(smoothing: float) 
 
 def test_half_precision_is_judged_in_single() -> None:
     output = torch.tensor(LOGITS).bfloat16()
-    loss, logits = loss_of(output, torch.tensor(LABELS), torch.tensor(TAUGHT).bfloat16(), Recipe(distill="soft"))
+    loss, logits = loss_of(
+        output, torch.tensor(LABELS), torch.tensor(TAUGHT).bfloat16(), Recipe(distill="soft")
+    )
     assert loss.dtype == logits.dtype == torch.float32
 
 
@@ -88,9 +101,11 @@ def test_half_precision_is_judged_in_single() -> None:
 def test_distillation_brings_a_student_to_agree_with_its_teacher(distill: Distill) -> None:
     """The labels are noise: only from the teacher can the student learn what it answers."""
     torch.manual_seed(0)
-    x, teacher = torch.randn(256, 8), torch.nn.Linear(8, 4)
+    x = torch.randn(256, 8)
+    teacher = torch.nn.Linear(8, 4)
     with torch.no_grad():
-        taught, noise = 4 * teacher(x), F.one_hot(torch.randint(4, (256,)), 4).float()
+        taught = 4 * teacher(x)
+        noise = F.one_hot(torch.randint(4, (256,)), 4).float()
 
     def agreement(recipe: Recipe, teach: Tensor | None) -> float:
         torch.manual_seed(1)

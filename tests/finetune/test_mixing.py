@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nas.finetune.mixing import mix
-from nas.finetune.recipe import Recipe
+from nas.finetune.options import Recipe
+from nas.finetune.task import mix
 
 MIXUP = Recipe(mixup=0.8, cutmix=0.0, mix=1.0)
 CUTMIX = Recipe(mixup=0.0, cutmix=1.0, mix=1.0)
 
 
 def batch(size: int, height: int = 16, width: int = 24) -> tuple[Tensor, Tensor]:
-    """Each image of one grey value of its own, and a class of its own: its pixels tell where they are from."""
+    """Each image of one grey value of its own, and a class of its own: its pixels tell where they
+    are from."""
     images = torch.arange(1.0, size + 1).view(-1, 1, 1, 1).expand(size, 3, height, width)
     return images, F.one_hot(torch.arange(size), size).float()
 
@@ -28,8 +29,14 @@ def mixed(recipe: Recipe, size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @settings(max_examples=60)
-@given(st.sampled_from([MIXUP, CUTMIX, Recipe(mix=1.0), Recipe()]), st.integers(1, 7), st.integers(0, 10**6))
-def test_targets_are_probabilities_and_the_shares_of_the_pixels(recipe: Recipe, size: int, seed: int) -> None:
+@given(
+    st.sampled_from([MIXUP, CUTMIX, Recipe(mix=1.0), Recipe()]),
+    st.integers(1, 7),
+    st.integers(0, 10**6),
+)
+def test_targets_are_probabilities_and_the_shares_of_the_pixels(
+    recipe: Recipe, size: int, seed: int
+) -> None:
     images, targets = mixed(recipe, size, seed)
     assert targets.shape == (size, size) and (targets >= 0).all()
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(size))
@@ -55,10 +62,13 @@ def test_cutmix_takes_a_rectangle_from_the_other_image(seed: int) -> None:
     for index, image in enumerate(images):
         other = image[0] == 4 - index
         assert ((image == index + 1) | (image == 4 - index)).all()
-        rows, columns = other.any(dim=1), other.any(dim=0)
+        rows = other.any(dim=1)
+        columns = other.any(dim=0)
         assert torch.equal(other, rows[:, None] & columns[None, :])
         assert all(len(torch.unique_consecutive(line)) <= 3 for line in (rows, columns))
-        assert float(targets[index, 3 - index]) == pytest.approx(float(other.float().mean()), abs=1e-6)
+        assert float(targets[index, 3 - index]) == pytest.approx(
+            float(other.float().mean()), abs=1e-6
+        )
 
 
 def test_both_images_are_in_a_mixture() -> None:
@@ -68,7 +78,8 @@ def test_both_images_are_in_a_mixture() -> None:
 
 
 def test_shares_are_drawn_from_a_beta() -> None:
-    """Beta(a, a) has the mean 1/2 and the variance 1 / (4 (2a + 1)); about 0.02 is two standard errors here."""
+    """Beta(a, a) has the mean 1/2 and the variance 1 / (4 (2a + 1)); about 0.02 is two standard
+    errors here."""
     shares = np.array([float(mixed(MIXUP, 2, seed)[1][0, 0]) for seed in range(2000)])
     assert shares.mean() == pytest.approx(0.5, abs=0.02)
     assert shares.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.01)

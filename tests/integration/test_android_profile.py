@@ -1,4 +1,5 @@
-"""From `nas profile --device NAME` to a table: a real adb, a phone of our own making, and models that really run."""
+"""From `nas profile --device NAME` to a table: a real adb, a phone of our own making, and models
+that really run."""
 
 from __future__ import annotations
 
@@ -6,26 +7,29 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_phone.adb import adb_server, connect, disconnect
+from fake_phone.phone import FakePhone
+from fake_phone.shell import ELF_ARM64
 
-from nas.cli.devices import devices
-from nas.cli.profile import profile
-from nas.devices import DeviceLost, android
-from nas.devices.android import ROOT
+from nas.cli.options import run_command
+from nas.devices import DeviceLost
+from nas.devices.android import device as android
+from nas.devices.android.device import ROOT
 from nas.latency import load_table
-from nas.latency.coverage import space_operations
-from nas.latency.networks import calibration_members, read_networks
+from nas.latency.network_times import calibration_members, read_networks
 from nas.space import load_space
-from nas.testing.phone import FakePhone
-from nas.testing.phone_adb import adb_server, connect, disconnect
-from nas.testing.phone_shell import ELF_ARM64
+from nas.space.operations import space_operations
 
 pytestmark = pytest.mark.slow
 
 NAME = "snapdragon-8gen2"
+devices = partial(run_command, "devices")
+profile = partial(run_command, "profile")
 SPACE = """\
 format: nas-space-1
 name: tiny
@@ -72,7 +76,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short runs."""
     for name, value in {"WARM_UP_S": 0.02, "RUN_S": 0.05, "LOADS": 1, "MOST_LOADS": 1}.items():
         monkeypatch.setattr(android, name, value)
-    monkeypatch.setattr("nas.latency.profile.calibration_members", lambda space: calibration_members(space, 2))
+    monkeypatch.setattr(
+        "nas.latency.profile.run.calibration_members", lambda space: calibration_members(space, 2)
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(SPACE)
     (tmp_path / "benchmark_model").write_bytes(ELF_ARM64)
@@ -80,7 +86,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unplug_at(phone: FakePhone, run: int) -> None:
     """Pulls the cable while the tool runs for this number of times."""
-    lock, runs = threading.Lock(), 0
+    lock = threading.Lock()
+    runs = 0
 
     def before(service: str) -> None:
         nonlocal runs
@@ -93,7 +100,7 @@ def unplug_at(phone: FakePhone, run: int) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    profile(space="tiny.yaml", device=[NAME], benchmark_model=Path("benchmark_model"), as_json=True)
+    profile(space="tiny.yaml", device=[NAME], benchmark_model=Path("benchmark_model"), json=True)
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
 
@@ -101,7 +108,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_unplugged_half_way_and_gone_on(plug_in: Any, capsys: pytest.CaptureFixture[str]) -> None:
     phone = plug_in("R0001")
     unplug_at(phone, 16)
-    with pytest.raises(DeviceLost, match=rf"{phone.address}: .*plug it in again.*the same command goes on"):
+    with pytest.raises(
+        DeviceLost, match=rf"{phone.address}: .*plug it in again.*run the same command again"
+    ):
         run(capsys)
     phone.before = lambda service: None
     phone.plug_in()
@@ -117,18 +126,25 @@ def test_unplugged_half_way_and_gone_on(plug_in: Any, capsys: pytest.CaptureFixt
     nets = read_networks(Path("latency_tables") / NAME)
     assert nets and all(0 < net.measured_ms < 50 for net in nets)
     assert table.total_ms(space.largest()) > 0
-    assert [path.name.partition("-")[0] for path in phone.shell.path(ROOT).iterdir()] == ["benchmark_model"]
-    devices(as_json=True)
+    assert [path.name.partition("-")[0] for path in phone.shell.path(ROOT).iterdir()] == [
+        "benchmark_model"
+    ]
+    devices(json=True)
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert listed[NAME]["connected"] and listed[NAME]["table"]["rows"] == len(table.rows)
 
 
-def test_two_phones_share_the_work_and_one_goes_away(plug_in: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    staying, leaving = plug_in("R0001"), plug_in("R0002")
+def test_two_phones_share_the_work_and_one_goes_away(
+    plug_in: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    staying = plug_in("R0001")
+    leaving = plug_in("R0002")
     unplug_at(leaving, 6)
     report = run(capsys)
     assert not report["failed"] and report["measured"] > 0
     table = load_table(NAME)
-    assert {operation.key for operation in space_operations(load_space("tiny.yaml"))} <= set(table.rows)
+    assert {operation.key for operation in space_operations(load_space("tiny.yaml"))} <= set(
+        table.rows
+    )
     units = {dict(row.extra)["unit"] for row in table.rows.values() if row.runs}
     assert units == {staying.address, leaving.address}

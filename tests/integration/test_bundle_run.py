@@ -1,4 +1,5 @@
-"""A bundle of a small space through real environments: written by nas, run where there is no nas, brought home."""
+"""A bundle of a small space through real environments: written by nas, run where there is no nas,
+brought home."""
 
 from __future__ import annotations
 
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from nas.devices import board_runner
+from nas.devices.board import run as board_runner
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
 from nas.space import Space
 
-ENVIRONMENTS = {"tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"], "ai-edge-litert": ["ai-edge-litert", "numpy"]}
+ENVIRONMENTS = {
+    "tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"],
+    "ai-edge-litert": ["ai-edge-litert", "numpy"],
+}
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.slow
 def bundle(tiny_space: Space, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     assert not write_bundle(tiny_space, "board", folder).failed
-    shortened(folder / "board_timer.py", {"ROUND_S = 0.1": "ROUND_S = 0.03", "LOADS = 3": "LOADS = 1"})
+    shortened(folder / "timer.py", {"ROUND_S = 0.1": "ROUND_S = 0.03", "LOADS = 3": "LOADS = 1"})
     shortened(folder / "run.py", {"PAUSES_S = (5.0, 15.0, 30.0)": "PAUSES_S = (0.1,)"})
     return folder
 
@@ -45,7 +49,9 @@ def copied(bundle: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=ENVIRONMENTS)
-def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def board(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """The name of a runtime, and a Python that has it and numpy and nothing of ours."""
     folder = tmp_path_factory.mktemp("board")
     venv.create(folder, with_pip=True)
@@ -54,7 +60,10 @@ def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     result = subprocess.run(install, capture_output=True, text=True)
     absent = "No matching distribution" in result.stderr or "connection" in result.stderr.lower()
     if result.returncode and absent and not os.environ.get("CI"):  # there both have to be tried
-        pytest.skip(f"pip finds no {request.param} for this Python and machine: {result.stderr.strip()[-200:]}")
+        pytest.skip(
+            f"pip finds no {request.param} for this Python and machine:"
+            f" {result.stderr.strip()[-200:]}"
+        )
     assert result.returncode == 0, result.stderr
     return request.param, python
 
@@ -62,7 +71,9 @@ def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def run(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """As on a board: nothing of this environment is seen there."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run([python, folder / "run.py"], capture_output=True, text=True, env=bare, cwd="/", timeout=600)
+    return subprocess.run(
+        [python, folder / "run.py"], capture_output=True, text=True, env=bare, cwd="/", timeout=600
+    )
 
 
 def test_bundle_runs_without_nas(board: tuple[str, Path], bundle: Path, tmp_path: Path) -> None:
@@ -73,7 +84,11 @@ def test_bundle_runs_without_nas(board: tuple[str, Path], bundle: Path, tmp_path
     assert "0 cannot run" in result.stdout and "nas profile --merge" in result.stdout
     table, report, _ = merge_bundle(folder, tmp_path / "table")
     assert not report.failed and not report.missing and table.device.calibration.nets >= 2
-    assert runtime in " ".join(table.device.tools) and table.device.runtime_version and table.device.threads == 1
+    assert (
+        runtime in " ".join(table.device.tools)
+        and table.device.runtime_version
+        and table.device.threads == 1
+    )
     assert all(row.p10_ms <= row.median_ms <= row.p90_ms for row in table.rows.values())
 
 
@@ -82,14 +97,19 @@ def test_killed_run_goes_on_and_a_broken_file_is_one_failure(
 ) -> None:
     _, python = board
     folder = copied(bundle, tmp_path)
-    process = subprocess.Popen([python, folder / "run.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    results, deadline = folder / "results.jsonl", time.monotonic() + 120
+    process = subprocess.Popen(
+        [python, folder / "run.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    results = folder / "results.jsonl"
+    deadline = time.monotonic() + 120
     while not (results.exists() and results.read_bytes().count(b"\n") > 4):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = sum(b'"digest"' in line for line in results.read_bytes().splitlines() if b'"timing"' in line)
+    done = sum(
+        b'"digest"' in line for line in results.read_bytes().splitlines() if b'"timing"' in line
+    )
     plan = json.loads((folder / "plan.json").read_text())
     last = plan["files"][-1]
     (folder / last["file"]).write_bytes(b"no model")
@@ -97,7 +117,9 @@ def test_killed_run_goes_on_and_a_broken_file_is_one_failure(
     (folder / "plan.json").write_text(json.dumps(plan))
     result = run(python, folder)
     assert result.returncode == 0, result.stderr
-    assert f"{done} before, 1 cannot run" in result.stdout, "the half line of the kill at most is measured again"
+    assert f"{done} before, 1 cannot run" in result.stdout, (
+        "the half line of the kill at most is measured again"
+    )
 
 
 def test_nas_runs_it_too(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,12 +134,12 @@ def test_nas_runs_it_too(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_without_a_runtime_one_line_says_what_to_install(bundle: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     result = run(tmp_path / "bare" / "bin" / "python", copied(bundle, tmp_path))
-    assert result.returncode == 1 and "it needs numpy beside a runtime" in result.stderr
+    assert result.returncode == 1 and "without numpy and a runtime" in result.stderr
     assert not (tmp_path / "carried" / "results.jsonl").exists()
 
 
 def test_files_of_the_bundle_are_python_3_8(bundle: Path) -> None:
     import ast
 
-    for name in ("run.py", "board_timer.py"):
+    for name in ("run.py", "timer.py"):
         ast.parse((bundle / name).read_text(), feature_version=(3, 8))

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.blocks import build_block
+from nas.blocks import ConvStem, Shape
+from nas.blocks.build import build_block
 from nas.data import ImageData
-from nas.specs import ConvStem, Shape
-from nas.training.folder import TrainingFolder
 from nas.training.loop import train
 from nas.training.metrics import Progress
 from nas.training.settings import Settings
+from nas.training.state import TrainingFolder
 from nas.training.task import Task
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,12 @@ class OneBlock(Task):
         return [{"params": list(self.layers.parameters()), "weight_decay": 0.05, "peak": 0.001}]
 
     def loss(
-        self, module: nn.Module, images_bchw: Tensor, labels_b: Tensor, step: int, generator: torch.Generator
+        self,
+        module: nn.Module,
+        images_bchw: Tensor,
+        labels_b: Tensor,
+        step: int,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         logits = module(images_bchw)
         return F.cross_entropy(logits, labels_b), logits
@@ -57,6 +62,13 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
             told.append(progress.loss)
 
         settings = Settings(epochs=3, batch=16, warmup=0.1, compile=compiled, ema=0.9)
-        train(OneBlock(), data, settings, TrainingFolder(tmp_path / str(compiled)), report=note, report_every=1)
+        train(
+            OneBlock(),
+            data,
+            settings,
+            TrainingFolder(tmp_path / str(compiled)),
+            report=note,
+            report_every=1,
+        )
         assert bool(torch._dynamo.utils.counters["stats"]["unique_graphs"]) == compiled
     assert losses[True] == pytest.approx(losses[False], abs=1e-3)

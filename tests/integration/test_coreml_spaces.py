@@ -1,4 +1,5 @@
-"""Every operation of every shipped space becomes an ML program on Linux, and the process that converts keeps quiet."""
+"""Every operation of every shipped space becomes an ML program on Linux, and the process that
+converts keeps quiet."""
 
 from __future__ import annotations
 
@@ -6,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from nas.blocks import FPNHead, Operation
+from nas.convert.converter import COREML, Converter
 from nas.devices import Chain
-from nas.devices.converter import COREML, Converter
-from nas.latency.coverage import space_operations
-from nas.latency.plan import groups
-from nas.space import Operation, load_space, space_names
-from nas.specs import FPNHead
+from nas.latency.profile.width_groups import groups
+from nas.space import load_space, space_names
+from nas.space.operations import space_operations
 
 DENSE = "segmentation"
 SPACES = [*space_names(), DENSE]
 
 
 def one_of_each_group(name: str) -> list[Operation]:
-    """The narrowest operation of each group: one kind with the same hyperparameters on the same grid."""
+    """The narrowest operation of each group: one kind with the same hyperparameters on the same
+    grid."""
     if name == DENSE:
         operations = space_operations(load_space("efficientvit").with_head(FPNHead(19)))
         return [operation for operation in operations if operation.spec.kind == "fpn_head"][:1]
@@ -27,18 +29,28 @@ def one_of_each_group(name: str) -> list[Operation]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
-def test_every_group_of_operations_converts(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_group_of_operations_converts(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     operations = one_of_each_group(name)
     converter = Converter(cache=tmp_path, target=COREML)
     try:
-        asked = {str(operation): converter.prepare(Chain.stack(operation)) for operation in operations}
-        failed = {label: str(future.exception()) for label, future in asked.items() if future.exception()}
+        asked = {
+            str(operation): converter.prepare(Chain.stack(operation)) for operation in operations
+        }
+        failed = {
+            label: str(future.exception()) for label, future in asked.items() if future.exception()
+        }
         assert not failed
         packages = {future.result() for future in asked.values()}
-        assert len(packages) == len(operations) and all((path / "Manifest.json").is_file() for path in packages)
+        assert len(packages) == len(operations) and all(
+            (path / "Manifest.json").is_file() for path in packages
+        )
         stamps = {path: path.stat().st_mtime_ns for path in packages}
         assert converter.prepare(Chain.stack(operations[0])).result() in packages
-        assert {path: path.stat().st_mtime_ns for path in packages} == stamps, "nothing is converted twice"
+        assert {path: path.stat().st_mtime_ns for path in packages} == stamps, (
+            "nothing is converted twice"
+        )
     finally:
         converter.close()
     assert capfd.readouterr() == ("", "")

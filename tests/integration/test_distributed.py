@@ -1,4 +1,5 @@
-"""Training in two processes, started by torchrun as a user does: the weights of one process with the same batch."""
+"""Training in two processes, started by torchrun as a user does: the weights of one process with
+the same batch."""
 
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ import functools, json, sys
 import torch
 from nas.data import load_data
 from nas.space import load_space
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.train import train
-from nas.training.processes import leave
+from nas.training.distributed import leave
 
-# Some gradients, as those of biases before a batch norm, are nothing but rounding. AdamW's own eps of 1e-8 scales even
-# them up to whole steps, so that two correct trainings drift apart; with this one steps are as small as gradients are.
+# Some gradients, as those of biases before a batch norm, are nothing but rounding. AdamW's own eps
+# of 1e-8 scales even them up to whole steps, so that two correct trainings drift apart; with this
+# one steps are as small as gradients are.
 torch.optim.AdamW = functools.partial(torch.optim.AdamW, eps=1e-3)
 
 space, out, recipe = sys.argv[1:]
@@ -40,18 +42,33 @@ leave()
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1",
-                   "HOME": str(folder)}  # fmt: skip
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(folder),
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
 def torchrun(count: int) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(count),
+    ]
 
 
-def trained(folder: Path, space: Path, name: str, launcher: list[str], recipe: dict[str, Any]) -> dict[str, Tensor]:
+def trained(
+    folder: Path, space: Path, name: str, launcher: list[str], recipe: dict[str, Any]
+) -> dict[str, Tensor]:
     program = folder / "program.py"
     program.write_text(PROGRAM)
     run([*launcher, str(program), str(space), str(folder / name), json.dumps(recipe)], folder)
@@ -63,16 +80,25 @@ def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> fl
     return max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
 
 
-@pytest.mark.parametrize("change", [{}, {"accumulate": 2, "ema": 0.9}, {"sandwich": 1, "sampling": "soft"}])
+@pytest.mark.parametrize(
+    "change", [{}, {"accumulate": 2, "ema": 0.9}, {"sandwich": 1, "sampling": "soft"}]
+)
 def test_two_processes_get_the_weights_of_one(
     small_space: Callable[[str], Space], tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    """The same batches of 27 images, shared as 13 and 14; tolerance 1e-5 where weights move by more than 1e-2.
+    """The same batches of 27 images, shared as 13 and 14; tolerance 1e-5 where weights move by more
+    than 1e-2.
 
     Rates are low: batch norm and high rates let rounding grow tenfold every few steps.
     """
     space = small_space("stage_suffix")
-    recipe = {"epochs": 2, "batch": 27, "learning_rate": 0.003, "alpha_rate": 0.02, "flip": False} | change
+    recipe = {
+        "epochs": 2,
+        "batch": 27,
+        "learning_rate": 0.003,
+        "alpha_rate": 0.02,
+        "flip": False,
+    } | change
     one = trained(tmp_path, Path(space.path), "one", [sys.executable], recipe)
     two = trained(tmp_path, Path(space.path), "two", torchrun(2), recipe)
     assert largest_difference(two, one) < 1e-5
@@ -82,22 +108,63 @@ def test_two_processes_get_the_weights_of_one(
     for name in ("metrics.csv", "alpha.csv"):
         rows = [list(csv.DictReader((tmp_path / run / name).open())) for run in ("one", "two")]
         assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
-    losses = [[float(row["loss"]) for row in csv.DictReader((tmp_path / run / "metrics.csv").open())]
-              for run in ("one", "two")]  # fmt: skip
+    losses = [
+        [float(row["loss"]) for row in csv.DictReader((tmp_path / run / "metrics.csv").open())]
+        for run in ("one", "two")
+    ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-def test_the_command_under_a_launcher_speaks_once(small_space: Callable[[str], Space], tmp_path: Path) -> None:
-    """And one process goes on with what several began: under Accelerate's launcher, which starts just one on a CPU."""
+def test_the_command_under_a_launcher_speaks_once(
+    small_space: Callable[[str], Space], tmp_path: Path
+) -> None:
+    """And one process goes on with what several began: under Accelerate's launcher, which starts
+    just one on a CPU."""
     space = Path(small_space("network_suffix").path)
-    command = ["-m", "nas", "train", "--space", str(space), "--data", "digits", "--limit", "150", "--epochs", "1",
-               "--batch", "32", "--score-images", "20", "--score-widths", "2", "--out", "out", "--json"]  # fmt: skip
+    command = [
+        "-m",
+        "nas",
+        "train",
+        "--space",
+        str(space),
+        "--data",
+        "digits",
+        "--limit",
+        "150",
+        "--epochs",
+        "1",
+        "--batch",
+        "32",
+        "--score-images",
+        "20",
+        "--score-widths",
+        "2",
+        "--out",
+        "out",
+        "--json",
+    ]
     done = run([*torchrun(2), *command], tmp_path)
     document = json.loads(done.stdout)
     assert document["folder"] == "out" and (tmp_path / "out" / "scores.csv").exists()
     assert done.stderr.count("next: nas search") == 1
-    accelerate = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
-                  "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+    accelerate = [
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     again = run([sys.executable, *accelerate, *command], tmp_path)
-    assert json.loads(again.stdout)["baseline_accuracy"] == pytest.approx(document["baseline_accuracy"])
-    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "out" / "supernet.safetensors").values())
+    assert json.loads(again.stdout)["baseline_accuracy"] == pytest.approx(
+        document["baseline_accuracy"]
+    )
+    assert all(
+        tensor.isfinite().all()
+        for tensor in load_file(tmp_path / "out" / "supernet.safetensors").values()
+    )

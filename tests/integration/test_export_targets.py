@@ -1,4 +1,5 @@
-"""Whole networks at their own size to every target, by the command line's own worker; int8 on digits."""
+"""Whole networks at their own size to every target, by the command line's own worker; int8 on
+digits."""
 
 from __future__ import annotations
 
@@ -14,27 +15,38 @@ import torch
 
 import nas
 from nas.__main__ import main
+from nas.blocks import FPNHead
 from nas.data import load_data
-from nas.export import litert, litert_int8
 from nas.export.compare import differences, outputs_of, random_images
 from nas.export.target import Model, save_state
+from nas.export.targets import litert, litert_int8
 from nas.network import Network
-from nas.specs import FPNHead
-from nas.training.augment import normalise
+from nas.training.batches import normalise
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 import seeded
 
 SMALLEST = {
-    "efficientformer_l1": "efficientformer", "efficientformerv2_s0": "efficientformerv2",
-    "swiftformer_xs": "swiftformer", "efficientvit_b0": "efficientvit", "emo_1m": "emo",
-}  # fmt: skip
+    "efficientformer_l1": "efficientformer",
+    "efficientformerv2_s0": "efficientformerv2",
+    "swiftformer_xs": "swiftformer",
+    "efficientvit_b0": "efficientvit",
+    "emo_1m": "emo",
+}
 Export = Callable[..., dict[str, object]]
-ABOUT = {"name": "net", "description": "a network", "author": "nas", "version": "1", "weights": "given"}
+ABOUT = {
+    "name": "net",
+    "description": "a network",
+    "author": "nas",
+    "version": "1",
+    "weights": "given",
+}
 
 
 @pytest.fixture
-def export(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Export:
+def export(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Export:
     """`nas export` as a function from arguments to its JSON document; stdout holds nothing else."""
 
     def run(*arguments: str) -> dict[str, object]:
@@ -78,17 +90,25 @@ def test_whole_network_to_every_target(name: str, export: Export, tmp_path: Path
     for target in ("onnx", "litert"):
         apart = found[target]["differences"]["random"]
         assert apart["relative"] < 1e-3 and apart["top1_agreement"] == 100
-    assert found["coreml"]["inspected"]["image"] == [224, 224, "RGB"] and "not run" in found["coreml"]["note"]
+    assert (
+        found["coreml"]["inspected"]["image"] == [224, 224, "RGB"]
+        and "not run" in found["coreml"]["note"]
+    )
     again = export(str(tmp_path / "run"), "--to", ",".join(targets))["targets"]
     assert isinstance(again, dict) and all(entry["skipped"] for entry in again.values())
 
 
 @torch.no_grad()
 def fitted(name: str) -> Network:
-    """A small member whose classifier is fitted to digits in closed form (ridge regression on its features)."""
+    """A small member whose classifier is fitted to digits in closed form (ridge regression on its
+    features)."""
     arch = nas.load_space(SMALLEST[name]).published[name].at(32, 10)
-    stages = tuple(replace(stage, blocks=stage.blocks[:1] + stage.blocks[-1:]) for stage in arch.stages)
-    head = replace(arch.head, **({"distillation": False} if hasattr(arch.head, "distillation") else {}))
+    stages = tuple(
+        replace(stage, blocks=stage.blocks[:1] + stage.blocks[-1:]) for stage in arch.stages
+    )
+    head = replace(
+        arch.head, **({"distillation": False} if hasattr(arch.head, "distillation") else {})
+    )
     torch.manual_seed(0)
     net = nas.build(replace(arch, stages=stages, head=head)).eval()
     for tensor in net.parameters():
@@ -107,7 +127,9 @@ def fitted(name: str) -> Network:
     targets = torch.nn.functional.one_hot(torch.from_numpy(np.array(train.labels)), 10).float()
     mean = features.mean(0)
     centred = features - mean
-    gram = centred.T @ centred + 1e-3 * centred.square().sum(0).mean() * torch.eye(features.shape[1])
+    gram = centred.T @ centred + 1e-3 * centred.square().sum(0).mean() * torch.eye(
+        features.shape[1]
+    )
     weight = torch.linalg.solve(gram, centred.T @ (targets - targets.mean(0))).T
     classifier.weight.copy_(weight)
     classifier.bias.copy_(targets.mean(0) - weight @ mean)
@@ -118,10 +140,21 @@ def fitted(name: str) -> Network:
 @pytest.mark.parametrize("name", ["efficientformer_l1", "swiftformer_xs"])
 def test_int8_keeps_the_accuracy_on_digits(name: str, export: Export, tmp_path: Path) -> None:
     run = saved(fitted(name), tmp_path / "run")
-    document = export(str(run), "--to", "litert,litert-int8", "--data", "digits", "--limit", "150", "--calibrate", "64")
+    document = export(
+        str(run),
+        "--to",
+        "litert,litert-int8",
+        "--data",
+        "digits",
+        "--limit",
+        "150",
+        "--calibrate",
+        "64",
+    )
     found = document["targets"]
     assert isinstance(found, dict)
-    plain, quantised = found["litert"], found["litert-int8"]
+    plain = found["litert"]
+    quantised = found["litert-int8"]
     assert plain["accuracy"]["before"] > 60 and plain["accuracy"]["images"] == 150
     assert plain["accuracy"]["after"] == plain["accuracy"]["before"]
     assert quantised["accuracy"]["after"] > quantised["accuracy"]["before"] - 5
@@ -131,7 +164,8 @@ def test_int8_keeps_the_accuracy_on_digits(name: str, export: Export, tmp_path: 
 
 @pytest.mark.slow
 def test_attention_of_8_bits_divides_by_no_0(tmp_path: Path) -> None:
-    """EfficientViT's denominators, and SwiftFormer's, stay in float32: in 8 bits they can be 0, where LiteRT stops."""
+    """EfficientViT's denominators, and SwiftFormer's, stay in float32: in 8 bits they can be 0,
+    where LiteRT stops."""
     net = fitted("efficientvit_b0")
     images = np.array(load_data("digits", (32, 32)).train.images[:48])
     model = Model(net.architecture, net.state_dict(), tuple("0123456789"), ABOUT, images)
@@ -143,7 +177,12 @@ def test_attention_of_8_bits_divides_by_no_0(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_segmentation_network_in_litert(tmp_path: Path) -> None:
-    arch = nas.load_space("efficientvit").published["efficientvit_b0"].at((128, 256)).with_head(FPNHead(19))
+    arch = (
+        nas.load_space("efficientvit")
+        .published["efficientvit_b0"]
+        .at((128, 256))
+        .with_head(FPNHead(19))
+    )
     torch.manual_seed(0)
     net = nas.build(arch).eval()
     model = Model(arch, net.state_dict(), tuple(map(str, range(19))), ABOUT)

@@ -1,4 +1,5 @@
-"""A new user's path: the commands that README and tutorial show, in their order, in an empty folder."""
+"""A new user's path: the commands that the README and the pages of docs show, in their order, in an
+empty folder."""
 
 from __future__ import annotations
 
@@ -16,6 +17,21 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/install.md",
+    "docs/search.md",
+    "docs/pipeline.md",
+    "docs/data.md",
+    "docs/devices.md",
+    "docs/dense-prediction.md",
+    "docs/tutorial.md",
+    "docs/extending.md",
+    "docs/formats.md",
+    "docs/scores-and-estimates.md",
+)
+"""In the order in which a new user reads them; later commands need what earlier ones made."""
 
 
 def commands(file: str) -> list[str]:
@@ -27,17 +43,37 @@ def commands(file: str) -> list[str]:
 
 def run(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-m", "nas", *shlex.split(command)[1:], *more]
-    # A user has all cores; the rest of the suite runs beside this test, so it takes one thread and more time.
+    # A user has all cores; the rest of the suite runs beside this test, so it takes one thread and
+    # more time.
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "120"}
-    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment, timeout=900)
+    return subprocess.run(
+        arguments, cwd=folder, capture_output=True, text=True, env=environment, timeout=900
+    )
 
 
 @pytest.mark.slow(seconds=460)
 def test_every_command_of_readme_and_tutorial_works_in_its_order(tmp_path: Path) -> None:
     take_photos(tmp_path / "photos")
-    listed = [*commands("README.md"), *commands("docs/tutorial.md")]
-    for name in ("spaces", "devices", "search", "predict", "profile", "check", "train", "finetune", "export", "report"):
-        assert any(line.startswith(f"nas {name}") for line in listed), f"the README shows no `nas {name}`"
+    listed = [command for page in PAGES for command in commands(page)]
+    assert set(PAGES) == {
+        "README.md",
+        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    }
+    for name in (
+        "spaces",
+        "devices",
+        "search",
+        "predict",
+        "profile",
+        "check",
+        "train",
+        "finetune",
+        "export",
+        "report",
+    ):
+        assert any(line.startswith(f"nas {name}") for line in listed), (
+            f"the README shows no `nas {name}`"
+        )
     seconds = {}
     for command in dict.fromkeys(listed):
         start = time.monotonic()
@@ -49,10 +85,25 @@ def test_every_command_of_readme_and_tutorial_works_in_its_order(tmp_path: Path)
     print(json.dumps(seconds, indent=2))
 
     found = tmp_path / "runs" / "digits"
-    for file in ("run.yaml", "trace.csv", "architecture.yaml", "trajectory.png", "weights.safetensors", "report.html",
-                 "finetune/weights.safetensors", "export/model.tflite", "check-host.yaml"):  # fmt: skip
+    for file in (
+        "run.yaml",
+        "trace.csv",
+        "architecture.yaml",
+        "trajectory.png",
+        "weights.safetensors",
+        "report.html",
+        "finetune/weights.safetensors",
+        "export/model.tflite",
+        "check-host.yaml",
+    ):
         assert (found / file).stat().st_size > 0
-    for file in ("front.csv", "finetune/finetune.yaml", "export/model-int8.tflite", "check-host.yaml", "report.html"):
+    for file in (
+        "front.csv",
+        "finetune/finetune.yaml",
+        "export/model-int8.tflite",
+        "check-host.yaml",
+        "report.html",
+    ):
         assert (tmp_path / "runs" / "found" / file).stat().st_size > 0
 
     import nas
@@ -79,20 +130,23 @@ def accuracy_on_digits(net: object) -> float:
     import torch
 
     from nas.data import load_data
-    from nas.supernet.sensitivity import recalibrate
-    from nas.training.augment import normalise
+    from nas.training.batches import normalise
+    from nas.training.evaluate import recalibrate
 
     splits = load_data("digits", (32, 32))
     with torch.no_grad():
         calibration = normalise(torch.from_numpy(splits.train.images[:256].copy()))
         x = normalise(torch.from_numpy(splits.held_out.images.copy()))
         for block in net.children():  # type: ignore[attr-defined]
-            calibration, x = recalibrate(block, calibration), block(x)
+            calibration = recalibrate(block, calibration)
+            x = block(x)
     right = x.argmax(dim=1) == torch.from_numpy(splits.held_out.labels.copy())
     return 100 * float(right.double().mean())
 
 
-@pytest.mark.parametrize("command", ["spaces", "devices", "predict efficientformer_l1 --device iphone12"])
+@pytest.mark.parametrize(
+    "command", ["spaces", "devices", "predict efficientformer_l1 --device iphone12"]
+)
 def test_json_is_the_only_thing_on_stdout(command: str, tmp_path: Path) -> None:
     result = run(f"nas {command}", tmp_path, "--json")
     assert result.returncode == 0

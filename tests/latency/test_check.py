@@ -13,8 +13,8 @@ from nas.devices import Chain, Timing
 from nas.errors import InputError
 from nas.latency import LatencyTable, load_table
 from nas.latency.calibration import MISFIT, SCALES, calibrate, follow, mape, recalibrated, sums
-from nas.latency.check import JOURNAL_FILE, check, statistics
-from nas.latency.networks import (
+from nas.latency.check.table import JOURNAL_FILE, check, statistics
+from nas.latency.network_times import (
     CALIBRATION_NETWORKS,
     NETWORKS_FILE,
     NetworkTime,
@@ -25,10 +25,10 @@ from nas.latency.networks import (
     read_networks,
     resolution_id,
     write_networks,
-)  # fmt: skip
-from nas.latency.profile import profile
+)
+from nas.latency.profile.run import profile
 from nas.space import Space
-from nas.testing.fake_device import FakeDevice, true_ms
+from nas.testing.devices import FakeDevice, true_ms
 
 
 @pytest.fixture
@@ -42,17 +42,26 @@ def net(measured: float, predicted: float, total: float = 1.0) -> NetworkTime:
 
 def measured(times: dict[float, float]) -> list[NetworkTime]:
     """Networks by the sums of their rows."""
-    return [NetworkTime("calibration", "s", "r", str(ms), measured_ms=times[ms], sum_ms=ms) for ms in times]
+    return [
+        NetworkTime("calibration", "s", "r", str(ms), measured_ms=times[ms], sum_ms=ms)
+        for ms in times
+    ]
 
 
 @pytest.mark.parametrize("sums", [(1, 4, 9), (10, 40, 60, 90, 220), (0.05, 0.06, 0.08, 0.09)])
-@pytest.mark.parametrize(("scale", "share"), [(1, 0), (1, 0.05), (1.02, 0.3), (0.9, 0), (1.3, 0.1), (0.5, 0.1), (2, 1)])
-def test_calibration_finds_scale_and_intercept(scale: float, share: float, sums: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("scale", "share"), [(1, 0), (1, 0.05), (1.02, 0.3), (0.9, 0), (1.3, 0.1), (0.5, 0.1), (2, 1)]
+)
+def test_calibration_finds_scale_and_intercept(
+    scale: float, share: float, sums: tuple[float, ...]
+) -> None:
     """From networks that agree, whatever the scale, within half a percent."""
     times = {ms: share * sums[0] + scale * ms for ms in sums}
     line = calibrate(measured(times))
     for each in measured(times):
-        assert each.predicted(line).predicted_ms == pytest.approx(each.measured_ms, rel=5e-3, abs=1e-5)
+        assert each.predicted(line).predicted_ms == pytest.approx(
+            each.measured_ms, rel=5e-3, abs=1e-5
+        )
     assert line.weights_ms == 0, "nobody said what parameters they have"
     assert calibrate(measured({1: 1.32})) == pytest.approx((1.32, 0.0, 0.0, 0.0))
 
@@ -84,20 +93,37 @@ def test_networks_that_scatter_are_noted_with_their_misfit() -> None:
     assert follow(agreeing)[1] == "" and mape(agreeing, follow(agreeing)[0]) < 1
 
 
-def test_expected_error_is_never_below_the_calibrations_misfit(space: Space, tmp_path: Path) -> None:
+def test_expected_error_is_never_below_the_calibrations_misfit(
+    space: Space, tmp_path: Path
+) -> None:
     device = FakeDevice()
     true = device.measure
 
-    def scattered(artifact: Path) -> Timing:  # whole networks take 0.6 or 1.4 times what they should
-        timing, chain = true(artifact), device.measured[-1]
-        factor = 1.0 if len({block.kind for block in chain.blocks}) < 4 else 0.6 + 0.8 * (int(chain.digest(), 16) % 2)
-        return replace(timing, median_ms=timing.median_ms * factor, p10_ms=timing.p10_ms * factor,
-                       p90_ms=timing.p90_ms * factor)  # fmt: skip
+    def scattered(
+        artifact: Path,
+    ) -> Timing:  # whole networks take 0.6 or 1.4 times what they should
+        timing = true(artifact)
+        chain = device.measured[-1]
+        factor = (
+            1.0
+            if len({block.kind for block in chain.blocks}) < 4
+            else 0.6 + 0.8 * (int(chain.digest(), 16) % 2)
+        )
+        return replace(
+            timing,
+            median_ms=timing.median_ms * factor,
+            p10_ms=timing.p10_ms * factor,
+            p90_ms=timing.p90_ms * factor,
+        )
 
     device.measure = scattered  # type: ignore[method-assign]
     table, _ = profile(space, device, tmp_path)
     misfit = table.device.calibration.mape
-    assert misfit is not None and table.leave_one_out_error is not None and misfit > table.leave_one_out_error
+    assert (
+        misfit is not None
+        and table.leave_one_out_error is not None
+        and misfit > table.leave_one_out_error
+    )
     assert load_table(tmp_path).expected_error == table.expected_error == misfit
     own = table.calibrated(space.name, space.resolution)
     assert own.expected_error == own.device.calibration.mape and own.device.calibration.note
@@ -122,7 +148,9 @@ def test_calibration_finds_what_weights_take_beside_the_rows(weights: float, cal
     """Beyond those of the smallest network, which rows have told already."""
     networks = with_sizes({ms: call + ms + weights * (size - 0.2) for ms, size in SIZES.items()})
     line = calibrate(networks)
-    assert line.weights_ms == pytest.approx(weights, rel=0.02) and line.scale == pytest.approx(1, abs=0.01)
+    assert line.weights_ms == pytest.approx(weights, rel=0.02) and line.scale == pytest.approx(
+        1, abs=0.01
+    )
     assert line.intercept_ms == pytest.approx(call, abs=0.002) and line.weights_from == 0.2
     assert all(abs(each.predicted(line).error_percent) < 1 for each in networks)
 
@@ -138,15 +166,23 @@ def test_weights_reach_the_predictions_of_a_space(
 ) -> None:
     """Through the files: `device.yaml` and `networks.csv`."""
     made_up_table(space).save(tmp_path)
-    table, members = load_table(tmp_path), calibration_members(space)
-    found = [NetworkTime("calibration", "small", resolution_id(space), member.name, 1.0) for member in members]
+    table = load_table(tmp_path)
+    members = calibration_members(space)
+    found = [
+        NetworkTime("calibration", "small", resolution_id(space), member.name, 1.0)
+        for member in members
+    ]
     summed = sums(table, dict(zip(members, found, strict=True)))
     networks = [replace(each, measured_ms=each.sum_ms + 5 * each.params / 1e6) for each in summed]
     recalibrated(table, space.name, networks).device.save(tmp_path / "device.yaml")
     again = load_table(tmp_path)
-    assert [each.params for each in read_networks(tmp_path)] == [member.params for member in members]
+    assert [each.params for each in read_networks(tmp_path)] == [
+        member.params for member in members
+    ]
     assert again.device.spaces[0].weights_ms == pytest.approx(5, rel=0.05)
-    assert again.device.spaces[0].weights_from == pytest.approx(min(member.params for member in members) / 1e6)
+    assert again.device.spaces[0].weights_from == pytest.approx(
+        min(member.params for member in members) / 1e6
+    )
     for member, network in zip(members, networks, strict=True):
         assert again.total_ms(member) == pytest.approx(network.measured_ms, rel=0.01)
         assert again.predict(member).ms == again.total_ms(member)
@@ -169,9 +205,12 @@ def test_one_disturbed_network_does_not_turn_the_line(which: int) -> None:
 
 
 def test_networks_that_scatter_leave_the_scale_where_physics_has_it() -> None:
-    """Rows and networks are times of one device; what a few networks scatter by is no reason to scale all others."""
+    """Rows and networks are times of one device; what a few networks scatter by is no reason to
+    scale all others."""
     scatter = (1.037, 0.974, 1.003, 1.003, 0.999)
-    scale, *_ = calibrate(measured({ms: off * ms for ms, off in zip((13.5, 43, 65, 92, 222), scatter, strict=True)}))
+    scale, *_ = calibrate(
+        measured({ms: off * ms for ms, off in zip((13.5, 43, 65, 92, 222), scatter, strict=True)})
+    )
     assert scale == pytest.approx(1, abs=0.004)
 
 
@@ -194,12 +233,16 @@ def test_check_draws_others_than_the_calibration(space: Space) -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 5, 8, 20])
 def test_no_network_is_drawn_twice(tiny_space: Space, count: int) -> None:
-    """Where two members differ in which block is gone, and not in what runs; and where there are few members."""
+    """Where two members differ in which block is gone, and not in what runs; and where there are
+    few members."""
     every = {Chain.network(tiny_space.sample(seed).operations()) for seed in range(300)}
-    chains = [Chain.network(member.operations()) for member in calibration_members(tiny_space, count)]
+    chains = [
+        Chain.network(member.operations()) for member in calibration_members(tiny_space, count)
+    ]
     assert len(chains) == len(set(chains)) == min(len(every), count)
     chains = [
-        Chain.network(m.operations()) for m in (*calibration_members(tiny_space), *check_members(tiny_space, 20, 0))
+        Chain.network(m.operations())
+        for m in (*calibration_members(tiny_space), *check_members(tiny_space, 20, 0))
     ]
     assert len(chains) == len(set(chains)) == len(every)
 
@@ -208,13 +251,18 @@ def test_check_is_stored_and_believed(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path)
     device = FakeDevice()
     checked, times = check(table, space, device, nets=12)
-    anchors, measured = device.measured[:CALIBRATION_NETWORKS], device.measured[CALIBRATION_NETWORKS:]
-    assert {Chain.network(member.operations()) for member in calibration_members(space)} == set(anchors)
+    anchors = device.measured[:CALIBRATION_NETWORKS]
+    measured = device.measured[CALIBRATION_NETWORKS:]
+    assert {Chain.network(member.operations()) for member in calibration_members(space)} == set(
+        anchors
+    )
     assert len(measured) == len(times) == 12
     for time, chain in zip(times, measured, strict=True):
         assert time.measured_ms == pytest.approx(true_ms(chain), rel=1e-4)
     assert checked.device.check is not None and checked.device.check.mape < 1
-    assert checked.device.check.within_5 == 100 and checked.device.check.spearman == pytest.approx(1, abs=0.01)
+    assert checked.device.check.within_5 == 100 and checked.device.check.spearman == pytest.approx(
+        1, abs=0.01
+    )
     loaded = load_table(tmp_path)
     assert loaded.device == checked.device
     assert loaded.expected_error == checked.device.check.mape
@@ -231,14 +279,17 @@ def test_slow_networks_show_as_bias(space: Space, tmp_path: Path) -> None:
     assert checked.device.check is not None
     assert checked.device.check.bias == pytest.approx(-20, abs=1)
     assert checked.device.check.within_10 == 0
-    assert checked.device.check.drift == pytest.approx(25, abs=0.5), "the calibration's networks are as slow"
+    assert checked.device.check.drift == pytest.approx(25, abs=0.5), (
+        "the calibration's networks are as slow"
+    )
     assert checked.device.check.mape_without_drift == pytest.approx(0, abs=1)
 
 
 def test_a_device_that_repeats_waits_out_a_slow_spell(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path)
     device = FakeDevice()
-    device.repeats, spell = 2, 36
+    device.repeats = 2
+    spell = 36
     device.factor = lambda count: 1.1 if count < spell else 1.0
     checked, _ = check(table, space, device, nets=8)
     assert checked.device.check is not None
@@ -251,7 +302,8 @@ def test_a_device_that_repeats_waits_out_a_slow_spell(space: Space, tmp_path: Pa
 def test_a_device_that_stays_slow_is_not_waited_for_for_ever(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path)
     device = FakeDevice()
-    device.repeats, device.factor = 2, lambda count: 1.1
+    device.repeats = 2
+    device.factor = lambda count: 1.1
     checked, _ = check(table, space, device, nets=8)
     assert checked.device.check is not None
     assert len(device.measured) == 4 * (CALIBRATION_NETWORKS + 8)
@@ -259,7 +311,8 @@ def test_a_device_that_stays_slow_is_not_waited_for_for_ever(space: Space, tmp_p
 
 
 def test_a_disturbed_calibration_is_mended(space: Space, tmp_path: Path) -> None:
-    """Its networks were slow when they were measured first; nothing makes them faster than they are."""
+    """Its networks were slow when they were measured first; nothing makes them faster than they
+    are."""
     device = FakeDevice()
     device.repeats = 2
     table, _ = profile(space, device, tmp_path)
@@ -269,7 +322,9 @@ def test_a_disturbed_calibration_is_mended(space: Space, tmp_path: Path) -> None
     assert checked.device.check is not None and checked.device.check.mape < 1
     assert checked.device.check.drift == pytest.approx(0, abs=0.1)
     assert checked.device.spaces[0].scale == pytest.approx(table.device.spaces[0].scale, rel=1e-3)
-    assert [net.role for net in read_networks(tmp_path)].count("calibration") == CALIBRATION_NETWORKS
+    assert [net.role for net in read_networks(tmp_path)].count(
+        "calibration"
+    ) == CALIBRATION_NETWORKS
     assert load_table(tmp_path).device == checked.device
 
 
@@ -282,7 +337,9 @@ def test_mending_leaves_the_order_of_the_spaces(space: Space, tmp_path: Path) ->
     nets = read_networks(tmp_path)
     write_networks(tmp_path, [replace(net, measured_ms=1.08 * net.measured_ms) for net in nets])
     checked, _ = check(load_table(tmp_path), space, device, nets=4)
-    mended = {net.network for net in nets} & {net.network for net in read_networks(tmp_path) if net in nets}
+    mended = {net.network for net in nets} & {
+        net.network for net in read_networks(tmp_path) if net in nets
+    }
     assert len(mended) == CALIBRATION_NETWORKS, "those of the space that was checked"
     assert profiled_spaces(checked.device) == profiled_spaces(table.device)
 
@@ -336,4 +393,3 @@ def test_check_of_a_chain_is_the_network(space: Space) -> None:
     chain = Chain.network(member.operations())
     assert Chain.from_dict(chain.to_dict()) == chain
     assert chain.digest() != Chain.network(space.sample(5).operations()).digest()
-    assert chain.digest() != chain.digest("another version")

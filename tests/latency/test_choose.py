@@ -1,4 +1,5 @@
-"""What is measured next: a few of every group, then where doubt weighs most, until the table is good enough."""
+"""What is measured next: a few of every group, then where doubt weighs most, until the table is
+good enough."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ from collections import Counter
 import pytest
 
 import nas
+from nas.blocks import Operation
 from nas.devices import Chain
-from nas.latency.choose import FIRST, GOAL, Chooser
-from nas.latency.coverage import space_operations
-from nas.latency.plan import MOST_RESHAPES, groups, spread
-from nas.space import Operation
-from nas.testing.fake_device import true_ms
+from nas.latency.profile.acquisition import FIRST, GOAL, Chooser
+from nas.latency.profile.width_groups import MOST_RESHAPES, groups, spread
+from nas.space.operations import space_operations
+from nas.testing.devices import true_ms
 
 
 def ms(operation: Operation) -> float:
@@ -53,7 +54,11 @@ def test_all_groups_have_two_before_any_has_three() -> None:
     space = nas.load_space("efficientformer")
     operations = space_operations(space)
     several = [group for group in groups(operations) if group.varying()]
-    group_of = {operation.key: index for index, group in enumerate(several) for operation in group.operations}
+    group_of = {
+        operation.key: index
+        for index, group in enumerate(several)
+        for operation in group.operations
+    }
     seen: Counter[int] = Counter()
     for operation in run(Chooser(space, operations, {})):
         if operation.key in group_of:
@@ -73,7 +78,12 @@ def test_goes_where_the_doubt_is() -> None:
 
     def count(kind: str, off: float) -> int:
         known = {each.key: ms(each) for four in fours for each in four}
-        known |= {each.key: off * ms(each) for four in fours for each in four[::2] if each.spec.kind == kind}
+        known |= {
+            each.key: off * ms(each)
+            for four in fours
+            for each in four[::2]
+            if each.spec.kind == kind
+        }
         chooser = Chooser(space, operations, known)
         return sum(operation.spec.kind == kind for operation in run(chooser))
 
@@ -85,7 +95,11 @@ def test_one_that_fails_is_made_up_for() -> None:
     space = nas.load_space("efficientformer")
     operations = space_operations(space)
     chooser = Chooser(space, operations, {})
-    group_of = {operation.key: group.operations for group in groups(operations) for operation in group.operations}
+    group_of = {
+        operation.key: group.operations
+        for group in groups(operations)
+        for operation in group.operations
+    }
     failed = next(each for each in iter(chooser.next, None) if len(group_of[each.key]) > 4)
     chooser.found(failed, None)
     named = [failed, *iter(chooser.next, None)]

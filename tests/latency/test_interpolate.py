@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.blocks import MB4D, ConvEmbedding, Operation, Shape
 from nas.latency import Row
-from nas.latency.coverage import space_operations
-from nas.latency.fill import fill
-from nas.latency.interpolate import interpolate, leave_one_out
-from nas.latency.plan import Group, groups, spread, widths
-from nas.space import Operation, load_space
-from nas.specs import MB4D, ConvEmbedding, Shape
+from nas.latency.profile.interpolate import fill, interpolate, leave_one_out
+from nas.latency.profile.width_groups import Group, groups, spread, widths
+from nas.space import load_space
+from nas.space.operations import space_operations
 
 BLOCKS = [Operation("block", MB4D(), Shape(width, 14, 14)) for width in range(64, 385, 16)]
 PAIRS = [
@@ -35,7 +34,9 @@ coefficients = st.tuples(st.floats(0, 0.1), st.floats(1e-9, 1e-7), st.floats(1e-
 
 @settings(max_examples=30)
 @given(coefficients, st.sampled_from([BLOCKS, PAIRS]))
-def test_roofline_is_recovered(coefficients: tuple[float, float, float], operations: list[Operation]) -> None:
+def test_roofline_is_recovered(
+    coefficients: tuple[float, float, float], operations: list[Operation]
+) -> None:
     known = spread(operations, 8)
     found = interpolate(known, [roofline(op, *coefficients) for op in known], operations)
     truth = np.array([roofline(op, *coefficients) for op in operations])
@@ -59,7 +60,8 @@ def test_smooth_deviation_from_the_roofline_is_followed() -> None:
 
 
 def test_error_is_larger_far_from_what_was_measured() -> None:
-    near, far = BLOCKS[1], BLOCKS[-1]
+    near = BLOCKS[1]
+    far = BLOCKS[-1]
     known = BLOCKS[:1] + BLOCKS[2:4]
     times = [1.3 * op.macs if index == 1 else op.macs for index, op in enumerate(known)]
     found = interpolate(known, [time / 4e7 for time in times], [near, far])
@@ -79,9 +81,14 @@ def test_groups_of_the_shipped_space() -> None:
     found = groups(operations)
     assert sum(len(group.operations) for group in found) == len(operations)
     assert {(group.operations[0].spec.kind, group.varying()) for group in found} == {
-        ("conv_stem", 1), ("conv_embedding", 2), ("mb4d", 1), ("mb3d", 1), ("flatten", 1), ("unflatten", 1),
+        ("conv_stem", 1),
+        ("conv_embedding", 2),
+        ("mb4d", 1),
+        ("mb3d", 1),
+        ("flatten", 1),
+        ("unflatten", 1),
         ("token_head", 1),
-    }  # fmt: skip
+    }
     assert sum(len(group.chosen()) for group in found) < 120
 
 
@@ -105,5 +112,8 @@ def test_fill_needs_two_and_skips_what_failed() -> None:
     two = one | {BLOCKS[-1].key: measured(BLOCKS[-1], 20.0)}
     rows, _ = fill(BLOCKS, two, failed=[BLOCKS[3].key])
     assert set(rows) == {op.key for op in BLOCKS[1:-1]} - {BLOCKS[3].key}
-    assert all(row.p10_ms <= row.median_ms <= row.p90_ms and row.provenance == "interpolated" for row in rows.values())
+    assert all(
+        row.p10_ms <= row.median_ms <= row.p90_ms and row.provenance == "interpolated"
+        for row in rows.values()
+    )
     assert fill(BLOCKS, {key: replace(row, median_ms=0.0) for key, row in two.items()})[0]

@@ -1,4 +1,5 @@
-"""Profiling: what is measured, what is kept through kills, torn files, drift and failures, and what is refused."""
+"""Profiling: what is measured, what is kept through kills, torn files, drift and failures, and what
+is refused."""
 
 from __future__ import annotations
 
@@ -17,14 +18,15 @@ from filelock import FileLock
 
 from nas.devices import Chain
 from nas.errors import InputError, NasError
-from nas.latency import drift, load_table
-from nas.latency.choose import GOAL
-from nas.latency.coverage import space_operations
-from nas.latency.measure import EMPTY
-from nas.latency.networks import CALIBRATION_NETWORKS
-from nas.latency.profile import JOURNAL_FILE, profile
+from nas.latency import load_table
+from nas.latency.network_times import CALIBRATION_NETWORKS
+from nas.latency.profile import operation_timing
+from nas.latency.profile.acquisition import GOAL
+from nas.latency.profile.operation_timing import EMPTY
+from nas.latency.profile.run import JOURNAL_FILE, profile
 from nas.space import Space
-from nas.testing.fake_device import FakeDevice, other_settings, true_ms
+from nas.space.operations import space_operations
+from nas.testing.devices import FakeDevice, other_settings, true_ms
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (0.0, 0.0))
 
 
 def operations_measured(device: FakeDevice) -> int:
@@ -76,7 +78,9 @@ def test_what_was_left_out_is_recorded_until_it_is_measured(space: Space, folder
     assert table.device.left_out == {f"{space.path} --resolution 96 --classes 7": report.left_out}
     assert load_table(folder).device == table.device
     other, _ = profile(space, FakeDevice(), folder)
-    assert other.device.left_out == table.device.left_out, "another profile does not complete this one"
+    assert other.device.left_out == table.device.left_out, (
+        "another profile does not complete this one"
+    )
     whole, report = profile(sized, FakeDevice(), folder)
     assert not report.left_out and not whole.device.left_out
 
@@ -108,7 +112,9 @@ def test_second_run_measures_nothing(space: Space, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [0.1, 0.3, 0.7, 0.99])
-def test_goes_on_after_an_interruption(space: Space, folder: Path, part: float, tmp_path: Path) -> None:
+def test_goes_on_after_an_interruption(
+    space: Space, folder: Path, part: float, tmp_path: Path
+) -> None:
     whole = FakeDevice()
     expected, full = profile(space, whole, tmp_path / "other")
     device = FakeDevice()
@@ -124,8 +130,8 @@ def test_goes_on_after_an_interruption(space: Space, folder: Path, part: float, 
 
 def test_survives_kill(space: Space, folder: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom nas.latency.profile import profile\n"
-        "from nas.space import load_space\nfrom nas.testing.fake_device import FakeDevice\n"
+        "import sys\nfrom pathlib import Path\nfrom nas.latency.profile.run import profile\n"
+        "from nas.space import load_space\nfrom nas.testing.devices import FakeDevice\n"
         "profile(load_space(sys.argv[1]), FakeDevice(delay_s=0.02), Path(sys.argv[2]))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, space.path, str(folder)])
@@ -171,10 +177,14 @@ def test_other_settings_are_refused(space: Space, folder: Path) -> None:
     device.stop_after = 30
     with pytest.raises(KeyboardInterrupt):
         profile(space, device, folder)
-    with pytest.raises(InputError, match=r"journal\.jsonl: was measured with threads 1, this run has 2"):
+    with pytest.raises(
+        InputError, match=r"journal\.jsonl: was measured with another threads \(got 2, expected 1\)"
+    ):
         profile(space, FakeDevice(threads=2), folder)
     profile(space, FakeDevice(), folder)
-    with pytest.raises(InputError, match=r"device\.yaml: was measured with runtime_version '1'"):
+    with pytest.raises(
+        InputError, match=r"device\.yaml: .* another runtime_version \(got '.*', expected '1'\)"
+    ):
         profile(space, other_settings(device), folder)
 
 
@@ -185,7 +195,9 @@ def test_second_writer_is_refused(space: Space, folder: Path) -> None:
     profile(space, FakeDevice(), folder)
 
 
-def test_full_disk_keeps_what_was_measured(space: Space, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_what_was_measured(
+    space: Space, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = 0
 
     def fsync(handle: int) -> None:
@@ -207,8 +219,12 @@ def test_failed_operations_are_named_and_the_rest_goes_on(space: Space, folder: 
     device.fails = lambda chain: chain.blocks[0].kind == "mb3d" and chain.input.channels == 48
     table, report = profile(space, device, folder)
     assert len(report.failed) == 1
-    assert [(name[:4], reason) for name, reason in report.failed.items()] == [("mb3d", "RuntimeError: unsupported")]
-    assert [str(operation) for operation in table.predict(space.largest()).missing] == list(report.failed)
+    assert [(name[:4], reason) for name, reason in report.failed.items()] == [
+        ("mb3d", "RuntimeError: unsupported")
+    ]
+    assert [str(operation) for operation in table.predict(space.largest()).missing] == list(
+        report.failed
+    )
     assert len(table.rows) == report.operations - 1
     assert not table.predict(space.smallest()).missing
 
@@ -216,7 +232,9 @@ def test_failed_operations_are_named_and_the_rest_goes_on(space: Space, folder: 
 def test_network_that_cannot_run_leaves_the_table(space: Space, folder: Path) -> None:
     device = FakeDevice()
     device.fails = lambda chain: not chain.tied and chain != EMPTY
-    with pytest.raises(NasError, match=r"network small-sample\d+ could not be measured: RuntimeError: unsupported"):
+    with pytest.raises(
+        NasError, match=r"network small-sample\d+ could not be measured: RuntimeError: unsupported"
+    ):
         profile(space, device, folder)
     assert len(load_table(folder).rows) == len(space_operations(space))
     table, report = profile(space, FakeDevice(), folder)
@@ -230,7 +248,9 @@ def test_nothing_runs(space: Space, folder: Path) -> None:
         profile(space, device, folder)
 
 
-def test_drift_that_goes_away_is_measured_again(space: Space, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_that_goes_away_is_measured_again(
+    space: Space, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = FakeDevice()
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
@@ -248,7 +268,9 @@ def test_drift_that_stays_is_flagged(space: Space, folder: Path) -> None:
     device = FakeDevice()
     device.factor = lambda count: 1.5 if count >= 30 else 1.0
     table, report = profile(space, device, folder)
-    noted = [row for row in load_table(folder).rows.values() if dict(row.extra).get("note") == "drift"]
+    noted = [
+        row for row in load_table(folder).rows.values() if dict(row.extra).get("note") == "drift"
+    ]
     assert report.flagged == len(noted) > 0
     assert {row.key for row in noted} <= set(table.rows)
 
@@ -262,7 +284,9 @@ def test_two_resolutions_in_one_table(space: Space, folder: Path) -> None:
     assert report.reused > 0  # a block of stage 3 at 64x64 may be one of stage 2 at 32x32
     assert table.device.calibration.nets == 2 * CALIBRATION_NETWORKS
     for network in (space.sample(1), small.sample(1)):
-        assert table.total_ms(network) == pytest.approx(true_ms(Chain.network(network.operations())), rel=0.02)
+        assert table.total_ms(network) == pytest.approx(
+            true_ms(Chain.network(network.operations())), rel=0.02
+        )
 
 
 def test_journal_is_json_lines(space: Space, folder: Path) -> None:

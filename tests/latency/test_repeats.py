@@ -1,4 +1,5 @@
-"""A device that repeats: what disturbs it makes runs slower for a while, and must not show in rows and networks."""
+"""A device that repeats: what disturbs it makes runs slower for a while, and must not show in rows
+and networks."""
 
 from __future__ import annotations
 
@@ -15,16 +16,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.blocks import MB4D, Shape
 from nas.devices import Chain, Timing
-from nas.latency import drift
-from nas.latency.check import check
-from nas.latency.coverage import space_operations
-from nas.latency.measure import AGREE, EMPTY, MOST_REPEATS, settled
-from nas.latency.networks import CALIBRATION_NETWORKS, NETWORKS_FILE, calibration_members, read_networks
-from nas.latency.profile import profile
+from nas.latency.check.table import check
+from nas.latency.network_times import (
+    CALIBRATION_NETWORKS,
+    NETWORKS_FILE,
+    calibration_members,
+    read_networks,
+)
+from nas.latency.profile import operation_timing
+from nas.latency.profile.operation_timing import AGREE, EMPTY, MOST_REPEATS, settled
+from nas.latency.profile.run import profile
 from nas.space import Space
-from nas.specs import MB4D, Shape
-from nas.testing.fake_device import FakeDevice, true_ms
+from nas.space.operations import space_operations
+from nas.testing.devices import FakeDevice, true_ms
 
 TIMES = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
 
@@ -42,7 +48,7 @@ class Disturbed(FakeDevice):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -75,12 +81,17 @@ def test_without_repeats_they_would(space: Space, tmp_path: Path) -> None:
     device.repeats = 1  # type: ignore[misc]
     disturbed, _ = profile(space, device, tmp_path / "disturbed")
     quiet, _ = profile(space, FakeDevice(), tmp_path / "quiet")
-    ratios = [row.median_ms / quiet.rows[key].median_ms for key, row in disturbed.rows.items() if row.median_ms > 0.01]
+    ratios = [
+        row.median_ms / quiet.rows[key].median_ms
+        for key, row in disturbed.rows.items()
+        if row.median_ms > 0.01
+    ]
     assert max(ratios) > 1.2
 
 
 class SlowToConvert(FakeDevice):
-    """One network after the other, 0.1 s each; notes what was measured while one was being converted."""
+    """One network after the other, 0.1 s each; notes what was measured while one was being
+    converted."""
 
     repeats: ClassVar[int] = 2
 
@@ -91,7 +102,7 @@ class SlowToConvert(FakeDevice):
         self.beside = self.hurried = 0
 
     @contextmanager
-    def hurry(self) -> Iterator[None]:
+    def borrow_cores(self) -> Iterator[None]:
         before = len(self.measured)
         yield
         assert len(self.measured) == before
@@ -105,7 +116,10 @@ class SlowToConvert(FakeDevice):
         return self.under_way[-1]
 
     def measure(self, artifact: Path) -> Timing:
-        network = any(each.done() and not each.cancelled() and each.result() == artifact for each in self.under_way)
+        network = any(
+            each.done() and not each.cancelled() and each.result() == artifact
+            for each in self.under_way
+        )
         self.beside += network and not all(each.done() for each in self.under_way)
         return super().measure(artifact)
 
@@ -136,16 +150,23 @@ def test_networks_of_a_check_are_measured_until_they_settle(space: Space, tmp_pa
     device = Disturbed()
     _, times = check(replace(table, path=tmp_path / "table"), space, device, nets=8)
     chains = list(dict.fromkeys(device.measured))[len(calibration_members(space)) :]
-    assert [time.measured_ms for time in times] == pytest.approx([true_ms(chain) for chain in chains], rel=1e-4)
+    assert [time.measured_ms for time in times] == pytest.approx(
+        [true_ms(chain) for chain in chains], rel=1e-4
+    )
     assert all(device.measured.count(chain) >= 4 for chain in device.measured)
 
 
-def test_networks_are_converted_ahead_but_not_those_that_are_known(space: Space, tmp_path: Path) -> None:
+def test_networks_are_converted_ahead_but_not_those_that_are_known(
+    space: Space, tmp_path: Path
+) -> None:
     networks = {Chain.network(member.operations()) for member in calibration_members(space)}
-    first, second = FakeDevice(), FakeDevice()
+    first = FakeDevice()
+    second = FakeDevice()
     profile(space, first, tmp_path / "table", chosen=space_operations(space)[:4])
     profile(space, second, tmp_path / "table")
-    assert networks <= set(first._chains.values()) and len(read_networks(tmp_path / "table")) == len(networks)
+    assert networks <= set(first._chains.values()) and len(
+        read_networks(tmp_path / "table")
+    ) == len(networks)
     third = FakeDevice()
     profile(space, third, tmp_path / "table", chosen=space_operations(space))
     assert third.measured and not set(third._chains.values()) & networks
@@ -154,24 +175,36 @@ def test_networks_are_converted_ahead_but_not_those_that_are_known(space: Space,
 def test_mean_of_the_stack_takes_one_file(space: Space, tmp_path: Path) -> None:
     device = Disturbed()
     table, _ = profile(space, device, tmp_path / "table")
-    stacked = {chain for chain in device.measured if len(set(chain.blocks)) == 1 and len(chain.blocks) == device.copies}
+    stacked = {
+        chain
+        for chain in device.measured
+        if len(set(chain.blocks)) == 1 and len(chain.blocks) == device.copies
+    }
     assert stacked
-    assert not any(Chain(chain.blocks[:1], chain.input, tied=True) in device.measured for chain in stacked)
+    assert not any(
+        Chain(chain.blocks[:1], chain.input, tied=True) in device.measured for chain in stacked
+    )
     assert table.device.calibration.scale == pytest.approx(1.0, abs=0.02)
 
 
-def test_a_device_that_stays_slow_is_not_waited_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_stays_slow_is_not_waited_for_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(drift, "PAUSES_S", (5.0, 15.0, 30.0))
-    monkeypatch.setattr(drift.time, "sleep", slept.append)
+    monkeypatch.setattr(operation_timing, "PAUSES_S", (5.0, 15.0, 30.0))
+    monkeypatch.setattr(operation_timing.time, "sleep", slept.append)
     device = FakeDevice()
     device.repeats = 2  # type: ignore[misc]
-    watch = drift.DriftWatch(device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result())
+    watch = operation_timing.DriftWatch(
+        device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result()
+    )
     device.factor = lambda count: 1.2
     assert [watch.look() for _ in range(5)] == [(True, False)] * 5
-    assert sum(slept) <= drift.MOST_PAUSED_S
+    assert sum(slept) <= operation_timing.MOST_PAUSED_S
     device.repeats = 1  # type: ignore[misc]
-    other = drift.DriftWatch(device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result())
+    other = operation_timing.DriftWatch(
+        device, device.prepare(Chain((MB4D(2),), Shape(8, 8, 8))).result()
+    )
     slept.clear()
     device.factor = lambda count: 1.5
     assert [other.look() for _ in range(2)] == [(True, False)] * 2

@@ -1,4 +1,5 @@
-"""Latency tables: files that round-trip, predictions that add up, and bad input in one line with file, line and key."""
+"""Latency tables: files that round-trip, predictions that add up, and bad input in one line with
+file, line and key."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas import resources
+from nas.blocks import Operation
 from nas.errors import InputError
 from nas.latency import (
     Calibration,
@@ -26,18 +28,29 @@ from nas.latency import (
     load_table,
     make_table,
 )
-from nas.latency.coverage import space_operations
 from nas.latency.rows import COLUMNS, format_rows, read_rows
-from nas.space import Operation, load_space
+from nas.space import load_space
+from nas.space.operations import space_operations
 
 SHIPPED = resources.shipped(resources.TABLES)
 SPACE = load_space("efficientformer").at(64, 10)
 OPERATIONS = space_operations(SPACE)
 DEVICE = DeviceInfo(
-    name="phone", kind="coreml", soc="A14", os="iOS 16", runtime="Core ML", runtime_version="5", compute_unit="all",
-    precision="float16", provenance="measured", date="2026-11-21", intercept_ms=0.25,
-)  # fmt: skip
-GOOD = "mb4d,expansion=4;pool=3;activation=gelu,48x56x56,48x56x56,0.2,0.1,0.3,50,measured,2026-11-21"
+    name="phone",
+    kind="coreml",
+    soc="A14",
+    os="iOS 16",
+    runtime="Core ML",
+    runtime_version="5",
+    compute_unit="all",
+    precision="float16",
+    provenance="measured",
+    date="2026-11-21",
+    intercept_ms=0.25,
+)
+GOOD = (
+    "mb4d,expansion=4;pool=3;activation=gelu,48x56x56,48x56x56,0.2,0.1,0.3,50,measured,2026-11-21"
+)
 
 
 def row_of(operation: Operation, ms: float = 0.5, provenance: str = "measured") -> Row:
@@ -57,32 +70,61 @@ CALIBRATED = whole_table(calibration={"scale": 1.25, "weights_ms": 0.02, "weight
 def rows(draw: st.DrawFn) -> Row:
     operation = draw(st.sampled_from(OPERATIONS))
     p10, median, p90 = sorted(draw(st.tuples(*[st.floats(0, 1e6)] * 3)))
-    extra = draw(st.dictionaries(st.sampled_from(["error_ms", "placement"]), st.text("ab ,\"'é\n", min_size=1)))
-    return Row(*operation.key, str(operation.output), median, p10, p90, draw(st.integers(0, 10**6)),
-               draw(st.sampled_from(["measured", "interpolated", "estimated"])),
-               draw(st.dates()).isoformat(), tuple(extra.items()))  # fmt: skip
+    extra = draw(
+        st.dictionaries(
+            st.sampled_from(["error_ms", "placement"]), st.text("ab ,\"'é\n", min_size=1)
+        )
+    )
+    return Row(
+        *operation.key,
+        str(operation.output),
+        median,
+        p10,
+        p90,
+        draw(st.integers(0, 10**6)),
+        draw(st.sampled_from(["measured", "interpolated", "estimated"])),
+        draw(st.dates()).isoformat(),
+        tuple(extra.items()),
+    )
 
 
 devices = st.builds(
-    replace, st.just(DEVICE),
-    description=st.text("abc: é#'\"", max_size=9), threads=st.none() | st.integers(1, 64),
-    intercept_ms=st.floats(0, 10), tools=st.dictionaries(st.text("ab"), st.text("1."), max_size=3),
-    calibration=st.fixed_dictionaries({
-        "scale": st.floats(0.1, 2), "weights_ms": st.floats(0, 1), "weights_from": st.floats(0, 9),
-        "nets": st.integers(0, 9),
-    }),
-    check=st.none() | st.fixed_dictionaries({
-        "nets": st.integers(1, 50), "mape": st.floats(0, 50), "bias": st.floats(-50, 50), "within_5": st.floats(0, 100),
-        "within_10": st.floats(0, 100), "spearman": st.none() | st.floats(-1, 1), "date": st.just("2026-01-02"),
-    }),
-)  # fmt: skip
+    replace,
+    st.just(DEVICE),
+    description=st.text("abc: é#'\"", max_size=9),
+    threads=st.none() | st.integers(1, 64),
+    intercept_ms=st.floats(0, 10),
+    tools=st.dictionaries(st.text("ab"), st.text("1."), max_size=3),
+    calibration=st.fixed_dictionaries(
+        {
+            "scale": st.floats(0.1, 2),
+            "weights_ms": st.floats(0, 1),
+            "weights_from": st.floats(0, 9),
+            "nets": st.integers(0, 9),
+        }
+    ),
+    check=st.none()
+    | st.fixed_dictionaries(
+        {
+            "nets": st.integers(1, 50),
+            "mape": st.floats(0, 50),
+            "bias": st.floats(-50, 50),
+            "within_5": st.floats(0, 100),
+            "within_10": st.floats(0, 100),
+            "spearman": st.none() | st.floats(-1, 1),
+            "date": st.just("2026-01-02"),
+        }
+    ),
+)
 
 
 @settings(max_examples=40)
 @given(st.lists(rows(), max_size=8), devices)
 def test_saving_and_loading_gives_the_same_table(rows: list[Row], device: DeviceInfo) -> None:
     columns = sorted({name for row in rows for name, _ in row.extra})
-    rows = [replace(row, extra=tuple((c, dict(row.extra).get(c, "")) for c in columns)) for row in rows]
+    rows = [
+        replace(row, extra=tuple((c, dict(row.extra).get(c, "")) for c in columns)) for row in rows
+    ]
     table = make_table(device, rows)
     with tempfile.TemporaryDirectory() as folder:
         table.save(folder)
@@ -103,12 +145,16 @@ def test_a_prediction_is_the_sum_of_its_bars_and_the_fast_path_agrees(seed: int)
     assert sum(bar.ms for bar in estimate.breakdown) == pytest.approx(by_hand)
     assert table.total_ms(arch) == pytest.approx(by_hand)
     assert table.total_ms(arch) == table.total_ms(arch)
-    assert [bar.name for bar in estimate.breakdown] == ["intercept", *(op.name for op in arch.operations())]
+    assert [bar.name for bar in estimate.breakdown] == [
+        "intercept",
+        *(op.name for op in arch.operations()),
+    ]
     assert estimate.missing == ()
 
 
 def test_another_calibration_forgets_what_the_fast_path_remembered() -> None:
-    table, arch = whole_table(), SPACE.smallest()
+    table = whole_table()
+    arch = SPACE.smallest()
     sum_ms = table.total_ms(arch) - 0.25
     doubled = replace(table, device=replace(table.device, calibration=Calibration(scale=2.0)))
     assert doubled.total_ms(arch) == pytest.approx(0.25 + 2 * sum_ms)
@@ -137,9 +183,19 @@ def test_the_expected_error_is_the_check_before_the_estimate() -> None:
     table = make_table(DEVICE, [])
     assert table.expected_error is None
     assert "nas check --device phone" in table.expected_error_source
-    table = make_table(replace(DEVICE, estimate=EstimateInfo(method="fit", leave_one_out_mape=12.5)), [])
+    table = make_table(
+        replace(DEVICE, estimate=EstimateInfo(method="fit", leave_one_out_mape=12.5)), []
+    )
     assert table.expected_error == 12.5
-    check = Check(nets=20, mape=1.5, bias=0.1, within_5=95.0, within_10=100.0, spearman=0.99, date="2026-11-21")
+    check = Check(
+        nets=20,
+        mape=1.5,
+        bias=0.1,
+        within_5=95.0,
+        within_10=100.0,
+        spearman=0.99,
+        date="2026-11-21",
+    )
     table = make_table(replace(table.device, check=check), [])
     assert table.expected_error == 1.5
     assert table.predict(SPACE.smallest()).expected_error == 1.5
@@ -159,7 +215,7 @@ def test_missing_rows_are_named_with_the_command_that_measures_them() -> None:
 
 
 def test_many_missing_rows_make_one_short_line() -> None:
-    with pytest.raises(InputError, match=r"and \d+ more; measure with") as raised:
+    with pytest.raises(InputError, match=r"and \d+ more\. Fix: nas profile") as raised:
         make_table(DEVICE, []).total_ms(SPACE.largest())
     assert len(str(raised.value)) < 500
 
@@ -167,27 +223,75 @@ def test_many_missing_rows_make_one_short_line() -> None:
 HEADER = ",".join(COLUMNS)
 BAD_TABLES = {
     "empty file": ("", 1, "empty"),
-    "a header of another file": ("move,stage\ndrop,1\n", 1, "the columns are move,stage"),
-    "too few values": (f"{HEADER}\nmb4d,expansion=4\n", 2, "2 values, the header names 10"),
+    "a header of another file": (
+        "move,stage\ndrop,1\n",
+        1,
+        "unknown columns (got move,stage; expected",
+    ),
+    "too few values": (f"{HEADER}\nmb4d,expansion=4\n", 2, "has 2 values (expected 10, "),
     "unbalanced quotes": (f'{HEADER}\n{GOOD}\n"mb4d,expansion\n', 3, "malformed CSV"),
-    "NaN": (f"{HEADER}\n{GOOD.replace('0.2', 'nan')}\n", 2, "median_ms: nan is no latency"),
-    "infinite": (f"{HEADER}\n{GOOD.replace('0.3', 'inf')}\n", 2, "p90_ms: inf is no latency"),
-    "negative": (f"{HEADER}\n{GOOD.replace('0.1', '-0.1')}\n", 2, "p10_ms: -0.1 is no latency"),
+    "NaN": (f"{HEADER}\n{GOOD.replace('0.2', 'nan')}\n", 2, "median_ms: nan is not a latency"),
+    "infinite": (f"{HEADER}\n{GOOD.replace('0.3', 'inf')}\n", 2, "p90_ms: inf is not a latency"),
+    "negative": (f"{HEADER}\n{GOOD.replace('0.1', '-0.1')}\n", 2, "p10_ms: -0.1 is not a latency"),
     "no number": (f"{HEADER}\n{GOOD.replace('0.2', 'fast')}\n", 2, "median_ms: could not convert"),
-    "percentiles out of order": (f"{HEADER}\n{GOOD.replace('0.1', '0.25')}\n", 2, "median_ms: p10, median and p90"),
-    "twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n", 3, "stands already in line 2"),
-    "unknown kind": (f"{HEADER}\n{GOOD.replace('mb4d', 'mb5d')}\n", 2, "unknown block kind 'mb5d', did you mean"),
-    "unknown hyperparameter": (f"{HEADER}\n{GOOD.replace('pool', 'poll')}\n", 2, "hyperparameters: mb4d: "),
-    "hyperparameters left out": (f"{HEADER}\n{GOOD.replace(';activation=gelu', '')}\n", 2, "written in full"),
-    "a value that its rule refuses": (f"{HEADER}\n{GOOD.replace('pool=3', 'pool=2')}\n", 2, "must be odd"),
-    "no shape": (f"{HEADER}\n{GOOD.replace('48x56x56', '48by56')}\n", 2, "input: '48by56' is no shape"),
-    "an empty activation": (f"{HEADER}\n{GOOD.replace('48x56x56', '0x56x56')}\n", 2, "is no shape"),
-    "another layout": (f"{HEADER}\n{GOOD.replace('48x56', 'tokens:48x56')}\n", 2, "mb4d takes a map"),
-    "output that contradicts": (f"{HEADER}\n{GOOD.replace(',48x56x56,0', ',96x56x56,0')}\n", 2, "input: on 48x56x56"),
-    "runs": (f"{HEADER}\n{GOOD.replace(',50,', ',-5,')}\n", 2, "runs: '-5' is no whole number"),
-    "provenance": (f"{HEADER}\n{GOOD.replace('measured', 'guessed')}\n", 2, "provenance: 'guessed' is none of"),
-    "date": (f"{HEADER}\n{GOOD.replace('2026-11-21', 'today')}\n", 2, "date: 'today' is no ISO date"),
-}  # fmt: skip
+    "percentiles out of order": (
+        f"{HEADER}\n{GOOD.replace('0.1', '0.25')}\n",
+        2,
+        "median_ms: p10, median and p90 do not ascend",
+    ),
+    "twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n", 3, "duplicates line 2"),
+    "unknown kind": (
+        f"{HEADER}\n{GOOD.replace('mb4d', 'mb5d')}\n",
+        2,
+        "unknown block kind 'mb5d', did you mean",
+    ),
+    "unknown hyperparameter": (
+        f"{HEADER}\n{GOOD.replace('pool', 'poll')}\n",
+        2,
+        "hyperparameters: mb4d: ",
+    ),
+    "hyperparameters left out": (
+        f"{HEADER}\n{GOOD.replace(';activation=gelu', '')}\n",
+        2,
+        "hyperparameters: is not in full and in order (got 'expansion=",
+    ),
+    "a value that its rule refuses": (
+        f"{HEADER}\n{GOOD.replace('pool=3', 'pool=2')}\n",
+        2,
+        "must be odd",
+    ),
+    "no shape": (
+        f"{HEADER}\n{GOOD.replace('48x56x56', '48by56')}\n",
+        2,
+        "input: '48by56' is not a shape",
+    ),
+    "an empty activation": (
+        f"{HEADER}\n{GOOD.replace('48x56x56', '0x56x56')}\n",
+        2,
+        "is not a shape",
+    ),
+    "another layout": (
+        f"{HEADER}\n{GOOD.replace('48x56', 'tokens:48x56')}\n",
+        2,
+        "is not an input of mb4d (got layout tokens, expected map)",
+    ),
+    "output that contradicts": (
+        f"{HEADER}\n{GOOD.replace(',48x56x56,0', ',96x56x56,0')}\n",
+        2,
+        "input: the column output does not follow from input 48x56x56",
+    ),
+    "runs": (f"{HEADER}\n{GOOD.replace(',50,', ',-5,')}\n", 2, "runs: '-5' is not a whole number"),
+    "provenance": (
+        f"{HEADER}\n{GOOD.replace('measured', 'guessed')}\n",
+        2,
+        "provenance: is unknown (got 'guessed', expected one of",
+    ),
+    "date": (
+        f"{HEADER}\n{GOOD.replace('2026-11-21', 'today')}\n",
+        2,
+        "date: 'today' is not an ISO date",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BAD_TABLES)
@@ -230,14 +334,14 @@ def test_a_table_that_went_through_a_spreadsheet_is_read(tmp_path: Path, delimit
 BAD_DEVICES = {
     "unknown key": ("chip: A14\n", r"device.yaml:11: chip: unknown key; known:"),
     "wrong type": ("threads: two\n", r"device.yaml:11: threads: .*integer.*'two'"),
-    "negative intercept": ("intercept_ms: -1\n", r"device.yaml:11: intercept_ms: .*found -1"),
-    "negative weights": ("calibration: {weights_ms: -1}\n", r"device.yaml:11: calibration.weights_ms: .*found -1"),
+    "negative intercept": ("intercept_ms: -1\n", r"device.yaml:11: intercept_ms: .*\(got -1\)"),
+    "negative weights": ("calibration: {weights_ms: -1}\n", r"device.yaml:11: calibration.weights_ms: .*\(got -1\)"),
     "NaN": ("intercept_ms: .nan\n", r"device.yaml:11: intercept_ms: .*finite"),
     "no scale": ("calibration:\n  scale: 0\n", r"device.yaml:12: calibration.scale: .*greater than 0"),
     "a check without its error": ("check: {nets: 3}\n", r"device.yaml:11: check.mape: is missing"),
     "an estimate without its error": ("estimate: {method: a}\n", r"yaml:11: estimate.leave_one_out_mape: is missing"),
     "malformed": ("tools: {a: b\n", r"device.yaml:\d+: malformed YAML"),
-    "twice": ("os: b\n", r"device.yaml:11: os: this key stands twice"),
+    "twice": ("os: b\n", r"device.yaml:11: os: duplicates the key of line 5\."),
     "no text": ("source: [a]\n", r"device.yaml:11: source: "),
 }  # fmt: skip
 DEVICE_TEXT = """format: nas-device-1
@@ -274,11 +378,13 @@ def test_a_device_file_needs_its_keys_and_takes_an_unquoted_date(tmp_path: Path)
     with pytest.raises(InputError, match=r"device.yaml:11: date: .*ISO date"):
         load_device_info(path)
     path.write_text("format: nas-space-1\n")
-    with pytest.raises(InputError, match="this is no device file"):
+    with pytest.raises(InputError, match="is not a device file"):
         load_device_info(path)
 
 
-def test_a_table_is_found_by_name_and_the_users_own_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_found_by_name_and_the_users_own_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     own = make_table(replace(DEVICE, name="iphone12"), [row_of(OPERATIONS[0])])
     own.save(tmp_path / "latency_tables" / "iphone12")
@@ -290,19 +396,26 @@ def test_a_table_is_found_by_name_and_the_users_own_wins(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("left_out", [{}, {"efficientformer --resolution 64 --classes 10": 7}])
 def test_an_incomplete_table_does_not_hide_a_shipped_one(
-    left_out: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    left_out: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("iphone12", "phone"):
         own = make_table(replace(DEVICE, name=name, left_out=left_out), [row_of(OPERATIONS[0])])
         own.save(tmp_path / "latency_tables" / name)
-    assert len(load_table("iphone12").rows) == (1 if not left_out else len(load_table(SHIPPED / "iphone12").rows))
+    assert len(load_table("iphone12").rows) == (
+        1 if not left_out else len(load_table(SHIPPED / "iphone12").rows)
+    )
     assert len(caplog.records) == bool(left_out)
     if left_out:
         said = caplog.records[0].getMessage()
         assert said.startswith("latency_tables/iphone12: ") or "/latency_tables/iphone12: " in said
         assert "left 7 operations out, so the shipped table of iphone12 is used" in said
-        command = "nas profile --device iphone12 --space efficientformer --resolution 64 --classes 10"
+        command = (
+            "nas profile --device iphone12 --space efficientformer --resolution 64 --classes 10"
+        )
         assert said.endswith(f"Fix: {command}")
     # A path names the very table, and a device without a shipped one has no other.
     assert len(load_table("latency_tables/iphone12").rows) == len(load_table("phone").rows) == 1
@@ -313,9 +426,12 @@ def test_an_unknown_device_gets_the_nearest_name_and_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_table(DEVICE, []).save(tmp_path / "latency_tables" / "phone")
-    with pytest.raises(InputError, match=r"'fone', did you mean 'phone'\? .*nas profile --space SPACE --device fone"):
+    with pytest.raises(
+        InputError,
+        match=r"'fone', did you mean 'phone'\? .*nas profile --space SPACE --device fone",
+    ):
         load_table("fone")
-    with pytest.raises(InputError, match=r"there is no table.csv in this folder"):
+    with pytest.raises(InputError, match=r"table.csv is missing in this folder"):
         load_table("latency_tables")
     (tmp_path / "latency_tables" / "phone" / "device.yaml").unlink()
     with pytest.raises(InputError, match=r"device.yaml: cannot be read"):

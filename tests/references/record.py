@@ -3,9 +3,10 @@
     python tests/references/record.py efficientformer official ~/EfficientFormer
     python tests/references/record.py efficientformer timm ~/pytorch-image-models
 
-Every parameter and buffer is filled from its name (`seeded`), two seeded images go through in eval mode, and the
-tensors' names and shapes (CSV) and the outputs (NPZ) are written beside this file. The checkouts are only read;
-nothing of their code is kept here. What they import beyond torch and their own files is stood in for.
+Every parameter and buffer is filled from its name (`seeded`), two seeded images go through in eval
+mode, and the tensors' names and shapes (CSV) and the outputs (NPZ) are written beside this file.
+The checkouts are only read; nothing of their code is kept here. What they import beyond torch and
+their own files is stood in for.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ class Source:
 
     Attributes:
         module: what to import, from the checkout's root.
-        members: our name of the member, and the function in `module` that makes it, or one that takes `module`.
-        stages: the modules whose outputs are the four stages' features (of a list, its last one's), or the one whose
-            last four children are.
+        members: our name of the member, and the function in `module` that makes it, or one that
+            takes `module`.
+        stages: the modules whose outputs are the four stages' features (of a list, its last one's),
+            or the one whose last four children are.
         stubs: stands in for what the code imports and the checkout does not hold.
     """
 
@@ -64,7 +66,8 @@ def stub_for_snap_research(checkout: Path) -> None:
 
 
 def stub_for_swiftformer(checkout: Path) -> None:
-    """What the SwiftFormer repository takes from an old timm, and the one pattern of einops that it uses."""
+    """What the SwiftFormer repository takes from an old timm, and the one pattern of einops that it
+    uses."""
     stub_for_snap_research(checkout)
     _module("einops", repeat=lambda x_bd, pattern, repeat: x_bd[:, None].expand(-1, repeat, -1))
 
@@ -84,23 +87,39 @@ class SqueezeExcite(nn.Module):
 
 
 def stub_for_emo(checkout: Path) -> None:
-    """What EMO's repository takes from an old timm, and its registry of models; einops itself must be importable."""
+    """What EMO's repository takes from an old timm, and its registry of models; einops itself must
+    be importable."""
     unused = ("Sigmoid", "Swish", "Mish", "HardSigmoid", "HardSwish", "HardMish", "Tanh", "PReLU")
-    _module("model", folder=checkout / "model", MODEL=types.SimpleNamespace(register_module=lambda make: make))
+    _module(
+        "model",
+        folder=checkout / "model",
+        MODEL=types.SimpleNamespace(register_module=lambda make: make),
+    )
     _module("cv2")
     _module("timm")
     _module("timm.models")
-    _module("timm.models.layers", DropPath=nn.Identity, trunc_normal_=nn.init.trunc_normal_, create_attn=None)
+    _module(
+        "timm.models.layers",
+        DropPath=nn.Identity,
+        trunc_normal_=nn.init.trunc_normal_,
+        create_attn=None,
+    )
     _module("timm.models.layers.weight_init", trunc_normal_=nn.init.trunc_normal_)
-    _module("timm.models.layers.activations", torch=torch, nn=nn, F=nn.functional,
-            GELU=lambda inplace=False: nn.GELU())  # fmt: skip
+    _module(
+        "timm.models.layers.activations",
+        torch=torch,
+        nn=nn,
+        F=nn.functional,
+        GELU=lambda inplace=False: nn.GELU(),
+    )
     vars(sys.modules["timm.models.layers.activations"]).update(dict.fromkeys(unused, nn.Identity))
     _module("timm.models.efficientnet_blocks", num_groups=None, SqueezeExcite=SqueezeExcite)
     _module("timm.models.efficientnet_builder", _parse_ksize=None)
 
 
 def stub_for_timm(checkout: Path) -> None:
-    """timm without torchvision: the model files and layers are the checkout's, its data pipeline is left out."""
+    """timm without torchvision: the model files and layers are the checkout's, its data pipeline is
+    left out."""
     _module("timm", folder=checkout / "timm", __version__="checkout")
     _module("timm.models", folder=checkout / "timm" / "models")
     _module("timm.data", IMAGENET_DEFAULT_MEAN=(), IMAGENET_DEFAULT_STD=())
@@ -108,8 +127,12 @@ def stub_for_timm(checkout: Path) -> None:
 
 
 def stub_for_efficientvit(checkout: Path) -> None:
-    """The packages without what their __init__ imports besides: segmentation, SAM, autoencoders, kernels in Triton."""
-    _module("efficientvit.models.efficientvit", folder=checkout / "efficientvit" / "models" / "efficientvit")
+    """The packages without what their __init__ imports besides: segmentation, SAM, autoencoders,
+    kernels in Triton."""
+    _module(
+        "efficientvit.models.efficientvit",
+        folder=checkout / "efficientvit" / "models" / "efficientvit",
+    )
     _module("efficientvit.apps.trainer.run_config", Scheduler=None)
     _module("efficientvit.models.nn.triton_rms_norm", TritonRMSNorm2dFunc=None)
 
@@ -137,9 +160,11 @@ def efficientvit(size: str) -> Callable[[types.ModuleType], nn.Module]:
 
 
 def efficientvit_timm(name: str) -> Callable[[types.ModuleType], nn.Module]:
-    """With the authors' eps of 1e-15 under the attention's sums, which the checkpoints were trained with.
+    """With the authors' eps of 1e-15 under the attention's sums, which the checkpoints were trained
+    with.
 
-    timm's is 1e-5; that is felt where a query has next to no positive products (4e-4 in B1's logits here).
+    timm's is 1e-5; that is felt where a query has next to no positive products (4e-4 in B1's logits
+    here).
     """
 
     def make(module: types.ModuleType) -> nn.Module:
@@ -153,43 +178,83 @@ def efficientvit_timm(name: str) -> Callable[[types.ModuleType], nn.Module]:
 
 
 EFFICIENTVITS = {
-    f"efficientvit_{series}{size}": efficientvit(f"{series}{size}") for series in "bl" for size in range(4)
+    f"efficientvit_{series}{size}": efficientvit(f"{series}{size}")
+    for series in "bl"
+    for size in range(4)
 }
-EFFICIENTVITS_TIMM = {name: efficientvit_timm(name) for name in EFFICIENTVITS if name != "efficientvit_l0"}
-EFFICIENTFORMERV2S = {f"efficientformerv2_{size}": f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")}
+EFFICIENTVITS_TIMM = {
+    name: efficientvit_timm(name) for name in EFFICIENTVITS if name != "efficientvit_l0"
+}
+EFFICIENTFORMERV2S = {
+    f"efficientformerv2_{size}": f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")
+}
 EFFICIENTFORMERS = {f"efficientformer_l{size}": f"efficientformer_l{size}" for size in (1, 3, 7)}
 
 SWIFTFORMERS = ("swiftformer_xs", "swiftformer_s", "swiftformer_l1", "swiftformer_l3")
 
 SOURCES: dict[str, dict[str, Source]] = {
     "emo": {
-        "official": Source("model.emo", {f"emo_{size}m": f"EMO_{size}M" for size in (1, 2, 5, 6)},
-                           ("stage1", "stage2", "stage3", "stage4"), stub_for_emo),
+        "official": Source(
+            "model.emo",
+            {f"emo_{size}m": f"EMO_{size}M" for size in (1, 2, 5, 6)},
+            ("stage1", "stage2", "stage3", "stage4"),
+            stub_for_emo,
+        ),
     },
     "efficientformer": {
-        "official": Source("models.efficientformer", EFFICIENTFORMERS,
-                           ("network.0", "network.2", "network.4", "network.6"), stub_for_snap_research),
-        "timm": Source("timm.models.efficientformer", EFFICIENTFORMERS,
-                       ("stages.0", "stages.1", "stages.2", "stages.3"), stub_for_timm),
+        "official": Source(
+            "models.efficientformer",
+            EFFICIENTFORMERS,
+            ("network.0", "network.2", "network.4", "network.6"),
+            stub_for_snap_research,
+        ),
+        "timm": Source(
+            "timm.models.efficientformer",
+            EFFICIENTFORMERS,
+            ("stages.0", "stages.1", "stages.2", "stages.3"),
+            stub_for_timm,
+        ),
     },
     "swiftformer": {
-        "official": Source("models.swiftformer", {name: f"SwiftFormer_{name[12:].upper()}" for name in SWIFTFORMERS},
-                           ("network.0", "network.2", "network.4", "network.6"), stub_for_swiftformer),
-        "timm": Source("timm.models.swiftformer", {name: name for name in SWIFTFORMERS},
-                       ("stages.0", "stages.1", "stages.2", "stages.3"), stub_for_timm),
+        "official": Source(
+            "models.swiftformer",
+            {name: f"SwiftFormer_{name[12:].upper()}" for name in SWIFTFORMERS},
+            ("network.0", "network.2", "network.4", "network.6"),
+            stub_for_swiftformer,
+        ),
+        "timm": Source(
+            "timm.models.swiftformer",
+            {name: name for name in SWIFTFORMERS},
+            ("stages.0", "stages.1", "stages.2", "stages.3"),
+            stub_for_timm,
+        ),
     },
     "efficientformerv2": {
-        "official": Source("models.efficientformer_v2", EFFICIENTFORMERV2S,
-                           ("network.0", "network.2", "network.4", "network.6"), stub_for_snap_research),
-        "timm": Source("timm.models.efficientformer_v2", EFFICIENTFORMERV2S,
-                       ("stages.0", "stages.1", "stages.2", "stages.3"), stub_for_timm),
+        "official": Source(
+            "models.efficientformer_v2",
+            EFFICIENTFORMERV2S,
+            ("network.0", "network.2", "network.4", "network.6"),
+            stub_for_snap_research,
+        ),
+        "timm": Source(
+            "timm.models.efficientformer_v2",
+            EFFICIENTFORMERV2S,
+            ("stages.0", "stages.1", "stages.2", "stages.3"),
+            stub_for_timm,
+        ),
     },
     "efficientvit": {
-        "official": Source("efficientvit.models.efficientvit.cls", EFFICIENTVITS, ("backbone.stages",),
-                           stub_for_efficientvit),
-        "timm": Source("timm.models.efficientvit_mit", EFFICIENTVITS_TIMM, ("stages",), stub_for_timm),
+        "official": Source(
+            "efficientvit.models.efficientvit.cls",
+            EFFICIENTVITS,
+            ("backbone.stages",),
+            stub_for_efficientvit,
+        ),
+        "timm": Source(
+            "timm.models.efficientvit_mit", EFFICIENTVITS_TIMM, ("stages",), stub_for_timm
+        ),
     },
-}  # fmt: skip
+}
 
 
 def record(family: str, layout: str, checkout: Path) -> None:
@@ -201,23 +266,31 @@ def record(family: str, layout: str, checkout: Path) -> None:
     folder.mkdir(exist_ok=True)
     for member, make in source.members.items():
         model = getattr(module, make)() if isinstance(make, str) else make(module)
-        tensors = {name: (tuple(t.shape), seeded.dtype(t)) for name, t in model.state_dict().items()}
+        tensors = {
+            name: (tuple(t.shape), seeded.dtype(t)) for name, t in model.state_dict().items()
+        }
         floats = {name: type_ for name, type_ in tensors.items() if type_[1].startswith("f")}
         model.load_state_dict(seeded.state_dict(floats), strict=False)
         outputs = run(model, source.stages, seeded.images(IMAGES))
         seeded.write_types(folder / f"{member}.{layout}.csv", tensors)
         np.savez_compressed(folder / f"{member}.{layout}.npz", **outputs)
-        print(f"{member} ({layout}): {len(tensors)} tensors, logits of std {outputs['logits'].std():.3f}")
+        print(
+            f"{member} ({layout}): {len(tensors)} tensors, logits of std"
+            f" {outputs['logits'].std():.3f}"
+        )
     origin = {
-        "commit": commit(checkout), "file": source.module.replace(".", "/") + ".py", "torch": torch.__version__,
+        "commit": commit(checkout),
+        "file": source.module.replace(".", "/") + ".py",
+        "torch": torch.__version__,
         "images": list(IMAGES),
-    }  # fmt: skip
+    }
     (folder / f"{layout}.json").write_text(json.dumps(origin, indent=1) + "\n")
 
 
 @torch.no_grad()
 def run(model: nn.Module, stages: Sequence[str], images: Tensor) -> dict[str, Any]:
-    """The logits, and of each stage's output (B, C, H, W) its mean, its deviation and evenly spaced elements."""
+    """The logits, and of each stage's output (B, C, H, W) its mean, its deviation and evenly spaced
+    elements."""
     features: list[Tensor] = []
     modules = [model.get_submodule(name) for name in stages]
     for stage in modules if len(modules) > 1 else list(modules[0].children())[-4:]:
@@ -237,11 +310,15 @@ def run(model: nn.Module, stages: Sequence[str], images: Tensor) -> dict[str, An
 
 def commit(checkout: Path) -> str:
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    return (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        or "unknown"
+    )
 
 
 def _module(name: str, folder: Path | None = None, **names: Any) -> None:
-    """Puts a module of these names where `import` looks first; with a folder, its files can be imported too."""
+    """Puts a module of these names where `import` looks first; with a folder, its files can be
+    imported too."""
     module = types.ModuleType(name)
     module.__path__ = [str(folder)] if folder else []
     vars(module).update(names)
@@ -249,12 +326,15 @@ def _module(name: str, folder: Path | None = None, **names: Any) -> None:
 
 
 class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets a package be imported that is not installed; whatever is taken from it is an empty class."""
+    """Lets a package be imported that is not installed; whatever is taken from it is an empty
+    class."""
 
     def __init__(self, package: str) -> None:
         self.package = package
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         inside = name.partition(".")[0] == self.package
         return importlib.machinery.ModuleSpec(name, self, is_package=True) if inside else None
 
@@ -273,9 +353,13 @@ class _Empty(types.ModuleType):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("family", choices=SOURCES)
-    parser.add_argument("layout", choices=sorted({layout for layouts in SOURCES.values() for layout in layouts}))
+    parser.add_argument(
+        "layout", choices=sorted({layout for layouts in SOURCES.values() for layout in layouts})
+    )
     parser.add_argument("checkout", type=Path, help="the root of your checkout of the repository")
     arguments = parser.parse_args()
     record(arguments.family, arguments.layout, arguments.checkout.expanduser())

@@ -1,6 +1,8 @@
-"""Weights and images that anybody can make again from their names: what the reference outputs were recorded with.
+"""Weights and images that anybody can make again from their names: what the reference outputs were
+recorded with.
 
-Only the raw 64-bit stream of NumPy's PCG64 is used, which NumPy promises to keep (its distributions it does not).
+Only the raw 64-bit stream of NumPy's PCG64 is used, which NumPy promises to keep (its distributions
+it does not).
 """
 
 from __future__ import annotations
@@ -20,18 +22,23 @@ TensorType = tuple[tuple[int, ...], str]
 CELL = 32
 """Pixels of the images' coarse cells: the reduction of a network's last stage."""
 DAMPED = ("mid_norm.weight", "mid.bn.weight", "v_local.1.weight", "v_local.bn.weight")
-"""Scales inside EfficientFormerV2's branches that are about 0.25, as its up to 35 blocks would amplify too much."""
+"""Scales inside EfficientFormerV2's branches that are about 0.25, as its up to 35 blocks would
+amplify too much."""
 
 
 def state_dict(types: Mapping[str, TensorType]) -> dict[str, Tensor]:
-    """A value for every tensor, scaled so that activations stay near 1 and every branch of a network matters."""
+    """A value for every tensor, scaled so that activations stay near 1 and every branch of a
+    network matters."""
     return {name: _tensor(name, shape, dtype) for name, (shape, dtype) in types.items()}
 
 
 def images(size: Sequence[int], name: str = "images") -> Tensor:
-    """Images (B, 3, H, W), H and W multiples of 32: noise a pixel and noise a cell, so that the last tokens differ."""
+    """Images (B, 3, H, W), H and W multiples of 32: noise a pixel and noise a cell, so that the
+    last tokens differ."""
     batch, channels, height, width = size
-    coarse = _uniform(f"{name}.cells", (batch, channels, height // CELL, width // CELL), mean=0.0, std=1.5)
+    coarse = _uniform(
+        f"{name}.cells", (batch, channels, height // CELL, width // CELL), mean=0.0, std=1.5
+    )
     cells = coarse.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
     return cells + _uniform(f"{name}.pixels", size, mean=0.0, std=1.0)
 
@@ -44,13 +51,18 @@ def write_types(path: Path, types: Mapping[str, TensorType]) -> None:
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("tensor", "shape", "dtype"))
-        rows.writerows((name, "x".join(map(str, shape)), dtype) for name, (shape, dtype) in types.items())
+        rows.writerows(
+            (name, "x".join(map(str, shape)), dtype) for name, (shape, dtype) in types.items()
+        )
 
 
 def read_types(path: Path) -> dict[str, TensorType]:
     with path.open(newline="") as file:
         return {
-            row["tensor"]: (tuple(int(side) for side in row["shape"].split("x") if side), row["dtype"])
+            row["tensor"]: (
+                tuple(int(side) for side in row["shape"].split("x") if side),
+                row["dtype"],
+            )
             for row in csv.DictReader(file)
         }
 
@@ -67,7 +79,9 @@ def _tensor(name: str, shape: Sequence[int], dtype: str) -> Tensor:
         return _uniform(name, shape, mean=0.0, std=1.0)
     if name.endswith(DAMPED):
         return _uniform(name, shape, mean=0.25, std=0.1)
-    if name.endswith("talking_head2.bias"):  # it is added to the weight of every token, of which there are many
+    if name.endswith(
+        "talking_head2.bias"
+    ):  # it is added to the weight of every token, of which there are many
         return _uniform(name, shape, mean=0.0, std=0.01)
     if len(shape) > 1:
         return _uniform(name, shape, mean=0.0, std=1.0 / math.sqrt(math.prod(shape[1:])))

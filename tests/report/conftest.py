@@ -10,28 +10,25 @@ from types import SimpleNamespace
 import pytest
 
 from nas.accuracy import RecordedScores, Scores
-from nas.accuracy.law_file import shipped_law
+from nas.accuracy.evidence import corrected
+from nas.accuracy.law import shipped_law
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.posterior import corrected
+from nas.figures import Figure
 from nas.files import write_text, write_yaml
 from nas.latency import load_table
-from nas.search import fastest, load_scores, pose, solve
-from nas.search.compare import answers
-from nas.search.exact import front
-from nas.search.run import write_front, write_run
+from nas.search import load_scores, pose, solve
+from nas.search.engines.exact import front
+from nas.search.fastest import fastest
+from nas.search.record import write_front, write_run
 from nas.space import Architecture, Space, load_space
 
 MakeRun = Callable[..., Path]
 
 
 @pytest.fixture
-def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
-    """A function that searches the workplace's space and writes the run's folder: name, --front or not, engine, scores.
-
-    The pictures that a search draws are left out: drawing takes longer than all the rest.
-    """
-    monkeypatch.setattr("nas.report.trajectory.draw", lambda *arguments: None)
-    monkeypatch.setattr("nas.report.front.draw_front", lambda *arguments: None)
+def make_run(workplace: SimpleNamespace) -> MakeRun:
+    """A function that searches the workplace's space and writes a run folder: name, --front or not,
+    engine, scores."""
 
     def make(
         name: str = "one",
@@ -41,29 +38,49 @@ def make_run(workplace: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Mak
         kind: str = "recorded",
         **options: float,
     ) -> Path:
-        space, table = load_space("small"), load_table("toy")
+        space = load_space("small")
+        table = load_table("toy")
         target = None if options else fastest(space, table)[0] * 1.2
         problem = pose(space, table, _scores_of(kind, space), target, engine, **options)
-        found, folder = solve(problem), Path("runs") / name
+        found = solve(problem)
+        folder = Path("runs") / name
         write_run(
-            folder, problem, found, ["nas", "search", "--space", "small", "--note", note, "--out", f"runs/{name}"]
+            folder,
+            problem,
+            found,
+            ["nas", "search", "--space", "small", "--note", note, "--out", f"runs/{name}"],
         )
         if with_front:
-            write_front(folder, problem, front(problem), answers(problem, found))
+            write_front(folder, problem, front(problem))
         return folder
 
     return make
 
 
 @pytest.fixture
+def rows_of() -> Callable[..., list[dict]]:
+    """A function from a figure to the rows of its layers of one mark, such as "point"; of one
+    series or of all."""
+
+    def rows(figure: Figure, mark: str, series: str | None = None) -> list[dict]:
+        layers = [each for each in figure.spec["layer"] if each["mark"]["type"] == mark]
+        found = [row for each in layers for row in each["data"]["values"]]
+        return [row for row in found if series is None or row.get("series") == series]
+
+    return rows
+
+
+@pytest.fixture
 def scores_of() -> Callable[[str, Space], Scores]:
-    """A function to scores of the workplace's space: law, recorded, posterior, or costs (recorded without a level)."""
+    """A function to scores of the workplace's space: law, recorded, posterior, or costs (recorded
+    without a level)."""
     return _scores_of
 
 
 def _scores_of(kind: str, space: Space) -> Scores:
     """Scores of the workplace's space of every kind."""
-    recorded, law = load_scores("small"), LawScores(space, shipped_law())
+    recorded = load_scores("small")
+    law = LawScores(space, shipped_law())
     assert isinstance(recorded, RecordedScores)
     if kind == "costs":
         without = replace(recorded, baseline_accuracy=None)
@@ -80,13 +97,15 @@ def check_file() -> Callable[..., dict[str, object]]:
 
 @pytest.fixture
 def add_everything() -> Callable[[Path, Architecture], None]:
-    """A function that puts a check, a fine-tuning, exports and the training's alpha beside a run's files."""
+    """A function that puts a check, a fine-tuning, exports and the training's alpha beside a run's
+    files."""
 
     def add(folder: Path, arch: Architecture) -> None:
         write_yaml(folder / "check-toy.yaml", _check_file(arch))
         write_yaml(folder / "finetune" / "finetune.yaml", _FINETUNE)
         write_text(
-            folder / "finetune" / "metrics.csv", "step,steps,epoch,loss,accuracy\n10,20,0.5,2.1,30\n20,20,1,1.5,52\n"
+            folder / "finetune" / "metrics.csv",
+            "step,steps,epoch,loss,accuracy\n10,20,0.5,2.1,30\n20,20,1,1.5,52\n",
         )
         write_text(folder / "finetune" / "weights.safetensors", "")
         write_yaml(folder / "export" / "export.yaml", _EXPORT)
@@ -97,12 +116,26 @@ def add_everything() -> Callable[[Path, Architecture], None]:
 
 def _check_file(arch: Architecture, device: str = "toy") -> dict[str, object]:
     rows = [{"name": "intercept", "kind": "intercept", "predicted_ms": 0.1, "measured_ms": 0.12}]
-    rows += [{"name": op.name, "kind": op.spec.kind, "predicted_ms": 0.01 * i, "measured_ms": 0.011 * i}
-             for i, op in enumerate(arch.operations(), start=1)]  # fmt: skip
-    return {"format": "nas-run-check-1", "architecture": arch.name, "device": device, "measured_ms": 0.5,
-            "predicted_ms": 0.48, "error_percent": -4.0, "provenance": "measured", "expected_error": None,
-            "weights": None, "profile": "each alone", "operations": rows, "settings": {}, "versions": {"nas": "0"},
-            "date": "2026-01-31"}  # fmt: skip
+    rows += [
+        {"name": op.name, "kind": op.spec.kind, "predicted_ms": 0.01 * i, "measured_ms": 0.011 * i}
+        for i, op in enumerate(arch.operations(), start=1)
+    ]
+    return {
+        "format": "nas-run-check-1",
+        "architecture": arch.name,
+        "device": device,
+        "measured_ms": 0.5,
+        "predicted_ms": 0.48,
+        "error_percent": -4.0,
+        "provenance": "measured",
+        "expected_error": None,
+        "weights": None,
+        "profile": "each alone",
+        "operations": rows,
+        "settings": {},
+        "versions": {"nas": "0"},
+        "date": "2026-01-31",
+    }
 
 
 _FINETUNE = {
@@ -136,6 +169,10 @@ def _alpha_csv(arch: Architecture, steps: int = 3) -> str:
         for index, stage in enumerate(arch.stages, start=1):
             for position in range(1, len(stage.blocks) + 1):
                 drift = 0.02 * step * position
-                shares = (0.5 + drift, "", 0.5 - drift) if index < 3 else (0.3, 0.4 + drift, 0.3 - drift)
-                lines.append(",".join([str(10 * step), f"stage{index}_block{position}", *map(str, shares)]))
+                shares = (
+                    (0.5 + drift, "", 0.5 - drift) if index < 3 else (0.3, 0.4 + drift, 0.3 - drift)
+                )
+                lines.append(
+                    ",".join([str(10 * step), f"stage{index}_block{position}", *map(str, shares)])
+                )
     return "\n".join(lines) + "\n"

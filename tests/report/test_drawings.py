@@ -6,11 +6,11 @@ from math import log2
 
 import pytest
 
+from nas.blocks import Identity
 from nas.errors import InputError
-from nas.report.alpha import COLUMNS, draw_alpha, position_label, read_alpha
+from nas.report.alpha import COLUMNS, alpha_figures, position_label, read_alpha
 from nas.report.breakdown import operations
-from nas.report.network import COLUMN, HIGHEST, draw_network, drawing
-from nas.specs import Identity
+from nas.report.diagram import COLUMN, HIGHEST, drawing
 
 
 @pytest.fixture
@@ -24,26 +24,29 @@ def test_boxes_stand_in_the_order_of_the_network_with_gaps_where_blocks_were_dro
     attention = (0, 0, 2, 2)
     data = drawing(dropped, operations(dropped, attention))
     third = [(box.name, box.role) for box in data.stages[2].boxes if box.role != "reshape"]
-    assert third == [("stage3_entry", "entry"), ("stage3_block1", "global"), ("stage3_block2", None),
-                     ("stage3_block3", "global")]  # fmt: skip
+    assert third == [
+        ("stage3_entry", "entry"),
+        ("stage3_block1", "global"),
+        ("stage3_block2", None),
+        ("stage3_block3", "global"),
+    ]
     assert data.stages[0].boxes[0].name == "stem" and data.stages[3].boxes[-1].name == "head"
     names = [box.name for stage in data.stages for box in stage.boxes if box.role]
     assert names == [operation.name for operation in dropped.operations()]
     assert data.dropped == 1 and "2 of 3 blocks" in data.stages[2].about
 
 
-def test_boxes_are_as_high_as_their_stage_is_wide_and_do_not_overlap(dropped, tmp_path):
+def test_boxes_are_as_high_as_their_stage_is_wide_and_do_not_overlap(dropped):
     data = drawing(dropped, operations(dropped, (0, 0, 2, 2)))
     heights = [stage.boxes[0].height for stage in data.stages]
     assert heights == sorted(heights) and heights[-1] == HIGHEST
     for stage in data.stages:
         assert [box.x for box in stage.boxes] == [COLUMN * i for i in range(len(stage.boxes))]
-    draw_network(data, "a $title$ with dollars", tmp_path / "network.png")
-    assert (tmp_path / "network.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_expansions_are_shown_where_they_differ(choices_space, small_space):
-    same, other = small_space().largest(), choices_space().published["choices_s"]
+    same = small_space().largest()
+    other = choices_space().published["choices_s"]
     assert not drawing(same, operations(same, (0, 0, 3, 2))).expansions
     data = drawing(other, operations(other, (0, 0, 1, 1)))
     assert data.expansions and {box.text for box in data.stages[3].boxes} >= {"1"}
@@ -56,14 +59,27 @@ def alpha_file(folder, rows):
 
 
 def test_uniform_shares_prefer_nothing_and_shares_are_compared_by_their_mean(tmp_path):
-    rows = ["10,stage1_block1,0.5,,0.5", "10,stage3_block1,0.333,0.333,0.333", "10,stage3_block2,0.2,0.4,0.1"]
+    rows = [
+        "10,stage1_block1,0.5,,0.5",
+        "10,stage3_block1,0.333,0.333,0.333",
+        "10,stage3_block2,0.2,0.4,0.1",
+    ]
     data = read_alpha(alpha_file(tmp_path, rows), frozenset({"stage3_block2"}))
     assert [row[0] for row in data.kept] == [0.0, 0.0, pytest.approx(log2(3), abs=1e-4)]
     assert data.attention[0] == (None,) and data.attention[2][0] == pytest.approx(2 / 3, abs=1e-4)
     assert data.mixed == (1, 2)
-    assert position_label("stage3_block2", data.dropped) == "3.2 x" and position_label("odd", data.dropped) == "odd"
-    draw_alpha(data, tmp_path / "alpha.png")
-    assert (tmp_path / "alpha.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        position_label("stage3_block2", data.dropped) == "3.2 x"
+        and position_label("odd", data.dropped) == "odd"
+    )
+    figures = alpha_figures(data)
+    assert set(figures) == {"alpha", "alpha-attention"}
+    (cells,) = figures["alpha-attention"].spec["layer"]
+    assert [(row["name"], row["value"]) for row in cells["data"]["values"]] == [
+        ("3.1", 0.5),
+        ("3.2 x", data.attention[2][0]),
+    ]
+    assert cells["encoding"]["fill"]["scale"]["domain"][1] == 0.5
 
 
 def test_long_trainings_are_thinned_to_the_last_step(tmp_path):

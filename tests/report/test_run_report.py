@@ -1,4 +1,5 @@
-"""A report reads what a run's folder holds, draws nothing from other figures, and says what is not there."""
+"""A report reads what a run's folder holds, draws nothing from other figures, and says what is not
+there."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ import yaml
 
 from nas.errors import InputError
 from nas.latency import load_table
-from nas.report.picture_files import write_pictures
+from nas.report.front import front_figure, fronts_figure
+from nas.report.page import write_pictures
 from nas.report.run import load_runs, without
-from nas.report.words import meaning, rests_on, tiles
+from nas.report.summary import meaning, rests_on, tiles
 from nas.search import load_scores
 from nas.space import load_architecture, load_space
 
@@ -28,10 +30,13 @@ def test_a_run_with_everything_leaves_nothing_out(make_run, add_everything):
     assert run.architecture == arch and run.about.result.params == arch.params
     assert run.breakdown.measured_ms == 0.5 and run.breakdown.bars[0].measured_ms == 0.12
     assert [bar.name for bar in run.breakdown.bars[1:]] == [op.name for op in arch.operations()]
-    assert run.breakdown.bars[3].measured_ms == pytest.approx(0.033) and run.breakdown.bars[3].provenance == "estimated"
+    assert (
+        run.breakdown.bars[3].measured_ms == pytest.approx(0.033)
+        and run.breakdown.bars[3].provenance == "estimated"
+    )
     assert run.fits[0].best.accuracy == 72.25 and run.fits[0].best.part == "test images"
     assert [result.network for result in run.fits[0].results] == ["trained", "moving average"] * 2
-    assert run.exports.files[0].facts[1] == "accuracy 72.00 %, the network's 72.25 %, on 300 images"
+    assert run.exports.files[0].facts[1] == "accuracy 72.00 % (network: 72.25 %) on 300 images"
     assert run.rows.all == {"estimated": len(load_table("toy").rows)}
     pictures = write_pictures(run)
     names = {"front", "trajectory", "network", "breakdown", "alpha", "alpha-attention", "finetune"}
@@ -43,22 +48,35 @@ def test_the_front_is_the_files_or_the_same_computed_anew(make_run):
     folder = make_run()
     (run,) = load_runs(folder)
     rows = list(csv.DictReader((folder / "front.csv").open()))
-    assert [(p.ms, p.cost) for p in run.front.points] == [(float(row["ms"]), float(row["cost"])) for row in rows]
+    assert [(p.ms, p.cost) for p in run.front.points] == [
+        (float(row["ms"]), float(row["cost"])) for row in rows
+    ]
     (folder / "front.csv").unlink()
     (again,) = load_runs(folder)
     assert again.front == run.front
-    space, table, scores = load_space("small"), load_table("toy"), load_scores("small")
+    space = load_space("small")
+    table = load_table("toy")
+    scores = load_scores("small")
     assert [(p.label, p.ms, p.cost, p.accuracy) for p in run.front.published] == [
-        (name.removeprefix("small_"), table.total_ms(arch), scores.cost(arch), scores.accuracy(arch).value)
+        (
+            name.removeprefix("small_"),
+            table.total_ms(arch),
+            scores.cost(arch),
+            scores.accuracy(arch).value,
+        )
         for name, arch in space.published.items()
     ]
 
 
 def test_the_trajectory_begins_with_the_largest_member_and_ends_with_the_found_one(make_run):
     (run,) = load_runs(make_run())
-    start, end = run.trajectory.points[0], run.trajectory.points[-1]
+    start = run.trajectory.points[0]
+    end = run.trajectory.points[-1]
     space = load_space("small")
-    assert start.ms == pytest.approx(load_table("toy").total_ms(space.largest())) and abs(start.cost) < 1e-9
+    assert (
+        start.ms == pytest.approx(load_table("toy").total_ms(space.largest()))
+        and abs(start.cost) < 1e-9
+    )
     assert (end.ms, end.cost) == pytest.approx((run.about.result.latency_ms, run.about.result.cost))
     assert "step 1: " in run.trajectory.points[1].about[0]
 
@@ -66,8 +84,14 @@ def test_the_trajectory_begins_with_the_largest_member_and_ends_with_the_found_o
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        ("latency_tables/toy/table.csv", "the latency table latency_tables/toy/table.csv has changed since"),
-        ("experiments/small-toy/scores.csv", "the scores experiments/small-toy/scores.csv has changed since"),
+        (
+            "latency_tables/toy/table.csv",
+            "the latency table latency_tables/toy/table.csv has changed since the search",
+        ),
+        (
+            "experiments/small-toy/scores.csv",
+            "the scores experiments/small-toy/scores.csv has changed since the search",
+        ),
     ],
 )
 def test_nothing_is_drawn_from_inputs_that_changed_since(make_run, workplace, file, reason):
@@ -86,11 +110,14 @@ def test_a_table_with_another_calibration_is_not_the_runs(make_run, workplace):
     table = load_table("toy")
     replace(table, device=replace(table.device, intercept_ms=0.2)).save("latency_tables/toy")
     (run,) = load_runs(folder)
-    assert "another calibration" in {gap.part: gap.reason for gap in run.left_out}["breakdown"]
+    reason = {gap.part: gap.reason for gap in run.left_out}["breakdown"]
+    assert "the calibration of the latency table" in reason and "has changed" in reason
     assert run.breakdown is None and run.operations and run.trajectory
 
 
-def test_inputs_are_found_from_another_working_directory(make_run, workplace, tmp_path, monkeypatch):
+def test_inputs_are_found_from_another_working_directory(
+    make_run, workplace, tmp_path, monkeypatch
+):
     folder = make_run(with_front=False).resolve()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -113,7 +140,7 @@ def test_a_fine_tuning_under_way_is_no_result(make_run, add_everything):
     (folder / "finetune" / "weights.safetensors").unlink()
     (run,) = load_runs(folder)
     assert run.fits[0].epochs == (0.5, 1.0) and run.fits[0].best is None
-    assert {gap.part: gap.reason for gap in run.left_out} == {"fine-tuning": "it is not finished"}
+    assert {gap.part: gap.reason for gap in run.left_out} == {"fine-tuning": "not finished"}
     assert not any("fine" in tile.label for tile in tiles(run))
 
 
@@ -121,19 +148,23 @@ def test_a_run_on_several_devices_is_a_report_each(nas_search_several):
     runs = load_runs(nas_search_several)
     assert [run.device for run in runs] == ["toy", "slow"]
     assert [run.name for run in runs] == ["both on toy", "both on slow"]
-    assert runs[0].architecture == runs[1].architecture and runs[0].front.points != runs[1].front.points
+    assert (
+        runs[0].architecture == runs[1].architecture
+        and runs[0].front.points != runs[1].front.points
+    )
     for run in runs:
-        assert run.about.result.latency_ms == pytest.approx(load_table(run.device).total_ms(run.architecture))
+        assert run.about.result.latency_ms == pytest.approx(
+            load_table(run.device).total_ms(run.architecture)
+        )
         assert run.trajectory is None and run.breakdown
 
 
 @pytest.fixture
-def nas_search_several(workplace, made_up_table, monkeypatch):
-    from nas.cli.search import search
+def nas_search_several(workplace, made_up_table):
+    from nas.cli.options import run_command
 
     made_up_table(workplace.space, seed=3, name="slow").save("latency_tables/slow")
-    monkeypatch.setattr("sys.argv", ["nas", "search"])
-    search("small", ["toy", "slow"], out="runs/both", as_json=True)
+    run_command("search", space="small", device=["toy", "slow"], out="runs/both", json=True)
     return Path("runs/both")
 
 
@@ -144,8 +175,8 @@ def test_words_tell_optimum_and_what_the_figures_rest_on(make_run):
     missed = slim.about.result.cost - best.about.result.cost
     assert (f"is {missed:.2f} points more accurate" in meaning([slim])[-1]) == (missed >= 0.005)
     accuracy, latency = (text for _, text in rests_on(slim))
-    assert latency == "estimated table of toy, no chip, none 0; nobody checked it on whole networks."
-    assert "made up for a test" in accuracy and "90.0 % there, over 5000 images" in accuracy
+    assert latency == "estimated table of toy, no chip, none 0; not checked on whole networks."
+    assert "made up for a test" in accuracy and "90.0 % on these 5000 images" in accuracy
 
 
 @pytest.mark.parametrize(
@@ -167,18 +198,43 @@ def test_a_command_without_its_folder(command, plain):
         ("run.yaml", "result:", "result: [", "malformed YAML"),
         ("run.yaml", "expected_error: null", "expected_error: much", "table.expected_error: "),
         ("trace.csv", "total_cost", "total", "trace.csv:1: column 'total_cost' is missing"),
-        ("trace.csv", "\n1,", "\nx,", "trace.csv:2: step: 'x' is no finite number"),
+        ("trace.csv", "\n1,", "\nx,", "trace.csv:2: step: 'x' is not a finite number"),
         ("front.csv", "ms,cost", "ms,costs", "front.csv:1: column 'cost' is missing"),
         ("architecture.yaml", "width: ", "wide: ", "architecture.yaml:"),
-        ("architecture.yaml", "expansion: 2", "expansion: 3", "another network than the one that"),
-        ("check-toy.yaml", "measured_ms: 0.5", "measured_ms: fast", "check-toy.yaml:4: measured_ms: "),
-        ("check-toy.yaml", "stage1_block", "stage9_block", "is no operation of the run's architecture"),
-        ("finetune/metrics.csv", "20,20,1,1.5,52", "20,20,1", "metrics.csv:3: 3 fields, the header names 5"),
-        ("finetune/finetune.yaml", "accuracy: 71.5", "accuracy: good", "accuracy.held_out.ema.accuracy: "),
+        ("architecture.yaml", "expansion: 2", "expansion: 3", "is not the network that"),
+        (
+            "check-toy.yaml",
+            "measured_ms: 0.5",
+            "measured_ms: fast",
+            "check-toy.yaml:4: measured_ms: ",
+        ),
+        (
+            "check-toy.yaml",
+            "stage1_block",
+            "stage9_block",
+            "is not an operation of the run's architecture",
+        ),
+        (
+            "finetune/metrics.csv",
+            "20,20,1,1.5,52",
+            "20,20,1",
+            "metrics.csv:3: has 3 values (expected 5, as the header)",
+        ),
+        (
+            "finetune/finetune.yaml",
+            "accuracy: 71.5",
+            "accuracy: good",
+            "accuracy.held_out.ema.accuracy: ",
+        ),
         ("export/export.yaml", "bytes: 1500000", "bytes: many", "targets.onnx.bytes: "),
-        ("../../experiments/small-toy/alpha.csv", "identity", "none", "alpha.csv:1: column 'identity' is missing"),
+        (
+            "../../experiments/small-toy/alpha.csv",
+            "identity",
+            "none",
+            "alpha.csv:1: column 'identity' is missing",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_is_named_in_one_line(make_run, add_everything, file, good, bad, reason):
     folder = make_run()
     add_everything(folder, load_architecture(folder / "architecture.yaml"))
@@ -198,28 +254,39 @@ def test_a_half_written_run_is_named(make_run, file):
         load_runs(folder)
 
 
-@pytest.mark.parametrize(("folder", "reason"), [("runs", "no finished run"), ("nowhere", "no run folder")])
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [("runs", "is not a finished run"), ("nowhere", "there is no such run folder")],
+)
 def test_no_run_is_told_with_the_remedy(make_run, folder, reason):
     make_run()
-    with pytest.raises(InputError, match=rf"{folder}: {reason} here.*`nas search` writes one"):
+    with pytest.raises(InputError, match=rf"{folder}: {reason}.*Fix: make one with nas search"):
         load_runs(folder)
 
 
-def test_figures_are_plain_json_and_what_comes_from_files_is_text(make_run):
-    from nas.report.charts import front_chart, fronts_chart
-
+def test_figures_are_plain_json_and_pictures_of_odd_names_are_drawn(make_run, tmp_path):
     (run,) = load_runs(make_run())
-    odd = replace(run.front, published=tuple(replace(p, label="<b>x</b>") for p in run.front.published))
-    for chart in (front_chart(odd), fronts_chart([("<i>run</i>", odd), ("b", odd)])):
-        text = json.dumps(chart.figure)
-        assert "&lt;b&gt;x" in text and "<b>" not in text and "<i>" not in text.replace('legendgroup": "<i>', "")
+    odd = replace(
+        run.front,
+        published=tuple(replace(p, label="<b>x</b> $y$ \x1b[1m") for p in run.front.published),
+    )
+    for figure in (front_figure(odd), fronts_figure({"<i>run</i>": odd, "b": odd})):
+        text = json.dumps(figure.document())
+        assert "<b>x</b> $y$ " in text and "\\u001b" not in text and r"\\x1b[1m" in text
+        figure.save(tmp_path / "odd.svg")
+        assert "<b>" not in (tmp_path / "odd.svg").read_text()
 
 
 def test_a_search_that_evaluates_members_shows_no_scores_beside_its_steps(make_run):
     folder = make_run()
     path = folder / "run.yaml"
     data = yaml.safe_load(path.read_text())
-    data["score_by"] = {"name": "evaluate", "best": 8, "judge": "the sliced supernet runs/s on digits", "images": 100}
+    data["score_by"] = {
+        "name": "evaluate",
+        "best": 8,
+        "judge": "the sliced supernet runs/s on digits",
+        "images": 100,
+    }
     data["result"] |= {"evaluated": 61.5, "drop": 2.25}
     data["target"] |= {"params": 1.5e6, "memory_mb": 2.5}
     path.write_text(yaml.safe_dump(data))
@@ -229,7 +296,9 @@ def test_a_search_that_evaluates_members_shows_no_scores_beside_its_steps(make_r
     tile = next(tile for tile in tiles(run) if tile.label == "Accuracy in the supernet")
     assert tile.value == "61.50 %" and "2.25 points below the largest" in tile.about
     assert "at most 1.5 M parameters and at most 2.5 MB peak memory on" in meaning([run])[0]
-    assert "By the scores no member within the limits is more accurate" in meaning([run])[-1]
+    assert "By these scores, no member within the limits is more accurate" in meaning([run])[-1]
     assert "members were evaluated by the sliced supernet runs/s" in rests_on(run)[0][1]
     assert run.trajectory.axis.label == "top-1 of the sliced supernet (%)"
-    assert run.trajectory.points[-1].accuracy == pytest.approx(63.75 - run.trajectory.points[-1].cost)
+    assert run.trajectory.points[-1].accuracy == pytest.approx(
+        63.75 - run.trajectory.points[-1].cost
+    )

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from nas.latency import MissingRows
-from nas.latency.coverage import space_operations
 from nas.latency.table import make_table
-from nas.search import fastest, moves
+from nas.search import moves
+from nas.search.fastest import fastest
+from nas.space.operations import space_operations
 
 
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
@@ -24,25 +25,33 @@ def test_equal_to_brute_force(small_space, made_up_table, attention):
         space.validate(arch)
 
 
-@pytest.mark.parametrize(("attention", "counts"), [("network_suffix", (1, 1)), ("stage_suffix", (1, 0))])
+@pytest.mark.parametrize(
+    ("attention", "counts"), [("network_suffix", (1, 1)), ("stage_suffix", (1, 0))]
+)
 def test_attention_that_is_fast_in_stage_3_only_counts_where_it_may_stand(
     small_space, made_up_table, attention, counts
 ):
-    """Stage 3 is slow without attention, stage 4 with it: only suffixes by the stage allow the best of both."""
+    """Stage 3 is slow without attention, stage 4 with it: only suffixes by the stage allow the best
+    of both."""
     space = small_space(attention)
     table = made_up_table(space)
 
     def ms(row):
         in_stage_3 = "x4x4" in row.input
-        return {"mb4d": 9.0 if in_stage_3 else 0.1, "mb3d": 0.1 if in_stage_3 else 5.0}.get(row.kind, 0.1)
+        return {"mb4d": 9.0 if in_stage_3 else 0.1, "mb3d": 0.1 if in_stage_3 else 5.0}.get(
+            row.kind, 0.1
+        )
 
     table = make_table(
-        table.device, [replace(r, median_ms=ms(r), p10_ms=ms(r), p90_ms=ms(r)) for r in table.rows.values()]
+        table.device,
+        [replace(r, median_ms=ms(r), p10_ms=ms(r), p90_ms=ms(r)) for r in table.rows.values()],
     )
     least, arch = fastest(space, table)
     assert least == pytest.approx(min(map(table.total_ms, space.enumerate())))
     space.validate(arch)
-    assert tuple(block.kind == "mb3d" for stage in arch.stages[2:] for block in stage.blocks) == counts
+    assert (
+        tuple(block.kind == "mb3d" for stage in arch.stages[2:] for block in stage.blocks) == counts
+    )
 
 
 def test_it_names_every_missing_row(small_space, made_up_table):
@@ -74,7 +83,9 @@ def test_with_choices_and_a_stem_equal_to_brute_force(stem_space, made_up_table,
 
 
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
-def test_with_choices_no_sample_and_no_single_change_is_faster(choices_space, made_up_table, attention):
+def test_with_choices_no_sample_and_no_single_change_is_faster(
+    choices_space, made_up_table, attention
+):
     """The space is too large to look at every member: random ones, and all that one move leads to."""
     space = choices_space(attention)
     for seed in range(4):
@@ -82,7 +93,9 @@ def test_with_choices_no_sample_and_no_single_change_is_faster(choices_space, ma
         ms, arch = fastest(space, table)
         assert ms == table.total_ms(arch)
         others = [space.sample(seed) for seed in range(300)]
-        others += [move.apply(other) for other in (arch, *others[:20]) for move in moves(space, other)]
+        others += [
+            move.apply(other) for other in (arch, *others[:20]) for move in moves(space, other)
+        ]
         assert ms <= min(map(table.total_ms, others)) + 1e-9
 
 
@@ -90,4 +103,6 @@ def test_with_choices_it_names_every_missing_row(choices_space, stem_space, made
     for space in (choices_space(), stem_space()):
         with pytest.raises(MissingRows) as error:
             fastest(space, make_table(made_up_table(space).device, []))
-        assert {op.key for op in error.value.operations} == {op.key for op in space_operations(space)}
+        assert {op.key for op in error.value.operations} == {
+            op.key for op in space_operations(space)
+        }

@@ -1,9 +1,11 @@
-"""Costs learned from evaluated members come to what those say, and lead to the front with few of them."""
+"""Costs learned from evaluated members come to what those say, and lead to the front with few of
+them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ import nas
 from nas.errors import InputError
 from nas.latency import LatencyTable
 from nas.search import Evaluated, Evaluations, Problem, Scores, StudySettings, pose
-from nas.search.exact import front
-from nas.search.learned import LearnedCosts, learned_front
+from nas.search.engines.exact import front
+from nas.search.engines.learned import LearnedCosts, learned_front
 from nas.space import Architecture, Space
 
 MOST = 40
@@ -23,7 +25,8 @@ SEED = 8
 class Judge:
     """Other costs than the recorded ones, which do not quite add up."""
 
-    of, words = {"supernet": "sum"}, "made up"
+    of: ClassVar[dict[str, str]] = {"supernet": "sum"}
+    words = "made up"
 
     def __init__(self, scores: Scores) -> None:
         self.scores = scores
@@ -32,7 +35,9 @@ class Judge:
     def drop(self, member: Architecture) -> float:
         return float(8 * np.tanh(self.scores.cost(member) / 8))
 
-    def evaluate(self, base: Architecture, members: Sequence[Architecture]) -> Iterator[tuple[Architecture, Evaluated]]:
+    def evaluate(
+        self, base: Architecture, members: Sequence[Architecture]
+    ) -> Iterator[tuple[Architecture, Evaluated]]:
         for member in members:
             self.asked.append(member)
             yield member, Evaluated(90 - self.drop(member), 1.0)
@@ -60,7 +65,14 @@ def table(space: Space, made_up_table: Callable[..., LatencyTable]) -> LatencyTa
 
 @pytest.fixture
 def problem(space: Space, table: LatencyTable, scores: Scores, judge: Judge) -> Problem:
-    return pose(space, table, scores, engine="learned", study=StudySettings(MOST), evaluations=Evaluations(judge))
+    return pose(
+        space,
+        table,
+        scores,
+        engine="learned",
+        study=StudySettings(MOST),
+        evaluations=Evaluations(judge),
+    )
 
 
 def sample(space: Space, seeds: range) -> list[Architecture]:
@@ -76,8 +88,11 @@ def test_nothing_learned_leaves_the_recorded_costs(scores: Scores) -> None:
     assert LearnedCosts(scores).expected() == scores
 
 
-def test_what_was_learned_predicts_other_members(space: Space, scores: Scores, judge: Judge) -> None:
-    costs, others = LearnedCosts(scores), sample(space, range(1000, 1100))
+def test_what_was_learned_predicts_other_members(
+    space: Space, scores: Scores, judge: Judge
+) -> None:
+    costs = LearnedCosts(scores)
+    others = sample(space, range(1000, 1100))
     errors = [error(costs.expected(), judge, others)]
     for seeds in (range(10), range(10, 60)):
         for member in sample(space, seeds):
@@ -86,28 +101,43 @@ def test_what_was_learned_predicts_other_members(space: Space, scores: Scores, j
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.3 * errors[0]
 
 
-def test_draws_narrow_down_around_what_is_expected(space: Space, scores: Scores, judge: Judge) -> None:
-    members, spreads = sample(space, range(1000, 1040)), []
+def test_draws_narrow_down_around_what_is_expected(
+    space: Space, scores: Scores, judge: Judge
+) -> None:
+    members = sample(space, range(1000, 1040))
+    spreads = []
     costs = LearnedCosts(scores)
     for seeds in (range(20), range(20, 80)):
         for member in sample(space, seeds):
             costs.learn(member, judge.drop(member))
         generator = np.random.default_rng(0)
-        draws = np.array([[costs.drawn(generator).cost(member) for member in members] for _ in range(60)])
-        draws -= draws.mean(axis=1, keepdims=True)  # of the shift that all members share nothing is learned
+        draws = np.array(
+            [[costs.drawn(generator).cost(member) for member in members] for _ in range(60)]
+        )
+        draws -= draws.mean(
+            axis=1, keepdims=True
+        )  # of the shift that all members share nothing is learned
         expected = np.array([costs.expected().cost(member) for member in members])
         spreads.append(draws.std(axis=0).mean())
         assert np.abs(draws.mean(axis=0) - (expected - expected.mean())).mean() < 0.5 * spreads[-1]
     assert spreads[1] < 0.7 * spreads[0]
 
 
-def test_the_engine_finds_the_best_member_where_the_recorded_scores_mislead(problem: Problem, judge: Judge) -> None:
-    found, recorded = nas.search.solve(problem), nas.search.solve(replace(problem, engine="exact"))
-    best = nas.search.solve(replace(problem, engine="exact", scores=judge.scores))  # tanh changes no order
+def test_the_engine_finds_the_best_member_where_the_recorded_scores_mislead(
+    problem: Problem, judge: Judge
+) -> None:
+    found = nas.search.solve(problem)
+    recorded = nas.search.solve(replace(problem, engine="exact"))
+    best = nas.search.solve(
+        replace(problem, engine="exact", scores=judge.scores)
+    )  # tanh changes no order
     assert len(judge.asked) == len(set(judge.asked)) <= MOST
     drops = [judge.drop(each.architecture) for each in (best, found, recorded)]
     assert drops[0] <= drops[1] <= drops[0] + 0.05 < drops[2] - 0.5, drops
-    assert found.drop == pytest.approx(judge.drop(found.architecture)) and found.ms <= problem.target_ms
+    assert (
+        found.drop == pytest.approx(judge.drop(found.architecture))
+        and found.ms <= problem.target_ms
+    )
     assert found.scores is not None and found.cost == found.scores.cost(found.architecture)
     assert f"corrected by {len(judge.asked)} members" in found.scores.provenance
     assert len(found.trace) > 0 and found.trace[-1].ms == pytest.approx(found.ms)
@@ -117,7 +147,9 @@ def test_the_same_seed_looks_at_the_same_members(problem: Problem, judge: Judge)
     asked = []
     for seed in (1, 1, 2):
         judge.asked = []
-        nas.search.solve(replace(problem, evaluations=Evaluations(judge), study=StudySettings(MOST, seed)))
+        nas.search.solve(
+            replace(problem, evaluations=Evaluations(judge), study=StudySettings(MOST, seed))
+        )
         asked.append(judge.asked)
     assert asked[0] == asked[1] != asked[2]
 
@@ -132,12 +164,16 @@ def test_a_single_trial_is_too_few(problem: Problem) -> None:
         nas.search.solve(replace(problem, study=StudySettings(1)))
 
 
-def hypervolume(problem: Problem, judge: Judge, members: Sequence[Architecture], worst: tuple[float, float]) -> float:
+def hypervolume(
+    problem: Problem, judge: Judge, members: Sequence[Architecture], worst: tuple[float, float]
+) -> float:
     points = sorted((problem.table.total_ms(member), judge.drop(member)) for member in members)
-    volume, best = 0.0, worst[1]
+    volume = 0.0
+    best = worst[1]
     for ms, drop in points:
         if drop < best:
-            volume, best = volume + (best - drop) * (worst[0] - ms), drop
+            volume = volume + (best - drop) * (worst[0] - ms)
+            best = drop
     return volume
 
 
@@ -151,4 +187,6 @@ def test_the_front_is_found_with_a_tenth_of_the_members(problem: Problem, judge:
     recorded = [point.architecture for point in front(problem)]
     assert hypervolume(problem, judge, recorded, worst) < 0.97 * whole
     assert hypervolume(problem, judge, found, worst) > 0.99 * whole
-    assert [point.cost for point in learned_front(problem)] == pytest.approx(list(map(judge.drop, found)))
+    assert [point.cost for point in learned_front(problem)] == pytest.approx(
+        list(map(judge.drop, found))
+    )

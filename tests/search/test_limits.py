@@ -1,16 +1,17 @@
-"""Peak memory is what a look at every layer counts, and slimming keeps every limit that it is given."""
+"""Peak memory is what a look at every layer counts, and slimming keeps every limit that it is
+given."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from nas.blocks import MB4D, ConvEmbedding, FPNHead, Operation, Shape
 from nas.errors import InputError, NasError
 from nas.search import pose, search, solve
 from nas.search.graph import Graph
-from nas.search.limits import live_elements, memory, peak_elements
-from nas.search.mes import mes
-from nas.space import Operation
-from nas.specs import MB4D, ConvEmbedding, FPNHead, Shape
+from nas.search.limits import MACS, latency, live_elements, memory, mes, peak_elements
 
 AMOUNTS = {
     "macs": lambda arch: arch.macs,
@@ -25,7 +26,10 @@ def test_live_elements_of_operations_that_one_can_count_by_hand():
     assert live_elements(embedding) == 8 * 256 + 16 * 64
     assert live_elements(embedding, held=100) == 8 * 256 + 16 * 64 + 100
     # MB4D: its widest layers read n and write 4 n, or the reverse; the residual needs n more.
-    assert live_elements(Operation("stage1_block1", MB4D(4), Shape(8, 16, 16))) == (1 + 4 + 1) * 8 * 256
+    assert (
+        live_elements(Operation("stage1_block1", MB4D(4), Shape(8, 16, 16)))
+        == (1 + 4 + 1) * 8 * 256
+    )
 
 
 def test_the_peak_is_the_largest_operations(small_space):
@@ -35,7 +39,8 @@ def test_the_peak_is_the_largest_operations(small_space):
 
 @pytest.mark.parametrize("levels", [1, 3, 4])
 def test_maps_wait_for_a_head_that_takes_them(small_space, levels):
-    """Stage 3 of the small space works on 4x4, beside the map of stage 2, 8x8, where the head takes both."""
+    """Stage 3 of the small space works on 4x4, beside the map of stage 2, 8x8, where the head takes
+    both."""
     arch = small_space().published["small_l"].with_head(FPNHead(5, width=8, levels=levels))
     waiting = {1: [], 3: [24 * 64], 4: [16 * 256, 24 * 64]}[levels]
     last = [op for op in arch.operations() if op.name.startswith("stage3_block")]
@@ -63,8 +68,13 @@ def test_the_graph_counts_what_members_count(stem_space, levels):
 
 def path_of(graph, arch):
     """The arcs that an architecture with all positions takes."""
-    blocks = [*([arch.stem] if arch.stem else []), *(b for s in arch.stages for b in (s.entry, *s.blocks)), arch.head]
-    node, path = 0, []
+    blocks = [
+        *([arch.stem] if arch.stem else []),
+        *(b for s in arch.stages for b in (s.entry, *s.blocks)),
+        arch.head,
+    ]
+    node = 0
+    path = []
     for layer, block in zip(graph.layers, blocks, strict=True):
         (arc,) = [arc for arc in layer if arc.tail == node and arc.block == block]
         path.append(arc)
@@ -81,12 +91,17 @@ def test_a_precision_tells_the_bytes(small_space):
 
 
 @pytest.mark.parametrize("objective", ["limits", "mes"])
-@pytest.mark.parametrize("names", [["macs"], ["params"], ["memory_mb"], ["macs", "params"], list(AMOUNTS)])
+@pytest.mark.parametrize(
+    "names", [["macs"], ["params"], ["memory_mb"], ["macs", "params"], list(AMOUNTS)]
+)
 def test_slimming_keeps_every_limit(choices_space, made_up_table, made_up_scores, names, objective):
     space = choices_space("stage_suffix")
-    table, scores = made_up_table(space), made_up_scores(space)
+    table = made_up_table(space)
+    scores = made_up_scores(space)
     least = {name: min(AMOUNTS[name](space.sample(seed)) for seed in range(30)) for name in names}
-    limits = {name: 0.4 * amount + 0.6 * AMOUNTS[name](space.largest()) for name, amount in least.items()}
+    limits = {
+        name: 0.4 * amount + 0.6 * AMOUNTS[name](space.largest()) for name, amount in least.items()
+    }
     problem = pose(space, table, scores, engine="slimming", limits=limits, objective=objective)
     assert problem.target_ms == float("inf")
     assert {limit.measure.key: limit.most for limit in problem.every_limit} == limits
@@ -97,7 +112,10 @@ def test_slimming_keeps_every_limit(choices_space, made_up_table, made_up_scores
         assert objective == "mes" and "memory_mb" in names
         return
     assert all(AMOUNTS[name](found.architecture) <= most for name, most in limits.items())
-    within = [all(AMOUNTS[name](arch) <= most for name, most in limits.items()) for arch in passed(space, found.trace)]
+    within = [
+        all(AMOUNTS[name](arch) <= most for name, most in limits.items())
+        for arch in passed(space, found.trace)
+    ]
     greedy = within.index(True)
     assert not any(within[:greedy])
     assert objective == "limits" or greedy == len(found.trace)
@@ -116,14 +134,17 @@ def passed(space, steps):
 def test_no_limited_amount_grows_on_the_way(choices_space, made_up_table, made_up_scores):
     space = choices_space()
     for seed in range(5):
-        table, scores = made_up_table(space, seed), made_up_scores(space, seed)
+        table = made_up_table(space, seed)
+        scores = made_up_scores(space, seed)
         ms = table.total_ms(space.largest())
         limits = {"macs": space.largest().macs * 0.7, "params": space.largest().params * 0.7}
         try:
             found = search(space, table, scores, ms, "slimming", limits=limits)
         except NasError:
             continue
-        kept = [step.macs <= limits["macs"] and step.params <= limits["params"] for step in found.trace]
+        kept = [
+            step.macs <= limits["macs"] and step.params <= limits["params"] for step in found.trace
+        ]
         amounts = [(s.ms, s.macs, s.params) for s in found.trace[: kept.index(True) + 1]]
         for column in zip(*amounts, strict=True):
             assert list(column) == sorted(column, reverse=True)
@@ -133,7 +154,8 @@ def test_mes_is_the_papers(small_space, made_up_table, made_up_scores):
     assert mes(3_500_000, 0.9) == pytest.approx(102.9, abs=0.05)
     assert mes(3_000_000, 1.0) == 100
     space = small_space()
-    table, scores = made_up_table(space), made_up_scores(space)
+    table = made_up_table(space)
+    scores = made_up_scores(space)
     target = table.total_ms(space.largest()) * 0.99
     arch = space.largest()
     found = search(space, table, scores, target, objective="mes")
@@ -145,3 +167,19 @@ def test_mes_is_the_papers(small_space, made_up_table, made_up_scores):
         search(space, table, scores, target, "exact", objective="mes")
     with pytest.raises(InputError, match="unknown objective 'me', did you mean 'mes'"):
         search(space, table, scores, target, objective="me")
+
+
+def test_messages_say_what_the_measures_say(small_space, made_up_table):
+    """No word is looked for in another: a name that holds one of them stays whole."""
+    arch = small_space().largest()
+    measure = latency(made_up_table(small_space(), seed=1))
+    assert measure.text(1.25) == "1.25 ms" and measure.saved == "time"
+    other = replace(measure, unit="rows ms latency", name="rows", named=True, saved="")
+    assert other.text(1.25) == "1.25 rows ms latency rows"
+    assert MACS.text(arch.macs).endswith(" M MACs") and not MACS.saved
+
+
+@pytest.mark.parametrize("precision", ["version 3 of a mixture", "w8a16", ""])
+def test_a_number_in_a_precisions_name_is_not_its_bits(precision):
+    with pytest.raises(InputError, match="does not say how many bits"):
+        memory(precision)

@@ -1,4 +1,5 @@
-"""What a search is asked for is checked, "auto" names the engine that it takes, and what is found can be saved."""
+"""What a search is asked for is checked, "auto" names the engine that it takes, and what is found
+can be saved."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ import pytest
 
 import nas
 from nas.errors import InputError
-from nas.search import Evaluations, fastest, pose, search, solve
+from nas.search import Evaluations, pose, search, solve
 from nas.search.compare import answers
-from nas.search.exact import front
+from nas.search.engines.exact import front
+from nas.search.fastest import fastest
 
 
 class _Judge:
@@ -61,10 +63,13 @@ def test_what_is_no_number_at_all_is_refused(parts, name, value):
         ({"min_accuracy": 101.0}, "min_accuracy 101: expected a percentage"),
         ({"min_accuracy": 80, "max_drop": 1}, "exclude each other"),
         ({"max_drop": 1, "engine": "slimming"}, r"require the engine 'exact' \(got 'slimming'\)"),
-        ({"min_accuracy": 99.0}, r"min_accuracy 99 % cannot be reached: the most accurate member of space 'small' "
-                                 r"\(widths .*, depths .*\) is expected to have 9\d\.\d+ % top1"),
+        (
+            {"min_accuracy": 99.0},
+            r"min_accuracy 99 % cannot be reached: the most accurate member of space 'small' "
+            r"\(widths .*, depths .*\) is expected to have 9\d\.\d+ % top1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_accuracy_that_makes_no_sense_is_refused(parts, asked, message):
     with pytest.raises(InputError, match=message):
         search(*parts, **asked)
@@ -86,7 +91,9 @@ def test_an_accuracy_and_a_latency_together(parts):
     assert search(space, table, scores, quickest.ms * 1.01, max_drop=0.2) == replace(
         quickest, architecture=replace(quickest.architecture)
     )
-    with pytest.raises(InputError, match=r"max_drop 0\.2 points cannot be reached: .* within the limits"):
+    with pytest.raises(
+        InputError, match=r"max_drop 0\.2 points cannot be reached: .* within the limits"
+    ):
         search(space, table, scores, quickest.ms * 0.99, max_drop=0.2)
 
 
@@ -112,6 +119,14 @@ def test_what_was_found_is_saved(parts, tmp_path):
 
 def test_scores_name_themselves(parts, made_up_scores, made_up_stage_scores):
     space, _, scores = parts
-    assert scores.fingerprint == made_up_scores(space).fingerprint != made_up_scores(space, 1).fingerprint
+    assert (
+        scores.fingerprint
+        == made_up_scores(space).fingerprint
+        != made_up_scores(space, 1).fingerprint
+    )
     stages = made_up_stage_scores(space)
-    assert stages.fingerprint == made_up_stage_scores(space).fingerprint != made_up_stage_scores(space, 1).fingerprint
+    assert (
+        stages.fingerprint
+        == made_up_stage_scores(space).fingerprint
+        != made_up_stage_scores(space, 1).fingerprint
+    )

@@ -63,7 +63,9 @@ def test_the_rival_is_the_most_accurate_within_the_target_else_the_smallest(
     target_ms = None if share is None else share * table.total_ms(large)
     amounts = {"params": large.params, "macs": large.macs}
     asked = {key: part * amounts[key] for key, part in limits.items()}
-    rival = published_rival(space, table, scores, space.smallest(), target_ms=target_ms, limits=asked)
+    rival = published_rival(
+        space, table, scores, space.smallest(), target_ms=target_ms, limits=asked
+    )
     assert rival is not None and rival.architecture.name == name and reason in rival.reason
     assert target_ms is None or f"{target_ms:.4g} ms" in rival.reason
 
@@ -72,7 +74,9 @@ def test_accuracy_decides_within_the_target_not_size(
     space: Space, table: LatencyTable, made_up_stage_scores: Callable[..., Scores]
 ) -> None:
     seed = next(seed for seed in range(100) if _gain(made_up_stage_scores(space, seed)) < 0)
-    rival = published_rival(space, table, made_up_stage_scores(space, seed), space.smallest(), target_ms=1e3)
+    rival = published_rival(
+        space, table, made_up_stage_scores(space, seed), space.smallest(), target_ms=1e3
+    )
     assert rival is not None and rival.architecture.name == "small_s"
 
 
@@ -93,8 +97,13 @@ def test_a_search_for_the_fastest_is_compared_with_the_fastest_as_accurate(
     assert rival is not None and rival.architecture.name == name and reason in rival.reason
 
 
-def test_a_space_without_published_members_has_none(space: Space, table: LatencyTable, scores: Scores) -> None:
-    assert published_rival(space.with_published({}), table, scores, space.smallest(), target_ms=1.0) is None
+def test_a_space_without_published_members_has_none(
+    space: Space, table: LatencyTable, scores: Scores
+) -> None:
+    assert (
+        published_rival(space.with_published({}), table, scores, space.smallest(), target_ms=1.0)
+        is None
+    )
 
 
 def test_the_rival_has_the_size_and_classes_of_the_space(
@@ -102,7 +111,10 @@ def test_the_rival_has_the_size_and_classes_of_the_space(
 ) -> None:
     sized = space.at(96, 3)
     rival = published_rival(sized, made_up_table(sized), scores, sized.smallest(), target_ms=1e3)
-    assert rival is not None and (rival.architecture.resolution, rival.architecture.classes) == ((96, 96), 3)
+    assert rival is not None and (rival.architecture.resolution, rival.architecture.classes) == (
+        (96, 96),
+        3,
+    )
 
 
 def test_a_member_that_the_table_lacks_is_not_within_the_target(
@@ -110,5 +122,7 @@ def test_a_member_that_the_table_lacks_is_not_within_the_target(
 ) -> None:
     own = {operation.key for operation in space.published["small_s"].operations()}
     rows = {key: row for key, row in table.rows.items() if key in own}
-    rival = published_rival(space, replace(table, rows=rows), scores, space.smallest(), target_ms=1e3)
+    rival = published_rival(
+        space, replace(table, rows=rows), scores, space.smallest(), target_ms=1e3
+    )
     assert rival is not None and rival.architecture.name == "small_s"

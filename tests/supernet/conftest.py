@@ -13,7 +13,8 @@ from nas.supernet.supernet import Supernet
 
 @pytest.fixture
 def small_supernet(small_space: Callable[[str], Space]) -> Callable[..., Supernet]:
-    """A function from the placement of attention to a supernet in eval mode with random scales, biases and norms."""
+    """A function from the placement of attention to a supernet in eval mode with random scales,
+    biases and norms."""
 
     def make(attention: str = "network_suffix") -> Supernet:
         return _supernet(small_space(attention))
@@ -48,7 +49,8 @@ def _supernet(space: Space) -> Supernet:
 
 @torch.no_grad()
 def _strong(supernet: Supernet, gain: float) -> Supernet:
-    """Gives convolutions weights that keep the images apart on their way through entries without a skip."""
+    """Gives convolutions weights that keep the images apart on their way through entries without a
+    skip."""
     for tensor in supernet.parameters():
         if tensor.dim() == 4:
             tensor.normal_(0, (gain / tensor[0].numel()) ** 0.5)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.supernet.gumbel import GumbelSoftmax, TemperatureSchedule
+from nas.supernet.choices import GumbelSoftmax, TemperatureSchedule
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -30,11 +30,14 @@ def test_without_noise_it_is_the_papers_formula() -> None:
 def test_uniform_noise_is_added_to_alpha_before_the_temperature() -> None:
     alpha = torch.tensor([0.3, -1.0, 0.8])
     noise = torch.rand(3, generator=seeded(4))
-    torch.testing.assert_close(GumbelSoftmax(0.7)(alpha, seeded(4)), ((alpha + noise) / 0.7).softmax(0))
+    torch.testing.assert_close(
+        GumbelSoftmax(0.7)(alpha, seeded(4)), ((alpha + noise) / 0.7).softmax(0)
+    )
 
 
 def test_true_gumbel_noise_draws_candidates_by_their_softmax() -> None:
-    alpha, generator = torch.tensor([1.0, 0.0, -1.0]), seeded()
+    alpha = torch.tensor([1.0, 0.0, -1.0])
+    generator = seeded()
     choose = GumbelSoftmax(1.0, "gumbel", "straight_through")
     drawn = torch.stack([choose(alpha, generator) for _ in range(4000)]).mean(0)
     torch.testing.assert_close(drawn, alpha.softmax(0), atol=0.03, rtol=0)

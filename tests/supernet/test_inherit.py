@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import nas
+from nas.blocks import AttentionFFN, ConvEmbedding, ConvFFN, ConvStem, DualPathEmbedding, MapHead
 from nas.space import Architecture, Stage
-from nas.specs import AttentionFFN, ConvEmbedding, ConvFFN, ConvStem, DualPathEmbedding, MapHead
-from nas.supernet.inherit import inherited
+from nas.supernet.checkpoint import inherited
 from nas.supernet.supernet import Supernet
 
 
 def test_each_bias_is_resized_to_the_grid_of_its_keys() -> None:
-    """Attention at half the size in stage 3, and on the way into stage 4 over the map that comes in."""
+    """Attention at half the size in stage 3, and on the way into stage 4 over the map that comes
+    in."""
     stages = (
         Stage(ConvStem(8), (ConvFFN(2),)),
         Stage(ConvEmbedding(8), (ConvFFN(2),)),
@@ -31,9 +32,15 @@ def test_each_bias_is_resized_to_the_grid_of_its_keys() -> None:
     state = inherited(supernet, arch.at((128, 96)))
     nas.build(arch.at((128, 96))).load_state_dict(state)
     grids = {name: tuple(tensor.shape[1:]) for name, tensor in state.items() if tensor.ndim == 3}
-    assert grids == {"stage3_block1.bias": (4, 3), "stage4_entry.bias": (8, 6), "stage4_block1.bias": (4, 3)}
-    torch.testing.assert_close(state["stage4_entry.bias"][:, [0, -1]][:, :, [0, -1]],
-                               net.stage4_entry.bias[:, [0, -1]][:, :, [0, -1]])  # fmt: skip
+    assert grids == {
+        "stage3_block1.bias": (4, 3),
+        "stage4_entry.bias": (8, 6),
+        "stage4_block1.bias": (4, 3),
+    }
+    torch.testing.assert_close(
+        state["stage4_entry.bias"][:, [0, -1]][:, :, [0, -1]],
+        net.stage4_entry.bias[:, [0, -1]][:, :, [0, -1]],
+    )
     assert inherited(supernet, arch)["stage4_entry.bias"].equal(net.stage4_entry.bias)
     with pytest.raises(ValueError, match="7 classes, the supernet has 5"):
         inherited(supernet, arch.at(classes=7))

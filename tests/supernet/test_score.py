@@ -1,4 +1,5 @@
-"""Scoring a folder: again with the same, with something changed, interrupted, on few images, without memory."""
+"""Scoring a folder: again with the same, with something changed, interrupted, on few images,
+without memory."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from safetensors.torch import save_file
 from nas.accuracy import RecordedScores, load_scores
 from nas.accuracy.gate import gate
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.standard_errors import accuracy_error, difference_error
-from nas.accuracy.variants import LARGEST, variants
+from nas.accuracy.scores import accuracy_error, difference_error
+from nas.accuracy.single_moves import LARGEST, variants
 from nas.data import Splits, load_data
 from nas.errors import InputError, NasError
 from nas.space import Space
 from nas.supernet import score as scoring
 from nas.supernet.checkpoint import Folder, describe, save_weights
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.score import costs, score
 from nas.supernet.sensitivity import Evaluation, Evaluator, measure
 from nas.supernet.supernet import Supernet
@@ -61,9 +62,12 @@ class Run:
         self.keys: list[tuple[str, str, str]] = []
         self.notes: list[str] = []
         self.scores: RecordedScores = score(
-            folder, splits, report=lambda done, total, row: self.keys.append(row.key), note=self.notes.append,
+            folder,
+            splits,
+            report=lambda done, total, row: self.keys.append(row.key),
+            note=self.notes.append,
             **{"widths": 2, "calibration": 30, "images": 30} | options,  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
 
 
 def test_scores_say_what_they_were_measured_with(folder: Folder, splits: Splits) -> None:
@@ -79,7 +83,9 @@ def test_scores_say_what_they_were_measured_with(folder: Folder, splits: Splits)
     loaded.check_evidence(data=splits.train.fingerprint)
 
 
-def test_the_same_again_evaluates_nothing_and_writes_the_same(folder: Folder, splits: Splits) -> None:
+def test_the_same_again_evaluates_nothing_and_writes_the_same(
+    folder: Folder, splits: Splits
+) -> None:
     first = Run(folder, splits)
     files = {path.name: path.read_bytes() for path in folder.root.iterdir()}
     second = Run(folder, splits)
@@ -90,7 +96,8 @@ def test_the_same_again_evaluates_nothing_and_writes_the_same(folder: Folder, sp
 def test_equal_weights_are_the_same_in_whatever_order_the_file_names_them(tmp_path: Path) -> None:
     """safetensors writes metadata in a random order."""
     tensors = {"b": torch.ones(3), "a": torch.zeros(2)}
-    digests, contents = set(), set()
+    digests = set()
+    contents = set()
     for number in range(30):
         path = tmp_path / f"{number}.safetensors"
         save_file(tensors, path, {key: key for key in ["format", "space", "seed"]})
@@ -108,8 +115,12 @@ def test_more_widths_evaluate_those_alone(folder: Folder, splits: Splits) -> Non
     assert more.scores.rows == Run(folder, splits, widths=3).scores.rows
 
 
-@pytest.mark.parametrize(("options", "word"), [({"images": 20}, "images"), ({"calibration": 20}, "calibration images")])
-def test_other_images_are_scored_anew(folder: Folder, splits: Splits, options: dict[str, int], word: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "word"), [({"images": 20}, "images"), ({"calibration": 20}, "calibration images")]
+)
+def test_other_images_are_scored_anew(
+    folder: Folder, splits: Splits, options: dict[str, int], word: str
+) -> None:
     first = Run(folder, splits)
     journal = (folder.root / "evaluations.csv").read_bytes()
     second = Run(folder, splits, **options)
@@ -128,7 +139,9 @@ def test_other_weights_are_scored_anew(
 ) -> None:
     first = Run(folder, splits)
     fill(folder, small_space().at(SIZE), splits, seed=1)
-    with pytest.raises(InputError, match=r"measured_with\.weights: the scores were measured on other weights"):
+    with pytest.raises(
+        InputError, match=r"measured_with\.weights: the scores were measured on other weights"
+    ):
         load_scores(folder.root)
     second = Run(folder, splits)
     assert second.keys == first.keys and "weights changed" in second.notes[0]
@@ -170,16 +183,24 @@ def test_scores_of_one_image_are_uncertain_and_gated(folder: Folder, splits: Spl
     assert not verdict.usable and verdict.images == 1
 
 
-@pytest.mark.parametrize("error", [
-    MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("could not create a primitive"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("could not create a primitive"),
+    ],
+)
 def test_without_memory_it_is_one_line(
     folder: Folder, splits: Splits, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*arguments: object, **options: object) -> list[Evaluation]:
         raise error
 
-    with monkeypatch.context() as patch, pytest.raises(NasError, match="trained: out of memory while scoring") as found:
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(NasError, match="trained: out of memory while scoring") as found,
+    ):
         patch.setattr(scoring, "measure", full)
         Run(folder, splits)
     assert "\n" not in str(found.value) and found.value.exit_code == 1
@@ -192,22 +213,26 @@ def test_outputs_that_are_not_finite_are_named(
     supernet = Supernet(small_space().at(SIZE))
     with torch.no_grad():
         for tensor in supernet.parameters():
-            tensor.fill_(float("nan"))
+            tensor.fill_(1e30)  # finite, so that the file is read; its sums overflow
     save_weights(folder.weights, supernet)
-    with pytest.raises(NasError, match=r"outputs are not finite \(loss nan\) for the member 'none'"):
+    with pytest.raises(
+        NasError, match=r"outputs are not finite \(loss nan\) for the member 'none'"
+    ):
         Run(folder, splits)
 
 
 def test_standard_errors_are_of_the_comparison_with_the_member_before(
     choices_supernet: Callable[..., Supernet], splits: Splits
 ) -> None:
-    """A localised block is compared with the member that has one local block less, an exchange with its own block."""
+    """A localised block is compared with the member that has one local block less, an exchange with
+    its own block."""
     changes = (("head_dim: [8, 12, 16]", "head_dim: [8, 16]"), ("12, null]", "8, null]"))
     supernet = choices_supernet("network_suffix", *changes)
     evaluator = Evaluator(supernet, splits.train, splits.held_out)
     wanted = variants(supernet.space, 2)
     rows = {row.key: row for row in evaluator.evaluate(wanted)}
-    images, chained = len(splits.held_out), 0
+    images = len(splits.held_out)
+    chained = 0
     for variant in wanted:
         row = rows[variant.key]
         assert row.lost is not None and row.gained is not None
@@ -228,7 +253,8 @@ def test_an_interrupted_scoring_compares_with_the_same_members(
     changes = (("head_dim: [8, 12, 16]", "head_dim: [8, 16]"), ("12, null]", "8, null]"))
     supernet = choices_supernet("network_suffix", *changes)
     evaluator = Evaluator(supernet, splits.train, splits.held_out)
-    wanted, journal = variants(supernet.space, 2), tmp_path / "evaluations.csv"
+    wanted = variants(supernet.space, 2)
+    journal = tmp_path / "evaluations.csv"
     whole = measure(evaluator, wanted, journal)
     lines = journal.read_text().splitlines(keepends=True)
     chain = [i for i, line in enumerate(lines) if line.startswith("localise,")]
@@ -246,7 +272,8 @@ def test_a_journal_of_an_older_version_loads_and_grows(
 ) -> None:
     supernet = small_supernet()
     evaluator = Evaluator(supernet, splits.train, splits.held_out)
-    wanted, journal = variants(supernet.space, 2), tmp_path / "evaluations.csv"
+    wanted = variants(supernet.space, 2)
+    journal = tmp_path / "evaluations.csv"
     measure(evaluator, wanted, journal)
     lines = [line.rsplit(",", 2)[0] for line in journal.read_text().splitlines()]
     journal.write_text("\n".join(lines[:9]) + "\n")
@@ -256,12 +283,15 @@ def test_a_journal_of_an_older_version_loads_and_grows(
     assert measure(evaluator, wanted, journal) == rows
 
 
-@pytest.mark.parametrize(("row", "reason"), [
-    ("drop,x,,nan,1.0,1.0,0,0", r"accuracy: 'nan' is no finite number"),
-    ("drop,x,,50,inf,1.0,0,0", r"loss: 'inf' is no finite number"),
-    ("drop,x,,50,1.0,-1.0,0,0", r"standard_error: -1 is negative"),
-    ("drop,x,,50,1.0,1.0,many,0", r"lost: 'many' is no finite number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("drop,x,,nan,1.0,1.0,0,0", r"accuracy: 'nan' is not a finite number"),
+        ("drop,x,,50,inf,1.0,0,0", r"loss: 'inf' is not a finite number"),
+        ("drop,x,,50,1.0,-1.0,0,0", r"standard_error: -1 is negative"),
+        ("drop,x,,50,1.0,1.0,many,0", r"lost: 'many' is not a finite number"),
+    ],
+)
 def test_a_journal_with_figures_that_make_no_sense_is_refused(
     small_supernet: Callable[..., Supernet], splits: Splits, tmp_path: Path, row: str, reason: str
 ) -> None:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas.accuracy import RecordedScores, Score, load_scores
-from nas.accuracy.recorded import wanted_keys
-from nas.accuracy.variants import LARGEST, variants
+from nas.accuracy.single_moves import LARGEST, variants, wanted_keys
 from nas.data import ImageData
 from nas.space import Architecture, Space
 from nas.space.moves import Move, Narrow, moves, narrow
@@ -38,7 +37,10 @@ def evaluator(small_supernet: Callable[..., Supernet]) -> Evaluator:
 def test_variants_are_one_for_every_move(small_space: Callable[[str], Space]) -> None:
     space = small_space("network_suffix")
     found = variants(space, widths=2)
-    count = {move: sum(v.key[0] == move for v in found) for move in ("none", "drop", "narrow", "localise")}
+    count = {
+        move: sum(v.key[0] == move for v in found)
+        for move in ("none", "drop", "narrow", "localise")
+    }
     assert count == {"none": 1, "drop": 9, "narrow": 4, "localise": 5}
     assert len({v.key for v in found}) == len(found)
     for variant in found:
@@ -50,9 +52,13 @@ SIZES_THAT_FIT = (("head_dim: [8, 12, 16]", "head_dim: [8, 16]"), ("12, null]", 
 
 
 @pytest.fixture(params=["network_suffix", "stage_suffix"])
-def choosing(choices_supernet: Callable[..., Supernet], request: pytest.FixtureRequest) -> Evaluator:
+def choosing(
+    choices_supernet: Callable[..., Supernet], request: pytest.FixtureRequest
+) -> Evaluator:
     """An evaluator of the space whose places have several candidates."""
-    return Evaluator(choices_supernet(request.param, *SIZES_THAT_FIT), images(32, 0), images(40, 1), batch=16)
+    return Evaluator(
+        choices_supernet(request.param, *SIZES_THAT_FIT), images(32, 0), images(40, 1), batch=16
+    )
 
 
 @pytest.mark.parametrize("attention", ["network_suffix", "stage_suffix"])
@@ -72,11 +78,15 @@ def test_with_choices_variants_are_one_for_every_row_that_scores_want(
             space.validate(variant.arch)
             base = known[variant.base].arch
             (move,) = [m for m in every_move(space, base) if m.apply(base) == variant.arch]
-            assert variant.key[0] == type(move).__name__.lower(), "one move from what it is compared with"
+            assert variant.key[0] == type(move).__name__.lower(), (
+                "one move from what it is compared with"
+            )
             if variant.base != LARGEST:
                 assert variant.key[0] in ("localise", "exchange") and variant.base[0] == "localise"
             if variant.key[0] == "exchange" and variant.base != LARGEST:
-                assert variant.key[1] == variant.base[1], "a local candidate is compared with the local block there"
+                assert variant.key[1] == variant.base[1], (
+                    "a local candidate is compared with the local block there"
+                )
 
 
 def test_candidates_that_fit_narrower_widths_only_are_measured_or_not_asked_for(
@@ -88,7 +98,9 @@ def test_candidates_that_fit_narrower_widths_only_are_measured_or_not_asked_for(
 
 def every_move(space: Space, arch: Architecture) -> list[Move]:
     """Those to every smaller width, too."""
-    widths = [narrow(space, arch, i, width) for i, s in enumerate(space.stages) for width in s.widths[:-1]]
+    widths = [
+        narrow(space, arch, i, width) for i, s in enumerate(space.stages) for width in s.widths[:-1]
+    ]
     return [*(move for move in moves(space, arch) if not isinstance(move, Narrow)), *widths]
 
 
@@ -121,7 +133,8 @@ def check_alone(evaluator: Evaluator, widths: int) -> None:
 
 
 def test_a_killed_scoring_goes_on(evaluator: Evaluator, tmp_path: Path) -> None:
-    wanted, journal = variants(evaluator.supernet.space, 2), tmp_path / "evaluations.csv"
+    wanted = variants(evaluator.supernet.space, 2)
+    journal = tmp_path / "evaluations.csv"
     whole = measure(evaluator, wanted, journal)
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:7]) + lines[7][:9] + "\n")
@@ -131,7 +144,9 @@ def test_a_killed_scoring_goes_on(evaluator: Evaluator, tmp_path: Path) -> None:
     assert len(done) == len(whole) - 6
 
 
-def test_scores_are_complete_and_localised_drops_add_up(evaluator: Evaluator, tmp_path: Path) -> None:
+def test_scores_are_complete_and_localised_drops_add_up(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
     space = evaluator.supernet.space
     wanted = variants(space, 2)
     rows = measure(evaluator, wanted, tmp_path / "evaluations.csv")
@@ -142,14 +157,20 @@ def test_scores_are_complete_and_localised_drops_add_up(evaluator: Evaluator, tm
     assert loaded.cost(space.largest()) == 0
     local = [s for s in scores.rows if s.move == "localise"]
     last = next(row for row in rows if row.key == ("localise", "stage4_block2", ""))
-    assert sum(s.accuracy_drop or 0 for s in local) == pytest.approx(rows[0].accuracy - last.accuracy, abs=0.01)
+    assert sum(s.accuracy_drop or 0 for s in local) == pytest.approx(
+        rows[0].accuracy - last.accuracy, abs=0.01
+    )
 
 
-def test_with_choices_scores_are_complete_and_drops_add_up(choosing: Evaluator, tmp_path: Path) -> None:
+def test_with_choices_scores_are_complete_and_drops_add_up(
+    choosing: Evaluator, tmp_path: Path
+) -> None:
     space = choosing.supernet.space
     wanted = variants(space, 2)
     rows = measure(choosing, wanted, tmp_path / "evaluations.csv")
-    scores = RecordedScores(space, tuple(to_scores(wanted, rows, importances(choosing.supernet))), ("made up",))
+    scores = RecordedScores(
+        space, tuple(to_scores(wanted, rows, importances(choosing.supernet))), ("made up",)
+    )
     scores.save(tmp_path)
     loaded = load_scores(str(tmp_path))
     loaded.check(space)
@@ -160,13 +181,14 @@ def test_with_choices_scores_are_complete_and_drops_add_up(choosing: Evaluator, 
     measured = {row.key: row for row in rows}
     by_key = {row.key: row for row in loaded.rows}
     for variant in wanted[1:]:
-        added, base = by_key[variant.key].accuracy_drop or 0.0, variant.base
+        added = by_key[variant.key].accuracy_drop or 0.0
+        base = variant.base
         while base != LARGEST:
             added += by_key[base].accuracy_drop or 0.0
             base = next(v.base for v in wanted if v.key == base)
-        assert added == pytest.approx(measured[LARGEST].accuracy - measured[variant.key].accuracy, abs=0.01), (
-            variant.key
-        )
+        assert added == pytest.approx(
+            measured[LARGEST].accuracy - measured[variant.key].accuracy, abs=0.01
+        ), variant.key
 
 
 def made_up(position: int, drop: float, error: float, loss: float) -> Score:
@@ -180,12 +202,20 @@ def test_an_exact_measurement_is_the_cost() -> None:
 
 
 def test_differences_within_the_noise_follow_the_loss() -> None:
-    noisy = [made_up(i, drop, 2.0, i / 10) for i, drop in enumerate([1.0, 0.4, 2.2, 1.8, 3.1], start=1)]
+    noisy = [
+        made_up(i, drop, 2.0, i / 10) for i, drop in enumerate([1.0, 0.4, 2.2, 1.8, 3.1], start=1)
+    ]
     found = costs(noisy)
-    assert all(a <= b for a, b in pairwise(found)), "with no more spread than the errors explain, the fit alone counts"
+    assert all(a <= b for a, b in pairwise(found)), (
+        "with no more spread than the errors explain, the fit alone counts"
+    )
 
 
-@given(st.lists(st.tuples(st.floats(-5, 30), st.floats(0, 2), st.floats(-0.1, 2)), min_size=2, max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.floats(-5, 30), st.floats(0, 2), st.floats(-0.1, 2)), min_size=2, max_size=30
+    )
+)
 def test_a_cost_lies_within_what_was_measured(rows: list[tuple[float, float, float]]) -> None:
     found = costs([made_up(i, *row) for i, row in enumerate(rows, start=1)])
     drops = [0.0, *(row[0] for row in rows)]

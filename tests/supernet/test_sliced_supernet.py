@@ -1,4 +1,5 @@
-"""The sliced supernet as a judge: one accuracy a member, whichever way it was come to, on the images held out."""
+"""The sliced supernet as a judge: one accuracy a member, whichever way it was come to, on the
+images held out."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 import nas
-from nas.accuracy.standard_errors import accuracy_error
+from nas.accuracy.scores import accuracy_error
 from nas.data import Splits, load_data
 from nas.errors import InputError
 from nas.files import write_yaml
@@ -18,7 +19,7 @@ from nas.search import Evaluations, Scores, moves
 from nas.space import Space
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.evaluate import SlicedSupernet, training_splits
-from nas.supernet.recipe import Recipe
+from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.testing.spaces import randomise
 
@@ -65,18 +66,23 @@ def test_a_member_has_one_accuracy_whichever_way_it_was_come_to(
     again = SlicedSupernet(root, "digits", images=40, calibration=32)
     for member in near:
         ((_, alone),) = again.evaluate(member, [member])
-        assert alone.accuracy == first[member].accuracy and alone.loss == pytest.approx(first[member].loss, abs=1e-5)
+        assert alone.accuracy == first[member].accuracy and alone.loss == pytest.approx(
+            first[member].loss, abs=1e-5
+        )
     assert len({found.loss for found in first.values()}) > len(near) / 2, "members differ"
     assert judge.of == again.of and judge.of["images"] == 40
 
 
 def test_slimming_by_it_is_the_same_each_time(
-    trained: Callable[..., Folder], data: Callable[..., Splits], made_up_table: Callable[..., LatencyTable],
+    trained: Callable[..., Folder],
+    data: Callable[..., Splits],
+    made_up_table: Callable[..., LatencyTable],
     made_up_scores: Callable[..., Scores],
-) -> None:  # fmt: skip
+) -> None:
     judge = SlicedSupernet(trained(data(limit=400)).root, "digits", images=40, calibration=32)
     space = judge._evaluator.supernet.space
-    table, scores = made_up_table(space), made_up_scores(space)
+    table = made_up_table(space)
+    scores = made_up_scores(space)
     target = (table.total_ms(space.largest()) + table.total_ms(space.smallest())) / 2
     asked = {"engine": "slimming", "evaluations": Evaluations(judge), "evaluate_best": 3}
     runs = [nas.search(space, table, scores, target, **asked) for _ in range(2)]
@@ -84,9 +90,10 @@ def test_slimming_by_it_is_the_same_each_time(
     assert runs[0].drop is not None and runs[0].trace[-1].total_cost == runs[0].drop
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"held_out": 0.25}, {"held_out": 17}, {"limit": 300}, {"limit": 300, "held_out": 40}
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"held_out": 0.25}, {"held_out": 17}, {"limit": 300}, {"limit": 300, "held_out": 40}],
+)
 def test_the_held_out_images_are_those_of_the_training(
     trained: Callable[..., Folder], data: Callable[..., Splits], options: dict[str, float]
 ) -> None:
@@ -111,7 +118,9 @@ def test_the_counts_of_images_stand_under_keys_and_words_decide_nothing(
         training_splits(root, "digits")
 
 
-def test_a_member_has_the_wilson_standard_error(trained: Callable[..., Folder], data: Callable[..., Splits]) -> None:
+def test_a_member_has_the_wilson_standard_error(
+    trained: Callable[..., Folder], data: Callable[..., Splits]
+) -> None:
     judge = SlicedSupernet(trained(data(limit=100)).root, "digits", images=10, calibration=20)
     largest = judge.space.largest()
     ((_, found),) = judge.evaluate(largest, [largest])
@@ -122,7 +131,9 @@ def test_other_images_are_refused(
     trained: Callable[..., Folder], data: Callable[..., Splits], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = trained(data(seed=3)).root  # the recipe says seed 0
-    with pytest.raises(InputError, match=r"--data digits: other images than the supernet in .* was trained on"):
+    with pytest.raises(
+        InputError, match=r"--data digits: other images than the supernet in .* was trained on"
+    ):
         training_splits(root, "digits")
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import nas
+from nas.blocks import MB3D, MB4D
 from nas.space import Space
 from nas.space.moves import Drop, Localise, Narrow, moves
-from nas.specs import MB3D, MB4D
-from nas.supernet.gumbel import GumbelSoftmax
-from nas.supernet.metapath import Call, MetaPath
+from nas.supernet.choices import Call, GumbelSoftmax, MetaPath
 from nas.supernet.supernet import Supernet
 
 PLACEMENTS = ("network_suffix", "stage_suffix")
@@ -35,7 +35,9 @@ def test_sliced_supernet_equals_exported_network_after_every_move(
         arch = move.apply(space.largest())
         exported = supernet.extract(arch)(IMAGES)
         assert (exported - base).abs().max() > 1e-3, f"{move} changed nothing"
-        torch.testing.assert_close(supernet.forward_sliced(IMAGES, arch), exported, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            supernet.forward_sliced(IMAGES, arch), exported, atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -47,18 +49,24 @@ def test_sliced_supernet_equals_exported_network_for_random_members(
     supernet = small_supernet(placement)
     for arch in (supernet.space.sample(seed), supernet.space.sample(seed).compact()):
         exported = supernet.extract(arch)
-        torch.testing.assert_close(supernet.forward_sliced(IMAGES, arch), exported(IMAGES), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            supernet.forward_sliced(IMAGES, arch), exported(IMAGES), atol=1e-5, rtol=0
+        )
         assert sum(p.numel() for p in exported.parameters()) == arch.params
 
 
 @torch.no_grad()
-def test_narrowing_equals_silencing_the_channels_that_are_left_out(small_supernet: Callable[..., Supernet]) -> None:
-    """A check that does not go through the slicing code: in MB4D a channel without any weight is a channel less."""
+def test_narrowing_equals_silencing_the_channels_that_are_left_out(
+    small_supernet: Callable[..., Supernet],
+) -> None:
+    """A check that does not go through the slicing code: in MB4D a channel without any weight is a
+    channel less."""
     supernet = small_supernet()
     space = supernet.space
     narrow = Narrow(1, 16).apply(space.member([16, 24, 32, 48], [2, 2, 1, 1], [0, 0, 0, 0]))
     wide = supernet.extract(space.member([16, 24, 32, 48], [2, 2, 1, 1], [0, 0, 0, 0]))
-    order, inner = supernet.ranking().streams["stage2"], supernet.ranking().inner
+    order = supernet.ranking().streams["stage2"]
+    inner = supernet.ranking().inner
     gone = order[16:]
     for name in ("stage2_block1", "stage2_block2"):
         block = wide.get_submodule(name)
@@ -71,7 +79,9 @@ def test_narrowing_equals_silencing_the_channels_that_are_left_out(small_superne
 
 
 @torch.no_grad()
-def test_kept_channels_are_the_most_important_and_nested(small_supernet: Callable[..., Supernet]) -> None:
+def test_kept_channels_are_the_most_important_and_nested(
+    small_supernet: Callable[..., Supernet],
+) -> None:
     supernet = small_supernet()
     weight = supernet.stage2_entry.projection.conv.weight
     weight[5] *= 100
@@ -90,7 +100,9 @@ def whole(path: MetaPath) -> Call:
     return lambda spec, x: path.candidates.holding(spec)(x)
 
 
-def test_the_mixture_is_the_papers_sum_over_candidates_and_identity(small_supernet: Callable[..., Supernet]) -> None:
+def test_the_mixture_is_the_papers_sum_over_candidates_and_identity(
+    small_supernet: Callable[..., Supernet],
+) -> None:
     path = small_supernet().stage3_block1
     assert isinstance(path, MetaPath)
     x = torch.rand(2, 32, 4, 4)
@@ -101,7 +113,9 @@ def test_the_mixture_is_the_papers_sum_over_candidates_and_identity(small_supern
     torch.testing.assert_close(mixed, 0.5 * local(x) + 0.3 * tokens + 0.2 * x)
 
 
-def test_identity_and_candidates_of_weight_zero_are_not_computed(small_supernet: Callable[..., Supernet]) -> None:
+def test_identity_and_candidates_of_weight_zero_are_not_computed(
+    small_supernet: Callable[..., Supernet],
+) -> None:
     path = small_supernet().stage3_block1
     calls = []
     for kind, block in path.candidates.items():
@@ -116,7 +130,9 @@ def test_weights_and_alpha_get_gradients(small_supernet: Callable[..., Supernet]
     supernet = small_supernet().train()
     for widths in (None, [8, 16, 24, 32]):
         supernet.zero_grad(set_to_none=True)
-        logits, distilled = supernet(IMAGES, GumbelSoftmax(1.0), torch.Generator().manual_seed(0), widths)
+        logits, distilled = supernet(
+            IMAGES, GumbelSoftmax(1.0), torch.Generator().manual_seed(0), widths
+        )
         nn.functional.cross_entropy(logits + distilled, torch.tensor([1, 2])).backward()
         missing = [name for name, p in supernet.named_parameters() if p.grad is None]
         assert not missing
@@ -124,7 +140,9 @@ def test_weights_and_alpha_get_gradients(small_supernet: Callable[..., Supernet]
 
 
 @torch.no_grad()
-def test_forward_at_widths_is_the_forward_of_that_member(small_supernet: Callable[..., Supernet]) -> None:
+def test_forward_at_widths_is_the_forward_of_that_member(
+    small_supernet: Callable[..., Supernet],
+) -> None:
     supernet = small_supernet()
     for path in supernet.alphas().values():
         path.copy_(torch.tensor([50.0] + [0.0] * (len(path) - 1)))
@@ -134,7 +152,9 @@ def test_forward_at_widths_is_the_forward_of_that_member(small_supernet: Callabl
     torch.testing.assert_close(mixed, supernet.extract(arch)(IMAGES), atol=1e-5, rtol=0)
 
 
-def test_importance_is_the_ratio_of_the_candidates_to_identity(small_supernet: Callable[..., Supernet]) -> None:
+def test_importance_is_the_ratio_of_the_candidates_to_identity(
+    small_supernet: Callable[..., Supernet],
+) -> None:
     path = small_supernet().stage3_block1
     with torch.no_grad():
         path.alpha.copy_(torch.tensor([1.0, 2.0, 0.5]))
@@ -142,9 +162,11 @@ def test_importance_is_the_ratio_of_the_candidates_to_identity(small_supernet: C
     assert path.importance() == pytest.approx(float((shares[0] + shares[1]) / shares[2]), rel=1e-5)
 
 
-def test_a_stranger_is_refused(small_supernet: Callable[..., Supernet], small_space: Callable[[str], Space]) -> None:
+def test_a_stranger_is_refused(
+    small_supernet: Callable[..., Supernet], small_space: Callable[[str], Space]
+) -> None:
     stranger = small_space("network_suffix").member([12, 16, 24, 32], [1, 1, 1, 1], [0, 0, 0, 0])
-    with pytest.raises(ValueError, match="stage 1: width 12 is none of 8, 16"):
+    with pytest.raises(ValueError, match="stage 1: width 12 is not one of 8, 16"):
         small_supernet().extract(stranger)
 
 
@@ -155,8 +177,11 @@ def test_supernet_of_the_shipped_space_shares_enough() -> None:
     assert sum(p.numel() for p in supernet.parameters()) <= 2.2 * space.largest().params
 
 
-def test_a_single_candidate_has_the_gradients_of_the_sum(small_supernet: Callable[..., Supernet]) -> None:
-    """x + w (f - x) at w = 1, in its output and in what comes back to x, to the weight and to the block."""
+def test_a_single_candidate_has_the_gradients_of_the_sum(
+    small_supernet: Callable[..., Supernet],
+) -> None:
+    """x + w (f - x) at w = 1, in its output and in what comes back to x, to the weight and to the
+    block."""
     path = small_supernet().stage1_block1
     assert isinstance(path, MetaPath)
     (block,) = path.candidates.values()
@@ -166,6 +191,34 @@ def test_a_single_candidate_has_the_gradients_of_the_sum(small_supernet: Callabl
         weights = torch.tensor([1.0, 0.0], requires_grad=True)
         y = x + weights[0] * (block(x) - x) if plainly else path(x, weights, SMALL[:1], whole(path))
         inputs = [x, weights, *block.parameters()]
-        gradients.append([y, *torch.autograd.grad((y * torch.linspace(0, 1, y.numel()).view_as(y)).sum(), inputs)])
+        gradients.append(
+            [
+                y,
+                *torch.autograd.grad(
+                    (y * torch.linspace(0, 1, y.numel()).view_as(y)).sum(), inputs
+                ),
+            ]
+        )
     for plain, ours in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["soft", "straight_through"])
+def test_a_pass_waits_for_the_device_once(
+    small_space: Callable[[str], Space], sampling: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every number that the host reads of a tensor makes a GPU finish all work before it."""
+    supernet = Supernet(small_space("network_suffix"))
+    choose = GumbelSoftmax(1.0, "uniform", sampling)
+    supernet.ranking()
+    reads: list[str] = []
+    for name in ("tolist", "item", "__float__", "__int__", "__bool__"):
+        real = getattr(torch.Tensor, name)
+
+        def read(self: Any, *args: Any, real: Any = real, name: str = name) -> Any:
+            reads.append(name)
+            return real(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+    supernet(IMAGES, choose, torch.Generator().manual_seed(0))
+    assert reads == ["tolist"]

@@ -1,4 +1,5 @@
-"""Synced batch norm: in one process it is torch's own; in several see tests/integration/test_distributed.py."""
+"""Synced batch norm: in one process it is torch's own; in several see
+tests/integration/test_distributed.py."""
 
 from __future__ import annotations
 
@@ -11,13 +12,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nas.training.batch_norm import SyncedBatchNorm
+from nas.training.distributed import SyncedBatchNorm
 
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[None]:
     """A group of this process alone."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
     yield
     dist.destroy_process_group()
 
@@ -33,7 +36,9 @@ def results(norm: nn.Module, x: Tensor, synced: bool) -> dict[str, Tensor]:
     weights = torch.linspace(-1, 2, y.numel()).view_as(y)
     (y.float() * weights).sum().backward()
     assert x.grad is not None
-    gradients = {f"{name} gradient": p.grad for name, p in norm.named_parameters() if p.grad is not None}
+    gradients = {
+        f"{name} gradient": p.grad for name, p in norm.named_parameters() if p.grad is not None
+    }
     return {"y": y.detach(), "x gradient": x.grad, **gradients, **dict(norm.named_buffers())}
 
 
@@ -43,10 +48,14 @@ def test_it_is_torchs_batch_norm(group: None, shape: tuple[int, ...], affine: bo
     torch.manual_seed(0)
     kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
     x = 3 * torch.randn(shape) + 5
-    ours, theirs = (results(kind(3, momentum=0.3, affine=affine), x, synced) for synced in (True, False))
+    ours, theirs = (
+        results(kind(3, momentum=0.3, affine=affine), x, synced) for synced in (True, False)
+    )
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            ours[name], theirs[name], rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_bf16_comes_out_as_it_went_in(group: None) -> None:
@@ -58,7 +67,8 @@ def test_bf16_comes_out_as_it_went_in(group: None) -> None:
 
 
 def test_evaluation_takes_the_running_statistics(group: None) -> None:
-    norm, x = nn.BatchNorm2d(3).eval(), 4 + torch.randn(2, 3, 4, 4)
+    norm = nn.BatchNorm2d(3).eval()
+    x = 4 + torch.randn(2, 3, 4, 4)
     with SyncedBatchNorm():
         assert torch.equal(norm(x), norm.forward(x))
     assert torch.equal(norm.running_mean, torch.zeros(3))
@@ -66,7 +76,8 @@ def test_evaluation_takes_the_running_statistics(group: None) -> None:
 
 def test_a_block_called_with_other_tensors_is_synced_too(group: None) -> None:
     """As the supernet calls its narrowed blocks."""
-    norm, x = nn.BatchNorm2d(3, device="meta"), 4 + torch.randn(2, 3, 4, 4)
+    norm = nn.BatchNorm2d(3, device="meta")
+    x = 4 + torch.randn(2, 3, 4, 4)
     tensors = {name: tensor.clone() for name, tensor in nn.BatchNorm2d(3).state_dict().items()}
     with SyncedBatchNorm():
         y = functional_call(norm, tensors, (x,))

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.training.augment import MEAN, SHIFT, STD, augment, normalise
-from nas.training.batches import epoch_batches
+from nas.training.batches import MEAN, SHIFT, STD, augment, epoch_batches, normalise
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(0, 2**31), st.integers(0, 1000))
-def test_an_epoch_is_a_permutation_in_even_batches(images: int, batch: int, seed: int, epoch: int) -> None:
+def test_an_epoch_is_a_permutation_in_even_batches(
+    images: int, batch: int, seed: int, epoch: int
+) -> None:
     batches = epoch_batches(images, batch, seed, epoch)
     assert sorted(np.concatenate(batches).tolist()) == list(range(images))
     sizes = [len(indices) for indices in batches]
@@ -35,7 +36,11 @@ def test_empty_batches_are_refused(images: int, batch: int) -> None:
 
 def pixels(batch: int = 64, height: int = 16, width: int = 24) -> torch.Tensor:
     return torch.randint(
-        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
+        0,
+        256,
+        (batch, 3, height, width),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(5),
     )
 
 
@@ -47,27 +52,36 @@ def test_normalise() -> None:
 
 
 def test_augment_repeats_with_its_generator() -> None:
-    first, again, other = (augment(pixels(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        augment(pixels(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_augment_is_pad_crop_and_flip(flip: bool) -> None:
-    """Every image equals some crop of the image padded by reflection, flipped or not; without `flip` never flipped."""
+    """Every image equals some crop of the image padded by reflection, flipped or not; without
+    `flip` never flipped."""
     images = pixels()
     _, _, height, width = images.shape
-    tall, wide = round(SHIFT * height), round(SHIFT * width)
+    tall = round(SHIFT * height)
+    wide = round(SHIFT * width)
     padded = torch.nn.functional.pad(normalise(images), (wide, wide, tall, tall), mode="reflect")
     flipped = 0
     offsets = set()
-    for image, source in zip(augment(images, torch.Generator().manual_seed(0), flip=flip), padded, strict=True):
+    for image, source in zip(
+        augment(images, torch.Generator().manual_seed(0), flip=flip), padded, strict=True
+    ):
         matches = [
             (top, left, mirrored)
             for top in range(2 * tall + 1)
             for left in range(2 * wide + 1)
             for mirrored in (False, True)
-            if torch.equal(image.flip(-1) if mirrored else image, source[:, top : top + height, left : left + width])
+            if torch.equal(
+                image.flip(-1) if mirrored else image,
+                source[:, top : top + height, left : left + width],
+            )
         ]
         assert len(matches) == 1
         offsets.add(matches[0][:2])

@@ -1,4 +1,5 @@
-"""EfficientFormerV2's checkpoints: what only its weights need. That all of them fit is in test_published."""
+"""EfficientFormerV2's checkpoints: what only its weights need. That all of them fit is in
+test_published."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ def test_every_bias_is_resized_to_its_own_grid() -> None:
     larger = nas.build(arch.at((256, 320))).eval()
     with pytest.warns(UserWarning) as caught:
         nas.import_weights(larger, tensors)
-    assert {str(warning.message).partition(" grid to ")[2].partition(":")[0] for warning in caught} == {"16x20", "8x10"}
+    assert {
+        str(warning.message).partition(" grid to ")[2].partition(".")[0] for warning in caught
+    } == {"16x20", "8x10"}
     assert larger.stage3_block6.bias.shape == larger.stage4_block4.bias.shape == (8, 8, 10)
     assert larger.stage4_entry.bias.shape == (8, 16, 20)
     net = nas.build(arch).eval()

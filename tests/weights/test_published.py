@@ -1,4 +1,5 @@
-"""Every published member of every space: its size, and outputs against what the authors' and timm's own code gave."""
+"""Every published member of every space: its size, and outputs against what the authors' and timm's
+own code gave."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import nas
-from nas.export.fold import fold
+from nas.blocks.module import fold
 
 SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
 MEMBERS = {name: arch for space in SPACES for name, arch in nas.load_space(space).published.items()}
@@ -36,9 +37,9 @@ SIZES = {
     ("emo_1m", 224): (1.3612, 0.2552), ("emo_2m", 224): (2.3775, 0.4319),
     ("emo_5m", 224): (5.1088, 0.8922), ("emo_6m", 224): (6.1685, 0.9503),
 }  # fmt: skip
-"""Millions of parameters and 10^9 multiply-accumulates, matrix products included, by member and side of the image, as
-counted on runs of the authors' code (with both classifiers where there are two). L0's are of its backbone: the authors
-published no head for it."""
+"""Millions of parameters and 10^9 multiply-accumulates, matrix products included, by member and
+side of the image, as counted on runs of the authors' code (with both classifiers where there are
+two). L0's are of its backbone: the authors published no head for it."""
 
 NOT_IN_TIMM = ("emo_", "efficientvit_l0")
 REFERENCES = [
@@ -54,9 +55,12 @@ def marks(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.slow] if name == "efficientvit_l3" else []
 
 
-EVERY_MEMBER = pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in MEMBERS])
+EVERY_MEMBER = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks(name)) for name in MEMBERS]
+)
 EVERY_REFERENCE = pytest.mark.parametrize(
-    ("name", "layout"), [pytest.param(name, layout, marks=marks(name)) for name, layout in REFERENCES]
+    ("name", "layout"),
+    [pytest.param(name, layout, marks=marks(name)) for name, layout in REFERENCES],
 )
 SMALLEST = (
     "efficientformer_l1",
@@ -93,7 +97,8 @@ def test_sizes_are_those_of_the_authors_code(name: str, side: int) -> None:
 
 @EVERY_MEMBER
 def test_building_takes_two_seconds_at_most(name: str) -> None:
-    """Of processor time, in the best of three tries, as what else runs on the machine slows a build down."""
+    """Of processor time, in the best of three tries, as what else runs on the machine slows a build
+    down."""
     assert any(seconds_to_build(MEMBERS[name]) <= 2 for _ in range(3))
 
 
@@ -107,10 +112,14 @@ def seconds_to_build(arch: nas.Architecture) -> float:
 
 @EVERY_REFERENCE
 def test_recorded_tensors_are_all_of_the_network(name: str, layout: str) -> None:
-    """Operation by operation the count is that of the modules, and in sum that of the reference: neither has more."""
+    """Operation by operation the count is that of the modules, and in sum that of the reference:
+    neither has more."""
     arch = MEMBERS[name]
     types = seeded.read_types(folder(name) / f"{name}.{layout}.csv")
-    assert sum(np.prod(shape) for tensor, (shape, _) in types.items() if not tensor.endswith(BUFFERS)) == arch.params
+    assert (
+        sum(np.prod(shape) for tensor, (shape, _) in types.items() if not tensor.endswith(BUFFERS))
+        == arch.params
+    )
     with torch.device("meta"):
         net = nas.build(arch)
     for operation in arch.operations():
@@ -126,7 +135,9 @@ def test_output_equals_the_reference(name: str, layout: str) -> None:
     net = net.to_empty(device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert nas.import_weights(net, checkpoint(name, layout)) == f"{MEMBERS[name].space}/{layout}"
+        assert (
+            nas.import_weights(net, checkpoint(name, layout)) == f"{MEMBERS[name].space}/{layout}"
+        )
     recorded = np.load(folder(name) / f"{name}.{layout}.npz", allow_pickle=False)
     images = seeded.images((2, 3, 224, 224))
     features, logits = features_and_logits(net, images)
@@ -134,17 +145,23 @@ def test_output_equals_the_reference(name: str, layout: str) -> None:
     assert len(features) == 4
     for index, feature in enumerate(features, start=1):
         assert feature.shape[2:] == (224 // 2 ** (index + 1),) * 2
-        values, expected = feature.flatten().numpy(), recorded[f"stage{index}_samples"]
+        values = feature.flatten().numpy()
+        expected = recorded[f"stage{index}_samples"]
         samples = values[:: values.size // expected.size][: expected.size]
         np.testing.assert_allclose(samples, expected, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose([values.mean(), values.std()], recorded[f"stage{index}_moments"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(
+            [values.mean(), values.std()], recorded[f"stage{index}_moments"], rtol=0, atol=1e-4
+        )
 
 
 def features_and_logits(net: nas.Network, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Both of one pass: the head on the last of the features is what the network gives (as another test holds)."""
+    """Both of one pass: the head on the last of the features is what the network gives (as another
+    test holds)."""
     features = net.forward_features(images)
     last = features[-1]
-    return features, net.head(last.flatten(2).transpose(1, 2) if net.architecture.head.layout == "tokens" else last)
+    return features, net.head(
+        last.flatten(2).transpose(1, 2) if net.architecture.head.layout == "tokens" else last
+    )
 
 
 @torch.no_grad()

@@ -1,44 +1,48 @@
-"""Latency files of other frameworks, read into our table format as far as our vocabulary has their operations."""
+"""Import latency files of other frameworks into tables, for `nas profile --import`.
+
+Operations outside the vocabulary of blocks are skipped, with the reason.
+"""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from nas import plugins
+from nas.devices.info import DeviceInfo
 from nas.errors import InputError
-from nas.latency.device_info import DeviceInfo
-from nas.latency.importing import fbnet, once_for_all, plain_csv
-from nas.latency.importing.common import SOURCE, Reading, Skipped
+from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
 from nas.latency.rows import PROVENANCES, Row, worst
 from nas.latency.table import TABLE_FILE, LatencyTable, load_table
-from nas.specs import explain
+from nas.validation import explain
 
-FORMATS: dict[str, tuple[str, Callable[[Path], Reading]]] = {
-    ".yaml": (once_for_all.NAME, once_for_all.read),
-    ".yml": (once_for_all.NAME, once_for_all.read),
-    ".json": (fbnet.NAME, fbnet.read),
-    ".jsonl": (fbnet.NAME, fbnet.read),
-    ".csv": (plain_csv.NAME, plain_csv.read),
-}
-"""By the ending of the file's name: what the format is called, and its reader."""
+FORMATS: plugins.Registry[Format] = plugins.Registry(
+    plugins.FORMATS,
+    {
+        "once-for-all": "nas.latency.importing.once_for_all:FORMAT",
+        "fbnet": "nas.latency.importing.fbnet:FORMAT",
+        "csv": "nas.latency.importing.plain_csv:FORMAT",
+    },
+    kind="nas.latency.importing.common:Format",
+)
+"""Formats by name; a further one is a file, named here or by an entry point of another package."""
 
 UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import gave.
+    """Outcome of an import.
 
     Attributes:
-        table: the rows of the folder's table and those of the file; not saved yet.
-        added: rows that are new or replace rows of less worth.
-        kept: rows of the file that gave way to a row that was there.
-        skipped: entries of the file that became no row.
+        table: with the rows of the folder's table and those of the file; not saved yet.
+        added: number of rows that are new or replace less trustworthy ones.
+        kept: number of rows of the file for which the table's own row was kept.
+        skipped: entries of the file that did not become a row.
     """
 
     table: LatencyTable
@@ -48,7 +52,7 @@ class Imported:
 
 
 def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
-    """The rows of a latency file by the format that its name's ending tells, and what was skipped.
+    """Return the rows and the skipped entries of a latency file, whose ending names its format.
 
     Raises:
         InputError: for an unknown ending or a malformed file, naming file, line or key, and reason.
@@ -58,39 +62,60 @@ def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
 
 
 def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
-    """The table of `folder` (a new one for device `name` where there is none) with the rows of the file at `path`.
+    """Return the table of `folder`, or a new one, with the rows of the file at `path`.
 
-    A row that is there stays, unless it was imported too or its provenance is worse than the file's.
+    A row of the table stays, unless it was imported too or its provenance is worse than the file's.
+
+    Args:
+        path: of the file.
+        name: of the device, for a new table.
+        folder: of the table.
 
     Raises:
-        InputError: as `import_table`; when no operation of the file is ours; when the table there is of another
-            precision than the file states.
+        InputError: as `import_table`; when no operation of the file can be imported; when the
+            table's precision is not the one that the file states.
     """
-    path, folder = Path(path), Path(folder)
+    path = Path(path)
+    folder = Path(folder)
     reading = _read(path)
     if not reading.rows:
-        reasons = f"; the first of {len(reading.skipped)} entries: {reading.skipped[0]}" if reading.skipped else ""
+        reasons = (
+            f" (the first of {len(reading.skipped)} skipped entries: {reading.skipped[0]})"
+            if reading.skipped
+            else ""
+        )
         raise InputError(f"{path}: none of its operations can be imported{reasons}")
     old = _old(folder, name, reading)
     _check_precision(path, old, reading)
     better = [row for row in reading.rows if _wins(row, old.rows.get(row.key))]
     rows = {**old.rows, **{row.key: row for row in better}}
     device = replace(
-        old.device, source=_sources(old.device.source, f"imported: {reading.source}"),
-        provenance=worst(row.provenance for row in rows.values()), date=datetime.date.today().isoformat(),
-    )  # fmt: skip
-    return Imported(replace(old, device=device, rows=rows), len(better), len(reading.rows) - len(better),
-                    reading.skipped)  # fmt: skip
+        old.device,
+        source=_sources(old.device.source, f"imported: {reading.source}"),
+        provenance=worst(row.provenance for row in rows.values()),
+        date=datetime.date.today().isoformat(),
+    )
+    return Imported(
+        replace(old, device=device, rows=rows),
+        len(better),
+        len(reading.rows) - len(better),
+        reading.skipped,
+    )
 
 
 def _read(path: Path) -> Reading:
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(f"{ending} ({name})" for ending, (name, _) in FORMATS.items())
-        raise InputError(f"{path}: the format is told by the name's ending; known: {known}")
-    return FORMATS[path.suffix.lower()][1](path)
+    ending = path.suffix.lower()
+    for known in FORMATS.values():
+        if ending in known.endings:
+            return known.read(path)
+    listed = ", ".join(
+        f"{name} ({known.title})" for known in FORMATS.values() for name in known.endings
+    )
+    raise InputError(f"{path}: unknown ending (got '{ending}', expected one of {listed})")
 
 
 def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
+    """Return the table of the folder, or an empty one with what the file says of its device."""
     if (folder / TABLE_FILE).is_file():
         return load_table(folder / TABLE_FILE)
     fields: dict[str, Any] = dict.fromkeys(
@@ -98,27 +123,37 @@ def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
     )
     try:
         device = DeviceInfo(
-            name=name, kind="imported", provenance="estimated", date=datetime.date.today().isoformat(),
+            name=name,
+            kind="imported",
+            provenance="estimated",
+            date=datetime.date.today().isoformat(),
             **(fields | reading.device),
-        )  # fmt: skip
+        )
     except ValidationError as error:
         raise InputError(f"--device: {explain(error)}") from None
     return LatencyTable(device, {}, folder)
 
 
 def _check_precision(path: Path, old: LatencyTable, reading: Reading) -> None:
-    stated, there = reading.device.get("precision"), old.device.precision
+    stated = reading.device.get("precision")
+    there = old.device.precision
     if stated and there not in (stated, UNKNOWN):
-        raise InputError(f"{path}: was measured in {stated}, {old.path} is of {there}; give another folder with --out")
+        raise InputError(
+            f"{path}: precision differs from that of the table in {old.path} (got {stated},"
+            f" expected {there}). Fix: --out with another folder"
+        )
 
 
 def _wins(new: Row, old: Row | None) -> bool:
+    """Return whether a row of the file replaces the table's row of its operation."""
+    # A later import replaces every imported row, so that a newer file counts.
     if old is None or SOURCE in dict(old.extra):
         return True
     return PROVENANCES.index(new.provenance) < PROVENANCES.index(old.provenance)
 
 
 def _sources(old: str, new: str) -> str:
+    """Return the sources with a further one; a file that is imported again is named once."""
     return old if new in old.split("; ") else "; ".join(filter(None, (old, new)))
 
 

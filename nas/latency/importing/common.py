@@ -1,23 +1,40 @@
-"""What the readers of other frameworks' latency files share."""
+"""Types and rows that the readers of other frameworks' latency files share."""
 
 from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from nas.latency.device_info import Provenance
+from nas.blocks import BlockSpec, Shape
+from nas.devices.info import Provenance
 from nas.latency.rows import Row
-from nas.specs import BlockSpec, Shape
 
 SOURCE = "source"
-"""The column that says which file a row was imported from; rows measured here have none."""
+"""Column with the file that a row was imported from; rows measured here have none."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of latency file that another tool writes.
+
+    Attributes:
+        title: its name in messages.
+        endings: of the names of its files, as ".json".
+        read: reads a file; raises InputError naming file, line or key, and reason.
+    """
+
+    title: str
+    endings: tuple[str, ...]
+    read: Callable[[Path], Reading]
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An entry of a file that became no row: where it stands (a line or a key), and the reason."""
+    """An entry of a file that did not become a row: its place (a line or a key) and the reason."""
 
     where: str
     reason: str
@@ -28,13 +45,13 @@ class Skipped:
 
 @dataclass
 class Reading:
-    """What a file holds.
+    """Content of a latency file.
 
     Attributes:
-        source: the text of the column `source`: the file and its format.
-        rows: the operations of our vocabulary, each once.
+        source: text of the column `source`, the file and its format.
+        rows: of the operations in nas's vocabulary, each once.
         skipped: all other entries.
-        device: fields of `DeviceInfo` that the file itself states.
+        device: fields of `DeviceInfo` that the file states.
     """
 
     source: str
@@ -44,10 +61,13 @@ class Reading:
     _places: dict[tuple[str, str, str], str] = field(default_factory=dict, repr=False)
 
     def add(self, row: Row, where: str) -> None:
-        """Keeps the row, or skips the entry where an earlier one gave its operation."""
+        """Keep a row, or skip the entry where an earlier one has the same operation."""
         if row.key in self._places:
-            self.skip(where, f"{row.kind}({row.hyperparameters}) on {row.input} stands already at "
-                             f"{self._places[row.key]}")  # fmt: skip
+            self.skip(
+                where,
+                f"{row.kind}({row.hyperparameters}) on {row.input} duplicates"
+                f" {self._places[row.key]}",
+            )
             return
         self._places[row.key] = where
         self.rows.append(row)
@@ -58,7 +78,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Times:
-    """What a file says about one operation, in ms."""
+    """Latency of one operation in a file, in ms.
+
+    Raises:
+        ValueError: when a time is negative or not finite, or the percentiles do not ascend.
+    """
 
     median_ms: float
     p10_ms: float
@@ -68,24 +92,46 @@ class Times:
     def __post_init__(self) -> None:
         times = (self.p10_ms, self.median_ms, self.p90_ms)
         if not all(math.isfinite(time) and time >= 0 for time in times):
-            raise ValueError(f"p10, median and p90 are {', '.join(map(str, times))}; expected ms, 0 or more")
+            raise ValueError(
+                f"p10, median and p90 are not latencies (got {', '.join(map(str, times))}; expected"
+                " ms, 0 or more)"
+            )
         if list(times) != sorted(times):
-            raise ValueError(f"p10, median and p90 are {', '.join(map(str, times))}; they must ascend")
+            raise ValueError(
+                f"p10, median and p90 do not ascend (got {', '.join(map(str, times))})"
+            )
 
 
 def make_row(
-    spec: BlockSpec, shape: Shape, times: Times, provenance: Provenance, source: str, note: str = "", date: str = ""
+    spec: BlockSpec,
+    shape: Shape,
+    times: Times,
+    provenance: Provenance,
+    source: str,
+    note: str = "",
+    date: str = "",
 ) -> Row:
-    """The row of an operation, dated today where the file does not say.
+    """Return the row of an operation, dated today where the file has no date.
 
     Raises:
-        ValueError: where the block does not take this input.
+        ValueError: when the block does not take this input.
     """
     if shape.layout != spec.layout or 0 in (shape.channels, shape.height, shape.width):
-        raise ValueError(f"{spec.kind} takes a {spec.layout}, '{shape}' is none")
+        raise ValueError(
+            f"'{shape}' is not an input of {spec.kind} (expected layout {spec.layout})"
+        )
     spec.check(shape)
     extra = ((SOURCE, source), ("note", note)) if note else ((SOURCE, source),)
     return Row(
-        spec.kind, str(spec), str(shape), str(spec.output_shape(shape)), times.median_ms, times.p10_ms, times.p90_ms,
-        times.runs, provenance, date or datetime.date.today().isoformat(), extra,
-    )  # fmt: skip
+        spec.kind,
+        str(spec),
+        str(shape),
+        str(spec.output_shape(shape)),
+        times.median_ms,
+        times.p10_ms,
+        times.p90_ms,
+        times.runs,
+        provenance,
+        date or datetime.date.today().isoformat(),
+        extra,
+    )

@@ -1,7 +1,7 @@
-"""Latencies from any other source, as a CSV file.
+"""Read latency files from any other source, as CSV.
 
-Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`, those left out stand at their defaults), input
-(`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs, date.
+Columns: kind, hyperparameters (as in a table: `expansion=4;kernel=5`; those left out have their
+defaults), input (`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs, date.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nas.blocks import Shape, parse
+from nas.csv_files import plain, separator
+from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
 from nas.files import read_text
-from nas.latency.device_info import Provenance, iso_date
-from nas.latency.importing.common import Reading, Times, make_row
-from nas.latency.spreadsheet import plain, separator
-from nas.specs import Shape, parse
+from nas.latency.importing.common import Format, Reading, Times, make_row
 
 NAME = "CSV"
 REQUIRED = ("kind", "hyperparameters", "input", "median_ms")
@@ -24,7 +24,10 @@ OPTIONAL = ("p10_ms", "p90_ms", "runs", "date")
 
 
 def read(path: Path) -> Reading:
-    """Reads the file. Rows with `runs` and `date` count as measured, others as estimated: nobody says how.
+    """Read the file.
+
+    Rows with `runs` and `date` count as measured. Others count as estimated, as their origin is
+    unknown.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -33,7 +36,9 @@ def read(path: Path) -> Reading:
     for line, record in _records(path):
         where = f"line {line}"
         try:
-            shape, times, date = _shape(record["input"]), _times(record), _date(record)
+            shape = _shape(record["input"])
+            times = _times(record)
+            date = _date(record)
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         try:
@@ -50,7 +55,9 @@ def read(path: Path) -> Reading:
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     text = read_text(path)
     delimiter = separator(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
@@ -58,8 +65,14 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if not values:
                 continue
             if len(values) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: {len(values)} values, the header names {len(header)}")
-            yield reader.line_num, {name: plain(value, delimiter) for name, value in zip(header, values, strict=True)}
+                raise InputError(
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
+                    " as in the header)"
+                )
+            yield (
+                reader.line_num,
+                {name: plain(value, delimiter) for name, value in zip(header, values, strict=True)},
+            )
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
@@ -68,12 +81,12 @@ def _check_header(path: Path, header: list[str]) -> None:
     known = f"expected {', '.join(REQUIRED)} and, where known, {', '.join(OPTIONAL)}"
     for name in REQUIRED:
         if name not in header:
-            raise InputError(f"{path}:1: there is no column {name}; {known}")
+            raise InputError(f"{path}:1: column {name} is missing ({known})")
     for name in header:
         if name not in REQUIRED + OPTIONAL:
-            raise InputError(f"{path}:1: unknown column '{name}'; {known}")
+            raise InputError(f"{path}:1: unknown column '{name}' ({known})")
         if header.count(name) > 1:
-            raise InputError(f"{path}:1: the column {name} stands twice")
+            raise InputError(f"{path}:1: column {name} is a duplicate")
 
 
 def _shape(text: str) -> Shape:
@@ -84,11 +97,14 @@ def _shape(text: str) -> Shape:
 
 
 def _times(record: Mapping[str, str]) -> Times:
+    # The median stands in for missing percentiles.
     median = _number("median_ms", record["median_ms"])
-    p10, p90 = (_number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms"))
+    p10, p90 = (
+        _number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms")
+    )
     runs = record.get("runs") or "0"
     if not (runs.isascii() and runs.isdigit()):
-        raise ValueError(f"runs: '{runs}' is no whole number, 0 or more")
+        raise ValueError(f"runs: '{runs}' is not a whole number, 0 or more")
     return Times(median, p10, p90, int(runs))
 
 
@@ -96,8 +112,11 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{name}: '{text}' is no number") from None
+        raise ValueError(f"{name}: '{text}' is not a number") from None
 
 
 def _date(record: Mapping[str, str]) -> str:
     return iso_date(record["date"]) if record.get("date") else ""
+
+
+FORMAT = Format(NAME, (".csv",), read)

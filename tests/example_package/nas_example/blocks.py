@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nas.blocks import Axes, Block
-from nas.blocks.layers import ACTIVATIONS, ConvNorm, layer_scale
-from nas.specs import Shape
+from nas.blocks import Shape
+from nas.blocks.module import ACTIVATIONS, Axes, Block, ConvNorm, layer_scale
 from nas_example.specs import GatedConv
 
 
@@ -24,8 +23,10 @@ class GatedConvBlock(Block):
 
     def __init__(self, spec: GatedConv, shape: Shape) -> None:
         super().__init__()
-        channels, hidden = shape.channels, spec.expansion * shape.channels
-        self.value, self.gate = ConvNorm(channels, hidden), ConvNorm(channels, hidden)
+        channels = shape.channels
+        hidden = spec.expansion * shape.channels
+        self.value = ConvNorm(channels, hidden)
+        self.gate = ConvNorm(channels, hidden)
         self.activation = ACTIVATIONS[spec.activation]()
         self.project = ConvNorm(hidden, channels)
         self.scale = layer_scale(channels)

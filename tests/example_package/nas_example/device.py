@@ -21,10 +21,18 @@ class Formula(Device):
 
     def info(self) -> DeviceInfo:
         return DeviceInfo(
-            name="formula", kind="formula", soc="none", os="none", runtime="formula", runtime_version="1",
-            compute_unit="cpu", precision="float32", threads=self.threads, provenance="measured",
+            name="formula",
+            kind="formula",
+            soc="none",
+            os="none",
+            runtime="formula",
+            runtime_version="1",
+            compute_unit="cpu",
+            precision="float32",
+            threads=self.threads,
+            provenance="measured",
             date=date.today().isoformat(),
-        )  # fmt: skip
+        )
 
     def prepare(self, chain: Chain) -> Future[Path]:
         path = Path(self._folder.name) / f"{chain.digest()}.json"

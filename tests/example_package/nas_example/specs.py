@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.specs import ACTIVATIONS, Activation, BlockSpec, Shape, Trace
+from nas.blocks import ACTIVATIONS, Activation, BlockSpec, Examples, Shape, Trace
 
 
 @dataclass(frozen=True)
 class GatedConv(BlockSpec):
     """Gated pointwise feed-forward network on a map (B, C, H, W), residual with layer scale.
 
-    After the gated linear units of arXiv:2002.05202: X' = X + s Conv_BN(Conv_BN(X) * act(Conv_BN(X))).
+    After the gated linear units of arXiv:2002.05202: X' = X + s Conv_BN(Conv_BN(X) *
+    act(Conv_BN(X))).
 
     Attributes:
         expansion: hidden width over C.
@@ -20,6 +21,7 @@ class GatedConv(BlockSpec):
 
     kind: ClassVar[str] = "gated_conv"
     module: ClassVar[str] = "nas_example.blocks:GatedConvBlock"
+    examples: ClassVar[Examples] = (("expansion=2;activation=silu", "8x6x6"),)
 
     expansion: int = 2
     activation: Activation = "silu"
@@ -28,7 +30,9 @@ class GatedConv(BlockSpec):
         if self.expansion < 1:
             raise ValueError(f"expansion {self.expansion} must be at least 1")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}"
+            )
 
     def trace(self, shape: Shape) -> Trace:
         hidden = self.expansion * shape.channels

@@ -1,0 +1,2 @@
+"""Blocks that several families share: convolutional stems, embeddings, inverted residuals and
+heads."""

@@ -1,0 +1,1 @@
+"""EMO (Zhang et al., arXiv:2301.01146): the inverted residual mobile block (iRMB) and its stem."""

@@ -1,0 +1,101 @@
+"""Worker that converts chains to ML programs (.mlpackage); `converter` starts it as a process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from nas.blocks import Shape
+from nas.convert.chain import Chain
+from nas.convert.litert import build
+from nas.convert.worker import serve
+from nas.files import beside
+
+
+def main() -> None:
+    serve(_answer, _start)
+
+
+def _start() -> None:
+    import coremltools  # noqa: F401 (for the freeze to find it there)
+
+    torch.set_num_threads(1)
+    gc.freeze()  # as in nas.convert.litert
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if request["cores"]:
+        os.sched_setaffinity(0, request["cores"])
+    convert(Chain.from_dict(request["chain"]), Path(request["path"]))
+    return {}
+
+
+def convert(chain: Chain, path: Path) -> None:
+    """Write a chain in its deployed form as a float16 ML program.
+
+    It has its weights, or random ones. Maps stay (1, C, H, W), and tensors have at most five
+    dimensions, as Core ML requires. Input and output are float16 too. Otherwise a type conversion
+    at either end, which no operation inside a network has, would run on the CPU.
+    """
+    # The copies of a stack have weights of their own: it is not documented whether a Neural Engine
+    # fetches shared ones once or each time.
+    model = to_ml_program(replace(chain, tied=False))
+    # The package gets its name last. It is a folder, and a kill must not leave an incomplete one
+    # under the name by which the cache finds it.
+    with beside(path) as package:
+        model.save(str(package))
+        shutil.rmtree(path, ignore_errors=True)
+        package.rename(path)
+
+
+def to_ml_program(chain: Chain) -> Any:
+    """Return the `coremltools.models.MLModel` of a chain, for iOS 16 and macOS 13 and later."""
+    import coremltools as ct
+
+    torch.manual_seed(0)
+    module, _ = build(chain)
+    shapes = [shape.tensor() for shape in _inputs(chain)]
+    program = torch.export.export(
+        module, tuple(torch.randn(*shape) for shape in shapes)
+    ).run_decompositions({})
+    # The model is not loaded, which only macOS can do: the conversion runs on Linux too.
+    return ct.convert(
+        without_aliases(program),
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS16,
+        compute_precision=ct.precision.FLOAT16,
+        skip_model_load=True,
+        inputs=[
+            ct.TensorType(f"x{index}", shape, dtype=np.float16)
+            for index, shape in enumerate(shapes)
+        ],
+        outputs=[ct.TensorType("y", dtype=np.float16)],
+    )
+
+
+def _inputs(chain: Chain) -> tuple[Shape, ...]:
+    return chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
+
+
+def without_aliases(program: ExportedProgram) -> ExportedProgram:
+    """Remove the operations `alias`, which coremltools 9 does not know, from a program in place.
+
+    They compute nothing. A slice that keeps every element becomes one.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    return program
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""CSV readers, a lenient and a strict one, for tables, scores, results and users' own files.
+
+`read_records` reads files that people write or export from a spreadsheet, which may start with a
+byte-order mark. `read_strict` and `read_columns` read files that nas wrote itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.errors import InputError
+from nas.files import number_in, read_text
+
+
+def read_records(
+    path: Path, required: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, {column: value}) for every line below the header.
+
+    Spreadsheets in many countries separate by semicolons and write 1,5 for 1.5. Both are read.
+    Blanks around values and a byte-order mark are dropped. A column that a line or the file lacks
+    is empty. Empty lines are skipped.
+
+    Raises:
+        InputError: naming file, line and reason.
+    """
+    text = read_text(path)
+    delimiter = separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    header: list[str] | None = None
+    try:
+        for values in reader:
+            stripped = [value.strip() for value in values]
+            if header is None:
+                header = stripped
+                _check_header(path, header, required, optional)
+            # A decimal comma in a file that separates by commas splits one number into two values.
+            # Dropping the surplus would silently read 1,5 as 1.
+            elif len(stripped) > len(header):
+                raise InputError(
+                    f"{path}:{reader.line_num}: too many values (got {len(stripped)}, expected"
+                    f" {len(header)}). Fix: write decimals with a point, as 1.5"
+                )
+            elif any(stripped):
+                # Lines may be shorter than the header, as spreadsheets drop empty values at the end
+                # of a line.
+                record = dict.fromkeys((*required, *optional), "") | dict(
+                    zip(header, stripped, strict=False)
+                )
+                yield (
+                    reader.line_num,
+                    {name: plain(value, delimiter) for name, value in record.items()},
+                )
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+    # An empty file has no header either: report its first required column as missing.
+    if header is None:
+        _check_header(path, [], required, optional)
+
+
+def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, {column: value}) for every line of a file that nas wrote.
+
+    Raises:
+        InputError: naming file and line, for a missing column, or for a line whose number of values
+            differs from the header's.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        missing = [name for name in required if name not in header]
+        if missing:
+            raise InputError(
+                f"{path}:1: column '{missing[0]}' is missing (expected {','.join(required)})"
+            )
+        for values in reader:
+            if len(values) != len(header):
+                raise InputError(
+                    f"{path}:{reader.line_num}: has {len(values)} values (expected"
+                    f" {len(header)}, as the header)"
+                )
+            yield reader.line_num, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+
+
+def read_columns(
+    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the rows of a file that nas wrote, with numbers parsed.
+
+    Args:
+        numbers: columns that are returned as floats.
+        texts: columns that are returned as text.
+        optional: columns of numbers that may be missing or empty; the value is None then.
+
+    Raises:
+        InputError: naming file, line, column and reason.
+    """
+    rows = []
+    for line, record in read_strict(path, (*texts, *numbers)):
+        where = f"{path}:{line}"
+        row: dict[str, Any] = {name: record[name] for name in texts}
+        row |= {name: number_in(where, name, record[name]) for name in numbers}
+        row |= {
+            name: number_in(where, name, record[name]) if record.get(name) else None
+            for name in optional
+        }
+        rows.append(row)
+    return rows
+
+
+def _check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
+) -> None:
+    """Raise InputError for the first required column that the header lacks."""
+    for column in required:
+        if column not in header:
+            expected = ", ".join(required) + "".join(f", {name} (if any)" for name in optional)
+            raise InputError(f"{path}:1: column '{column}' is missing; expected: {expected}")
+
+
+def separator(text: str) -> str:
+    """Return the separator of a CSV text, a comma or a semicolon, from its header."""
+    header = text.partition("\n")[0]
+    return ";" if header.count(";") > header.count(",") else ","
+
+
+def plain(value: str, delimiter: str) -> str:
+    """Return a value without surrounding blanks, and 1,5 as 1.5 if semicolons separate values."""
+    value = value.strip()
+    # Only a value that is a number as a whole: other texts may contain commas.
+    number = delimiter == ";" and re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", value)
+    return value.replace(",", ".") if number else value

@@ -1,0 +1,1 @@
+"""The computer itself: LiteRT on its cores."""

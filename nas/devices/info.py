@@ -1,0 +1,384 @@
+"""Read and write `device.yaml`: the device of a latency table, and the errors of the table."""
+
+from __future__ import annotations
+
+import dataclasses as plain
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from nas.display import shortened
+from nas.files import YamlFile, write_yaml
+from nas.validation import mistake_in
+
+Provenance = Literal["measured", "interpolated", "estimated", "priced"]
+"""Origins of a latency, from the most to the least trustworthy.
+
+Rows have the first three; `priced` is an operation without a row.
+"""
+
+# Strict: a quoted number is an error, and `.inf` and `.nan` of YAML are not latencies.
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_OPEN = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+def iso_date(value: Any) -> str:
+    """Return `value` as an ISO date or time. Raises ValueError where it is not one."""
+    text = value.isoformat() if isinstance(value, datetime.date) else str(value)
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not an ISO date, as 2026-01-31") from None
+    return text
+
+
+IsoDate = Annotated[str, BeforeValidator(iso_date)]
+Milliseconds = Annotated[float, Field(ge=0)]
+Percent = Annotated[float, Field(ge=0)]
+
+
+class Calibration(BaseModel):
+    """The line that turns sums of rows into latencies of whole networks. Further keys are free.
+
+        ms = intercept_ms + scale * (sum of rows)
+             + weights_ms * (millions of parameters - weights_from)
+
+    Attributes:
+        scale: factor on the sum of rows.
+        weights_ms: ms that a million parameters take in a network beside their rows.
+        weights_from: millions of parameters whose time is in the rows already.
+        nets: number of networks that this was fitted to.
+        mape: mean absolute error on those in percent, the calibration's own misfit.
+        note: what was wrong with the fit; empty where nothing was.
+    """
+
+    model_config = _OPEN
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    weights_ms: Milliseconds = 0.0
+    weights_from: Annotated[float, Field(ge=0)] = 0.0
+    nets: Annotated[int, Field(ge=0)] = 0
+    mape: Percent | None = None
+    note: str = ""
+
+
+class Check(BaseModel):
+    """Errors of predictions on networks that the calibration never saw. Further keys are free.
+
+    Attributes:
+        nets: number of networks measured.
+        mape: mean absolute error in percent.
+        bias: mean signed error in percent; negative where the table predicts too little.
+        within_5: share of networks with an error of at most 5 %, in percent.
+        within_10: share of networks with an error of at most 10 %, in percent.
+        spearman: rank correlation; None where it is not defined.
+        date: of the measurement.
+        drift: percent by which networks of the calibration took longer than when the table was
+            calibrated; None where none of them was measured.
+        mape_without_drift: `mape` with that drift removed from the measured latencies.
+    """
+
+    model_config = _OPEN
+    nets: Annotated[int, Field(ge=1)]
+    mape: Percent
+    bias: float
+    within_5: Percent
+    within_10: Percent
+    spearman: float | None
+    date: IsoDate
+    drift: float | None = None
+    mape_without_drift: Percent | None = None
+
+    def __str__(self) -> str:
+        rank = "" if self.spearman is None else f", Spearman {self.spearman:.3f}"
+        return (
+            f"{self.nets} whole networks measured on {self.date}: bias {self.bias:+.1f} %, "
+            f"{self.within_5:.0f} % within 5 %, {self.within_10:.0f} % within 10 %{rank}"
+        )
+
+
+class Profiled(BaseModel):
+    """A space that a table was completed for, with its own calibration and check.
+
+    Attributes:
+        space: as `--space` takes it.
+        name: of the space.
+        resolution: input size and classes or head, as `nas.latency.network_times.resolution_id`
+            writes them.
+        scale: as in `Calibration`, as are `weights_ms`, `weights_from`, `nets`, `mape` and `note`.
+        intercept_ms: cost of a call.
+        check: the last check of this space.
+    """
+
+    model_config = _OPEN
+    space: str
+    name: str
+    resolution: str
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    intercept_ms: Milliseconds = 0.0
+    weights_ms: Milliseconds = 0.0
+    weights_from: Annotated[float, Field(ge=0)] = 0.0
+    nets: Annotated[int, Field(ge=0)] = 0
+    mape: Percent | None = None
+    note: str = ""
+    check: Check | None = None
+
+    @property
+    def size(self) -> str:
+        """Return height x width of the input."""
+        return self.resolution.partition("/")[0]
+
+
+@plain.dataclass(frozen=True)
+class Costs:
+    """The twelve costs of `nas.latency.cost_model`, in ms.
+
+    Attributes:
+        call: of one prediction, before any layer.
+        compute: of 10^9 multiply-accumulates (MACs).
+        weights: of reading 10^6 weights.
+        memory: of moving 10^6 activations.
+        layer: of starting a layer that multiplies or pools.
+        elementwise: of 10^6 values read or written by an element-wise layer.
+        norm: of 10^6 values read or written by a layer norm.
+        softmax: of 10^6 values read or written by a softmax.
+        layout: of one change of layout (transpose, reshape between maps and tokens).
+        gelu, silu: of 10^6 values read or written by these activations; a sigmoid counts as a SiLU.
+        linear: of 10^9 multiply-accumulates in the products of linear attention.
+    """
+
+    call: float
+    compute: float
+    weights: float
+    memory: float
+    layer: float
+    elementwise: float
+    norm: float
+    softmax: float
+    layout: float
+    gelu: float
+    silu: float
+    linear: float
+
+
+class EstimateInfo(BaseModel):
+    """Method of an estimate and its error on models left out of the fit. Further keys are free.
+
+    These keys are read where they exist: `costs_ms` (prices what has no row), `dense` (the error of
+    prices at dense sizes), `largest_resolution` (of the fitted networks), `leave_one_family_out`,
+    and `adjusted` (a calibration).
+
+    Attributes:
+        method: in words.
+        leave_one_out_mape: mean absolute error in percent on what was left out.
+    """
+
+    model_config = _OPEN
+    method: str
+    leave_one_out_mape: Percent
+
+    @model_validator(mode="after")
+    def _check_further_keys(self) -> EstimateInfo:
+        for key in ("costs_ms", "dense", "leave_one_family_out", "adjusted"):
+            if not isinstance(self._more(key), dict):
+                raise ValueError(f"{key}: expected keys and values (got {self._more(key)!r})")
+        for place, value in (
+            ("dense.extra", self._more("dense").get("extra", 0)),
+            ("adjusted.expected", self._more("adjusted").get("expected", 0)),
+            ("leave_one_family_out.mape", self._more("leave_one_family_out").get("mape", 0)),
+            ("largest_resolution", (self.model_extra or {}).get("largest_resolution", 0)),
+        ):
+            if not isinstance(value, float | int) or not 0 <= value < inf:
+                raise ValueError(f"{place}: expected a number, 0 or more (got {value!r})")
+        # Reading the costs raises for an incomplete or negative one: at loading, not in the middle
+        # of a search.
+        _ = self.costs
+        return self
+
+    def _more(self, key: str) -> Any:
+        return (self.model_extra or {}).get(key, {})
+
+    @property
+    def costs(self) -> Costs | None:
+        """Return the costs that the rows were made with, or None where the file has none."""
+        costs = self._more("costs_ms")
+        if not costs:
+            return None
+        known = [entry.name for entry in fields(Costs)]
+        for name in [*known, *costs]:
+            value = costs.get(name)
+            if name not in known or not isinstance(value, float | int) or not 0 <= value < inf:
+                raise ValueError(
+                    f"costs_ms.{name}: expected the costs {', '.join(known)}, each a number, 0 or"
+                    f" more (got {value!r})"
+                )
+        return Costs(**{name: float(costs[name]) for name in known})
+
+    @property
+    def calibrated_error(self) -> float | None:
+        """Return the expected error in percent after the last `--calibrate`; None without one.
+
+        It is never below that calibration's own misfit.
+        """
+        expected = self._more("adjusted").get("expected")
+        return None if expected is None else float(expected)
+
+    @property
+    def family_error(self) -> float:
+        """Return the mean error in percent of families left out of the fit; 0 where unknown."""
+        return float(self._more("leave_one_family_out").get("mape", 0.0))
+
+    def priced_error(self, resolution: tuple[int, int], dense: bool) -> float:
+        """Return the error in percent of operations without a row, beyond `leave_one_out_mape`.
+
+        Prices and rows come from one model, so it is 0 at the sizes that were fitted. A
+        segmentation head, or more pixels than any fitted network has, counts as dense. The error
+        there was measured on segmentation networks.
+        """
+        # Pixels are compared, as an input need not be square.
+        largest = (self.model_extra or {}).get("largest_resolution", 0)
+        beyond = resolution[0] * resolution[1] > largest**2
+        return float(self._more("dense").get("extra", 0.0)) if dense or beyond else 0.0
+
+    @property
+    def source(self) -> str:
+        """Return the networks that the error was measured on, in words."""
+        family = (
+            f"; {self.family_error:.0f} % for families without published networks"
+            if self.family_error
+            else ""
+        )
+        published = f"published networks, each left out of the fit in turn{family}"
+        if self.calibrated_error is None:
+            return published
+        file = self._more("adjusted").get("file", "the calibration's file")
+        return f"networks in {file}; {self.leave_one_out_mape:.1f} % before: {published}"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DeviceInfo:
+    """The device and the software of a table, its settings, its calibration and its errors.
+
+    Attributes:
+        name: what `--device` takes; the folder of the table.
+        kind: of device: litert-host, litert-android, coreml, ...
+        soc: the chip.
+        os: the operating system with its build.
+        runtime: what ran the operations.
+        runtime_version: of the runtime.
+        compute_unit: the unit that was asked for.
+        placement: the unit that ran the operations.
+        precision: of the weights and activations while running.
+        threads: CPU threads; None where the runtime chooses.
+        affinity: cores or mask that the threads were pinned to, as "cores 2,3" or "mask f0".
+        tools: versions of the packages that converted and measured.
+        date: of the last change.
+        provenance: the worst of the rows.
+        intercept_ms: cost of a call before any operation.
+        calibration: over all spaces.
+        spaces: those that the table was completed for, the latest last, each with its own
+            calibration and check.
+        check: the last one.
+        left_out: number of operations that profiling has not reached yet, by the space and the
+            sizes as `nas profile --space` takes them; empty once every profile is complete.
+        estimate: method and error of interpolated or estimated rows.
+        source: of the figures, in words.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    kind: str
+    soc: str
+    os: str
+    runtime: str
+    runtime_version: str
+    compute_unit: str
+    precision: str
+    provenance: Provenance
+    date: IsoDate
+    format: Literal["nas-device-1"] = "nas-device-1"
+    description: str = ""
+    placement: str = ""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    affinity: str = ""
+    tools: dict[str, str] = field(default_factory=dict)
+    intercept_ms: Milliseconds = 0.0
+    calibration: Calibration = field(default_factory=Calibration)
+    spaces: Annotated[tuple[Profiled, ...], BeforeValidator(tuple)] = ()
+    check: Check | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    estimate: EstimateInfo | None = None
+    source: str = ""
+
+    @property
+    def mask(self) -> str | None:
+        """Return the mask of cores, where the threads were pinned to one."""
+        kind, _, mask = self.affinity.partition(" ")
+        return mask if kind == "mask" else None
+
+    def __repr__(self) -> str:
+        setup = (
+            f"{self.soc}, {self.runtime} {self.runtime_version} on {self.compute_unit},"
+            f" {self.precision}"
+        )
+        return f"DeviceInfo({self.name!r}, {shortened(setup, 200)}, {self.provenance} {self.date})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data in the order of the file, `format` first."""
+        data = TypeAdapter(DeviceInfo).dump_python(self)
+        return {"format": data.pop("format"), **data}
+
+    def save(self, path: str | Path) -> None:
+        """Write the YAML file that `load_device_info` reads."""
+        write_yaml(path, self.to_dict())
+
+
+def load_device_info(path: str | Path) -> DeviceInfo:
+    """Read and validate a `device.yaml`.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
+    file = YamlFile(path)
+    known = {entry.name for entry in fields(DeviceInfo)}
+    for key in file.data:
+        if key not in known:
+            raise file.error([key], f"unknown key; known: {', '.join(sorted(known))}")
+    if file.data.get("format") != "nas-device-1":
+        raise file.error(
+            ["format"],
+            f"is not a device file (got {file.data.get('format')!r}, expected 'nas-device-1')",
+        )
+    return make_device_info(file, (), file.data)
+
+
+def make_device_info(
+    file: YamlFile, keys: Sequence[str | int], data: Mapping[str, Any], **more: Any
+) -> DeviceInfo:
+    """Return the device that `data` describes.
+
+    Args:
+        file: that `data` is from, for messages.
+        keys: of `data` in the file.
+        data: fields of `DeviceInfo`.
+        more: further fields, which are not in the file.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
+    try:
+        return DeviceInfo(**data, **more)
+    except ValidationError as error:
+        raise mistake_in(file, error, keys) from None

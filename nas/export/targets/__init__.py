@@ -1,0 +1,1 @@
+"""The export targets, one file each."""

@@ -1,0 +1,127 @@
+"""Target `litert`: one float32 .tflite file with class names and normalisation inside."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nas.convert import litert as litert_convert
+from nas.data.images import MEAN, STD
+from nas.export.deploy import Deployed, deployed
+from nas.export.target import Images, Model, Outputs, Target
+
+LABELS, ABOUT = "labels.txt", "metadata.json"
+"""Associated files of TensorFlow Lite's metadata: a zip archive behind the model.
+
+`unzip FILE` shows them.
+"""
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write(model: Model, path: Path) -> None:
+    """Write a file that maps pixels (1, H, W, 3) to logits (1, classes).
+
+    Pixels are RGB from 0 to 255 in float32. Dense prediction gives scores (1, H, W, classes). The
+    layout is LiteRT's own and that of a camera's image: nothing is transposed at either end.
+    """
+    convert(model, path)
+    add_files(model, path)
+
+
+def convert(model: Model, path: Path) -> None:
+    """Write the model alone, without the files that `add_files` adds."""
+    import litert_torch
+
+    height, width = model.architecture.resolution
+    module = litert_torch.to_channel_last_io(
+        Deployed(deployed(model.network())), args=[0], outputs=[0] if model.dense else None
+    )
+    # Values of every size: a conversion that looks at its example must not find it constant.
+    # (H*W*3,) to (1, H, W, 3).
+    pixels = torch.linspace(0, 255, height * width * 3).view(1, height, width, 3)
+    litert_torch.convert(module.eval(), (pixels,)).export(str(path))
+
+
+def add_files(model: Model, path: Path) -> None:
+    """Append the class names, one per line, and the metadata to the file of a model."""
+    about = {
+        **model.about,
+        "input": "RGB pixels from 0 to 255, NHWC; normalised inside the model",
+        "mean": MEAN,
+        "std": STD,
+        "output": (
+            "scores (1, H, W, classes)"
+            if model.dense
+            else "logits (1, classes); softmax makes them probabilities"
+        ),
+    }
+    # Line breaks inside a name would shift all labels after it.
+    labels = "".join(f"{' '.join(name.splitlines())}\n" for name in model.classes)
+    # A model is read from the start of a file and an archive from its end, so both fit into one.
+    # The fixed date makes equal models equal files.
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, text in (
+            (LABELS, labels),
+            (ABOUT, json.dumps(about, indent=1, ensure_ascii=False)),
+        ):
+            archive.writestr(zipfile.ZipInfo(name, _DATE), text)
+
+
+def run(path: Path, images: Images) -> Outputs:
+    """Return the outputs of a float32 or an int8 file for images (N, 3, H, W).
+
+    Inputs of an int8 file are quantised here, its outputs dequantised.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    outputs = []
+    for image in images:
+        # (3, H, W) to (1, H, W, 3).
+        interpreter.set_tensor(
+            taken["index"], _quantised(image.transpose(1, 2, 0)[None].astype(np.float32), taken)
+        )
+        interpreter.invoke()
+        output = _plain(interpreter.get_tensor(given["index"]), given)
+        # Scores (1, H, W, classes) to (1, classes, H, W); logits (1, classes) stay.
+        outputs.append(output.transpose(0, 3, 1, 2) if output.ndim == 4 else output)
+    return np.concatenate(outputs)
+
+
+def _quantised(values: Outputs, details: dict[str, Any]) -> NDArray[Any]:
+    """Return values as an input takes them: round(value / scale) + zero point, where it is int8."""
+    if details["dtype"] == np.float32:
+        return values
+    scale, zero = details["quantization"]
+    # Clipped, as a conversion to an integer type wraps around.
+    limits = np.iinfo(details["dtype"])
+    steps: NDArray[Any] = np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(
+        details["dtype"]
+    )
+    return steps
+
+
+def _plain(values: NDArray[Any], details: dict[str, Any]) -> Outputs:
+    """Return an output in float32: (step - zero point) * scale, where it is int8."""
+    if details["dtype"] == np.float32:
+        return values
+    scale, zero = details["quantization"]
+    # To float first: the difference of two int8 values may not fit into int8.
+    return np.asarray((values.astype(np.float32) - zero) * scale, np.float32)
+
+
+TARGET = Target(
+    "model.tflite",
+    write,
+    packages=("litert-torch", "ai-edge-litert", "torch"),
+    run=run,
+    alone=litert_convert.convert,
+)

@@ -1,0 +1,98 @@
+"""Target `onnx`: one ONNX file with normalisation and metadata inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nas.convert.chain import Chain
+from nas.data.images import MEAN, STD
+from nas.export.deploy import Deployed, deployed
+from nas.export.target import Images, Model, Outputs, Target
+
+OPSET = 18
+"""ONNX operator set: the first that torch's exporter writes without a version conversion."""
+INPUT = "image"
+OUTPUT = "logits"
+
+
+def write(model: Model, path: Path) -> None:
+    """Write a file that maps pixels (1, 3, H, W) to logits (1, classes).
+
+    Pixels are RGB from 0 to 255 in float32. Dense prediction gives scores (1, classes, H, W). Names
+    of the classes are in `metadata_props`.
+
+    The exporter does not optimise the graph; ONNX Runtime does so when it loads a file. The
+    exporter's optimiser drops the addition of a small number as if it were 0. EfficientViT's
+    attention adds 1e-15 to avoid a division by 0.
+    """
+    import onnx
+
+    height, width = model.architecture.resolution
+    program = torch.onnx.export(
+        Deployed(deployed(model.network())).eval(),
+        (torch.zeros(1, 3, height, width),),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata(model))
+    proto.doc_string = model.about["description"]
+    proto.producer_name = "nas"
+    onnx.save(proto, str(path))
+
+
+def metadata(model: Model) -> dict[str, str]:
+    """Return the entries of `metadata_props`; lists are JSON."""
+    return {
+        **model.about,
+        "classes": json.dumps(model.classes, ensure_ascii=False),
+        "input": "RGB pixels from 0 to 255, NCHW, float32; normalised inside the model",
+        "mean": json.dumps(MEAN),
+        "std": json.dumps(STD),
+        "output": (
+            "scores (1, classes, H, W)"
+            if model.dense
+            else "logits (1, classes); softmax makes them probabilities"
+        ),
+    }
+
+
+def run(path: Path, images: Images) -> Outputs:
+    """Return the outputs of a file for images (N, 3, H, W)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # One image at a time: the graph has a fixed batch of 1.
+    return np.concatenate(
+        [session.run([OUTPUT], {INPUT: image[None].astype(np.float32)})[0] for image in images]
+    )
+
+
+def alone(chain: Chain, path: Path) -> None:
+    """Write a chain of operations alone, to find out whether ONNX can express it."""
+    from nas.convert.litert import build
+
+    module, _ = build(chain)
+    inputs = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
+    examples = tuple(torch.zeros(*each.tensor()) for each in inputs)
+    torch.onnx.export(module, examples, str(path), dynamo=True, opset_version=OPSET, verbose=False)
+
+
+TARGET = Target(
+    "model.onnx",
+    write,
+    packages=("onnx", "onnxscript", "onnxruntime", "torch"),
+    run=run,
+    alone=alone,
+)

@@ -1,0 +1,367 @@
+"""Target `timm`: arguments for `timm.create_model`, and weights under timm's names.
+
+timm's classes take widths, depths and a few other numbers. A member can be expressed when the
+network that timm builds from these has the same operations, one by one. Otherwise the error names
+the first that differs. Checked against the code of timm 1.0, and against names and shapes recorded
+from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas.blocks import (
+    MB3D,
+    MB4D,
+    AdditiveEncoder,
+    AttentionFFN,
+    BlockSpec,
+    ConvEmbedding,
+    ConvEncoder,
+    ConvFFN,
+    ConvHead,
+    ConvStem,
+    DualPathEmbedding,
+    EfficientViTModule,
+    EfficientViTStem,
+    EntrySpec,
+    FusedMBConv,
+    FusedMBConvDown,
+    HeadSpec,
+    MapHead,
+    MBConv,
+    MBConvDown,
+    TokenHead,
+)
+from nas.data.images import MEAN, STD
+from nas.errors import NasError
+from nas.export.target import Model, Target
+from nas.files import write_yaml
+from nas.runs.trained_on import TrainedOn
+from nas.space import Architecture, Stage
+from nas.weights.importing import export_weights
+
+RESOLUTION = (224, 224)
+"""Input size of timm's EfficientFormer, whose attention has biases for 7x7 tokens at any size."""
+STAGES = 4
+
+
+@dataclass(frozen=True)
+class Expressed:
+    """The call of `timm.create_model` for a network.
+
+    Attributes:
+        model: a name that timm registers; settings that are not in `arguments` are this model's.
+        arguments: the arguments beside the name.
+        layout: layout of the weights, in `nas.weights.LAYOUTS`.
+        built: the architecture that timm builds from the call.
+    """
+
+    model: str
+    arguments: dict[str, Any]
+    layout: str
+    built: Architecture
+
+
+def write(model: Model, path: Path) -> None:
+    """Write a folder with arguments.yaml and model.safetensors.
+
+    Raises:
+        NasError: naming the operation that timm's code cannot express.
+    """
+    found = express(model.architecture)
+    path.mkdir()
+    write_yaml(
+        path / "arguments.yaml",
+        {
+            "model": found.model,
+            "arguments": found.arguments,
+            "checkpoint": "model.safetensors",
+            "mean": list(MEAN),
+            "std": list(STD),
+            "classes": list(model.classes),
+        },
+    )
+    tensors = {name: tensor.contiguous() for name, tensor in state_dict(model, found).items()}
+    header = {"model": found.model, "layout": found.layout, **TrainedOn(model.classes).header()}
+    save_file(tensors, path / "model.safetensors", header)
+
+
+def state_dict(model: Model, found: Expressed) -> dict[str, Tensor]:
+    """Return the state dict that the timm network loads with strict=True."""
+    tensors = export_weights(model.network(), found.layout)
+    if found.layout != "efficientvit/timm" and found.arguments.get("distillation", True):
+        # timm's network has two classifiers and answers with their mean. Two equal ones answer as
+        # the single one of ours does.
+        for part in ("weight", "bias"):
+            tensors.setdefault(f"head_dist.{part}", tensors[f"head.{part}"].clone())
+    # timm stores the index of each pair's bias beside the table of biases.
+    if found.layout == "efficientformer/timm":
+        for name in [name for name in tensors if name.endswith("attention_biases")]:
+            tensors[name.replace("attention_biases", "attention_bias_idxs")] = _distances(7, 7)
+    return tensors
+
+
+def express(arch: Architecture) -> Expressed:
+    """Return the call of `timm.create_model` for an architecture.
+
+    Raises:
+        NasError: naming the operation that timm's code cannot express.
+    """
+    operations = arch.operations()
+    family = next(
+        (FAMILIES[each.spec.kind] for each in operations if each.spec.kind in FAMILIES), None
+    )
+    if family is None:
+        raise _refusal(arch, 0, "timm has no network of such blocks")
+    if len(arch.stages) != STAGES:
+        raise NasError(
+            f"cannot express {len(arch.stages)} stages: timm's networks of such blocks have"
+            f" {STAGES}"
+        )
+    # A family reads the numbers that timm takes off the architecture and builds what timm would
+    # build from them. Where both have the same operations, the call expresses the architecture.
+    found = family(arch)
+    for index, (ours, theirs) in enumerate(zip(operations, found.built.operations(), strict=False)):
+        if (ours.spec, ours.input) != (theirs.spec, theirs.input):
+            raise _refusal(
+                arch,
+                index,
+                f"{found.model} with these arguments has {theirs.spec.kind} ({theirs.spec}) there",
+            )
+    return found
+
+
+def _refusal(arch: Architecture, index: int, reason: str) -> NasError:
+    operation = arch.operations()[index]
+    return NasError(f"cannot express {operation.name}, {operation}: {reason}")
+
+
+def _efficientformer(arch: Architecture) -> Expressed:
+    """Return timm's EfficientFormer nearest to an architecture."""
+    blocks = _blocks(arch)
+    last = arch.stages[-1].present
+    attention = sum(isinstance(block, MB3D) for block in last)
+    if not attention:
+        raise _refusal(arch, -2, "timm's EfficientFormer has attention at least in its last block")
+    if arch.resolution != RESOLUTION:
+        raise _refusal(
+            arch,
+            -2,
+            "timm's EfficientFormer has attention biases for 7x7 tokens alone, of 224x224 pixels",
+        )
+    # timm takes one ratio and one pool for all blocks, and puts attention at the end of the last
+    # stage. A member that differs is refused by the comparison in `express`.
+    ratio = _first(blocks, "expansion", 4)
+    pool = _first(blocks, "pool", 3)
+    stages = [
+        [MB4D(ratio, pool)] * (depth - count) + [MB3D(expansion=ratio)] * count
+        for depth, count in zip(arch.depths, (0, 0, 0, attention), strict=True)
+    ]
+    entries: list[EntrySpec] = [ConvStem(arch.widths[0]), *map(ConvEmbedding, arch.widths[1:])]
+    head = TokenHead(arch.classes, _distilled(arch))
+    arguments = {
+        "depths": list(arch.depths),
+        "embed_dims": list(arch.widths),
+        "num_vit": attention,
+        "mlp_ratios": ratio,
+        "pool_size": pool,
+        "num_classes": arch.classes,
+    }
+    return Expressed(
+        "efficientformer_l1", arguments, "efficientformer/timm", _built(arch, entries, stages, head)
+    )
+
+
+def _efficientformerv2(arch: Architecture) -> Expressed:
+    """Return timm's EfficientFormerV2 nearest to an architecture."""
+    # timm takes one number of attention blocks, for each of the last two stages, but a ratio for
+    # every block.
+    attention = max(
+        sum(isinstance(block, AttentionFFN) for block in stage.present) for stage in arch.stages
+    )
+    ratios = [[_first([block], "expansion", 4) for block in stage.present] for stage in arch.stages]
+    stages: list[list[BlockSpec]] = []
+    for index, expansions in enumerate(ratios):
+        # Attention stands at the end of the last two stages. In the third it works on a grid of
+        # half the size.
+        local = len(expansions) - (attention if index >= 2 else 0)
+        stride = 2 if index == 2 else 1
+        stages.append(
+            [
+                ConvFFN(ratio) if position < local else AttentionFFN(ratio, stride=stride)
+                for position, ratio in enumerate(expansions)
+            ]
+        )
+    one, two, three, four = arch.widths
+    entries: list[EntrySpec] = [
+        ConvStem(one, "gelu"),
+        ConvEmbedding(two),
+        ConvEmbedding(three),
+        DualPathEmbedding(four),
+    ]
+    arguments = {
+        "depths": list(arch.depths),
+        "embed_dims": list(arch.widths),
+        "mlp_ratios": ratios,
+        "num_vit": attention,
+        "img_size": list(arch.resolution),
+        "distillation": _distilled(arch),
+        "num_classes": arch.classes,
+    }
+    head = MapHead(arch.classes, distillation=_distilled(arch))
+    return Expressed(
+        "efficientformerv2_s0",
+        arguments,
+        "efficientformerv2/timm",
+        _built(arch, entries, stages, head),
+    )
+
+
+def _swiftformer(arch: Architecture) -> Expressed:
+    """Return timm's SwiftFormer nearest to an architecture."""
+    ratio = _first(_blocks(arch), "expansion", 4)
+    # Every stage ends with one additive encoder.
+    stages = [
+        [ConvEncoder(ratio)] * (depth - 1) + [AdditiveEncoder(ratio)] * min(depth, 1)
+        for depth in arch.depths
+    ]
+    entries: list[EntrySpec] = [ConvStem(arch.widths[0]), *map(ConvEmbedding, arch.widths[1:])]
+    arguments = {
+        "layers": list(arch.depths),
+        "embed_dims": list(arch.widths),
+        "mlp_ratios": ratio,
+        "num_classes": arch.classes,
+    }
+    head = MapHead(arch.classes, distillation=_distilled(arch))
+    return Expressed(
+        "swiftformer_xs", arguments, "swiftformer/timm", _built(arch, entries, stages, head)
+    )
+
+
+def _efficientvit(arch: Architecture) -> Expressed:
+    """Return timm's EfficientViT, of class B or L by its stem, nearest to an architecture."""
+    assert isinstance(arch.stem, EfficientViTStem)
+    large = arch.stem.block == "res_block"
+    head_dim = _first(_blocks(arch), "head_dim", 32)
+    width = _first([arch.head], "width", 1)
+    features = _first([arch.head], "features", 1)
+    arguments = {
+        "widths": [arch.stem.width, *arch.widths],
+        "head_dim": head_dim,
+        "head_widths": [width, features],
+        "num_classes": arch.classes,
+    }
+    if large:
+        model, activation, entries, stages = "efficientvit_l1", "gelu_tanh", *_large(arch, head_dim)
+        arguments["depths"] = [1, *arch.depths]
+    else:
+        ratio = _first([arch.stages[0].entry], "expansion", 4)
+        model, activation, entries, stages = (
+            "efficientvit_b0",
+            "hardswish",
+            *_small(arch, head_dim, ratio),
+        )
+        # In the two stages without attention timm's depth includes the block that enters the stage.
+        arguments |= {
+            "depths": [1, *(d + (i < 2) for i, d in enumerate(arch.depths))],
+            "expand_ratio": ratio,
+        }
+    stem = EfficientViTStem(arch.stem.width, arch.stem.block, activation)  # type: ignore[arg-type]
+    head = ConvHead(arch.classes, width, features, activation)  # type: ignore[arg-type]
+    built = replace(_built(arch, entries, stages, head), stem=stem)
+    return Expressed(model, arguments, "efficientvit/timm", built)
+
+
+def _small(
+    arch: Architecture, head_dim: int, ratio: int
+) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
+    """Return the entries and stages of timm's EfficientViT-B, with one ratio for all blocks."""
+    entries: list[EntrySpec] = [
+        MBConvDown(w, ratio, fewer_norm=i >= 2) for i, w in enumerate(arch.widths)
+    ]
+    stages: list[list[BlockSpec]] = [
+        [EfficientViTModule(ratio, head_dim) if index >= 2 else MBConv(ratio)] * depth
+        for index, depth in enumerate(arch.depths)
+    ]
+    return entries, stages
+
+
+def _large(arch: Architecture, head_dim: int) -> tuple[list[EntrySpec], list[list[BlockSpec]]]:
+    """Return the entries and stages of timm's EfficientViT-L, whose code fixes all ratios."""
+    act: Any = "gelu_tanh"
+    one, two, three, four = arch.widths
+    entries: list[EntrySpec] = [
+        FusedMBConvDown(one, 16, activation=act),
+        FusedMBConvDown(two, 16, activation=act),
+        MBConvDown(three, 16, fewer_norm=True, activation=act),
+        MBConvDown(four, 24, fewer_norm=True, activation=act),
+    ]
+    kinds: tuple[BlockSpec, ...] = (
+        FusedMBConv(4, activation=act),
+        FusedMBConv(4, activation=act),
+        MBConv(4, fewer_norm=True, activation=act),
+        EfficientViTModule(6, head_dim, activation=act),
+    )
+    return entries, [[kind] * depth for kind, depth in zip(kinds, arch.depths, strict=True)]
+
+
+def _built(
+    arch: Architecture,
+    entries: Sequence[EntrySpec],
+    stages: Sequence[Sequence[BlockSpec]],
+    head: HeadSpec,
+) -> Architecture:
+    """Return an architecture of these parts, with the rest of `arch`."""
+    return replace(
+        arch,
+        stem=None,
+        head=head,
+        stages=tuple(
+            Stage(entry, tuple(blocks)) for entry, blocks in zip(entries, stages, strict=True)
+        ),
+    )
+
+
+def _blocks(arch: Architecture) -> list[BlockSpec]:
+    return [block for stage in arch.stages for block in stage.present]
+
+
+def _first(blocks: Sequence[BlockSpec], name: str, default: int) -> int:
+    """Return a hyperparameter of the first block that has it, or the default."""
+    found = (block.hyperparameters().get(name) for block in blocks)
+    return next((int(value) for value in found if value is not None), default)
+
+
+def _distilled(arch: Architecture) -> bool:
+    return bool(getattr(arch.head, "distillation", True))
+
+
+def _distances(height: int, width: int) -> Tensor:
+    """Return the index |dy| * width + |dx| of the bias of each pair of tokens (N, N)."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()])  # (2, N)
+    # (2, N, 1) - (2, 1, N) is (2, N, N).
+    apart = (places[:, :, None] - places[:, None]).abs()
+    return apart[0] * width + apart[1]
+
+
+FAMILIES: dict[str, Callable[[Architecture], Expressed]] = {
+    "mb4d": _efficientformer,
+    "mb3d": _efficientformer,
+    "conv_ffn": _efficientformerv2,
+    "attention_ffn": _efficientformerv2,
+    "conv_encoder": _swiftformer,
+    "additive_encoder": _swiftformer,
+    "efficientvit_stem": _efficientvit,
+}
+"""Kind of a block to the function of the timm family that has it."""
+
+TARGET = Target("timm", write, packages=("torch", "safetensors"))

@@ -1,0 +1,101 @@
+"""`nas.finetune`: trains a found network from its inherited weights.
+
+The command `nas finetune` calls `perform`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.data import Splits, load_data
+from nas.finetune.options import FinetuneOptions, Recipe
+from nas.finetune.run import Finetuned
+from nas.finetune.run import finetune as train_network
+from nas.option_values import applies, make, words
+from nas.runs.resolve import Subject, find_subject
+from nas.training.distributed import leave, processes
+from nas.training.metrics import Progress
+from nas.training.settings import settle
+
+
+def finetune(
+    run: str | Path, data: str | Path | Splits, recipe: Recipe | None = None, **options: Any
+) -> Finetuned:
+    """Train a found network from its inherited weights; the same call resumes a stopped training.
+
+    Args:
+        run: a run's folder, an architecture's YAML file, or a published member.
+        data: digits, an image folder, parquet files, or a hub name; or images of
+            `nas.data.load_data`.
+        recipe: settings of the training; by default `Recipe()`, with hard distillation where there
+            is a teacher.
+        options: for data by name, the other options of `nas finetune` with `_` for `-`: `epochs=5,
+            teacher="supernet"`; for images, those of `nas.finetune.run.finetune`.
+
+    Returns:
+        The folder and the result, in every process of a distributed training.
+
+    Raises:
+        InputError: for an option that is unknown, out of range or without effect, and for a bad
+            run, bad weights or bad data.
+        NasError: when the loss is NaN or infinite, or memory ran out. Finished work is kept.
+    """
+    if isinstance(data, Splits):
+        return train_network(run, data, recipe, **options)
+    settings = {} if recipe is None else recipe.to_dict()
+    made = make(FinetuneOptions, {"run": run, "data": data, **settings, **options})
+    return perform(made)[1]
+
+
+def perform(
+    options: FinetuneOptions,
+    on_start: Callable[[Subject, Splits, Path], None] = lambda subject, data, folder: None,
+    on_step: Callable[[Progress], None] = lambda row: None,
+) -> tuple[Subject, Finetuned, bool]:
+    """Fine-tune as the options of `nas finetune` say.
+
+    Args:
+        options: of the command.
+        on_start: called with the network, the images and the folder before the first step.
+        on_step: called now and then while training.
+
+    Returns:
+        The network before training, the result, and whether this is the main process of a
+        distributed training.
+    """
+    recipe = settle(options.recipe, options, options.data)
+    # A teacher without --distill means hard distillation.
+    if "distill" not in options.given:
+        recipe = replace(recipe, distill="hard" if options.teacher else "none")
+    applies(options, distill=recipe.distill)
+    subject = find_subject(options.run)
+    split = options.split
+    splits = load_data(
+        options.data,
+        subject.architecture.resolution,
+        held_out=split.held_out,
+        limit=split.limit,
+        seed=recipe.seed,
+        background=split.background,
+    )
+    folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
+    on_start(subject, splits, folder)
+    finetuned = train_network(
+        options.run,
+        splits,
+        recipe,
+        out=folder,
+        init=options.init,
+        from_scratch=options.from_scratch,
+        new_head=options.new_head,
+        teacher=options.teacher,
+        teacher_weights=options.teacher_weights,
+        command=words("finetune", options),
+        report=on_step,
+    )
+    main = processes().main
+    leave()
+    return subject, finetuned, main

@@ -1,0 +1,1 @@
+"""Checks of a latency table: predicted against measured networks."""

@@ -1,0 +1,161 @@
+"""Options of `nas predict`, `nas profile` and `nas check`, from which their CLI is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.options import ANY, LARGEST_SEED, Options, option, part
+from nas.quantities import seconds
+from nas.space.sizes import Sizes
+
+DEVICE_HELP = "Device by name (see `nas devices`), or the folder of its table."
+_ELSEWHERE = "Measuring on another machine"
+_FIGURES = "Latencies from other sources"
+MOST_NETWORKS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """Options of `nas predict`."""
+
+    arch: str = option(
+        help="Architecture's YAML file, run folder, or name of a published member.",
+        argument=True,
+    )
+    device: str = option(help=DEVICE_HELP)
+    sizes: Sizes = part(Sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    """Options of `nas check`.
+
+    Omitted sizes are those of the table's last profile.
+    """
+
+    device: str = option(help=DEVICE_HELP)
+    run: str | None = option(
+        None,
+        help="Run folder or architecture file whose network is measured instead of random ones.",
+        argument=True,
+    )
+    space: str | None = option(
+        None, help="Space to draw random networks from.", shown="what was profiled last"
+    )
+    nets: int = option(
+        20, help="Number of random networks to measure.", at_least=1, at_most=MOST_NETWORKS
+    )
+    seed: int = option(
+        0,
+        help="Seed of the random networks.",
+        at_least=0,
+        at_most=LARGEST_SEED,
+    )
+    sizes: Sizes = part(Sizes)
+    rival: bool = option(
+        True,
+        help=(
+            "Measure the published member that one would ship without the search too, by turns with"
+            " the network of RUN."
+        ),
+        requires={"run": ANY},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions(Options):
+    """Options of `nas profile`, which measures a space or makes a table in another way."""
+
+    space: str | None = option(None, help="Space by name or by the path of its YAML file.")
+    device: tuple[str, ...] = option(
+        (),
+        help=(
+            "Device to measure on, by name. Give it again for several, which are measured side by"
+            " side."
+        ),
+    )
+    sizes: Sizes = part(Sizes)
+    unit: str | None = option(
+        None,
+        help=(
+            "Compute unit: cpu or gpu of an Android phone; all, cpu_and_ne, cpu_and_gpu or cpu_only"
+            " with Core ML."
+        ),
+        shown="the device's",
+    )
+    threads: int | None = option(
+        None,
+        help="Number of CPU threads, each pinned to a core.",
+        at_least=1,
+        at_most=1024,
+        shown="the device's",
+        example="1",
+    )
+    affinity: str | None = option(
+        None,
+        help="Hexadecimal mask of an Android phone's cores, as f0 for cores 4 to 7; '' for all.",
+        metavar="MASK",
+        shown="the device's",
+    )
+    benchmark_model: Path | None = option(
+        None,
+        help="Program file of LiteRT's benchmark_model for Android phones (arm64).",
+        shown="that of LiteRT's release",
+    )
+    budget: float | None = option(
+        None,
+        help="Maximum duration with its unit, as 90s, 5m or 1h.",
+        metavar="DURATION",
+        read=seconds,
+        above=0,
+        at_most=1e9,
+        shown="no limit",
+        example="5m",
+    )
+    retry: bool = option(
+        False, help="Measure the operations again that the device could not run before."
+    )
+    bundle: Path | None = option(
+        None,
+        help="Write a bundle into this folder: the files to measure on --device.",
+        metavar="FOLDER",
+        panel=_ELSEWHERE,
+    )
+    check_nets: int = option(
+        20,
+        help="Number of whole networks for `nas check` in the bundle; 0 for none.",
+        at_least=0,
+        at_most=MOST_NETWORKS,
+        panel=_ELSEWHERE,
+        requires={"bundle": ANY},
+    )
+    run: Path | None = option(
+        None,
+        help="Measure the bundle in this folder on this machine.",
+        metavar="FOLDER",
+        panel=_ELSEWHERE,
+    )
+    merge: Path | None = option(
+        None,
+        help="Make the table from the results of the bundle in this folder.",
+        metavar="FOLDER",
+        panel=_ELSEWHERE,
+    )
+    import_: Path | None = option(
+        None,
+        help="Add rows from a latency file: once-for-all (YAML), FBNet (JSON) or CSV.",
+        metavar="FILE",
+        panel=_FIGURES,
+    )
+    calibrate: Path | None = option(
+        None,
+        help=(
+            "Adjust a table to whole networks that you measured: a CSV file of network,latency_ms."
+        ),
+        metavar="FILE",
+        panel=_FIGURES,
+    )
+    out: Path | None = option(
+        None, help="Folder of the table.", metavar="FOLDER", shown="./latency_tables/DEVICE"
+    )

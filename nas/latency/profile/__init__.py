@@ -1,0 +1,1 @@
+"""Profiling: choosing and measuring operations, and interpolating the rest of the table."""

@@ -1,0 +1,114 @@
+"""Keep the journal of a running measurement, for `run` and for checks of tables.
+
+It holds one JSON line per result, which is on disk before the next measurement starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nas.devices.info import DeviceInfo
+from nas.errors import InputError, NasError
+from nas.journals import append_text, read_entries
+from nas.signals import keeping
+
+FORMAT = "nas-journal-1"
+Entry = dict[str, Any]
+
+_SAME = (
+    "name",
+    "kind",
+    "soc",
+    "runtime",
+    "runtime_version",
+    "compute_unit",
+    "precision",
+    "threads",
+)
+"""Fields of `device.yaml` that must be equal for all rows of one table."""
+
+
+class Journal:
+    """A journal file and its entries, including those of an earlier run that was interrupted.
+
+    An incomplete last line, left by a kill or a full disk, is dropped. `journal` opens a journal
+    and holds the lock.
+
+    Raises:
+        InputError: when the file is not a journal, or was begun with other settings than `device`.
+    """
+
+    def __init__(self, path: Path, device: DeviceInfo) -> None:
+        self.path = path
+        self.entries: list[Entry] = []
+        lines = read_entries(path)
+        # Without a complete line there may still be an incomplete header: the file starts anew.
+        if not lines:
+            path.unlink(missing_ok=True)
+            self._write({"format": FORMAT, "device": settings(device)})
+            return
+        header = lines[0]
+        if header.get("format") != FORMAT:
+            raise InputError(f"{path}:1: is not a journal of nas. Fix: remove it and start again")
+        check_settings(path, header.get("device", {}), device)
+        self.entries = lines[1:]
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry and wait until it is on disk."""
+        # The disk comes first: after a failed write, an entry in memory would count as stored.
+        self._write(entry)
+        self.entries.append(entry)
+
+    def remove(self) -> None:
+        """Delete the file, once the table holds everything."""
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, entry: Entry) -> None:
+        append_text(self.path, json.dumps(entry) + "\n", kept="measured")
+
+
+@contextmanager
+def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
+    """Open the journal `name` in a table's folder, locked against a second writer of that table.
+
+    Raises:
+        NasError: when another process writes the table.
+        InputError: as `Journal`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    # The operating system releases the lock when the process ends: a kill leaves no lock behind.
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise NasError(
+            f"{folder}: another nas process is measuring into this table. Fix: wait for it to end,"
+            " or give another folder with --out"
+        ) from None
+    try:
+        with keeping(f"what was measured is kept in {folder}"):
+            yield Journal(folder / name, device)
+    finally:
+        lock.release()
+
+
+def settings(device: DeviceInfo) -> dict[str, Any]:
+    """Return the settings that must be equal for all rows of one table, by name."""
+    return {name: getattr(device, name) for name in _SAME}
+
+
+def check_settings(path: Path, stored: Mapping[str, Any], device: DeviceInfo) -> None:
+    """Raise InputError naming the first setting that differs from `device`'s."""
+    for name, value in settings(device).items():
+        if stored.get(name) != value:
+            raise InputError(
+                f"{path}: was measured with another {name} (got {value!r}, expected"
+                f" {stored.get(name)!r}). Fix: nas profile --out with another folder, or remove"
+                f" {path.parent}"
+            )

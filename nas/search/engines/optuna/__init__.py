@@ -1,0 +1,1 @@
+"""Engines that sample members by Optuna: NSGA-II and TPE."""

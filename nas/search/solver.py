@@ -1,0 +1,296 @@
+"""Check the input of a search and call its engine: `search`, `pose` and `solve`.
+
+The public API and the command line call it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import SupportsFloat, get_args
+
+from nas.accuracy import Scores
+from nas.accuracy.evaluations import Evaluations
+from nas.errors import InputError, check_name, check_type, nearest
+from nas.latency import LatencyTable
+from nas.search.engines import AUTO, ENGINES, EVALUATING
+from nas.search.engines.optuna.storage import StudySettings
+from nas.search.fastest import fastest, least
+from nas.search.graph import Graph
+from nas.search.limits import Limit, further_limits
+from nas.search.problem import Candidates, Found, Objective, Problem, Step
+from nas.space import Architecture, Space
+
+
+def search(
+    space: Space,
+    table: LatencyTable,
+    scores: Scores,
+    latency_ms: float | None = None,
+    engine: str = AUTO,
+    candidates: Candidates = "all",
+    on_step: Callable[[Step], None] | None = None,
+    limits: Mapping[str, float] | None = None,
+    objective: Objective = "limits",
+    study: StudySettings | None = None,
+    evaluations: Evaluations | None = None,
+    evaluate_best: int = 8,
+    min_accuracy: float | None = None,
+    max_drop: float | None = None,
+) -> Found:
+    """Return the most accurate member of `space` within `latency_ms` on the table's device.
+
+    With `min_accuracy` or `max_drop` it returns the fastest member of that accuracy instead.
+
+    Args:
+        space: to search.
+        table: predicts latencies on a device.
+        scores: predict accuracies.
+        latency_ms: maximum latency. Without any limit it is the predicted latency of the smallest
+            published member, or half of the largest member's where none is published.
+        engine: "auto", "exact" (proven best by the scores), "slimming" (greedy, one move at a time,
+            then trades), "learned" (corrects the scores by members that it evaluates), "nsga2" or
+            "tpe" (try members out). "auto" takes "learned" where members are evaluated, "slimming"
+            for its own options, and "exact" otherwise.
+        candidates: moves that slimming weighs, "all" legal ones or those of the "paper".
+        on_step: called with every step as it is taken.
+        limits: further limits: maximum "macs", "params" and "memory_mb" (peak activation memory).
+        objective: what a move of slimming gains for its cost: "limits", a limited amount, or "mes",
+            EfficientFormerV2's score of size and speed.
+        study: trials and seed of "learned", "nsga2" and "tpe", storage and workers of the last two.
+        evaluations: evaluates members for "slimming" and "learned" in place of additive scores, for
+            example by the accuracy of the sliced supernet:
+            `Evaluations(nas.supernet.evaluate.SlicedSupernet(folder, data))`.
+        evaluate_best: how many moves of a step slimming evaluates, those best by the scores.
+        min_accuracy: minimum expected accuracy in percent, less what might be lost outside of the
+            data. Requires scores that know a level, and the engine "exact".
+        max_drop: maximum points below the largest member, counted in the same way. Requires the
+            engine "exact".
+
+    Raises:
+        InputError: as `pose`, and where no member keeps all limits together.
+        NasError: the engine cannot reach a target that some member meets.
+    """
+    return solve(
+        pose(
+            space,
+            table,
+            scores,
+            latency_ms,
+            engine=engine,
+            candidates=candidates,
+            on_step=on_step,
+            limits=limits,
+            objective=objective,
+            study=study,
+            evaluations=evaluations,
+            evaluate_best=evaluate_best,
+            min_accuracy=min_accuracy,
+            max_drop=max_drop,
+        )
+    )
+
+
+def solve(problem: Problem) -> Found:
+    """Return what the problem's engine finds, named after space, device and latency."""
+    found = ENGINES[problem.engine](problem)
+    name = f"{problem.space.name}-{problem.table.device.name}-{found.ms:.3g}ms"
+    return replace(found, architecture=replace(found.architecture, name=name))
+
+
+def pose(
+    space: Space,
+    table: LatencyTable,
+    scores: Scores,
+    latency_ms: float | None = None,
+    engine: str = AUTO,
+    candidates: Candidates = "all",
+    on_step: Callable[[Step], None] | None = None,
+    limits: Mapping[str, float] | None = None,
+    objective: Objective = "limits",
+    study: StudySettings | None = None,
+    evaluations: Evaluations | None = None,
+    evaluate_best: int = 8,
+    min_accuracy: float | None = None,
+    max_drop: float | None = None,
+) -> Problem:
+    """Return the checked input of a search, with an engine that is not "auto".
+
+    The arguments are those of `search`.
+
+    Raises:
+        InputError: an engine is unknown, the scores are of another space, the table lacks a row, or
+            no member keeps a limit; the message names the smallest possible amount.
+    """
+    check_type("space", space, Space, "nas.load_space")
+    check_type("table", table, LatencyTable, "nas.load_table")
+    check_type("scores", scores, Scores, "nas.load_scores")
+    known: tuple[tuple[str, str, Collection[str]], ...] = (
+        ("engine", engine, (AUTO, *ENGINES)),
+        ("candidates", candidates, get_args(Candidates)),
+        ("objective", objective, get_args(Objective)),
+    )
+    for what, given, names in known:
+        if given not in names:
+            check_name(what, given, f"one of {', '.join(names)}")
+            raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
+    numbers = {"latency target": latency_ms, "min_accuracy": min_accuracy, "max_drop": max_drop}
+    for what, number in {**numbers, **(limits or {})}.items():
+        _check_number(what, number)
+    engine = _chosen(engine, candidates, objective, evaluations)
+    if objective == "mes" and engine != "slimming":
+        raise InputError(
+            f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the"
+            " limits"
+        )
+    if evaluations is not None and engine not in EVALUATING:
+        raise InputError(
+            f"members are evaluated by the engines {' and '.join(EVALUATING)}, not by '{engine}'"
+        )
+    _check_number("evaluate_best", evaluate_best)
+    if evaluate_best < 1:
+        raise InputError(
+            f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated"
+        )
+    table = table.calibrated(space.name, space.resolution)
+    scores.check(space)
+    scores = scores.at(space)
+    drop = _most_drop(scores, engine, min_accuracy, max_drop)
+    graph = Graph(space, tuple(scores.cautious().exceptions()))
+    further = further_limits(limits or {}, table)
+    # Each limit is checked alone: here latency, below the others. Whether all can be kept together
+    # is for the engine to find out.
+    least_ms, quickest = fastest(space, table, graph)
+    if latency_ms is None and (further or drop is not None):
+        target_ms = math.inf
+        reason = "none, where something else is limited"
+    elif latency_ms is None:
+        target_ms, reason = _default_target(space, table)
+    else:
+        target_ms = latency_ms
+        reason = "as given"
+    if target_ms <= 0 or (latency_ms is not None and not math.isfinite(target_ms)):
+        raise InputError(f"latency target {target_ms} ms: expected a positive number")
+    if target_ms < least_ms:
+        raise InputError(
+            f"latency target {target_ms:g} ms cannot be reached: the fastest member of space "
+            f"'{space.name}' ({_shape(quickest)}) takes {least_ms:.4g} ms on "
+            f"{table.device.name}"
+        )
+    _check_reach(graph, further)
+    return Problem(
+        space,
+        table,
+        scores,
+        target_ms,
+        reason,
+        engine,
+        candidates,
+        on_step,
+        further,
+        objective,
+        study or StudySettings(),
+        evaluations,
+        evaluate_best,
+        drop,
+        max_drop,
+        min_accuracy,
+        graph=graph,
+    )
+
+
+def _check_number(what: str, number: object) -> None:
+    """Raise InputError for a value that is not a number; ranges are checked elsewhere."""
+    if number is not None and (
+        isinstance(number, (bool, str)) or not isinstance(number, SupportsFloat)
+    ):
+        raise InputError(f"{what} {number!r}: expected a number")
+
+
+def _chosen(
+    engine: str, candidates: Candidates, objective: Objective, evaluations: Evaluations | None
+) -> str:
+    """Return the engine that "auto" stands for; any other name is returned as it is."""
+    if engine != AUTO:
+        return engine
+    if objective == "mes" or candidates == "paper":
+        return "slimming"
+    # Costs of evaluated members do not add up over the parts of a network. All other costs and
+    # the latencies of all tables do, so that the exact engine can solve for them.
+    return "exact" if evaluations is None else "learned"
+
+
+def _most_drop(
+    scores: Scores, engine: str, min_accuracy: float | None, max_drop: float | None
+) -> float | None:
+    """Return the maximum cautious cost that follows from `min_accuracy` or `max_drop`, in points.
+
+    None where neither is given.
+
+    Raises:
+        InputError: the engine is not "exact", both are given, a value is out of range, or the
+            scores know no level.
+    """
+    if min_accuracy is None and max_drop is None:
+        return None
+    if engine != "exact":
+        raise InputError(f"min_accuracy and max_drop require the engine 'exact' (got '{engine}')")
+    if max_drop is not None and not 0 <= max_drop < math.inf:
+        raise InputError(f"max_drop {max_drop:g}: expected 0 or a positive number of points")
+    # A cautious cost counts from the cautious accuracy of the largest member. `max_drop` counts
+    # from its expected accuracy, which is higher by `lowered`.
+    judge = scores.cautious()
+    largest = scores.scored.largest()
+    lowered = (
+        scores.accuracy(largest).value - judge.accuracy(largest).value if scores.absolute else 0.0
+    )
+    if min_accuracy is None:
+        return None if max_drop is None else max_drop - lowered
+    if max_drop is not None:
+        raise InputError("min_accuracy and max_drop exclude each other")
+    if not 0 < min_accuracy < 100:
+        raise InputError(f"min_accuracy {min_accuracy:g}: expected a percentage between 0 and 100")
+    if not scores.absolute:
+        raise InputError(
+            f"min_accuracy {min_accuracy:g}: these scores know costs only, no accuracies. Fix:"
+            " max_drop"
+        )
+    return judge.accuracy(largest).value - min_accuracy
+
+
+def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:
+    """Raise InputError for a limit that no member keeps, with the smallest possible amount."""
+    for limit in limits:
+        amount, smallest = least(graph, limit.measure)
+        if amount > limit.most:
+            raise InputError(
+                f"{limit} cannot be reached: the member of space '{graph.space.name}' with the"
+                f" least ({_shape(smallest)}) has {limit.measure.text(amount)}"
+            )
+
+
+def _shape(arch: Architecture) -> str:
+    return f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
+
+
+def _default_target(space: Space, table: LatencyTable) -> tuple[float, str]:
+    """Return the default maximum latency in ms, and its reason in words.
+
+    It is the predicted latency of the published member with the fewest parameters. Without
+    published members it is half of the largest member's, or that of the fastest member if higher.
+    """
+    if not space.published:
+        half = max(table.total_ms(space.largest()) / 2, fastest(space, table)[0])
+        return (
+            half,
+            (
+                f"half of what the largest member of {space.name} takes, which has no published"
+                " members"
+            ),
+        )
+    smallest = min(space.published.values(), key=lambda arch: arch.params)
+    return (
+        table.total_ms(smallest),
+        f"the predicted latency of the smallest published member, {smallest.name}",
+    )

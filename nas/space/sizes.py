@@ -1,0 +1,122 @@
+"""Sizes: options for the input size and head of a space or network, shared by commands."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nas.errors import InputError
+from nas.options import option
+
+if TYPE_CHECKING:
+    from nas.space import Architecture, Space
+
+Sized = TypeVar("Sized", "Space", "Architecture")
+MOST_CLASSES = 100_000
+"""Maximum number of classes, five times ImageNet-21k's; a larger head would need gigabytes."""
+
+
+def sides(text: Any) -> tuple[int, int]:
+    """Return (height, width) from 512, "512", "1024x2048" or (1024, 2048)."""
+    from nas.space.architecture import check_resolution
+
+    if isinstance(text, (list, tuple)):
+        text = "x".join(map(str, text))
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
+    if not match:
+        raise ValueError("expected one side, as in 512, or HEIGHTxWIDTH, as in 1024x2048")
+    # One number is the side of a square.
+    both = int(match[1]), int(match[2] or match[1])
+    check_resolution(both)
+    return both
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that options ask for; None where an option was not given."""
+
+    resolution: tuple[int, int] | None = option(
+        None,
+        help="Input size in pixels, such as 512 or 1024x2048; multiples of 32.",
+        metavar="SIDE|HEIGHTxWIDTH",
+        read=sides,
+        shown="its own",
+        example="224",
+    )
+    classes: int | None = option(
+        None,
+        help="Number of classes of the head.",
+        at_least=2,
+        at_most=MOST_CLASSES,
+        shown="its own",
+        example="1000",
+    )
+    segment: int | None = option(
+        None,
+        help="Number of classes of a segmentation head, which replaces the network's own head.",
+        metavar="CLASSES",
+        at_least=2,
+        at_most=MOST_CLASSES,
+        example="19",
+    )
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.segment is not None:
+            raise InputError(
+                f"--classes {self.classes} with --segment {self.segment}: --segment already gives"
+                " the number of classes. Fix: leave out --classes"
+            )
+
+    def apply(self, sized: Sized) -> Sized:
+        """Return the space or the architecture at these sizes.
+
+        Raises:
+            InputError: it cannot have these sizes; the message names the options.
+        """
+        from nas.blocks import FPNHead
+
+        try:
+            if self.segment is not None:
+                sized = sized.with_head(FPNHead(self.segment))
+            return sized.at(self.resolution, self.classes)
+        except ValueError as error:
+            raise InputError(f"{' '.join(self.options())}: {error}") from None
+
+    def options(self) -> list[str]:
+        """Return the command-line options that give these sizes."""
+        given = {
+            "--resolution": size_text(self.resolution) if self.resolution else None,
+            "--classes": self.classes,
+            "--segment": self.segment,
+        }
+        return [
+            part
+            for name, value in given.items()
+            if value is not None
+            for part in (name, str(value))
+        ]
+
+
+def size_text(resolution: tuple[int, int]) -> str:
+    """Return an input size as --resolution takes it: 512, or 1024x2048."""
+    height, width = resolution
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def between(whole: Space, sized: Space | Architecture) -> Sizes:
+    """Return the sizes that turn a space, as it is loaded, into that of `sized`.
+
+    Args:
+        whole: the space as it is loaded.
+        sized: a space or an architecture made from it.
+    """
+    from nas.space.space import Space
+
+    # A segmentation head that the loaded space does not have came from --segment, which sets the
+    # classes itself.
+    head = sized.heads[0] if isinstance(sized, Space) else sized.head
+    resolution = sized.resolution if sized.resolution != whole.resolution else None
+    if head.task == "segmentation" and head.task not in {own.task for own in whole.heads}:
+        return Sizes(resolution, segment=sized.classes)
+    return Sizes(resolution, sized.classes if sized.classes != whole.classes else None)

@@ -1,0 +1,136 @@
+"""`nas.train`: trains a supernet and scores each move. The command `nas train` calls `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nas.accuracy import RecordedScores
+from nas.data import Splits, is_digits, load_data
+from nas.option_values import make, words
+from nas.space import Space, load_space
+from nas.space.sizes import Sizes, size_text
+from nas.supernet.checkpoint import Folder
+from nas.supernet.options import TrainOptions
+from nas.supernet.score import score
+from nas.supernet.train import train as train_supernet
+from nas.supernet.warm_start import Start, load_start
+from nas.training.distributed import leave, processes
+from nas.training.metrics import Progress
+from nas.training.settings import settle
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained supernet and its scores.
+
+    Attributes:
+        folder: folder of the training, which `nas.load_scores` and `nas search --supernet` take.
+        scores: cost of each move on the held-out images.
+        data: the splits it was trained with.
+    """
+
+    folder: Path
+    scores: RecordedScores
+    data: Splits = field(repr=False)
+
+
+def train(space: str | Path, data: str | Path = "digits", **options: Any) -> Trained | None:
+    """Train a supernet and measure the cost of each move; the same call resumes a stopped training.
+
+    Args:
+        space: a space by name, or its YAML file.
+        data: digits, an image folder, parquet files, or a hub name.
+        options: the other options of `nas train`, with `_` for `-`: `epochs=5, learning_rate=1e-3,
+            out="runs/a"`.
+
+    Returns:
+        The supernet's folder and scores; None in all processes of a distributed training but the
+        main one.
+
+    Raises:
+        InputError: for an option that is unknown, out of range or without effect, and for bad data
+            or a bad space.
+        NasError: when the loss is NaN or infinite, or memory ran out. Finished work is kept.
+    """
+    return run(make(TrainOptions, {"space": space, "data": data, **options}))
+
+
+def run(
+    options: TrainOptions,
+    note: Callable[[str], None] = lambda line: None,
+    on_step: Callable[[Progress], None] = lambda row: None,
+    on_score: Callable[[int, int], None] = lambda done, total: None,
+) -> Trained | None:
+    """Train and score as the options of `nas train` say; see `train`.
+
+    Args:
+        options: of the command.
+        note: called with lines for the user.
+        on_step: called now and then while training.
+        on_score: called with the number of scored moves, and the number of all.
+    """
+    recipe = settle(options.recipe, options, options.data)
+    sizes = options.sizes
+    # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
+    if sizes.resolution is None and is_digits(options.data):
+        sizes = Sizes((32, 32))
+    sized = sizes.apply(load_space(options.space))
+    split = options.split
+    splits = load_data(
+        options.data,
+        sized.resolution,
+        held_out=split.held_out,
+        limit=split.limit,
+        seed=recipe.seed,
+        background=split.background,
+    )
+    space = sized.at(classes=len(splits.train.classes))
+    folder = (
+        options.out
+        or f"runs/supernet-{space.name}-{Path(options.data).name}-{size_text(space.resolution)}"
+    )
+    note(f"data     {splits.train.source}")
+    note(f"         {splits.held_out.source}")
+    note(f"out      {folder} (the same command resumes it)")
+    # Scoring too: it appends to files of the folder.
+    with Folder(Path(folder)).locked(processes().main):
+        trained = train_supernet(
+            space,
+            splits.train,
+            recipe,
+            folder,
+            held_out=splits.held_out,
+            start=_start(options, space, splits.train.classes, note),
+            command=words("train", options),
+            report=on_step,
+        )
+        # Scoring is done by one process. The others end here.
+        main = processes().main
+        leave()
+        if not main:
+            return None
+        scores = score(
+            trained,
+            splits,
+            images=options.score_images,
+            widths=options.score_widths,
+            bf16=recipe.precision == "bf16",
+            report=lambda done, total, row: on_score(done, total),
+            note=lambda line: note(f"scores   {line}"),
+        )
+    return Trained(Path(folder), scores, splits)
+
+
+def _start(
+    options: TrainOptions, space: Space, classes: Sequence[str], note: Callable[[str], None]
+) -> Start | None:
+    if options.init is None:
+        return None
+    start = load_start(options.init, space, options.init_member, classes)
+    note(f"init     {start.file}: {start.network.architecture.name} ({start.layout})")
+    for line in start.notes:
+        note(f"warning: {start.file}: {line}")
+    return start

@@ -1,0 +1,171 @@
+"""Training over several processes: their number and rank, sums, and synchronised batch norms.
+
+`nas.training.loop` uses it in every training; with one process nothing is exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and its place among the others.
+
+    The loop sums losses and gradients itself instead of wrapping the module in
+    DistributedDataParallel. In a supernet the parameters without a gradient differ from step to
+    step, and one step may pass the module several times. Sums over unequal shares of a batch stay
+    exact.
+
+    Attributes:
+        index: number of this process, from 0.
+        count: number of all processes.
+        device: device of this process.
+    """
+
+    index: int
+    count: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Return whether this process is the one that writes files and reports."""
+        return self.index == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor, in place, by its sum over all processes; return it."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, module: torch.nn.Module) -> None:
+        """Replace every gradient, in place, by its sum over all processes.
+
+        The same parameters must have gradients in all processes.
+        """
+        gradients = (
+            [p.grad for p in module.parameters() if p.grad is not None] if self.count > 1 else []
+        )
+        if gradients:
+            # One sum over all gradients, flat: (parameters,). A sum per tensor would wait for the
+            # others once per tensor.
+            flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            for gradient, part in zip(
+                gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
+            ):
+                gradient.copy_(part.view_as(gradient))
+
+    def wait(self) -> None:
+        """Wait until all processes have reached this call."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def processes(device: str | None = None) -> Processes:
+    """Join the processes that were launched together; without a launcher, this one alone.
+
+    Args:
+        device: cpu or cuda for one process; by default, and for several, a GPU where there is one.
+    """
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    place = torch.device(device) if device and state.num_processes == 1 else state.device
+    return Processes(state.process_index, state.num_processes, place)
+
+
+def leave() -> None:
+    """Leave the group of processes, where there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class SyncedBatchNorm(TorchFunctionMode):
+    """Context in which batch norms in training mode take the statistics of all processes' images.
+
+    torch's SyncBatchNorm is for GPUs only and replaces modules, but the supernet makes those of its
+    narrowed blocks on the fly. All processes must run the same operations in the same order.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        # nn.BatchNorm2d calls F.batch_norm with `training` as a keyword.
+        if func is F.batch_norm and kwargs["training"]:
+            return synced_batch_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def synced_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return `F.batch_norm` in training mode of (B, C, ...), over the images of all processes.
+
+    Their numbers of images may differ. The variance is the mean of (x - mean)^2, not E[x^2] -
+    mean^2, in which large numbers cancel out. Sums are double, as torch's own are.
+    """
+    wide = x.float()
+    # All dimensions but the channels are reduced; `shape` spreads (C,) over (B, C, ...) again.
+    dims = [dim for dim in range(x.dim()) if dim != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    # Values per channel over all processes. Sums are divided by this, as processes may have unequal
+    # shares: a mean of their means would weigh them wrongly.
+    count = _sum(wide.new_tensor(x.numel() // x.shape[1]))
+    mean = (_sum(wide.sum(dims, dtype=torch.float64)) / count).float()
+    centred = wide - mean.view(shape)
+    var = (_sum(centred.square().sum(dims, dtype=torch.float64)) / count).float()
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            # As in torch, the running variance is the unbiased one, the batch's own the biased.
+            running_var.lerp_(var * count / (count - 1), momentum)
+    scale = (var + eps).rsqrt() * (1 if weight is None else weight)
+    normed = centred * scale.view(shape)
+    normed = normed if bias is None else normed + bias.view(shape)
+    return normed.to(x.dtype)
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, with its gradient.
+
+    The sum enters the loss of every process, and the total loss is the sum of these. So the
+    gradient of each summand is the sum of all processes' gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total

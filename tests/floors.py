@@ -1,0 +1,161 @@
+"""The floors of the house: which package stands on which floor, and who imports whom.
+
+`tests/test_imports.py` holds them, `scripts/house.py` counts what breaks them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "passwords", "temporary", "versions"),
+    (
+        "extras",
+        "files",
+        "journals",
+        "options",
+        "plugins",
+        "quantities",
+        "resources",
+        "signals",
+        "weight_files",
+    ),
+    ("csv_files", "display", "option_values", "validation"),
+    ("blocks", "data", "figures"),
+    ("space",),
+    ("convert", "weights", "network", "features", "accuracy", "runs"),
+    ("devices", "training", "tasks"),
+    ("latency", "supernet", "export"),
+    ("search", "finetune"),
+    ("testing",),
+    ("", "report"),
+    ("cli",),
+    ("__main__",),
+)
+"""From the lowest floor to the highest; "" is `nas/__init__.py`, the public API."""
+
+NAMED_ARROWS: frozenset[tuple[str, str]] = frozenset(
+    {
+        # The names of a checkpoint's tensors are mapped onto a network's.
+        ("weights", "network"),
+        # A backbone is a network without its head, with weights.
+        ("features", "network"),
+        ("features", "weights"),
+        # `nas.report` is a name of the public API.
+        ("", "report"),
+    }
+)
+"""Imports between packages of one floor: (importing, imported). They may not form a circle."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement inside the package.
+
+    Attributes:
+        source: the importing module's parts below `nas`, as in ("search", "problem").
+        target: the imported module's, or its package's where a name is imported.
+        line: where it stands, as in nas/search/problem.py:12.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    line: str
+
+    @property
+    def packages(self) -> tuple[str, str]:
+        """The importing and the imported package: the first part of each, "" for nas itself."""
+        return (self.source or ("",))[0], (self.target or ("",))[0]
+
+
+def imports(package: Path) -> list[Import]:
+    """Return every import of the package's own modules: at the top, inside functions, for types."""
+    modules = {_parts(path, package): path for path in sorted(package.rglob("*.py"))}
+    found = []
+    for source, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for target in _targets(node, modules):
+                line = f"{path.relative_to(package.parent)}:{getattr(node, 'lineno', 0)}"
+                found.append(Import(source, target, line))
+    return found
+
+
+def floor_of(name: str) -> int:
+    """Return the number of a package's floor, 0 for the lowest.
+
+    Raises:
+        KeyError: for a package that stands on no floor: it belongs into FLOORS.
+    """
+    for number, names in enumerate(FLOORS):
+        if name in names:
+            return number
+    raise KeyError(f"'{name}' stands on no floor; add it to FLOORS in tests/floors.py")
+
+
+def arrows_up(found: Sequence[Import]) -> list[str]:
+    """Return the imports that go to a higher floor, or to the same one by an arrow without a name."""
+    wrong = []
+    for one in found:
+        source, target = one.packages
+        if source == target:
+            continue
+        height = floor_of(target) - floor_of(source)
+        if height > 0 or (height == 0 and (source, target) not in NAMED_ARROWS):
+            wrong.append(f"{one.line} imports nas.{'.'.join(one.target)}")
+    return wrong
+
+
+def circles(found: Sequence[Import]) -> list[tuple[str, ...]]:
+    """Return the groups of packages that import each other, directly or through others."""
+    targets: dict[str, set[str]] = defaultdict(set)
+    for one in found:
+        source, target = one.packages
+        if source != target:
+            targets[source].add(target)
+    reached = {name: _reachable(name, targets) for name in list(targets)}
+    groups = set()
+    for name in reached:
+        group = {other for other in reached[name] if name in reached.get(other, ())}
+        if group:
+            groups.add(tuple(sorted(group)))
+    return sorted(groups)
+
+
+def _reachable(name: str, targets: dict[str, set[str]]) -> set[str]:
+    """Return all packages that a package imports, also through others."""
+    reached: set[str] = set()
+    waiting = list(targets.get(name, ()))
+    while waiting:
+        following = waiting.pop()
+        if following not in reached:
+            reached.add(following)
+            waiting += targets.get(following, ())
+    return reached
+
+
+def _parts(path: Path, package: Path) -> tuple[str, ...]:
+    """Return a module's dotted name below the package, as a tuple."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def _targets(node: ast.AST, modules: dict[tuple[str, ...], Path]) -> Iterator[tuple[str, ...]]:
+    """Yield the package's own modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+    else:
+        return
+    for name in names:
+        top, *parts = name.split(".")
+        if top != "nas":
+            continue
+        while tuple(parts) not in modules:
+            # `from nas.search.problem import Found`: the last part is a name, not a module.
+            parts.pop()
+        yield tuple(parts)

@@ -1,0 +1,160 @@
+"""The layer lists of published networks have the networks' known parameters and MACs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from record_layer_lists import layer_lists
+from reference_networks import reference_networks
+
+import nas
+from nas.blocks import Shape
+from nas.errors import InputError
+from nas.latency.estimate.layer_lists import PATH, recorded_layers
+from nas.latency.estimate.published_latencies import layers_of
+from nas.space import load_space
+
+# Parameters exactly as the authors' or torchvision's and timm's models have them; MACs in 10^9 at
+# 224 x 224, matrix products included.
+KNOWN = {
+    "MobileNetV1": (4_231_976, 0.569),
+    "MobileNetV2x0.5": (1_968_680, 0.097),
+    "MobileNetV2x1.5": (6_858_152, 0.673),
+    "MobileNetV2x2.0": (11_258_088, 1.137),
+    "MobileNetV3-Large": (5_483_032, 0.2166),
+    "MobileNetV3-Small": (2_542_856, 0.0565),
+    "MNASNet05": (2_218_512, 0.1045),
+    "EfficientNet-B0": (5_288_548, 0.386),
+    "EfficientNet-B1@240": (7_794_184, 0.688),
+    "EfficientNet-B2@288": (9_109_994, 1.088),
+    "EfficientNet-B3@300": (12_233_232, 1.829),
+    "EfficientNet-B4@380": (19_341_616, 4.394),
+    "EfficientNet-B5@456": (30_389_784, 10.266),
+    "EfficientNet-B6@528": (43_040_704, 19.068),
+    "EfficientNet-V2-s@384": (21_458_488, 8.366),
+    "MNv4-Conv-S": (3_774_024, 0.186),
+    "MNv4-Conv-M": (9_715_512, 0.828),
+    "ShuffleNetV2-0.5": (1_366_792, 0.0405),
+    "ShuffleNetV2-1.0": (2_278_604, 0.145),
+    "ShuffleNetV2-1.5": (3_503_624, 0.296),
+    "ShuffleNetV2-2.0": (7_393_996, 0.583),
+    "SqueezeNet-1.1": (1_235_496, 0.3491),
+    "LeViT-128S": (7_391_290, 0.304),
+    "MobileViT-XXS@256": (1_272_024, 0.407),
+    "MobileViT-XS@256": (2_317_848, 1.026),
+    "MobileViT-S@256": (5_578_632, 2.001),
+    "FastViT-T8@256": (4_030_000, 0.7),
+    "FastViT-T12@256": (7_550_000, 1.4),
+    "FastViT-S12@256": (9_470_000, 1.8),
+    "FastViT-SA12@256": (11_580_000, 1.9),
+    "FastViT-SA24@256": (21_550_000, 3.8),
+    "FastViT-SA36@256": (31_530_000, 5.6),
+    "FastViT-MA36@256": (44_070_000, 7.9),
+    "ViT-B-16": (86_567_656, 17.564),
+    "ResNet18": (11_689_512, 1.814),
+    "MobileNetV2x1.0": (3_504_872, 0.301),
+    "MobileNetV2x1.4": (6_108_776, 0.582),
+    "ResNet50": (25_557_032, 4.089),
+    "ResNet101": (44_549_160, 7.801),
+    "ResNet152": (60_192_808, 11.514),
+    "PoolFormer-S12": (11_915_176, 1.813),
+    "PoolFormer-S24": (21_388_968, 3.394),
+    "PoolFormer-S36": (30_862_760, 4.975),
+    "PoolFormer-M36": (56_172_520, 8.762),
+    "PoolFormer-M48": (73_473_448, 11.538),
+    "ConvNeXt-T": (28_589_128, 4.456),
+    "ConvNeXt-S": (50_223_688, 8.684),
+    "ConvNeXt-B": (88_591_464, 15.355),
+    "DeiT-T": (5_717_416, 1.254),
+    "DeiT-S": (22_050_664, 4.599),
+    "DeiT-B": (86_567_656, 17.564),
+    "MobileOne-S0": (2_100_000, 0.275),
+    "MobileOne-S1": (4_800_000, 0.825),
+    "MobileOne-S2": (7_800_000, 1.299),
+    "MobileOne-S3": (10_100_000, 1.896),
+    "MobileOne-S4": (14_800_000, 2.978),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_parameters_and_macs_are_the_known_ones(name: str) -> None:
+    model, _, side = name.partition("@")
+    layers = reference_networks()[model](Shape(3, int(side or 224), int(side or 224)))
+    params, macs = KNOWN[name]
+    digits = 50_000 if name.startswith("MobileOne") else 0  # its paper gives two digits
+    if name.startswith(
+        "FastViT"
+    ):  # its paper gives two digits of MACs; timm has the branches of training besides
+        digits = 100_000
+    assert sum(layer.params for layer in layers) == pytest.approx(params, abs=digits)
+    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(
+        macs, rel=0.025 if digits == 100_000 else 0.003
+    )
+
+
+def test_every_network_is_checked_and_can_be_listed_at_other_sizes() -> None:
+    nets = reference_networks()
+    assert set(nets) == {name.partition("@")[0] for name in KNOWN}
+    for layers in nets.values():
+        small, large = (
+            sum(layer.macs for layer in layers(Shape(3, side, side))) for side in (224, 448)
+        )
+        assert 3.8 < large / small < 6
+
+
+@pytest.mark.parametrize(
+    ("model", "space", "name"),
+    [
+        ("EfficientFormer-L3", "efficientformer", "efficientformer_l3"),
+        ("EfficientFormerV2-S0", "efficientformerv2", "efficientformerv2_s0"),
+        ("EfficientFormerV2-L", "efficientformerv2", "efficientformerv2_l"),
+    ],
+)
+def test_members_of_shipped_spaces_are_listed_by_the_space(
+    model: str, space: str, name: str
+) -> None:
+    """Their counts against the authors' code are in tests/weights/test_published.py."""
+    assert model not in reference_networks()
+    for side in (224, 512):
+        arch = load_space(space).published[name].at(side)
+        layers = layers_of(model, side)
+        assert (sum(layer.params for layer in layers), sum(layer.macs for layer in layers)) == (
+            arch.params,
+            arch.macs,
+        )
+
+
+def test_the_recorded_file_is_what_the_script_writes() -> None:
+    assert layer_lists().encode() == PATH.read_bytes()
+
+
+def test_a_recorded_network_has_the_layers_that_were_listed() -> None:
+    networks = reference_networks()
+    assert len(recorded_layers()) > 56
+    for (name, side), layers in recorded_layers().items():
+        assert layers == networks[name](Shape(3, side, side))
+
+
+@pytest.mark.parametrize(("name", "side"), [("ResNet50", 223), ("ResNet51", 224)])
+def test_a_network_that_is_not_recorded_is_named_with_the_command(name: str, side: int) -> None:
+    with pytest.raises(
+        InputError,
+        match=rf"no layers of {name} at {side}.*Fix: python scripts/record_layer_lists.py",
+    ):
+        layers_of(name, side)
+
+
+def test_what_ships_does_not_need_what_makes_estimates() -> None:
+    """`nas/latency/estimate` is left out of the wheel."""
+    package = Path(nas.__file__).parent
+    for path in package.rglob("*.py"):
+        if "estimate" not in path.relative_to(package).parts:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            imports = [
+                node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+            ]
+            assert not any(module.startswith("nas.latency.estimate") for module in imports), path
+    settings = (package.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'exclude = ["/nas/latency/estimate"]' in settings

@@ -1,0 +1,63 @@
+"""Documents: what they link to is there, and no command asks an index for a package of ours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nas.versions import __version__
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "experiments/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def links(document: Path) -> list[str]:
+    """Return what a document links to within the project, blocks of code left out."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [target for target in LINK.findall(text) if not re.match(r"[a-z]+:", target)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_internal_links_resolve(document: Path) -> None:
+    for target in links(document):
+        name, _, anchor = target.partition("#")
+        path = document.parent / name if name else document
+        assert path.exists(), f"{document.name}: {target} does not exist"
+        if anchor:
+            assert anchor in anchors(path), f"{document.name}: {target} has no such heading"
+
+
+def test_there_are_links_to_look_at() -> None:
+    assert sum(len(links(document)) for document in DOCUMENTS) > 20
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    reached = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
+    assert set((ROOT / "docs").glob("*.md")) - {index} <= reached
+
+
+def test_no_command_asks_an_index_for_our_package() -> None:
+    texts = [*DOCUMENTS, *(ROOT / "nas").rglob("*.py"), ROOT / "Makefile"]
+    for path in texts:
+        assert not re.search(r"pip install ['\"]?nas-mobile", path.read_text(encoding="utf-8")), (
+            path
+        )
+
+
+def test_the_citation_has_the_version() -> None:
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

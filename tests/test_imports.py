@@ -1,0 +1,92 @@
+"""The house stands: no import from a lower floor to a higher one, no circle between packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from floors import FLOORS, NAMED_ARROWS, Import, arrows_up, circles, floor_of, imports
+
+import nas
+
+PACKAGE = Path(nas.__file__).parent
+
+
+def test_every_package_stands_on_a_floor() -> None:
+    packages = {path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+    packages |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    listed = [name for floor in FLOORS for name in floor]
+    assert packages <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def test_no_import_goes_to_a_higher_floor() -> None:
+    assert arrows_up(imports(PACKAGE)) == []
+
+
+def test_no_packages_import_each_other() -> None:
+    assert circles(imports(PACKAGE)) == []
+
+
+def test_every_named_arrow_is_needed() -> None:
+    drawn = {one.packages for one in imports(PACKAGE)}
+    assert drawn >= NAMED_ARROWS
+    assert all(floor_of(source) == floor_of(target) for source, target in NAMED_ARROWS)
+
+
+def test_an_arrow_up_is_seen_wherever_it_stands(tmp_path: Path) -> None:
+    """Inside a function, for types only, and under another name."""
+    package = tmp_path / "nas"
+    for name in ("blocks", "search"):
+        (package / name).mkdir(parents=True)
+        (package / name / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("")
+    (package / "search" / "problem.py").write_text("class Found: ...\n")
+    (package / "blocks" / "spec.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n"
+        "    from nas.search.problem import Found\n"
+        "def late():\n"
+        "    from nas import search as other\n"
+    )
+    expected = ["nas/blocks/spec.py:3", "nas/blocks/spec.py:5"]
+    assert [line.split()[0] for line in arrows_up(imports(package))] == expected
+
+
+def test_a_circle_is_seen_through_a_third_package() -> None:
+    chain = [
+        Import(("space",), ("files",), "a"),
+        Import(("files",), ("blocks",), "b"),
+        Import(("blocks",), ("space",), "c"),
+        Import(("cli",), ("space",), "d"),
+    ]
+    assert circles(chain) == [("blocks", "files", "space")]
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """A circle between modules of one package shows only to who imports the wrong one first."""
+    names = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        names.append(".".join(parts))
+    script = (
+        "import importlib, os, sys\n"
+        "import numpy, pandas, pydantic, torch\n"
+        "failed = []\n"
+        "for name in sys.argv[1:]:\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        importlib.import_module(name)\n"
+        "        os._exit(0)\n"
+        "    if os.waitpid(child, 0)[1]:\n"
+        "        failed.append(name)\n"
+        "print(' '.join(failed))\n"
+    )
+    outsiders = ("nas.devices.board", "nas.__main__")
+    chosen = [name for name in names if not name.startswith(outsiders)]
+    result = subprocess.run(
+        [sys.executable, "-c", script, *chosen], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == [], result.stderr[-2000:]
