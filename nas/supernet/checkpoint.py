@@ -138,7 +138,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
-    fill(supernet, tensors, path, f"space '{supernet.space.name}'")
+    # The tensors of the file become the supernet's own: a copy would take as much memory again.
+    fill(supernet, tensors, path, f"space '{supernet.space.name}'", assign=True)
 
 
 def save_weights(path: Path, supernet: Supernet) -> None:
