@@ -25,7 +25,7 @@ from nas.space import Architecture
 from nas.supernet.supernet import Run, Supernet
 from nas.training.batches import normalise
 from nas.training.evaluate import pieces_of
-from nas.training.statistics import Normalised, Statistics, measure
+from nas.training.statistics import Normalised, Statistics, in_pieces, measure
 
 CALIBRATION_BYTES = 2**28
 """Maximum size of the widest activation between two operations for all calibration images.
@@ -172,9 +172,9 @@ class Walk:
 
     def _calibrate(self, step: _Step, x: Tensor, run: _Map) -> Tensor:
         """Set the statistics of an operation's batch norms; return its output."""
-        outputs, norms = measure(step.cut(), self._pieces(step, x), run)
+        output, norms = measure(step.cut(), x, pieces_of(step.operation, self.device), run)
         step.statistics = [norm.moments.statistics() for norm in norms]
-        return _joined(outputs)
+        return output
 
     def _answer(self, step: _Step, x: Tensor, run: _Map) -> Tensor:
         """Return the output of an operation for held-out images."""
@@ -185,10 +185,7 @@ class Walk:
                 output: Tensor = call(piece)
                 return output
 
-        return _joined(run(answer, self._pieces(step, x)))
-
-    def _pieces(self, step: _Step, x: Tensor) -> Sequence[Tensor]:
-        return torch.split(x, pieces_of(step.operation, self.device))
+        return in_pieces(answer, x, pieces_of(step.operation, self.device), run)
 
     @contextmanager
     def _workers(self) -> Iterator[_Map]:
@@ -251,10 +248,6 @@ def _widest_bytes(arch: Architecture) -> int:
     operations = arch.operations()
     shapes = [operations[0].input, *(operation.output for operation in operations)]
     return 4 * max(shape.elements for shape in shapes)
-
-
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def _forget(images: NDArray[np.uint8]) -> None:

@@ -28,7 +28,7 @@ PIXELS = 2**23
 """Maximum number of pixels of all these images together, which bounds memory."""
 BATCH = 256
 """Maximum number of images that an accuracy is measured on at once by default."""
-_PIECE_BYTES = {"cpu": 2**25, "cuda": 2**30}
+_PIECE_BYTES = {"cpu": 2**24, "cuda": 2**30}
 """Maximum size of the widest activation inside an operation, by type of device.
 
 About three of this size are held at once.
@@ -61,13 +61,12 @@ def recalibrate(block: nn.Module, x: Any, images: int | None = None) -> Any:
         images: number of images that pass the block at once; None for all. It changes nothing but
             the memory that is needed.
     """
-    pieces = torch.split(x, images) if images and isinstance(x, Tensor) else [x]
-    outputs, norms = measure(block, pieces, _in_turn)
+    output, norms = measure(block, x, images or len(x), _in_turn)
     for norm in norms:
         for buffer, value in zip(norm.buffers, norm.moments.statistics(), strict=True):
             if buffer is not None:
                 buffer.copy_(value)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return output
 
 
 def _in_turn(function: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:

@@ -7,7 +7,9 @@ supernet. The statistics are those of one batch with all images, however they ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Lock
+from traceback import clear_frames
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +24,7 @@ Run = Callable[[Callable[[Item], Result], Sequence[Item]], list[Result]]
 
 _SLICE = {"cpu": 2**18, "cuda": 2**25}
 """Maximum elements of an activation that are widened to double at once, by type of device."""
+_NONE = torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -181,37 +184,123 @@ class _Measured(Normalised):
         return self.statistics[-1]
 
 
+class Joined:
+    """What is computed of consecutive pieces, written into one tensor.
+
+    A list of results would leave each in memory that a wider activation of the block had before,
+    and the same activation of the next piece would not fit there again: the process would keep
+    several times what it uses.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._joined: Tensor | None = None
+        self._lock = Lock()
+
+    @property
+    def tensor(self) -> Tensor:
+        """Return the tensor (rows, ...), which is complete once all pieces were added."""
+        assert self._joined is not None
+        return self._joined
+
+    def add(self, start: int, output: Tensor) -> None:
+        """Add rows from `start` on. Several threads may call it."""
+        if len(output) == self.rows:
+            self._joined = output
+            return
+        with self._lock:
+            if self._joined is None:
+                maps = output.dim() == 4
+                last = maps and output.is_contiguous(memory_format=torch.channels_last)
+                self._joined = torch.empty(
+                    (self.rows, *output.shape[1:]),
+                    dtype=output.dtype,
+                    device=output.device,
+                    memory_format=torch.channels_last if last else torch.contiguous_format,
+                )
+        self._joined[start : start + len(output)] = output
+
+
+def in_pieces(
+    call: Callable[[Tensor], Tensor], x: Tensor, images: int, run: Run[int, None]
+) -> Tensor:
+    """Return the output of a block for `x` (B, ...), of which `images` pass it at once."""
+    joined = Joined(len(x))
+    run(
+        lambda start: joined.add(start, call(x[start : start + images])),
+        range(0, len(x), images),
+    )
+    return joined.tensor
+
+
 def measure(
-    call: Callable[[Any], Tensor], pieces: Sequence[Any], run: Run[Any, Any]
-) -> tuple[list[Tensor], list[Norm]]:
-    """Return the outputs of a block for all pieces, and its batch norms in the order of their calls.
+    call: Callable[[Any], Tensor], x: Any, images: int, run: Run[int, Any]
+) -> tuple[Tensor, list[Norm]]:
+    """Return the output of a block for all images, and its batch norms in the order of their calls.
 
     Every batch norm normalises by the statistics of all images, as in one large batch. So the
     block is walked once per batch norm, each time up to the first one that is not known yet, and
-    once more for the outputs: only the block's own input and output are held for all images. One
-    piece needs one walk.
+    once more for the output: only the block's own input and output are held for all images. Images
+    that pass at once need one walk.
 
     Args:
-        call: runs the block on a piece.
-        pieces: inputs (B, ...) that together are those of all images.
-        run: runs a function for all pieces.
+        call: runs the block on some of the images.
+        x: the input for all images (B, ...). A tuple of maps passes at once.
+        images: number of images that pass the block at once.
+        run: runs a function for the first image of every piece.
     """
-    norms: list[Norm] = []
-    whole = len(pieces) == 1
+    count = len(x) if isinstance(x, Tensor) else len(x[0])
+    if not isinstance(x, Tensor) or images >= count:
+        mode = _Measured([], whole=True)
 
-    def walk(piece: Any) -> tuple[Tensor | None, _Measured]:
-        mode = _Measured(norms, whole)
+        def once(start: int) -> Any:
+            with mode:
+                return call(x)
+
+        (output,) = run(once, [0])
+        return output, mode.norms
+    norms: list[Norm] = []
+    while True:
+        found = _measure_next(call, x, images, norms, run)
+        if isinstance(found, Tensor):
+            return found, norms
+        norms.append(found)
+
+
+def _measure_next(
+    call: Callable[[Any], Tensor],
+    x: Tensor,
+    images: int,
+    norms: Sequence[Norm],
+    run: Run[int, Any],
+) -> Tensor | Norm:
+    """Return the first batch norm of a block that is not in `norms`; its output where all are."""
+    starts = range(0, len(x), images)
+    joined = Joined(len(x))
+    means = Joined(len(starts))
+    squares = Joined(len(starts))
+
+    def walk(start: int) -> Norm | None:
+        mode = _Measured(norms, whole=False)
         try:
             with mode:
-                return call(piece), mode
-        except _Enough:
-            return None, mode
+                joined.add(start, call(x[start : start + images]))
+        except _Enough as enough:
+            # The frames that it left hold activations, and may hold each other in a circle.
+            clear_frames(enough.__traceback__)
+        if mode.norm is None:
+            return None
+        moments = mode.norm.moments
+        means.add(start // images, moments.mean[None])
+        squares.add(start // images, moments.squares[None])
+        # Only the joined tensors are kept, see `Joined`.
+        return replace(mode.norm, moments=replace(moments, mean=_NONE, squares=_NONE))
 
-    while True:
-        walks = run(walk, pieces)
-        outputs = [output for output, _ in walks if output is not None]
-        if len(outputs) == len(pieces):
-            return outputs, walks[0][1].norms
-        measured = [mode.norm for _, mode in walks if mode.norm is not None]
-        moments = Moments.combined(norm.moments for norm in measured)
-        norms.append(Norm(moments, measured[0].buffers))
+    measured = [norm for norm in run(walk, starts) if norm is not None]
+    if not measured:
+        return joined.tensor
+    parts = [
+        replace(norm.moments, mean=mean, squares=square)
+        for norm, mean, square in zip(measured, means.tensor, squares.tensor, strict=True)
+    ]
+    return replace(measured[0], moments=Moments.combined(parts))
