@@ -1,14 +1,15 @@
 """Measure memory and time of scoring a supernet's moves. Prints JSON.
 
-    python benchmarks/scoring.py [--rounds 3] [--images 2000] [--wide efficientvit]
+    python benchmarks/scoring.py [--rounds 3] [--images 2000] [--only memory|time]
+        [--wide efficientvit] [--wide-images 2000]
 
 Supernets have random weights and images are noise: neither changes memory or time. Every figure is
 of fresh processes with one thread each.
 
     memory   peak resident memory of scoring EfficientFormer's small space at 96x96 on 2,000 and on
              4,000 images, and of a wide space at 224x224 on 2,000 images. Of the wide space only
-             moves are evaluated that branch off early, that cut the widest stage or that have
-             another block in it: the peak is one of a group of members, not of all.
+             three members are evaluated, those that need most memory: the peak is one of a group.
+             That alone takes an hour on a slow core; --wide-images shortens it.
     time     seconds of one process against two under torchrun, wall and processor time, of scoring
              alone and with the start of the processes; and whether both write equal rows. They take
              turns, and the lowest of the rounds counts.
@@ -34,6 +35,7 @@ from nas.data import ImageData, Splits
 from nas.files import data_sha256
 from nas.space import Space, load_space
 from nas.supernet.checkpoint import Folder, describe, load_supernet, save_weights
+from nas.supernet.groups import Work
 from nas.supernet.options import Recipe
 from nas.supernet.score import JOURNAL, first_images, score
 from nas.supernet.sensitivity import Evaluator
@@ -123,12 +125,15 @@ def run_wide(folder: Path, resolution: int, images: int) -> dict[str, float]:
 
 
 def _most_memory(space: Space) -> list[Variant]:
-    """Return the largest member, the earliest move, and one of the widest stage of each kind."""
-    found = variants(space, 2)
-    early = [each for each in found[1:] if each.key[1] in ("stem", "stage1")][:2]
+    """Return the largest member, the one that computes most of its own, and a narrow last stage.
+
+    The second branches off early, where activations are widest. The third cuts most weights.
+    """
+    largest, *others = variants(space, 3)
+    early = max(others, key=lambda each: Work.of(each, largest.arch).own)
     last = f"stage{len(space.stages)}"
-    kinds = {each.key[0]: each for each in found if each.key[1].startswith(last)}
-    return [found[0], *early, *(each for kind, each in kinds.items() if kind != "localise")]
+    narrow = next(each for each in others if each.key[:2] == ("narrow", last))
+    return [largest, early, narrow]
 
 
 def _peak_mb() -> float:
@@ -166,7 +171,7 @@ def memory(root: Path, options: argparse.Namespace) -> dict[str, Any]:
         small.append(found["peak_mb"])
     folder = root / "wide"
     for what in ("prepare", "wide"):
-        found = fresh(what, folder, options.wide, 224, options.images)
+        found = fresh(what, folder, options.wide, 224, options.wide_images)
     return {
         "small_96_mb": {str(options.images): small[0], str(2 * options.images): small[1]},
         "growth_mb": small[1] - small[0],
@@ -208,6 +213,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--wide", default="efficientvit", help="space of the third memory figure")
+    parser.add_argument("--wide-images", type=int, default=2000)
     parser.add_argument("--only", choices=["memory", "time"])
     parser.add_argument("--do", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()

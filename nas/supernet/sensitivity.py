@@ -28,8 +28,9 @@ from nas.space import Architecture
 from nas.supernet.groups import Work, next_groups, passes
 from nas.supernet.supernet import Supernet
 from nas.supernet.walk import Result, Walk, default_batch, first_difference
-from nas.training.distributed import Processes
-from nas.training.loop import largest_fit, out_of_memory
+from nas.training.distributed import ALONE, Processes
+from nas.training.evaluate import memory_ran_out
+from nas.training.loop import largest_fit
 
 GROUP_SECONDS = 60
 """Time that a group of members should take: work that a kill loses."""
@@ -106,12 +107,12 @@ class Evaluator:
         *,
         batch: int | None = None,
         bf16: bool = False,
-        together: Processes | None = None,
+        together: Processes = ALONE,
     ) -> None:
         self.supernet = supernet
         self.walk = Walk(supernet, calibration, held_out, bf16)
         self.batch = batch or default_batch(supernet.space.largest(), self.walk.device)
-        self.together = together or Processes(0, 1, self.walk.device)
+        self.together = together
 
     def evaluate(
         self, variants: Sequence[Variant], base: Architecture | None = None
@@ -273,14 +274,6 @@ class Evaluator:
         return Evaluation(*variant.key, accuracy, result.loss, error, lost, gained)
 
 
-def memory_ran_out(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, in the words of whichever library."""
-    # oneDNN reports a failed allocation by the first two messages. They also mean that it does not
-    # support an operation, which is excluded here: the training has computed the same blocks.
-    words = ("could not create a primitive", "could not create a memory", "bad_alloc")
-    return out_of_memory(error) or any(each in str(error) for each in words)
-
-
 def measure(
     evaluator: Evaluator,
     wanted: Sequence[Variant],
@@ -296,7 +289,8 @@ def measure(
         evaluator: of the trained supernet.
         wanted: the variants; each stands after the one that it is compared with.
         journal: a CSV file, which may be missing. The main process alone reads and writes it.
-        report: called with the number done, the number wanted, and the last evaluation.
+        report: called with the number done, the number wanted, and the last evaluation, in the main
+            process.
 
     Returns:
         The evaluations, in the order of `wanted`; in the main process alone those of the journal.
@@ -328,8 +322,9 @@ def measure(
                     _append(journal, new)
             for row in new:
                 rows[row.key] = row
-                report(len(done) + 1, len(wanted), row)
                 done.add(row.key)
+                if together.main:
+                    report(len(done), len(wanted), row)
     return [rows[variant.key] for variant in wanted if variant.key in rows]
 
 

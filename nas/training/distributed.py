@@ -126,6 +126,10 @@ class Processes:
             raise Elsewhere(int(codes[failed[0]]))
 
 
+ALONE = Processes(0, 1, torch.device("cpu"))
+"""One process that shares its work with no other."""
+
+
 def processes(device: str | None = None) -> Processes:
     """Join the processes that were launched together; without a launcher, this one alone.
 

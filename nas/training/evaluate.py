@@ -19,7 +19,8 @@ from nas.blocks import Operation
 from nas.data import ImageData
 from nas.network import Network, run
 from nas.training.batches import normalise
-from nas.training.distributed import Processes
+from nas.training.distributed import ALONE, Processes
+from nas.training.loop import out_of_memory
 from nas.training.statistics import measure
 
 IMAGES = 1024
@@ -106,7 +107,7 @@ def judge(
     network: Network,
     data: ImageData,
     batch: int | None = None,
-    together: Processes | None = None,
+    together: Processes = ALONE,
 ) -> Accuracy:
     """Return the accuracy of a network in eval mode on all images of `data`.
 
@@ -122,18 +123,26 @@ def judge(
         fewest = min(pieces_of(each, device) for each in network.architecture.operations())
         batch = min(BATCH, 8 * fewest)
     # The sums of right answers are whole numbers: however the batches are shared, they are equal.
-    first, step = (together.index, together.count) if together else (0, 1)
     right = torch.zeros((), dtype=torch.int64, device=device)
-    for start in range(first * batch, len(data), step * batch):
-        part = slice(start, start + batch)
-        logits = network(_images(network, data, part))
-        labels = torch.from_numpy(np.array(data.labels[part])).to(logits.device)
-        right += (logits.argmax(dim=1) == labels).sum()
-    total = right.cpu()
-    share = int(together.share(total) if together else total) / len(data)
+    with together.agreed():
+        for start in range(together.index * batch, len(data), together.count * batch):
+            part = slice(start, start + batch)
+            logits = network(_images(network, data, part))
+            labels = torch.from_numpy(np.array(data.labels[part])).to(device)
+            right += (logits.argmax(dim=1) == labels).sum()
+        total = right.cpu()
+    share = int(together.share(total)) / len(data)
     # Standard error of a proportion: sqrt(p (1 - p) / n).
     error = (share * (1 - share) / len(data)) ** 0.5
     return Accuracy(round(100 * share, 3), round(100 * error, 3), len(data))
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, in the words of whichever library."""
+    # oneDNN reports a failed allocation by the first two messages. They also mean that it does not
+    # support an operation, which is excluded here: the training has computed the same blocks.
+    words = ("could not create a primitive", "could not create a memory", "bad_alloc")
+    return out_of_memory(error) or any(each in str(error) for each in words)
 
 
 def resized(images_bchw: Tensor, resolution: tuple[int, int]) -> Tensor:

@@ -303,4 +303,5 @@ def _measure_next(
         replace(norm.moments, mean=mean, squares=square)
         for norm, mean, square in zip(measured, means.tensor, squares.tensor, strict=True)
     ]
-    return replace(measured[0], moments=Moments.combined(parts))
+    first: Norm = measured[0]
+    return replace(first, moments=Moments.combined(parts))
