@@ -17,6 +17,7 @@ from nas.data import ImageData
 from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
+from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
 from nas.training.task import Task, label_loss
 
@@ -173,7 +174,7 @@ class Finetuning(Task):
         # A copy: recalibration must not change the statistics that the training continues with.
         network = deepcopy(module)
         calibrate(network, self.calibration)
-        return judge(network, self.held_out).accuracy
+        return judge(network, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups: kernels and matrices with weight decay, all other parameters without.

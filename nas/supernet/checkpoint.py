@@ -141,7 +141,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put the tensors of a file into a supernet.
+    """Put the tensors of a file into a supernet, which takes them over.
 
     Raises:
         InputError: naming the file and the first tensor that does not fit or is not finite.
@@ -152,7 +152,8 @@ def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> 
             f"{path}: '{wrong[0]}' has NaN or infinite values, {len(wrong)} of {len(tensors)}"
             " tensors. Fix: train again with another --out"
         )
-    fill(supernet, tensors, path, f"space '{supernet.space.name}'")
+    # The tensors of the file become the supernet's own: a copy would take as much memory again.
+    fill(supernet, tensors, path, f"space '{supernet.space.name}'", assign=True)
 
 
 def save_weights(path: Path, supernet: Supernet) -> None:

@@ -1,4 +1,4 @@
-"""The options of `nas train`, with the recipe: all settings that decide how a supernet is trained.
+"""The options of `nas train` and `nas score`, with the recipe of a supernet's training.
 
 Imports no torch. `nas.supernet.train` follows the recipe.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nas.options import ANY, Options, option, part
+from nas.options import ANY, Options, like, option, part
 from nas.space.sizes import Sizes
 from nas.training.settings import DATA_HELP, Settings, SplitOptions
 
@@ -117,4 +117,29 @@ class TrainOptions(Options):
         help="Folder of the training; the same command resumes it.",
         metavar="FOLDER",
         shown="under runs/, named after space, data and size",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(Options):
+    """Options of `nas score`.
+
+    `nas train` ends with the same scoring. Moves that were scored with the same weights, images and
+    precision are kept. For several processes or GPUs start it with `torchrun --nproc-per-node N -m
+    nas score ...`; they share the moves, and the scores are those of one process.
+    """
+
+    supernet: str = option(help="Folder of a finished `nas train`.", argument=True)
+    data: str = option(help=f"The images that the supernet was trained on. {DATA_HELP}")
+    images: int = like(TrainOptions, "score_images", 2000)
+    widths: int = like(TrainOptions, "score_widths", 8)
+    batch: int | None = option(
+        None,
+        help=(
+            "Held-out images that are held in memory at once. It changes memory and time, and no"
+            " score."
+        ),
+        at_least=1,
+        at_most=1_000_000,
+        shown="by image size, at most 1024",
     )

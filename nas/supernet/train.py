@@ -233,7 +233,7 @@ class SupernetTask(Task):
         assert isinstance(module, Supernet)
         largest = module.extract(module.space.largest())
         calibrate(largest, self.calibration)
-        return judge(largest, self.held_out).accuracy
+        return judge(largest, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return three groups: kernels and matrices, all other weights, and alpha."""

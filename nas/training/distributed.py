@@ -1,12 +1,16 @@
 """Training over several processes: their number and rank, sums, and synchronised batch norms.
 
-`nas.training.loop` uses it in every training; with one process nothing is exchanged.
+`nas.training.loop` uses it in every training, `nas.supernet.sensitivity` in scoring; with one
+process nothing is exchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +18,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from nas.errors import Elsewhere, NasError
+
+PATIENCE = timedelta(days=365)
+"""Time that processes wait for one another between pieces of work that take unequally long.
+
+The collectives of NCCL give up after ten minutes, those of gloo after thirty.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,58 @@ class Processes:
                 gradient.copy_(part.view_as(gradient))
 
     def wait(self) -> None:
-        """Wait until all processes have reached this call."""
+        """Wait until all processes have reached this call, however long the slowest one takes."""
+        self.share(torch.zeros(1))
+
+    def share(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, however long the slowest one takes.
+
+        Where all processes but one have zeros, every process gets that one's values, unchanged.
+
+        Args:
+            tensor: on the CPU; it is replaced in place.
+
+        Raises:
+            NasError: when another process has ended.
+        """
         if self.count > 1:
-            dist.barrier()
+            try:
+                dist.all_reduce(tensor, group=_patient())
+            except RuntimeError as error:
+                raise NasError(
+                    f"process {self.index} of {self.count}: another process of this launch ended."
+                    " Fix: start the same command again"
+                ) from error
+        return tensor
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Context that ends in all processes alike: where the block fails in one, it fails in all.
+
+        No process goes on to wait for one that has stopped. The first process that failed raises
+        its error, the others `Elsewhere`, which nobody prints. The block must not wait for other
+        processes itself.
+        """
+        if self.count == 1:
+            yield
+            return
+        # (processes,): the exit code of each, 0 where the block succeeded.
+        codes = torch.zeros(self.count, dtype=torch.int64)
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+            codes[self.index] = getattr(error, "exit_code", NasError.exit_code)
+        failed = [index for index, code in enumerate(self.share(codes).tolist()) if code]
+        if failure is not None and self.index == failed[0]:
+            raise failure
+        if failed:
+            raise Elsewhere(int(codes[failed[0]]))
+
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+"""One process that shares its work with no other."""
 
 
 def processes(device: str | None = None) -> Processes:
@@ -86,6 +147,16 @@ def leave() -> None:
     """Leave the group of processes, where there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        _patient.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _patient() -> Any:
+    """Return a group of all processes, on the CPU, whose collectives wait for `PATIENCE`.
+
+    All processes must call it together.
+    """
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 class SyncedBatchNorm(TorchFunctionMode):

@@ -1,12 +1,15 @@
-"""Training in two processes, started by torchrun as a user does: the weights of one process with
-the same batch."""
+"""Training and scoring in two processes, started by torchrun as a user does: the weights of one
+process with the same batch but for rounding, and its scores in every digit."""
 
 from __future__ import annotations
 
 import csv
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import nas
 from nas.space import Space
 from nas.supernet.supernet import Supernet
 
@@ -41,17 +45,20 @@ leave()
 """
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], folder: Path, code: int = 0, threads: int = 1
+) -> subprocess.CompletedProcess[str]:
     environment = {
         "PATH": "/usr/bin:/bin",
         "XDG_CACHE_HOME": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": str(Path(nas.__file__).parent.parent),
         "HOME": str(folder),
     }
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == code, done.stderr[-3000:]
     return done
 
 
@@ -168,3 +175,130 @@ def test_the_command_under_a_launcher_speaks_once(
         tensor.isfinite().all()
         for tensor in load_file(tmp_path / "out" / "supernet.safetensors").values()
     )
+
+
+def score_files(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("evaluations.csv", "scores.csv")]
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the supernet `scored`, trained and scored by one process, and `bare`, without
+    scores."""
+    folder = tmp_path_factory.mktemp("supernet")
+    words = "--space efficientformer_small --data digits --limit 400 --held-out 150 --epochs 1"
+    run([sys.executable, "-m", "nas", "train", *words.split(), "--out", "scored"], folder)
+    shutil.copytree(folder / "scored", folder / "bare")
+    for name in ("evaluations.csv", "evaluations.yaml", "scores.csv", "scores.yaml"):
+        (folder / "bare" / name).unlink()
+    return folder
+
+
+def words_of(name: str) -> list[str]:
+    return ["-m", "nas", "score", name, "--data", "digits", "--json"]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_scores_of_several_processes_are_those_of_one_in_every_digit(
+    supernet: Path, count: int
+) -> None:
+    name = f"by-{count}"
+    shutil.copytree(supernet / "bare", supernet / name)
+    done = run([*torchrun(count), *words_of(name)], supernet)
+    assert json.loads(done.stdout)["folder"] == name
+    assert done.stderr.count("next: ") == 1
+    assert score_files(supernet / name) == score_files(supernet / "scored")
+
+
+def test_scores_of_several_threads_are_those_of_one_in_every_digit(supernet: Path) -> None:
+    shutil.copytree(supernet / "bare", supernet / "threads")
+    run([sys.executable, *words_of("threads")], supernet, threads=3)
+    assert score_files(supernet / "threads") == score_files(supernet / "scored")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_scoring_that_is_killed_goes_on_and_ends_with_the_same(
+    supernet: Path, count: int
+) -> None:
+    name = f"killed-{count}"
+    shutil.copytree(supernet / "bare", supernet / name)
+    command = [*(torchrun(count) if count > 1 else [sys.executable]), *words_of(name)]
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(supernet)}
+    environment["PYTHONPATH"] = str(Path(nas.__file__).parent.parent)
+    environment["XDG_CACHE_HOME"] = str(supernet / "cache")
+    process = subprocess.Popen(
+        command,
+        cwd=supernet,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    journal = supernet / name / "evaluations.csv"
+    while process.poll() is None and not journal.exists():
+        time.sleep(0.01)
+    if process.poll() is None:
+        # The launcher's whole session. Those of its processes that it starts in one of their own
+        # notice that the others are gone.
+        process.send_signal(signal.SIGTERM if count > 1 else signal.SIGKILL)
+        process.wait(timeout=60)
+    assert journal.exists()
+    run(command, supernet)
+    assert score_files(supernet / name) == score_files(supernet / "scored")
+
+
+@pytest.mark.parametrize("what", ["nowhere", "folder"])
+def test_where_one_process_refuses_all_end_with_one_line(supernet: Path, what: str) -> None:
+    """The first alone reads the journal, which is damaged here."""
+    name = "nowhere"
+    if what == "folder":
+        name = "damaged"
+        shutil.copytree(supernet / "scored", supernet / name)
+        journal = supernet / name / "evaluations.csv"
+        journal.write_text(journal.read_text() + "drop,x,,nan,1.0,1.0,0,0\n")
+    done = run([*torchrun(2), *words_of(name)], supernet, code=1)  # torchrun's own code
+    lines = [line for line in done.stderr.splitlines() if line.startswith("nas: ")]
+    assert len(lines) == 1 and name in lines[0]
+
+
+EVALUATION = """\
+import sys
+import torch
+from nas.data import load_data
+from nas.errors import NasError
+from nas.finetune.run import judged
+from nas.network import build
+from nas.space import load_space
+from nas.training.distributed import leave, processes
+together = processes()
+arch = load_space("efficientformer_small").at(32, 10).smallest()
+data = load_data("digits", (32, 32), limit=150)
+networks = []
+for seed in range(3):
+    torch.manual_seed(seed)
+    networks.append(build(arch))
+found = judged(networks[0], {"raw": networks[1], "ema": networks[2]}, None, data, together)
+if sys.argv[1:]:
+    try:
+        with together.agreed():
+            if together.main:
+                raise NasError("disk full")
+    except NasError as error:
+        found = [type(error).__name__ for _ in range(2)]
+print(together.index, found)
+leave()
+"""
+
+
+def test_the_evaluation_of_a_fine_tuning_is_shared_and_equal(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(EVALUATION)
+    one = run([sys.executable, str(program)], tmp_path).stdout
+    two = run([*torchrun(2), str(program)], tmp_path).stdout
+    expected = one.strip().removeprefix("0 ")
+    assert sorted(two.splitlines()) == [f"0 {expected}", f"1 {expected}"]
+    failed = run([*torchrun(2), str(program), "fail"], tmp_path).stdout
+    assert sorted(failed.splitlines()) == [
+        "0 ['NasError', 'NasError']",
+        "1 ['Elsewhere', 'Elsewhere']",
+    ]
