@@ -136,8 +136,7 @@ class Evaluator:
                 LARGEST.
 
         Raises:
-            NoMemory: with a batch that fits.
-            NasError: when the outputs of a member are not finite.
+            NasError: see `results`.
         """
         base = base or self.supernet.space.largest()
         itself = Variant(LARGEST, base)
@@ -151,14 +150,13 @@ class Evaluator:
         wanted = list(variants) if first else [itself, *variants]
         for group in self.results(wanted, base):
             rows = []
-            with self.together.agreed():
-                for variant, result in group:
-                    if LARGEST not in right:  # the base, or a variant that equals it, comes first
-                        right[LARGEST] = result.right
-                    if variant.key in compared:
-                        right[variant.key] = result.right
-                    if variant is not itself:
-                        rows.append(self._evaluation(variant, result, right))
+            for variant, result in group:
+                if LARGEST not in right:  # the base, or a variant that equals it, comes first
+                    right[LARGEST] = result.right
+                if variant.key in compared:
+                    right[variant.key] = result.right
+                if variant is not itself:
+                    rows.append(self._evaluation(variant, result, right))
             yield rows
 
     def results(
@@ -167,6 +165,10 @@ class Evaluator:
         """Yield the results of a group per process, in every process, until all are done.
 
         A result depends neither on the groups nor on which process computes it.
+
+        Raises:
+            NoMemory: with a batch that fits.
+            NasError: when the outputs of a member are not finite.
         """
         rest = [Work.of(variant, base) for variant in variants]
         # In the order in which the walk reaches them, but what equals the base comes first: all
@@ -179,13 +181,12 @@ class Evaluator:
             rest = rest[sum(map(len, groups)) :]
             mine = groups[self.together.index] if self.together.index < len(groups) else []
             found, seconds = self._group([each.variant.arch for each in mine], base)
-            yield list(
-                zip(
-                    (each.variant for group in groups for each in group),
-                    self._shared(found, [len(group) for group in groups]),
-                    strict=True,
-                )
-            )
+            evaluated = [each.variant for group in groups for each in group]
+            shared = self._shared(found, [len(group) for group in groups])
+            pairs = list(zip(evaluated, shared, strict=True))
+            with self.together.agreed():
+                _check_finite(pairs)
+            yield pairs
             # The first groups tell how fast this machine is. All processes must form equal groups.
             work = max(passes(group) for group in groups)
             slowest = torch.zeros(self.together.count, dtype=torch.float64)
@@ -247,18 +248,7 @@ class Evaluator:
     def _evaluation(
         self, variant: Variant, result: Result, right: Mapping[Key, NDArray[np.bool_]]
     ) -> Evaluation:
-        """Return the evaluation of a variant from its result.
-
-        Raises:
-            NasError: when its outputs are not finite.
-        """
-        if not math.isfinite(result.loss):
-            # argmax over NaN gives a class, too: the member would get a meaningless accuracy.
-            what = " ".join(part for part in variant.key if part)
-            raise NasError(
-                f"the supernet's outputs are not finite (loss {result.loss:g}) for the member"
-                f" '{what}'. Fix: train again with a lower --learning-rate and a new --out"
-            )
+        """Return the evaluation of a variant from its result."""
         now = result.right
         before = right[variant.base]
         images = len(now)
@@ -272,6 +262,18 @@ class Evaluator:
             accuracy_error(accuracy, images) if alone else difference_error(lost, gained, images)
         )
         return Evaluation(*variant.key, accuracy, result.loss, error, lost, gained)
+
+
+def _check_finite(results: Sequence[tuple[Variant, Result]]) -> None:
+    """Raise NasError for the first member whose outputs are not finite."""
+    for variant, result in results:
+        if not math.isfinite(result.loss):
+            # argmax over NaN gives a class, too: the member would get a meaningless accuracy.
+            what = " ".join(part for part in variant.key if part)
+            raise NasError(
+                f"the supernet's outputs are not finite (loss {result.loss:g}) for the member"
+                f" '{what}'. Train anew with a lower --learning-rate"
+            )
 
 
 def measure(

@@ -134,12 +134,10 @@ def train(
                 "total": data.part.total,
                 "held_out": data.part.total - len(data),
             }
-        # Every process checks, so that all stop where the folder is of another training. Only the main
-        # one writes.
-        describe(
-            folder, space, recipe, of, start.describe() if start else None, together.main, command
-        )
-        together.wait()
+        # Every process checks, only the main one writes. Where one refuses, all stop.
+        about = start.describe() if start else None
+        with together.agreed():
+            describe(folder, space, recipe, of, about, together.main, command)
         # The same random weights in all processes: the loop never copies weights between them.
         torch.manual_seed(recipe.seed)
         supernet = Supernet(space)
@@ -164,9 +162,10 @@ def train(
             report_every=report_every,
             device=device,
         )
-        if together.main:
-            save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
-        together.wait()
+        with together.agreed():
+            if together.main:
+                weights = averaged if isinstance(averaged, Supernet) else supernet
+                save_weights(folder.weights, weights)
         return folder
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,10 @@ CALIBRATION_BYTES = 2**28
 Batch norms take their statistics from all of them together, so this activation is held at once: of
 the walked member, and before and after an operation of the member that branches off.
 """
-_CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**30}
+_CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**30}
 """The same for the held-out images that are walked at once, by type of device."""
+_READ = 64
+"""Number of images that are read and normalised at once."""
 MOST = 1024
 """Maximum number of held-out images that are walked at once by default."""
 
@@ -120,17 +123,19 @@ class Walk:
         """
         trunk, branches = self._plan(base, members)
         with self._workers() as run:
-            x = self._images(self.calibration, slice(None))
-            for _ in self._walk(trunk, branches, x, lambda step, x: self._calibrate(step, x, run)):
+            calibrate = partial(self._calibrate, run=run)
+            for _ in self._walk(
+                trunk, branches, self._images(self.calibration, slice(None)), calibrate
+            ):
                 pass  # the outputs are not needed
-            del x
+            answer = partial(self._answer, run=run)
             count = images or len(self.held_out)
             for start in range(0, count, batch):
                 part = slice(start, min(start + batch, count))
                 labels = torch.from_numpy(np.array(self.held_out.labels[part])).to(self.device)
-                x = self._images(self.held_out, part)
-                outputs = self._walk(trunk, branches, x, lambda step, x: self._answer(step, x, run))
-                for branch, logits in outputs:
+                # The walk alone holds the images, and drops them as soon as it has passed them.
+                walk = self._walk(trunk, branches, self._images(self.held_out, part), answer)
+                for branch, logits in walk:
                     branch.add(logits, labels)
         # One copy from the device per member, after all chunks.
         return [
@@ -216,11 +221,17 @@ class Walk:
 
     def _images(self, data: ImageData, part: slice) -> Tensor:
         """Return images (B, 3, H, W), normalised, on the device and in channels-last format."""
-        pixels: NDArray[np.uint8] = np.array(data.images[part])
-        _forget(data.images)
-        return normalise(torch.from_numpy(pixels).to(self.device)).contiguous(
-            memory_format=torch.channels_last
-        )
+        first, last, _ = part.indices(len(data))
+        shape = (last - first, *data.images.shape[1:])
+        images = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
+        # A few at a time: normalising makes several copies.
+        for start in range(first, last, _READ):
+            stop = min(start + _READ, last)
+            pixels: NDArray[np.uint8] = np.array(data.images[start:stop])
+            _forget(data.images)
+            normalised = normalise(torch.from_numpy(pixels).to(self.device))
+            images[start - first : stop - first] = normalised
+        return images
 
 
 _Map = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
