@@ -103,6 +103,7 @@ def _state(unit: dict[str, Any]) -> str:
     """Return the line of one phone."""
     if unit["problem"]:
         return f"{unit['serial']}: {unit['problem']}"
-    battery = "" if unit["battery"] is None else f", battery {unit['battery']} %"
-    thermal = "" if unit["thermal"] is None else f", thermal state {unit['thermal']}"
-    return f"{unit['serial']}: {unit['model']}, {unit['soc']}, {unit['os']}{battery}{thermal}"
+    battery = "" if unit["battery"] is None else f"battery {unit['battery']} %"
+    thermal = "" if unit["thermal"] is None else f"thermal state {unit['thermal']}"
+    state = ", ".join(filter(None, (unit["model"], unit["soc"], unit["os"], battery, thermal)))
+    return f"{unit['serial']}: {state}"
