@@ -321,7 +321,7 @@ def test_a_registry_takes_what_a_package_brings(what: str, site: Path) -> None:
     """Nothing of the package is imported before its name is taken; what is of another kind is
     refused in a line."""
     registry = REGISTRIES[what]
-    module = f"their_{what}".replace(" ", "_").replace(" ", "_")
+    module = f"their_{what}".replace(" ", "_")
     ours = list(registry)
     good = (
         f"import nas.plugins as p; thing = p.Registry({registry.group!r},"
