@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.blocks import BlockSpec, Operation, Shape
+from nas.blocks.drop_path import block_branches
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ class Block(nn.Module):
     without_gradient: ClassVar[tuple[str, ...]] = ()
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
+
+    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return x + branch, both (B, ...); blocks of a stage add their branches by it.
+
+        In training with drop path the branch is left out for some images.
+        """
+        branches = block_branches()
+        if self.training and branches is not None:
+            branch = branches.scaled(branch)
+        return x + branch
 
     def deploy(self) -> None:
         """Replace what only training needs by constants, in place.

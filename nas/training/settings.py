@@ -97,6 +97,15 @@ class Settings:
         at_least=0,
         below=1,
     )
+    drop_path: float = option(
+        0.0,
+        help=(
+            "Probability that an image skips a residual branch of the last block; it rises linearly"
+            " with depth."
+        ),
+        at_least=0,
+        below=1,
+    )
     flip: bool = option(True, help="Mirror images at random.", shown="on for all data but digits")
     seed: int = option(
         0,

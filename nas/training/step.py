@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from nas.blocks.drop_path import DropPath, dropping
 from nas.blocks.module import Block
 from nas.errors import NasError
 from nas.extras import need
@@ -200,13 +201,24 @@ class Stepper:
             images = images.contiguous(memory_format=torch.channels_last)
         dtype = _AUTOCAST.get(self.settings.precision)
         recompute = checkpointing(self._synced) if self.settings.checkpointing else nullcontext()
-        with recompute, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        drops = self._dropping(len(batch), start, stop, generator)
+        with drops, recompute, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss, logits = self.task.loss(self.module, images, labels, self.state.step, generator)
         # Weighted by the share of the images: the sum over micro-batches and processes is the mean
         # over the batch, also where their sizes differ.
         share = loss.float() * ((stop - start) / len(batch))
         self.state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         return torch.stack([share.detach(), (logits.argmax(dim=1) == labels).sum().float()])
+
+    def _dropping(
+        self, batch: int, start: int, stop: int, generator: torch.Generator
+    ) -> AbstractContextManager[Any]:
+        """Return the context in which blocks leave out branches for images `start` to `stop`."""
+        if not self.settings.drop_path:
+            return nullcontext()
+        # Micro-batches and processes have a generator in the same state, so they get the same seed.
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return dropping(DropPath(self.settings.drop_path, seed, batch, start, stop))
 
     def _update(self, loss: float, kept: Sequence[Tensor]) -> bool:
         """Update the weights; return False where the scaler skipped the step.
