@@ -1,13 +1,18 @@
-"""Training over several processes: their number and rank, sums, and synchronised batch norms.
+"""Training over several processes: their number and rank, sums, gradients, and batch norms.
 
 `nas.training.loop` uses it in every training; with one process nothing is exchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 import torch
 import torch.distributed as dist
@@ -46,23 +51,6 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
-    def sum_gradients(self, module: torch.nn.Module) -> None:
-        """Replace every gradient, in place, by its sum over all processes.
-
-        The same parameters must have gradients in all processes.
-        """
-        gradients = (
-            [p.grad for p in module.parameters() if p.grad is not None] if self.count > 1 else []
-        )
-        if gradients:
-            # One sum over all gradients, flat: (parameters,). A sum per tensor would wait for the
-            # others once per tensor.
-            flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-            for gradient, part in zip(
-                gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
-            ):
-                gradient.copy_(part.view_as(gradient))
-
     def wait(self) -> None:
         """Wait until all processes have reached this call."""
         if self.count > 1:
@@ -86,6 +74,145 @@ def leave() -> None:
     """Leave the group of processes, where there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+BUCKET_BYTES = 8 * 2**20
+"""Size of the gradients that are summed at once.
+
+A sum per tensor would cost its latency hundreds of times. A single sum could only begin after the
+backward pass.
+"""
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Gradients whose sum is under way: the tensors, all of them flat (values,), and the work."""
+
+    gradients: list[Tensor]
+    flat: Tensor
+    work: dist.Work
+
+
+class GradientSums:
+    """Sums of the gradients over all processes, most of which run during the backward pass.
+
+    A step has three parts: the backward pass of the last micro-batch inside `collecting`, then
+    `launch_rest`, then `finish`. The first two start sums, the last one waits for them.
+
+    Parameters without a gradient in a step are left out, as those of a supernet's paths that were
+    not drawn. The others are summed in the order in which the backward pass completes them. It
+    follows from the graph, so it is the same in all processes; `finish` checks this.
+
+    Args:
+        module: its parameters get the sums. With one process nothing happens.
+        processes: all processes of the training.
+        bucket_bytes: size of the gradients that are summed at once.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, processes: Processes, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        self.count = processes.count
+        self.bucket_bytes = bucket_bytes
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self._collecting = False
+        self._order: list[int] = []
+        self._waiting: list[Tensor] = []
+        self._waiting_bytes = 0
+        self._buckets: list[_Bucket] = []
+        if self.count > 1:
+            # Synchronised batch norms exchange sums in the backward pass, too. In one group these
+            # would queue behind the gradients, and the backward pass would wait for all of them.
+            self.group = dist.new_group()
+            self._hooks = [
+                parameter.register_post_accumulate_grad_hook(partial(self._completed, index))
+                for index, parameter in enumerate(self.parameters)
+            ]
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Context manager: a backward pass inside starts sums as soon as gradients are complete."""
+        self._collecting = self.count > 1
+        try:
+            yield
+        except BaseException:
+            self._discard()  # the step is not taken
+            raise
+        finally:
+            self._collecting = False
+
+    def launch_rest(self) -> int:
+        """Start the sums of all other gradients; return a checksum (below 2^15) of the order."""
+        if self.count == 1:
+            return 0
+        collected = set(self._order)
+        for index, parameter in enumerate(self.parameters):
+            # An earlier micro-batch may have reached parameters that the last one did not reach.
+            if parameter.grad is not None and index not in collected:
+                self._add(index, parameter)
+        self._launch()
+        return zlib.crc32(np.array(self._order, dtype="<i4").tobytes()) % 2**15
+
+    def finish(self, checksum: int, checksums: float) -> None:
+        """Wait for all sums and put them in place of the gradients.
+
+        Args:
+            checksum: of this process, as `launch_rest` returned it.
+            checksums: sum of those of all processes.
+
+        Raises:
+            RuntimeError: another process has summed its gradients in another order, which would mix
+                up parameters.
+        """
+        buckets = self._buckets
+        self._discard()
+        # Where one process differs, at least one of them sees another sum than its own times all.
+        if checksums != checksum * self.count:
+            raise RuntimeError(
+                "gradients are complete in another order, or for other parameters, than in another"
+                " process"
+            )
+        for bucket in buckets:
+            bucket.work.wait()
+            parts = torch.split(bucket.flat, [gradient.numel() for gradient in bucket.gradients])
+            for gradient, part in zip(bucket.gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def close(self) -> None:
+        """Remove the hooks from the parameters."""
+        if self.count > 1:
+            for hook in self._hooks:
+                hook.remove()
+
+    def _completed(self, index: int, parameter: Tensor) -> None:
+        if self._collecting:
+            self._add(index, parameter)
+
+    def _add(self, index: int, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._order.append(index)
+        self._waiting.append(parameter.grad)
+        self._waiting_bytes += parameter.grad.nbytes
+        if self._waiting_bytes >= self.bucket_bytes:
+            self._launch()
+
+    def _launch(self) -> None:
+        """Start the sum of the gradients that wait for one."""
+        if not self._waiting:
+            return
+        gradients = self._waiting
+        self._waiting = []
+        self._waiting_bytes = 0
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        work = dist.all_reduce(flat, group=self.group, async_op=True)
+        assert work is not None
+        self._buckets.append(_Bucket(gradients, flat, work))
+
+    def _discard(self) -> None:
+        self._order = []
+        self._waiting = []
+        self._waiting_bytes = 0
+        self._buckets = []
 
 
 class SyncedBatchNorm(TorchFunctionMode):

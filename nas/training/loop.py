@@ -94,7 +94,10 @@ def train(
     if folder.state.exists():
         task.restore(stepper.state.load(folder.state))
     together.wait()  # until all have read the state
-    _Loop(stepper, data, plan, folder, together).run(report, save_every, report_every)
+    try:
+        _Loop(stepper, data, plan, folder, together).run(report, save_every, report_every)
+    finally:
+        stepper.close()
     together.wait()  # until the main process has written it
     return stepper.state.averaged.module if stepper.state.averaged is not None else None
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import nas
 from nas.space import Space
 from nas.supernet.supernet import Supernet
 
@@ -47,6 +48,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         "XDG_CACHE_HOME": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
         "HOME": str(folder),
+        "PYTHONPATH": str(Path(nas.__file__).parents[1]),
     }
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
@@ -81,7 +83,13 @@ def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> fl
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"accumulate": 2, "ema": 0.9}, {"sandwich": 1, "sampling": "soft"}]
+    "change",
+    [
+        {},
+        {"accumulate": 2, "ema": 0.9},
+        {"sandwich": 1, "sampling": "soft"},
+        {"accumulate": 2, "drop_path": 0.4},
+    ],
 )
 def test_two_processes_get_the_weights_of_one(
     small_space: Callable[[str], Space], tmp_path: Path, change: dict[str, Any]
@@ -113,6 +121,83 @@ def test_two_processes_get_the_weights_of_one(
         for run in ("one", "two")
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+OVERLAP = """\
+import json, sys
+import numpy as np
+import torch
+import torch.distributed as dist
+from nas.data import load_data
+from nas.space import load_space
+from nas.supernet.checkpoint import Folder
+from nas.supernet.options import Recipe
+from nas.supernet.supernet import Supernet
+from nas.supernet.train import SupernetTask
+from nas.training.batches import Batch, shares
+from nas.training.distributed import GradientSums, leave, processes
+from nas.training.step import Stepper
+
+space, accumulate, bucket = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+together = processes()
+data = load_data("digits", (32, 32), limit=60).train
+recipe = Recipe(batch=27, accumulate=accumulate, flip=False, drop_path=0.2)
+torch.manual_seed(0)
+task = SupernetTask(Supernet(load_space(space).at(32)), recipe, Folder("unwritten"), steps=4)
+stepper = Stepper(task, recipe, together, "here")
+stepper.sums.close()
+stepper.sums = GradientSums(stepper.module, together, bucket)
+rows = []
+for step in range(4):
+    generator = torch.Generator().manual_seed(step)
+    batch = Batch.draw(data, np.arange(27), generator, flip=False)
+    parts = list(shares(27, accumulate, together.index, together.count))
+    choices = generator.get_state()
+    named = list(stepper.module.named_parameters())
+
+    # As one sum after the backward pass.
+    stepper.state.optimizer.zero_grad()
+    with stepper._synced():
+        for start, stop in parts:
+            stepper._backward(batch, start, stop, generator.set_state(choices))
+    expected = {name: p.grad.clone() for name, p in named if p.grad is not None}
+    for name in expected:
+        dist.all_reduce(expected[name])
+
+    stepper._gradients(batch, parts, generator.set_state(choices))
+    early = len(stepper.sums._buckets)
+    checksum = stepper.sums.launch_rest()
+    stepper.sums.finish(checksum, 2 * checksum)
+    found = {name: p.grad for name, p in named if p.grad is not None}
+    rows.append({
+        "same": found.keys() == expected.keys(),
+        "difference": max(float((found[n] - expected[n]).abs().max() / expected[n].abs().max().clamp_min(1e-6)) for n in found),
+        "early": early,
+        "with": len(found),
+        "without": sorted(n for n, p in named if p.grad is None),
+    })
+if together.main:
+    print(json.dumps(rows))
+leave()
+"""
+
+
+@pytest.mark.parametrize(("accumulate", "bucket"), [(1, 2000), (3, 2000), (1, 10**9)])
+def test_gradients_are_summed_while_the_backward_pass_runs(
+    small_space: Callable[[str], Space], tmp_path: Path, accumulate: int, bucket: int
+) -> None:
+    """To the same numbers, where paths that were not drawn have none and batch norms exchange sums
+    in between."""
+    space = small_space("stage_suffix")
+    program = tmp_path / "overlap.py"
+    program.write_text(OVERLAP)
+    command = [*torchrun(2), str(program), str(Path(space.path)), str(accumulate), str(bucket)]
+    rows = json.loads(run(command, tmp_path).stdout)
+    assert len(rows) == 4
+    for row in rows:
+        assert row["same"] and row["difference"] < 1e-5 and row["without"]
+        assert row["early"] > 3 if bucket == 2000 else row["early"] == 0
+    assert len({tuple(row["without"]) for row in rows}) > 1, "all steps drew the same path"
 
 
 def test_the_command_under_a_launcher_speaks_once(
