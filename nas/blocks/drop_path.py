@@ -53,7 +53,8 @@ class DropPath:
         drawn = torch.rand(blocks, MOST_BRANCHES, self.batch, generator=self.generator)
         factors = (drawn < kept) / kept
         # One transfer per pass, for which the host does not wait.
-        return factors[:, :, self.start : self.stop].to(device, non_blocking=True)
+        part = factors[:, :, self.start : self.stop].contiguous()
+        return part.to(device, non_blocking=True)
 
 
 class Branches:

@@ -85,7 +85,7 @@ def test_a_compiled_block_leaves_out_its_branches() -> None:
     plain = deepcopy(compiled)
     compiled.compile()
     x = torch.randn(3, 8, 4, 4)
-    keeps = torch.tensor([1.0, 0.0, 2.0]).expand(MOST_BRANCHES, 3)
+    keeps = torch.tensor([1.0, 0.0, 2.0]).repeat(MOST_BRANCHES, 1)
     for factors in (None, keeps, None, keeps.flip(1)):
         outputs = []
         for block in (compiled, plain):
