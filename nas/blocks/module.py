@@ -295,14 +295,17 @@ def _distances(grid: tuple[int, int], query_stride: int, device: torch.device) -
     """Return the index of every query and key into a flat bias table: (queries, keys)."""
     # LeViT (arXiv:2104.01136): the bias depends on (|dy|, |dx|) alone, so the table has one entry
     # per distance, which lies at |dy| * W + |dx| when the table is flat.
-    y, x = _positions(grid, 1)
-    query_y, query_x = _positions(grid, query_stride)
-    return ((query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()).to(device)
+    y, x = _positions(grid, 1, device)
+    query_y, query_x = _positions(grid, query_stride, device)
+    return (query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()
 
 
-def _positions(grid: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+def _positions(
+    grid: tuple[int, int], stride: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return the row and the column of every `stride`-th position of a grid."""
-    rows, columns = (torch.arange(0, side, stride) for side in grid)
+    # Made on the device: a host would wait for a copy in every pass.
+    rows, columns = (torch.arange(0, side, stride, device=device) for side in grid)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return y.flatten(), x.flatten()
 
