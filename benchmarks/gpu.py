@@ -114,7 +114,9 @@ def noise(images: int, resolution: int) -> ImageData:
 class Training:
     """A training of one kind, step by step."""
 
-    def __init__(self, space: Space, kind: str, data: ImageData, device: str, recipe: Recipe) -> None:
+    def __init__(
+        self, space: Space, kind: str, data: ImageData, device: str, recipe: Recipe
+    ) -> None:
         torch.manual_seed(0)
         self.task = (
             Plain(space, recipe)
@@ -314,7 +316,9 @@ def measure(sizes: Sizes, device: str, minutes: float) -> dict[str, Any]:
         {
             "kind": kind,
             **settings,
-            **guarded(lambda k=kind, s=settings: training_row(space, k, device, sizes, s), deadline),
+            **guarded(
+                lambda k=kind, s=settings: training_row(space, k, device, sizes, s), deadline
+            ),
         }
         for settings in SETTINGS
         for kind in KINDS
@@ -342,7 +346,9 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--minutes", type=float, default=7.5, help="time in all, at most about")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], help="default: a GPU where there is one"
+    )
     parser.add_argument("--tiny", action="store_true", help="small sizes, which a CPU takes")
     parser.add_argument("--compiled-row", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -111,9 +111,9 @@ def _check(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     # Pointwise operations take a single number from the host, operations on lists do not.
     numbers = not ("_foreach" in name or "_fused" in name)
     for each in tree_leaves((args, dict(kwargs))):
-        if isinstance(each, Tensor) and not isinstance(each, FakeTensor):
-            if each.dim() or not numbers:
-                raise MixedDevices(f"{func}: an operand {tuple(each.shape)} is on {each.device}")
+        on_host = isinstance(each, Tensor) and not isinstance(each, FakeTensor)
+        if on_host and (each.dim() or not numbers):
+            raise MixedDevices(f"{func}: an operand {tuple(each.shape)} is on {each.device}")
 
 
 class _Device:

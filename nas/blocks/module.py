@@ -300,9 +300,7 @@ def _distances(grid: tuple[int, int], query_stride: int, device: torch.device) -
     return (query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()
 
 
-def _positions(
-    grid: tuple[int, int], stride: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _positions(grid: tuple[int, int], stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the row and the column of every `stride`-th position of a grid."""
     # Made on the device: a host would wait for a copy in every pass.
     rows, columns = (torch.arange(0, side, stride, device=device) for side in grid)

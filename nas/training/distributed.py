@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -125,7 +124,9 @@ class GradientSums:
             # would queue behind the gradients, and the backward pass would wait for all of them.
             self.group = dist.new_group()
             self._hooks = [
-                parameter.register_post_accumulate_grad_hook(partial(self._completed, index))
+                parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    partial(self._completed, index)
+                )
                 for index, parameter in enumerate(self.parameters)
             ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_parts_of_a_batch_get_the_factors_of_the_whole(
 ) -> None:
     bounds = sorted({0, batch, *(cut for cut in cuts if cut < batch)})
     whole = DropPath(rate, seed, batch, 0, batch)
-    parts = [DropPath(rate, seed, batch, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
+    parts = [DropPath(rate, seed, batch, *pair) for pair in pairwise(bounds)]
     drawn = [whole.factors(5, CPU) for _ in range(passes)]
     for expected in drawn:
         found = torch.cat([part.factors(5, CPU) for part in parts], dim=2)

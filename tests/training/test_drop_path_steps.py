@@ -74,9 +74,7 @@ def factors_of(
     with monkeypatch.context() as patched:
         patched.setattr(DropPath, "factors", noted)
         train(Small(), pictures, short(accumulate=accumulate), TrainingFolder(folder), **OFTEN)
-    return [
-        torch.cat(drawn[i : i + accumulate], dim=2) for i in range(0, len(drawn), accumulate)
-    ]
+    return [torch.cat(drawn[i : i + accumulate], dim=2) for i in range(0, len(drawn), accumulate)]
 
 
 def test_micro_batches_have_the_factors_of_the_batch(
