@@ -118,9 +118,9 @@ def finish(
 def _unplaced(value: Any) -> Any:
     """Return an entry of a description without the paths of files.
 
-    Older descriptions lack the background; the fingerprint of the pixels says whether it differs.
+    Older descriptions lack the background and the store; the fingerprint of the pixels says whether it differs.
     """
-    places = ("file", "supernet", "background")
+    places = ("file", "supernet", "background", "store")
     return {k: v for k, v in value.items() if k not in places} if isinstance(value, dict) else value
 
 
@@ -234,6 +234,7 @@ def finetune(
     device: str | None = None,
     save_every: float = SAVE_EVERY,
     report_every: int = 10,
+    workers: int | None = None,
 ) -> Finetuned:
     """Train the network of a run, or resume its fine-tuning in the folder.
 
@@ -254,6 +255,7 @@ def finetune(
         device: cpu or cuda; by default the GPU where there is one.
         save_every: seconds between two saved states.
         report_every: steps between two reports.
+        workers: see `nas.training.loader.open_batches`.
 
     Raises:
         InputError: the arguments do not fit together, or the folder holds another fine-tuning.
@@ -290,6 +292,7 @@ def finetune(
             save_every=save_every,
             report_every=report_every,
             device=device,
+            workers=workers,
         )
         if together.main:
             _finish(folder, first.to(together.device), start, averaged, data, recipe, loaded)
@@ -353,6 +356,7 @@ def asked(
         "data": {
             "source": data.train.source,
             "images": len(data.train),
+            "store": data.train.store,
             "fingerprint": data.train.fingerprint,
             "background": data.train.background,
             "held_out": len(data.held_out),

@@ -96,8 +96,8 @@ def describe(
             # The name may differ: the same images can be given by another path. Some older folders
             # have no counts or class names. These are taken over, and `source`, which has the
             # counts in words, and the fingerprint, which the names are part of, decide. Older ones
-            # have no background either: there the fingerprint of the pixels decides.
-            keys = ("dataset", "total", "held_out", "classes", "background")
+            # have no background and no store either: there the fingerprint of the pixels decides.
+            keys = ("dataset", "total", "held_out", "classes", "background", "store")
             counts = {key: data[key] for key in keys if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.accuracy import RecordedScores
 from nas.data import Splits, is_digits, load_data
-from nas.option_values import make, words
+from nas.option_values import applies, make, words
 from nas.space import Space, load_space
 from nas.space.sizes import Sizes, size_text
 from nas.supernet.checkpoint import Folder
@@ -19,7 +19,7 @@ from nas.supernet.train import train as train_supernet
 from nas.supernet.warm_start import Start, load_start
 from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress
-from nas.training.settings import settle
+from nas.training.settings import settle, settle_store
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,16 @@ def run(
         on_score: called with the number of scored moves, and the number of all.
     """
     recipe = settle(options.recipe, options, options.data)
+    applies(options, mixup=recipe.mixup, cutmix=recipe.cutmix, mix=recipe.mix)
     sizes = options.sizes
     # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
     if sizes.resolution is None and is_digits(options.data):
         sizes = Sizes((32, 32))
     sized = sizes.apply(load_space(options.space))
+    folder = (
+        options.out
+        or f"runs/supernet-{sized.name}-{Path(options.data).name}-{size_text(sized.resolution)}"
+    )
     split = options.split
     splits = load_data(
         options.data,
@@ -86,12 +91,9 @@ def run(
         limit=split.limit,
         seed=recipe.seed,
         background=split.background,
+        store=settle_store(split.store, Folder(Path(folder)).description),
     )
     space = sized.at(classes=len(splits.train.classes))
-    folder = (
-        options.out
-        or f"runs/supernet-{space.name}-{Path(options.data).name}-{size_text(space.resolution)}"
-    )
     note(f"data     {splits.train.source}")
     note(f"         {splits.held_out.source}")
     note(f"out      {folder} (the same command resumes it)")
@@ -106,6 +108,7 @@ def run(
             start=_start(options, space, splits.train.classes, note),
             command=words("train", options),
             report=on_step,
+            workers=options.workers,
         )
         # Scoring is done by one process. The others end here.
         main = processes().main

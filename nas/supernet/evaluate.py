@@ -99,8 +99,10 @@ def training_splits(root: str | Path, data: str) -> Splits:
     # The description has the number of images but not the training's --limit. First without a
     # limit; where that gives more images than the training had, its number is the limit.
     background = about.get("background", "white")
+    # The fingerprint is that of a store. Descriptions of older versions have none.
+    store = about.get("store", "memory")
     for limit in (None, total):
-        whole = load_whole(data, space.resolution, limit, seed, background)
+        whole = load_whole(data, space.resolution, limit, seed, background, store)
         if len(whole.train) > total:  # the training had a --limit
             continue
         if len(whole.train) == total:

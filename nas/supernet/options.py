@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nas.options import ANY, Options, option, part
 from nas.space.sizes import Sizes
-from nas.training.settings import DATA_HELP, Settings, SplitOptions
+from nas.training.settings import DATA_HELP, WORKERS_HELP, Settings, SplitOptions
 
 MOST_MEMBERS = 64
 """Maximum number of random members of a sandwich.
@@ -80,6 +80,8 @@ class TrainOptions(Options):
     launch -m nas train ...`. They share each batch.
     """
 
+    settled: ClassVar[tuple[str, ...]] = ("mixup", "cutmix", "mix")
+
     space: str = option(help="Space by name (see `nas spaces`), or its YAML file.")
     data: str = option("digits", help=DATA_HELP)
     sizes: Sizes = part(Sizes, omit=("classes", "segment"))
@@ -100,6 +102,13 @@ class TrainOptions(Options):
         requires={"init": ANY},
     )
     split: SplitOptions = part(SplitOptions)
+    workers: int | None = option(
+        None,
+        help=WORKERS_HELP,
+        at_least=0,
+        at_most=1000,
+        shown="one per core",
+    )
     score_images: int = option(
         2000,
         help="Maximum number of held-out images for scoring a move.",

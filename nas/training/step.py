@@ -195,18 +195,21 @@ class Stepper:
     def _backward(self, batch: Batch, start: int, stop: int, generator: torch.Generator) -> Tensor:
         """Run a micro-batch forward and backward; return its loss share and correct images (2,)."""
         device = self.processes.device
-        images, labels = batch.load(start, stop, device)
+        loaded = batch.load(start, stop, device)
+        images = loaded.images
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         dtype = _AUTOCAST.get(self.settings.precision)
         recompute = checkpointing(self._synced) if self.settings.checkpointing else nullcontext()
         with recompute, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            loss, logits = self.task.loss(self.module, images, labels, self.state.step, generator)
+            loss, logits = self.task.loss(
+                self.module, images, loaded.targets, self.state.step, generator
+            )
         # Weighted by the share of the images: the sum over micro-batches and processes is the mean
         # over the batch, also where their sizes differ.
         share = loss.float() * ((stop - start) / len(batch))
         self.state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([share.detach(), (logits.argmax(dim=1) == labels).sum().float()])
+        return torch.stack([share.detach(), (logits.argmax(dim=1) == loaded.labels).sum().float()])
 
     def _update(self, loss: float, kept: Sequence[Tensor]) -> bool:
         """Update the weights; return False where the scaler skipped the step.
