@@ -62,7 +62,9 @@ def open_batches(
         steps: that will be asked for, in order.
         workers: number of worker processes; None for one per core. 0 makes images in this process.
     """
-    if data.store == "memory" and POLICIES[settings.augment].image.shift:
+    in_memory = data.store == "memory" and POLICIES[settings.augment].image.shift
+    # A training that is complete needs no workers either.
+    if in_memory or not steps:
         return Batches(data, settings)
     return WorkerBatches(data, settings, processes, steps, workers)
 

@@ -31,7 +31,7 @@ def transforms_v2() -> ModuleType:
     The wheel of torchvision on PyPI has operators that are compiled for one build of torch. Beside
     another build, such as the one for CPUs, they are not loaded, and its import fails at the first
     of them ("operator torchvision::nms does not exist"). The transforms use none of these operators,
-    so here that one is declared without a kernel, and the import is tried again.
+    so here they are declared without kernels, and the import is tried again.
 
     Raises:
         MissingExtra: where torchvision is not installed.
@@ -43,7 +43,7 @@ def transforms_v2() -> ModuleType:
     except RuntimeError:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        _declare_nms()
+        _declare_operators()
         try:
             from torchvision.transforms import v2
         except (RuntimeError, ImportError) as error:
@@ -57,13 +57,14 @@ def transforms_v2() -> ModuleType:
     return v2  # type: ignore[no-any-return]
 
 
-def _declare_nms() -> None:
-    """Declare the operator at which the import of torchvision fails, without a kernel."""
-    # The declaration lasts as long as the library object.
+def _declare_operators() -> None:
+    """Declare the operators that the import of torchvision refers to, without kernels."""
+    # The declarations last as long as the library object.
     global _library
     _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    signature = "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    _library.define(signature)  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        signature = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        _library.define(signature)  # type: ignore[no-untyped-call]
 
 
 _library: torch.library.Library | None = None
