@@ -150,7 +150,8 @@ class _Plan:
         for step in self.steps:
             epoch, place = divmod(step, order.per_epoch)
             indices = order.indices(step)
-            # Images of one window lie in few blocks of the source, so they are read together.
+            # Images of one window lie in few blocks of the source, so they are read together. At
+            # its edges a step may be read with the neighbour window, which costs a little time.
             # Without blocks each step is read by itself.
             size = WINDOW * self.settings.repeats
             here = (epoch, place * len(indices) // size) if order.blocks is not None else step

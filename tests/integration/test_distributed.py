@@ -35,8 +35,9 @@ from nas.training.distributed import leave
 # one steps are as small as gradients are.
 torch.optim.AdamW = functools.partial(torch.optim.AdamW, eps=1e-3)
 
-space, out, recipe = sys.argv[1:]
-train(load_space(space).at(32), load_data("digits", (32, 32), limit=150).train, Recipe(**json.loads(recipe)), out)
+space, out, recipe, store = sys.argv[1:]
+data = load_data("digits", (32, 32), limit=150, store=store).train
+train(load_space(space).at(32), data, Recipe(**json.loads(recipe)), out)
 leave()
 """
 
@@ -67,11 +68,17 @@ def torchrun(count: int) -> list[str]:
 
 
 def trained(
-    folder: Path, space: Path, name: str, launcher: list[str], recipe: dict[str, Any]
+    folder: Path,
+    space: Path,
+    name: str,
+    launcher: list[str],
+    recipe: dict[str, Any],
+    store: str = "memory",
 ) -> dict[str, Tensor]:
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    run([*launcher, str(program), str(space), str(folder / name), json.dumps(recipe)], folder)
+    arguments = [str(space), str(folder / name), json.dumps(recipe), store]
+    run([*launcher, str(program), *arguments], folder)
     return load_file(folder / name / "supernet.safetensors")
 
 
@@ -81,10 +88,16 @@ def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> fl
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"accumulate": 2, "ema": 0.9}, {"sandwich": 1, "sampling": "soft"}]
+    ("change", "store"),
+    [
+        ({}, "memory"),
+        ({"accumulate": 2, "ema": 0.9}, "memory"),
+        ({"sandwich": 1, "sampling": "soft"}, "memory"),
+        ({"mixup": 0.8, "cutmix": 1.0, "mix": 0.7, "repeats": 2}, "stream"),
+    ],
 )
 def test_two_processes_get_the_weights_of_one(
-    small_space: Callable[[str], Space], tmp_path: Path, change: dict[str, Any]
+    small_space: Callable[[str], Space], tmp_path: Path, change: dict[str, Any], store: str
 ) -> None:
     """The same batches of 27 images, shared as 13 and 14; tolerance 1e-5 where weights move by more
     than 1e-2.
@@ -99,8 +112,8 @@ def test_two_processes_get_the_weights_of_one(
         "alpha_rate": 0.02,
         "flip": False,
     } | change
-    one = trained(tmp_path, Path(space.path), "one", [sys.executable], recipe)
-    two = trained(tmp_path, Path(space.path), "two", torchrun(2), recipe)
+    one = trained(tmp_path, Path(space.path), "one", [sys.executable], recipe, store)
+    two = trained(tmp_path, Path(space.path), "two", torchrun(2), recipe, store)
     assert largest_difference(two, one) < 1e-5
     torch.manual_seed(0)
     start = {name: value.detach() for name, value in Supernet(space.at(32)).named_parameters()}
