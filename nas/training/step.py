@@ -284,7 +284,9 @@ def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optim
     if name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+        # Not fused: that one fails where a parameter gets its first gradient in a later step, as those
+        # of a supernet do.
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
     need(f"--optimizer {name}", "train", "pytorch_optimizer")
     import pytorch_optimizer
 

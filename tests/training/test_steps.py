@@ -56,6 +56,19 @@ def groups() -> list[dict[str, Any]]:
     return [{"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.1, "peak": 0.1, "lr": 0.1}]
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_parameter_may_get_its_first_gradient_later(name: str) -> None:
+    """As the blocks of a supernet that the first steps did not draw."""
+    early, late = (nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+    optimizer = make_optimizer(name, [{"params": [early, late], "weight_decay": 0.0, "lr": 0.1}])
+    for parameters in ([early], [early, late], [late]):
+        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = torch.ones(2, 2)
+        optimizer.step()
+    assert bool((early < 1).all()) and bool((late < 1).all())
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_clipped_gradients_have_the_norm_at_most(
     toy: Any, images: ImageData, folder: TrainingFolder, precision: str
