@@ -81,6 +81,56 @@ def file_name(name: str) -> str:
     return plain if plain == name else "-".join(filter(None, (plain, text_sha256(name)[:8])))
 
 
+@contextmanager
+def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[None]:
+    """Context manager: inside, no other process does this work in the folder, which is made.
+
+    A folder that did not exist, and that an error leaves empty, is removed again.
+
+    Args:
+        folder: where the file `.lock` is held.
+        work: what another process would be doing, for the message: "training in this folder".
+        reentrant: whether this process may lock the folder again inside.
+
+    Raises:
+        NasError: when another process has the lock, or the folder cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / ".lock", is_singleton=reentrant)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The operating system releases the lock with its process: a kill leaves none behind.
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise NasError(
+            f"{folder}: another nas process is {work}. Fix: wait for it to end, or give another"
+            " folder with --out"
+        ) from None
+    except OSError as error:
+        raise NasError(
+            f"{folder}: cannot be written ({error.strerror or error}). Fix: give another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        # While the lock is held, so that no other process begins in a folder that goes.
+        _remove_empty(made)
+        lock.release()
+
+
+def _remove_empty(made: Sequence[Path]) -> None:
+    """Remove folders that hold nothing but a lock, the deepest first; leave all others."""
+    for folder in made:
+        try:
+            if {path.name for path in folder.iterdir()} <= {".lock"}:
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
+        except OSError:
+            return
+
+
 def remove(path: Path) -> None:
     """Delete a file, or a folder with its content; do nothing where neither exists."""
     if path.is_dir():

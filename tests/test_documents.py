@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,24 @@ def test_every_page_is_reached_from_the_index() -> None:
     index = ROOT / "docs" / "index.md"
     reached = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
     assert set((ROOT / "docs").glob("*.md")) - {index} <= reached
+
+
+def test_the_page_on_searches_shows_what_a_search_prints(tmp_path: Path) -> None:
+    """All but the name of the run, which has the time."""
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    command, shown = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)[:2]
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    printed = done.stderr.splitlines() + done.stdout.splitlines()
+    assert done.returncode == 0 and len(shown.splitlines()) > 10
+    for line in shown.splitlines():
+        name = re.sub(r"-\d{8}-\d{6}", "", line)
+        assert name in [re.sub(r"-\d{8}-\d{6}", "", each) for each in printed], line
 
 
 def test_no_command_asks_an_index_for_our_package() -> None:

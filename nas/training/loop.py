@@ -211,9 +211,15 @@ class _Loop:
         if self.together.main:
             self.task.begin(self.state.step)
             log = Log(self.folder.metrics, self.folder.tensorboard, self.state.step)
+            # Without a best epoch in the state, a file of one is another training's.
+            if self.state.best is None:
+                self.folder.best.unlink(missing_ok=True)
         try:
             with deferred() as request:
                 self._steps(log, report, save_every, report_every, request)
+                # A signal after the last step stops what follows the training.
+                if request.number:
+                    raise self._stopped(request)
         finally:
             if log:
                 log.close()
@@ -259,11 +265,15 @@ class _Loop:
                 self._save()
                 took = time.monotonic() - now
                 save_at = now + (max(save_every, took / SAVING_SHARE) if save_every else 0.0)
-            if outcome.stop and not last:
-                raise Stopped(
-                    request.number or signal.SIGTERM,
-                    f"step {state.step} of {plan.steps} is saved in {self.folder.root}",
-                )
+            if outcome.stop:
+                raise self._stopped(request)
+
+    def _stopped(self, request: Request) -> Stopped:
+        """Return the exception that ends the training at a signal, once its state is saved."""
+        return Stopped(
+            request.number or signal.SIGTERM,
+            f"step {self.state.step} of {self.plan.steps} is saved in {self.folder.root}",
+        )
 
     def _add(self, outcome: Outcome, seconds: float) -> None:
         """Add a step to the sums for the next row of metrics.csv."""

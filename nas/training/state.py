@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from nas.errors import InputError, NasError
-from nas.files import replacing
+from nas.errors import InputError
+from nas.files import replacing, sole_writer
 
 
 @dataclass(frozen=True)
@@ -65,37 +65,9 @@ class TrainingFolder:
         if not main:
             yield
             return
-        from filelock import FileLock, Timeout
-
-        made = [path for path in (self.root, *self.root.parents) if not path.exists()]
-        # A singleton may be locked again by its own process: a command locks its training and scoring.
-        lock = FileLock(self.root / ".lock", is_singleton=True)
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            # The operating system drops the lock with its process: a kill leaves none behind.
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise NasError(
-                f"{self.root}: another process is training in this folder. Fix: wait for it to end,"
-                " or give another --out"
-            ) from None
-        except OSError as error:
-            raise NasError(
-                f"{self.root}: cannot be written ({error.strerror or error}). Fix: give another --out"
-            ) from error
-        try:
+        # A command locks its training and its scoring, the training locks itself.
+        with sole_writer(self.root, "training in this folder", reentrant=True):
             yield
-        finally:
-            lock.release()
-            _remove_empty(made)
-
-
-def _remove_empty(made: list[Path]) -> None:
-    """Remove folders that this training made and that hold nothing but its lock, deepest first."""
-    for folder in made:
-        if {path.name for path in folder.iterdir()} <= {".lock"}:
-            (folder / ".lock").unlink(missing_ok=True)
-            folder.rmdir()
 
 
 FORMAT = "nas-training-1"

@@ -31,7 +31,7 @@ def saved_step(folder: TrainingFolder) -> int:
 
 
 @pytest.mark.parametrize("number", STOPPING)
-@pytest.mark.parametrize("at", [3, 7, 18])
+@pytest.mark.parametrize("at", [3, 7, 18, 19])
 def test_a_signal_saves_the_state_of_its_step(
     toy: Any, images: ImageData, tmp_path: Path, number: signal.Signals, at: int
 ) -> None:
@@ -53,6 +53,18 @@ def test_a_signal_saves_the_state_of_its_step(
         {k: v for k, v in row.items() if k != "images_per_second"} for row in rows(whole.metrics)
     ]
     assert told == expected
+
+
+def test_a_signal_after_the_last_step_stops_what_follows(
+    toy: Any, images: ImageData, folder: TrainingFolder
+) -> None:
+    def signalled(progress: Progress) -> None:
+        if progress.step == progress.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"step 20 of 20 is saved in "):
+        train(toy(), images, settled(), folder, report=signalled, **NEVER)
+    assert saved_step(folder) == 20
 
 
 def test_a_second_signal_stops_at_once(toy: Any, images: ImageData, folder: TrainingFolder) -> None:
@@ -96,7 +108,7 @@ def test_a_second_training_is_refused(tmp_path: Path) -> None:
     # Another process has a lock object of its own.
     with (
         FileLock(folder.root / ".lock"),
-        pytest.raises(NasError, match=r"out: another process is training in this folder"),
+        pytest.raises(NasError, match=r"out: another nas process is training in this folder"),
         folder.locked(),
     ):
         pytest.fail("both have the lock")
@@ -152,6 +164,16 @@ def test_the_best_epochs_weights_are_kept(
     assert torch.equal(next(best.module.parameters()), weights[2])
     told = [row["held_out"] for row in rows(folder.metrics)]
     assert [float(each) for each in told if each] == [50.0, 75.0, 75.0, 60.0]
+
+
+def test_another_trainings_best_epoch_is_not_kept(
+    toy: Any, images: ImageData, folder: TrainingFolder
+) -> None:
+    """A killed training without a saved state may be started again with other options."""
+    folder.root.mkdir()
+    folder.best.write_bytes(b"of another training")
+    train(toy(), images, settled(validate_every=0), folder, **NEVER)
+    assert not folder.best.exists()
 
 
 @pytest.mark.parametrize(("every", "evaluated"), [(0, 0), (1, 4), (3, 2), (9, 1)])

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from nas.devices.info import DeviceInfo
-from nas.errors import InputError, NasError
+from nas.errors import InputError
+from nas.files import sole_writer
 from nas.journals import append_text, read_entries
 from nas.signals import keeping
 
@@ -81,21 +80,11 @@ def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
         NasError: when another process writes the table.
         InputError: as `Journal`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    # The operating system releases the lock when the process ends: a kill leaves no lock behind.
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise NasError(
-            f"{folder}: another nas process is measuring into this table. Fix: wait for it to end,"
-            " or give another folder with --out"
-        ) from None
-    try:
-        with keeping(f"what was measured is kept in {folder}"):
-            yield Journal(folder / name, device)
-    finally:
-        lock.release()
+    with (
+        sole_writer(folder, "measuring into this table"),
+        keeping(f"what was measured is kept in {folder}"),
+    ):
+        yield Journal(folder / name, device)
 
 
 def settings(device: DeviceInfo) -> dict[str, Any]:
