@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DataOptions(Options):
     """Options of `nas data`.
 
-    A data set is decoded again when it is needed again. Incomplete ones go on where they stopped.
+    A data set is decoded again when it is needed again. Incomplete ones resume where they stopped.
     """
 
     name: str | None = option(

@@ -58,7 +58,7 @@ def load_data(
     seed: int = 0,
     background: str = "white",
 ) -> Splits:
-    """Return the images and labels of a data set, split. The numbers of images are told on stderr.
+    """Return the images and labels of a data set, split. Their numbers are printed on stderr.
 
     The held-out images are stratified (each class keeps its share to within one image), depend on
     `seed` alone and are never in `train`. The decoded images are kept under
