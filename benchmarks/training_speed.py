@@ -117,7 +117,7 @@ class Training:
         state = self.stepper.state
         self.stepper.task.before_step(state.step)
         generator = torch.Generator().manual_seed(state.step)
-        batch = Batch.draw(self.data, np.arange(len(self.data)), generator, flip=True)
+        batch = Batch.draw(self.data, np.arange(len(self.data)), self.stepper.settings, generator)
         self.stepper.step(batch, generator, 1e-3)
         if self.stepper.processes.device.type == "cuda":
             torch.cuda.synchronize()

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nas.blocks import Operation
 from nas.blocks.build import build_block
+from nas.blocks.drop_path import DropPath, block_factors, images_of_step
 from nas.blocks.module import Block, to_map
 from nas.errors import check_type
 from nas.space import Architecture
@@ -100,6 +101,25 @@ class _KeptStatistics(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _dropped(
+    operations: Sequence[Operation], images: DropPath, device: torch.device, call: Call
+) -> Call:
+    """Return a function that runs an operation with drop path, for one pass through a network.
+
+    Depth is counted in the blocks of the stages. Stems, entries and heads keep their branches.
+    """
+    names = [each.name for each in operations if Place.parse(each.name).part == "block"]
+    factors = dict(zip(names, images.factors(len(names), device), strict=True))
+
+    def dropped(operation: Operation, x: Any) -> Any:
+        if operation.name not in factors:
+            return call(operation, x)
+        with block_factors(factors[operation.name]):
+            return call(operation, x)
+
+    return dropped
+
+
 def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
     """Return the output of a chain of operations, the last of which is the head.
 
@@ -110,8 +130,11 @@ def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
         x_bchw: images.
         call: runs one operation.
     """
-    if _CHECKPOINTING and torch.is_grad_enabled():
-        call = _recomputed(call)
+    if torch.is_grad_enabled():
+        # In this order: an operation that is computed again leaves out the same branches.
+        images = images_of_step()
+        call = call if images is None else _dropped(operations, images, x_bchw.device, call)
+        call = _recomputed(call) if _CHECKPOINTING else call
     head = operations[-1]
     if head.spec.layout == "pyramid":
         return call(head, pyramid(operations[:-1], x_bchw, call)[-len(head.input.levels) :])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.blocks import BlockSpec, Operation, Shape
+from nas.blocks.drop_path import block_branches
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ class Block(nn.Module):
     without_gradient: ClassVar[tuple[str, ...]] = ()
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
+
+    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return x + branch, both (B, ...); blocks of a stage add their branches by it.
+
+        In training with drop path the branch is left out for some images.
+        """
+        branches = block_branches()
+        if self.training and branches is not None:
+            branch = branches.scaled(branch)
+        return x + branch
 
     def deploy(self) -> None:
         """Replace what only training needs by constants, in place.
@@ -284,14 +295,15 @@ def _distances(grid: tuple[int, int], query_stride: int, device: torch.device) -
     """Return the index of every query and key into a flat bias table: (queries, keys)."""
     # LeViT (arXiv:2104.01136): the bias depends on (|dy|, |dx|) alone, so the table has one entry
     # per distance, which lies at |dy| * W + |dx| when the table is flat.
-    y, x = _positions(grid, 1)
-    query_y, query_x = _positions(grid, query_stride)
-    return ((query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()).to(device)
+    y, x = _positions(grid, 1, device)
+    query_y, query_x = _positions(grid, query_stride, device)
+    return (query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()
 
 
-def _positions(grid: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+def _positions(grid: tuple[int, int], stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the row and the column of every `stride`-th position of a grid."""
-    rows, columns = (torch.arange(0, side, stride) for side in grid)
+    # Made on the device: a host would wait for a copy in every pass.
+    rows, columns = (torch.arange(0, side, stride, device=device) for side in grid)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return y.flatten(), x.flatten()
 

@@ -1,6 +1,7 @@
 """Decodes an encoded image into uint8 pixels of one size. What is unusual about it is reported.
 
-`nas.data.map_store` calls `decode` from several threads. Memory is bounded over all of them: a
+`nas.data.map_store` and `nas.data.stream_store` call `decode` from several threads, and the workers
+of `nas.training.loader` from several processes. Memory is bounded over all of them: a
 header that says more pixels than an image of its size can hold is refused before pixels are read.
 """
 
@@ -10,10 +11,10 @@ import io
 import math
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Depth = Literal["integers", "floats"]
 Scale = tuple[float, float]
 """The values that become 0 and 255."""
+Fit = Callable[["Pillow.Image"], NDArray[np.uint8]]
+"""A function from an RGB image of any size to pixels (3, H, W)."""
 
 _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "MPO", "PPM", "TGA", "JPEG2000", "AVIF"),
@@ -141,6 +144,7 @@ def decode(
     resolution: tuple[int, int],
     background: str = "white",
     scales: Mapping[Depth, Scale] | None = None,
+    fit: Fit | None = None,
 ) -> Decoded:
     """Return an image as uint8 (3, H, W), or the reason why it cannot be decoded.
 
@@ -154,17 +158,19 @@ def decode(
         scales: of images with more than 8 bits per channel. Without them such an image gets no
             pixels, and its values are reported, from which `scale_of` makes the scale of a data
             set.
+        fit: brings the image to the resolution in another way, such as a random crop.
     """
     if encoded is None:
         return Decoded(None, "it has no data")
+    fit = fit or partial(_fitted, resolution=resolution)
     try:
-        return _decode(encoded, resolution, background, scales, without_metadata=False)
+        return _decode(encoded, fit, background, scales, without_metadata=False)
     except Exception as error:  # Pillow's readers raise whatever a malformed file leads them to
         if not isinstance(error, _Refused) and _is_png(encoded):
             # Pillow gives up on a text or a profile that is too large or damaged. The pixels may be
             # fine without it.
             try:
-                again = _decode(encoded, resolution, background, scales, without_metadata=True)
+                again = _decode(encoded, fit, background, scales, without_metadata=True)
             except Exception:  # as above; the first error is the one to report
                 return Decoded(None, _reason(error, encoded))
             return Decoded(
@@ -215,7 +221,7 @@ def _head(encoded: Encoded, size: int) -> bytes:
 
 def _decode(
     encoded: Any,
-    resolution: tuple[int, int],
+    fit: Fit,
     background: str,
     scales: Mapping[Depth, Scale] | None,
     without_metadata: bool,
@@ -223,7 +229,7 @@ def _decode(
     from PIL import Image
 
     if isinstance(encoded, np.ndarray):
-        return Decoded(_fitted(Image.fromarray(encoded).convert("RGB"), resolution))
+        return Decoded(fit(Image.fromarray(encoded).convert("RGB")))
     size = len(encoded) if isinstance(encoded, bytes) else Path(encoded).stat().st_size
     with io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream:
         if without_metadata or (size > _LARGE_PNG and _is_png(encoded)):
@@ -235,11 +241,11 @@ def _decode(
                 _room.taken(size + pixels * _BYTES_PER_PIXEL["deep"]),
                 Image.open(_without_metadata(stream), formats=_formats()) as image,
             ):
-                return _converted(image, resolution, background, scales)
+                return _converted(image, fit, background, scales)
         with Image.open(stream, formats=_formats()) as image:
             pixels = _checked(image.width, image.height, size)
             with _room.taken(size + pixels * _BYTES_PER_PIXEL[_kind(image)]):
-                return _converted(image, resolution, background, scales)
+                return _converted(image, fit, background, scales)
 
 
 def _png_sides(head: bytes) -> tuple[int, int]:
@@ -284,7 +290,7 @@ def _depth(mode: str) -> Depth | None:
 
 def _converted(
     image: Pillow.Image,
-    resolution: tuple[int, int],
+    fit: Fit,
     background: str,
     scales: Mapping[Depth, Scale] | None,
 ) -> Decoded:
@@ -308,7 +314,7 @@ def _converted(
     flat, transparent = _on_background(upright, background)
     if transparent:
         oddities.append("transparent")
-    return Decoded(_fitted(flat, resolution), "", tuple(oddities))
+    return Decoded(fit(flat), "", tuple(oddities))
 
 
 def _fitted(image: Pillow.Image, resolution: tuple[int, int]) -> NDArray[np.uint8]:

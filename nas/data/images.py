@@ -6,9 +6,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from nas.data.stream_store import StreamImages
+
+Store = Literal["memory", "stream"]
+"""Where images are: decoded in a memory map, or in their source until they are read."""
+AskedStore = Literal["auto", "memory", "stream"]
+"""A store by name; `auto` chooses one by the size of the data."""
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -36,22 +45,25 @@ class Part:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images decoded at one resolution.
+    """Images at one resolution.
 
     Attributes:
-        images: (N, 3, H, W) uint8, RGB, usually a read-only memory map.
+        images: (N, 3, H, W) uint8, RGB, usually a read-only memory map. Those of the `stream` store
+            are decoded by `np.asarray`; a slice or an array of indices of them decodes nothing.
         labels: (N,) int64, indices into `classes`.
         classes: names of the classes.
         skipped: number of broken images that were left out.
         source: origin of the images in words, for provenance.
-        fingerprint: a hash of pixels, labels and classes; equal if and only if these are.
+        fingerprint: a hash of pixels, labels and classes; equal if and only if these are. That of
+            the `stream` store has the files of some images in place of all pixels.
         part: the range of the data set that these images are; None for a whole data set, and for
             images from elsewhere.
         name: the argument of `load_data`; empty for images from elsewhere.
         background: the colour that transparent pixels were laid on.
+        store: `stream` where images are decoded when they are read.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | StreamImages
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     skipped: int
@@ -60,6 +72,7 @@ class ImageData:
     part: Part | None = None
     name: str = ""
     background: str = "white"
+    store: Store = "memory"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -93,7 +93,7 @@ def write_map(folder: Path, request: MapRequest) -> None:
     try:
         writers = _writers(folder, request)
         _check_room(folder, writers)
-        with _quiet_decoding(), ThreadPoolExecutor(_threads()) as pool:
+        with quiet_decoding(), ThreadPoolExecutor(decoding_threads()) as pool:
             for writer in writers:
                 writer.decode(pool)
             scales = _scales(writers)
@@ -102,7 +102,7 @@ def write_map(folder: Path, request: MapRequest) -> None:
         about = {
             "format": FORMAT,
             "name": request.source.name,
-            "source": _description(request),
+            "source": describe_source(request),
             "classes": list(request.source.classes),
             "background": request.background,
             "splits": {writer.name: writer.finish(scales) for writer in writers},
@@ -121,13 +121,14 @@ def settle_map(folder: Path) -> None:
         remove(path)
 
 
-def _description(request: MapRequest) -> str:
+def describe_source(request: MapRequest) -> str:
+    """Return the source of decoded images in words, for provenance."""
     size = "x".join(map(str, request.resolution))
     source = request.source
     return f"{source.description}, {len(source.classes)} classes, resized to {size}"
 
 
-def _threads() -> int:
+def decoding_threads() -> int:
     """Return the number of threads to decode with: one per core that this process may use."""
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
@@ -135,7 +136,7 @@ def _threads() -> int:
 
 
 @contextmanager
-def _quiet_decoding() -> Iterator[None]:
+def quiet_decoding() -> Iterator[None]:
     """Silence Pillow's warnings inside the block; what they say is counted as an oddity."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -211,7 +212,7 @@ def _check_room(folder: Path, writers: Sequence[_SplitWriter]) -> None:
         raise NasError(
             f"{folder.parent}: the decoded images take {missing / 1e9:.1f} GB more, and"
             f" {free / 1e9:.1f} GB are free. Fix: set XDG_CACHE_HOME to a folder with room, run nas"
-            " data --prune, or lower --resolution or --limit"
+            " data --prune, give --store stream, or lower --resolution or --limit"
         )
 
 
@@ -353,7 +354,7 @@ class _SplitWriter:
     ) -> Iterator[tuple[int, Decoded]]:
         """Yield images in the order of the source; a few wait in memory while threads work."""
         window: deque[tuple[int, Future[Decoded]]] = deque()
-        longest = _FETCHED + 2 * _threads()
+        longest = _FETCHED + 2 * decoding_threads()
         for chunk in self._with_progress(ks):
             indices = [int(self.order[self.slots[k]]) for k in chunk]
             for k, encoded in zip(chunk, self.split.fetch(indices), strict=True):

@@ -36,6 +36,8 @@ _BATCH = 64
 """Rows that are decoded at once from a parquet file; a row group may hold a million images."""
 _BUFFER = 1 << 20
 """Bytes read at once from a column; without it a column of a row group is read whole."""
+_BLOCK = 256
+"""Maximum number of consecutive rows that a store reads together."""
 _LOOKED_AT = 100
 """Rows whose texts are looked at to recognise paths."""
 
@@ -76,6 +78,14 @@ class ParquetRows:
         """Return the file of a row, and the row's number in that file."""
         number = int(np.searchsorted(self._counts, row, side="right"))
         return number, row - (self._counts[number - 1] if number else 0)
+
+    def blocks(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the block (N,) of each row: `_BLOCK` rows, which lie in one row group."""
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        within = (rows - self._starts[groups]) // _BLOCK
+        # One number per pair of (group, block within the group).
+        _, numbers = np.unique(np.stack([groups, within]), axis=1, return_inverse=True)
+        return numbers.reshape(-1).astype(np.int64)
 
     def values(self, column: str, rows: Sequence[int]) -> Iterator[Any]:
         """Yield the values of a column at some rows; ascending rows are read in one pass."""
@@ -146,6 +156,10 @@ class TableSplit(SourceSplit):
             ]
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self.where(indices[0]), error) from None
+
+    def blocks(self) -> NDArray[np.int64]:
+        """Return the block (N,) of each image; see `SourceSplit.blocks`."""
+        return self.table.blocks(self.rows)
 
     def where(self, index: int) -> str:
         """Return the file and the row of an image."""

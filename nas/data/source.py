@@ -37,6 +37,14 @@ class SourceSplit(ABC):
     def fetch(self, indices: Sequence[int]) -> list[Encoded]:
         """Return the encoded images at some indices."""
 
+    def blocks(self) -> NDArray[np.int64] | None:
+        """Return the block (N,) that each image is read with, or None where each is read alone.
+
+        Images of one block, in ascending order, cost one pass over it. A store that reads images in
+        random order mixes blocks instead.
+        """
+        return None
+
     @abstractmethod
     def where(self, index: int) -> str:
         """Return the name of an image for messages: its path, or its file and row."""

@@ -6,7 +6,7 @@ The command `nas finetune` calls `perform`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from nas.finetune.run import Finetuned
 from nas.finetune.run import finetune as train_network
 from nas.option_values import applies, make, words
 from nas.runs.resolve import Subject, find_subject
+from nas.runs.schema import FINETUNE_FILE
 from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress
-from nas.training.settings import settle
+from nas.training.settings import settle, settle_store
 
 
 def finetune(
@@ -45,7 +46,7 @@ def finetune(
     """
     if isinstance(data, Splits):
         return train_network(run, data, recipe, **options)
-    settings = {} if recipe is None else recipe.to_dict()
+    settings = {} if recipe is None else asdict(recipe)
     made = make(FinetuneOptions, {"run": run, "data": data, **settings, **options})
     return perform(made)[1]
 
@@ -72,6 +73,7 @@ def perform(
         recipe = replace(recipe, distill="hard" if options.teacher else "none")
     applies(options, distill=recipe.distill)
     subject = find_subject(options.run)
+    folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
     split = options.split
     splits = load_data(
         options.data,
@@ -80,8 +82,8 @@ def perform(
         limit=split.limit,
         seed=recipe.seed,
         background=split.background,
+        store=settle_store(split.store, folder / FINETUNE_FILE),
     )
-    folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
     on_start(subject, splits, folder)
     finetuned = train_network(
         options.run,
@@ -95,6 +97,7 @@ def perform(
         teacher_weights=options.teacher_weights,
         command=words("finetune", options),
         report=on_step,
+        workers=options.workers,
     )
     main = processes().main
     leave()

@@ -1,4 +1,4 @@
-"""Task of a fine-tuning: mixed images, and the loss with a teacher.
+"""Task of a fine-tuning: the loss with a teacher.
 
 `nas.finetune.run` hands it to the training loop.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from nas.data import ImageData
 from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
+from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
 from nas.training.task import Task, label_loss
 
@@ -76,60 +76,6 @@ def distillation(
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def mix(
-    images_bchw: Tensor, targets_bc: Tensor, recipe: Recipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return a batch mixed with itself in reverse order, or the batch as it is.
-
-    One draw decides for the whole batch: whether it is mixed (`recipe.mix`), how (`recipe.switch`),
-    and the share that images keep, from Beta(alpha, alpha). Mixup (arXiv:1710.09412) blends the
-    pixels; cutmix (arXiv:1905.04899) inserts a rectangle of the partner. The targets are mixed in
-    the same share as the pixels.
-
-    Args:
-        images_bchw: (B, 3, H, W).
-        targets_bc: (B, classes), probabilities.
-        recipe: alphas and shares.
-        generator: on the CPU; the same state gives the same mixture.
-    """
-    # NumPy draws from a Beta with a generator of its own, torch only with the global one.
-    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    mixed = draw.random() < recipe.mix
-    cut = draw.random() < recipe.switch
-    if not mixed or not (recipe.mixup or recipe.cutmix):
-        return images_bchw, targets_bc
-    if (cut and recipe.cutmix) or not recipe.mixup:
-        share = float(draw.beta(recipe.cutmix, recipe.cutmix))
-        images, share = _cut(images_bchw, share, draw)
-    else:
-        share = float(draw.beta(recipe.mixup, recipe.mixup))
-        images = share * images_bchw + (1 - share) * images_bchw.flip(0)
-    return images, share * targets_bc + (1 - share) * targets_bc.flip(0)
-
-
-def _cut(images_bchw: Tensor, share: float, draw: np.random.Generator) -> tuple[Tensor, float]:
-    """Return the images with a rectangle of their partners, and the share of pixels that they keep.
-
-    The rectangle has the image's aspect ratio and about 1 - `share` of its area. Its centre may lie
-    anywhere, so that the image's edge can cut a part of it off.
-    """
-    height, width = images_bchw.shape[2:]
-    top, bottom = _span(height, share, draw)
-    left, right = _span(width, share, draw)
-    images = images_bchw.clone()
-    images[:, :, top:bottom, left:right] = images_bchw.flip(0)[:, :, top:bottom, left:right]
-    # Rounding and the edge change the area, so the targets follow the pixels that were exchanged.
-    return images, 1 - (bottom - top) * (right - left) / (height * width)
-
-
-def _span(side: int, share: float, draw: np.random.Generator) -> tuple[int, int]:
-    """Return where the rectangle begins and ends on a side, in pixels."""
-    centre = int(draw.integers(side))
-    # Each side is sqrt(1 - share) of the image's, which makes the area 1 - share.
-    half = int(side * (1 - share) ** 0.5) // 2
-    return max(centre - half, 0), min(centre + half, side)
-
-
 class Finetuning(Task):
     """The task of a network that learns from labels and from a teacher, on mixed images.
 
@@ -173,7 +119,7 @@ class Finetuning(Task):
         # A copy: recalibration must not change the statistics that the training continues with.
         network = deepcopy(module)
         calibrate(network, self.calibration)
-        return judge(network, self.held_out).accuracy
+        return judge(network, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups: kernels and matrices with weight decay, all other parameters without.
@@ -210,13 +156,16 @@ class Finetuning(Task):
         self,
         module: nn.Module,
         images_bchw: Tensor,
-        labels_b: Tensor,
+        targets: Tensor,
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss on mixed images, and the logits (B, classes); see `Task.loss`."""
-        # (B,) to (B, classes): only probabilities can be mixed.
-        targets_bc = F.one_hot(labels_b, self._network.architecture.classes).float()
-        images_bchw, targets_bc = mix(images_bchw, targets_bc, self.recipe, generator)
+        """Return the loss, and the logits (B, classes); see `Task.loss`."""
+        # (B,) to (B, classes); the targets of mixed images are probabilities already.
+        targets_bc = (
+            F.one_hot(targets, self._network.architecture.classes).float()
+            if targets.dim() == 1
+            else targets
+        )
         taught_bc = self.teacher(images_bchw) if self.teacher else None
         return loss_of(module(images_bchw), targets_bc, taught_bc, self.recipe)

@@ -78,10 +78,10 @@ def load_teacher(
     if sliced:
         network, file, known = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
     elif weights is None:
-        from nas.space import find_architecture
+        from nas.space import load_architecture
 
         try:
-            find_architecture(name)
+            load_architecture(name)
         except InputError:
             raise InputError(
                 f"--teacher {name}: is unknown (expected supernet, a training's folder, an"

@@ -96,8 +96,8 @@ def describe(
             # The name may differ: the same images can be given by another path. Some older folders
             # have no counts or class names. These are taken over, and `source`, which has the
             # counts in words, and the fingerprint, which the names are part of, decide. Older ones
-            # have no background either: there the fingerprint of the pixels decides.
-            keys = ("dataset", "total", "held_out", "classes", "background")
+            # have no background and no store either: there the fingerprint of the pixels decides.
+            keys = ("dataset", "total", "held_out", "classes", "background", "store")
             counts = {key: data[key] for key in keys if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
@@ -141,7 +141,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put the tensors of a file into a supernet.
+    """Put the tensors of a file into a supernet, which takes them over.
 
     Raises:
         InputError: naming the file and the first tensor that does not fit or is not finite.
@@ -152,7 +152,8 @@ def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> 
             f"{path}: '{wrong[0]}' has NaN or infinite values, {len(wrong)} of {len(tensors)}"
             " tensors. Fix: train again with another --out"
         )
-    fill(supernet, tensors, path, f"space '{supernet.space.name}'")
+    # The tensors of the file become the supernet's own: a copy would take as much memory again.
+    fill(supernet, tensors, path, f"space '{supernet.space.name}'", assign=True)
 
 
 def save_weights(path: Path, supernet: Supernet) -> None:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import get_ident
 
 import torch
 from torch import Tensor
@@ -132,27 +133,30 @@ def kept_channels(
     return torch.cat([channels + run * (size // times) for run in range(times)])
 
 
-def call_sliced(
-    wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor], x: Tensor
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the output of the block of `spec` and input `shape`, with the weights of a wider one.
+def caller(
+    wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor]
+) -> Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]:
+    """Return a function that runs the block of `spec` and input `shape` by a wider one's weights.
 
-    Gradients reach `wide`.
+    The weights are cut once, here. Gradients reach `wide`. Several threads may call the function.
     """
     # The full width needs no slicing; the block itself also keeps its batch-norm statistics.
     if wide.built_from == (spec, shape):
-        whole: Tensor | tuple[Tensor, Tensor] = wide(x)
-        return whole
-    narrow = _skeleton(spec, shape).train(wide.training)
-    # The skeleton is stateless: every tensor that it computes with is passed in here.
-    output: Tensor | tuple[Tensor, Tensor] = functional_call(
-        narrow, slice_block(wide, narrow, keep, inner), (x,)
-    )
-    return output
+        return wide
+    tensors = slice_block(wide, _skeleton(spec, shape, get_ident()), keep, inner)
+
+    def call(x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        # The skeleton is stateless: every tensor that it computes with is passed in here.
+        # `functional_call` puts them into it meanwhile, so each thread needs a skeleton of its own.
+        narrow = _skeleton(spec, shape, get_ident()).train(wide.training)
+        output: Tensor | tuple[Tensor, Tensor] = functional_call(narrow, tensors, (x,))
+        return output
+
+    return call
 
 
 @lru_cache(maxsize=4096)
-def _skeleton(spec: BlockSpec, shape: Shape) -> Block:
+def _skeleton(spec: BlockSpec, shape: Shape, thread: int) -> Block:
     """Return a block on the meta device, which holds no memory: its tensors come with each call."""
     with torch.device("meta"):
         return build_block(spec, shape)

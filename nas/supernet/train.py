@@ -37,7 +37,7 @@ Output = Tensor | tuple[Tensor, Tensor]
 def sandwich_loss(
     supernet: Supernet,
     images_bchw: Tensor,
-    labels_b: Tensor,
+    targets: Tensor,
     smoothing: float,
     randoms: int,
     random: Callable[[], Output],
@@ -52,13 +52,14 @@ def sandwich_loss(
 
     Args:
         supernet: in training mode.
-        images_bchw, labels_b: a micro-batch.
+        images_bchw: a micro-batch.
+        targets: its classes (B,), or probabilities (B, classes).
         smoothing: of the labels.
         randoms: number of random members.
         random: returns the output of another random member at each call.
     """
     whole = supernet.forward_sliced(images_bchw, supernet.space.largest())
-    mean, logits = label_loss(whole, labels_b, smoothing, loss)
+    mean, logits = label_loss(whole, targets, smoothing, loss)
     losses = [mean]
     # Detached: the largest member must not learn to be easy to imitate.
     soft_targets = logits.detach().softmax(dim=1)
@@ -88,6 +89,7 @@ def train(
     save_every: float = loop.SAVE_EVERY,
     report_every: int = 10,
     command: str = "",
+    workers: int | None = None,
 ) -> Folder:
     """Train the supernet of `space` on `data`, or resume the training in the folder `out`.
 
@@ -107,6 +109,7 @@ def train(
         save_every: seconds between two saved states.
         report_every: steps between two reports.
         command: the command line, for the description.
+        workers: see `nas.training.loader.open_batches`.
 
     Raises:
         InputError: data of another shape, or a folder that holds another training.
@@ -121,6 +124,7 @@ def train(
         of: dict[str, Any] = {
             "source": data.source,
             "images": len(data),
+            "store": data.store,
             "fingerprint": data.fingerprint,
             "background": data.background,
             "classes": list(data.classes),
@@ -134,12 +138,10 @@ def train(
                 "total": data.part.total,
                 "held_out": data.part.total - len(data),
             }
-        # Every process checks, so that all stop where the folder is of another training. Only the main
-        # one writes.
-        describe(
-            folder, space, recipe, of, start.describe() if start else None, together.main, command
-        )
-        together.wait()
+        # Every process checks, only the main one writes. Where one refuses, all stop.
+        about = start.describe() if start else None
+        with together.agreed():
+            describe(folder, space, recipe, of, about, together.main, command)
         # The same random weights in all processes: the loop never copies weights between them.
         torch.manual_seed(recipe.seed)
         supernet = Supernet(space)
@@ -163,10 +165,12 @@ def train(
             save_every=save_every,
             report_every=report_every,
             device=device,
+            workers=workers,
         )
-        if together.main:
-            save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
-        together.wait()
+        with together.agreed():
+            if together.main:
+                weights = averaged if isinstance(averaged, Supernet) else supernet
+                save_weights(folder.weights, weights)
         return folder
 
 
@@ -233,7 +237,7 @@ class SupernetTask(Task):
         assert isinstance(module, Supernet)
         largest = module.extract(module.space.largest())
         calibrate(largest, self.calibration)
-        return judge(largest, self.held_out).accuracy
+        return judge(largest, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return three groups: kernels and matrices, all other weights, and alpha."""
@@ -260,7 +264,7 @@ class SupernetTask(Task):
         self,
         module: nn.Module,
         images_bchw: Tensor,
-        labels_b: Tensor,
+        targets: Tensor,
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
@@ -273,14 +277,14 @@ class SupernetTask(Task):
             return sandwich_loss(
                 self.supernet,
                 images_bchw,
-                labels_b,
+                targets,
                 recipe.label_smoothing,
                 recipe.sandwich,
                 random,
                 recipe.loss,
             )
         output = module(images_bchw, choose, generator, *self._draw(recipe.narrow, generator))
-        return label_loss(output, labels_b, recipe.label_smoothing, recipe.loss)
+        return label_loss(output, targets, recipe.label_smoothing, recipe.loss)
 
     def _draw(self, narrow: float, generator: torch.Generator) -> tuple[list[int] | None, Pick]:
         """Return stage widths and a pick of candidates: random in the share `narrow` of the steps.

@@ -1,25 +1,39 @@
 """Evaluation of a network: recalibration of its batch norms, and accuracy with its standard error.
 
-`nas.finetune` calls `calibrate` and `judge`, `nas.supernet.sensitivity` calls `recalibrate`.
+`nas.finetune` calls `calibrate` and `judge`, `nas.supernet.walk` asks how many images an operation
+takes at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.blocks import Operation
 from nas.data import ImageData
 from nas.network import Network, run
 from nas.training.batches import normalise
+from nas.training.distributed import ALONE, Processes
+from nas.training.statistics import measure
+from nas.training.step import out_of_memory
 
 IMAGES = 1024
 """Maximum number of images for the statistics of batch norms."""
 PIXELS = 2**23
 """Maximum number of pixels of all these images together: it bounds memory."""
+BATCH = 256
+"""Maximum number of images that an accuracy is measured on at once by default."""
+_PIECE_BYTES = {"cpu": 2**24, "cuda": 2**30}
+"""Maximum size of the widest activation inside an operation, by type of device.
+
+About three of this size are held at once.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,22 +45,33 @@ class Accuracy:
     images: int
 
 
-def recalibrate(block: nn.Module, x: Tensor) -> Tensor:
+def pieces_of(operation: Operation, device: torch.device) -> int:
+    """Return how many images pass an operation at once: a power of two that bounds its memory."""
+    widest = max([layer.written for layer in operation.spec.layers(operation.input)], default=0)
+    widest = max(widest, operation.input.elements)
+    limit = _PIECE_BYTES.get(device.type, _PIECE_BYTES["cpu"]) // (4 * widest)
+    return 1 << (max(limit, 1).bit_length() - 1)
+
+
+def recalibrate(block: nn.Module, x: Any, images: int | None = None) -> Any:
     """Give the batch norms of a block the statistics of one large batch; return the block's output.
 
-    Only the batch norms are in training mode meanwhile, and in eval mode afterwards.
+    Args:
+        block: changed in place; it must be in eval mode.
+        x: the batch (B, ...), or a tuple of maps.
+        images: number of images that pass the block at once; None for all. It changes nothing but
+            the memory that is needed.
     """
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    output, norms = measure(block, x, images or len(x), _in_turn)
     for norm in norms:
-        # Without a momentum the running statistics are the plain average over batches since the
-        # reset: after one batch, its own statistics.
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    output: Tensor = block(x)
-    for norm in norms:
-        norm.eval()
+        for buffer, value in zip(norm.buffers, norm.moments.statistics(), strict=True):
+            if buffer is not None:
+                buffer.copy_(value)
     return output
+
+
+def _in_turn(function: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
+    return [function(piece) for piece in pieces]
 
 
 @torch.no_grad()
@@ -71,25 +96,53 @@ def calibrate(network: Network, data: ImageData) -> None:
     run(
         network.architecture.operations(),
         x_bchw,
-        lambda operation, x: recalibrate(blocks[operation.name], x),
+        lambda operation, x: recalibrate(
+            blocks[operation.name], x, pieces_of(operation, x_bchw.device)
+        ),
     )
 
 
 @torch.no_grad()
-def judge(network: Network, data: ImageData, batch: int = 250) -> Accuracy:
-    """Return the accuracy of a network in eval mode on all images of `data`."""
+def judge(
+    network: Network,
+    data: ImageData,
+    batch: int | None = None,
+    together: Processes = ALONE,
+) -> Accuracy:
+    """Return the accuracy of a network in eval mode on all images of `data`.
+
+    Args:
+        network: the network.
+        data: the images.
+        batch: number of images at once; by default at most `BATCH`, and fewer for wide networks.
+        together: processes that share the batches; all must call this with equal weights and images.
+    """
     network.eval()
-    right = 0
-    for start in range(0, len(data), batch):
-        part = slice(start, start + batch)
-        logits = network(_images(network, data, part))
-        right += int(
-            (logits.argmax(dim=1).cpu() == torch.from_numpy(np.array(data.labels[part]))).sum()
-        )
-    share = right / len(data)
+    device = next(network.parameters()).device
+    if batch is None:
+        fewest = min(pieces_of(each, device) for each in network.architecture.operations())
+        batch = min(BATCH, 8 * fewest)
+    # The sums of right answers are whole numbers: however the batches are shared, they are equal.
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    with together.agreed():
+        for start in range(together.index * batch, len(data), together.count * batch):
+            part = slice(start, start + batch)
+            logits = network(_images(network, data, part))
+            labels = torch.from_numpy(np.array(data.labels[part])).to(device)
+            right += (logits.argmax(dim=1) == labels).sum()
+        total = right.cpu()
+    share = int(together.share(total)) / len(data)
     # Standard error of a proportion: sqrt(p (1 - p) / n).
     error = (share * (1 - share) / len(data)) ** 0.5
     return Accuracy(round(100 * share, 3), round(100 * error, 3), len(data))
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, in the words of whichever library."""
+    # oneDNN reports a failed allocation by the first two messages. They also mean that it does not
+    # support an operation, which is excluded here: the training has computed the same blocks.
+    words = ("could not create a primitive", "could not create a memory", "bad_alloc")
+    return out_of_memory(error) or any(each in str(error) for each in words)
 
 
 def resized(images_bchw: Tensor, resolution: tuple[int, int]) -> Tensor:

@@ -74,7 +74,7 @@ class Task(ABC):
         self,
         module: nn.Module,
         images_bchw: Tensor,
-        labels_b: Tensor,
+        targets: Tensor,
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
@@ -84,8 +84,8 @@ class Task(ABC):
 
         Args:
             module: the module, in training mode.
-            images_bchw: float, augmented and normalised, on the module's device.
-            labels_b: int64.
+            images_bchw: float, augmented, mixed and normalised, on the module's device.
+            targets: classes (B,) as int64, or probabilities (B, classes) where images are mixed.
             step: steps done before this one.
             generator: on the CPU, in the same state for every micro-batch and process of the step.
         """

@@ -157,7 +157,7 @@ class DSConvBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.depthwise(x_bchw))
-        x_bchw = x_bchw + self.pointwise(hidden)
+        x_bchw = self.residual(x_bchw, self.pointwise(hidden))
         return x_bchw
 
 
@@ -186,7 +186,7 @@ class ResBlockBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.first(x_bchw))
-        x_bchw = x_bchw + self.second(hidden)
+        x_bchw = self.residual(x_bchw, self.second(hidden))
         return x_bchw
 
 
@@ -238,7 +238,7 @@ class MBConvBlock(_MBConvBottleneck):
         super().__init__(spec, shape.channels, shape.channels, stride=1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        return x_bchw + super().forward(x_bchw)
+        return self.residual(x_bchw, super().forward(x_bchw))
 
 
 class MBConvDownBlock(_MBConvBottleneck):
@@ -303,7 +303,7 @@ class FusedMBConvBlock(_FusedMBConvBottleneck):
         super().__init__(spec, shape.channels, shape.channels, stride=1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        return x_bchw + super().forward(x_bchw)
+        return self.residual(x_bchw, super().forward(x_bchw))
 
 
 class FusedMBConvDownBlock(_FusedMBConvBottleneck):

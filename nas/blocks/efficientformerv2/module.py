@@ -63,7 +63,7 @@ class ConvFFNBlock(Block):
         # Sec. 3.1: the depthwise convolution inside the MLP replaces V1's pooling mixer.
         hidden = self.activation(self.expand(x_bchw))
         hidden = self.activation(self.middle(hidden))
-        x_bchw = x_bchw + self.scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.scale[:, None, None] * self.project(hidden))
         return x_bchw
 
 
@@ -141,7 +141,8 @@ class AttentionFFNBlock(BiasedBlock):
         self.ffn = ConvFFNBlock(spec.ffn, shape)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        x_bchw = x_bchw + self.attention_scale[:, None, None] * self._attention(x_bchw)
+        mixed = self.attention_scale[:, None, None] * self._attention(x_bchw)
+        x_bchw = self.residual(x_bchw, mixed)
         x_bchw = self.ffn(x_bchw)
         return x_bchw
 

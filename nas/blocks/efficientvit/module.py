@@ -222,7 +222,7 @@ class EfficientViTModuleBlock(Block):
         self.attention.fit_float16(self._tokens)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        x_bchw = x_bchw + self.attention(x_bchw)
+        x_bchw = self.residual(x_bchw, self.attention(x_bchw))
         x_bchw = self.local(x_bchw)
         return x_bchw
 

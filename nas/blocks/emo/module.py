@@ -142,7 +142,7 @@ class IRMBBlock(Block):
         value = self.activation(self.value(mixed))
         if self.local is not None:
             value = value + self.local_activation(self.local(value))
-        x_bchw = x_bchw + self.project(value)
+        x_bchw = self.residual(x_bchw, self.project(value))
         return x_bchw
 
     def deploy(self) -> None:

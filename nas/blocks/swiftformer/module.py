@@ -61,7 +61,7 @@ class ConvEncoderBlock(Block):
     def forward(self, x_bchw: Tensor) -> Tensor:
         # Eq. 5, with the layer scale of the authors' code before the sum.
         hidden = self.activation(self.expand(self.depthwise(x_bchw)))
-        x_bchw = x_bchw + self.scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.scale[:, None, None] * self.project(hidden))
         return x_bchw
 
 
@@ -181,9 +181,10 @@ class AdditiveEncoderBlock(Block):
     def forward(self, x_bchw: Tensor) -> Tensor:
         # Sec. 3.3: local representation, additive attention, MLP, each residual.
         x_bchw = self.local(x_bchw)
-        x_bchw = x_bchw + self.mixer_scale[:, None, None] * self.attention(x_bchw)
+        mixed = self.mixer_scale[:, None, None] * self.attention(x_bchw)
+        x_bchw = self.residual(x_bchw, mixed)
         hidden = self.activation(self.expand(self.mlp_norm(x_bchw)))
-        x_bchw = x_bchw + self.mlp_scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.mlp_scale[:, None, None] * self.project(hidden))
         return x_bchw
 
     def deploy(self) -> None:
