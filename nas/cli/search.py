@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 def search(options: SearchOptions) -> None:
     """Find the most accurate member of a space within a latency target on a device."""
+    # Sums over tables make millions of short-lived tuples and hardly any cycles, and the default
+    # threshold (700) has the collector look for cycles hundreds of times: 6 % of the command. Tensors
+    # of a supernet may be in cycles and must not wait for so many objects.
+    if not options.supernet:
+        gc.set_threshold(100_000)
     engine = search_output.engine_for(options.score_by, options.engine)
     search_output.check_score_by(options, engine)
     problems, trained, recorded = _pose(options, engine)
