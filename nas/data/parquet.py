@@ -187,9 +187,26 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
         raise InputError(f"data {data}: there is no parquet file to train on (found: {found})")
     names = [_shown(data, root, path) for path in files]
     parts = {
-        split: _Part([files[i] for i in indices], [names[i] for i in indices])
+        split: Part([files[i] for i in indices], [names[i] for i in indices])
         for split, indices in by_split.items()
     }
+    return source_of_parts(data, parts)
+
+
+def source_of_parts(
+    data: str, parts: Mapping[str, Part], description: str = "", features: str = ""
+) -> Source:
+    """Return the source of parquet files whose splits are known.
+
+    Args:
+        data: the data set by name, for messages.
+        parts: the files of each split; `train` must be among them.
+        description: the same in words; by default the number of files.
+        features: what a data set's card declares of the columns, as JSON in the hub's form.
+
+    Raises:
+        InputError: see `parquet_source`.
+    """
     order = chosen_test((split, split) for split in parts)
     # The test rows of a competition have no labels, its validation rows do.
     for number, test in enumerate([*order, None]):
@@ -199,17 +216,15 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
             for each in order
             if each != test
         ]
-        source = _source(data, chosen, notes)
+        reading = _Reading(data, chosen, notes, features)
+        every = [path for part in chosen.values() for path in part.files]
+        source = reading.source(
+            description or f"{len(every)} parquet files at {data}",
+            _stamp(every) + reading.referenced(),
+        )
         if TEST in source.splits or not order[number + 1 :]:
             break
     return source
-
-
-def _source(data: str, parts: Mapping[str, _Part], notes: list[str]) -> Source:
-    reading = _Reading(data, parts, notes)
-    every = [path for part in parts.values() for path in part.files]
-    description = f"{len(every)} parquet files at {data}"
-    return reading.source(description, _stamp(every) + reading.referenced())
 
 
 def has_images(path: Path, paths_too: bool) -> bool:
@@ -253,8 +268,8 @@ def _stamp(files: Sequence[Path]) -> str:
 
 
 @dataclass
-class _Part:
-    """The files of one split."""
+class Part:
+    """The files of one split, and their names for messages."""
 
     files: list[Path]
     shown: list[str]
@@ -267,13 +282,19 @@ class _Reading:
         InputError: see `parquet_source`.
     """
 
-    def __init__(self, data: str, parts: Mapping[str, _Part], notes: list[str]) -> None:
+    def __init__(
+        self, data: str, parts: Mapping[str, Part], notes: list[str], features: str
+    ) -> None:
         self.data = data
         self.parts = parts
         self.notes = notes
         self.tables = {split: ParquetRows(part.files, part.shown) for split, part in parts.items()}
         first = parts[TRAIN]
         schema = _parquet(first.files[0], first.shown[0]).schema_arrow
+        if features:
+            # The card's names of classes are the ones that people know, whoever wrote the files.
+            metadata = {**(schema.metadata or {}), b"huggingface": features.encode()}
+            schema = schema.with_metadata(metadata)
         self.columns = columns_of(schema)
         self.image = image_column(
             data, self.columns, lambda column: _holds_paths(self.tables[TRAIN], column)
