@@ -6,13 +6,15 @@ takes at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.blocks import Operation
@@ -86,7 +88,8 @@ def calibrate(network: Network, data: ImageData) -> None:
     sides = network.architecture.resolution
     # At least two images: batch norm refuses a single value per channel, as of 1x1 maps.
     count = min(len(data), IMAGES, max(PIXELS // (sides[0] * sides[1]), 2))
-    x_bchw = _images(network, data, slice(0, count))  # the order of the images is stratified
+    # The order of the images is stratified, so the first ones have every class.
+    x_bchw = _normalised(network, np.array(data.images[:count]))
     blocks = {
         operation.name: network.get_submodule(operation.name)
         for operation in network.architecture.operations()
@@ -125,11 +128,10 @@ def judge(
     # The sums of right answers are whole numbers: however the batches are shared, they are equal.
     right = torch.zeros((), dtype=torch.int64, device=device)
     with together.agreed():
-        for start in range(together.index * batch, len(data), together.count * batch):
-            part = slice(start, start + batch)
-            logits = network(_images(network, data, part))
-            labels = torch.from_numpy(np.array(data.labels[part])).to(device)
-            right += (logits.argmax(dim=1) == labels).sum()
+        starts = range(together.index * batch, len(data), together.count * batch)
+        for pixels, labels in _read_ahead(data, [slice(start, start + batch) for start in starts]):
+            logits = network(_normalised(network, pixels))
+            right += (logits.argmax(dim=1) == torch.from_numpy(labels).to(device)).sum()
         total = right.cpu()
     share = int(together.share(total)) / len(data)
     # Standard error of a proportion: sqrt(p (1 - p) / n).
@@ -154,8 +156,29 @@ def resized(images_bchw: Tensor, resolution: tuple[int, int]) -> Tensor:
     )
 
 
-def _images(network: Network, data: ImageData, part: slice) -> Tensor:
+def _read_ahead(
+    data: ImageData, parts: Sequence[slice]
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Yield pixels (B, 3, H, W) and labels (B,) of parts, each read while the one before is used.
+
+    Images of the `stream` store are decoded when they are read, by which a GPU would wait.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        pending: Future[tuple[NDArray[np.uint8], NDArray[np.int64]]] | None = None
+        # One part at most is read ahead: more would take memory and save no time.
+        for part in (*parts, None):
+            current = pending
+            pending = None if part is None else pool.submit(_read, data, part)
+            if current is not None:
+                yield current.result()
+
+
+def _read(data: ImageData, part: slice) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    return np.array(data.images[part]), np.array(data.labels[part])
+
+
+def _normalised(network: Network, pixels: NDArray[np.uint8]) -> Tensor:
     """Return images (B, 3, H, W), normalised, on the network's device and at its resolution."""
     device = next(network.parameters()).device
-    images = normalise(torch.from_numpy(np.array(data.images[part])).to(device))
+    images = normalise(torch.from_numpy(pixels).to(device))
     return resized(images, network.architecture.resolution)
