@@ -135,6 +135,8 @@ class Evaluations:
         csv.writer(text, lineterminator="\n").writerow(
             [
                 member_key(member),
+                # `repr` keeps every digit, so that a resumed search decides as an uninterrupted
+                # one.
                 repr(result.accuracy),
                 repr(result.loss),
                 *shape,

@@ -65,6 +65,8 @@ def trained_members(space: Space, runs: Sequence[str | Path]) -> list[TrainedMem
 
 
 def _read(space: Space, run: Path) -> TrainedMember:
+    # The folder of a search holds its fine-tuning in a subfolder. A fine-tuning may be named
+    # itself.
     folder = next((each for each in (run / SUBFOLDER, run) if (each / DESCRIPTION).is_file()), None)
     if folder is None:
         raise InputError(f"{run}: has no {SUBFOLDER}/{DESCRIPTION}. Fix: nas finetune {run}")
@@ -105,6 +107,8 @@ def observations(recorded: RecordedScores) -> list[Observation]:
             continue
         variant = members[row.key]
         base = None if variant.base not in members else members[variant.base].arch
+        # Drops from the largest member share the error of its accuracy. A drop from another member
+        # does not, and the model must know which it is.
         compared = None if base == recorded.scored.largest() else base
         measured.append(
             Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared)
@@ -125,6 +129,8 @@ def corrected(
         recorded: the supernet's scores, if any.
         trained: the fine-tuned members, if any.
     """
+    # The law's deficits depend on the sizes of maps, so the prior is taken at the input size of the
+    # measurements.
     sized = recorded.scored if recorded is not None else trained[0].architecture
     prior = law.at(law.scored.at(sized.resolution, sized.classes))
     seen = observations(recorded) if recorded is not None else []
@@ -133,6 +139,8 @@ def corrected(
     if recorded is not None:
         sources.append(f"the supernet {recorded.supernet}" if recorded.supernet else "a supernet")
     if trained:
+        # Almost any level would do. With `leveled=False` these drops share an unknown offset, and
+        # the largest member's accuracy follows from the fit (`Posterior._expected_level`).
         level = max(member.accuracy for member in trained)
         seen += [
             Observation(

@@ -89,6 +89,8 @@ class StageLaw:
     where: str = ""
     unshifted: StageLaw | None = field(default=None, repr=False, compare=False)
     shift: Floats | None = field(default=None, repr=False, compare=False)
+    # Caches: a search asks for the same stages again and again. With `init=False` a copy by
+    # `replace`, which has other coefficients, begins with empty ones.
     _counts: dict[tuple[int, BlockSpec], tuple[int, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -180,6 +182,7 @@ class StageLaw:
             mixed = max(unmixed - points, 0.0)
         caution = 0.0
         reasons = []
+        # A space without published members has no ranges, and nothing counts as outside of them.
         for (what, low, high), value in zip(
             self._ranges[index], (width, blocks, expansion), strict=False
         ):
@@ -193,6 +196,8 @@ class StageLaw:
             # changes them by the share error * ln(value / bound).
             caution += points * EXPONENT_ERROR * math.log(2) * beyond
         if self._published_stages[index]:
+            # Numbers of attention blocks begin at 0, so their distance is counted in blocks, not in
+            # octaves.
             attended = [seen[2] for seen in self._published_stages[index]]
             extra = max(min(attended) - attention, attention - max(attended), 0)
             if extra:
@@ -211,6 +216,7 @@ class StageLaw:
             self.law.coefficients,
             self._terms[index],
             width=width,
+            # As in the fit: an entry that is itself a block counts as a part of one.
             blocks=blocks + self.law.coefficients["entry"] * self._entry_is_block(index),
             attention=attention,
             expansion=quarters / STEPS_PER_EXPANSION / blocks,
@@ -241,10 +247,14 @@ class StageLaw:
         if len(candidates) < 2 or not entry.counts_as_block:
             return 0.0
         part = self.law.coefficients["entry"]
+        # The price of an entry may not depend on the stage's depth, or costs would not add up over
+        # parts. So the middle of the depths stands for it.
         depth = sum(self.scored.stages[index].depths) / 2
         size = depth + part
         deficit = stage_deficits(
             self.law.coefficients,
+            # Attention is counted with the stage's own blocks: an entry has its part in the term
+            # of the size alone.
             replace(self._terms[index], without=0.0),
             width=width,
             blocks=size,
@@ -254,6 +264,7 @@ class StageLaw:
         # Another recipe has other entries, so only candidates of the same activation are compared.
         alike = [c for c in candidates if _activation(c) == _activation(entry)]
         most = max(_expansion(candidate) for candidate in alike)
+        # e^-c over that of the largest candidate, less 1: the growth of the deficit.
         lost: float = (_expansion(entry) / most) ** -self.law.coefficients["expansion"] - 1
         factor = math.exp(self._log_factor([0.0] * (len(self.activations) - 1)))
         points = float(deficit) * factor * part / size
@@ -291,6 +302,8 @@ class StageLaw:
     @cached_property
     def _neighbours(self) -> list[tuple[StageLaw, StageLaw]]:
         """Return the law with each coefficient slightly smaller and larger, for central differences."""
+        # One law per coefficient and direction, kept: each computes its map terms and factors once
+        # for all stages.
         shifts = _STEP * np.eye(len(self.law.values))
         return [
             (self._with_values(self.law.values - s), self._with_values(self.law.values + s))
@@ -318,6 +331,7 @@ class StageLaw:
     @cached_property
     def _shared_factor(self) -> float:
         recipe = self.training or self.recipe
+        # The law has one mixer per network: that of its local blocks, which a family shares.
         mixer = self.scored.stages[0].local[0].mixer
         effects = (
             self.side,

@@ -222,6 +222,8 @@ class Scores(abc.ABC):
         A study that is resumed compares it, so that all its trials are by the same scores. The
         default is made of the costs of some members.
         """
+        # Fixed seeds, so that equal scores are asked about the same members. Nine digits are the
+        # same on every processor, the last ones of a float are not.
         members = [
             self.scored.largest(),
             self.scored.smallest(),

@@ -112,6 +112,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
 }
 
+# The value of the official code of EfficientFormer, EfficientFormerV2 and SwiftFormer's attention.
+# A branch that starts near zero makes a deep network start near the identity.
 LAYER_SCALE_INIT = 1e-5
 
 
@@ -185,6 +187,8 @@ def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Mod
     with torch.no_grad():
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
+        # (out, in, 1, 1) to (out, in). It is a view, so the bias must take the shift before the
+        # weights are scaled in place.
         weight = layer.weight.flatten(1)
         layer.bias.add_(weight @ shift)
         layer.weight.copy_((weight * scale).view_as(layer.weight))
@@ -222,6 +226,8 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     """
     if tokens == grid[0] * grid[1]:
         return grid
+    # H W = tokens and H / W = grid[0] / grid[1] give H = sqrt(tokens grid[0] / grid[1]). The check
+    # below multiplies crosswise, since the root was rounded.
     height = round((tokens * grid[0] / grid[1]) ** 0.5)
     if height < 1 or tokens % height or height * grid[1] != tokens // height * grid[0]:
         raise ValueError(
@@ -264,6 +270,7 @@ class BiasedBlock(Block):
         self.grid = grid
         self.query_stride = query_stride
         self.bias = nn.Parameter(torch.zeros(heads, *grid))
+        # Not persistent: `deploy` makes it of `bias`, so checkpoints never hold it.
         self.register_buffer("constant_bias", None, persistent=False)
 
     def bias_on(self, grid: tuple[int, int]) -> Tensor:
@@ -288,6 +295,8 @@ class BiasedBlock(Block):
 
 def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the bias table (heads, H, W) for another grid, resized bilinearly."""
+    # (heads, H, W) to (1, heads, H, W) and back. With aligned corners distance 0 keeps its value,
+    # and the largest distance becomes the largest of the new grid.
     return F.interpolate(table[None], size=grid, mode="bilinear", align_corners=True)[0]
 
 
@@ -320,6 +329,8 @@ def fold(module: nn.Module) -> nn.Module:
         raise ValueError(
             "batch norms can be folded in eval mode only. Fix: call module.eval() first"
         )
+    # A list, because the loop replaces children. A ConvNorm is replaced as a whole, before anything
+    # looks for the convolution inside it.
     for name, child in list(module.named_children()):
         if isinstance(child, ConvNorm):
             setattr(module, name, fuse_conv_bn_eval(child.conv, child.norm))

@@ -96,6 +96,7 @@ def otherwise(runs: Sequence[RunReport]) -> Otherwise | None:
     about = runs[0].about
     if not about.published or about.common is False:
         return None
+    # Each run lists the members that its device can run. An alternative has to run on all of them.
     everywhere = [
         name for name in about.published if all(name in run.about.published for run in runs)
     ]
@@ -116,6 +117,8 @@ def _measured_verdict(run: RunReport, other: Member) -> str:
 
     It is empty unless both were measured on the same images.
     """
+    # `predicted` marks a published number. Against a prediction a measured accuracy proves nothing
+    # about the other network.
     fit = next((fit for fit in run.fits if fit.best and _same_images(run, fit)), None)
     if (
         fit is None
@@ -173,6 +176,7 @@ def _verdict(found: Member, other: Member, paced: bool) -> str:
     # Below 0.05 % the text would show 0.0 %.
     speed = "as fast" if abs(pace) < 0.0005 else speed
     ending = f" and is {speed}." if paced else "."
+    # Without a recorded difference the costs give the points. With no error, only equality ties.
     apart = other.difference or Difference(points=other.cost - found.cost, standard_error=0.0)
     if (found.widths, found.depths, found.params) == (other.widths, other.depths, other.params):
         return "The search found this member."
@@ -201,6 +205,7 @@ def members(runs: Sequence[RunReport]) -> tuple[Row, ...]:
     rows = [_row(name, each, found=True) for name, each in answers.items()]
     names = dict.fromkeys(name for run in runs for name in run.about.published)
     published = {name: [run.about.published.get(name) for run in runs] for name in names}
+    # A member may be missing on a device that cannot run it, so the fastest of its devices decides.
     ordered = sorted(published.items(), key=lambda each: min(m.latency_ms for m in each[1] if m))
     prefix = f"{first.space.name}_"
     return (*rows, *(_row(name.removeprefix(prefix), each) for name, each in ordered))
@@ -285,6 +290,7 @@ def measured_point(run: RunReport) -> Point | None:
     measured = replace(
         found,
         label="measured",
+        # The error is the prediction's. A measured latency has none here.
         ms_error=None if ms is not None else found.ms_error,
         ms=ms or found.ms,
     )

@@ -175,6 +175,7 @@ def _optimum(run: RunReport) -> str:
     """Return a sentence that compares the result with the proven optimum, or "" without one."""
     target = run.about.target
     result = run.about.result
+    # The target may be a member's own latency: rounding must not shut that member out.
     within = [point for point in run.front.points if point.ms <= run.front.target_ms * (1 + 1e-9)]
     fastest_asked = target.min_accuracy is not None or target.max_drop is not None
     if (

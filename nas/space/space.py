@@ -216,6 +216,8 @@ class Space:
                 for attention in self._attention(depths):
                     counts = self._choices(widths, depths, attention)
                     for chosen in product(*map(range, counts)):
+                        # `in_turn` relies on `member` asking for the places in the order of
+                        # `_choices`.
                         yield self.member(widths, depths, attention, pick=in_turn(chosen))
 
     def count(self) -> int:
@@ -322,6 +324,7 @@ class Space:
             InputError: a block of the space or a published member does not fit that size; the
                 message has key and reason.
         """
+        # The architecture checks the size, before anything of the space is replaced.
         size = self.largest().at(resolution, classes).resolution
         heads = self.heads
         if classes is not None:
@@ -420,6 +423,8 @@ class Space:
         choices: list[int] = []
 
         def note(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+            # Which candidate is returned does not matter: how many there are depends on widths and
+            # roles alone.
             choices.append(len(candidates))
             return candidates[0]
 
@@ -489,6 +494,8 @@ class Space:
         # Where global blocks end the network, a stage has some only if all later stages are global.
         counts = [0] * len(room)
         yield tuple(counts)
+        # A stage that may have no global block ends the suffix: stages before it have none either.
+        # `counts` stays full for the stages behind `index`, as their loops ended there.
         for index in reversed(range(len(room))):
             if not room[index]:
                 return

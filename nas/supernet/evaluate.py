@@ -83,6 +83,8 @@ class SlicedSupernet:
             NasError: when memory ran out. Evaluations that were yielded are complete.
         """
         resolution = self.space.resolution
+        # Evaluations are returned by the member as it was asked for, which may have another input
+        # size.
         known = {("member", member_key(member), ""): member for member in members}
         wanted = [Variant(key, member.at(resolution)) for key, member in known.items()]
         try:

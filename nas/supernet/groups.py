@@ -35,6 +35,7 @@ class Work:
         start = first_difference(base, variant.arch)
         before = [operation.macs for operation in base.operations()]
         own = [operation.macs for operation in variant.arch.operations()[start:]]
+        # Multiply-accumulates stand for time: how long an operation takes is not known beforehand.
         total = max(sum(before), 1)
         return cls(variant, start, sum(before[:start]) / total, sum(own) / total)
 
@@ -50,9 +51,12 @@ def next_groups(rest: Sequence[Work], limit: float, processes: int) -> list[list
     Groups take at most about `limit` passes. All that are left take about equally long, so that
     no process waits.
     """
+    # Each round gives one group to every process, so their number is a multiple of the processes.
     rounds = max(math.ceil(sum(each.own for each in rest) / (limit * processes)), 1)
     wanted = min(rounds * processes, len(rest))
     # The smallest bound by which `rest` is cut into so many groups, by bisection.
+    # `_cut` fills groups from the front, which takes the fewest groups that a bound allows. A
+    # larger bound never takes more, so bisection finds the bound.
     low = 0.0
     high = passes(rest)
     for _ in range(30):

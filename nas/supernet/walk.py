@@ -154,6 +154,7 @@ class Walk:
             steps = [_Step(*each) for each in self.supernet.sliced(member)[start:]]
             loss = torch.zeros((), dtype=torch.float64, device=self.device)
             branches.append(_Branch(start, steps, [], loss))
+        # Behind the last branch nobody needs the activations of the base.
         last = max(branch.start for branch in branches)
         return [_Step(*each) for each in self.supernet.sliced(base)[:last]], branches
 
@@ -246,12 +247,14 @@ def first_difference(base: Architecture, arch: Architecture) -> int:
 
 def calibration_images(arch: Architecture, wanted: int) -> int:
     """Return how many images the batch norms of a member and its neighbours may be calibrated on."""
+    # At least two: on a map of one position a single image has no variance.
     return max(min(wanted, CALIBRATION_BYTES // _widest_bytes(arch)), 2)
 
 
 def default_batch(arch: Architecture, device: torch.device) -> int:
     """Return how many held-out images are walked at once by default: a power of two."""
     limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cpu"]) // _widest_bytes(arch)
+    # The highest bit alone: the largest power of two that is not above the limit.
     return 1 << (max(min(limit, MOST), 1).bit_length() - 1)
 
 

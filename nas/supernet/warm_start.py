@@ -162,6 +162,7 @@ def _published(
     Raises:
         InputError: when there is none.
     """
+    # The space to train comes first, so that a member of several spaces becomes one of its own.
     families = [space, *(load_space(name) for name in space_names() if name != space.name)]
     reasons = []
     # Every published member is tried until one matches all tensors but those of its head.

@@ -55,6 +55,8 @@ class ConvEncoderBlock(Block):
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.activation = ACTIVATIONS[spec.activation]()
         self.project = nn.Conv2d(hidden, channels, 1)
+        # The authors start the scale of convolutional encoders at 1, and only those of the
+        # attention and its MLP at 1e-5.
         self.scale = layer_scale(channels, initial=1.0)
         self.apply(init_linear)
 
@@ -113,6 +115,8 @@ class AdditiveAttention(nn.Module):
         self.context = nn.Conv2d(channels, channels, 1)
         self.projection = nn.Conv2d(channels, channels, 1)
         self.apply(init_linear)
+        # w of Eq. 2 starts with a standard deviation of 1 in the authors' code. This has to come
+        # after `apply`, which gives all convolutions 0.02.
         nn.init.normal_(self.score.weight)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
@@ -149,6 +153,8 @@ class AdditiveEncoderBlock(Block):
     `nas.blocks.AdditiveEncoder`."""
 
     axes: ClassVar[Axes] = {
+        # The local representation has a hidden width of its own (that of the stream), so its
+        # channels must not be cut with the MLP's.
         **within("local", ConvEncoderBlock.axes, hidden="local"),
         **within("attention", AdditiveAttention.axes),
         "mixer_scale": ("out",),
