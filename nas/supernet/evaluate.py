@@ -95,7 +95,7 @@ class SlicedSupernet:
                     yield known[variant.key], Evaluated(accuracy, result.loss, error)
         except NoMemory as error:
             raise NasError(
-                f"{self.root}: {error}. What was evaluated is kept. Fix: free memory and run the"
+                f"{self.root}: {error}. Finished evaluations are kept. Fix: free memory and run the"
                 " same command again"
             ) from error
 

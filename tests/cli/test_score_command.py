@@ -112,7 +112,11 @@ def test_a_training_that_is_not_finished_is_named(nas: Nas) -> None:
     assert nas(*TRAIN)[0] == 0
     Path("t", "supernet.safetensors").unlink()
     code, _, err = nas(*SCORE)
-    assert code == 1 and "supernet.safetensors: is not there yet" in err and "Traceback" not in err
+    assert (
+        code == 1
+        and "supernet.safetensors: is missing, as the training is not finished" in err
+        and "Traceback" not in err
+    )
 
 
 def test_other_images_than_those_of_the_training_are_refused(nas: Nas, tmp_path: Path) -> None:

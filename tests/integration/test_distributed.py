@@ -163,7 +163,7 @@ stepper.sums = GradientSums(stepper.module, together, bucket)
 rows = []
 for step in range(4):
     generator = torch.Generator().manual_seed(step)
-    batch = Batch.draw(data, np.arange(27), generator, flip=False)
+    batch = Batch.draw(data, np.arange(27), recipe, generator)
     parts = list(shares(27, accumulate, together.index, together.count))
     choices = generator.get_state()
     named = list(stepper.module.named_parameters())

@@ -221,7 +221,7 @@ def test_without_memory_it_is_one_line_with_the_command_that_works(
     if not room:
         assert "not even one fits" in said and "free memory and run the same command again" in said
         return
-    assert ", 7 fit. What was evaluated is kept." in said
+    assert ", 7 fit. Finished evaluations are kept." in said
     # The command is one that the options take.
     words = shlex.split(said.rpartition("Fix: ")[2])
     assert words[:2] == ["nas", "score"] and words[2] == str(folder.root)

@@ -162,11 +162,11 @@ def test_without_memory_a_search_ends_with_one_line(
     root = trained(data(limit=100)).root
     judge = SlicedSupernet(root, "digits", images=10, calibration=20)
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **named: object) -> None:
         raise RuntimeError("could not create a primitive")
 
     monkeypatch.setattr(Walk, "_answer", full)
     largest = judge.space.largest()
     with pytest.raises(NasError, match=f"{root}: out of memory .* not even one fits") as found:
         list(judge.evaluate(largest, [largest]))
-    assert "\n" not in str(found.value) and "What was evaluated is kept" in str(found.value)
+    assert "\n" not in str(found.value) and "Finished evaluations are kept" in str(found.value)
