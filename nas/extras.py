@@ -34,7 +34,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "sklearn",
         "tensorboard",
     ),
-    "vision": ("torchvision",),
+    "vision": ("torchvision", "timm"),
     "litert": ("torch", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "safetensors"),
     "coreml": ("torch", "coremltools", "safetensors"),
     "onnx": ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors"),

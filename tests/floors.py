@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("devices", "training", "tasks"),
     ("latency", "supernet", "export"),
     ("search", "finetune"),
-    ("testing",),
+    ("integrations", "testing"),
     ("", "report"),
     ("cli",),
     ("__main__",),
