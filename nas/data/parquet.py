@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.columns import image_column, label_column, split_column
+from nas.data.columns import Column, image_column, label_column, split_column
 from nas.data.decoding import readable_suffixes
 from nas.data.labels import RawLabels
 from nas.data.listing import stamp_of, suffix_of
@@ -185,7 +185,7 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     if TRAIN not in by_split:
         found = ", ".join(paths) or "none"
         raise InputError(f"data {data}: there is no parquet file to train on (found: {found})")
-    names = [_shown(data, root, path) for path in files]
+    names = [shown_name(data, root, path) for path in files]
     parts = {
         split: _Part([files[i] for i in indices], [names[i] for i in indices])
         for split, indices in by_split.items()
@@ -209,7 +209,7 @@ def _source(data: str, parts: Mapping[str, _Part], notes: list[str]) -> Source:
     reading = _Reading(data, parts, notes)
     every = [path for part in parts.values() for path in part.files]
     description = f"{len(every)} parquet files at {data}"
-    return reading.source(description, _stamp(every) + reading.referenced())
+    return reading.source(description, stamp_of_files(every) + reading.referenced())
 
 
 def has_images(path: Path, paths_too: bool) -> bool:
@@ -238,13 +238,22 @@ def _holds_paths(table: ParquetRows, column: str) -> bool:
     return isinstance(first, str) and suffix_of(first) in readable_suffixes()
 
 
-def _shown(data: str, root: Path, path: Path) -> str:
+def columns_of_file(path: Path, shown: str) -> list[Column]:
+    """Return the columns of a file, which messages name as `shown`.
+
+    Raises:
+        InputError: when it is no parquet file.
+    """
+    return columns_of(_parquet(path, shown).schema_arrow)
+
+
+def shown_name(data: str, root: Path, path: Path) -> str:
     """Return how messages name a file: by the given path, without what the two share."""
     given = Path(data).expanduser()
     return data if given == path else str(path.relative_to(root))
 
 
-def _stamp(files: Sequence[Path]) -> str:
+def stamp_of_files(files: Sequence[Path]) -> str:
     """Return a hash of paths, sizes and times, which changes when a file does."""
     digest = hashlib.sha256()
     for path in files:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.blocks import Operation
 from nas.data import ImageData
 from nas.network import Network, run
+from nas.tasks import task_of
 from nas.training.batches import normalise
 from nas.training.distributed import ALONE, Processes
 from nas.training.statistics import measure
@@ -38,11 +40,20 @@ About three of this size are held at once.
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy and its binomial standard error, both in percent, over a number of images."""
+    """How good a network is on some images.
+
+    Attributes:
+        accuracy: in percent of the metric of its task.
+        standard_error: in points.
+        images: number of images.
+        by_class: the metric of each class in percent, None for classes on none of the images; empty
+            where the metric is not one of classes.
+    """
 
     accuracy: float
     standard_error: float
     images: int
+    by_class: tuple[float | None, ...] = ()
 
 
 def pieces_of(operation: Operation, device: torch.device) -> int:
@@ -62,7 +73,8 @@ def recalibrate(block: nn.Module, x: Any, images: int | None = None) -> Any:
         images: number of images that pass the block at once; None for all. It changes nothing but
             the memory that is needed.
     """
-    output, norms = measure(block, x, images or len(x), _in_turn)
+    count = len(x[0]) if isinstance(x, tuple) else len(x)
+    output, norms = measure(block, x, images or count, _in_turn)
     for norm in norms:
         for buffer, value in zip(norm.buffers, norm.moments.statistics(), strict=True):
             if buffer is not None:
@@ -86,7 +98,8 @@ def calibrate(network: Network, data: ImageData) -> None:
     sides = network.architecture.resolution
     # At least two images: batch norm refuses a single value per channel, as of 1x1 maps.
     count = min(len(data), IMAGES, max(PIXELS // (sides[0] * sides[1]), 2))
-    x_bchw = _images(network, data, slice(0, count))  # the order of the images is stratified
+    # The order of the images is stratified.
+    x_bchw = _normalised(network, np.array(data.images[:count]))
     blocks = {
         operation.name: network.get_submodule(operation.name)
         for operation in network.architecture.operations()
@@ -109,7 +122,7 @@ def judge(
     batch: int | None = None,
     together: Processes = ALONE,
 ) -> Accuracy:
-    """Return the accuracy of a network in eval mode on all images of `data`.
+    """Return the accuracy of a network in eval mode on all images of `data`, by its own task.
 
     Args:
         network: the network.
@@ -122,19 +135,19 @@ def judge(
     if batch is None:
         fewest = min(pieces_of(each, device) for each in network.architecture.operations())
         batch = min(BATCH, 8 * fewest)
-    # The sums of right answers are whole numbers: however the batches are shared, they are equal.
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    task = task_of(network.architecture.head)
+    # Counts are whole numbers: however the batches are shared, they are equal.
+    shape = task.tally_shape(network.architecture.classes)
+    tallies = torch.zeros(len(data), *shape, dtype=torch.int64)
     with together.agreed():
         for start in range(together.index * batch, len(data), together.count * batch):
-            part = slice(start, start + batch)
-            logits = network(_images(network, data, part))
-            labels = torch.from_numpy(np.array(data.labels[part])).to(device)
-            right += (logits.argmax(dim=1) == labels).sum()
-        total = right.cpu()
-    share = int(together.share(total)) / len(data)
-    # Standard error of a proportion: sqrt(p (1 - p) / n).
-    error = (share * (1 - share) / len(data)) ** 0.5
-    return Accuracy(round(100 * share, 3), round(100 * error, 3), len(data))
+            part = slice(start, min(start + batch, len(data)))
+            pixels, targets = data.read(part)
+            scores = network(_normalised(network, pixels))
+            tallies[part] = task.tally(scores, torch.from_numpy(targets).to(device)).cpu()
+    figure = task.figure(together.share(tallies).numpy())
+    by_class = tuple(None if each is None else round(each, 3) for each in figure.by_class)
+    return Accuracy(round(figure.value, 3), round(figure.standard_error, 3), len(data), by_class)
 
 
 def memory_ran_out(error: BaseException) -> bool:
@@ -154,8 +167,8 @@ def resized(images_bchw: Tensor, resolution: tuple[int, int]) -> Tensor:
     )
 
 
-def _images(network: Network, data: ImageData, part: slice) -> Tensor:
+def _normalised(network: Network, pixels: NDArray[np.uint8]) -> Tensor:
     """Return images (B, 3, H, W), normalised, on the network's device and at its resolution."""
     device = next(network.parameters()).device
-    images = normalise(torch.from_numpy(np.array(data.images[part])).to(device))
+    images = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
     return resized(images, network.architecture.resolution)
