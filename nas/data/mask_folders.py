@@ -109,7 +109,16 @@ def holds_masks(listing: Listing) -> bool:
 
     Classes are seldom called `images` and `masks`. A `train` and a `trainannot` say the same.
     """
-    names = {each.name.lower() for each in listing.root.filled}
+    base = listing.root
+    while not base.files and len(base.filled) == 1:
+        base = base.filled[0]
+    splits = [each for each in base.filled if split_named(each.name)]
+    return any(_has_both(each) for each in (base, *splits))
+
+
+def _has_both(folder: Folder) -> bool:
+    """Return whether the folders in a folder are named like images and their masks."""
+    names = {each.name.lower() for each in folder.filled}
     pairs = bool(names & _IMAGES) and bool(names & _MASKS)
     # Nothing but these two: with others beside them they may be classes.
     alone = names <= _IMAGES | _MASKS | _OTHERS

@@ -18,7 +18,13 @@ from nas.data.mask_classes import LISTS, MaskClasses
 from nas.data.masks import MaskCode
 from nas.data.metadata import split_rows
 from nas.data.notes import counted
-from nas.data.parquet import ParquetRows, columns_of_file, shown_name, stamp_of_files
+from nas.data.parquet import (
+    ParquetRows,
+    columns_of_file,
+    shown_name,
+    stamp_of_files,
+    unreadable,
+)
 from nas.data.source import Encoded, EncodedImage, Pair, Source, SourceSplit
 from nas.data.splits import TEST, TRAIN, chosen_test, split_files
 from nas.data.tables import encoded
@@ -56,9 +62,14 @@ class PairTableSplit(SourceSplit):
 
     def fetch(self, indices: Sequence[int]) -> list[Encoded]:
         """Return the encoded images and masks at some indices."""
+        import pyarrow as pa
+
         rows = [int(self.rows[index]) for index in indices]
-        images = _column(self.images, self.columns[0], rows)
-        masks = _column(self.masks, self.columns[1], rows)
+        try:
+            images = _column(self.images, self.columns[0], rows)
+            masks = _column(self.masks, self.columns[1], rows)
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(self.where(indices[0]), error) from None
         return [Pair(image, mask, self.code) for image, mask in zip(images, masks, strict=True)]
 
     def blocks(self) -> NDArray[np.int64]:

@@ -117,14 +117,15 @@ def _parquet(path: Path, shown_name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pa.ArrowException as error:
-        raise _unreadable(shown_name, error) from None
+        raise unreadable(shown_name, error) from None
     except OSError as error:
         # pyarrow raises a plain OSError for a malformed file, and one with a number for the system.
         kind = NasError if error.errno else InputError
         raise kind(f"data {shown_name}: cannot be read as parquet: {first_line(error)}") from None
 
 
-def _unreadable(shown_name: str, error: Exception) -> InputError:
+def unreadable(shown_name: str, error: Exception) -> InputError:
+    """Return the error of a file or a row that pyarrow cannot read."""
     return InputError(f"data {shown_name}: cannot be read as parquet: {first_line(error)}")
 
 
@@ -155,7 +156,7 @@ class TableSplit(SourceSplit):
                 for row, value in zip(rows, self.table.values(self.column, rows), strict=True)
             ]
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(self.where(indices[0]), error) from None
+            raise unreadable(self.where(indices[0]), error) from None
 
     def blocks(self) -> NDArray[np.int64]:
         """Return the block (N,) of each image; see `SourceSplit.blocks`."""
@@ -363,7 +364,7 @@ class _Reading:
         try:
             return _parquet(path, shown_name).read(columns=[column]).column(0)
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(shown_name, error) from None
+            raise unreadable(shown_name, error) from None
 
     def _distinct(self, column: str) -> tuple[int, int]:
         part = self.parts[TRAIN]

@@ -297,10 +297,13 @@ def test_folders_without_pairs(tmp_path: Path, files: dict[str, int | None], mat
 
 def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
     for n in range(3):
-        pair(tmp_path, f"train/{n}.png", f"trainannot/{n}.png")
+        pair(tmp_path / "first", f"train/{n}.png", f"trainannot/{n}.png")
     for n in range(3):
         pair(tmp_path / "other", f"images/{n}.png", f"masks/{n}.png")
-    for root in (tmp_path, tmp_path / "other"):
+    for n in range(3):
+        pair(tmp_path / "third", f"a/train/images/{n}.png", f"a/train/masks/{n}.png")
+    roots = (tmp_path / "first", tmp_path / "other", tmp_path / "third")
+    for root in roots:
         with pytest.raises(InputError, match=r"no classes. Fix: add --segment"):
             load_data(str(root), (32, 32))
 
