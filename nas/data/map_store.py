@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
 from nas.data.images import stratified_order
-from nas.data.masks import decode_sample
+from nas.data.masks import decode
 from nas.data.notes import note
 from nas.data.source import Source, SourceSplit
 from nas.errors import InputError, NasError
@@ -361,7 +361,7 @@ class _SplitWriter:
             indices = [int(self.order[self.slots[k]]) for k in chunk]
             for k, encoded in zip(chunk, self.split.fetch(indices), strict=True):
                 made = pool.submit(
-                    decode_sample,
+                    decode,
                     encoded,
                     self.request.resolution,
                     self.request.background,

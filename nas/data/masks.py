@@ -1,6 +1,6 @@
 """Decodes masks, and images together with theirs: the class of each pixel from the values of a file.
 
-Both stores and the workers of `nas.training.loader` call `decode_sample`. A decoded image with a mask
+Both stores and the workers of `nas.training.loader` call `decode`. A decoded image with a mask
 has four layers (4, H, W), so that the two are stored, cut and mirrored together. A mask whose values
 are not understood makes its image a broken one, which is named and counted, and never a class.
 """
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.decoding import Decoded, Depth, Fit, Refused, Scale, decode, opened, reason_of
+from nas.data.decoding import Decoded, Depth, Fit, Refused, Scale, opened, reason_of
+from nas.data.decoding import decode as decode_image
 from nas.data.images import IGNORED, MEAN
 from nas.data.source import Encoded, EncodedImage, Pair
 
@@ -159,7 +160,7 @@ def read_mask(encoded: EncodedImage, code: MaskCode | None) -> NDArray[np.uint8]
     return code.class_of(values) if code else values.astype(np.uint8)
 
 
-def decode_sample(
+def decode(
     encoded: Encoded,
     resolution: tuple[int, int],
     background: str = "white",
@@ -176,7 +177,7 @@ def decode_sample(
         pair_fit: brings an image and its mask there; by default both are kept whole (`whole`).
     """
     if not isinstance(encoded, Pair):
-        return decode(encoded, resolution, background, scales, fit)
+        return decode_image(encoded, resolution, background, scales, fit)
     try:
         mask = read_mask(encoded.mask, encoded.code)
     except Refused as error:
@@ -193,7 +194,7 @@ def decode_sample(
             )
         return fit_both(image, Image.fromarray(mask))
 
-    decoded = decode(encoded.image, resolution, background, scales, both)
+    decoded = decode_image(encoded.image, resolution, background, scales, both)
     if decoded.pixels is not None and bool((mask == IGNORED).all()):
         decoded = replace(decoded, oddities=(*decoded.oddities, "unlabelled"))
     return decoded

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
 from nas.data.images import ImageData, stratified_order
 from nas.data.map_store import MapRequest, decoding_threads, describe_source, quiet_decoding
-from nas.data.masks import decode_sample
+from nas.data.masks import decode
 from nas.data.notes import counted, note
 from nas.data.source import Encoded, Pair, SourceSplit
 from nas.errors import InputError
@@ -78,7 +78,7 @@ class Stream:
 
     def decode(self, encoded: Encoded) -> Decoded:
         """Return an image as the `memory` store has it."""
-        return decode_sample(encoded, self.resolution, self.background, self.scales)
+        return decode(encoded, self.resolution, self.background, self.scales)
 
     def add_broken(self, position: int, reason: str) -> None:
         """Note that an image cannot be decoded.

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nas.data import ImageData
 from nas.data.decoding import Decoded, Depth, Fit, Scale
-from nas.data.masks import PairFit, decode_sample
+from nas.data.masks import PairFit, decode
 from nas.data.source import Encoded, Pair
 from nas.data.stream_store import StreamImages, failure
 from nas.errors import NasError
@@ -114,7 +114,7 @@ class ImageMaker(Dataset[Any]):
         fit = self._fit
         pair_fit = self._pair_fit
         with seeded(sample.key):
-            return decode_sample(
+            return decode(
                 sample.encoded,
                 self.resolution,
                 self.background,
