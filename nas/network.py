@@ -154,20 +154,33 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
     """
     # By stage: every operation of a stage overwrites the output of the one before it.
     maps: dict[int, Tensor] = {}
-    places = [Place.parse(operation.name) for operation in operations]
-    has_stem = Place.entry(0) in places
+    has_stem = any(Place.parse(operation.name) == Place.entry(0) for operation in operations)
     x = x_bchw
     grid = (0, 0)
-    for place, operation in zip(places, operations, strict=True):
+    for operation in operations:
         x = call(operation, x)
         # Tokens (B, N, C) lie on the grid of the last map before them.
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
-        # The output of a reshape does not count. That of the stem counts for stage 1 only where the
-        # stage has no entry of its own, and the blocks of the stage then replace it.
-        if not operation.spec.changes_layout and not (place.part == "stem" and has_stem):
-            maps[place.stage or 0] = x if x.dim() == 4 else to_map(x, grid)
+        stage = stage_of(operation, has_stem)
+        if stage is not None:
+            maps[stage] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
+
+
+def stage_of(operation: Operation, has_stem: bool) -> int | None:
+    """Return the stage (from 0) that an operation's output may be that of; None where it is of none.
+
+    Args:
+        operation: of the stem or a stage.
+        has_stem: whether the network has a stem of its own.
+    """
+    place = Place.parse(operation.name)
+    # The output of a reshape does not count. That of the stem counts for stage 1 only where the
+    # stage has no entry of its own, and the blocks of the stage then replace it.
+    if operation.spec.changes_layout or (place.part == "stem" and has_stem):
+        return None
+    return place.stage or 0
 
 
 def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> Call:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas.accuracy.scores import accuracy_error
 from nas.errors import InputError
 from nas.files import YamlFile, data_sha256, number_in, write_text, write_yaml
 from nas.journals import append_text, read_whole
 from nas.space import Architecture
+from nas.tasks.classify import accuracy_error
 
 FORMAT = "nas-evaluations-1"
 ABOUT = "evaluations.yaml"

@@ -28,7 +28,7 @@ class TrainedMember:
 
     Attributes:
         architecture: the member.
-        accuracy: on held-out images, in percent.
+        accuracy: on held-out images, in percent of top-1, as the law's.
         standard_error: of `accuracy`, in points.
         data: fingerprint of the training images.
         source: description of the training images.
@@ -73,16 +73,24 @@ def _read(space: Space, run: Path) -> TrainedMember:
     file = YamlFile(folder / DESCRIPTION)
     try:
         accuracies = file.data["accuracy"]
+        # Older files have no metric; theirs is top-1.
+        metric = accuracies.get("metric", "top1")
         figure = accuracies["held_out"][accuracies["weights"]]
         value = float(figure["accuracy"])
         error = float(figure["standard_error"])
         data = file.data["data"]
         fingerprint = str(data["fingerprint"])
         source = str(data["source"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise file.error(
             ["accuracy"], f"is missing. Fix: finish the training with nas finetune {run}"
         ) from None
+    if metric != "top1":
+        raise file.error(
+            ["accuracy", "metric"],
+            f"is '{metric}' (expected 'top1', as that of the accuracy law). Fix: leave this run out of"
+            " --evidence",
+        )
     if not (0 <= value <= 100 and error > 0):
         raise file.error(
             ["accuracy"], f"is {value:g} ± {error:g}, expected a percentage and a positive error"

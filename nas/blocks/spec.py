@@ -239,7 +239,6 @@ def softmax_attention(
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "hardswish", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-Task = Literal["classification", "segmentation"]
 Mixer = Literal["convolution", "pool", "attention", "none"]
 Examples = tuple[tuple[str, str], ...]
 """Small blocks as (hyperparameters, input shape), both as in a row of a latency table."""
@@ -340,8 +339,9 @@ class HeadSpec(BlockSpec):
         classes: number of classes. `Architecture.at` and `Space.at` replace it.
     """
 
-    task: ClassVar[Task] = "classification"
-    """What is scored: the image (classification) or each position (segmentation).
+    task: ClassVar[str] = "classification"
+    """What is scored: the image (classification), each position (segmentation), or another task of
+    `nas.tasks`.
 
     The commands use it to name such a head by --classes or --segment."""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.output import bars, emit, next_step, say
 from nas.space.sizes import Sizes
 from nas.supernet.options import ScoreOptions
+from nas.tasks import metric_words
 
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
     from nas.accuracy.gate import Verdict
     from nas.data import Splits
+    from nas.space import Space
 
 
 def score(options: ScoreOptions) -> None:
@@ -62,7 +65,7 @@ def show(
         space,
         "--device",
         "host",
-        *Sizes(resolution, classes).options(),
+        *_sizes(scores.scored, space).options(),
     ]
     following = remedy or search
     document = {
@@ -74,6 +77,7 @@ def show(
         "provenance": scores.provenance,
         "moves": len(scores.rows),
         "baseline_accuracy": scores.baseline_accuracy,
+        "metric": scores.metric,
         "held_out_images": scores.images,
         "evidence": {
             "usable": verdict.usable,
@@ -86,25 +90,36 @@ def show(
         },
         "next": following,
     }
-    accuracy = f"where the largest member has {scores.baseline_accuracy:.1f} %"
+    metric = "" if scores.metric == "top1" else f" {metric_words(scores.metric)}"
+    accuracy = f"where the largest member has {scores.baseline_accuracy:.1f} %{metric}"
     moves = f"{len(scores.rows)} moves on {scores.images} held-out images"
     emit(document, f"scores   {folder}/scores.csv: {moves}, {accuracy}")
     say(f"evidence {verdict.text}")
-    if following == search and not _has_table(space, resolution, classes):
+    if following == search and not _has_table(scores.scored):
         say(f"no latency table for this size yet? {shlex.join(table)}")
     next_step(following)
 
 
-def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
-    """Return whether this machine's table has all rows for a search of the space at this size."""
+def _sizes(scored: Space, space: str) -> Sizes:
+    """Return the sizes of a scored space, and its head where that is not the space's own."""
+    from nas.space import load_space
+    from nas.space.sizes import between
+
+    other = between(load_space(space), scored)
+    if other.segment is None:
+        return Sizes(scored.resolution, scored.classes)
+    return replace(other, resolution=scored.resolution)
+
+
+def _has_table(scored: Space) -> bool:
+    """Return whether this machine's table has all rows for a search of the scored space."""
     from nas.errors import InputError
     from nas.latency import load_table
     from nas.search.fastest import fastest
-    from nas.space import load_space
 
     # The fastest member needs the rows of every choice, so a missing one raises.
     try:
-        fastest(load_space(space).at(resolution, classes), load_table("host"))
+        fastest(scored, load_table("host"))
     except InputError:
         return False
     return True

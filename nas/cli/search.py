@@ -225,10 +225,14 @@ def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
     """Return the space at the requested sizes, or at those that the supernet was trained with."""
     if trained is None:
         return asked.apply(space)
+    head = trained.scored.heads[0]
+    if head.task != space.heads[0].task:
+        space = space.with_head(head)
     if asked.segment is not None:
+        own = "a classifier" if head.task == "classification" else "a head of its own"
         raise InputError(
-            f"--segment {asked.segment}: the supernet has a classifier, whose weights another head"
-            " cannot use. Fix: give its folder to --scores instead of --supernet"
+            f"--segment {asked.segment}: the supernet has {own}, whose weights another head cannot use."
+            " Fix: give its folder to --scores instead of --supernet"
         )
     if asked.classes not in (None, trained.scored.classes):
         raise InputError(

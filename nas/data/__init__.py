@@ -19,8 +19,8 @@ from nas.data.map_store import MapRequest
 from nas.data.memory import usable_memory
 from nas.data.notes import counted, note, shown
 from nas.data.source import Source
-from nas.data.sources import find_source, is_digits
-from nas.data.stream_store import StreamImages, open_stream
+from nas.data.sources import find_source, is_digits, is_scenes
+from nas.data.stream_store import StreamImages, StreamMasks, open_stream
 from nas.errors import InputError
 from nas.files import text_sha256
 
@@ -64,6 +64,7 @@ def load_data(
     seed: int = 0,
     background: str = "white",
     store: AskedStore = "auto",
+    masks: bool = False,
 ) -> Splits:
     """Return the images and labels of a data set, split. Their numbers are printed on stderr.
 
@@ -75,23 +76,25 @@ def load_data(
     Args:
         name: an image folder (one sub-folder per class, with or without train/ and test/ or val/
             above them, or with a metadata.csv), a parquet file, a folder or a `*` pattern of these,
-            `digits`, or a hub name.
+            `digits`, or a hub name; with masks a folder with `images` and `masks` (and other
+            layouts, see `nas.data.mask_folders`), parquet files, or `digit-scenes`.
         resolution: (height, width) in pixels; the short side is resized, then the centre is
-            cropped.
+            cropped. Images with masks are kept whole and filled up.
         held_out: share (below 1) or number of training images to hold out.
         limit: maximum number of images of each split, stratified too; None for all.
         seed: decides which images are held out, and which are within the limit.
         background: the colour behind transparent pixels: white, grey, black or #rrggbb.
         store: `memory` or `stream`; `auto` is `memory` where the decoded images take at most half
             of the machine's memory.
+        masks: whether each image has a mask with the class of each pixel, not one class.
 
     Raises:
         InputError: for an unknown name, splits, classes or columns that cannot be recognised, fewer
             than two classes, too many broken images, or a share that leaves nothing.
         NasError: when the cache could not be written.
     """
-    splits = divide(load_whole(name, resolution, limit, seed, background, store), held_out)
-    for line in _untrained_classes(splits):
+    splits = divide(load_whole(name, resolution, limit, seed, background, store, masks), held_out)
+    for line in () if masks else _untrained_classes(splits):
         note(f"warning: data {name}: {line}")
     return splits
 
@@ -103,6 +106,7 @@ def load_whole(
     seed: int = 0,
     background: str = "white",
     store: AskedStore = "auto",
+    masks: bool = False,
 ) -> Whole:
     """Return a data set before images are held out; see `load_data`.
 
@@ -117,7 +121,7 @@ def load_whole(
         raise InputError(
             f"limit {limit}: at least 2 images are needed, some to train on and some to hold out"
         )
-    source = find_source(name)
+    source = find_source(name, masks)
     _tell(source, limit)
     request = MapRequest(source, resolution, limit, seed, background)
     splits = cached(request) if _chosen(store, request) == "memory" else open_stream(request)
@@ -206,10 +210,27 @@ def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
             images.part(start, stop) if isinstance(images, StreamImages) else images[start:stop]
         ),
         labels=data.labels[start:stop],
+        masks=(
+            data.masks.part(start, stop)
+            if isinstance(data.masks, StreamMasks)
+            else None
+            if data.masks is None
+            else data.masks[start:stop]
+        ),
         source=f"{data.source}; {stop - start} of {len(data)} images {what}",
         fingerprint=text_sha256(f"{data.fingerprint}:{start}:{stop}"),
         part=Part(data.source, start, stop, len(data)),
     )
 
 
-__all__ = ["ImageData", "Part", "Splits", "Whole", "divide", "is_digits", "load_data", "load_whole"]
+__all__ = [
+    "ImageData",
+    "Part",
+    "Splits",
+    "Whole",
+    "divide",
+    "is_digits",
+    "is_scenes",
+    "load_data",
+    "load_whole",
+]

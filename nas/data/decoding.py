@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.source import Encoded
+from nas.data.source import EncodedImage
 from nas.quantities import colour_rgb
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ ODDITIES = {
     "frames": "with several frames or pages, of which the first is used",
     "integers": "of more than 8 bits, scaled from {integers} to 0..255",
     "floats": "of floating-point values, scaled from {floats} to 0..255",
+    "unlabelled": "whose masks are ignored everywhere, so that nothing is learnt from them",
 }
 """What notes say of images, by kind."""
 
@@ -140,7 +141,7 @@ def _register_heif() -> bool:
 
 
 def decode(
-    encoded: Encoded,
+    encoded: EncodedImage,
     resolution: tuple[int, int],
     background: str = "white",
     scales: Mapping[Depth, Scale] | None = None,
@@ -166,20 +167,20 @@ def decode(
     try:
         return _decode(encoded, fit, background, scales, without_metadata=False)
     except Exception as error:  # Pillow's readers raise whatever a malformed file leads them to
-        if not isinstance(error, _Refused) and _is_png(encoded):
+        if not isinstance(error, Refused) and _is_png(encoded):
             # Pillow gives up on a text or a profile that is too large or damaged. The pixels may be
             # fine without it.
             try:
                 again = _decode(encoded, fit, background, scales, without_metadata=True)
             except Exception:  # as above; the first error is the one to report
-                return Decoded(None, _reason(error, encoded))
+                return Decoded(None, reason_of(error, encoded))
             return Decoded(
                 again.pixels, "", (*again.oddities, "metadata"), again.depth, again.values
             )
-        return Decoded(None, _reason(error, encoded))
+        return Decoded(None, reason_of(error, encoded))
 
 
-class _Refused(ValueError):
+class Refused(ValueError):
     """The header of an image says what is not to be decoded."""
 
 
@@ -192,7 +193,7 @@ _NO_IMAGES = {
 """What files of images often hold instead, by their first bytes in lower case."""
 
 
-def _reason(error: Exception, encoded: Encoded) -> str:
+def reason_of(error: Exception, encoded: EncodedImage) -> str:
     """Return why an image cannot be decoded, in one line."""
     from PIL import UnidentifiedImageError
 
@@ -206,7 +207,7 @@ def _reason(error: Exception, encoded: Encoded) -> str:
     return next(found, "it is not an image of a format that is read here")
 
 
-def _head(encoded: Encoded, size: int) -> bytes:
+def _head(encoded: EncodedImage, size: int) -> bytes:
     """Return the first bytes of an image; none where it cannot be read."""
     if isinstance(encoded, bytes):
         return encoded[:size]
@@ -231,8 +232,8 @@ def _decode(
     if isinstance(encoded, np.ndarray):
         return Decoded(fit(Image.fromarray(encoded).convert("RGB")))
     size = len(encoded) if isinstance(encoded, bytes) else Path(encoded).stat().st_size
-    with io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream:
-        if without_metadata or (size > _LARGE_PNG and _is_png(encoded)):
+    if without_metadata or (size > _LARGE_PNG and _is_png(encoded)):
+        with io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream:
             # Pillow reads texts and profiles of a PNG whole, however large; here they are left out.
             head = stream.read(24)
             stream.seek(0)
@@ -242,10 +243,27 @@ def _decode(
                 Image.open(_without_metadata(stream), formats=_formats()) as image,
             ):
                 return _converted(image, fit, background, scales)
-        with Image.open(stream, formats=_formats()) as image:
-            pixels = _checked(image.width, image.height, size)
-            with _room.taken(size + pixels * _BYTES_PER_PIXEL[_kind(image)]):
-                return _converted(image, fit, background, scales)
+    with opened(encoded) as image:
+        return _converted(image, fit, background, scales)
+
+
+@contextmanager
+def opened(encoded: bytes | str) -> Iterator[Pillow.Image]:
+    """Context manager: an image whose header was checked; inside, memory for its pixels is held.
+
+    Raises:
+        Refused: for a header that says more pixels than an image of its size can hold.
+    """
+    from PIL import Image
+
+    size = len(encoded) if isinstance(encoded, bytes) else Path(encoded).stat().st_size
+    with (
+        io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream,
+        Image.open(stream, formats=_formats()) as image,
+    ):
+        pixels = _checked(image.width, image.height, size)
+        with _room.taken(size + pixels * _BYTES_PER_PIXEL[_kind(image)]):
+            yield image
 
 
 def _png_sides(head: bytes) -> tuple[int, int]:
@@ -258,13 +276,13 @@ def _checked(width: int, height: int, size: int) -> int:
     """Return the number of pixels that a header says.
 
     Raises:
-        _Refused: for more than an image of so many bytes can hold, or than any should.
+        Refused: for more than an image of so many bytes can hold, or than any should.
     """
     pixels = width * height
     if pixels > _MOST_PIXELS or (
         pixels > _PILLOW_LIMIT and pixels > _PIXELS_PER_BYTE * max(size, 1)
     ):
-        raise _Refused(
+        raise Refused(
             f"its header says {width}x{height} pixels in {_size(size)}, which is taken for a"
             " decompression bomb"
         )
@@ -427,7 +445,7 @@ def _scaled(image: Pillow.Image, scale: Scale) -> Pillow.Image:
 # Streams and memory.
 
 
-def _is_png(encoded: Encoded) -> bool:
+def _is_png(encoded: EncodedImage) -> bool:
     return _head(encoded, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
 
 

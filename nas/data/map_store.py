@@ -1,7 +1,8 @@
 """Decodes a source into one file of uint8 pixels per split, and goes on where a kill stopped it.
 
-`nas.data.cache` calls `write_map`. The folder holds `train.u8` (N, 3, H, W), `train.labels.npy`,
-the same of `test` where there is one, `broken.csv` where images are left out, and `data.json`.
+`nas.data.cache` calls `write_map`. The folder holds `train.u8` (N, 3, H, W), with masks
+(N, 4, H, W), `train.labels.npy`, the same of `test` where there is one, `broken.csv` where images
+are left out, and `data.json`.
 
 Images are decoded in the order of the source, which tables are read fastest in, and written to
 their place in the stratified order. A journal says how many are done. Images of more than 8 bits
@@ -29,8 +30,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, decode, scale_of
+from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
 from nas.data.images import stratified_order
+from nas.data.masks import decode
 from nas.data.notes import note
 from nas.data.source import Source, SourceSplit
 from nas.errors import InputError, NasError
@@ -76,8 +78,8 @@ class MapRequest:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one decoded image."""
-        return 3 * self.resolution[0] * self.resolution[1]
+        """Bytes of one decoded image, with its mask."""
+        return self.source.channels * self.resolution[0] * self.resolution[1]
 
 
 def write_map(folder: Path, request: MapRequest) -> None:
@@ -359,7 +361,11 @@ class _SplitWriter:
             indices = [int(self.order[self.slots[k]]) for k in chunk]
             for k, encoded in zip(chunk, self.split.fetch(indices), strict=True):
                 made = pool.submit(
-                    decode, encoded, self.request.resolution, self.request.background, scales
+                    decode,
+                    encoded,
+                    self.request.resolution,
+                    self.request.background,
+                    scales,
                 )
                 window.append((k, made))
                 if len(window) >= longest:
@@ -418,7 +424,7 @@ class _SplitWriter:
         np.save(self.folder / f"{self.name}.labels.npy", labels[kept], allow_pickle=False)
         height, width = self.request.resolution
         return {
-            "shape": [len(kept), 3, height, width],
+            "shape": [len(kept), self.request.source.channels, height, width],
             "skipped": len(broken),
             "notes": self._notes(scales),
             "fingerprint": self._write_pixels(kept, labels[kept]),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.columns import image_column, label_column, split_column
+from nas.data.columns import Column, image_column, label_column, split_column
 from nas.data.decoding import readable_suffixes
 from nas.data.labels import RawLabels
 from nas.data.listing import stamp_of, suffix_of
@@ -117,14 +117,15 @@ def _parquet(path: Path, shown_name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pa.ArrowException as error:
-        raise _unreadable(shown_name, error) from None
+        raise unreadable(shown_name, error) from None
     except OSError as error:
         # pyarrow raises a plain OSError for a malformed file, and one with a number for the system.
         kind = NasError if error.errno else InputError
         raise kind(f"data {shown_name}: cannot be read as parquet: {first_line(error)}") from None
 
 
-def _unreadable(shown_name: str, error: Exception) -> InputError:
+def unreadable(shown_name: str, error: Exception) -> InputError:
+    """Return the error of a file or a row that pyarrow cannot read."""
     return InputError(f"data {shown_name}: cannot be read as parquet: {first_line(error)}")
 
 
@@ -155,7 +156,7 @@ class TableSplit(SourceSplit):
                 for row, value in zip(rows, self.table.values(self.column, rows), strict=True)
             ]
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(self.where(indices[0]), error) from None
+            raise unreadable(self.where(indices[0]), error) from None
 
     def blocks(self) -> NDArray[np.int64]:
         """Return the block (N,) of each image; see `SourceSplit.blocks`."""
@@ -185,7 +186,7 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     if TRAIN not in by_split:
         found = ", ".join(paths) or "none"
         raise InputError(f"data {data}: there is no parquet file to train on (found: {found})")
-    names = [_shown(data, root, path) for path in files]
+    names = [shown_name(data, root, path) for path in files]
     parts = {
         split: Part([files[i] for i in indices], [names[i] for i in indices])
         for split, indices in by_split.items()
@@ -220,7 +221,7 @@ def source_of_parts(
         every = [path for part in chosen.values() for path in part.files]
         source = reading.source(
             description or f"{len(every)} parquet files at {data}",
-            _stamp(every) + reading.referenced(),
+            stamp_of_files(every) + reading.referenced(),
         )
         if TEST in source.splits or not order[number + 1 :]:
             break
@@ -253,13 +254,22 @@ def _holds_paths(table: ParquetRows, column: str) -> bool:
     return isinstance(first, str) and suffix_of(first) in readable_suffixes()
 
 
-def _shown(data: str, root: Path, path: Path) -> str:
+def columns_of_file(path: Path, shown: str) -> list[Column]:
+    """Return the columns of a file, which messages name as `shown`.
+
+    Raises:
+        InputError: when it is no parquet file.
+    """
+    return columns_of(_parquet(path, shown).schema_arrow)
+
+
+def shown_name(data: str, root: Path, path: Path) -> str:
     """Return how messages name a file: by the given path, without what the two share."""
     given = Path(data).expanduser()
     return data if given == path else str(path.relative_to(root))
 
 
-def _stamp(files: Sequence[Path]) -> str:
+def stamp_of_files(files: Sequence[Path]) -> str:
     """Return a hash of paths, sizes and times, which changes when a file does."""
     digest = hashlib.sha256()
     for path in files:
@@ -375,7 +385,7 @@ class _Reading:
         try:
             return _parquet(path, shown_name).read(columns=[column]).column(0)
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(shown_name, error) from None
+            raise unreadable(shown_name, error) from None
 
     def _distinct(self, column: str) -> tuple[int, int]:
         part = self.parts[TRAIN]

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, decode, scale_of
+from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
 from nas.data.images import ImageData, stratified_order
 from nas.data.map_store import MapRequest, decoding_threads, describe_source, quiet_decoding
+from nas.data.masks import decode
 from nas.data.notes import counted, note
-from nas.data.source import Encoded, SourceSplit
+from nas.data.source import Encoded, Pair, SourceSplit
 from nas.errors import InputError
 
 _PROBED = 128
@@ -45,6 +46,7 @@ class Stream:
         classes: names of the classes.
         resolution: (height, width) in pixels.
         background: the colour that transparent pixels are laid on.
+        channels: layers of a decoded image: three colours, and the mask where there is one.
         scales: of images with more than 8 bits.
         broken: the reason of each image that could not be decoded so far.
     """
@@ -56,6 +58,7 @@ class Stream:
     classes: tuple[str, ...]
     resolution: tuple[int, int]
     background: str
+    channels: int = 3
     scales: dict[Depth, Scale] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
 
@@ -143,7 +146,13 @@ class StreamImages:
         return StreamImages(self.stream, self.positions[start:stop])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        pixels = np.empty(self.shape, dtype=np.uint8)
+        pixels = self.layers()[:, :3]
+        return pixels if dtype is None else pixels.astype(dtype)
+
+    def layers(self) -> NDArray[np.uint8]:
+        """Return the decoded images (N, 3, H, W), or with their masks (N, 4, H, W)."""
+        shape = (len(self), self.stream.channels, *self.stream.resolution)
+        pixels = np.empty(shape, dtype=np.uint8)
         encoded = self.stream.encoded(self.positions)
         with quiet_decoding(), ThreadPoolExecutor(decoding_threads()) as pool:
             for place, decoded in enumerate(pool.map(self.stream.decode, encoded)):
@@ -151,7 +160,7 @@ class StreamImages:
                 if made is None:
                     made = self.replacement(place, failure(decoded), self.stream.decode)
                 pixels[place] = made
-        return pixels if dtype is None else pixels.astype(dtype)
+        return pixels
 
     @cached_property
     def blocks(self) -> NDArray[np.int64] | None:
@@ -200,6 +209,31 @@ class StreamImages:
         )
 
 
+class StreamMasks:
+    """The masks (N, H, W) of images of the `stream` store, which are decoded when they are read."""
+
+    def __init__(self, images: StreamImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.images.stream.resolution)
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> StreamMasks:
+        return StreamMasks(self.images[index])
+
+    def part(self, start: int, stop: int) -> StreamMasks:
+        """Return the masks of a split; see `StreamImages.part`."""
+        return StreamMasks(self.images.part(start, stop))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        masks = self.images.layers()[:, 3]
+        return masks if dtype is None else masks.astype(dtype)
+
+
 def failure(decoded: Decoded) -> str:
     """Return why an image has no pixels; empty where it has some."""
     if decoded.depth is not None:
@@ -227,8 +261,10 @@ def open_stream(request: MapRequest) -> dict[str, ImageData]:
         stream.scales.update(scales)
         for text in probed[name].notes(name, scales):
             note(f"data {request.source.name}: {text}")
+        pixels = StreamImages(stream, np.arange(len(stream.order)))
         images[name] = ImageData(
-            images=StreamImages(stream, np.arange(len(stream.order))),
+            images=pixels,
+            masks=StreamMasks(pixels) if stream.channels > 3 else None,
             labels=stream.labels,
             classes=stream.classes,
             skipped=0,
@@ -251,6 +287,7 @@ def _stream(request: MapRequest, split: SourceSplit, name: str) -> Stream:
         request.source.classes,
         request.resolution,
         request.background,
+        request.source.channels,
     )
 
 
@@ -308,7 +345,9 @@ class _Probed:
 def _contents(images: Sequence[Encoded]) -> Iterator[bytes]:
     """Yield the bytes of encoded images; none where a file cannot be read."""
     for image in images:
-        if isinstance(image, str):
+        if isinstance(image, Pair):
+            yield from _contents([image.image, image.mask])
+        elif isinstance(image, str):
             try:
                 yield Path(image).read_bytes()
             except OSError:

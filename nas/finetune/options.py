@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from nas.options import ANY, Options, like, option, part
+from nas.space.sizes import Sizes
 from nas.training.settings import DATA_HELP, WORKERS_HELP, Settings, SplitOptions
 
 Distill = Literal["none", "hard", "soft"]
@@ -81,6 +82,14 @@ class FinetuneOptions(Options):
         metavar="WEIGHTS",
         shown="those that the run inherited",
     )
+    segment: bool = option(
+        False,
+        help=(
+            "Train for segmentation: images with masks, and a head that gives a class per pixel in"
+            " place of the classifier. All other weights are kept."
+        ),
+    )
+    sizes: Sizes = part(Sizes, omit=("classes", "segment"))
     from_scratch: bool = option(False, help="Start from random weights.")
     new_head: bool = option(
         False,

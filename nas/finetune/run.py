@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -17,6 +17,7 @@ import pandas as pd
 from safetensors.torch import save_file
 from torch import nn
 
+from nas.blocks import HeadSpec
 from nas.data import ImageData, Splits
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
@@ -25,14 +26,16 @@ from nas.finetune.start import Start, load_start
 from nas.finetune.task import Finetuning
 from nas.finetune.teacher import Teacher, load_teacher
 from nas.network import Network
-from nas.runs.resolve import find_subject
+from nas.runs.resolve import Subject, find_subject
 from nas.runs.schema import ARCHITECTURE_FILE, FINETUNE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
 from nas.runs.trained_on import ImageRange, images_of, seen_lines
 from nas.space import Architecture, load_architecture
+from nas.tasks import Task, task_of
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import ALONE, Processes, processes
-from nas.training.evaluate import calibrate, judge, memory_ran_out
+from nas.training.evaluate import Accuracy, calibrate, judge, memory_ran_out
 from nas.training.loop import SAVE_EVERY, Report, train
+from nas.training.settings import check_task
 from nas.training.state import TrainingFolder, load_best
 from nas.versions import versions
 
@@ -163,6 +166,7 @@ def judged(
     others = {"start": first, **({"teacher": teacher} if teacher else {})}
     return {
         "weights": list(trained)[-1],
+        "metric": task_of(first.architecture.head).metric,
         "held_out": _accuracies({**trained, **others}, data.held_out, together),
         "test": _accuracies(trained, data.test, together) if data.test else None,
     }
@@ -174,10 +178,19 @@ def _accuracies(
     return {
         "source": data.source,
         **{
-            name: asdict(judge(network, data, together=together))
+            name: _figures(judge(network, data, together=together), data.classes)
             for name, network in networks.items()
         },
     }
+
+
+def _figures(accuracy: Accuracy, classes: Sequence[str]) -> dict[str, Any]:
+    """Return an accuracy as a description keeps it, with that of each class where there is one."""
+    figures = asdict(accuracy)
+    by_class = figures.pop("by_class")
+    return (
+        {**figures, "by_class": dict(zip(classes, by_class, strict=True))} if by_class else figures
+    )
 
 
 def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
@@ -231,7 +244,7 @@ class Finetuned:
 
 
 def finetune(
-    run: str | Path,
+    run: str | Path | Subject,
     data: Splits,
     recipe: Recipe | None = None,
     *,
@@ -239,6 +252,7 @@ def finetune(
     init: str | Path | None = None,
     from_scratch: bool = False,
     new_head: bool = False,
+    head: HeadSpec | None = None,
     teacher: str | None = None,
     teacher_weights: str | Path | None = None,
     command: str = "",
@@ -251,16 +265,19 @@ def finetune(
     """Train the network of a run, or resume its fine-tuning in the folder.
 
     Args:
-        run: a run folder, an architecture's YAML file, or a published member's name.
+        run: a run folder, an architecture's YAML file, or a published member's name; or the network
+            that one of these names.
         data: images at the network's resolution. The result is evaluated on the held-out and the
             test images.
-        recipe: settings; by default `Recipe()`, with hard distillation where there is a teacher.
+        recipe: settings; by default those of the task, with hard distillation where there is a
+            teacher.
         out: the folder; by default RUN/finetune, or RUN/finetune-scratch with `from_scratch`.
         init: weights to start with, in place of those that the run inherited: a checkpoint of the
             network or of another member of its space, a run, or an architecture's file with its
             weights beside it.
         from_scratch: start with random weights.
         new_head: start with a new classifier, for the classes of the data.
+        head: another head that the network gets, such as that of another task, for these classes.
         teacher, teacher_weights: see `nas.finetune.teacher.load_teacher`.
         command: the command line, for the description.
         report: called every `report_every` steps.
@@ -275,14 +292,18 @@ def finetune(
             process trains in the folder.
         Stopped: a signal arrived; the state is saved.
     """
-    recipe = recipe or Recipe(distill="hard" if teacher else "none")
     together = processes(device)
     # Where one process refuses, all end: none waits for it in the training.
     with together.agreed():
+        subject = run if isinstance(run, Subject) else find_subject(run)
+        task = task_of(head or subject.architecture.head)
+        recipe = recipe or Recipe(distill="hard" if teacher else "none", **task.defaults)
         _check_teacher(teacher, teacher_weights, recipe)
-        subject = find_subject(run)
-        check_images(subject.architecture, data.train)
-        start = load_start(subject, data.train.classes, recipe.seed, init, from_scratch, new_head)
+        check_task(recipe, task)
+        check_images(subject.architecture, data.train, task)
+        start = load_start(
+            subject, data.train.classes, recipe.seed, init, from_scratch, new_head, head
+        )
         loaded = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
         folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
     with folder.locked(together.main):
@@ -292,7 +313,7 @@ def finetune(
                 describe(
                     folder,
                     start.network.architecture,
-                    asked(start, data, recipe, loaded, new_head),
+                    asked(start, data, recipe, loaded, new_head or head is not None),
                     command,
                 )
         # The training changes the network in place; this copy is evaluated as the start.
@@ -337,8 +358,14 @@ def _tell_seen(start: Start, teacher: Teacher | None, data: ImageData, recipe: R
             warnings.warn(line, stacklevel=3)
 
 
-def check_images(arch: Architecture, data: ImageData) -> None:
-    """Raise InputError unless the images have the network's resolution."""
+def check_images(arch: Architecture, data: ImageData, task: Task) -> None:
+    """Raise InputError unless the images have the network's resolution and the targets of its task."""
+    if task.has_maps is not (data.masks is not None):
+        there = "have masks" if data.masks is not None else "have no masks"
+        raise InputError(
+            f"the images {there}, and the network is trained for {task.name}. Fix: "
+            f"{'leave out --segment' if task.has_maps else 'add --segment'}, or give other images"
+        )
     if data.images.shape[2:] != arch.resolution:
         there, here = (
             "x".join(map(str, size)) for size in (data.images.shape[2:], arch.resolution)
@@ -375,7 +402,7 @@ def asked(
             "test": len(data.test) if data.test else 0,
             "classes": list(data.train.classes),
         },
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.to_dict(task_of(arch.head).has_maps),
         "teacher": teacher.about if teacher else None,
     }
 

@@ -16,18 +16,22 @@ from nas.data import ImageData
 from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
+from nas.tasks import task_of
+from nas.tasks.base import Task as Goal
+from nas.tasks.classify import CLASSIFICATION
 from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
-from nas.training.task import Task, label_loss
+from nas.training.task import Task
 
 
 def loss_of(
     output: Tensor | tuple[Tensor, Tensor],
-    targets_bc: Tensor,
-    taught_bc: Tensor | None,
+    targets: Tensor,
+    taught: Tensor | None,
     recipe: Recipe,
+    task: Goal = CLASSIFICATION,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of a batch, and the logits (B, classes) of the network's prediction.
+    """Return the mean loss of a batch, and the scores of the network's prediction.
 
     With a teacher the loss is (1 - weight) * cross-entropy with the targets + weight *
     distillation. In a distillation head (DeiT, arXiv:2012.12877) the first classifier learns from
@@ -36,44 +40,45 @@ def loss_of(
 
     Args:
         output: logits (B, classes); a pair of them from a distillation head in training mode.
-        targets_bc: probabilities.
-        taught_bc: the teacher's logits, if there is one.
+        targets: probabilities (B, classes), or masks (B, H, W).
+        taught: the teacher's scores, if there is one.
         recipe: label smoothing, and how to distill.
+        task: what the network is trained for.
     """
-    if taught_bc is None:
-        return label_loss(output, targets_bc, recipe.label_smoothing, recipe.loss)
+    if taught is None:
+        return task.loss(output, targets, recipe.label_smoothing, recipe.loss)
     first, second = output if isinstance(output, tuple) else (output, output)
-    own, _ = label_loss(first, targets_bc, recipe.label_smoothing, recipe.loss)
-    other = distillation(
-        second.float(), taught_bc.float(), recipe.distill, recipe.distill_temperature
-    )
+    own, _ = task.loss(first, targets, recipe.label_smoothing, recipe.loss)
+    other = distillation(second.float(), taught.float(), recipe.distill, recipe.distill_temperature)
     loss = (1 - recipe.distill_weight) * own + recipe.distill_weight * other
     # In eval mode a distillation head answers with the mean of its classifiers.
     return loss, (first.float() + second.float()) / 2
 
 
-def distillation(
-    logits_bc: Tensor, taught_bc: Tensor, distill: Distill, temperature: float
-) -> Tensor:
-    """Return the teacher's part of the loss, the mean over the batch.
+def distillation(scores: Tensor, taught: Tensor, distill: Distill, temperature: float) -> Tensor:
+    """Return the teacher's part of the loss, the mean over the batch (and over the positions).
 
     The equations are those of DeiT (arXiv:2012.12877). Soft (Eq. 2): the divergence KL(teacher ||
     student) of the softened probabilities, times the temperature squared. Hard (Eq. 3): the
     cross-entropy with the teacher's most likely classes.
 
     Args:
-        logits_bc: of the student.
-        taught_bc: logits of the teacher.
+        scores: (B, classes) or (B, classes, h, w), of the student.
+        taught: those of the teacher; maps of another size are resized.
         distill: hard or soft.
         temperature: of both softmaxes, for soft distillation.
     """
+    if taught.shape[2:] != scores.shape[2:]:
+        size = scores.shape[2:]
+        taught = F.interpolate(taught, size=size, mode="bilinear", align_corners=False)
     if distill == "hard":
-        return F.cross_entropy(logits_bc, taught_bc.argmax(dim=1))
-    student = (logits_bc / temperature).log_softmax(dim=1)
-    teacher = (taught_bc / temperature).log_softmax(dim=1)
-    # F.kl_div(a, b) is KL(b || a). Gradients shrink by the temperature squared; the factor keeps
-    # them as large as those of the cross-entropy.
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+        return F.cross_entropy(scores, taught.argmax(dim=1))
+    student = (scores / temperature).log_softmax(dim=1)
+    teacher = (taught / temperature).log_softmax(dim=1)
+    # F.kl_div(a, b) is KL(b || a), here of each image or position. Gradients shrink by the
+    # temperature squared; the factor keeps them as large as those of the cross-entropy.
+    each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+    return each.mean() * temperature**2
 
 
 class Finetuning(Task):
@@ -104,6 +109,10 @@ class Finetuning(Task):
         self.calibration = calibration
 
     @property
+    def goal(self) -> Goal:
+        return task_of(self._network.architecture.head)
+
+    @property
     def module(self) -> Network:
         return self._network
 
@@ -112,7 +121,7 @@ class Finetuning(Task):
         return True
 
     def evaluate(self, module: nn.Module) -> float | None:
-        """Return the top-1 of the network in percent, its batch norms recalibrated as at the end."""
+        """Return the network's accuracy in percent, its batch norms recalibrated as at the end."""
         if self.held_out is None or self.calibration is None:
             return None
         assert isinstance(module, Network)
@@ -160,12 +169,9 @@ class Finetuning(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss, and the logits (B, classes); see `Task.loss`."""
+        """Return the loss, and the scores; see `Task.loss`."""
         # (B,) to (B, classes); the targets of mixed images are probabilities already.
-        targets_bc = (
-            F.one_hot(targets, self._network.architecture.classes).float()
-            if targets.dim() == 1
-            else targets
-        )
-        taught_bc = self.teacher(images_bchw) if self.teacher else None
-        return loss_of(module(images_bchw), targets_bc, taught_bc, self.recipe)
+        if targets.dim() == 1:
+            targets = F.one_hot(targets, self._network.architecture.classes).float()
+        taught = self.teacher(images_bchw) if self.teacher else None
+        return loss_of(module(images_bchw), targets, taught, self.recipe, self.goal)

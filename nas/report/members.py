@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import hypot
 
 from nas.report.breakdown import Rival
-from nas.report.points import METRICS, Point
+from nas.report.points import Point
 from nas.report.run import RunReport
 from nas.report.training import Accuracy, Fit
 from nas.report.words import (
@@ -23,6 +23,7 @@ from nas.report.words import (
     with_error,
 )
 from nas.runs.schema import About, Difference, ExpectedAccuracy, Member
+from nas.tasks import metric_words
 
 IMAGENET_CLASSES = 1000
 """Number of classes of ImageNet-1k, whose top-1 the accuracy law predicts."""
@@ -161,7 +162,7 @@ def _figures(name: str, runs: Sequence[RunReport]) -> tuple[str, ...]:
         ]
     accuracy = below(member.cost) + " the largest member"
     if member.accuracy is not None:
-        accuracy = f"{accuracy_text(member.accuracy)} {METRICS[member.accuracy.metric]}"
+        accuracy = f"{accuracy_text(member.accuracy)} {metric_words(member.accuracy.metric)}"
         accuracy += " (published)" if member.accuracy.predicted is not None else " (expected)"
     return (*times, accuracy, f"{member.params / 1e6:.2f} M parameters")
 
@@ -329,20 +330,17 @@ def _rival_row(device: str, rival: Rival) -> Measurement:
 def _fit_row(run: RunReport, fit: Fit, best: Accuracy) -> Measurement:
     about = f"{best.images} {best.part}; {fit.provenance}"
     expected = run.about.result.accuracy
+    name = f"{best.metric}, {fit.name}"
     if expected is None:
         predicted = f"{below(run.about.result.cost)} the largest member"
-        return Measurement(
-            f"top-1, {fit.name}", predicted, _percent(best), "only the drop was predicted", about
-        )
+        return Measurement(name, predicted, _percent(best), "only the drop was predicted", about)
     if not _same_images(run, fit):
         predicted = (
             f"{accuracy_text(expected)} on"
             f" {'ImageNet' if run.about.scores.kind == 'law' else 'other images'}"
         )
-        return Measurement(f"top-1, {fit.name}", predicted, _percent(best), "other images", about)
-    return _accuracy_row(
-        f"top-1, {fit.name}", expected, best.accuracy, best.standard_error, False, about
-    )
+        return Measurement(name, predicted, _percent(best), "other images", about)
+    return _accuracy_row(name, expected, best.accuracy, best.standard_error, False, about)
 
 
 def _same_images(run: RunReport, fit: Fit) -> bool:

@@ -238,17 +238,10 @@ def find_subject(name: str | Path) -> Subject:
         name: a run folder, an architecture's file, or a published member's name.
 
     Raises:
-        InputError: when it is none of them, or its network is not a classifier.
+        InputError: when it is none of them.
     """
     path = Path(name)
-    subject = _found_by_search(path) if path.is_dir() else Subject(load_architecture(name))
-    head = subject.architecture.head
-    if head.layout == "pyramid":
-        raise InputError(
-            f"{name}: its head {head.kind} outputs maps (expected a classifier, the only kind of"
-            " network that nas finetune trains)"
-        )
-    return subject
+    return _found_by_search(path) if path.is_dir() else Subject(load_architecture(name))
 
 
 def _found_by_search(folder: Path) -> Subject:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.accuracy.recorded_file import WEIGHTS_FILE
+from nas.blocks import head_from
 from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
@@ -24,6 +25,7 @@ from nas.space import Architecture, Space, load_space
 from nas.supernet.description import trained_on, up_to_date
 from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
+from nas.tasks import task_of
 from nas.training.state import TrainingFolder, fill
 from nas.training.state import read_tensors as read_file
 
@@ -86,7 +88,8 @@ def describe(
         "resolution": list(space.resolution),
         "classes": space.classes,
         "data": data,
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.to_dict(task_of(space.heads[0]).has_maps),
+        **_other_head(space),
         **({"start": start} if start else {}),
     }
     if folder.description.exists() and (folder.state.exists() or folder.weights.exists()):
@@ -101,8 +104,8 @@ def describe(
             counts = {key: data[key] for key in keys if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
-        # `start` is compared also where this training has none and the folder's has one.
-        for key, value in ({"start": None} | up_to_date(wanted)).items():
+        # `start` and `head` are compared also where this training has none and the folder's has one.
+        for key, value in ({"start": None, "head": None} | up_to_date(wanted)).items():
             if there.get(key) != value:
                 difference = _difference(there.get(key), value)
                 raise found.error(
@@ -124,6 +127,16 @@ def describe(
         folder.description,
         {**wanted, **recorded_command, "versions": versions("torch", "accelerate", "safetensors")},
     )
+
+
+def _other_head(space: Space) -> dict[str, Any]:
+    """Return the head of a space that is not the one in its file; empty where it is.
+
+    A description without it is that of a training with the space's own heads.
+    """
+    own = load_space(str(space.path)).heads
+    alike = tuple(replace(head, classes=space.classes) for head in own) == space.heads
+    return {} if alike else {"head": space.heads[0].to_dict()}
 
 
 def _difference(found: Any, wanted: Any) -> str:
@@ -183,7 +196,7 @@ def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
 def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     """Return a training's folder, its description, and its space.
 
-    The space is at the resolution and the number of classes of the training.
+    The space is at the resolution and the number of classes of the training, with its head.
 
     Raises:
         InputError: when there is no training.
@@ -197,7 +210,10 @@ def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
     height, width = file.data["resolution"]
-    space = load_space(str(folder.space)).at((height, width), file.data["classes"])
+    space = load_space(str(folder.space))
+    if file.data.get("head"):
+        space = space.with_head(file.parse(head_from, ["head"], file.data["head"]))
+    space = space.at((height, width), file.data["classes"])
     return folder, up_to_date(file.data), space
 
 

@@ -5,13 +5,13 @@ The commands `nas train` and `nas score` call `run` and `run_score`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nas.accuracy import RecordedScores
-from nas.data import Splits, is_digits, load_data
+from nas.data import Splits, is_digits, is_scenes, load_data
 from nas.option_values import applies, make, words
 from nas.space import Space, load_space
 from nas.space.sizes import Sizes, size_text
@@ -21,6 +21,7 @@ from nas.supernet.options import ScoreOptions, TrainOptions
 from nas.supernet.score import score as score_moves
 from nas.supernet.train import train as train_supernet
 from nas.supernet.warm_start import Start, load_start
+from nas.tasks import TASKS, Task, task_of
 from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress
 from nas.training.settings import settle, settle_store
@@ -76,13 +77,11 @@ def run(
         on_step: called now and then while training.
         on_score: called with the number of scored moves, and the number of all.
     """
-    recipe = settle(options.recipe, options, options.data)
+    whole = load_space(options.space)
+    task = TASKS["segmentation"] if options.segment else task_of(whole.heads[0])
+    recipe = settle(options.recipe, options, options.data, task)
     applies(options, mixup=recipe.mixup, cutmix=recipe.cutmix, mix=recipe.mix)
-    sizes = options.sizes
-    # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
-    if sizes.resolution is None and is_digits(options.data):
-        sizes = Sizes((32, 32))
-    sized = sizes.apply(load_space(options.space))
+    sized = Sizes(options.sizes.resolution or _own_size(options.data)).apply(whole)
     folder = (
         options.out
         or f"runs/supernet-{sized.name}-{Path(options.data).name}-{size_text(sized.resolution)}"
@@ -96,8 +95,9 @@ def run(
         seed=recipe.seed,
         background=split.background,
         store=settle_store(split.store, Folder(Path(folder)).description),
+        masks=task.has_maps,
     )
-    space = sized.at(classes=len(splits.train.classes))
+    space = _with_head(sized, task, len(splits.train.classes), options.sizes.head)
     note(f"data     {splits.train.source}")
     note(f"         {splits.held_out.source}")
     note(f"out      {folder} (the same command resumes it)")
@@ -125,6 +125,28 @@ def run(
         )
     leave()
     return Trained(Path(folder), scores, splits) if scores else None
+
+
+def _own_size(data: str) -> tuple[int, int] | None:
+    """Return the size at which data of our own is used; None for other data."""
+    # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
+    if is_digits(data):
+        return (32, 32)
+    return (96, 96) if is_scenes(data) else None
+
+
+def _with_head(space: Space, task: Task, classes: int, head: Mapping[str, int]) -> Space:
+    """Return the space for a task; heads of its own that are of the task are kept.
+
+    Args:
+        space: at its resolution.
+        task: what is trained.
+        classes: of the data.
+        head: hyperparameters that are asked for.
+    """
+    if task.has(space.heads[0]) and not head:
+        return space.at(classes=classes)
+    return space.with_head(task.head(space.heads[0], classes, **head))
 
 
 def score(supernet: str | Path, data: str | Path, **options: Any) -> Trained | None:

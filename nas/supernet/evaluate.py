@@ -11,7 +11,6 @@ from typing import Any
 
 from nas.accuracy.evaluations import Evaluated, member_key
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.scores import accuracy_error
 from nas.accuracy.single_moves import Variant
 from nas.data import Splits, divide, load_whole
 from nas.errors import InputError, NasError
@@ -20,6 +19,7 @@ from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.score import first_images
 from nas.supernet.sensitivity import Evaluator, NoMemory
 from nas.supernet.walk import calibration_images
+from nas.tasks import task_of
 from nas.training.distributed import processes
 
 IMAGES, CALIBRATION = 1000, 512
@@ -41,6 +41,7 @@ class SlicedSupernet:
 
     Attributes:
         space: the supernet's, at its resolution.
+        task: what the supernet was trained for.
         words: description of the evaluation for people.
         of: everything that decides an accuracy, for a record to compare.
 
@@ -60,6 +61,7 @@ class SlicedSupernet:
         )
         bf16 = description["recipe"]["precision"] == "bf16"
         self.space = supernet.space
+        self.task = task_of(self.space.heads[0])
         self.root = root
         self._evaluator = Evaluator(supernet.to(processes().device), train, held_out, bf16=bf16)
         self.words = f"the sliced supernet {root} on {held_out.source}"
@@ -69,6 +71,9 @@ class SlicedSupernet:
             "images": len(held_out),
             "calibration_images": len(train),
         }
+        # Records of older versions have no metric; theirs is top-1.
+        if self.task.metric != "top1":
+            self.of["metric"] = self.task.metric
 
     def evaluate(
         self, base: Architecture, members: Sequence[Architecture]
@@ -90,9 +95,11 @@ class SlicedSupernet:
         try:
             for group in self._evaluator.results(wanted, base.at(resolution)):
                 for variant, result in group:
-                    accuracy = 100 * float(result.right.mean())
-                    error = accuracy_error(accuracy, self.of["images"])
-                    yield known[variant.key], Evaluated(accuracy, result.loss, error)
+                    figure = self.task.figure(result.tally)
+                    yield (
+                        known[variant.key],
+                        Evaluated(figure.value, result.loss, figure.standard_error),
+                    )
         except NoMemory as error:
             raise NasError(
                 f"{self.root}: {error}. Finished evaluations are kept. Fix: free memory and run the"
@@ -119,8 +126,9 @@ def training_splits(root: str | Path, data: str) -> Splits:
     background = about.get("background", "white")
     # The fingerprint is that of a store. Descriptions of older versions have none.
     store = about.get("store", "memory")
+    masks = task_of(space.heads[0]).has_maps
     for limit in (None, total):
-        whole = load_whole(data, space.resolution, limit, seed, background, store)
+        whole = load_whole(data, space.resolution, limit, seed, background, store, masks)
         if len(whole.train) > total:  # the training had a --limit
             continue
         if len(whole.train) == total:

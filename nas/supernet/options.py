@@ -75,7 +75,8 @@ class Recipe(Settings):
 class TrainOptions(Options):
     """Options of `nas train`.
 
-    Images have the space's own resolution by default; digits have 32x32 pixels. For several
+    Images have the space's own resolution by default; digits have 32x32 pixels, and digit-scenes
+    96x96. For several
     processes or GPUs, start it with `torchrun --nproc-per-node N -m nas train ...` or `accelerate
     launch -m nas train ...`. They share each batch.
     """
@@ -84,6 +85,13 @@ class TrainOptions(Options):
 
     space: str = option(help="Space by name (see `nas spaces`), or its YAML file.")
     data: str = option("digits", help=DATA_HELP)
+    segment: bool = option(
+        False,
+        help=(
+            "Train for segmentation: images with masks, and a head that gives a class per pixel in"
+            " place of the classifier."
+        ),
+    )
     sizes: Sizes = part(Sizes, omit=("classes", "segment"))
     recipe: Recipe = part(Recipe)
     init: Path | None = option(

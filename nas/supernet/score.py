@@ -28,6 +28,7 @@ from nas.supernet.checkpoint import Folder, load_supernet
 from nas.supernet.sensitivity import Evaluation, Evaluator, NoMemory, measure
 from nas.supernet.supernet import Supernet
 from nas.supernet.walk import calibration_images
+from nas.tasks import task_of
 from nas.training.distributed import Processes, processes
 
 JOURNAL, JOURNAL_ABOUT = "evaluations.csv", "evaluations.yaml"
@@ -146,6 +147,7 @@ def _write(
                 baseline_accuracy=rows[0].accuracy,
                 images=len(held_out),
                 supernet=folder.root.name,
+                metric=task_of(supernet.space.heads[0]).metric,
                 data=held_out.part.dataset if held_out.part else held_out.source,
                 measured_with=measured_with,
             )
@@ -285,12 +287,7 @@ def first_images(data: ImageData, count: int) -> ImageData:
     """Return the first images; their order is stratified, so every class keeps its share."""
     if count >= len(data):
         return data
-    return replace(
-        data,
-        images=data.images[:count],
-        labels=data.labels[:count],
-        source=f"{data.source}, the first {count}",
-    )
+    return replace(data.some(slice(count)), source=f"{data.source}, the first {count}")
 
 
 def _size(space: Space) -> str:

@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from nas.accuracy.scores import accuracy_error, difference_error
 from nas.accuracy.single_moves import LARGEST, Key, Variant
 from nas.data import ImageData
 from nas.errors import InputError, NasError
@@ -28,9 +26,13 @@ from nas.space import Architecture
 from nas.supernet.groups import Work, next_groups, passes
 from nas.supernet.supernet import Supernet
 from nas.supernet.walk import Result, Walk, default_batch, first_difference
+from nas.tasks import task_of
 from nas.training.distributed import ALONE, Processes
 from nas.training.evaluate import memory_ran_out
 from nas.training.step import largest_fit
+
+if TYPE_CHECKING:
+    from nas.tasks.base import Tally
 
 GROUP_SECONDS = 60
 """Time that a group of members should take: work that a kill loses."""
@@ -48,13 +50,13 @@ class Evaluation:
     Attributes:
         move, place, choice: the last change, as in `nas.accuracy.single_moves.Score`; move is
             `none` for the largest member.
-        accuracy: top-1 in percent.
+        accuracy: in percent of the metric of the supernet's task.
         loss: mean cross-entropy.
         standard_error: standard error of the difference in accuracy to the member that this one is
             compared with (`Variant.base`) on the same images, in points. For the member that is
             compared with nothing, standard error of its accuracy.
         lost, gained: number of images that the other member classifies right and this one wrong,
-            and the reverse; None in journals of older versions.
+            and the reverse; None in journals of older versions, and where images have masks.
     """
 
     move: str
@@ -110,6 +112,7 @@ class Evaluator:
         together: Processes = ALONE,
     ) -> None:
         self.supernet = supernet
+        self.task = task_of(supernet.space.heads[0])
         self.walk = Walk(supernet, calibration, held_out, bf16)
         self.batch = batch or default_batch(supernet.space.largest(), self.walk.device)
         self.together = together
@@ -143,20 +146,20 @@ class Evaluator:
         end = len(base.operations())
         first = any(first_difference(base, each.arch) == end for each in variants)
         compared = {variant.base for variant in variants}
-        # Maps a member that others are compared with to the images (N,) that it classifies right. A
-        # member is compared with one that differs from `base` no later in the network, so the walk
-        # has reached that one before.
-        right: dict[Key, NDArray[np.bool_]] = {}
+        # Maps a member that others are compared with to its tally of the images (N, ...). A member is
+        # compared with one that differs from `base` no later in the network, so the walk has reached
+        # that one before.
+        tallies: dict[Key, Tally] = {}
         wanted = list(variants) if first else [itself, *variants]
         for group in self.results(wanted, base):
             rows = []
             for variant, result in group:
-                if LARGEST not in right:  # the base, or a variant that equals it, comes first
-                    right[LARGEST] = result.right
+                if LARGEST not in tallies:  # the base, or a variant that equals it, comes first
+                    tallies[LARGEST] = result.tally
                 if variant.key in compared:
-                    right[variant.key] = result.right
+                    tallies[variant.key] = result.tally
                 if variant is not itself:
-                    rows.append(self._evaluation(variant, result, right))
+                    rows.append(self._evaluation(variant, result, tallies))
             yield rows
 
     def results(
@@ -231,37 +234,31 @@ class Evaluator:
     def _shared(self, found: Sequence[Result], counts: Sequence[int]) -> list[Result]:
         """Return the results of all processes, in the order of the groups, of `counts` members."""
         images = len(self.walk.held_out)
-        # (members, images) and (members,): every process fills its own rows, the others are 0.
-        right = torch.zeros(sum(counts), images, dtype=torch.uint8)
+        # (members, images, ...) and (members,): every process fills its own rows, the others are 0.
+        shape = self.task.tally_shape(self.supernet.space.classes)
+        tallies = torch.zeros(sum(counts), images, *shape, dtype=torch.int32)
         loss = torch.zeros(sum(counts), dtype=torch.float64)
         before = sum(counts[: self.together.index])
         for row, result in enumerate(found, start=before):
-            right[row] = torch.from_numpy(result.right)
+            tallies[row] = torch.from_numpy(result.tally)
             loss[row] = result.loss
-        self.together.share(right)
+        self.together.share(tallies)
         self.together.share(loss)
         return [
-            Result(mask.numpy().astype(bool), float(value))
-            for mask, value in zip(right, loss, strict=True)
+            Result(tally.numpy(), float(value)) for tally, value in zip(tallies, loss, strict=True)
         ]
 
     def _evaluation(
-        self, variant: Variant, result: Result, right: Mapping[Key, NDArray[np.bool_]]
+        self, variant: Variant, result: Result, tallies: Mapping[Key, Tally]
     ) -> Evaluation:
         """Return the evaluation of a variant from its result."""
-        now = result.right
-        before = right[variant.base]
-        images = len(now)
-        accuracy = 100 * float(now.mean())
-        # Both members saw the same images. Only those on which they differ carry information, so
-        # the paired error is smaller than that of two independent accuracies (as McNemar's test).
-        lost = int((before & ~now).sum())
-        gained = int((now & ~before).sum())
+        figure = self.task.figure(result.tally)
+        change = self.task.difference(tallies[variant.base], result.tally)
         alone = variant.key == LARGEST
-        error = (
-            accuracy_error(accuracy, images) if alone else difference_error(lost, gained, images)
+        error = figure.standard_error if alone else change.standard_error
+        return Evaluation(
+            *variant.key, figure.value, result.loss, error, change.lost, change.gained
         )
-        return Evaluation(*variant.key, accuracy, result.loss, error, lost, gained)
 
 
 def _check_finite(results: Sequence[tuple[Variant, Result]]) -> None:

@@ -10,24 +10,29 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.blocks import Operation
+from nas.blocks.module import to_map
 from nas.data import ImageData
 from nas.data.stream_store import StreamImages
+from nas.network import stage_of
 from nas.space import Architecture
 from nas.supernet.supernet import Run, Supernet
+from nas.tasks import Task, task_of
 from nas.training.batches import normalise
 from nas.training.evaluate import pieces_of
 from nas.training.statistics import Normalised, Statistics, in_pieces, measure
+
+if TYPE_CHECKING:
+    from nas.tasks.base import Tally
 
 CALIBRATION_BYTES = 2**28
 """Maximum size of the widest activation between two operations for all calibration images.
@@ -48,11 +53,12 @@ class Result:
     """What a member answered on the held-out images.
 
     Attributes:
-        right: (N,), whether each image's own class had the largest logit.
+        tally: (N, ...), the counts of each image by the supernet's task: for classification 1 where
+            its own class had the largest logit.
         loss: mean cross-entropy.
     """
 
-    right: NDArray[np.bool_]
+    tally: Tally
     loss: float
 
 
@@ -66,26 +72,72 @@ class _Step:
 
 
 @dataclass
+class _Flow:
+    """Activations of all images on their way through a member.
+
+    Attributes:
+        x: the input of the next operation.
+        has_stem: whether members have a stem of their own.
+        first: the first stage (from 0) whose map the head takes, so that it is kept until then; None
+            for a head that takes the last output alone.
+        maps: the kept output of each stage, as a map.
+        grid: height and width that tokens lie on.
+    """
+
+    x: Any
+    has_stem: bool
+    first: int | None
+    maps: dict[int, Tensor] = field(default_factory=dict)
+    grid: tuple[int, int] = (0, 0)
+
+    def copy(self) -> _Flow:
+        """Return the same activations, to go another way from here on."""
+        return replace(self, maps=dict(self.maps))
+
+    def advance(self, step: _Step, call: Callable[[_Step, Any], Tensor]) -> None:
+        """Run the next operation."""
+        operation = step.operation
+        if operation.spec.layout == "pyramid":
+            self.x = call(step, tuple(self.maps.values()))
+            # The head is the last operation: nothing needs the maps any more.
+            self.maps = {}
+            return
+        self.x = call(step, self.x)
+        if self.first is None:
+            return
+        if self.x.dim() == 4:
+            self.grid = (self.x.shape[2], self.x.shape[3])
+        stage = stage_of(operation, self.has_stem)
+        if stage is not None and stage >= self.first:
+            self.maps[stage] = self.x if self.x.dim() == 4 else to_map(self.x, self.grid)
+
+
+@dataclass
 class _Branch:
     """A member from its first operation on that the walked member does not have.
 
     Attributes:
         start: index of that operation.
         steps: the operations from there on; none where the member is the walked one.
-        right: masks (B,) of the images classified right, one per chunk.
-        loss: () sum of the cross-entropy, double.
+        losses: (2,) sum of the cross-entropies and their number, double.
+        tallies: counts (B, ...) of the images, one per chunk.
     """
 
     start: int
     steps: list[_Step]
-    right: list[Tensor]
-    loss: Tensor
+    losses: Tensor
+    tallies: list[Tensor] = field(default_factory=list)
 
-    def add(self, logits_bc: Tensor, labels_b: Tensor) -> None:
+    def add(self, task: Task, scores: Tensor, targets: Tensor) -> None:
         """Add the answers for a chunk of images."""
-        self.right.append(logits_bc.argmax(dim=1) == labels_b)
-        losses = F.cross_entropy(logits_bc.float(), labels_b, reduction="none")
-        self.loss += losses.double().sum()
+        self.tallies.append(task.tally(scores, targets).int())
+        self.losses += task.losses(scores, targets)
+
+    @property
+    def result(self) -> Result:
+        """Return the result after all chunks, by one copy from the device."""
+        total, count = self.losses.tolist()
+        return Result(torch.cat(self.tallies).cpu().numpy(), total / max(count, 1))
 
 
 class Walk:
@@ -109,6 +161,7 @@ class Walk:
         self.held_out = held_out
         self.bf16 = bf16
         self.device = next(supernet.parameters()).device
+        self.task = task_of(supernet.space.heads[0])
 
     @torch.no_grad()
     def results(
@@ -126,23 +179,20 @@ class Walk:
         with self._workers() as run:
             calibrate = partial(self._calibrate, run=run)
             for _ in self._walk(
-                trunk, branches, self._images(self.calibration, slice(None)), calibrate
+                trunk, branches, self._read(self.calibration, slice(None))[0], calibrate
             ):
                 pass  # the outputs are not needed
             answer = partial(self._answer, run=run)
             count = images or len(self.held_out)
             for start in range(0, count, batch):
                 part = slice(start, min(start + batch, count))
-                labels = torch.from_numpy(np.array(self.held_out.labels[part])).to(self.device)
+                x, targets = self._read(self.held_out, part)
+                walk = self._walk(trunk, branches, x, answer)
                 # The walk alone holds the images, and drops them as soon as it has passed them.
-                walk = self._walk(trunk, branches, self._images(self.held_out, part), answer)
-                for branch, logits in walk:
-                    branch.add(logits, labels)
-        # One copy from the device per member, after all chunks.
-        return [
-            Result(torch.cat(branch.right).cpu().numpy(), float(branch.loss) / count)
-            for branch in branches
-        ]
+                del x
+                for branch, scores in walk:
+                    branch.add(self.task, scores, targets)
+        return [branch.result for branch in branches]
 
     def _plan(
         self, base: Architecture, members: Sequence[Architecture]
@@ -152,8 +202,8 @@ class Walk:
         for member in members:
             start = first_difference(base, member)
             steps = [_Step(*each) for each in self.supernet.sliced(member)[start:]]
-            loss = torch.zeros((), dtype=torch.float64, device=self.device)
-            branches.append(_Branch(start, steps, [], loss))
+            losses = torch.zeros(2, dtype=torch.float64, device=self.device)
+            branches.append(_Branch(start, steps, losses))
         # Behind the last branch nobody needs the activations of the base.
         last = max(branch.start for branch in branches)
         return [_Step(*each) for each in self.supernet.sliced(base)[:last]], branches
@@ -163,31 +213,35 @@ class Walk:
         trunk: Sequence[_Step],
         branches: Sequence[_Branch],
         x: Tensor,
-        call: Callable[[_Step, Tensor], Tensor],
+        call: Callable[[_Step, Any], Tensor],
     ) -> Iterator[tuple[_Branch, Tensor]]:
         """Yield each branch with its output, in the order in which the walk reaches them."""
+        space = self.supernet.space
+        levels = space.heads[0].levels
+        flow = _Flow(x, bool(space.stems), len(space.stages) - levels if levels else None)
+        del x
         for index in range(len(trunk) + 1):
-            # Here `x` is the input of the base's operation `index`.
+            # Here `flow` is before the base's operation `index`.
             for branch in branches:
                 if branch.start == index:
-                    y = x
+                    own = flow.copy()
                     for step in branch.steps:
-                        y = call(step, y)
-                    yield branch, y
+                        own.advance(step, call)
+                    yield branch, own.x
             if index < len(trunk):
-                x = call(trunk[index], x)
+                flow.advance(trunk[index], call)
 
-    def _calibrate(self, step: _Step, x: Tensor, run: _Map) -> Tensor:
+    def _calibrate(self, step: _Step, x: Any, run: _Map) -> Tensor:
         """Set the statistics of an operation's batch norms; return its output."""
         output, norms = measure(step.cut(), x, pieces_of(step.operation, self.device), run)
         step.statistics = [norm.moments.statistics() for norm in norms]
         return output
 
-    def _answer(self, step: _Step, x: Tensor, run: _Map) -> Tensor:
+    def _answer(self, step: _Step, x: Any, run: _Map) -> Tensor:
         """Return the output of an operation for held-out images."""
         call = step.cut()
 
-        def answer(piece: Tensor) -> Tensor:
+        def answer(piece: Any) -> Tensor:
             with Normalised(step.statistics):
                 output: Tensor = call(piece)
                 return output
@@ -221,19 +275,24 @@ class Walk:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def _images(self, data: ImageData, part: slice) -> Tensor:
-        """Return images (B, 3, H, W), normalised, on the device and in channels-last format."""
+    def _read(self, data: ImageData, part: slice) -> tuple[Tensor, Tensor]:
+        """Return images (B, 3, H, W), normalised and in channels-last format, and their targets.
+
+        Both are on the device.
+        """
         first, last, _ = part.indices(len(data))
         shape = (last - first, *data.images.shape[1:])
         images = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
+        targets = []
         # A few at a time: normalising makes several copies.
         for start in range(first, last, _READ):
             stop = min(start + _READ, last)
-            pixels: NDArray[np.uint8] = np.array(data.images[start:stop])
+            pixels, answers = data.read(slice(start, stop))
             _forget(data.images)
             normalised = normalise(torch.from_numpy(pixels).to(self.device))
             images[start - first : stop - first] = normalised
-        return images
+            targets.append(torch.from_numpy(answers))
+        return images, torch.cat(targets).to(self.device)
 
 
 _Map = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
@@ -259,9 +318,13 @@ def default_batch(arch: Architecture, device: torch.device) -> int:
 
 
 def _widest_bytes(arch: Architecture) -> int:
-    """Return the size of the widest activation between two operations, in bytes per image."""
+    """Return the size of the widest activation between two operations, in bytes per image.
+
+    The input of a head of dense prediction is all the maps that it takes.
+    """
     operations = arch.operations()
-    shapes = [operations[0].input, *(operation.output for operation in operations)]
+    shapes = [operations[0].input, operations[-1].input]
+    shapes += [operation.output for operation in operations]
     return 4 * max(shape.elements for shape in shapes)
 
 

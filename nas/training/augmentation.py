@@ -1,4 +1,6 @@
-"""The augmentations of `--augment`, each with all of its numbers. Imports no torch.
+"""The augmentations of `--augment`, each with all of its numbers, for images with labels or with masks.
+
+Imports no torch.
 
 A recipe records them (`nas.training.settings`); `nas.training.transforms` follows them.
 """
@@ -23,6 +25,9 @@ class Augmentation:
         crop_area: smallest and largest share of the image's area that a random crop has (Inception,
             arXiv:1409.4842); None for no random crop.
         crop_aspect: smallest and largest aspect ratio of the crop, relative to the network's input.
+        scale: smallest and largest size of an image with a mask, relative to that at which it just
+            fits into the network's input, before a part of that size is cut out at random; None for
+            images without masks.
         colour_jitter: maximum relative change of brightness, contrast and saturation.
         randaugment_operations: random operations per image (RandAugment, arXiv:1909.13719).
         randaugment_magnitude: of each operation, of 30.
@@ -32,6 +37,7 @@ class Augmentation:
     shift: float = 0.0
     crop_area: tuple[float, float] | None = None
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[float, float] | None = None
     colour_jitter: float = 0.0
     randaugment_operations: int = 0
     randaugment_magnitude: int = 0
@@ -59,6 +65,27 @@ class Policy:
 
     image: Augmentation
     options: dict[str, float]
+
+
+_SCALES = (0.5, 2.0)
+"""Range of random scales of almost all training of segmentation (DeepLabv3, arXiv:1706.05587)."""
+
+MASK_POLICIES: dict[Augment, Policy] = {
+    "light": Policy(Augmentation(shift=SHIFT), {}),
+    "standard": Policy(Augmentation(scale=_SCALES, colour_jitter=0.2), {}),
+    # The photometric distortion of SSD (arXiv:1512.02325), as in training on Cityscapes.
+    "strong": Policy(Augmentation(scale=_SCALES, colour_jitter=0.5), {}),
+}
+"""For images with masks, which are cut and mirrored together. Colours change in the image alone.
+
+Operations of RandAugment that move pixels, erasing and mixing are left out: the first would have to
+move masks too, the others hide what masks say is there.
+"""
+
+
+def policy(augment: Augment, masks: bool) -> Policy:
+    """Return the policy of this name for images with labels, or for images with masks."""
+    return MASK_POLICIES[augment] if masks else POLICIES[augment]
 
 
 POLICIES: dict[Augment, Policy] = {

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nas.data import ImageData
 from nas.data.images import MEAN, STD
-from nas.training.augmentation import POLICIES, SHIFT
+from nas.training.augmentation import SHIFT, policy
 from nas.training.mixing import Mixture, draw_mixture
 from nas.training.settings import Settings
 
@@ -56,17 +56,21 @@ class Crops:
 
     def apply(self, images_bchw: Tensor) -> Tensor:
         """Return uint8 images (B, 3, H, W), cropped and normalised, as float32."""
-        batch, _, height, width = images_bchw.shape
+        return normalise(self.cut(images_bchw))
+
+    def cut(self, images_bchw: Tensor) -> Tensor:
+        """Return uint8 images (B, C, H, W), cropped; a mask may be one of the channels."""
+        batch, channels, height, width = images_bchw.shape
         device = images_bchw.device
         # One gather from the flattened pixels: cheaper than padding and gathering rows and columns
         # in turn. Pixel (y, x) has the index y * width + x: (B, H, 1) + (B, 1, W) is (B, H, W).
         pixels = (
             self.rows_bh.to(device)[:, :, None] * width + self.columns_bw.to(device)[:, None, :]
         )
-        # (B, H, W) to (B, 3, H*W): the three channels move together.
-        index = pixels.view(batch, 1, height * width).expand(-1, 3, -1)
-        # (B, 3, H, W) to (B, 3, H*W) and back.
-        return normalise(images_bchw.reshape(batch, 3, -1).gather(2, index).view_as(images_bchw))
+        # (B, H, W) to (B, C, H*W): the channels move together.
+        index = pixels.view(batch, 1, height * width).expand(-1, channels, -1)
+        # (B, C, H, W) to (B, C, H*W) and back.
+        return images_bchw.reshape(batch, channels, -1).gather(2, index).view_as(images_bchw)
 
 
 def draw_crops(
@@ -215,7 +219,8 @@ class Order:
 
 
 Pixels = Callable[[int, int], Tensor]
-"""A function that returns the uint8 pixels (B, 3, H, W) of images `start` to `stop` of a step."""
+"""A function that returns the uint8 pixels (B, 3, H, W) of images `start` to `stop` of a step, with
+their masks as a fourth channel where the data has masks."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,8 @@ class Loaded:
 
     Attributes:
         images: (B, 3, H, W) float32, augmented, mixed and normalised.
-        labels: (B,) int64, of the images before they are mixed.
+        labels: (B,) int64, of the images before they are mixed; masks (B, H, W) where the data has
+            them.
         targets: what the loss compares with: `labels`, or probabilities (B, classes) where a step
             is mixed.
     """
@@ -274,14 +280,15 @@ class Batch:
         """
         height, width = data.images.shape[2:]
         crops = None
-        if POLICIES[settings.augment].image.shift:
+        masks = data.masks is not None
+        if policy(settings.augment, masks).image.shift:
             crops = draw_crops(len(indices), height, width, generator, settings.flip)
         return cls(
             data,
             indices,
             pixels or (lambda start, stop: stored_pixels(data, indices[start:stop])),
             crops,
-            draw_mixture(settings, height, width, generator),
+            None if masks else draw_mixture(settings, height, width, generator),
             settings.accumulate,
         )
 
@@ -290,7 +297,11 @@ class Batch:
 
     def load(self, start: int, stop: int, device: torch.device) -> Loaded:
         """Return images `start` to `stop`, augmented, mixed and normalised."""
-        images = self._images(start, stop, device)
+        pixels = self._pixels(start, stop, device)
+        images = normalise(pixels[:, :3])
+        if self.data.masks is not None:
+            masks = pixels[:, 3].long()
+            return Loaded(images, masks, masks)
         labels = self._labels(start, stop, device)
         if self.mixture is None:
             return Loaded(images, labels, labels)
@@ -301,7 +312,7 @@ class Batch:
             other_labels = labels
         else:
             # Another process has the partners: they are loaded here too.
-            others = self._images(first, last, device)
+            others = normalise(self._pixels(first, last, device))
             other_labels = self._labels(first, last, device)
         targets = F.one_hot(labels, classes).float()
         other_targets = F.one_hot(other_labels, classes).float()
@@ -311,19 +322,18 @@ class Batch:
             self.mixture.targets(targets, other_targets.flip(0)),
         )
 
-    def _images(self, start: int, stop: int, device: torch.device) -> Tensor:
+    def _pixels(self, start: int, stop: int, device: torch.device) -> Tensor:
+        """Return images (B, C, H, W), cropped, on the device."""
         pixels = self.pixels(start, stop).to(device, non_blocking=True)
-        if self.crops is None:
-            return normalise(pixels)
-        return self.crops.part(start, stop).apply(pixels)
+        return pixels if self.crops is None else self.crops.part(start, stop).cut(pixels)
 
     def _labels(self, start: int, stop: int, device: torch.device) -> Tensor:
         return torch.from_numpy(self.data.labels[self.indices[start:stop]]).to(device)
 
 
 def stored_pixels(data: ImageData, indices: NDArray[np.int64]) -> Tensor:
-    """Return images (B, 3, H, W) as uint8, as the store has them."""
-    return torch.from_numpy(np.asarray(data.images[indices]))
+    """Return images (B, 3, H, W), or (B, 4, H, W) with their masks, as the store has them."""
+    return torch.from_numpy(np.asarray(data.layers(indices)))
 
 
 class Batches:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nas.blocks import Operation
 from nas.data import ImageData
 from nas.network import Network, run
+from nas.tasks import task_of
 from nas.training.batches import normalise
 from nas.training.distributed import ALONE, Processes
 from nas.training.statistics import measure
@@ -40,11 +41,20 @@ About three of this size are held at once.
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy and its binomial standard error, both in percent, over a number of images."""
+    """How good a network is on some images.
+
+    Attributes:
+        accuracy: in percent of the metric of its task.
+        standard_error: in points.
+        images: number of images.
+        by_class: the metric of each class in percent, None for classes on none of the images; empty
+            where the metric is not one of classes.
+    """
 
     accuracy: float
     standard_error: float
     images: int
+    by_class: tuple[float | None, ...] = ()
 
 
 def pieces_of(operation: Operation, device: torch.device) -> int:
@@ -64,7 +74,8 @@ def recalibrate(block: nn.Module, x: Any, images: int | None = None) -> Any:
         images: number of images that pass the block at once; None for all. It changes nothing but
             the memory that is needed.
     """
-    output, norms = measure(block, x, images or len(x), _in_turn)
+    count = len(x[0]) if isinstance(x, tuple) else len(x)
+    output, norms = measure(block, x, images or count, _in_turn)
     for norm in norms:
         for buffer, value in zip(norm.buffers, norm.moments.statistics(), strict=True):
             if buffer is not None:
@@ -112,7 +123,7 @@ def judge(
     batch: int | None = None,
     together: Processes = ALONE,
 ) -> Accuracy:
-    """Return the accuracy of a network in eval mode on all images of `data`.
+    """Return the accuracy of a network in eval mode on all images of `data`, by its own task.
 
     Args:
         network: the network.
@@ -125,18 +136,19 @@ def judge(
     if batch is None:
         fewest = min(pieces_of(each, device) for each in network.architecture.operations())
         batch = min(BATCH, 8 * fewest)
-    # The sums of right answers are whole numbers: however the batches are shared, they are equal.
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    task = task_of(network.architecture.head)
+    # Counts are whole numbers: however the batches are shared, they are equal.
+    shape = task.tally_shape(network.architecture.classes)
+    tallies = torch.zeros(len(data), *shape, dtype=torch.int64)
     with together.agreed():
         starts = range(together.index * batch, len(data), together.count * batch)
-        for pixels, labels in _read_ahead(data, [slice(start, start + batch) for start in starts]):
-            logits = network(_normalised(network, pixels))
-            right += (logits.argmax(dim=1) == torch.from_numpy(labels).to(device)).sum()
-        total = right.cpu()
-    share = int(together.share(total)) / len(data)
-    # Standard error of a proportion: sqrt(p (1 - p) / n).
-    error = (share * (1 - share) / len(data)) ** 0.5
-    return Accuracy(round(100 * share, 3), round(100 * error, 3), len(data))
+        parts = [slice(start, min(start + batch, len(data))) for start in starts]
+        for part, (pixels, targets) in zip(parts, _read_ahead(data, parts), strict=True):
+            scores = network(_normalised(network, pixels))
+            tallies[part] = task.tally(scores, torch.from_numpy(targets).to(device)).cpu()
+    figure = task.figure(together.share(tallies).numpy())
+    by_class = tuple(None if each is None else round(each, 3) for each in figure.by_class)
+    return Accuracy(round(figure.value, 3), round(figure.standard_error, 3), len(data), by_class)
 
 
 def memory_ran_out(error: BaseException) -> bool:
@@ -159,7 +171,7 @@ def resized(images_bchw: Tensor, resolution: tuple[int, int]) -> Tensor:
 def _read_ahead(
     data: ImageData, parts: Sequence[slice]
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Yield pixels (B, 3, H, W) and labels (B,) of parts, each read while the one before is used.
+    """Yield pixels (B, 3, H, W) and targets of parts, each read while the one before is used.
 
     Images of the `stream` store are decoded when they are read, by which a GPU would wait.
     """
@@ -168,17 +180,13 @@ def _read_ahead(
         # One part at most is read ahead: more would take memory and save no time.
         for part in (*parts, None):
             current = pending
-            pending = None if part is None else pool.submit(_read, data, part)
+            pending = None if part is None else pool.submit(data.read, part)
             if current is not None:
                 yield current.result()
-
-
-def _read(data: ImageData, part: slice) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    return np.array(data.images[part]), np.array(data.labels[part])
 
 
 def _normalised(network: Network, pixels: NDArray[np.uint8]) -> Tensor:
     """Return images (B, 3, H, W), normalised, on the network's device and at its resolution."""
     device = next(network.parameters()).device
-    images = normalise(torch.from_numpy(pixels).to(device))
+    images = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
     return resized(images, network.architecture.resolution)

@@ -27,15 +27,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nas.data import ImageData
-from nas.data.decoding import Decoded, Depth, Fit, Scale, decode
-from nas.data.source import Encoded
+from nas.data.decoding import Decoded, Depth, Fit, Scale
+from nas.data.masks import PairFit, decode
+from nas.data.source import Encoded, Pair
 from nas.data.stream_store import StreamImages, failure
 from nas.errors import NasError
-from nas.training.augmentation import POLICIES, Augmentation
+from nas.training.augmentation import Augmentation, policy
 from nas.training.batches import WINDOW, Batch, Batches, Order, partners, shares, step_generator
 from nas.training.distributed import Processes
 from nas.training.settings import Settings
-from nas.training.transforms import random_fit, seeded
+from nas.training.transforms import random_fit, random_pair_fit, seeded
 
 CHUNK = 16
 """Images that a worker makes at once. Small chunks spread a batch over all workers."""
@@ -62,7 +63,8 @@ def open_batches(
         steps: that will be asked for, in order.
         workers: number of worker processes; None for one per core. 0 makes images in this process.
     """
-    in_memory = data.store == "memory" and POLICIES[settings.augment].image.shift
+    image = policy(settings.augment, data.masks is not None).image
+    in_memory = data.store == "memory" and image.shift
     # A training that is complete needs no workers either.
     if in_memory or not steps:
         return Batches(data, settings)
@@ -84,7 +86,8 @@ class ImageMaker(Dataset[Any]):
         resolution: (height, width) in pixels.
         background: the colour that transparent pixels are laid on.
         scales: of images with more than 8 bits.
-        augmentation: with a random crop; None to decode as the `memory` store does.
+        augmentation: with a random crop, or with random scales of an image and its mask; None to
+            decode as the `memory` store does.
         flip: mirror images at random; for an augmentation.
     """
 
@@ -96,15 +99,29 @@ class ImageMaker(Dataset[Any]):
 
     @cached_property
     def _fit(self) -> Fit | None:
-        if self.augmentation is None:
+        if self.augmentation is None or self.augmentation.crop_area is None:
             return None
         return random_fit(self.augmentation, self.resolution, self.flip)
+
+    @cached_property
+    def _pair_fit(self) -> PairFit | None:
+        if self.augmentation is None or self.augmentation.scale is None:
+            return None
+        return random_pair_fit(self.augmentation, self.resolution, self.flip)
 
     def make(self, sample: Sample) -> Decoded:
         """Return the pixels of a sample, or why there are none."""
         fit = self._fit
+        pair_fit = self._pair_fit
         with seeded(sample.key):
-            return decode(sample.encoded, self.resolution, self.background, self.scales, fit)
+            return decode(
+                sample.encoded,
+                self.resolution,
+                self.background,
+                self.scales,
+                fit=fit,
+                pair_fit=pair_fit,
+            )
 
     def __getitems__(self, samples: Sequence[Sample]) -> list[Decoded]:
         # DataLoader calls it with a chunk.
@@ -115,7 +132,7 @@ class ImageMaker(Dataset[Any]):
 
 
 Chunk = tuple[Tensor, list[tuple[int, str]]]
-"""Pixels (B, 3, H, W) uint8, and the place and the reason of each image that is broken."""
+"""Pixels (B, 3, H, W) uint8, a fourth channel for masks, and the place and the reason of each image that is broken."""
 
 
 def _collate(images: Sequence[Decoded]) -> Chunk:
@@ -210,7 +227,11 @@ class _Plan:
         if isinstance(images, StreamImages):
             return images.encoded(indices)
         # (B, 3, H, W) to (B, H, W, 3).
-        return list(np.ascontiguousarray(images[indices].transpose(0, 2, 3, 1)))
+        pixels = np.ascontiguousarray(images[indices].transpose(0, 2, 3, 1))
+        if self.data.masks is None:
+            return list(pixels)
+        masks = np.asarray(self.data.masks[indices])
+        return [Pair(image, mask) for image, mask in zip(pixels, masks, strict=True)]
 
 
 class WorkerBatches(Batches):
@@ -227,7 +248,7 @@ class WorkerBatches(Batches):
         super().__init__(data, settings)
         self._plan = _Plan(data, settings, processes, steps)
         self.order = self._plan.new_order()
-        image = POLICIES[settings.augment].image
+        image = policy(settings.augment, data.masks is not None).image
         images = data.images
         height, width = images.shape[2:]
         self._maker = ImageMaker(
@@ -315,7 +336,8 @@ class WorkerBatches(Batches):
         if not broken:
             return pixels
         if not pixels.numel():
-            pixels = torch.zeros((len(broken), *self.data.images.shape[1:]), dtype=torch.uint8)
+            shape = (len(broken), self.data.channels, *self.data.images.shape[2:])
+            pixels = torch.zeros(shape, dtype=torch.uint8)
         images = self.data.images
         assert isinstance(images, StreamImages)
         for place, reason in broken:

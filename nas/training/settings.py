@@ -8,22 +8,28 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from nas.errors import InputError
 from nas.extras import need
 from nas.files import YamlFile
 from nas.option_values import check
-from nas.options import ANY, LARGEST_SEED, Options, option
+from nas.options import ANY, LARGEST_SEED, Options, option, options_of
 from nas.quantities import colour
-from nas.training.augmentation import POLICIES, Augment
+from nas.training.augmentation import Augment, policy
+
+if TYPE_CHECKING:
+    from nas.tasks import Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Store = Literal["auto", "memory", "stream"]
 """A store by name, as `nas.data.images.AskedStore`, which would import NumPy for `nas --help`."""
 _LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
-DATA_HELP = "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub."
+DATA_HELP = (
+    "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub; for"
+    " segmentation digit-scenes, a folder of images with masks, or parquet files with both."
+)
 """Help of --data in every command."""
 WORKERS_HELP = (
     "Worker processes that decode and augment images, per process of the training; 0 does it in the"
@@ -218,44 +224,54 @@ class Settings:
     def __post_init__(self) -> None:
         check(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all settings, with the numbers that the augmentation stands for."""
-        return asdict(self) | {"augmentation": POLICIES[self.augment].image.to_dict()}
+    def to_dict(self, masks: bool = False) -> dict[str, Any]:
+        """Return all settings, with the numbers that the augmentation stands for.
+
+        Args:
+            masks: whether the images have masks, which have augmentations of their own.
+        """
+        return asdict(self) | {"augmentation": policy(self.augment, masks).image.to_dict()}
 
 
 Recipe = TypeVar("Recipe", bound=Settings)
 
 
-def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
-    """Return a command's recipe with the defaults that depend on the data and on the launcher.
+def settle(recipe: Recipe, options: Options, data: str, task: Task | None = None) -> Recipe:
+    """Return a command's recipe with the defaults that depend on task, data and launcher.
 
-    A stronger --augment sets options of mixing and the repeats, unless they are given.
-    Digits are not mirrored unless --flip is given: a mirrored 2 is not a digit. `accelerate launch
-    --mixed_precision` puts its precision into the environment, which is used where --precision was
-    not given.
+    A task may have other defaults, and settings that cannot be changed. A stronger --augment sets
+    options of mixing and the repeats, unless they are given. Digits are not mirrored unless --flip
+    is given: a mirrored 2 is not a digit. `accelerate launch --mixed_precision` puts its precision
+    into the environment, which is used where --precision was not given.
 
     Args:
         recipe: of the command.
         options: of the command; they know which options were given.
         data: the images by name.
+        task: what is trained; classification by default.
 
     Raises:
         InputError: where the launcher asks for another precision than --precision, or for an
             unknown one.
         MissingExtra: where the augmentation needs torchvision, which is not installed.
     """
-    from nas.data import is_digits
+    from nas.data import is_digits, is_scenes
+    from nas.tasks import TASKS
 
+    task = task or TASKS["classification"]
+    usuals = {name: value for name, value in task.defaults.items() if name not in options.given}
+    recipe = replace(recipe, **usuals)
+    check_task(recipe, task, options)
     if recipe.augment != "light":
         need(f"--augment {recipe.augment}", "vision", "torchvision")
     chosen = {
         name: value
-        for name, value in POLICIES[recipe.augment].options.items()
+        for name, value in policy(recipe.augment, task.has_maps).options.items()
         if name not in options.given
     }
     recipe = replace(recipe, **chosen)  # type: ignore[arg-type]
 
-    flip = recipe.flip if "flip" in options.given else not is_digits(data)
+    flip = recipe.flip if "flip" in options.given else not (is_digits(data) or is_scenes(data))
     precision = recipe.precision
     launched = os.environ.get(_LAUNCHED_PRECISION, "no")
     if launched not in ("no", "", precision):
@@ -271,6 +287,23 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
             )
         precision = cast(Precision, launched)
     return replace(recipe, flip=flip, precision=precision)
+
+
+def check_task(recipe: Settings, task: Task, options: Options | None = None) -> None:
+    """Raise InputError for a setting that a task cannot have.
+
+    Args:
+        recipe: of a training.
+        task: what it trains.
+        options: of the command, to name the setting as it was given.
+    """
+    for name, reason in task.fixed.items():
+        usual = task.defaults.get(name, options_of(Settings)[name].default)
+        value = getattr(recipe, name)
+        if value != usual:
+            where = options.where(name) if options else f"{name}={value}"
+            remedy = "leave it out" if options else f"{name}={usual!r}"
+            raise InputError(f"{where}: has no effect on {task.name} ({reason}). Fix: {remedy}")
 
 
 def settle_store(store: Store, description: Path) -> Store:

@@ -83,14 +83,14 @@ class Window:
     Attributes:
         loss: sum of the steps' mean losses, without those that the scaler skipped.
         losses: number of these steps.
-        right: number of images classified right.
+        right: number of right images; see `nas.training.step.Outcome`.
         images: number of images.
         seconds: wall-clock time.
     """
 
     loss: float = 0.0
     losses: int = 0
-    right: int = 0
+    right: float = 0
     images: int = 0
     seconds: float = 0.0
 
@@ -101,7 +101,7 @@ class Best:
 
     Attributes:
         epoch: number of the epoch, from 1.
-        accuracy: top-1 in percent.
+        accuracy: in percent of the task's metric.
     """
 
     epoch: int

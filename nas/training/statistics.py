@@ -221,16 +221,30 @@ class Joined:
         self._joined[start : start + len(output)] = output
 
 
-def in_pieces(
-    call: Callable[[Tensor], Tensor], x: Tensor, images: int, run: Run[int, None]
-) -> Tensor:
-    """Return the output of a block for `x` (B, ...), of which `images` pass it at once."""
-    joined = Joined(len(x))
+def in_pieces(call: Callable[[Any], Tensor], x: Any, images: int, run: Run[int, None]) -> Tensor:
+    """Return the output of a block for `x` (B, ...), of which `images` pass it at once.
+
+    `x` may be a tuple of maps.
+    """
+    count = _images_of(x)
+    joined = Joined(count)
     run(
-        lambda start: joined.add(start, call(x[start : start + images])),
-        range(0, len(x), images),
+        lambda start: joined.add(start, call(_piece(x, start, images))),
+        range(0, count, images),
     )
     return joined.tensor
+
+
+def _images_of(x: Any) -> int:
+    """Return the number of images of an input (B, ...), or of a tuple of maps."""
+    return len(x[0]) if isinstance(x, tuple) else len(x)
+
+
+def _piece(x: Any, start: int, images: int) -> Any:
+    """Return some images of an input (B, ...), or of a tuple of maps."""
+    if isinstance(x, tuple):
+        return tuple(each[start : start + images] for each in x)
+    return x[start : start + images]
 
 
 def measure(
@@ -245,12 +259,11 @@ def measure(
 
     Args:
         call: runs the block on some of the images.
-        x: the input for all images (B, ...). A tuple of maps passes at once.
+        x: the input for all images (B, ...), or a tuple of maps.
         images: number of images that pass the block at once.
         run: runs a function for the first image of every piece.
     """
-    count = len(x) if isinstance(x, Tensor) else len(x[0])
-    if not isinstance(x, Tensor) or images >= count:
+    if images >= _images_of(x):
         mode = _Measured([], whole=True)
 
         def once(start: int) -> Any:
@@ -269,14 +282,14 @@ def measure(
 
 def _measure_next(
     call: Callable[[Any], Tensor],
-    x: Tensor,
+    x: Any,
     images: int,
     norms: Sequence[Norm],
     run: Run[int, Any],
 ) -> Tensor | Norm:
     """Return the first batch norm of a block that is not in `norms`; its output where all are."""
-    starts = range(0, len(x), images)
-    joined = Joined(len(x))
+    starts = range(0, _images_of(x), images)
+    joined = Joined(_images_of(x))
     means = Joined(len(starts))
     squares = Joined(len(starts))
 
@@ -284,7 +297,7 @@ def _measure_next(
         mode = _Measured(norms, whole=False)
         try:
             with mode:
-                joined.add(start, call(x[start : start + images]))
+                joined.add(start, call(_piece(x, start, images)))
         except _Enough as enough:
             # The frames that it left hold activations, and may hold each other in a circle.
             clear_frames(enough.__traceback__)

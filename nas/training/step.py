@@ -93,13 +93,13 @@ class Outcome:
 
     Attributes:
         loss: mean loss over the step's images; None for a step that the gradient scaler skipped.
-        right: number of correctly classified images.
+        right: number of right images, to which an image with a mask adds its share of right pixels.
         images: number of images.
         stop: whether a signal asked any of the processes to stop after this step.
     """
 
     loss: float | None
-    right: int
+    right: float
     images: int
     stop: bool = False
 
@@ -177,7 +177,7 @@ class Stepper:
             if not out_of_memory(error):
                 raise
         else:
-            return Outcome(loss if taken else None, int(right), len(batch), stops > 0)
+            return Outcome(loss if taken else None, right, len(batch), stops > 0)
         raise self._too_large(batch, parts, generator.set_state(choices))
 
     def _gradients(
@@ -186,7 +186,7 @@ class Stepper:
         """Accumulate this process's share of the gradients.
 
         Returns:
-            (2,): its share of the mean loss, and its number of correctly classified images.
+            (2,): its share of the mean loss, and its number of right images.
         """
         self.state.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.processes.device)
@@ -217,14 +217,15 @@ class Stepper:
         recompute = checkpointing(self._synced) if self.settings.checkpointing else nullcontext()
         drops = self._dropping(len(batch), start, stop, generator)
         with drops, recompute, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            loss, logits = self.task.loss(
+            loss, scores = self.task.loss(
                 self.module, images, loaded.targets, self.state.step, generator
             )
         # Weighted by the share of the images: the sum over micro-batches and processes is the mean
         # over the batch, also where their sizes differ.
         share = loss.float() * ((stop - start) / len(batch))
         self.state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([share.detach(), (logits.argmax(dim=1) == loaded.labels).sum().float()])
+        right = self.task.goal.right(scores.detach(), loaded.labels)
+        return torch.stack([share.detach(), right.float()])
 
     def _dropping(
         self, batch: int, start: int, stop: int, generator: torch.Generator

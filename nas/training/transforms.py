@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from nas.data.decoding import Fit
-from nas.data.images import MEAN
+from nas.data.images import IGNORED, MEAN
+from nas.data.masks import PairFit
 from nas.errors import InputError
 from nas.extras import need
 from nas.training.augmentation import Augmentation
@@ -114,6 +115,57 @@ def random_fit(augmentation: Augmentation, resolution: tuple[int, int], flip: bo
     def fit(image: Pillow.Image) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = change(image).numpy()
         return pixels
+
+    return fit
+
+
+def random_pair_fit(augmentation: Augmentation, resolution: tuple[int, int], flip: bool) -> PairFit:
+    """Return a function that changes an image and its mask together; see `random_fit`.
+
+    Both get a random size, from which a part of the resolution is cut out at random. What the image
+    does not cover has the mean colour and is ignored. Masks are never interpolated: a value between
+    two classes would be a third one.
+
+    Args:
+        augmentation: with random scales.
+        resolution: (height, width) in pixels.
+        flip: mirror left and right with probability 1/2.
+    """
+    # Before tv_tensors, whose import fails where that of the transforms has to be repaired.
+    v2 = transforms_v2()
+    from PIL.Image import Resampling
+    from torchvision import tv_tensors
+
+    assert augmentation.scale is not None
+    height, width = resolution
+    smallest, largest = augmentation.scale
+    outside = {tv_tensors.Image: [round(255 * value) for value in MEAN], tv_tensors.Mask: IGNORED}
+    changes = [v2.RandomCrop((height, width), pad_if_needed=True, fill=outside)]
+    if flip:
+        changes.append(v2.RandomHorizontalFlip())
+    if augmentation.colour_jitter:
+        jitter = augmentation.colour_jitter
+        # Of the image alone: v2 leaves masks as they are.
+        changes.append(
+            v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10)
+        )
+    change = v2.Compose(changes)
+
+    def fit(image: Pillow.Image, mask: Pillow.Image) -> NDArray[np.uint8]:
+        fitting = min(height / image.height, width / image.width)
+        # Uniform in the logarithm, so that half of the images become smaller.
+        share = float(torch.rand(()))
+        scale = fitting * smallest * (largest / smallest) ** share
+        sides = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+        pixels = np.asarray(image.resize(sides, Resampling.BICUBIC))
+        classes = np.asarray(mask.resize(sides, Resampling.NEAREST))
+        changed, kept = change(
+            # (H, W, 3) to (3, H, W).
+            tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1)),
+            tv_tensors.Mask(torch.from_numpy(classes.copy())),
+        )
+        layers: NDArray[np.uint8] = torch.cat([changed, kept[None]]).numpy()
+        return layers
 
     return fit
 

@@ -15,11 +15,12 @@ from nas.data import ImageData
 from nas.errors import InputError
 from nas.network import build
 from nas.space import load_space
+from nas.tasks.classify import CLASSIFICATION
 from nas.training.loop import train
 from nas.training.metrics import Progress
 from nas.training.settings import Settings
 from nas.training.state import TrainingFolder
-from nas.training.task import Task, label_loss
+from nas.training.task import Task
 
 OFTEN: dict[str, Any] = {"save_every": 0, "report_every": 5}
 
@@ -46,7 +47,7 @@ class Small(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        return label_loss(module(images_bchw), labels_b)
+        return CLASSIFICATION.loss(module(images_bchw), labels_b)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from nas.blocks.spec import (
     Layer,
     Layout,
     Shape,
-    Task,
     Trace,
     require,
 )
@@ -427,7 +426,7 @@ class FPNHead(HeadSpec):
     examples: ClassVar[Examples] = (("classes=5;width=8", "pyramid:8x12x12+12x6x6+16x3x3"),)
     module: ClassVar[str] = "nas.blocks.common.module:FPNHeadBlock"
     layout: ClassVar[Layout] = "pyramid"
-    task: ClassVar[Task] = "segmentation"
+    task: ClassVar[str] = "segmentation"
 
     classes: int
     width: int = 64
