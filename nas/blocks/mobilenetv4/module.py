@@ -306,6 +306,8 @@ class UIBBlock(_Bottleneck):
             **_BOTTLENECK_PUBLISHED,
         }
     }
+    # It adds the same to every key, and so to all scores of a query.
+    without_gradient: ClassVar[tuple[str, ...]] = ("attention.key.reduce.norm.bias",)
 
     def __init__(self, spec: UIB, shape: Shape) -> None:
         super().__init__(spec, shape.channels, shape.channels, stride=1)
