@@ -17,7 +17,7 @@ from nas.training.settings import Settings, settle
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
-SOURCE = re.compile(r"^[\w-]+: \S+ +# (EF|SF|EV|EMO):[\w/.]+:\d+")
+SOURCE = re.compile(r"^[\w-]+: \S+ +# (EF|SF|EV|EMO|TF):[\w/.]+:\d+")
 """A value, then a comment that begins with a repository, a file and a line."""
 
 VALUES = {
@@ -27,6 +27,7 @@ VALUES = {
     "swiftformer": (300, 2048, 2e-3, 0.025, 0.0, 0.99996),
     "efficientvit": (320, 1024, 2e-3, 0.1, 0.05, 0.9998),
     "emo": (300, 2048, 6e-3, 0.05, 0.05, 0.9998),
+    "mobilenetv4": (500, 4096, 4e-3, 0.1, 0.075, 0.0),
 }
 
 
@@ -77,5 +78,5 @@ def test_every_value_names_its_source(path: Path) -> None:
     # What is left out is named too.
     assert any(line.startswith("# Augmentation (left out): ") for line in lines)
     commits = (FOLDER / "README.md").read_text()
-    for repository in re.findall(r"\b(EF|SF|EV|EMO):", path.read_text()):
+    for repository in re.findall(r"\b(EF|SF|EV|EMO|TF):", path.read_text()):
         assert f"| {repository} |" in commits

@@ -39,7 +39,7 @@ ATTENTION_POINTS = 0.15
 """Caution per attention block of a stage above the most or below the least of any published member
 there, in points."""
 EMPTY_POINTS = 100.0
-"""Points of error of a stage without blocks.
+"""Points of error of a stage without blocks whose entry does not count as one either.
 
 It lies beyond any data, and the power law would be infinite."""
 _ROUNDING = 0.005
@@ -122,7 +122,7 @@ class StageLaw:
         role = self.scored.stages[index].kind(block)
         further = self.activations[1:]
         if role == "identity":
-            return (0, 0, 0, *(0 for _ in further))
+            return self._none
         activation = _activation(block)
         return (
             1,
@@ -146,7 +146,8 @@ class StageLaw:
             counted = [self.counts(index, block) for block in stage.blocks]
         except ValueError as error:
             raise InputError(f"{self.where}stage {index + 1}: {error}") from None
-        return tuple(map(sum, zip(*counted, strict=True)))
+        # The zeros are the sums of a stage whose entry is all that it has.
+        return tuple(map(sum, zip(self._none, *counted, strict=True)))
 
     def priced(self, index: int, width: int, counts: tuple[int, ...]) -> StageFacts:
         """Return the law's figures of a stage of this width with these sums of `counts`."""
@@ -166,12 +167,13 @@ class StageLaw:
         return facts
 
     def _computed(self, index: int, width: int, counts: tuple[int, ...]) -> StageFacts:
-        blocks, attention, quarters, *further = counts
-        if blocks == 0:
+        blocks, attention, _, *further = counts
+        if not self._size(index, blocks):
             reason = f"stage {index + 1} has no blocks"
             return StageFacts(EMPTY_POINTS, EMPTY_POINTS, 0.0, (reason,))
-        expansion = quarters / STEPS_PER_EXPANSION / blocks
-        shares = [count / blocks for count in further]
+        # A stage of its entry alone has no mean expansion that could lie outside of the data.
+        figures = [width, blocks, _mean_expansion(counts)] if blocks else [width, blocks]
+        shares = [count / max(blocks, 1) for count in further]
         deficit = self._deficit(index, width, counts)
         points = deficit * math.exp(self._log_factor(shares))
         # The gain of a second recipe's blocks may be due to its training. It is not certain where
@@ -182,13 +184,13 @@ class StageLaw:
             mixed = max(unmixed - points, 0.0)
         caution = 0.0
         reasons = []
+        # No blocks at all are compared as the part of a block that the entry counts as.
+        least = self.law.coefficients["entry"]
         # A space without published members has no ranges, and nothing counts as outside of them.
-        for (what, low, high), value in zip(
-            self._ranges[index], (width, blocks, expansion), strict=False
-        ):
+        for (what, low, high), value in zip(self._ranges[index], figures, strict=False):
             if low * (1 - _ROUNDING) <= value <= high * (1 + _ROUNDING):
                 continue
-            beyond = octaves(value, low, high)
+            beyond = octaves(max(value, least), max(low, least), max(high, least))
             reasons.append(
                 f"stage {index + 1}: {what} {value:.3g}, published members have {_range(low, high)}"
             )
@@ -210,25 +212,30 @@ class StageLaw:
         return StageFacts(points, caution, mixed, tuple(reasons))
 
     def _deficit(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        """Return the points of error of a stage with at least one block, at F = 1."""
-        blocks, attention, quarters, *_ = counts
+        """Return the points of error of a stage with at least one block or an entry that counts as
+        one, at F = 1."""
+        blocks, attention, *_ = counts
         deficit = stage_deficits(
             self.law.coefficients,
             self._terms[index],
             width=width,
             # As in the fit: an entry that is itself a block counts as a part of one.
-            blocks=blocks + self.law.coefficients["entry"] * self._entry_is_block(index),
+            blocks=self._size(index, blocks),
             attention=attention,
-            expansion=quarters / STEPS_PER_EXPANSION / blocks,
+            expansion=_mean_expansion(counts),
         )
         return float(deficit)
+
+    def _size(self, index: int, blocks: int) -> float:
+        """Return the number of blocks of a stage, with the part that its entry counts as."""
+        return blocks + self.law.coefficients["entry"] * self._entry_is_block(index)
 
     def _points(self, index: int, width: int, counts: tuple[int, ...]) -> float:
         """Return `priced(...).points` of the law without a shift."""
         blocks, _, _, *further = counts
-        if blocks == 0:
+        if not self._size(index, blocks):
             return EMPTY_POINTS
-        shares = [count / blocks for count in further]
+        shares = [count / max(blocks, 1) for count in further]
         return self._deficit(index, width, counts) * math.exp(self._log_factor(shares))
 
     def entry_points(self, index: int, entry: BlockSpec, before: int, width: int) -> float:
@@ -366,6 +373,11 @@ class StageLaw:
     def activations(self) -> tuple[str, ...]:
         return tuple(self.scored.recipes) or ("",)
 
+    @cached_property
+    def _none(self) -> tuple[int, ...]:
+        """Return the `counts` of nothing."""
+        return (0, 0, 0, *(0 for _ in self.activations[1:]))
+
     def recipe_marks(self, stage: Stage) -> frozenset[str]:
         """Return the activations of a stage's blocks, which identify their recipes.
 
@@ -391,15 +403,16 @@ class StageLaw:
     @cached_property
     def _ranges(self) -> list[list[tuple[str, float, float]]]:
         """Return per stage the name, minimum and maximum of each figure of published members."""
-        names = (("width", 0), ("depth", 1), ("mean expansion", 3))
-        return [
-            (
-                [(name, min(s[at] for s in seen), max(s[at] for s in seen)) for name, at in names]
-                if seen
-                else []
-            )
-            for seen in self._published_stages
-        ]
+        ranges = []
+        for seen in self._published_stages:
+            figures = {
+                "width": [each[0] for each in seen],
+                "depth": [each[1] for each in seen],
+                # A stage without blocks has no expansion.
+                "mean expansion": [each[3] for each in seen if each[1]],
+            }
+            ranges.append([(name, min(each), max(each)) for name, each in figures.items() if each])
+        return ranges
 
     @cached_property
     def _width_ratios(self) -> list[tuple[float, float]]:
@@ -430,9 +443,9 @@ class StageLaw:
             seen = []
             for arch in self.scored.published.values():
                 stage = arch.stages[index]
-                counted = [self.counts(index, block) for block in stage.blocks]
-                blocks, attention, quarters, *_ = map(sum, zip(*counted, strict=True))
-                expansion = quarters / STEPS_PER_EXPANSION / blocks
+                sums = self.sums(index, stage)
+                blocks, attention, *_ = sums
+                expansion = _mean_expansion(sums)
                 seen.append((float(stage.width), float(blocks), float(attention), expansion))
             stages.append(seen)
         return stages
@@ -441,6 +454,15 @@ class StageLaw:
 def octaves(value: float, low: float, high: float) -> float:
     """Return by how many factors of two `value` lies outside of low to high; 0 inside."""
     return max(math.log2(low / value), math.log2(value / high), 0.0)
+
+
+def _mean_expansion(counts: tuple[int, ...]) -> float:
+    """Return the mean expansion of the blocks with these sums of `StageLaw.counts`.
+
+    Without blocks it is the expansion at which the law's factor is 1.
+    """
+    blocks, _, quarters, *_ = counts
+    return quarters / STEPS_PER_EXPANSION / blocks if blocks else EXPANSION
 
 
 def _range(low: float, high: float) -> str:

@@ -35,13 +35,30 @@ class Repeated:
     times: int
 
 
-Axis = str | Repeated | None
-"""The channel group of one dimension of a tensor; None where it is never sliced."""
+@dataclass(frozen=True)
+class Window:
+    """A dimension that is a side of a convolution's window; a smaller window is the centre of it.
+
+    Single-Path NAS (arXiv:1904.02877) shares the weights of kernels so. Both sides are odd.
+    """
+
+
+CENTRE = Window()
+
+Axis = str | Repeated | Window | None
+"""The channel group of one dimension of a tensor, or its window; None where it is never sliced."""
 Axes = Mapping[str, tuple[Axis, ...]]
 """Tensor name to the axis of each of its dimensions."""
 Published = Mapping[str, Mapping[str, str]]
 """Checkpoint layout (a name in `nas.weights.LAYOUTS`) to our tensor names, or prefixes of them, and
 theirs."""
+
+
+def group_of(axis: Axis) -> str | None:
+    """Return the channel group of a dimension, or None where it holds no channels."""
+    if isinstance(axis, Repeated):
+        return axis.group
+    return axis if isinstance(axis, str) else None
 
 
 def within(prefix: str, axes: Axes, **groups: Axis) -> Axes:
@@ -135,17 +152,20 @@ class ConvNorm(nn.Sequential):
         self.norm = nn.BatchNorm2d(width)
 
     @staticmethod
-    def axes(name: str, channels: Axis, width: Axis) -> Axes:
-        """Return the axes of a ConvNorm called `name`; of a depthwise one `channels` is None."""
+    def axes(name: str, channels: Axis, width: Axis, window: Axis = None) -> Axes:
+        """Return the axes of a ConvNorm called `name`; of a depthwise one `channels` is None.
+
+        `window` is CENTRE where a smaller kernel is a slice of a larger one.
+        """
         return {
-            **conv_axes(f"{name}.conv", channels, width),
+            **conv_axes(f"{name}.conv", channels, width, window),
             **batch_norm_axes(f"{name}.norm", width),
         }
 
 
-def conv_axes(name: str, channels: Axis, width: Axis) -> Axes:
+def conv_axes(name: str, channels: Axis, width: Axis, window: Axis = None) -> Axes:
     """Return the axes of a convolution called `name`; of a depthwise one `channels` is None."""
-    return {f"{name}.weight": (width, channels, None, None), f"{name}.bias": (width,)}
+    return {f"{name}.weight": (width, channels, window, window), f"{name}.bias": (width,)}
 
 
 def batch_norm_axes(name: str, channels: Axis) -> Axes:
@@ -350,7 +370,8 @@ class CheckpointLayout:
     Attributes:
         name: family/code base, as in 'efficientformer/timm'; the key of `Block.published`.
         prefixes: for the operations of a network, each one's name to what its tensors' published
-            names begin with; '' where they stand at the top.
+            names begin with; '' where they stand at the top. A part of an operation that is
+            published as a block of its own has an entry of its own: `stage3_block4.attention`.
         ignored: last parts of the names of tensors that hold nothing learned.
         convert: a published tensor as our block wants it, from our operation, the tensor's name
             within it and the published value; where the order of channels or the shape differs.
@@ -366,6 +387,12 @@ class CheckpointLayout:
     convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
     publish: Callable[[Operation, str, Tensor], Tensor] = _as_published
     shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def prefix_of(self, prefixes: Mapping[str, str], tensor: str) -> str:
+        """Return the prefix of a tensor, our name of which begins with that of its operation."""
+        # The longest name that fits is the most specific one. The dots keep block1 from block10.
+        fitting = (name for name in prefixes if f"{tensor}.".startswith(f"{name}."))
+        return prefixes[max(fitting, key=len)]
 
     def published_names(self, block: Block) -> Mapping[str, str]:
         """Return the prefixes of a block's tensor names, ours to the published ones.

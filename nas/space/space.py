@@ -234,7 +234,12 @@ class Space:
                 )
             )
             if self.placement == "network_suffix":
-                free, bound = free * local_only, free * (mixed + all_global) + bound * all_global
+                # Behind a global block a stage holds global ones, or none where it may be empty.
+                empty = len(stage.entries) * len(stage.widths) if stage.depths[0] == 0 else 0
+                free, bound = (
+                    free * local_only,
+                    free * (mixed + all_global) + bound * (all_global + empty),
+                )
             else:
                 free *= local_only + mixed + all_global
         return (free + bound) * len(self.heads) * max(len(self.stems), 1)
@@ -457,7 +462,8 @@ class Space:
         local_only = mixed = all_global = 0
         for depth in range(stage.depths[0], stage.depths[1] + 1):
             local_only += locals_**depth
-            all_global += globals_**depth
+            # A stage without blocks has no global one: it counts once, as local.
+            all_global += globals_**depth if depth else 0
             mixed += sum(locals_ ** (depth - count) * globals_**count for count in range(1, depth))
         return tuple(len(stage.entries) * ways for ways in (local_only, mixed, all_global))  # type: ignore[return-value]
 
@@ -497,7 +503,7 @@ class Space:
         # A stage that may have no global block ends the suffix: stages before it have none either.
         # `counts` stays full for the stages behind `index`, as their loops ended there.
         for index in reversed(range(len(room))):
-            if not room[index]:
+            if depths[index] and not room[index]:
                 return
             for count in range(1, room[index] + 1):
                 counts[index] = count
