@@ -7,10 +7,12 @@ use them without a network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from nas.data.cache import cache_root
 from nas.data.notes import note
@@ -18,6 +20,10 @@ from nas.errors import InputError
 from nas.files import YamlFile, file_name, write_yaml
 
 _FORMAT = "nas-hub-files-1"
+_ADDRESS = re.compile(
+    r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)@(?P<revision>[^/]+)/(?P<path>.+\.parquet)"
+)
+"""Address of a parquet file in one revision of a repository, as `datasets` resolves it."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +72,15 @@ def find_files(builder: Any) -> HubFiles | None:
     Args:
         builder: of `datasets`, which knows the files of each split and has downloaded none.
     """
-    import huggingface_hub
-
-    system = huggingface_hub.HfFileSystem()
     splits = {}
     repositories: set[tuple[str, str]] = set()
     for split, urls in (builder.config.data_files or {}).items():
-        if not all(str(url).startswith("hf://") and str(url).endswith(".parquet") for url in urls):
+        matches = [_ADDRESS.fullmatch(str(url)) for url in urls]
+        found = [match for match in matches if match is not None]
+        if len(found) < len(matches):
             return None
-        places = [system.resolve_path(str(url)) for url in urls]
-        repositories.update((place.repo_id, place.revision) for place in places)
-        splits[str(split)] = tuple(place.path_in_repo for place in places)
+        repositories.update((match["repository"], unquote(match["revision"])) for match in found)
+        splits[str(split)] = tuple(match["path"] for match in found)
     if len(repositories) != 1:
         return None
     ((repository, revision),) = repositories

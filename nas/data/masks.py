@@ -67,7 +67,8 @@ class MaskCode:
                 f"its mask has the value {int(unknown.flat[0])}, which is none of the"
                 f" {self.classes} classes"
             )
-        return found.astype(np.uint8)
+        classes: NDArray[np.uint8] = found.astype(np.uint8)
+        return classes
 
     def _class_of_colour(self, colours: NDArray[np.integer]) -> NDArray[np.uint8]:
         packed = _packed(colours.astype(np.int64))

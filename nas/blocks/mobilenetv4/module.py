@@ -413,10 +413,10 @@ def _convert(operation: Operation, name: str, value: Tensor) -> Tensor:
         return value
     if name == _QUERY and len(value) % spec.heads == 0:
         # (heads * d, C, 1, 1) to (heads, d, C, 1, 1)
-        return value.unflatten(0, (spec.heads, -1))
+        return value.reshape(spec.heads, -1, *value.shape[1:])
     if name == _PROJECTION and value.shape[1] % spec.heads == 0:
         # (C, heads * d, 1, 1) to (C, heads, d, 1, 1)
-        return value.unflatten(1, (spec.heads, -1))
+        return value.reshape(len(value), spec.heads, -1, *value.shape[2:])
     return value
 
 
