@@ -124,7 +124,8 @@ def stub_for_timm(checkout: Path) -> None:
     _module("timm.models", folder=checkout / "timm" / "models")
     statistics = ("IMAGENET_DEFAULT", "IMAGENET_INCEPTION")
     _module("timm.data", **{f"{n}_{part}": () for n in statistics for part in ("MEAN", "STD")})
-    sys.meta_path.append(_Absent("torchvision"))
+    # First, as an installed one may have been compiled for another torch.
+    sys.meta_path.insert(0, _Absent("torchvision"))
 
 
 def stub_for_efficientvit(checkout: Path) -> None:

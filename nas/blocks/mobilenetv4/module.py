@@ -130,7 +130,7 @@ def _plain(weight: Tensor) -> nn.Conv2d:
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device=weight.device, dtype=weight.dtype)
     conv.weight.copy_(weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return conv
+    return conv.eval()
 
 
 class KeyReduction(nn.Sequential):
