@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from nas.accuracy import RecordedScores, load_scores
 from nas.accuracy.gate import gate
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.scores import accuracy_error, difference_error
 from nas.accuracy.single_moves import LARGEST, variants
 from nas.data import Splits, load_data
 from nas.errors import InputError, NasError
@@ -27,6 +26,7 @@ from nas.supernet.score import costs, score
 from nas.supernet.sensitivity import Evaluator, measure
 from nas.supernet.supernet import Supernet
 from nas.supernet.walk import Walk
+from nas.tasks.classify import accuracy_error, difference_error
 from nas.testing.spaces import randomise
 
 SIZE = (32, 32)

@@ -11,7 +11,6 @@ import torch
 import yaml
 
 import nas
-from nas.accuracy.scores import accuracy_error
 from nas.data import Splits, load_data
 from nas.errors import InputError, NasError
 from nas.files import write_yaml
@@ -23,6 +22,7 @@ from nas.supernet.evaluate import SlicedSupernet, training_splits
 from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
 from nas.supernet.walk import Walk
+from nas.tasks.classify import accuracy_error
 from nas.testing.spaces import randomise
 
 SIZE = (32, 32)
