@@ -289,8 +289,8 @@ BAD = [
     ),
     (
         "depth: {min: 1, max: 18}",
-        "depth: {min: 0, max: 18}",
-        "24: stages[2].depth.min: Input should be greater than 0",
+        "depth: {min: -1, max: 18}",
+        "24: stages[2].depth.min: Input should be greater than or equal to 0",
     ),
     (
         "depth: {min: 1, max: 18}",
