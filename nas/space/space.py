@@ -291,14 +291,9 @@ class Space:
                 raise ValueError(
                     f"stage {index}: width {stage.width} is not one of {choices_text(space.widths)}"
                 )
-            if (
-                not space.depths[0] <= stage.depth <= space.depths[1]
-                or len(stage.blocks) > space.depths[1]
-            ):
-                raise ValueError(
-                    f"stage {index}: depth {stage.depth} is outside"
-                    f" {space.depths[0]}..{space.depths[1]}"
-                )
+            fewest, most = space.depths
+            if not fewest <= stage.depth <= most or len(stage.blocks) > most:
+                raise ValueError(f"stage {index}: depth {stage.depth} is outside {fewest}..{most}")
             if widened(stage.entry, space.widths[-1]) not in space.entries:
                 raise ValueError(
                     f"stage {index}: entry {stage.entry.kind}({stage.entry}) is not one of"
@@ -359,11 +354,8 @@ class Space:
 
     def attention_extremes(self) -> list[tuple[int, ...]]:
         """Return two numbers of global blocks per stage, at full depth: none, and the maximum."""
-        depths = [stage.depths[1] for stage in self.stages]
-        most = tuple(
-            depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)
-        )
-        return [(0,) * len(depths), most]
+        most = tuple(stage.depths[1] if stage.global_ else 0 for stage in self.stages)
+        return [(0,) * len(most), most]
 
     def shape(self, index: int, width: int) -> Shape:
         """Return the shape of the map inside a stage (counted from 0) of this width."""
@@ -400,11 +392,9 @@ class Space:
         if role == "identity":
             return block
         candidates = self.candidates(index, role, width)
-        return (
-            block
-            if block in candidates
-            else max(candidates, key=lambda other: likeness(block, other))
-        )
+        if block in candidates:
+            return block
+        return max(candidates, key=lambda other: likeness(block, other))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data of a YAML file that describes this space.
@@ -456,9 +446,8 @@ class Space:
         The three numbers are of local blocks only, of both kinds, and of global blocks only.
         """
         stage = self.stages[index]
-        locals_, globals_ = (
-            len(self.candidates(index, role, width)) for role in ("local", "global")
-        )
+        locals_ = len(self.candidates(index, "local", width))
+        globals_ = len(self.candidates(index, "global", width))
         local_only = mixed = all_global = 0
         for depth in range(stage.depths[0], stage.depths[1] + 1):
             local_only += locals_**depth
@@ -479,14 +468,12 @@ class Space:
                 kind = self.stages[index].kind(block)
             except ValueError as error:
                 raise ValueError(f"stage {index + 1}: {error}") from None
-            if kind != "identity":
-                if block not in self.candidates(index, kind, stage.width):
-                    shape = self.shape(index, stage.width)
-                    raise ValueError(
-                        f"stage {index + 1}: {block.kind}({block}) does not fit:"
-                        f" {misfit(block, shape)}"
-                    )
-                kinds.append(kind)
+            if kind == "identity":
+                continue
+            if block not in self.candidates(index, kind, stage.width):
+                reason = misfit(block, self.shape(index, stage.width))
+                raise ValueError(f"stage {index + 1}: {block.kind}({block}) does not fit: {reason}")
+            kinds.append(kind)
         return kinds
 
     def _attention(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
