@@ -239,8 +239,8 @@ class Android(Device):
                 remedy = (
                     "--affinity '' for threads that are not pinned"
                     if pinned.code == 127
-                    else "wait until the cores of a hot phone are online again, or nas profile"
-                    " --affinity with a mask of cores that are, '' for all cores"
+                    else "--affinity with a mask of cores that are online (those of a hot phone come back"
+                    " after a while), or --affinity '' for all cores"
                 )
                 raise InputError(
                     f"phone {self.adb.serial}: threads cannot be pinned to the cores of mask "
