@@ -69,6 +69,20 @@ def test_device_that_fails_the_control_is_lost_and_no_operation_failed(
     assert report.reused and table.device.calibration.nets
 
 
+def test_fault_that_passes_at_once_costs_nothing(space: Space, folder: Path) -> None:
+    """As a core that is offline for a moment: the operation fails, and the control runs again."""
+    device = FakeDevice()
+    times: dict[Chain, int] = {}
+
+    def fails(chain: Chain) -> bool:
+        times[chain] = times.get(chain, 0) + 1
+        return chain != EMPTY and times[chain] == 1
+
+    device.fails = fails
+    _, report = profile(space, device, folder)
+    assert not report.failed and not report.missing and not read_unsupported(folder)
+
+
 def test_control_that_recovers_makes_the_operation_fail(space: Space, folder: Path) -> None:
     device = FakeDevice()
     empties = 0

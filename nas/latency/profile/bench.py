@@ -376,13 +376,13 @@ class _Station:
     def _measure(self, job: Job) -> bool:
         """Measure an operation into the bench; return whether the device could run it."""
         try:
-            row = measure(self._device, job, self._call_ms)
-        except Interrupted as error:
-            self._bench.pass_over(job.operation, str(error), self._source)
-            return False
-        except OperationFailed as error:
-            self._check_well(error)
-            self._bench.fail(job.operation, str(error), self._source)
+            row = self._row(job)
+        except (Interrupted, OperationFailed) as error:
+            # One that ran before can run, whatever went wrong with a repeat.
+            if job.operation.key not in self._bench.rows:
+                failed = isinstance(error, OperationFailed)
+                record = self._bench.fail if failed else self._bench.pass_over
+                record(job.operation, str(error), self._source)
             return False
         taken = self._taken.setdefault(row.key, [])
         taken.append(row)
@@ -391,6 +391,27 @@ class _Station:
         if not settled([row.median_ms for row in taken], self._device.repeats):
             self._to_repeat.append(job)
         return True
+
+    def _row(self, job: Job) -> Row:
+        """Return the row of an operation, which is tried once more where it fails.
+
+        Raises:
+            OperationFailed: when it fails twice, and the control runs each time.
+            DeviceLost: when the control fails.
+            Interrupted: when a process was ended from outside.
+        """
+        try:
+            return measure(self._device, job, self._call_ms)
+        except OperationFailed as error:
+            self._check_well(error)
+        # The control runs, perhaps again: what failed may have passed. A file that could not be
+        # made is made anew.
+        again = prepare(self._device, job.operation)
+        try:
+            return measure(self._device, again, self._call_ms)
+        except OperationFailed as error:
+            self._check_well(error)
+            raise
 
     def _check_well(self, failure: OperationFailed) -> None:
         """Measure the control after a failure: the empty file, which ran before.
