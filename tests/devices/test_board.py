@@ -112,7 +112,8 @@ def test_half_an_answer_is_a_crash(
     half.write_text(
         "import sys\nsys.stdin.readline()\nprint('{\"median', end='', flush=True)\nsys.exit(3)\n"
     )
-    monkeypatch.setattr(board, "TIMER_FILE", str(half))
+    monkeypatch.setattr(board, "__file__", str(tmp_path / "run.py"))
+    monkeypatch.setattr(board, "TIMER_FILE", half.name)
     with pytest.raises(CannotRun, match="exit code 3"):
         timer.measure(tmp_path / "model.tflite")
 
@@ -316,3 +317,18 @@ def test_finders_files_do_not_count(tmp_path: Path) -> None:
     assert board.sha256(package) == before
     (package / "Data" / "model").write_text("mode")
     assert board.sha256(package) != before
+
+
+def test_runtime_whose_process_is_ended_once_is_kept(
+    runtimes: Callable[..., None], timer: Timer, tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    killed = WELL.replace(
+        "num_threads): pass",
+        f"num_threads):\n        import os\n        if not os.path.exists({str(once)!r}):\n"
+        f"            open({str(once)!r}, 'w').close(); os.kill(os.getpid(), {int(signal.SIGKILL)})",
+    )
+    runtimes("", killed, WELL)
+    timer.choose(tmp_path / "empty.tflite")
+    plan = {"device": {"name": "board", "kind": "litert-board"}, "tools": {}}
+    assert once.exists() and timer.describe(plan)["runtime"] == "LiteRT Interpreter"

@@ -76,7 +76,7 @@ def test_fault_that_passes_at_once_costs_nothing(space: Space, folder: Path) -> 
 
     def fails(chain: Chain) -> bool:
         times[chain] = times.get(chain, 0) + 1
-        return chain != EMPTY and times[chain] == 1
+        return len(chain.blocks) == device.copies and times[chain] == 1
 
     device.fails = fails
     _, report = profile(space, device, folder)

@@ -94,7 +94,7 @@ def run(
     detect drift. After a drift that went away, the files since the last measurement of the
     reference are measured again. After one that stayed, the results name them.
 
-    What fails is tried once more. If it fails again, the control is run, the empty file. Where that
+    After a failure the control is run, the empty file, and then the file once more. Where the control
     fails too the machine is at fault, and nothing is recorded.
 
     Args:
@@ -177,8 +177,11 @@ class _Trial:
         path = check_file(self.folder, entry)
         try:
             return self._measure(path)
-        except (CannotRun, Ended):
+        except CannotRun as error:
+            self._check_well(str(error))
+        except Ended:
             pass
+        # The control runs, perhaps again: what failed may have passed.
         try:
             return self._measure(path)
         except CannotRun as error:
@@ -219,9 +222,10 @@ def _look(watch: _Watch, since: list[Entry]) -> int:
     if drifted and settled:
         for entry in since:
             try:
-                _measure(entry, watch.trial, watch.results)
-            except Ended:  # the result from before stays
+                timing = watch.trial.measure(entry)
+            except (CannotRun, Ended):  # the result from before stays
                 continue
+            watch.results.append({"digest": entry["digest"], "timing": timing})
     elif drifted:
         watch.results.append({"drifted": [entry["digest"] for entry in since]})
         return len(since)
@@ -520,7 +524,10 @@ class Timer:
         reasons = []
         for self._runtime, name in RUNTIMES:
             try:
-                self.measure(path)
+                try:
+                    self.measure(path)
+                except Ended:  # says nothing of the runtime
+                    self.measure(path)
                 return
             except (CannotRun, Ended) as error:
                 reasons.append(f"{name}: {error}")
@@ -601,6 +608,8 @@ class Timer:
                 f"the process that ran it died (exit code {code})" + (f": {last}" if last else "")
             )
         answer: Entry = json.loads(line)
+        if answer.get("machine"):
+            raise Ended(answer["error"])
         if "error" in answer:
             raise CannotRun(answer["error"])
         return answer

@@ -63,7 +63,9 @@ def main() -> None:
         except Exception as error:
             lines = [text.strip() for text in str(error).splitlines() if text.strip()]
             reply = {
-                "error": f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+                "error": f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}",
+                # Memory that is out says nothing of the file.
+                "machine": isinstance(error, MemoryError),
             }
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
