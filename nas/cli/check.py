@@ -21,16 +21,15 @@ if TYPE_CHECKING:
     from nas.space import Architecture, Space
 
 
-_OF_A_RUN = ("device", "run", "rival")
+_OF_A_RUN = ("device", "run", "rival", "benchmark_model")
 """Options that the check of a run takes; any other option is an error."""
 
 
 def check(options: CheckOptions) -> None:
     """Run `nas check`: compare measured random networks, or that of a run, with the table."""
-    from nas.devices import Settings
     from nas.latency import load_table
     from nas.latency.check.table import check as check_members
-    from nas.latency.known_devices import opened
+    from nas.latency.known_devices import check_settings_of, opened
     from nas.option_values import only
 
     device = options.device
@@ -38,14 +37,14 @@ def check(options: CheckOptions) -> None:
         only(options, _OF_A_RUN, f"it is for random networks; {options.run} is measured as it is")
     table = load_table(device)
     # Measure with the table's own settings: its predictions hold for no others.
-    settings = Settings(table.device.compute_unit, table.device.threads, table.device.mask)
+    settings = check_settings_of(table, options.benchmark_model)
     if options.run is not None:
         check_run(options.run, table, settings, with_rival=options.rival)
         return
     whole, chosen = _space(table, options.space, options.sizes)
     effective = between(whole, chosen)
     with (
-        opened(table.device.name, settings, say=say) as units,
+        opened(table.device.serial or table.device.name, settings, say=say) as units,
         bars() as progress,
         naming(effective),
     ):
@@ -173,7 +172,11 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
     sized = _sizes(source.architecture)
     rival = _rival(folder, source.architecture, table) if folder and with_rival else None
     # Choosing the rival needs no device and may fail, so it comes before the device is opened.
-    with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(sized):
+    with (
+        opened(table.device.serial or table.device.name, settings, say=say) as units,
+        bars() as progress,
+        naming(sized),
+    ):
         exported = exported_file(folder, units[0].info().kind) if folder else None
         if source.weights is None:
             say(f"note: {run} has no weights; random ones are used for measuring")

@@ -68,7 +68,10 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
     ]
     # A table outside of latency_tables/ can only be named by its folder.
     shown = device if default else str(folder)
-    following = shlex.join(["nas", "check", "--device", shown, "--space", options.space, *sizes])
+    check = ["nas", "check", "--device", shown, "--space", options.space, *sizes]
+    if options.benchmark_model is not None:
+        check += ["--benchmark-model", str(options.benchmark_model)]
+    following = shlex.join(check)
     return {
         "space": options.space,
         "device": device,
@@ -79,6 +82,7 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "missing": report.missing,
         "left_out": report.left_out,
         "failed": report.failed,
+        "interrupted": report.interrupted,
         "flagged": report.flagged,
         "lost": report.lost,
         "seconds": round(report.seconds, 2),
@@ -92,7 +96,9 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "networks": own.calibration.nets,
         "misfit": own.calibration.mape,
         "note": own.calibration.note,
-        "next": shlex.join(again) if report.left_out else following,
+        "incomplete": report.incomplete,
+        "retry": shlex.join([*again, "--retry"]),
+        "next": shlex.join(again) if report.incomplete else following,
     }
 
 
@@ -106,6 +112,10 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
     for document in documents:
         for operation, reason in document["failed"].items():
             say(f"{document['device']}: could not be measured: {operation}: {reason}")
+        if document["failed"]:
+            say(f"{document['device']}: to measure these again: {document['retry']}")
+        for operation, reason in document["interrupted"].items():
+            say(f"{document['device']}: was interrupted: {operation}: {reason}")
         for reason in document["lost"]:
             say(f"{document['device']}: continued without {reason}")
     for error in errors[1:]:
@@ -115,10 +125,10 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
     if errors:
         raise errors[0]
     for document in documents:
-        if document["left_out"]:
+        if document["incomplete"]:
             raise NasError(
-                f"{document['table']}: the profile is incomplete (got {document['left_out']}"
-                f" operations without a row, expected 0). Fix: {document['next']}"
+                f"{document['table']}: the profile is incomplete ({document['incomplete']}). Fix:"
+                f" {document['next']}"
             )
     next_step(documents[0]["next"])
 

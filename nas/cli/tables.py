@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.output import bars, emit, next_step, say
+from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.space import Space
@@ -49,6 +50,12 @@ def run(folder: Path, threads: int | None) -> None:
         {"bundle": str(folder), **counts},
         f"{folder}: {', '.join(f'{count} {what}' for what, count in counts.items())}",
     )
+    if counts["interrupted"]:
+        again = shlex.join(["nas", "profile", "--run", str(folder)])
+        raise NasError(
+            f"{folder}: {counts['interrupted']} files were interrupted and have no result. Fix:"
+            f" {again}"
+        )
     next_step(shlex.join(["nas", "profile", "--merge", str(folder)]))
 
 
@@ -95,11 +102,10 @@ def merge(folder: Path, out: Path | None) -> None:
 
 def import_file(path: Path, device: str, out: Path | None) -> None:
     """Import the rows of another framework's latency file into the table of `device`."""
-    from nas.latency.importing import import_into
+    from nas.latency import command
 
-    folder = out or Path("latency_tables") / device
-    found = import_into(path, device, folder)
-    found.table.save(folder)
+    folder = command.folder_of(device, out)
+    found = command.import_file(path, device, folder)
     for skipped in found.skipped:
         say(f"skipped: {skipped}")
     document = {
@@ -121,13 +127,10 @@ def import_file(path: Path, device: str, out: Path | None) -> None:
 
 def calibrate(path: Path, device: str, out: Path | None) -> None:
     """Calibrate a table to whole networks that the user measured."""
-    from nas.latency import load_table
-    from nas.latency.adjust import adjust
+    from nas.latency import command, load_table
 
-    before = load_table(device)
-    folder = out or Path("latency_tables") / before.device.name
-    table = adjust(before, path)
-    table.save(folder)
+    folder = command.folder_of(load_table(device).device.name, out)
+    before, table = command.calibrate_file(path, device, folder)
     line = table.device.calibration
     intercept = table.device.intercept_ms
     document = {

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import cache
 from typing import TYPE_CHECKING
 
-from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.convert.chain import Chain, DeviceLost, Interrupted, OperationFailed
 from nas.devices.base import Device, Timing
 from nas.devices.kinds import (
     KINDS,
@@ -180,6 +180,7 @@ __all__ = [
     "Device",
     "DeviceKind",
     "DeviceLost",
+    "Interrupted",
     "Opening",
     "OperationFailed",
     "Settings",

@@ -60,8 +60,9 @@ class Device(ABC):
 
     A failure that is the chain's own is `OperationFailed`: profiling records it and continues with
     the next chain. A failure of the device is `DeviceLost`: what was measured is kept, and the same
-    command resumes later. A fault that may pass (a helper that was killed, a cable) must never be
-    raised as `OperationFailed`. Measure a chain that ran before again to tell them apart.
+    command resumes later. After an `OperationFailed` profiling measures the empty chain, which ran
+    before; where that fails too, it takes the device for lost. A process that was ended from
+    outside, twice in a row, is `Interrupted`: the chain is left out, and the next call tries it.
 
     What to copy: `nas.testing.devices.FakeDevice` is the smallest device,
     `nas.devices.host.device.Host` one that converts and runs in processes of its own, the Android

@@ -110,6 +110,7 @@ class BundleRecipe:
         standalone: whether `run.py` measures it, which needs no nas on that machine. Otherwise `nas
             profile --run` opens the device there.
         bound: maximum relative deviation of the reference from its first time.
+        seconds: that measuring a file takes, for the README.
     """
 
     target: Target
@@ -118,6 +119,7 @@ class BundleRecipe:
     how: str
     standalone: bool
     bound: float
+    seconds: float = 4.0
 
 
 class DeviceKind(ABC):

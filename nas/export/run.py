@@ -277,7 +277,7 @@ class _Export:
         Raises:
             NasError: with the reason, where the target refused the request.
         """
-        answer = self.worker.ask(**request)
+        answer = self.worker.ask_again(**request)
         if "refused" in answer:
             raise NasError(answer["refused"])
         return answer

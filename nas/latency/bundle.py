@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.blocks import Operation
-from nas.convert.chain import Chain, OperationFailed
+from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
 from nas.convert.converter import MOST_WORKERS, Converter
 from nas.devices import board, opened
 from nas.devices.base import Device
 from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay, bundle_errors
+from nas.devices.info import check_device_name
 from nas.devices.kinds import (
     KINDS,
     BundleRecipe,
@@ -30,7 +30,7 @@ from nas.devices.kinds import (
     kind_of_fixed_name,
 )
 from nas.devices.phones import Phone, phones
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.check.table import check
 from nas.latency.network_times import (
@@ -43,7 +43,7 @@ from nas.latency.network_times import (
     space_id,
 )
 from nas.latency.profile.bench import Report
-from nas.latency.profile.operation_timing import EMPTY, chains
+from nas.latency.profile.operation_timing import chains
 from nas.latency.profile.run import profile
 from nas.latency.profile.width_groups import groups
 from nas.latency.table import LatencyTable
@@ -55,7 +55,8 @@ FILES = "files"
 
 README = """\
 The {count} files in this folder are measured for the latency table of {name}, for the space
-{space}. plan.json describes each of them.
+{space}. plan.json describes each of them. They take {size:.0f} MB, and measuring them about
+{hours:.1f} hours.
 
 {how}
 
@@ -119,6 +120,10 @@ def write_bundle(
         NasError: when the disk is full.
     """
     kind, recipe, phone = _followed(name)
+    try:
+        check_device_name(name)
+    except ValueError as error:
+        raise InputError(f"--device: {error}") from None
     device: dict[str, Any] = {
         "name": name,
         "kind": kind.name,
@@ -138,6 +143,7 @@ def write_bundle(
     try:
         todo = [item for item in items if item.chain.digest() not in kept]
         asked = [converter.prepare(item.chain) for item in todo]
+        interrupted: dict[str, str] = {}
         for number, (item, future) in enumerate(zip(todo, asked, strict=True)):
             progress("files", number, len(todo))
             # `entries` shares its dicts with the plan. The plan goes to disk after every file, so
@@ -151,10 +157,20 @@ def write_bundle(
                 }
             except OperationFailed as error:
                 entry["failed"] = str(error)
+            except Interrupted as error:
+                # The entry stays without a file: the bundle is not complete, and the same command
+                # converts it.
+                interrupted[entry["label"]] = str(error)
             write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
         progress("files", len(todo), len(todo))
     finally:
         converter.close()
+    if interrupted:
+        label, reason = next(iter(interrupted.items()))
+        raise NasError(
+            f"{folder}: the bundle is not complete, {len(interrupted)} files are missing, as of"
+            f" {label}: {reason}"
+        )
     _finish(folder, plan, recipe)
     failed = {entry["label"]: entry["failed"] for entry in plan["files"] if "failed" in entry}
     return Written(len(items), len(kept), failed)
@@ -326,18 +342,25 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
         InputError: when the folder's plan is damaged or of another bundle.
     """
     path = folder / board_runner.PLAN_FILE
+    for part in (path, folder / FILES):
+        # What is written or removed here must not be somebody's elsewhere.
+        if part.is_symlink():
+            raise InputError(f"{part}: is a link, expected a part of the bundle. Fix: remove it")
     if not path.exists():
         return set()
     try:
         old = json.loads(read_text(path))
         # Only the name of a file is used: a path in a damaged plan must not lead to a file outside
         # of the folder, which would be removed.
+        board_runner.check_names(path, old)
         known = {
             entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
             for entry in old["files"]
         }
         same = old["id"] == plan["id"]
-    except (ValueError, KeyError, TypeError):
+    except board_runner.BundleError as error:
+        raise InputError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path}: is damaged. Fix: remove it, then run the same command again"
         ) from None
@@ -350,7 +373,7 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
     for digest, (file, sha256) in known.items():
         if sha256 is None:
             continue
-        if file.exists() and board_runner.sha256(file) == sha256:
+        if file.exists() and not file.is_symlink() and board_runner.sha256(file) == sha256:
             entries[digest] |= {"file": file.relative_to(folder).as_posix(), "sha256": sha256}
             kept.add(digest)
         else:
@@ -364,12 +387,16 @@ def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
     write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
     here = Path(board_runner.__file__)
     if recipe.standalone:
-        shutil.copyfile(here, folder / "run.py")
-        shutil.copyfile(here.with_name(board_runner.TIMER_FILE), folder / board_runner.TIMER_FILE)
+        # Written under another name first: a link in the folder is replaced and not followed.
+        for source, name in ((here, "run.py"), (here.with_name("timer.py"), "timer.py")):
+            write_text(folder / name, source.read_text(encoding="utf-8"))
+    parts = [part for part in (folder / FILES).rglob("*") if part.is_file()]
     text = README.format(
         name=plan["device"]["name"],
         space=f"{plan['space']} at {plan['resolution']}",
         count=len(plan["files"]),
+        size=sum(part.stat().st_size for part in parts) / 1e6,
+        hours=max(len(plan["files"]) * recipe.seconds / 3600, 0.1),
         how=recipe.how,
     )
     write_text(folder / "README.txt", text)
@@ -393,6 +420,8 @@ def _measure(device: Device, path: Path) -> dict[str, Any]:
     """Return a file's timing as plain data, with the board runner's own error."""
     try:
         return asdict(device.measure(path))
+    except Interrupted as error:
+        raise board_runner.Ended(str(error)) from error
     except OperationFailed as error:
         raise board_runner.CannotRun(str(error)) from error
 

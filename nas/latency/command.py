@@ -10,13 +10,16 @@ from typing import Any, Protocol
 
 from nas.convert.converter import Converter
 from nas.devices import Settings, litert_converter
+from nas.devices.info import device_name
 from nas.errors import InputError, NasError
+from nas.files import sole_writer
 from nas.latency.adjust import adjust
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
-from nas.latency.importing import import_into
+from nas.latency.importing import Imported, import_into
 from nas.latency.known_devices import opened
 from nas.latency.options import ProfileOptions
 from nas.latency.profile.bench import Report
+from nas.latency.profile.journal import MEASURING
 from nas.latency.profile.run import profile as profile_space
 from nas.latency.table import LatencyTable, load_table
 from nas.option_values import make, only
@@ -96,10 +99,9 @@ def profile(
     if errors:
         raise errors[0]
     for each in profiled:
-        if each.report is not None and each.report.left_out:
+        if each.report is not None and (why := each.report.incomplete):
             raise NasError(
-                f"{each.folder}: the profile is incomplete (got {each.report.left_out} operations"
-                " without a row, expected 0). Fix: the same call again"
+                f"{each.folder}: the profile is incomplete ({why}). Fix: the same call again"
             )
     return profiled
 
@@ -158,14 +160,42 @@ def _other_way(options: ProfileOptions, mode: str) -> Profiled:
     device = options.device[0]
     if mode == "import_" and options.import_ is not None:
         folder = folder_of(device, options.out)
-        table = import_into(options.import_, device, folder).table
+        table = import_file(options.import_, device, folder).table
     else:
         assert options.calibrate is not None
-        before = load_table(device)
-        folder = folder_of(before.device.name, options.out)
-        table = adjust(before, options.calibrate)
-    table.save(folder)
+        folder = folder_of(load_table(device).device.name, options.out)
+        _, table = calibrate_file(options.calibrate, device, folder)
     return Profiled(table.device.name, load_table(folder), folder)
+
+
+def import_file(path: Path, device: str, folder: Path) -> Imported:
+    """Import the rows of a file into the table in `folder`, and save it.
+
+    Raises:
+        NasError: when another process measures into the table.
+        InputError: as `import_into`.
+    """
+    with sole_writer(folder, MEASURING):
+        imported = import_into(path, device, folder)
+        imported.table.save(folder)
+    return imported
+
+
+def calibrate_file(path: Path, device: str, folder: Path) -> tuple[LatencyTable, LatencyTable]:
+    """Calibrate the table of a device to a file's networks, and save it in `folder`.
+
+    Returns:
+        The table before, and as saved.
+
+    Raises:
+        NasError: when another process measures into the table.
+        InputError: as `adjust`.
+    """
+    with sole_writer(folder, MEASURING):
+        before = load_table(device)
+        table = adjust(before, path)
+        table.save(folder)
+    return before, table
 
 
 def measure(
@@ -196,7 +226,7 @@ def settings_of(options: ProfileOptions) -> Settings:
 
 def folder_of(device: str, out: Path | None) -> Path:
     """Return the folder of a device's table."""
-    return out or Path("latency_tables") / device
+    return out or Path("latency_tables") / device_name(device)
 
 
 def _on(

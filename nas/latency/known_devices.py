@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas import devices
-from nas.devices import ConnectedPhone, Device, Settings, UnknownDevice, connected_devices
-from nas.devices.info import load_device_info
+from nas.devices import KINDS, ConnectedPhone, Device, Settings, UnknownDevice, connected_devices
+from nas.devices.info import device_name, load_device_info
 from nas.devices.phones import phones
 from nas.errors import InputError, nearest
 from nas.latency.table import DEVICE_FILE, table_names
 
 if TYPE_CHECKING:
     from nas.convert.converter import Converter
+    from nas.latency.table import LatencyTable
+
+IMPORTED = "imported"
+"""Kind of a device whose table has nothing but another tool's figures."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,21 @@ def known_devices() -> list[Known]:
         each.name: Known(each.name, each.kind, True, tables.get(each.name), each.units)
         for each in connected_devices()
     }
-    others = [
-        Known(name, kinds[name], False, tables.get(name))
-        for name in sorted(kinds)
-        if name not in known
-    ]
+    units = {unit.serial: unit for each in known.values() for unit in each.units}
+    others = []
+    for name in sorted(kinds):
+        if name not in known:
+            table = tables.get(name)
+            unit = units.get(_serial(table)) if table else None
+            others.append(
+                Known(name, kinds[name], unit is not None, table, (unit,) if unit else ())
+            )
     return [*known.values(), *others]
+
+
+def _serial(table: Path) -> str:
+    """Return the serial number of the phone that a table is of; empty where it is of a model."""
+    return load_device_info(table / DEVICE_FILE).serial
 
 
 @contextmanager
@@ -73,17 +86,52 @@ def opened(
         InputError: for an unknown name, a device that is not connected, or settings that it does
             not have.
     """
+    table = table_names().get(device_name(name))
+    # A phone that was named by its serial number is meant, and no other of its model.
+    word = (_serial(table) if table else "") or name
     with ExitStack() as stack:
         try:
-            units = stack.enter_context(devices.opened(name, settings, converter, say))
+            units = stack.enter_context(devices.opened(word, settings, converter, say))
         except UnknownDevice:
             raise InputError(_unknown(name)) from None
         yield units
 
 
+def check_settings_of(table: LatencyTable, tool: Path | None = None) -> Settings:
+    """Return the settings with which a device is compared with its table: the table's own.
+
+    Args:
+        table: of the device.
+        tool: `benchmark_model` for Android phones.
+
+    Raises:
+        InputError: for a table that cannot be measured here: of imported figures, or of a compute
+            unit that nas does not measure.
+    """
+    info = table.device
+    profile = f"nas profile --space SPACE --device {info.name}"
+    if info.kind == IMPORTED:
+        raise InputError(
+            f"{info.name}: the table has imported figures alone, which say nothing of how they were"
+            f" measured. Fix: connect the device and measure it, {profile}"
+        )
+    kind = KINDS.get(info.kind)
+    unit = info.compute_unit
+    if kind is not None and kind.units and unit not in kind.units:
+        units = " or ".join(kind.units)
+        raise InputError(
+            f"{info.name}: the table is of the {unit.upper()} ({unit}), which nas does not measure on"
+            f" such a device (expected {units}). Fix: measure a table of your own, {profile} --unit"
+            f" {kind.units[0]} --out latency_tables/{info.name}-{kind.units[0]}"
+        )
+    return Settings(unit, info.threads, info.mask, tool)
+
+
 def _unknown(name: str) -> str:
     """Return the message for a name that no device here can be opened by."""
     known = {device.name: device for device in known_devices()}
+    if name not in known and device_name(name) in known:
+        name = device_name(name)
     if name not in known:
         return f"unknown device '{name}'{nearest(name, known)}"
     # A phone.yaml or a connection would have opened it, or failed with another error. So its table

@@ -10,6 +10,7 @@ from nas.quantities import seconds
 from nas.space.sizes import Sizes
 
 DEVICE_HELP = "Device by name (see `nas devices`), or the folder of its table."
+_TOOL_HELP = "Program file of LiteRT's benchmark_model for Android phones (arm64)."
 _ELSEWHERE = "Measuring on another machine"
 _FIGURES = "Latencies from other sources"
 MOST_NETWORKS = 10_000
@@ -53,6 +54,11 @@ class CheckOptions(Options):
         at_most=LARGEST_SEED,
     )
     sizes: Sizes = part(Sizes)
+    benchmark_model: Path | None = option(
+        None,
+        help=_TOOL_HELP,
+        shown="that of LiteRT's release",
+    )
     rival: bool = option(
         True,
         help=(
@@ -100,7 +106,7 @@ class ProfileOptions(Options):
     )
     benchmark_model: Path | None = option(
         None,
-        help="Program file of LiteRT's benchmark_model for Android phones (arm64).",
+        help=_TOOL_HELP,
         shown="that of LiteRT's release",
     )
     budget: float | None = option(

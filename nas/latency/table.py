@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from nas import resources
 from nas.blocks import BlockSpec, Operation, Shape
-from nas.devices.info import Calibration, Costs, DeviceInfo, Provenance, load_device_info
+from nas.devices.info import (
+    Calibration,
+    Costs,
+    DeviceInfo,
+    Provenance,
+    device_name,
+    load_device_info,
+)
 from nas.display import MOST_ROWS, frame, html_table, shortened
 from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
@@ -388,9 +395,11 @@ class LatencyTable:
 
     def save(self, folder: str | Path) -> None:
         """Write `table.csv`, `device.yaml` and, where operations failed, `unsupported.csv`."""
-        write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
-        write_unsupported(Path(folder), self.unsupported)
+        # The rows come last: a folder without them holds no table, so that a kill between two
+        # files of a new one leaves nothing that cannot be read.
         self.device.save(Path(folder) / DEVICE_FILE)
+        write_unsupported(Path(folder), self.unsupported)
+        write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
 
 
 def _sum(parts: Iterable[float]) -> float:
@@ -457,6 +466,9 @@ def _folder(name: str) -> Path:
     # A bare name is a device even where a folder of that name lies in the current one.
     if len(path.parts) == 1 and name in known:
         return known[name]
+    # A serial number may have another name as a folder.
+    if len(path.parts) == 1 and not path.is_dir() and device_name(name) in known:
+        return known[device_name(name)]
     if path.name == TABLE_FILE:
         path = path.parent
     if (path / TABLE_FILE).is_file():

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nas.blocks import MB4D, Operation, Shape
-from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.convert.chain import EMPTY, Chain, DeviceLost, OperationFailed
 from nas.devices import opened
 from nas.devices.base import Device, Timing
 from nas.devices.info import DeviceInfo, load_device_info
@@ -28,7 +28,6 @@ from nas.devices.kinds import KINDS, Settings
 from nas.devices.phones import phones
 from nas.errors import NasError
 from nas.export import TARGETS
-from nas.latency.profile.operation_timing import EMPTY
 
 SMALL, LARGE = (
     Operation("block", MB4D(expansion=4), Shape(channels, 28, 28)) for channels in (16, 64)

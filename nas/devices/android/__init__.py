@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nas.devices.kinds import Connected, ConnectedPhone, DeviceKind, Opening, Settings
 from nas.errors import NasError
-from nas.extras import MissingExtra, need
+from nas.extras import need
 
 if TYPE_CHECKING:
     from nas.devices.base import Device
@@ -33,11 +33,8 @@ class AndroidKind(DeviceKind):
 
         try:
             listing(start=False)
-        except MissingExtra as error:
+        except NasError as error:
             return str(error)
-        except NasError:
-            # adb itself does not work: `nas profile` and `nas check` report that.
-            return ""
         return ""
 
     def open(self, name: str, settings: Settings, opening: Opening) -> list[Device]:

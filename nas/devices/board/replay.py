@@ -61,6 +61,12 @@ class Replay(Device):
                 f" machine that measures, {self._command()}"
             )
         self._info = self._device_info(entries[0]["device"])
+        if self._info.name != self.plan["device"]["name"]:
+            raise InputError(
+                f"{folder / board_runner.RESULTS_FILE}:1: is of another device (got"
+                f" {self._info.name!r}, expected {self.plan['device']['name']!r}). Fix: replace it by"
+                " this bundle's results"
+            )
 
     def has(self, chain: Chain) -> bool:
         """Return whether the bundle was written with this chain."""

@@ -15,6 +15,7 @@ from nas.convert.chain import Chain
 from nas.convert.converter import MOST_WORKERS, Converter
 from nas.convert.worker import Worker
 from nas.devices.base import Device, Timing
+from nas.devices.board.run import fast_cores, processor
 from nas.devices.host import HOST, KIND
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
@@ -51,8 +52,10 @@ class Host(Device):
                 f" expected 1 to {len(cores)})"
             )
         self.threads = threads
-        # The last cores time, the others convert. With as many threads as cores, both share them.
-        self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
+        # The fastest cores time, of equal ones the last; the others convert. With as many threads
+        # as cores, both share them.
+        pins = hasattr(os, "sched_setaffinity")
+        self._run_on = fast_cores(list(cores), threads) if pins else []
         convert_on = [core for core in cores if core not in self._run_on] or self._run_on
         spare = [core for core in self._run_on if core not in convert_on]
         self._converter = Converter(
@@ -65,7 +68,7 @@ class Host(Device):
             name=HOST,
             description="the computer that runs nas",
             kind=KIND.name,
-            soc=_processor(),
+            soc=processor(),
             os=platform.platform(),
             runtime="LiteRT CompiledModel",
             runtime_version=version("ai-edge-litert"),
@@ -87,7 +90,7 @@ class Host(Device):
 
     def measure(self, artifact: Path) -> Timing:
         return Timing(
-            **self._runner.ask(path=str(artifact), threads=self.threads, cores=self._run_on)
+            **self._runner.ask_again(path=str(artifact), threads=self.threads, cores=self._run_on)
         )
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
@@ -96,9 +99,9 @@ class Host(Device):
         paths = [str(artifact.result()) for artifact in artifacts]
         worker = Worker("nas.devices.host.profile_worker")
         try:
-            times: list[float] = worker.ask(paths=paths, threads=self.threads, cores=self._run_on)[
-                "median_ms"
-            ]
+            times: list[float] = worker.ask_again(
+                paths=paths, threads=self.threads, cores=self._run_on
+            )["median_ms"]
         finally:
             worker.close()
         return times
@@ -113,17 +116,3 @@ def _cores() -> Sequence[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
-
-
-def _processor() -> str:
-    """Return the name of the processor, from /proc/cpuinfo where there is one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [
-        line.partition(":")[2].strip()
-        for line in lines
-        if line.startswith(("model name", "Hardware"))
-    ]
-    return names[0] if names else platform.processor() or platform.machine()

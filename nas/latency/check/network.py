@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from nas.blocks import Operation
-from nas.convert.chain import Chain, OperationFailed, Weights
+from nas.convert.chain import EMPTY, Chain, OperationFailed, Weights
 from nas.devices.base import Device
 from nas.devices.kinds import KINDS
 from nas.errors import InputError, NasError
 from nas.files import file_sha256, remove, tree_sha256, write_yaml
 from nas.latency.network_times import Progress
 from nas.latency.profile.journal import check_settings
-from nas.latency.profile.operation_timing import EMPTY, settled
+from nas.latency.profile.operation_timing import settled
 from nas.latency.table import DEVICE_FILE, Estimate, LatencyTable
 from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture
