@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from nas import plugins, resources
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
-from nas.files import read_text
 from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
 from nas.latency.known_devices import IMPORTED
 from nas.latency.rows import PROVENANCES, Row, worst
@@ -34,7 +33,7 @@ FORMATS: plugins.Registry[Format] = plugins.Registry(
 """Formats by name; a further one is a file, named here or by an entry point of another package."""
 
 UNKNOWN = "not stated"
-MOST_CHARACTERS = 100_000
+MOST_BYTES = 100_000
 """Length of the beginning of a file that tells its format."""
 
 
@@ -109,7 +108,7 @@ def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
 
 def _read(path: Path) -> Reading:
     """Read a file by what it holds, else by the ending of its name."""
-    text = read_text(path)[:MOST_CHARACTERS]
+    text = _beginning(path)
     for known in FORMATS.values():
         if known.holds is not None and known.holds(text):
             return known.read(path)
@@ -121,6 +120,18 @@ def _read(path: Path) -> Reading:
         f"{name} ({known.title})" for known in FORMATS.values() for name in known.endings
     )
     raise InputError(f"{path}: unknown ending (got '{ending}', expected one of {listed})")
+
+
+def _beginning(path: Path) -> str:
+    """Return the beginning of a file as text; empty where it cannot be read.
+
+    The format's reader says what is wrong. A format of another package may be no text at all.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return ""
 
 
 def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
