@@ -5,16 +5,17 @@ They are connected, or have a latency table or a phone.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from nas import devices
 from nas.devices import ConnectedPhone, Device, Settings, UnknownDevice, connected_devices
-from nas.devices.info import load_device_info
+from nas.devices.info import DeviceInfo, load_device_info
 from nas.devices.phones import phones
+from nas.devices.precision import Precision, device_of
 from nas.errors import InputError, nearest
 from nas.latency.table import DEVICE_FILE, table_names
 
@@ -45,17 +46,23 @@ def known_devices() -> list[Known]:
     """Return the connected devices, then those known by their table or phone.yaml alone."""
     tables = table_names()
     kinds: dict[str, str] = {name: phone.kind for name, phone in phones().items()}
-    kinds |= {name: load_device_info(folder / DEVICE_FILE).kind for name, folder in tables.items()}
+    infos = {name: load_device_info(folder / DEVICE_FILE) for name, folder in tables.items()}
+    kinds |= {name: info.kind for name, info in infos.items()}
     known = {
         each.name: Known(each.name, each.kind, True, tables.get(each.name), each.units)
         for each in connected_devices()
     }
     others = [
-        Known(name, kinds[name], False, tables.get(name))
+        Known(name, kinds[name], _opens(infos.get(name), known), tables.get(name))
         for name in sorted(kinds)
         if name not in known
     ]
     return [*known.values(), *others]
+
+
+def _opens(info: DeviceInfo | None, connected: Mapping[str, Known]) -> bool:
+    """Return whether a table is of a connected device, in another precision."""
+    return info is not None and device_of(info)[0] in connected
 
 
 @contextmanager
@@ -73,12 +80,25 @@ def opened(
         InputError: for an unknown name, a device that is not connected, or settings that it does
             not have.
     """
+    name, settings = _device_of_table(name, settings)
     with ExitStack() as stack:
         try:
             units = stack.enter_context(devices.opened(name, settings, converter, say))
         except UnknownDevice:
             raise InputError(_unknown(name)) from None
         yield units
+
+
+def _device_of_table(name: str, settings: Settings) -> tuple[str, Settings]:
+    """Return the device and the settings that a table's name stands for, as host-int8 does.
+
+    Other names are returned as they are.
+    """
+    folder = table_names().get(name)
+    if folder is None or not name.endswith(tuple(f"-{each}" for each in get_args(Precision))):
+        return name, settings
+    device, precision = device_of(load_device_info(folder / DEVICE_FILE))
+    return device, settings if precision is None else replace(settings, precision=precision)
 
 
 def _unknown(name: str) -> str:

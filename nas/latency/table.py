@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nas import resources
 from nas.blocks import BlockSpec, Operation, Shape
 from nas.devices.info import Calibration, Costs, DeviceInfo, Provenance, load_device_info
+from nas.devices.precision import device_options
 from nas.display import MOST_ROWS, frame, html_table, shortened
 from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
@@ -363,8 +364,7 @@ class LatencyTable:
                 "profile",
                 "--space",
                 space or "SPACE",
-                "--device",
-                self.device.name,
+                *device_options(self.device),
                 *self._out(),
             ]
         )
@@ -435,7 +435,8 @@ def load_table(name: str | Path) -> LatencyTable:
 
 def profile_command(device: DeviceInfo) -> str:
     """Return the command that resumes the first profile that left operations out."""
-    return f"nas profile --device {device.name} --space {next(iter(device.left_out), 'SPACE')}"
+    options = shlex.join(device_options(device))
+    return f"nas profile {options} --space {next(iter(device.left_out), 'SPACE')}"
 
 
 def table_names() -> dict[str, Path]:

@@ -22,10 +22,12 @@ from nas.devices.android.device import Android, Settings, Warn
 from nas.devices.base import Device
 from nas.devices.kinds import ConnectedPhone
 from nas.devices.phones import Phone, recognise
+from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
 
 ABI = "arm64-v8a"
-_PRECISION = {"cpu": "float32", "gpu": "float16"}
+_PRECISIONS = {"cpu": ("float32", "int8"), "gpu": ("float16", "float32")}
+"""Precisions of each unit, the default one first."""
 
 
 def connected_phones() -> list[ConnectedPhone]:
@@ -52,6 +54,7 @@ def open_android(
     affinity: str | None = None,
     tool: Path | None = None,
     warn: Warn = lambda _: None,
+    precision: str | None = None,
 ) -> list[Device]:
     """Return the connected phones of a name, or the one of a serial number, ready to measure.
 
@@ -63,6 +66,8 @@ def open_android(
         affinity: hexadecimal mask of their cores, empty for all (default: as `phone.yaml` says).
         tool: the `benchmark_model` to use; see `benchmark_tool`.
         warn: is called with what the user should know while a phone cools down.
+        precision: of weights and activations (default: as `phone.yaml` says). The converter makes
+            files for it.
 
     Raises:
         InputError: when there is no such phone, it is not arm64, or the settings do not fit.
@@ -76,7 +81,7 @@ def open_android(
     if not chosen:
         raise InputError(_not_there(wanted, states, found))
     settings = {
-        serial: _settings(serial, properties, unit, threads, affinity)
+        serial: _settings(serial, properties, unit, threads, affinity, precision)
         for serial, properties in chosen.items()
     }
     program = benchmark_tool(tool)
@@ -178,6 +183,7 @@ def _settings(
     unit: str | None,
     threads: int | None,
     affinity: str | None,
+    precision: str | None,
 ) -> Settings:
     """Return a phone's settings: those given, else its phone.yaml's, else the CPU on one thread."""
     abi = properties.get("ro.product.cpu.abi", "")
@@ -188,21 +194,30 @@ def _settings(
             f" {abi or 'an unknown one'}, expected {ABI})"
         )
     unit = unit or (phone.compute_unit if phone else "cpu")
+    if unit == "npu":
+        raise InputError(
+            "--unit: LiteRT's benchmark_model measures the CPU and the GPU of a phone, not its NPU"
+            " (got npu, expected cpu or gpu). Fix: have the NPU of such a phone measured in a device"
+            " farm, nas profile --run BUNDLE --through qai-hub, or measure with the vendor's own"
+            " runtime and read its figures, nas profile --import FILE --device NAME"
+        )
     if unit not in KIND.units:
         raise InputError(
             f"--unit: is not a unit of Android phones (got {unit}, expected"
             f" {' or '.join(KIND.units)})"
         )
+    check_precision(precision, f"the {unit} of Android phones", _PRECISIONS[unit])
+    usual = phone.precision if phone and phone.compute_unit == unit else _PRECISIONS[unit][0]
     mask = affinity if affinity is not None else (phone.affinity if phone else "")
     count = threads or (phone.threads if phone and phone.threads else 1)
     _check_mask(mask, count)
     return Settings(
-        name=_name(properties),
+        name=table_name(_name(properties), precision),
         description=phone.description if phone else properties.get("ro.product.model", ""),
         soc=phone.soc if phone else properties.get("ro.soc.model", ""),
         os=_os(properties),
         unit=unit,
-        precision=phone.precision if phone and phone.compute_unit == unit else _PRECISION[unit],
+        precision=precision or usual,
         threads=count,
         affinity=mask,
     )

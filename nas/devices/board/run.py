@@ -224,10 +224,17 @@ def _is_whole(plan: Entry) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """Return the checksum of a file, or of a folder's files with their names (an .mlpackage)."""
+    """Return the checksum of a file, or of a folder's files with their names (an .mlpackage).
+
+    What Finder leaves in folders that it has looked at (.DS_Store, ._NAME) does not count.
+    """
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    parts = sorted(part for part in path.rglob("*") if part.is_file())
+    parts = sorted(
+        part
+        for part in path.rglob("*")
+        if part.is_file() and part.name != ".DS_Store" and not part.name.startswith("._")
+    )
     lines = [f"{part.relative_to(path).as_posix()} {sha256(part)}" for part in parts]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -366,7 +373,7 @@ class Timer:
             "runtime_version": runtime["runtime_version"],
             "compute_unit": "cpu",
             "placement": "cpu",
-            "precision": "float32",
+            "precision": plan["device"].get("precision", "float32"),
             "threads": self.threads,
             "tools": {**plan["tools"], **tools},
             "affinity": "cores " + ",".join(map(str, self._cores)) if self._cores else "",
