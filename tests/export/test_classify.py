@@ -67,10 +67,10 @@ def test_the_file_gives_the_networks_own_classes(
 ) -> None:
     image = photo(tmp_path)
     found = classify(files(target), image, top=2)
-    assert (
-        tuple(guess.label for guess in found.guesses)
-        == expected(model, np.asarray(Image.open(image)))[:2]
-    )
+    # In int8 logits that lie close together may change places.
+    count = 1 if load_target(target).calibrated else 2
+    labels = tuple(guess.label for guess in found.guesses)
+    assert labels[:count] == expected(model, np.asarray(Image.open(image)))[:count]
     assert found.resolution == (32, 32)
     assert (found.classes, found.network) == (3, "small_net")
     assert 0 < found.guesses[1].probability < found.guesses[0].probability < 1
