@@ -32,7 +32,14 @@ def profile(options: ProfileOptions) -> None:
         return tables.calibrate(options.calibrate, name, options.out)
     space = space_of(options)
     if options.bundle is not None:
-        return tables.write(options.bundle, space, name, options.threads or 1, options.check_nets)
+        return tables.write(
+            options.bundle,
+            space,
+            name,
+            threads=options.threads or 1,
+            check_nets=options.check_nets,
+            precision=options.precision,
+        )
     with bars() as tell:
         profiled, errors = measure(options, say, tell)
     _finish(
@@ -52,11 +59,12 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
     folder = profiled.folder
     assert table is not None and report is not None and options.space is not None
     own = table.calibrated(space.name, space.resolution).device
-    default = folder == folder_of(device, None)
+    default = folder == folder_of(device, None, options.precision)
     given = {
         "--unit": options.unit,
         "--threads": options.threads,
         "--affinity": options.affinity,
+        "--precision": options.precision,
         "--benchmark-model": options.benchmark_model,
         "--out": None if default else folder,
     }
@@ -67,7 +75,7 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         part for name, value in given.items() if value is not None for part in (name, str(value))
     ]
     # A table outside of latency_tables/ can only be named by its folder.
-    shown = device if default else str(folder)
+    shown = folder.name if default else str(folder)
     check = ["nas", "check", "--device", shown, "--space", options.space, *sizes]
     if options.benchmark_model is not None:
         check += ["--benchmark-model", str(options.benchmark_model)]
@@ -75,6 +83,7 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
     return {
         "space": options.space,
         "device": device,
+        "precision": table.device.precision,
         "operations": report.operations,
         "measured": report.measured,
         "reused": report.reused,

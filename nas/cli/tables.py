@@ -17,12 +17,28 @@ if TYPE_CHECKING:
     from nas.space import Space
 
 
-def write(folder: Path, space: Space, device: str, threads: int, check_nets: int) -> None:
+def write(
+    folder: Path,
+    space: Space,
+    device: str,
+    *,
+    threads: int,
+    check_nets: int,
+    precision: str | None,
+) -> None:
     """Write a bundle of files to be measured on `device`, with networks for a check."""
     from nas.latency.bundle import write_bundle
 
     with bars() as tell:
-        done = write_bundle(space, device, folder, tell, threads=threads, check_nets=check_nets)
+        done = write_bundle(
+            space,
+            device,
+            folder,
+            tell,
+            threads=threads,
+            check_nets=check_nets,
+            precision=precision,
+        )
     _say_failed(done.failed)
     document = {
         "space": space.name,

@@ -10,15 +10,17 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Condition, Lock
+from typing import Any
 
 from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
+from nas.convert.int8 import slow_operators
 from nas.convert.worker import Worker
 from nas.errors import NasError
 from nas.extras import need
@@ -41,6 +43,7 @@ class Target:
         version: of the worker's own part. Raise it with any change of what the worker makes of a
             module (the layout at either end, how copies are stacked, an option of the converter),
             or an older file would be taken for a new one.
+        settings: returns what else decides the content of its files, as plain data.
     """
 
     name: str
@@ -48,9 +51,18 @@ class Target:
     packages: tuple[str, ...]
     extra: str
     version: int
+    settings: Callable[[], Any] | None = None
 
 
 LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "litert", version=1)
+LITERT_INT8 = Target(
+    "litert_int8",
+    ".tflite",
+    ("litert-torch", "torch", "ai-edge-quantizer"),
+    "litert",
+    version=1,
+    settings=slow_operators,
+)
 COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=1)
 
 
@@ -169,7 +181,7 @@ class Converter:
         """
         # A stack is traced as one block: its copies are equal, and tracing takes time.
         copies = len(chain.blocks) if len(set(chain.blocks)) == 1 else 1
-        content = {
+        content: dict[str, Any] = {
             "target": [self.target.name, self.target.version],
             "packages": self._versions,
             # Weights have their own entry: the graph is the same for all of them.
@@ -182,6 +194,8 @@ class Converter:
             "layouts": [chain.input.layout, chain.output.layout],
             "weights": [chain.weights.sha256, chain.weights.names] if chain.weights else None,
         }
+        if self.target.settings is not None:
+            content["settings"] = self.target.settings()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def _worker(self) -> Worker:

@@ -7,8 +7,8 @@ and bundles, checks and reports ask a kind what its devices run. Imports no torc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,12 +31,14 @@ class Settings:
         affinity: cores of an Android phone, as a hexadecimal mask for `taskset`; every core if
             empty.
         tool: `benchmark_model` for Android phones, instead of LiteRT's release.
+        precision: of weights and activations: float32, float16 or int8.
     """
 
     unit: str | None = None
     threads: int | None = None
     affinity: str | None = None
     tool: Path | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class BundleRecipe:
             profile --run` opens the device there.
         bound: maximum relative deviation of the reference from its first time.
         seconds: that measuring a file takes, for the README.
+        by_precision: what the chains are converted to where a precision is asked for.
     """
 
     target: Target
@@ -120,6 +123,7 @@ class BundleRecipe:
     standalone: bool
     bound: float
     seconds: float = 4.0
+    by_precision: Mapping[str, Target] = field(default_factory=dict)
 
 
 class DeviceKind(ABC):
@@ -148,6 +152,7 @@ class DeviceKind(ABC):
         units: compute units that `compute_unit` in phone.yaml and `--unit` may name.
         phone_files: whether a phone.yaml may state this kind.
         export_target: target of `nas export` that makes the files for these devices.
+        file_suffixes: suffixes of the network files that `measure` runs, for `nas check FILE`.
         measures_exports: whether `measure` runs such a file as it is, for `nas check RUN`.
     """
 
@@ -156,6 +161,7 @@ class DeviceKind(ABC):
     units: tuple[str, ...] = ()
     phone_files: bool = False
     export_target: str = "litert"
+    file_suffixes: tuple[str, ...] = ()
     measures_exports: bool = False
 
     @abstractmethod

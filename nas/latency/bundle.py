@@ -16,7 +16,7 @@ from typing import Any
 
 from nas.blocks import Operation
 from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
-from nas.convert.converter import MOST_WORKERS, Converter
+from nas.convert.converter import MOST_WORKERS, Converter, Target
 from nas.devices import board, opened
 from nas.devices.base import Device
 from nas.devices.board import run as board_runner
@@ -30,6 +30,7 @@ from nas.devices.kinds import (
     kind_of_fixed_name,
 )
 from nas.devices.phones import Phone, phones
+from nas.devices.precision import DEFAULT, check_precision, table_name
 from nas.errors import InputError, NasError
 from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.check.table import check
@@ -102,6 +103,7 @@ def write_bundle(
     check_nets: int = 0,
     seed: int = 0,
     workers: int | None = None,
+    precision: str | None = None,
 ) -> Written:
     """Write the bundle of a device, or only the files that are missing or damaged in it.
 
@@ -114,6 +116,7 @@ def write_bundle(
         check_nets: number of networks for `nas check` to add.
         seed: of those networks.
         workers: processes that convert (default: one per core, MOST_WORKERS at most).
+        precision: of weights and activations (default: that of the device).
 
     Raises:
         InputError: when the folder holds another bundle, or what converts is not installed.
@@ -124,21 +127,26 @@ def write_bundle(
         check_device_name(name)
     except ValueError as error:
         raise InputError(f"--device: {error}") from None
+    check_precision(precision, f"{name}, measured by a bundle,", tuple(recipe.by_precision))
+    target = recipe.by_precision[precision] if precision else recipe.target
     device: dict[str, Any] = {
-        "name": name,
+        "name": table_name(name, precision),
         "kind": kind.name,
         "description": phone.description if phone else recipe.description,
     }
     if recipe.standalone:
         device["threads"] = threads
+    # Bundles that were written before there was a choice have no such key.
+    if precision not in (None, DEFAULT):
+        device["precision"] = precision
     items = list(_items(space, recipe.copies, check_nets, seed))
-    plan = _plan(space, device, recipe, items, {"nets": check_nets, "seed": seed})
+    plan = _plan(space, device, recipe, target, items, {"nets": check_nets, "seed": seed})
     entries = {entry["digest"]: entry for entry in plan["files"]}
     kept = _keep(folder, plan, entries)
     converter = Converter(
         workers or min(os.cpu_count() or 1, MOST_WORKERS),
         cache=folder / FILES,
-        target=recipe.target,
+        target=target,
     )
     try:
         todo = [item for item in items if item.chain.digest() not in kept]
@@ -299,6 +307,7 @@ def _plan(
     space: Space,
     device: dict[str, Any],
     recipe: BundleRecipe,
+    target: Target,
     items: Sequence[Item],
     check: dict[str, int],
 ) -> dict[str, Any]:
@@ -328,7 +337,7 @@ def _plan(
         "id": identity,
         **same,
         "check": check,
-        "tools": versions(*recipe.target.packages),
+        "tools": versions(*target.packages),
         "files": files,
     }
 

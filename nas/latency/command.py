@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas.convert.converter import Converter
-from nas.devices import Settings, litert_converter
+from nas.devices import Device, Settings, litert_converter
 from nas.devices.info import device_name
+from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
 from nas.files import sole_writer
 from nas.latency.adjust import adjust
@@ -27,7 +28,16 @@ from nas.options import options_of
 from nas.space import Space, load_space
 
 MODES = {
-    "bundle": ("space", "device", "resolution", "classes", "segment", "threads", "check_nets"),
+    "bundle": (
+        "space",
+        "device",
+        "resolution",
+        "classes",
+        "segment",
+        "threads",
+        "precision",
+        "check_nets",
+    ),
     "run": ("threads",),
     "merge": ("out",),
     "import_": ("device", "out"),
@@ -148,6 +158,7 @@ def _other_way(options: ProfileOptions, mode: str) -> Profiled:
             _silent,
             threads=options.threads or 1,
             check_nets=options.check_nets,
+            precision=options.precision,
         )
         counts = {"files": done.files, "kept": done.kept, "failed": len(done.failed)}
         return Profiled(options.device[0], None, options.bundle, counts=counts)
@@ -221,26 +232,39 @@ def space_of(options: ProfileOptions) -> Space:
 
 def settings_of(options: ProfileOptions) -> Settings:
     """Return the options' settings for devices."""
-    return Settings(options.unit, options.threads, options.affinity, options.benchmark_model)
+    return Settings(
+        unit=options.unit,
+        threads=options.threads,
+        affinity=options.affinity,
+        tool=options.benchmark_model,
+        precision=options.precision,
+    )
 
 
-def folder_of(device: str, out: Path | None) -> Path:
-    """Return the folder of a device's table."""
-    return out or Path("latency_tables") / device_name(device)
+def folder_of(device: str, out: Path | None, precision: str | None = None) -> Path:
+    """Return the folder of a device's table of a precision (None: the device's own)."""
+    return out or Path("latency_tables") / table_name(device_name(device), precision)
 
 
 def _on(
     options: ProfileOptions, device: str, note: Note, tell: Tell, converter: Converter | None = None
 ) -> Profiled:
     """Make the table of one device, or of all phones of a name."""
-    folder = folder_of(device, options.out)
+    folder = folder_of(device, options.out, options.precision)
     budget_s = math.inf if options.budget is None else options.budget
     space = space_of(options)
     with opened(device, settings_of(options), converter, note) as units:
+        _check_precision(device, units, options.precision)
         table, report = profile_space(
             space, units, folder, tell, budget_s=budget_s, retry=options.retry
         )
     return Profiled(device, table, folder, report)
+
+
+def _check_precision(device: str, units: Sequence[Device], precision: str | None) -> None:
+    """Raise InputError where a device measures in another precision than the one asked for."""
+    for unit in units:
+        check_precision(precision, device, (unit.info().precision,))
 
 
 def _side_by_side(
@@ -259,7 +283,7 @@ def _side_by_side(
         except NasError as error:
             return error
 
-    converter = litert_converter()
+    converter = litert_converter(options.precision)
     try:
         with ThreadPoolExecutor(len(names)) as pool:
             outcomes = list(pool.map(on, names))

@@ -5,9 +5,10 @@ They are connected, or have a latency table or a phone.yaml.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from nas import devices
 from nas.devices import KINDS, ConnectedPhone, Device, Settings, UnknownDevice, connected_devices
 from nas.devices.info import device_name, load_device_info
 from nas.devices.phones import phones
+from nas.devices.precision import device_of, device_options
 from nas.errors import InputError, nearest
 from nas.latency.table import DEVICE_FILE, table_names
 
@@ -49,7 +51,8 @@ def known_devices() -> list[Known]:
     """Return the connected devices, then those known by their table or phone.yaml alone."""
     tables = table_names()
     kinds: dict[str, str] = {name: phone.kind for name, phone in phones().items()}
-    kinds |= {name: load_device_info(folder / DEVICE_FILE).kind for name, folder in tables.items()}
+    infos = {name: load_device_info(folder / DEVICE_FILE) for name, folder in tables.items()}
+    kinds |= {name: info.kind for name, info in infos.items()}
     known = {
         each.name: Known(each.name, each.kind, True, tables.get(each.name), each.units)
         for each in connected_devices()
@@ -57,18 +60,15 @@ def known_devices() -> list[Known]:
     units = {unit.serial: unit for each in known.values() for unit in each.units}
     others = []
     for name in sorted(kinds):
-        if name not in known:
-            table = tables.get(name)
-            unit = units.get(_serial(table)) if table else None
-            others.append(
-                Known(name, kinds[name], unit is not None, table, (unit,) if unit else ())
-            )
+        if name in known:
+            continue
+        info = infos.get(name)
+        # A table may be of one phone, or of a connected device in another precision.
+        unit = units.get(info.serial) if info else None
+        connected = unit is not None or (info is not None and device_of(info)[0] in known)
+        shown = (unit,) if unit else ()
+        others.append(Known(name, kinds[name], connected, tables.get(name), shown))
     return [*known.values(), *others]
-
-
-def _serial(table: Path) -> str:
-    """Return the serial number of the phone that a table is of; empty where it is of a model."""
-    return load_device_info(table / DEVICE_FILE).serial
 
 
 @contextmanager
@@ -86,19 +86,33 @@ def opened(
         InputError: for an unknown name, a device that is not connected, or settings that it does
             not have.
     """
-    table = table_names().get(device_name(name))
-    # A phone that was named by its serial number is meant, and no other of its model.
-    word = (_serial(table) if table else "") or name
+    device, own_settings = _device_of_table(name, settings)
     with ExitStack() as stack:
         try:
-            units = stack.enter_context(devices.opened(word, settings, converter, say))
+            units = stack.enter_context(devices.opened(device, own_settings, converter, say))
         except UnknownDevice:
             raise InputError(_unknown(name)) from None
         yield units
 
 
-def check_settings_of(table: LatencyTable, tool: Path | None = None) -> Settings:
-    """Return the settings with which a device is compared with its table: the table's own.
+def _device_of_table(name: str, settings: Settings) -> tuple[str, Settings]:
+    """Return the device and the settings that a table's name stands for, as host-int8 does.
+
+    Other names are returned as they are.
+    """
+    folder = table_names().get(device_name(name))
+    if folder is None:
+        return name, settings
+    info = load_device_info(folder / DEVICE_FILE)
+    device, precision = device_of(info)
+    # A phone that was named by its serial number is meant, and no other of its model.
+    if precision is None:
+        return info.serial or name, settings
+    return info.serial or device, replace(settings, precision=precision)
+
+
+def opening_of(table: LatencyTable, tool: Path | None = None) -> tuple[str, Settings]:
+    """Return what opens the device of a table, and the table's own settings to compare it with.
 
     Args:
         table: of the device.
@@ -109,7 +123,8 @@ def check_settings_of(table: LatencyTable, tool: Path | None = None) -> Settings
             unit that nas does not measure.
     """
     info = table.device
-    profile = f"nas profile --space SPACE --device {info.name}"
+    device, precision = device_of(info)
+    profile = shlex.join(["nas", "profile", "--space", "SPACE", *device_options(info)])
     if info.kind == IMPORTED:
         raise InputError(
             f"{info.name}: the table has imported figures alone, which say nothing of how they were"
@@ -124,7 +139,8 @@ def check_settings_of(table: LatencyTable, tool: Path | None = None) -> Settings
             f" such a device (expected {units}). Fix: measure a table of your own, {profile} --unit"
             f" {kind.units[0]} --out latency_tables/{info.name}-{kind.units[0]}"
         )
-    return Settings(unit, info.threads, info.mask, tool)
+    settings = Settings(unit, info.threads, info.mask, tool, precision)
+    return info.serial or device, settings
 
 
 def _unknown(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.devices.precision import Precision
 from nas.options import ANY, LARGEST_SEED, Options, option, part
 from nas.quantities import seconds
 from nas.space.sizes import Sizes
@@ -21,10 +22,25 @@ class PredictOptions(Options):
     """Options of `nas predict`."""
 
     arch: str = option(
-        help="Architecture's YAML file, run folder, or name of a published member.",
+        help=(
+            "Architecture's YAML file, run folder, or name of a published member. With --image: a"
+            " .tflite or .onnx file of `nas export`."
+        ),
         argument=True,
     )
-    device: str = option(help=DEVICE_HELP)
+    device: str | None = option(None, help=DEVICE_HELP, shown="required without --image")
+    image: Path | None = option(
+        None,
+        help="Photo to classify with an exported file instead of predicting a latency.",
+        metavar="PHOTO",
+    )
+    top: int = option(
+        5,
+        help="Number of classes to print.",
+        at_least=1,
+        at_most=1_000_000,
+        requires={"image": ANY},
+    )
     sizes: Sizes = part(Sizes)
 
 
@@ -38,8 +54,20 @@ class CheckOptions(Options):
     device: str = option(help=DEVICE_HELP)
     run: str | None = option(
         None,
-        help="Run folder or architecture file whose network is measured instead of random ones.",
+        help=(
+            "Run folder or architecture file whose network is measured instead of random ones, or"
+            " a .tflite, .onnx or .mlpackage file of any origin."
+        ),
         argument=True,
+    )
+    beside: str | None = option(
+        None,
+        help=(
+            "Network to measure by turns with the file RUN: a run folder, an architecture file, a"
+            " published member, or another file."
+        ),
+        metavar="NETWORK",
+        requires={"run": ANY},
     )
     space: str | None = option(
         None, help="Space to draw random networks from.", shown="what was profiled last"
@@ -108,6 +136,14 @@ class ProfileOptions(Options):
         None,
         help=_TOOL_HELP,
         shown="that of LiteRT's release",
+    )
+    precision: Precision | None = option(
+        None,
+        help=(
+            "Precision of weights and activations. Another one than float32 gets a table of its"
+            " own, as host-int8. int8 takes a CPU, float16 a GPU or Core ML."
+        ),
+        shown="the device's, float32 on a CPU",
     )
     budget: float | None = option(
         None,

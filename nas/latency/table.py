@@ -25,6 +25,7 @@ from nas.devices.info import (
     device_name,
     load_device_info,
 )
+from nas.devices.precision import device_options
 from nas.display import MOST_ROWS, frame, html_table, shortened
 from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
@@ -372,8 +373,7 @@ class LatencyTable:
                 "profile",
                 "--space",
                 space or "SPACE",
-                "--device",
-                self.device.name,
+                *device_options(self.device),
                 *self._out(),
             ]
         )
@@ -448,7 +448,8 @@ def load_table(name: str | Path) -> LatencyTable:
 
 def profile_command(device: DeviceInfo) -> str:
     """Return the command that resumes the first profile that left operations out."""
-    return f"nas profile --device {device.name} --space {next(iter(device.left_out), 'SPACE')}"
+    options = shlex.join(device_options(device))
+    return f"nas profile {options} --space {next(iter(device.left_out), 'SPACE')}"
 
 
 def table_names() -> dict[str, Path]:

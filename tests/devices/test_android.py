@@ -920,3 +920,28 @@ def answering(text: str | None) -> Iterator[int]:
 
         threading.Thread(target=serve, daemon=True).start()
         yield listener.getsockname()[1]
+
+
+def test_int8_is_of_the_cpu_and_has_a_table_of_its_own(
+    phone: FakePhone, opened: Callable[..., list[Device]]
+) -> None:
+    [device] = opened(precision="int8")
+    info = device.info()
+    assert (info.name, info.precision) == ("snapdragon-8gen2-int8", "int8")
+    for unit, precision, expected in (
+        ("gpu", "int8", "the gpu of Android phones (got int8, expected float16 or float32)"),
+        ("cpu", "float16", "the cpu of Android phones (got float16, expected float32 or int8)"),
+    ):
+        with pytest.raises(InputError) as refused:
+            opened(unit=unit, precision=precision)
+        assert f"--precision: is not available on {expected}" in str(refused.value)
+
+
+def test_an_npu_is_refused_with_the_two_ways_to_its_figures(
+    phone: FakePhone, opened: Callable[..., list[Device]]
+) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"--unit: .*measures the CPU and the GPU.*--through qai-hub.*nas profile --import",
+    ):
+        opened(unit="npu")

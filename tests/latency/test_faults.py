@@ -439,4 +439,4 @@ def test_names_are_file_names_on_every_system(name: str) -> None:
 
 def test_table_of_a_unit_that_is_not_measured_names_a_way() -> None:
     with pytest.raises(InputError, match=r"the NPU \(npu\).*Fix: .*nas profile .*--unit cpu"):
-        known_devices.check_settings_of(load_table("galaxy-s24"))
+        known_devices.opening_of(load_table("galaxy-s24"))

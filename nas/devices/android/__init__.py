@@ -18,6 +18,7 @@ class AndroidKind(DeviceKind):
     name = "litert-android"
     units = ("cpu", "gpu")
     phone_files = True
+    file_suffixes = (".tflite",)
     measures_exports = True
 
     def connected(self) -> list[Connected]:
@@ -49,6 +50,7 @@ class AndroidKind(DeviceKind):
             affinity=settings.affinity,
             tool=settings.tool,
             warn=opening.say,
+            precision=settings.precision,
         )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from nas.devices.base import StartUp
 from nas.errors import InputError, NasError
 from nas.files import file_sha256, replacing, write_text
 
@@ -165,11 +166,15 @@ def _digest(path: Path) -> str:
 
 
 _LATENCY = 2
+_MEMORY = 3
 _MISC = 4
 _MEDIAN, _P5, _P95, _RUNS = 5, 6, 7, 2
-"""Field numbers of `tflite.tools.benchmark.BenchmarkResult` and of its two inner messages.
+_INIT_MS, _FIRST_MS = 8, 9
+_OVERALL_KB, _PEAK_MB = 2, 3
+"""Field numbers of `tflite.tools.benchmark.BenchmarkResult` and of its inner messages.
 
-_LATENCY holds the percentiles in ms, _MISC the number of runs.
+_LATENCY holds the percentiles, the initialisation and the first run of the warm-up in ms, _MISC the
+number of runs, _MEMORY what the process took more than before.
 """
 
 # As "count=50 curr=121 min=119 max=140 avg=122.4 p5=120 median=121 p95=130", in microseconds.
@@ -234,6 +239,27 @@ def read_result(data: bytes) -> Statistics:
     return Statistics(
         runs, *(round(_milliseconds(latency, number) * 1e3, 3) for number in (_P5, _MEDIAN, _P95))
     )
+
+
+def read_start(data: bytes) -> StartUp:
+    """Return load time, first run and memory in a result file.
+
+    Raises:
+        ValueError: when it is damaged or lacks the times.
+    """
+    parts = dict(_fields(data))
+    latency = dict(_fields(_message(parts, _LATENCY)))
+    memory = dict(_fields(_message(parts, _MEMORY))) if _MEMORY in parts else {}
+    # The peak is sampled on request alone; without it the tool gives what the runs left in use.
+    overall = memory.get(_OVERALL_KB)
+    memory_mb = overall / 1024 if isinstance(overall, int) and overall > 0 else None
+    if _PEAK_MB in memory and (peak := _milliseconds(memory, _PEAK_MB)) > 0:
+        memory_mb = peak
+    load_ms = _milliseconds(latency, _INIT_MS)
+    first_ms = _milliseconds(latency, _FIRST_MS)
+    if not all(math.isfinite(each) and each >= 0 for each in (load_ms, first_ms, memory_mb or 0)):
+        raise ValueError(f"impossible times (got {load_ms} and {first_ms} ms)")
+    return StartUp(round(load_ms, 6), round(first_ms, 6), memory_mb)
 
 
 def read_log(text: str) -> Statistics:

@@ -36,8 +36,9 @@ from nas.devices.android.benchmark_tool import (
     no_gpu,
     read_log,
     read_result,
+    read_start,
 )
-from nas.devices.base import Device, Timing
+from nas.devices.base import Device, StartUp, Timing
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError, NasError
 from nas.files import text_sha256
@@ -133,6 +134,8 @@ class Android(Device):
         self._warn = warn
         self._remote_tool = f"{ROOT}/benchmark_model-{tool.sha256[:16]}"
         self._folder = ""
+        # Content of the last result file of each model, by the name of its file.
+        self._results: dict[str, bytes | None] = {}
         self._lock = FileLock(_lock_file(adb.serial), thread_local=False)
         self._thermal = _Thermal(adb, warn)
         self._macs: dict[str, float] = {}
@@ -182,6 +185,15 @@ class Android(Device):
             ("note", ", ".join([*heat, *remarks])),
         )
         return _timing(loads, tuple(note for note in notes if note[1]))
+
+    def start_up(self, artifact: Path) -> StartUp | None:
+        # Every load of `measure` was a process of its own, whose result file tells its start. An
+        # old tool writes no result file, and logs nothing of the start.
+        data = self._results.get(artifact.name)
+        try:
+            return read_start(data) if data else None
+        except ValueError:
+            return None
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
         artifacts = [self.prepare(chain) for chain in chains]
@@ -351,6 +363,7 @@ class Android(Device):
             )
             raise OperationFailed(f"benchmark_model ended {how}: {reason or 'no message'}")
         data = self.adb.pull(result)
+        self._results[model.rpartition("/")[2]] = data
         try:
             return (read_result(data) if data else read_log(answer.output)), answer.output
         except ValueError as error:

@@ -24,11 +24,13 @@ from nas.devices.base import Device
 from nas.devices.info import device_name, os_major
 from nas.devices.kinds import ConnectedPhone, kind_of_fixed_name
 from nas.devices.phones import Phone, phones, recognise
+from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
 from nas.files import text_sha256
 
 ABI = "arm64-v8a"
-_PRECISION = {"cpu": "float32", "gpu": "float16"}
+_PRECISIONS = {"cpu": ("float32", "int8"), "gpu": ("float16", "float32")}
+"""Precisions of each unit, the default one first."""
 
 
 def connected_phones() -> list[ConnectedPhone]:
@@ -55,6 +57,7 @@ def open_android(
     affinity: str | None = None,
     tool: Path | None = None,
     warn: Warn = lambda _: None,
+    precision: str | None = None,
 ) -> list[Device]:
     """Return the connected phones of a name, or the one of a serial number, ready to measure.
 
@@ -66,6 +69,8 @@ def open_android(
         affinity: hexadecimal mask of their cores, empty for all (default: as `phone.yaml` says).
         tool: the `benchmark_model` to use; see `benchmark_tool`.
         warn: is called with what the user should know while a phone cools down.
+        precision: of weights and activations (default: as `phone.yaml` says). The converter makes
+            files for it.
 
     Raises:
         InputError: when there is no such phone, it is not arm64, or the settings do not fit.
@@ -81,12 +86,13 @@ def open_android(
         raise InputError(_not_there(wanted, states, found))
     _check_alike(wanted, chosen)
     settings = {
-        serial: _settings(serial, properties, unit, threads, affinity)
+        serial: _settings(serial, properties, unit, threads, affinity, precision)
         for serial, properties in chosen.items()
     }
     if by_serial:
         # A device is what the user named: the table of one phone is not that of its model.
-        settings[wanted] = replace(settings[wanted], name=device_name(wanted), serial=wanted)
+        name = table_name(device_name(wanted), precision)
+        settings[wanted] = replace(settings[wanted], name=name, serial=wanted)
     program = benchmark_tool(tool)
     return [
         Android(Adb(serial), each, program, converter, warn) for serial, each in settings.items()
@@ -230,6 +236,7 @@ def _settings(
     unit: str | None,
     threads: int | None,
     affinity: str | None,
+    precision: str | None,
 ) -> Settings:
     """Return a phone's settings: those given, else its phone.yaml's, else the CPU on one thread."""
     abi = properties.get("ro.product.cpu.abi", "")
@@ -240,23 +247,32 @@ def _settings(
             f" {abi or 'an unknown one'}, expected {ABI})"
         )
     unit = unit or (phone.compute_unit if phone else "cpu")
+    if unit == "npu":
+        raise InputError(
+            "--unit: LiteRT's benchmark_model measures the CPU and the GPU of a phone, not its NPU"
+            " (got npu, expected cpu or gpu). Fix: have the NPU of such a phone measured in a device"
+            " farm, nas profile --run BUNDLE --through qai-hub, or measure with the vendor's own"
+            " runtime and read its figures, nas profile --import FILE --device NAME"
+        )
     if unit not in KIND.units:
         raise InputError(
             f"--unit: is not a unit of Android phones (got {unit}, expected"
             f" {' or '.join(KIND.units)})"
         )
+    check_precision(precision, f"the {unit} of Android phones", _PRECISIONS[unit])
+    usual = phone.precision if phone and phone.compute_unit == unit else _PRECISIONS[unit][0]
     mask = affinity if affinity is not None else (phone.affinity if phone else "")
     count = threads or (phone.threads if phone and phone.threads else 1)
     _check_mask(mask, count)
     # 0f and f are the same cores, and so the same table's.
     mask = f"{int(mask, 16):x}" if mask else ""
     return Settings(
-        name=_name(properties),
+        name=table_name(_name(properties), precision),
         description=phone.description if phone else properties.get("ro.product.model", ""),
         soc=_chip(phone, properties),
         os=_os(properties),
         unit=unit,
-        precision=phone.precision if phone and phone.compute_unit == unit else _PRECISION[unit],
+        precision=precision or usual,
         threads=count,
         affinity=mask,
     )

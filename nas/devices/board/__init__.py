@@ -46,7 +46,7 @@ class BoardKind(DeviceKind):
         )
 
     def bundle_recipe(self) -> BundleRecipe:
-        from nas.convert.converter import LITERT
+        from nas.convert.converter import LITERT, LITERT_INT8
         from nas.devices.base import Device
         from nas.devices.board.run import BOUND
 
@@ -57,6 +57,7 @@ class BoardKind(DeviceKind):
             how=ON_A_BOARD,
             standalone=True,
             bound=BOUND,
+            by_precision={"float32": LITERT, "int8": LITERT_INT8},
         )
 
 

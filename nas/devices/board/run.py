@@ -340,7 +340,10 @@ def _is_whole(plan: Entry) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """Return the checksum of a file, or of a folder's files with their names (an .mlpackage)."""
+    """Return the checksum of a file, or of a folder's files with their names (an .mlpackage).
+
+    What Finder leaves in folders that it has looked at (.DS_Store, ._NAME) does not count.
+    """
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     parts = sorted(part for part in path.rglob("*") if part.is_file() and not _is_finders(part))
@@ -558,7 +561,7 @@ class Timer:
             "runtime_version": runtime["runtime_version"],
             "compute_unit": "cpu",
             "placement": "cpu",
-            "precision": "float32",
+            "precision": plan["device"].get("precision", "float32"),
             "threads": self.threads,
             "tools": {**plan["tools"], **tools},
             "affinity": "cores " + ",".join(map(str, self._cores)) if self._cores else "",

@@ -134,6 +134,11 @@ def time_file(
     end = time.perf_counter() + most_s
     while len(by_load) < loads and (not by_load or time.perf_counter() < end):
         by_load.append(quietest(load(path, threads, runtime), most_s, round_s))
+    return summary(by_load)
+
+
+def summary(by_load: list[Samples]) -> dict[str, Any]:
+    """Return the percentiles of the middle one of several loads' seconds, in ms, and the runs."""
     middle = sorted(by_load, key=np.median)[len(by_load) // 2]
     p10, median, p90 = (float(value) for value in np.percentile(middle, [10, 50, 90]) * 1e3)
     return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": sum(map(len, by_load))}
@@ -181,7 +186,7 @@ def load(path: str, threads: int, runtime: str = RUNTIMES[0][0]) -> Run:
     interpreter = importlib.import_module(runtime).Interpreter(path, num_threads=threads)
     interpreter.allocate_tensors()
     for details in interpreter.get_input_details():
-        interpreter.set_tensor(details["index"], _random(details["shape"]))
+        interpreter.set_tensor(details["index"], random_input(details))
     invoke: Run = interpreter.invoke
     return invoke
 
@@ -197,12 +202,23 @@ def _compiled(path: str, threads: int) -> Run:
     outputs = model.create_output_buffers(0)
     details = list(model.get_input_tensor_details(next(iter(model.get_signature_list()))).values())
     for index, buffer in enumerate(inputs):
-        buffer.write(_random(details[index]["shape"]).ravel())
+        buffer.write(random_input(details[index]).ravel())
     return lambda: model.run_by_index(0, inputs, outputs)
 
 
-def _random(shape: Any) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal([int(side) for side in shape], dtype=np.float32)
+def random_input(details: dict[str, Any]) -> NDArray[Any]:
+    """Return random values of the shape and type of an input that a runtime describes."""
+    shape = [int(side) for side in details["shape"]]
+    # A name of LiteRT's CompiledModel, or a type of NumPy from an interpreter.
+    dtype = np.dtype(details["dtype"])
+    generator = np.random.default_rng(0)
+    # Wide integers are indices, and random ones would be out of range.
+    if dtype == np.bool_ or (np.issubdtype(dtype, np.integer) and dtype.itemsize > 1):
+        return np.zeros(shape, dtype)
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        return generator.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+    return generator.standard_normal(shape, np.float32).astype(dtype)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas.devices.kinds import BundleRecipe, Connected, DeviceKind, Opening, Settings
+from nas.devices.precision import check_precision
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MAC = "mac"
 """Name of the computer itself."""
+PRECISIONS = ("float16",)
+"""Precisions of activations that ML programs of this project compute in."""
 COPIES = 9
 """Number of copies in a stack."""
 DRIFT_BOUND = 0.15
@@ -36,6 +39,7 @@ class CoreMLKind(DeviceKind):
     units = ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only")
     phone_files = True
     export_target = "coreml"
+    file_suffixes = (".mlpackage",)
     # Exported files take images, which coremltools' benchmark does not feed.
     measures_exports = False
 
@@ -65,6 +69,7 @@ class CoreMLKind(DeviceKind):
                 f"--unit: is not a unit of Core ML (got {settings.unit}, expected"
                 f" one of {', '.join(self.units)})"
             )
+        check_precision(settings.precision, "Core ML", PRECISIONS)
         phone = opening.phone or mac()
         if settings.unit is not None:
             phone = replace(phone, compute_unit=settings.unit)
@@ -81,6 +86,7 @@ class CoreMLKind(DeviceKind):
             standalone=False,
             bound=DRIFT_BOUND,
             seconds=FILE_S,
+            by_precision={"float16": COREML},
         )
 
 
