@@ -49,7 +49,7 @@ class Target:
 
 
 LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "litert", version=1)
-COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=1)
+COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=2)
 
 
 @dataclass(frozen=True, eq=False)
