@@ -156,7 +156,7 @@ class Android(Device):
         placement = self._placement(log)
         remarks = ["thermal"] * hot + ["partly on the cpu"] * ("/" in placement)
         notes = (("unit", self.adb.serial), ("placement", placement), ("note", ", ".join(remarks)))
-        return _timing(loads, tuple(note for note in notes if note[1]))
+        return timing(loads, tuple(note for note in notes if note[1]))
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
         artifacts = [self.prepare(chain) for chain in chains]
@@ -328,7 +328,7 @@ def _agree(loads: list[Statistics]) -> bool:
     return max(medians) <= SPREAD * min(medians) + 1
 
 
-def _timing(loads: list[Statistics], notes: tuple[tuple[str, str], ...]) -> Timing:
+def timing(loads: list[Statistics], notes: tuple[tuple[str, str], ...]) -> Timing:
     """Return the timing of the load with the middle median, and the runs of all of them."""
     middle = sorted(loads, key=lambda load: load.median_us)[len(loads) // 2]
     median = max(middle.median_us, LEAST_US)
