@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import qai_hub
-import requests
 
 _client: qai_hub.Client | None = None
 
@@ -78,6 +77,7 @@ def kind_of(error: Exception) -> str:
         return "account"
     if code == 404:
         return "gone"
-    if isinstance(error, (qai_hub.client.InternalError, requests.RequestException)):
+    # Errors of `requests` are OSErrors.
+    if isinstance(error, (qai_hub.client.InternalError, OSError)):
         return "unreachable"
     return "refused"

@@ -6,7 +6,6 @@ import os
 from importlib.metadata import version
 from typing import Any
 
-import requests
 from runlocal_hub import RunLocalClient
 from runlocal_hub.exceptions import (
     APIError,
@@ -95,7 +94,8 @@ def kind_of(error: Exception) -> str:
         return "quota"
     if isinstance(error, ModelNotFoundError) or code == 404:
         return "gone"
-    if isinstance(error, (NetworkError, requests.RequestException)) or (
+    # Errors of `requests` are OSErrors.
+    if isinstance(error, (NetworkError, OSError)) or (
         isinstance(error, APIError) and (code or 0) >= 500
     ):
         return "unreachable"
