@@ -37,7 +37,7 @@ from nas.devices.board import run as board_runner
 from nas.devices.kinds import BundlePrograms, Entry, Settings
 from nas.devices.phones import Phone
 from nas.errors import InputError
-from nas.files import write_text
+from nas.files import read_text, replacing, write_text
 
 RUNNER = "run.sh"
 TOOL = "benchmark_model"
@@ -103,8 +103,11 @@ class Programs(BundlePrograms):
         libraries = sorted(tool.path.parent.glob("libLiteRt*.so"))
         for path in (tool.path, *libraries):
             name = TOOL if path == tool.path else path.name
-            if path.resolve() != (folder / name).resolve():
-                shutil.copyfile(path, folder / name)
+            if path.resolve() == (folder / name).resolve():
+                continue
+            # Written under another name first: a link in the folder is replaced and not followed.
+            with replacing(folder / name) as temporary:
+                shutil.copyfile(path, temporary)
         device["tool"] = {
             "version": tool.version,
             "sha256": tool.sha256,
@@ -113,7 +116,7 @@ class Programs(BundlePrograms):
 
     def finish(self, folder: Path, plan: Entry) -> None:
         """Write `run.sh`, and what it reads: lines of words, since the phone has no JSON."""
-        shutil.copyfile(Path(__file__).with_name(RUNNER), folder / RUNNER)
+        write_text(folder / RUNNER, read_text(Path(__file__).with_name(RUNNER)))
         lines = [
             f"{entry['digest']} {entry['role']} {entry['sha256']} {entry['file']}"
             for entry in plan["files"]
@@ -275,6 +278,8 @@ def _cores_of_mask(mask: str) -> set[int]:
 
 def _lines(path: Path) -> list[str]:
     """Return the lines of a text that came from a phone. Raises InputError where it is too large."""
+    if path.is_symlink():
+        raise InputError(f"{path}: is a link, expected a file. Fix: copy the results again")
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: is too large for a result of {RUNNER}. Fix: copy it again")
     # A tool that crashes may print any bytes.
