@@ -21,7 +21,7 @@ def profile(options: ProfileOptions) -> None:
 
     mode_of(options)
     if options.run is not None:
-        return tables.run(options.run, options.threads)
+        return tables.run(options.run, options)
     if options.merge is not None:
         return tables.merge(options.merge, options.out)
     # `mode_of` has checked that the other modes have exactly one device.
@@ -32,14 +32,7 @@ def profile(options: ProfileOptions) -> None:
         return tables.calibrate(options.calibrate, name, options.out)
     space = space_of(options)
     if options.bundle is not None:
-        return tables.write(
-            options.bundle,
-            space,
-            name,
-            threads=options.threads or 1,
-            check_nets=options.check_nets,
-            precision=options.precision,
-        )
+        return tables.write(options.bundle, space, name, options)
     with bars() as tell:
         profiled, errors = measure(options, say, tell)
     _finish(

@@ -14,20 +14,14 @@ from nas.cli.output import bars, emit, next_step, say
 from nas.errors import NasError
 
 if TYPE_CHECKING:
+    from nas.latency.options import ProfileOptions
     from nas.space import Space
 
 
-def write(
-    folder: Path,
-    space: Space,
-    device: str,
-    *,
-    threads: int,
-    check_nets: int,
-    precision: str | None,
-) -> None:
+def write(folder: Path, space: Space, device: str, options: ProfileOptions) -> None:
     """Write a bundle of files to be measured on `device`, with networks for a check."""
     from nas.latency.bundle import write_bundle
+    from nas.latency.command import settings_of
 
     with bars() as tell:
         done = write_bundle(
@@ -35,9 +29,9 @@ def write(
             device,
             folder,
             tell,
-            threads=threads,
-            check_nets=check_nets,
-            precision=precision,
+            settings=settings_of(options),
+            kind_name=options.kind,
+            check_nets=options.check_nets,
         )
     _say_failed(done.failed)
     document = {
@@ -56,12 +50,19 @@ def write(
     next_step(shlex.join(["nas", "profile", "--run", str(folder)]))
 
 
-def run(folder: Path, threads: int | None) -> None:
-    """Measure a bundle on this machine."""
+def run(folder: Path, options: ProfileOptions) -> None:
+    """Measure a bundle on this machine, or through a device farm."""
     from nas.latency.bundle import run_bundle
 
     with bars() as tell:
-        counts = run_bundle(folder, tell, threads)
+        counts = run_bundle(
+            folder,
+            tell,
+            options.threads,
+            unit=options.unit,
+            through=options.through,
+            say=say,
+        )
     emit(
         {"bundle": str(folder), **counts},
         f"{folder}: {', '.join(f'{count} {what}' for what, count in counts.items())}",

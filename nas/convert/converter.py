@@ -63,7 +63,7 @@ LITERT_INT8 = Target(
     version=1,
     settings=slow_operators,
 )
-COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=1)
+COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=2)
 
 
 @dataclass(frozen=True, eq=False)

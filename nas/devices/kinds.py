@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas import plugins
 
@@ -100,6 +100,51 @@ class Opening:
     say: Callable[[str], None] = lambda _: None
 
 
+Entry = dict[str, Any]
+"""Plain data of a bundle's plan or results."""
+
+
+class BundlePrograms(ABC):
+    """What a bundle holds besides its files, so that a machine without nas measures them.
+
+    Life cycle: `device` and `begin` are called before anything is converted, `finish` once all
+    files are there, and `results` when the folder is back home.
+
+    Attributes:
+        command: what measures the bundle there, for messages.
+    """
+
+    command: ClassVar[str]
+
+    @abstractmethod
+    def device(self, phone: Phone | None, settings: Settings) -> Entry:
+        """Return further fields of the plan's device: how the files are to be measured.
+
+        Raises:
+            InputError: when the settings do not fit.
+        """
+
+    @abstractmethod
+    def begin(self, folder: Path, device: Entry, settings: Settings) -> None:
+        """Write what does not depend on the files, and add what it is to the plan's device.
+
+        Raises:
+            NasError: when something is missing that cannot be fetched.
+        """
+
+    @abstractmethod
+    def finish(self, folder: Path, plan: Entry) -> None:
+        """Write the programs and what they read."""
+
+    @abstractmethod
+    def results(self, folder: Path, plan: Entry) -> list[Entry]:
+        """Return the lines of the bundle's results, the header first; empty without any.
+
+        Raises:
+            InputError: for damaged results, or those of another bundle.
+        """
+
+
 @dataclass(frozen=True)
 class BundleRecipe:
     """What a bundle of a kind holds and how it is measured, on a machine that has the device.
@@ -114,6 +159,7 @@ class BundleRecipe:
         bound: maximum relative deviation of the reference from its first time.
         seconds: that measuring a file takes, for the README.
         by_precision: what the chains are converted to where a precision is asked for.
+        programs: what measures it elsewhere without nas, beside `run.py`; None for nothing.
     """
 
     target: Target
@@ -124,6 +170,7 @@ class BundleRecipe:
     bound: float
     seconds: float = 4.0
     by_precision: Mapping[str, Target] = field(default_factory=dict)
+    programs: BundlePrograms | None = None
 
 
 class DeviceKind(ABC):

@@ -27,8 +27,13 @@ def table_name(device: str, precision: str | None) -> str:
 
 def device_of(table: DeviceInfo) -> tuple[str, str | None]:
     """Return the device of a table and the precision to ask it for; inverse of `table_name`."""
-    device = table.name.removesuffix(f"-{table.precision}")
-    return device, None if device == table.name else table.precision
+    return split_name(table.name, table.precision)
+
+
+def split_name(name: str, precision: str) -> tuple[str, str | None]:
+    """Return the device and the precision that the name of a table with that precision states."""
+    device = name.removesuffix(f"-{precision}")
+    return device, None if device == name else precision
 
 
 def device_options(table: DeviceInfo) -> list[str]:

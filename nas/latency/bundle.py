@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from nas.devices import board, opened
 from nas.devices.base import Device
 from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay, bundle_errors
+from nas.devices.farms import farm_of
+from nas.devices.farms.batch import run_batch
 from nas.devices.info import check_device_name
 from nas.devices.kinds import (
     KINDS,
@@ -29,8 +31,9 @@ from nas.devices.kinds import (
     Settings,
     kind_of_fixed_name,
 )
+from nas.devices.packed import packed, unpacked
 from nas.devices.phones import Phone, phones
-from nas.devices.precision import DEFAULT, check_precision, table_name
+from nas.devices.precision import DEFAULT, check_precision, split_name, table_name
 from nas.errors import InputError, NasError
 from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.check.table import check
@@ -99,11 +102,11 @@ def write_bundle(
     folder: Path,
     progress: Progress = lambda *_: None,
     *,
-    threads: int = 1,
+    settings: Settings | None = None,
+    kind_name: str | None = None,
     check_nets: int = 0,
     seed: int = 0,
     workers: int | None = None,
-    precision: str | None = None,
 ) -> Written:
     """Write the bundle of a device, or only the files that are missing or damaged in it.
 
@@ -112,21 +115,24 @@ def write_bundle(
         name: of a phone with a phone.yaml, or any other for a board with LiteRT.
         folder: of the bundle.
         progress: is called before each file.
-        threads: CPU threads of a board.
+        settings: how the files are to be measured (default: as the phone.yaml says).
+        kind_name: kind of a device without a phone.yaml (default: a board).
         check_nets: number of networks for `nas check` to add.
         seed: of those networks.
         workers: processes that convert (default: one per core, MOST_WORKERS at most).
-        precision: of weights and activations (default: that of the device).
 
     Raises:
-        InputError: when the folder holds another bundle, or what converts is not installed.
+        InputError: when the folder holds another bundle, the settings do not fit, or what converts
+            is not installed.
         NasError: when the disk is full.
     """
-    kind, recipe, phone = _followed(name)
+    kind, recipe, phone = _followed(name, kind_name)
     try:
         check_device_name(name)
     except ValueError as error:
         raise InputError(f"--device: {error}") from None
+    settings = settings or Settings()
+    precision = settings.precision
     check_precision(precision, f"{name}, measured by a bundle,", tuple(recipe.by_precision))
     target = recipe.by_precision[precision] if precision else recipe.target
     device: dict[str, Any] = {
@@ -134,11 +140,12 @@ def write_bundle(
         "kind": kind.name,
         "description": phone.description if phone else recipe.description,
     }
-    if recipe.standalone:
-        device["threads"] = threads
     # Bundles that were written before there was a choice have no such key.
     if precision not in (None, DEFAULT):
         device["precision"] = precision
+    _add_settings(device, kind, recipe, phone, settings)
+    if recipe.programs is not None:
+        recipe.programs.begin(folder, device, settings)
     items = list(_items(space, recipe.copies, check_nets, seed))
     plan = _plan(space, device, recipe, target, items, {"nets": check_nets, "seed": seed})
     entries = {entry["digest"]: entry for entry in plan["files"]}
@@ -158,7 +165,7 @@ def write_bundle(
             # that a killed call loses none.
             entry = entries[item.chain.digest()]
             try:
-                path = future.result()
+                path = packed(future.result())
                 entry |= {
                     "file": path.relative_to(folder).as_posix(),
                     "sha256": board_runner.sha256(path),
@@ -185,17 +192,27 @@ def write_bundle(
 
 
 def run_bundle(
-    folder: Path, progress: Progress = lambda *_: None, threads: int | None = None
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    threads: int | None = None,
+    *,
+    unit: str | None = None,
+    through: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, int]:
-    """Measure the files of a bundle that have no result yet, on this machine.
+    """Measure the files of a bundle that have no result yet, on this machine or through a farm.
 
     Args:
         folder: of the bundle.
         progress: is called before each file.
         threads: CPU threads of a board (default: those that the bundle was written for).
+        unit: compute unit (default: the one that the bundle was written for).
+        through: device farm, as FARM or FARM:DEVICE (default: this machine).
+        say: is called with what the user should know before a farm gets anything.
 
     Returns:
-        Counts of `files`, `measured`, `reused`, `failed` and `drifted` ones.
+        Counts of `files`, `measured`, `reused` and `failed` and `interrupted` ones, and of
+        `drifted` ones on this machine.
 
     Raises:
         InputError: for a damaged bundle, results of another one, or a machine that lacks what it
@@ -207,11 +224,16 @@ def run_bundle(
         plan = board_runner.read_plan(folder)
         kind = str(plan["device"]["kind"])
         recipe = _recipe(folder, kind)
+        if through is not None:
+            farm, wanted = farm_of(through)
+            return run_batch(folder, plan, farm, wanted, unit, progress, say)
         if recipe.standalone:
             return board_runner.run_litert(folder, progress, threads)
-        name = plan["device"]["name"]
+        name, _ = _opened_as(plan)
         _check_reachable(name, kind)
-        with opened(name, Settings()) as (device, *_):
+        settings = _settings(plan)
+        settings = replace(settings, unit=unit or settings.unit)
+        with opened(name, settings) as (device, *_):
             # Plain JSON data: the results' header is written from it and compared with it.
             info = json.loads(json.dumps(device.info().to_dict()))
             return board_runner.run(
@@ -262,17 +284,67 @@ def merge_bundle(
     return table, report, times
 
 
-def _followed(name: str) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
+def _followed(name: str, kind_name: str | None) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
     """Return the kind whose recipe the bundle of a device follows, the recipe and its phone.yaml.
 
     A device of a kind without a recipe, or of no known kind, is taken for a board.
     """
     phone = phones().get(name)
     kind = KINDS[phone.kind] if phone else kind_of_fixed_name(name)
+    if kind_name is not None:
+        if kind is not None and kind.name != kind_name:
+            raise InputError(
+                f"--kind: {name} is of another kind (got {kind_name}, expected {kind.name})."
+                " Fix: leave --kind out"
+            )
+        kind = _known_kind(kind_name)
     recipe = kind.bundle_recipe() if kind else None
     if kind is None or recipe is None:
         return board.KIND, board.KIND.bundle_recipe(), phone
     return kind, recipe, phone
+
+
+def _known_kind(name: str) -> DeviceKind:
+    """Return the kind of a name. Raises InputError where it has no bundles."""
+    with_bundles = [known for known in KINDS if KINDS[known].bundle_recipe() is not None]
+    if name not in with_bundles:
+        raise InputError(
+            f"--kind: is not a kind of device with bundles (got {name}, expected one of"
+            f" {', '.join(with_bundles)})"
+        )
+    return KINDS[name]
+
+
+def _add_settings(
+    device: dict[str, Any],
+    kind: DeviceKind,
+    recipe: BundleRecipe,
+    phone: Phone | None,
+    settings: Settings,
+) -> None:
+    """Add how the files are to be measured to the plan's device.
+
+    Raises:
+        InputError: for a setting that devices of the kind do not have.
+    """
+    if settings.unit not in (None, *kind.units):
+        raise InputError(
+            f"--unit: is not a unit of {kind.name} devices (got {settings.unit}, expected one of"
+            f" {', '.join(kind.units)})"
+        )
+    if recipe.programs is not None:
+        device |= recipe.programs.device(phone, settings)
+        return
+    for option, value in (("affinity", settings.affinity), ("benchmark-model", settings.tool)):
+        if value is not None:
+            raise InputError(
+                f"--{option}: is for bundles of Android phones (got one of {kind.name}). Fix: leave"
+                " it out, or give --kind litert-android"
+            )
+    if settings.unit is not None:
+        device["unit"] = settings.unit
+    if recipe.standalone:
+        device["threads"] = settings.threads or 1
 
 
 def _recipe(folder: Path, kind: str) -> BundleRecipe:
@@ -399,6 +471,8 @@ def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
         # Written under another name first: a link in the folder is replaced and not followed.
         for source, name in ((here, "run.py"), (here.with_name("timer.py"), "timer.py")):
             write_text(folder / name, source.read_text(encoding="utf-8"))
+    if recipe.programs is not None:
+        recipe.programs.finish(folder, plan)
     parts = [part for part in (folder / FILES).rglob("*") if part.is_file()]
     text = README.format(
         name=plan["device"]["name"],
@@ -411,12 +485,29 @@ def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
     write_text(folder / "README.txt", text)
 
 
+def _settings(plan: dict[str, Any]) -> Settings:
+    """Return the settings that a bundle was written for."""
+    device = plan["device"]
+    return Settings(
+        unit=device.get("unit"),
+        threads=device.get("threads"),
+        affinity=device.get("affinity"),
+        precision=_opened_as(plan)[1],
+    )
+
+
+def _opened_as(plan: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the device of a bundle and the precision that its name states."""
+    return split_name(plan["device"]["name"], plan["device"].get("precision", DEFAULT))
+
+
 def _check_reachable(name: str, kind: str) -> None:
     """Raise InputError unless this machine knows the name as a device of the kind."""
     phone = phones().get(name)
     fixed = kind_of_fixed_name(name)
     known = phone.kind if phone else fixed.name if fixed else None
-    if known == kind:
+    # A phone without a phone.yaml has the name that adb shows, or its serial number.
+    if known == kind or (known is None and KINDS[kind].phone_files and KINDS[kind].has(name)):
         return
     wrong = "missing here" if known is None else f"of another kind (got {known}, expected {kind})"
     raise InputError(
@@ -428,7 +519,8 @@ def _check_reachable(name: str, kind: str) -> None:
 def _measure(device: Device, path: Path) -> dict[str, Any]:
     """Return a file's timing as plain data, with the board runner's own error."""
     try:
-        return asdict(device.measure(path))
+        with unpacked(path) as artifact:
+            return asdict(device.measure(artifact))
     except Interrupted as error:
         raise board_runner.Ended(str(error)) from error
     except OperationFailed as error:

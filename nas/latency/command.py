@@ -31,14 +31,18 @@ MODES = {
     "bundle": (
         "space",
         "device",
+        "kind",
         "resolution",
         "classes",
         "segment",
+        "unit",
         "threads",
+        "affinity",
         "precision",
+        "benchmark_model",
         "check_nets",
     ),
-    "run": ("threads",),
+    "run": ("threads", "unit", "through"),
     "merge": ("out",),
     "import_": ("device", "out"),
     "calibrate": ("device", "out"),
@@ -156,14 +160,20 @@ def _other_way(options: ProfileOptions, mode: str) -> Profiled:
             options.device[0],
             options.bundle,
             _silent,
-            threads=options.threads or 1,
+            settings=settings_of(options),
+            kind_name=options.kind,
             check_nets=options.check_nets,
-            precision=options.precision,
         )
         counts = {"files": done.files, "kept": done.kept, "failed": len(done.failed)}
         return Profiled(options.device[0], None, options.bundle, counts=counts)
     if mode == "run" and options.run is not None:
-        counts = run_bundle(options.run, _silent, options.threads)
+        counts = run_bundle(
+            options.run,
+            _silent,
+            options.threads,
+            through=options.through,
+            unit=options.unit,
+        )
         return Profiled("", None, options.run, counts=counts)
     if mode == "merge" and options.merge is not None:
         table, report, _ = merge_bundle(options.merge, options.out, _silent)

@@ -113,8 +113,8 @@ class ProfileOptions(Options):
     unit: str | None = option(
         None,
         help=(
-            "Compute unit: cpu or gpu of an Android phone; all, cpu_and_ne, cpu_and_gpu or cpu_only"
-            " with Core ML."
+            "Compute unit: cpu or gpu of an Android phone, and npu with --through qai-hub; all,"
+            " cpu_and_ne, cpu_and_gpu or cpu_only with Core ML."
         ),
         shown="the device's",
     )
@@ -164,6 +164,13 @@ class ProfileOptions(Options):
         metavar="FOLDER",
         panel=_ELSEWHERE,
     )
+    kind: str | None = option(
+        None,
+        help="Kind of a device without a phone.yaml: litert-android for a phone.",
+        panel=_ELSEWHERE,
+        shown="litert-board",
+        requires={"bundle": ANY},
+    )
     check_nets: int = option(
         20,
         help="Number of whole networks for `nas check` in the bundle; 0 for none.",
@@ -177,6 +184,16 @@ class ProfileOptions(Options):
         help="Measure the bundle in this folder on this machine.",
         metavar="FOLDER",
         panel=_ELSEWHERE,
+    )
+    through: str | None = option(
+        None,
+        help=(
+            "Device farm that measures the bundle of --run, with the farm's device after a colon"
+            " where its name differs: qai-hub or runlocal, as 'qai-hub:Samsung Galaxy S24'."
+        ),
+        metavar="FARM[:DEVICE]",
+        panel=_ELSEWHERE,
+        requires={"run": ANY},
     )
     merge: Path | None = option(
         None,

@@ -8,21 +8,22 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from fake_converter import FakeConverter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.devices import Chain, Interrupted, OperationFailed
+from nas.devices import Chain, Interrupted
 from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay
 from nas.devices.coreml import COPIES
+from nas.devices.kinds import Settings
 from nas.devices.phones import phones
 from nas.errors import InputError, NasError
 from nas.latency import bundle, load_table
@@ -31,54 +32,6 @@ from nas.latency.profile.run import profile
 from nas.space import Space, load_space
 from nas.space.operations import space_operations
 from nas.testing.devices import FakeDevice, true_ms
-
-
-class FakeConverter:
-    """Writes a chain's description in place of its file."""
-
-    fails: Callable[[Chain], bool] = staticmethod(lambda chain: False)
-    stop_after: int | None = None
-    converted: list[Chain]
-
-    def __init__(
-        self,
-        workers: int = 1,
-        cores: Sequence[int] = (),
-        cache: Path | None = None,
-        target: Any = None,
-    ) -> None:
-        assert cache is not None
-        self.cache = cache
-        self.suffix = target.suffix
-        self.cache.mkdir(parents=True, exist_ok=True)
-        FakeConverter.converted = []
-
-    def prepare(self, chain: Chain) -> Future[Path]:
-        future: Future[Path] = Future()
-        path = self.cache / f"converted-{chain.digest()}{self.suffix}"
-        if (
-            FakeConverter.stop_after is not None
-            and len(FakeConverter.converted) >= FakeConverter.stop_after
-        ):
-            future.set_exception(KeyboardInterrupt())
-        elif FakeConverter.fails(chain):
-            future.set_exception(OperationFailed("NotImplementedError: no such layer"))
-        else:
-            if not path.exists():
-                FakeConverter.converted.append(chain)
-                self._write(path, json.dumps(chain.to_dict()))
-            future.set_result(path)
-        return future
-
-    def _write(self, path: Path, text: str) -> None:
-        if self.suffix == ".mlpackage":
-            (path / "Data").mkdir(parents=True)
-            (path / "Manifest.json").write_text("{}")
-            path = path / "Data" / "model.mlmodel"
-        path.write_text(text)
-
-    def close(self) -> None:
-        """Nothing was started."""
 
 
 class FakeTimer:
@@ -212,11 +165,11 @@ def test_bundle_has_what_it_needs_and_says_what_it_is(folder: Path) -> None:
     assert (folder / "run.py").read_text() == here.read_text()
 
 
-@pytest.mark.parametrize("name", ["pixel-8", "host"])
+@pytest.mark.parametrize("name", ["my-pi", "host"])
 def test_devices_of_kinds_without_bundles_get_those_of_a_board(
     space: Space, tmp_path: Path, name: str
 ) -> None:
-    write_bundle(space, name, tmp_path / "bundle", threads=2)
+    write_bundle(space, name, tmp_path / "bundle", settings=Settings(threads=2))
     device = plan_of(tmp_path / "bundle")["device"]
     phone = phones().get(name)
     assert device == {
@@ -234,7 +187,7 @@ def test_core_ml_bundle_has_folders_of_more_copies(
     write_bundle(space, "iphone12", tmp_path / "bundle")
     plan = plan_of(tmp_path / "bundle")
     assert (plan["device"]["kind"], plan["copies"]) == ("coreml", COPIES)
-    assert all(entry["file"].endswith(".mlpackage") for entry in plan["files"])
+    assert all(entry["file"].endswith(".mlpackage.zip") for entry in plan["files"])
     assert not (tmp_path / "bundle" / "run.py").exists()
     assert "NAS_APPLE_TEAM" in (tmp_path / "bundle" / "README.txt").read_text()
     device = FakePhone()

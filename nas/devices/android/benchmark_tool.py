@@ -97,6 +97,12 @@ def gpu_accelerator(tool: Tool) -> Tool | None:
     return Tool(path, _digest(path), VERSION)
 
 
+def accelerator_name(library: Tool) -> str:
+    """Return the name under which the tool finds the library beside it."""
+    name = library.path.name
+    return name if name in ACCELERATORS else ACCELERATORS[0]
+
+
 def cache_path(name: str = "benchmark_model") -> Path:
     """Return the path of a file of LiteRT's release in the cache.
 
@@ -186,11 +192,15 @@ _DELEGATED = re.compile(
     r"Replacing (\d+) out of (\d+) node\(s\) with delegate \(([^)]*)\)"
     r"(?: node, yielding \d+ partitions(?: for subgraph (\d+))?)?"
 )
-_GPU_DELEGATE = re.compile(
-    r"LITERT_(?:CL|GL|VULKAN|WEBGPU|OPENCL|OPENGL|GPU)\w*|TfLiteGpuDelegate\w*|GPU(?: WebGPU)?",
-    re.IGNORECASE,
+GPU_DELEGATES = (
+    "LITERT_(CL|GL|VULKAN|WEBGPU|OPENCL|OPENGL|GPU)[A-Za-z0-9_]*"
+    "|TfLiteGpuDelegate[A-Za-z0-9_]*|GPU( WebGPU)?"
 )
-"""Names of delegates that run on a GPU. Any other one runs on a CPU or on an unknown unit."""
+"""Names of delegates that run on a GPU, in any case. Any other one runs on a CPU or is unknown.
+
+The pattern is read by Python and by a phone's `grep -E`.
+"""
+_GPU_DELEGATE = re.compile(GPU_DELEGATES, re.IGNORECASE)
 _NO_GPU = re.compile(
     r"^.*(?:GPU accelerator could not be loaded|Can not open OpenCL|Created 0 GPU delegate kernels"
     r"|Failed to initialize \w+ environment|will not be executed by the delegate).*$",

@@ -31,6 +31,7 @@ from nas.devices.android.benchmark_tool import (
     ACCELERATORS,
     Statistics,
     Tool,
+    accelerator_name,
     delegated,
     gpu_accelerator,
     no_gpu,
@@ -84,7 +85,10 @@ PROBE = Chain((ConvStem(16),), Shape(3, 32, 32))
 _KILLED = 128 + 9
 """Exit code of a program that the phone ended, as it does for want of memory."""
 
-_PRECISIONS = {"float32": "fp32", "float16": "fp16"}
+PRECISIONS = {"cpu": ("float32", "int8"), "gpu": ("float16", "float32")}
+"""Precisions of each unit, the default one first."""
+GPU_FLAGS = {"float32": "fp32", "float16": "fp16"}
+"""Values of the tool's flag for the precision of a GPU."""
 
 Warn = Callable[[str], None]
 
@@ -184,7 +188,7 @@ class Android(Device):
             ("placement", placement),
             ("note", ", ".join([*heat, *remarks])),
         )
-        return _timing(loads, tuple(note for note in notes if note[1]))
+        return timing(loads, tuple(note for note in notes if note[1]))
 
     def start_up(self, artifact: Path) -> StartUp | None:
         # Every load of `measure` was a process of its own, whose result file tells its start. An
@@ -262,9 +266,7 @@ class Android(Device):
             library = gpu_accelerator(self._tool)
             if library is not None:
                 # The tool finds it by its name alone.
-                name = library.path.name
-                known = name if name in ACCELERATORS else ACCELERATORS[0]
-                self.adb.push(library.path, f"{folder}/{known}")
+                self.adb.push(library.path, f"{folder}/{accelerator_name(library)}")
             self._check_gpu()
 
     def _note_macs(self, prepared: Future[Path], macs: float) -> None:
@@ -376,7 +378,7 @@ class Android(Device):
         gpu = self.settings.unit == "gpu"
         pinned = ["taskset", self.settings.affinity] if self.settings.affinity else []
         accelerator = (
-            ["--use_gpu=true", f"--gpu-precision={_PRECISIONS[self.settings.precision]}"]
+            ["--use_gpu=true", f"--gpu-precision={GPU_FLAGS[self.settings.precision]}"]
             if gpu
             else []
         )
@@ -463,7 +465,7 @@ def _agree(loads: list[Statistics]) -> bool:
     return max(medians) <= SPREAD * min(medians) + 1
 
 
-def _timing(loads: list[Statistics], notes: tuple[tuple[str, str], ...]) -> Timing:
+def timing(loads: list[Statistics], notes: tuple[tuple[str, str], ...]) -> Timing:
     """Return the timing of the load with the middle median, and the runs of all of them."""
     middle = sorted(loads, key=lambda load: load.median_us)[len(loads) // 2]
     median = max(middle.median_us, LEAST_US)

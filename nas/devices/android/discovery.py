@@ -19,7 +19,7 @@ from nas.devices.android.adb import (
     why_not,
 )
 from nas.devices.android.benchmark_tool import benchmark_tool
-from nas.devices.android.device import Android, Settings, Warn
+from nas.devices.android.device import PRECISIONS, Android, Settings, Warn
 from nas.devices.base import Device
 from nas.devices.info import device_name, os_major
 from nas.devices.kinds import ConnectedPhone, kind_of_fixed_name
@@ -29,8 +29,6 @@ from nas.errors import InputError, NasError
 from nas.files import text_sha256
 
 ABI = "arm64-v8a"
-_PRECISIONS = {"cpu": ("float32", "int8"), "gpu": ("float16", "float32")}
-"""Precisions of each unit, the default one first."""
 
 
 def connected_phones() -> list[ConnectedPhone]:
@@ -259,8 +257,8 @@ def _settings(
             f"--unit: is not a unit of Android phones (got {unit}, expected"
             f" {' or '.join(KIND.units)})"
         )
-    check_precision(precision, f"the {unit} of Android phones", _PRECISIONS[unit])
-    usual = phone.precision if phone and phone.compute_unit == unit else _PRECISIONS[unit][0]
+    check_precision(precision, f"the {unit} of Android phones", PRECISIONS[unit])
+    usual = phone.precision if phone and phone.compute_unit == unit else PRECISIONS[unit][0]
     mask = affinity if affinity is not None else (phone.affinity if phone else "")
     count = threads or (phone.threads if phone and phone.threads else 1)
     _check_mask(mask, count)

@@ -462,6 +462,10 @@ class Results:
             raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from None
         return file
 
+    def close(self) -> None:
+        """Let another process measure; otherwise the lock lasts as long as this object."""
+        self._lock.close()
+
     def append(self, entry: Entry) -> None:
         """Add a line and wait until it is on disk."""
         self._write(entry, "ab")

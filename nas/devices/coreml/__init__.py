@@ -28,7 +28,9 @@ ON_A_MAC = """\
 Measure it on a Mac with Xcode, with the phone connected, unlocked and in Developer Mode:
 
     pip install '.[coreml]'          # in a checkout of nas
-    NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
+    NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER
+
+Without a Mac, on an iPhone of the cloud: nas profile --run FOLDER --through runlocal"""
 
 
 class CoreMLKind(DeviceKind):
