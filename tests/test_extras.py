@@ -211,8 +211,8 @@ NEEDING: dict[str, dict[str, str]] = {
     "score": {"score supernet --data digits": "train"},
     "finetune": {"finetune run --data digits": "train"},
     "check": {
-        f"check --device galaxy-s24 {SMALL}": "android",
-        "check run --device galaxy-s24": "android",
+        f"check --device snapdragon-8gen1 {SMALL}": "android",
+        "check run --device snapdragon-8gen1": "android",
     },
     "profile": {
         f"profile {SMALL} --device host": "litert",

@@ -83,6 +83,7 @@ def _classify(options: PredictOptions, image: Path) -> None:
         ],
     }
     emit(document, "\n".join([head, table_text(columns, rows)]))
+    next_step(shlex.join(["nas", "check", options.arch, "--device", "host"]))
 
 
 def _accuracy(network: Architecture) -> Accuracy | None:

@@ -35,6 +35,7 @@ from nas.devices.packed import packed, unpacked
 from nas.devices.phones import Phone, phones
 from nas.devices.precision import DEFAULT, check_precision, split_name, table_name
 from nas.errors import InputError, NasError
+from nas.extras import need
 from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.check.table import check
 from nas.latency.network_times import (
@@ -144,6 +145,8 @@ def write_bundle(
     if precision not in (None, DEFAULT):
         device["precision"] = precision
     _add_settings(device, kind, recipe, phone, settings)
+    # Before programs are downloaded, which takes a while.
+    need(f"converting to {target.name}", target.extra)
     if recipe.programs is not None:
         recipe.programs.begin(folder, device, settings)
     items = list(_items(space, recipe.copies, check_nets, seed))
