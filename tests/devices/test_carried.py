@@ -381,7 +381,8 @@ def test_gpu_rows_say_where_they_ran(phone: Callable[..., Phone]) -> None:
     device = Replay(there.bundle).info()
     assert (device.compute_unit, device.precision) == ("gpu", "float16")
     outcomes = there.outcomes()
-    assert outcomes.pop(other) == "the GPU took none of its nodes"
+    notes = dict(outcomes.pop(other).notes)
+    assert notes == {"placement": "cpu", "note": "the GPU takes none of its nodes"}
     del outcomes[there.names("empty")[0]]
     assert all(dict(timing.notes)["placement"] == "gpu" for timing in outcomes.values())
 

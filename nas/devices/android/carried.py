@@ -16,6 +16,8 @@ from pathlib import Path
 
 from nas.devices.android.adb import MODERATE, TEMPORARY, reason_in
 from nas.devices.android.benchmark_tool import (
+    ACCELERATOR_VARIABLE,
+    ACCELERATORS,
     GPU_DELEGATES,
     Statistics,
     accelerator_name,
@@ -36,6 +38,7 @@ from nas.devices.android.device import (
     RUN_S,
     SPREAD,
     WARM_UP_S,
+    gpu_placement,
     timing,
 )
 from nas.devices.board import run as board_runner
@@ -342,16 +345,13 @@ def _entries(result: _Result, planned: Entry, device: Entry, cores: str) -> Iter
         if _NO_GPU in log:
             raise InputError(
                 f"{result.path}: was measured on the CPU (the tool found no GPU library). Fix:"
-                " write the bundle with the library beside --benchmark-model, and run it again"
+                f" write the bundle with {ACCELERATOR_VARIABLE}=FILE, {ACCELERATORS[0]} of the tool's"
+                " LiteRT release, and run it again"
             )
-        found = delegated(log)
-        if not found.taken:
-            yield {"digest": digest, "failed": "the GPU took none of its nodes"}
-            return
-        notes = {"placement": "gpu"}
-        if found.taken < found.nodes:
-            notes["placement"] = f"gpu {found.taken}/{found.nodes} nodes"
-            notes["note"] = "partly on the cpu"
+        placement, *remarks = gpu_placement(delegated(log))
+        notes = {"placement": placement}
+        if remarks:
+            notes["note"] = ", ".join(remarks)
     if result.thermal.isdecimal() and int(result.thermal) >= MODERATE:
         notes["note"] = ", ".join(filter(None, ("thermal", notes.get("note"))))
     try:

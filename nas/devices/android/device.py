@@ -29,6 +29,7 @@ from nas.devices.android.adb import (
 from nas.devices.android.benchmark_tool import (
     ACCELERATOR_VARIABLE,
     ACCELERATORS,
+    Delegated,
     Statistics,
     Tool,
     accelerator_name,
@@ -402,12 +403,18 @@ class Android(Device):
     def _placement(self, log: str) -> tuple[str, ...]:
         """Return the unit that ran the graph by the log, and remarks for the row."""
         found = delegated(log)
-        if not found.taken:
-            missed = self.settings.unit == "gpu"
-            return ("cpu", "the GPU takes none of its nodes") if missed else ("cpu",)
-        if found.taken >= found.nodes:
-            return ("gpu",)
-        return f"gpu {found.taken}/{found.nodes} nodes", "partly on the cpu"
+        if self.settings.unit == "cpu" and not found.taken:
+            return ("cpu",)
+        return gpu_placement(found)
+
+
+def gpu_placement(found: Delegated) -> tuple[str, ...]:
+    """Return where a graph ran that was meant for the GPU, and remarks for the row."""
+    if not found.taken:
+        return "cpu", "the GPU takes none of its nodes"
+    if found.taken >= found.nodes:
+        return ("gpu",)
+    return f"gpu {found.taken}/{found.nodes} nodes", "partly on the cpu"
 
 
 class _Thermal:

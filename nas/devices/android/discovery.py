@@ -247,10 +247,10 @@ def _settings(
     unit = unit or (phone.compute_unit if phone else "cpu")
     if unit == "npu":
         raise InputError(
-            "--unit: LiteRT's benchmark_model measures the CPU and the GPU of a phone, not its NPU"
-            " (got npu, expected cpu or gpu). Fix: have the NPU of such a phone measured in a device"
-            " farm, nas profile --run BUNDLE --through qai-hub, or measure with the vendor's own"
-            " runtime and read its figures, nas profile --import FILE --device NAME"
+            "--unit: LiteRT's benchmark_model measures the CPU and the GPU, not the NPU, of Android"
+            " phones (got npu, expected cpu or gpu). Fix: have the NPU of such a phone measured in a"
+            " device farm, nas profile --run BUNDLE --through qai-hub --unit npu, or measure with the"
+            " vendor's own runtime and read its figures, nas profile --import FILE --device NAME"
         )
     if unit not in KIND.units:
         raise InputError(

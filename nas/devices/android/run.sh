@@ -319,7 +319,7 @@ while read -r digest role hash file <&3; do
     check_control
     if [ "$unit" = gpu ] && grep -q 'GPU accelerator could not be loaded' "$work/log"; then
       stop "benchmark_model finds no GPU library and would measure the CPU. Fix: write the bundle" \
-        "with a libLiteRtOpenClAccelerator.so beside --benchmark-model"
+        "with NAS_GPU_ACCELERATOR=FILE, libLiteRtClGlAccelerator.so of the tool's LiteRT release"
     fi
     first=
   fi
@@ -341,7 +341,7 @@ while read -r digest role hash file <&3; do
       "$work/result"; then
       rm -f "$results/$digest.txt"
       stop "the log of benchmark_model names no GPU delegate: it measured the CPU. Fix: a" \
-        "bundle with --unit cpu, or with another GPU library beside --benchmark-model"
+        "bundle with --unit cpu, or written with another library as NAS_GPU_ACCELERATOR"
     fi
     placed=yes
   fi

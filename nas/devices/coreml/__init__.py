@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas.devices.kinds import BundleRecipe, Connected, DeviceKind, Opening, Settings
-from nas.devices.precision import check_precision
+from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CoreMLKind(DeviceKind):
         phone = opening.phone or mac()
         if settings.unit is not None:
             phone = replace(phone, compute_unit=settings.unit)
-        return [CoreML(phone)]
+        return [CoreML(phone, table=table_name(phone.name, settings.precision))]
 
     def bundle_recipe(self) -> BundleRecipe:
         from nas.convert.converter import COREML

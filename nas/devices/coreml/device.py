@@ -79,6 +79,7 @@ class CoreML(Device):
     Args:
         phone: what is measured and how; its name is MAC for the computer itself.
         cache: folder of converted files (default: the user's cache).
+        table: name of the device's table (default: that of the phone).
 
     Raises:
         InputError: naming what is missing: a Mac, Xcode, coremltools, a signature, or the phone.
@@ -86,7 +87,7 @@ class CoreML(Device):
 
     copies = COPIES
 
-    def __init__(self, phone: Phone, cache: Path | None = None) -> None:
+    def __init__(self, phone: Phone, cache: Path | None = None, table: str = "") -> None:
         _require(phone.name)
         if phone.precision != "float16":
             raise InputError(
@@ -94,6 +95,7 @@ class CoreML(Device):
                 " float16, in which converted ML programs compute)"
             )
         self.phone = phone
+        self._table = table or phone.name
         self._here = phone.name == MAC
         self._found = None if self._here else _connected(phone)
         self._credentials = {} if self._here else _credentials(phone.name)
@@ -112,7 +114,7 @@ class CoreML(Device):
         )
         model = platform.machine() if self._found is None else self._found.product
         return DeviceInfo(
-            name=self.phone.name,
+            name=self._table,
             description=" ".join(filter(None, (self.phone.description, f"({model})"))),
             kind=KIND.name,
             soc=self.phone.soc,

@@ -375,6 +375,8 @@ def _device_info(
         "date": date.today().isoformat(),
         "provenance": "measured",
         **farm.runtime(unit, client_version),
+        # Quantised files run so on every unit; others in what the unit computes in.
+        **({"precision": "int8"} if plan["device"].get("precision") == "int8" else {}),
     }
 
 
