@@ -191,7 +191,7 @@ def test_core_ml_bundle_has_folders_of_more_copies(
     assert not (tmp_path / "bundle" / "run.py").exists()
     assert "NAS_APPLE_TEAM" in (tmp_path / "bundle" / "README.txt").read_text()
     device = FakePhone()
-    monkeypatch.setattr("nas.devices.coreml.device.CoreML", lambda phone: device)
+    monkeypatch.setattr("nas.devices.coreml.device.CoreML", lambda phone, table: device)
     run_bundle(tmp_path / "bundle")
     assert device.closed
     table, _, times = merge_bundle(tmp_path / "bundle", tmp_path / "table")
