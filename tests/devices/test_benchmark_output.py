@@ -274,7 +274,7 @@ def test_thermal() -> None:
     assert thermal_status("Can't find service: thermalservice") is None
 
 
-RECORDED = bytes.fromhex(
+START_RECORDED = bytes.fromhex(
     "12320d612ad83d15f4fd543c1d2731c14125d7a3a03f2dbc74933c358fc2753c3dbc74933c45df4f9d3f4dec51b83d"
     "55cb0b0d3e1a0608d41f10d42022100d897bac3d109f1718d30625530dde40"
 )
@@ -282,24 +282,24 @@ RECORDED = bytes.fromhex(
 
 
 def test_the_start_is_read_from_the_tools_own_result_file() -> None:
-    start = read_start(RECORDED)
+    start = read_start(START_RECORDED)
     assert (start.load_ms, start.first_ms) == pytest.approx((1.229, 0.09), abs=1e-4)
     assert start.memory_mb == pytest.approx(4180 / 1024), "4.08 MB, as its log rounds it"
-    assert read_result(RECORDED).runs == 2975
+    assert read_result(START_RECORDED).runs == 2975
 
 
 def test_a_sampled_peak_is_preferred_to_what_stays_in_use() -> None:
     # Field 3 of the message in field 3, a float: the peak in MB.
     peak = b"\x1d" + struct.pack("<f", 9.5)
-    at = RECORDED.index(bytes.fromhex("1a06"))
-    memory = RECORDED[at + 2 : at + 8] + peak
-    data = RECORDED[:at] + b"\x1a" + bytes([len(memory)]) + memory + RECORDED[at + 8 :]
+    at = START_RECORDED.index(bytes.fromhex("1a06"))
+    memory = START_RECORDED[at + 2 : at + 8] + peak
+    data = START_RECORDED[:at] + b"\x1a" + bytes([len(memory)]) + memory + START_RECORDED[at + 8 :]
     assert read_start(data).memory_mb == 9.5
 
 
-@given(st.integers(0, len(RECORDED) - 1), st.integers(0, 255))
+@given(st.integers(0, len(START_RECORDED) - 1), st.integers(0, 255))
 def test_a_damaged_start_is_an_error_or_numbers(place: int, value: int) -> None:
-    damaged = RECORDED[:place] + bytes([value]) + RECORDED[place + 1 :]
+    damaged = START_RECORDED[:place] + bytes([value]) + START_RECORDED[place + 1 :]
     with suppress(ValueError):
         start = read_start(damaged)
         assert start.load_ms >= 0
