@@ -21,8 +21,8 @@ from scipy.stats import kendalltau
 from nas.accuracy import default_scores
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.posterior import Observation, Posterior
-from nas.accuracy.scores import accuracy_error
 from nas.space import load_space
+from nas.tasks.classify import accuracy_error
 from nas.versions import versions
 
 ROOT = Path(__file__).parents[1]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nas.devices import Chain
 from nas.devices.board.timer import load
 from nas.devices.host.device import Host
-from nas.space import find_architecture
+from nas.space import load_architecture
 from nas.versions import versions
 
 NETWORKS = ("efficientformer_l1", "swiftformer_xs", "efficientvit_b1")
@@ -72,7 +72,7 @@ def files() -> dict[str, Path]:
     host = Host()
     chains = dict[str, Chain]()
     for name in NETWORKS:
-        operations = find_architecture(name).operations()
+        operations = load_architecture(name).operations()
         chains[name] = Chain.network(operations)
         for operation in operations if name == NETWORKS[0] else ():
             if operation.input == operation.output:

@@ -47,7 +47,7 @@ from nas.supernet.train import SupernetTask
 from nas.training.batches import Batch
 from nas.training.distributed import processes
 from nas.training.step import Stepper
-from nas.training.task import Task, label_loss
+from nas.training.task import Task
 from nas.versions import versions
 
 KINDS = ("plain", "gumbel", "late", "narrowed", "soft")
@@ -79,7 +79,7 @@ class Plain(Task):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        return label_loss(module(images_bchw), labels_b, self.recipe.label_smoothing)
+        return self.goal.loss(module(images_bchw), labels_b, self.recipe.label_smoothing)
 
 
 class Training:
@@ -117,7 +117,7 @@ class Training:
         state = self.stepper.state
         self.stepper.task.before_step(state.step)
         generator = torch.Generator().manual_seed(state.step)
-        batch = Batch.draw(self.data, np.arange(len(self.data)), generator, flip=True)
+        batch = Batch.draw(self.data, np.arange(len(self.data)), self.stepper.settings, generator)
         self.stepper.step(batch, generator, 1e-3)
         if self.stepper.processes.device.type == "cuda":
             torch.cuda.synchronize()

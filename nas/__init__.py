@@ -29,7 +29,7 @@ if _TYPE_CHECKING:
     from nas.report.command import Report, report
     from nas.search import Found, search
     from nas.space import Architecture, Space, load_architecture, load_space
-    from nas.supernet.command import Trained, train
+    from nas.supernet.command import Trained, score, train
     from nas.weights import import_weights
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "load_table",
     "profile",
     "report",
+    "score",
     "search",
     "train",
 ]
@@ -82,7 +83,7 @@ _HOMES = {
     "nas.report.command": ("Report", "report"),
     "nas.search": ("Found", "search"),
     "nas.space": ("Architecture", "Operation", "Space", "load_architecture", "load_space"),
-    "nas.supernet.command": ("Trained", "train"),
+    "nas.supernet.command": ("Trained", "score", "train"),
     "nas.weights": ("import_weights",),
 }
 _FUNCTIONS_NAMED_AS_PACKAGES = ("export", "finetune", "report", "search")

@@ -18,7 +18,7 @@ def main() -> None:
     An error that the user can fix is one line on stderr with exit code 1 or 2, never a traceback.
     """
     from nas.cli import app
-    from nas.errors import NasError
+    from nas.errors import Elsewhere, NasError
     from nas.extras import missing_extra
 
     warnings.showwarning = _warn
@@ -36,6 +36,8 @@ def main() -> None:
         if code == 130:
             _stopped(Stopped())
         sys.exit(code)
+    except Elsewhere as error:
+        sys.exit(error.exit_code)
     except NasError as error:
         print(f"nas: {printable(masked_text(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)

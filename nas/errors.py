@@ -31,6 +31,14 @@ class InputError(NasError, ValueError):
         self.reason = reason or message
 
 
+class Elsewhere(NasError):
+    """Another process of the same launch failed and says why; this one ends without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this launch failed")
+        self.exit_code = exit_code
+
+
 def check_type(what: str, value: object, kind: type, load: str = "") -> None:
     """Raise InputError unless `value` is an instance of `kind`.
 

@@ -34,7 +34,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "sklearn",
         "tensorboard",
     ),
-    "vision": ("torchvision",),
+    "vision": ("torchvision", "timm"),
     "litert": ("torch", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "safetensors"),
     "coreml": ("torch", "coremltools", "safetensors"),
     "onnx": ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors"),
@@ -246,7 +246,7 @@ def lazy_names(
 def bind_function(package: str, function: Callable[..., Any]) -> None:
     """Give a function with the name of a package the attributes of that package, too.
 
-    `import nas.search.engines.exact as exact`, `mock.patch("nas.search.engines.exact.solve")` and
+    `import nas.search.engines.exact as exact`, `mock.patch("nas.search.solver.solve")` and
     `nas.search.engines.exact` look up `engines` on the attribute `search` of `nas`. With the
     package's namespace as its `__dict__` the function has that attribute. It stays a plain
     function: it is pickled, inspected and type-checked as one.

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nas.blocks import Operation
 from nas.blocks.build import build_block
+from nas.blocks.drop_path import DropPath, block_factors, images_of_step
 from nas.blocks.module import Block, to_map
 from nas.errors import check_type
 from nas.space import Architecture
@@ -100,6 +101,25 @@ class _KeptStatistics(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _dropped(
+    operations: Sequence[Operation], images: DropPath, device: torch.device, call: Call
+) -> Call:
+    """Return a function that runs an operation with drop path, for one pass through a network.
+
+    Depth is counted in the blocks of the stages. Stems, entries and heads keep their branches.
+    """
+    names = [each.name for each in operations if Place.parse(each.name).part == "block"]
+    factors = dict(zip(names, images.factors(len(names), device), strict=True))
+
+    def dropped(operation: Operation, x: Any) -> Any:
+        if operation.name not in factors:
+            return call(operation, x)
+        with block_factors(factors[operation.name]):
+            return call(operation, x)
+
+    return dropped
+
+
 def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
     """Return the output of a chain of operations, the last of which is the head.
 
@@ -110,8 +130,11 @@ def run(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> Any:
         x_bchw: images.
         call: runs one operation.
     """
-    if _CHECKPOINTING and torch.is_grad_enabled():
-        call = _recomputed(call)
+    if torch.is_grad_enabled():
+        # In this order: an operation that is computed again leaves out the same branches.
+        images = images_of_step()
+        call = call if images is None else _dropped(operations, images, x_bchw.device, call)
+        call = _recomputed(call) if _CHECKPOINTING else call
     head = operations[-1]
     if head.spec.layout == "pyramid":
         return call(head, pyramid(operations[:-1], x_bchw, call)[-len(head.input.levels) :])
@@ -131,20 +154,33 @@ def pyramid(operations: Sequence[Operation], x_bchw: Tensor, call: Call) -> tupl
     """
     # By stage: every operation of a stage overwrites the output of the one before it.
     maps: dict[int, Tensor] = {}
-    places = [Place.parse(operation.name) for operation in operations]
-    has_stem = Place.entry(0) in places
+    has_stem = any(Place.parse(operation.name) == Place.entry(0) for operation in operations)
     x = x_bchw
     grid = (0, 0)
-    for place, operation in zip(places, operations, strict=True):
+    for operation in operations:
         x = call(operation, x)
         # Tokens (B, N, C) lie on the grid of the last map before them.
         if x.dim() == 4:
             grid = (x.shape[2], x.shape[3])
-        # The output of a reshape does not count. That of the stem counts for stage 1 only where the
-        # stage has no entry of its own, and the blocks of the stage then replace it.
-        if not operation.spec.changes_layout and not (place.part == "stem" and has_stem):
-            maps[place.stage or 0] = x if x.dim() == 4 else to_map(x, grid)
+        stage = stage_of(operation, has_stem)
+        if stage is not None:
+            maps[stage] = x if x.dim() == 4 else to_map(x, grid)
     return tuple(maps.values())
+
+
+def stage_of(operation: Operation, has_stem: bool) -> int | None:
+    """Return the stage (from 0) that an operation's output may be that of; None where it is of none.
+
+    Args:
+        operation: of the stem or a stage.
+        has_stem: whether the network has a stem of its own.
+    """
+    place = Place.parse(operation.name)
+    # The output of a reshape does not count. That of the stem counts for stage 1 only where the
+    # stage has no entry of its own, and the blocks of the stage then replace it.
+    if operation.spec.changes_layout or (place.part == "stem" and has_stem):
+        return None
+    return place.stage or 0
 
 
 def caller(module: nn.Module, operations: Sequence[Operation], x_bchw: Tensor) -> Call:

@@ -109,10 +109,13 @@ def option(default: Any = MISSING, **about: Any) -> Any:
     return field(default=default, metadata={_KEY: About(**about)})
 
 
-def like(kind: type, name: str, default: Any) -> Any:
-    """Return the field `name` that the dataclass `kind` declares, with another default."""
+def like(kind: type, name: str, default: Any, **about: Any) -> Any:
+    """Return the field `name` that the dataclass `kind` declares, with another default.
+
+    The other arguments replace attributes of its `About`.
+    """
     declared = next(each for each in fields(kind) if each.name == name)
-    return field(default=default, metadata=declared.metadata)
+    return field(default=default, metadata={_KEY: replace(declared.metadata[_KEY], **about)})
 
 
 def part(kind: type, omit: Sequence[str] = ()) -> Any:

@@ -1,30 +1,34 @@
-"""Plugins: blocks, spaces, devices, engines, targets and formats that other packages provide.
+"""Plugins: blocks, spaces, devices and more that other packages provide.
 
 The registry of each kind finds them here by their entry points:
 
-| group       | name       | value                                                                              |
-|-------------|------------|------------------------------------------------------------------------------------|
-| nas.blocks  | its kind   | the spec, a `nas.blocks.BlockSpec` whose `module` says where the block's module is  |
-| nas.spaces  | its name   | the package in which `<name>.yaml` lies                                            |
-| nas.devices | its name   | a function from `nas.devices.Settings` to a `nas.devices.Device`                   |
-| nas.engines | its name   | a function from `nas.search.Problem` to `nas.search.Found`                         |
-| nas.targets | its name   | a `nas.export.target.Target`                                                       |
-| nas.formats | its name   | a `nas.latency.importing.common.Format`: a reader of other tools' latency files    |
+| group            | name     | value                                                                          |
+|------------------|----------|--------------------------------------------------------------------------------|
+| nas.blocks       | its kind | the spec, a `nas.blocks.BlockSpec` whose `module` says where its module is     |
+| nas.spaces       | its name | the package in which `<name>.yaml` lies                                        |
+| nas.devices      | its name | a function from `nas.devices.Settings` to a `nas.devices.Device`               |
+| nas.device_kinds | its name | a `nas.devices.DeviceKind`: a way to reach any number of devices               |
+| nas.tasks        | its name | a `nas.tasks.Task`: what the heads that name it are trained for                |
+| nas.engines      | its name | a function from `nas.search.Problem` to `nas.search.Found`                     |
+| nas.targets      | its name | a `nas.export.target.Target`                                                   |
+| nas.formats      | its name | a `nas.latency.importing.common.Format`: a reader of other latency files       |
 
 Entry points are read when a name is not one of ours. A package is imported only when one of its
-names is used. `nas.testing` has the tests that each plugin should pass.
+names is used; device kinds are imported too when a device is looked for that is none of ours.
+`nas.testing` has the tests that each plugin should pass.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -32,9 +36,12 @@ if TYPE_CHECKING:
 BLOCKS = "nas.blocks"
 SPACES = "nas.spaces"
 DEVICES = "nas.devices"
+DEVICE_KINDS = "nas.device_kinds"
+TASKS = "nas.tasks"
 ENGINES = "nas.engines"
 TARGETS = "nas.targets"
 FORMATS = "nas.formats"
+PREFIX = "nas."
 OURS = "nas-mobile"
 
 Entry = TypeVar("Entry")
@@ -42,7 +49,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One block, space, device, engine, target or format of another package.
+    """One block, space, device or other plugin of another package.
 
     Attributes:
         entry: its entry point.
@@ -56,8 +63,8 @@ class Plugin:
 
     @property
     def what(self) -> str:
-        """Return the kind of the plugin for messages: "block", "space", "device"."""
-        return self.entry.group.removeprefix("nas.").removesuffix("s")
+        """Return the kind of the plugin for messages: "block", "device kind"."""
+        return self.entry.group.removeprefix(PREFIX).removesuffix("s").replace("_", " ")
 
     def load(self) -> Any:
         """Return the object that the entry point refers to.
@@ -89,6 +96,19 @@ class Plugin:
             if path.is_file():
                 return path
         raise self.broken(f"{self.entry.name}{suffix} is missing in {self.entry.value}")
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Turn errors inside the context into one line that names the package.
+
+        A NasError is the package's message for the user and passes. Anything else is a bug in it.
+        """
+        try:
+            yield
+        except NasError:
+            raise
+        except Exception as error:
+            raise self.broken(line_of(error)) from error
 
     def broken(self, reason: str) -> InputError:
         """Return an error about this plugin, which names the package to repair or remove."""
@@ -130,6 +150,10 @@ class Registry(Mapping[str, Entry]):
             raise plugin.broken(f"{plugin.entry.value} cannot be called")
         return value  # type: ignore[no-any-return]
 
+    def plugin(self, name: str) -> Plugin | None:
+        """Return the plugin behind a name, for its errors; None for objects of ours."""
+        return None if name in self.ours else plugins(self.group, self.ours)[name]
+
     def __contains__(self, name: object) -> bool:
         return name in self.ours or name in plugins(self.group, self.ours)
 
@@ -151,7 +175,7 @@ def plugins(group: str, ours: Collection[str]) -> dict[str, Plugin]:
         InputError: naming both packages, when a name is used by us or by another package.
     """
     by_name: dict[str, Plugin] = {}
-    for plugin in _installed(group):
+    for plugin in _installed().get(group, ()):
         name = plugin.entry.name
         other = OURS if name in ours else by_name[name].package if name in by_name else None
         if other is not None:
@@ -164,20 +188,30 @@ def plugins(group: str, ours: Collection[str]) -> dict[str, Plugin]:
 
 
 @cache
-def _installed(group: str) -> tuple[Plugin, ...]:
-    """Return the plugins of a group, sorted; cached, as reading all packages' metadata is slow."""
+def _installed() -> dict[str, tuple[Plugin, ...]]:
+    """Return the plugins of every group of ours, sorted.
+
+    Cached, as reading the metadata of all packages is slow.
+    """
     from importlib.metadata import entry_points
 
-    listed = (
-        Plugin(
-            entry,
-            entry.dist.name if entry.dist else "unknown",
-            entry.dist.version if entry.dist else "",
+    listed = entry_points()
+    installed: dict[str, tuple[Plugin, ...]] = {}
+    for group in listed.groups:
+        if not group.startswith(PREFIX):
+            continue
+        found = (
+            Plugin(
+                entry,
+                entry.dist.name if entry.dist else "unknown",
+                entry.dist.version if entry.dist else "",
+            )
+            for entry in listed.select(group=group)
         )
-        for entry in entry_points(group=group)
-    )
-    # A set, as an installation that is on sys.path twice lists its entry points twice.
-    return tuple(sorted(set(listed), key=lambda plugin: (plugin.entry.name, plugin.package)))
+        # A set, as an installation that is on sys.path twice lists its entry points twice.
+        unique = set(found)
+        installed[group] = tuple(sorted(unique, key=lambda each: (each.entry.name, each.package)))
+    return installed
 
 
 def import_object(what: str, reference: str) -> Any:

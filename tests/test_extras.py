@@ -206,6 +206,7 @@ def test_the_cores_document_is_json(run: Path) -> None:
 SMALL = "--space efficientformer_small"
 NEEDING: dict[str, dict[str, str]] = {
     "train": {f"train {SMALL} --data digits": "train"},
+    "score": {"score supernet --data digits": "train"},
     "finetune": {"finetune run --data digits": "train"},
     "check": {
         f"check --device galaxy-s24 {SMALL}": "android",

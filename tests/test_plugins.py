@@ -1,4 +1,4 @@
-"""Blocks, spaces and devices of other packages: the example conforms, a broken one is named, a
+"""Blocks, spaces, devices and kinds of other packages: the example conforms, a broken one is named, a
 clash refused."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import nas.plugins
 from nas.blocks import MB4D, Shape, from_dict
 from nas.blocks.build import build_block
 from nas.blocks.efficientformer.module import MB4DBlock
-from nas.devices import Device, Settings
+from nas.devices import KINDS, Device, Settings
 from nas.errors import InputError
 from nas.export import TARGETS
 from nas.latency.importing import FORMATS, import_table
@@ -28,8 +28,9 @@ from nas.latency.known_devices import known_devices, opened
 from nas.plugins import Registry
 from nas.search import ENGINES
 from nas.space import load_space, space_names
+from nas.tasks import TASKS
 from nas.testing.blocks import check_block, check_kind
-from nas.testing.devices import check_device
+from nas.testing.devices import check_device, check_device_kind
 from nas.testing.spaces import check_space
 
 EXAMPLE = Path(__file__).parent / "example_package"
@@ -127,7 +128,28 @@ def test_the_examples_device_conforms(example: Path) -> None:
         check_device(device)
 
 
-def test_the_command_line_takes_all_three(installed: Path, tmp_path: Path) -> None:
+def test_the_examples_kind_of_device_conforms(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_device_kind("rack")
+    (known,) = [device for device in known_devices() if device.name == "rack-phone"]
+    assert known.connected and known.kind == "rack" and len(known.units) == 2
+    with opened("rack-phone", Settings(threads=2)) as both, opened("R2", Settings()) as one:
+        assert len(both) == 2 and len(one) == 1
+        assert both[0].info().kind == "rack" and both[0].info().name == "rack-phone"
+        check_device(both[0])
+    file = tmp_path / "latency_tables" / "mine" / "phone.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "format: nas-phone-1\nname: mine\nkind: rack\nsoc: chip\nmatch: {model: [Formula]}\n"
+        "compute_unit: cpu\nprecision: float32\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with opened("mine", Settings()) as phones:
+        assert [phone.info().name for phone in phones] == ["mine", "mine"]
+
+
+def test_the_command_line_takes_all_of_them(installed: Path, tmp_path: Path) -> None:
     environment = os.environ | {
         "PYTHONPATH": f"{installed}{os.pathsep}{Path(nas.__file__).parents[1]}"
     }
@@ -141,6 +163,8 @@ def test_the_command_line_takes_all_three(installed: Path, tmp_path: Path) -> No
         return done.stdout
 
     assert json.loads(run("spaces", "gated", "--json"))
+    (rack,) = [each for each in json.loads(run("devices", "--json")) if each["kind"] == "rack"]
+    assert [unit["serial"] for unit in rack["units"]] == ["R1", "R2"]
     profiled = json.loads(run("profile", "--space", "gated", "--device", "formula", "--json"))
     assert profiled["failed"] == {} and profiled["measured"] > 0
     checked = json.loads(run("check", "--device", "formula", "--nets", "4", "--json"))
@@ -170,6 +194,7 @@ def test_nothing_of_a_package_is_imported_before_its_name_is_asked_for(installed
         ("nas.blocks", "mb4d", lambda: from_dict("unheard_of")),
         ("nas.spaces", "emo", space_names),
         ("nas.devices", "host", known_devices),
+        ("nas.device_kinds", "coreml", known_devices),
         ("nas.engines", "exact", lambda: list(ENGINES)),
         ("nas.targets", "litert", lambda: list(TARGETS)),
         ("nas.formats", "csv", lambda: list(FORMATS)),
@@ -275,13 +300,19 @@ def test_a_broken_device_gets_one_line_that_names_the_package(site: Path, text, 
         pass
 
 
-REGISTRIES: dict[str, Registry[Any]] = {"engine": ENGINES, "target": TARGETS, "format": FORMATS}
+REGISTRIES: dict[str, Registry[Any]] = {
+    "device kind": KINDS,
+    "task": TASKS,
+    "engine": ENGINES,
+    "target": TARGETS,
+    "format": FORMATS,
+}
 
 
 @pytest.mark.parametrize("what", REGISTRIES)
 def test_entries_of_a_registry_are_what_they_should_be(what: str) -> None:
     registry = REGISTRIES[what]
-    assert len(registry) == len(list(registry)) == len(dict(registry)) >= 3
+    assert len(registry) == len(list(registry)) == len(dict(registry)) >= 2
     assert all(name in registry for name in registry) and "unheard-of" not in registry
     with pytest.raises(KeyError):
         registry["unheard-of"]
@@ -292,7 +323,7 @@ def test_a_registry_takes_what_a_package_brings(what: str, site: Path) -> None:
     """Nothing of the package is imported before its name is taken; what is of another kind is
     refused in a line."""
     registry = REGISTRIES[what]
-    module = f"their_{what}"
+    module = f"their_{what}".replace(" ", "_")
     ours = list(registry)
     good = (
         f"import nas.plugins as p; thing = p.Registry({registry.group!r},"
@@ -311,7 +342,7 @@ def test_a_registry_takes_what_a_package_brings(what: str, site: Path) -> None:
     assert list(registry) == [*ours, "theirs", "wrong"] and module not in sys.modules
     assert registry["theirs"] is registry[ours[0]]
     with pytest.raises(
-        InputError, match=f"{what} 'wrong' of package bad-things: their_{what}_wrong:thing"
+        InputError, match=f"{what} 'wrong' of package bad-things: {module}_wrong:thing"
     ) as refused:
         registry["wrong"]
     assert "\n" not in str(refused.value)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas.accuracy.scores import accuracy_error
 from nas.errors import InputError
 from nas.files import YamlFile, data_sha256, number_in, write_text, write_yaml
 from nas.journals import append_text, read_whole
 from nas.space import Architecture
+from nas.tasks.classify import accuracy_error
 
 FORMAT = "nas-evaluations-1"
 ABOUT = "evaluations.yaml"
@@ -135,6 +135,8 @@ class Evaluations:
         csv.writer(text, lineterminator="\n").writerow(
             [
                 member_key(member),
+                # `repr` keeps every digit, so that a resumed search decides as an uninterrupted
+                # one.
                 repr(result.accuracy),
                 repr(result.loss),
                 *shape,

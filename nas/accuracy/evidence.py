@@ -28,7 +28,7 @@ class TrainedMember:
 
     Attributes:
         architecture: the member.
-        accuracy: on held-out images, in percent.
+        accuracy: on held-out images, in percent of top-1, as the law's.
         standard_error: of `accuracy`, in points.
         data: fingerprint of the training images.
         source: description of the training images.
@@ -65,22 +65,32 @@ def trained_members(space: Space, runs: Sequence[str | Path]) -> list[TrainedMem
 
 
 def _read(space: Space, run: Path) -> TrainedMember:
+    # The folder of a search holds its fine-tuning in a subfolder. A fine-tuning may be named
+    # itself.
     folder = next((each for each in (run / SUBFOLDER, run) if (each / DESCRIPTION).is_file()), None)
     if folder is None:
         raise InputError(f"{run}: has no {SUBFOLDER}/{DESCRIPTION}. Fix: nas finetune {run}")
     file = YamlFile(folder / DESCRIPTION)
     try:
         accuracies = file.data["accuracy"]
+        # Older files have no metric; theirs is top-1.
+        metric = accuracies.get("metric", "top1")
         figure = accuracies["held_out"][accuracies["weights"]]
         value = float(figure["accuracy"])
         error = float(figure["standard_error"])
         data = file.data["data"]
         fingerprint = str(data["fingerprint"])
         source = str(data["source"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise file.error(
             ["accuracy"], f"is missing. Fix: finish the training with nas finetune {run}"
         ) from None
+    if metric != "top1":
+        raise file.error(
+            ["accuracy", "metric"],
+            f"is '{metric}' (expected 'top1', as that of the accuracy law). Fix: leave this run out of"
+            " --evidence",
+        )
     if not (0 <= value <= 100 and error > 0):
         raise file.error(
             ["accuracy"], f"is {value:g} ± {error:g}, expected a percentage and a positive error"
@@ -105,6 +115,8 @@ def observations(recorded: RecordedScores) -> list[Observation]:
             continue
         variant = members[row.key]
         base = None if variant.base not in members else members[variant.base].arch
+        # Drops from the largest member share the error of its accuracy. A drop from another member
+        # does not, and the model must know which it is.
         compared = None if base == recorded.scored.largest() else base
         measured.append(
             Observation(variant.arch, row.accuracy_drop, row.standard_error, base=compared)
@@ -125,6 +137,8 @@ def corrected(
         recorded: the supernet's scores, if any.
         trained: the fine-tuned members, if any.
     """
+    # The law's deficits depend on the sizes of maps, so the prior is taken at the input size of the
+    # measurements.
     sized = recorded.scored if recorded is not None else trained[0].architecture
     prior = law.at(law.scored.at(sized.resolution, sized.classes))
     seen = observations(recorded) if recorded is not None else []
@@ -133,6 +147,8 @@ def corrected(
     if recorded is not None:
         sources.append(f"the supernet {recorded.supernet}" if recorded.supernet else "a supernet")
     if trained:
+        # Almost any level would do. With `leveled=False` these drops share an unknown offset, and
+        # the largest member's accuracy follows from the fit (`Posterior._expected_level`).
         level = max(member.accuracy for member in trained)
         seen += [
             Observation(

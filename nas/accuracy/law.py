@@ -114,6 +114,7 @@ class MapTerms:
 
 def map_terms(coefficients: Mapping[str, float], map: Numbers) -> MapTerms:
     """Return ln C(h), B(h) and H(h), interpolated linearly in log h and constant beyond the ends."""
+    # In octaves, since each stage halves the side of the map.
     log_map = np.log2(map)
     # B at ATTENTION_MAPS; its coefficients are logarithms, so that B is positive.
     missing = [
@@ -122,6 +123,8 @@ def map_terms(coefficients: Mapping[str, float], map: Numbers) -> MapTerms:
         math.exp(coefficients["attention_14"]),
         0.0,
     ]
+    # `np.interp` keeps the end values beyond the ends: B is 0 there, and H is that of the nearest
+    # known size.
     return MapTerms(
         constant=np.interp(log_map, np.log2(MAPS), [coefficients[f"map_{size}"] for size in MAPS]),
         without=np.interp(log_map, np.log2(ATTENTION_MAPS), missing),
@@ -150,6 +153,7 @@ def stage_deficits(
     # ln(w^a n^b (e / 4)^c): summed as logarithms, one exponential per stage.
     log_size = coefficients["width"] * np.log(width) + coefficients["depth"] * np.log(blocks)
     log_size = log_size + coefficients["expansion"] * np.log(expansion / EXPANSION)
+    # The second term halves with every H attention blocks, whatever the width and the depth.
     deficits: Floats = np.exp(terms.constant - log_size) + terms.without * 2.0 ** (
         -attention / terms.half
     )
@@ -182,6 +186,8 @@ def shortfall(coefficients: Mapping[str, float], features: Features) -> Floats:
     deficits = stage_deficits(
         coefficients, terms, features.width, blocks, features.attention, features.expansion
     )
+    # A recipe outside of the fit counts as an average one: the fit's prior of ln F_recipe has the
+    # mean 0.
     factor = log_factor(
         coefficients,
         features.side,
@@ -407,6 +413,8 @@ def write_law(law: Law, path: str | Path, **further: Any) -> None:
         "factor_error": law.factor_error,
         "model_share": law.model_share,
         "model_points": law.model_points,
+        # Rounded far below the standard errors. This may make the smallest eigenvalue of the
+        # covariance slightly negative, which `read_law` allows for.
         "coefficients": {name: float(f"{value:.6g}") for name, value in law.coefficients.items()},
         "recipes": recipes,
         "published": {name: vars(each) for name, each in law.published.items()},

@@ -123,6 +123,8 @@ class LawScores(Scores):
         Args:
             shift: of the coefficients, in the order of `law.names`.
         """
+        # A second shift replaces the first one. Both are from the same law, at which the
+        # derivatives are taken.
         return replace(self, unshifted=self.unshifted or self, shift=shift)
 
     def check(self, space: Space) -> None:
@@ -138,6 +140,8 @@ class LawScores(Scores):
         write_law_scores(self, Path(folder))
 
     def cost(self, arch: Architecture) -> float:
+        # What is known is not predicted: a published member costs what its published number lies
+        # below the level. That makes it an exception to the sum of parts.
         known = self._published_member(arch)
         if known is not None:
             return self._level - self.law.published[known].top1 * self.scale
@@ -206,6 +210,8 @@ class LawScores(Scores):
 
         It is the constant that makes the largest member cost 0, plus the caution of a smaller head.
         """
+        # Every member has exactly one head, so the constant of the whole network stands in its
+        # cost.
         return -self._constant + self.scale * self.caution * self._unknown(
             head, self.scored.heads, None
         )
@@ -367,6 +373,7 @@ class LawScores(Scores):
     @cached_property
     def _members(self) -> dict[str, Architecture]:
         """Return the published members whose accuracy is known at this input size."""
+        # A published number holds at the input size and with the recipe that it was published for.
         sides = {name: figure.side for name, figure in self.law.published.items()}
         return {
             name: arch

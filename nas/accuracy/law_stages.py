@@ -39,7 +39,7 @@ ATTENTION_POINTS = 0.15
 """Caution per attention block of a stage above the most or below the least of any published member
 there, in points."""
 EMPTY_POINTS = 100.0
-"""Points of error of a stage without blocks.
+"""Points of error of a stage without blocks whose entry does not count as one either.
 
 It lies beyond any data, and the power law would be infinite."""
 _ROUNDING = 0.005
@@ -89,6 +89,8 @@ class StageLaw:
     where: str = ""
     unshifted: StageLaw | None = field(default=None, repr=False, compare=False)
     shift: Floats | None = field(default=None, repr=False, compare=False)
+    # Caches: a search asks for the same stages again and again. With `init=False` a copy by
+    # `replace`, which has other coefficients, begins with empty ones.
     _counts: dict[tuple[int, BlockSpec], tuple[int, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -120,7 +122,7 @@ class StageLaw:
         role = self.scored.stages[index].kind(block)
         further = self.activations[1:]
         if role == "identity":
-            return (0, 0, 0, *(0 for _ in further))
+            return self._none
         activation = _activation(block)
         return (
             1,
@@ -144,7 +146,8 @@ class StageLaw:
             counted = [self.counts(index, block) for block in stage.blocks]
         except ValueError as error:
             raise InputError(f"{self.where}stage {index + 1}: {error}") from None
-        return tuple(map(sum, zip(*counted, strict=True)))
+        # The zeros are the sums of a stage whose entry is all that it has.
+        return tuple(map(sum, zip(self._none, *counted, strict=True)))
 
     def priced(self, index: int, width: int, counts: tuple[int, ...]) -> StageFacts:
         """Return the law's figures of a stage of this width with these sums of `counts`."""
@@ -164,12 +167,13 @@ class StageLaw:
         return facts
 
     def _computed(self, index: int, width: int, counts: tuple[int, ...]) -> StageFacts:
-        blocks, attention, quarters, *further = counts
-        if blocks == 0:
+        blocks, attention, _, *further = counts
+        if not self._size(index, blocks):
             reason = f"stage {index + 1} has no blocks"
             return StageFacts(EMPTY_POINTS, EMPTY_POINTS, 0.0, (reason,))
-        expansion = quarters / STEPS_PER_EXPANSION / blocks
-        shares = [count / blocks for count in further]
+        # A stage of its entry alone has no mean expansion that could lie outside of the data.
+        figures = [width, blocks, _mean_expansion(counts)] if blocks else [width, blocks]
+        shares = [count / max(blocks, 1) for count in further]
         deficit = self._deficit(index, width, counts)
         points = deficit * math.exp(self._log_factor(shares))
         # The gain of a second recipe's blocks may be due to its training. It is not certain where
@@ -180,12 +184,13 @@ class StageLaw:
             mixed = max(unmixed - points, 0.0)
         caution = 0.0
         reasons = []
-        for (what, low, high), value in zip(
-            self._ranges[index], (width, blocks, expansion), strict=False
-        ):
+        # No blocks at all are compared as the part of a block that the entry counts as.
+        least = self.law.coefficients["entry"]
+        # A space without published members has no ranges, and nothing counts as outside of them.
+        for (what, low, high), value in zip(self._ranges[index], figures, strict=False):
             if low * (1 - _ROUNDING) <= value <= high * (1 + _ROUNDING):
                 continue
-            beyond = octaves(value, low, high)
+            beyond = octaves(max(value, least), max(low, least), max(high, least))
             reasons.append(
                 f"stage {index + 1}: {what} {value:.3g}, published members have {_range(low, high)}"
             )
@@ -193,6 +198,8 @@ class StageLaw:
             # changes them by the share error * ln(value / bound).
             caution += points * EXPONENT_ERROR * math.log(2) * beyond
         if self._published_stages[index]:
+            # Numbers of attention blocks begin at 0, so their distance is counted in blocks, not in
+            # octaves.
             attended = [seen[2] for seen in self._published_stages[index]]
             extra = max(min(attended) - attention, attention - max(attended), 0)
             if extra:
@@ -205,24 +212,30 @@ class StageLaw:
         return StageFacts(points, caution, mixed, tuple(reasons))
 
     def _deficit(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        """Return the points of error of a stage with at least one block, at F = 1."""
-        blocks, attention, quarters, *_ = counts
+        """Return the points of error of a stage with at least one block or an entry that counts as
+        one, at F = 1."""
+        blocks, attention, *_ = counts
         deficit = stage_deficits(
             self.law.coefficients,
             self._terms[index],
             width=width,
-            blocks=blocks + self.law.coefficients["entry"] * self._entry_is_block(index),
+            # As in the fit: an entry that is itself a block counts as a part of one.
+            blocks=self._size(index, blocks),
             attention=attention,
-            expansion=quarters / STEPS_PER_EXPANSION / blocks,
+            expansion=_mean_expansion(counts),
         )
         return float(deficit)
+
+    def _size(self, index: int, blocks: int) -> float:
+        """Return the number of blocks of a stage, with the part that its entry counts as."""
+        return blocks + self.law.coefficients["entry"] * self._entry_is_block(index)
 
     def _points(self, index: int, width: int, counts: tuple[int, ...]) -> float:
         """Return `priced(...).points` of the law without a shift."""
         blocks, _, _, *further = counts
-        if blocks == 0:
+        if not self._size(index, blocks):
             return EMPTY_POINTS
-        shares = [count / blocks for count in further]
+        shares = [count / max(blocks, 1) for count in further]
         return self._deficit(index, width, counts) * math.exp(self._log_factor(shares))
 
     def entry_points(self, index: int, entry: BlockSpec, before: int, width: int) -> float:
@@ -241,10 +254,14 @@ class StageLaw:
         if len(candidates) < 2 or not entry.counts_as_block:
             return 0.0
         part = self.law.coefficients["entry"]
+        # The price of an entry may not depend on the stage's depth, or costs would not add up over
+        # parts. So the middle of the depths stands for it.
         depth = sum(self.scored.stages[index].depths) / 2
         size = depth + part
         deficit = stage_deficits(
             self.law.coefficients,
+            # Attention is counted with the stage's own blocks: an entry has its part in the term
+            # of the size alone.
             replace(self._terms[index], without=0.0),
             width=width,
             blocks=size,
@@ -254,6 +271,7 @@ class StageLaw:
         # Another recipe has other entries, so only candidates of the same activation are compared.
         alike = [c for c in candidates if _activation(c) == _activation(entry)]
         most = max(_expansion(candidate) for candidate in alike)
+        # e^-c over that of the largest candidate, less 1: the growth of the deficit.
         lost: float = (_expansion(entry) / most) ** -self.law.coefficients["expansion"] - 1
         factor = math.exp(self._log_factor([0.0] * (len(self.activations) - 1)))
         points = float(deficit) * factor * part / size
@@ -291,6 +309,8 @@ class StageLaw:
     @cached_property
     def _neighbours(self) -> list[tuple[StageLaw, StageLaw]]:
         """Return the law with each coefficient slightly smaller and larger, for central differences."""
+        # One law per coefficient and direction, kept: each computes its map terms and factors once
+        # for all stages.
         shifts = _STEP * np.eye(len(self.law.values))
         return [
             (self._with_values(self.law.values - s), self._with_values(self.law.values + s))
@@ -318,6 +338,7 @@ class StageLaw:
     @cached_property
     def _shared_factor(self) -> float:
         recipe = self.training or self.recipe
+        # The law has one mixer per network: that of its local blocks, which a family shares.
         mixer = self.scored.stages[0].local[0].mixer
         effects = (
             self.side,
@@ -352,6 +373,11 @@ class StageLaw:
     def activations(self) -> tuple[str, ...]:
         return tuple(self.scored.recipes) or ("",)
 
+    @cached_property
+    def _none(self) -> tuple[int, ...]:
+        """Return the `counts` of nothing."""
+        return (0, 0, 0, *(0 for _ in self.activations[1:]))
+
     def recipe_marks(self, stage: Stage) -> frozenset[str]:
         """Return the activations of a stage's blocks, which identify their recipes.
 
@@ -377,15 +403,16 @@ class StageLaw:
     @cached_property
     def _ranges(self) -> list[list[tuple[str, float, float]]]:
         """Return per stage the name, minimum and maximum of each figure of published members."""
-        names = (("width", 0), ("depth", 1), ("mean expansion", 3))
-        return [
-            (
-                [(name, min(s[at] for s in seen), max(s[at] for s in seen)) for name, at in names]
-                if seen
-                else []
-            )
-            for seen in self._published_stages
-        ]
+        ranges = []
+        for seen in self._published_stages:
+            figures = {
+                "width": [each[0] for each in seen],
+                "depth": [each[1] for each in seen],
+                # A stage without blocks has no expansion.
+                "mean expansion": [each[3] for each in seen if each[1]],
+            }
+            ranges.append([(name, min(each), max(each)) for name, each in figures.items() if each])
+        return ranges
 
     @cached_property
     def _width_ratios(self) -> list[tuple[float, float]]:
@@ -416,9 +443,9 @@ class StageLaw:
             seen = []
             for arch in self.scored.published.values():
                 stage = arch.stages[index]
-                counted = [self.counts(index, block) for block in stage.blocks]
-                blocks, attention, quarters, *_ = map(sum, zip(*counted, strict=True))
-                expansion = quarters / STEPS_PER_EXPANSION / blocks
+                sums = self.sums(index, stage)
+                blocks, attention, *_ = sums
+                expansion = _mean_expansion(sums)
                 seen.append((float(stage.width), float(blocks), float(attention), expansion))
             stages.append(seen)
         return stages
@@ -427,6 +454,15 @@ class StageLaw:
 def octaves(value: float, low: float, high: float) -> float:
     """Return by how many factors of two `value` lies outside of low to high; 0 inside."""
     return max(math.log2(low / value), math.log2(value / high), 0.0)
+
+
+def _mean_expansion(counts: tuple[int, ...]) -> float:
+    """Return the mean expansion of the blocks with these sums of `StageLaw.counts`.
+
+    Without blocks it is the expansion at which the law's factor is 1.
+    """
+    blocks, _, quarters, *_ = counts
+    return quarters / STEPS_PER_EXPANSION / blocks if blocks else EXPANSION
 
 
 def _range(low: float, high: float) -> str:

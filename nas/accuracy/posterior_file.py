@@ -95,6 +95,8 @@ def read_law_scores(path: Path) -> Scores:
             f"does not fit {LAW_FILE} (got {len(data.shift)} values, expected one per coefficient,"
             f" {len(law.names)})",
         )
+    # `law.yaml` holds the posterior's covariance, and the rows their standard errors: errors are
+    # computed from these, as the model itself (`uncertainty`) is not kept.
     return PosteriorScores(
         law=scores.shifted(np.array(data.shift)),
         rows=read_scores(path.parent / CORRECTIONS / "scores.csv"),

@@ -65,6 +65,8 @@ class PosteriorScores(Scores):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         measured = f"{self.observed} measurements" + (f" by {self.source}" if self.source else "")
         share = f"{100 * self.evidence_share:.0f} % of the variance"
+        # Without the law's second note, the authors' recipe: the measurements are of the user's
+        # training.
         return (*self.law.notes[:1], f"corrected by {measured}, which explain {share}")
 
     @property
@@ -91,6 +93,8 @@ class PosteriorScores(Scores):
         self.rows.check(space)
 
     def cost(self, arch: Architecture) -> float:
+        # By parts for published members too: their published numbers are of another training and
+        # other images than the measurements. So these scores have no exceptions.
         return self.law.parts_cost(arch) + self.rows.cost(arch)
 
     def accuracy(self, arch: Architecture) -> Accuracy:
@@ -117,6 +121,8 @@ class PosteriorScores(Scores):
     def _error(self, arch: Architecture) -> float:
         if self.uncertainty is not None:
             return float(np.sqrt(self.uncertainty.variance(arch)))
+        # Against the largest member, whose measured accuracy is the level that costs are subtracted
+        # from.
         gradient = self.law.gradient(arch) - self.law.gradient(self.scored.largest())
         return self._kept_error(gradient, self.rows.standard_error(arch) ** 2)
 

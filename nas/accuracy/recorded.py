@@ -129,6 +129,8 @@ class RecordedScores(Scores):
             role = space.kind(block)
         except ValueError as error:
             raise InputError(f"{self._where}{place}: {error}") from None
+        # A dropped position costs its drop alone: no exchange or localisation before it adds to
+        # that.
         if role == "identity":
             return self._row(("drop", place, "")).cost
         cost = self._row(("localise", place, "")).cost if role == "local" and space.global_ else 0.0
@@ -360,6 +362,8 @@ class RecordedScores(Scores):
                 f"{self._where}stage {index + 1}: width {width} is not one of the scored space's"
                 " widths"
             )
+        # The stage's largest width is always among the measured ones (`_widths`), so `at` is
+        # within.
         at = bisect_left(widths, width)
         if widths[at] == width:
             return costs[at]
@@ -404,6 +408,7 @@ class RecordedScores(Scores):
 
     def _placed(self, index: int, blocks: tuple[BlockSpec, ...]) -> tuple[BlockSpec, ...]:
         scored = self.scored.stages[index]
+        # As `Space.place`, for one stage.
         gap = scored.depths[1] - len(blocks)
         if gap < 0:
             raise InputError(

@@ -20,7 +20,6 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from nas.accuracy.recorded import RecordedScores
-from nas.accuracy.scores import difference_error
 from nas.accuracy.single_moves import MeasuredWith, MoveName, Score, wanted_keys
 from nas.csv_files import read_strict
 from nas.errors import InputError
@@ -28,6 +27,7 @@ from nas.files import YamlFile, number_in, write_text, write_yaml
 from nas.space import Space
 from nas.space.place import Place
 from nas.space.schema import space_from
+from nas.tasks.classify import difference_error
 from nas.validation import validated
 
 FORMAT = "nas-scores-2"

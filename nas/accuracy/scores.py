@@ -1,4 +1,4 @@
-"""`Scores`, the abstract base of all scores, `Accuracy`, and standard errors of accuracies.
+"""`Scores`, the abstract base of all scores, and `Accuracy`.
 
 Engines minimise `Scores.cost`. The subclasses are `nas.accuracy.law_scores.LawScores`,
 `nas.accuracy.recorded.RecordedScores` and `nas.accuracy.posterior_scores.PosteriorScores`.
@@ -10,7 +10,6 @@ import abc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,53 +20,6 @@ from nas.space import Architecture, Space
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-Z95 = 1.959964
-"""Standard normal quantile of a two-sided 95 % interval."""
-
-
-def accuracy_error(accuracy: float, images: int) -> float:
-    """Return the Wilson standard error of an accuracy, in points.
-
-    It is half the width of the 95 % score interval (Wilson, JASA 22:209-212, 1927), divided by
-    z = 1.96. With p the share of correct images among n:
-
-        se = sqrt(n p (1 - p) + z^2 / 4) / (n + z^2)
-
-    The interval's centre is nearer to 50 % than the accuracy itself, but from 100 images on,
-    accuracy +- 1.96 se covers as well. The textbook sqrt(p (1 - p) / n) is 0 at 100 %. This one is
-    4.5 points there for 18 images, and 0.05 points for 2,000.
-
-    Args:
-        accuracy: in percent.
-        images: number of images that it was measured on, at least 1.
-    """
-    share = min(max(accuracy / 100, 0.0), 1.0)
-    return 100 * sqrt(images * share * (1 - share) + Z95**2 / 4) / (images + Z95**2)
-
-
-def difference_error(lost: int, gained: int, images: int) -> float:
-    """Return the standard error of the difference of two accuracies on the same images, in points.
-
-    It is the paired variance of Agresti and Min (Statistics in Medicine 24:729-740, 2005). They add
-    1/2 to each of the four cells of the table right/wrong before x right/wrong after. With b lost,
-    c gained and n images:
-
-        se = sqrt((b + c + 1) - (b - c)^2 / (n + 2)) / (n + 2)
-
-    Without the added halves it would be 0 where no image changed, as if two networks that agree on
-    18 images were known to agree on all. For many changed images it approaches the standard error
-    of the paired bootstrap.
-
-    Args:
-        lost: number of images that were right before and are wrong after.
-        gained: number of images that were wrong before and are right after.
-        images: number of images, at least 1.
-    """
-    total = images + 2
-    changed = lost + gained + 1
-    return 100 * sqrt(changed - (lost - gained) ** 2 / total) / total
 
 
 @dataclass(frozen=True)
@@ -222,6 +174,8 @@ class Scores(abc.ABC):
         A study that is resumed compares it, so that all its trials are by the same scores. The
         default is made of the costs of some members.
         """
+        # Fixed seeds, so that equal scores are asked about the same members. Nine digits are the
+        # same on every processor, the last ones of a float are not.
         members = [
             self.scored.largest(),
             self.scored.smallest(),

@@ -136,6 +136,7 @@ def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
     for index, stage in enumerate(space.stages):
         for position in range(stage.depths[1]):
             place = str(Place.block(index, position))
+            # In a stage of fixed depth nothing is ever dropped.
             if stage.depths[0] < stage.depths[1]:
                 yield "drop", place, ""
             if stage.global_:
@@ -151,6 +152,8 @@ def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
                     str(Place.entry(index, largest.stem is not None)),
                     choice_text(entry),
                 )
+        # The other widths are interpolated between this one and the largest, where they were not
+        # measured.
         if len(stage.widths) > 1:
             yield "narrow", str(Place.whole(index)), str(stage.widths[0])
     for end, candidates in ((STEM, space.stems), (HEAD, space.heads)):
@@ -222,6 +225,7 @@ def _localised(space: Space) -> Iterator[Variant]:
         if space.placement == "stage_suffix":
             arch = space.largest()
             base = LARGEST
+        # `moves` makes only the first global block local, so that each turn adds one local block.
         while legal := [
             m for m in moves(space, arch) if isinstance(m, Localise) and m.stage == index
         ]:
@@ -229,6 +233,7 @@ def _localised(space: Space) -> Iterator[Variant]:
             place = Place.block(index, legal[0].position)
             yield Variant(("localise", str(place), ""), arch, base)
             base = ("localise", str(place), "")
+            # At all other places exchanges start from the largest member, or had an earlier turn.
             yield from (
                 _exchanged(move, arch, base)
                 for move in exchanges(space, arch)

@@ -61,6 +61,7 @@ FAMILIES = (
     "nas.blocks.efficientformerv2",
     "nas.blocks.efficientvit",
     "nas.blocks.emo",
+    "nas.blocks.mobilenetv4",
     "nas.blocks.swiftformer",
 )
 """The packages of the families.

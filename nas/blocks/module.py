@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.blocks import BlockSpec, Operation, Shape
+from nas.blocks.drop_path import block_branches
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,30 @@ class Repeated:
     times: int
 
 
-Axis = str | Repeated | None
-"""The channel group of one dimension of a tensor; None where it is never sliced."""
+@dataclass(frozen=True)
+class Window:
+    """A dimension that is a side of a convolution's window; a smaller window is the centre of it.
+
+    Single-Path NAS (arXiv:1904.02877) shares the weights of kernels so. Both sides are odd.
+    """
+
+
+CENTRE = Window()
+
+Axis = str | Repeated | Window | None
+"""The channel group of one dimension of a tensor, or its window; None where it is never sliced."""
 Axes = Mapping[str, tuple[Axis, ...]]
 """Tensor name to the axis of each of its dimensions."""
 Published = Mapping[str, Mapping[str, str]]
 """Checkpoint layout (a name in `nas.weights.LAYOUTS`) to our tensor names, or prefixes of them, and
 theirs."""
+
+
+def group_of(axis: Axis) -> str | None:
+    """Return the channel group of a dimension, or None where it holds no channels."""
+    if isinstance(axis, Repeated):
+        return axis.group
+    return axis if isinstance(axis, str) else None
 
 
 def within(prefix: str, axes: Axes, **groups: Axis) -> Axes:
@@ -78,6 +96,16 @@ class Block(nn.Module):
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
 
+    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return x + branch, both (B, ...); blocks of a stage add their branches by it.
+
+        In training with drop path the branch is left out for some images.
+        """
+        branches = block_branches()
+        if self.training and branches is not None:
+            branch = branches.scaled(branch)
+        return x + branch
+
     def deploy(self) -> None:
         """Replace what only training needs by constants, in place.
 
@@ -101,6 +129,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
 }
 
+# The value of the official code of EfficientFormer, EfficientFormerV2 and SwiftFormer's attention.
+# A branch that starts near zero makes a deep network start near the identity.
 LAYER_SCALE_INIT = 1e-5
 
 
@@ -122,17 +152,20 @@ class ConvNorm(nn.Sequential):
         self.norm = nn.BatchNorm2d(width)
 
     @staticmethod
-    def axes(name: str, channels: Axis, width: Axis) -> Axes:
-        """Return the axes of a ConvNorm called `name`; of a depthwise one `channels` is None."""
+    def axes(name: str, channels: Axis, width: Axis, window: Axis = None) -> Axes:
+        """Return the axes of a ConvNorm called `name`; of a depthwise one `channels` is None.
+
+        `window` is CENTRE where a smaller kernel is a slice of a larger one.
+        """
         return {
-            **conv_axes(f"{name}.conv", channels, width),
+            **conv_axes(f"{name}.conv", channels, width, window),
             **batch_norm_axes(f"{name}.norm", width),
         }
 
 
-def conv_axes(name: str, channels: Axis, width: Axis) -> Axes:
+def conv_axes(name: str, channels: Axis, width: Axis, window: Axis = None) -> Axes:
     """Return the axes of a convolution called `name`; of a depthwise one `channels` is None."""
-    return {f"{name}.weight": (width, channels, None, None), f"{name}.bias": (width,)}
+    return {f"{name}.weight": (width, channels, window, window), f"{name}.bias": (width,)}
 
 
 def batch_norm_axes(name: str, channels: Axis) -> Axes:
@@ -174,6 +207,8 @@ def fold_into_next(norm: nn.BatchNorm2d, layer: nn.Conv2d | nn.Linear) -> nn.Mod
     with torch.no_grad():
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
+        # (out, in, 1, 1) to (out, in). It is a view, so the bias must take the shift before the
+        # weights are scaled in place.
         weight = layer.weight.flatten(1)
         layer.bias.add_(weight @ shift)
         layer.weight.copy_((weight * scale).view_as(layer.weight))
@@ -211,6 +246,8 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     """
     if tokens == grid[0] * grid[1]:
         return grid
+    # H W = tokens and H / W = grid[0] / grid[1] give H = sqrt(tokens grid[0] / grid[1]). The check
+    # below multiplies crosswise, since the root was rounded.
     height = round((tokens * grid[0] / grid[1]) ** 0.5)
     if height < 1 or tokens % height or height * grid[1] != tokens // height * grid[0]:
         raise ValueError(
@@ -253,6 +290,7 @@ class BiasedBlock(Block):
         self.grid = grid
         self.query_stride = query_stride
         self.bias = nn.Parameter(torch.zeros(heads, *grid))
+        # Not persistent: `deploy` makes it of `bias`, so checkpoints never hold it.
         self.register_buffer("constant_bias", None, persistent=False)
 
     def bias_on(self, grid: tuple[int, int]) -> Tensor:
@@ -277,6 +315,8 @@ class BiasedBlock(Block):
 
 def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the bias table (heads, H, W) for another grid, resized bilinearly."""
+    # (heads, H, W) to (1, heads, H, W) and back. With aligned corners distance 0 keeps its value,
+    # and the largest distance becomes the largest of the new grid.
     return F.interpolate(table[None], size=grid, mode="bilinear", align_corners=True)[0]
 
 
@@ -284,14 +324,15 @@ def _distances(grid: tuple[int, int], query_stride: int, device: torch.device) -
     """Return the index of every query and key into a flat bias table: (queries, keys)."""
     # LeViT (arXiv:2104.01136): the bias depends on (|dy|, |dx|) alone, so the table has one entry
     # per distance, which lies at |dy| * W + |dx| when the table is flat.
-    y, x = _positions(grid, 1)
-    query_y, query_x = _positions(grid, query_stride)
-    return ((query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()).to(device)
+    y, x = _positions(grid, 1, device)
+    query_y, query_x = _positions(grid, query_stride, device)
+    return (query_y[:, None] - y).abs() * grid[1] + (query_x[:, None] - x).abs()
 
 
-def _positions(grid: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+def _positions(grid: tuple[int, int], stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the row and the column of every `stride`-th position of a grid."""
-    rows, columns = (torch.arange(0, side, stride) for side in grid)
+    # Made on the device: a host would wait for a copy in every pass.
+    rows, columns = (torch.arange(0, side, stride, device=device) for side in grid)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return y.flatten(), x.flatten()
 
@@ -308,6 +349,8 @@ def fold(module: nn.Module) -> nn.Module:
         raise ValueError(
             "batch norms can be folded in eval mode only. Fix: call module.eval() first"
         )
+    # A list, because the loop replaces children. A ConvNorm is replaced as a whole, before anything
+    # looks for the convolution inside it.
     for name, child in list(module.named_children()):
         if isinstance(child, ConvNorm):
             setattr(module, name, fuse_conv_bn_eval(child.conv, child.norm))
@@ -327,7 +370,8 @@ class CheckpointLayout:
     Attributes:
         name: family/code base, as in 'efficientformer/timm'; the key of `Block.published`.
         prefixes: for the operations of a network, each one's name to what its tensors' published
-            names begin with; '' where they stand at the top.
+            names begin with; '' where they stand at the top. A part of an operation that is
+            published as a block of its own has an entry of its own: `stage3_block4.attention`.
         ignored: last parts of the names of tensors that hold nothing learned.
         convert: a published tensor as our block wants it, from our operation, the tensor's name
             within it and the published value; where the order of channels or the shape differs.
@@ -343,6 +387,12 @@ class CheckpointLayout:
     convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
     publish: Callable[[Operation, str, Tensor], Tensor] = _as_published
     shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def prefix_of(self, prefixes: Mapping[str, str], tensor: str) -> str:
+        """Return the prefix of a tensor, our name of which begins with that of its operation."""
+        # The longest name that fits is the most specific one. The dots keep block1 from block10.
+        fitting = (name for name in prefixes if f"{tensor}.".startswith(f"{name}."))
+        return prefixes[max(fitting, key=len)]
 
     def published_names(self, block: Block) -> Mapping[str, str]:
         """Return the prefixes of a block's tensor names, ours to the published ones.

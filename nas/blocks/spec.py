@@ -50,6 +50,8 @@ class Shape:
 
     def resized(self, stride: int) -> Shape:
         """Return the shape after a convolution of this stride with `same` padding."""
+        # With padding k // 2 and an odd kernel k, floor((H + 2 (k // 2) - k) / s) + 1 = ceil(H /
+        # s).
         height = -(-self.height // stride)
         width = -(-self.width // stride)
         return Shape(self.channels, height, width, self.layout, self.finer)
@@ -134,6 +136,8 @@ class Trace:
         before = self.shape
         sized = self.shape.resized(stride)
         after = Shape(width, sized.height, sized.width, sized.layout, sized.finer)
+        # A kernel is (out, in / groups, k, k). Every output position takes each of its weights
+        # once.
         weights = width * (before.channels // groups) * kernel * kernel
         # Devices run depthwise convolutions by other kernels, which memory limits. So they are a
         # kind of layer of their own in latency models.
@@ -151,6 +155,7 @@ class Trace:
         )
 
     def batch_norm(self) -> Trace:
+        # Scale and shift. The running statistics are not learned and do not count as parameters.
         return self._add("folded_norm", self.shape, params=2 * self.shape.channels)
 
     def layer_norm(self) -> Trace:
@@ -168,6 +173,7 @@ class Trace:
 
     def residual(self) -> Trace:
         """Add an addition (or subtraction) of two activations of this shape."""
+        # Not by `_add`, whose layers read one activation: an addition reads two.
         self.layers.append(
             Layer("elementwise", read=2 * self.shape.elements, written=self.shape.elements)
         )
@@ -214,7 +220,10 @@ def softmax_attention(
     scores = heads * queries * keys
     keyed = heads * key_dim
     valued = heads * value_dim
+    # Deployment spreads the bias table over all pairs of positions (`BiasedBlock.deploy`), so the
+    # addition reads two maps of scores.
     bias = Layer("elementwise", params=heads * biases, read=2 * scores, written=scores)
+    # A 1x1 convolution over the heads: (heads, heads) weights on the scores (heads, queries, keys).
     mix = Layer("conv", heads * scores, heads * heads + heads, scores, scores)
     return (
         Layer("matmul", queries * keys * keyed, read=(queries + keys) * keyed, written=scores),
@@ -230,7 +239,6 @@ def softmax_attention(
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "hardswish", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-Task = Literal["classification", "segmentation"]
 Mixer = Literal["convolution", "pool", "attention", "none"]
 Examples = tuple[tuple[str, str], ...]
 """Small blocks as (hyperparameters, input shape), both as in a row of a latency table."""
@@ -331,8 +339,9 @@ class HeadSpec(BlockSpec):
         classes: number of classes. `Architecture.at` and `Space.at` replace it.
     """
 
-    task: ClassVar[Task] = "classification"
-    """What is scored: the image (classification) or each position (segmentation).
+    task: ClassVar[str] = "classification"
+    """What is scored: the image (classification), each position (segmentation), or another task of
+    `nas.tasks`.
 
     The commands use it to name such a head by --classes or --segment."""
 
@@ -347,6 +356,8 @@ class HeadSpec(BlockSpec):
         return 0
 
 
+# Searches ask for layers, shapes, MACs and parameters of the same pairs again and again. One walk
+# answers all four questions.
 @lru_cache(maxsize=65536)
 def _traced(spec: BlockSpec, shape: Shape) -> tuple[tuple[Layer, ...], Shape]:
     trace = spec.trace(shape)
@@ -354,6 +365,8 @@ def _traced(spec: BlockSpec, shape: Shape) -> tuple[tuple[Layer, ...], Shape]:
 
 
 def _plain(value: Any) -> str:
+    # These texts are keys of table rows. `:g` writes 4.0 as 4, so that an expansion has one text
+    # whether it was given as int or as float: the two specs are equal.
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

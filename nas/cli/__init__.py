@@ -32,6 +32,10 @@ COMMANDS = {
         "Train a supernet and measure the accuracy cost of each move. The same command resumes a"
         " stopped training."
     ),
+    "score": (
+        "Measure what each move costs on a trained supernet; the same command resumes a stopped"
+        " scoring."
+    ),
     "finetune": (
         "Train a found network from its inherited weights. The same command resumes a stopped"
         " training."

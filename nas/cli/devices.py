@@ -20,10 +20,12 @@ class DevicesOptions(Options):
 
 def devices(options: DevicesOptions) -> None:
     """List the devices: those that are connected, and those known by their latency table."""
+    from nas.devices import unlisted_devices
     from nas.latency.known_devices import known_devices
 
     documents = [_document(device) for device in known_devices()]
-    _say_unseen()
+    for reason in unlisted_devices():
+        say(f"note: {reason}")
     emit(documents, _text(documents))
     connected = [document["name"] for document in documents if document["connected"]]
     unmeasured = next(
@@ -38,21 +40,6 @@ def devices(options: DevicesOptions) -> None:
         next_step(f"nas profile --space efficientformer --device {unmeasured}")
     else:
         next_step(f"nas search --space efficientformer --device {connected[0]}")
-
-
-def _say_unseen() -> None:
-    """Print a note where Android phones cannot be listed because adb's package is missing."""
-    from nas.devices.android.adb import listing
-    from nas.errors import NasError
-    from nas.extras import MissingExtra
-
-    try:
-        listing(start=False)
-    except MissingExtra as error:
-        say(f"note: {error}")
-    # adb itself does not work: `nas profile` and `nas check` report that.
-    except NasError:
-        pass
 
 
 def _own(document: dict[str, Any]) -> bool:
@@ -116,6 +103,7 @@ def _state(unit: dict[str, Any]) -> str:
     """Return the line of one phone."""
     if unit["problem"]:
         return f"{unit['serial']}: {unit['problem']}"
-    battery = "" if unit["battery"] is None else f", battery {unit['battery']} %"
-    thermal = "" if unit["thermal"] is None else f", thermal state {unit['thermal']}"
-    return f"{unit['serial']}: {unit['model']}, {unit['soc']}, {unit['os']}{battery}{thermal}"
+    battery = "" if unit["battery"] is None else f"battery {unit['battery']} %"
+    thermal = "" if unit["thermal"] is None else f"thermal state {unit['thermal']}"
+    state = ", ".join(filter(None, (unit["model"], unit["soc"], unit["os"], battery, thermal)))
+    return f"{unit['serial']}: {state}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli.output import Column, bars, emit, next_step, say, table_text, training_note
 from nas.finetune.options import FinetuneOptions
+from nas.tasks import metric_words
 
 if TYPE_CHECKING:
     from nas.data import Splits
@@ -67,16 +68,24 @@ def _finish(run: str, subject: Subject, finetuned: Finetuned) -> None:
         "next": following,
     }
     rows = [
-        (part.replace("_", " "), _accuracies(accuracy[part]))
+        (part.replace("_", " "), _accuracies(accuracy[part], accuracy["metric"]))
         for part in ("held_out", "test")
         if accuracy[part]
     ]
+    rows += _by_class(accuracy)
     rows += [("weights", f"{weights} ({accuracy['weights']})"), ("", description["provenance"])]
     emit(document, table_text((Column(), Column()), rows, header=False))
     next_step(following)
 
 
-def _accuracies(found: dict[str, Any]) -> str:
+def _by_class(accuracy: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a row with the metric of each class for the weights that were kept, where there is one."""
+    found = (accuracy["test"] or accuracy["held_out"])[accuracy["weights"]].get("by_class", {})
+    values = [f"{name} {value:.1f}" for name, value in found.items() if value is not None]
+    return [("by class", ", ".join(values))] if values else []
+
+
+def _accuracies(found: dict[str, Any], metric: str) -> str:
     """Return the accuracies of teacher, start, raw, averaged and best weights as text, in this order."""
     names = {
         "teacher": "teacher",
@@ -89,7 +98,9 @@ def _accuracies(found: dict[str, Any]) -> str:
         f"{text} {found[name]['accuracy']:.2f} %" for name, text in names.items() if name in found
     ]
     raw = found["raw"]
+    # An accuracy without a name is top-1.
+    what = "" if metric == "top1" else f"{metric_words(metric)}, "
     return (
-        f"{', '.join(accuracies)} ({raw['images']} images, standard error"
+        f"{', '.join(accuracies)} ({what}{raw['images']} images, standard error"
         f" {raw['standard_error']:.2f})"
     )

@@ -19,12 +19,12 @@ def predict(options: PredictOptions) -> None:
     """Predict an architecture's latency from a device's table."""
     from nas.latency import load_table
     from nas.search.description import accuracy_row
-    from nas.space import find_architecture
+    from nas.space import load_architecture
 
     asked = options.sizes
     device = options.device
     table = load_table(device)
-    network = asked.apply(find_architecture(options.arch))
+    network = asked.apply(load_architecture(options.arch))
     estimate = table.predict(network)
     effective = _sizes(network, asked)
     if estimate.missing:

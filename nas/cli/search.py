@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 def search(options: SearchOptions) -> None:
     """Find the most accurate member of a space within a latency target on a device."""
+    # Sums over tables make millions of short-lived tuples and hardly any cycles, and the default
+    # threshold (700) has the collector look for cycles hundreds of times: 6 % of the command. Tensors
+    # of a supernet may be in cycles and must not wait for so many objects.
+    if not options.supernet:
+        gc.set_threshold(100_000)
     engine = search_output.engine_for(options.score_by, options.engine)
     search_output.check_score_by(options, engine)
     problems, trained, recorded = _pose(options, engine)
@@ -219,10 +225,14 @@ def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
     """Return the space at the requested sizes, or at those that the supernet was trained with."""
     if trained is None:
         return asked.apply(space)
+    head = trained.scored.heads[0]
+    if head.task != space.heads[0].task:
+        space = space.with_head(head)
     if asked.segment is not None:
+        own = "a classifier" if head.task == "classification" else "a head of its own"
         raise InputError(
-            f"--segment {asked.segment}: the supernet has a classifier, whose weights another head"
-            " cannot use. Fix: give its folder to --scores instead of --supernet"
+            f"--segment {asked.segment}: the supernet has {own}, whose weights another head cannot use."
+            " Fix: give its folder to --scores instead of --supernet"
         )
     if asked.classes not in (None, trained.scored.classes):
         raise InputError(

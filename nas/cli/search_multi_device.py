@@ -90,10 +90,12 @@ def _device(problem: Problem, members: int, folder: Path) -> dict[str, Any]:
 def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
     """Return the table of members with a latency per device, and the lines on their sources."""
     from nas.cli.search_output import accuracy_text, table_fact
+    from nas.tasks import metric_words
 
     problems = [each.problem for each in found.devices]
     devices = [problem.table.device.name for problem in problems]
-    what = "top-1 %" if problems[0].scores.absolute else "points"
+    scores = problems[0].scores
+    what = f"{metric_words(scores.metric)} %" if scores.absolute else "points"
     times = [Column(f"{device} ms", right=True) for device in devices]
     columns = [
         Column(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.output import Column, row_text, say, table_text
+from nas.tasks import metric_words
 
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
@@ -47,7 +48,9 @@ def recorded_by(folder: str, space: Space) -> RecordedScores:
             f"--supernet {folder}: its scores are not those of a supernet. Fix: give the folder to"
             " --scores"
         )
-    found.check(space)
+    # A supernet of another task has a head of its own, and scores in the metric of its task.
+    same = found.scored.heads[0].task == space.heads[0].task
+    found.check(space if same else space.with_head(found.scored.heads[0]))
     return found
 
 
@@ -91,6 +94,11 @@ def scores_for(
                 " --scores"
             )
         return recorded or prior
+    # Points of one metric say nothing of another one's.
+    if recorded is not None and recorded.metric != prior.metric:
+        if runs:
+            recorded.check_evidence(metric=prior.metric)
+        return recorded
     usable = recorded
     if recorded is not None:
         # The gate rejects measurements of an untrained supernet, and those too noisy to distinguish
@@ -186,8 +194,9 @@ def evaluated_text(found: Found, problem: Problem) -> list[str]:
         return []
     images = problem.evaluations.source.of["images"]
     count = len(problem.evaluations)
+    metric = metric_words(problem.scores.metric)
     return [
-        f"evaluated {found.evaluated:.2f} % top-1 in the sliced supernet on {images} held-out"
+        f"evaluated {found.evaluated:.2f} % {metric} in the sliced supernet on {images} held-out"
         f" images, {0.0 - found.drop:+.2f} points against its largest member; {count} members were"
         " evaluated"
     ]
@@ -341,8 +350,9 @@ def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int
 
 def members(rows: Mapping[str, dict[str, Any]]) -> str:
     """Return the table of members as text."""
-    known = any(each.get("accuracy") for each in rows.values())
-    figures = [Column(title, right=True) for title in ("ms", "top-1 %" if known else "points")]
+    known = [each["accuracy"]["metric"] for each in rows.values() if each.get("accuracy")]
+    what = f"{metric_words(known[0])} %" if known else "points"
+    figures = [Column(title, right=True) for title in ("ms", what)]
     columns = [
         Column(),
         *figures,

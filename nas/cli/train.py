@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
-from nas.cli.output import bars, emit, next_step, say, training_note
-from nas.space.sizes import Sizes
+from nas.cli.output import bars, say, training_note
+from nas.cli.score import show
 from nas.supernet.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -38,65 +37,7 @@ def _finish(options: TrainOptions, folder: str, scores: RecordedScores, data: Sp
     from nas.accuracy.gate import gate
 
     verdict = gate(scores)
-    space = options.space
-    resolution = scores.scored.resolution
-    classes = scores.scored.classes
-    search = shlex.join(
-        ["nas", "search", "--space", space, "--device", "host", "--supernet", folder]
-    )
-    table = [
-        "nas",
-        "profile",
-        "--space",
-        space,
-        "--device",
-        "host",
-        *Sizes(resolution, classes).options(),
-    ]
-    following = _remedy(options, verdict, folder, data) or search
-    document = {
-        "space": scores.space,
-        "resolution": list(resolution),
-        "classes": classes,
-        "folder": folder,
-        "scores": f"{folder}/scores.csv",
-        "provenance": scores.provenance,
-        "moves": len(scores.rows),
-        "baseline_accuracy": scores.baseline_accuracy,
-        "held_out_images": scores.images,
-        "evidence": {
-            "usable": verdict.usable,
-            "reason": verdict.reason.value if verdict.reason else None,
-            "images_needed": verdict.images_needed,
-            "at_least": verdict.at_least,
-            "difference": verdict.difference,
-            "standard_error": verdict.standard_error,
-            "text": verdict.text,
-        },
-        "next": following,
-    }
-    accuracy = f"where the largest member has {scores.baseline_accuracy:.1f} %"
-    moves = f"{len(scores.rows)} moves on {scores.images} held-out images"
-    emit(document, f"scores   {folder}/scores.csv: {moves}, {accuracy}")
-    say(f"evidence {verdict.text}")
-    if following == search and not _has_table(space, resolution, classes):
-        say(f"no latency table for this size yet? {shlex.join(table)}")
-    next_step(following)
-
-
-def _has_table(space: str, resolution: tuple[int, int], classes: int) -> bool:
-    """Return whether this machine's table has all rows for a search of the space at this size."""
-    from nas.errors import InputError
-    from nas.latency import load_table
-    from nas.search.fastest import fastest
-    from nas.space import load_space
-
-    # The fastest member needs the rows of every choice, so a missing row raises.
-    try:
-        fastest(load_space(space).at(resolution, classes), load_table("host"))
-    except InputError:
-        return False
-    return True
+    show(options.space, folder, scores, verdict, _remedy(options, verdict, folder, data))
 
 
 def _remedy(options: TrainOptions, verdict: Verdict, folder: str, data: Splits) -> str | None:

@@ -1,11 +1,12 @@
-"""Image data for training: decoded once at one resolution, then memory-mapped. Imports no torch.
+"""Image data for training: decoded once and memory-mapped, or when it is read. Imports no torch.
 
 `load_data` takes the digits that come with scikit-learn, an image folder, parquet files or a name
 on the Hugging Face hub. It returns train, held-out and, where there are any, test images. `nas
 train`, `nas finetune`, `nas export` and searches that evaluate members call it.
 
-`sources` finds a source, which gives encoded images and labels; `map_store` decodes it; `cache`
-keeps what is decoded.
+`sources` finds a source, which gives encoded images and labels. The `memory` store decodes all of
+it at one resolution (`map_store`) and keeps that (`cache`). The `stream` store (`stream_store`)
+decodes images when they are read.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nas.data.cache import cached
-from nas.data.images import ImageData, Part
+from nas.data.images import AskedStore, ImageData, Part, Store
 from nas.data.map_store import MapRequest
+from nas.data.memory import usable_memory
 from nas.data.notes import counted, note, shown
 from nas.data.source import Source
-from nas.data.sources import find_source, is_digits
+from nas.data.sources import find_source, is_digits, is_scenes
+from nas.data.stream_store import StreamImages, StreamMasks, open_stream
 from nas.errors import InputError
 from nas.files import text_sha256
+
+_MEMORY_SHARE = 0.5
+"""Share of the memory that decoded images may take: the rest is the training's."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +63,38 @@ def load_data(
     limit: int | None = None,
     seed: int = 0,
     background: str = "white",
+    store: AskedStore = "auto",
+    masks: bool = False,
 ) -> Splits:
     """Return the images and labels of a data set, split. Their numbers are printed on stderr.
 
     The held-out images are stratified (each class keeps its share to within one image), depend on
-    `seed` alone and are never in `train`. The decoded images are kept under
+    `seed` alone and are never in `train`. The images that the `memory` store decodes are kept under
     $XDG_CACHE_HOME/nas/data (~/.cache by default), one folder per data set, resolution, limit and
-    seed.
+    seed. The `stream` store writes nothing.
 
     Args:
         name: an image folder (one sub-folder per class, with or without train/ and test/ or val/
             above them, or with a metadata.csv), a parquet file, a folder or a `*` pattern of these,
-            `digits`, or a hub name.
+            `digits`, or a hub name; with masks a folder with `images` and `masks` (and other
+            layouts, see `nas.data.mask_folders`), parquet files, or `digit-scenes`.
         resolution: (height, width) in pixels; the short side is resized, then the centre is
-            cropped.
+            cropped. Images with masks are kept whole and filled up.
         held_out: share (below 1) or number of training images to hold out.
         limit: maximum number of images of each split, stratified too; None for all.
         seed: decides which images are held out, and which are within the limit.
         background: the colour behind transparent pixels: white, grey, black or #rrggbb.
+        store: `memory` or `stream`; `auto` is `memory` where the decoded images take at most half
+            of the machine's memory.
+        masks: whether each image has a mask with the class of each pixel, not one class.
 
     Raises:
         InputError: for an unknown name, splits, classes or columns that cannot be recognised, fewer
             than two classes, too many broken images, or a share that leaves nothing.
         NasError: when the cache could not be written.
     """
-    splits = divide(load_whole(name, resolution, limit, seed, background), held_out)
-    for line in _untrained_classes(splits):
+    splits = divide(load_whole(name, resolution, limit, seed, background, store, masks), held_out)
+    for line in () if masks else _untrained_classes(splits):
         note(f"warning: data {name}: {line}")
     return splits
 
@@ -93,6 +105,8 @@ def load_whole(
     limit: int | None = None,
     seed: int = 0,
     background: str = "white",
+    store: AskedStore = "auto",
+    masks: bool = False,
 ) -> Whole:
     """Return a data set before images are held out; see `load_data`.
 
@@ -107,10 +121,31 @@ def load_whole(
         raise InputError(
             f"limit {limit}: at least 2 images are needed, some to train on and some to hold out"
         )
-    source = find_source(name)
+    source = find_source(name, masks)
     _tell(source, limit)
-    splits = cached(MapRequest(source, resolution, limit, seed, background))
+    request = MapRequest(source, resolution, limit, seed, background)
+    splits = cached(request) if _chosen(store, request) == "memory" else open_stream(request)
     return Whole(splits["train"], splits.get("test"))
+
+
+def _chosen(store: AskedStore, request: MapRequest) -> Store:
+    """Return the store of a data set: for `auto` by the bytes of its decoded images.
+
+    They are compared with all memory and not with what is free just now. All processes of a training
+    thus choose the same, today and when it is resumed.
+    """
+    if store != "auto":
+        return store
+    sizes = [min(len(each), request.limit or len(each)) for each in request.source.splits.values()]
+    needed = sum(sizes) * request.image_bytes
+    memory = usable_memory()
+    if memory is None or needed <= _MEMORY_SHARE * memory:
+        return "memory"
+    note(
+        f"data {request.source.name}: decoded images would take {needed / 1e9:.0f} GB of"
+        f" {memory / 1e9:.0f} GB of memory, so they are decoded when they are read (--store stream)"
+    )
+    return "stream"
 
 
 def divide(whole: Whole, held_out: float | int) -> Splits:
@@ -167,15 +202,35 @@ def _held_out_count(held_out: float | int, images: int) -> int:
 
 
 def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
-    """Return the images `start` to `stop`, as a view of the memory map."""
+    """Return the images `start` to `stop`, as a view of the store."""
+    images = data.images
     return replace(
         data,
-        images=data.images[start:stop],
+        images=(
+            images.part(start, stop) if isinstance(images, StreamImages) else images[start:stop]
+        ),
         labels=data.labels[start:stop],
+        masks=(
+            data.masks.part(start, stop)
+            if isinstance(data.masks, StreamMasks)
+            else None
+            if data.masks is None
+            else data.masks[start:stop]
+        ),
         source=f"{data.source}; {stop - start} of {len(data)} images {what}",
         fingerprint=text_sha256(f"{data.fingerprint}:{start}:{stop}"),
         part=Part(data.source, start, stop, len(data)),
     )
 
 
-__all__ = ["ImageData", "Part", "Splits", "Whole", "divide", "is_digits", "load_data", "load_whole"]
+__all__ = [
+    "ImageData",
+    "Part",
+    "Splits",
+    "Whole",
+    "divide",
+    "is_digits",
+    "is_scenes",
+    "load_data",
+    "load_whole",
+]

@@ -104,10 +104,13 @@ def _open(folder: Path, name: str) -> dict[str, ImageData]:
     for part, split in about["splits"].items():
         for text in split["notes"]:
             note(f"data {name}: {text}")
+        layers = np.memmap(
+            folder / f"{part}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])
+        )
+        # A fourth layer is the mask.
         splits[part] = ImageData(
-            images=np.memmap(
-                folder / f"{part}.u8", dtype=np.uint8, mode="r", shape=tuple(split["shape"])
-            ),
+            images=layers[:, :3],
+            masks=layers[:, 3] if layers.shape[1] > 3 else None,
             labels=np.load(folder / f"{part}.labels.npy", allow_pickle=False),
             classes=tuple(about["classes"]),
             skipped=split["skipped"],

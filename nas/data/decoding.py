@@ -1,6 +1,7 @@
 """Decodes an encoded image into uint8 pixels of one size. What is unusual about it is reported.
 
-`nas.data.map_store` calls `decode` from several threads. Memory is bounded over all of them: a
+`nas.data.map_store` and `nas.data.stream_store` call `decode` from several threads, and the workers
+of `nas.training.loader` from several processes. Memory is bounded over all of them: a
 header that says more pixels than an image of its size can hold is refused before pixels are read.
 """
 
@@ -10,17 +11,17 @@ import io
 import math
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.source import Encoded
+from nas.data.source import EncodedImage
 from nas.quantities import colour_rgb
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Depth = Literal["integers", "floats"]
 Scale = tuple[float, float]
 """The values that become 0 and 255."""
+Fit = Callable[["Pillow.Image"], NDArray[np.uint8]]
+"""A function from an RGB image of any size to pixels (3, H, W)."""
 
 _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "MPO", "PPM", "TGA", "JPEG2000", "AVIF"),
@@ -96,6 +99,7 @@ ODDITIES = {
     "frames": "with several frames or pages, of which the first is used",
     "integers": "of more than 8 bits, scaled from {integers} to 0..255",
     "floats": "of floating-point values, scaled from {floats} to 0..255",
+    "unlabelled": "whose masks are ignored everywhere, so that nothing is learnt from them",
 }
 """What notes say of images, by kind."""
 
@@ -137,10 +141,11 @@ def _register_heif() -> bool:
 
 
 def decode(
-    encoded: Encoded,
+    encoded: EncodedImage,
     resolution: tuple[int, int],
     background: str = "white",
     scales: Mapping[Depth, Scale] | None = None,
+    fit: Fit | None = None,
 ) -> Decoded:
     """Return an image as uint8 (3, H, W), or the reason why it cannot be decoded.
 
@@ -154,26 +159,28 @@ def decode(
         scales: of images with more than 8 bits per channel. Without them such an image gets no
             pixels, and its values are reported, from which `scale_of` makes the scale of a data
             set.
+        fit: brings the image to the resolution in another way, such as a random crop.
     """
     if encoded is None:
         return Decoded(None, "it has no data")
+    fit = fit or partial(_fitted, resolution=resolution)
     try:
-        return _decode(encoded, resolution, background, scales, without_metadata=False)
+        return _decode(encoded, fit, background, scales, without_metadata=False)
     except Exception as error:  # Pillow's readers raise whatever a malformed file leads them to
-        if not isinstance(error, _Refused) and _is_png(encoded):
+        if not isinstance(error, Refused) and _is_png(encoded):
             # Pillow gives up on a text or a profile that is too large or damaged. The pixels may be
             # fine without it.
             try:
-                again = _decode(encoded, resolution, background, scales, without_metadata=True)
+                again = _decode(encoded, fit, background, scales, without_metadata=True)
             except Exception:  # as above; the first error is the one to report
-                return Decoded(None, _reason(error, encoded))
+                return Decoded(None, reason_of(error, encoded))
             return Decoded(
                 again.pixels, "", (*again.oddities, "metadata"), again.depth, again.values
             )
-        return Decoded(None, _reason(error, encoded))
+        return Decoded(None, reason_of(error, encoded))
 
 
-class _Refused(ValueError):
+class Refused(ValueError):
     """The header of an image says what is not to be decoded."""
 
 
@@ -186,7 +193,7 @@ _NO_IMAGES = {
 """What files of images often hold instead, by their first bytes in lower case."""
 
 
-def _reason(error: Exception, encoded: Encoded) -> str:
+def reason_of(error: Exception, encoded: EncodedImage) -> str:
     """Return why an image cannot be decoded, in one line."""
     from PIL import UnidentifiedImageError
 
@@ -200,7 +207,7 @@ def _reason(error: Exception, encoded: Encoded) -> str:
     return next(found, "it is not an image of a format that is read here")
 
 
-def _head(encoded: Encoded, size: int) -> bytes:
+def _head(encoded: EncodedImage, size: int) -> bytes:
     """Return the first bytes of an image; none where it cannot be read."""
     if isinstance(encoded, bytes):
         return encoded[:size]
@@ -215,7 +222,7 @@ def _head(encoded: Encoded, size: int) -> bytes:
 
 def _decode(
     encoded: Any,
-    resolution: tuple[int, int],
+    fit: Fit,
     background: str,
     scales: Mapping[Depth, Scale] | None,
     without_metadata: bool,
@@ -223,10 +230,10 @@ def _decode(
     from PIL import Image
 
     if isinstance(encoded, np.ndarray):
-        return Decoded(_fitted(Image.fromarray(encoded).convert("RGB"), resolution))
+        return Decoded(fit(Image.fromarray(encoded).convert("RGB")))
     size = len(encoded) if isinstance(encoded, bytes) else Path(encoded).stat().st_size
-    with io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream:
-        if without_metadata or (size > _LARGE_PNG and _is_png(encoded)):
+    if without_metadata or (size > _LARGE_PNG and _is_png(encoded)):
+        with io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream:
             # Pillow reads texts and profiles of a PNG whole, however large; here they are left out.
             head = stream.read(24)
             stream.seek(0)
@@ -235,11 +242,28 @@ def _decode(
                 _room.taken(size + pixels * _BYTES_PER_PIXEL["deep"]),
                 Image.open(_without_metadata(stream), formats=_formats()) as image,
             ):
-                return _converted(image, resolution, background, scales)
-        with Image.open(stream, formats=_formats()) as image:
-            pixels = _checked(image.width, image.height, size)
-            with _room.taken(size + pixels * _BYTES_PER_PIXEL[_kind(image)]):
-                return _converted(image, resolution, background, scales)
+                return _converted(image, fit, background, scales)
+    with opened(encoded) as image:
+        return _converted(image, fit, background, scales)
+
+
+@contextmanager
+def opened(encoded: bytes | str) -> Iterator[Pillow.Image]:
+    """Context manager: an image whose header was checked; inside, memory for its pixels is held.
+
+    Raises:
+        Refused: for a header that says more pixels than an image of its size can hold.
+    """
+    from PIL import Image
+
+    size = len(encoded) if isinstance(encoded, bytes) else Path(encoded).stat().st_size
+    with (
+        io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as stream,
+        Image.open(stream, formats=_formats()) as image,
+    ):
+        pixels = _checked(image.width, image.height, size)
+        with _room.taken(size + pixels * _BYTES_PER_PIXEL[_kind(image)]):
+            yield image
 
 
 def _png_sides(head: bytes) -> tuple[int, int]:
@@ -252,13 +276,13 @@ def _checked(width: int, height: int, size: int) -> int:
     """Return the number of pixels that a header says.
 
     Raises:
-        _Refused: for more than an image of so many bytes can hold, or than any should.
+        Refused: for more than an image of so many bytes can hold, or than any should.
     """
     pixels = width * height
     if pixels > _MOST_PIXELS or (
         pixels > _PILLOW_LIMIT and pixels > _PIXELS_PER_BYTE * max(size, 1)
     ):
-        raise _Refused(
+        raise Refused(
             f"its header says {width}x{height} pixels in {_size(size)}, which is taken for a"
             " decompression bomb"
         )
@@ -284,7 +308,7 @@ def _depth(mode: str) -> Depth | None:
 
 def _converted(
     image: Pillow.Image,
-    resolution: tuple[int, int],
+    fit: Fit,
     background: str,
     scales: Mapping[Depth, Scale] | None,
 ) -> Decoded:
@@ -308,7 +332,7 @@ def _converted(
     flat, transparent = _on_background(upright, background)
     if transparent:
         oddities.append("transparent")
-    return Decoded(_fitted(flat, resolution), "", tuple(oddities))
+    return Decoded(fit(flat), "", tuple(oddities))
 
 
 def _fitted(image: Pillow.Image, resolution: tuple[int, int]) -> NDArray[np.uint8]:
@@ -421,7 +445,7 @@ def _scaled(image: Pillow.Image, scale: Scale) -> Pillow.Image:
 # Streams and memory.
 
 
-def _is_png(encoded: Encoded) -> bool:
+def _is_png(encoded: EncodedImage) -> bool:
     return _head(encoded, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
 
 

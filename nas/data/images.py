@@ -5,10 +5,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from nas.data.stream_store import StreamImages, StreamMasks
+
+Store = Literal["memory", "stream"]
+"""Where images are: decoded in a memory map, or in their source until they are read."""
+AskedStore = Literal["auto", "memory", "stream"]
+"""A store by name; `auto` chooses one by the size of the data."""
+
+IGNORED = 255
+"""The class of mask pixels that count neither in a loss nor in a metric."""
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -36,22 +48,27 @@ class Part:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images decoded at one resolution.
+    """Images at one resolution.
 
     Attributes:
-        images: (N, 3, H, W) uint8, RGB, usually a read-only memory map.
+        images: (N, 3, H, W) uint8, RGB, usually a read-only memory map. Those of the `stream` store
+            are decoded by `np.asarray`; a slice or an array of indices of them decodes nothing.
         labels: (N,) int64, indices into `classes`.
         classes: names of the classes.
         skipped: number of broken images that were left out.
         source: origin of the images in words, for provenance.
-        fingerprint: a hash of pixels, labels and classes; equal if and only if these are.
+        fingerprint: a hash of pixels, labels and classes; equal if and only if these are. That of
+            the `stream` store has the files of some images in place of all pixels.
         part: the range of the data set that these images are; None for a whole data set, and for
             images from elsewhere.
         name: the argument of `load_data`; empty for images from elsewhere.
         background: the colour that transparent pixels were laid on.
+        store: `stream` where images are decoded when they are read.
+        masks: (N, H, W) uint8, the class of each pixel or `IGNORED`, where the data has masks;
+            `labels` are 0 then. Those of the `stream` store are decoded by `np.asarray`, too.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | StreamImages
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     skipped: int
@@ -60,9 +77,43 @@ class ImageData:
     part: Part | None = None
     name: str = ""
     background: str = "white"
+    store: Store = "memory"
+    masks: NDArray[np.uint8] | StreamMasks | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def some(self, index: slice) -> ImageData:
+        """Return some of the images, as a view of the store."""
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            masks=None if self.masks is None else self.masks[index],
+        )
+
+    @property
+    def channels(self) -> int:
+        """Return the number of layers of an image: three colours, and the mask where there is one."""
+        return 3 if self.masks is None else 4
+
+    def layers(self, index: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return some images (B, channels, H, W); the last layer is the mask where there is one."""
+        images = self.images[index]
+        if not isinstance(images, np.ndarray):
+            return images.layers()
+        if self.masks is None:
+            return images
+        masks = self.masks[index]
+        assert isinstance(masks, np.ndarray)
+        return np.concatenate([images, masks[:, None]], axis=1)
+
+    def read(self, index: slice) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the pixels (B, 3, H, W) and the targets of some images: labels (B,), or masks."""
+        layers = np.array(self.layers(index))
+        if self.masks is None:
+            return layers, np.array(self.labels[index])
+        return layers[:, :3], layers[:, 3].astype(np.int64)
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

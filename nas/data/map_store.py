@@ -1,7 +1,8 @@
 """Decodes a source into one file of uint8 pixels per split, and goes on where a kill stopped it.
 
-`nas.data.cache` calls `write_map`. The folder holds `train.u8` (N, 3, H, W), `train.labels.npy`,
-the same of `test` where there is one, `broken.csv` where images are left out, and `data.json`.
+`nas.data.cache` calls `write_map`. The folder holds `train.u8` (N, 3, H, W), with masks
+(N, 4, H, W), `train.labels.npy`, the same of `test` where there is one, `broken.csv` where images
+are left out, and `data.json`.
 
 Images are decoded in the order of the source, which tables are read fastest in, and written to
 their place in the stratified order. A journal says how many are done. Images of more than 8 bits
@@ -29,8 +30,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, decode, scale_of
+from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
 from nas.data.images import stratified_order
+from nas.data.masks import decode
 from nas.data.notes import note
 from nas.data.source import Source, SourceSplit
 from nas.errors import InputError, NasError
@@ -76,8 +78,8 @@ class MapRequest:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one decoded image."""
-        return 3 * self.resolution[0] * self.resolution[1]
+        """Bytes of one decoded image, with its mask."""
+        return self.source.channels * self.resolution[0] * self.resolution[1]
 
 
 def write_map(folder: Path, request: MapRequest) -> None:
@@ -93,7 +95,7 @@ def write_map(folder: Path, request: MapRequest) -> None:
     try:
         writers = _writers(folder, request)
         _check_room(folder, writers)
-        with _quiet_decoding(), ThreadPoolExecutor(_threads()) as pool:
+        with quiet_decoding(), ThreadPoolExecutor(decoding_threads()) as pool:
             for writer in writers:
                 writer.decode(pool)
             scales = _scales(writers)
@@ -102,7 +104,7 @@ def write_map(folder: Path, request: MapRequest) -> None:
         about = {
             "format": FORMAT,
             "name": request.source.name,
-            "source": _description(request),
+            "source": describe_source(request),
             "classes": list(request.source.classes),
             "background": request.background,
             "splits": {writer.name: writer.finish(scales) for writer in writers},
@@ -121,13 +123,14 @@ def settle_map(folder: Path) -> None:
         remove(path)
 
 
-def _description(request: MapRequest) -> str:
+def describe_source(request: MapRequest) -> str:
+    """Return the source of decoded images in words, for provenance."""
     size = "x".join(map(str, request.resolution))
     source = request.source
     return f"{source.description}, {len(source.classes)} classes, resized to {size}"
 
 
-def _threads() -> int:
+def decoding_threads() -> int:
     """Return the number of threads to decode with: one per core that this process may use."""
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
@@ -135,7 +138,7 @@ def _threads() -> int:
 
 
 @contextmanager
-def _quiet_decoding() -> Iterator[None]:
+def quiet_decoding() -> Iterator[None]:
     """Silence Pillow's warnings inside the block; what they say is counted as an oddity."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -211,7 +214,7 @@ def _check_room(folder: Path, writers: Sequence[_SplitWriter]) -> None:
         raise NasError(
             f"{folder.parent}: the decoded images take {missing / 1e9:.1f} GB more, and"
             f" {free / 1e9:.1f} GB are free. Fix: set XDG_CACHE_HOME to a folder with room, run nas"
-            " data --prune, or lower --resolution or --limit"
+            " data --prune, give --store stream, or lower --resolution or --limit"
         )
 
 
@@ -353,12 +356,16 @@ class _SplitWriter:
     ) -> Iterator[tuple[int, Decoded]]:
         """Yield images in the order of the source; a few wait in memory while threads work."""
         window: deque[tuple[int, Future[Decoded]]] = deque()
-        longest = _FETCHED + 2 * _threads()
+        longest = _FETCHED + 2 * decoding_threads()
         for chunk in self._with_progress(ks):
             indices = [int(self.order[self.slots[k]]) for k in chunk]
             for k, encoded in zip(chunk, self.split.fetch(indices), strict=True):
                 made = pool.submit(
-                    decode, encoded, self.request.resolution, self.request.background, scales
+                    decode,
+                    encoded,
+                    self.request.resolution,
+                    self.request.background,
+                    scales,
                 )
                 window.append((k, made))
                 if len(window) >= longest:
@@ -417,7 +424,7 @@ class _SplitWriter:
         np.save(self.folder / f"{self.name}.labels.npy", labels[kept], allow_pickle=False)
         height, width = self.request.resolution
         return {
-            "shape": [len(kept), 3, height, width],
+            "shape": [len(kept), self.request.source.channels, height, width],
             "skipped": len(broken),
             "notes": self._notes(scales),
             "fingerprint": self._write_pixels(kept, labels[kept]),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.columns import image_column, label_column, split_column
+from nas.data.columns import Column, image_column, label_column, split_column
 from nas.data.decoding import readable_suffixes
 from nas.data.labels import RawLabels
 from nas.data.listing import stamp_of, suffix_of
@@ -36,6 +36,8 @@ _BATCH = 64
 """Rows that are decoded at once from a parquet file; a row group may hold a million images."""
 _BUFFER = 1 << 20
 """Bytes read at once from a column; without it a column of a row group is read whole."""
+_BLOCK = 256
+"""Maximum number of consecutive rows that a store reads together."""
 _LOOKED_AT = 100
 """Rows whose texts are looked at to recognise paths."""
 
@@ -77,6 +79,14 @@ class ParquetRows:
         number = int(np.searchsorted(self._counts, row, side="right"))
         return number, row - (self._counts[number - 1] if number else 0)
 
+    def blocks(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the block (N,) of each row: `_BLOCK` rows, which lie in one row group."""
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        within = (rows - self._starts[groups]) // _BLOCK
+        # One number per pair of (group, block within the group).
+        _, numbers = np.unique(np.stack([groups, within]), axis=1, return_inverse=True)
+        return numbers.reshape(-1).astype(np.int64)
+
     def values(self, column: str, rows: Sequence[int]) -> Iterator[Any]:
         """Yield the values of a column at some rows; ascending rows are read in one pass."""
         for row in rows:
@@ -107,14 +117,15 @@ def _parquet(path: Path, shown_name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pa.ArrowException as error:
-        raise _unreadable(shown_name, error) from None
+        raise unreadable(shown_name, error) from None
     except OSError as error:
         # pyarrow raises a plain OSError for a malformed file, and one with a number for the system.
         kind = NasError if error.errno else InputError
         raise kind(f"data {shown_name}: cannot be read as parquet: {first_line(error)}") from None
 
 
-def _unreadable(shown_name: str, error: Exception) -> InputError:
+def unreadable(shown_name: str, error: Exception) -> InputError:
+    """Return the error of a file or a row that pyarrow cannot read."""
     return InputError(f"data {shown_name}: cannot be read as parquet: {first_line(error)}")
 
 
@@ -145,7 +156,11 @@ class TableSplit(SourceSplit):
                 for row, value in zip(rows, self.table.values(self.column, rows), strict=True)
             ]
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(self.where(indices[0]), error) from None
+            raise unreadable(self.where(indices[0]), error) from None
+
+    def blocks(self) -> NDArray[np.int64]:
+        """Return the block (N,) of each image; see `SourceSplit.blocks`."""
+        return self.table.blocks(self.rows)
 
     def where(self, index: int) -> str:
         """Return the file and the row of an image."""
@@ -171,11 +186,28 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     if TRAIN not in by_split:
         found = ", ".join(paths) or "none"
         raise InputError(f"data {data}: there is no parquet file to train on (found: {found})")
-    names = [_shown(data, root, path) for path in files]
+    names = [shown_name(data, root, path) for path in files]
     parts = {
-        split: _Part([files[i] for i in indices], [names[i] for i in indices])
+        split: Part([files[i] for i in indices], [names[i] for i in indices])
         for split, indices in by_split.items()
     }
+    return source_of_parts(data, parts)
+
+
+def source_of_parts(
+    data: str, parts: Mapping[str, Part], description: str = "", features: str = ""
+) -> Source:
+    """Return the source of parquet files whose splits are known.
+
+    Args:
+        data: the data set by name, for messages.
+        parts: the files of each split; `train` must be among them.
+        description: the same in words; by default the number of files.
+        features: what a data set's card declares of the columns, as JSON in the hub's form.
+
+    Raises:
+        InputError: see `parquet_source`.
+    """
     order = chosen_test((split, split) for split in parts)
     # The test rows of a competition have no labels, its validation rows do.
     for number, test in enumerate([*order, None]):
@@ -185,17 +217,15 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
             for each in order
             if each != test
         ]
-        source = _source(data, chosen, notes)
+        reading = _Reading(data, chosen, notes, features)
+        every = [path for part in chosen.values() for path in part.files]
+        source = reading.source(
+            description or f"{len(every)} parquet files at {data}",
+            stamp_of_files(every) + reading.referenced(),
+        )
         if TEST in source.splits or not order[number + 1 :]:
             break
     return source
-
-
-def _source(data: str, parts: Mapping[str, _Part], notes: list[str]) -> Source:
-    reading = _Reading(data, parts, notes)
-    every = [path for part in parts.values() for path in part.files]
-    description = f"{len(every)} parquet files at {data}"
-    return reading.source(description, _stamp(every) + reading.referenced())
 
 
 def has_images(path: Path, paths_too: bool) -> bool:
@@ -224,13 +254,22 @@ def _holds_paths(table: ParquetRows, column: str) -> bool:
     return isinstance(first, str) and suffix_of(first) in readable_suffixes()
 
 
-def _shown(data: str, root: Path, path: Path) -> str:
+def columns_of_file(path: Path, shown: str) -> list[Column]:
+    """Return the columns of a file, which messages name as `shown`.
+
+    Raises:
+        InputError: when it is no parquet file.
+    """
+    return columns_of(_parquet(path, shown).schema_arrow)
+
+
+def shown_name(data: str, root: Path, path: Path) -> str:
     """Return how messages name a file: by the given path, without what the two share."""
     given = Path(data).expanduser()
     return data if given == path else str(path.relative_to(root))
 
 
-def _stamp(files: Sequence[Path]) -> str:
+def stamp_of_files(files: Sequence[Path]) -> str:
     """Return a hash of paths, sizes and times, which changes when a file does."""
     digest = hashlib.sha256()
     for path in files:
@@ -239,8 +278,8 @@ def _stamp(files: Sequence[Path]) -> str:
 
 
 @dataclass
-class _Part:
-    """The files of one split."""
+class Part:
+    """The files of one split, and their names for messages."""
 
     files: list[Path]
     shown: list[str]
@@ -253,13 +292,19 @@ class _Reading:
         InputError: see `parquet_source`.
     """
 
-    def __init__(self, data: str, parts: Mapping[str, _Part], notes: list[str]) -> None:
+    def __init__(
+        self, data: str, parts: Mapping[str, Part], notes: list[str], features: str
+    ) -> None:
         self.data = data
         self.parts = parts
         self.notes = notes
         self.tables = {split: ParquetRows(part.files, part.shown) for split, part in parts.items()}
         first = parts[TRAIN]
         schema = _parquet(first.files[0], first.shown[0]).schema_arrow
+        if features:
+            # The card's names of classes are the ones that people know, whoever wrote the files.
+            metadata = {**(schema.metadata or {}), b"huggingface": features.encode()}
+            schema = schema.with_metadata(metadata)
         self.columns = columns_of(schema)
         self.image = image_column(
             data, self.columns, lambda column: _holds_paths(self.tables[TRAIN], column)
@@ -340,7 +385,7 @@ class _Reading:
         try:
             return _parquet(path, shown_name).read(columns=[column]).column(0)
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(shown_name, error) from None
+            raise unreadable(shown_name, error) from None
 
     def _distinct(self, column: str) -> tuple[int, int]:
         part = self.parts[TRAIN]

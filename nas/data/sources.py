@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from nas.data.folders import folder_source, list_images
 from nas.data.hub import hub_source
+from nas.data.mask_folders import holds_masks, mask_folder_source
+from nas.data.mask_tables import mask_parquet_source
 from nas.data.notes import counted, note, shown
 from nas.data.parquet import has_images, parquet_source
+from nas.data.scenes import DIGIT_SCENES, digit_scenes
 from nas.data.source import Encoded, Source, SourceSplit
 from nas.data.splits import TRAIN
 from nas.errors import InputError
@@ -31,23 +34,61 @@ def is_digits(name: str) -> bool:
     return name == DIGITS and not Path(DIGITS).is_dir()
 
 
-def find_source(name: str) -> Source:
-    """Return the source that `name` means: files that exist, `digits`, or else a name on the hub.
+def is_scenes(name: str) -> bool:
+    """Return whether a name means the scenes of digits: a folder of that name comes first."""
+    return name == DIGIT_SCENES and not Path(DIGIT_SCENES).is_dir()
+
+
+def find_source(name: str, masks: bool = False) -> Source:
+    """Return the source that `name` means: files that exist, our own, or else a name on the hub.
+
+    Args:
+        name: of the data set.
+        masks: whether images with masks are wanted.
 
     Raises:
         InputError: when there is no such source, or its files, splits, classes or columns cannot be
             recognised.
     """
     try:
-        return _find(name)
+        return _find_masks(name) if masks else _find(name)
     except OSError as error:
         raise InputError(
             f"data {name}: {error.filename or 'it'} cannot be read: {error.strerror or error}"
         ) from None
 
 
+def _find_masks(name: str) -> Source:
+    need(f"data {name}", "train", "PIL")
+    if is_scenes(name):
+        return digit_scenes()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        listing = list_images(path)
+        files = sorted(path / each for each in listing.unread().get(".parquet", []))
+        if files and not listing.root.count:
+            return mask_parquet_source(name, files, path)
+        return mask_folder_source(name, path, listing)
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        return mask_parquet_source(name, [path], path.parent)
+    if "*" in name:
+        found = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+        chosen = [file for file in found if file.suffix.lower() == ".parquet"]
+        return mask_parquet_source(name, chosen, _above(path))
+    what = "has no masks" if is_digits(name) else "there is no such folder or parquet file here"
+    raise InputError(
+        f"data {name}: {what} (expected images with masks). Fix: --data {DIGIT_SCENES}, a folder with"
+        " images/ and masks/, or parquet files with the columns 'image' and 'mask'"
+    )
+
+
 def _find(name: str) -> Source:
     need(f"data {name}", "train", "PIL")
+    if is_scenes(name):
+        raise InputError(
+            f"data {name}: its images have masks, and no class of their own. Fix: add --segment, or"
+            f" --data {DIGITS}"
+        )
     if is_digits(name):
         return _digits()
     path = Path(name).expanduser()
@@ -87,6 +128,11 @@ def _folder(name: str, path: Path) -> Source:
         InputError: for a folder with both, where each could be the data.
     """
     listing = list_images(path)
+    if holds_masks(listing):
+        raise InputError(
+            f"data {name}: its folders are images and their masks, and no classes. Fix: add --segment,"
+            " or give a folder with one sub-folder per class"
+        )
     files = sorted(path / each for each in listing.unread().get(".parquet", []))
     if not files:
         return folder_source(name, path, listing)

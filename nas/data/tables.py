@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nas.data.columns import Column
 from nas.data.labels import RawLabels, unify
-from nas.data.source import Encoded, Source, SourceSplit
+from nas.data.source import EncodedImage, Source, SourceSplit
 from nas.data.table_values import column_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def merge(parts: Sequence[RawLabels]) -> RawLabels:
     )
 
 
-def encoded(value: Any, folder: Path | None) -> Encoded:
+def encoded(value: Any, folder: Path | None) -> EncodedImage:
     """Return an image from bytes, a {bytes, path} struct or a path.
 
     Args:

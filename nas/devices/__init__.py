@@ -1,86 +1,65 @@
 """List and open devices, which measure exported networks. Imports no torch.
 
-There is one file or folder per kind of device.
+There is one file or folder per kind of device; `nas.devices.kinds` has their registry.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING
 
 from nas.convert.chain import Chain, DeviceLost, OperationFailed
 from nas.devices.base import Device, Timing
-from nas.errors import InputError, NasError, nearest
-from nas.extras import need
-from nas.plugins import DEVICES, Plugin, line_of, plugins
+from nas.devices.kinds import (
+    KINDS,
+    Connected,
+    ConnectedPhone,
+    DeviceKind,
+    Opening,
+    Settings,
+    kind_of_fixed_name,
+)
+from nas.errors import InputError
+from nas.plugins import DEVICES, Plugin, plugins
 
 if TYPE_CHECKING:
     from nas.convert.converter import Converter
-    from nas.devices.android.discovery import ConnectedPhone
-    from nas.devices.phones import Phone
-
-HOST = "host"
-MAC = "mac"
-
-
-@dataclass(frozen=True)
-class Connected:
-    """A device that is connected here.
-
-    Attributes:
-        name: what `--device` takes.
-        kind: as in `device.yaml`, or the package that provides the device.
-        units: Android phones of this name, with their state.
-    """
-
-    name: str
-    kind: str
-    units: tuple[ConnectedPhone, ...] = ()
 
 
 class UnknownDevice(InputError):
     """A name that no connected device, phone.yaml or other package has."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a device; None leaves one to the device's phone.yaml.
-
-    Attributes:
-        unit: compute unit: cpu or gpu on an Android phone; all, cpu_and_ne, cpu_and_gpu or cpu_only
-            with Core ML.
-        threads: CPU threads.
-        affinity: cores of an Android phone, as a hexadecimal mask for `taskset`; every core if
-            empty.
-        tool: `benchmark_model` for Android phones, instead of LiteRT's release.
-    """
-
-    unit: str | None = None
-    threads: int | None = None
-    affinity: str | None = None
-    tool: Path | None = None
-
-
 def connected_devices() -> list[Connected]:
     """Return the devices that are connected here.
 
-    This computer comes first, then phones, then the devices of other packages.
+    This computer comes first, then the devices of the other kinds, then single devices of other
+    packages.
     """
-    connected = {HOST: Connected(HOST, "litert-host")}
-    for unit in _android_phones():
-        name = unit.name or unit.serial
-        before = connected.get(name, Connected(name, "litert-android"))
-        connected[name] = replace(before, units=(*before.units, unit))
-    for name in _apple_phones():
-        connected[name] = Connected(name, "coreml")
-    for name, plugin in _brought().items():
+    connected: dict[str, Connected] = {}
+    for name in KINDS:
+        kind = KINDS[name]
+        with _naming(name):
+            listed = kind.connected()
+        for device in listed:
+            # Where two kinds have a device of one name, the first one is opened.
+            connected.setdefault(device.name, device)
+    for name, plugin in _single_devices().items():
         connected[name] = Connected(name, f"of {plugin.package}")
     return list(connected.values())
+
+
+def unlisted_devices() -> list[str]:
+    """Return why devices cannot be listed here, with the remedies: one sentence per kind."""
+    reasons: list[str] = []
+    for name in KINDS:
+        kind = KINDS[name]
+        with _naming(name):
+            reasons.append(kind.unlisted())
+    return list(filter(None, reasons))
 
 
 @contextmanager
@@ -116,57 +95,68 @@ def _open(
     say: Callable[[str], None],
     stack: ExitStack,
 ) -> list[Device]:
-    from nas.devices.phones import ANDROID, COREML, phones
-
-    if name == HOST:
-        from nas.devices.host.device import Host
-
-        if settings.unit not in (None, "cpu"):
-            raise InputError(
-                f"--unit: is not available on the host (got {settings.unit}, expected cpu)"
-            )
-        return [Host(settings.threads or 1)]
-    phone = phones().get(name)
-    if name == MAC or (phone is not None and phone.kind == COREML):
-        return [_coreml(phone, settings)]
-    # A package cannot use the name of a device of nas: `_brought` refuses it.
-    plugin_devices = _brought()
-    if name in plugin_devices:
-        return [_open_brought(plugin_devices[name], settings)]
-    # Android phones come last, as the list of connected ones needs adb.
-    connected = {text for unit in _android_phones() for text in (unit.serial, unit.name)}
-    if (phone is not None and phone.kind == ANDROID) or name in connected:
-        from nas.devices.android.discovery import open_android
-
-        need(f"--device {name}", "android")
-        if converter is None:
-            converter = litert_converter()
-            stack.callback(converter.close)
-        return open_android(
-            name, converter, settings.unit, settings.threads, settings.affinity, settings.tool, say
-        )
-    raise UnknownDevice(f"unknown device '{name}'{nearest(name, [*phones(), *connected])}")
-
-
-def _brought() -> dict[str, Plugin]:
-    """Return the devices of other packages by name; opening one shows whether it can be reached."""
     from nas.devices.phones import phones
 
-    return plugins(DEVICES, {HOST, MAC, *phones()})
+    @cache
+    def shared_converter() -> Converter:
+        if converter is not None:
+            return converter
+        made = litert_converter()
+        stack.callback(made.close)
+        return made
+
+    # First the names that need no look at a file, an entry point or a cable.
+    kind = kind_of_fixed_name(name)
+    if kind is not None:
+        return kind.open(name, settings, Opening(None, shared_converter, say))
+    # A package cannot use the name of a device of ours: `_single_devices` refuses it.
+    single_devices = _single_devices()
+    if name in single_devices:
+        return [_open_single(single_devices[name], settings)]
+    phone = phones().get(name)
+    if phone is not None:
+        return _open_of_kind(phone.kind, name, settings, Opening(phone, shared_converter, say))
+    # Last the names that only a look at what is connected can tell.
+    for kind_name in KINDS:
+        kind = KINDS[kind_name]
+        with _naming(kind_name):
+            has_it = kind.has(name)
+        if has_it:
+            return _open_of_kind(kind_name, name, settings, Opening(None, shared_converter, say))
+    raise UnknownDevice(f"unknown device '{name}'. Fix: `nas devices` lists the known ones")
 
 
-def _open_brought(plugin: Plugin, settings: Settings) -> Device:
-    """Return the device of another package; any error of its own names the package."""
+def _open_of_kind(kind_name: str, name: str, settings: Settings, opening: Opening) -> list[Device]:
+    """Return the devices of a name and a kind; an error of a package's own names the package."""
+    kind = KINDS[kind_name]
+    with _naming(kind_name):
+        devices = kind.open(name, settings, opening)
+        if not devices or not all(isinstance(device, Device) for device in devices):
+            raise TypeError(f"open gave {devices!r}, expected a list of nas.devices.Device")
+    return devices
+
+
+def _naming(kind_name: str) -> AbstractContextManager[None]:
+    """Return a context that names the package in errors of its kind; nothing for ours."""
+    plugin = KINDS.plugin(kind_name)
+    return plugin.naming() if plugin else nullcontext()
+
+
+def _single_devices() -> dict[str, Plugin]:
+    """Return the single devices of other packages by name, without importing them."""
+    from nas.devices.phones import phones
+
+    fixed_names = {name for kind in KINDS.ours for name in KINDS[kind].fixed_names}
+    return plugins(DEVICES, {*fixed_names, *phones()})
+
+
+def _open_single(plugin: Plugin, settings: Settings) -> Device:
+    """Return a single device of another package; any error of its own names the package."""
     opener = plugin.load()
     if not callable(opener):
         raise plugin.broken(f"{plugin.entry.value} is not a function that opens a device")
-    # A NasError is the package's message for the user. Anything else is a bug in the package.
-    try:
+    with plugin.naming():
         device: object = opener(settings)
-    except NasError:
-        raise
-    except Exception as error:
-        raise plugin.broken(line_of(error)) from error
     if not isinstance(device, Device):
         kind = type(device).__name__
         raise plugin.broken(
@@ -182,40 +172,15 @@ def litert_converter() -> Converter:
     return Converter(min(os.cpu_count() or 1, MOST_WORKERS))
 
 
-def _coreml(phone: Phone | None, settings: Settings) -> Device:
-    from nas.devices.coreml import CoreML, mac
-
-    chosen = phone or mac()
-    return CoreML(chosen if settings.unit is None else replace(chosen, compute_unit=settings.unit))
-
-
-def _android_phones() -> list[ConnectedPhone]:
-    from nas.devices.android.discovery import connected_phones
-
-    return connected_phones()
-
-
-def _apple_phones() -> list[str]:
-    """Return the names of the iPhones that are connected to this Mac."""
-    if platform.system() != "Darwin":
-        return []
-    from nas.devices.coreml import connected_phones
-    from nas.devices.phones import COREML, recognise
-
-    names: list[str] = []
-    with suppress(NasError):
-        for connected in connected_phones():
-            phone = recognise(COREML, "", connected.product)
-            names += [phone.name] if phone else []
-    return names
-
-
 __all__ = [
-    "HOST",
+    "KINDS",
     "Chain",
     "Connected",
+    "ConnectedPhone",
     "Device",
+    "DeviceKind",
     "DeviceLost",
+    "Opening",
     "OperationFailed",
     "Settings",
     "Timing",
@@ -223,4 +188,5 @@ __all__ = [
     "connected_devices",
     "litert_converter",
     "opened",
+    "unlisted_devices",
 ]

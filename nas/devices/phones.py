@@ -5,23 +5,18 @@ from __future__ import annotations
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticKnownError
 
 from nas import resources
+from nas.devices.kinds import KINDS
 from nas.files import YamlFile
 from nas.validation import KeyedValueError, mistake_in
 
 PHONE_FILE = "phone.yaml"
-ANDROID = "litert-android"
-COREML = "coreml"
-UNITS = {
-    ANDROID: ("cpu", "gpu"),
-    COREML: ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only"),
-}
-"""Compute units that `compute_unit` and `--unit` may name, by kind of phone."""
 
 
 class Match(BaseModel):
@@ -47,16 +42,25 @@ class Match(BaseModel):
         )
 
 
+def _known_kind(value: Any) -> str:
+    """Return the name of a kind of device that phone.yaml may state, else raise pydantic's error."""
+    if isinstance(value, str) and value in KINDS and KINDS[value].phone_files:
+        return value
+    *others, last = (repr(name) for name, kind in KINDS.items() if kind.phone_files)
+    expected = f"{', '.join(others)} or {last}"
+    raise PydanticKnownError("literal_error", {"expected": expected})
+
+
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Phone:
     """A model of phone, with the settings that its latency table is measured with.
 
     Attributes:
         name: what `--device` takes; the folder of the file.
-        kind: litert-android or coreml.
+        kind: of device, one of `nas.devices.KINDS` whose `phone_files` is true.
         soc: the chip, in words.
         match: the connected phones that it stands for.
-        compute_unit: the unit that is asked for, one of UNITS.
+        compute_unit: the unit that is asked for, one of its kind's `units`.
         precision: float32 or float16.
         description: in words.
         threads: CPU threads; None where the system chooses.
@@ -65,7 +69,7 @@ class Phone:
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    kind: Literal["litert-android", "coreml"]
+    kind: Annotated[str, BeforeValidator(_known_kind)]
     soc: str
     match: Match
     compute_unit: str
@@ -76,8 +80,8 @@ class Phone:
     affinity: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = ""
 
     def __post_init__(self) -> None:
-        if self.compute_unit not in UNITS[self.kind]:
-            units = ", ".join(UNITS[self.kind])
+        if self.compute_unit not in KINDS[self.kind].units:
+            units = ", ".join(KINDS[self.kind].units)
             raise KeyedValueError(
                 "compute_unit",
                 f"is not a unit of {self.kind} phones (got '{self.compute_unit}', expected one of"

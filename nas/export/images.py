@@ -77,4 +77,5 @@ def load_images(
 
 def _first(data: ImageData, count: int) -> ImageData:
     """Return the first images; as their order is stratified, every class keeps its share."""
-    return replace(data, images=data.images[:count], labels=data.labels[:count])
+    # Images of a stream are decoded here, once.
+    return replace(data, images=np.asarray(data.images[:count]), labels=data.labels[:count])

@@ -303,9 +303,8 @@ class _Export:
         }
         # `config` alone needs no weights, so the network is not built for it.
         state = self.network.state_dict() if self.loaded else {}
-        return Model(
-            arch, state, source.classes, about, self.real.calibration.images if self.real else None
-        )
+        calibration = np.asarray(self.real.calibration.images) if self.real else None
+        return Model(arch, state, source.classes, about, calibration)
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -342,7 +341,7 @@ class _Export:
     def _images(self) -> dict[str, Images]:
         from nas.export.compare import random_images
 
-        real = {"real": self.real.judged.images} if self.real else {}
+        real = {"real": np.asarray(self.real.judged.images)} if self.real else {}
         return {"random": random_images(self.architecture.resolution), **real}
 
     @cached_property

@@ -6,7 +6,7 @@ The command `nas finetune` calls `perform`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from nas.finetune.run import Finetuned
 from nas.finetune.run import finetune as train_network
 from nas.option_values import applies, make, words
 from nas.runs.resolve import Subject, find_subject
+from nas.runs.schema import FINETUNE_FILE
+from nas.space.sizes import Sizes
+from nas.tasks import TASKS, task_of
 from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress
-from nas.training.settings import settle
+from nas.training.settings import settle, settle_store
 
 
 def finetune(
@@ -45,7 +48,7 @@ def finetune(
     """
     if isinstance(data, Splits):
         return train_network(run, data, recipe, **options)
-    settings = {} if recipe is None else recipe.to_dict()
+    settings = {} if recipe is None else asdict(recipe)
     made = make(FinetuneOptions, {"run": run, "data": data, **settings, **options})
     return perform(made)[1]
 
@@ -66,12 +69,19 @@ def perform(
         The network before training, the result, and whether this is the main process of a
         distributed training.
     """
-    recipe = settle(options.recipe, options, options.data)
+    subject = find_subject(options.run)
+    subject = replace(
+        subject,
+        architecture=Sizes(options.sizes.resolution).apply(subject.architecture),
+    )
+    own = task_of(subject.architecture.head)
+    task = TASKS["segmentation"] if options.segment else own
+    recipe = settle(options.recipe, options, options.data, task)
     # A teacher without --distill means hard distillation.
     if "distill" not in options.given:
         recipe = replace(recipe, distill="hard" if options.teacher else "none")
     applies(options, distill=recipe.distill)
-    subject = find_subject(options.run)
+    folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
     split = options.split
     splits = load_data(
         options.data,
@@ -80,21 +90,29 @@ def perform(
         limit=split.limit,
         seed=recipe.seed,
         background=split.background,
+        store=settle_store(split.store, folder / FINETUNE_FILE),
+        masks=task.has_maps,
     )
-    folder = Path(options.out) if options.out else subject.folder(options.from_scratch)
+    # Another task or another size of the head needs a new one; its classes are those of the data.
+    head = None
+    if task is not own or options.sizes.head:
+        classes = len(splits.train.classes)
+        head = task.head(subject.architecture.head, classes, **options.sizes.head)
     on_start(subject, splits, folder)
     finetuned = train_network(
-        options.run,
+        subject,
         splits,
         recipe,
         out=folder,
         init=options.init,
         from_scratch=options.from_scratch,
         new_head=options.new_head,
+        head=head,
         teacher=options.teacher,
         teacher_weights=options.teacher_weights,
         command=words("finetune", options),
         report=on_step,
+        workers=options.workers,
     )
     main = processes().main
     leave()

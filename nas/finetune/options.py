@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from nas.options import ANY, Options, like, option, part
-from nas.training.settings import DATA_HELP, Settings, SplitOptions
+from nas.space.sizes import Sizes
+from nas.training.settings import DATA_HELP, WORKERS_HELP, Settings, SplitOptions
 
 Distill = Literal["none", "hard", "soft"]
 
@@ -20,37 +21,19 @@ class Recipe(Settings):
     """The settings of a fine-tuning.
 
     With the network, its weights, the data and the teacher, a seed gives one result. The recipe
-    adds mixing and distillation (`nas.finetune.task`) to the settings of every training, and turns
+    adds distillation (`nas.finetune.task`) to the settings of every training, and turns mixing and
     `ema` on by default.
     """
 
     learning_rate: float = like(Settings, "learning_rate", 5e-4)
     ema: float = like(Settings, "ema", 0.999)
+    mixup: float = like(Settings, "mixup", 0.8, shown="0.8; 0.2 with --augment standard")
+    cutmix: float = like(Settings, "cutmix", 1.0, shown="")
     layer_decay: float = option(
         1.0,
         help="Share of the next operation's learning rate that each one gets; 1 for equal rates.",
         above=0,
         at_most=1,
-    )
-    mixup: float = option(
-        0.8,
-        help="Alpha of the Beta distribution of mixup; 0 turns mixup off.",
-        at_least=0,
-        at_most=1000,
-    )
-    cutmix: float = option(
-        1.0,
-        help="Alpha of the Beta distribution of cutmix; 0 turns cutmix off.",
-        at_least=0,
-        at_most=1000,
-    )
-    mix: float = option(0.5, help="Share of the batches that are mixed.", at_least=0, at_most=1)
-    switch: float = option(
-        0.5,
-        help="Share of mixed batches that use cutmix instead of mixup, where both are on.",
-        at_least=0,
-        at_most=1,
-        requires={"mixup": ANY, "cutmix": ANY, "mix": ANY},
     )
     distill: Distill = option(
         "none",
@@ -99,6 +82,14 @@ class FinetuneOptions(Options):
         metavar="WEIGHTS",
         shown="those that the run inherited",
     )
+    segment: bool = option(
+        False,
+        help=(
+            "Train for segmentation: images with masks, and a head that gives a class per pixel in"
+            " place of the classifier. All other weights are kept."
+        ),
+    )
+    sizes: Sizes = part(Sizes, omit=("classes", "segment"))
     from_scratch: bool = option(False, help="Start from random weights.")
     new_head: bool = option(
         False,
@@ -123,6 +114,13 @@ class FinetuneOptions(Options):
     )
     recipe: Recipe = part(Recipe)
     split: SplitOptions = part(SplitOptions)
+    workers: int | None = option(
+        None,
+        help=WORKERS_HELP,
+        at_least=0,
+        at_most=1000,
+        shown="one per core",
+    )
     out: str | None = option(
         None, help="Folder of the fine-tuning.", metavar="FOLDER", shown="RUN/finetune"
     )

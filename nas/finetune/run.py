@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,22 +17,25 @@ import pandas as pd
 from safetensors.torch import save_file
 from torch import nn
 
+from nas.blocks import HeadSpec
 from nas.data import ImageData, Splits
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.finetune.options import Recipe
 from nas.finetune.start import Start, load_start
 from nas.finetune.task import Finetuning
 from nas.finetune.teacher import Teacher, load_teacher
 from nas.network import Network
-from nas.runs.resolve import find_subject
+from nas.runs.resolve import Subject, find_subject
 from nas.runs.schema import ARCHITECTURE_FILE, FINETUNE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
 from nas.runs.trained_on import ImageRange, images_of, seen_lines
 from nas.space import Architecture, load_architecture
+from nas.tasks import Task, task_of
 from nas.training.batches import steps_an_epoch
-from nas.training.distributed import processes
-from nas.training.evaluate import calibrate, judge
+from nas.training.distributed import ALONE, Processes, processes
+from nas.training.evaluate import Accuracy, calibrate, judge, memory_ran_out
 from nas.training.loop import SAVE_EVERY, Report, train
+from nas.training.settings import check_task
 from nas.training.state import TrainingFolder, load_best
 from nas.versions import versions
 
@@ -118,9 +122,9 @@ def finish(
 def _unplaced(value: Any) -> Any:
     """Return an entry of a description without the paths of files.
 
-    Older descriptions lack the background; the fingerprint of the pixels says whether it differs.
+    Older descriptions lack the background and the store; the fingerprint of the pixels says whether it differs.
     """
-    places = ("file", "supernet", "background")
+    places = ("file", "supernet", "background", "store")
     return {k: v for k, v in value.items() if k not in places} if isinstance(value, dict) else value
 
 
@@ -135,7 +139,11 @@ def _difference(found: Any, wanted: Any) -> str:
 
 
 def judged(
-    first: Network, trained: Mapping[str, Network], teacher: Network | None, data: Splits
+    first: Network,
+    trained: Mapping[str, Network],
+    teacher: Network | None,
+    data: Splits,
+    together: Processes = ALONE,
 ) -> dict[str, Any]:
     """Return accuracies in percent, as a description keeps them.
 
@@ -149,23 +157,40 @@ def judged(
             one are kept.
         teacher: the teacher, if there was one.
         data: the images.
+        together: processes that share the images; all must call this.
     """
     # `load_teacher` has calibrated a teacher that was sliced out of a supernet.
-    for network in (first, *trained.values()):
-        calibrate(network, data.train)
+    with together.agreed():
+        for network in (first, *trained.values()):
+            calibrate(network, data.train)
     others = {"start": first, **({"teacher": teacher} if teacher else {})}
     return {
         "weights": list(trained)[-1],
-        "held_out": _accuracies({**trained, **others}, data.held_out),
-        "test": _accuracies(trained, data.test) if data.test else None,
+        "metric": task_of(first.architecture.head).metric,
+        "held_out": _accuracies({**trained, **others}, data.held_out, together),
+        "test": _accuracies(trained, data.test, together) if data.test else None,
     }
 
 
-def _accuracies(networks: Mapping[str, Network], data: ImageData) -> dict[str, Any]:
+def _accuracies(
+    networks: Mapping[str, Network], data: ImageData, together: Processes
+) -> dict[str, Any]:
     return {
         "source": data.source,
-        **{name: asdict(judge(network, data)) for name, network in networks.items()},
+        **{
+            name: _figures(judge(network, data, together=together), data.classes)
+            for name, network in networks.items()
+        },
     }
+
+
+def _figures(accuracy: Accuracy, classes: Sequence[str]) -> dict[str, Any]:
+    """Return an accuracy as a description keeps it, with that of each class where there is one."""
+    figures = asdict(accuracy)
+    by_class = figures.pop("by_class")
+    return (
+        {**figures, "by_class": dict(zip(classes, by_class, strict=True))} if by_class else figures
+    )
 
 
 def seconds(folder: FinetuneFolder, images: int, batch: int) -> float:
@@ -219,7 +244,7 @@ class Finetuned:
 
 
 def finetune(
-    run: str | Path,
+    run: str | Path | Subject,
     data: Splits,
     recipe: Recipe | None = None,
     *,
@@ -227,6 +252,7 @@ def finetune(
     init: str | Path | None = None,
     from_scratch: bool = False,
     new_head: bool = False,
+    head: HeadSpec | None = None,
     teacher: str | None = None,
     teacher_weights: str | Path | None = None,
     command: str = "",
@@ -234,26 +260,31 @@ def finetune(
     device: str | None = None,
     save_every: float = SAVE_EVERY,
     report_every: int = 10,
+    workers: int | None = None,
 ) -> Finetuned:
     """Train the network of a run, or resume its fine-tuning in the folder.
 
     Args:
-        run: a run folder, an architecture's YAML file, or a published member's name.
+        run: a run folder, an architecture's YAML file, or a published member's name; or the network
+            that one of these names.
         data: images at the network's resolution. The result is evaluated on the held-out and the
             test images.
-        recipe: settings; by default `Recipe()`, with hard distillation where there is a teacher.
+        recipe: settings; by default those of the task, with hard distillation where there is a
+            teacher.
         out: the folder; by default RUN/finetune, or RUN/finetune-scratch with `from_scratch`.
         init: weights to start with, in place of those that the run inherited: a checkpoint of the
             network or of another member of its space, a run, or an architecture's file with its
             weights beside it.
         from_scratch: start with random weights.
         new_head: start with a new classifier, for the classes of the data.
+        head: another head that the network gets, such as that of another task, for these classes.
         teacher, teacher_weights: see `nas.finetune.teacher.load_teacher`.
         command: the command line, for the description.
         report: called every `report_every` steps.
         device: cpu or cuda; by default the GPU where there is one.
         save_every: seconds between two saved states.
         report_every: steps between two reports.
+        workers: see `nas.training.loader.open_batches`.
 
     Raises:
         InputError: the arguments do not fit together, or the folder holds another fine-tuning.
@@ -261,24 +292,30 @@ def finetune(
             process trains in the folder.
         Stopped: a signal arrived; the state is saved.
     """
-    recipe = recipe or Recipe(distill="hard" if teacher else "none")
-    _check_teacher(teacher, teacher_weights, recipe)
-    subject = find_subject(run)
-    check_images(subject.architecture, data.train)
-    start = load_start(subject, data.train.classes, recipe.seed, init, from_scratch, new_head)
-    loaded = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
     together = processes(device)
-    folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
+    # Where one process refuses, all end: none waits for it in the training.
+    with together.agreed():
+        subject = run if isinstance(run, Subject) else find_subject(run)
+        task = task_of(head or subject.architecture.head)
+        recipe = recipe or Recipe(distill="hard" if teacher else "none", **task.defaults)
+        _check_teacher(teacher, teacher_weights, recipe)
+        check_task(recipe, task)
+        check_images(subject.architecture, data.train, task)
+        start = load_start(
+            subject, data.train.classes, recipe.seed, init, from_scratch, new_head, head
+        )
+        loaded = load_teacher(teacher, teacher_weights, subject, data.train) if teacher else None
+        folder = FinetuneFolder(Path(out) if out else subject.folder(from_scratch))
     with folder.locked(together.main):
-        if together.main:
-            _tell_seen(start, loaded, data.train, recipe)
-            describe(
-                folder,
-                start.network.architecture,
-                asked(start, data, recipe, loaded, new_head),
-                command,
-            )
-        together.wait()
+        with together.agreed():
+            if together.main:
+                _tell_seen(start, loaded, data.train, recipe)
+                describe(
+                    folder,
+                    start.network.architecture,
+                    asked(start, data, recipe, loaded, new_head or head is not None),
+                    command,
+                )
         # The training changes the network in place; this copy is evaluated as the start.
         first = deepcopy(start.network)
         averaged = train(
@@ -290,10 +327,9 @@ def finetune(
             save_every=save_every,
             report_every=report_every,
             device=device,
+            workers=workers,
         )
-        if together.main:
-            _finish(folder, first.to(together.device), start, averaged, data, recipe, loaded)
-        together.wait()
+        _finish(folder, first, start, averaged, data, recipe, loaded, together)
     return Finetuned(folder.root, start.network.architecture, YamlFile(folder.description).data)
 
 
@@ -322,8 +358,14 @@ def _tell_seen(start: Start, teacher: Teacher | None, data: ImageData, recipe: R
             warnings.warn(line, stacklevel=3)
 
 
-def check_images(arch: Architecture, data: ImageData) -> None:
-    """Raise InputError unless the images have the network's resolution."""
+def check_images(arch: Architecture, data: ImageData, task: Task) -> None:
+    """Raise InputError unless the images have the network's resolution and the targets of its task."""
+    if task.has_maps is not (data.masks is not None):
+        there = "have masks" if data.masks is not None else "have no masks"
+        raise InputError(
+            f"the images {there}, and the network is trained for {task.name}. Fix: "
+            f"{'leave out --segment' if task.has_maps else 'add --segment'}, or give other images"
+        )
     if data.images.shape[2:] != arch.resolution:
         there, here = (
             "x".join(map(str, size)) for size in (data.images.shape[2:], arch.resolution)
@@ -353,13 +395,14 @@ def asked(
         "data": {
             "source": data.train.source,
             "images": len(data.train),
+            "store": data.train.store,
             "fingerprint": data.train.fingerprint,
             "background": data.train.background,
             "held_out": len(data.held_out),
             "test": len(data.test) if data.test else 0,
             "classes": list(data.train.classes),
         },
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.to_dict(task_of(arch.head).has_maps),
         "teacher": teacher.about if teacher else None,
     }
 
@@ -372,8 +415,12 @@ def _finish(
     data: Splits,
     recipe: Recipe,
     teacher: Teacher | None,
+    together: Processes,
 ) -> None:
-    """Evaluate the network before and after training and its average; write the result."""
+    """Evaluate the network before and after training and its average; write the result.
+
+    All processes evaluate, the main one writes.
+    """
     trained = {"raw": deepcopy(start.network)}  # a copy is not compiled, where the original is
     if averaged is not None:
         assert isinstance(averaged, Network)
@@ -384,7 +431,41 @@ def _finish(
     epoch = load_best(folder.best, best).epoch if folder.best.exists() else recipe.epochs
     if epoch < recipe.epochs:
         trained["best"] = best
-    accuracy = judged(first, trained, teacher.network if teacher else None, data)
+    first.to(together.device)
+    teaching = teacher.network.to(together.device) if teacher else None
+    with _memory(folder):
+        accuracy = judged(first, trained, teaching, data, together)
+    with together.agreed():
+        if together.main:
+            kept = trained[accuracy["weights"]]
+            _write(folder, start, kept, accuracy, epoch, data, recipe, teacher)
+
+
+@contextmanager
+def _memory(folder: FinetuneFolder) -> Iterator[None]:
+    """Context manager: where memory runs out in the evaluation, one line says so."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not memory_ran_out(error):
+            raise
+        raise NasError(
+            f"{folder.root}: out of memory while the result is evaluated. The training is kept."
+            " Fix: free memory and run the same command again"
+        ) from error
+
+
+def _write(
+    folder: FinetuneFolder,
+    start: Start,
+    network: Network,
+    accuracy: Mapping[str, Any],
+    epoch: int,
+    data: Splits,
+    recipe: Recipe,
+    teacher: Teacher | None,
+) -> None:
+    """Write the result of a fine-tuning: its description and the weights of `network`."""
     took = seconds(folder, len(data.train), recipe.batch)
     sentence = provenance(start, recipe, data, teacher, took, epoch)
     # The header keeps naming the supernet that the weights were first cut from.
@@ -394,7 +475,7 @@ def _finish(
         header["supernet"] = start.init["supernet"]
     finish(
         folder,
-        trained[accuracy["weights"]],
+        network,
         {
             "accuracy": accuracy,
             "epoch": epoch,

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nas.blocks import HeadSpec
 from nas.errors import InputError
 from nas.files import YamlFile, file_sha256
 from nas.network import Network, build
@@ -26,7 +27,13 @@ from nas.supernet.warm_start import load_initial, space_of, transfer
 from nas.weight_files import read_header
 from nas.weights.files import read_checkpoint
 from nas.weights.importing import Mismatch
-from nas.weights.network_file import load_network, reorder_classes, tell, with_new_head
+from nas.weights.network_file import (
+    load_network,
+    reorder_classes,
+    tell,
+    with_new_head,
+    with_other_head,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def load_start(
     init: str | Path | None = None,
     from_scratch: bool = False,
     new_head: bool = False,
+    head: HeadSpec | None = None,
 ) -> Start:
     """Return the start of a fine-tuning on data with these classes.
 
@@ -77,6 +85,7 @@ def load_start(
             `nas.runs.resolve.find_initial` takes them; by default those that the run inherited.
         from_scratch: start with random weights.
         new_head: start with a new classifier in place of that of the weights.
+        head: another head that the network gets, with random weights; it is then a new one.
 
     Raises:
         InputError: where there are no weights, or they are for other classes.
@@ -85,12 +94,13 @@ def load_start(
         raise InputError(
             f"--init {init} with --from-scratch: these are two starts. Fix: leave out one of them"
         )
+    new_head = new_head or head is not None
     # The same weights, and the same new head, in every process and in a resumed fine-tuning.
     torch.manual_seed(seed)
     if from_scratch:
         network = build(subject.architecture)
         name = f"the architecture '{subject.architecture.name}'"
-        return Start(_with_head(network, name, classes, new_head=new_head), None)
+        return Start(_with_head(network, name, classes, new_head=new_head, head=head), None)
     if init:
         initial = find_initial(init)
     elif subject.weights:
@@ -105,7 +115,7 @@ def load_start(
     header = read_header(file)
     known = known_of(file)
     network, taken = _loaded(initial, subject, new_head=new_head)
-    network = _with_head(network, str(file), classes, new_head=new_head)
+    network = _with_head(network, str(file), classes, new_head=new_head, head=head)
     if not new_head and check_names(
         str(file), known.classes, classes, remedy="--new-head starts with a new classifier"
     ):
@@ -203,13 +213,22 @@ def _searched(subject: Subject) -> Space | None:
     return space if space.name == subject.architecture.space else None
 
 
-def _with_head(network: Network, name: str, classes: Sequence[str], *, new_head: bool) -> Network:
-    """Return the network with a new classifier where it is asked for.
+def _with_head(
+    network: Network,
+    name: str,
+    classes: Sequence[str],
+    *,
+    new_head: bool,
+    head: HeadSpec | None,
+) -> Network:
+    """Return the network with another head or with a new classifier, where one is asked for.
 
     Raises:
         InputError: when it has another number of classes than the data, and no new one is asked
             for.
     """
+    if head is not None:
+        return with_other_head(network, head)
     if new_head:
         return with_new_head(network, len(classes))
     own_classes = network.architecture.classes

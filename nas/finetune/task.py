@@ -1,4 +1,4 @@
-"""Task of a fine-tuning: mixed images, and the loss with a teacher.
+"""Task of a fine-tuning: the loss with a teacher.
 
 `nas.finetune.run` hands it to the training loop.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,17 +16,22 @@ from nas.data import ImageData
 from nas.finetune.options import Distill, Recipe
 from nas.finetune.teacher import Teacher
 from nas.network import Network
+from nas.tasks import task_of
+from nas.tasks.base import Task as Goal
+from nas.tasks.classify import CLASSIFICATION
+from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
-from nas.training.task import Task, label_loss
+from nas.training.task import Task
 
 
 def loss_of(
     output: Tensor | tuple[Tensor, Tensor],
-    targets_bc: Tensor,
-    taught_bc: Tensor | None,
+    targets: Tensor,
+    taught: Tensor | None,
     recipe: Recipe,
+    task: Goal = CLASSIFICATION,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of a batch, and the logits (B, classes) of the network's prediction.
+    """Return the mean loss of a batch, and the scores of the network's prediction.
 
     With a teacher the loss is (1 - weight) * cross-entropy with the targets + weight *
     distillation. In a distillation head (DeiT, arXiv:2012.12877) the first classifier learns from
@@ -36,98 +40,45 @@ def loss_of(
 
     Args:
         output: logits (B, classes); a pair of them from a distillation head in training mode.
-        targets_bc: probabilities.
-        taught_bc: the teacher's logits, if there is one.
+        targets: probabilities (B, classes), or masks (B, H, W).
+        taught: the teacher's scores, if there is one.
         recipe: label smoothing, and how to distill.
+        task: what the network is trained for.
     """
-    if taught_bc is None:
-        return label_loss(output, targets_bc, recipe.label_smoothing, recipe.loss)
+    if taught is None:
+        return task.loss(output, targets, recipe.label_smoothing, recipe.loss)
     first, second = output if isinstance(output, tuple) else (output, output)
-    own, _ = label_loss(first, targets_bc, recipe.label_smoothing, recipe.loss)
-    other = distillation(
-        second.float(), taught_bc.float(), recipe.distill, recipe.distill_temperature
-    )
+    own, _ = task.loss(first, targets, recipe.label_smoothing, recipe.loss)
+    other = distillation(second.float(), taught.float(), recipe.distill, recipe.distill_temperature)
     loss = (1 - recipe.distill_weight) * own + recipe.distill_weight * other
     # In eval mode a distillation head answers with the mean of its classifiers.
     return loss, (first.float() + second.float()) / 2
 
 
-def distillation(
-    logits_bc: Tensor, taught_bc: Tensor, distill: Distill, temperature: float
-) -> Tensor:
-    """Return the teacher's part of the loss, the mean over the batch.
+def distillation(scores: Tensor, taught: Tensor, distill: Distill, temperature: float) -> Tensor:
+    """Return the teacher's part of the loss, the mean over the batch (and over the positions).
 
     The equations are those of DeiT (arXiv:2012.12877). Soft (Eq. 2): the divergence KL(teacher ||
     student) of the softened probabilities, times the temperature squared. Hard (Eq. 3): the
     cross-entropy with the teacher's most likely classes.
 
     Args:
-        logits_bc: of the student.
-        taught_bc: logits of the teacher.
+        scores: (B, classes) or (B, classes, h, w), of the student.
+        taught: those of the teacher; maps of another size are resized.
         distill: hard or soft.
         temperature: of both softmaxes, for soft distillation.
     """
+    if taught.shape[2:] != scores.shape[2:]:
+        size = scores.shape[2:]
+        taught = F.interpolate(taught, size=size, mode="bilinear", align_corners=False)
     if distill == "hard":
-        return F.cross_entropy(logits_bc, taught_bc.argmax(dim=1))
-    student = (logits_bc / temperature).log_softmax(dim=1)
-    teacher = (taught_bc / temperature).log_softmax(dim=1)
-    # F.kl_div(a, b) is KL(b || a). Gradients shrink by the temperature squared; the factor keeps
-    # them as large as those of the cross-entropy.
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def mix(
-    images_bchw: Tensor, targets_bc: Tensor, recipe: Recipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return a batch mixed with itself in reverse order, or the batch as it is.
-
-    One draw decides for the whole batch: whether it is mixed (`recipe.mix`), how (`recipe.switch`),
-    and the share that images keep, from Beta(alpha, alpha). Mixup (arXiv:1710.09412) blends the
-    pixels; cutmix (arXiv:1905.04899) inserts a rectangle of the partner. The targets are mixed in
-    the same share as the pixels.
-
-    Args:
-        images_bchw: (B, 3, H, W).
-        targets_bc: (B, classes), probabilities.
-        recipe: alphas and shares.
-        generator: on the CPU; the same state gives the same mixture.
-    """
-    # NumPy draws from a Beta with a generator of its own, torch only with the global one.
-    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    mixed = draw.random() < recipe.mix
-    cut = draw.random() < recipe.switch
-    if not mixed or not (recipe.mixup or recipe.cutmix):
-        return images_bchw, targets_bc
-    if (cut and recipe.cutmix) or not recipe.mixup:
-        share = float(draw.beta(recipe.cutmix, recipe.cutmix))
-        images, share = _cut(images_bchw, share, draw)
-    else:
-        share = float(draw.beta(recipe.mixup, recipe.mixup))
-        images = share * images_bchw + (1 - share) * images_bchw.flip(0)
-    return images, share * targets_bc + (1 - share) * targets_bc.flip(0)
-
-
-def _cut(images_bchw: Tensor, share: float, draw: np.random.Generator) -> tuple[Tensor, float]:
-    """Return the images with a rectangle of their partners, and the share of pixels that they keep.
-
-    The rectangle has the image's aspect ratio and about 1 - `share` of its area. Its centre may lie
-    anywhere, so that the image's edge can cut a part of it off.
-    """
-    height, width = images_bchw.shape[2:]
-    top, bottom = _span(height, share, draw)
-    left, right = _span(width, share, draw)
-    images = images_bchw.clone()
-    images[:, :, top:bottom, left:right] = images_bchw.flip(0)[:, :, top:bottom, left:right]
-    # Rounding and the edge change the area, so the targets follow the pixels that were exchanged.
-    return images, 1 - (bottom - top) * (right - left) / (height * width)
-
-
-def _span(side: int, share: float, draw: np.random.Generator) -> tuple[int, int]:
-    """Return where the rectangle begins and ends on a side, in pixels."""
-    centre = int(draw.integers(side))
-    # Each side is sqrt(1 - share) of the image's, which makes the area 1 - share.
-    half = int(side * (1 - share) ** 0.5) // 2
-    return max(centre - half, 0), min(centre + half, side)
+        return F.cross_entropy(scores, taught.argmax(dim=1))
+    student = (scores / temperature).log_softmax(dim=1)
+    teacher = (taught / temperature).log_softmax(dim=1)
+    # F.kl_div(a, b) is KL(b || a), here of each image or position. Gradients shrink by the
+    # temperature squared; the factor keeps them as large as those of the cross-entropy.
+    each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+    return each.mean() * temperature**2
 
 
 class Finetuning(Task):
@@ -158,6 +109,10 @@ class Finetuning(Task):
         self.calibration = calibration
 
     @property
+    def goal(self) -> Goal:
+        return task_of(self._network.architecture.head)
+
+    @property
     def module(self) -> Network:
         return self._network
 
@@ -166,14 +121,14 @@ class Finetuning(Task):
         return True
 
     def evaluate(self, module: nn.Module) -> float | None:
-        """Return the top-1 of the network in percent, its batch norms recalibrated as at the end."""
+        """Return the network's accuracy in percent, its batch norms recalibrated as at the end."""
         if self.held_out is None or self.calibration is None:
             return None
         assert isinstance(module, Network)
         # A copy: recalibration must not change the statistics that the training continues with.
         network = deepcopy(module)
         calibrate(network, self.calibration)
-        return judge(network, self.held_out).accuracy
+        return judge(network, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups: kernels and matrices with weight decay, all other parameters without.
@@ -210,13 +165,13 @@ class Finetuning(Task):
         self,
         module: nn.Module,
         images_bchw: Tensor,
-        labels_b: Tensor,
+        targets: Tensor,
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss on mixed images, and the logits (B, classes); see `Task.loss`."""
-        # (B,) to (B, classes): only probabilities can be mixed.
-        targets_bc = F.one_hot(labels_b, self._network.architecture.classes).float()
-        images_bchw, targets_bc = mix(images_bchw, targets_bc, self.recipe, generator)
-        taught_bc = self.teacher(images_bchw) if self.teacher else None
-        return loss_of(module(images_bchw), targets_bc, taught_bc, self.recipe)
+        """Return the loss, and the scores; see `Task.loss`."""
+        # (B,) to (B, classes); the targets of mixed images are probabilities already.
+        if targets.dim() == 1:
+            targets = F.one_hot(targets, self._network.architecture.classes).float()
+        taught = self.teacher(images_bchw) if self.teacher else None
+        return loss_of(module(images_bchw), targets, taught, self.recipe, self.goal)

@@ -23,6 +23,7 @@ from nas.runs.schema import RUN_FILE
 from nas.runs.trained_on import TrainedOn, check_names
 from nas.supernet.checkpoint import Folder, load_supernet
 from nas.supernet.description import trained_on
+from nas.tasks import task_of
 from nas.training.evaluate import calibrate, resized
 from nas.weight_files import find_file
 from nas.weights.network_file import read_network, reorder_classes
@@ -78,10 +79,10 @@ def load_teacher(
     if sliced:
         network, file, known = _largest(_supernet_of(subject) if name == SUPERNET else Path(name))
     elif weights is None:
-        from nas.space import find_architecture
+        from nas.space import load_architecture
 
         try:
-            find_architecture(name)
+            load_architecture(name)
         except InputError:
             raise InputError(
                 f"--teacher {name}: is unknown (expected supernet, a training's folder, an"
@@ -95,6 +96,12 @@ def load_teacher(
         network = read_network(file, teacher)
         known = known_of(file)
     arch = network.architecture
+    task = task_of(arch.head)
+    if task.has_maps is not (data.masks is not None):
+        raise InputError(
+            f"--teacher {name}: is trained for {task.name}, the network is not. Fix: give a teacher of"
+            " the same task"
+        )
     if arch.classes != len(data.classes):
         raise InputError(
             f"--teacher {name}: has {arch.classes} classes, the data has {len(data.classes)}. Fix:"

@@ -17,11 +17,19 @@ from typing import Any
 
 from nas.blocks import Operation
 from nas.convert.chain import Chain, OperationFailed
-from nas.convert.converter import COREML, LITERT, MOST_WORKERS, Converter, Target
+from nas.convert.converter import MOST_WORKERS, Converter
+from nas.devices import board, opened
 from nas.devices.base import Device
 from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay, bundle_errors
-from nas.devices.phones import phones
+from nas.devices.kinds import (
+    KINDS,
+    BundleRecipe,
+    DeviceKind,
+    Settings,
+    kind_of_fixed_name,
+)
+from nas.devices.phones import Phone, phones
 from nas.errors import InputError
 from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.check.table import check
@@ -43,10 +51,6 @@ from nas.space import Space, load_space
 from nas.space.operations import space_operations
 from nas.versions import versions
 
-BOARD = "litert-board"
-"""Kind of a device without a phone.yaml: a computer that runs .tflite files."""
-COREML_BOUND = 0.15
-"""Maximum relative drift of a Core ML reference; its few cold predictions scatter more."""
 FILES = "files"
 
 README = """\
@@ -61,19 +65,6 @@ it) home and run there:
 
     nas profile --merge FOLDER
 """
-ON_A_MAC = """\
-Measure it on a Mac with Xcode, with the phone connected, unlocked and in Developer Mode:
-
-    pip install '.[coreml]'          # in a checkout of nas
-    NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
-ON_A_BOARD = """\
-Measure it on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or
-tflite-runtime:
-
-    pip install ai-edge-litert numpy          # or: pip install tflite-runtime==2.14.0 'numpy<2'
-    python run.py
-
-With nas installed there, `nas profile --run FOLDER` does the same."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +118,22 @@ def write_bundle(
         InputError: when the folder holds another bundle, or what converts is not installed.
         NasError: when the disk is full.
     """
-    device, copies, target = _device(name, threads)
-    items = list(_items(space, copies, check_nets, seed))
-    plan = _plan(space, device, copies, items, {"nets": check_nets, "seed": seed})
+    kind, recipe, phone = _followed(name)
+    device: dict[str, Any] = {
+        "name": name,
+        "kind": kind.name,
+        "description": phone.description if phone else recipe.description,
+    }
+    if recipe.standalone:
+        device["threads"] = threads
+    items = list(_items(space, recipe.copies, check_nets, seed))
+    plan = _plan(space, device, recipe, items, {"nets": check_nets, "seed": seed})
     entries = {entry["digest"]: entry for entry in plan["files"]}
     kept = _keep(folder, plan, entries)
     converter = Converter(
-        workers or min(os.cpu_count() or 1, MOST_WORKERS), cache=folder / FILES, target=target
+        workers or min(os.cpu_count() or 1, MOST_WORKERS),
+        cache=folder / FILES,
+        target=recipe.target,
     )
     try:
         todo = [item for item in items if item.chain.digest() not in kept]
@@ -155,7 +155,7 @@ def write_bundle(
         progress("files", len(todo), len(todo))
     finally:
         converter.close()
-    _finish(folder, plan, target)
+    _finish(folder, plan, recipe)
     failed = {entry["label"]: entry["failed"] for entry in plan["files"] if "failed" in entry}
     return Written(len(items), len(kept), failed)
 
@@ -181,17 +181,18 @@ def run_bundle(
     """
     with bundle_errors():
         plan = board_runner.read_plan(folder)
-        if plan["device"]["kind"] != COREML.name:
+        kind = str(plan["device"]["kind"])
+        recipe = _recipe(folder, kind)
+        if recipe.standalone:
             return board_runner.run_litert(folder, progress, threads)
-        device = _open_coreml(plan["device"]["name"])
-        try:
+        name = plan["device"]["name"]
+        _check_reachable(name, kind)
+        with opened(name, Settings()) as (device, *_):
             # Plain JSON data: the results' header is written from it and compared with it.
             info = json.loads(json.dumps(device.info().to_dict()))
             return board_runner.run(
-                folder, plan, info, lambda path: _measure(device, path), progress, COREML_BOUND
+                folder, plan, info, lambda path: _measure(device, path), progress, recipe.bound
             )
-        finally:
-            device.close()
 
 
 def merge_bundle(
@@ -237,20 +238,28 @@ def merge_bundle(
     return table, report, times
 
 
-def _device(name: str, threads: int) -> tuple[dict[str, Any], int, Target]:
-    """Return the plan's entry of the device, its number of copies, and what to convert to."""
-    phone = phones().get(name)
-    if name == "mac" or (phone and phone.kind == COREML.name):
-        from nas.devices.coreml import COPIES
+def _followed(name: str) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
+    """Return the kind whose recipe the bundle of a device follows, the recipe and its phone.yaml.
 
-        description = phone.description if phone else "a Mac"
-        return {"name": name, "kind": COREML.name, "description": description}, COPIES, COREML
-    description = phone.description if phone else "a computer with LiteRT"
-    return (
-        {"name": name, "kind": BOARD, "description": description, "threads": threads},
-        Device.copies,
-        LITERT,
-    )
+    A device of a kind without a recipe, or of no known kind, is taken for a board.
+    """
+    phone = phones().get(name)
+    kind = KINDS[phone.kind] if phone else kind_of_fixed_name(name)
+    recipe = kind.bundle_recipe() if kind else None
+    if kind is None or recipe is None:
+        return board.KIND, board.KIND.bundle_recipe(), phone
+    return kind, recipe, phone
+
+
+def _recipe(folder: Path, kind: str) -> BundleRecipe:
+    """Return the recipe of a kind. Raises InputError where it is unknown here."""
+    recipe = KINDS[kind].bundle_recipe() if kind in KINDS else None
+    if recipe is None:
+        raise InputError(
+            f"{folder}: is a bundle for devices of the kind '{kind}', which is not installed here."
+            " Fix: install the package that has it"
+        )
+    return recipe
 
 
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
@@ -271,7 +280,11 @@ def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[It
 
 
 def _plan(
-    space: Space, device: dict[str, Any], copies: int, items: Sequence[Item], check: dict[str, int]
+    space: Space,
+    device: dict[str, Any],
+    recipe: BundleRecipe,
+    items: Sequence[Item],
+    check: dict[str, int],
 ) -> dict[str, Any]:
     """Return the plan of a bundle that has no file yet."""
     files = [
@@ -288,19 +301,18 @@ def _plan(
         "device": device,
         "space": space_id(space),
         "resolution": resolution_id(space),
-        "copies": copies,
+        "copies": recipe.copies,
     }
     # The identity covers the chains and how they are measured, not the files. A damaged file that
     # is written again, or another version of a tool, does not change it.
     chains = [entry["digest"] for entry in files]
     identity = data_sha256([same, chains])[:32]
-    tools = versions("litert-torch" if device["kind"] == BOARD else "coremltools", "torch")
     return {
         "format": board_runner.FORMAT,
         "id": identity,
         **same,
         "check": check,
-        "tools": tools,
+        "tools": versions(*recipe.target.packages),
         "files": files,
     }
 
@@ -346,36 +358,35 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
     return kept
 
 
-def _finish(folder: Path, plan: dict[str, Any], target: Target) -> None:
-    """Write the plan, the README, and for a board the programs that measure."""
+def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
+    """Write the plan, the README, and for a standalone bundle the programs that measure."""
     # The plan is written once more: where every file was kept, it was not written before.
     write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
     here = Path(board_runner.__file__)
-    if target is LITERT:
+    if recipe.standalone:
         shutil.copyfile(here, folder / "run.py")
         shutil.copyfile(here.with_name(board_runner.TIMER_FILE), folder / board_runner.TIMER_FILE)
     text = README.format(
         name=plan["device"]["name"],
         space=f"{plan['space']} at {plan['resolution']}",
         count=len(plan["files"]),
-        how=ON_A_BOARD if target is LITERT else ON_A_MAC,
+        how=recipe.how,
     )
     write_text(folder / "README.txt", text)
 
 
-def _open_coreml(name: str) -> Device:
-    """Open the iPhone of a name, or this Mac. Raises InputError for an unknown name."""
-    from nas.devices.coreml import MAC, CoreML, mac
-
-    if name == MAC:
-        return CoreML(mac())
-    known = phones()
-    if name not in known:
-        raise InputError(
-            f"{name}: phone.yaml is missing here. Fix: copy it into"
-            f" latency_tables/{shlex.quote(name)} from the machine where the bundle was written"
-        )
-    return CoreML(known[name])
+def _check_reachable(name: str, kind: str) -> None:
+    """Raise InputError unless this machine knows the name as a device of the kind."""
+    phone = phones().get(name)
+    fixed = kind_of_fixed_name(name)
+    known = phone.kind if phone else fixed.name if fixed else None
+    if known == kind:
+        return
+    wrong = "missing here" if known is None else f"of another kind (got {known}, expected {kind})"
+    raise InputError(
+        f"{name}: phone.yaml is {wrong}. Fix: copy it into latency_tables/{shlex.quote(name)} from"
+        " the machine where the bundle was written"
+    )
 
 
 def _measure(device: Device, path: Path) -> dict[str, Any]:

@@ -24,7 +24,10 @@ from nas.options import options_of
 from nas.space import Space, load_space
 
 MODES = {
-    "bundle": ("space", "device", "resolution", "classes", "segment", "threads", "check_nets"),
+    "bundle": (
+        *("space", "device", "resolution", "classes", "segment", "head_width", "head_depth"),
+        *("threads", "check_nets"),
+    ),
     "run": ("threads",),
     "merge": ("out",),
     "import_": ("device", "out"),

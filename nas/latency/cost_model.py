@@ -55,6 +55,7 @@ ACTIVATION: dict[str, Behaviour] = {
     "gelu": "gelu",
     "gelu_tanh": "gelu",
     "silu": "silu",
+    # EMO's gate: SiLU has the same exponential.
     "sigmoid": "silu",
     "relu": "fused",
     "hardswish": "fused",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas import devices
-from nas.devices import Device, Settings, UnknownDevice, connected_devices
+from nas.devices import ConnectedPhone, Device, Settings, UnknownDevice, connected_devices
 from nas.devices.info import load_device_info
 from nas.devices.phones import phones
 from nas.errors import InputError, nearest
@@ -20,7 +20,6 @@ from nas.latency.table import DEVICE_FILE, table_names
 
 if TYPE_CHECKING:
     from nas.convert.converter import Converter
-    from nas.devices.android.discovery import ConnectedPhone
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Known:
         kind: as in `device.yaml`, or the package that provides the device.
         connected: whether it is connected here.
         table: folder of its table, or None.
-        units: connected Android phones of this name, with their state.
+        units: connected phones of this name, with their state.
     """
 
     name: str

@@ -19,6 +19,7 @@ from nas.errors import InputError
 from nas.files import read_text, write_text
 from nas.latency.rows import Key
 from nas.space import Architecture, Space, space_names
+from nas.space.sizes import between
 
 NETWORKS_FILE = "networks.csv"
 Progress = Callable[[str, int, int], None]
@@ -131,16 +132,8 @@ def profile_arguments(space: Space) -> str:
     """Return what follows `nas profile --space` for this space: name or file, options of sizes."""
     from nas.space import load_space
 
-    whole = load_space(space_id(space))
-    arguments = [space_id(space)]
-    if space.resolution != whole.resolution:
-        height, width = space.resolution
-        arguments += ["--resolution", str(height) if height == width else f"{height}x{width}"]
-    if space.heads[0].layout == "pyramid" and whole.heads[0].layout != "pyramid":
-        arguments += ["--segment", str(space.classes)]
-    elif space.classes != whole.classes:
-        arguments += ["--classes", str(space.classes)]
-    return shlex.join(arguments)
+    name = space_id(space)
+    return shlex.join([name, *between(load_space(name), space).options()])
 
 
 def resolution_id(space: Space) -> str:

@@ -33,6 +33,7 @@ def read_unsupported(folder: Path) -> dict[Key, str]:
         return {}
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     messages: dict[Key, str] = {}
+    # A field in quotes may span lines, so lines are those of the reader, not a count of rows.
     for values in reader:
         if reader.line_num == 1 and tuple(values) == _COLUMNS:
             continue
@@ -160,6 +161,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of every line below the header, and its values by column."""
     text = read_text(path)
     delimiter = separator(text)
+    # `strict` raises at a stray quote, which would otherwise swallow the lines up to the next one.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
@@ -167,6 +169,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             raise InputError(
                 f"{path}:1: the file is empty (expected the columns {','.join(COLUMNS)})"
             )
+        # Our columns come first, in order. Further ones are the user's, and are kept (`Row.extra`).
         header = [name.strip() for name in header]
         if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(header)) != len(header):
             raise InputError(
@@ -187,11 +190,14 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _row(record: Mapping[str, str]) -> Row:
     """Return the validated row. Raises ValueError that begins with the column's name."""
+    # An empty kind is that column's fault, everything else that of the hyperparameters.
     spec = _column(
         record,
         "hyperparameters" if record["kind"] else "kind",
         lambda text: _spec(record["kind"], text),
     )
+    # The output follows from block and input. A row that states another one was measured on another
+    # block than the one that has this text today, or edited.
     _column(record, "input", lambda text: _same(text, _output(spec, text), record["output"]))
     times = [_column(record, name, _milliseconds) for name in ("p10_ms", "median_ms", "p90_ms")]
     if times != sorted(times):
@@ -226,6 +232,8 @@ def _column(record: Mapping[str, str], name: str, convert: Callable[[str], Any])
 def _spec(kind: str, hyperparameters: str) -> BlockSpec:
     """Return the block of a row. ValueError unless its text is the one that `str(spec)` gives."""
     spec = parse(kind, hyperparameters)
+    # The text is the key by which a search finds the row. In another order, or with a default left
+    # out, it would never be found.
     if str(spec) != hyperparameters:
         raise ValueError(
             f"is not in full and in order (got '{hyperparameters}', expected '{spec}')"
@@ -266,6 +274,7 @@ def _milliseconds(text: str) -> float:
 
 
 def _runs(text: str) -> int:
+    # `int` alone would take ' 5', '1_000' and '-1'.
     if not text.isdecimal():
         raise ValueError(f"'{text}' is not a whole number, 0 or more")
     return int(text)

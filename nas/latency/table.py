@@ -255,6 +255,8 @@ class LatencyTable:
             raw_ms = price(operation.spec.layers(operation.input), self._costs)
         else:
             return None
+        # Rows are of operations alone. In a network they may all take longer by one factor, and
+        # weights that no longer stay in a cache are read anew: ms per 10^6 parameters.
         return line.scale * raw_ms + line.weights_ms * operation.params / 1e6
 
     @cached_property
@@ -417,6 +419,8 @@ def load_table(name: str | Path) -> LatencyTable:
     folder = _folder(str(name))
     info = load_device_info(folder / DEVICE_FILE)
     shipped = resources.shipped(resources.TABLES) / folder.name
+    # A search on a table with gaps fails for a missing row. The shipped one serves until the
+    # profile is complete.
     if (
         info.left_out
         and str(name) == folder.name
@@ -450,6 +454,7 @@ def _folder(name: str) -> Path:
     """Return the folder of a table by name, by folder or by the path of its CSV file."""
     path = Path(name)
     known = table_names()
+    # A bare name is a device even where a folder of that name lies in the current one.
     if len(path.parts) == 1 and name in known:
         return known[name]
     if path.name == TABLE_FILE:

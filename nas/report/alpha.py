@@ -66,7 +66,7 @@ class Alpha:
     def attention_ends(self) -> tuple[float, float]:
         """Return the range of `attention`, symmetric about one half."""
         far = (
-            max(abs((share or 0.5) - 0.5) for row in self.mixed for share in self.attention[row])
+            max(abs((share or 0.0) - 0.5) for row in self.mixed for share in self.attention[row])
             or 0.5
         )
         return 0.5 - far, 0.5 + far
@@ -84,6 +84,12 @@ def read_alpha(path: Path, dropped: frozenset[str]) -> Alpha | None:
         by_position.setdefault(row["position"], {})[int(row["step"])] = row
     if not rows:
         return None
+    # Older files have 0 where a position has no global block, today's have nothing there. A share
+    # that training has pushed down to 0 is a share all the same.
+    for known in by_position.values():
+        if not any(row["global"] for row in known.values()):
+            for row in known.values():
+                row["global"] = None
     steps = sorted(next(iter(by_position.values())))
     # A heatmap needs every cell; a file that was cut off lacks the last ones.
     odd = next((name for name, known in by_position.items() if sorted(known) != steps), None)
@@ -118,20 +124,20 @@ def _kept(row: dict[str, Any]) -> float:
     The mean instead of the sum: a position with more candidates would otherwise prefer its blocks
     before any training.
     """
-    blocks = [row["local"]] + ([row["global"]] if row["global"] else [])
+    blocks = [row["local"]] + ([row["global"]] if row["global"] is not None else [])
     return round(log2(max(sum(blocks) / len(blocks), _LEAST) / max(row["identity"], _LEAST)), 4)
 
 
 def _attention(row: dict[str, Any]) -> float | None:
     return (
         round(row["global"] / max(row["global"] + row["local"], _LEAST), 4)
-        if row["global"]
+        if row["global"] is not None
         else None
     )
 
 
 def _words(row: dict[str, Any]) -> str:
-    global_ = f", attention {100 * row['global']:.1f} %" if row["global"] else ""
+    global_ = f", attention {100 * row['global']:.1f} %" if row["global"] is not None else ""
     return f"local {100 * row['local']:.1f} %{global_}, identity {100 * row['identity']:.1f} %"
 
 

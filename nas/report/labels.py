@@ -43,6 +43,7 @@ def view(
     ends += [max(sign * axis.value(p) + _error(axis, p) for p in curve)] if curve else []
     low = min(ends)
     high = max(ends)
+    # At least a point: a figure of nearly equal accuracies would magnify their last digits.
     span = max(high - low, 1.0)
     low -= 0.25 * span
     high += 0.12 * span
@@ -93,10 +94,14 @@ def label_places(
     """
     width, height = size
     across = width / (frame.right - frame.left)
+    # Negative where fewer points are better: `top` is the smaller value there, and positions grow
+    # upward all the same.
     up = height / (frame.top - frame.bottom)
     spots = [
         ((p.ms - frame.left) * across, (axis.value(p) - frame.bottom) * up) for p, _, _ in points
     ]
+    # A marker covers about two letters and a line. All markers are taken before any label is
+    # placed.
     taken = [(x - 1.0, y - 0.5, x + 1.0, y + 0.5) for x, y in spots]
     for (x, y), (point, _, _) in zip(spots, points, strict=True):
         # The error bars of a point.
@@ -125,6 +130,7 @@ _Box = tuple[float, float, float, float]
 
 def _box(x: float, y: float, letters: int, place: str) -> _Box:
     vertical, horizontal = place.split()
+    # A label stands 1.5 letters beside its marker, or half a line above or below it.
     left = {"left": x - letters - 1.5, "center": x - letters / 2, "right": x + 1.5}[horizontal]
     low = {"top": y + 0.5, "middle": y - 0.5, "bottom": y - 1.5}[vertical]
     return left, low, left + letters, low + 1.0

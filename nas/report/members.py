@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import hypot
 
 from nas.report.breakdown import Rival
-from nas.report.points import METRICS, Point
+from nas.report.points import Point
 from nas.report.run import RunReport
 from nas.report.training import Accuracy, Fit
 from nas.report.words import (
@@ -23,6 +23,7 @@ from nas.report.words import (
     with_error,
 )
 from nas.runs.schema import About, Difference, ExpectedAccuracy, Member
+from nas.tasks import metric_words
 
 IMAGENET_CLASSES = 1000
 """Number of classes of ImageNet-1k, whose top-1 the accuracy law predicts."""
@@ -96,6 +97,7 @@ def otherwise(runs: Sequence[RunReport]) -> Otherwise | None:
     about = runs[0].about
     if not about.published or about.common is False:
         return None
+    # Each run lists the members that its device can run. An alternative has to run on all of them.
     everywhere = [
         name for name in about.published if all(name in run.about.published for run in runs)
     ]
@@ -116,6 +118,8 @@ def _measured_verdict(run: RunReport, other: Member) -> str:
 
     It is empty unless both were measured on the same images.
     """
+    # `predicted` marks a published number. Against a prediction a measured accuracy proves nothing
+    # about the other network.
     fit = next((fit for fit in run.fits if fit.best and _same_images(run, fit)), None)
     if (
         fit is None
@@ -158,7 +162,7 @@ def _figures(name: str, runs: Sequence[RunReport]) -> tuple[str, ...]:
         ]
     accuracy = below(member.cost) + " the largest member"
     if member.accuracy is not None:
-        accuracy = f"{accuracy_text(member.accuracy)} {METRICS[member.accuracy.metric]}"
+        accuracy = f"{accuracy_text(member.accuracy)} {metric_words(member.accuracy.metric)}"
         accuracy += " (published)" if member.accuracy.predicted is not None else " (expected)"
     return (*times, accuracy, f"{member.params / 1e6:.2f} M parameters")
 
@@ -173,6 +177,7 @@ def _verdict(found: Member, other: Member, paced: bool) -> str:
     # Below 0.05 % the text would show 0.0 %.
     speed = "as fast" if abs(pace) < 0.0005 else speed
     ending = f" and is {speed}." if paced else "."
+    # Without a recorded difference the costs give the points. With no error, only equality ties.
     apart = other.difference or Difference(points=other.cost - found.cost, standard_error=0.0)
     if (found.widths, found.depths, found.params) == (other.widths, other.depths, other.params):
         return "The search found this member."
@@ -201,6 +206,7 @@ def members(runs: Sequence[RunReport]) -> tuple[Row, ...]:
     rows = [_row(name, each, found=True) for name, each in answers.items()]
     names = dict.fromkeys(name for run in runs for name in run.about.published)
     published = {name: [run.about.published.get(name) for run in runs] for name in names}
+    # A member may be missing on a device that cannot run it, so the fastest of its devices decides.
     ordered = sorted(published.items(), key=lambda each: min(m.latency_ms for m in each[1] if m))
     prefix = f"{first.space.name}_"
     return (*rows, *(_row(name.removeprefix(prefix), each) for name, each in ordered))
@@ -285,6 +291,7 @@ def measured_point(run: RunReport) -> Point | None:
     measured = replace(
         found,
         label="measured",
+        # The error is the prediction's. A measured latency has none here.
         ms_error=None if ms is not None else found.ms_error,
         ms=ms or found.ms,
     )
@@ -323,20 +330,17 @@ def _rival_row(device: str, rival: Rival) -> Measurement:
 def _fit_row(run: RunReport, fit: Fit, best: Accuracy) -> Measurement:
     about = f"{best.images} {best.part}; {fit.provenance}"
     expected = run.about.result.accuracy
+    name = f"{best.metric}, {fit.name}"
     if expected is None:
         predicted = f"{below(run.about.result.cost)} the largest member"
-        return Measurement(
-            f"top-1, {fit.name}", predicted, _percent(best), "only the drop was predicted", about
-        )
+        return Measurement(name, predicted, _percent(best), "only the drop was predicted", about)
     if not _same_images(run, fit):
         predicted = (
             f"{accuracy_text(expected)} on"
             f" {'ImageNet' if run.about.scores.kind == 'law' else 'other images'}"
         )
-        return Measurement(f"top-1, {fit.name}", predicted, _percent(best), "other images", about)
-    return _accuracy_row(
-        f"top-1, {fit.name}", expected, best.accuracy, best.standard_error, False, about
-    )
+        return Measurement(name, predicted, _percent(best), "other images", about)
+    return _accuracy_row(name, expected, best.accuracy, best.standard_error, False, about)
 
 
 def _same_images(run: RunReport, fit: Fit) -> bool:

@@ -203,6 +203,7 @@ def _template(name: str) -> Template:
 
 def _shown(value: Any) -> Any:
     """Return a value as the page shows it, with control characters written as escapes."""
+    # Exactly `str`: Markup, a subclass, is text that the page made itself and stays as it is.
     return printable_lines(value) if type(value) is str else value
 
 

@@ -17,9 +17,7 @@ from nas.runs.schema import About, Member
 from nas.search import Problem
 from nas.search.description import kind_of
 from nas.search.description import published as published_rows
-
-METRICS = {"top1": "top-1", "miou": "mIoU"}
-"""Name of each metric as users read it, by its key."""
+from nas.tasks import metric_words
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def axis_of(points: Iterable[Point], kind: str, metric: str = "top1") -> Axis:
         metric: key of the metric.
     """
     has_accuracy = [point.accuracy is not None for point in points]
-    name = METRICS.get(metric, metric)
+    name = metric_words(metric)
     if has_accuracy and all(has_accuracy):
         return Axis(f"expected {'ImageNet ' if kind == 'law' else ''}{name} (%)", absolute=True)
     return Axis(f"points of {name} below the largest member", absolute=False)

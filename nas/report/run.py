@@ -15,6 +15,7 @@ from pydantic import Field
 
 from nas import resources
 from nas.accuracy import RecordedScores
+from nas.devices.kinds import KINDS, DeviceKind
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.report.alpha import Alpha, read_alpha
@@ -39,9 +40,6 @@ from nas.space.architecture import read_architecture
 from nas.space.place import Place
 from nas.supernet.description import data_name
 from nas.validation import validated
-
-EXPORTS = {"coreml": "coreml", "litert-android": "litert", "litert-host": "litert"}
-"""Target of `nas export` by the kind of device that runs its file."""
 
 
 @dataclass(frozen=True)
@@ -308,9 +306,8 @@ def _left_out(
     device = shlex.quote(about.table.device)
     again = without(about.command, "--out")
     # Older runs did not record the kind of device; there the table's device has it.
-    target = EXPORTS.get(
-        about.table.kind or (sources.table.device.kind if sources.table else ""), "litert"
-    )
+    kind = KINDS.get(about.table.kind or (sources.table.device.kind if sources.table else ""))
+    target = kind.export_target if kind else DeviceKind.export_target
     commands = {
         "fine-tuning": fits[0].command if fits else _finetuning(folder, about, run),
         "exports": f"nas export {run} --to {target}",

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from nas.report.points import METRICS
 from nas.report.run import RunReport
 from nas.report.words import LIMITS, accuracy_text, below, dashed, ms_text, size_text
 from nas.runs.schema import Member
+from nas.tasks import metric_words
 
 SAME = 0.005
 """Smallest difference in accuracy, in points, that is reported: below it two decimals show 0.00."""
@@ -92,7 +92,7 @@ def accuracy_tile(run: RunReport) -> Tile:
     outside = (
         f"; extrapolated: {', '.join(result.accuracy.reasons)}" if result.accuracy.reasons else ""
     )
-    name = METRICS[result.accuracy.metric]
+    name = metric_words(result.accuracy.metric)
     of = f"ImageNet {name}" if law else f"{name} on the supernet's images"
     return Tile(
         "Expected accuracy", accuracy_text(result.accuracy), f"{of} ± one standard error{outside}"
@@ -102,11 +102,12 @@ def accuracy_tile(run: RunReport) -> Tile:
 def _measured_tiles(run: RunReport) -> Iterator[Tile]:
     result = run.about.result
     if result.evaluated is not None and result.drop is not None:
-        about = f"top-1 of its slice; {below(result.drop)} the largest member"
+        metric = metric_words(run.about.scores.metric)
+        about = f"{metric} of its slice; {below(result.drop)} the largest member"
         yield Tile("Accuracy in the supernet", f"{result.evaluated:.2f} %", about)
     for fit in run.fits:
         if fit.best:
-            about = f"top-1 on {fit.best.images} {fit.best.part}"
+            about = f"{fit.best.metric} on {fit.best.images} {fit.best.part}"
             yield Tile(
                 f"Accuracy, {fit.name}",
                 f"{fit.best.accuracy:.2f} ± {fit.best.standard_error:.2f} %",
@@ -175,6 +176,7 @@ def _optimum(run: RunReport) -> str:
     """Return a sentence that compares the result with the proven optimum, or "" without one."""
     target = run.about.target
     result = run.about.result
+    # The target may be a member's own latency: rounding must not shut that member out.
     within = [point for point in run.front.points if point.ms <= run.front.target_ms * (1 + 1e-9)]
     fastest_asked = target.min_accuracy is not None or target.max_drop is not None
     if (

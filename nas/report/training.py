@@ -16,6 +16,7 @@ from nas.files import YamlFile
 from nas.report.figure import STAR
 from nas.report.labels import COLOURS
 from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
+from nas.tasks import metric_words
 from nas.validation import validated
 
 FOLDERS = ("finetune", "finetune-scratch")
@@ -41,9 +42,11 @@ class _Accuracies(Part):
 
     Attributes:
         weights: the trained network that was kept, raw or ema.
+        metric: of all accuracies.
     """
 
     weights: str
+    metric: str = "top1"
     held_out: dict[str, Any]
     test: dict[str, Any] | None
 
@@ -68,11 +71,12 @@ class _FinetuneFile(Part):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy of a network and its standard error, in percent.
+    """Accuracy of a network and its standard error, in percent.
 
     Attributes:
         part: the part of the data.
         images: its number of images.
+        metric: as people write it.
     """
 
     network: str
@@ -80,6 +84,7 @@ class Accuracy:
     accuracy: float
     standard_error: float
     images: int
+    metric: str = "top-1"
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,7 @@ def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
                     one.accuracy,
                     one.standard_error,
                     one.images,
+                    metric_words(judged.metric),
                 )
 
 

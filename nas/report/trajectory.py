@@ -27,6 +27,7 @@ from nas.report.points import (
 from nas.report.sources import Sources
 from nas.runs.schema import About
 from nas.search import Found, Problem
+from nas.tasks import metric_words
 
 ACTIONS = {
     "DR": Series("DR: drop a block", COLOURS[0], "circle"),
@@ -88,7 +89,9 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
         points=tuple(points),
         published=members,
         target_ms=problem.target_ms,
-        axis=_evaluated_axis(level) if judged else axis_of_problem(problem, (*points, *members)),
+        axis=_evaluated_axis(level, scores.metric)
+        if judged
+        else axis_of_problem(problem, (*points, *members)),
         title=(
             f"{space.name} on {table.device.name}: {found.ms:.3g} ms by {_moves(len(found.trace))}"
         ),
@@ -105,12 +108,12 @@ def _with_error(point: Point, error: float | None, ms_error: float | None) -> Po
     return replace(point, error=error, ms_error=ms_error)
 
 
-def _evaluated_axis(level: float | None) -> Axis:
+def _evaluated_axis(level: float | None, metric: str) -> Axis:
     """Return the axis of a search by evaluations; `level` is the largest member's accuracy."""
     return (
         axis_of((), "")
         if level is None
-        else Axis("top-1 of the sliced supernet (%)", absolute=True)
+        else Axis(f"{metric_words(metric)} of the sliced supernet (%)", absolute=True)
     )
 
 
@@ -165,7 +168,7 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
         points=tuple(points),
         published=members,
         target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
-        axis=_evaluated_axis(level) if judge else axis,
+        axis=_evaluated_axis(level, about.scores.metric) if judge else axis,
         title=(
             f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms by"
             f" {_moves(len(rows))}"

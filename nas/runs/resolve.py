@@ -24,7 +24,7 @@ from nas.runs.schema import (
     WEIGHTS_FORMAT,
 )
 from nas.runs.trained_on import ImageRange, absolute, check_names, read_trained_on
-from nas.space import Architecture, find_architecture, load_architecture, published_member
+from nas.space import Architecture, load_architecture, published_member
 from nas.weight_files import find_file, read_header
 
 HOMES = (FINETUNE_FOLDER, "")
@@ -132,7 +132,7 @@ def find_source(run: str, weights: Path | None = None, out: Path | None = None) 
             home or path,
         )
     else:
-        architecture = find_architecture(run)
+        architecture = load_architecture(run)
         source = Source(run, folder, architecture, None, "random", _numbers(architecture.classes))
     if weights is None:
         return source
@@ -238,17 +238,10 @@ def find_subject(name: str | Path) -> Subject:
         name: a run folder, an architecture's file, or a published member's name.
 
     Raises:
-        InputError: when it is none of them, or its network is not a classifier.
+        InputError: when it is none of them.
     """
     path = Path(name)
-    subject = _found_by_search(path) if path.is_dir() else Subject(find_architecture(name))
-    head = subject.architecture.head
-    if head.layout == "pyramid":
-        raise InputError(
-            f"{name}: its head {head.kind} outputs maps (expected a classifier, the only kind of"
-            " network that nas finetune trains)"
-        )
-    return subject
+    return _found_by_search(path) if path.is_dir() else Subject(load_architecture(name))
 
 
 def _found_by_search(folder: Path) -> Subject:

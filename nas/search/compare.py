@@ -34,6 +34,8 @@ def answers(problem: Problem, found: Found) -> dict[str, Found]:
     accuracy was asked for.
     """
     every = {problem.engine: found}
+    # The other engines answer by the scores alone: evaluating their members would take as long as a
+    # second search.
     silent = replace(problem, on_step=None, evaluations=None)
     if "exact" not in every:
         every["exact"] = exact(silent)
@@ -88,6 +90,7 @@ def published_rival(
         )
     latency = [] if target_ms is None else [f"{target_ms:.4g} ms"]
     asked = " and ".join([*latency, *map(str, further)])
+    # The default target is a published member's own latency. Rounding must not shut it out.
     within = [
         member
         for member in members

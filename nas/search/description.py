@@ -90,6 +90,7 @@ def difference(scores: Scores, arch: Architecture, other: Architecture) -> dict[
     if scores.absolute:
         known = [scores.accuracy(member) for member in (arch, other)]
         errors += [accuracy.standard_error for accuracy in known if accuracy.published]
+    # Independent errors: their squares add up.
     return {"difference": {"points": points, "standard_error": hypot(*errors)}}
 
 

@@ -44,6 +44,7 @@ def fastest(
         )
     path = graph.best(weights)
     arch = graph.member(path, f"{space.name}-fastest").compact()
+    # Not the potential of the first node, which lacks the intercept and the table's rounding.
     return table.total_ms(arch), arch
 
 

@@ -139,6 +139,7 @@ class Layered(abc.ABC):
         path = list[int]()
         for (tails, heads), weight in zip(self.ends, weights, strict=True):
             rest = np.maximum(weight, least[heads]) if bottleneck else weight + least[heads]
+            # Of equal arcs the first one, so that a search gives the same member every time.
             path.append(int(np.argmin(np.where(tails == node, rest, np.inf))))
             node = int(heads[path[-1]])
         return path
@@ -248,11 +249,14 @@ class Graph(Layered):
             for entry in stage.entries:
                 arc = self._arc(place, replace(entry, width=width), state)
                 shape = arc.operations[-1].output
+                # A stage's positions keep its shape, so its map is known at its entry. Maps that no
+                # head can take would only split nodes.
                 tapped = index >= len(space.stages) - self._levels
                 maps = (*state.maps, replace(shape, layout="map")) if tapped else ()
                 like = tuple(
                     n for n in state.like if self._exceptions[n].stages[index].entry == arc.block
                 )
+                # A new stage owes its minimum depth, and has taken no block yet.
                 yield arc, State(shape, attentive, stage.depths[0], maps, like)
 
     def _blocks(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:

@@ -85,6 +85,8 @@ def _asked(folder: Path, command: str, goes_on: bool) -> Path:
     """Return the folder that was asked for, with the file that marks a search as begun."""
     if folder.is_dir():
         sweep_once(folder)
+    # Begun and without run.yaml: this search was killed. Its own command takes the folder again;
+    # another one would mix the files of two searches. Evaluations are checked by their journal.
     begun = folder / BEGUN_FILE
     if begun.is_file() and not (folder / RUN_FILE).exists():
         before = YamlFile(begun).data.get("command")
@@ -111,6 +113,8 @@ def not_left_empty(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        # A folder with anything but the mark of a begun search keeps all of it: `rmdir` refuses it
+        # then, which is not an error here.
         with suppress(OSError):
             if {path.name for path in folder.iterdir()} <= {BEGUN_FILE}:
                 (folder / BEGUN_FILE).unlink(missing_ok=True)
@@ -120,6 +124,8 @@ def not_left_empty(folder: Path) -> Iterator[None]:
 
 def _finish(folder: Path, document: Mapping[str, Any]) -> None:
     """Write run.yaml, which marks a finished run, after all other files."""
+    # In this order a kill in between leaves a finished run. In the other it would leave a folder
+    # that is neither finished nor begun, which no search could use again.
     write_yaml(folder / RUN_FILE, document)
     (folder / BEGUN_FILE).unlink(missing_ok=True)
 
@@ -129,6 +135,8 @@ def _fresh(space: str, device: str) -> Path:
     folder = Path("runs") / f"{space}-{device}-{time}"
     number = 1
     folder.parent.mkdir(exist_ok=True)
+    # Making the folder is the test for its absence: two searches that start in the same second get
+    # a folder each.
     while True:
         try:
             folder.mkdir()
@@ -219,11 +227,13 @@ def several_members(found: Several) -> dict[str, dict[str, Any]]:
 
 def _several_row(found: Several, arch: Architecture) -> dict[str, Any]:
     problems = [each.problem for each in found.devices]
+    # Accuracy does not depend on the device, so the first one's scores stand for all.
     first = problems[0]
     times = {
         problem.table.device.name: finite(problem.latency.measure.total(arch))
         for problem in problems
     }
+    # A device that cannot run the member has no latency, and so no error of one.
     errors = {
         problem.table.device.name: latency_error(problem, arch)
         for problem in problems

@@ -153,10 +153,13 @@ def pose(
         raise InputError(
             f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated"
         )
+    # Once for the whole search: a table that was not `calibrated` looks its space up at every
+    # prediction.
     table = table.calibrated(space.name, space.resolution)
     scores.check(space)
     scores = scores.at(space)
     drop = _most_drop(scores, engine, min_accuracy, max_drop)
+    # One graph for the checks below and for the engine: a large space takes a while to be laid out.
     graph = Graph(space, tuple(scores.cautious().exceptions()))
     further = further_limits(limits or {}, table)
     # Each limit is checked alone: here latency, below the others. Whether all can be kept together

@@ -92,9 +92,6 @@ def load_architecture(name: str | Path) -> Architecture:
     )
 
 
-find_architecture = load_architecture
-
-
 def _files() -> dict[str, Path]:
     """Return the spaces of the working directory and the shipped ones, by name."""
     return resources.names(resources.SPACES, "*.yaml")
@@ -117,7 +114,6 @@ __all__ = [
     "Space",
     "Stage",
     "StageSpace",
-    "find_architecture",
     "load_architecture",
     "load_space",
     "published_member",

@@ -87,6 +87,7 @@ def first_listed(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Sp
 
 def most_macs(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
     """Return the candidate with the most multiply-accumulates; of equal ones the first."""
+    # A stream's shape is given as a map. A block on tokens counts the same positions as tokens.
     return max(candidates, key=lambda block: block.macs(replace(shape, layout=block.layout)))
 
 

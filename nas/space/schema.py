@@ -96,8 +96,9 @@ class _Widths(_Range):
 
 
 class _Depths(_Range):
-    """The numbers of blocks behind a stage's entry."""
+    """The numbers of blocks behind a stage's entry; 0 where the entry alone may be the stage."""
 
+    min: Annotated[int, Field(ge=0)]
     max: Annotated[int, Field(gt=0, le=MOST_DEPTH)]
 
 
@@ -173,7 +174,7 @@ class _Published(_Model):
     """
 
     widths: list[PositiveInt]
-    depths: list[PositiveInt]
+    depths: list[Annotated[int, Field(ge=0)]]
     attention: list[Annotated[int, Field(ge=0)]]
     stem: dict[str, Any] = {}
     entry: dict[str, Any] = {}

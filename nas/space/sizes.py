@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.errors import InputError
-from nas.options import option
+from nas.options import ANY, option
 
 if TYPE_CHECKING:
     from nas.space import Architecture, Space
@@ -61,6 +61,25 @@ class Sizes:
         example="19",
     )
 
+    head_width: int | None = option(
+        None,
+        help="Channels of the segmentation head.",
+        at_least=1,
+        at_most=4096,
+        shown="64",
+        example="32",
+        requires={"segment": ANY},
+    )
+    head_depth: int | None = option(
+        None,
+        help="Blocks of the segmentation head.",
+        at_least=1,
+        at_most=8,
+        shown="1",
+        example="1",
+        requires={"segment": ANY},
+    )
+
     def __post_init__(self) -> None:
         if self.classes is not None and self.segment is not None:
             raise InputError(
@@ -78,10 +97,16 @@ class Sizes:
 
         try:
             if self.segment is not None:
-                sized = sized.with_head(FPNHead(self.segment))
+                sized = sized.with_head(FPNHead(self.segment, **self.head))
             return sized.at(self.resolution, self.classes)
         except ValueError as error:
             raise InputError(f"{' '.join(self.options())}: {error}") from None
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """Return the hyperparameters of the segmentation head that are asked for."""
+        asked = {"width": self.head_width, "depth": self.head_depth}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def options(self) -> list[str]:
         """Return the command-line options that give these sizes."""
@@ -89,6 +114,8 @@ class Sizes:
             "--resolution": size_text(self.resolution) if self.resolution else None,
             "--classes": self.classes,
             "--segment": self.segment,
+            "--head-width": self.head_width,
+            "--head-depth": self.head_depth,
         }
         return [
             part
@@ -111,6 +138,7 @@ def between(whole: Space, sized: Space | Architecture) -> Sizes:
         whole: the space as it is loaded.
         sized: a space or an architecture made from it.
     """
+    from nas.blocks import FPNHead
     from nas.space.space import Space
 
     # A segmentation head that the loaded space does not have came from --segment, which sets the
@@ -118,5 +146,11 @@ def between(whole: Space, sized: Space | Architecture) -> Sizes:
     head = sized.heads[0] if isinstance(sized, Space) else sized.head
     resolution = sized.resolution if sized.resolution != whole.resolution else None
     if head.task == "segmentation" and head.task not in {own.task for own in whole.heads}:
-        return Sizes(resolution, segment=sized.classes)
+        usual = FPNHead(sized.classes)
+        own = head.hyperparameters()
+        other = {name: own.get(name) for name in ("width", "depth")}
+        width, depth = (
+            value if value != getattr(usual, name) else None for name, value in other.items()
+        )
+        return Sizes(resolution, segment=sized.classes, head_width=width, head_depth=depth)
     return Sizes(resolution, sized.classes if sized.classes != whole.classes else None)

@@ -216,6 +216,8 @@ class Space:
                 for attention in self._attention(depths):
                     counts = self._choices(widths, depths, attention)
                     for chosen in product(*map(range, counts)):
+                        # `in_turn` relies on `member` asking for the places in the order of
+                        # `_choices`.
                         yield self.member(widths, depths, attention, pick=in_turn(chosen))
 
     def count(self) -> int:
@@ -232,7 +234,12 @@ class Space:
                 )
             )
             if self.placement == "network_suffix":
-                free, bound = free * local_only, free * (mixed + all_global) + bound * all_global
+                # Behind a global block a stage holds global ones, or none where it may be empty.
+                empty = len(stage.entries) * len(stage.widths) if stage.depths[0] == 0 else 0
+                free, bound = (
+                    free * local_only,
+                    free * (mixed + all_global) + bound * (all_global + empty),
+                )
             else:
                 free *= local_only + mixed + all_global
         return (free + bound) * len(self.heads) * max(len(self.stems), 1)
@@ -284,14 +291,9 @@ class Space:
                 raise ValueError(
                     f"stage {index}: width {stage.width} is not one of {choices_text(space.widths)}"
                 )
-            if (
-                not space.depths[0] <= stage.depth <= space.depths[1]
-                or len(stage.blocks) > space.depths[1]
-            ):
-                raise ValueError(
-                    f"stage {index}: depth {stage.depth} is outside"
-                    f" {space.depths[0]}..{space.depths[1]}"
-                )
+            fewest, most = space.depths
+            if not fewest <= stage.depth <= most or len(stage.blocks) > most:
+                raise ValueError(f"stage {index}: depth {stage.depth} is outside {fewest}..{most}")
             if widened(stage.entry, space.widths[-1]) not in space.entries:
                 raise ValueError(
                     f"stage {index}: entry {stage.entry.kind}({stage.entry}) is not one of"
@@ -322,6 +324,7 @@ class Space:
             InputError: a block of the space or a published member does not fit that size; the
                 message has key and reason.
         """
+        # The architecture checks the size, before anything of the space is replaced.
         size = self.largest().at(resolution, classes).resolution
         heads = self.heads
         if classes is not None:
@@ -351,11 +354,8 @@ class Space:
 
     def attention_extremes(self) -> list[tuple[int, ...]]:
         """Return two numbers of global blocks per stage, at full depth: none, and the maximum."""
-        depths = [stage.depths[1] for stage in self.stages]
-        most = tuple(
-            depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)
-        )
-        return [(0,) * len(depths), most]
+        most = tuple(stage.depths[1] if stage.global_ else 0 for stage in self.stages)
+        return [(0,) * len(most), most]
 
     def shape(self, index: int, width: int) -> Shape:
         """Return the shape of the map inside a stage (counted from 0) of this width."""
@@ -392,11 +392,9 @@ class Space:
         if role == "identity":
             return block
         candidates = self.candidates(index, role, width)
-        return (
-            block
-            if block in candidates
-            else max(candidates, key=lambda other: likeness(block, other))
-        )
+        if block in candidates:
+            return block
+        return max(candidates, key=lambda other: likeness(block, other))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data of a YAML file that describes this space.
@@ -420,6 +418,8 @@ class Space:
         choices: list[int] = []
 
         def note(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
+            # Which candidate is returned does not matter: how many there are depends on widths and
+            # roles alone.
             choices.append(len(candidates))
             return candidates[0]
 
@@ -446,13 +446,13 @@ class Space:
         The three numbers are of local blocks only, of both kinds, and of global blocks only.
         """
         stage = self.stages[index]
-        locals_, globals_ = (
-            len(self.candidates(index, role, width)) for role in ("local", "global")
-        )
+        locals_ = len(self.candidates(index, "local", width))
+        globals_ = len(self.candidates(index, "global", width))
         local_only = mixed = all_global = 0
         for depth in range(stage.depths[0], stage.depths[1] + 1):
             local_only += locals_**depth
-            all_global += globals_**depth
+            # A stage without blocks has no global one: it counts once, as local.
+            all_global += globals_**depth if depth else 0
             mixed += sum(locals_ ** (depth - count) * globals_**count for count in range(1, depth))
         return tuple(len(stage.entries) * ways for ways in (local_only, mixed, all_global))  # type: ignore[return-value]
 
@@ -468,14 +468,12 @@ class Space:
                 kind = self.stages[index].kind(block)
             except ValueError as error:
                 raise ValueError(f"stage {index + 1}: {error}") from None
-            if kind != "identity":
-                if block not in self.candidates(index, kind, stage.width):
-                    shape = self.shape(index, stage.width)
-                    raise ValueError(
-                        f"stage {index + 1}: {block.kind}({block}) does not fit:"
-                        f" {misfit(block, shape)}"
-                    )
-                kinds.append(kind)
+            if kind == "identity":
+                continue
+            if block not in self.candidates(index, kind, stage.width):
+                reason = misfit(block, self.shape(index, stage.width))
+                raise ValueError(f"stage {index + 1}: {block.kind}({block}) does not fit: {reason}")
+            kinds.append(kind)
         return kinds
 
     def _attention(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -489,8 +487,10 @@ class Space:
         # Where global blocks end the network, a stage has some only if all later stages are global.
         counts = [0] * len(room)
         yield tuple(counts)
+        # A stage that may have no global block ends the suffix: stages before it have none either.
+        # `counts` stays full for the stages behind `index`, as their loops ended there.
         for index in reversed(range(len(room))):
-            if not room[index]:
+            if depths[index] and not room[index]:
                 return
             for count in range(1, room[index] + 1):
                 counts[index] = count

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.accuracy.recorded_file import WEIGHTS_FILE
+from nas.blocks import head_from
 from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
@@ -24,6 +25,7 @@ from nas.space import Architecture, Space, load_space
 from nas.supernet.description import trained_on, up_to_date
 from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
+from nas.tasks import task_of
 from nas.training.state import TrainingFolder, fill
 from nas.training.state import read_tensors as read_file
 
@@ -86,7 +88,8 @@ def describe(
         "resolution": list(space.resolution),
         "classes": space.classes,
         "data": data,
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.to_dict(task_of(space.heads[0]).has_maps),
+        **_other_head(space),
         **({"start": start} if start else {}),
     }
     if folder.description.exists() and (folder.state.exists() or folder.weights.exists()):
@@ -96,13 +99,13 @@ def describe(
             # The name may differ: the same images can be given by another path. Some older folders
             # have no counts or class names. These are taken over, and `source`, which has the
             # counts in words, and the fingerprint, which the names are part of, decide. Older ones
-            # have no background either: there the fingerprint of the pixels decides.
-            keys = ("dataset", "total", "held_out", "classes", "background")
+            # have no background and no store either: there the fingerprint of the pixels decides.
+            keys = ("dataset", "total", "held_out", "classes", "background", "store")
             counts = {key: data[key] for key in keys if key in data}
             name = {"name": data["name"]} if "name" in data else {}
             there["data"] = counts | there["data"] | name
-        # `start` is compared also where this training has none and the folder's has one.
-        for key, value in ({"start": None} | up_to_date(wanted)).items():
+        # `start` and `head` are compared also where this training has none and the folder's has one.
+        for key, value in ({"start": None, "head": None} | up_to_date(wanted)).items():
             if there.get(key) != value:
                 difference = _difference(there.get(key), value)
                 raise found.error(
@@ -126,6 +129,16 @@ def describe(
     )
 
 
+def _other_head(space: Space) -> dict[str, Any]:
+    """Return the head of a space that is not the one in its file; empty where it is.
+
+    A description without it is that of a training with the space's own heads.
+    """
+    own = load_space(str(space.path)).heads
+    alike = tuple(replace(head, classes=space.classes) for head in own) == space.heads
+    return {} if alike else {"head": space.heads[0].to_dict()}
+
+
 def _difference(found: Any, wanted: Any) -> str:
     """Return the first difference as text; of two mappings the first entry that differs."""
     if isinstance(found, dict) and isinstance(wanted, dict):
@@ -141,7 +154,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put the tensors of a file into a supernet.
+    """Put the tensors of a file into a supernet, which takes them over.
 
     Raises:
         InputError: naming the file and the first tensor that does not fit or is not finite.
@@ -152,7 +165,8 @@ def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> 
             f"{path}: '{wrong[0]}' has NaN or infinite values, {len(wrong)} of {len(tensors)}"
             " tensors. Fix: train again with another --out"
         )
-    fill(supernet, tensors, path, f"space '{supernet.space.name}'")
+    # The tensors of the file become the supernet's own: a copy would take as much memory again.
+    fill(supernet, tensors, path, f"space '{supernet.space.name}'", assign=True)
 
 
 def save_weights(path: Path, supernet: Supernet) -> None:
@@ -182,7 +196,7 @@ def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
 def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     """Return a training's folder, its description, and its space.
 
-    The space is at the resolution and the number of classes of the training.
+    The space is at the resolution and the number of classes of the training, with its head.
 
     Raises:
         InputError: when there is no training.
@@ -196,7 +210,10 @@ def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
     height, width = file.data["resolution"]
-    space = load_space(str(folder.space)).at((height, width), file.data["classes"])
+    space = load_space(str(folder.space))
+    if file.data.get("head"):
+        space = space.with_head(file.parse(head_from, ["head"], file.data["head"]))
+    space = space.at((height, width), file.data["classes"])
     return folder, up_to_date(file.data), space
 
 

@@ -129,7 +129,8 @@ class GumbelSoftmax:
         noise = (
             uniform if self.noise == "uniform" else -torch.log(-torch.log(uniform.clamp_min(tiny)))
         )
-        return noise.to(alpha)
+        # A GPU's host does not wait for this copy. There is one per position.
+        return noise.to(alpha, non_blocking=True)
 
 
 @dataclass(frozen=True)

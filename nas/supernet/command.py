@@ -1,25 +1,30 @@
-"""`nas.train`: trains a supernet and scores each move. The command `nas train` calls `run`."""
+"""`nas.train` and `nas.score`: train a supernet, and score each move on it.
+
+The commands `nas train` and `nas score` call `run` and `run_score`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nas.accuracy import RecordedScores
-from nas.data import Splits, is_digits, load_data
-from nas.option_values import make, words
+from nas.data import Splits, is_digits, is_scenes, load_data
+from nas.option_values import applies, make, words
 from nas.space import Space, load_space
 from nas.space.sizes import Sizes, size_text
-from nas.supernet.checkpoint import Folder
-from nas.supernet.options import TrainOptions
-from nas.supernet.score import score
+from nas.supernet.checkpoint import Folder, open_folder
+from nas.supernet.evaluate import training_splits
+from nas.supernet.options import ScoreOptions, TrainOptions
+from nas.supernet.score import score as score_moves
 from nas.supernet.train import train as train_supernet
 from nas.supernet.warm_start import Start, load_start
+from nas.tasks import TASKS, Task, task_of
 from nas.training.distributed import leave, processes
 from nas.training.metrics import Progress
-from nas.training.settings import settle
+from nas.training.settings import settle, settle_store
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,15 @@ def run(
         on_step: called now and then while training.
         on_score: called with the number of scored moves, and the number of all.
     """
-    recipe = settle(options.recipe, options, options.data)
-    sizes = options.sizes
-    # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
-    if sizes.resolution is None and is_digits(options.data):
-        sizes = Sizes((32, 32))
-    sized = sizes.apply(load_space(options.space))
+    whole = load_space(options.space)
+    task = TASKS["segmentation"] if options.segment else task_of(whole.heads[0])
+    recipe = settle(options.recipe, options, options.data, task)
+    applies(options, mixup=recipe.mixup, cutmix=recipe.cutmix, mix=recipe.mix)
+    sized = Sizes(options.sizes.resolution or _own_size(options.data)).apply(whole)
+    folder = (
+        options.out
+        or f"runs/supernet-{sized.name}-{Path(options.data).name}-{size_text(sized.resolution)}"
+    )
     split = options.split
     splits = load_data(
         options.data,
@@ -86,12 +94,10 @@ def run(
         limit=split.limit,
         seed=recipe.seed,
         background=split.background,
+        store=settle_store(split.store, Folder(Path(folder)).description),
+        masks=task.has_maps,
     )
-    space = sized.at(classes=len(splits.train.classes))
-    folder = (
-        options.out
-        or f"runs/supernet-{space.name}-{Path(options.data).name}-{size_text(space.resolution)}"
-    )
+    space = _with_head(sized, task, len(splits.train.classes), options.sizes.head)
     note(f"data     {splits.train.source}")
     note(f"         {splits.held_out.source}")
     note(f"out      {folder} (the same command resumes it)")
@@ -106,13 +112,9 @@ def run(
             start=_start(options, space, splits.train.classes, note),
             command=words("train", options),
             report=on_step,
+            workers=options.workers,
         )
-        # Scoring is done by one process. The others end here.
-        main = processes().main
-        leave()
-        if not main:
-            return None
-        scores = score(
+        scores = score_moves(
             trained,
             splits,
             images=options.score_images,
@@ -121,7 +123,83 @@ def run(
             report=lambda done, total, row: on_score(done, total),
             note=lambda line: note(f"scores   {line}"),
         )
-    return Trained(Path(folder), scores, splits)
+    leave()
+    return Trained(Path(folder), scores, splits) if scores else None
+
+
+def _own_size(data: str) -> tuple[int, int] | None:
+    """Return the size at which data of our own is used; None for other data."""
+    # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
+    if is_digits(data):
+        return (32, 32)
+    return (96, 96) if is_scenes(data) else None
+
+
+def _with_head(space: Space, task: Task, classes: int, head: Mapping[str, int]) -> Space:
+    """Return the space for a task; heads of its own that are of the task are kept.
+
+    Args:
+        space: at its resolution.
+        task: what is trained.
+        classes: of the data.
+        head: hyperparameters that are asked for.
+    """
+    if task.has(space.heads[0]) and not head:
+        return space.at(classes=classes)
+    return space.with_head(task.head(space.heads[0], classes, **head))
+
+
+def score(supernet: str | Path, data: str | Path, **options: Any) -> Trained | None:
+    """Measure the cost of each move on a trained supernet; the same call resumes a stopped scoring.
+
+    Args:
+        supernet: folder of a finished training.
+        data: the images that it was trained on, as `train` takes them.
+        options: the other options of `nas score`: `images=5000, batch=64`.
+
+    Returns:
+        The supernet's folder and scores; None in all processes of a distributed scoring but the
+        main one.
+
+    Raises:
+        InputError: for an option that is unknown or out of range, for a folder without a training,
+            and for other images than those of the training.
+        NasError: when the training is not finished, or memory ran out. Finished work is kept.
+    """
+    return run_score(make(ScoreOptions, {"supernet": supernet, "data": data, **options}))
+
+
+def run_score(
+    options: ScoreOptions,
+    note: Callable[[str], None] = lambda line: None,
+    on_score: Callable[[int, int], None] = lambda done, total: None,
+) -> Trained | None:
+    """Score as the options of `nas score` say; see `score`.
+
+    Args:
+        options: of the command.
+        note: called with lines for the user.
+        on_score: called with the number of scored moves, and the number of all.
+    """
+    with processes().agreed():
+        folder = Folder(Path(options.supernet))
+        _, description, _ = open_folder(folder.root)
+        splits = training_splits(folder.root, options.data)
+    note(f"data     {splits.held_out.source}")
+    note(f"out      {folder.root} (the same command resumes it)")
+    with folder.locked(processes().main):
+        scores = score_moves(
+            folder,
+            splits,
+            images=options.images,
+            widths=options.widths,
+            bf16=description["recipe"]["precision"] == "bf16",
+            batch=options.batch,
+            report=lambda done, total, row: on_score(done, total),
+            note=lambda line: note(f"scores   {line}"),
+        )
+    leave()
+    return Trained(folder.root, scores, splits) if scores else None
 
 
 def _start(

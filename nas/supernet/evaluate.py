@@ -11,14 +11,16 @@ from typing import Any
 
 from nas.accuracy.evaluations import Evaluated, member_key
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.scores import accuracy_error
 from nas.accuracy.single_moves import Variant
 from nas.data import Splits, divide, load_whole
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.space import Architecture
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.score import first_images
-from nas.supernet.sensitivity import Evaluator
+from nas.supernet.sensitivity import Evaluator, NoMemory
+from nas.supernet.walk import calibration_images
+from nas.tasks import task_of
+from nas.training.distributed import processes
 
 IMAGES, CALIBRATION = 1000, 512
 """Default numbers of held-out images to evaluate on, and of training images for batch norms."""
@@ -39,6 +41,7 @@ class SlicedSupernet:
 
     Attributes:
         space: the supernet's, at its resolution.
+        task: what the supernet was trained for.
         words: description of the evaluation for people.
         of: everything that decides an accuracy, for a record to compare.
 
@@ -53,10 +56,14 @@ class SlicedSupernet:
         splits = training_splits(root, data)
         supernet, description = load_supernet(root)
         held_out = first_images(splits.held_out, images)
-        train = first_images(splits.train, calibration)
+        train = first_images(
+            splits.train, calibration_images(supernet.space.largest(), calibration)
+        )
         bf16 = description["recipe"]["precision"] == "bf16"
         self.space = supernet.space
-        self._evaluator = Evaluator(supernet, train, held_out, bf16=bf16)
+        self.task = task_of(self.space.heads[0])
+        self.root = root
+        self._evaluator = Evaluator(supernet.to(processes().device), train, held_out, bf16=bf16)
         self.words = f"the sliced supernet {root} on {held_out.source}"
         self.of: dict[str, Any] = {
             "supernet": weights_digest(Folder(Path(root)).weights),
@@ -64,22 +71,40 @@ class SlicedSupernet:
             "images": len(held_out),
             "calibration_images": len(train),
         }
+        # Records of older versions have no metric; theirs is top-1.
+        if self.task.metric != "top1":
+            self.of["metric"] = self.task.metric
 
     def evaluate(
         self, base: Architecture, members: Sequence[Architecture]
     ) -> Iterator[tuple[Architecture, Evaluated]]:
-        """Yield each member with its evaluation, in the order of `Evaluator.evaluate`.
+        """Yield each member with its evaluation, in the order of `Evaluator.results`.
 
         Args:
             base: the member that the others share most of their operations with.
             members: at any resolution; they are evaluated at the supernet's.
+
+        Raises:
+            NasError: when memory ran out. Evaluations that were yielded are complete.
         """
         resolution = self.space.resolution
+        # Evaluations are returned by the member as it was asked for, which may have another input
+        # size.
         known = {("member", member_key(member), ""): member for member in members}
         wanted = [Variant(key, member.at(resolution)) for key, member in known.items()]
-        for row in self._evaluator.evaluate(wanted, base.at(resolution)):
-            error = accuracy_error(row.accuracy, self.of["images"])
-            yield known[row.key], Evaluated(row.accuracy, row.loss, error)
+        try:
+            for group in self._evaluator.results(wanted, base.at(resolution)):
+                for variant, result in group:
+                    figure = self.task.figure(result.tally)
+                    yield (
+                        known[variant.key],
+                        Evaluated(figure.value, result.loss, figure.standard_error),
+                    )
+        except NoMemory as error:
+            raise NasError(
+                f"{self.root}: {error}. Finished evaluations are kept. Fix: free memory and run the"
+                " same command again"
+            ) from error
 
 
 def training_splits(root: str | Path, data: str) -> Splits:
@@ -99,8 +124,11 @@ def training_splits(root: str | Path, data: str) -> Splits:
     # The description has the number of images but not the training's --limit. First without a
     # limit; where that gives more images than the training had, its number is the limit.
     background = about.get("background", "white")
+    # The fingerprint is that of a store. Descriptions of older versions have none.
+    store = about.get("store", "memory")
+    masks = task_of(space.heads[0]).has_maps
     for limit in (None, total):
-        whole = load_whole(data, space.resolution, limit, seed, background)
+        whole = load_whole(data, space.resolution, limit, seed, background, store, masks)
         if len(whole.train) > total:  # the training had a --limit
             continue
         if len(whole.train) == total:

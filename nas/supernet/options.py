@@ -1,4 +1,4 @@
-"""The options of `nas train`, with the recipe: all settings that decide how a supernet is trained.
+"""The options of `nas train` and `nas score`, with the recipe of a supernet's training.
 
 Imports no torch. `nas.supernet.train` follows the recipe.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from nas.options import ANY, Options, option, part
+from nas.options import ANY, Options, like, option, part
 from nas.space.sizes import Sizes
-from nas.training.settings import DATA_HELP, Settings, SplitOptions
+from nas.training.settings import DATA_HELP, WORKERS_HELP, Settings, SplitOptions
 
 MOST_MEMBERS = 64
 """Maximum number of random members of a sandwich.
@@ -75,13 +75,23 @@ class Recipe(Settings):
 class TrainOptions(Options):
     """Options of `nas train`.
 
-    Images have the space's own resolution by default; digits have 32x32 pixels. For several
+    Images have the space's own resolution by default; digits have 32x32 pixels, and digit-scenes
+    96x96. For several
     processes or GPUs, start it with `torchrun --nproc-per-node N -m nas train ...` or `accelerate
     launch -m nas train ...`. They share each batch.
     """
 
+    settled: ClassVar[tuple[str, ...]] = ("mixup", "cutmix", "mix")
+
     space: str = option(help="Space by name (see `nas spaces`), or its YAML file.")
     data: str = option("digits", help=DATA_HELP)
+    segment: bool = option(
+        False,
+        help=(
+            "Train for segmentation: images with masks, and a head that gives a class per pixel in"
+            " place of the classifier."
+        ),
+    )
     sizes: Sizes = part(Sizes, omit=("classes", "segment"))
     recipe: Recipe = part(Recipe)
     init: Path | None = option(
@@ -100,6 +110,13 @@ class TrainOptions(Options):
         requires={"init": ANY},
     )
     split: SplitOptions = part(SplitOptions)
+    workers: int | None = option(
+        None,
+        help=WORKERS_HELP,
+        at_least=0,
+        at_most=1000,
+        shown="one per core",
+    )
     score_images: int = option(
         2000,
         help="Maximum number of held-out images for scoring a move.",
@@ -117,4 +134,29 @@ class TrainOptions(Options):
         help="Folder of the training; the same command resumes it.",
         metavar="FOLDER",
         shown="under runs/, named after space, data and size",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(Options):
+    """Options of `nas score`.
+
+    `nas train` ends with the same scoring. Moves that were scored with the same weights, images and
+    precision are kept. For several processes or GPUs start it with `torchrun --nproc-per-node N -m
+    nas score ...`; they share the moves, and the scores are those of one process.
+    """
+
+    supernet: str = option(help="Folder of a finished `nas train`.", argument=True)
+    data: str = option(help=f"The images that the supernet was trained on. {DATA_HELP}")
+    images: int = like(TrainOptions, "score_images", 2000)
+    widths: int = like(TrainOptions, "score_widths", 8)
+    batch: int | None = option(
+        None,
+        help=(
+            "Held-out images that are held in memory at once. It changes memory and time, and no"
+            " score."
+        ),
+        at_least=1,
+        at_most=1_000_000,
+        shown="by image size, at most 1024",
     )

@@ -1,11 +1,12 @@
 """Scores of single moves: evaluates each on the trained supernet, for a search to add up.
 
-`nas.supernet.command` calls `score` after the training.
+`nas.supernet.command` calls `score` for `nas score`, and for `nas train` after the training.
 """
 
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
@@ -24,9 +25,11 @@ from nas.files import YamlFile, write_yaml
 from nas.space import Space
 from nas.space.place import Place
 from nas.supernet.checkpoint import Folder, load_supernet
-from nas.supernet.sensitivity import Evaluation, Evaluator, measure
+from nas.supernet.sensitivity import Evaluation, Evaluator, NoMemory, measure
 from nas.supernet.supernet import Supernet
-from nas.training.step import out_of_memory
+from nas.supernet.walk import calibration_images
+from nas.tasks import task_of
+from nas.training.distributed import Processes, processes
 
 JOURNAL, JOURNAL_ABOUT = "evaluations.csv", "evaluations.yaml"
 """Files of the evaluated variants, and of the weights, images and precision of the evaluation."""
@@ -41,13 +44,15 @@ def score(
     calibration: int = 512,
     widths: int = 8,
     bf16: bool = False,
+    batch: int | None = None,
     report: Callable[[int, int, Evaluation], None] = lambda done, total, row: None,
     note: Callable[[str], None] = lambda text: None,
-) -> RecordedScores:
+) -> RecordedScores | None:
     """Measure the cost of each move on held-out images; write `scores.csv` and `scores.yaml`.
 
     Evaluations in the folder are reused when they were measured with the same weights, images and
-    precision. Others are set aside.
+    precision. Others are set aside. Processes that were launched together share the moves; the
+    scores are those of one process.
 
     Args:
         folder: folder of a finished training.
@@ -56,75 +61,101 @@ def score(
         calibration: maximum number of training images for the statistics of the batch norms.
         widths: maximum number of widths of each stage to measure; those between are interpolated.
         bf16: compute in bf16.
+        batch: held-out images that are walked at once; by default as many as fit into a fixed
+            share of memory.
         report: called with the number done, the number wanted, and the last evaluation.
         note: called with a line for the user where earlier evaluations were set aside.
+
+    Returns:
+        The scores; None in all processes of a launch but the main one.
 
     Raises:
         InputError: when there is no training, or a file is corrupt.
         NasError: when the training is not finished, its outputs are not finite, or memory ran out.
     """
-    try:
-        return _score(folder, data, images, calibration, widths, bf16, report, note)
-    except (RuntimeError, MemoryError) as error:
-        if not _memory_ran_out(error):
-            raise
-        raise NasError(
-            f"{folder.root}: out of memory while scoring moves. Finished evaluations are kept. Fix:"
-            " free memory and run the same command again, or give a smaller --score-images"
-        ) from error
-
-
-def _score(
-    folder: Folder,
-    data: Splits,
-    images: int,
-    calibration: int,
-    widths: int,
-    bf16: bool,
-    report: Callable[[int, int, Evaluation], None],
-    note: Callable[[str], None],
-) -> RecordedScores:
-    supernet, description = load_supernet(folder.root)
-    held_out = first_images(data.held_out, images)
-    train = first_images(data.train, calibration)
-    measured_with = MeasuredWith(
-        weights=weights_digest(folder.weights),
-        data=data.train.fingerprint,
-        images=len(held_out),
-        calibration_images=len(train),
-        widths=widths,
-        precision="bf16" if bf16 else "fp32",
-        date=str(date.today()),
-    )
-    measured_with = open_journal(folder, measured_with, note)
-    evaluator = Evaluator(supernet, train, held_out, bf16=bf16)
+    together = processes()
+    with together.agreed():
+        supernet, description = load_supernet(folder.root)
+        supernet.to(together.device)
+        held_out = first_images(data.held_out, images)
+        most = calibration_images(supernet.space.largest(), calibration)
+        train = first_images(data.train, most)
+        measured_with = MeasuredWith(
+            weights=weights_digest(folder.weights),
+            data=data.train.fingerprint,
+            images=len(held_out),
+            calibration_images=len(train),
+            widths=widths,
+            precision="bf16" if bf16 else "fp32",
+            date=str(date.today()),
+        )
+        if together.main:
+            measured_with = open_journal(folder, measured_with, note)
+    evaluator = Evaluator(supernet, train, held_out, batch=batch, bf16=bf16, together=together)
     wanted = variants(supernet.space, widths)
-    rows = measure(evaluator, wanted, folder.root / JOURNAL, report=report)
-    recipe = description["recipe"]
-    trained = (
-        f"supernet of {supernet.space.name} trained {recipe['epochs']} epochs at"
-        f" {_size(supernet.space)}"
+    try:
+        rows = measure(evaluator, wanted, folder.root / JOURNAL, report=report)
+    except NoMemory as error:
+        raise _too_large(folder, data, len(held_out), widths, error) from error
+    return _write(folder, supernet, description, wanted, rows, held_out, measured_with, together)
+
+
+def _too_large(folder: Folder, data: Splits, images: int, widths: int, error: NoMemory) -> NasError:
+    """Return the error of a scoring that ran out of memory, with the command that works."""
+    said = f"{folder.root}: out of memory while scoring moves on {error.batch} images at once"
+    if not error.fit:
+        return NasError(
+            f"{said}, and not even one fits. Finished evaluations are kept. Fix: free memory and run"
+            " the same command again"
+        )
+    command = ["nas", "score", folder.root, "--data", data.train.name, "--images", images]
+    command += ["--widths", widths, "--batch", error.fit]
+    return NasError(
+        f"{said}, {error.fit} fit. Finished evaluations are kept. Fix: {shlex.join(map(str, command))}"
     )
-    notes = (
-        f"accuracy drops on {held_out.source}",
-        f"{trained} on {description['data']['source']}",
-        f"batch norms recalibrated on {len(train)} training images; measured {measured_with.date}",
-    )
-    scores = RecordedScores(
-        supernet.space,
-        tuple(to_scores(wanted, rows, importances(supernet))),
-        notes,
-        baseline_accuracy=rows[0].accuracy,
-        images=len(held_out),
-        supernet=folder.root.name,
-        data=held_out.part.dataset if held_out.part else held_out.source,
-        measured_with=measured_with,
-    )
-    if _description_there(folder) != asdict(measured_with):
-        # The two files are written one after the other. A kill between them must not leave the rows
-        # of earlier scores beside the description of the new ones.
-        folder.scores.unlink(missing_ok=True)
-    scores.save(folder.root)
+
+
+def _write(
+    folder: Folder,
+    supernet: Supernet,
+    description: Mapping[str, Any],
+    wanted: Sequence[Variant],
+    rows: Sequence[Evaluation],
+    held_out: ImageData,
+    measured_with: MeasuredWith,
+    together: Processes,
+) -> RecordedScores | None:
+    """Write the scores in the main process and return them; return None in the others."""
+    scores = None
+    with together.agreed():
+        if together.main:
+            recipe = description["recipe"]
+            trained = (
+                f"supernet of {supernet.space.name} trained {recipe['epochs']} epochs at"
+                f" {_size(supernet.space)}"
+            )
+            notes = (
+                f"accuracy drops on {held_out.source}",
+                f"{trained} on {description['data']['source']}",
+                f"batch norms recalibrated on {measured_with.calibration_images} training images;"
+                f" measured {measured_with.date}",
+            )
+            scores = RecordedScores(
+                supernet.space,
+                tuple(to_scores(wanted, rows, importances(supernet))),
+                notes,
+                baseline_accuracy=rows[0].accuracy,
+                images=len(held_out),
+                supernet=folder.root.name,
+                metric=task_of(supernet.space.heads[0]).metric,
+                data=held_out.part.dataset if held_out.part else held_out.source,
+                measured_with=measured_with,
+            )
+            if _description_there(folder) != asdict(measured_with):
+                # The two files are written one after the other. A kill between them must not leave
+                # the rows of earlier scores beside the description of the new ones.
+                folder.scores.unlink(missing_ok=True)
+            scores.save(folder.root)
     return scores
 
 
@@ -181,12 +212,6 @@ def _unused(root: Path) -> Path:
     return next(
         path for n in numbers if not (path := root / f"{Path(JOURNAL).stem}-{n}.csv").exists()
     )
-
-
-def _memory_ran_out(error: BaseException) -> bool:
-    # oneDNN reports a failed allocation by the second message. It also means that oneDNN does not
-    # support an operation, which is excluded here: the training has computed the same blocks.
-    return out_of_memory(error) or "could not create a primitive" in str(error)
 
 
 def importances(supernet: Supernet) -> dict[str, float]:
@@ -262,12 +287,7 @@ def first_images(data: ImageData, count: int) -> ImageData:
     """Return the first images; their order is stratified, so every class keeps its share."""
     if count >= len(data):
         return data
-    return replace(
-        data,
-        images=data.images[:count],
-        labels=data.labels[:count],
-        source=f"{data.source}, the first {count}",
-    )
+    return replace(data.some(slice(count)), source=f"{data.source}, the first {count}")
 
 
 def _size(space: Space) -> str:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import get_ident
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.func import functional_call
 
 from nas.blocks import BlockSpec, Shape
 from nas.blocks.build import build_block
-from nas.blocks.module import Axis, Block, Repeated
+from nas.blocks.module import Axis, Block, Repeated, Window, group_of
 
 Keep = Mapping[str, Tensor]
 """Channel group (`in`, `out`, or a stream's name) to the ascending indices of its kept channels."""
@@ -66,7 +67,7 @@ def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
         for name, axes in block.axes.items()
         if name in parameters and parameters[name].dim() > 1
         for dim, axis in enumerate(axes)
-        if (axis.group if isinstance(axis, Repeated) else axis) == group
+        if group_of(axis) == group
         # Stacked queries, keys and values (3 C, ...) are three tensors of C channels here.
         for part in parameters[name].chunk(axis.times if isinstance(axis, Repeated) else 1, dim)
     ]
@@ -74,11 +75,7 @@ def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
 
 def inner_orders(block: Block) -> dict[str, Tensor]:
     """Return the order (C,) of every channel group that lies inside a block, by its name."""
-    named = {
-        axis.group if isinstance(axis, Repeated) else axis
-        for axes in block.axes.values()
-        for axis in axes
-    }
+    named = {group_of(axis) for axes in block.axes.values() for axis in axes}
     # `in` and `out` are residual streams. Several blocks share them, so one block cannot rank them.
     tensors = {
         group: group_tensors(block, group) for group in named if group not in (None, "in", "out")
@@ -110,7 +107,13 @@ def slice_block(
         tensor = source[name]
         # A kernel (out, in, k, k) is cut along one dimension after the other.
         for dim, axis in enumerate(wide.axes.get(name, ())):
-            if axis is not None and target.shape[dim] != tensor.shape[dim]:
+            if target.shape[dim] == tensor.shape[dim]:
+                continue
+            if isinstance(axis, Window):
+                # The same cut as `kept_channels`, without a copy of indices to the device.
+                before = (tensor.shape[dim] - target.shape[dim]) // 2
+                tensor = tensor.narrow(dim, before, target.shape[dim])
+            elif axis is not None:
                 # A cut tensor is a copy. A batch norm in training mode writes running statistics of
                 # a narrowed block into the copy, where they are lost. Members are recalibrated
                 # before they are evaluated (`nas.training.evaluate`).
@@ -121,38 +124,50 @@ def slice_block(
     return sliced
 
 
+def centre(size: int, wanted: int) -> Tensor:
+    """Return the indices (wanted,) of the middle of `size` positions."""
+    before = (size - wanted) // 2
+    return torch.arange(before, before + wanted)
+
+
 def kept_channels(
     axis: Axis, size: int, wanted: int, keep: Keep, inner: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return the indices (wanted,) of a dimension's `size` channels that stay."""
-    assert axis is not None
-    group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)
+    """Return the indices (wanted,) that stay of a dimension's `size` channels or window's side."""
+    if isinstance(axis, Window):
+        return centre(size, wanted)
+    group = group_of(axis)
+    assert group is not None
+    times = axis.times if isinstance(axis, Repeated) else 1
     # The same channels stay in every run, so that query i still meets key i.
     channels = keep[group] if group in keep else first(inner[group], wanted // times)
     return torch.cat([channels + run * (size // times) for run in range(times)])
 
 
-def call_sliced(
-    wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor], x: Tensor
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the output of the block of `spec` and input `shape`, with the weights of a wider one.
+def caller(
+    wide: Block, spec: BlockSpec, shape: Shape, keep: Keep, inner: Mapping[str, Tensor]
+) -> Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]:
+    """Return a function that runs the block of `spec` and input `shape` by a wider one's weights.
 
-    Gradients reach `wide`.
+    The weights are cut once, here. Gradients reach `wide`. Several threads may call the function.
     """
     # The full width needs no slicing; the block itself also keeps its batch-norm statistics.
     if wide.built_from == (spec, shape):
-        whole: Tensor | tuple[Tensor, Tensor] = wide(x)
-        return whole
-    narrow = _skeleton(spec, shape).train(wide.training)
-    # The skeleton is stateless: every tensor that it computes with is passed in here.
-    output: Tensor | tuple[Tensor, Tensor] = functional_call(
-        narrow, slice_block(wide, narrow, keep, inner), (x,)
-    )
-    return output
+        return wide
+    tensors = slice_block(wide, _skeleton(spec, shape, get_ident()), keep, inner)
+
+    def call(x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        # The skeleton is stateless: every tensor that it computes with is passed in here.
+        # `functional_call` puts them into it meanwhile, so each thread needs a skeleton of its own.
+        narrow = _skeleton(spec, shape, get_ident()).train(wide.training)
+        output: Tensor | tuple[Tensor, Tensor] = functional_call(narrow, tensors, (x,))
+        return output
+
+    return call
 
 
 @lru_cache(maxsize=4096)
-def _skeleton(spec: BlockSpec, shape: Shape) -> Block:
+def _skeleton(spec: BlockSpec, shape: Shape, thread: int) -> Block:
     """Return a block on the meta device, which holds no memory: its tensors come with each call."""
     with torch.device("meta"):
         return build_block(spec, shape)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,16 @@ from nas.supernet.choices import GumbelSoftmax, MetaPath, SharedBlocks
 from nas.supernet.slicing import (
     Keep,
     Ranking,
-    call_sliced,
+    caller,
     first,
     group_order,
     group_tensors,
     inner_orders,
     slice_block,
 )
+
+Run = Callable[[Tensor], Any]
+"""A function that runs one operation on its input."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,17 @@ class Supernet(nn.Module):
             )
 
         return run(arch.operations(), x_bchw, call)  # type: ignore[no-any-return]
+
+    def sliced(self, arch: Architecture) -> list[tuple[Operation, Callable[[], Run]]]:
+        """Return each operation of a member, and a function that cuts its weights out.
+
+        That function returns the one that runs the operation. Weights of the full width are not
+        copied.
+        """
+        return [
+            (operation, partial(self._run, operation, wide, keep))
+            for operation, wide, keep in self._slices(arch)
+        ]
 
     @torch.no_grad()
     def extract(self, arch: Architecture) -> Network:
@@ -358,7 +373,14 @@ class Supernet(nn.Module):
         # A position's shape is that of a map; a candidate on tokens gets the same as tokens.
         shape = replace(shape, layout=spec.layout)
         inner = self.ranking().inner.get(block, {})
-        return call_sliced(block, spec, shape, keep, inner, x)  # type: ignore[return-value]
+        return caller(block, spec, shape, keep, inner)(x)  # type: ignore[return-value]
+
+    def _run(self, operation: Operation, wide: Block | None, keep: Keep) -> Run:
+        """Return a function that runs an operation of a member by its slice of a block."""
+        if wide is None:  # a reshape has no weights
+            return build_block(operation.spec, operation.input).eval()
+        inner = self.ranking().inner.get(wide, {})
+        return caller(wide, operation.spec, operation.input, keep, inner)
 
     def _source(self, operation: Operation) -> Block:
         """Return the block that an operation of a frame, or of a placed member, is cut from."""

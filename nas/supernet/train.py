@@ -24,12 +24,15 @@ from nas.supernet.options import Recipe
 from nas.supernet.score import first_images
 from nas.supernet.supernet import Supernet
 from nas.supernet.warm_start import Start, warm_start
+from nas.tasks import task_of
+from nas.tasks.base import Task as Goal
 from nas.training import loop
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
 from nas.training.evaluate import calibrate, judge
 from nas.training.metrics import Progress, append, truncate
-from nas.training.task import Task, label_loss
+from nas.training.settings import check_task
+from nas.training.task import Task
 
 Output = Tensor | tuple[Tensor, Tensor]
 
@@ -37,13 +40,13 @@ Output = Tensor | tuple[Tensor, Tensor]
 def sandwich_loss(
     supernet: Supernet,
     images_bchw: Tensor,
-    labels_b: Tensor,
+    targets: Tensor,
     smoothing: float,
     randoms: int,
     random: Callable[[], Output],
     loss: str = "ce",
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of a sandwich, and the logits (B, classes) of the largest member.
+    """Return the mean loss of a sandwich, and the scores of the largest member.
 
     The sandwich rule and in-place distillation of universally slimmable networks
     (arXiv:1903.05134). The sandwich is the largest member, the smallest and `randoms` random ones.
@@ -52,20 +55,22 @@ def sandwich_loss(
 
     Args:
         supernet: in training mode.
-        images_bchw, labels_b: a micro-batch.
+        images_bchw: a micro-batch.
+        targets: its classes (B,), probabilities (B, classes), or masks (B, H, W).
         smoothing: of the labels.
         randoms: number of random members.
         random: returns the output of another random member at each call.
     """
     whole = supernet.forward_sliced(images_bchw, supernet.space.largest())
-    mean, logits = label_loss(whole, labels_b, smoothing, loss)
+    task = task_of(supernet.space.heads[0])
+    mean, scores = task.loss(whole, targets, smoothing, loss)
     losses = [mean]
     # Detached: the largest member must not learn to be easy to imitate.
-    soft_targets = logits.detach().softmax(dim=1)
+    teacher = scores.detach()
     smallest = supernet.forward_sliced(images_bchw, supernet.space.smallest())
-    losses.append(label_loss(smallest, soft_targets)[0])
-    losses += [label_loss(random(), soft_targets)[0] for _ in range(randoms)]
-    return torch.stack(losses).mean(), logits
+    losses.append(task.imitation(smallest, teacher))
+    losses += [task.imitation(random(), teacher) for _ in range(randoms)]
+    return torch.stack(losses).mean(), scores
 
 
 RANK_EVERY = 50
@@ -88,6 +93,7 @@ def train(
     save_every: float = loop.SAVE_EVERY,
     report_every: int = 10,
     command: str = "",
+    workers: int | None = None,
 ) -> Folder:
     """Train the supernet of `space` on `data`, or resume the training in the folder `out`.
 
@@ -107,6 +113,7 @@ def train(
         save_every: seconds between two saved states.
         report_every: steps between two reports.
         command: the command line, for the description.
+        workers: see `nas.training.loader.open_batches`.
 
     Raises:
         InputError: data of another shape, or a folder that holds another training.
@@ -115,12 +122,14 @@ def train(
         Stopped: a signal arrived; the state is saved.
     """
     _check(space, data)
+    check_task(recipe, task_of(space.heads[0]))
     folder = Folder(Path(out))
     together = processes(device)
     with folder.locked(together.main):
         of: dict[str, Any] = {
             "source": data.source,
             "images": len(data),
+            "store": data.store,
             "fingerprint": data.fingerprint,
             "background": data.background,
             "classes": list(data.classes),
@@ -134,12 +143,10 @@ def train(
                 "total": data.part.total,
                 "held_out": data.part.total - len(data),
             }
-        # Every process checks, so that all stop where the folder is of another training. Only the main
-        # one writes.
-        describe(
-            folder, space, recipe, of, start.describe() if start else None, together.main, command
-        )
-        together.wait()
+        # Every process checks, only the main one writes. Where one refuses, all stop.
+        about = start.describe() if start else None
+        with together.agreed():
+            describe(folder, space, recipe, of, about, together.main, command)
         # The same random weights in all processes: the loop never copies weights between them.
         torch.manual_seed(recipe.seed)
         supernet = Supernet(space)
@@ -163,10 +170,12 @@ def train(
             save_every=save_every,
             report_every=report_every,
             device=device,
+            workers=workers,
         )
-        if together.main:
-            save_weights(folder.weights, averaged if isinstance(averaged, Supernet) else supernet)
-        together.wait()
+        with together.agreed():
+            if together.main:
+                weights = averaged if isinstance(averaged, Supernet) else supernet
+                save_weights(folder.weights, weights)
         return folder
 
 
@@ -175,6 +184,13 @@ def _check(space: Space, data: ImageData) -> None:
         raise InputError(
             f"images of {data.images.shape[2:]} for a space at {space.resolution}. Fix:"
             " --resolution"
+        )
+    task = task_of(space.heads[0])
+    if task.has_maps is not (data.masks is not None):
+        there = "have masks" if data.masks is not None else "have no masks"
+        raise InputError(
+            f"the images {there}, and the space's head is one of {task.name}. Fix: "
+            f"{'leave out --segment' if task.has_maps else 'add --segment'}"
         )
     if len(data.classes) != space.classes:
         raise InputError(
@@ -213,6 +229,10 @@ class SupernetTask(Task):
         self.schedule = TemperatureSchedule(recipe.temperature, recipe.final_temperature)
 
     @property
+    def goal(self) -> Goal:
+        return task_of(self.supernet.space.heads[0])
+
+    @property
     def module(self) -> Supernet:
         return self.supernet
 
@@ -223,7 +243,7 @@ class SupernetTask(Task):
         self.supernet.restore_ranking(tensors)
 
     def evaluate(self, module: nn.Module) -> float | None:
-        """Return the top-1 of the largest member in percent, its batch norms recalibrated.
+        """Return the accuracy of the largest member in percent, its batch norms recalibrated.
 
         The supernet's own running statistics mix those of all members. The last epoch's weights are
         the result, not the best epoch's: the score of every other member depends on them too.
@@ -233,7 +253,7 @@ class SupernetTask(Task):
         assert isinstance(module, Supernet)
         largest = module.extract(module.space.largest())
         calibrate(largest, self.calibration)
-        return judge(largest, self.held_out).accuracy
+        return judge(largest, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return three groups: kernels and matrices, all other weights, and alpha."""
@@ -260,11 +280,11 @@ class SupernetTask(Task):
         self,
         module: nn.Module,
         images_bchw: Tensor,
-        labels_b: Tensor,
+        targets: Tensor,
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss of a sandwich or of one drawn path, and logits; see `Task.loss`."""
+        """Return the loss of a sandwich or of one drawn path, and scores; see `Task.loss`."""
         recipe = self.recipe
         choose = GumbelSoftmax(self.schedule.at(step / self.steps), recipe.noise, recipe.sampling)
         # Random members of a sandwich are always narrowed: its largest member is full width.
@@ -273,14 +293,14 @@ class SupernetTask(Task):
             return sandwich_loss(
                 self.supernet,
                 images_bchw,
-                labels_b,
+                targets,
                 recipe.label_smoothing,
                 recipe.sandwich,
                 random,
                 recipe.loss,
             )
         output = module(images_bchw, choose, generator, *self._draw(recipe.narrow, generator))
-        return label_loss(output, labels_b, recipe.label_smoothing, recipe.loss)
+        return self.goal.loss(output, targets, recipe.label_smoothing, recipe.loss)
 
     def _draw(self, narrow: float, generator: torch.Generator) -> tuple[list[int] | None, Pick]:
         """Return stage widths and a pick of candidates: random in the share `narrow` of the steps.

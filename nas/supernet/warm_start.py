@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nas.blocks import BlockSpec
-from nas.blocks.module import Axis, Block, Repeated, resize_bias
+from nas.blocks.module import Axis, Block, Repeated, Window, group_of, resize_bias
 from nas.errors import InputError
 from nas.files import file_sha256
 from nas.network import Network, build
@@ -23,7 +23,7 @@ from nas.runs.resolve import Initial, find_initial
 from nas.runs.trained_on import listed, read_trained_on, same_names
 from nas.space import Architecture, Space, load_space, space_names
 from nas.space.place import HEAD, STEM, Place
-from nas.supernet.slicing import group_order, group_tensors, inner_orders
+from nas.supernet.slicing import centre, group_order, group_tensors, inner_orders
 from nas.supernet.supernet import Supernet
 from nas.weights.files import read_checkpoint
 from nas.weights.importing import Mismatch, fit, recognise
@@ -162,6 +162,7 @@ def _published(
     Raises:
         InputError: when there is none.
     """
+    # The space to train comes first, so that a member of several spaces becomes one of its own.
     families = [space, *(load_space(name) for name in space_names() if name != space.name)]
     reasons = []
     # Every published member is tried until one matches all tensors but those of its head.
@@ -388,7 +389,12 @@ def _indices(
 
     Both are (min(there, here),), run by run where the axis repeats its channels.
     """
-    group, times = (axis.group, axis.times) if isinstance(axis, Repeated) else (axis, 1)
+    # A small window becomes the centre of a larger one, with zeros around it.
+    if isinstance(axis, Window):
+        side = min(there, here)
+        return centre(there, side), centre(here, side)
+    group = group_of(axis)
+    times = axis.times if isinstance(axis, Repeated) else 1
     count = min(there, here) // times
     # All channels in their order, or the most important ones where there is no room for all.
     chosen = torch.arange(count)

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.blocks import BlockSpec, Shape, from_dict, parse
 from nas.blocks.build import build_block
-from nas.blocks.module import Block, Repeated, fold
+from nas.blocks.module import Block, fold, group_of
 from nas.convert.chain import OperationFailed
 from nas.supernet.slicing import (
     Keep,
@@ -176,11 +176,7 @@ def check_slice(
     """
     wide = randomised(spec, shape).eval()
     narrow = build_block(narrower, its_shape).eval()
-    groups = {
-        axis.group if isinstance(axis, Repeated) else axis
-        for axes in wide.axes.values()
-        for axis in axes
-    }
+    groups = {group_of(axis) for axes in wide.axes.values() for axis in axes}
     counts = {"in": its_shape.channels, "out": narrower.output_shape(its_shape).channels}
     # The supernet keeps the most important channels of a stream; do the same with the block's own
     # input and output.

@@ -1,9 +1,10 @@
-"""Conformance tests for a device, and a fake device for tests.
+"""Conformance tests for a device and for a kind of device, and a fake device for tests.
 
 This project runs the checks on its devices, and others on their own.
 
     from nas.testing.devices import check_device
     check_device(MyDevice())
+    check_device_kind("my-kind")
 
 Every function raises AssertionError with what is wrong.
 """
@@ -20,8 +21,13 @@ from tempfile import TemporaryDirectory
 
 from nas.blocks import MB4D, Operation, Shape
 from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.devices import opened
 from nas.devices.base import Device, Timing
 from nas.devices.info import DeviceInfo, load_device_info
+from nas.devices.kinds import KINDS, Settings
+from nas.devices.phones import phones
+from nas.errors import NasError
+from nas.export import TARGETS
 from nas.latency.profile.operation_timing import EMPTY
 
 SMALL, LARGE = (
@@ -110,6 +116,37 @@ def check_profile(device: Device) -> None:
             f"a block and one of 16 times its MACs take {times} ms, expected two rising times"
         )
         assert device.profiled_by, "profiled_by is empty, expected the method of timing operations"
+
+
+def check_device_kind(name: str) -> None:
+    """Check that a kind of device is what the commands expect of it. Measures nothing."""
+    kind = KINDS[name]
+    assert kind.name == name, f"its name is '{kind.name}', the registry has it as '{name}'"
+    assert kind.units, "units is empty, expected the compute units that --unit may name"
+    assert kind.export_target in TARGETS, f"export_target '{kind.export_target}' is unknown"
+    assert isinstance(kind.unlisted(), str), "unlisted() gave no text"
+    for device in kind.connected():
+        assert device.kind == name, f"{device.name} is connected as one of '{device.kind}'"
+        # A name that has a phone.yaml is found by that file.
+        assert device.name in phones() or kind.has(device.name), f"has('{device.name}') is false"
+    assert not kind.has("no such device"), "has() is true for any name"
+    check_unknown_unit(name)
+    recipe = kind.bundle_recipe()
+    if recipe is not None:
+        assert recipe.copies > 1, f"copies of bundles is {recipe.copies}, expected more than 1"
+        assert recipe.bound > 0, f"the bound of bundles is {recipe.bound}, expected more than 0"
+        assert recipe.how and recipe.description, "the recipe of bundles lacks how or description"
+
+
+def check_unknown_unit(name: str) -> None:
+    """Check that the connected devices of a kind refuse a compute unit that the kind lacks."""
+    for device in KINDS[name].connected():
+        try:
+            with opened(device.name, Settings(unit="no-such-unit")):
+                pass
+        except NasError:
+            continue
+        raise AssertionError(f"{device.name} was opened with the unknown unit 'no-such-unit'")
 
 
 CALL_MS = 0.002

@@ -1,19 +1,33 @@
-"""Training over several processes: their number and rank, sums, and synchronised batch norms.
+"""Training over several processes: their number and rank, sums, gradients, and batch norms.
 
-`nas.training.loop` uses it in every training; with one process nothing is exchanged.
+`nas.training.loop` uses it in every training, `nas.supernet.sensitivity` in scoring; with one
+process nothing is exchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from nas.errors import Elsewhere, NasError
+
+PATIENCE = timedelta(days=365)
+"""Time that processes wait for one another between pieces of work that take unequally long.
+
+The collectives of NCCL give up after ten minutes, those of gloo after thirty.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,27 +60,59 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
-    def sum_gradients(self, module: torch.nn.Module) -> None:
-        """Replace every gradient, in place, by its sum over all processes.
-
-        The same parameters must have gradients in all processes.
-        """
-        gradients = (
-            [p.grad for p in module.parameters() if p.grad is not None] if self.count > 1 else []
-        )
-        if gradients:
-            # One sum over all gradients, flat: (parameters,). A sum per tensor would wait for the
-            # others once per tensor.
-            flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-            for gradient, part in zip(
-                gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
-            ):
-                gradient.copy_(part.view_as(gradient))
-
     def wait(self) -> None:
-        """Wait until all processes have reached this call."""
+        """Wait until all processes have reached this call, however long the slowest one takes."""
+        self.share(torch.zeros(1))
+
+    def share(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, however long the slowest one takes.
+
+        Where all processes but one have zeros, every process gets that one's values, unchanged.
+
+        Args:
+            tensor: on the CPU; it is replaced in place.
+
+        Raises:
+            NasError: when another process has ended.
+        """
         if self.count > 1:
-            dist.barrier()
+            try:
+                dist.all_reduce(tensor, group=_patient())
+            except RuntimeError as error:
+                raise NasError(
+                    f"process {self.index} of {self.count}: another process of this launch ended."
+                    " Fix: start the same command again"
+                ) from error
+        return tensor
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Context that ends in all processes alike: where the block fails in one, it fails in all.
+
+        No process goes on to wait for one that has stopped. The first process that failed raises
+        its error, the others `Elsewhere`, which nobody prints. The block must not wait for other
+        processes itself.
+        """
+        if self.count == 1:
+            yield
+            return
+        # (processes,): the exit code of each, 0 where the block succeeded.
+        codes = torch.zeros(self.count, dtype=torch.int64)
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+            codes[self.index] = getattr(error, "exit_code", NasError.exit_code)
+        failed = [index for index, code in enumerate(self.share(codes).tolist()) if code]
+        if failure is not None and self.index == failed[0]:
+            raise failure
+        if failed:
+            raise Elsewhere(int(codes[failed[0]]))
+
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+"""One process that shares its work with no other."""
 
 
 def processes(device: str | None = None) -> Processes:
@@ -86,6 +132,157 @@ def leave() -> None:
     """Leave the group of processes, where there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        _patient.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _patient() -> Any:
+    """Return a group of all processes, on the CPU, whose collectives wait for `PATIENCE`.
+
+    All processes must call it together.
+    """
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+BUCKET_BYTES = 8 * 2**20
+"""Size of the gradients that are summed at once.
+
+A sum per tensor would cost its latency hundreds of times. A single sum could only begin after the
+backward pass.
+"""
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Gradients whose sum is under way: the tensors, all of them flat (values,), and the work."""
+
+    gradients: list[Tensor]
+    flat: Tensor
+    work: dist.Work
+
+
+class GradientSums:
+    """Sums of the gradients over all processes, most of which run during the backward pass.
+
+    A step has three parts: the backward pass of the last micro-batch inside `collecting`, then
+    `launch_rest`, then `finish`. The first two start sums, the last one waits for them.
+
+    Parameters without a gradient in a step are left out, as those of a supernet's paths that were
+    not drawn. The others are summed in the order in which the backward pass completes them. It
+    follows from the graph, so it is the same in all processes; `finish` checks this.
+
+    Args:
+        module: its parameters get the sums. With one process nothing happens.
+        processes: all processes of the training.
+        bucket_bytes: size of the gradients that are summed at once.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, processes: Processes, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        self.count = processes.count
+        self.bucket_bytes = bucket_bytes
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self._collecting = False
+        self._order: list[int] = []
+        self._waiting: list[Tensor] = []
+        self._waiting_bytes = 0
+        self._buckets: list[_Bucket] = []
+        if self.count > 1:
+            # Synchronised batch norms exchange sums in the backward pass, too. In one group these
+            # would queue behind the gradients, and the backward pass would wait for all of them.
+            self.group = dist.new_group()
+            self._hooks = [
+                parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    partial(self._completed, index)
+                )
+                for index, parameter in enumerate(self.parameters)
+            ]
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Context manager: a backward pass inside starts sums as soon as gradients are complete."""
+        self._collecting = self.count > 1
+        try:
+            yield
+        except BaseException:
+            self._discard()  # the step is not taken
+            raise
+        finally:
+            self._collecting = False
+
+    def launch_rest(self) -> int:
+        """Start the sums of all other gradients; return a checksum (below 2^15) of the order."""
+        if self.count == 1:
+            return 0
+        collected = set(self._order)
+        for index, parameter in enumerate(self.parameters):
+            # An earlier micro-batch may have reached parameters that the last one did not reach.
+            if parameter.grad is not None and index not in collected:
+                self._add(index, parameter)
+        self._launch()
+        return zlib.crc32(np.array(self._order, dtype="<i4").tobytes()) % 2**15
+
+    def finish(self, checksum: int, checksums: float) -> None:
+        """Wait for all sums and put them in place of the gradients.
+
+        Args:
+            checksum: of this process, as `launch_rest` returned it.
+            checksums: sum of those of all processes.
+
+        Raises:
+            RuntimeError: another process has summed its gradients in another order, which would mix
+                up parameters.
+        """
+        buckets = self._buckets
+        self._discard()
+        # Where one process differs, at least one of them sees another sum than its own times all.
+        if checksums != checksum * self.count:
+            raise RuntimeError(
+                "gradients are complete in another order, or for other parameters, than in another"
+                " process"
+            )
+        for bucket in buckets:
+            bucket.work.wait()
+            parts = torch.split(bucket.flat, [gradient.numel() for gradient in bucket.gradients])
+            for gradient, part in zip(bucket.gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def close(self) -> None:
+        """Remove the hooks from the parameters."""
+        if self.count > 1:
+            for hook in self._hooks:
+                hook.remove()
+
+    def _completed(self, index: int, parameter: Tensor) -> None:
+        if self._collecting:
+            self._add(index, parameter)
+
+    def _add(self, index: int, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._order.append(index)
+        self._waiting.append(parameter.grad)
+        self._waiting_bytes += parameter.grad.nbytes
+        if self._waiting_bytes >= self.bucket_bytes:
+            self._launch()
+
+    def _launch(self) -> None:
+        """Start the sum of the gradients that wait for one."""
+        if not self._waiting:
+            return
+        gradients = self._waiting
+        self._waiting = []
+        self._waiting_bytes = 0
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        work = dist.all_reduce(flat, group=self.group, async_op=True)
+        assert work is not None
+        self._buckets.append(_Bucket(gradients, flat, work))
+
+    def _discard(self) -> None:
+        self._order = []
+        self._waiting = []
+        self._waiting_bytes = 0
+        self._buckets = []
 
 
 class SyncedBatchNorm(TorchFunctionMode):

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from nas.data import ImageData
 from nas.errors import InputError
 from nas.signals import Request, Stopped, deferred
-from nas.training.batches import Batch, epoch_batches, steps_an_epoch
+from nas.training.batches import Batch, Batches, step_generator, steps_an_epoch
 from nas.training.distributed import Processes, processes
+from nas.training.loader import open_batches
 from nas.training.metrics import Log, Progress
 from nas.training.settings import Settings
 from nas.training.state import Best, TrainingFolder, Window, save_best
@@ -47,6 +47,7 @@ def train(
     save_every: float = SAVE_EVERY,
     report_every: int = 10,
     device: str | None = None,
+    workers: int | None = None,
 ) -> nn.Module | None:
     """Train `task.module` on `data`, or resume from the state in the folder.
 
@@ -59,7 +60,7 @@ def train(
 
     Args:
         task: the task; its module must have been built from the same seed in all processes.
-        data: uint8 images (N, 3, H, W).
+        data: uint8 images (N, 3, H, W), of either store.
         settings: settings of the training.
         folder: of state and metrics; the training resumes after the state's last step.
         report: called every `report_every` steps, in the main process.
@@ -67,6 +68,7 @@ def train(
             every step.
         report_every: steps between two reports.
         device: cpu or cuda; by default a GPU where there is one.
+        workers: see `nas.training.loader.open_batches`.
 
     Returns:
         The moving average of the module, or None where none is kept.
@@ -94,7 +96,13 @@ def train(
     if folder.state.exists():
         task.restore(stepper.state.load(folder.state))
     together.wait()  # until all have read the state
-    _Loop(stepper, data, plan, folder, together).run(report, save_every, report_every)
+    steps = range(stepper.state.step, plan.steps)
+    batches = open_batches(data, settings, together, steps, workers)
+    try:
+        _Loop(stepper, batches, plan, folder, together).run(report, save_every, report_every)
+    finally:
+        batches.close()
+        stepper.close()
     together.wait()  # until the main process has written it
     return stepper.state.averaged.module if stepper.state.averaged is not None else None
 
@@ -116,11 +124,11 @@ def _check_single_images(stepper: Stepper, data: ImageData, smallest: int) -> No
     module = stepper.module
     kept = [buffer.clone() for buffer in module.buffers()]
     generator = torch.Generator().manual_seed(0)
-    batch = Batch.draw(data, np.zeros(1, dtype=np.int64), generator, flip=False)
-    images, labels = batch.load(0, 1, stepper.processes.device)
+    batch = Batch.draw(data, np.zeros(1, dtype=np.int64), stepper.settings, generator)
+    loaded = batch.load(0, 1, stepper.processes.device)
     try:
         with torch.no_grad():
-            stepper.task.loss(module, images, labels, 0, generator)
+            stepper.task.loss(module, loaded.images, loaded.targets, 0, generator)
     except ValueError as error:
         raise _single_images(len(data), smallest, stepper.settings.accumulate) from error
     finally:
@@ -147,7 +155,7 @@ def _single_images(images: int, smallest: int, accumulate: int) -> InputError:
 
 @dataclass(frozen=True)
 class Plan:
-    """The number of steps of a training, and the images and learning rate of each."""
+    """The number of steps of a training, and the learning rate of each."""
 
     images: int
     settings: Settings
@@ -159,12 +167,6 @@ class Plan:
     @property
     def steps(self) -> int:
         return self.per_epoch * self.settings.epochs
-
-    def order(self, step: int) -> list[NDArray[np.int64]]:
-        """Return the image indices of each batch in the epoch of a step."""
-        return epoch_batches(
-            self.images, self.settings.batch, self.settings.seed, step // self.per_epoch
-        )
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step as a share of its peak."""
@@ -190,13 +192,13 @@ class _Loop:
     def __init__(
         self,
         stepper: Stepper,
-        data: ImageData,
+        batches: Batches,
         plan: Plan,
         folder: TrainingFolder,
         together: Processes,
     ) -> None:
         self.stepper = stepper
-        self.data = data
+        self.batches = batches
         self.plan = plan
         self.folder = folder
         self.together = together
@@ -237,17 +239,10 @@ class _Loop:
         state = self.state
         since = time.monotonic()
         save_at = since + save_every
-        batches = plan.order(state.step)
         while state.step < plan.steps:
-            if state.step % plan.per_epoch == 0:
-                batches = plan.order(state.step)
             self.task.before_step(state.step)
-            # A generator per step, so that resuming needs no saved generator. The factor is a prime
-            # above 10^6: two seeds share no generator in trainings of fewer steps.
-            generator = torch.Generator().manual_seed(plan.settings.seed * 1_000_003 + state.step)
-            batch = Batch.draw(
-                self.data, batches[state.step % plan.per_epoch], generator, plan.settings.flip
-            )
+            generator = step_generator(plan.settings.seed, state.step)
+            batch = self.batches.draw(state.step, generator)
             outcome = self.stepper.step(batch, generator, plan.rate(state.step), request)
             # From here on `state.step` counts this step as done.
             state.step += 1

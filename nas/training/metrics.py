@@ -28,11 +28,12 @@ class Progress:
         step, steps: steps done, and steps of the whole training.
         epoch: epochs done.
         loss: mean loss; NaN where every step was skipped.
-        accuracy: top-1 on augmented training images in percent; for a supernet, that of the sampled
-            networks. It shows that the training works and is not a result.
+        accuracy: share of right images among augmented training images in percent (of right pixels
+            where they have masks); for a supernet, that of the sampled networks. It shows that the
+            training works and is not a result.
         learning_rate: of the weights, in the last step.
         images_per_second: over all processes.
-        held_out: top-1 on held-out images in percent; None where the row ends no evaluated epoch.
+        held_out: the task's metric on held-out images in percent; None where the row ends no evaluated epoch.
         more: the task's own columns.
     """
 

@@ -7,18 +7,35 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar, cast, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from nas.errors import InputError
+from nas.extras import need
+from nas.files import YamlFile
 from nas.option_values import check
-from nas.options import LARGEST_SEED, Options, option
+from nas.options import ANY, LARGEST_SEED, Options, option, options_of
 from nas.quantities import colour
+from nas.training.augmentation import Augment, policy
+
+if TYPE_CHECKING:
+    from nas.tasks import Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Store = Literal["auto", "memory", "stream"]
+"""A store by name, as `nas.data.images.AskedStore`, which would import NumPy for `nas --help`."""
 _LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
-DATA_HELP = "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub."
+DATA_HELP = (
+    "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub; for"
+    " segmentation digit-scenes, a folder of images with masks, or parquet files with both."
+)
 """Help of --data in every command."""
+WORKERS_HELP = (
+    "Worker processes that decode and augment images, per process of the training; 0 does it in the"
+    " training's own process. The light augmentation of images in memory needs none."
+)
+"""Help of --workers in every command."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,14 @@ class SplitOptions:
         help="Colour behind transparent pixels: white, grey, black or #rrggbb.",
         read=colour,
         metavar="COLOUR",
+    )
+    store: Store = option(
+        "auto",
+        help=(
+            "Where images are kept: memory (decoded once into a memory-mapped file), stream (decoded"
+            " by workers in each epoch, nothing on the disk), or auto (memory where the decoded"
+            " images take at most half of the machine's memory)."
+        ),
     )
 
 
@@ -97,6 +122,61 @@ class Settings:
         at_least=0,
         below=1,
     )
+    drop_path: float = option(
+        0.0,
+        help=(
+            "Probability that an image skips a residual branch of the last block; it rises linearly"
+            " with depth."
+        ),
+        at_least=0,
+        below=1,
+    )
+    augment: Augment = option(
+        "light",
+        help=(
+            "Augmentation: light (shift and flip), standard (random crop, flip, colour, erasing, and"
+            " some mixing), or strong (small random crops, RandAugment, erasing, mixing of all"
+            " batches and three repeats, as DeiT). The last two need torchvision."
+        ),
+    )
+    repeats: int = option(
+        1,
+        help=(
+            "Times that an image is in an epoch, each time augmented anew (repeated augmentation);"
+            " an epoch keeps its length and has fewer images."
+        ),
+        at_least=1,
+        at_most=100,
+        shown="1; 3 with --augment strong",
+    )
+    mixup: float = option(
+        0.0,
+        help="Alpha of the Beta distribution of mixup; 0 turns mixup off.",
+        at_least=0,
+        at_most=1000,
+        shown="0; 0.2 with --augment standard, 0.8 with strong",
+    )
+    cutmix: float = option(
+        0.0,
+        help="Alpha of the Beta distribution of cutmix; 0 turns cutmix off.",
+        at_least=0,
+        at_most=1000,
+        shown="0; 1 with --augment standard or strong",
+    )
+    mix: float = option(
+        0.5,
+        help="Share of the batches that are mixed.",
+        at_least=0,
+        at_most=1,
+        shown="0.5; 0.25 with --augment standard, 1 with strong",
+    )
+    switch: float = option(
+        0.5,
+        help="Share of mixed batches that use cutmix instead of mixup, where both are on.",
+        at_least=0,
+        at_most=1,
+        requires={"mixup": ANY, "cutmix": ANY, "mix": ANY},
+    )
     flip: bool = option(True, help="Mirror images at random.", shown="on for all data but digits")
     seed: int = option(
         0,
@@ -144,32 +224,54 @@ class Settings:
     def __post_init__(self) -> None:
         check(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_dict(self, masks: bool = False) -> dict[str, Any]:
+        """Return all settings, with the numbers that the augmentation stands for.
+
+        Args:
+            masks: whether the images have masks, which have augmentations of their own.
+        """
+        return asdict(self) | {"augmentation": policy(self.augment, masks).image.to_dict()}
 
 
 Recipe = TypeVar("Recipe", bound=Settings)
 
 
-def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
-    """Return a command's recipe with the defaults that depend on the data and on the launcher.
+def settle(recipe: Recipe, options: Options, data: str, task: Task | None = None) -> Recipe:
+    """Return a command's recipe with the defaults that depend on task, data and launcher.
 
-    Digits are not mirrored unless --flip is given: a mirrored 2 is not a digit. `accelerate launch
-    --mixed_precision` puts its precision into the environment, which is used where --precision was
-    not given.
+    A task may have other defaults, and settings that cannot be changed. A stronger --augment sets
+    options of mixing and the repeats, unless they are given. Digits are not mirrored unless --flip
+    is given: a mirrored 2 is not a digit. `accelerate launch --mixed_precision` puts its precision
+    into the environment, which is used where --precision was not given.
 
     Args:
         recipe: of the command.
         options: of the command; they know which options were given.
         data: the images by name.
+        task: what is trained; classification by default.
 
     Raises:
         InputError: where the launcher asks for another precision than --precision, or for an
             unknown one.
+        MissingExtra: where the augmentation needs torchvision, which is not installed.
     """
-    from nas.data import is_digits
+    from nas.data import is_digits, is_scenes
+    from nas.tasks import TASKS
 
-    flip = recipe.flip if "flip" in options.given else not is_digits(data)
+    task = task or TASKS["classification"]
+    usuals = {name: value for name, value in task.defaults.items() if name not in options.given}
+    recipe = replace(recipe, **usuals)
+    check_task(recipe, task, options)
+    if recipe.augment != "light":
+        need(f"--augment {recipe.augment}", "vision", "torchvision")
+    chosen = {
+        name: value
+        for name, value in policy(recipe.augment, task.has_maps).options.items()
+        if name not in options.given
+    }
+    recipe = replace(recipe, **chosen)  # type: ignore[arg-type]
+
+    flip = recipe.flip if "flip" in options.given else not (is_digits(data) or is_scenes(data))
     precision = recipe.precision
     launched = os.environ.get(_LAUNCHED_PRECISION, "no")
     if launched not in ("no", "", precision):
@@ -185,3 +287,35 @@ def settle(recipe: Recipe, options: Options, data: str) -> Recipe:
             )
         precision = cast(Precision, launched)
     return replace(recipe, flip=flip, precision=precision)
+
+
+def check_task(recipe: Settings, task: Task, options: Options | None = None) -> None:
+    """Raise InputError for a setting that a task cannot have.
+
+    Args:
+        recipe: of a training.
+        task: what it trains.
+        options: of the command, to name the setting as it was given.
+    """
+    for name, reason in task.fixed.items():
+        usual = task.defaults.get(name, options_of(Settings)[name].default)
+        value = getattr(recipe, name)
+        if value != usual:
+            where = options.where(name) if options else f"{name}={value}"
+            remedy = "leave it out" if options else f"{name}={usual!r}"
+            raise InputError(f"{where}: has no effect on {task.name} ({reason}). Fix: {remedy}")
+
+
+def settle_store(store: Store, description: Path) -> Store:
+    """Return the store of a training: for `auto` the one that its folder records, if any.
+
+    Args:
+        store: as asked for.
+        description: file of the training's folder. Versions before the stream store record none;
+            their images were in memory.
+    """
+    if store != "auto" or not description.exists():
+        return store
+    data = YamlFile(description).data.get("data")
+    recorded = data.get("store", "memory") if isinstance(data, dict) else store
+    return cast(Store, recorded) if recorded in get_args(Store) else store

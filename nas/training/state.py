@@ -83,14 +83,14 @@ class Window:
     Attributes:
         loss: sum of the steps' mean losses, without those that the scaler skipped.
         losses: number of these steps.
-        right: number of images classified right.
+        right: number of right images; see `nas.training.step.Outcome`.
         images: number of images.
         seconds: wall-clock time.
     """
 
     loss: float = 0.0
     losses: int = 0
-    right: int = 0
+    right: float = 0
     images: int = 0
     seconds: float = 0.0
 
@@ -101,7 +101,7 @@ class Best:
 
     Attributes:
         epoch: number of the epoch, from 1.
-        accuracy: top-1 in percent.
+        accuracy: in percent of the task's metric.
     """
 
     epoch: int
@@ -263,7 +263,11 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
 
 
 def fill(
-    module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str = "the network"
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    path: Path,
+    what: str = "the network",
+    assign: bool = False,
 ) -> None:
     """Put the tensors of a file into a module; names and shapes must be exactly the module's.
 
@@ -272,6 +276,7 @@ def fill(
         tensors: by name.
         path: the file, for errors.
         what: name of the module for errors.
+        assign: whether the tensors take the place of the module's, without a copy.
 
     Raises:
         InputError: naming the file and the first tensor that does not fit.
@@ -286,4 +291,4 @@ def fill(
         raise InputError(
             f"{path}: {len(wrong)} tensors do not fit {what}, {sorted(wrong)[0]} first"
         )
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors, assign=assign)

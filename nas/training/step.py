@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from nas.blocks.drop_path import DropPath, dropping
 from nas.blocks.module import Block
 from nas.errors import NasError
 from nas.extras import need
 from nas.network import checkpointing
 from nas.signals import Request
 from nas.training.batches import Batch, shares
-from nas.training.distributed import Processes, SyncedBatchNorm
+from nas.training.distributed import GradientSums, Processes, SyncedBatchNorm
 from nas.training.settings import Settings
 from nas.training.state import State
 from nas.training.task import Task
@@ -92,13 +93,13 @@ class Outcome:
 
     Attributes:
         loss: mean loss over the step's images; None for a step that the gradient scaler skipped.
-        right: number of correctly classified images.
+        right: number of right images, to which an image with a mask adds its share of right pixels.
         images: number of images.
         stop: whether a signal asked any of the processes to stop after this step.
     """
 
     loss: float | None
-    right: int
+    right: float
     images: int
     stop: bool = False
 
@@ -124,8 +125,14 @@ class Stepper:
             torch.amp.GradScaler(processes.device.type, enabled=settings.precision == "fp16"),
             averaged(self.module, settings.ema) if settings.ema else None,
         )
+        # After the moving average has copied the module, which must not copy hooks.
+        self.sums = GradientSums(self.module, processes)
         if settings.compile:
             compile_blocks(self.module)
+
+    def close(self) -> None:
+        """Leave the module as an ordinary one; no step may follow."""
+        self.sums.close()
 
     def step(
         self, batch: Batch, generator: torch.Generator, rate: float, request: Request | None = None
@@ -157,16 +164,20 @@ class Stepper:
         # where the traceback no longer holds the tensors of the failed step.
         try:
             totals = self._gradients(batch, parts, generator)
+            checksum = self.sums.launch_rest()
             # One exchange for all: processes that stopped at different steps would wait for ever.
             stop = request is not None and request.number > 0
-            totals = torch.cat([totals, totals.new_tensor([float(stop)])])
-            loss, right, stops = self.processes.sum_(totals).tolist()
+            totals = torch.cat([totals, totals.new_tensor([float(stop), float(checksum)])])
+            loss, right, stops, checksums = self.processes.sum_(totals).tolist()
+            # Before the scaler looks at them: an overflow in one process then reaches all, and all
+            # skip the same step.
+            self.sums.finish(checksum, checksums)
             taken = self._update(loss, kept)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
         else:
-            return Outcome(loss if taken else None, int(right), len(batch), stops > 0)
+            return Outcome(loss if taken else None, right, len(batch), stops > 0)
         raise self._too_large(batch, parts, generator.set_state(choices))
 
     def _gradients(
@@ -175,7 +186,7 @@ class Stepper:
         """Accumulate this process's share of the gradients.
 
         Returns:
-            (2,): its share of the mean loss, and its number of correctly classified images.
+            (2,): its share of the mean loss, and its number of right images.
         """
         self.state.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.processes.device)
@@ -183,8 +194,11 @@ class Stepper:
         with self._synced():
             # Every micro-batch starts from the same generator state. All draw the same path of a
             # supernet, so their gradients add up to that of one batch, in all processes alike.
-            for start, stop in parts:
-                totals += self._backward(batch, start, stop, generator.set_state(choices))
+            for number, (start, stop) in enumerate(parts, start=1):
+                # Gradients are complete in the last micro-batch only.
+                last = number == len(parts)
+                with self.sums.collecting() if last else nullcontext():
+                    totals += self._backward(batch, start, stop, generator.set_state(choices))
         return totals
 
     def _synced(self) -> AbstractContextManager[Any]:
@@ -195,18 +209,33 @@ class Stepper:
     def _backward(self, batch: Batch, start: int, stop: int, generator: torch.Generator) -> Tensor:
         """Run a micro-batch forward and backward; return its loss share and correct images (2,)."""
         device = self.processes.device
-        images, labels = batch.load(start, stop, device)
+        loaded = batch.load(start, stop, device)
+        images = loaded.images
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         dtype = _AUTOCAST.get(self.settings.precision)
         recompute = checkpointing(self._synced) if self.settings.checkpointing else nullcontext()
-        with recompute, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            loss, logits = self.task.loss(self.module, images, labels, self.state.step, generator)
+        drops = self._dropping(len(batch), start, stop, generator)
+        with drops, recompute, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            loss, scores = self.task.loss(
+                self.module, images, loaded.targets, self.state.step, generator
+            )
         # Weighted by the share of the images: the sum over micro-batches and processes is the mean
         # over the batch, also where their sizes differ.
         share = loss.float() * ((stop - start) / len(batch))
         self.state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([share.detach(), (logits.argmax(dim=1) == labels).sum().float()])
+        right = self.task.goal.right(scores.detach(), loaded.labels)
+        return torch.stack([share.detach(), right.float()])
+
+    def _dropping(
+        self, batch: int, start: int, stop: int, generator: torch.Generator
+    ) -> AbstractContextManager[Any]:
+        """Return the context in which blocks leave out branches for images `start` to `stop`."""
+        if not self.settings.drop_path:
+            return nullcontext()
+        # Micro-batches and processes have a generator in the same state, so they get the same seed.
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return dropping(DropPath(self.settings.drop_path, seed, batch, start, stop))
 
     def _update(self, loss: float, kept: Sequence[Tensor]) -> bool:
         """Update the weights; return False where the scaler skipped the step.
@@ -217,9 +246,6 @@ class Stepper:
         state = self.state
         if not math.isfinite(loss) and not state.scaler.is_enabled():
             raise self.no_number(f"the loss is {loss}", state.step + 1)
-        # Before the scaler looks at them: an overflow in one process then reaches all, and all skip
-        # the same step.
-        self.processes.sum_gradients(self.module)
         # The scaler lowers its scale after an overflow and only then, so a lower scale means that
         # the step was skipped.
         if self.settings.clip_norm:

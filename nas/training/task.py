@@ -1,4 +1,4 @@
-"""Interface of a training's task, and the loss of networks with one head or two.
+"""Interface of what a training trains: a module, its losses, and how it is evaluated.
 
 `nas.training.loop` calls a task; `nas.supernet.train` and `nas.finetune.task` define one each.
 """
@@ -9,53 +9,26 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def label_loss(
-    output: Tensor | tuple[Tensor, Tensor],
-    target: Tensor,
-    smoothing: float = 0.0,
-    loss: str = "ce",
-) -> tuple[Tensor, Tensor]:
-    """Return the mean loss over the heads, and their mean logits (B, classes).
-
-    Args:
-        output: logits (B, classes) of one head, or a pair of these.
-        target: classes (B,) or probabilities (B, classes).
-        smoothing: of the labels.
-        loss: `ce` for the cross-entropy; `bce` for a binary cross-entropy per class, the mean over
-            images and classes as in ResNet strikes back (arXiv:2110.00476).
-    """
-    heads = output if isinstance(output, tuple) else (output,)
-    one = _binary_cross_entropy if loss == "bce" else _cross_entropy
-    # In float32, also where autocast gives logits in half precision.
-    losses = [one(logits.float(), target, smoothing) for logits in heads]
-    # (heads, B, classes) to (B, classes).
-    return torch.stack(losses).mean(), torch.stack(heads).float().mean(dim=0)
-
-
-def _cross_entropy(logits_bc: Tensor, target: Tensor, smoothing: float) -> Tensor:
-    return F.cross_entropy(logits_bc, target, label_smoothing=smoothing)
-
-
-def _binary_cross_entropy(logits_bc: Tensor, target: Tensor, smoothing: float) -> Tensor:
-    classes = logits_bc.shape[1]
-    wanted_bc = F.one_hot(target, classes) if target.dim() == 1 else target
-    # Smoothed as for the cross-entropy: a share of the mass is spread over all classes.
-    wanted_bc = wanted_bc.float() * (1 - smoothing) + smoothing / classes
-    return F.binary_cross_entropy_with_logits(logits_bc, wanted_bc)
+from nas import tasks
 
 
 class Task(ABC):
     """A module with its losses.
 
     The loop calls `begin` once, `before_step` and `loss` in each step, and `log` at each report.
+    What its network answers, the loss and the metric are those of its `goal`, a task of `nas.tasks`.
+
     A task must not draw from torch's global generator. Random choices of a step come from the
     generator that `loss` gets, so that all processes draw the same and a resumed training repeats
     it.
     """
+
+    @property
+    def goal(self) -> tasks.Task:
+        """Return what the network is trained for; classification by default."""
+        return tasks.TASKS["classification"]
 
     @property
     @abstractmethod
@@ -74,18 +47,21 @@ class Task(ABC):
         self,
         module: nn.Module,
         images_bchw: Tensor,
-        labels_b: Tensor,
+        targets: Tensor,
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean loss over a micro-batch, and the logits (B, classes) for the accuracy.
+        """Return the mean loss over a micro-batch, and the scores for the accuracy.
+
+        The scores are (B, classes), or (B, classes, h, w) of a head of dense prediction.
 
         It runs under autocast.
 
         Args:
             module: the module, in training mode.
-            images_bchw: float, augmented and normalised, on the module's device.
-            labels_b: int64.
+            images_bchw: float, augmented, mixed and normalised, on the module's device.
+            targets: classes (B,) as int64, probabilities (B, classes) where images are mixed, or
+                masks (B, H, W) as int64.
             step: steps done before this one.
             generator: on the CPU, in the same state for every micro-batch and process of the step.
         """
@@ -106,7 +82,7 @@ class Task(ABC):
         return False
 
     def evaluate(self, module: nn.Module) -> float | None:
-        """Return the top-1 accuracy in percent on held-out images, or None where there are none.
+        """Return the metric in percent on held-out images, or None where there are none.
 
         Called after an epoch on all processes, which share the work and all get the result. `module`
         is `self.module` or its moving average; weights and statistics must be left as they are.

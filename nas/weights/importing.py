@@ -236,7 +236,8 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
                 return None
             theirs = published[ours] + name.removeprefix(ours)
             # An operation's prefix is empty where its tensors are at the checkpoint's top level.
-            names[f"{operation}.{name}"] = f"{prefixes[operation]}.{theirs}".lstrip(".")
+            own = f"{operation}.{name}"
+            names[own] = f"{layout.prefix_of(prefixes, own)}.{theirs}".lstrip(".")
     return names
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nas.blocks import HeadSpec
 from nas.errors import InputError
 from nas.network import Network, build
 from nas.space import Architecture
@@ -98,6 +99,16 @@ def with_new_head(network: Network, classes: int) -> Network:
         name: value
         for name, value in network.state_dict().items()
         if not name.startswith(CLASSIFIERS)
+    }
+    fresh.load_state_dict(kept, strict=False)
+    return fresh
+
+
+def with_other_head(network: Network, head: HeadSpec) -> Network:
+    """Return the network with another head, whose weights are random; other weights are kept."""
+    fresh = build(network.architecture.with_head(head))
+    kept = {
+        name: value for name, value in network.state_dict().items() if not name.startswith("head.")
     }
     fresh.load_state_dict(kept, strict=False)
     return fresh

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nas.accuracy.evaluations import ROWS, Evaluated, Evaluations
-from nas.accuracy.scores import accuracy_error
 from nas.errors import InputError
 from nas.space import Architecture, Space
+from nas.tasks.classify import accuracy_error
 
 
 class Source:

@@ -13,8 +13,8 @@ import pytest
 import nas
 from nas.accuracy.gate import Evidence, Reason, gate, judge, rounded_up
 from nas.accuracy.recorded import RecordedScores
-from nas.accuracy.scores import difference_error
 from nas.space import Space
+from nas.tasks.classify import difference_error
 
 
 def measured(

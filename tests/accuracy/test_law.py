@@ -31,6 +31,7 @@ from nas.errors import InputError
 from nas.space import Architecture, Space, load_space, space_names
 from nas.space.moves import Drop, Localise, moves
 
+ROOT = Path(__file__).resolve().parents[2]
 SPACES = [load_space(name) for name in space_names()]
 NAME = attrgetter("name")
 PUBLISHED = [(space, name) for space in SPACES for name in space.published]
@@ -156,7 +157,9 @@ def test_networks_left_out_are_predicted_within_what_is_printed() -> None:
     )
 
 
-@pytest.mark.parametrize("space", [space for space in SPACES if space.published], ids=NAME)
+@pytest.mark.parametrize(
+    "space", [space for space in SPACES if space.published and space.recipes], ids=NAME
+)
 def test_errors_grow_outside_of_the_data(space: Space) -> None:
     scores = scores_of(space)
     inside = next(iter(space.published.values()))
@@ -222,6 +225,27 @@ def test_a_space_without_a_recipe_says_that_its_level_is_unknown() -> None:
     arch = load_space("swiftformer").published["swiftformer_s"]
     assert any("level is unknown" in reason for reason in unknown.accuracy(arch).reasons)
     assert unknown.accuracy(arch).standard_error > known.accuracy(arch).standard_error
+
+
+def test_an_entry_that_counts_as_a_block_may_be_a_stage() -> None:
+    """It costs more than with a block behind it, and far less than a stage of nothing."""
+    emo, swiftformer = load_space("emo"), load_space("swiftformer")
+    for space, counts in ((emo, True), (swiftformer, False)):
+        largest = space.largest()
+        costs = [
+            scores_of(space).cost(
+                largest.with_stage(0, replace(stage, blocks=stage.blocks[:depth]))
+            )
+            for stage in largest.stages[:1]
+            for depth in (2, 1, 0)
+        ]
+        assert costs[0] < costs[1] < costs[2]
+        assert (costs[2] - costs[1] < 5) == counts
+    alone = largest.with_stage(0, replace(largest.stages[0], blocks=()))
+    assert "stage 1 has no blocks" in scores_of(swiftformer).reasons(alone)
+    published = load_space("mobilenetv4").published["mobilenetv4_conv_s"]
+    reasons = scores_of(load_space("mobilenetv4")).reasons(published)
+    assert reasons == ("no published recipe for this space, so that the level is unknown",)
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
@@ -309,7 +333,8 @@ def test_negative_variance_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*space_names(), *(f"{space.name}-cifar10" for space in SPACES if space.published)]
+    "name",
+    [*space_names(), *(path.parent.name for path in (ROOT / "experiments").glob("*/scores.csv"))],
 )
 def test_scores_are_told_in_a_line(name: str) -> None:
     text = repr(load_scores(name))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.accuracy.scores import Z95, accuracy_error, difference_error
+from nas.tasks.classify import Z95, accuracy_error, difference_error
 
 
 @given(st.integers(1, 10**6), st.floats(0, 100))

@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 
 from nas.accuracy.gate import Evidence, Reason, Verdict, judge
-from nas.accuracy.scores import difference_error
 from nas.cli import train
 from nas.data import Splits, load_data
 from nas.option_values import make
 from nas.supernet.options import TrainOptions
+from nas.tasks.classify import difference_error
 
 TRAIN = [
     "train",

@@ -20,7 +20,16 @@ from coremltools.models.ml_program.experimental import perf_utils, remote_device
 from nas.blocks import MB4D, Shape
 from nas.convert.coreml import convert
 from nas.devices import Chain, DeviceLost, OperationFailed
-from nas.devices.coreml import BUNDLE, MAC, PROFILE, TEAM, UNITS, CoreML, connected_phones, mac
+from nas.devices.coreml import MAC
+from nas.devices.coreml.device import (
+    BUNDLE,
+    PROFILE,
+    TEAM,
+    UNITS,
+    CoreML,
+    connected_phones,
+    mac,
+)
 from nas.devices.phones import Match, Phone
 from nas.errors import InputError, NasError
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from nas import resources
-from nas.devices.phones import ANDROID, COREML, PHONE_FILE, Phone, load_phone, phones, recognise
+from nas.devices.phones import PHONE_FILE, Phone, load_phone, phones, recognise
 from nas.errors import InputError
 
+ANDROID = "litert-android"
+COREML = "coreml"
 GOOD = """\
 format: nas-phone-1
 name: mine
@@ -105,7 +107,18 @@ def test_one_that_knows_the_model_goes_first(
             "name: other",
             r"phone.yaml:2: name: .* folder's name \(got 'other', expected 'mine'\)",
         ),
-        ("litert-android", "windows", r"phone.yaml:3: kind: .*'windows'"),
+        (
+            "litert-android",
+            "windows",
+            r"phone.yaml:3: kind: Input should be 'litert-android' or 'coreml' \(got 'windows'\)$",
+        ),
+        # A board has no phone.yaml, and neither has this computer.
+        ("litert-android", "litert-board", r"phone.yaml:3: kind: .*\(got 'litert-board'\)$"),
+        (
+            "litert-android",
+            "[litert-android]",
+            r"phone.yaml:3: kind: .*\(got \['litert-android'\]\)",
+        ),
         ("soc: Some chip\n", "", r"soc: is missing"),
         (
             "compute_unit: cpu",

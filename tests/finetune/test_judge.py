@@ -12,11 +12,12 @@ from torch import nn
 from nas.data import Splits
 from nas.network import build
 from nas.space import Architecture
+from nas.tasks.classify import accuracy_error
 from nas.training.batches import normalise
 from nas.training.evaluate import Accuracy, calibrate, judge, resized
 
 
-def test_accuracy_is_the_share_of_right_answers_with_its_binomial_error(
+def test_accuracy_is_the_share_of_right_answers_with_its_standard_error(
     small: Architecture, digits: Splits
 ) -> None:
     network = build(small)
@@ -27,10 +28,10 @@ def test_accuracy_is_the_share_of_right_answers_with_its_binomial_error(
         )
     labels = np.where(np.arange(len(data)) % 4 == 0, (answers + 1) % 10, answers)
     wrong = int((labels != answers).sum())
-    share = 1 - wrong / len(data)
+    accuracy = 100 * (1 - wrong / len(data))
     found = judge(network.train(), replace(data, labels=labels), batch=7)
-    error = 100 * (share * (1 - share) / len(data)) ** 0.5
-    assert found == Accuracy(round(100 * share, 3), round(error, 3), len(data))
+    error = accuracy_error(accuracy, len(data))
+    assert found == Accuracy(round(accuracy, 3), round(error, 3), len(data))
 
 
 def test_calibrated_statistics_are_those_of_the_training_images(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.blocks import ConvStem, Shape
+from nas.blocks import ConvStem, DSConv, Shape
 from nas.blocks.build import build_block
+from nas.blocks.drop_path import MOST_BRANCHES, block_factors
 from nas.data import ImageData
 from nas.training.loop import train
 from nas.training.metrics import Progress
@@ -72,3 +75,23 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
         )
         assert bool(torch._dynamo.utils.counters["stats"]["unique_graphs"]) == compiled
     assert losses[True] == pytest.approx(losses[False], abs=1e-3)
+
+
+def test_a_compiled_block_leaves_out_its_branches() -> None:
+    """Without breaking its graph: factors are one of its inputs."""
+    torch._dynamo.utils.counters.clear()
+    torch.manual_seed(0)
+    compiled = build_block(DSConv(), Shape(8, 4, 4)).train()
+    plain = deepcopy(compiled)
+    compiled.compile()
+    x = torch.randn(3, 8, 4, 4)
+    keeps = torch.tensor([1.0, 0.0, 2.0]).repeat(MOST_BRANCHES, 1)
+    for factors in (None, keeps, None, keeps.flip(1)):
+        outputs = []
+        for block in (compiled, plain):
+            with nullcontext() if factors is None else block_factors(factors):
+                outputs.append(block(x))
+        torch.testing.assert_close(*outputs)
+        assert factors is None or torch.equal(outputs[0][1], x[1])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not torch._dynamo.utils.counters["graph_break"]

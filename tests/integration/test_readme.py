@@ -26,6 +26,7 @@ PAGES = (
     "docs/data.md",
     "docs/devices.md",
     "docs/dense-prediction.md",
+    "docs/detection.md",
     "docs/tutorial.md",
     "docs/extending.md",
     "docs/formats.md",

@@ -22,6 +22,7 @@ from nas.devices import Chain, OperationFailed
 from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay
 from nas.devices.coreml import COPIES
+from nas.devices.phones import phones
 from nas.errors import InputError, NasError
 from nas.latency import bundle, load_table
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
@@ -207,6 +208,22 @@ def test_bundle_has_what_it_needs_and_says_what_it_is(folder: Path) -> None:
     assert (folder / "run.py").read_text() == here.read_text()
 
 
+@pytest.mark.parametrize("name", ["pixel-8", "host"])
+def test_devices_of_kinds_without_bundles_get_those_of_a_board(
+    space: Space, tmp_path: Path, name: str
+) -> None:
+    write_bundle(space, name, tmp_path / "bundle", threads=2)
+    device = plan_of(tmp_path / "bundle")["device"]
+    phone = phones().get(name)
+    assert device == {
+        "name": name,
+        "kind": "litert-board",
+        "description": phone.description if phone else "a computer with LiteRT",
+        "threads": 2,
+    }
+    assert (tmp_path / "bundle" / "run.py").exists()
+
+
 def test_core_ml_bundle_has_folders_of_more_copies(
     space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +234,7 @@ def test_core_ml_bundle_has_folders_of_more_copies(
     assert not (tmp_path / "bundle" / "run.py").exists()
     assert "NAS_APPLE_TEAM" in (tmp_path / "bundle" / "README.txt").read_text()
     device = FakePhone()
-    monkeypatch.setattr(bundle, "_open_coreml", lambda name: device)
+    monkeypatch.setattr("nas.devices.coreml.device.CoreML", lambda phone: device)
     run_bundle(tmp_path / "bundle")
     assert device.closed
     table, _, times = merge_bundle(tmp_path / "bundle", tmp_path / "table")

@@ -122,8 +122,10 @@ def stub_for_timm(checkout: Path) -> None:
     left out."""
     _module("timm", folder=checkout / "timm", __version__="checkout")
     _module("timm.models", folder=checkout / "timm" / "models")
-    _module("timm.data", IMAGENET_DEFAULT_MEAN=(), IMAGENET_DEFAULT_STD=())
-    sys.meta_path.append(_Absent("torchvision"))
+    statistics = ("IMAGENET_DEFAULT", "IMAGENET_INCEPTION")
+    _module("timm.data", **{f"{n}_{part}": () for n in statistics for part in ("MEAN", "STD")})
+    # First, as an installed one may have been compiled for another torch.
+    sys.meta_path.insert(0, _Absent("torchvision"))
 
 
 def stub_for_efficientvit(checkout: Path) -> None:
@@ -184,6 +186,16 @@ EFFICIENTVITS = {
 }
 EFFICIENTVITS_TIMM = {
     name: efficientvit_timm(name) for name in EFFICIENTVITS if name != "efficientvit_l0"
+}
+MOBILENETV4S = {
+    f"mobilenetv4_{ours}": f"mobilenetv4_{theirs}"
+    for ours, theirs in (
+        ("conv_s", "conv_small"),
+        ("conv_m", "conv_medium"),
+        ("conv_l", "conv_large"),
+        ("hybrid_m", "hybrid_medium"),
+        ("hybrid_l", "hybrid_large"),
+    )
 }
 EFFICIENTFORMERV2S = {
     f"efficientformerv2_{size}": f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")
@@ -254,6 +266,14 @@ SOURCES: dict[str, dict[str, Source]] = {
             "timm.models.efficientvit_mit", EFFICIENTVITS_TIMM, ("stages",), stub_for_timm
         ),
     },
+    "mobilenetv4": {
+        "timm": Source(
+            "timm.models.mobilenetv3",
+            MOBILENETV4S,
+            ("blocks.0", "blocks.1", "blocks.2", "blocks.3"),
+            stub_for_timm,
+        ),
+    },
 }
 
 
@@ -310,9 +330,11 @@ def run(model: nn.Module, stages: Sequence[str], images: Tensor) -> dict[str, An
 
 def commit(checkout: Path) -> str:
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    # An unpacked release has no commit, but says its version.
+    release = next((path.stem for path in sorted(checkout.glob("*.dist-info"))), "unknown")
     return (
         subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        or "unknown"
+        or release
     )
 
 

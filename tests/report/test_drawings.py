@@ -82,6 +82,21 @@ def test_uniform_shares_prefer_nothing_and_shares_are_compared_by_their_mean(tmp
     assert cells["encoding"]["fill"]["scale"]["domain"][1] == 0.5
 
 
+def test_a_share_of_attention_that_fell_to_0_is_shown_as_0(tmp_path):
+    rows = [
+        "10,stage1_block1,0.5,0.0,0.5",  # as older files have a position without attention
+        "10,stage3_block1,0.4,0.3,0.3",
+        "20,stage1_block1,0.6,0.0,0.4",
+        "20,stage3_block1,0.8,0.0,0.2",
+    ]
+    data = read_alpha(alpha_file(tmp_path, rows), frozenset())
+    assert data.mixed == (1,)
+    assert data.attention == ((None, None), (pytest.approx(3 / 7, abs=1e-4), 0.0))
+    assert data.attention_ends == (0.0, 1.0)
+    assert data.kept[1][1] == pytest.approx(log2(0.4 / 0.2))
+    assert "attention 0.0 %" in data.shares[1][1]
+
+
 def test_long_trainings_are_thinned_to_the_last_step(tmp_path):
     rows = [f"{step},stage1_block1,0.6,0.0,0.4" for step in range(10, 5010, 10)]
     data = read_alpha(alpha_file(tmp_path, rows), frozenset())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import nas
 from nas.blocks import MB3D, MB4D, Flatten, Identity, Operation, Unflatten
 from nas.errors import InputError
-from nas.space import Architecture, Space, find_architecture
+from nas.space import Architecture, Space, load_architecture
 from nas.space.architecture import Misfit
 from nas.space.fit import refusal
 from nas.space.place import Place
@@ -104,15 +104,15 @@ def test_block_that_is_no_block_is_refused() -> None:
 
 
 def test_architectures_by_name_file_and_run(tmp_path: Path) -> None:
-    assert find_architecture("efficientformer_l3") == SPACE.published["efficientformer_l3"]
+    assert load_architecture("efficientformer_l3") == SPACE.published["efficientformer_l3"]
     L1.save(tmp_path / "run" / "architecture.yaml")
     assert (
-        find_architecture(tmp_path / "run")
-        == find_architecture(tmp_path / "run" / "architecture.yaml")
+        load_architecture(tmp_path / "run")
+        == load_architecture(tmp_path / "run" / "architecture.yaml")
         == L1
     )
     with pytest.raises(InputError, match="unknown architecture 'resnet50'"):
-        find_architecture("resnet50")
+        load_architecture("resnet50")
 
 
 def test_saving_over_a_file_replaces_it_whole(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,28 @@ def test_count_equals_enumeration(small: nas.Space) -> None:
         for n4 in (1, 2, 3)
     )
     assert small.count() == 4 * 2 * by_hand
+
+
+@pytest.mark.parametrize("placement", ["network_suffix", "stage_suffix"])
+def test_a_stage_may_be_its_entry_alone(placement: str, tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    text = SMALL.format(placement=placement).replace("max: 3}", "max: 2}")
+    path.write_text(text.replace("depth: {min: 1", "depth: {min: 0"))
+    space = nas.load_space(str(path))
+    members = list(space.enumerate())
+    assert space.count() == len(members) == len(set(members))
+    assert all(space.contains(member) for member in members)
+    assert {member.depths for member in members} == set(
+        product(range(3), range(2), range(3), range(3))
+    )
+    # Behind a global block of stage 3, stage 4 may be empty.
+    assert any(
+        not member.depths[3] and any(isinstance(b, MB3D) for b in member.stages[2].blocks)
+        for member in members
+    )
+    smallest = space.smallest()
+    assert smallest.depths == (0, 0, 0, 0) and space.contains(smallest)
+    assert space.place(smallest).compact() == smallest
 
 
 def test_every_sample_is_one_of_the_enumerated(small: nas.Space) -> None:
@@ -267,8 +289,8 @@ BAD = [
     ),
     (
         "depth: {min: 1, max: 18}",
-        "depth: {min: 0, max: 18}",
-        "24: stages[2].depth.min: Input should be greater than 0",
+        "depth: {min: -1, max: 18}",
+        "24: stages[2].depth.min: Input should be greater than or equal to 0",
     ),
     (
         "depth: {min: 1, max: 18}",

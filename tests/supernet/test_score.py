@@ -3,8 +3,10 @@ without memory."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,17 +16,17 @@ from safetensors.torch import save_file
 from nas.accuracy import RecordedScores, load_scores
 from nas.accuracy.gate import gate
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.scores import accuracy_error, difference_error
 from nas.accuracy.single_moves import LARGEST, variants
 from nas.data import Splits, load_data
 from nas.errors import InputError, NasError
 from nas.space import Space
-from nas.supernet import score as scoring
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.options import Recipe
 from nas.supernet.score import costs, score
-from nas.supernet.sensitivity import Evaluation, Evaluator, measure
+from nas.supernet.sensitivity import Evaluator, measure
 from nas.supernet.supernet import Supernet
+from nas.supernet.walk import Walk
+from nas.tasks.classify import accuracy_error, difference_error
 from nas.testing.spaces import randomise
 
 SIZE = (32, 32)
@@ -61,13 +63,15 @@ class Run:
     def __init__(self, folder: Folder, splits: Splits, **options: int) -> None:
         self.keys: list[tuple[str, str, str]] = []
         self.notes: list[str] = []
-        self.scores: RecordedScores = score(
+        scores = score(
             folder,
             splits,
             report=lambda done, total, row: self.keys.append(row.key),
             note=self.notes.append,
             **{"widths": 2, "calibration": 30, "images": 30} | options,  # type: ignore[arg-type]
         )
+        assert scores is not None
+        self.scores: RecordedScores = scores
 
 
 def test_scores_say_what_they_were_measured_with(folder: Folder, splits: Splits) -> None:
@@ -183,28 +187,75 @@ def test_scores_of_one_image_are_uncertain_and_gated(folder: Folder, splits: Spl
     assert not verdict.usable and verdict.images == 1
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("could not create a primitive"),
-    ],
-)
-def test_without_memory_it_is_one_line(
-    folder: Folder, splits: Splits, monkeypatch: pytest.MonkeyPatch, error: Exception
+ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("could not create a primitive"),
+    RuntimeError("could not create a memory object"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("std::bad_alloc"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+@pytest.mark.parametrize("room", [0, 8])
+def test_without_memory_it_is_one_line_with_the_command_that_works(
+    folder: Folder, splits: Splits, monkeypatch: pytest.MonkeyPatch, error: Exception, room: int
 ) -> None:
-    def full(*arguments: object, **options: object) -> list[Evaluation]:
-        raise error
+    """Memory is there for `room` held-out images at once."""
+    answer = Walk._answer
+
+    def full(self: Walk, step: Any, x: torch.Tensor, run: Any) -> torch.Tensor:
+        if len(x) > room:
+            raise error
+        return answer(self, step, x, run)
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(NasError, match="trained: out of memory while scoring") as found,
+        pytest.raises(NasError, match="out of memory while scoring moves on 30 images") as found,
     ):
-        patch.setattr(scoring, "measure", full)
+        patch.setattr(Walk, "_answer", full)
         Run(folder, splits)
-    assert "\n" not in str(found.value) and found.value.exit_code == 1
-    Run(folder, splits)
+    said = str(found.value)
+    assert "\n" not in said and found.value.exit_code == 1 and str(folder.root) in said
+    if not room:
+        assert "not even one fits" in said and "free memory and run the same command again" in said
+        return
+    assert ", 7 fit. Finished evaluations are kept." in said
+    # The command is one that the options take.
+    words = shlex.split(said.rpartition("Fix: ")[2])
+    assert words[:2] == ["nas", "score"] and words[2] == str(folder.root)
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    assert given == {"--data": "digits", "--images": "30", "--widths": "2", "--batch": "7"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Walk, "_answer", full)
+        assert Run(folder, splits, batch=7).scores.images == 30
+
+
+def test_an_error_of_another_kind_is_not_taken_for_one_of_memory(
+    folder: Folder, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Walk, step: Any, x: torch.Tensor, run: Any) -> torch.Tensor:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(Walk, "_answer", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        Run(folder, splits)
+
+
+def test_a_smaller_batch_goes_on_with_what_was_evaluated(
+    folder: Folder, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes no score, so evaluations of another batch are kept."""
+    whole = Run(folder, splits)
+    journal = folder.root / "evaluations.csv"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:5]))
+    again = Run(folder, splits, batch=7)
+    assert not again.notes and len(again.keys) == len(lines) - 5
+    for one, other in zip(whole.scores.rows, again.scores.rows, strict=True):
+        assert one.accuracy_drop == pytest.approx(other.accuracy_drop)
+        assert one.loss_increase == pytest.approx(other.loss_increase, abs=2e-5)
 
 
 def test_outputs_that_are_not_finite_are_named(

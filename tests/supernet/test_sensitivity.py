@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -18,9 +21,17 @@ from nas.accuracy.single_moves import LARGEST, variants, wanted_keys
 from nas.data import ImageData
 from nas.space import Architecture, Space
 from nas.space.moves import Move, Narrow, moves, narrow
+from nas.supernet import sensitivity
 from nas.supernet.score import costs, importances, to_scores
 from nas.supernet.sensitivity import Evaluator, measure
 from nas.supernet.supernet import Supernet
+from nas.supernet.walk import Walk
+from nas.training import evaluate
+from nas.training.batches import normalise
+from nas.training.statistics import Moments
+
+CALIBRATION = 32
+HELD_OUT = 40
 
 
 def images(count: int, seed: int) -> ImageData:
@@ -31,7 +42,7 @@ def images(count: int, seed: int) -> ImageData:
 
 @pytest.fixture
 def evaluator(small_supernet: Callable[..., Supernet]) -> Evaluator:
-    return Evaluator(small_supernet(), images(32, 0), images(40, 1), batch=16)
+    return Evaluator(small_supernet(), images(CALIBRATION, 0), images(HELD_OUT, 1), batch=16)
 
 
 def test_variants_are_one_for_every_move(small_space: Callable[[str], Space]) -> None:
@@ -57,7 +68,10 @@ def choosing(
 ) -> Evaluator:
     """An evaluator of the space whose places have several candidates."""
     return Evaluator(
-        choices_supernet(request.param, *SIZES_THAT_FIT), images(32, 0), images(40, 1), batch=16
+        choices_supernet(request.param, *SIZES_THAT_FIT),
+        images(CALIBRATION, 0),
+        images(HELD_OUT, 1),
+        batch=16,
     )
 
 
@@ -104,32 +118,181 @@ def every_move(space: Space, arch: Architecture) -> list[Move]:
     return [*(move for move in moves(space, arch) if not isinstance(move, Narrow)), *widths]
 
 
-@torch.no_grad()
+@pytest.fixture(params=[2**25, 2**16], ids=["whole", "in pieces"])
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images pass an operation at once, or a few of them do."""
+    monkeypatch.setattr(evaluate, "_PIECE_BYTES", {"cpu": request.param})
+
+
+@pytest.mark.usefixtures("pieces")
 def test_with_choices_walking_together_equals_evaluating_alone(choosing: Evaluator) -> None:
     check_alone(choosing, 2)
 
 
-@torch.no_grad()
+@pytest.mark.usefixtures("pieces")
 def test_walking_together_equals_evaluating_alone(evaluator: Evaluator) -> None:
     check_alone(evaluator, 3)
 
 
 def check_alone(evaluator: Evaluator, widths: int) -> None:
+    """Compare with networks that are built, calibrated on one batch and run on another."""
     wanted = variants(evaluator.supernet.space, widths)
-    rows = list(evaluator.evaluate(wanted))
-    assert len(rows) == len(wanted)
-    by_key = {row.key: row for row in rows}
+    rows = {row.key: row for row in evaluator.evaluate(wanted)}
+    assert rows.keys() == {variant.key for variant in wanted}
+    right = {}
     for variant in wanted:
-        net = evaluator.supernet.extract(variant.arch).eval()
-        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        net(evaluator.calibration[0])
-        logits = torch.cat([net.eval()(x) for x in evaluator.images])
-        loss = float(nn.functional.cross_entropy(logits, evaluator.labels))
-        assert by_key[variant.key].loss == pytest.approx(loss, abs=1e-4, rel=1e-4), variant.key
+        logits = answers_alone(evaluator, variant.arch)
+        labels = torch.from_numpy(images(HELD_OUT, 1).labels)
+        loss = float(nn.functional.cross_entropy(logits, labels))
+        right[variant.key] = logits.argmax(dim=1) == labels
+        row = rows[variant.key]
+        assert row.loss == pytest.approx(loss, abs=1e-4, rel=1e-4), variant.key
+        assert row.accuracy == pytest.approx(100 * float(right[variant.key].double().mean()))
+        before = right[variant.base]
+        assert (row.lost, row.gained) == (
+            int((before & ~right[variant.key]).sum()),
+            int((right[variant.key] & ~before).sum()),
+        )
+
+
+@torch.no_grad()
+def answers_alone(evaluator: Evaluator, arch: Architecture) -> torch.Tensor:
+    net = evaluator.supernet.extract(arch).eval()
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    calibration, held_out = (
+        normalise(torch.from_numpy(data.images))
+        for data in (images(CALIBRATION, 0), images(HELD_OUT, 1))
+    )
+    net(calibration)
+    logits: torch.Tensor = net.eval()(held_out)
+    return logits
+
+
+def test_no_digit_depends_on_the_number_of_threads(
+    small_supernet: Callable[..., Supernet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "_PIECE_BYTES", {"cpu": 2**18})
+    supernet = small_supernet("stage_suffix")
+    wanted = variants(supernet.space, 2)[::3]
+    evaluator = Evaluator(supernet, images(CALIBRATION, 0), images(96, 1))
+    wanted = [variant for variant in wanted if variant.base == LARGEST]
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(list(evaluator.evaluate(wanted)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(found[0]) > 4 and found[0] == found[1] == found[2]
+
+
+def test_the_batch_changes_rounding_at_most(
+    small_supernet: Callable[..., Supernet], tmp_path: Path
+) -> None:
+    supernet = small_supernet()
+    wanted = variants(supernet.space, 2)
+    rows = [
+        list(
+            Evaluator(supernet, images(CALIBRATION, 0), images(HELD_OUT, 1), batch=batch).evaluate(
+                wanted
+            )
+        )
+        for batch in (1, 7, 40, 1000)
+    ]
+    for one, *others in zip(*rows, strict=True):
+        for other in others:
+            assert other.key == one.key and other.loss == pytest.approx(one.loss, abs=1e-5)
+
+
+def test_bf16_is_used_and_noted_in_the_losses(small_supernet: Callable[..., Supernet]) -> None:
+    supernet = small_supernet()
+    wanted = variants(supernet.space, 1)
+    losses = [
+        [
+            row.loss
+            for row in Evaluator(
+                supernet, images(CALIBRATION, 0), images(HELD_OUT, 1), bf16=bf16
+            ).evaluate(wanted)
+        ]
+        for bf16 in (False, True)
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1, abs=0.1)
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_results_do_not_depend_on_the_groups(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    wanted = variants(evaluator.supernet.space, 1)
+    usual = list(evaluator.evaluate(wanted))
+    monkeypatch.setattr(sensitivity, "_GROUP", (limit, limit))
+    groups = list(evaluator.rounds(wanted))
+    assert (len(groups) == 1) == (limit > 50)
+    assert [row for group in groups for row in group] == usual
+
+
+def test_memory_holds_a_chunk_of_images_whatever_their_number(
+    small_supernet: Callable[..., Supernet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No operation sees more images at once, and of a chunk that is done no activation is kept."""
+    supernet = small_supernet()
+    seen: list[int] = []
+    kept: list[int] = []
+    alive: list[ref[torch.Tensor]] = []
+    answer = Walk._answer
+
+    def spy(self: Walk, step: Any, x: torch.Tensor, run: Any) -> torch.Tensor:
+        alive[:] = [each for each in alive if each() is not None]
+        kept.append(len(alive))
+        seen.append(len(x))
+        output = answer(self, step, x, run)
+        alive.append(ref(output))
+        return output
+
+    monkeypatch.setattr(Walk, "_answer", spy)
+    most = []
+    for count in (20, 200):
+        seen.clear()
+        kept.clear()
+        evaluator = Evaluator(supernet, images(8, 0), images(count, 1), batch=10)
+        list(evaluator.evaluate(variants(supernet.space, 1)[:8]))
+        assert set(seen) == {10}
+        most.append(max(kept))
+    assert most[0] == most[1] < 8
+
+
+def test_frames_of_an_unfinished_walk_keep_no_activations(
+    small_supernet: Callable[..., Supernet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibration leaves blocks in the middle; what they held is free at once, without a collector."""
+    monkeypatch.setattr(evaluate, "_PIECE_BYTES", {"cpu": 1})
+    alive: list[ref[torch.Tensor]] = []
+    most = 0
+    supernet = small_supernet()
+    evaluator = Evaluator(supernet, images(CALIBRATION, 0), images(2, 1))
+    moments = Moments.of
+
+    def of(x: torch.Tensor) -> Moments:
+        nonlocal most
+        alive[:] = [each for each in alive if each() is not None]
+        alive.append(ref(x))
+        most = max(most, len(alive))
+        return moments(x)
+
+    monkeypatch.setattr(Moments, "of", of)
+    gc.disable()
+    try:
+        list(evaluator.evaluate(variants(supernet.space, 1)[:2]))
+    finally:
+        gc.enable()
+    assert 0 < most <= 2
 
 
 def test_a_killed_scoring_goes_on(evaluator: Evaluator, tmp_path: Path) -> None:

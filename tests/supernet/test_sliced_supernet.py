@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import nas
-from nas.accuracy.scores import accuracy_error
 from nas.data import Splits, load_data
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.files import write_yaml
 from nas.latency import LatencyTable
 from nas.search import Evaluations, Scores, moves
@@ -21,6 +21,8 @@ from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.evaluate import SlicedSupernet, training_splits
 from nas.supernet.options import Recipe
 from nas.supernet.supernet import Supernet
+from nas.supernet.walk import Walk
+from nas.tasks.classify import accuracy_error
 from nas.testing.spaces import randomise
 
 SIZE = (32, 32)
@@ -140,3 +142,31 @@ def test_other_images_are_refused(
 def test_a_folder_without_a_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no supernet here"):
         SlicedSupernet(tmp_path, "digits")
+
+
+def test_outputs_that_are_not_finite_are_no_accuracy(
+    trained: Callable[..., Folder], data: Callable[..., Splits]
+) -> None:
+    judge = SlicedSupernet(trained(data(limit=100)).root, "digits", images=10, calibration=20)
+    with torch.no_grad():
+        for parameter in judge._evaluator.supernet.parameters():
+            parameter.fill_(float("nan"))
+    largest = judge.space.largest()
+    with pytest.raises(NasError, match="outputs are not finite"):
+        list(judge.evaluate(largest, [largest]))
+
+
+def test_without_memory_a_search_ends_with_one_line(
+    trained: Callable[..., Folder], data: Callable[..., Splits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = trained(data(limit=100)).root
+    judge = SlicedSupernet(root, "digits", images=10, calibration=20)
+
+    def full(*arguments: object, **named: object) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(Walk, "_answer", full)
+    largest = judge.space.largest()
+    with pytest.raises(NasError, match=f"{root}: out of memory .* not even one fits") as found:
+        list(judge.evaluate(largest, [largest]))
+    assert "\n" not in str(found.value) and "Finished evaluations are kept" in str(found.value)

@@ -30,6 +30,7 @@ from nas.supernet.checkpoint import Folder, extract_to, load_supernet, open_fold
 from nas.supernet.options import Recipe
 from nas.supernet.supernet import Frame, Supernet
 from nas.supernet.train import train
+from nas.tasks.classify import Classification
 from nas.training.loop import rate
 from nas.training.metrics import Progress
 
@@ -273,7 +274,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
 ) -> None:
     space = small_space("network_suffix").at(32)
     monkeypatch.setattr(training, "RANK_EVERY", 2)
-    real = training.label_loss
+    real = Classification.loss
     calls = []
 
     def broken(*args: object) -> object:
@@ -281,7 +282,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(
         loss, logits = real(*args)  # type: ignore[arg-type]
         return (loss * float("nan") if len(calls) > 4 else loss), logits
 
-    monkeypatch.setattr(training, "label_loss", broken)
+    monkeypatch.setattr(Classification, "loss", broken)
     with pytest.raises(
         NasError, match=r"the loss is nan at step 5\. The last saved state is unchanged"
     ):

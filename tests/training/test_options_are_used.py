@@ -11,10 +11,10 @@ import torch
 
 from nas.errors import InputError
 from nas.finetune.options import FinetuneOptions
-from nas.finetune.task import mix
 from nas.option_values import make
 from nas.supernet.options import TrainOptions
 from nas.training.loop import Plan
+from nas.training.mixing import draw_mixture
 from nas.training.settings import settle
 
 TRAIN = {"space": "small"}
@@ -44,15 +44,15 @@ def test_what_was_given_is_in_the_recorded_recipe(
 
 def test_switch_divides_the_mixed_batches_between_cutmix_and_mixup() -> None:
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    targets = torch.eye(4)
 
     def cut(switch: str) -> int:
         """Return how many of 40 mixed batches are made of pixels that stand in one of both images."""
         recipe = make(FinetuneOptions, {**TUNE, "mix": 1, "switch": switch}).recipe
-        mixed = [
-            mix(images, targets, recipe, torch.Generator().manual_seed(seed))[0]
-            for seed in range(40)
+        drawn = [
+            draw_mixture(recipe, 8, 8, torch.Generator().manual_seed(seed)) for seed in range(40)
         ]
+        mixed = [each.images(images, images.flip(0)) for each in drawn if each is not None]
+        assert len(mixed) == 40
         return sum(bool(((each == images) | (each == images.flip(0))).all()) for each in mixed)
 
     assert cut("1") == 40

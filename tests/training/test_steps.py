@@ -15,12 +15,12 @@ from nas.blocks.module import Block
 from nas.data import ImageData
 from nas.network import build, checkpointing
 from nas.space import load_space
+from nas.tasks.classify import CLASSIFICATION
 from nas.training.loop import train
 from nas.training.metrics import Progress
 from nas.training.settings import Settings
 from nas.training.state import TrainingFolder
 from nas.training.step import make_optimizer
-from nas.training.task import label_loss
 
 OFTEN: dict[str, Any] = {"save_every": 0, "report_every": 5}
 OPTIMIZERS = get_args(get_type_hints(Settings)["optimizer"])
@@ -100,10 +100,10 @@ def test_a_binary_loss_is_the_mean_over_images_and_classes(smoothing: float) -> 
     share = LOGITS.sigmoid()
     expected = -(wanted * share.log() + (1 - wanted) * (1 - share).log()).mean()
     for target in (labels, F.one_hot(labels, 3).float()):
-        loss, logits = label_loss(LOGITS, target, smoothing, "bce")
+        loss, logits = CLASSIFICATION.loss(LOGITS, target, smoothing, "bce")
         torch.testing.assert_close(loss, expected)
         assert torch.equal(logits, LOGITS)
-    two, _ = label_loss((LOGITS, LOGITS), labels, smoothing, "bce")
+    two, _ = CLASSIFICATION.loss((LOGITS, LOGITS), labels, smoothing, "bce")
     torch.testing.assert_close(two, expected)
 
 
@@ -126,7 +126,7 @@ def test_recomputation_changes_neither_gradients_nor_statistics(space: str) -> N
                     output = network(images)
             else:
                 output = network(images)
-            loss, _ = label_loss(output, torch.tensor([0, 1, 2, 3]))
+            loss, _ = CLASSIFICATION.loss(output, torch.tensor([0, 1, 2, 3]))
             loss.backward()
         states.append((network, len(calls)))
     (plain, once), (again, twice) = states

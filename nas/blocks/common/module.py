@@ -69,6 +69,7 @@ class UnflattenBlock(Block):
         return to_map(x_bnc, grid or grid_of(x_bnc.shape[1], self.grid))
 
 
+# Names in the authors' `nn.Sequential`, where 2 and 5 are the activations.
 _SEQUENTIAL = {"first.conv": "0", "first.norm": "1", "second.conv": "3", "second.norm": "4"}
 
 
@@ -157,7 +158,7 @@ class DSConvBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.depthwise(x_bchw))
-        x_bchw = x_bchw + self.pointwise(hidden)
+        x_bchw = self.residual(x_bchw, self.pointwise(hidden))
         return x_bchw
 
 
@@ -186,7 +187,7 @@ class ResBlockBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.first(x_bchw))
-        x_bchw = x_bchw + self.second(hidden)
+        x_bchw = self.residual(x_bchw, self.second(hidden))
         return x_bchw
 
 
@@ -238,7 +239,7 @@ class MBConvBlock(_MBConvBottleneck):
         super().__init__(spec, shape.channels, shape.channels, stride=1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        return x_bchw + super().forward(x_bchw)
+        return self.residual(x_bchw, super().forward(x_bchw))
 
 
 class MBConvDownBlock(_MBConvBottleneck):
@@ -303,7 +304,7 @@ class FusedMBConvBlock(_FusedMBConvBottleneck):
         super().__init__(spec, shape.channels, shape.channels, stride=1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        return x_bchw + super().forward(x_bchw)
+        return self.residual(x_bchw, super().forward(x_bchw))
 
 
 class FusedMBConvDownBlock(_FusedMBConvBottleneck):
@@ -383,6 +384,8 @@ def _level(stage: str, stream: str) -> Axes:
 
 
 def _refine(index: int) -> Axes:
+    # The fused map's channels are never cut. The hidden channels of each MBConv are a group of
+    # their own, as nothing else reads them.
     return within(f"refine.{index}", MBConvBlock.axes, out=None, hidden=f"hidden{index}")
 
 
@@ -406,6 +409,8 @@ class FPNHeadBlock(Block):
     def __init__(self, spec: FPNHead, shape: Shape) -> None:
         super().__init__()
         levels = shape.levels
+        # Levels are named by their stages, not by their number: so the names and axes of a stage
+        # are the same whatever number of levels a head takes.
         first = STAGES - len(levels) + 1
         fused = Shape(spec.width, levels[0].height, levels[0].width)
         hidden = spec.expansion * spec.width

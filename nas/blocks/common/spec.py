@@ -16,7 +16,6 @@ from nas.blocks.spec import (
     Layer,
     Layout,
     Shape,
-    Task,
     Trace,
     require,
 )
@@ -79,6 +78,7 @@ class ConvStem(EntrySpec):
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
+        # The first convolution has half of the channels.
         require(
             self.width >= 2 and self.width % 2 == 0,
             f"width {self.width} must be a positive multiple of 2",
@@ -257,6 +257,8 @@ def _check_mbconv(spec: MBConv | MBConvDown) -> None:
 def _trace_mbconv(spec: MBConv | MBConvDown, shape: Shape, width: int, stride: int) -> Trace:
     trace = Trace(shape)
     hidden = spec.expansion * shape.channels
+    # The 1x1 expansion, then the depthwise convolution, which has the stride. Each has a norm, or a
+    # bias in its place; the projection below always has a norm.
     for kernel, step, groups in ((1, 1, 1), (spec.kernel, stride, hidden)):
         trace.conv(hidden, kernel, step, groups, bias=spec.fewer_norm)
         if not spec.fewer_norm:
@@ -385,7 +387,10 @@ class MapHead(HeadSpec):
         if self.norm == "batch":
             trace.batch_norm()
         else:
+            # A layer norm needs the channels last in memory, so a device pays for the change of
+            # layout.
             trace.reshape("tokens").layer_norm()
+        # Both classifiers read these features: the second one is not behind the first.
         features = trace.mean().shape
         trace.linear(self.classes)
         if self.distillation:
@@ -393,6 +398,8 @@ class MapHead(HeadSpec):
         return trace
 
 
+# Bounds of `FPNHead`. Its module lists the channel groups of all levels and MBConvs on the class,
+# before the numbers of either are known.
 STAGES = 4
 MOST_DEPTH = 8
 
@@ -419,7 +426,7 @@ class FPNHead(HeadSpec):
     examples: ClassVar[Examples] = (("classes=5;width=8", "pyramid:8x12x12+12x6x6+16x3x3"),)
     module: ClassVar[str] = "nas.blocks.common.module:FPNHeadBlock"
     layout: ClassVar[Layout] = "pyramid"
-    task: ClassVar[Task] = "segmentation"
+    task: ClassVar[str] = "segmentation"
 
     classes: int
     width: int = 64
@@ -454,6 +461,8 @@ class FPNHead(HeadSpec):
         layers: list[Layer] = []
         for level in levels:
             layers += Trace(level).conv(self.width, bias=False).batch_norm().layers
+            # Coarser maps are enlarged to the finest one's size, which writes all of it, and added
+            # to the sum so far.
             if level is not levels[0]:
                 small = replace(level, channels=self.width)
                 layers.append(Layer("elementwise", read=small.elements, written=fused.elements))

@@ -68,10 +68,11 @@ class MB4DBlock(Block):
     def forward(self, x_bchw: Tensor) -> Tensor:
         # Eq. 3, the token mixer. The pool minus its input is PoolFormer's mixer (arXiv:2111.11418):
         # the residual then adds only what the neighbours differ by.
-        x_bchw = x_bchw + self.mixer_scale[:, None, None] * (self.pool(x_bchw) - x_bchw)
+        mixed = self.mixer_scale[:, None, None] * (self.pool(x_bchw) - x_bchw)
+        x_bchw = self.residual(x_bchw, mixed)
         # The MLP as 1x1 convolutions, whose batch norms deployment folds.
         hidden = self.activation(self.expand(x_bchw))
-        x_bchw = x_bchw + self.mlp_scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.mlp_scale[:, None, None] * self.project(hidden))
         return x_bchw
 
 
@@ -138,9 +139,10 @@ class MB3DBlock(BiasedBlock):
         grid = grid or grid_of(x_bnc.shape[1], self.grid)
         # X + s1 MHSA(LN(X)), then the MLP on its layer norm: linear layers, as this is after the
         # one change of layout to tokens.
-        x_bnc = x_bnc + self.mixer_scale * self._attention(self.mixer_norm(x_bnc), grid)
+        mixed = self.mixer_scale * self._attention(self.mixer_norm(x_bnc), grid)
+        x_bnc = self.residual(x_bnc, mixed)
         hidden = self.activation(self.expand(self.mlp_norm(x_bnc)))
-        x_bnc = x_bnc + self.mlp_scale * self.project(hidden)
+        x_bnc = self.residual(x_bnc, self.mlp_scale * self.project(hidden))
         return x_bnc
 
     def _attention(self, x_bnc: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -50,6 +50,8 @@ class MB4D(BlockSpec):
         )
 
     def trace(self, shape: Shape) -> Trace:
+        # Published code has X + s1 (Pool(X) - X), where Eq. 3 has X + Pool(X): the first `residual`
+        # is the subtraction.
         trace = Trace(shape).pool().residual().layer_scale().residual()
         trace.conv(self.expansion * shape.channels).batch_norm().activation(self.activation)
         return trace.conv(shape.channels).batch_norm().layer_scale().residual()

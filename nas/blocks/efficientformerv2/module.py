@@ -63,7 +63,7 @@ class ConvFFNBlock(Block):
         # Sec. 3.1: the depthwise convolution inside the MLP replaces V1's pooling mixer.
         hidden = self.activation(self.expand(x_bchw))
         hidden = self.activation(self.middle(hidden))
-        x_bchw = x_bchw + self.scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.scale[:, None, None] * self.project(hidden))
         return x_bchw
 
 
@@ -112,6 +112,8 @@ class AttentionFFNBlock(BiasedBlock):
             **_FFN["efficientformerv2/timm"],
         },
     }  # fmt: skip
+    # A bias of the keys adds q . b to all scores of a query, and one of the heads' mix adds a
+    # constant per head. The softmax over the keys removes both.
     without_gradient: ClassVar[tuple[str, ...]] = (
         "key.conv.bias",
         "key.norm.bias",
@@ -119,6 +121,8 @@ class AttentionFFNBlock(BiasedBlock):
     )
 
     def __init__(self, spec: AttentionFFN, shape: Shape) -> None:
+        # The table of biases has the size of the attended grid, which a stride makes smaller: 7x7
+        # for the 14x14 maps of stage 3 in published networks.
         attended = shape.resized(spec.stride)
         super().__init__(spec.heads, (attended.height, attended.width))
         channels = shape.channels
@@ -141,7 +145,8 @@ class AttentionFFNBlock(BiasedBlock):
         self.ffn = ConvFFNBlock(spec.ffn, shape)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        x_bchw = x_bchw + self.attention_scale[:, None, None] * self._attention(x_bchw)
+        mixed = self.attention_scale[:, None, None] * self._attention(x_bchw)
+        x_bchw = self.residual(x_bchw, mixed)
         x_bchw = self.ffn(x_bchw)
         return x_bchw
 
@@ -199,6 +204,8 @@ class DualPathEmbeddingBlock(BiasedBlock):
     without_gradient: ClassVar[tuple[str, ...]] = ("key.conv.bias", "key.norm.bias")
 
     def __init__(self, spec: DualPathEmbedding, shape: Shape) -> None:
+        # The table has the distances on the keys' grid. Queries stand at every second position of
+        # it.
         super().__init__(spec.heads, (shape.height, shape.width), query_stride=2)
         channels = shape.channels
         keys = spec.heads * spec.key_dim

@@ -122,12 +122,16 @@ class AttentionFFN(BlockSpec):
         trace = Trace(shape)
         keys = self.heads * self.key_dim
         values = self.heads * self.value_dim
+        # Stride attention (Sec. 3.3): from here on the walk is on the smaller map.
         if self.stride > 1:
             trace.conv(shape.channels, 3, self.stride, groups=shape.channels).batch_norm()
         attended = trace.shape
+        # Queries and keys are side branches. The walk follows the values, whose shape the rest has.
         for width in (keys, keys):
             trace.extra(*Trace(attended).conv(width).batch_norm().layers)
         trace.conv(values).batch_norm()
+        # The depthwise convolution of V runs beside the attention; `residual` adds the two. There
+        # is one bias per distance on the attended grid, as many as tokens.
         trace.extra(
             *Trace(trace.shape).conv(values, 3, groups=values).batch_norm().layers,
             *softmax_attention(
@@ -142,6 +146,7 @@ class AttentionFFN(BlockSpec):
         )
         trace.residual()
         if self.stride > 1:
+            # Bilinear upsampling reads the small map and writes the whole one.
             mixed = trace.shape
             trace.shape = Shape(values, shape.height, shape.width)
             trace.extra(Layer("elementwise", read=mixed.elements, written=trace.shape.elements))
@@ -194,8 +199,10 @@ class DualPathEmbedding(EntrySpec):
     def trace(self, shape: Shape) -> Trace:
         keys = self.heads * self.key_dim
         values = self.heads * self.value_dim
+        # The walk follows the values; keys, queries and the convolutional path are side branches.
         trace = Trace(shape).conv(values).batch_norm()
         trace.extra(*Trace(shape).conv(keys).batch_norm().layers)
+        # A pool of size 1 only picks every second pixel, so it costs no more than its addition.
         query = Trace(shape).conv(shape.channels, 3, stride=2, groups=shape.channels).residual()
         trace.extra(*query.conv(keys).batch_norm().layers)
         trace.conv(values, 3, stride=2, groups=values).batch_norm()
@@ -209,6 +216,8 @@ class DualPathEmbedding(EntrySpec):
                 biases=shape.tokens,
             )
         )
+        # A V plus the depthwise convolution of V, then the projection. The last `residual` adds the
+        # two paths.
         trace.residual().activation(self.activation).conv(self.width).batch_norm()
         return trace.extra(
             *Trace(shape).conv(self.width, 3, stride=2).batch_norm().layers

@@ -99,6 +99,8 @@ class LiteMLA(nn.Module):
         self.depthwise = NormalConv2d(
             stacked, stacked, kernel, padding=kernel // 2, groups=stacked, bias=False
         )
+        # One group per head of the queries, of the keys and of the values: 3 C / d groups of d
+        # channels.
         self.grouped = NormalConv2d(stacked, stacked, 1, groups=stacked // head_dim, bias=False)
         self.projection = ConvNorm(2 * channels, channels, bias=False, conv=NormalConv2d)
 
@@ -142,6 +144,8 @@ def _in_fp32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     dtype = torch.promote_types(q.dtype, torch.float32)
     device = q.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        # A cast alone would not help: autocast casts the inputs of matrix products back to half
+        # precision.
         with torch.autocast(device, enabled=False):
             return attend(q.to(dtype), k.to(dtype), v.to(dtype)).to(q.dtype)
     return attend(q.to(dtype), k.to(dtype), v.to(dtype)).to(q.dtype)
@@ -222,7 +226,7 @@ class EfficientViTModuleBlock(Block):
         self.attention.fit_float16(self._tokens)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
-        x_bchw = x_bchw + self.attention(x_bchw)
+        x_bchw = self.residual(x_bchw, self.attention(x_bchw))
         x_bchw = self.local(x_bchw)
         return x_bchw
 
@@ -261,6 +265,7 @@ class ConvHeadBlock(Block):
         self.apply(init_linear)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # (B, C, H, W) to (B, width, H, W) to (B, width), then (B, features).
         features = self.activation(self.conv(x_bchw)).mean(dim=(2, 3))
         features = self.activation(self.norm(self.expand(features)))
         logits: Tensor = self.classifier(features)
@@ -273,7 +278,10 @@ _STACKED_PER_HEAD = ("attention.qkv.", "attention.depthwise.", "attention.groupe
 
 
 def _official(operations: Sequence[Operation]) -> dict[str, str]:
-    """Return the stem stands apart in the B series; in the L series it is stage 0."""
+    """Return the prefixes of the authors' code, by operation.
+
+    In the B series the stem stands apart; in the L series it is stage 0.
+    """
     first_spec = operations[0].spec
     large = isinstance(first_spec, EfficientViTStem) and first_spec.block == "res_block"
     stem, first = ("backbone.stages.0", 1) if large else ("backbone.input_stem", 0)
@@ -285,7 +293,10 @@ def _timm(operations: Sequence[Operation]) -> dict[str, str]:
 
 
 def _prefixes(operations: Sequence[Operation], stem: str, block: str, first: int) -> dict[str, str]:
-    """Return stages are counted from `first`, and in each of them its entry is block 0."""
+    """Return the prefixes by operation, from templates.
+
+    Stages are counted from `first`, and in each of them its entry is block 0.
+    """
     prefixes = {"stem": stem, "head": "head"}
     stage = first - 1
     index = 0
@@ -319,6 +330,7 @@ def _unmix(value: Tensor, head_dim: int) -> Tensor:
     Published are queries, keys and values of each head in turn; ours are all queries, all keys, all
     values.
     """
+    # A tensor of another size is left as it is: the comparison with our shapes reports it.
     if len(value) % (3 * head_dim):
         return value
     # (heads * 3 * d, ...) to (heads, 3, d, ...) to (3, heads, d, ...) to (3 * heads * d, ...)

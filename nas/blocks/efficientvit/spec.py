@@ -132,6 +132,8 @@ class EfficientViTModule(BlockSpec):
             stacked, groups=heads, bias=False
         )
         trace.extra(*self._attention(shape))
+        # The heads of both scales side by side, (B, 2 C, H, W), which the projection brings back to
+        # C.
         trace.shape = Shape(2 * shape.channels, shape.height, shape.width)
         trace.conv(shape.channels, bias=False).batch_norm().residual()
         return trace.extra(*self.local.layers(trace.shape))
@@ -152,6 +154,8 @@ class EfficientViTModule(BlockSpec):
         # Eq. 2: (V K^T) Q takes products that grow with N, V (K^T Q) with N^2. The published code
         # chooses by whether there are more tokens than channels in a head.
         if tokens > self.head_dim:
+            # In each head (V; 1) K^T is (d + 1, N) (N, d), and times Q it is (d + 1, d) (d, N):
+            # both take (d + 1) d N products. The division drops the row of the denominator.
             products = padded * self.head_dim
             sums = products // tokens
             return (
@@ -161,6 +165,8 @@ class EfficientViTModule(BlockSpec):
                 Layer("elementwise", read=padded, written=values),
                 Layer("reshape", read=values, written=values),
             )
+        # K^T Q is (N, d) (d, N) in each head, V times that (d, N) (N, N): both take d N^2 products.
+        # Here the scores themselves are divided.
         products = values * tokens
         scores = products // self.head_dim
         return (

@@ -60,6 +60,7 @@ class EMOStemBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         x_bchw = self.activation(self.local(self.embed(x_bchw)))
+        # Squeeze and excitation: one factor in (0, 1) per image and channel, (B, C, 1, 1).
         gate = self.excite(
             self.activation(self.squeeze(x_bchw.mean(dim=(2, 3), keepdim=True)))
         ).sigmoid()
@@ -79,6 +80,7 @@ class MapLayerNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=EPS)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        # A layer norm works on the last dimension: (B, C, H, W) to (B, H, W, C) and back.
         x_bhwc: Tensor = self.norm(x_bchw.permute(0, 2, 3, 1))
         return x_bhwc.permute(0, 3, 1, 2)
 
@@ -142,7 +144,7 @@ class IRMBBlock(Block):
         value = self.activation(self.value(mixed))
         if self.local is not None:
             value = value + self.local_activation(self.local(value))
-        x_bchw = x_bchw + self.project(value)
+        x_bchw = self.residual(x_bchw, self.project(value))
         return x_bchw
 
     def deploy(self) -> None:
@@ -232,6 +234,8 @@ def _join(x_bchw: Tensor, rows: int, columns: int) -> Tensor:
     """Return the inverse of `_split`."""
     batch, channels, height, width = x_bchw.shape
     if columns > 1:
+        # In the reverse order of `_split`, columns first: (B * rows * columns, C, h, w) to (B *
+        # rows, C, h, w, columns), whose last two dimensions are the whole width.
         x = x_bchw.reshape(batch // columns, columns, channels, height, width).permute(
             0, 2, 3, 4, 1
         )
@@ -239,6 +243,7 @@ def _join(x_bchw: Tensor, rows: int, columns: int) -> Tensor:
         width = width * columns
         x_bchw = x.reshape(batch, channels, height, width)
     if rows > 1:
+        # (B * rows, C, h, W) to (B, C, h, rows, W), of which h and rows are the whole height.
         x = x_bchw.reshape(batch // rows, rows, channels, height, width).permute(0, 2, 3, 1, 4)
         x_bchw = x.reshape(batch // rows, channels, height * rows, width)
     return x_bchw

@@ -49,6 +49,8 @@ class EMOStem(EntrySpec):
             self.activation
         )
         elements = trace.shape.elements
+        # Squeeze and excitation: the gate works on the mean over all positions, (B, width, 1, 1),
+        # and gives one factor per channel.
         gate = Trace(Shape(self.width, 1, 1)).conv(self.width).activation(self.activation)
         gate.conv(self.width).activation("sigmoid")
         trace.extra(
@@ -99,6 +101,8 @@ class IRMB(BlockSpec):
         ("expansion=2.5;norm=layer", "8x6x6"),
     )
     module: ClassVar[str] = "nas.blocks.emo.module:IRMBBlock"
+    # Attention adds Q and K and changes no other tensor. Another head_dim or window only groups
+    # their channels or positions anew.
     elastic: ClassVar[tuple[str, ...]] = (
         "expansion",
         "activation",
@@ -168,6 +172,7 @@ class IRMB(BlockSpec):
         shape = trace.shape
         size = self.window
         windows = -(-shape.height // size) * -(-shape.width // size)
+        # All windows below one another, (C, windows * size, size): the positions of the padded map.
         padded = Shape(shape.channels, windows * size, size)
         # A window has size^2 queries and as many keys: size^4 scores in each head.
         scores = windows * (shape.channels // self.head_dim) * size**4

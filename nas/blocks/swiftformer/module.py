@@ -55,13 +55,15 @@ class ConvEncoderBlock(Block):
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.activation = ACTIVATIONS[spec.activation]()
         self.project = nn.Conv2d(hidden, channels, 1)
+        # The authors start the scale of convolutional encoders at 1, and only those of the
+        # attention and its MLP at 1e-5.
         self.scale = layer_scale(channels, initial=1.0)
         self.apply(init_linear)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         # Eq. 5, with the layer scale of the authors' code before the sum.
         hidden = self.activation(self.expand(self.depthwise(x_bchw)))
-        x_bchw = x_bchw + self.scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.scale[:, None, None] * self.project(hidden))
         return x_bchw
 
 
@@ -113,6 +115,8 @@ class AdditiveAttention(nn.Module):
         self.context = nn.Conv2d(channels, channels, 1)
         self.projection = nn.Conv2d(channels, channels, 1)
         self.apply(init_linear)
+        # w of Eq. 2 starts with a standard deviation of 1 in the authors' code. This has to come
+        # after `apply`, which gives all convolutions 0.02.
         nn.init.normal_(self.score.weight)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
@@ -149,6 +153,8 @@ class AdditiveEncoderBlock(Block):
     `nas.blocks.AdditiveEncoder`."""
 
     axes: ClassVar[Axes] = {
+        # The local representation has a hidden width of its own (that of the stream), so its
+        # channels must not be cut with the MLP's.
         **within("local", ConvEncoderBlock.axes, hidden="local"),
         **within("attention", AdditiveAttention.axes),
         "mixer_scale": ("out",),
@@ -181,9 +187,10 @@ class AdditiveEncoderBlock(Block):
     def forward(self, x_bchw: Tensor) -> Tensor:
         # Sec. 3.3: local representation, additive attention, MLP, each residual.
         x_bchw = self.local(x_bchw)
-        x_bchw = x_bchw + self.mixer_scale[:, None, None] * self.attention(x_bchw)
+        mixed = self.mixer_scale[:, None, None] * self.attention(x_bchw)
+        x_bchw = self.residual(x_bchw, mixed)
         hidden = self.activation(self.expand(self.mlp_norm(x_bchw)))
-        x_bchw = x_bchw + self.mlp_scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.mlp_scale[:, None, None] * self.project(hidden))
         return x_bchw
 
     def deploy(self) -> None:

@@ -116,6 +116,8 @@ class AdditiveEncoder(BlockSpec):
         tokens = shape.tokens
         elements = shape.elements
         trace = self.local.trace(shape)
+        # Queries and keys. Both read the stream; as neither changes its shape, one after the other
+        # counts the same.
         trace.conv(channels).conv(channels)
         trace.extra(
             # Queries and keys over their lengths, then Eq. 2: a score per token and their norm.
@@ -126,6 +128,7 @@ class AdditiveEncoder(BlockSpec):
             Layer("matmul", macs=elements, read=elements + tokens, written=channels),
             Layer("elementwise", read=elements + channels, written=elements),
         )
+        # Eq. 4: T and the addition of the query, then W_o, the layer scale and the stream.
         trace.conv(channels).residual().conv(channels).layer_scale().residual()
         trace.batch_norm().conv(self.expansion * channels).activation(self.activation)
         return trace.conv(channels).layer_scale().residual()

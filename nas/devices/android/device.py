@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from nas.convert.chain import Chain, OperationFailed
 from nas.convert.converter import Converter, cache_folder
+from nas.devices.android import KIND
 from nas.devices.android.adb import MODERATE, TEMPORARY, Adb, thermal_name, thermal_status
 from nas.devices.android.benchmark_tool import (
     Statistics,
@@ -25,7 +26,6 @@ from nas.devices.android.benchmark_tool import (
 )
 from nas.devices.base import Device, Timing
 from nas.devices.info import DeviceInfo
-from nas.devices.phones import ANDROID
 from nas.errors import InputError, NasError
 from nas.files import text_sha256
 from nas.versions import versions
@@ -118,7 +118,7 @@ class Android(Device):
         return DeviceInfo(
             name=settings.name,
             description=settings.description,
-            kind=ANDROID,
+            kind=KIND.name,
             soc=settings.soc,
             os=settings.os,
             runtime="LiteRT CompiledModel (benchmark_model)",

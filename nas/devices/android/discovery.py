@@ -1,14 +1,14 @@
-"""List the connected Android phones and open those of a name, for `nas.devices`."""
+"""List the connected Android phones and open those of a name, for the kind of device."""
 
 from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from nas.convert.chain import DeviceLost
 from nas.convert.converter import Converter
+from nas.devices.android import KIND
 from nas.devices.android.adb import (
     Adb,
     battery_percent,
@@ -20,39 +20,12 @@ from nas.devices.android.adb import (
 from nas.devices.android.benchmark_tool import benchmark_tool
 from nas.devices.android.device import Android, Settings, Warn
 from nas.devices.base import Device
-from nas.devices.phones import ANDROID, UNITS, Phone, recognise
+from nas.devices.kinds import ConnectedPhone
+from nas.devices.phones import Phone, recognise
 from nas.errors import InputError, NasError
 
 ABI = "arm64-v8a"
 _PRECISION = {"cpu": "float32", "gpu": "float16"}
-
-
-@dataclass(frozen=True)
-class ConnectedPhone:
-    """A phone that adb sees.
-
-    Attributes:
-        serial: serial number, or address where it is connected over the network.
-        model: `ro.product.model`.
-        soc: `ro.soc.model`.
-        os: Android's version and build.
-        battery: charge in percent; None where unknown.
-        thermal: Android's thermal state: none, light, moderate, severe, ...
-        device: known name (`phones()`), or None.
-        name: what `--device` takes for it and others of its model: `device`, or a name made from
-            the model.
-        problem: why it cannot be used, and the remedy; the other fields are empty then.
-    """
-
-    serial: str
-    model: str = ""
-    soc: str = ""
-    os: str = ""
-    battery: int | None = None
-    thermal: str | None = None
-    device: str | None = None
-    name: str = ""
-    problem: str = ""
 
 
 def connected_phones() -> list[ConnectedPhone]:
@@ -154,7 +127,7 @@ def _look(serial: str, state: str) -> ConnectedPhone:
 
 def _known(properties: dict[str, str]) -> Phone | None:
     return recognise(
-        ANDROID, properties.get("ro.soc.model", ""), properties.get("ro.product.model", "")
+        KIND.name, properties.get("ro.soc.model", ""), properties.get("ro.product.model", "")
     )
 
 
@@ -215,10 +188,10 @@ def _settings(
             f" {abi or 'an unknown one'}, expected {ABI})"
         )
     unit = unit or (phone.compute_unit if phone else "cpu")
-    if unit not in UNITS[ANDROID]:
+    if unit not in KIND.units:
         raise InputError(
             f"--unit: is not a unit of Android phones (got {unit}, expected"
-            f" {' or '.join(UNITS[ANDROID])})"
+            f" {' or '.join(KIND.units)})"
         )
     mask = affinity if affinity is not None else (phone.affinity if phone else "")
     count = threads or (phone.threads if phone and phone.threads else 1)

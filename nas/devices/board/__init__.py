@@ -1,1 +1,58 @@
-"""Boards and Macs measured by a bundle: the program that runs there, and the results read here."""
+"""Boards as a kind of device: computers with LiteRT that are measured by a bundle.
+
+This folder holds the program that runs there, `run`, and the device that answers from its results
+here, `replay`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas.devices.kinds import BundleRecipe, Connected, DeviceKind, Opening, Settings
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from nas.devices.base import Device
+
+ON_A_BOARD = """\
+Measure it on the board, which needs Python 3.8 or newer, numpy, and ai-edge-litert or
+tflite-runtime:
+
+    pip install ai-edge-litert numpy          # or: pip install tflite-runtime==2.14.0 'numpy<2'
+    python run.py
+
+With nas installed there, `nas profile --run FOLDER` does the same."""
+
+
+class BoardKind(DeviceKind):
+    """Computers that run .tflite files; none is ever connected here."""
+
+    name = "litert-board"
+    units = ("cpu",)
+
+    def connected(self) -> list[Connected]:
+        return []
+
+    def open(self, name: str, settings: Settings, opening: Opening) -> list[Device]:
+        """Raise InputError: a board is measured by a bundle alone."""
+        raise InputError(
+            f"{name}: is measured by a bundle. Fix: nas profile --space SPACE --device {name}"
+            " --bundle DIR"
+        )
+
+    def bundle_recipe(self) -> BundleRecipe:
+        from nas.convert.converter import LITERT
+        from nas.devices.base import Device
+        from nas.devices.board.run import BOUND
+
+        return BundleRecipe(
+            target=LITERT,
+            copies=Device.copies,
+            description="a computer with LiteRT",
+            how=ON_A_BOARD,
+            standalone=True,
+            bound=BOUND,
+        )
+
+
+KIND = BoardKind()

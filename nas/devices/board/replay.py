@@ -13,6 +13,7 @@ from nas.convert.chain import Chain, OperationFailed
 from nas.devices.base import Device, Timing
 from nas.devices.board import run as board_runner
 from nas.devices.info import DeviceInfo
+from nas.devices.kinds import KINDS
 from nas.errors import InputError, NasError
 from nas.validation import explain
 
@@ -104,11 +105,10 @@ class Replay(Device):
     def _command(self) -> str:
         """Return the command that measures the rest of the bundle."""
         run = f"nas profile --run {self.folder}"
-        return (
-            run
-            if self.plan["device"]["kind"] == "coreml"
-            else f"{run}, or without nas: python run.py"
-        )
+        kind = KINDS.get(str(self.plan["device"]["kind"]))
+        recipe = kind.bundle_recipe() if kind else None
+        standalone = recipe is not None and recipe.standalone
+        return f"{run}, or without nas: python run.py" if standalone else run
 
     def _device_info(self, fields: dict[str, object]) -> DeviceInfo:
         try:

@@ -15,11 +15,11 @@ from nas.convert.chain import Chain
 from nas.convert.converter import MOST_WORKERS, Converter
 from nas.convert.worker import Worker
 from nas.devices.base import Device, Timing
+from nas.devices.host import HOST, KIND
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
 from nas.versions import versions
 
-NAME = "host"
 _TOOLS = ("ai-edge-litert", "litert-torch", "torch", "numpy")
 
 
@@ -62,9 +62,9 @@ class Host(Device):
 
     def info(self) -> DeviceInfo:
         return DeviceInfo(
-            name=NAME,
+            name=HOST,
             description="the computer that runs nas",
-            kind="litert-host",
+            kind=KIND.name,
             soc=_processor(),
             os=platform.platform(),
             runtime="LiteRT CompiledModel",

@@ -18,6 +18,7 @@ from typing import Any
 from nas.blocks import Operation
 from nas.convert.chain import Chain, OperationFailed, Weights
 from nas.devices.base import Device
+from nas.devices.kinds import KINDS
 from nas.errors import InputError, NasError
 from nas.files import file_sha256, remove, tree_sha256, write_yaml
 from nas.latency.network_times import Progress
@@ -29,11 +30,6 @@ from nas.space import Architecture
 from nas.versions import versions
 
 FORMAT = "nas-run-check-1"
-EXPORTED = {"litert-host": "litert", "litert-android": "litert"}
-"""Export target whose file a device runs as it is, by kind of device.
-
-Core ML is missing: its exported files take images, which its benchmark does not feed.
-"""
 APART_S = 2.0
 """Pause in seconds between measurements of a network on a device that repeats.
 
@@ -280,10 +276,11 @@ def exported_file(run: Path, kind: str) -> Path | None:
     """Return the undamaged file that `nas export` wrote for devices of this kind, or None."""
     from nas.runs.exports import Record
 
-    if kind not in EXPORTED or not (run / "export").is_dir():
+    device_kind = KINDS.get(kind)
+    if device_kind is None or not device_kind.measures_exports or not (run / "export").is_dir():
         return None
     record = Record(run / "export")
-    entry = record.targets.get(EXPORTED[kind], {})
+    entry = record.targets.get(device_kind.export_target, {})
     path = record.folder / str(entry.get("file"))
     return path if path.is_file() and tree_sha256(path) == entry.get("sha256") else None
 

@@ -103,6 +103,7 @@ def published_networks(folder: Path) -> list[Network]:
     breakdown = dict(_breakdowns(folder / "breakdown.csv"))
     networks = []
     for (model, resolution, family), values in figures.items():
+        # One source that measured otherwise does not move the median far.
         ms = median(values)
         whole = Observation(model, family, demand(layers_of(model, resolution), calls=1), ms, ms)
         # Breakdowns are of the networks at 224 pixels.
@@ -184,6 +185,8 @@ def _part(layer: Layer) -> str:
     """Return a layer's part of a breakdown, where its block does not name one."""
     if layer.kind == "norm":
         return "norm"
+    # A breakdown's "reshape" is the change of layout between blocks, which names its part itself
+    # (`Flatten.breakdown`). A reshape within a block belongs to its attention.
     if layer.kind in ("matmul", "softmax", "reshape"):
         return "attention"
     return "linear_proj_mlp" if layer.kind in ("conv", "linear") else "others"

@@ -229,6 +229,7 @@ def leave_out(phone: Phone, costs: Costs) -> list[LeftOut]:
     Args:
         costs: of the fit to all networks.
     """
+    # Without a model, not a figure: its other resolutions would tell nearly the same.
     models = {
         name: phone.costs(model=name) for name in {network.model for network in phone.networks}
     }
@@ -255,6 +256,7 @@ def outliers(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
     """
     ratios = np.log([entry.model_unknown / entry.network.ms for entry in left_out])
     distances = np.abs(ratios - np.median(ratios))
+    # 1.4826 median absolute deviations are one standard deviation of a normal distribution.
     sigma = 1.4826 * float(np.median(distances))
     return [
         {

@@ -315,6 +315,7 @@ class _Model:
             if position is not None:
                 return scores.block_cost(stage, position, arc.block, arc.width)
             whole = scores.stage_cost(stage, arc.entry.width, ()) if whole_stages else 0.0
+            # The first operation may be a change of layout, which keeps the channels that come in.
             return scores.entry_cost(stage, arc.entry, arc.operations[0].input.channels) + whole
 
         return self._graph.weigh(cost)

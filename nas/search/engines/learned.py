@@ -164,6 +164,7 @@ class LearnedCosts:
         covariance: Floats = spread**2 * self._features @ self._features.T + noise**2 * np.eye(
             len(self._drops)
         )
+        # One shift for all drops: it adds the same to every pair of them, not only to the diagonal.
         return covariance + _SHIFT**2
 
     def _hyperparameters(self) -> tuple[float, float]:
@@ -201,6 +202,8 @@ def learned(problem: Problem) -> Found:
     within = [
         arch for arch in accuracies if all(limit.holds(arch) for limit in problem.every_limit)
     ]
+    # By evaluated accuracy, not by the corrected costs: what was seen of these members needs no
+    # model.
     best = min(within, key=lambda arch: (-accuracies[arch].accuracy, problem.table.total_ms(arch)))
     steps = steps_to(replace(problem, scores=scores), best)
     if problem.on_step:

@@ -59,6 +59,7 @@ class Option:
     @property
     def rank(self) -> tuple[float, float]:
         """Return points per unit saved, then the negative saving; lower is better."""
+        # Rounded, so that last bits do not decide: moves that tie keep the order of `moves`.
         return round(self.cost / self.saved, _DIGITS), -round(self.saved, _DIGITS)
 
 

@@ -1,1 +1,1 @@
-"""A block, a space and a device for nas."""
+"""A block, a space, a device and a kind of device for nas."""

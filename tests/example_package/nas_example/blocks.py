@@ -33,5 +33,5 @@ class GatedConvBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.value(x_bchw) * self.activation(self.gate(x_bchw))
-        x_bchw = x_bchw + self.scale[:, None, None] * self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.scale[:, None, None] * self.project(hidden))
         return x_bchw

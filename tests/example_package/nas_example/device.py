@@ -15,14 +15,16 @@ from nas.latency import DeviceInfo
 class Formula(Device):
     """A thousandth of a millisecond a call, and one for every ten million multiply-accumulates."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, name: str = "formula", kind: str = "formula") -> None:
         self.threads = threads
+        self.name = name
+        self.kind = kind
         self._folder = tempfile.TemporaryDirectory(prefix="nas-example-")
 
     def info(self) -> DeviceInfo:
         return DeviceInfo(
-            name="formula",
-            kind="formula",
+            name=self.name,
+            kind=self.kind,
             soc="none",
             os="none",
             runtime="formula",

@@ -42,7 +42,7 @@ class SixthLocalBlock(Block):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         hidden = self.activation(self.expand(self.depthwise(x_bchw)))
-        x_bchw = x_bchw + self.project(hidden)
+        x_bchw = self.residual(x_bchw, self.project(hidden))
         return x_bchw
 
 
@@ -73,7 +73,7 @@ class SixthGlobalBlock(Block):
         q, k, v = (part.flatten(2) for part in (query, self.key(x_bchw), self.value(x_bchw)))
         scores = q.transpose(1, 2) @ k * self.factor  # (B, N, N)
         mixed = v @ scores.softmax(dim=2).transpose(1, 2)  # (B, D, N)
-        x_bchw = x_bchw + self.projection(mixed.reshape(query.shape))
+        x_bchw = self.residual(x_bchw, self.projection(mixed.reshape(query.shape)))
         return x_bchw
 
 

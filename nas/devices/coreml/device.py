@@ -29,16 +29,13 @@ import numpy as np
 from nas.convert.chain import Chain, DeviceLost, OperationFailed
 from nas.convert.converter import COREML, Converter
 from nas.devices.base import Device, Timing
+from nas.devices.coreml import COPIES, KIND, MAC
 from nas.devices.info import DeviceInfo
 from nas.devices.phones import Match, Phone
 from nas.errors import InputError, NasError
 from nas.extras import need
 from nas.versions import versions
 
-MAC = "mac"
-"""Name of the computer itself."""
-COPIES = 9
-"""Number of copies in a stack."""
 PHONE_RUNS = 5
 """Predictions per measurement on a phone."""
 MAC_RUNS = 50
@@ -106,7 +103,7 @@ class CoreML(Device):
         return DeviceInfo(
             name=self.phone.name,
             description=" ".join(filter(None, (self.phone.description, f"({model})"))),
-            kind="coreml",
+            kind=KIND.name,
             soc=self.phone.soc,
             os=system,
             runtime="Core ML",
@@ -306,7 +303,7 @@ def mac() -> Phone:
     )
     return Phone(
         name=MAC,
-        kind="coreml",
+        kind=KIND.name,
         soc=chip.stdout.strip() or platform.machine(),
         match=Match(model=["Mac*"]),
         compute_unit="all",

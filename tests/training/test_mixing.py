@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nas.finetune.options import Recipe
-from nas.finetune.task import mix
+from nas.training.mixing import draw_mixture
 
 MIXUP = Recipe(mixup=0.8, cutmix=0.0, mix=1.0)
 CUTMIX = Recipe(mixup=0.0, cutmix=1.0, mix=1.0)
@@ -25,7 +25,11 @@ def batch(size: int, height: int = 16, width: int = 24) -> tuple[Tensor, Tensor]
 
 
 def mixed(recipe: Recipe, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    return mix(*batch(size), recipe, torch.Generator().manual_seed(seed))
+    images, targets = batch(size)
+    mixture = draw_mixture(recipe, *images.shape[2:], torch.Generator().manual_seed(seed))
+    if mixture is None:
+        return images, targets
+    return mixture.images(images, images.flip(0)), mixture.targets(targets, targets.flip(0))
 
 
 @settings(max_examples=60)
