@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def search(options: SearchOptions) -> None:
     """Find the most accurate member of a space within a latency target on a device."""
     # Sums over tables make millions of short-lived tuples and hardly any cycles, and the default
-    # threshold (700) has the collector look for cycles hundreds of times: 6 % of the command. Tensors
+    # threshold (700) has the collector look for cycles hundreds of times: about 5 % of its time. Tensors
     # of a supernet may be in cycles and must not wait for so many objects.
     if not options.supernet:
         gc.set_threshold(100_000)
