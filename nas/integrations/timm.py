@@ -4,9 +4,11 @@
     register("runs/found", "found")
     timm.create_model("found", pretrained=True, features_only=True)
 
-Hugging Face's `TimmBackbone` then takes it as a backbone, too. segmentation-models-pytorch (`tu-found`)
-and mmdetection's timm wrapper should, but no test of ours runs them. timm's own code cannot express most members of a space. Here timm calls
-this package, so every member works, with equal outputs.
+Hugging Face's `TimmBackbone` then takes it as a backbone, too. segmentation-models-pytorch
+(`tu-found`) and mmdetection's timm wrapper should, but no test of ours runs them.
+
+timm's own code cannot express most members of a space. Here timm calls this package, so every
+member works, with equal outputs.
 """
 
 from __future__ import annotations
