@@ -1,7 +1,7 @@
 # make search   installs the core alone and runs the search      make test    installs everything, lints, passes every test
 # make env      installs everything and runs nothing             make quick   the unit tests, without what takes long
 # make lint     ruff and mypy                                    make pin     writes constraints.txt anew
-# make clean    removes the environment and the caches
+# make farms    the clients of device farms, for tests        make clean   removes the environments and the caches
 #
 # PYTHON chooses the interpreter (3.10 or newer), ARGS adds options to the search:
 #   make search PYTHON=python3.12 ARGS="--latency-ms 1.2"
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: search env test quick lint pin clean
+.PHONY: search env test quick lint pin farms clean
 
 search: $(VENV)/core.stamp
 	$(BIN)/nas search --space efficientformer --device iphone12 $(ARGS)
@@ -26,6 +26,14 @@ test: lint
 
 quick: $(VENV)/all.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --ignore tests/integration -m "not slow"
+
+# Their requirements exclude some of ours (protobuf), so they get an environment of their own.
+farms: .venv-farms/farms.stamp
+
+.venv-farms/farms.stamp: Makefile
+	$(PYTHON) -m venv .venv-farms
+	.venv-farms/bin/pip install --quiet qai-hub==0.56.0 runlocal-hub==0.1.7
+	touch $@
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .
@@ -63,5 +71,5 @@ pin:
 	rm -rf .venv-pin
 
 clean:
-	rm -rf $(VENV) .venv-pin build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-pin .venv-farms build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

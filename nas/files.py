@@ -411,12 +411,27 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def is_left_by_finder(name: str) -> bool:
+    """Return whether a file's name is one that macOS gives to its own notes on a folder.
+
+    Finder writes `.DS_Store`, and `._NAME` beside NAME on file systems without its attributes.
+    """
+    return name == ".DS_Store" or name.startswith("._")
+
+
 def tree_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their relative names."""
+    """Return the SHA-256 of a file, or of a folder's files with their relative names.
+
+    Files that macOS leaves in folders it has looked at do not count.
+    """
     if path.is_file():
         return file_sha256(path)
     # Sorted, as the order in which a folder lists its files depends on the file system.
-    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    files = (
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not is_left_by_finder(file.name)
+    )
     return lines_sha256(
         f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files
     )

@@ -9,6 +9,7 @@ The registry of each kind finds them here by their entry points:
 | nas.devices      | its name | a function from `nas.devices.Settings` to a `nas.devices.Device`               |
 | nas.device_kinds | its name | a `nas.devices.DeviceKind`: a way to reach any number of devices               |
 | nas.tasks        | its name | a `nas.tasks.Task`: what the heads that name it are trained for                |
+| nas.farms        | its name | a `nas.devices.farms.Farm`: a service that runs bundles on real devices        |
 | nas.engines      | its name | a function from `nas.search.Problem` to `nas.search.Found`                     |
 | nas.targets      | its name | a `nas.export.target.Target`                                                   |
 | nas.formats      | its name | a `nas.latency.importing.common.Format`: a reader of other latency files       |
@@ -38,6 +39,7 @@ SPACES = "nas.spaces"
 DEVICES = "nas.devices"
 DEVICE_KINDS = "nas.device_kinds"
 TASKS = "nas.tasks"
+FARMS = "nas.farms"
 ENGINES = "nas.engines"
 TARGETS = "nas.targets"
 FORMATS = "nas.formats"

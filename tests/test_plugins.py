@@ -21,6 +21,7 @@ from nas.blocks import MB4D, Shape, from_dict
 from nas.blocks.build import build_block
 from nas.blocks.efficientformer.module import MB4DBlock
 from nas.devices import KINDS, Device, Settings
+from nas.devices.farms import FARMS
 from nas.errors import InputError
 from nas.export import TARGETS
 from nas.latency.importing import FORMATS, import_table
@@ -195,6 +196,7 @@ def test_nothing_of_a_package_is_imported_before_its_name_is_asked_for(installed
         ("nas.spaces", "emo", space_names),
         ("nas.devices", "host", known_devices),
         ("nas.device_kinds", "coreml", known_devices),
+        ("nas.farms", "qai-hub", lambda: list(FARMS)),
         ("nas.engines", "exact", lambda: list(ENGINES)),
         ("nas.targets", "litert", lambda: list(TARGETS)),
         ("nas.formats", "csv", lambda: list(FORMATS)),

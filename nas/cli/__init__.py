@@ -19,7 +19,10 @@ COMMANDS = {
         "List the devices: those that are connected, and those known by their latency table."
     ),
     "search": "Find the most accurate member of a space within a latency target on a device.",
-    "predict": "Predict an architecture's latency from a device's table.",
+    "predict": (
+        "Predict an architecture's latency from a device's table, or classify a photo with an"
+        " exported file."
+    ),
     "profile": (
         "Measure a space's operations on devices into latency tables. Run it again to resume after"
         " a stop."

@@ -15,37 +15,47 @@ from nas.space.sizes import Sizes, between
 
 if TYPE_CHECKING:
     from nas.devices import Settings
+    from nas.devices.base import StartUp
     from nas.latency import LatencyTable
+    from nas.latency.check.file import Measured
     from nas.latency.check.network import Rival, RivalCheck, RunCheck
     from nas.latency.network_times import NetworkTime
     from nas.space import Architecture, Space
 
 
-_OF_A_RUN = ("device", "run", "rival")
+_OF_A_RUN = ("device", "run", "rival", "benchmark_model")
 """Options that the check of a run takes; any other option is an error."""
 
 
 def check(options: CheckOptions) -> None:
     """Run `nas check`: compare measured random networks, or that of a run, with the table."""
-    from nas.devices import Settings
+    from nas.errors import InputError
     from nas.latency import load_table
+    from nas.latency.check.file import is_network_file
     from nas.latency.check.table import check as check_members
-    from nas.latency.known_devices import opened
+    from nas.latency.known_devices import opened, opening_of
     from nas.option_values import only
 
     device = options.device
+    if options.run is not None and is_network_file(options.run):
+        return _check_file(options, Path(options.run))
+    if options.beside is not None:
+        raise InputError(
+            f"--beside: stands beside a network file (got {options.run}, expected a .tflite, .onnx"
+            " or .mlpackage file). Fix: leave out --beside"
+        )
     if options.run is not None:
         only(options, _OF_A_RUN, f"it is for random networks; {options.run} is measured as it is")
     table = load_table(device)
     # Measure with the table's own settings: its predictions hold for no others.
-    settings = Settings(table.device.compute_unit, table.device.threads, table.device.mask)
+    name, settings = opening_of(table, options.benchmark_model)
     if options.run is not None:
-        check_run(options.run, table, settings, with_rival=options.rival)
+        check_run(options.run, table, name, settings, with_rival=options.rival)
         return
     whole, chosen = _space(table, options.space, options.sizes)
     effective = between(whole, chosen)
     with (
-        opened(table.device.name, settings, say=say) as units,
+        opened(name, settings, say=say) as units,
         bars() as progress,
         naming(effective),
     ):
@@ -54,6 +64,53 @@ def check(options: CheckOptions) -> None:
     following = shlex.join(["nas", "search", *search])
     emit(_document(table, times, following), _text(table, times))
     next_step(following)
+
+
+def _check_file(options: CheckOptions, file: Path) -> None:
+    """Measure a network file, beside another network where one is named, and print both."""
+    from nas.devices import Settings
+    from nas.devices.info import device_name
+    from nas.latency import load_table
+    from nas.latency.check.file import check_file
+    from nas.latency.known_devices import opened, opening_of
+    from nas.latency.table import TABLE_FILE, table_names
+    from nas.option_values import only
+
+    device = options.device
+    only(options, ("device", "run", "beside", "benchmark_model"), f"{file} is measured as it is")
+    # A file needs no table; where there is one, it is measured with the settings of that table.
+    tool = options.benchmark_model
+    has_table = device_name(device) in table_names() or (Path(device) / TABLE_FILE).is_file()
+    name, settings = (
+        opening_of(load_table(device), tool) if has_table else (device, Settings(tool=tool))
+    )
+    with opened(name, settings, say=say) as units, bars() as progress:
+        found = check_file(units[0], file, options.beside, progress)
+    lines = [_measured_line(found.device, found.file)]
+    if found.beside is not None:
+        lines.append(_measured_line(found.device, found.beside))
+        lines.append(f"{file} takes {found.ratio:.2f} times as long")
+    # A network of a space that is as fast, or first a table to search with.
+    following = f"nas profile --space efficientformer --device {shlex.quote(device)}"
+    if has_table:
+        following = (
+            f"nas search --space efficientformer --device {shlex.quote(device)}"
+            f" --latency-ms {found.file.measured_ms:.4g}"
+        )
+    emit(found.to_dict() | {"next": following}, "\n".join(lines))
+    next_step(following)
+
+
+def _measured_line(device: str, measured: Measured) -> str:
+    """Return the line on a measured network: its latency and the cost of its start."""
+    start = "" if measured.start is None else f"; it {start_text(measured.start)}"
+    return f"{measured.name} on {device}: {measured.measured_ms:.4f} ms{start}"
+
+
+def start_text(start: StartUp) -> str:
+    """Return load time, first run and memory in words."""
+    memory = "" if start.memory_mb is None else f", {start.memory_mb:.1f} MB of memory"
+    return f"loads in {start.load_ms:.1f} ms, first run {start.first_ms:.2f} ms{memory}"
 
 
 def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, Space]:
@@ -128,6 +185,7 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
         for time in times
     ]
     lines = [table_text((*columns, Column("error", right=True)), rows)]
+    lines += _starts_lines(times)
     rank = "none" if found.spearman is None else f"{found.spearman:.4f}"
     lines.append(
         f"{found.nets} networks: mean error {found.mape:.2f} %, bias {found.bias:+.2f} %, within 5"
@@ -152,7 +210,25 @@ def _text(table: LatencyTable, times: list[NetworkTime]) -> str:
     return "\n".join(lines)
 
 
-def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: bool = True) -> None:
+def _starts_lines(times: list[NetworkTime]) -> list[str]:
+    """Return the line on the start of the measured networks; none where it is not known."""
+    from statistics import median
+
+    known = [time for time in times if time.load_ms]
+    if not known:
+        return []
+    memory = [time.memory_mb for time in known if time.memory_mb]
+    text = f", {median(memory):.1f} MB of memory" if memory else ""
+    return [
+        f"start of a network (median of {len(known)}): loads in"
+        f" {median(time.load_ms for time in known):.1f} ms, first run"
+        f" {median(time.first_ms for time in known):.2f} ms{text}"
+    ]
+
+
+def check_run(
+    run: str, table: LatencyTable, device: str, settings: Settings, with_rival: bool = True
+) -> None:
     """Measure the network of a run folder or an architecture's file, and compare with the table.
 
     The result is kept in the run folder.
@@ -160,6 +236,7 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
     Args:
         run: the folder or the file.
         table: the latency table of the device.
+        device: name to open the device by.
         settings: the settings to measure with.
         with_rival: also measure the published member that one would ship without the search, where
             the run has one.
@@ -173,8 +250,9 @@ def check_run(run: str, table: LatencyTable, settings: Settings, with_rival: boo
     sized = _sizes(source.architecture)
     rival = _rival(folder, source.architecture, table) if folder and with_rival else None
     # Choosing the rival needs no device and may fail, so it comes before the device is opened.
-    with opened(table.device.name, settings, say=say) as units, bars() as progress, naming(sized):
-        exported = exported_file(folder, units[0].info().kind) if folder else None
+    with opened(device, settings, say=say) as units, bars() as progress, naming(sized):
+        info = units[0].info()
+        exported = exported_file(folder, info.kind, info.precision) if folder else None
         if source.weights is None:
             say(f"note: {run} has no weights; random ones are used for measuring")
         else:
@@ -284,10 +362,12 @@ def _run_text(found: RunCheck, table: LatencyTable, file: Path | None) -> str:
             f" ({table.expected_error_source})"
         ),
     ]
+    if found.start is not None:
+        lines.append(f"it {start_text(found.start)}")
     if found.exported_ms is not None:
         lines.append(
             f"{found.exported} takes {found.exported_ms:.4f} ms, including the normalization of the"
-            " image"
+            " image" + (f"; it {start_text(found.exported_start)}" if found.exported_start else "")
         )
     if found.rival:
         lines += _rival_lines(found, found.rival)

@@ -104,6 +104,7 @@ def _state(unit: dict[str, Any]) -> str:
     if unit["problem"]:
         return f"{unit['serial']}: {unit['problem']}"
     battery = "" if unit["battery"] is None else f"battery {unit['battery']} %"
-    thermal = "" if unit["thermal"] is None else f"thermal state {unit['thermal']}"
+    # Before Android 10 a phone does not say how hot it is.
+    thermal = f"thermal state {unit['thermal'] or 'unknown'}"
     state = ", ".join(filter(None, (unit["model"], unit["soc"], unit["os"], battery, thermal)))
     return f"{unit['serial']}: {state}"

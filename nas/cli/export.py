@@ -67,6 +67,11 @@ def _text(source: Source, exported: Exported) -> str:
         kind = "real" if "real" in apart else "random"
         if apart:
             line = f"logits differ by at most {apart[kind]['max_abs']:.2g} on {kind} images"
+            if kind == "real":
+                line += (
+                    f", top-1 agrees with the float32 network's on"
+                    f" {apart[kind]['top1_agreement']:.1f} % of {apart[kind]['images']}"
+                )
         if "accuracy" in entry:
             accuracy = entry["accuracy"]
             line += (

@@ -1,11 +1,15 @@
-"""`nas predict`: predict an architecture's latency per operation from a device's table."""
+"""`nas predict`: predict an architecture's latency per operation from a device's table.
+
+With --image it classifies a photo with an exported file instead.
+"""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import Column, emit, naming, next_step, table_text
+from nas.cli.output import Column, emit, naming, next_step, say, table_text
 from nas.latency.options import PredictOptions
 from nas.space.sizes import Sizes, between
 
@@ -16,13 +20,20 @@ if TYPE_CHECKING:
 
 
 def predict(options: PredictOptions) -> None:
-    """Predict an architecture's latency from a device's table."""
+    """Predict an architecture's latency from a device's table, or the class of a photo."""
+    from nas.errors import InputError
     from nas.latency import load_table
     from nas.search.description import accuracy_row
     from nas.space import load_architecture
 
+    if options.image is not None:
+        return _classify(options, options.image)
     asked = options.sizes
     device = options.device
+    if device is None:
+        exported = Path(options.arch).suffix in (".tflite", ".onnx", ".mlpackage")
+        fix = "--image PHOTO classifies a photo with this file" if exported else "--device NAME"
+        raise InputError(f"--device: is missing. Fix: {fix}")
     table = load_table(device)
     network = asked.apply(load_architecture(options.arch))
     estimate = table.predict(network)
@@ -43,6 +54,36 @@ def predict(options: PredictOptions) -> None:
     }
     emit(document, "\n".join([_text(network, table, estimate), *_accuracy_lines(accuracy)]))
     next_step(shlex.join(following))
+
+
+def _classify(options: PredictOptions, image: Path) -> None:
+    """Print the most probable classes of a photo."""
+    from nas.data.decoding import ODDITIES
+    from nas.export.classify import classify
+    from nas.option_values import only
+
+    only(options, ("arch", "image", "top"), "--image classifies a photo")
+    found = classify(Path(options.arch), image, options.top)
+    height, width = found.resolution
+    for oddity in found.oddities:
+        say(f"note: {image} is an image {ODDITIES[oddity].partition(',')[0]}")
+    rows = [(guess.label, f"{100 * guess.probability:.1f} %") for guess in found.guesses]
+    columns = (Column("class"), Column("probability", right=True))
+    head = (
+        f"{image} at {width}x{height} by {found.network or 'the network'} in {found.file}, of"
+        f" {found.classes} classes:"
+    )
+    document = {
+        "file": str(found.file),
+        "image": str(image),
+        "network": found.network,
+        "resolution": list(found.resolution),
+        "classes": [
+            {"label": guess.label, "probability": guess.probability} for guess in found.guesses
+        ],
+    }
+    emit(document, "\n".join([head, table_text(columns, rows)]))
+    next_step(shlex.join(["nas", "check", options.arch, "--device", "host"]))
 
 
 def _accuracy(network: Architecture) -> Accuracy | None:

@@ -21,7 +21,7 @@ def profile(options: ProfileOptions) -> None:
 
     mode_of(options)
     if options.run is not None:
-        return tables.run(options.run, options.threads)
+        return tables.run(options.run, options)
     if options.merge is not None:
         return tables.merge(options.merge, options.out)
     # `mode_of` has checked that the other modes have exactly one device.
@@ -32,7 +32,7 @@ def profile(options: ProfileOptions) -> None:
         return tables.calibrate(options.calibrate, name, options.out)
     space = space_of(options)
     if options.bundle is not None:
-        return tables.write(options.bundle, space, name, options.threads or 1, options.check_nets)
+        return tables.write(options.bundle, space, name, options)
     with bars() as tell:
         profiled, errors = measure(options, say, tell)
     _finish(
@@ -52,11 +52,12 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
     folder = profiled.folder
     assert table is not None and report is not None and options.space is not None
     own = table.calibrated(space.name, space.resolution).device
-    default = folder == folder_of(device, None)
+    default = folder == folder_of(device, None, options.precision)
     given = {
         "--unit": options.unit,
         "--threads": options.threads,
         "--affinity": options.affinity,
+        "--precision": options.precision,
         "--benchmark-model": options.benchmark_model,
         "--out": None if default else folder,
     }
@@ -67,11 +68,15 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         part for name, value in given.items() if value is not None for part in (name, str(value))
     ]
     # A table outside of latency_tables/ can only be named by its folder.
-    shown = device if default else str(folder)
-    following = shlex.join(["nas", "check", "--device", shown, "--space", options.space, *sizes])
+    shown = folder.name if default else str(folder)
+    check = ["nas", "check", "--device", shown, "--space", options.space, *sizes]
+    if options.benchmark_model is not None:
+        check += ["--benchmark-model", str(options.benchmark_model)]
+    following = shlex.join(check)
     return {
         "space": options.space,
         "device": device,
+        "precision": table.device.precision,
         "operations": report.operations,
         "measured": report.measured,
         "reused": report.reused,
@@ -79,6 +84,7 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "missing": report.missing,
         "left_out": report.left_out,
         "failed": report.failed,
+        "interrupted": report.interrupted,
         "flagged": report.flagged,
         "lost": report.lost,
         "seconds": round(report.seconds, 2),
@@ -92,7 +98,9 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         "networks": own.calibration.nets,
         "misfit": own.calibration.mape,
         "note": own.calibration.note,
-        "next": shlex.join(again) if report.left_out else following,
+        "incomplete": report.incomplete,
+        "retry": shlex.join([*again, "--retry"]),
+        "next": shlex.join(again) if report.incomplete else following,
     }
 
 
@@ -106,6 +114,10 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
     for document in documents:
         for operation, reason in document["failed"].items():
             say(f"{document['device']}: could not be measured: {operation}: {reason}")
+        if document["failed"]:
+            say(f"{document['device']}: to measure these again: {document['retry']}")
+        for operation, reason in document["interrupted"].items():
+            say(f"{document['device']}: was interrupted: {operation}: {reason}")
         for reason in document["lost"]:
             say(f"{document['device']}: continued without {reason}")
     for error in errors[1:]:
@@ -115,10 +127,10 @@ def _finish(documents: list[dict[str, Any]], errors: list[NasError], several: bo
     if errors:
         raise errors[0]
     for document in documents:
-        if document["left_out"]:
+        if document["incomplete"]:
             raise NasError(
-                f"{document['table']}: the profile is incomplete (got {document['left_out']}"
-                f" operations without a row, expected 0). Fix: {document['next']}"
+                f"{document['table']}: the profile is incomplete ({document['incomplete']}). Fix:"
+                f" {document['next']}"
             )
     next_step(documents[0]["next"])
 

@@ -292,7 +292,7 @@ def document(
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:
     """Return the result as plain data, for --json, with the front where there is one."""
-    from nas.search.description import evaluated, finite, limits, score_by
+    from nas.search.description import SCORES_PRECISION, evaluated, finite, limits, score_by
 
     table = problem.table
     device = problem.table.device
@@ -322,8 +322,13 @@ def document(
             "soc": device.soc,
             "os": device.os,
             "runtime": f"{device.runtime} {device.runtime_version}",
+            "precision": device.precision,
         },
-        "scores": {"provenance": problem.scores.provenance, "path": problem.scores.path},
+        "scores": {
+            "provenance": problem.scores.provenance,
+            "path": problem.scores.path,
+            "precision": SCORES_PRECISION,
+        },
         "run": str(folder),
         "architecture": str(folder / "architecture.yaml"),
         "next": following,
@@ -399,6 +404,11 @@ def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
             f"extrapolated, so its error is larger: {named}"
             + (f"; and {more} more" if more > 0 else "")
         )
+    if problem.table.device.precision == "int8":
+        facts.append(
+            "of networks in float32, while the latencies are of int8. nas export RUN --to"
+            " litert-int8 --data DATA measures the accuracy in int8"
+        )
     return facts
 
 
@@ -411,7 +421,8 @@ def table_fact(problem: Problem) -> str:
         else f"expected error {table.expected_error:.1f} %"
     )
     return (
-        f"{table.provenance} table of {table.device.name}, {error} ({table.expected_error_source})"
+        f"{table.provenance} table of {table.device.name} in {table.device.precision}, {error}"
+        f" ({table.expected_error_source})"
     )
 
 

@@ -11,17 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.output import bars, emit, next_step, say
+from nas.errors import NasError
 
 if TYPE_CHECKING:
+    from nas.latency.options import ProfileOptions
     from nas.space import Space
 
 
-def write(folder: Path, space: Space, device: str, threads: int, check_nets: int) -> None:
+def write(folder: Path, space: Space, device: str, options: ProfileOptions) -> None:
     """Write a bundle of files to be measured on `device`, with networks for a check."""
     from nas.latency.bundle import write_bundle
+    from nas.latency.command import settings_of
 
     with bars() as tell:
-        done = write_bundle(space, device, folder, tell, threads=threads, check_nets=check_nets)
+        done = write_bundle(
+            space,
+            device,
+            folder,
+            tell,
+            settings=settings_of(options),
+            kind_name=options.kind,
+            check_nets=options.check_nets,
+        )
     _say_failed(done.failed)
     document = {
         "space": space.name,
@@ -39,16 +50,29 @@ def write(folder: Path, space: Space, device: str, threads: int, check_nets: int
     next_step(shlex.join(["nas", "profile", "--run", str(folder)]))
 
 
-def run(folder: Path, threads: int | None) -> None:
-    """Measure a bundle on this machine."""
+def run(folder: Path, options: ProfileOptions) -> None:
+    """Measure a bundle on this machine, or through a device farm."""
     from nas.latency.bundle import run_bundle
 
     with bars() as tell:
-        counts = run_bundle(folder, tell, threads)
+        counts = run_bundle(
+            folder,
+            tell,
+            options.threads,
+            unit=options.unit,
+            through=options.through,
+            say=say,
+        )
     emit(
         {"bundle": str(folder), **counts},
         f"{folder}: {', '.join(f'{count} {what}' for what, count in counts.items())}",
     )
+    if counts["interrupted"]:
+        again = shlex.join(["nas", "profile", "--run", str(folder)])
+        raise NasError(
+            f"{folder}: {counts['interrupted']} files were interrupted and have no result. Fix:"
+            f" {again}"
+        )
     next_step(shlex.join(["nas", "profile", "--merge", str(folder)]))
 
 
@@ -95,11 +119,10 @@ def merge(folder: Path, out: Path | None) -> None:
 
 def import_file(path: Path, device: str, out: Path | None) -> None:
     """Import the rows of another framework's latency file into the table of `device`."""
-    from nas.latency.importing import import_into
+    from nas.latency import command
 
-    folder = out or Path("latency_tables") / device
-    found = import_into(path, device, folder)
-    found.table.save(folder)
+    folder = command.folder_of(device, out)
+    found = command.import_file(path, device, folder)
     for skipped in found.skipped:
         say(f"skipped: {skipped}")
     document = {
@@ -121,13 +144,10 @@ def import_file(path: Path, device: str, out: Path | None) -> None:
 
 def calibrate(path: Path, device: str, out: Path | None) -> None:
     """Calibrate a table to whole networks that the user measured."""
-    from nas.latency import load_table
-    from nas.latency.adjust import adjust
+    from nas.latency import command, load_table
 
-    before = load_table(device)
-    folder = out or Path("latency_tables") / before.device.name
-    table = adjust(before, path)
-    table.save(folder)
+    folder = command.folder_of(load_table(device).device.name, out)
+    before, table = command.calibrate_file(path, device, folder)
     line = table.device.calibration
     intercept = table.device.intercept_ms
     document = {

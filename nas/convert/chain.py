@@ -6,13 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nas.blocks import BlockSpec, HeadSpec, Operation, Shape, from_dict, pyramid
+from nas.blocks import BlockSpec, Flatten, HeadSpec, Operation, Shape, from_dict, pyramid
 from nas.errors import NasError
 from nas.files import data_sha256
 
 
 class OperationFailed(NasError):
     """A chain that cannot be converted or run here; the device is well and takes the next one."""
+
+
+class Interrupted(NasError):
+    """A process that was ended from outside, as by the kernel for want of memory.
+
+    It says nothing about the chain, which no table may record as one that the device cannot run.
+    The same command tries the chain again.
+    """
 
 
 class DeviceLost(NasError):
@@ -148,3 +156,11 @@ class Chain:
     def __str__(self) -> str:
         first = f"{self.blocks[0].kind}({self.blocks[0]}) on {self.input}"
         return first if len(self.blocks) == 1 else f"{len(self.blocks)} blocks from {first}"
+
+
+EMPTY = Chain((Flatten(),), Shape(8, 1, 1))
+"""Chain of next to no work: its time is the cost of a call.
+
+It runs everywhere, so it is the control after a failure: where it fails too, the fault is not the
+other chain's.
+"""

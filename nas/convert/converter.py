@@ -10,17 +10,21 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Condition, Lock
+from typing import Any
 
-from nas.convert.chain import Chain
+from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
+from nas.convert.int8 import slow_operators
 from nas.convert.worker import Worker
+from nas.errors import NasError
 from nas.extras import need
+from nas.files import remove
 
 Cores = Sequence[int]
 MOST_WORKERS = 4
@@ -39,6 +43,7 @@ class Target:
         version: of the worker's own part. Raise it with any change of what the worker makes of a
             module (the layout at either end, how copies are stacked, an option of the converter),
             or an older file would be taken for a new one.
+        settings: returns what else decides the content of its files, as plain data.
     """
 
     name: str
@@ -46,10 +51,19 @@ class Target:
     packages: tuple[str, ...]
     extra: str
     version: int
+    settings: Callable[[], Any] | None = None
 
 
 LITERT = Target("litert", ".tflite", ("litert-torch", "torch"), "litert", version=1)
-COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=1)
+LITERT_INT8 = Target(
+    "litert_int8",
+    ".tflite",
+    ("litert-torch", "torch", "ai-edge-quantizer"),
+    "litert",
+    version=1,
+    settings=slow_operators,
+)
+COREML = Target("coreml", ".mlpackage", ("coremltools", "torch"), "coreml", version=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +93,10 @@ class Converter:
     Attributes:
         _free: lanes that wait for a chain.
         _leaving: borrowed lanes that take no further chain.
-        _freed: condition that guards both and is notified when a lane becomes free.
+        _busy: number of lanes that convert.
+        _loners: number of lanes that convert without any other, or wait for that.
+        _ended: lanes whose processes were ended here, so that nobody waits for their chains.
+        _freed: condition that guards these and is notified when one changes.
         _asked: futures by path, guarded by `_lock`.
     """
 
@@ -99,6 +116,9 @@ class Converter:
         self._spare = spare[: max(MOST_WORKERS - workers, 0)]
         self._free = list(self._lanes)
         self._leaving: set[_Lane] = set()
+        self._busy = 0
+        self._loners = 0
+        self._ended: set[_Lane] = set()
         self._freed = Condition()
         # A thread for each lane that there can be; without borrowed lanes some of them wait.
         self._queue = ThreadPoolExecutor(workers + len(self._spare))
@@ -127,8 +147,7 @@ class Converter:
             yield
         except BaseException:
             # After an error nobody waits for conversions: killed workers free their lanes.
-            for lane in more:
-                lane.worker.close()
+            self._end(more)
             raise
         finally:
             with self._freed:
@@ -144,7 +163,14 @@ class Converter:
 
     def close(self) -> None:
         self._queue.shutdown(wait=False, cancel_futures=True)
-        for lane in self._lanes:
+        self._end(self._lanes)
+
+    def _end(self, lanes: Collection[_Lane]) -> None:
+        """End the processes of lanes, which take no further chain."""
+        with self._freed:
+            self._ended.update(lanes)
+            self._freed.notify_all()
+        for lane in lanes:
             lane.worker.close()
 
     def _name(self, chain: Chain) -> str:
@@ -155,7 +181,7 @@ class Converter:
         """
         # A stack is traced as one block: its copies are equal, and tracing takes time.
         copies = len(chain.blocks) if len(set(chain.blocks)) == 1 else 1
-        content = {
+        content: dict[str, Any] = {
             "target": [self.target.name, self.target.version],
             "packages": self._versions,
             # Weights have their own entry: the graph is the same for all of them.
@@ -168,29 +194,93 @@ class Converter:
             "layouts": [chain.input.layout, chain.output.layout],
             "weights": [chain.weights.sha256, chain.weights.names] if chain.weights else None,
         }
+        if self.target.settings is not None:
+            content["settings"] = self.target.settings()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def _worker(self) -> Worker:
         return Worker(f"nas.convert.{self.target.name}")
 
     def _convert(self, chain: Chain, path: Path) -> Path:
-        """Return the chain's file, converted on a free lane where it is not in the cache."""
+        """Return the chain's file, converted on a free lane where it is not in the cache.
+
+        Raises:
+            OperationFailed: when the chain cannot be converted.
+            Interrupted: when its process was ended twice, the second time without any other.
+            NasError: when no chain can be converted any more.
+        """
         if not path.exists():
             lane = self._lane()
             try:
-                lane.worker.ask(chain=chain.to_dict(), path=str(path), cores=lane.cores)
+                self._ask(lane, chain, path)
+            except Interrupted:
+                if lane in self._ended:
+                    raise
+                # The kernel ends processes for want of memory. Alone, the chain may have enough.
+                with self._alone(lane):
+                    self._ask(lane, chain, path)
+            except OperationFailed as error:
+                self._check_well(lane, path, error)
+                raise
             finally:
                 with self._freed:
                     self._free.append(lane)
+                    self._busy -= 1
                     self._freed.notify_all()
         return path
+
+    def _ask(self, lane: _Lane, chain: Chain, path: Path) -> None:
+        lane.worker.ask(chain=chain.to_dict(), path=str(path), cores=lane.cores)
+
+    @contextlib.contextmanager
+    def _alone(self, lane: _Lane) -> Iterator[None]:
+        """Context manager: the other lanes are idle, and their processes have ended."""
+        with self._freed:
+            # A lane that waits here does not count as busy: two of them would wait for each other.
+            # While any waits, no other lane takes a chain, or its turn would never come.
+            self._loners += 1
+            self._busy -= 1
+            self._freed.notify_all()
+            self._freed.wait_for(lambda: not self._busy or lane in self._ended)
+            self._busy += 1
+            idle = list(self._free)
+        try:
+            for other in idle:
+                other.worker.close()
+            if lane in self._ended:
+                raise Interrupted(f"converting to {self.target.name} was stopped")
+            yield
+        finally:
+            with self._freed:
+                self._loners -= 1
+                self._freed.notify_all()
+
+    def _check_well(self, lane: _Lane, path: Path, error: OperationFailed) -> None:
+        """Raise NasError where the control cannot be converted either.
+
+        The fault is then not the chain's: packages were changed meanwhile, or a disk is gone.
+        """
+        control = path.with_name(f"control-{path.name}")
+        try:
+            self._ask(lane, EMPTY, control)
+        except OperationFailed:
+            raise NasError(
+                f"converting to {self.target.name} does not work any more ({error}). Fix: check the"
+                " packages that convert, then run the same command again"
+            ) from error
+        finally:
+            remove(control)
 
     def _lane(self) -> _Lane:
         """Take a free lane that is not leaving; wait until there is one."""
         with self._freed:
-            while not (free := [lane for lane in self._free if lane not in self._leaving]):
+            while (
+                not (free := [lane for lane in self._free if lane not in self._leaving])
+                or self._loners
+            ):
                 self._freed.wait()
             self._free.remove(free[0])
+            self._busy += 1
             return free[0]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from nas.blocks import Shape
@@ -18,6 +19,15 @@ from nas.convert.chain import Chain
 from nas.convert.litert import build
 from nas.convert.worker import serve
 from nas.files import beside
+
+PERIOD = 4093
+"""Number of values in the pattern of random weights.
+
+It is prime, so that rows of a matrix differ, and takes 8 kB in float16: the window of deflate, 32
+kB, holds several periods. So many different values cannot be palettised.
+"""
+STRIDE = 37
+"""Offset in the pattern between a tensor and the next."""
 
 
 def main() -> None:
@@ -62,6 +72,8 @@ def to_ml_program(chain: Chain) -> Any:
 
     torch.manual_seed(0)
     module, _ = build(chain)
+    if chain.weights is None:
+        tile_weights(module)
     shapes = [shape.tensor() for shape in _inputs(chain)]
     program = torch.export.export(
         module, tuple(torch.randn(*shape) for shape in shapes)
@@ -79,6 +91,26 @@ def to_ml_program(chain: Chain) -> Any:
         ],
         outputs=[ct.TensorType("y", dtype=np.float16)],
     )
+
+
+def tile_weights(module: nn.Module) -> None:
+    """Replace the random weights of a module by a pattern that repeats, in place.
+
+    Only the time of a chain without trained weights is of interest. It does not depend on the
+    values, and a file of a repeating pattern takes a hundredth of its size once it is compressed.
+    Each tensor keeps its mean and spread, so that no activation overflows float16 or dies.
+    """
+    pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(0))
+    for index, tensor in enumerate([*module.parameters(), *module.buffers()]):
+        if not tensor.is_floating_point() or tensor.numel() <= PERIOD:
+            continue
+        # Each tensor begins elsewhere in the pattern. Equal ones would be merged by coremltools,
+        # and the copies of a stack would share weights.
+        start = index * STRIDE % PERIOD
+        repeats = -(-(tensor.numel() + start) // PERIOD)
+        values = pattern.repeat(repeats)[start : start + tensor.numel()].reshape(tensor.shape)
+        with torch.no_grad():
+            tensor.copy_(values * tensor.std() + tensor.mean())
 
 
 def _inputs(chain: Chain) -> tuple[Shape, ...]:

@@ -27,10 +27,11 @@ from nas.files import replacing
 
 
 def main() -> None:
-    serve(_answer, _start)
+    serve(_answer, start)
 
 
-def _start() -> None:
+def start() -> None:
+    """Import what converts, before the first request."""
     import litert_torch  # noqa: F401 (for the freeze to find it there)
 
     torch.set_num_threads(1)
@@ -56,8 +57,8 @@ def convert(chain: Chain, path: Path) -> None:
 
     torch.manual_seed(0)
     # One copy of a tied stack is converted; `repeat` adds the others.
-    copies = len(chain.blocks) if chain.tied and len(set(chain.blocks)) == 1 else 1
-    module, shape = build(replace(chain, blocks=chain.blocks[: len(chain.blocks) // copies]))
+    chain, copies = single(chain)
+    module, shape = build(chain)
     inputs = chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
     examples = [torch.randn(*each.tensor()) for each in inputs]
     args = [index for index, each in enumerate(inputs) if each.layout == "map"] or None
@@ -70,6 +71,12 @@ def convert(chain: Chain, path: Path) -> None:
         litert_torch.convert(module.eval(), tuple(examples)).export(str(temporary))
         if copies > 1:
             repeat(temporary, copies)
+
+
+def single(chain: Chain) -> tuple[Chain, int]:
+    """Return one copy of a tied stack and the number of its copies; another chain as it is, and 1."""
+    copies = len(chain.blocks) if chain.tied and len(set(chain.blocks)) == 1 else 1
+    return replace(chain, blocks=chain.blocks[: len(chain.blocks) // copies]), copies
 
 
 class _Chained(nn.Module):

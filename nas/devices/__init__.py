@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import cache
 from typing import TYPE_CHECKING
 
-from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.convert.chain import Chain, DeviceLost, Interrupted, OperationFailed
 from nas.devices.base import Device, Timing
 from nas.devices.kinds import (
     KINDS,
@@ -22,6 +22,7 @@ from nas.devices.kinds import (
     Settings,
     kind_of_fixed_name,
 )
+from nas.devices.precision import litert_target
 from nas.errors import InputError
 from nas.plugins import DEVICES, Plugin, plugins
 
@@ -101,7 +102,7 @@ def _open(
     def shared_converter() -> Converter:
         if converter is not None:
             return converter
-        made = litert_converter()
+        made = litert_converter(settings.precision)
         stack.callback(made.close)
         return made
 
@@ -165,11 +166,15 @@ def _open_single(plugin: Plugin, settings: Settings) -> Device:
     return device
 
 
-def litert_converter() -> Converter:
-    """Return a converter on all cores, for devices that leave this computer's cores to it."""
+def litert_converter(precision: str | None = None) -> Converter:
+    """Return a converter on all cores, for devices that leave this computer's cores to it.
+
+    Args:
+        precision: in which the devices run the files.
+    """
     from nas.convert.converter import MOST_WORKERS, Converter
 
-    return Converter(min(os.cpu_count() or 1, MOST_WORKERS))
+    return Converter(min(os.cpu_count() or 1, MOST_WORKERS), target=litert_target(precision))
 
 
 __all__ = [
@@ -180,6 +185,7 @@ __all__ = [
     "Device",
     "DeviceKind",
     "DeviceLost",
+    "Interrupted",
     "Opening",
     "OperationFailed",
     "Settings",

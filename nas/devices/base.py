@@ -39,6 +39,22 @@ class Timing:
     notes: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class StartUp:
+    """Cost of the start of an app that uses a network, from one process that starts anew.
+
+    Attributes:
+        load_ms: from the file to a model that can run, in ms.
+        first_ms: the first run, which may still prepare weights, in ms.
+        memory_mb: memory that loading and running added to the process, at its peak where the
+            runtime tells it, in MB of 2^20 bytes. None where it is not known.
+    """
+
+    load_ms: float
+    first_ms: float
+    memory_mb: float | None
+
+
 class Device(ABC):
     """Base of everything that measures exported chains of blocks, in nas and in other packages.
 
@@ -56,12 +72,14 @@ class Device(ABC):
     4. `borrow_cores` surrounds stretches in which many files are converted and nothing is measured.
     5. `profile` is called for `nas check RUN` alone, with the operations of one network in their
        order.
-    6. `close` is called once, after an error or ctrl-C too, and frees what was started.
+    6. `start_up` is called for whole networks, after `measure`.
+    7. `close` is called once, after an error or ctrl-C too, and frees what was started.
 
     A failure that is the chain's own is `OperationFailed`: profiling records it and continues with
     the next chain. A failure of the device is `DeviceLost`: what was measured is kept, and the same
-    command resumes later. A fault that may pass (a helper that was killed, a cable) must never be
-    raised as `OperationFailed`. Measure a chain that ran before again to tell them apart.
+    command resumes later. After an `OperationFailed` profiling measures the empty chain, which ran
+    before; where that fails too, it takes the device for lost. A process that was ended from
+    outside, twice in a row, is `Interrupted`: the chain is left out, and the next call tries it.
 
     What to copy: `nas.testing.devices.FakeDevice` is the smallest device,
     `nas.devices.host.device.Host` one that converts and runs in processes of its own, the Android
@@ -117,6 +135,13 @@ class Device(ABC):
         """Return the ms of each chain in a network where one follows the other, each with its call.
 
         By default None: the device cannot time single operations. Raises as `measure`.
+        """
+        return None
+
+    def start_up(self, artifact: Path) -> StartUp | None:
+        """Return load time, first run and memory of a prepared file, in a process of its own.
+
+        By default None: the device cannot tell. Raises as `measure`.
         """
         return None
 

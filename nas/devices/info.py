@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as plain
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from math import inf
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,7 +24,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nas.display import shortened
-from nas.files import YamlFile, write_yaml
+from nas.files import YamlFile, text_sha256, write_yaml
 from nas.validation import mistake_in
 
 Provenance = Literal["measured", "interpolated", "estimated", "priced"]
@@ -44,6 +46,59 @@ def iso_date(value: Any) -> str:
     except ValueError:
         raise ValueError(f"'{text}' is not an ISO date, as 2026-01-31") from None
     return text
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\..*)?", re.IGNORECASE)
+MOST_CHARACTERS = 100
+"""Maximum length of a device's name."""
+
+
+def check_device_name(name: str) -> str:
+    """Return the name of a device, which is the name of its folder on every system.
+
+    Raises:
+        ValueError: for one that a file system refuses. Windows has reserved names and drops a dot
+            at the end.
+    """
+    wrong = (
+        not _NAME.fullmatch(name)
+        or name.endswith(".")
+        or _RESERVED.fullmatch(name)
+        or len(name) > MOST_CHARACTERS
+    )
+    if wrong:
+        raise ValueError(
+            f"is not a name for a device (got {name[:MOST_CHARACTERS]!r}, expected letters, digits,"
+            f" '_', '.' and '-', at most {MOST_CHARACTERS}, and none that Windows reserves)"
+        )
+    return name
+
+
+def device_name(word: str) -> str:
+    """Return what the user calls a device as its name: itself where it is one.
+
+    A serial number may have characters that no file name has, as 127.0.0.1:5555. Where anything
+    changes, a checksum keeps different words apart.
+    """
+    try:
+        return check_device_name(word)
+    except ValueError:
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-._")[:60]
+        name = "-".join(filter(None, (plain, text_sha256(word)[:8])))
+        return f"device-{name}" if _RESERVED.fullmatch(name) else name
+
+
+def os_major(text: str) -> str:
+    """Return the part of an operating system that rows of one table share.
+
+    That is the major version, as Android 14 or iOS 17. Of Linux it is the name alone, since a
+    kernel is updated without a change of what the processor computes.
+    """
+    if text.startswith("Linux"):
+        return "Linux"
+    matched = re.match(r"([A-Za-z ]*[A-Za-z])[ -](\d+)", text)
+    return f"{matched[1]} {matched[2]}" if matched else text
 
 
 IsoDate = Annotated[str, BeforeValidator(iso_date)]
@@ -284,6 +339,7 @@ class DeviceInfo:
         precision: of the weights and activations while running.
         threads: CPU threads; None where the runtime chooses.
         affinity: cores or mask that the threads were pinned to, as "cores 2,3" or "mask f0".
+        serial: serial number of the phone, where it was named by that instead of its model.
         tools: versions of the packages that converted and measured.
         date: of the last change.
         provenance: the worst of the rows.
@@ -298,7 +354,7 @@ class DeviceInfo:
         source: of the figures, in words.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, AfterValidator(check_device_name)]
     kind: str
     soc: str
     os: str
@@ -313,6 +369,7 @@ class DeviceInfo:
     placement: str = ""
     threads: Annotated[int, Field(ge=1)] | None = None
     affinity: str = ""
+    serial: str = ""
     tools: dict[str, str] = field(default_factory=dict)
     intercept_ms: Milliseconds = 0.0
     calibration: Calibration = field(default_factory=Calibration)

@@ -7,10 +7,10 @@ and bundles, checks and reports ask a kind what its devices run. Imports no torc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas import plugins
 
@@ -31,12 +31,14 @@ class Settings:
         affinity: cores of an Android phone, as a hexadecimal mask for `taskset`; every core if
             empty.
         tool: `benchmark_model` for Android phones, instead of LiteRT's release.
+        precision: of weights and activations: float32, float16 or int8.
     """
 
     unit: str | None = None
     threads: int | None = None
     affinity: str | None = None
     tool: Path | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,51 @@ class Opening:
     say: Callable[[str], None] = lambda _: None
 
 
+Entry = dict[str, Any]
+"""Plain data of a bundle's plan or results."""
+
+
+class BundlePrograms(ABC):
+    """What a bundle holds besides its files, so that a machine without nas measures them.
+
+    Life cycle: `device` and `begin` are called before anything is converted, `finish` once all
+    files are there, and `results` when the folder is back home.
+
+    Attributes:
+        command: what measures the bundle there, for messages.
+    """
+
+    command: ClassVar[str]
+
+    @abstractmethod
+    def device(self, phone: Phone | None, settings: Settings) -> Entry:
+        """Return further fields of the plan's device: how the files are to be measured.
+
+        Raises:
+            InputError: when the settings do not fit.
+        """
+
+    @abstractmethod
+    def begin(self, folder: Path, device: Entry, settings: Settings) -> None:
+        """Write what does not depend on the files, and add what it is to the plan's device.
+
+        Raises:
+            NasError: when something is missing that cannot be fetched.
+        """
+
+    @abstractmethod
+    def finish(self, folder: Path, plan: Entry) -> None:
+        """Write the programs and what they read."""
+
+    @abstractmethod
+    def results(self, folder: Path, plan: Entry) -> list[Entry]:
+        """Return the lines of the bundle's results, the header first; empty without any.
+
+        Raises:
+            InputError: for damaged results, or those of another bundle.
+        """
+
+
 @dataclass(frozen=True)
 class BundleRecipe:
     """What a bundle of a kind holds and how it is measured, on a machine that has the device.
@@ -110,6 +157,9 @@ class BundleRecipe:
         standalone: whether `run.py` measures it, which needs no nas on that machine. Otherwise `nas
             profile --run` opens the device there.
         bound: maximum relative deviation of the reference from its first time.
+        seconds: that measuring a file takes, for the README.
+        by_precision: what the chains are converted to where a precision is asked for.
+        programs: what measures it elsewhere without nas, beside `run.py`; None for nothing.
     """
 
     target: Target
@@ -118,6 +168,9 @@ class BundleRecipe:
     how: str
     standalone: bool
     bound: float
+    seconds: float = 4.0
+    by_precision: Mapping[str, Target] = field(default_factory=dict)
+    programs: BundlePrograms | None = None
 
 
 class DeviceKind(ABC):
@@ -146,6 +199,7 @@ class DeviceKind(ABC):
         units: compute units that `compute_unit` in phone.yaml and `--unit` may name.
         phone_files: whether a phone.yaml may state this kind.
         export_target: target of `nas export` that makes the files for these devices.
+        file_suffixes: suffixes of the network files that `measure` runs, for `nas check FILE`.
         measures_exports: whether `measure` runs such a file as it is, for `nas check RUN`.
     """
 
@@ -154,6 +208,7 @@ class DeviceKind(ABC):
     units: tuple[str, ...] = ()
     phone_files: bool = False
     export_target: str = "litert"
+    file_suffixes: tuple[str, ...] = ()
     measures_exports: bool = False
 
     @abstractmethod

@@ -26,6 +26,8 @@ TARGETS: plugins.Registry[Target] = plugins.Registry(
         "litert-int8": "nas.export.targets.litert_int8:TARGET",
         "coreml": "nas.export.targets.coreml:TARGET",
         "coreml-int8": "nas.export.targets.coreml_int8:TARGET",
+        "coreml-palette6": "nas.export.targets.coreml_palette:SIX",
+        "coreml-palette4": "nas.export.targets.coreml_palette:FOUR",
     },
     kind="nas.export.target:Target",
 )
@@ -41,6 +43,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "litert-int8": ("litert",),
     "coreml": ("coreml",),
     "coreml-int8": ("coreml",),
+    "coreml-palette6": ("coreml",),
+    "coreml-palette4": ("coreml",),
 }
 """Extra that a target needs, followed by the modules of it that it needs (without any: all).
 

@@ -277,7 +277,7 @@ class _Export:
         Raises:
             NasError: with the reason, where the target refused the request.
         """
-        answer = self.worker.ask(**request)
+        answer = self.worker.ask_again(**request)
         if "refused" in answer:
             raise NasError(answer["refused"])
         return answer
@@ -300,6 +300,11 @@ class _Export:
             "author": "nas",
             "version": versions()["nas"],
             "weights": source.provenance,
+            "preprocessing": (
+                "turned as EXIF says, short side resized (bicubic), centre cropped, transparent"
+                " pixels laid on the background"
+            ),
+            "background": source.background,
         }
         # `config` alone needs no weights, so the network is not built for it.
         state = self.network.state_dict() if self.loaded else {}
@@ -372,6 +377,7 @@ class _Export:
                 source.classes,
                 source.provenance,
                 images,
+                source.background,
                 _versions(target),
             ]
         )

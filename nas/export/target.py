@@ -112,6 +112,23 @@ def save_state(
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What an exported file says about itself.
+
+    Attributes:
+        classes: names of the outputs' classes.
+        resolution: (height, width) of the input in pixels.
+        about: `Model.about`, with the background that transparent pixels were laid on.
+        dense: whether it gives maps of scores.
+    """
+
+    classes: tuple[str, ...]
+    resolution: tuple[int, int]
+    about: dict[str, str]
+    dense: bool
+
+
+@dataclass(frozen=True)
 class Target:
     """A format that networks are exported to; `nas.export.TARGETS` lists the defining files.
 
@@ -121,6 +138,8 @@ class Target:
             the format cannot express.
         packages: distributions that it needs, whose versions are recorded.
         run: runs a file on images (N, 3, H, W) of pixels; None where this computer cannot.
+        read: returns what a file says about itself. Raises InputError for one that `write` did not
+            write. None where files do not hold their class names or cannot run here.
         alone: writes one operation of a network alone, to find the one that the format cannot
             express; None for a target that converts nothing.
         inspect: returns facts on a file that are read without running it. Raises NasError when one
@@ -136,6 +155,7 @@ class Target:
     write: Callable[[Model, Path], None]
     packages: tuple[str, ...] = ()
     run: Callable[[Path, Images], Outputs] | None = None
+    read: Callable[[Path], Contents] | None = None
     alone: Callable[[Chain, Path], None] | None = None
     inspect: Callable[[Path, Model], dict[str, Any]] | None = None
     tolerance: float = 1e-3

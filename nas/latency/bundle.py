@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas.blocks import Operation
-from nas.convert.chain import Chain, OperationFailed
-from nas.convert.converter import MOST_WORKERS, Converter
+from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
+from nas.convert.converter import MOST_WORKERS, Converter, Target
 from nas.devices import board, opened
 from nas.devices.base import Device
 from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay, bundle_errors
+from nas.devices.farms import farm_of
+from nas.devices.farms.batch import run_batch
+from nas.devices.info import check_device_name
 from nas.devices.kinds import (
     KINDS,
     BundleRecipe,
@@ -29,8 +31,11 @@ from nas.devices.kinds import (
     Settings,
     kind_of_fixed_name,
 )
+from nas.devices.packed import packed, unpacked
 from nas.devices.phones import Phone, phones
-from nas.errors import InputError
+from nas.devices.precision import DEFAULT, check_precision, split_name, table_name
+from nas.errors import InputError, NasError
+from nas.extras import need
 from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.check.table import check
 from nas.latency.network_times import (
@@ -43,7 +48,7 @@ from nas.latency.network_times import (
     space_id,
 )
 from nas.latency.profile.bench import Report
-from nas.latency.profile.operation_timing import EMPTY, chains
+from nas.latency.profile.operation_timing import chains
 from nas.latency.profile.run import profile
 from nas.latency.profile.width_groups import groups
 from nas.latency.table import LatencyTable
@@ -55,7 +60,8 @@ FILES = "files"
 
 README = """\
 The {count} files in this folder are measured for the latency table of {name}, for the space
-{space}. plan.json describes each of them.
+{space}. plan.json describes each of them. They take {size:.0f} MB, and measuring them about
+{hours:.1f} hours.
 
 {how}
 
@@ -97,7 +103,8 @@ def write_bundle(
     folder: Path,
     progress: Progress = lambda *_: None,
     *,
-    threads: int = 1,
+    settings: Settings | None = None,
+    kind_name: str | None = None,
     check_nets: int = 0,
     seed: int = 0,
     workers: int | None = None,
@@ -109,69 +116,106 @@ def write_bundle(
         name: of a phone with a phone.yaml, or any other for a board with LiteRT.
         folder: of the bundle.
         progress: is called before each file.
-        threads: CPU threads of a board.
+        settings: how the files are to be measured (default: as the phone.yaml says).
+        kind_name: kind of a device without a phone.yaml (default: a board).
         check_nets: number of networks for `nas check` to add.
         seed: of those networks.
         workers: processes that convert (default: one per core, MOST_WORKERS at most).
 
     Raises:
-        InputError: when the folder holds another bundle, or what converts is not installed.
+        InputError: when the folder holds another bundle, the settings do not fit, or what converts
+            is not installed.
         NasError: when the disk is full.
     """
-    kind, recipe, phone = _followed(name)
+    kind, recipe, phone = _followed(name, kind_name)
+    try:
+        check_device_name(name)
+    except ValueError as error:
+        raise InputError(f"--device: {error}") from None
+    settings = settings or Settings()
+    precision = settings.precision
+    check_precision(precision, f"{name}, measured by a bundle,", tuple(recipe.by_precision))
+    target = recipe.by_precision[precision] if precision else recipe.target
     device: dict[str, Any] = {
-        "name": name,
+        "name": table_name(name, precision),
         "kind": kind.name,
         "description": phone.description if phone else recipe.description,
     }
-    if recipe.standalone:
-        device["threads"] = threads
+    # Bundles that were written before there was a choice have no such key.
+    if precision not in (None, DEFAULT):
+        device["precision"] = precision
+    _add_settings(device, kind, recipe, phone, settings)
+    # Before programs are downloaded, which takes a while.
+    need(f"converting to {target.name}", target.extra)
+    if recipe.programs is not None:
+        recipe.programs.begin(folder, device, settings)
     items = list(_items(space, recipe.copies, check_nets, seed))
-    plan = _plan(space, device, recipe, items, {"nets": check_nets, "seed": seed})
+    plan = _plan(space, device, recipe, target, items, {"nets": check_nets, "seed": seed})
     entries = {entry["digest"]: entry for entry in plan["files"]}
     kept = _keep(folder, plan, entries)
     converter = Converter(
         workers or min(os.cpu_count() or 1, MOST_WORKERS),
         cache=folder / FILES,
-        target=recipe.target,
+        target=target,
     )
     try:
         todo = [item for item in items if item.chain.digest() not in kept]
         asked = [converter.prepare(item.chain) for item in todo]
+        interrupted: dict[str, str] = {}
         for number, (item, future) in enumerate(zip(todo, asked, strict=True)):
             progress("files", number, len(todo))
             # `entries` shares its dicts with the plan. The plan goes to disk after every file, so
             # that a killed call loses none.
             entry = entries[item.chain.digest()]
             try:
-                path = future.result()
+                path = packed(future.result())
                 entry |= {
                     "file": path.relative_to(folder).as_posix(),
                     "sha256": board_runner.sha256(path),
                 }
             except OperationFailed as error:
                 entry["failed"] = str(error)
+            except Interrupted as error:
+                # The entry stays without a file: the bundle is not complete, and the same command
+                # converts it.
+                interrupted[entry["label"]] = str(error)
             write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
         progress("files", len(todo), len(todo))
     finally:
         converter.close()
+    if interrupted:
+        label, reason = next(iter(interrupted.items()))
+        raise NasError(
+            f"{folder}: the bundle is not complete, {len(interrupted)} files are missing, as of"
+            f" {label}: {reason}"
+        )
     _finish(folder, plan, recipe)
     failed = {entry["label"]: entry["failed"] for entry in plan["files"] if "failed" in entry}
     return Written(len(items), len(kept), failed)
 
 
 def run_bundle(
-    folder: Path, progress: Progress = lambda *_: None, threads: int | None = None
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    threads: int | None = None,
+    *,
+    unit: str | None = None,
+    through: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, int]:
-    """Measure the files of a bundle that have no result yet, on this machine.
+    """Measure the files of a bundle that have no result yet, on this machine or through a farm.
 
     Args:
         folder: of the bundle.
         progress: is called before each file.
         threads: CPU threads of a board (default: those that the bundle was written for).
+        unit: compute unit (default: the one that the bundle was written for).
+        through: device farm, as FARM or FARM:DEVICE (default: this machine).
+        say: is called with what the user should know before a farm gets anything.
 
     Returns:
-        Counts of `files`, `measured`, `reused`, `failed` and `drifted` ones.
+        Counts of `files`, `measured`, `reused` and `failed` and `interrupted` ones, and of
+        `drifted` ones on this machine.
 
     Raises:
         InputError: for a damaged bundle, results of another one, or a machine that lacks what it
@@ -183,11 +227,16 @@ def run_bundle(
         plan = board_runner.read_plan(folder)
         kind = str(plan["device"]["kind"])
         recipe = _recipe(folder, kind)
+        if through is not None:
+            farm, wanted = farm_of(through)
+            return run_batch(folder, plan, farm, wanted, unit, progress, say)
         if recipe.standalone:
             return board_runner.run_litert(folder, progress, threads)
-        name = plan["device"]["name"]
+        name, _ = _opened_as(plan)
         _check_reachable(name, kind)
-        with opened(name, Settings()) as (device, *_):
+        settings = _settings(plan)
+        settings = replace(settings, unit=unit or settings.unit)
+        with opened(name, settings) as (device, *_):
             # Plain JSON data: the results' header is written from it and compared with it.
             info = json.loads(json.dumps(device.info().to_dict()))
             return board_runner.run(
@@ -238,17 +287,67 @@ def merge_bundle(
     return table, report, times
 
 
-def _followed(name: str) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
+def _followed(name: str, kind_name: str | None) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
     """Return the kind whose recipe the bundle of a device follows, the recipe and its phone.yaml.
 
     A device of a kind without a recipe, or of no known kind, is taken for a board.
     """
     phone = phones().get(name)
     kind = KINDS[phone.kind] if phone else kind_of_fixed_name(name)
+    if kind_name is not None:
+        if kind is not None and kind.name != kind_name:
+            raise InputError(
+                f"--kind: {name} is of another kind (got {kind_name}, expected {kind.name})."
+                " Fix: leave --kind out"
+            )
+        kind = _known_kind(kind_name)
     recipe = kind.bundle_recipe() if kind else None
     if kind is None or recipe is None:
         return board.KIND, board.KIND.bundle_recipe(), phone
     return kind, recipe, phone
+
+
+def _known_kind(name: str) -> DeviceKind:
+    """Return the kind of a name. Raises InputError where it has no bundles."""
+    with_bundles = [known for known in KINDS if KINDS[known].bundle_recipe() is not None]
+    if name not in with_bundles:
+        raise InputError(
+            f"--kind: is not a kind of device with bundles (got {name}, expected one of"
+            f" {', '.join(with_bundles)})"
+        )
+    return KINDS[name]
+
+
+def _add_settings(
+    device: dict[str, Any],
+    kind: DeviceKind,
+    recipe: BundleRecipe,
+    phone: Phone | None,
+    settings: Settings,
+) -> None:
+    """Add how the files are to be measured to the plan's device.
+
+    Raises:
+        InputError: for a setting that devices of the kind do not have.
+    """
+    if settings.unit not in (None, *kind.units):
+        raise InputError(
+            f"--unit: is not a unit of {kind.name} devices (got {settings.unit}, expected one of"
+            f" {', '.join(kind.units)})"
+        )
+    if recipe.programs is not None:
+        device |= recipe.programs.device(phone, settings)
+        return
+    for option, value in (("affinity", settings.affinity), ("benchmark-model", settings.tool)):
+        if value is not None:
+            raise InputError(
+                f"--{option}: is for bundles of Android phones (got one of {kind.name}). Fix: leave"
+                " it out, or give --kind litert-android"
+            )
+    if settings.unit is not None:
+        device["unit"] = settings.unit
+    if recipe.standalone:
+        device["threads"] = settings.threads or 1
 
 
 def _recipe(folder: Path, kind: str) -> BundleRecipe:
@@ -283,6 +382,7 @@ def _plan(
     space: Space,
     device: dict[str, Any],
     recipe: BundleRecipe,
+    target: Target,
     items: Sequence[Item],
     check: dict[str, int],
 ) -> dict[str, Any]:
@@ -312,7 +412,7 @@ def _plan(
         "id": identity,
         **same,
         "check": check,
-        "tools": versions(*recipe.target.packages),
+        "tools": versions(*target.packages),
         "files": files,
     }
 
@@ -326,18 +426,25 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
         InputError: when the folder's plan is damaged or of another bundle.
     """
     path = folder / board_runner.PLAN_FILE
+    for part in (path, folder / FILES):
+        # What is written or removed here must not be somebody's elsewhere.
+        if part.is_symlink():
+            raise InputError(f"{part}: is a link, expected a part of the bundle. Fix: remove it")
     if not path.exists():
         return set()
     try:
         old = json.loads(read_text(path))
         # Only the name of a file is used: a path in a damaged plan must not lead to a file outside
         # of the folder, which would be removed.
+        board_runner.check_names(path, old)
         known = {
             entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
             for entry in old["files"]
         }
         same = old["id"] == plan["id"]
-    except (ValueError, KeyError, TypeError):
+    except board_runner.BundleError as error:
+        raise InputError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path}: is damaged. Fix: remove it, then run the same command again"
         ) from None
@@ -350,7 +457,7 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
     for digest, (file, sha256) in known.items():
         if sha256 is None:
             continue
-        if file.exists() and board_runner.sha256(file) == sha256:
+        if file.exists() and not file.is_symlink() and board_runner.sha256(file) == sha256:
             entries[digest] |= {"file": file.relative_to(folder).as_posix(), "sha256": sha256}
             kept.add(digest)
         else:
@@ -364,15 +471,37 @@ def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
     write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
     here = Path(board_runner.__file__)
     if recipe.standalone:
-        shutil.copyfile(here, folder / "run.py")
-        shutil.copyfile(here.with_name(board_runner.TIMER_FILE), folder / board_runner.TIMER_FILE)
+        # Written under another name first: a link in the folder is replaced and not followed.
+        for source, name in ((here, "run.py"), (here.with_name("timer.py"), "timer.py")):
+            write_text(folder / name, source.read_text(encoding="utf-8"))
+    if recipe.programs is not None:
+        recipe.programs.finish(folder, plan)
+    parts = [part for part in (folder / FILES).rglob("*") if part.is_file()]
     text = README.format(
         name=plan["device"]["name"],
         space=f"{plan['space']} at {plan['resolution']}",
         count=len(plan["files"]),
+        size=sum(part.stat().st_size for part in parts) / 1e6,
+        hours=max(len(plan["files"]) * recipe.seconds / 3600, 0.1),
         how=recipe.how,
     )
     write_text(folder / "README.txt", text)
+
+
+def _settings(plan: dict[str, Any]) -> Settings:
+    """Return the settings that a bundle was written for."""
+    device = plan["device"]
+    return Settings(
+        unit=device.get("unit"),
+        threads=device.get("threads"),
+        affinity=device.get("affinity"),
+        precision=_opened_as(plan)[1],
+    )
+
+
+def _opened_as(plan: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the device of a bundle and the precision that its name states."""
+    return split_name(plan["device"]["name"], plan["device"].get("precision", DEFAULT))
 
 
 def _check_reachable(name: str, kind: str) -> None:
@@ -380,7 +509,8 @@ def _check_reachable(name: str, kind: str) -> None:
     phone = phones().get(name)
     fixed = kind_of_fixed_name(name)
     known = phone.kind if phone else fixed.name if fixed else None
-    if known == kind:
+    # A phone without a phone.yaml has the name that adb shows, or its serial number.
+    if known == kind or (known is None and KINDS[kind].phone_files and KINDS[kind].has(name)):
         return
     wrong = "missing here" if known is None else f"of another kind (got {known}, expected {kind})"
     raise InputError(
@@ -392,7 +522,10 @@ def _check_reachable(name: str, kind: str) -> None:
 def _measure(device: Device, path: Path) -> dict[str, Any]:
     """Return a file's timing as plain data, with the board runner's own error."""
     try:
-        return asdict(device.measure(path))
+        with unpacked(path) as artifact:
+            return asdict(device.measure(artifact))
+    except Interrupted as error:
+        raise board_runner.Ended(str(error)) from error
     except OperationFailed as error:
         raise board_runner.CannotRun(str(error)) from error
 

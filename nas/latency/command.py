@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas.convert.converter import Converter
-from nas.devices import Settings, litert_converter
+from nas.devices import Device, Settings, litert_converter
+from nas.devices.info import device_name
+from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
+from nas.files import sole_writer
 from nas.latency.adjust import adjust
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
-from nas.latency.importing import import_into
+from nas.latency.importing import Imported, import_into
 from nas.latency.known_devices import opened
 from nas.latency.options import ProfileOptions
 from nas.latency.profile.bench import Report
+from nas.latency.profile.journal import MEASURING
 from nas.latency.profile.run import profile as profile_space
 from nas.latency.table import LatencyTable, load_table
 from nas.option_values import make, only
@@ -25,10 +29,11 @@ from nas.space import Space, load_space
 
 MODES = {
     "bundle": (
-        *("space", "device", "resolution", "classes", "segment", "head_width", "head_depth"),
-        *("threads", "check_nets"),
+        *("space", "device", "kind", "precision"),
+        *("resolution", "classes", "segment", "head_width", "head_depth"),
+        *("unit", "threads", "affinity", "benchmark_model", "check_nets"),
     ),
-    "run": ("threads",),
+    "run": ("threads", "unit", "through"),
     "merge": ("out",),
     "import_": ("device", "out"),
     "calibrate": ("device", "out"),
@@ -99,10 +104,9 @@ def profile(
     if errors:
         raise errors[0]
     for each in profiled:
-        if each.report is not None and each.report.left_out:
+        if each.report is not None and (why := each.report.incomplete):
             raise NasError(
-                f"{each.folder}: the profile is incomplete (got {each.report.left_out} operations"
-                " without a row, expected 0). Fix: the same call again"
+                f"{each.folder}: the profile is incomplete ({why}). Fix: the same call again"
             )
     return profiled
 
@@ -147,13 +151,20 @@ def _other_way(options: ProfileOptions, mode: str) -> Profiled:
             options.device[0],
             options.bundle,
             _silent,
-            threads=options.threads or 1,
+            settings=settings_of(options),
+            kind_name=options.kind,
             check_nets=options.check_nets,
         )
         counts = {"files": done.files, "kept": done.kept, "failed": len(done.failed)}
         return Profiled(options.device[0], None, options.bundle, counts=counts)
     if mode == "run" and options.run is not None:
-        counts = run_bundle(options.run, _silent, options.threads)
+        counts = run_bundle(
+            options.run,
+            _silent,
+            options.threads,
+            through=options.through,
+            unit=options.unit,
+        )
         return Profiled("", None, options.run, counts=counts)
     if mode == "merge" and options.merge is not None:
         table, report, _ = merge_bundle(options.merge, options.out, _silent)
@@ -161,14 +172,42 @@ def _other_way(options: ProfileOptions, mode: str) -> Profiled:
     device = options.device[0]
     if mode == "import_" and options.import_ is not None:
         folder = folder_of(device, options.out)
-        table = import_into(options.import_, device, folder).table
+        table = import_file(options.import_, device, folder).table
     else:
         assert options.calibrate is not None
-        before = load_table(device)
-        folder = folder_of(before.device.name, options.out)
-        table = adjust(before, options.calibrate)
-    table.save(folder)
+        folder = folder_of(load_table(device).device.name, options.out)
+        _, table = calibrate_file(options.calibrate, device, folder)
     return Profiled(table.device.name, load_table(folder), folder)
+
+
+def import_file(path: Path, device: str, folder: Path) -> Imported:
+    """Import the rows of a file into the table in `folder`, and save it.
+
+    Raises:
+        NasError: when another process measures into the table.
+        InputError: as `import_into`.
+    """
+    with sole_writer(folder, MEASURING):
+        imported = import_into(path, device, folder)
+        imported.table.save(folder)
+    return imported
+
+
+def calibrate_file(path: Path, device: str, folder: Path) -> tuple[LatencyTable, LatencyTable]:
+    """Calibrate the table of a device to a file's networks, and save it in `folder`.
+
+    Returns:
+        The table before, and as saved.
+
+    Raises:
+        NasError: when another process measures into the table.
+        InputError: as `adjust`.
+    """
+    with sole_writer(folder, MEASURING):
+        before = load_table(device)
+        table = adjust(before, path)
+        table.save(folder)
+    return before, table
 
 
 def measure(
@@ -194,26 +233,39 @@ def space_of(options: ProfileOptions) -> Space:
 
 def settings_of(options: ProfileOptions) -> Settings:
     """Return the options' settings for devices."""
-    return Settings(options.unit, options.threads, options.affinity, options.benchmark_model)
+    return Settings(
+        unit=options.unit,
+        threads=options.threads,
+        affinity=options.affinity,
+        tool=options.benchmark_model,
+        precision=options.precision,
+    )
 
 
-def folder_of(device: str, out: Path | None) -> Path:
-    """Return the folder of a device's table."""
-    return out or Path("latency_tables") / device
+def folder_of(device: str, out: Path | None, precision: str | None = None) -> Path:
+    """Return the folder of a device's table of a precision (None: the device's own)."""
+    return out or Path("latency_tables") / table_name(device_name(device), precision)
 
 
 def _on(
     options: ProfileOptions, device: str, note: Note, tell: Tell, converter: Converter | None = None
 ) -> Profiled:
     """Make the table of one device, or of all phones of a name."""
-    folder = folder_of(device, options.out)
+    folder = folder_of(device, options.out, options.precision)
     budget_s = math.inf if options.budget is None else options.budget
     space = space_of(options)
     with opened(device, settings_of(options), converter, note) as units:
+        _check_precision(device, units, options.precision)
         table, report = profile_space(
             space, units, folder, tell, budget_s=budget_s, retry=options.retry
         )
     return Profiled(device, table, folder, report)
+
+
+def _check_precision(device: str, units: Sequence[Device], precision: str | None) -> None:
+    """Raise InputError where a device measures in another precision than the one asked for."""
+    for unit in units:
+        check_precision(precision, device, (unit.info().precision,))
 
 
 def _side_by_side(
@@ -232,7 +284,7 @@ def _side_by_side(
         except NasError as error:
             return error
 
-    converter = litert_converter()
+    converter = litert_converter(options.precision)
     try:
         with ThreadPoolExecutor(len(names)) as pool:
             outcomes = list(pool.map(on, names))

@@ -5,21 +5,27 @@ They are connected, or have a latency table or a phone.yaml.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas import devices
-from nas.devices import ConnectedPhone, Device, Settings, UnknownDevice, connected_devices
-from nas.devices.info import load_device_info
+from nas.devices import KINDS, ConnectedPhone, Device, Settings, UnknownDevice, connected_devices
+from nas.devices.info import device_name, load_device_info
 from nas.devices.phones import phones
+from nas.devices.precision import device_of, device_options
 from nas.errors import InputError, nearest
 from nas.latency.table import DEVICE_FILE, table_names
 
 if TYPE_CHECKING:
     from nas.convert.converter import Converter
+    from nas.latency.table import LatencyTable
+
+IMPORTED = "imported"
+"""Kind of a device whose table has nothing but another tool's figures."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,23 @@ def known_devices() -> list[Known]:
     """Return the connected devices, then those known by their table or phone.yaml alone."""
     tables = table_names()
     kinds: dict[str, str] = {name: phone.kind for name, phone in phones().items()}
-    kinds |= {name: load_device_info(folder / DEVICE_FILE).kind for name, folder in tables.items()}
+    infos = {name: load_device_info(folder / DEVICE_FILE) for name, folder in tables.items()}
+    kinds |= {name: info.kind for name, info in infos.items()}
     known = {
         each.name: Known(each.name, each.kind, True, tables.get(each.name), each.units)
         for each in connected_devices()
     }
-    others = [
-        Known(name, kinds[name], False, tables.get(name))
-        for name in sorted(kinds)
-        if name not in known
-    ]
+    units = {unit.serial: unit for each in known.values() for unit in each.units}
+    others = []
+    for name in sorted(kinds):
+        if name in known:
+            continue
+        info = infos.get(name)
+        # A table may be of one phone, or of a connected device in another precision.
+        unit = units.get(info.serial) if info else None
+        connected = unit is not None or (info is not None and device_of(info)[0] in known)
+        shown = (unit,) if unit else ()
+        others.append(Known(name, kinds[name], connected, tables.get(name), shown))
     return [*known.values(), *others]
 
 
@@ -73,17 +86,68 @@ def opened(
         InputError: for an unknown name, a device that is not connected, or settings that it does
             not have.
     """
+    device, own_settings = _device_of_table(name, settings)
     with ExitStack() as stack:
         try:
-            units = stack.enter_context(devices.opened(name, settings, converter, say))
+            units = stack.enter_context(devices.opened(device, own_settings, converter, say))
         except UnknownDevice:
             raise InputError(_unknown(name)) from None
         yield units
 
 
+def _device_of_table(name: str, settings: Settings) -> tuple[str, Settings]:
+    """Return the device and the settings that a table's name stands for, as host-int8 does.
+
+    Other names are returned as they are.
+    """
+    folder = table_names().get(device_name(name))
+    if folder is None:
+        return name, settings
+    info = load_device_info(folder / DEVICE_FILE)
+    device, precision = device_of(info)
+    # A phone that was named by its serial number is meant, and no other of its model.
+    if precision is None:
+        return info.serial or name, settings
+    return info.serial or device, replace(settings, precision=precision)
+
+
+def opening_of(table: LatencyTable, tool: Path | None = None) -> tuple[str, Settings]:
+    """Return what opens the device of a table, and the table's own settings to compare it with.
+
+    Args:
+        table: of the device.
+        tool: `benchmark_model` for Android phones.
+
+    Raises:
+        InputError: for a table that cannot be measured here: of imported figures, or of a compute
+            unit that nas does not measure.
+    """
+    info = table.device
+    device, precision = device_of(info)
+    profile = shlex.join(["nas", "profile", "--space", "SPACE", *device_options(info)])
+    if info.kind == IMPORTED:
+        raise InputError(
+            f"{info.name}: the table has imported figures alone, which say nothing of how they were"
+            f" measured. Fix: connect the device and measure it, {profile}"
+        )
+    kind = KINDS.get(info.kind)
+    unit = info.compute_unit
+    if kind is not None and kind.units and unit not in kind.units:
+        units = " or ".join(kind.units)
+        raise InputError(
+            f"{info.name}: the table is of the {unit.upper()} ({unit}), which nas does not measure on"
+            f" such a device (expected {units}). Fix: measure a table of your own, {profile} --unit"
+            f" {kind.units[0]} --out latency_tables/{info.name}-{kind.units[0]}"
+        )
+    settings = Settings(unit, info.threads, info.mask, tool, precision)
+    return info.serial or device, settings
+
+
 def _unknown(name: str) -> str:
     """Return the message for a name that no device here can be opened by."""
     known = {device.name: device for device in known_devices()}
+    if name not in known and device_name(name) in known:
+        name = device_name(name)
     if name not in known:
         return f"unknown device '{name}'{nearest(name, known)}"
     # A phone.yaml or a connection would have opened it, or failed with another error. So its table

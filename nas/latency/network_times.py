@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from nas.blocks import parse_head
+from nas.devices.base import StartUp
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
 from nas.files import read_text, write_text
@@ -63,6 +64,7 @@ class NetworkTime:
         error_percent: of the prediction; positive where it is too high.
         date: of the measurement.
         params: learned parameters; 0 where an old file has none.
+        load_ms, first_ms, memory_mb: as in `nas.devices.base.StartUp`; 0 where not known.
     """
 
     role: Role
@@ -75,6 +77,20 @@ class NetworkTime:
     error_percent: float = 0.0
     date: str = ""
     params: int = 0
+    load_ms: float = 0.0
+    first_ms: float = 0.0
+    memory_mb: float = 0.0
+
+    def started(self, start: StartUp | None) -> NetworkTime:
+        """Return the network with the cost of its start, where that is known."""
+        if start is None:
+            return self
+        return replace(
+            self,
+            load_ms=round(start.load_ms, 3),
+            first_ms=round(start.first_ms, 3),
+            memory_mb=round(start.memory_mb or 0.0, 2),
+        )
 
     def predicted(self, line: Line) -> NetworkTime:
         """Return the network with the prediction of a line and its error."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.devices.precision import Precision
 from nas.options import ANY, LARGEST_SEED, Options, option, part
 from nas.quantities import seconds
 from nas.space.sizes import Sizes
 
 DEVICE_HELP = "Device by name (see `nas devices`), or the folder of its table."
+_TOOL_HELP = "Program file of LiteRT's benchmark_model for Android phones (arm64)."
 _ELSEWHERE = "Measuring on another machine"
 _FIGURES = "Latencies from other sources"
 MOST_NETWORKS = 10_000
@@ -20,10 +22,25 @@ class PredictOptions(Options):
     """Options of `nas predict`."""
 
     arch: str = option(
-        help="Architecture's YAML file, run folder, or name of a published member.",
+        help=(
+            "Architecture's YAML file, run folder, or name of a published member. With --image: a"
+            " .tflite or .onnx file of `nas export`."
+        ),
         argument=True,
     )
-    device: str = option(help=DEVICE_HELP)
+    device: str | None = option(None, help=DEVICE_HELP, shown="required without --image")
+    image: Path | None = option(
+        None,
+        help="Photo to classify with an exported file instead of predicting a latency.",
+        metavar="PHOTO",
+    )
+    top: int = option(
+        5,
+        help="Number of classes to print.",
+        at_least=1,
+        at_most=1_000_000,
+        requires={"image": ANY},
+    )
     sizes: Sizes = part(Sizes)
 
 
@@ -37,8 +54,20 @@ class CheckOptions(Options):
     device: str = option(help=DEVICE_HELP)
     run: str | None = option(
         None,
-        help="Run folder or architecture file whose network is measured instead of random ones.",
+        help=(
+            "Run folder or architecture file whose network is measured instead of random ones, or"
+            " a .tflite, .onnx or .mlpackage file of any origin."
+        ),
         argument=True,
+    )
+    beside: str | None = option(
+        None,
+        help=(
+            "Network to measure by turns with the file RUN: a run folder, an architecture file, a"
+            " published member, or another file."
+        ),
+        metavar="NETWORK",
+        requires={"run": ANY},
     )
     space: str | None = option(
         None, help="Space to draw random networks from.", shown="what was profiled last"
@@ -53,6 +82,11 @@ class CheckOptions(Options):
         at_most=LARGEST_SEED,
     )
     sizes: Sizes = part(Sizes)
+    benchmark_model: Path | None = option(
+        None,
+        help=_TOOL_HELP,
+        shown="that of LiteRT's release",
+    )
     rival: bool = option(
         True,
         help=(
@@ -79,8 +113,8 @@ class ProfileOptions(Options):
     unit: str | None = option(
         None,
         help=(
-            "Compute unit: cpu or gpu of an Android phone; all, cpu_and_ne, cpu_and_gpu or cpu_only"
-            " with Core ML."
+            "Compute unit: cpu or gpu of an Android phone, and npu with --through qai-hub; all,"
+            " cpu_and_ne, cpu_and_gpu or cpu_only with Core ML."
         ),
         shown="the device's",
     )
@@ -100,8 +134,16 @@ class ProfileOptions(Options):
     )
     benchmark_model: Path | None = option(
         None,
-        help="Program file of LiteRT's benchmark_model for Android phones (arm64).",
+        help=_TOOL_HELP,
         shown="that of LiteRT's release",
+    )
+    precision: Precision | None = option(
+        None,
+        help=(
+            "Precision of weights and activations. Another one than float32 gets a table of its"
+            " own, as host-int8. int8 takes a CPU, float16 a GPU or Core ML."
+        ),
+        shown="the device's, float32 on a CPU",
     )
     budget: float | None = option(
         None,
@@ -122,6 +164,13 @@ class ProfileOptions(Options):
         metavar="FOLDER",
         panel=_ELSEWHERE,
     )
+    kind: str | None = option(
+        None,
+        help="Kind of a device without a phone.yaml: litert-android for a phone.",
+        panel=_ELSEWHERE,
+        shown="litert-board",
+        requires={"bundle": ANY},
+    )
     check_nets: int = option(
         20,
         help="Number of whole networks for `nas check` in the bundle; 0 for none.",
@@ -135,6 +184,16 @@ class ProfileOptions(Options):
         help="Measure the bundle in this folder on this machine.",
         metavar="FOLDER",
         panel=_ELSEWHERE,
+    )
+    through: str | None = option(
+        None,
+        help=(
+            "Device farm that measures the bundle of --run, with the farm's device after a colon"
+            " where its name differs: qai-hub or runlocal, as 'qai-hub:Samsung Galaxy S24'."
+        ),
+        metavar="FARM[:DEVICE]",
+        panel=_ELSEWHERE,
+        requires={"run": ANY},
     )
     merge: Path | None = option(
         None,

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from nas import resources
 from nas.blocks import BlockSpec, Operation, Shape
-from nas.devices.info import Calibration, Costs, DeviceInfo, Provenance, load_device_info
+from nas.devices.info import (
+    Calibration,
+    Costs,
+    DeviceInfo,
+    Provenance,
+    device_name,
+    load_device_info,
+)
+from nas.devices.precision import device_options
 from nas.display import MOST_ROWS, frame, html_table, shortened
 from nas.errors import InputError, check_name, check_type, nearest
 from nas.files import write_text
@@ -365,8 +373,7 @@ class LatencyTable:
                 "profile",
                 "--space",
                 space or "SPACE",
-                "--device",
-                self.device.name,
+                *device_options(self.device),
                 *self._out(),
             ]
         )
@@ -388,9 +395,11 @@ class LatencyTable:
 
     def save(self, folder: str | Path) -> None:
         """Write `table.csv`, `device.yaml` and, where operations failed, `unsupported.csv`."""
-        write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
-        write_unsupported(Path(folder), self.unsupported)
+        # The rows come last: a folder without them holds no table, so that a kill between two
+        # files of a new one leaves nothing that cannot be read.
         self.device.save(Path(folder) / DEVICE_FILE)
+        write_unsupported(Path(folder), self.unsupported)
+        write_text(Path(folder) / TABLE_FILE, format_rows(self.rows.values()))
 
 
 def _sum(parts: Iterable[float]) -> float:
@@ -439,7 +448,8 @@ def load_table(name: str | Path) -> LatencyTable:
 
 def profile_command(device: DeviceInfo) -> str:
     """Return the command that resumes the first profile that left operations out."""
-    return f"nas profile --device {device.name} --space {next(iter(device.left_out), 'SPACE')}"
+    options = shlex.join(device_options(device))
+    return f"nas profile {options} --space {next(iter(device.left_out), 'SPACE')}"
 
 
 def table_names() -> dict[str, Path]:
@@ -457,6 +467,9 @@ def _folder(name: str) -> Path:
     # A bare name is a device even where a folder of that name lies in the current one.
     if len(path.parts) == 1 and name in known:
         return known[name]
+    # A serial number may have another name as a folder.
+    if len(path.parts) == 1 and not path.is_dir() and device_name(name) in known:
+        return known[device_name(name)]
     if path.name == TABLE_FILE:
         path = path.parent
     if (path / TABLE_FILE).is_file():

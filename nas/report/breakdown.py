@@ -82,6 +82,7 @@ class Breakdown:
         predicted_ms, measured_ms: of the whole network; None where unknown.
         error_percent: error of the prediction, in percent of the measured latency.
         measured: date and method of the measurement; empty without one.
+        start: load time, first run and memory in words; empty where they were not measured.
     """
 
     device: str
@@ -91,6 +92,7 @@ class Breakdown:
     error_percent: float | None = None
     measured: str = ""
     rival: Rival | None = None
+    start: str = ""
 
     @property
     def title(self) -> str:
@@ -115,6 +117,16 @@ class _CheckedRival(Part):
     measured_ms: float | None = None
 
 
+class _Start(Part):
+    load_ms: float
+    first_ms: float
+    memory_mb: float | None = None
+
+    def __str__(self) -> str:
+        memory = "" if self.memory_mb is None else f", {self.memory_mb:.1f} MB"
+        return f"loads in {self.load_ms:.4g} ms, first run {self.first_ms:.4g} ms{memory}"
+
+
 class _CheckFile(Part):
     """The file that `nas check RUN` writes."""
 
@@ -129,6 +141,7 @@ class _CheckFile(Part):
     rival: _CheckedRival | None = None
     ratio: float | None = None
     predicted_ratio: float | None = None
+    start: _Start | None = None
 
     def measured_rival(self) -> Rival | None:
         """Return the rival, or None where it could not be measured."""
@@ -223,6 +236,7 @@ def read_check(path: Path, bars: Sequence[Bar], estimate: Breakdown | None) -> B
         check.error_percent,
         check.date + (f"; operations: {check.profile}" if check.profile else ""),
         check.measured_rival(),
+        str(check.start or ""),
     )
 
 

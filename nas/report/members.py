@@ -251,6 +251,11 @@ def measurements(run: RunReport) -> tuple[Measurement, ...]:
                 check.device, check.predicted_ms, error, check.measured_ms or 0.0, check.measured
             )
         )
+        if check.start:
+            about = "one process that starts anew"
+            rows.append(
+                Measurement(f"start on {check.device}", "not predicted", check.start, "", about)
+            )
         if check.rival:
             rows.append(_rival_row(check.device, check.rival))
     expected = result.accuracy

@@ -59,6 +59,7 @@ class UsedTable(UsedFile):
 
     Attributes:
         kind: the kind of device that measures (empty in older runs).
+        precision: of the networks that it has latencies of (empty in older runs).
         expected_error: expected error of its predictions in percent.
     """
 
@@ -67,6 +68,7 @@ class UsedTable(UsedFile):
     soc: str
     os: str
     runtime: str
+    precision: str = ""
     provenance: str
     expected_error: float | None
     expected_error_source: str
@@ -80,6 +82,7 @@ class UsedScores(UsedFile):
         evidence_share: for posterior scores, the share of the prior's variance that the
             measurements removed, 0 to 1.
         data: fingerprint of the images that recorded scores were measured on.
+        precision: of the networks that they are accuracies of.
     """
 
     provenance: str
@@ -89,6 +92,7 @@ class UsedScores(UsedFile):
     evidence_share: float | None = None
     observed: int | None = None
     data: str | None = None
+    precision: str = "float32"
 
 
 class ScoreBy(Part):

@@ -21,6 +21,9 @@ from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.versions import versions
 
+SCORES_PRECISION = "float32"
+"""Precision of the networks whose accuracies scores predict: those that were published."""
+
 
 def summary(space: Space, arch: Architecture) -> dict[str, Any]:
     """Return a member's widths, depths, global blocks per stage, parameters and MACs as data."""
@@ -133,6 +136,7 @@ def _described_scores(scores: Scores, kept: Path | None) -> dict[str, Any]:
         "metric": scores.metric,
         "absolute": scores.absolute,
         "fingerprint": scores_digest(scores),
+        "precision": SCORES_PRECISION,
     }
     if isinstance(scores, PosteriorScores):
         about |= {"evidence_share": scores.evidence_share, "observed": scores.observed}
@@ -166,6 +170,7 @@ def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any
             "soc": table.device.soc,
             "os": table.device.os,
             "runtime": f"{table.device.runtime} {table.device.runtime_version}",
+            "precision": table.device.precision,
             "provenance": table.provenance,
             "expected_error": table.expected_error,
             "expected_error_source": table.expected_error_source,

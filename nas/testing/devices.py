@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nas.blocks import MB4D, Operation, Shape
-from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.convert.chain import EMPTY, Chain, DeviceLost, OperationFailed
 from nas.devices import opened
 from nas.devices.base import Device, Timing
 from nas.devices.info import DeviceInfo, load_device_info
@@ -28,7 +28,6 @@ from nas.devices.kinds import KINDS, Settings
 from nas.devices.phones import phones
 from nas.errors import NasError
 from nas.export import TARGETS
-from nas.latency.profile.operation_timing import EMPTY
 
 SMALL, LARGE = (
     Operation("block", MB4D(expansion=4), Shape(channels, 28, 28)) for channels in (16, 64)
@@ -41,6 +40,7 @@ def check_device(device: Device) -> None:
     check_info(device)
     check_prepare(device)
     check_measure(device)
+    check_start_up(device)
     check_profile(device)
 
 
@@ -103,6 +103,20 @@ def check_timing(timing: Timing) -> Timing:
         f"{timing.runs} runs of {timing.median_ms} ms, expected more than 0 of both"
     )
     return timing
+
+
+def check_start_up(device: Device) -> None:
+    """Check that a device that tells the cost of a start gives possible numbers.
+
+    Devices that cannot tell it return None.
+    """
+    file = device.prepare(Chain.stack(SMALL)).result()
+    device.measure(file)
+    start = device.start_up(file)
+    if start is not None:
+        for name, value in vars(start).items():
+            known = value is not None or name == "memory_mb"
+            assert known and 0 <= (value or 0) < math.inf, f"{name} is {value}, expected 0 or more"
 
 
 def check_profile(device: Device) -> None:

@@ -25,8 +25,8 @@ from nas.blocks import (
     parse_head,
 )
 from nas.blocks.module import Block
+from nas.convert.int8 import float_tensors
 from nas.export.targets.coreml import rescale
-from nas.export.targets.litert_int8 import in_float
 from nas.space import load_space, sizes, space_names
 
 SPACES = {name: load_space(name) for name in space_names()}
@@ -63,7 +63,7 @@ class OwnStem(ConvStem):
 
 
 def test_an_own_blocks_sums_stay_float32_in_8_bits() -> None:
-    pattern = in_float(nn.Sequential(OwnBlock()))
+    pattern = float_tensors(nn.Sequential(OwnBlock()))
     assert re.search(pattern, "nas.network.Network/own.OwnBlock_stage1_block1/own.Sums_sums;1")
     assert not re.search(
         pattern, "nas.network.Network/own.OwnBlock_stage1_block1/torch.nn.Conv2d_expand;1"
@@ -71,7 +71,9 @@ def test_an_own_blocks_sums_stay_float32_in_8_bits() -> None:
     assert not re.search(
         pattern, "own.OwnBlock_stage1_block1/own.Sums_sums/torch.nn.Conv2d_query;1"
     )
-    assert re.search(in_float(nn.Sequential()), "torch.nn.modules.normalization.LayerNorm_norm;")
+    assert re.search(
+        float_tensors(nn.Sequential()), "torch.nn.modules.normalization.LayerNorm_norm;"
+    )
 
 
 def test_an_own_block_fits_float16_as_it_says() -> None:

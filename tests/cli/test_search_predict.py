@@ -27,7 +27,7 @@ def test_search_tells_its_sources_the_result_and_what_comes_next(nas):
         "found",
         "small_s",
         "small_l",
-        "estimated table of toy, unknown error",
+        "estimated table of toy in fp32, unknown error",
         "made up for a test",
     ):
         assert text in out

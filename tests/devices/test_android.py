@@ -3,27 +3,36 @@ each fault."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from adbutils import AdbError
 from fake_phone.adb import adb, adb_server, connect, disconnect, start_server
 from fake_phone.phone import FakePhone
 from fake_phone.shell import ELF_ARM64
-from fake_phone.tool import WORKER
+from fake_phone.tool import WORKER, Run
 
+from nas.convert.chain import Interrupted
 from nas.convert.converter import Converter
 from nas.convert.worker import Worker
 from nas.devices import Device, DeviceLost, OperationFailed
+from nas.devices.android import KIND
+from nas.devices.android import adb as adb_module
 from nas.devices.android import device as android
-from nas.devices.android.adb import TEMPORARY, Adb, server_runs
+from nas.devices.android.adb import TEMPORARY, Adb, listing, server_runs, why_not
 from nas.devices.android.device import ROOT, Android
 from nas.devices.android.discovery import connected_phones, open_android
+from nas.devices.info import check_device_name, device_name
 from nas.errors import InputError, NasError
 
 NONSENSE = b"\x01\x09\x00\x00\x00\x00\xff?(%]\n<_\x03\x01\x00\x00\x00\x00"
@@ -249,6 +258,7 @@ def test_gpu_says_what_it_took(
     phone: FakePhone,
     opened: Callable[..., list[Device]],
     model: Path,
+    probe: None,
     nodes: tuple[int, int],
     placement: str,
     note: str,
@@ -618,3 +628,320 @@ def test_phone_speaks_to_the_adb_program(phone: FakePhone, tmp_path: Path) -> No
     assert "inaccessible or not found" in adb(*serial, "shell", "reboot")
     assert "takes one command" in adb(*serial, "shell", "true; reboot")
     assert "[ro.soc.model]: [SM8550]" in adb(*serial, "shell", "getprop")
+
+
+def answers(phone: FakePhone, pattern: str, *said: Run | None) -> None:
+    """Let the phone answer lines that match with these, in turn, the last one from then on.
+
+    None stands for its own answer.
+    """
+    own = phone.shell.run
+    left = list(said)
+
+    def run(line: str) -> Run:
+        if not re.search(pattern, line):
+            return own(line)
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        return own(line) if answer is None else answer
+
+    phone.shell.run = run  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def probe(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe of a GPU without the seconds of its conversion."""
+    future: Future[Path] = Future()
+    future.set_result(model)
+    monkeypatch.setattr(Converter, "prepare", lambda self, chain: future)
+
+
+RECORDED = Path(__file__).with_name("benchmark_model")
+REPLACED = (
+    "VERBOSE: Replacing {} out of 14 node(s) with delegate ({}) node, yielding 1 partitions for"
+    " subgraph 0 (main).\n"
+)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        (RECORDED / "gpu-no-accelerator.stderr").read_text(),
+        "Can not open OpenCL library on this device\n"
+        + REPLACED.format(14, "TfLiteXNNPackDelegate"),
+        REPLACED.format(14, "YNNPackDelegate"),
+        "",
+    ],
+)
+def test_gpu_that_takes_nothing_is_refused_before_the_first_file(
+    phone: FakePhone,
+    opened: Callable[..., list[Device]],
+    model: Path,
+    probe: None,
+    log: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(phone.shell.bench, "_delegates", lambda flags: log)
+    [device] = opened(unit="gpu")
+    with pytest.raises(
+        InputError, match=r"the GPU accelerator does not run here .*Fix: set NAS_GPU_ACCELERATOR"
+    ):
+        device.measure(model)
+    assert len(runs(phone)) == 1, "the probe alone"
+
+
+def test_gpu_gets_the_accelerator_beside_the_tool(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path, probe: None, tool: Path
+) -> None:
+    name = "libLiteRtClGlAccelerator.so"
+    tool.with_name(name).write_bytes(ELF_ARM64 + b"gpu")
+    [device] = opened(unit="gpu")
+    device.measure(model)
+    [there] = [word for word in runs(phone)[0] if word.startswith("LD_LIBRARY_PATH=")]
+    folder = phone.shell.path(there.partition("=")[2])
+    assert (folder / name).read_bytes() == ELF_ARM64 + b"gpu"
+
+
+def test_file_that_the_gpu_leaves_says_cpu(
+    phone: FakePhone,
+    opened: Callable[..., list[Device]],
+    model: Path,
+    tmp_path: Path,
+    probe: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a reshape, which the GPU's delegate leaves: the row says where it ran."""
+    shares = iter([14, 0, 14])  # the probe, the file, the probe again
+    monkeypatch.setattr(
+        phone.shell.bench, "_delegates", lambda flags: REPLACED.format(next(shares), "LITERT_CL")
+    )
+    [device] = opened(unit="gpu")
+    notes = dict(device.measure(model).notes)
+    assert notes["placement"] == "cpu" and "takes none of its nodes" in notes["note"]
+
+
+def test_tool_that_the_phone_ends_is_started_again(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
+    killed = Run(137, "INFO: STARTING!\n", "Killed\n")
+    answers(phone, "--graph=", killed, None)
+    [device] = opened()
+    assert device.measure(model).runs
+    answers(phone, "--graph=", killed)
+    with pytest.raises(Interrupted, match=r"signal 9 twice, as when the phone is out of memory"):
+        device.measure(model)
+
+
+def test_slow_file_fails_and_the_phone_is_well(
+    phone: FakePhone,
+    opened: Callable[..., list[Device]],
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [device] = opened()
+    assert device.measure(model).runs
+    monkeypatch.setattr(android, "PATIENCE_S", 0.3)
+    phone.before = lambda service: time.sleep(1) if in_run(service) else None
+    with pytest.raises(OperationFailed, match="no answer in 0 s"):
+        device.measure(model)
+    phone.before = lambda service: None
+    assert device.measure(model).runs
+
+
+@pytest.mark.parametrize(
+    ("pattern", "answer", "message"),
+    [
+        (
+            "^mkdir",
+            Run(1, "", "WARNING: linker: Warning: x\nmkdir: 'x': Permission denied\n"),
+            r"\(mkdir: 'x': Permission denied\)\. Fix: lift what locks /data/local/tmp",
+        ),
+        (
+            "^mkdir",
+            Run(1, "", "mkdir: 'x': Read-only file system\n"),
+            r"Read-only file system\)\. Fix: lift what locks",
+        ),
+        (
+            "--graph=",
+            Run(126, "", "/system/bin/sh: x: can't execute: Permission denied\n"),
+            r"may not be executed .*noexec or forbidden by SELinux",
+        ),
+        (
+            "--graph=",
+            Run(1, "", 'CANNOT LINK EXECUTABLE "x": cannot locate symbol "y"\nAborted\n'),
+            r"does not start on this version of Android .*cannot locate symbol.*NAS_BENCHMARK_MODEL",
+        ),
+        (
+            "^taskset",
+            Run(127, "", "/system/bin/sh: taskset: inaccessible or not found\n"),
+            r"taskset: inaccessible.*Fix: --affinity '' for threads that are not pinned$",
+        ),
+    ],
+)
+def test_refusals_have_the_phones_reason_and_a_remedy_that_fits(
+    phone: FakePhone,
+    opened: Callable[..., list[Device]],
+    model: Path,
+    pattern: str,
+    answer: Run,
+    message: str,
+) -> None:
+    answers(phone, pattern, answer)
+    [device] = opened()
+    with pytest.raises(NasError, match=message) as refused:
+        device.measure(model)
+    assert not isinstance(refused.value, OperationFailed)
+    assert "plug it in" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_heat_that_cannot_be_read_is_unknown(
+    phone: FakePhone, opened: Callable[..., list[Device]], model: Path
+) -> None:
+    answers(phone, "thermalservice", Run(0, "", "Can't find service: thermalservice\n"))
+    [device] = opened()
+    assert dict(device.measure(model).notes)["note"] == "thermal state unknown"
+
+
+def test_phone_by_its_serial_is_a_device_of_its_own(
+    phones: Callable[..., FakePhone], opened: Callable[..., list[Device]]
+) -> None:
+    first = phones()
+    phones()
+    [one] = opened(first.address)
+    info = one.info()
+    assert info.serial == first.address and info.name == device_name(first.address)
+    assert ":" not in info.name and info.name != "snapdragon-8gen2"
+    assert [each.info().serial for each in opened()] == ["", ""]
+
+
+def test_different_phones_of_one_name_are_told_apart(
+    phones: Callable[..., FakePhone], opened: Callable[..., list[Device]]
+) -> None:
+    """Two makers build one chip into phones that cool differently."""
+    one = phones(ro_product_model="SM-S911B")
+    two = phones(ro_product_model="2211133G")
+    with pytest.raises(InputError, match=r"different phones .*SM-S911B.*Fix: --device") as refused:
+        opened()
+    assert one.address in str(refused.value) and two.address in str(refused.value)
+    assert len(opened(one.address)) == 1
+
+
+def test_models_have_names_of_their_own(phones: Callable[..., FakePhone]) -> None:
+    models = ("Redmi 13", "Redmi 13+", "手机", "電話", "Host", "Galaxy S24", "AUX")
+    for model in models:
+        phones(ro_soc_model="MT0000", ro_product_model=model)
+    names = [phone.name for phone in connected_phones()]
+    assert len(set(names)) == len(models)
+    for name in names:
+        assert check_device_name(name) == name
+    assert not {"host", "galaxy-s24", "aux"} & set(names)
+
+
+def test_list_of_phones_is_read_by_tabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "A 1\tdevice\n0123\tno permissions (missing udev rules?); see [http://x]\n????\toffline\n"
+    )
+    with answering(text) as port:
+        monkeypatch.setenv("ADB_SERVER_SOCKET", f"tcp:127.0.0.1:{port}")
+        states = listing()
+    assert list(states) == ["A 1", "0123", "????"] and states["A 1"] == "device"
+    assert "udev rules" in why_not(states["0123"]) and "sudo apt install" in why_not(states["0123"])
+
+
+def test_silent_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.devices.android.adb.LIST_S", 0.2)
+    with answering(None) as port:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+        with pytest.raises(
+            NasError, match=rf"the adb server at 127\.0\.0\.1:{port} does not answer"
+        ):
+            listing()
+        assert "does not answer" in KIND.unlisted()
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, ("127.0.0.1", 5037)),
+        ({"ADB_SERVER_SOCKET": "tcp:5038"}, ("127.0.0.1", 5038)),
+        ({"ADB_SERVER_SOCKET": "tcp:10.0.0.2:5039"}, ("10.0.0.2", 5039)),
+        ({"ADB_SERVER_SOCKET": "tcp:[::1]:5039"}, ("::1", 5039)),
+        ({"ANDROID_ADB_SERVER_ADDRESS": "10.0.0.3"}, ("10.0.0.3", 5037)),
+        ({"ANDROID_ADB_SERVER_HOST": "10.0.0.4", "ANDROID_ADB_SERVER_PORT": "1"}, ("10.0.0.4", 1)),
+        ({"ADB_SERVER_SOCKET": "tcp:1", "ANDROID_ADB_SERVER_PORT": "2"}, ("127.0.0.1", 1)),
+    ],
+)
+def test_address_of_the_server_is_adbs_own(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], address: tuple[str, int]
+) -> None:
+    for name in (
+        "ADB_SERVER_SOCKET",
+        *(f"ANDROID_ADB_SERVER_{each}" for each in ("ADDRESS", "HOST", "PORT")),
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert adb_module._address() == address
+
+
+@pytest.mark.parametrize("value", ["localfilesystem:/tmp/adb", "tcp:host:port", "tcp:99999", "x"])
+def test_other_sockets_of_a_server_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ADB_SERVER_SOCKET", value)
+    with pytest.raises(InputError, match="ADB_SERVER_SOCKET: is not supported"):
+        listing()
+
+
+def test_no_adb_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise AdbError("No adb exe could be found")
+
+    monkeypatch.setattr("adbutils.adb_path", none)
+    adb_module.adb_program.cache_clear()
+    with pytest.raises(NasError, match=r"adb: is not on the PATH.*Fix: install .*platform-tools"):
+        adb_module.adb_program()
+    adb_module.adb_program.cache_clear()
+
+
+@contextmanager
+def answering(text: str | None) -> Iterator[int]:
+    """An adb server that has this list of phones, or is silent; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    link, _ = listener.accept()
+                    with link:
+                        size = link.recv(4)
+                        if size and text is not None:
+                            link.recv(int(size, 16))
+                            link.sendall(b"OKAY%04x" % len(text.encode()) + text.encode())
+                        elif size:
+                            time.sleep(0.5)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def test_int8_is_of_the_cpu_and_has_a_table_of_its_own(
+    phone: FakePhone, opened: Callable[..., list[Device]]
+) -> None:
+    [device] = opened(precision="int8")
+    info = device.info()
+    assert (info.name, info.precision) == ("snapdragon-8gen2-int8", "int8")
+    for unit, precision, expected in (
+        ("gpu", "int8", "the gpu of Android phones (got int8, expected float16 or float32)"),
+        ("cpu", "float16", "the cpu of Android phones (got float16, expected float32 or int8)"),
+    ):
+        with pytest.raises(InputError) as refused:
+            opened(unit=unit, precision=precision)
+        assert f"--precision: is not available on {expected}" in str(refused.value)
+
+
+def test_an_npu_is_refused_with_the_two_ways_to_its_figures(
+    phone: FakePhone, opened: Callable[..., list[Device]]
+) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"--unit: .*measures the CPU and the GPU.*--through qai-hub.*nas profile --import",
+    ):
+        opened(unit="npu")

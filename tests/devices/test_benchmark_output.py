@@ -5,20 +5,32 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from fake_phone.tool import result, statistics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.devices.android.adb import battery_percent, thermal_name, thermal_status
+from nas.devices.android.adb import (
+    battery_percent,
+    cannot_link,
+    reason_in,
+    thermal_name,
+    thermal_status,
+)
 from nas.devices.android.benchmark_tool import (
+    Delegated,
     Statistics,
     delegated,
-    first_error,
+    no_gpu,
     read_log,
     read_result,
+    read_start,
 )
+
+RECORDED = Path(__file__).with_name("benchmark_model")
+"""What the real tool wrote in 14 situations, on Linux: its formats, messages and exit behaviour."""
 
 LOG = """\
 INFO: STARTING!
@@ -108,7 +120,7 @@ def test_torn_result_file(runs: list[int], data: st.DataObject) -> None:
     st.text() | st.from_regex(r"(count=[0-9]+ (median|p5|curr)=[0-9.e+]+ *\n){2}", fullmatch=True)
 )
 def test_any_text_is_read(text: str) -> None:
-    for parse in (delegated, first_error, battery_percent, thermal_status):
+    for parse in (delegated, no_gpu, reason_in, battery_percent, thermal_status):
         parse(text)  # type: ignore[operator]
     with suppress(ValueError):
         read_log(text)
@@ -139,16 +151,107 @@ def test_delegation() -> None:
         "INFO: Replacing 4 out of 371 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding"
         " 1 partitions."
     )
-    assert delegated(f"{gpu}\n{cpu}") == (366, 370)
-    assert delegated(cpu) is None and delegated("") is None
+    assert delegated(f"{gpu}\n{cpu}") == Delegated(366, 370)
+    assert not delegated(cpu).taken and not delegated("").taken
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        ("LITERT_CL", True),
+        ("LITERT_WEBGPU", True),
+        ("TfLiteGpuDelegateV2", True),
+        ("TfLiteXNNPackDelegate", False),
+        ("YNNPackDelegate", False),
+        ("NeuronStableDelegate", False),
+        ("", False),
+    ],
+)
+def test_only_known_delegates_are_a_gpu(name: str, gpu: bool) -> None:
+    line = f"VERBOSE: Replacing 14 out of 14 node(s) with delegate ({name}) node, yielding 1 partitions"
+    assert delegated(f"{line} for subgraph 0 (main).") == Delegated(14 if gpu else 0, 14)
+
+
+def test_subgraphs_count_whole() -> None:
+    line = (
+        "VERBOSE: Replacing {} out of {} node(s) with delegate ({}) node, yielding 1 partitions for"
+        " subgraph {} (main).\n"
+    )
+    first = line.format(12, 14, "LITERT_CL", 0) + line.format(2, 3, "TfLiteXNNPackDelegate", 0)
+    second = line.format(3, 5, "LITERT_CL", 1)
+    assert delegated(first + second) == Delegated(15, 19)
+    unnamed = (first + second).replace(" for subgraph 0 (main)", "")
+    assert delegated(unnamed.replace(" for subgraph 1 (main)", "")) == Delegated(15, 19)
 
 
 def test_errors() -> None:
     text = "INFO: a\nERROR: [model.cc:12] Failed to compile.\nERROR: Benchmarking failed.\n"
-    assert first_error(text) == "Failed to compile."
-    assert first_error("FATAL: no\n") == "no"
-    assert first_error("INFO: a\nCANNOT LINK EXECUTABLE \n\n") == "CANNOT LINK EXECUTABLE"
-    assert first_error(" \n") is None
+    assert reason_in(text) == "Failed to compile."
+    assert reason_in("FATAL: no\n") == "no"
+    assert reason_in("INFO: a\nCANNOT LINK EXECUTABLE \n\n") == "CANNOT LINK EXECUTABLE"
+    assert reason_in(" \n") == ""
+    warning = "WARNING: linker: Warning: failed to find generated linker configuration\n"
+    assert reason_in(f"{warning}mkdir: 'x': Permission denied\n") == "mkdir: 'x': Permission denied"
+    assert reason_in(f"{warning}Segmentation fault\n") == "Segmentation fault"
+    unlinked = f'{warning}CANNOT LINK EXECUTABLE "x": cannot locate symbol\nAborted\n'
+    assert cannot_link(unlinked) and reason_in(unlinked).endswith("cannot locate symbol")
+
+
+def recorded(name: str) -> str:
+    """Both streams of the real tool, as adb gives them."""
+    return "".join((RECORDED / f"{name}.{stream}").read_text() for stream in ("stdout", "stderr"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cpu", "cpu-2threads", "gpu-no-accelerator", "one-run", "profiler", "unknown-flag"],
+)
+def test_recorded_figures(name: str) -> None:
+    log = read_log(recorded(name))
+    file = read_result((RECORDED / f"{name}.pb").read_bytes())
+    assert log == file and log.runs >= 1
+    assert not delegated(recorded(name)).taken
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bad-precision", "Invalid gpu-precision: fp64"),
+        ("full-delegation", "Failed to compile model"),
+        ("garbage-graph", "Model provided has model identifier"),
+        ("gpu-webgpu-lib", "Failed to initialize WebGPU environment"),
+        ("missing-graph", "Could not open"),
+        ("cut-graph", ""),
+    ],
+)
+def test_recorded_failures(name: str, reason: str) -> None:
+    assert reason in reason_in(recorded(name)) and "\n" not in reason_in(recorded(name))
+    with pytest.raises(ValueError):
+        read_log(recorded(name))
+
+
+def test_recorded_dry_run_is_no_measurement() -> None:
+    with pytest.raises(ValueError):
+        read_log(recorded("dry"))
+    with pytest.raises(ValueError):
+        read_result((RECORDED / "dry.pb").read_bytes())
+
+
+def test_recorded_figures_without_a_result_file() -> None:
+    assert read_log(recorded("unwritable-result")).runs > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gpu-no-accelerator", "GPU accelerator could not be loaded"),
+        ("gpu-webgpu-lib", "Failed to initialize WebGPU environment"),
+        ("cpu", ""),
+    ],
+)
+def test_recorded_reason_for_no_gpu(name: str, reason: str) -> None:
+    found = no_gpu(recorded(name))
+    assert reason in found and bool(found) == bool(reason)
 
 
 def test_battery() -> None:
@@ -169,3 +272,35 @@ def test_thermal() -> None:
     )
     assert thermal_status(text) == 3 and thermal_name(3) == "severe" and thermal_name(99) == "99"
     assert thermal_status("Can't find service: thermalservice") is None
+
+
+START_RECORDED = bytes.fromhex(
+    "12320d612ad83d15f4fd543c1d2731c14125d7a3a03f2dbc74933c358fc2753c3dbc74933c45df4f9d3f4dec51b83d"
+    "55cb0b0d3e1a0608d41f10d42022100d897bac3d109f1718d30625530dde40"
+)
+"""The result file that LiteRT's tool wrote for a small stack (load 1.229 ms, first run 0.09 ms)."""
+
+
+def test_the_start_is_read_from_the_tools_own_result_file() -> None:
+    start = read_start(START_RECORDED)
+    assert (start.load_ms, start.first_ms) == pytest.approx((1.229, 0.09), abs=1e-4)
+    assert start.memory_mb == pytest.approx(4180 / 1024), "4.08 MB, as its log rounds it"
+    assert read_result(START_RECORDED).runs == 2975
+
+
+def test_a_sampled_peak_is_preferred_to_what_stays_in_use() -> None:
+    # Field 3 of the message in field 3, a float: the peak in MB.
+    peak = b"\x1d" + struct.pack("<f", 9.5)
+    at = START_RECORDED.index(bytes.fromhex("1a06"))
+    memory = START_RECORDED[at + 2 : at + 8] + peak
+    data = START_RECORDED[:at] + b"\x1a" + bytes([len(memory)]) + memory + START_RECORDED[at + 8 :]
+    assert read_start(data).memory_mb == 9.5
+
+
+@given(st.integers(0, len(START_RECORDED) - 1), st.integers(0, 255))
+def test_a_damaged_start_is_an_error_or_numbers(place: int, value: int) -> None:
+    damaged = START_RECORDED[:place] + bytes([value]) + START_RECORDED[place + 1 :]
+    with suppress(ValueError):
+        start = read_start(damaged)
+        assert start.load_ms >= 0
+        assert start.first_ms >= 0

@@ -11,8 +11,9 @@ import pytest
 
 from nas.blocks import Flatten, Shape
 from nas.convert import converter
+from nas.convert.chain import Interrupted
 from nas.convert.converter import Converter
-from nas.devices import Chain, OperationFailed
+from nas.devices import Chain
 
 
 class FakeWorker:
@@ -31,7 +32,7 @@ class FakeWorker:
         try:
             while not self.go.wait(0.005):
                 if self.killed.is_set():
-                    raise OperationFailed("killed")
+                    raise Interrupted("killed")
             Path(request["path"]).write_bytes(b"converted")
         finally:
             self.at_work.remove(self)
@@ -85,8 +86,6 @@ def test_an_interruption_waits_for_no_conversion(one: Converter) -> None:
         raise KeyboardInterrupt
     assert most_at_work(2) == 1, "the usual process goes on"
     killed = [artifact for artifact in artifacts if artifact.done()]
-    assert len(killed) == 2 and all(
-        isinstance(each.exception(), OperationFailed) for each in killed
-    )
+    assert len(killed) == 2 and all(isinstance(each.exception(), Interrupted) for each in killed)
     FakeWorker.go.set()
     one.close()

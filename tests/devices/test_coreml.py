@@ -6,6 +6,8 @@ import inspect
 import json
 import os
 import platform
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -462,3 +464,57 @@ def test_a_mistake_of_ours_is_not_taken_for_the_phones(
     monkeypatch.setattr(phone, "_notes", mistaken)
     with pytest.raises(TypeError, match="not what was expected"):
         phone.measure(packages("good"))
+
+
+SIGNING = (
+    "error: No profiles for 'com.coremltools.modelrunnerd' were found: Xcode couldn't find any iOS App"
+    " Development provisioning profiles matching it. (in target 'modelrunnerd')"
+)
+
+
+def test_what_xcodebuild_says_about_signing_reaches_the_user(
+    phone: CoreML, packages: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """coremltools' own error has None in place of the text, which is in the error's context."""
+    printed = f"Command line invocation:\nnote: x\n{SIGNING}\nwarning: y\n** BUILD FAILED **\n"
+
+    async def refuse(self: Any, **_: Any) -> None:
+        try:
+            raise subprocess.CalledProcessError(65, "xcodebuild -workspace x", printed.encode())
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"Error Code {error.returncode} {error.stderr}")  # noqa: B904
+
+    monkeypatch.setattr(FakePhone, "prepare_for_model_debugging", refuse)
+    with pytest.raises(NasError, match=rf"No profiles for .*Fix: .*{TEAM}.*{BUNDLE}") as raised:
+        phone.measure(packages("first"))
+    text = str(raised.value)
+    assert not isinstance(raised.value, DeviceLost | OperationFailed)
+    assert (
+        "None" not in text and "unlock" not in text and "\n" not in text and "warning" not in text
+    )
+
+
+def test_sleeping_phone_is_told_from_one_that_is_not_there(a_mac: World) -> None:
+    with pytest.raises(InputError, match=r"Bob's phone is paired .* asleep.*Fix: .*unlock it"):
+        CoreML(replace(PHONE, match=Match(model=["iPhone14,5"])))
+
+
+def test_paths_that_xcode_cannot_take_are_refused(
+    a_mac: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my folder"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(InputError, match=r"my folder.*Fix: set TMPDIR"):
+        CoreML(PHONE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [(TEAM, "$(reboot)"), (BUNDLE, "a; b"), (PROFILE, "x y")]
+)
+def test_variables_never_reach_a_shell_as_more_than_words(
+    a_mac: World, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=f"{variable}: has other characters"):
+        CoreML(PHONE)

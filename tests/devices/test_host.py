@@ -13,12 +13,13 @@ import torch
 
 import nas
 from nas.blocks import MB4D, Operation, Shape
-from nas.convert.converter import cache_folder
+from nas.convert.converter import LITERT, cache_folder
 from nas.convert.litert import build
 from nas.devices import Chain, OperationFailed, Settings
 from nas.devices.board.timer import quietest
 from nas.devices.host import device as host_module
 from nas.devices.host.device import Host
+from nas.devices.precision import device_of
 from nas.errors import InputError
 from nas.latency import DeviceInfo
 from nas.latency.known_devices import known_devices, opened
@@ -116,9 +117,9 @@ def test_in_a_hurry_the_core_that_measures_converts_too(
         host_module, "Converter", lambda *positional, **named: found.update(of=positional, **named)
     )
     Host(threads=1)
-    assert found == {"of": (2, [0, 1], None), "spare": [2]}
+    assert found == {"of": (2, [0, 1], None), "target": LITERT, "spare": [2]}
     Host(threads=3)
-    assert found == {"of": (3, [0, 1, 2], None), "spare": []}
+    assert found == {"of": (3, [0, 1, 2], None), "target": LITERT, "spare": []}
 
 
 def test_more_threads_than_cores() -> None:
@@ -162,5 +163,68 @@ def test_names(workplace: object) -> None:
     with (
         pytest.raises(InputError, match=r"--unit: .* host \(got gpu, expected cpu\)"),
         opened("host", Settings("gpu")),
+    ):
+        pass
+
+
+def test_int8_has_a_table_and_files_of_its_own(host: Host, tmp_path: Path) -> None:
+    device = Host(cache=tmp_path, precision="int8")
+    try:
+        info = device.info()
+        assert (info.name, info.precision) == ("host-int8", "int8")
+        assert info.tools["ai-edge-quantizer"]
+        assert device_of(info) == ("host", "int8")
+        chains = [Chain.stack(OPERATION), Chain.stack(OPERATION)]
+        file = device.prepare(chains[0]).result()
+        assert file.name != host.prepare(chains[0]).result().name
+        assert device.measure(file).median_ms > 0
+        times = device.profile(chains)
+        assert times is not None
+        assert len(times) == 2
+        assert min(times) > 0
+    finally:
+        device.close()
+
+
+def test_the_start_of_a_network_is_timed_in_a_process_of_its_own(host: Host) -> None:
+    file = host.prepare(Chain.stack(OPERATION)).result()
+    runner = host._runner._process
+    start = host.start_up(file)
+    assert start is not None
+    assert start.load_ms > 0
+    assert start.first_ms > 0
+    assert start.memory_mb is not None
+    assert 0 <= start.memory_mb < 500
+    assert host._runner._process is runner
+
+
+def test_an_onnx_file_of_any_origin_is_timed(host: Host, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    def save(name: str, *shape: int | str) -> Path:
+        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, shape) for end in "xy"]
+        graph = helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])], "relu", ends[:1], ends[1:]
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+        model.ir_version = 8
+        onnx.save(model, str(tmp_path / name))
+        return tmp_path / name
+
+    timing = host.measure(save("batch.onnx", "N", 3, 8, 8))
+    assert timing.median_ms > 0
+    assert timing.runs > 5
+    start = host.start_up(tmp_path / "batch.onnx")
+    assert start is not None
+    assert start.first_ms > 0
+    with pytest.raises(OperationFailed, match="input 'x' has no fixed size"):
+        host.measure(save("open.onnx", 1, 3, "H", "W"))
+
+
+def test_a_precision_that_the_host_lacks_is_refused() -> None:
+    with (
+        pytest.raises(InputError, match=r"--precision: is not available on the host .*int8\)"),
+        opened("host", Settings(precision="float16")),
     ):
         pass

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 
 import nas
 from nas.blocks import MB4D, Flatten, MapHead, Operation, Shape
+from nas.convert.chain import EMPTY
 from nas.convert.litert import build
 from nas.devices import Chain, OperationFailed
 from nas.devices.host.device import Host
 from nas.devices.host.profile_worker import load
 from nas.latency.check.network import weights_of
-from nas.latency.profile.operation_timing import EMPTY
 from nas.space import Space
 
 SMALL, LARGE = (

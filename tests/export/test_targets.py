@@ -169,6 +169,17 @@ def test_litert_in_8_bits_takes_pixels(model: Model, tmp_path: Path) -> None:
     assert 0 < apart.relative < 0.5 and apart.top1_agreement == 100
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(model.classes)
+        said = json.loads(archive.read("metadata.json"))
+    assert said["input_quantization"] == {"type": "int8", "scale": 1.0, "zero_point": -128}
+    assert said["input"].startswith("RGB pixels, NHWC, int8: stored = pixel / 1 + -128")
+    (given,) = Interpreter(model_path=str(path)).get_output_details()
+    scale, zero_point = given["quantization"]
+    assert said["output_quantization"] == {
+        "type": "int8",
+        "scale": pytest.approx(scale),
+        "zero_point": zero_point,
+    }
+    assert said["output"].startswith("logits (1, classes), int8: stored = value / ")
 
 
 def test_core_ml_takes_an_image_and_gives_a_label(model: Model, files: Files) -> None:
@@ -283,3 +294,26 @@ def test_differences_by_hand() -> None:
         "sqrt(16 / 4) over the deviation of 0, 2, 4, 2"
     )
     assert found.top1_agreement == 50
+
+
+@pytest.mark.parametrize(("target", "bits"), [("coreml-palette6", 6), ("coreml-palette4", 4)])
+def test_core_ml_weights_from_a_palette_are_smaller(
+    target: str, bits: int, model: Model, files: Files, tmp_path: Path
+) -> None:
+    path = exported(target, model, tmp_path)
+    inspect = load_target(target).inspect
+    assert inspect is not None
+    found = inspect(path, model)
+    assert found["bits"] == bits
+    assert found["palettes"] > 0
+    assert found["types"] == ["FLOAT16"], "it computes as the target coreml does"
+    palettised, plain = (size(next(each.rglob("weight.bin"))) for each in (path, files("coreml")))
+    assert palettised < plain
+    with pytest.raises(NasError, match=r"no palettised weights \(got 0"):
+        inspect(files("coreml"), model)
+
+
+def test_onnx_has_no_newer_a_container_than_its_operators_need(files: Files) -> None:
+    """onnxruntime 1.14 to 1.17 refuse a newer one, although they know every operator in it."""
+    proto = onnx.load(str(files("onnx")))
+    assert proto.ir_version == onnx.helper.find_min_ir_version_for(list(proto.opset_import)) == 8

@@ -200,6 +200,16 @@ class Shell:
             return Run(1, "", "taskset: failed to set pid 4711's affinity: Invalid argument\n")
         return self.execute(list(words))
 
+    def _env(self, *words: str) -> Run:
+        """Drop the variables, of which no program here takes notice."""
+        rest = list(words)
+        while rest and re.match(r"\w+=", rest[0]):
+            rest.pop(0)
+        return self.execute(rest)
+
+    def _pkill(self, option: str, pattern: str) -> Run:
+        return Run(0, "", "")
+
     def _true(self) -> Run:
         return Run(0, "", "")
 
@@ -228,10 +238,12 @@ _COMMANDS = (
     "chmod",
     "df",
     "dumpsys",
+    "env",
     "getprop",
     "ls",
     "mkdir",
     "mv",
+    "pkill",
     "rm",
     "sha256sum",
     "taskset",

@@ -134,7 +134,10 @@ def test_nas_runs_it_too(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_without_a_runtime_one_line_says_what_to_install(bundle: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     result = run(tmp_path / "bare" / "bin" / "python", copied(bundle, tmp_path))
-    assert result.returncode == 1 and "without numpy and a runtime" in result.stderr
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert "no runtime for .tflite files runs the empty file here" in result.stderr
+    assert "No module named 'numpy'" in result.stderr
+    assert "pip install ai-edge-litert numpy" in result.stderr
     assert not (tmp_path / "carried" / "results.jsonl").exists()
 
 

@@ -7,21 +7,23 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from fake_converter import FakeConverter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.devices import Chain, OperationFailed
+from nas.devices import Chain, Interrupted
 from nas.devices.board import run as board_runner
 from nas.devices.board.replay import Replay
 from nas.devices.coreml import COPIES
+from nas.devices.kinds import Settings
 from nas.devices.phones import phones
 from nas.errors import InputError, NasError
 from nas.latency import bundle, load_table
@@ -30,54 +32,6 @@ from nas.latency.profile.run import profile
 from nas.space import Space, load_space
 from nas.space.operations import space_operations
 from nas.testing.devices import FakeDevice, true_ms
-
-
-class FakeConverter:
-    """Writes a chain's description in place of its file."""
-
-    fails: Callable[[Chain], bool] = staticmethod(lambda chain: False)
-    stop_after: int | None = None
-    converted: list[Chain]
-
-    def __init__(
-        self,
-        workers: int = 1,
-        cores: Sequence[int] = (),
-        cache: Path | None = None,
-        target: Any = None,
-    ) -> None:
-        assert cache is not None
-        self.cache = cache
-        self.suffix = target.suffix
-        self.cache.mkdir(parents=True, exist_ok=True)
-        FakeConverter.converted = []
-
-    def prepare(self, chain: Chain) -> Future[Path]:
-        future: Future[Path] = Future()
-        path = self.cache / f"converted-{chain.digest()}{self.suffix}"
-        if (
-            FakeConverter.stop_after is not None
-            and len(FakeConverter.converted) >= FakeConverter.stop_after
-        ):
-            future.set_exception(KeyboardInterrupt())
-        elif FakeConverter.fails(chain):
-            future.set_exception(OperationFailed("NotImplementedError: no such layer"))
-        else:
-            if not path.exists():
-                FakeConverter.converted.append(chain)
-                self._write(path, json.dumps(chain.to_dict()))
-            future.set_result(path)
-        return future
-
-    def _write(self, path: Path, text: str) -> None:
-        if self.suffix == ".mlpackage":
-            (path / "Data").mkdir(parents=True)
-            (path / "Manifest.json").write_text("{}")
-            path = path / "Data" / "model.mlmodel"
-        path.write_text(text)
-
-    def close(self) -> None:
-        """Nothing was started."""
 
 
 class FakeTimer:
@@ -92,6 +46,9 @@ class FakeTimer:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         FakeTimer.measured = []
+
+    def choose(self, path: Path) -> None:
+        """There is one runtime."""
 
     def measure(self, path: Path) -> dict[str, Any]:
         if FakeTimer.stop_after is not None and len(FakeTimer.measured) >= FakeTimer.stop_after:
@@ -208,11 +165,11 @@ def test_bundle_has_what_it_needs_and_says_what_it_is(folder: Path) -> None:
     assert (folder / "run.py").read_text() == here.read_text()
 
 
-@pytest.mark.parametrize("name", ["pixel-8", "host"])
+@pytest.mark.parametrize("name", ["my-pi", "host"])
 def test_devices_of_kinds_without_bundles_get_those_of_a_board(
     space: Space, tmp_path: Path, name: str
 ) -> None:
-    write_bundle(space, name, tmp_path / "bundle", threads=2)
+    write_bundle(space, name, tmp_path / "bundle", settings=Settings(threads=2))
     device = plan_of(tmp_path / "bundle")["device"]
     phone = phones().get(name)
     assert device == {
@@ -230,11 +187,11 @@ def test_core_ml_bundle_has_folders_of_more_copies(
     write_bundle(space, "iphone12", tmp_path / "bundle")
     plan = plan_of(tmp_path / "bundle")
     assert (plan["device"]["kind"], plan["copies"]) == ("coreml", COPIES)
-    assert all(entry["file"].endswith(".mlpackage") for entry in plan["files"])
+    assert all(entry["file"].endswith(".mlpackage.zip") for entry in plan["files"])
     assert not (tmp_path / "bundle" / "run.py").exists()
     assert "NAS_APPLE_TEAM" in (tmp_path / "bundle" / "README.txt").read_text()
     device = FakePhone()
-    monkeypatch.setattr("nas.devices.coreml.device.CoreML", lambda phone: device)
+    monkeypatch.setattr("nas.devices.coreml.device.CoreML", lambda phone, table: device)
     run_bundle(tmp_path / "bundle")
     assert device.closed
     table, _, times = merge_bundle(tmp_path / "bundle", tmp_path / "table")
@@ -554,3 +511,113 @@ def test_operations_that_are_not_in_the_bundle(space: Space, folder: Path, tmp_p
         InputError, match=r"the space .* has changed since it was written\. Fix: write another"
     ):
         merge_bundle(folder, tmp_path / "other")
+
+
+def first_operation(folder: Path) -> str:
+    return next(entry["file"] for entry in plan_of(folder)["files"] if entry["role"] == "operation")
+
+
+def is_of(folder: Path, file: str) -> Callable[[Chain], bool]:
+    chain = Chain.from_dict(json.loads((folder / file).read_text()))
+    return lambda other: other == chain
+
+
+def test_what_fails_once_is_measured(folder: Path) -> None:
+    bad = is_of(folder, first_operation(folder))
+    left = [True]
+    FakeTimer.fails = staticmethod(lambda chain: bad(chain) and bool(left) and left.pop())
+    counts = run_bundle(folder)
+    assert not left and counts["failed"] == 0 and counts["measured"] == counts["files"]
+
+
+def test_what_failed_is_tried_by_the_next_call(folder: Path, tmp_path: Path) -> None:
+    FakeTimer.fails = staticmethod(is_of(folder, first_operation(folder)))
+    first = run_bundle(folder)
+    assert first["failed"] == 1
+    FakeTimer.fails = staticmethod(lambda chain: False)
+    second = run_bundle(folder)
+    assert (second["measured"], second["failed"]) == (1, 0)
+    table, report, _ = merge_bundle(folder, tmp_path / "table")
+    assert not report.failed and not table.unsupported
+
+
+def test_machine_that_runs_nothing_any_more_records_no_failure(folder: Path) -> None:
+    """As a board whose runtime was changed in between: from some time on every file fails."""
+    FakeTimer.fails = staticmethod(lambda chain: len(FakeTimer.measured) > 5)
+    with pytest.raises(InputError, match="not even the empty file runs on this machine any more"):
+        run_bundle(folder)
+    assert not any("failed" in entry for entry in results(folder))
+    FakeTimer.fails = staticmethod(lambda chain: False)
+    counts = run_bundle(folder)
+    assert counts["reused"] and counts["measured"] + counts["reused"] == counts["files"]
+
+
+def test_ended_process_leaves_its_file_for_the_next_call(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = first_operation(folder)
+    own = FakeTimer.measure
+
+    def measure(self: FakeTimer, path: Path) -> dict[str, Any]:
+        if path == folder / bad:
+            raise board_runner.Ended("the process that ran it was ended by signal 9")
+        return own(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeTimer, "measure", measure)
+        counts = run_bundle(folder)
+        assert (counts["interrupted"], counts["failed"]) == (1, 0)
+    assert not any("failed" in entry for entry in results(folder))
+    with pytest.raises(NasError, match=r"1 of .* files are not measured"):
+        merge_bundle(folder, folder.parent / "table")
+    assert run_bundle(folder)["measured"] == 1
+
+
+def test_conversion_that_is_ended_leaves_the_bundle_incomplete(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = FakeConverter.prepare
+
+    def prepare(self: FakeConverter, chain: Chain) -> Any:
+        future: Any = own(self, chain)
+        if chain.blocks[0].kind == "mb3d":
+            future = type(future)()
+            future.set_exception(Interrupted("worker: was ended by signal 9"))
+        return future
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeConverter, "prepare", prepare)
+        with pytest.raises(NasError, match=r"not complete, \d+ files are missing.*signal 9"):
+            write_bundle(space, "board", tmp_path / "bundle")
+    assert not any("failed" in entry for entry in plan_of(tmp_path / "bundle")["files"])
+    with pytest.raises(InputError, match="the bundle is not complete"):
+        run_bundle(tmp_path / "bundle")
+    done = write_bundle(space, "board", tmp_path / "bundle")
+    assert 0 < done.kept < done.files and not done.failed
+    assert run_bundle(tmp_path / "bundle")["failed"] == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "NUL", "", "x."])
+def test_bundle_for_what_is_no_name_is_refused(space: Space, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"--device: is not a name for a device"):
+        write_bundle(space, name, tmp_path / "bundle")
+
+
+def test_writing_over_a_strangers_bundle_follows_no_link(space: Space, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    write_bundle(space, "board", folder)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("dear to me")
+    (folder / "run.py").unlink()
+    (folder / "run.py").symlink_to(elsewhere)
+    write_bundle(space, "board", folder)
+    assert elsewhere.read_text() == "dear to me" and not (folder / "run.py").is_symlink()
+    (folder / "files").rename(tmp_path / "files")
+    (folder / "files").symlink_to(tmp_path / "files")
+    with pytest.raises(InputError, match=r"files: is a link"):
+        write_bundle(space, "board", folder)
+
+
+def test_readme_says_size_and_hours(folder: Path) -> None:
+    text = (folder / "README.txt").read_text()
+    assert re.search(r"take\s+\d+ MB, and measuring them about\s+\d+\.\d hours", text)

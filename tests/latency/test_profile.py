@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from nas.convert.chain import EMPTY
 from nas.devices import Chain
 from nas.errors import InputError, NasError
 from nas.latency import load_table
 from nas.latency.network_times import CALIBRATION_NETWORKS
 from nas.latency.profile import operation_timing
 from nas.latency.profile.acquisition import GOAL
-from nas.latency.profile.operation_timing import EMPTY
 from nas.latency.profile.run import JOURNAL_FILE, profile
 from nas.space import Space
 from nas.space.operations import space_operations

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.blocks import MB4D, Shape
+from nas.convert.chain import EMPTY
 from nas.devices import Chain, Timing
 from nas.latency.check.table import check
 from nas.latency.network_times import (
@@ -26,7 +27,7 @@ from nas.latency.network_times import (
     read_networks,
 )
 from nas.latency.profile import operation_timing
-from nas.latency.profile.operation_timing import AGREE, EMPTY, MOST_REPEATS, settled
+from nas.latency.profile.operation_timing import AGREE, MOST_REPEATS, settled
 from nas.latency.profile.run import profile
 from nas.space import Space
 from nas.space.operations import space_operations

@@ -209,7 +209,7 @@ def counted(device: FakeDevice, arch: Architecture) -> int:
 def test_the_rival_is_measured_by_turns_with_the_network(
     space: Space, table: LatencyTable, monkeypatch: pytest.MonkeyPatch, repeats: int
 ) -> None:
-    monkeypatch.setattr("nas.latency.check.network.APART_S", 0.0)
+    monkeypatch.setattr("nas.latency.check.turns.APART_S", 0.0)
     arch = space.published["small_s"]
     other = space.published["small_l"]
     device = FakeDevice()

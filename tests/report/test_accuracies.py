@@ -553,3 +553,17 @@ def test_the_measured_rival_stands_beside_the_found_network(make_run, check_file
     check["rival"]["measured_ms"] = None
     (folder / "check-toy.yaml").write_text(yaml.safe_dump(check | {"ratio": None}))
     assert len(measurements(load_runs(folder)[0])) == 1
+
+
+def test_the_start_of_the_found_network_stands_beside_its_latency(make_run, check_file):
+    folder = make_run(kind="law")
+    arch = load_runs(folder)[0].architecture
+    start = {"load_ms": 12.0, "first_ms": 3.25, "memory_mb": None}
+    check = check_file(arch) | {"start": start}
+    (folder / "check-toy.yaml").write_text(yaml.safe_dump(check))
+    _, row = measurements(load_runs(folder)[0])
+    assert (row.what, row.predicted) == ("start on toy", "not predicted")
+    assert row.measured == "loads in 12 ms, first run 3.25 ms"
+    start["memory_mb"] = 41.04
+    (folder / "check-toy.yaml").write_text(yaml.safe_dump(check))
+    assert measurements(load_runs(folder)[0])[1].measured.endswith(", 41.0 MB")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.devices.board.run import sha256
 from nas.errors import InputError, NasError
 from nas.files import tree_sha256
 from nas.runs.exports import Record, aside, size
@@ -133,3 +134,15 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "export.yaml").write_text(text)
     with pytest.raises(InputError, match=r"export\.yaml"):
         Record(tmp_path)
+
+
+def test_what_finder_leaves_in_a_package_damages_nothing(tmp_path: Path) -> None:
+    """macOS writes such files into every folder that it has shown, or that exFAT holds."""
+    fill(tmp_path / "a", "1", folder=True)
+    before = (tree_sha256(tmp_path / "a"), sha256(tmp_path / "a"))
+    (tmp_path / "a" / ".DS_Store").write_bytes(b"notes")
+    (tmp_path / "a" / "inner" / "._weights.bin").write_bytes(b"attributes")
+    assert (tree_sha256(tmp_path / "a"), sha256(tmp_path / "a")) == before
+    (tmp_path / "a" / "inner" / ".hidden").write_bytes(b"ours")
+    assert tree_sha256(tmp_path / "a") != before[0]
+    assert sha256(tmp_path / "a") != before[1]

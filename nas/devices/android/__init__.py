@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.devices.kinds import Connected, ConnectedPhone, DeviceKind, Opening, Settings
+from nas.devices.kinds import (
+    BundleRecipe,
+    Connected,
+    ConnectedPhone,
+    DeviceKind,
+    Opening,
+    Settings,
+)
 from nas.errors import NasError
-from nas.extras import MissingExtra, need
+from nas.extras import need
 
 if TYPE_CHECKING:
     from nas.devices.base import Device
+
+
+ON_A_PHONE = """\
+Measure it on the phone, through adb on any computer or in the shell of a device farm:
+
+    adb push FOLDER /data/local/tmp/BUNDLE
+    adb shell sh /data/local/tmp/BUNDLE/run.sh
+    adb pull /data/local/tmp/BUNDLE/results FOLDER/
+
+The phone stays awake, cool and otherwise idle meanwhile. nas, Python and root are not needed. A
+second call tries again what failed. With nas and the phone at hand, `nas profile --run FOLDER` does
+the same.
+
+Without the phone, on one of the cloud: nas profile --run FOLDER --through qai-hub"""
 
 
 class AndroidKind(DeviceKind):
@@ -18,6 +39,7 @@ class AndroidKind(DeviceKind):
     name = "litert-android"
     units = ("cpu", "gpu")
     phone_files = True
+    file_suffixes = (".tflite",)
     measures_exports = True
 
     def connected(self) -> list[Connected]:
@@ -33,11 +55,8 @@ class AndroidKind(DeviceKind):
 
         try:
             listing(start=False)
-        except MissingExtra as error:
+        except NasError as error:
             return str(error)
-        except NasError:
-            # adb itself does not work: `nas profile` and `nas check` report that.
-            return ""
         return ""
 
     def open(self, name: str, settings: Settings, opening: Opening) -> list[Device]:
@@ -52,6 +71,24 @@ class AndroidKind(DeviceKind):
             affinity=settings.affinity,
             tool=settings.tool,
             warn=opening.say,
+            precision=settings.precision,
+        )
+
+    def bundle_recipe(self) -> BundleRecipe:
+        from nas.convert.converter import LITERT, LITERT_INT8
+        from nas.devices.android.carried import PROGRAMS
+        from nas.devices.base import Device
+        from nas.devices.board.run import BOUND
+
+        return BundleRecipe(
+            target=LITERT,
+            copies=Device.copies,
+            description="an Android phone",
+            how=ON_A_PHONE,
+            standalone=False,
+            bound=BOUND,
+            programs=PROGRAMS,
+            by_precision={"float32": LITERT, "float16": LITERT, "int8": LITERT_INT8},
         )
 
 

@@ -53,13 +53,24 @@ _STATES = {
     "authorizing": ("it does not trust this computer yet", _TRUST),
     "offline": ("it is there and does not answer", f"unlock it, then {_PLUG}"),
     "no permissions": (
-        "this user may not open it",
-        "install the udev rules for Android, then plug it in again",
+        "this user may not open it: the udev rules for Android are missing, or the user is not in"
+        " the group plugdev",
+        "install the udev rules (Debian and Ubuntu: sudo apt install"
+        " android-sdk-platform-tools-common; others: https://github.com/M0Rf30/android-udev-rules),"
+        " then plug it in again",
     ),
     "not found": ("it is gone", _PLUG),
     "closed": ("the connection broke", _PLUG),
 }
 """Meaning and remedy of adb's states and of parts of its error messages."""
+_LOCKED = (
+    f"lift what locks {TEMPORARY} for the shell (a device policy, a kiosk or work profile, damaged"
+    " storage)"
+)
+"""Remedy where the phone forbids to write, which no other cable mends."""
+_FORBIDDEN = re.compile(
+    r"permission denied|read-only file system|operation not permitted", re.IGNORECASE
+)
 _NO_SERVER = (
     "the adb server has ended",
     "check whether another program ends it (an adb of another version does)",
@@ -79,6 +90,10 @@ class Answer:
         return self.stdout + self.stderr
 
 
+class NoAnswer(DeviceLost):
+    """A phone that did not answer in time; it may be well, and the command alone slow."""
+
+
 class Adb:
     """One phone, by its serial number.
 
@@ -93,7 +108,7 @@ class Adb:
     def run(self, *command: str, timeout_s: float = ANSWER_S) -> Answer:
         """Run a command and wait for it; the caller checks its exit code."""
         # Version 2 of adb's shell protocol keeps exit code, stdout and stderr apart.
-        with self._talking():
+        with self._talking(timeout_s):
             done = self._phone.shell2(shlex.join(command), timeout=timeout_s, v2=True)
         return Answer(done.returncode, done.stdout, done.stderr)
 
@@ -160,8 +175,9 @@ class Adb:
         # Most often the storage is full; the phone's own words for that differ.
         if self._free_bytes() < needed:
             return self.lost("its storage is full", "delete something on it")
-        reason = output.strip().partition("\n")[0]
-        return self.lost(f"{what} ({reason})" if reason else what)
+        reason = reason_in(output)
+        remedy = _LOCKED if _FORBIDDEN.search(reason) else _PLUG
+        return self.lost(f"{what} ({reason})" if reason else what, remedy)
 
     def _free_bytes(self) -> float:
         """Return the free bytes of the folder for temporary files; infinity where unknown."""
@@ -178,7 +194,7 @@ class Adb:
         return _STATES["closed"] if server_runs() else _NO_SERVER
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _talking(self, timeout_s: float = ANSWER_S) -> Iterator[None]:
         """Turn adbutils' and the network's errors into DeviceLost, within the context."""
         from adbutils import AdbError, AdbTimeout
 
@@ -188,9 +204,10 @@ class Adb:
         try:
             yield
         except (AdbTimeout, TimeoutError):
-            raise self.lost(
-                f"no answer in {ANSWER_S:.0f} s", "unlock it and check whether it hangs"
-            ) from None
+            error = self.lost(
+                f"no answer in {timeout_s:.0f} s", "unlock it and check whether it hangs"
+            )
+            raise NoAnswer(str(error), reason=error.reason) from None
         except AdbError as error:
             # An error without text: adbutils read nothing where an answer belongs.
             if not error.args or not error.args[-1]:
@@ -227,12 +244,20 @@ def listing(start: bool = True) -> dict[str, str]:
     from adbutils import AdbError
 
     try:
-        return {entry.serial: entry.state for entry in _client(LIST_S).list()}
+        with _client(LIST_S).make_connection() as connection:
+            connection.send_command("host:devices")
+            connection.check_okay()
+            text = connection.read_string_block()
     except (AdbError, OSError, ValueError) as error:
+        host, port = _address()
         raise NasError(
-            f"the adb server does not answer ({error}). Fix: `{adb_program()} kill-server`, then"
-            " run the same command again"
+            f"the adb server at {host}:{port} does not answer ({error or 'time-out'}). Fix: end what"
+            " uses this port (`adb kill-server` if it is adb), then run the same command again"
         ) from None
+    # A line is a serial number, a tab and a state. Both may have blanks, so adbutils' own list,
+    # which splits at any of them, loses phones.
+    lines = [line.partition("\t") for line in text.splitlines()]
+    return {serial: state.strip() for serial, tab, state in lines if tab}
 
 
 def why_not(state: str) -> str:
@@ -250,10 +275,20 @@ def _meaning(text: str) -> tuple[str, str] | None:
 
 @cache
 def adb_program() -> str:
-    """Return the path of the adb on the PATH, or of the one that comes with adbutils."""
-    from adbutils import adb_path
+    """Return the path of the adb on the PATH, or of the one that comes with adbutils.
 
-    return str(adb_path())
+    Raises:
+        NasError: where there is none.
+    """
+    from adbutils import AdbError, adb_path
+
+    try:
+        return str(adb_path())
+    except AdbError:
+        raise NasError(
+            "adb: is not on the PATH, and adbutils has none for this system. Fix: install Android's"
+            " platform-tools (Debian and Ubuntu: sudo apt install adb) and put adb on the PATH"
+        ) from None
 
 
 def server_runs() -> bool:
@@ -286,11 +321,29 @@ def _client(timeout_s: float) -> AdbClient:
 
 
 def _address() -> tuple[str, int]:
-    """Return host and port of the adb server, from adb's own environment variables."""
+    """Return host and port of the adb server, from adb's own environment variables.
+
+    ADB_SERVER_SOCKET wins, as in adb. ANDROID_ADB_SERVER_HOST is adbutils' name for
+    ANDROID_ADB_SERVER_ADDRESS.
+    """
+    given = os.environ.get("ADB_SERVER_SOCKET")
+    if given:
+        # tcp:PORT, tcp:HOST:PORT or tcp:[HOST]:PORT for IPv6
+        matched = re.fullmatch(r"tcp:(?:\[?([^\]]+?)\]?:)?(\d{1,5})", given)
+        if not matched or not 0 < int(matched[2]) < 65536:
+            raise InputError(
+                f"ADB_SERVER_SOCKET: is not supported (got '{given}', expected tcp:HOST:PORT). Fix:"
+                " set it to the address of an adb server"
+            )
+        return matched[1] or "127.0.0.1", int(matched[2])
     port = os.environ.get("ANDROID_ADB_SERVER_PORT") or "5037"
-    if not port.isdecimal():
-        raise InputError(f"ANDROID_ADB_SERVER_PORT: '{port}' is not a port number")
-    return os.environ.get("ANDROID_ADB_SERVER_HOST") or "127.0.0.1", int(port)
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(
+            f"ANDROID_ADB_SERVER_PORT: is not a port number (got '{port}', expected 1 to 65535)"
+        )
+    names = ("ANDROID_ADB_SERVER_ADDRESS", "ANDROID_ADB_SERVER_HOST")
+    hosts = [os.environ[name] for name in names if os.environ.get(name)]
+    return hosts[0] if hosts else "127.0.0.1", int(port)
 
 
 def _phone_is_plugged_in() -> bool:
@@ -311,6 +364,36 @@ def _adb_interface(folder: Path) -> bool:
         return [(folder / name).read_text().strip() for name in names] == ["ff", "42", "01"]
     except OSError:  # unplugged a moment ago
         return False
+
+
+_NOISE = re.compile(r"^(?:WARNING: linker: |linker: )", re.IGNORECASE)
+"""Beginning of lines that Android's linker writes before any program runs."""
+_ENDS = re.compile(
+    r"^(?:Aborted|Segmentation fault|Bus error|Illegal instruction|Killed|Trap.*)(?: \(core dumped\))?$"
+)
+"""What the shell writes behind a program's own last line."""
+_SEVERE = re.compile(r"^(?:ERROR|FATAL): (?:(?:ERROR: )?\[\S+\] )?(.*\S)")
+_UNLINKED = "CANNOT LINK EXECUTABLE"
+_MOST_CHARACTERS = 300
+
+
+def reason_in(output: str) -> str:
+    """Return the line of a command's output that says why it failed; empty where there is none.
+
+    It is the first error that a program logged, else its last line. Warnings of the linker before
+    it and the shell's words behind it count only where there is nothing else.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    own = [line for line in lines if not _NOISE.match(line) and not _ENDS.match(line)]
+    severe = [matched[1] for line in own if (matched := _SEVERE.match(line))]
+    unlinked = [line for line in own if line.startswith(_UNLINKED)]
+    candidates = unlinked[:1] or severe[:1] or own[-1:] or lines[-1:]
+    return candidates[0][:_MOST_CHARACTERS] if candidates else ""
+
+
+def cannot_link(output: str) -> bool:
+    """Return whether the phone's linker refused to start a program."""
+    return any(line.startswith(_UNLINKED) for line in output.splitlines())
 
 
 _THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")

@@ -6,22 +6,36 @@ hands it to each phone, and `device` reads its result file, log lines and errors
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import os
 import re
 import struct
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from nas.devices.base import StartUp
 from nas.errors import InputError, NasError
 from nas.files import file_sha256, replacing, write_text
 
 VERSION = "2.3.0"
-URL = f"https://storage.googleapis.com/litert/binaries/{VERSION}/android_arm64/benchmark_model"
+RELEASE = f"https://storage.googleapis.com/litert/binaries/{VERSION}/android_arm64"
+URL = f"{RELEASE}/benchmark_model"
 VARIABLE = "NAS_BENCHMARK_MODEL"
+ACCELERATOR_VARIABLE = "NAS_GPU_ACCELERATOR"
+ACCELERATORS = (
+    "libLiteRtClGlAccelerator.so",
+    "libLiteRtGpuAccelerator.so",
+    "libLiteRtOpenClAccelerator.so",
+    "libLiteRtWebGpuAccelerator.so",
+    "libLiteRtVulkanAccelerator.so",
+)
+"""Libraries that the tool looks for to run on a GPU; LiteRT releases the first one for Android."""
 TIMEOUT_S = 30.0
 
 _ELF_64_LITTLE = b"\x7fELF\x02\x01"
@@ -56,39 +70,90 @@ def benchmark_tool(path: str | Path | None = None) -> Tool:
     if given:
         digest = _digest(Path(given))
         return Tool(Path(given), digest, f"benchmark_model {digest[:12]}")
+    cached = _released("benchmark_model", VARIABLE)
+    return Tool(cached, _digest(cached), VERSION)
+
+
+def gpu_accelerator(tool: Tool) -> Tool | None:
+    """Return the library by which the tool runs on a GPU.
+
+    It is the file at $NAS_GPU_ACCELERATOR, else one beside the tool. Beside LiteRT's release it is
+    downloaded once. None where there is none, or it cannot be downloaded: the phone may have one.
+
+    Raises:
+        InputError: when the file cannot be read or is not for arm64.
+    """
+    given = os.environ.get(ACCELERATOR_VARIABLE)
+    beside = [tool.path.with_name(name) for name in ACCELERATORS]
+    path = Path(given) if given else next((each for each in beside if each.is_file()), None)
+    # A tool of the user's may be of another version, whose library differs.
+    if path is None and tool.version != VERSION:
+        return None
+    if path is None:
+        try:
+            path = _released(ACCELERATORS[0], ACCELERATOR_VARIABLE)
+        except NasError:
+            return None
+    return Tool(path, _digest(path), VERSION)
+
+
+def accelerator_name(library: Tool) -> str:
+    """Return the name under which the tool finds the library beside it."""
+    name = library.path.name
+    return name if name in ACCELERATORS else ACCELERATORS[0]
+
+
+def cache_path(name: str = "benchmark_model") -> Path:
+    """Return the path of a file of LiteRT's release in the cache.
+
+    A user can put it there by hand too. It is below $XDG_CACHE_HOME/nas/tools (default:
+    ~/.cache/nas/tools).
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "nas" / "tools" / f"litert-{VERSION}-android_arm64" / name
+
+
+def _released(name: str, variable: str) -> Path:
+    """Return a file of LiteRT's release in the cache, downloaded where it is missing or damaged."""
     # A file without a checksum beside it was put there by hand, and is taken as it is. One that
     # differs from its checksum is damaged.
-    cached = cache_path()
+    cached = cache_path(name)
     checksum = cached.with_name(cached.name + ".sha256")
     if not cached.is_file() or (
         checksum.is_file() and checksum.read_text().strip() != file_sha256(cached)
     ):
-        _fetch(cached)
+        _fetch(name, cached, variable)
         write_text(checksum, file_sha256(cached) + "\n")
-    return Tool(cached, _digest(cached), VERSION)
+    return cached
 
 
-def cache_path() -> Path:
-    """Return the path of LiteRT's release in the cache, where a user can put it by hand too.
-
-    It is below $XDG_CACHE_HOME/nas/tools (default: ~/.cache/nas/tools).
-    """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "nas" / "tools" / f"litert-{VERSION}-android_arm64" / "benchmark_model"
-
-
-def _fetch(path: Path) -> None:
+def _fetch(name: str, path: Path, variable: str) -> None:
+    url = f"{RELEASE}/{name}"
+    remedy = f"Fix: download {url} elsewhere and put it at {path}, or set {variable}=FILE"
     try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read()
+            checksums = ", ".join(answer.headers.get_all("x-goog-hash") or ())
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
+        raise NasError(f"{name} could not be downloaded ({reason}). {remedy}") from None
+    # A portal that asks for a login answers with a page of its own and status 200. It must not
+    # become the file in the cache.
+    pinned = dict(re.findall(r"(\w+)=([\w+/=]+)", checksums)).get("md5")
+    whole = not pinned or base64.b64decode(pinned) == hashlib.md5(content).digest()
+    if not whole or not _for_arm64(content):
         raise NasError(
-            f"benchmark_model could not be downloaded ({reason}). Fix: download {URL} elsewhere and"
-            f" put it at {path}, or set {VARIABLE}=FILE"
-        ) from None
+            f"{name} could not be downloaded (got {len(content)} bytes that are not the released"
+            f" program: a login page of the network, or a broken download). {remedy}"
+        )
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _for_arm64(head: bytes) -> bool:
+    """Return whether a file begins as a program or library for arm64."""
+    # ELF header: magic, 64 bits and little endian in bytes 0 to 5, the machine in bytes 18 and 19.
+    return head[:6] == _ELF_64_LITTLE and head[18:20] == _AARCH64
 
 
 def _digest(path: Path) -> str:
@@ -101,26 +166,46 @@ def _digest(path: Path) -> str:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}). Fix: download {URL}"
         ) from None
-    # ELF header: magic, 64 bits and little endian in bytes 0 to 5, the machine in bytes 18 and 19.
-    if head[:6] != _ELF_64_LITTLE or head[18:20] != _AARCH64:
+    if not _for_arm64(head):
         raise InputError(f"{path}: is not a program for arm64. Fix: download {URL}")
     return digest
 
 
 _LATENCY = 2
+_MEMORY = 3
 _MISC = 4
 _MEDIAN, _P5, _P95, _RUNS = 5, 6, 7, 2
-"""Field numbers of `tflite.tools.benchmark.BenchmarkResult` and of its two inner messages.
+_INIT_MS, _FIRST_MS = 8, 9
+_OVERALL_KB, _PEAK_MB = 2, 3
+"""Field numbers of `tflite.tools.benchmark.BenchmarkResult` and of its inner messages.
 
-_LATENCY holds the percentiles in ms, _MISC the number of runs.
+_LATENCY holds the percentiles, the initialisation and the first run of the warm-up in ms, _MISC the
+number of runs, _MEMORY what the process took more than before.
 """
 
 # As "count=50 curr=121 min=119 max=140 avg=122.4 p5=120 median=121 p95=130", in microseconds.
 _COUNT = re.compile(r"^(?:INFO: )?count=([0-9]+)(.*)$", re.MULTILINE)
 _VALUE = re.compile(r"(\w+)=(-?[0-9.]+(?:e[+-]?[0-9]+)?)")
-# As "Replacing 30 out of 31 node(s) with delegate (TfLiteXNNPackDelegate)".
-_DELEGATED = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\)")
-_SEVERE = re.compile(r"^(?:ERROR|FATAL): (?:\[\S+\] )?(.*\S)", re.MULTILINE)
+# As "Replacing 30 out of 31 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1
+# partitions for subgraph 0 (main)."; older tools do not name the subgraph.
+_DELEGATED = re.compile(
+    r"Replacing (\d+) out of (\d+) node\(s\) with delegate \(([^)]*)\)"
+    r"(?: node, yielding \d+ partitions(?: for subgraph (\d+))?)?"
+)
+GPU_DELEGATES = (
+    "LITERT_(CL|GL|VULKAN|WEBGPU|OPENCL|OPENGL|GPU)[A-Za-z0-9_]*"
+    "|TfLiteGpuDelegate[A-Za-z0-9_]*|GPU( WebGPU)?"
+)
+"""Names of delegates that run on a GPU, in any case. Any other one runs on a CPU or is unknown.
+
+The pattern is read by Python and by a phone's `grep -E`.
+"""
+_GPU_DELEGATE = re.compile(GPU_DELEGATES, re.IGNORECASE)
+_NO_GPU = re.compile(
+    r"^.*(?:GPU accelerator could not be loaded|Can not open OpenCL|Created 0 GPU delegate kernels"
+    r"|Failed to initialize \w+ environment|will not be executed by the delegate).*$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -166,6 +251,27 @@ def read_result(data: bytes) -> Statistics:
     )
 
 
+def read_start(data: bytes) -> StartUp:
+    """Return load time, first run and memory in a result file.
+
+    Raises:
+        ValueError: when it is damaged or lacks the times.
+    """
+    parts = dict(_fields(data))
+    latency = dict(_fields(_message(parts, _LATENCY)))
+    memory = dict(_fields(_message(parts, _MEMORY))) if _MEMORY in parts else {}
+    # The peak is sampled on request alone; without it the tool gives what the runs left in use.
+    overall = memory.get(_OVERALL_KB)
+    memory_mb = overall / 1024 if isinstance(overall, int) and overall > 0 else None
+    if _PEAK_MB in memory and (peak := _milliseconds(memory, _PEAK_MB)) > 0:
+        memory_mb = peak
+    load_ms = _milliseconds(latency, _INIT_MS)
+    first_ms = _milliseconds(latency, _FIRST_MS)
+    if not all(math.isfinite(each) and each >= 0 for each in (load_ms, first_ms, memory_mb or 0)):
+        raise ValueError(f"impossible times (got {load_ms} and {first_ms} ms)")
+    return StartUp(round(load_ms, 6), round(first_ms, 6), memory_mb)
+
+
 def read_log(text: str) -> Statistics:
     """Return the statistics in the tool's log, where it wrote no result file.
 
@@ -191,26 +297,38 @@ def read_log(text: str) -> Statistics:
     return Statistics(int(runs), *times)
 
 
-def delegated(text: str) -> tuple[int, int] | None:
-    """Return how many of the graph's nodes went to the accelerator, and of how many.
+@dataclass(frozen=True)
+class Delegated:
+    """Nodes of a graph, over all its subgraphs: those that a GPU's delegate took, and all."""
 
-    None where the log does not state it. XNNPACK runs the remaining nodes on the CPU and is not
-    counted.
+    taken: int
+    nodes: int
+
+
+def delegated(text: str) -> Delegated:
+    """Return what GPU delegates took of the graph, by the tool's log.
+
+    Nothing was taken where the log does not say so. The tool runs on the CPU where it finds no
+    GPU, and ends as if all were well.
     """
-    # The log has one line per delegate that took nodes of the graph.
-    shares = [
-        (int(part), int(whole))
-        for part, whole, name in _DELEGATED.findall(text)
-        if "XNNPack" not in name
-    ]
-    return (sum(part for part, _ in shares), max(whole for _, whole in shares)) if shares else None
+    taken = 0
+    nodes: dict[str, int] = {}
+    lines: Counter[str] = Counter()
+    for part, whole, name, subgraph in _DELEGATED.findall(text):
+        # Older tools do not name the subgraph. A delegate has one line per subgraph, in order.
+        place = subgraph or str(lines[name])
+        lines[name] += 1
+        # A second delegate's line counts the nodes that the first one has added: the first count
+        # is the subgraph's own.
+        nodes.setdefault(place, int(whole))
+        if _GPU_DELEGATE.fullmatch(name):
+            taken += int(part)
+    return Delegated(taken, sum(nodes.values()))
 
 
-def first_error(text: str) -> str | None:
-    """Return the first error that the tool logged, else its last line, else None."""
-    severe = _SEVERE.search(text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return severe.group(1)[:300] if severe else (lines[-1][:300] if lines else None)
+def no_gpu(text: str) -> str:
+    """Return the line of the tool's log that says why no GPU was used; empty where none does."""
+    return next((match[0].strip()[:300] for match in _NO_GPU.finditer(text)), "")
 
 
 def _message(fields: dict[int, int | bytes], number: int) -> bytes:

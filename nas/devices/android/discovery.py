@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from nas.convert.chain import DeviceLost
@@ -18,14 +19,16 @@ from nas.devices.android.adb import (
     why_not,
 )
 from nas.devices.android.benchmark_tool import benchmark_tool
-from nas.devices.android.device import Android, Settings, Warn
+from nas.devices.android.device import PRECISIONS, Android, Settings, Warn
 from nas.devices.base import Device
-from nas.devices.kinds import ConnectedPhone
-from nas.devices.phones import Phone, recognise
+from nas.devices.info import device_name, os_major
+from nas.devices.kinds import ConnectedPhone, kind_of_fixed_name
+from nas.devices.phones import Phone, phones, recognise
+from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
+from nas.files import text_sha256
 
 ABI = "arm64-v8a"
-_PRECISION = {"cpu": "float32", "gpu": "float16"}
 
 
 def connected_phones() -> list[ConnectedPhone]:
@@ -52,6 +55,7 @@ def open_android(
     affinity: str | None = None,
     tool: Path | None = None,
     warn: Warn = lambda _: None,
+    precision: str | None = None,
 ) -> list[Device]:
     """Return the connected phones of a name, or the one of a serial number, ready to measure.
 
@@ -63,6 +67,8 @@ def open_android(
         affinity: hexadecimal mask of their cores, empty for all (default: as `phone.yaml` says).
         tool: the `benchmark_model` to use; see `benchmark_tool`.
         warn: is called with what the user should know while a phone cools down.
+        precision: of weights and activations (default: as `phone.yaml` says). The converter makes
+            files for it.
 
     Raises:
         InputError: when there is no such phone, it is not arm64, or the settings do not fit.
@@ -72,13 +78,19 @@ def open_android(
     if wanted in states and states[wanted] != "device":
         raise NasError(f"phone {wanted}: {why_not(states[wanted])}")
     found = _ready(states, wanted)
-    chosen = found if wanted in states else _of_name(wanted, found)
+    by_serial = wanted in states
+    chosen = found if by_serial else _of_name(wanted, found)
     if not chosen:
         raise InputError(_not_there(wanted, states, found))
+    _check_alike(wanted, chosen)
     settings = {
-        serial: _settings(serial, properties, unit, threads, affinity)
+        serial: _settings(serial, properties, unit, threads, affinity, precision)
         for serial, properties in chosen.items()
     }
+    if by_serial:
+        # A device is what the user named: the table of one phone is not that of its model.
+        name = table_name(device_name(wanted), precision)
+        settings[wanted] = replace(settings[wanted], name=name, serial=wanted)
     program = benchmark_tool(tool)
     return [
         Android(Adb(serial), each, program, converter, warn) for serial, each in settings.items()
@@ -116,7 +128,7 @@ def _look(serial: str, state: str) -> ConnectedPhone:
     return ConnectedPhone(
         serial,
         properties.get("ro.product.model", ""),
-        properties.get("ro.soc.model", ""),
+        _soc(properties),
         _os(properties),
         battery,
         None if status is None else thermal_name(status),
@@ -134,8 +146,52 @@ def _known(properties: dict[str, str]) -> Phone | None:
 def _name(properties: dict[str, str]) -> str:
     """Return the phone's known name, else its model as a name, which is its table's folder too."""
     known = _known(properties)
-    slug = re.sub(r"[^a-z0-9]+", "-", properties.get("ro.product.model", "").lower()).strip("-")
-    return known.name if known else slug or "android"
+    if known:
+        return known.name
+    model = properties.get("ro.product.model", "")
+    slug = re.sub(r"[^a-z0-9]+", "-", model.lower().replace("+", " plus ")).strip("-")
+    # Two models must not share a name, nor one have that of another device. Of a model in another
+    # script nothing is left.
+    lost = any(letter.isalpha() and not letter.isascii() for letter in model)
+    taken = slug in phones() or kind_of_fixed_name(slug) is not None
+    if slug and not lost and not taken:
+        return device_name(slug)
+    return f"{slug or 'android'}-{text_sha256(model)[:8]}"
+
+
+def _soc(properties: dict[str, str]) -> str:
+    """Return the chip; before Android 12 a phone names its platform alone."""
+    names = ("ro.soc.model", "ro.board.platform", "ro.hardware")
+    return next((properties[name] for name in names if properties.get(name)), "")
+
+
+def _chip(phone: Phone | None, properties: dict[str, str]) -> str:
+    """Return the chip in the words of phone.yaml, with the phone's own where these differ.
+
+    Patterns match variants too, as SM8550-AC, whose clocks are others.
+    """
+    observed = _soc(properties)
+    if phone is None:
+        return observed or "unknown"
+    return phone.soc if observed in phone.soc else f"{phone.soc}, {observed}"
+
+
+def _check_alike(wanted: str, chosen: dict[str, dict[str, str]]) -> None:
+    """Raise InputError where phones of one name are different ones, which share no table."""
+    kinds = {
+        serial: (
+            properties.get("ro.product.model", ""),
+            _soc(properties),
+            os_major(_os(properties)),
+        )
+        for serial, properties in chosen.items()
+    }
+    if len(set(kinds.values())) > 1:
+        listed = "; ".join(f"{serial}: {', '.join(kind)}" for serial, kind in kinds.items())
+        raise InputError(
+            f"{wanted}: different phones are connected under this name ({listed}). Fix: --device"
+            " with the serial number of one"
+        )
 
 
 def _os(properties: dict[str, str]) -> str:
@@ -178,6 +234,7 @@ def _settings(
     unit: str | None,
     threads: int | None,
     affinity: str | None,
+    precision: str | None,
 ) -> Settings:
     """Return a phone's settings: those given, else its phone.yaml's, else the CPU on one thread."""
     abi = properties.get("ro.product.cpu.abi", "")
@@ -188,21 +245,32 @@ def _settings(
             f" {abi or 'an unknown one'}, expected {ABI})"
         )
     unit = unit or (phone.compute_unit if phone else "cpu")
+    if unit == "npu":
+        raise InputError(
+            "--unit: LiteRT's benchmark_model measures the CPU and the GPU, not the NPU, of Android"
+            " phones (got npu, expected cpu or gpu). Fix: have the NPU of such a phone measured in a"
+            " device farm, nas profile --run BUNDLE --through qai-hub --unit npu, or measure with the"
+            " vendor's own runtime and read its figures, nas profile --import FILE --device NAME"
+        )
     if unit not in KIND.units:
         raise InputError(
             f"--unit: is not a unit of Android phones (got {unit}, expected"
             f" {' or '.join(KIND.units)})"
         )
+    check_precision(precision, f"the {unit} of Android phones", PRECISIONS[unit])
+    usual = phone.precision if phone and phone.compute_unit == unit else PRECISIONS[unit][0]
     mask = affinity if affinity is not None else (phone.affinity if phone else "")
     count = threads or (phone.threads if phone and phone.threads else 1)
     _check_mask(mask, count)
+    # 0f and f are the same cores, and so the same table's.
+    mask = f"{int(mask, 16):x}" if mask else ""
     return Settings(
-        name=_name(properties),
+        name=table_name(_name(properties), precision),
         description=phone.description if phone else properties.get("ro.product.model", ""),
-        soc=phone.soc if phone else properties.get("ro.soc.model", ""),
+        soc=_chip(phone, properties),
         os=_os(properties),
         unit=unit,
-        precision=phone.precision if phone and phone.compute_unit == unit else _PRECISION[unit],
+        precision=precision or usual,
         threads=count,
         affinity=mask,
     )

@@ -21,6 +21,11 @@ tflite-runtime:
     pip install ai-edge-litert numpy          # or: pip install tflite-runtime==2.14.0 'numpy<2'
     python run.py
 
+run.py takes the first runtime that runs the empty file: LiteRT's CompiledModel, its Interpreter,
+then tflite-runtime. On ARMv8.0 boards (Raspberry Pi 3 and 4, Jetson Nano, Odroid N2, RK3399) the
+first one of ai-edge-litert 2.3.0 ends by signal 4, and the next one is used by itself. What fails
+is tried again by the same command.
+
 With nas installed there, `nas profile --run FOLDER` does the same."""
 
 
@@ -41,7 +46,7 @@ class BoardKind(DeviceKind):
         )
 
     def bundle_recipe(self) -> BundleRecipe:
-        from nas.convert.converter import LITERT
+        from nas.convert.converter import LITERT, LITERT_INT8
         from nas.devices.base import Device
         from nas.devices.board.run import BOUND
 
@@ -52,6 +57,7 @@ class BoardKind(DeviceKind):
             how=ON_A_BOARD,
             standalone=True,
             bound=BOUND,
+            by_precision={"float32": LITERT, "int8": LITERT_INT8},
         )
 
 

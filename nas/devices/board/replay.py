@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from nas.convert.chain import Chain, OperationFailed
 from nas.devices.base import Device, Timing
 from nas.devices.board import run as board_runner
 from nas.devices.info import DeviceInfo
-from nas.devices.kinds import KINDS
+from nas.devices.kinds import KINDS, BundleRecipe
 from nas.errors import InputError, NasError
 from nas.validation import explain
 
@@ -46,21 +47,29 @@ class Replay(Device):
         self.folder = folder
         with bundle_errors():
             self.plan = board_runner.read_plan(folder)
-            entries = board_runner.read_results(folder, self.plan)
+            entries = self._entries()
         self.copies = self.plan["copies"]
         # Entries by digest: chains that could not be converted, then measured ones. A later entry
         # of a file replaces an earlier one: a file is measured again after a drift.
         self._known = {entry["digest"]: entry for entry in self.plan["files"] if "failed" in entry}
-        self._known |= {entry["digest"]: entry for entry in entries if "digest" in entry}
+        self._known |= {entry["digest"]: entry for entry in entries if _is_outcome(entry)}
         self._drifted = {digest for entry in entries for digest in entry.get("drifted", ())}
         self._digests = {entry["digest"] for entry in self.plan["files"]}
         left = len(self._digests - self._known.keys())
         if left:
+            lost = [entry["lost"] for entry in entries if "lost" in entry]
+            reason = f" ({len(lost)} of them: {lost[0]})" if lost else ""
             raise NasError(
-                f"{folder}: {left} of {len(self._digests)} files are not measured. Fix: on the"
-                f" machine that measures, {self._command()}"
+                f"{folder}: {left} of {len(self._digests)} files are not measured{reason}. Fix: on"
+                f" the machine that measures, {self._command()}"
             )
         self._info = self._device_info(entries[0]["device"])
+        if self._info.name != self.plan["device"]["name"]:
+            raise InputError(
+                f"{folder / board_runner.RESULTS_FILE}:1: is of another device (got"
+                f" {self._info.name!r}, expected {self.plan['device']['name']!r}). Fix: replace it by"
+                " this bundle's results"
+            )
 
     def has(self, chain: Chain) -> bool:
         """Return whether the bundle was written with this chain."""
@@ -102,11 +111,23 @@ class Replay(Device):
     def close(self) -> None:
         """Do nothing: no device was opened."""
 
+    def _recipe(self) -> BundleRecipe | None:
+        kind = KINDS.get(str(self.plan["device"]["kind"]))
+        return kind.bundle_recipe() if kind else None
+
+    def _entries(self) -> list[dict[str, Any]]:
+        """Return the lines of the results, the header first."""
+        recipe = self._recipe()
+        if recipe is not None and recipe.programs is not None:
+            return recipe.programs.results(self.folder, self.plan)
+        return board_runner.read_results(self.folder, self.plan)
+
     def _command(self) -> str:
         """Return the command that measures the rest of the bundle."""
         run = f"nas profile --run {self.folder}"
-        kind = KINDS.get(str(self.plan["device"]["kind"]))
-        recipe = kind.bundle_recipe() if kind else None
+        recipe = self._recipe()
+        if recipe is not None and recipe.programs is not None:
+            return f"{run}, or without nas: {recipe.programs.command}"
         standalone = recipe is not None and recipe.standalone
         return f"{run}, or without nas: python run.py" if standalone else run
 
@@ -118,3 +139,8 @@ class Replay(Device):
             raise InputError(
                 f"{self.folder / board_runner.RESULTS_FILE}:1: device: {reason}"
             ) from None
+
+
+def _is_outcome(entry: dict[str, Any]) -> bool:
+    """Return whether a line tells how a file ran, rather than that something passing befell it."""
+    return "digest" in entry and "lost" not in entry

@@ -53,19 +53,19 @@ QUIET = 1.01
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    # Runtimes print to file descriptors 1 and 2, which would mix with the answers. Both lead to
-    # /dev/null from here on, and the answers go to a copy of descriptor 1.
+    # Runtimes print to file descriptors 1 and 2. Both lead to the file of `run.py` for errors from
+    # here on, and the answers go to a copy of descriptor 1.
     replies = os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    os.dup2(2, 1)
     for line in sys.stdin:
         try:
             reply = _answer(json.loads(line))
         except Exception as error:
             lines = [text.strip() for text in str(error).splitlines() if text.strip()]
             reply = {
-                "error": f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+                "error": f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}",
+                # Memory that is out says nothing of the file.
+                "machine": isinstance(error, MemoryError),
             }
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
@@ -73,15 +73,15 @@ def main() -> None:
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if "path" not in request:
-        return describe()
+        return describe(request.get("runtime", ""))
     if request["cores"]:
         os.sched_setaffinity(0, request["cores"])
-    return time_file(request["path"], request["threads"])
+    return time_file(request["path"], request["threads"], runtime=request.get("runtime", ""))
 
 
-def describe() -> dict[str, Any]:
+def describe(runtime: str = "") -> dict[str, Any]:
     """Return the runtime that is used, its version, and the versions of NumPy and Python."""
-    _, distribution, name = find_runtime()
+    _, distribution, name = find_runtime(runtime)
     tools = {
         "numpy": np.__version__,
         distribution: version(distribution),
@@ -90,10 +90,15 @@ def describe() -> dict[str, Any]:
     return {"runtime": name, "runtime_version": tools[distribution], "tools": tools}
 
 
-def find_runtime() -> tuple[str, str, str]:
-    """Return the first of RUNTIMES that works. Raises ImportError with what to install."""
+def find_runtime(wanted: str = "") -> tuple[str, str, str]:
+    """Return the first of RUNTIMES that can be imported, or the one of a module.
+
+    Raises ImportError with what to install.
+    """
     reasons = []
     for runtime in RUNTIMES:
+        if wanted not in ("", runtime[0]):
+            continue
         try:
             importlib.import_module(runtime[0])
             return runtime
@@ -107,7 +112,12 @@ def find_runtime() -> tuple[str, str, str]:
 
 
 def time_file(
-    path: str, threads: int, loads: int = LOADS, most_s: float = MOST_S, round_s: float = ROUND_S
+    path: str,
+    threads: int,
+    loads: int = LOADS,
+    most_s: float = MOST_S,
+    round_s: float = ROUND_S,
+    runtime: str = "",
 ) -> dict[str, Any]:
     """Return `median_ms`, `p10_ms` and `p90_ms` of one run of a .tflite file, and its `runs`.
 
@@ -117,12 +127,18 @@ def time_file(
         loads: number of loads, of which the middle one counts.
         most_s: seconds after which no further round and no further load begins.
         round_s: minimum seconds of a round.
+        runtime: module of the runtime (default: the first one that can be imported).
     """
-    runtime = find_runtime()[0]
+    runtime = find_runtime(runtime)[0]
     by_load: list[Samples] = []
     end = time.perf_counter() + most_s
     while len(by_load) < loads and (not by_load or time.perf_counter() < end):
         by_load.append(quietest(load(path, threads, runtime), most_s, round_s))
+    return summary(by_load)
+
+
+def summary(by_load: list[Samples]) -> dict[str, Any]:
+    """Return the percentiles of the middle one of several loads' seconds, in ms, and the runs."""
     middle = sorted(by_load, key=np.median)[len(by_load) // 2]
     p10, median, p90 = (float(value) for value in np.percentile(middle, [10, 50, 90]) * 1e3)
     return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": sum(map(len, by_load))}
@@ -170,7 +186,7 @@ def load(path: str, threads: int, runtime: str = RUNTIMES[0][0]) -> Run:
     interpreter = importlib.import_module(runtime).Interpreter(path, num_threads=threads)
     interpreter.allocate_tensors()
     for details in interpreter.get_input_details():
-        interpreter.set_tensor(details["index"], _random(details["shape"]))
+        interpreter.set_tensor(details["index"], random_input(details))
     invoke: Run = interpreter.invoke
     return invoke
 
@@ -186,12 +202,23 @@ def _compiled(path: str, threads: int) -> Run:
     outputs = model.create_output_buffers(0)
     details = list(model.get_input_tensor_details(next(iter(model.get_signature_list()))).values())
     for index, buffer in enumerate(inputs):
-        buffer.write(_random(details[index]["shape"]).ravel())
+        buffer.write(random_input(details[index]).ravel())
     return lambda: model.run_by_index(0, inputs, outputs)
 
 
-def _random(shape: Any) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal([int(side) for side in shape], dtype=np.float32)
+def random_input(details: dict[str, Any]) -> NDArray[Any]:
+    """Return random values of the shape and type of an input that a runtime describes."""
+    shape = [int(side) for side in details["shape"]]
+    # A name of LiteRT's CompiledModel, or a type of NumPy from an interpreter.
+    dtype = np.dtype(details["dtype"])
+    generator = np.random.default_rng(0)
+    # Wide integers are indices, and random ones would be out of range.
+    if dtype == np.bool_ or (np.issubdtype(dtype, np.integer) and dtype.itemsize > 1):
+        return np.zeros(shape, dtype)
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        return generator.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+    return generator.standard_normal(shape, np.float32).astype(dtype)
 
 
 if __name__ == "__main__":

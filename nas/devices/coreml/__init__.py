@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas.devices.kinds import BundleRecipe, Connected, DeviceKind, Opening, Settings
+from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
@@ -15,15 +16,21 @@ if TYPE_CHECKING:
 
 MAC = "mac"
 """Name of the computer itself."""
+PRECISIONS = ("float16",)
+"""Precisions of activations that ML programs of this project compute in."""
 COPIES = 9
 """Number of copies in a stack."""
 DRIFT_BOUND = 0.15
 """Maximum relative drift of a bundle's reference; its few cold predictions scatter more."""
+FILE_S = 60.0
+"""Seconds that measuring a file on a phone takes, where each of some predictions goes over USB."""
 ON_A_MAC = """\
 Measure it on a Mac with Xcode, with the phone connected, unlocked and in Developer Mode:
 
     pip install '.[coreml]'          # in a checkout of nas
-    NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER"""
+    NAS_APPLE_TEAM=<the team of your Apple developer account> nas profile --run FOLDER
+
+Without a Mac, on an iPhone of the cloud: nas profile --run FOLDER --through runlocal"""
 
 
 class CoreMLKind(DeviceKind):
@@ -34,6 +41,7 @@ class CoreMLKind(DeviceKind):
     units = ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only")
     phone_files = True
     export_target = "coreml"
+    file_suffixes = (".mlpackage",)
     # Exported files take images, which coremltools' benchmark does not feed.
     measures_exports = False
 
@@ -63,10 +71,11 @@ class CoreMLKind(DeviceKind):
                 f"--unit: is not a unit of Core ML (got {settings.unit}, expected"
                 f" one of {', '.join(self.units)})"
             )
+        check_precision(settings.precision, "Core ML", PRECISIONS)
         phone = opening.phone or mac()
         if settings.unit is not None:
             phone = replace(phone, compute_unit=settings.unit)
-        return [CoreML(phone)]
+        return [CoreML(phone, table=table_name(phone.name, settings.precision))]
 
     def bundle_recipe(self) -> BundleRecipe:
         from nas.convert.converter import COREML
@@ -78,6 +87,8 @@ class CoreMLKind(DeviceKind):
             how=ON_A_MAC,
             standalone=False,
             bound=DRIFT_BOUND,
+            seconds=FILE_S,
+            by_precision={"float16": COREML},
         )
 
 

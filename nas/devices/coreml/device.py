@@ -13,6 +13,8 @@ import io
 import json
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -54,14 +56,21 @@ UNITS = {
 """Names in the column `placement` by coremltools' class of compute device."""
 
 
+_PLAIN = {TEAM: r"[A-Za-z0-9]+", PROFILE: r"[A-Za-z0-9-]+", BUNDLE: r"[A-Za-z0-9.-]+"}
+"""Form of the variables' values, which coremltools puts into a line for the shell."""
+_SIGNING_LINES = 3
+"""Maximum number of xcodebuild's errors in a message."""
+
+
 @dataclass(frozen=True)
 class Connected:
-    """An iPhone as Xcode's devicectl lists it."""
+    """An iPhone as Xcode's devicectl lists it; one that sleeps or is locked is not `reachable`."""
 
     udid: str
     product: str
     name: str
     os: str
+    reachable: bool = True
 
 
 class CoreML(Device):
@@ -70,6 +79,7 @@ class CoreML(Device):
     Args:
         phone: what is measured and how; its name is MAC for the computer itself.
         cache: folder of converted files (default: the user's cache).
+        table: name of the device's table (default: that of the phone).
 
     Raises:
         InputError: naming what is missing: a Mac, Xcode, coremltools, a signature, or the phone.
@@ -77,7 +87,7 @@ class CoreML(Device):
 
     copies = COPIES
 
-    def __init__(self, phone: Phone, cache: Path | None = None) -> None:
+    def __init__(self, phone: Phone, cache: Path | None = None, table: str = "") -> None:
         _require(phone.name)
         if phone.precision != "float16":
             raise InputError(
@@ -85,6 +95,7 @@ class CoreML(Device):
                 " float16, in which converted ML programs compute)"
             )
         self.phone = phone
+        self._table = table or phone.name
         self._here = phone.name == MAC
         self._found = None if self._here else _connected(phone)
         self._credentials = {} if self._here else _credentials(phone.name)
@@ -93,6 +104,8 @@ class CoreML(Device):
         # The last package that ran: the control after a failure.
         self._good: Path | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="nas-coreml-")
+        if not self._here:
+            _check_paths(phone.name, Path(self._folder.name))
         self._converter = Converter(1, cache=cache, target=COREML)
 
     def info(self) -> DeviceInfo:
@@ -101,7 +114,7 @@ class CoreML(Device):
         )
         model = platform.machine() if self._found is None else self._found.product
         return DeviceInfo(
-            name=self.phone.name,
+            name=self._table,
             description=" ".join(filter(None, (self.phone.description, f"({model})"))),
             kind=KIND.name,
             soc=self.phone.soc,
@@ -202,10 +215,20 @@ class CoreML(Device):
             phone = next((each for each in listed if each.udid == self._found.udid), None)
             if phone is None:
                 raise _Fault("it is no longer connected")
-            self._session = await phone.prepare_for_model_debugging(
-                credentials=AppSigningCredentials(**self._credentials),
-                working_directory=Path(self._folder.name),
-            )
+            try:
+                self._session = await phone.prepare_for_model_debugging(
+                    credentials=AppSigningCredentials(**self._credentials),
+                    working_directory=Path(self._folder.name),
+                )
+            except Exception as error:
+                said = _said_by_xcodebuild(error)
+                if said is None:
+                    raise
+                raise NasError(
+                    f"{self.phone.name}: Xcode cannot build and sign the app that measures ({said})."
+                    f" Fix: sign in to your team in Xcode's Settings, Accounts, and set {TEAM} to it;"
+                    f" where the identifier is taken, set {BUNDLE} to one of your own"
+                ) from error
         return self._session
 
     def _notes(self, operations: list[Any]) -> tuple[tuple[str, str], ...]:
@@ -242,14 +265,23 @@ def _faults() -> Iterator[None]:
     """
     try:
         yield
-    except (_Fault, ImportError, MemoryError):
+    except (_Fault, NasError, ImportError, MemoryError):
         raise
     except Exception as error:
         raise _Fault(_line(error)) from error
 
 
 def connected_phones() -> list[Connected]:
-    """Return the iPhones that are connected to this Mac.
+    """Return the iPhones that are connected to this Mac and can be reached.
+
+    Raises:
+        NasError: when Xcode's devicectl does not answer as expected.
+    """
+    return [each for each in _listed() if each.reachable]
+
+
+def _listed() -> list[Connected]:
+    """Return the iPhones that are paired with this Mac.
 
     coremltools lists them too, but without their product type, by which a phone is recognised.
 
@@ -277,8 +309,7 @@ def connected_phones() -> list[Connected]:
 
 
 def _parse(listed: Any) -> list[Connected]:
-    """Return the connected iPhones in the JSON of `devicectl list devices`."""
-    # Paired phones are listed too; only a connected one has a tunnel.
+    """Return the paired iPhones in the JSON of `devicectl list devices`."""
     return [
         Connected(
             udid=device["hardwareProperties"]["udid"],
@@ -288,10 +319,11 @@ def _parse(listed: Any) -> list[Connected]:
                 f"{device['deviceProperties'].get('osVersionNumber', '?')} "
                 f"({device['deviceProperties'].get('osBuildUpdate', '?')})"
             ),
+            # Only a phone that is awake and connected has a tunnel.
+            reachable=device["connectionProperties"].get("tunnelState") == "connected",
         )
         for device in listed["result"]["devices"]
         if device["hardwareProperties"].get("deviceType") == "iPhone"
-        and device["connectionProperties"].get("tunnelState") == "connected"
     ]
 
 
@@ -331,10 +363,18 @@ def _require(name: str) -> None:
 
 def _connected(phone: Phone) -> Connected:
     """Return the first connected iPhone that matches. Raises InputError where none does."""
-    listed = connected_phones()
-    for each in listed:
-        if phone.match.takes("", each.product):
+    paired = _listed()
+    listed = [each for each in paired if each.reachable]
+    matching = [each for each in paired if phone.match.takes("", each.product)]
+    for each in matching:
+        if each.reachable:
             return each
+    if matching:
+        raise InputError(
+            f"{phone.name}: {matching[0].name} is paired with this Mac but asleep, locked or not"
+            " plugged in. Fix: plug it in, unlock it, and keep it awake (Settings, Display &"
+            " Brightness, Auto-Lock: Never)"
+        )
     others = ", ".join(f"{each.name} ({each.product})" for each in listed) or "none"
     raise InputError(
         f"{phone.name}: is not connected (connected: {others}). Fix: plug it in, unlock it, trust"
@@ -351,11 +391,51 @@ def _credentials(name: str) -> dict[str, str | None]:
             f" account, or {PROFILE} to the UUID of a provisioning profile and {BUNDLE} to its"
             " identifier"
         )
+    for variable, form in _PLAIN.items():
+        value = os.environ.get(variable)
+        if value and not re.fullmatch(form, value):
+            raise InputError(f"{variable}: has other characters than it may (expected {form})")
     return {
         "development_team": team,
         "provisioning_profile_uuid": profile,
         "bundle_identifier": bundle,
     }
+
+
+def _check_paths(name: str, working: Path) -> None:
+    """Raise InputError where coremltools could not name its files to Xcode.
+
+    It writes them into a line for the shell without quotes.
+    """
+    import coremltools
+
+    package = Path(coremltools.__file__).parent
+    for path, remedy in (
+        (package, "install nas into an environment in a folder without blanks"),
+        (working, "set TMPDIR to a folder without blanks"),
+    ):
+        if shlex.quote(str(path)) != str(path):
+            raise InputError(
+                f"{name}: Xcode cannot build in {path}, whose name has blanks or signs of the shell."
+                f" Fix: {remedy}"
+            )
+
+
+def _said_by_xcodebuild(error: BaseException) -> str | None:
+    """Return the errors that xcodebuild printed; None where it is not what failed."""
+    # coremltools' own error reads a stream that it did not capture; the text is in the error that
+    # it was made of.
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, subprocess.CalledProcessError) and "xcodebuild" in str(link.cmd):
+            output = link.output or b""
+            text = output.decode(errors="replace") if isinstance(output, bytes) else str(output)
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            said = [line for line in lines if re.search(r"\berror: ", line)] or lines[-1:]
+            shown = "; ".join(dict.fromkeys(said[:_SIGNING_LINES]))
+            return shown[:600] or f"exit code {link.returncode} and no message"
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def _inputs(spec: Any) -> dict[str, Any]:

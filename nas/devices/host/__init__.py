@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nas.devices.kinds import Connected, DeviceKind, Opening, Settings
+from nas.devices.precision import check_precision
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 HOST = "host"
 """Name of the computer itself."""
+PRECISIONS = ("float32", "int8")
+"""Precisions that LiteRT's CPU kernels have in every build."""
 
 
 class HostKind(DeviceKind):
@@ -20,6 +23,7 @@ class HostKind(DeviceKind):
     name = "litert-host"
     fixed_names = (HOST,)
     units = ("cpu",)
+    file_suffixes = (".tflite", ".onnx")
     measures_exports = True
 
     def connected(self) -> list[Connected]:
@@ -33,7 +37,10 @@ class HostKind(DeviceKind):
                 f"--unit: is not available on the host (got {settings.unit}, expected"
                 f" {' or '.join(self.units)})"
             )
-        return [Host(settings.threads or 1)]
+        check_precision(settings.precision, "the host", PRECISIONS)
+        if settings.precision is None:
+            return [Host(settings.threads or 1)]
+        return [Host(settings.threads or 1, precision=settings.precision)]
 
 
 KIND = HostKind()

@@ -14,9 +14,11 @@ from pathlib import Path
 from nas.convert.chain import Chain
 from nas.convert.converter import MOST_WORKERS, Converter
 from nas.convert.worker import Worker
-from nas.devices.base import Device, Timing
+from nas.devices.base import Device, StartUp, Timing
+from nas.devices.board.run import fast_cores, processor
 from nas.devices.host import HOST, KIND
 from nas.devices.info import DeviceInfo
+from nas.devices.precision import DEFAULT, litert_target, table_name
 from nas.errors import InputError
 from nas.versions import versions
 
@@ -29,6 +31,7 @@ class Host(Device):
     Args:
         threads: CPU threads of a run, pinned to the last cores.
         cache: folder of converted files (default: the user's cache).
+        precision: of weights and activations: float32 or int8.
 
     Raises:
         InputError: when there are fewer cores than threads.
@@ -43,7 +46,9 @@ class Host(Device):
         "one after the other, each as a file of its own on the output of the one before it"
     )
 
-    def __init__(self, threads: int = 1, cache: Path | None = None) -> None:
+    def __init__(
+        self, threads: int = 1, cache: Path | None = None, precision: str = DEFAULT
+    ) -> None:
         cores = _cores()
         if not 1 <= threads <= len(cores):
             raise InputError(
@@ -51,30 +56,37 @@ class Host(Device):
                 f" expected 1 to {len(cores)})"
             )
         self.threads = threads
-        # The last cores time, the others convert. With as many threads as cores, both share them.
-        self._run_on = cores[-threads:] if hasattr(os, "sched_setaffinity") else []
+        self.precision = precision
+        # The fastest cores time, of equal ones the last; the others convert. With as many threads
+        # as cores, both share them.
+        pins = hasattr(os, "sched_setaffinity")
+        self._run_on = fast_cores(list(cores), threads) if pins else []
         convert_on = [core for core in cores if core not in self._run_on] or self._run_on
         spare = [core for core in self._run_on if core not in convert_on]
         self._converter = Converter(
-            min(len(convert_on) or 1, MOST_WORKERS), convert_on, cache, spare=spare
+            min(len(convert_on) or 1, MOST_WORKERS),
+            convert_on,
+            cache,
+            target=litert_target(precision),
+            spare=spare,
         )
         self._runner = Worker("nas.devices.host.time_worker")
 
     def info(self) -> DeviceInfo:
         return DeviceInfo(
-            name=HOST,
+            name=table_name(HOST, self.precision),
             description="the computer that runs nas",
             kind=KIND.name,
-            soc=_processor(),
+            soc=processor(),
             os=platform.platform(),
             runtime="LiteRT CompiledModel",
             runtime_version=version("ai-edge-litert"),
             compute_unit="cpu",
             placement="cpu",
-            precision="float32",
+            precision=self.precision,
             threads=self.threads,
             affinity="cores " + ",".join(map(str, self._run_on)) if self._run_on else "",
-            tools=versions(*_TOOLS),
+            tools=versions(*_TOOLS, *(["ai-edge-quantizer"] if self.precision == "int8" else [])),
             date=date.today().isoformat(),
             provenance="measured",
         )
@@ -87,8 +99,19 @@ class Host(Device):
 
     def measure(self, artifact: Path) -> Timing:
         return Timing(
-            **self._runner.ask(path=str(artifact), threads=self.threads, cores=self._run_on)
+            **self._runner.ask_again(path=str(artifact), threads=self.threads, cores=self._run_on)
         )
+
+    def start_up(self, artifact: Path) -> StartUp | None:
+        worker = Worker("nas.devices.host.time_worker")
+        try:
+            return StartUp(
+                **worker.ask(
+                    path=str(artifact), threads=self.threads, cores=self._run_on, start_up=True
+                )
+            )
+        finally:
+            worker.close()
 
     def profile(self, chains: Sequence[Chain]) -> list[float] | None:
         # A process of its own, which holds all files of the network at once and ends with them.
@@ -96,9 +119,9 @@ class Host(Device):
         paths = [str(artifact.result()) for artifact in artifacts]
         worker = Worker("nas.devices.host.profile_worker")
         try:
-            times: list[float] = worker.ask(paths=paths, threads=self.threads, cores=self._run_on)[
-                "median_ms"
-            ]
+            times: list[float] = worker.ask_again(
+                paths=paths, threads=self.threads, cores=self._run_on
+            )["median_ms"]
         finally:
             worker.close()
         return times
@@ -113,17 +136,3 @@ def _cores() -> Sequence[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
-
-
-def _processor() -> str:
-    """Return the name of the processor, from /proc/cpuinfo where there is one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [
-        line.partition(":")[2].strip()
-        for line in lines
-        if line.startswith(("model name", "Hardware"))
-    ]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.convert.worker import go_first, serve
-from nas.devices.board.timer import LEAST_ROUNDS, MOST_ROUNDS, QUIET, ROUND_RUNS, ROUND_S
+from nas.devices.board.timer import (
+    LEAST_ROUNDS,
+    MOST_ROUNDS,
+    QUIET,
+    ROUND_RUNS,
+    ROUND_S,
+    random_input,
+)
 
 MOST_S = 20.0
 """Seconds after which no further round begins.
@@ -73,34 +80,37 @@ def time_in_turn(paths: Sequence[str], threads: int) -> list[float]:
 def load(paths: Sequence[str], threads: int) -> list[Loaded]:
     """Return the loaded files.
 
-    Each reads the output buffers of the one before it where the shapes fit, else random inputs.
+    Each reads the output buffers of the one before it where shapes and types fit, else random
+    inputs.
     """
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.options import CpuOptions, Options
 
     loaded: list[Loaded] = []
-    written: list[tuple[int, ...]] = []
+    written: list[Any] = []
     for path in paths:
         model = CompiledModel.from_file(
             path, options=Options(cpu_options=CpuOptions(num_threads=threads))
         )
         signature = next(iter(model.get_signature_list()))
-        shapes = _shapes(model.get_input_tensor_details(signature))
-        if loaded and shapes == written:
+        details = model.get_input_tensor_details(signature)
+        if loaded and _formats(details) == written:
             inputs = loaded[-1].outputs
         else:
             inputs = model.create_input_buffers(0)
-            for buffer, shape in zip(inputs, shapes, strict=True):
-                buffer.write(
-                    np.random.default_rng(0).standard_normal(int(np.prod(shape)), dtype=np.float32)
-                )
+            for buffer, each in zip(inputs, details.values(), strict=True):
+                buffer.write(random_input(each).ravel())
         loaded.append(Loaded(model, inputs, model.create_output_buffers(0)))
-        written = _shapes(model.get_output_tensor_details(signature))
+        written = _formats(model.get_output_tensor_details(signature))
     return loaded
 
 
-def _shapes(details: dict[str, Any]) -> list[tuple[int, ...]]:
-    return [tuple(int(side) for side in each["shape"]) for each in details.values()]
+def _formats(details: dict[str, Any]) -> list[Any]:
+    """Return shape and type of each input or output."""
+    return [
+        (tuple(int(side) for side in each["shape"]), str(np.dtype(each["dtype"])))
+        for each in details.values()
+    ]
 
 
 def _round(files: Sequence[Loaded]) -> NDArray[np.float64]:

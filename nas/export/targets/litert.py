@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from nas.convert import litert as litert_convert
 from nas.data.images import MEAN, STD
+from nas.errors import InputError
 from nas.export.deploy import Deployed, deployed
-from nas.export.target import Images, Model, Outputs, Target
+from nas.export.target import Contents, Images, Model, Outputs, Target
 
 LABELS, ABOUT = "labels.txt", "metadata.json"
 """Associated files of TensorFlow Lite's metadata: a zip archive behind the model.
@@ -48,8 +49,14 @@ def convert(model: Model, path: Path) -> None:
     litert_torch.convert(module.eval(), (pixels,)).export(str(path))
 
 
-def add_files(model: Model, path: Path) -> None:
-    """Append the class names, one per line, and the metadata to the file of a model."""
+def add_files(model: Model, path: Path, **more: Any) -> None:
+    """Append the class names, one per line, and the metadata to the file of a model.
+
+    Args:
+        model: what the file holds.
+        path: of the file.
+        more: entries of the metadata that differ from those of a float32 file.
+    """
     about = {
         **model.about,
         "input": "RGB pixels from 0 to 255, NHWC; normalised inside the model",
@@ -60,6 +67,7 @@ def add_files(model: Model, path: Path) -> None:
             if model.dense
             else "logits (1, classes); softmax makes them probabilities"
         ),
+        **more,
     }
     # Line breaks inside a name would shift all labels after it.
     labels = "".join(f"{' '.join(name.splitlines())}\n" for name in model.classes)
@@ -71,6 +79,31 @@ def add_files(model: Model, path: Path) -> None:
             (ABOUT, json.dumps(about, indent=1, ensure_ascii=False)),
         ):
             archive.writestr(zipfile.ZipInfo(name, _DATE), text)
+
+
+def read(path: Path) -> Contents:
+    """Return the class names and the metadata of a float32 or an int8 file, and its input size."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            labels = archive.read(LABELS).decode()
+            about = json.loads(archive.read(ABOUT))
+        (taken,) = Interpreter(model_path=str(path)).get_input_details()
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: is not a .tflite file of `nas export`, whose class names it would hold"
+            f" ({reason}). Fix: nas export RUN --to litert"
+        ) from None
+    # (1, H, W, 3)
+    _, height, width, _ = (int(side) for side in taken["shape"])
+    return Contents(
+        classes=tuple(labels.splitlines()),
+        resolution=(height, width),
+        about={key: value for key, value in about.items() if isinstance(value, str)},
+        dense=str(about.get("output", "")).startswith("scores"),
+    )
 
 
 def run(path: Path, images: Images) -> Outputs:
@@ -123,5 +156,6 @@ TARGET = Target(
     write,
     packages=("litert-torch", "ai-edge-litert", "torch"),
     run=run,
+    read=read,
     alone=litert_convert.convert,
 )

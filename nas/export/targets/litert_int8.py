@@ -1,89 +1,86 @@
 """Target `litert-int8`: weights and activations in 8 bits, by post-training quantisation.
 
-The ranges of activations come from calibration images.
+The ranges of activations come from calibration images. What LiteRT runs slower in 8 bits stays in
+float32 (`nas.convert.int8`).
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from nas.blocks.module import Block
+from nas.convert.int8 import ends, float_tensors, quantise, signatures
 from nas.export.deploy import PIXEL
 from nas.export.target import Model, Target
 from nas.export.targets import litert
 from nas.files import beside
 
 
-def in_float(network: nn.Module) -> str:
-    """Return a pattern of the names of tensors that stay in float32.
-
-    These are the tensors of layer norms and of the parts that the network's blocks name
-    (`Block.float_parts`), without the convolutions in these parts. Names of tensors in a .tflite
-    file contain the classes of their modules.
-    """
-    parts = {
-        part
-        for block in network.modules()
-        if isinstance(block, Block)
-        for part in block.float_parts
-    }
-    names = "|".join(sorted(re.escape(part.__name__) for part in parts))
-    return nn.LayerNorm.__name__ + (rf"|({names})_\w+;" if names else "")
-
-
 def write(model: Model, path: Path) -> None:
-    """Write the float32 file, quantised.
-
-    Scales of weights are symmetric, one per channel. Activations have one scale per tensor.
-    """
+    """Write the float32 file, quantised."""
     with beside(path.with_name("plain.tflite")) as plain:
         litert.convert(model, plain)
-        path.write_bytes(_quantised(plain, model))
-    litert.add_files(model, path)
+        path.write_bytes(quantised(plain, model))
+    litert.add_files(model, path, **_ends_in_words(path, model))
 
 
-def _quantised(plain: Path, model: Model) -> bytes:
-    """Return the content of the quantised file of a float32 file."""
-    from ai_edge_quantizer import qtyping, quantizer, recipe
+def quantised(plain: Path, model: Model, operators: Sequence[str] | None = None) -> bytes:
+    """Return the content of the quantised file of a float32 file.
 
+    Args:
+        plain: the float32 file.
+        model: the network with its calibration images.
+        operators: operators that stay in float32 (default: those that are slower in int8).
+    """
     assert model.calibration is not None
-    # Static: the ranges of activations are fixed now, not measured in each run. Weights int8,
-    # activations int8.
-    tool = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
-    tool.update_quantization_recipe(
-        in_float(model.network()),
-        qtyping.TFLOperationName.ALL_SUPPORTED,
-        algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
-    )
-    samples, pixels = _samples(plain, model)
-    ranges = tool.calibrate(samples, num_threads=1)
-    # The tool's ranges are moving averages over the images. The range of pixels is known: 0 to 255
-    # gives the input a scale of 1, so that pixels are not rounded.
-    ranges[pixels] = {
-        "min": np.full((1, 1, 1, 1), 0.0, np.float32),
-        "max": np.full((1, 1, 1, 1), PIXEL, np.float32),
-    }
-    return bytes(tool.quantize(ranges, enable_progress_report=False).quantized_model)
-
-
-def _samples(plain: Path, model: Model) -> tuple[dict[str, list[dict[str, Any]]], str]:
-    """Return the calibration images by the file's signature, and the name of the input tensor."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=str(plain))
-    ((signature, names),) = interpreter.get_signature_list().items()
+    ((_, names),) = signatures(plain).items()
     (name,) = names["inputs"]
-    assert model.calibration is not None
+    ((taken,), _) = ends(plain)
     # Each (3, H, W) to (1, H, W, 3).
-    images = [
+    samples = [
         {name: image.transpose(1, 2, 0)[None].astype(np.float32)} for image in model.calibration
     ]
-    return {signature: images}, interpreter.get_input_details()[0]["name"]
+    # The calibrated ranges are moving averages over the images. The range of pixels is known: 0 to
+    # 255 gives the input a scale of 1, so that pixels are not rounded.
+    return quantise(
+        plain,
+        samples,
+        tensors=float_tensors(model.network()),
+        ranges={taken["name"]: (0.0, float(PIXEL))},
+        operators=operators,
+    )
+
+
+def _ends_in_words(path: Path, model: Model) -> dict[str, Any]:
+    """Return what an app must know of the file's input and output, for its metadata."""
+    ((taken,), (given,)) = ends(path)
+    values = "scores (1, H, W, classes)" if model.dense else "logits (1, classes)"
+    return {
+        "input": f"RGB pixels, NHWC, {_stored('pixel', taken)}; normalised inside the model",
+        "output": f"{values}, {_stored('value', given)}",
+        "input_quantization": _quantization(taken),
+        "output_quantization": _quantization(given),
+    }
+
+
+def _stored(what: str, details: dict[str, Any]) -> str:
+    """Return how an input or output stores its values, in words."""
+    scale, zero_point = details["quantization"]
+    name = np.dtype(details["dtype"]).name
+    return f"{name}: stored = {what} / {scale:.9g} + {zero_point}" if scale else name
+
+
+def _quantization(details: dict[str, Any]) -> dict[str, Any]:
+    """Return type, scale and zero point of an input or output; a scale of 0 means float."""
+    scale, zero_point = details["quantization"]
+    return {
+        "type": np.dtype(details["dtype"]).name,
+        "scale": float(scale),
+        "zero_point": int(zero_point),
+    }
 
 
 TARGET = Target(
@@ -91,7 +88,9 @@ TARGET = Target(
     write,
     packages=("ai-edge-quantizer", *litert.TARGET.packages),
     run=litert.run,
+    read=litert.read,
     alone=litert.TARGET.alone,
     tolerance=0.5,
     calibrated=True,
+    note="input and output are int8: a pixel less 128; metadata.json in the file has the scales",
 )

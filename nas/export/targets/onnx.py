@@ -10,8 +10,9 @@ import torch
 
 from nas.convert.chain import Chain
 from nas.data.images import MEAN, STD
+from nas.errors import InputError
 from nas.export.deploy import Deployed, deployed
-from nas.export.target import Images, Model, Outputs, Target
+from nas.export.target import Contents, Images, Model, Outputs, Target
 
 OPSET = 18
 """ONNX operator set: the first that torch's exporter writes without a version conversion."""
@@ -47,6 +48,9 @@ def write(model: Model, path: Path) -> None:
     onnx.helper.set_model_props(proto, metadata(model))
     proto.doc_string = model.about["description"]
     proto.producer_name = "nas"
+    # The exporter stamps the newest version of the container. Runtimes refuse one that they do not
+    # know, although they know every operator inside.
+    proto.ir_version = onnx.helper.find_min_ir_version_for(list(proto.opset_import))
     onnx.save(proto, str(path))
 
 
@@ -64,6 +68,27 @@ def metadata(model: Model) -> dict[str, str]:
             else "logits (1, classes); softmax makes them probabilities"
         ),
     }
+
+
+def read(path: Path) -> Contents:
+    """Return the class names and the metadata of a file, and its input size."""
+    import onnx
+
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+        about = {each.key: each.value for each in proto.metadata_props}
+        classes = tuple(map(str, json.loads(about["classes"])))
+        sides = proto.graph.input[0].type.tensor_type.shape.dim
+        # (1, 3, H, W)
+        _, _, height, width = (int(side.dim_value) for side in sides)
+    # onnx raises protobuf's own error for a damaged file.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: is not an .onnx file of `nas export`, whose class names it would hold"
+            f" ({reason}). Fix: nas export RUN --to onnx"
+        ) from None
+    return Contents(classes, (height, width), about, about.get("output", "").startswith("scores"))
 
 
 def run(path: Path, images: Images) -> Outputs:
@@ -94,5 +119,6 @@ TARGET = Target(
     write,
     packages=("onnx", "onnxscript", "onnxruntime", "torch"),
     run=run,
+    read=read,
     alone=alone,
 )

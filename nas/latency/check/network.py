@@ -7,8 +7,6 @@ show against the rival's measured latency, not its predicted one.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -16,25 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from nas.blocks import Operation
-from nas.convert.chain import Chain, OperationFailed, Weights
-from nas.devices.base import Device
+from nas.convert.chain import EMPTY, Chain, OperationFailed, Weights
+from nas.devices.base import Device, StartUp
 from nas.devices.kinds import KINDS
-from nas.errors import InputError, NasError
-from nas.files import file_sha256, remove, tree_sha256, write_yaml
+from nas.devices.precision import DEFAULT
+from nas.errors import InputError
+from nas.files import file_sha256, tree_sha256, write_yaml
+from nas.latency.check.turns import measure_by_turns
 from nas.latency.network_times import Progress
 from nas.latency.profile.journal import check_settings
-from nas.latency.profile.operation_timing import EMPTY, settled
 from nas.latency.table import DEVICE_FILE, Estimate, LatencyTable
 from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture
 from nas.versions import versions
 
 FORMAT = "nas-run-check-1"
-APART_S = 2.0
-"""Pause in seconds between measurements of a network on a device that repeats.
-
-Disturbances last for tens of seconds.
-"""
 RIVAL_TURNS = 3
 """Minimum number of turns of network and rival.
 
@@ -103,6 +97,8 @@ class RunCheck:
         rival: the published member that was measured by turns; None where there is none.
         ratio: measured latency over the rival's; None where either is missing.
         predicted_ratio: predicted latency over the rival's; None where either is missing.
+        start, exported_start: cost of the start of the network and of the exported file; None where
+            the device cannot tell it.
         profile: how the operations were timed, in words; empty where they were not.
         operations: their latencies, in the order of the network.
         settings: the device's settings and software.
@@ -122,6 +118,8 @@ class RunCheck:
     rival: RivalCheck | None
     ratio: float | None
     predicted_ratio: float | None
+    start: StartUp | None
+    exported_start: StartUp | None
     profile: str
     operations: tuple[OperationTime, ...]
     settings: Mapping[str, Any]
@@ -185,10 +183,20 @@ def check_network(
         networks[EXPORT] = exported
     if rival:
         networks[RIVAL] = Chain.network(rival.architecture.operations())
-    measured, failure = _networks_ms(device, networks, arch.name, progress)
+    turns = measure_by_turns(
+        device,
+        networks,
+        {FOUND: f"network {arch.name or 'without a name'}", EXPORT: str(exported), RIVAL: ""},
+        progress,
+        optional=(RIVAL,),
+        least=RIVAL_TURNS if rival else 1,
+    )
+    measured = turns.ms
     measured_ms = measured[FOUND]
     times = _operation_times(device, operations, progress)
-    rival_check = _rival_check(table, rival, measured.get(RIVAL), failure) if rival else None
+    rival_check = None
+    if rival:
+        rival_check = _rival_check(table, rival, measured.get(RIVAL), turns.failures.get(RIVAL, ""))
     return RunCheck(
         architecture=arch.name,
         device=table.device.name,
@@ -203,9 +211,11 @@ def check_network(
         rival=rival_check,
         ratio=_ratio(measured_ms, rival_check.measured_ms if rival_check else None),
         predicted_ratio=_ratio(estimate.ms, rival_check.predicted_ms if rival_check else None),
+        start=turns.starts[FOUND],
+        exported_start=turns.starts.get(EXPORT),
         profile=device.profiled_by if times else "",
         operations=_beside(estimate, times),
-        settings=_settings(vars(info)),
+        settings=settings_of(vars(info)),
         versions=versions() | info.tools,
         date=date.today().isoformat(),
     )
@@ -272,85 +282,24 @@ def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
     return Weights(str(path.absolute()), digest, tuple(each.name for each in operations))
 
 
-def exported_file(run: Path, kind: str) -> Path | None:
-    """Return the undamaged file that `nas export` wrote for devices of this kind, or None."""
+def exported_file(run: Path, kind: str, precision: str = DEFAULT) -> Path | None:
+    """Return the undamaged file that `nas export` wrote for devices of this kind, or None.
+
+    Args:
+        run: the run's folder.
+        kind: of device.
+        precision: that the device measures in; int8 has files of its own.
+    """
     from nas.runs.exports import Record
 
     device_kind = KINDS.get(kind)
     if device_kind is None or not device_kind.measures_exports or not (run / "export").is_dir():
         return None
     record = Record(run / "export")
-    entry = record.targets.get(device_kind.export_target, {})
+    target = device_kind.export_target
+    entry = record.targets.get(f"{target}-int8" if precision == "int8" else target, {})
     path = record.folder / str(entry.get("file"))
     return path if path.is_file() and tree_sha256(path) == entry.get("sha256") else None
-
-
-def _networks_ms(
-    device: Device, networks: Mapping[str, Chain | Path], name: str, progress: Progress
-) -> tuple[dict[str, float], str]:
-    """Measure networks by turns, until the times of all of them can be trusted.
-
-    Drift of the device then affects all of them alike.
-
-    Args:
-        networks: a file, or a chain to convert, by FOUND, EXPORT or RIVAL.
-        name: of the network, for messages.
-
-    Returns:
-        Latencies in ms by key, and why the rival has none (empty where it has one).
-
-    Raises:
-        NasError: when the device cannot run a network other than the rival.
-    """
-    files: dict[str, Path] = {}
-    taken: dict[str, list[float]] = {}
-    failure = ""
-    least = RIVAL_TURNS if RIVAL in networks else 1
-
-    def waiting() -> list[str]:
-        """Return the networks that need another turn; a rival that failed has left `files`."""
-        return [
-            key
-            for key in files
-            if len(taken[key]) < least or not settled(taken[key], device.repeats)
-        ]
-
-    progress("networks", 0, len(networks))
-    for key, network in networks.items():
-        try:
-            files[key] = device.prepare(network).result() if isinstance(network, Chain) else network
-        except OperationFailed as error:
-            failure = _rival_failure(key, name, error)
-        else:
-            taken[key] = []
-    while waiting():
-        if taken[FOUND] and device.repeats > 1:
-            time.sleep(APART_S)
-        for key in list(files):
-            try:
-                taken[key].append(device.measure(files[key]).median_ms)
-            except OperationFailed as error:
-                failure = _rival_failure(key, name, error)
-                remove(files.pop(key))
-        progress("networks", len(files) - len(waiting()), len(networks))
-    for key, file in files.items():
-        if file is not networks[key]:
-            remove(file)  # whole networks are large and are not measured again
-    progress("networks", len(networks), len(networks))
-    # Other load makes runs slower, never faster: the lowest time of a device that repeats counts,
-    # as in its table. The rows of another device are of one measurement each, so the median is
-    # comparable to them.
-    best = min if device.repeats > 1 else statistics.median
-    return {key: best(taken[key]) for key in files}, failure
-
-
-def _rival_failure(key: str, name: str, error: OperationFailed) -> str:
-    """Return why the rival does not run; raise NasError for any other network."""
-    if key != RIVAL:
-        raise NasError(
-            f"network {name or 'without a name'} could not be measured: {error}"
-        ) from error
-    return str(error)
 
 
 def _operation_times(
@@ -386,7 +335,8 @@ def _beside(estimate: Estimate, times: Mapping[str, float]) -> tuple[OperationTi
     )
 
 
-def _settings(info: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings and the software of a device that a check records."""
     names = (
         "kind",
         "soc",

@@ -27,7 +27,7 @@ from nas.latency.network_times import (
 from nas.latency.profile.journal import check_settings, journal
 from nas.latency.profile.network_timing import drift, measure_networks
 from nas.latency.profile.operation_timing import AGREE
-from nas.latency.table import DEVICE_FILE, LatencyTable
+from nas.latency.table import DEVICE_FILE, TABLE_FILE, LatencyTable, load_table
 from nas.space import Architecture, Space
 
 JOURNAL_FILE = "check-journal.jsonl"
@@ -74,12 +74,20 @@ def check(
             " nas.load_table(FOLDER)"
         )
     members = check_members(space, nets, seed)
+    if not members:
+        raise InputError(
+            f"{space_id(space)}: every member calibrates the table (got 0 networks to check,"
+            " expected 1 or more). Fix: --space with a space of more members"
+        )
     # Missing rows are an error before anything is measured.
     for member in members:
         table.total_ms(member)
     info = device.info()
     check_settings(folder / DEVICE_FILE, vars(table.device), info)
     with journal(folder, JOURNAL_FILE, info) as book:
+        # Another command may have added to the table since it was loaded. Under the lock none can.
+        if (folder / TABLE_FILE).is_file():
+            table = load_table(folder / TABLE_FILE)
         known = [NetworkTime(**entry["network"]) for entry in book.entries]
         calibration = _calibration(space, read_networks(folder)) if beside else {}
         anchors = {member: net.measured_ms for member, net in calibration.items()}

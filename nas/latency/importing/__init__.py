@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nas import plugins
+from nas import plugins, resources
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
 from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
+from nas.latency.known_devices import IMPORTED
 from nas.latency.rows import PROVENANCES, Row, worst
 from nas.latency.table import TABLE_FILE, LatencyTable, load_table
 from nas.validation import explain
@@ -32,6 +33,8 @@ FORMATS: plugins.Registry[Format] = plugins.Registry(
 """Formats by name; a further one is a file, named here or by an entry point of another package."""
 
 UNKNOWN = "not stated"
+MOST_BYTES = 100_000
+"""Length of the beginning of a file that tells its format."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class Imported:
 
 
 def import_table(path: str | Path) -> tuple[list[Row], list[Skipped]]:
-    """Return the rows and the skipped entries of a latency file, whose ending names its format.
+    """Return the rows and the skipped entries of a latency file; its content tells the format.
 
     Raises:
-        InputError: for an unknown ending or a malformed file, naming file, line or key, and reason.
+        InputError: for an unknown format or a malformed file, naming file, line or key, and reason.
     """
     reading = _read(Path(path))
     return reading.rows, reading.skipped
@@ -104,6 +107,11 @@ def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
 
 
 def _read(path: Path) -> Reading:
+    """Read a file by what it holds, else by the ending of its name."""
+    text = _beginning(path)
+    for known in FORMATS.values():
+        if known.holds is not None and known.holds(text):
+            return known.read(path)
     ending = path.suffix.lower()
     for known in FORMATS.values():
         if ending in known.endings:
@@ -114,17 +122,35 @@ def _read(path: Path) -> Reading:
     raise InputError(f"{path}: unknown ending (got '{ending}', expected one of {listed})")
 
 
+def _beginning(path: Path) -> str:
+    """Return the beginning of a file as text; empty where it cannot be read.
+
+    The format's reader says what is wrong. A format of another package may be no text at all.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+
+
 def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
     """Return the table of the folder, or an empty one with what the file says of its device."""
     if (folder / TABLE_FILE).is_file():
         return load_table(folder / TABLE_FILE)
+    # A table in ./latency_tables hides the shipped one of its name. So it begins as a copy: what
+    # could be predicted before can be predicted after.
+    shipped = resources.shipped(resources.TABLES) / name
+    default = Path(resources.TABLES) / name
+    if folder.resolve() == default.resolve() and (shipped / TABLE_FILE).is_file():
+        return replace(load_table(shipped / TABLE_FILE), path=folder)
     fields: dict[str, Any] = dict.fromkeys(
         ("soc", "os", "runtime", "runtime_version", "compute_unit", "precision"), UNKNOWN
     )
     try:
         device = DeviceInfo(
             name=name,
-            kind="imported",
+            kind=IMPORTED,
             provenance="estimated",
             date=datetime.date.today().isoformat(),
             **(fields | reading.device),

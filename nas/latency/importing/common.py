@@ -25,11 +25,14 @@ class Format:
         title: its name in messages.
         endings: of the names of its files, as ".json".
         read: reads a file; raises InputError naming file, line or key, and reason.
+        holds: returns whether a text is of this format, whatever the name of its file; None where
+            only the ending tells.
     """
 
     title: str
     endings: tuple[str, ...]
     read: Callable[[Path], Reading]
+    holds: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)

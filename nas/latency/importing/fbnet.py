@@ -339,4 +339,9 @@ def _argument(text: Any) -> tuple[str, str]:
     return name, next(iter(values), "")
 
 
-FORMAT = Format(NAME, (".json", ".jsonl"), read)
+def holds(text: str) -> bool:
+    """Return whether a text has the keys of FBNet's records."""
+    return '"op_type"' in text and '"runtime_us_p50"' in text
+
+
+FORMAT = Format(NAME, (".json", ".jsonl"), read, holds)

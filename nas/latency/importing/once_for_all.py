@@ -1,8 +1,8 @@
-"""Read latency files of once-for-all and ProxylessNAS (YAML).
+"""Read latency files of once-for-all and ProxylessNAS (YAML, or JSON, which is YAML too).
 
 A key names an operation, as
 `expanded_conv-input:14x14x96-output:14x14x96-expand:6-kernel:5-stride:1-idskip:1`; the value has
-`mean` in ms, and `count` and `var` of its runs. Shapes are height x width x channels. In the files
+`mean` in ms, and `count` and `var` (or `std`) of its runs. Shapes are height x width x channels. In the files
 for MobileNetV3 `expand` is the hidden width itself, and `se` and `hs` follow
 (squeeze-and-excitation, h-swish).
 """
@@ -23,6 +23,7 @@ NAME = "once-for-all"
 _KEY = re.compile(
     r"(?P<kind>\w+)-input:(?P<input>[\dx]+)-output:(?P<output>[\dx]+)(?P<rest>(?:-\w+:\d+)*)"
 )
+_FIELDS = {"mean", "var", "std", "count"}
 _P90 = 1.2816
 """Standard deviations from the mean to the 90th percentile of a normal distribution."""
 
@@ -42,11 +43,15 @@ def read(path: Path) -> Reading:
             "no key names an operation as once-for-all does (expected keys as"
             " expanded_conv-input:14x14x96-output:...)",
         )
+    odd: set[str] = set()
     for key, match in matches.items():
         if match is None:
             reading.skip(str(key), "does not name an operation as once-for-all does")
             continue
         times = file.parse(_times, [key], file.data[key])
+        for field in sorted(map(str, file.data[key].keys() - _FIELDS - odd)):
+            odd.add(field)
+            reading.skip(str(key), f"the field '{field}' is not understood, and ignored everywhere")
         try:
             spec, shape, note = _operation(match)
             row = make_row(
@@ -128,9 +133,9 @@ def _times(value: Any) -> Times:
     The file has no percentiles, so they are those of a normal distribution.
     """
     if not isinstance(value, dict) or "mean" not in value:
-        raise ValueError("expected {count, mean, var}")
-    mean, var, count = (value.get(name, 0) for name in ("mean", "var", "count"))
-    for name, number in (("mean", mean), ("var", var), ("count", count)):
+        raise ValueError("expected {count, mean, var} or {count, mean, std}")
+    mean, var, std, count = (value.get(name, 0) for name in ("mean", "var", "std", "count"))
+    for name, number in (("mean", mean), ("var", var), ("std", std), ("count", count)):
         if (
             isinstance(number, bool)
             or not isinstance(number, (int, float))
@@ -139,8 +144,13 @@ def _times(value: Any) -> Times:
             raise ValueError(f"{name}: {number!r} is not a number, 0 or more")
     if count != int(count):
         raise ValueError(f"count: {count!r} is not a whole number")
-    spread = _P90 * math.sqrt(var)
+    spread = _P90 * (math.sqrt(var) if "var" in value else std)
     return Times(float(mean), max(0.0, mean - spread), mean + spread, int(count))
 
 
-FORMAT = Format(NAME, (".yaml", ".yml"), read)
+def holds(text: str) -> bool:
+    """Return whether a text has a key that names an operation as once-for-all does."""
+    return re.search(r"\w+-input:\d+x\d+x\d+-output:\d+x", text) is not None
+
+
+FORMAT = Format(NAME, (".yaml", ".yml"), read, holds)

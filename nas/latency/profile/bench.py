@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
 from nas.blocks import Operation
-from nas.convert.chain import Chain, DeviceLost, OperationFailed
+from nas.convert.chain import EMPTY, Chain, DeviceLost, Interrupted, OperationFailed
 from nas.devices.base import Device
 from nas.errors import NasError
 from nas.latency.network_times import Progress
-from nas.latency.profile.journal import Journal
-from nas.latency.profile.operation_timing import EMPTY, DriftWatch, Job, measure, prepare, settled
+from nas.latency.profile.journal import Entry, Journal
+from nas.latency.profile.operation_timing import DriftWatch, Job, measure, prepare, settled
 from nas.latency.rows import Key, Row
 
 
@@ -66,6 +67,8 @@ class Listed:
         return len(self._left)
 
 
+CONTROL_PAUSES_S = (2.0, 10.0)
+"""Pauses in seconds after a control that failed, each followed by another one."""
 AHEAD = 4
 """Number of operations in a device's queue: the one measured now, and those converted meanwhile."""
 WAITING = 24
@@ -84,7 +87,10 @@ class Report:
         missing: number of operations of the space without a row, because the time was up or the
             device cannot run them.
         left_out: number of those that the device could run; the same call measures them.
-        failed: operations that the device could not run, with its message.
+        failed: operations that the device could not run, now or in an earlier run, with its
+            message.
+        interrupted: operations whose conversion or measurement was ended from outside, with the
+            reason. They do not count as failed, and the same call measures them.
         flagged: number of rows measured during a drift from which the device did not recover.
         lost: reasons why devices went away while others continued.
         seconds: duration of the run.
@@ -97,9 +103,20 @@ class Report:
     missing: int = 0
     left_out: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    interrupted: dict[str, str] = field(default_factory=dict)
     flagged: int = 0
     lost: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def incomplete(self) -> str:
+        """Return why the same call has more to measure; empty where it has not."""
+        if self.left_out:
+            return f"got {self.left_out} operations without a row, expected 0"
+        if self.interrupted:
+            operation, reason = next(iter(self.interrupted.items()))
+            return f"{len(self.interrupted)} operations were interrupted, as {operation}: {reason}"
+        return ""
 
 
 class Bench:
@@ -113,6 +130,7 @@ class Bench:
         progress: is called after every operation.
         rows: rows that were measured before.
         failed: operations that these devices could not run before, with the message.
+        retry: whether failures in the journal are measured again.
     """
 
     def __init__(
@@ -123,6 +141,7 @@ class Bench:
         progress: Progress,
         rows: Mapping[Key, Row],
         failed: Mapping[Key, str],
+        retry: bool = False,
     ) -> None:
         self.devices = devices
         self.book = book
@@ -137,8 +156,10 @@ class Bench:
                 row = _row(entry["row"])
                 self.rows[row.key] = row
                 self.failed.pop(row.key, None)
-            elif "failed" in entry:
+            elif "failed" in entry and not retry:
                 self.failed[tuple(entry["failed"])] = entry["message"]
+        self._passed_over: set[Key] = set()
+        self._unproven: list[Entry] = []
         self._lock = Lock()
         self._done = 0
 
@@ -163,7 +184,8 @@ class Bench:
         if not self.rows and self.failed:
             raise NasError(
                 "no operation could be measured; the first failed with:"
-                f" {next(iter(self.failed.values()))}"
+                f" {next(iter(self.failed.values()))}. Nothing of it is recorded. Fix: mend the cause,"
+                " then run the same command again"
             )
 
     def _together(self, source: Source, until: float, meanwhile: Sequence[Chain]) -> None:
@@ -199,7 +221,8 @@ class Bench:
         """Return the next operation of the source that has no row and did not fail."""
         with self._lock:
             while (operation := source.next()) is not None:
-                if operation.key not in self.rows and operation.key not in self.failed:
+                key = operation.key
+                if not any(key in each for each in (self.rows, self.failed, self._passed_over)):
                     return operation
                 # An operation with the same key was measured meanwhile: its row is the answer.
                 row = self.rows.get(operation.key)
@@ -212,6 +235,9 @@ class Bench:
             # A repeat replaces its row and counts once.
             self.report.measured += row.key not in self.rows
             self.rows[row.key] = row
+            # The device can measure, so what failed before this row is a fact about operations.
+            while self._unproven:
+                self.book.append(self._unproven.pop(0))
             self.book.append({"row": asdict(row)})
             source.found(operation, row.median_ms)
 
@@ -229,8 +255,19 @@ class Bench:
         """Store that the device cannot run an operation, with its message."""
         with self._lock:
             self.failed[operation.key] = message
-            self.report.failed[str(operation)] = message
-            self.book.append({"failed": operation.key, "message": message})
+            entry = {"failed": operation.key, "message": message}
+            # Where nothing was ever measured, the fault may be any other: nothing is recorded.
+            if self.rows:
+                self.book.append(entry)
+            else:
+                self._unproven.append(entry)
+            source.found(operation, None)
+
+    def pass_over(self, operation: Operation, reason: str, source: Source) -> None:
+        """Leave out an operation for now; nothing is recorded of it."""
+        with self._lock:
+            self._passed_over.add(operation.key)
+            self.report.interrupted[str(operation)] = reason
             source.found(operation, None)
 
     def back(self, operation: Operation, source: Source) -> None:
@@ -260,7 +297,8 @@ class _Station:
         _since_look: jobs measured since the last measurement of the reference.
         _taken: every row of an operation that this station measured, by key.
         _to_repeat: jobs whose times do not agree yet, in the order of their last measurement.
-        _call_ms: the time of a call that does nothing.
+        _empty: the file of a call that does nothing, the control after a failure.
+        _call_ms: its time.
     """
 
     def __init__(
@@ -276,6 +314,7 @@ class _Station:
         self._taken: dict[Key, list[Row]] = {}
         self._to_repeat: deque[Job] = deque()
         self._watch: DriftWatch | None = None
+        self._empty = Path()
         self._call_ms = 0.0
 
     def stop(self) -> None:
@@ -299,7 +338,11 @@ class _Station:
         if not self._line:
             return
         self._bench.tell(self._source)
-        self._call_ms = self._device.measure(empty.result()).median_ms
+        self._empty = empty.result()
+        try:
+            self._call_ms = self._device.measure(self._empty).median_ms
+        except OperationFailed as error:
+            raise self._lost(str(error)) from error
         while self._line and time.monotonic() < self._until:
             # The job stays in the line while it is measured: `until_lost` gives the line back.
             job = self._line[0]
@@ -333,9 +376,13 @@ class _Station:
     def _measure(self, job: Job) -> bool:
         """Measure an operation into the bench; return whether the device could run it."""
         try:
-            row = measure(self._device, job, self._call_ms)
-        except OperationFailed as error:
-            self._bench.fail(job.operation, str(error), self._source)
+            row = self._row(job)
+        except (Interrupted, OperationFailed) as error:
+            # One that ran before can run, whatever went wrong with a repeat.
+            if job.operation.key not in self._bench.rows:
+                failed = isinstance(error, OperationFailed)
+                record = self._bench.fail if failed else self._bench.pass_over
+                record(job.operation, str(error), self._source)
             return False
         taken = self._taken.setdefault(row.key, [])
         taken.append(row)
@@ -345,8 +392,64 @@ class _Station:
             self._to_repeat.append(job)
         return True
 
+    def _row(self, job: Job) -> Row:
+        """Return the row of an operation, which is tried once more where it fails.
+
+        Raises:
+            OperationFailed: when it fails twice, and the control runs each time.
+            DeviceLost: when the control fails.
+            Interrupted: when a process was ended from outside.
+        """
+        try:
+            return measure(self._device, job, self._call_ms)
+        except OperationFailed as error:
+            self._check_well(error)
+        # The control runs, perhaps again: what failed may have passed. A file that could not be
+        # made is made anew.
+        again = prepare(self._device, job.operation)
+        try:
+            return measure(self._device, again, self._call_ms)
+        except OperationFailed as error:
+            self._check_well(error)
+            raise
+
+    def _check_well(self, failure: OperationFailed) -> None:
+        """Measure the control after a failure: the empty file, which ran before.
+
+        Raises:
+            DeviceLost: when it does not run any more, so that the fault is the device's.
+        """
+        # A crash may need some seconds to be over, as that of a GPU's driver.
+        for pause in (*CONTROL_PAUSES_S, None):
+            try:
+                self._device.measure(self._empty)
+                return
+            except OperationFailed as error:
+                if pause is None:
+                    raise self._lost(f"{error}; before it: {failure}") from error
+                time.sleep(pause)
+
+    def _lost(self, reason: str) -> DeviceLost:
+        """Return the error for a device that does not run even the empty file."""
+        name = self._device.info().name
+        return DeviceLost(
+            f"{name}: does not run even an empty file ({reason}). What was measured is kept, and no"
+            " operation counts as failed. Fix: mend the cause, then run the same command again"
+        )
+
     def _look(self, job: Job, measured: bool) -> None:
-        """Measure the reference when it is due, and after the last operation."""
+        """Measure the reference when it is due, and after the last operation.
+
+        Raises:
+            DeviceLost: when the reference, which ran before, does not run any more.
+        """
+        try:
+            self._watched(job, measured)
+        except OperationFailed as error:
+            self._check_well(error)
+            raise self._lost(str(error)) from error
+
+    def _watched(self, job: Job, measured: bool) -> None:
         if self._watch is None:
             if measured and job.stacked:
                 self._watch = DriftWatch(self._device, job.artifacts[-1].result())

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.devices.info import DeviceInfo
+from nas.devices.info import DeviceInfo, os_major
 from nas.errors import InputError
 from nas.files import sole_writer
 from nas.journals import append_text, read_entries
 from nas.signals import keeping
 
 FORMAT = "nas-journal-1"
+MEASURING = "measuring into this table"
+"""What a process does that holds the lock of a table's folder, for messages."""
 Entry = dict[str, Any]
 
 _SAME = (
@@ -29,8 +31,13 @@ _SAME = (
     "compute_unit",
     "precision",
     "threads",
+    "affinity",
 )
-"""Fields of `device.yaml` that must be equal for all rows of one table."""
+"""Fields of `device.yaml` that must be equal for all rows of one table, beside the system's major
+version."""
+
+
+_WORDS = {"affinity": "affinity (cores)", "soc": "soc (chip)", "os": "os (version)"}
 
 
 class Journal:
@@ -81,7 +88,7 @@ def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
         InputError: as `Journal`.
     """
     with (
-        sole_writer(folder, "measuring into this table"),
+        sole_writer(folder, MEASURING),
         keeping(f"what was measured is kept in {folder}"),
     ):
         yield Journal(folder / name, device)
@@ -89,15 +96,21 @@ def journal(folder: Path, name: str, device: DeviceInfo) -> Iterator[Journal]:
 
 def settings(device: DeviceInfo) -> dict[str, Any]:
     """Return the settings that must be equal for all rows of one table, by name."""
-    return {name: getattr(device, name) for name in _SAME}
+    return {name: getattr(device, name) for name in _SAME} | {"os": os_major(device.os)}
 
 
 def check_settings(path: Path, stored: Mapping[str, Any], device: DeviceInfo) -> None:
     """Raise InputError naming the first setting that differs from `device`'s."""
     for name, value in settings(device).items():
-        if stored.get(name) != value:
+        # Journals of older versions lack some of them.
+        before = stored.get(name, value)
+        if name == "os":
+            before = os_major(str(before))
+        if before != value:
+            mask = str(before).partition("mask ")[2] if name == "affinity" else ""
+            same = f"nas profile --affinity {mask} for the same cores, " if mask else ""
             raise InputError(
-                f"{path}: was measured with another {name} (got {value!r}, expected"
-                f" {stored.get(name)!r}). Fix: nas profile --out with another folder, or remove"
+                f"{path}: was measured with another {_WORDS.get(name, name)} (got {value!r},"
+                f" expected {before!r}). Fix: {same}nas profile --out with another folder, or remove"
                 f" {path.parent}"
             )

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import asdict, replace
 from datetime import date
+from pathlib import Path
 from statistics import median
 
 from nas.convert.chain import Chain, OperationFailed
-from nas.devices.base import Device
+from nas.devices.base import Device, StartUp
 from nas.errors import NasError
 from nas.files import remove
 from nas.latency.network_times import NetworkTime, Progress, Role, resolution_id, space_id
@@ -76,7 +77,8 @@ def measure_networks(
 
     def keep(times: Iterable[tuple[str, float]]) -> None:
         for network, ms in times:
-            found[network] = replace(blank, network=network, measured_ms=round(ms, 6))
+            net = replace(blank, network=network, measured_ms=round(ms, 6))
+            found[network] = net.started(bench.starts.get(network))
             book.append({"network": asdict(found[network])})
 
     def measured() -> dict[Architecture, NetworkTime]:
@@ -109,12 +111,22 @@ def drift(
     return median(ratios) - 1 if ratios else None
 
 
+def start_of(device: Device, file: Path) -> StartUp | None:
+    """Return the cost of the start of a file that was measured; None where it cannot be told."""
+    # The file ran before: what fails here is the start alone, and its latency stands.
+    try:
+        return device.start_up(file)
+    except OperationFailed:
+        return None
+
+
 class _NetworkBench:
     """Networks that are being converted and measured on one device.
 
     Attributes:
         _artifacts: the future of each network's file, by name, in the order of the members.
         _taken: times in ms of each measured network, by name.
+        starts: the cost of the start of each measured network whose device tells it, by name.
     """
 
     def __init__(self, device: Device, members: Sequence[Architecture], until: float) -> None:
@@ -122,6 +134,7 @@ class _NetworkBench:
         self._until = until
         self._artifacts = {m.name: device.prepare(Chain.network(m.operations())) for m in members}
         self._taken: dict[str, list[float]] = {}
+        self.starts: dict[str, StartUp | None] = {}
 
     def times(self, tell: Callable[[int], None]) -> Iterator[tuple[str, float]]:
         """Yield names of networks with their ms; a network comes again when its time gets lower."""
@@ -185,10 +198,16 @@ class _NetworkBench:
     def _measure(self, network: str) -> Iterator[tuple[str, float]]:
         """Measure a network; yield its name and ms where this is its lowest time so far."""
         taken = self._taken.setdefault(network, [])
+        artifact = self._artifacts[network]
         try:
-            taken.append(self._device.measure(self._artifacts[network].result()).median_ms)
+            try:
+                taken.append(self._device.measure(artifact.result()).median_ms)
+            except OperationFailed:  # which may have passed
+                taken.append(self._device.measure(artifact.result()).median_ms)
         except OperationFailed as error:
             raise NasError(f"network {network} could not be measured: {error}") from error
+        if network not in self.starts:
+            self.starts[network] = start_of(self._device, self._artifacts[network].result())
         if taken[-1] == min(taken):
             yield network, taken[-1]
         if self._device.repeats == 1:

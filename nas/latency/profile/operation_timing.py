@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from nas.blocks import Flatten, Operation, Shape
+from nas.blocks import Operation
 from nas.convert.chain import Chain
 from nas.devices.base import Device, Timing
 from nas.latency.rows import Row
 
-EMPTY = Chain((Flatten(),), Shape(8, 1, 1))
-"""Chain of next to no work: its time is the cost of a call."""
 AGREE = 0.01
 """Maximum relative distance of the second lowest time from the lowest one."""
 MOST_REPEATS = 2

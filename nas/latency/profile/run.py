@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,11 @@ from nas.blocks import Operation
 from nas.convert.chain import Chain, DeviceLost
 from nas.devices.base import Device
 from nas.devices.info import DeviceInfo, EstimateInfo, load_device_info
+from nas.errors import InputError
 from nas.latency.calibration import recalibrated, sums
+from nas.latency.importing import UNKNOWN
+from nas.latency.importing.common import SOURCE
+from nas.latency.known_devices import IMPORTED
 from nas.latency.network_times import (
     NetworkTime,
     Progress,
@@ -31,7 +35,7 @@ from nas.latency.profile.bench import Bench, Listed, Report
 from nas.latency.profile.interpolate import fill
 from nas.latency.profile.journal import check_settings, journal
 from nas.latency.profile.network_timing import measure_networks
-from nas.latency.rows import read_rows, read_unsupported
+from nas.latency.rows import Key, Row, read_rows, read_unsupported
 from nas.latency.table import DEVICE_FILE, TABLE_FILE, LatencyTable, make_table
 from nas.space import Architecture, Space
 from nas.space.operations import space_operations
@@ -91,11 +95,12 @@ def profile(
         # Neither may count as measured here: interpolated rows (without runs) are computed anew,
         # and imported rows are from another measurement.
         rows = {
-            row.key: row
-            for row in old.rows.values()
-            if row.runs and "source" not in dict(row.extra)
+            row.key: row for row in old.rows.values() if row.runs and SOURCE not in dict(row.extra)
         }
-        bench = Bench(units, book, report, progress, rows, {} if retry else old.unsupported)
+        # --retry is about this space's operations; those of other spaces keep their reasons.
+        again = {operation.key for operation in operations} if retry else set()
+        failed = {key: reason for key, reason in old.unsupported.items() if key not in again}
+        bench = Bench(units, book, report, progress, rows, failed, retry)
         report.reused = sum(operation.key in bench.rows for operation in operations)
         source = Listed(chosen) if chosen is not None else _chooser(space, operations, bench)
         bench.measure(
@@ -114,6 +119,11 @@ def profile(
         op.key in table.rows and not table.rows[op.key].runs for op in operations
     )
     report.missing = sum(op.key not in table.rows for op in operations)
+    # The same reasons at every run: a table that lacks operations says why.
+    reasons = {
+        op.key: (str(op), bench.failed[op.key]) for op in operations if op.key in bench.failed
+    }
+    report.failed = dict(reasons.values())
     report.left_out = table.device.left_out.get(profile_arguments(space), 0)
     report.seconds = time.monotonic() - begin
     return table, report
@@ -149,11 +159,35 @@ def _old_table(folder: Path, info: DeviceInfo) -> LatencyTable:
     Raises:
         InputError: when it was measured with other settings than `info` names.
     """
-    if not (folder / TABLE_FILE).is_file():
+    if not all((folder / name).is_file() for name in (TABLE_FILE, DEVICE_FILE)):
         return LatencyTable(info, {}, folder)
     device = load_device_info(folder / DEVICE_FILE)
+    rows = read_rows(folder / TABLE_FILE)
+    imported = {key: row for key, row in rows.items() if SOURCE in dict(row.extra)}
+    figures = device.provenance == "estimated" or device.kind == IMPORTED
+    if figures and not any(row.runs for key, row in rows.items() if key not in imported):
+        return _taken_over(device, imported, info, folder)
     check_settings(folder / DEVICE_FILE, vars(device), info)
-    return LatencyTable(device, read_rows(folder / TABLE_FILE), folder, read_unsupported(folder))
+    return LatencyTable(device, rows, folder, read_unsupported(folder))
+
+
+def _taken_over(
+    device: DeviceInfo, imported: Mapping[Key, Row], info: DeviceInfo, folder: Path
+) -> LatencyTable:
+    """Return the table to measure into where the folder has figures that nobody measured here.
+
+    Imported rows stay until a measured row replaces them; estimates make way.
+
+    Raises:
+        InputError: when the imported rows are of another precision.
+    """
+    if imported and device.precision not in (UNKNOWN, info.precision):
+        raise InputError(
+            f"{folder / DEVICE_FILE}: its imported rows are of another precision (got"
+            f" {info.precision!r}, expected {device.precision!r}). Fix: nas profile --out with another"
+            " folder"
+        )
+    return LatencyTable(replace(info, source=device.source if imported else ""), imported, folder)
 
 
 def _complete(
@@ -175,6 +209,7 @@ def _complete(
     )
     info = replace(
         bench.devices[0].info(),
+        source=old.device.source,
         estimate=estimate,
         provenance="interpolated" if estimate else "measured",
         calibration=old.device.calibration,
