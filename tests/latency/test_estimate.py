@@ -24,7 +24,7 @@ from nas.latency.estimate.fit import Observation, fit
 from nas.latency.estimate.layer_lists import recorded_layers
 from nas.latency.estimate.published_latencies import dense_networks, layers_of
 from nas.latency.estimate.run import estimate, main, read_phone
-from nas.space import load_space
+from nas.space import load_space, space_names
 from nas.space.operations import space_operations
 
 TABLES = resources.shipped(resources.TABLES)
@@ -38,7 +38,7 @@ BOUNDS = {
     "galaxy-s25": (12, 0.94, 26),
     "snapdragon-8gen1": (6, 0.99, 60),
 }
-SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
+SPACES = tuple(name for name in space_names() if load_space(name).published)
 SPACE = load_space("efficientformer")
 PUBLISHED = {
     "efficientformer": {
