@@ -30,10 +30,9 @@ from nas.convert.litert import convert
 from nas.devices import Chain
 from nas.devices.host.device import Host
 from nas.latency.profile.operation_timing import stacks
+from nas.space import space_names
 from nas.space.operations import space_operations
 from nas.versions import versions
-
-SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
 
 
 def main() -> None:
@@ -78,7 +77,7 @@ def main() -> None:
 
 def chosen() -> Iterable[Operation]:
     """Yield the middle one of each kind's operations in a space."""
-    for space in SPACES:
+    for space in space_names():
         kinds: dict[str, list[Operation]] = {}
         for operation in space_operations(nas.load_space(space)):
             if stacks(operation) and operation.macs:

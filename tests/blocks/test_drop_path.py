@@ -103,7 +103,7 @@ def logits(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-@pytest.mark.parametrize("name", ["efficientformer_small", "swiftformer", "efficientvit", "emo"])
+@pytest.mark.parametrize("name", space_names())
 def test_a_network_leaves_out_the_same_branches_when_it_computes_again(name: str) -> None:
     arch = load_space(name).smallest().at((32, 32), 4)
     x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from nas.accuracy.single_moves import variants
 from nas.data import Splits, load_data
 from nas.finetune.options import Recipe as FinetuneRecipe
 from nas.finetune.run import finetune
-from nas.space import Space, load_space
+from nas.space import Space, load_space, space_names
 from nas.supernet.checkpoint import load_supernet
 from nas.supernet.choices import GumbelSoftmax
 from nas.supernet.options import Recipe
@@ -32,8 +32,6 @@ from nas.training.metrics import Progress
 # changed in place, as another library looks for the class.
 init = torch.optim.AdamW.__init__
 torch.optim.AdamW.__init__ = functools.partialmethod(init, eps=1e-3)  # type: ignore[assignment]
-
-FAMILIES = ("efficientformer_small", "efficientformerv2", "swiftformer", "efficientvit", "emo")
 
 
 class Stop(BaseException):
@@ -112,7 +110,7 @@ def waits(device: str) -> dict[str, dict[str, int]]:
     import fake_device
 
     counts = {}
-    for name in FAMILIES:
+    for name in space_names():
         torch.manual_seed(0)
         supernet = Supernet(load_space(name).at((32, 32), 4)).to(device).train()
         x = torch.rand(2, 3, 32, 32).to(device)

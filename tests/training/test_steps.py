@@ -14,7 +14,7 @@ from torch import nn
 from nas.blocks.module import Block
 from nas.data import ImageData
 from nas.network import build, checkpointing
-from nas.space import load_space
+from nas.space import load_space, space_names
 from nas.tasks.classify import CLASSIFICATION
 from nas.training.loop import train
 from nas.training.metrics import Progress
@@ -107,7 +107,7 @@ def test_a_binary_loss_is_the_mean_over_images_and_classes(smoothing: float) -> 
     torch.testing.assert_close(two, expected)
 
 
-@pytest.mark.parametrize("space", ["efficientformer_small", "swiftformer", "efficientvit", "emo"])
+@pytest.mark.parametrize("space", space_names())
 def test_recomputation_changes_neither_gradients_nor_statistics(space: str) -> None:
     """Two steps, so that statistics enter: each operation is computed twice in the second way."""
     arch = load_space(space).smallest().at((32, 32), 4)
